@@ -1,0 +1,1 @@
+//! Cluster harness, fault proxy and end-to-end tests.

@@ -1,0 +1,1 @@
+//! The gRPC contracts of C-Store: generated code, conversions, reflection set.

@@ -1,0 +1,1 @@
+//! The one durable log under segments and metadata.

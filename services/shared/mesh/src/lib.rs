@@ -1,0 +1,1 @@
+//! Every tower decision of the gRPC plane.

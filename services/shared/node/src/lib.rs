@@ -1,0 +1,1 @@
+//! What every role needs to be a good process: environment, telemetry, shutdown, admin port.

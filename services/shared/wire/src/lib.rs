@@ -1,0 +1,1 @@
+//! The framed protocol between worker and storage.

@@ -1,0 +1,1 @@
+//! The worker: a stateless data mover between gRPC streams and storage frames.

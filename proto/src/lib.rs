@@ -1,1 +1,30 @@
-//! The gRPC contracts of C-Store: generated code, conversions, reflection set.
+//! The gRPC contracts of C-Store: generated code, conversions to the types of the house, the reflection set.
+//!
+//! The `.proto` files under `cstore/v1` are the contract; this crate only translates. `bytes` fields are
+//! [`bytes::Bytes`], so that file data is never copied out of a received message.
+
+mod convert;
+mod status;
+mod ticket;
+
+pub use convert::{
+    FieldError, cluster_uuid, file_name, node_id, placement, placement_map, session, store_uuid,
+};
+pub use status::{code_of, retry_after, status, status_with_retry};
+pub use ticket::{TicketClaims, TicketError};
+
+/// Generated from `cstore/v1/*.proto`.
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::restriction,
+    clippy::pedantic,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("cstore.v1");
+}
+
+/// Encoded `FileDescriptorSet` of all services, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cstore.v1.descriptors"));

@@ -1,0 +1,60 @@
+//! [`ErrorCode`] in a `tonic::Status` and back, with google.rpc details (ErrorInfo, RetryInfo).
+
+use std::time::Duration;
+
+use cstore_types::ErrorCode;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+const DOMAIN: &str = "cstore";
+
+/// A status whose ErrorInfo carries the code's name, so that the receiver gets back all 14 codes.
+pub fn status(code: ErrorCode, message: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(code.as_str(), DOMAIN, []);
+    Status::with_error_details(Code::from_i32(code.grpc_code()), message, details)
+}
+
+/// As [`status`], and says when to try again.
+pub fn status_with_retry(code: ErrorCode, message: impl Into<String>, after: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(code.as_str(), DOMAIN, []);
+    details.set_retry_info(Some(after));
+    Status::with_error_details(Code::from_i32(code.grpc_code()), message, details)
+}
+
+/// The code of a status, from its ErrorInfo when that is ours, else from the gRPC code.
+pub fn code_of(status: &Status) -> ErrorCode {
+    status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN)
+        .and_then(|info| ErrorCode::from_name(&info.reason))
+        .unwrap_or_else(|| ErrorCode::from_grpc_code(status.code() as i32))
+}
+
+/// How long the server asked to wait.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_codes_survive_a_status() {
+        for code in ErrorCode::ALL {
+            assert_eq!(code_of(&status(code, "x")), code);
+        }
+    }
+
+    #[test]
+    fn a_status_of_somebody_else_maps_by_its_grpc_code() {
+        assert_eq!(code_of(&Status::unavailable("gone")), ErrorCode::Unavailable);
+        assert_eq!(code_of(&Status::unknown("?")), ErrorCode::Internal);
+    }
+
+    #[test]
+    fn the_retry_delay_travels() {
+        let status = status_with_retry(ErrorCode::Overloaded, "busy", Duration::from_millis(250));
+        assert_eq!(retry_after(&status), Some(Duration::from_millis(250)));
+    }
+}

@@ -1,0 +1,162 @@
+//! Tickets: a right to upload once, authenticated by a MAC so that nothing is written for it.
+
+use bytes::Bytes;
+use cstore_types::{Chunking, ClusterUuid, ErrorCode, Incarnation, MapVersion, NodeId, SessionId, TicketKey};
+use hmac::{Hmac, KeyInit, Mac};
+use prost::Message;
+use sha2::Sha256;
+use tonic::Status;
+
+use crate::{convert, v1};
+
+/// What a valid ticket says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TicketClaims {
+    /// The upload.
+    pub session: SessionId,
+    /// The cluster that made it.
+    pub cluster: ClusterUuid,
+    /// The life of the metadata that made it.
+    pub incarnation: Incarnation,
+    /// The worker that it sends the upload to.
+    pub worker: NodeId,
+    /// Where that worker serves, host:port.
+    pub worker_addr: String,
+    /// The placement map to use.
+    pub map_version: MapVersion,
+    /// How to cut the file.
+    pub chunking: Chunking,
+    /// Unix time in milliseconds after which it is refused, unless progress renewed it.
+    pub expires_ms: i64,
+}
+
+/// Why a ticket is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// None was sent.
+    #[error("upload ticket is missing")]
+    Missing,
+    /// The MAC is not ours: forged, damaged, or of another cluster.
+    #[error("upload ticket was not made by this cluster")]
+    Foreign,
+    /// Authentic, but not what this program writes.
+    #[error("upload ticket cannot be read: {0}")]
+    Unreadable(String),
+    /// Too old.
+    #[error("upload ticket has expired")]
+    Expired,
+}
+
+impl From<TicketError> for Status {
+    fn from(error: TicketError) -> Self {
+        let code = match error {
+            TicketError::Missing | TicketError::Unreadable(_) => ErrorCode::InvalidArgument,
+            TicketError::Foreign | TicketError::Expired => ErrorCode::PermissionDenied,
+        };
+        crate::status(code, error.to_string())
+    }
+}
+
+impl TicketClaims {
+    /// The ticket for these claims.
+    pub fn sign(&self, key: &TicketKey) -> v1::Ticket {
+        let body = v1::TicketBody {
+            session: Bytes::copy_from_slice(self.session.as_bytes()),
+            cluster_uuid: Bytes::copy_from_slice(self.cluster.as_bytes()),
+            incarnation: self.incarnation.0,
+            worker_id: self.worker.to_string(),
+            worker_addr: self.worker_addr.clone(),
+            map_version: self.map_version.0,
+            chunking: self.chunking.to_string(),
+            expires_ms: self.expires_ms,
+        }
+        .encode_to_vec();
+        let mac = mac(key, &body).finalize().into_bytes();
+        v1::Ticket {
+            body: body.into(),
+            mac: Bytes::copy_from_slice(&mac),
+            worker_addr: self.worker_addr.clone(),
+        }
+    }
+
+    /// Reads a ticket after checking its MAC in constant time. Expiry is judged by [`Self::check_expiry`], because
+    /// progress may have renewed it.
+    ///
+    /// # Errors
+    /// [`TicketError`] when it is missing, not ours or unreadable.
+    pub fn verify(ticket: Option<&v1::Ticket>, key: &TicketKey) -> Result<Self, TicketError> {
+        let ticket = ticket.ok_or(TicketError::Missing)?;
+        mac(key, &ticket.body).verify_slice(&ticket.mac).map_err(|_| TicketError::Foreign)?;
+        let unreadable = |error: &dyn std::fmt::Display| TicketError::Unreadable(error.to_string());
+        let body = v1::TicketBody::decode(ticket.body.clone()).map_err(|error| unreadable(&error))?;
+        Ok(Self {
+            session: convert::session(&body.session).map_err(|error| unreadable(&error))?,
+            cluster: convert::cluster_uuid(&body.cluster_uuid).map_err(|error| unreadable(&error))?,
+            incarnation: Incarnation(body.incarnation),
+            worker: convert::node_id(&body.worker_id).map_err(|error| unreadable(&error))?,
+            worker_addr: body.worker_addr,
+            map_version: MapVersion(body.map_version),
+            chunking: body.chunking.parse().map_err(|error| unreadable(&error))?,
+            expires_ms: body.expires_ms,
+        })
+    }
+
+    /// # Errors
+    /// [`TicketError::Expired`] at or after the expiry.
+    pub fn check_expiry(&self, now_ms: i64) -> Result<(), TicketError> {
+        if now_ms >= self.expires_ms { Err(TicketError::Expired) } else { Ok(()) }
+    }
+}
+
+fn mac(key: &TicketKey, body: &[u8]) -> Hmac<Sha256> {
+    let mut mac =
+        <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(b"cstore ticket v1");
+    mac.update(body);
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cstore_types::ClusterSecret;
+
+    fn claims() -> TicketClaims {
+        TicketClaims {
+            session: SessionId::from_bytes([1; 16]),
+            cluster: ClusterUuid::from_bytes([2; 16]),
+            incarnation: Incarnation(3),
+            worker: NodeId::new("worker-1").unwrap(),
+            worker_addr: "127.0.0.1:5000".to_owned(),
+            map_version: MapVersion(1),
+            chunking: Chunking::Fixed(65_536),
+            expires_ms: 1_000,
+        }
+    }
+
+    fn key(text: &str) -> TicketKey {
+        ClusterSecret::parse(text).unwrap().ticket_key()
+    }
+
+    #[test]
+    fn i13_only_tickets_of_this_cluster_are_read() {
+        let ours = key("0123456789abcdef0123456789abcdef");
+        let ticket = claims().sign(&ours);
+        assert_eq!(TicketClaims::verify(Some(&ticket), &ours), Ok(claims()));
+        let theirs = key("abcdef0123456789abcdef0123456789");
+        assert_eq!(TicketClaims::verify(Some(&ticket), &theirs), Err(TicketError::Foreign));
+        assert_eq!(TicketClaims::verify(None, &ours), Err(TicketError::Missing));
+        for at in 0..ticket.body.len() {
+            let mut body = ticket.body.to_vec();
+            body[at] ^= 1;
+            let forged = v1::Ticket { body: body.into(), ..ticket.clone() };
+            assert_eq!(TicketClaims::verify(Some(&forged), &ours), Err(TicketError::Foreign), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_expires() {
+        assert_eq!(claims().check_expiry(999), Ok(()));
+        assert_eq!(claims().check_expiry(1_000), Err(TicketError::Expired));
+    }
+}

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::Response;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -147,8 +147,9 @@ impl GrpcServer {
             // A defect ends one call, not the connection.
             .layer(CatchPanicLayer::custom(internal));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        // Said here, because the builder's own setting does not reach a listener that is given.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = Server::builder()
-            .tcp_nodelay(true)
             .max_frame_size(MAX_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -157,7 +158,7 @@ impl GrpcServer {
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .layer(stack.into_inner())
             .add_routes(self.routes)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+            .serve_with_incoming_shutdown(incoming, async {
                 let _ = stopped.await;
             });
         let drain = async {

@@ -1,0 +1,62 @@
+//! Configuration of the master from the environment.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cstore_node::env::Env;
+use cstore_node::size::ByteSize;
+use cstore_types::Chunking;
+use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_STORAGE_NODES};
+
+/// The master's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `<CSTORE_DATA_DIR>/master`.
+    pub dir: PathBuf,
+    /// BLOCK_SIZE: how new files are cut.
+    pub chunking: Chunking,
+    /// CSTORE_STORAGE_NODES: the placement map is frozen when so many have registered.
+    pub storage_nodes: usize,
+    /// CSTORE_HEARTBEAT_MS.
+    pub heartbeat: Duration,
+    /// CSTORE_RELEASE_DELAY_MS: deleted blocks stay so long, for downloads that run.
+    pub release_delay: Duration,
+    /// CSTORE_TICKET_TTL_MS.
+    pub ticket_ttl: Duration,
+    /// CSTORE_SNAPSHOT_BYTES: log after which a snapshot is written.
+    pub snapshot_bytes: ByteSize,
+    /// CSTORE_REFLECTION.
+    pub reflection: bool,
+}
+
+impl Config {
+    /// Reads the environment; mistakes are collected in `env`.
+    pub fn from_env(env: &mut Env<'_>) -> Self {
+        let ms = Duration::from_millis;
+        let block_size = env.bytes(
+            "BLOCK_SIZE",
+            ByteSize::from_kib(64),
+            ByteSize::new(1)..=ByteSize::new(MAX_BLOCK_BYTES as u64),
+        );
+        let storage_nodes = env.number("CSTORE_STORAGE_NODES", 1, 1..=MAX_STORAGE_NODES as u64);
+        Self {
+            dir: env.path("CSTORE_DATA_DIR", "./data").join("master"),
+            chunking: Chunking::fixed(block_size.bytes()).unwrap_or(Chunking::Fixed(64 << 10)),
+            storage_nodes: usize::try_from(storage_nodes).unwrap_or(1),
+            heartbeat: env.duration_ms("CSTORE_HEARTBEAT_MS", ms(1_000), ms(10)..=ms(60_000)),
+            release_delay: env.duration_ms("CSTORE_RELEASE_DELAY_MS", ms(60_000), ms(0)..=ms(86_400_000)),
+            ticket_ttl: env.duration_ms("CSTORE_TICKET_TTL_MS", ms(3_600_000), ms(1_000)..=ms(604_800_000)),
+            snapshot_bytes: env.bytes(
+                "CSTORE_SNAPSHOT_BYTES",
+                ByteSize::from_mib(64),
+                ByteSize::from_kib(64)..=ByteSize::from_gib(16),
+            ),
+            reflection: env.boolean("CSTORE_REFLECTION", true),
+        }
+    }
+
+    /// Heartbeats that may be missed before a node is lost.
+    pub fn lease(&self) -> Duration {
+        self.heartbeat * 5
+    }
+}

@@ -1,0 +1,86 @@
+//! cstore.v1.Namespace.
+
+use cstore_proto::v1::namespace_server::Namespace;
+use cstore_proto::{file_name, v1};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::Doors;
+use crate::core::file_info;
+use crate::listing::ListQuery;
+
+#[async_trait]
+impl Namespace for Doors {
+    async fn get_file(
+        &self,
+        request: Request<v1::GetFileRequest>,
+    ) -> Result<Response<v1::GetFileResponse>, Status> {
+        let request = request.into_inner();
+        let name = file_name("name", &request.name)?;
+        let (file, recipe_root) = self.0.get_file(&request.tenant, &name).await?;
+        let file = Some(file_info(name.as_str(), &file));
+        Ok(Response::new(v1::GetFileResponse { state: self.0.state(), file, recipe_root }))
+    }
+
+    async fn list_files(
+        &self,
+        request: Request<v1::ListFilesRequest>,
+    ) -> Result<Response<v1::ListFilesResponse>, Status> {
+        let r = request.into_inner();
+        let query = ListQuery::new(r.tenant, r.prefix, &r.delimiter, r.page_size, r.page_token)?;
+        let page = self.0.list_files(&query).await?;
+        let files = page.files.iter().map(|(name, file)| file_info(name, file)).collect();
+        let (prefixes, next_page_token) = (page.prefixes, page.next_page_token);
+        Ok(Response::new(v1::ListFilesResponse { state: self.0.state(), files, prefixes, next_page_token }))
+    }
+
+    async fn delete_file(
+        &self,
+        request: Request<v1::DeleteFileRequest>,
+    ) -> Result<Response<v1::DeleteFileResponse>, Status> {
+        let request = request.into_inner();
+        let name = file_name("name", &request.name)?;
+        self.0.delete_file(&request.tenant, &name, &request.etag).await?;
+        Ok(Response::new(v1::DeleteFileResponse { state: self.0.state() }))
+    }
+
+    async fn rename_file(
+        &self,
+        request: Request<v1::RenameFileRequest>,
+    ) -> Result<Response<v1::RenameFileResponse>, Status> {
+        let request = request.into_inner();
+        let (from, to) = (file_name("from", &request.from)?, file_name("to", &request.to)?);
+        let file = self.0.rename_file(&request.tenant, &from, &to, request.overwrite).await?;
+        let file = Some(file_info(to.as_str(), &file));
+        Ok(Response::new(v1::RenameFileResponse { state: self.0.state(), file }))
+    }
+
+    async fn copy_file(
+        &self,
+        request: Request<v1::CopyFileRequest>,
+    ) -> Result<Response<v1::CopyFileResponse>, Status> {
+        let request = request.into_inner();
+        let (from, to) = (file_name("from", &request.from)?, file_name("to", &request.to)?);
+        let file = self.0.copy_file(&request.tenant, &from, &to, request.overwrite).await?;
+        let file = Some(file_info(to.as_str(), &file));
+        Ok(Response::new(v1::CopyFileResponse { state: self.0.state(), file }))
+    }
+
+    async fn get_usage(
+        &self,
+        _: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::GetUsageResponse>, Status> {
+        let (files, logical_bytes) = self.0.usage.get();
+        let storage = self.0.members.storage_totals();
+        Ok(Response::new(v1::GetUsageResponse {
+            state: self.0.state(),
+            files,
+            logical_bytes,
+            unique_bytes: storage.unique_bytes,
+            physical_bytes: storage.physical_bytes,
+            blocks: storage.blocks,
+            capacity_bytes: storage.capacity_bytes,
+            free_bytes: storage.free_bytes,
+            pending_releases: self.0.releases.len() as u64,
+        }))
+    }
+}

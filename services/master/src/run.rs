@@ -1,0 +1,133 @@
+//! The master from start to stop.
+
+use std::fs::OpenOptions;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_log::{LockGuard, RealDisk};
+use cstore_mesh::{GrpcServer, MAX_MESSAGE_BYTES, MeshError, ServerOptions};
+use cstore_node::admin::{PartState, Readiness};
+use cstore_node::shutdown::{Shutdown, spawn};
+use cstore_proto::v1::cluster_server::ClusterServer;
+use cstore_proto::v1::namespace_server::NamespaceServer;
+use cstore_proto::v1::uploads_server::UploadsServer;
+use cstore_types::ClusterSecret;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::core::Master;
+use crate::error::Refusal;
+use crate::grpc::Doors;
+use crate::meta::{MetaError, MetaStore, SledMeta, SledOptions};
+use crate::metrics::MasterMetrics;
+
+/// Why the master ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another master has the folder.
+    #[error("metadata folder {0} is in use by another master")]
+    InUse(String),
+    /// Metadata cannot be opened or closed.
+    #[error("metadata: {0}")]
+    Meta(#[from] MetaError),
+    /// The rules could not start.
+    #[error("metadata: {0}")]
+    Rules(#[from] Refusal),
+    /// The server ended.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// The folder cannot be used.
+    #[error("metadata folder: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs until `shutdown`.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(
+    config: Config,
+    secret: ClusterSecret,
+    listener: TcpListener,
+    readiness: Readiness,
+    registry: Arc<Mutex<Registry>>,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    readiness.set("metadata", PartState::NotReady("opening".to_owned()));
+    let opening = config.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
+    let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
+    let meta: Arc<dyn MetaStore> = Arc::new(meta);
+    let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);
+    registry.lock().register_collector(Box::new(MasterMetrics(master.clone())));
+    readiness.set("metadata", PartState::Ready);
+
+    let doors = Doors(master.clone());
+    let options =
+        ServerOptions { bearer: secret.grpc_bearer().as_str().to_owned(), reflection: config.reflection };
+    let server = GrpcServer::new(options).await?;
+    let health = server.health();
+    let server = server
+        .add_service(NamespaceServer::new(doors.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(UploadsServer::new(doors.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(ClusterServer::new(doors).max_decoding_message_size(MAX_MESSAGE_BYTES));
+    health.set_serving(true).await;
+    let watcher = spawn("leases", watch_leases(master.clone(), readiness, shutdown.clone()));
+    tracing::info!(cluster = %master.cluster, "master serves");
+    let stop = shutdown.clone();
+    let served = server.serve(listener, async move { stop.triggered().await }).await;
+    shutdown.trigger();
+    let _ = watcher.await;
+    meta.close().await?;
+    Ok(served?)
+}
+
+fn open(config: &Config) -> Result<(SledMeta, LockGuard), RunError> {
+    std::fs::create_dir_all(&config.dir)?;
+    let dir = RealDisk::open(&config.dir)?;
+    let lock = dir.lock("LOCK").map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => RunError::InUse(config.dir.display().to_string()),
+        _ => RunError::Io(error),
+    })?;
+    // The key to all blocks lies in this folder: nobody else may read it.
+    restrict(&config.dir)?;
+    let options = SledOptions { snapshot_bytes: config.snapshot_bytes.bytes(), ..SledOptions::default() };
+    Ok((SledMeta::open(&config.dir, dir.subdir("log")?, &options)?, lock))
+}
+
+fn restrict(dir: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = OpenOptions::new().read(true).open(dir)?;
+    folder.set_permissions(std::fs::Permissions::from_mode(0o700))
+}
+
+/// Tells watchers when a lease runs out, and readiness when metadata cannot be written.
+async fn watch_leases(master: Arc<Master>, readiness: Readiness, shutdown: Shutdown) {
+    let lease = master.config.lease();
+    let mut ticks = tokio::time::interval((lease / 5).max(Duration::from_millis(10)));
+    let mut before = Vec::new();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.triggered() => return,
+        }
+        let states: Vec<(String, i32)> =
+            master.members.nodes(lease).into_iter().map(|node| (node.node_id, node.state)).collect();
+        if states != before {
+            for (node, state) in states.iter().filter(|now| !before.contains(now)) {
+                tracing::info!(%node, state = ?cstore_proto::v1::NodeState::try_from(*state), "node state");
+            }
+            before = states;
+            master.members.changed();
+        }
+        readiness.set(
+            "metadata",
+            match master.meta.failed() {
+                None => PartState::Ready,
+                Some(why) => PartState::NotReady(format!("metadata cannot be written: {why}")),
+            },
+        );
+    }
+}

@@ -1,1 +1,19 @@
 //! What every role needs to be a good process: environment, telemetry, shutdown, admin port.
+//!
+//! A role is `pub async fn run(config, listeners, shutdown) -> Result<(), E>`: the caller parses the environment
+//! ([`env`]), binds the listeners ([`listen`]), starts telemetry and owns the signal ([`shutdown`]). So the same role
+//! runs alone, beside others in one process, or inside a test on free ports.
+
+pub mod admin;
+pub mod backoff;
+pub mod env;
+pub mod listen;
+pub mod metrics;
+pub mod shutdown;
+pub mod size;
+pub mod telemetry;
+
+pub use backoff::{Backoff, retry_until};
+pub use env::{ConfigErrors, EXIT_USAGE, Env, HostPort, ProcessEnv, Secret, Source};
+pub use shutdown::{Shutdown, TaskGroup};
+pub use size::ByteSize;

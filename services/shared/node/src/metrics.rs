@@ -1,0 +1,45 @@
+//! The registry that every role begins with, and the buckets that all its histograms share.
+//!
+//! Names are `cstore_<part>_<noun>_<unit>`: the registry adds `cstore_`, a role takes its part with
+//! `registry.sub_registry_with_prefix("gateway")`.
+
+use prometheus_client::{
+    metrics::{histogram::exponential_buckets, info::Info},
+    registry::Registry,
+};
+
+/// A registry with the prefix `cstore` and the metric `cstore_build_info{role, version}`.
+pub fn registry(role: &str) -> Registry {
+    let mut registry = Registry::with_prefix("cstore");
+    let labels = vec![("role", role.to_owned()), ("version", env!("CARGO_PKG_VERSION").to_owned())];
+    registry.register("build", "The role and the version of this process", Info::new(labels));
+    registry
+}
+
+/// 0.5 ms, doubling up to 16 s: from an answer out of a cache to a slow upload.
+pub fn seconds_buckets() -> impl Iterator<Item = f64> {
+    exponential_buckets(0.0005, 2.0, 16)
+}
+
+/// 256 B, times four up to 1 GiB.
+pub fn bytes_buckets() -> impl Iterator<Item = f64> {
+    exponential_buckets(256.0, 4.0, 12)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_is_named() {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry("master")).unwrap();
+        assert!(text.contains("cstore_build_info{role=\"master\",version=\"0.1.0\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn buckets_end_where_the_text_says() {
+        assert!((seconds_buckets().last().unwrap() - 16.384).abs() < 1e-9);
+        assert!((bytes_buckets().last().unwrap() - f64::from(1 << 30)).abs() < 1e-3);
+    }
+}

@@ -1,0 +1,327 @@
+//! The one thread that writes: it takes all that waits, builds a frame, syncs once and tells the callers.
+//!
+//! There is no timer: while one sync runs the next batch collects.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::LogError;
+use crate::file::LogFile;
+use crate::format::{BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes};
+use crate::log::{Committed, Done, FileState, Location, Record, Shared, Urgency};
+
+/// How the thread ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stop {
+    /// It goes on.
+    #[default]
+    No,
+    /// It drains the queue and seals the file.
+    Close,
+    /// It leaves everything as it is.
+    Abandon,
+}
+
+/// Groups that wait for the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    groups: VecDeque<Group>,
+    pub(crate) bytes: usize,
+    pub(crate) stop: Stop,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, group: Group) {
+        self.bytes += group.bytes();
+        self.groups.push_back(group);
+    }
+}
+
+/// Records that land together, and who is to be told.
+pub(crate) struct Group {
+    records: Vec<Record>,
+    key_bytes: usize,
+    payload_bytes: usize,
+    urgency: Urgency,
+    done: Done,
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Group({} records, {} bytes)", self.records.len(), self.payload_bytes)
+    }
+}
+
+impl Group {
+    pub(crate) fn new(records: Vec<Record>, urgency: Urgency, done: Done) -> Self {
+        let key_bytes = records.iter().map(|record| record.key.len()).sum();
+        let payload_bytes = records.iter().map(|record| record.payload.len()).sum();
+        Self { records, key_bytes, payload_bytes, urgency, done }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload_bytes + self.key_bytes + 64 * self.records.len()
+    }
+
+    pub(crate) fn fail(self, error: LogError) {
+        (self.done)(Err(error));
+    }
+}
+
+/// Sums of a frame in the making.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    records: usize,
+    key_bytes: usize,
+    payload_bytes: usize,
+}
+
+impl Sums {
+    fn with(self, group: &Group) -> Self {
+        Self {
+            records: self.records + group.records.len(),
+            key_bytes: self.key_bytes + group.key_bytes,
+            payload_bytes: self.payload_bytes + group.payload_bytes,
+        }
+    }
+
+    fn frame_bytes(self) -> u64 {
+        frame_bytes(self.records, self.key_bytes, self.payload_bytes)
+    }
+}
+
+/// The file that frames go to.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) file: Arc<LogFile>,
+    pub(crate) offset: u64,
+    entries: Vec<Entry>,
+    key_bytes: usize,
+}
+
+impl Active {
+    /// A new file, nothing in it.
+    pub(crate) fn new(file: Arc<LogFile>) -> Self {
+        Self { file, offset: BLOCK, entries: Vec::new(), key_bytes: 0 }
+    }
+
+    /// Records so far.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Counts a frame that was written and synced.
+    pub(crate) fn advance(&mut self, seq: u64, entries: Vec<Entry>, disk_len: u64) {
+        self.offset += disk_len;
+        self.key_bytes += entries.iter().map(|entry| entry.key.len()).sum::<usize>();
+        self.entries.extend(entries);
+        let mut info = self.file.info.lock();
+        info.used = self.offset;
+        info.records = self.entries.len() as u64;
+        info.seqs = Some((info.seqs.map_or(seq, |(first, _)| first), seq));
+    }
+
+    /// Whether a frame of these sums fits, with the footer that the file will need then.
+    fn fits(&self, sums: Sums) -> bool {
+        let footer = footer_bytes(self.entries.len() + sums.records, self.key_bytes + sums.key_bytes);
+        self.offset + sums.frame_bytes() + footer <= self.file.info.lock().size
+    }
+
+    fn free(&self) -> u64 {
+        let footer = footer_bytes(self.entries.len(), self.key_bytes);
+        self.file.info.lock().size.saturating_sub(self.offset + footer)
+    }
+}
+
+/// Writes frames; lives on its own thread.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    active: Option<Active>,
+    last_seq: u64,
+}
+
+impl Committer {
+    pub(crate) fn new(shared: Arc<Shared>, active: Option<Active>, last_seq: u64) -> Self {
+        Self { shared, active, last_seq }
+    }
+
+    pub(crate) fn run(mut self) -> Result<(), LogError> {
+        self.publish_free();
+        loop {
+            let (groups, stop) = self.wait();
+            if stop == Stop::Abandon {
+                groups.into_iter().for_each(|group| group.fail(LogError::Closed));
+                return Ok(());
+            }
+            if groups.is_empty() && stop == Stop::Close {
+                return self.finish();
+            }
+            self.write_all(groups);
+        }
+    }
+
+    fn wait(&self) -> (VecDeque<Group>, Stop) {
+        let mut queue = self.shared.queue.lock();
+        while queue.groups.is_empty() && queue.stop == Stop::No {
+            self.shared.wake.wait(&mut queue);
+        }
+        queue.bytes = 0;
+        (std::mem::take(&mut queue.groups), queue.stop)
+    }
+
+    /// Writes groups as few frames as bounds allow. A panic, which would be a defect, poisons the log like a failed
+    /// sync: whether the frame is on the disk is unknown then.
+    fn write_all(&mut self, mut groups: VecDeque<Group>) {
+        while !groups.is_empty() {
+            if let Some(why) = self.shared.poisoned.lock().clone() {
+                for group in groups.drain(..) {
+                    group.fail(LogError::Poisoned(why.clone()));
+                }
+                return;
+            }
+            match self.prepare(&groups) {
+                Ok(count) => {
+                    let batch: Vec<Group> = groups.drain(..count).collect();
+                    if catch_unwind(AssertUnwindSafe(|| self.write_frame(batch))).is_err() {
+                        self.poison("a thread that wrote or called back panicked".to_owned());
+                    }
+                }
+                Err(error) => {
+                    if let Some(group) = groups.pop_front() {
+                        group.fail(error);
+                    }
+                }
+            }
+            self.publish_free();
+        }
+    }
+
+    /// Makes sure that the first group fits the active file, and answers how many groups the next frame takes.
+    fn prepare(&mut self, groups: &VecDeque<Group>) -> Result<usize, LogError> {
+        let Some(first) = groups.front() else { return Ok(0) };
+        let alone = Sums::default().with(first);
+        if !self.active.as_ref().is_some_and(|active| active.fits(alone)) {
+            self.roll(alone, first.urgency)?;
+        }
+        let Some(active) = &self.active else { return Ok(0) };
+        let mut sums = Sums::default();
+        let mut count = 0;
+        for group in groups {
+            let next = sums.with(group);
+            let small = next.frame_bytes() <= self.shared.options.max_frame_bytes as u64;
+            if count > 0 && !(small && active.fits(next)) {
+                break;
+            }
+            sums = next;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Goes to the next file. The old one is sealed only when the new one is there, so that a full disk goes on
+    /// taking small groups.
+    fn roll(&mut self, first: Sums, urgency: Urgency) -> Result<(), LogError> {
+        let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
+        let file = self.shared.files.acquire(needed, urgency, self.durable_seq())?;
+        if let Err(error) = self.seal() {
+            self.poison(error.to_string());
+            return Err(error);
+        }
+        self.active = Some(Active::new(file));
+        Ok(())
+    }
+
+    /// Ends the active file with a synced footer. Synced, because the file after it may be retired one day, and then
+    /// nothing else would prove that this one is complete.
+    fn seal(&mut self) -> Result<(), LogError> {
+        let Some(active) = self.active.take() else { return Ok(()) };
+        let size = active.file.info.lock().size;
+        let footer = footer_bytes(active.entries.len(), active.key_bytes);
+        self.write_footer(&active, size - footer)?;
+        active.file.info.lock().state = FileState::Sealed;
+        Ok(())
+    }
+
+    fn write_footer(&self, active: &Active, offset: u64) -> Result<(), LogError> {
+        let (file, seq) = (active.file.id, self.last_seq);
+        let seed = Seed::new(&self.shared.options.owner, file);
+        let place = FramePlace { file, offset, seq, durable_seq: self.durable_seq() };
+        let footer = encode_footer(seed, place, &active.entries);
+        let io = LogError::io("seal log file");
+        active.file.handle.write_all_vectored_at(&[footer], offset).map_err(&io)?;
+        active.file.handle.sync_data().map_err(&io)
+    }
+
+    /// Seals the file right behind its last frame, so that a stop does not keep preallocated space.
+    fn finish(&mut self) -> Result<(), LogError> {
+        if self.shared.poisoned.lock().is_some() {
+            return Ok(());
+        }
+        let Some(active) = self.active.take() else { return Ok(()) };
+        let end = active.offset + footer_bytes(active.entries.len(), active.key_bytes);
+        self.write_footer(&active, active.offset)?;
+        let io = LogError::io("cut log file");
+        active.file.handle.set_len(end).map_err(&io)?;
+        active.file.handle.sync_data().map_err(&io)?;
+        let mut info = active.file.info.lock();
+        (info.size, info.state) = (end, FileState::Sealed);
+        Ok(())
+    }
+
+    fn write_frame(&mut self, batch: Vec<Group>) {
+        let Some(active) = &mut self.active else { return };
+        let seq = self.last_seq + 1;
+        let durable_seq = self.shared.durable_seq.load(Ordering::Acquire);
+        let place = FramePlace { file: active.file.id, offset: active.offset, seq, durable_seq };
+        let records = batch.iter().flat_map(|group| &group.records);
+        let views = records.map(|record| (record.kind, &record.key, &record.payload));
+        let frame = encode_frame(Seed::new(&self.shared.options.owner, active.file.id), place, views);
+        let locate = |entry: &Entry| Location { file: active.file.id, offset: entry.offset, len: entry.len };
+        let locations: Vec<Location> = frame.entries.iter().map(locate).collect();
+        let written = active.file.handle.write_all_vectored_at(&frame.buffers, active.offset);
+        #[cfg(feature = "faulty")]
+        if self.shared.options.sabotage == crate::Sabotage::AcknowledgeBeforeSync {
+            self.last_seq = seq;
+            active.advance(seq, frame.entries, frame.disk_len);
+            tell(batch, seq, &locations);
+            let _ = active.file.handle.sync_data();
+            return;
+        }
+        if let Err(error) = written.and_then(|()| active.file.handle.sync_data()) {
+            let why = error.to_string();
+            self.poison(why.clone());
+            batch.into_iter().for_each(|group| group.fail(LogError::Poisoned(why.clone())));
+            return;
+        }
+        active.advance(seq, frame.entries, frame.disk_len);
+        self.last_seq = seq;
+        self.shared.durable_seq.store(seq, Ordering::Release);
+        tell(batch, seq, &locations);
+    }
+
+    fn durable_seq(&self) -> u64 {
+        self.shared.durable_seq.load(Ordering::Acquire)
+    }
+
+    fn poison(&self, why: String) {
+        tracing::error!(%why, "log is poisoned: nothing is written any more until a restart");
+        self.shared.poisoned.lock().get_or_insert(why);
+    }
+
+    fn publish_free(&self) {
+        let free = self.active.as_ref().map_or(0, Active::free);
+        self.shared.active_free.store(free, Ordering::Relaxed);
+    }
+}
+
+fn tell(batch: Vec<Group>, frame_seq: u64, locations: &[Location]) {
+    let mut rest = locations;
+    for group in batch {
+        let (own, others) = rest.split_at(group.records.len());
+        rest = others;
+        (group.done)(Ok(Committed { frame_seq, locations: own }));
+    }
+}

@@ -1,0 +1,475 @@
+//! A disk in memory that lies the way disks lie.
+//!
+//! A file has content that is durable, and writes that only the page cache has. `sync_data` makes those durable.
+//! * [`FaultyDisk::kill`]: the process dies, the page cache stays: everything is visible, nothing more is durable.
+//! * [`FaultyDisk::power_loss`]: of each unsynced write all, some 512-byte sectors or nothing survives; of the unsynced
+//!   operations on a folder a prefix survives.
+//! * A failed sync marks the pages clean: they stay visible, and no later sync makes them durable.
+//!
+//! Handles of a dead process fail, so that its threads cannot write into the next life.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::{Disk, DiskFile, LockGuard};
+
+const SECTOR: usize = 512;
+
+/// What a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Making a file.
+    Create,
+    /// Writing.
+    Write,
+    /// Syncing a file.
+    Sync,
+    /// Reading.
+    Read,
+}
+
+/// What happens to the struck call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails with EIO.
+    Eio,
+    /// It fails with ENOSPC.
+    Enospc,
+    /// It says that all is well and does nothing (syncs only).
+    Skip,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
+}
+
+#[derive(Debug, Default)]
+struct Inode {
+    durable: Vec<u8>,
+    cache: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+fn apply(content: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Write(offset, data) => {
+            let (start, end) = (*offset as usize, *offset as usize + data.len());
+            if content.len() < end {
+                content.resize(end, 0);
+            }
+            content[start..end].copy_from_slice(data);
+        }
+        Change::SetLen(len) => content.resize(*len as usize, 0),
+    }
+}
+
+#[derive(Debug, Clone)]
+enum DirChange {
+    Link(String, u64),
+    Unlink(String),
+    Rename(String, String),
+}
+
+fn apply_dir(names: &mut BTreeMap<String, u64>, change: &DirChange) {
+    match change {
+        DirChange::Link(name, inode) => {
+            names.insert(name.clone(), *inode);
+        }
+        DirChange::Unlink(name) => {
+            names.remove(name);
+        }
+        DirChange::Rename(from, to) => {
+            if let Some(inode) = names.remove(from) {
+                names.insert(to.clone(), inode);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct World {
+    epoch: u64,
+    next_inode: u64,
+    inodes: HashMap<u64, Inode>,
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    pending_names: Vec<(String, DirChange)>,
+    locks: HashSet<String>,
+    faults: Vec<(Verb, u64, Fault)>,
+    calls: HashMap<Verb, u64>,
+}
+
+impl World {
+    /// Counts a call and answers the fault that strikes it.
+    fn strike(&mut self, verb: Verb) -> Option<Fault> {
+        let count = self.calls.entry(verb).or_default();
+        *count += 1;
+        let nth = *count;
+        let at = self.faults.iter().position(|(v, n, _)| *v == verb && *n == nth)?;
+        Some(self.faults.swap_remove(at).2)
+    }
+}
+
+fn error_of(fault: Fault) -> Option<io::Error> {
+    match fault {
+        Fault::Eio => Some(io::Error::from_raw_os_error(5)),
+        Fault::Enospc => Some(io::Error::from_raw_os_error(28)),
+        Fault::Skip => None,
+    }
+}
+
+/// A folder of the lying disk, as one process sees it.
+#[derive(Debug, Clone)]
+pub struct FaultyDisk {
+    world: Arc<Mutex<World>>,
+    epoch: u64,
+    dir: String,
+}
+
+impl Default for FaultyDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FaultyDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self { world: Arc::default(), epoch: 0, dir: String::new() }
+    }
+
+    /// The `nth` call of `verb` from now on (1 is the next) meets `fault`.
+    pub fn strike(&self, verb: Verb, nth: u64, fault: Fault) {
+        let mut world = self.world.lock();
+        let done = world.calls.get(&verb).copied().unwrap_or_default();
+        world.faults.push((verb, done + nth, fault));
+    }
+
+    /// Forgets faults that have not struck.
+    pub fn calm(&self) {
+        self.world.lock().faults.clear();
+    }
+
+    /// How often `verb` was called.
+    pub fn calls(&self, verb: Verb) -> u64 {
+        self.world.lock().calls.get(&verb).copied().unwrap_or_default()
+    }
+
+    /// The process dies; answers the disk as the next process sees it.
+    #[must_use]
+    pub fn kill(&self) -> Self {
+        let mut world = self.world.lock();
+        world.epoch += 1;
+        world.locks.clear();
+        Self { world: self.world.clone(), epoch: world.epoch, dir: self.dir.clone() }
+    }
+
+    /// Power is lost; answers the disk as the next process sees it. What survives depends on `seed` only.
+    #[must_use]
+    pub fn power_loss(&self, seed: u64) -> Self {
+        let next = self.kill();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut world = next.world.lock();
+        let keep = rng.random_range(0..=world.pending_names.len());
+        let survivors: Vec<DirChange> =
+            world.pending_names.drain(..).take(keep).map(|(_, change)| change).collect();
+        let mut names = world.durable_names.clone();
+        survivors.iter().for_each(|change| apply_dir(&mut names, change));
+        world.durable_names = names.clone();
+        world.names = names;
+        let mut order: Vec<u64> = world.inodes.keys().copied().collect();
+        order.sort_unstable();
+        for inode in order {
+            if let Some(inode) = world.inodes.get_mut(&inode) {
+                let pending = std::mem::take(&mut inode.pending);
+                pending.iter().for_each(|change| lose(&mut inode.durable, change, &mut rng));
+                inode.cache = inode.durable.clone();
+            }
+        }
+        drop(world);
+        next
+    }
+
+    /// Flips bits of a file, in cache and on the medium, as rot does.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn rot(&self, name: &str, offset: u64, mask: u8) -> io::Result<()> {
+        let mut world = self.world.lock();
+        let inode = *world.names.get(&self.path(name)).ok_or(io::ErrorKind::NotFound)?;
+        if let Some(inode) = world.inodes.get_mut(&inode) {
+            for content in [&mut inode.durable, &mut inode.cache] {
+                if let Some(byte) = content.get_mut(offset as usize) {
+                    *byte ^= mask;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.dir)
+    }
+
+    fn live(&self) -> io::Result<parking_lot::MutexGuard<'_, World>> {
+        let world = self.world.lock();
+        if world.epoch != self.epoch {
+            return Err(io::Error::other("this process is dead"));
+        }
+        Ok(world)
+    }
+
+    fn change_names(world: &mut World, dir: &str, change: DirChange) {
+        apply_dir(&mut world.names, &change);
+        world.pending_names.push((dir.to_owned(), change));
+    }
+}
+
+/// All, some sectors, or nothing of an unsynced change reaches the medium.
+fn lose(durable: &mut Vec<u8>, change: &Change, rng: &mut StdRng) {
+    match (rng.random_range(0..3), change) {
+        (0, _) => {}
+        (1, _) => apply(durable, change),
+        (_, Change::SetLen(_)) => apply(durable, change),
+        (_, Change::Write(offset, data)) => {
+            for (n, sector) in data.chunks(SECTOR).enumerate() {
+                if rng.random_bool(0.5) {
+                    apply(durable, &Change::Write(offset + (n * SECTOR) as u64, sector.to_vec()));
+                }
+            }
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let mut world = self.live()?;
+        if let Some(error) = world.strike(Verb::Create).and_then(error_of) {
+            return Err(error);
+        }
+        let path = self.path(name);
+        if world.names.contains_key(&path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        world.next_inode += 1;
+        let id = world.next_inode;
+        let mut inode = Inode::default();
+        apply(&mut inode.cache, &Change::SetLen(len));
+        inode.pending.push(Change::SetLen(len));
+        world.inodes.insert(id, inode);
+        Self::change_names(&mut world, &self.dir, DirChange::Link(path, id));
+        drop(world);
+        Ok(Arc::new(FaultyFile { disk: self.clone(), inode: id }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let world = self.live()?;
+        let inode = *world.names.get(&self.path(name)).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(FaultyFile { disk: self.clone(), inode }))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let world = self.live()?;
+        let inside = |path: &String| {
+            let rest = path.strip_prefix(&self.dir)?;
+            Some(rest.split('/').next().unwrap_or(rest).to_owned())
+        };
+        let mut names: Vec<String> = world.names.keys().filter_map(inside).collect();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut world = self.live()?;
+        let path = self.path(name);
+        if !world.names.contains_key(&path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Self::change_names(&mut world, &self.dir, DirChange::Unlink(path));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut world = self.live()?;
+        let (from, to) = (self.path(from), self.path(to));
+        if !world.names.contains_key(&from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Self::change_names(&mut world, &self.dir, DirChange::Rename(from, to));
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut world = self.live()?;
+        let pending = std::mem::take(&mut world.pending_names);
+        for (dir, change) in pending {
+            if dir == self.dir {
+                apply_dir(&mut world.durable_names, &change);
+            } else {
+                world.pending_names.push((dir, change));
+            }
+        }
+        Ok(())
+    }
+
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        drop(self.live()?);
+        Ok(Arc::new(Self { dir: format!("{}{name}/", self.dir), ..self.clone() }))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<LockGuard> {
+        let mut world = self.live()?;
+        let path = self.path(name);
+        if !world.locks.insert(path.clone()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(LockGuard::new(Held { disk: self.clone(), path }))
+    }
+}
+
+struct Held {
+    disk: FaultyDisk,
+    path: String,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Ok(mut world) = self.disk.live() {
+            world.locks.remove(&self.path);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    disk: FaultyDisk,
+    inode: u64,
+}
+
+impl FaultyFile {
+    fn with<T>(
+        &self,
+        verb: Option<Verb>,
+        act: impl FnOnce(&mut Inode, Option<Fault>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut world = self.disk.live()?;
+        let fault = verb.and_then(|verb| world.strike(verb));
+        let inode = world.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+        act(inode, fault)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn size(&self) -> io::Result<u64> {
+        self.with(None, |inode, _| Ok(inode.cache.len() as u64))
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.with(Some(Verb::Read), |inode, fault| {
+            if let Some(error) = fault.and_then(error_of) {
+                return Err(error);
+            }
+            let end = offset as usize + buf.len();
+            let content = inode.cache.get(offset as usize..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+            buf.copy_from_slice(content);
+            Ok(())
+        })
+    }
+
+    fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()> {
+        self.with(Some(Verb::Write), |inode, fault| {
+            let mut data = bufs.concat();
+            let error = fault.and_then(error_of);
+            if error.is_some() {
+                // A failing write may have written a part.
+                data.truncate(data.len() / 2);
+            }
+            let change = Change::Write(offset, data);
+            apply(&mut inode.cache, &change);
+            inode.pending.push(change);
+            error.map_or(Ok(()), Err)
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(None, |inode, _| {
+            apply(&mut inode.cache, &Change::SetLen(len));
+            inode.pending.push(Change::SetLen(len));
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(Some(Verb::Sync), |inode, fault| {
+            if fault == Some(Fault::Skip) {
+                return Ok(());
+            }
+            let pending = std::mem::take(&mut inode.pending);
+            if let Some(error) = fault.and_then(error_of) {
+                return Err(error);
+            }
+            pending.iter().for_each(|change| apply(&mut inode.durable, change));
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(disk: &FaultyDisk) -> Vec<u8> {
+        let file = disk.open("a").unwrap();
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    fn prepared() -> (FaultyDisk, Arc<dyn DiskFile>) {
+        let disk = FaultyDisk::new();
+        let file = disk.create("a", 4).unwrap();
+        disk.sync_dir().unwrap();
+        file.sync_data().unwrap();
+        (disk, file)
+    }
+
+    #[test]
+    fn unsynced_writes_survive_a_kill_but_not_every_power_loss() {
+        let mut lost = 0;
+        for seed in 0..32 {
+            let (disk, file) = prepared();
+            file.write_all_vectored_at(&[Bytes::from_static(b"abcd")], 0).unwrap();
+            let disk = disk.kill();
+            assert_eq!(content(&disk), b"abcd");
+            lost += usize::from(content(&disk.power_loss(seed)) != b"abcd");
+        }
+        assert!(lost > 0 && lost < 32);
+    }
+
+    #[test]
+    fn after_a_failed_sync_the_data_is_visible_and_never_durable() {
+        let (disk, file) = prepared();
+        file.write_all_vectored_at(&[Bytes::from_static(b"abcd")], 0).unwrap();
+        disk.strike(Verb::Sync, 1, Fault::Eio);
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        assert_eq!(content(&disk), b"abcd");
+        assert_eq!(content(&disk.power_loss(1)), [0; 4]);
+    }
+
+    #[test]
+    fn a_dead_process_writes_no_more() {
+        let (disk, file) = prepared();
+        let _next = disk.kill();
+        assert!(file.write_all_vectored_at(&[Bytes::from_static(b"x")], 0).is_err());
+        assert!(disk.list().is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! The seam to the operating system's files: one real twin, one that lies the way disks lie.
+
+#[cfg(feature = "faulty")]
+mod faulty;
+mod real;
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+#[cfg(feature = "faulty")]
+pub use faulty::{Fault, FaultyDisk, Verb};
+pub use real::RealDisk;
+
+/// A folder. Names are plain file names without separators.
+pub trait Disk: Send + Sync + Debug {
+    /// Makes a new file of `len` bytes whose space is reserved where the file system can.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `StorageFull`, and the system's.
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound`, and the system's.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Names of files and folders, in no order.
+    ///
+    /// # Errors
+    /// The system's.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Removes a file; durable after [`Self::sync_dir`]. Open handles stay usable.
+    ///
+    /// # Errors
+    /// `NotFound`, and the system's.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Renames a file, replacing `to`; durable after [`Self::sync_dir`].
+    ///
+    /// # Errors
+    /// `NotFound`, and the system's.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Makes creations, removals and renames in this folder durable.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// A folder in this one, made when it is not there.
+    ///
+    /// # Errors
+    /// The system's.
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>>;
+
+    /// Takes an exclusive lock that ends with the process or the guard.
+    ///
+    /// # Errors
+    /// `WouldBlock` when somebody else holds it, and the system's.
+    fn lock(&self, name: &str) -> io::Result<LockGuard>;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof`, and the system's.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all buffers, one behind the other, at `offset`.
+    ///
+    /// # Errors
+    /// `StorageFull`, and the system's; a part may have been written then.
+    fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()>;
+
+    /// Cuts or extends the file.
+    ///
+    /// # Errors
+    /// The system's.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Makes all writes before it durable, with the length (`fdatasync`).
+    ///
+    /// # Errors
+    /// The system's. It must not be tried again: the data may be marked clean without being on the disk.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Holds a lock until it is dropped.
+pub struct LockGuard {
+    _held: Box<dyn Any + Send + Sync>,
+}
+
+impl LockGuard {
+    pub(crate) fn new(held: impl Any + Send + Sync) -> Self {
+        Self { _held: Box::new(held) }
+    }
+}
+
+impl Debug for LockGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LockGuard")
+    }
+}

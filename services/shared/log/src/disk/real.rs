@@ -1,0 +1,171 @@
+//! Files of the operating system.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use super::{Disk, DiskFile, LockGuard};
+
+/// Buffers that one `pwritev` takes (IOV_MAX on Linux).
+const MAX_BUFFERS: usize = 1_024;
+
+/// A folder of the operating system.
+#[derive(Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// Opens a folder, which is made when it is not there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(root: impl Into<PathBuf>) -> io::Result<Arc<dyn Disk>> {
+        let root = root.into();
+        std::fs::create_dir_all(&root)?;
+        Ok(Arc::new(Self { root }))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+impl Disk for RealDisk {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.path(name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        if let Err(error) = reserve(&file, len) {
+            // Half a reservation must not stay behind and eat the room that was missing.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = std::fs::read_dir(&self.root)?;
+        names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path(from), self.path(to))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        sync_folder(&self.root)
+    }
+
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        let root = self.path(name);
+        match std::fs::create_dir(&root) {
+            Ok(()) => sync_folder(&self.root)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Arc::new(Self { root }))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<LockGuard> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.path(name))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(LockGuard::new(file))
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn reserve(file: &File, len: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn size(&self) -> io::Result<u64> {
+        self.file.metadata().map(|metadata| metadata.len())
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_all_vectored_at(&self, bufs: &[Bytes], mut offset: u64) -> io::Result<()> {
+        for chunk in bufs.chunks(MAX_BUFFERS) {
+            let mut slices: Vec<IoSlice<'_>> = chunk.iter().map(|buf| IoSlice::new(buf)).collect();
+            let mut rest: &mut [IoSlice<'_>] = &mut slices;
+            IoSlice::advance_slices(&mut rest, 0);
+            while !rest.is_empty() {
+                match rustix::io::pwritev(&self.file, rest, offset) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => {
+                        offset += written as u64;
+                        IoSlice::advance_slices(&mut rest, written);
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_and_empty_buffers_are_written_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path()).unwrap();
+        let file = disk.create("a", 10_000).unwrap();
+        let bufs: Vec<Bytes> = (0..3_000u32).map(|n| Bytes::from(vec![n as u8; (n % 3) as usize])).collect();
+        file.write_all_vectored_at(&bufs, 7).unwrap();
+        let expected = bufs.concat();
+        let mut found = vec![0; expected.len()];
+        file.read_exact_at(&mut found, 7).unwrap();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path()).unwrap();
+        let held = disk.lock("LOCK").unwrap();
+        assert_eq!(disk.lock("LOCK").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        disk.lock("LOCK").unwrap();
+    }
+}

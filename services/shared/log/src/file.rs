@@ -1,0 +1,220 @@
+//! The files of a log: which there are, how large they may grow together, where the next one comes from.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::LogError;
+use crate::format::{BLOCK, FileHeader, file_name};
+use crate::log::{FileInfo, FileState, Options, Urgency};
+
+/// Recycled files that are kept for the next roll; more are removed.
+const MAX_SPARES: usize = 2;
+
+/// A file and what is known of it.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    pub(crate) id: u32,
+    pub(crate) handle: Arc<dyn DiskFile>,
+    pub(crate) info: Mutex<FileInfo>,
+}
+
+#[derive(Debug)]
+struct Spare {
+    name: String,
+    len: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    files: BTreeMap<u32, Arc<LogFile>>,
+    spares: Vec<Spare>,
+    next_id: u32,
+    allocated: u64,
+}
+
+/// All files of one log.
+#[derive(Debug)]
+pub(crate) struct Files {
+    disk: Arc<dyn Disk>,
+    options: Options,
+    inner: Mutex<Inner>,
+}
+
+impl Files {
+    pub(crate) fn new(disk: Arc<dyn Disk>, options: Options) -> Self {
+        Self { disk, options, inner: Mutex::new(Inner { next_id: 1, ..Inner::default() }) }
+    }
+
+    pub(crate) fn get(&self, id: u32) -> Result<Arc<LogFile>, LogError> {
+        self.inner.lock().files.get(&id).cloned().ok_or(LogError::NoFile(id))
+    }
+
+    pub(crate) fn list(&self) -> Vec<FileInfo> {
+        self.inner.lock().files.values().map(|file| file.info.lock().clone()).collect()
+    }
+
+    pub(crate) fn allocated(&self) -> u64 {
+        self.inner.lock().allocated
+    }
+
+    /// Takes a file that recovery found.
+    pub(crate) fn adopt(&self, handle: Arc<dyn DiskFile>, info: FileInfo) {
+        let mut inner = self.inner.lock();
+        inner.next_id = inner.next_id.max(info.id + 1);
+        inner.allocated += info.size;
+        let file = LogFile { id: info.id, handle, info: Mutex::new(info) };
+        inner.files.insert(file.id, Arc::new(file));
+    }
+
+    /// Ids up to `id` were used; they are never used again.
+    pub(crate) fn skip_ids(&self, id: u32) {
+        let mut inner = self.inner.lock();
+        inner.next_id = inner.next_id.max(id.saturating_add(1));
+    }
+
+    /// Room for new files in bytes.
+    pub(crate) fn room(&self, urgency: Urgency) -> u64 {
+        let inner = self.inner.lock();
+        let spares: u64 = inner.spares.iter().map(|spare| spare.len).sum();
+        self.new_room(&inner, urgency) + spares
+    }
+
+    fn new_room(&self, inner: &Inner, urgency: Urgency) -> u64 {
+        let reserve = match urgency {
+            Urgency::Normal => self.options.reserve_bytes,
+            Urgency::Urgent => 0,
+        };
+        self.options.max_bytes.saturating_sub(inner.allocated).saturating_sub(reserve) / BLOCK * BLOCK
+    }
+
+    /// A durable new file with room for `needed` bytes: a recycled one first, else a new one.
+    pub(crate) fn acquire(
+        &self,
+        needed: u64,
+        urgency: Urgency,
+        durable_seq: u64,
+    ) -> Result<Arc<LogFile>, LogError> {
+        let (id, spare) = {
+            let mut inner = self.inner.lock();
+            let id = inner.next_id;
+            inner.next_id = id.checked_add(1).ok_or(LogError::NoFile(id))?;
+            let fits = inner.spares.iter().position(|spare| spare.len >= needed);
+            (id, fits.map(|at| inner.spares.swap_remove(at)))
+        };
+        let (handle, size) = match spare {
+            Some(spare) => self.reuse(id, spare, durable_seq)?,
+            None => self.create(id, needed, urgency, durable_seq)?,
+        };
+        let info = FileInfo { id, size, used: BLOCK, records: 0, state: FileState::Active, seqs: None };
+        let file = Arc::new(LogFile { id, handle, info: Mutex::new(info) });
+        self.inner.lock().files.insert(id, file.clone());
+        Ok(file)
+    }
+
+    fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> Bytes {
+        FileHeader { file, owner: self.options.owner, capacity, durable_seq }.encode()
+    }
+
+    /// The new header is durable before the name is: a file of a log name always has a valid header.
+    fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
+        let io = LogError::io("recycle log file");
+        let handle = self.disk.open(&spare.name).map_err(&io)?;
+        handle.write_all_vectored_at(&[self.header(id, spare.len, durable_seq)], 0).map_err(&io)?;
+        handle.sync_data().map_err(&io)?;
+        self.disk.rename(&spare.name, &file_name(id)).map_err(&io)?;
+        self.disk.sync_dir().map_err(&io)?;
+        Ok((handle, spare.len))
+    }
+
+    fn create(
+        &self,
+        id: u32,
+        needed: u64,
+        urgency: Urgency,
+        durable_seq: u64,
+    ) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
+        let size = self.grant(needed, urgency)?;
+        let undo = |error: io::Error| {
+            self.inner.lock().allocated -= size;
+            let _ = self.disk.remove(&unfinished_name(id));
+            match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    LogError::Full { needed, free: 0 }
+                }
+                _ => LogError::Io { doing: "create log file", why: error.to_string() },
+            }
+        };
+        let make = || {
+            let handle = self.disk.create(&unfinished_name(id), size)?;
+            handle.write_all_vectored_at(&[self.header(id, size, durable_seq)], 0)?;
+            handle.sync_data()?;
+            self.disk.rename(&unfinished_name(id), &file_name(id))?;
+            self.disk.sync_dir()?;
+            Ok(handle)
+        };
+        make().map(|handle| (handle, size)).map_err(undo)
+    }
+
+    /// Decides the size of a new file and counts it. Spares that are too small make room for it.
+    fn grant(&self, needed: u64, urgency: Urgency) -> Result<u64, LogError> {
+        let mut inner = self.inner.lock();
+        while self.new_room(&inner, urgency) < needed {
+            let free = self.new_room(&inner, urgency);
+            let Some(spare) = inner.spares.pop() else { return Err(LogError::Full { needed, free }) };
+            self.disk.remove(&spare.name).map_err(LogError::io("remove spare log file"))?;
+            inner.allocated -= spare.len;
+        }
+        let size = needed.max(self.options.file_bytes.min(self.new_room(&inner, urgency)));
+        inner.allocated += size;
+        Ok(size)
+    }
+
+    /// The content of a file can never come back when this returns. A file of standard size that nobody reads is kept
+    /// for the next roll, others are removed.
+    pub(crate) fn retire(&self, id: u32) -> Result<(), LogError> {
+        let (file, recycle) = {
+            let mut inner = self.inner.lock();
+            let file = inner.files.remove(&id).ok_or(LogError::NoFile(id))?;
+            if file.info.lock().state == FileState::Active {
+                inner.files.insert(id, file);
+                return Err(LogError::NoFile(id));
+            }
+            let standard = file.info.lock().size == self.options.file_bytes;
+            let recycle = standard && inner.spares.len() < MAX_SPARES && Arc::strong_count(&file) == 1;
+            (file, recycle)
+        };
+        let (name, spare) = (file_name(id), spare_name(id));
+        let moved = if recycle { self.disk.rename(&name, &spare) } else { self.disk.remove(&name) };
+        if let Err(error) = moved.and_then(|()| self.disk.sync_dir()) {
+            self.inner.lock().files.insert(id, file);
+            return Err(LogError::io("retire log file")(error));
+        }
+        let len = file.info.lock().size;
+        let mut inner = self.inner.lock();
+        if recycle {
+            inner.spares.push(Spare { name: spare, len });
+        } else {
+            inner.allocated -= len;
+        }
+        Ok(())
+    }
+}
+
+fn unfinished_name(id: u32) -> String {
+    format!("{id:08x}.new")
+}
+
+fn spare_name(id: u32) -> String {
+    format!("{id:08x}.spare")
+}
+
+/// Whether a name is a leftover that an open removes: a file that was never finished, or a spare.
+pub(crate) fn is_leftover(name: &str) -> bool {
+    let stem = name.strip_suffix(".new").or_else(|| name.strip_suffix(".spare"));
+    stem.is_some_and(|stem| stem.len() == 8 && u32::from_str_radix(stem, 16).is_ok())
+}

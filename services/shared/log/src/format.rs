@@ -1,0 +1,451 @@
+//! The only place that knows the bytes of a log file; `docs/log-format.md` says the same in prose.
+//!
+//! ```text
+//! file    header block, then frames; every part starts on a 4 KiB boundary; little-endian
+//! header    0 magic "CSTORLG2" · 8 version u16 = 1 · 10 zero u16 · 12 file id u32 · 16 owner [16]
+//!          32 capacity u64 · 40 durable_seq u64 · 48 zero · 4092 CRC-32C of what is before it
+//! frame     0 magic "CLF2" · 4 file id u32 · 8 frame_seq u64 · 16 durable_seq u64 · 24 records u32
+//!          28 flags u32 (bit 0 footer) · 32 directory length u32 · 36 payload length u32
+//!          40 CRC-32C of bytes 0..40, the directory and the payloads, seeded with owner and file id
+//!          44 zero · 64 directory · payloads · zero up to the boundary
+//! entry   kind u8 · key length u8 · payload length u32 · key                    (directory of a data frame)
+//! entry   kind u8 · key length u8 · payload length u32 · payload offset u32
+//!         · age u32 (frame_seq of the footer minus that of the record) · key    (directory of a footer)
+//! trailer the last 16 bytes of a sealed file: magic "CLT2" · CRC-32C of the length · footer length u64
+//! ```
+//! A footer is a frame without payloads that ends where its file ends. It takes no frame_seq of its own: it repeats
+//! that of the last frame.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+pub(crate) const BLOCK: u64 = 4_096;
+pub(crate) const FRAME_HEADER: usize = 64;
+/// Longest key of a record in bytes.
+pub const MAX_KEY: usize = 64;
+/// Largest frame: one group that the caller could not cut any smaller.
+pub(crate) const MAX_FRAME: usize = 64 << 20;
+/// Kinds from here on belong to the log itself.
+pub(crate) const FIRST_OWN_KIND: u8 = 0xF0;
+/// key = frame_seq u64 of the frame whose records this frame copied.
+pub(crate) const KIND_SUPERSEDES: u8 = 0xF0;
+
+const FILE_MAGIC: &[u8; 8] = b"CSTORLG2";
+const FRAME_MAGIC: &[u8; 4] = b"CLF2";
+const TRAILER_MAGIC: &[u8; 4] = b"CLT2";
+const VERSION: u16 = 1;
+const FLAG_FOOTER: u32 = 1;
+const ENTRY: usize = 6;
+const FOOTER_ENTRY: usize = 14;
+const TRAILER: usize = 16;
+
+pub(crate) fn file_name(id: u32) -> String {
+    format!("{id:08x}.bin")
+}
+
+pub(crate) fn parse_file_name(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".bin")?;
+    (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?
+}
+
+const fn align(len: u64) -> u64 {
+    len.div_ceil(BLOCK) * BLOCK
+}
+
+/// Bytes that a frame of `records` takes on disk, with `key_bytes` of keys and `payload_bytes` of payloads.
+pub const fn frame_bytes(records: usize, key_bytes: usize, payload_bytes: usize) -> u64 {
+    align((FRAME_HEADER + records * ENTRY + key_bytes + payload_bytes) as u64)
+}
+
+/// Bytes that the footer over `records` takes.
+pub(crate) const fn footer_bytes(records: usize, key_bytes: usize) -> u64 {
+    align((FRAME_HEADER + records * FOOTER_ENTRY + key_bytes + TRAILER) as u64)
+}
+
+/// Start value of every frame checksum of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seed(u32);
+
+impl Seed {
+    pub(crate) fn new(owner: &[u8; 16], file: u32) -> Self {
+        Self(crc32c::crc32c_append(crc32c::crc32c(owner), &file.to_le_bytes()))
+    }
+}
+
+/// Block 0 of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileHeader {
+    pub(crate) file: u32,
+    pub(crate) owner: [u8; 16],
+    pub(crate) capacity: u64,
+    pub(crate) durable_seq: u64,
+}
+
+impl FileHeader {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut block = BytesMut::with_capacity(BLOCK as usize);
+        block.put_slice(FILE_MAGIC);
+        block.put_u16_le(VERSION);
+        block.put_u16_le(0);
+        block.put_u32_le(self.file);
+        block.put_slice(&self.owner);
+        block.put_u64_le(self.capacity);
+        block.put_u64_le(self.durable_seq);
+        block.resize(BLOCK as usize - 4, 0);
+        let crc = crc32c::crc32c(&block);
+        block.put_u32_le(crc);
+        block.freeze()
+    }
+
+    pub(crate) fn decode(block: &[u8]) -> Result<Self, String> {
+        let mut fields = Fields(block);
+        if fields.array::<8>()? != *FILE_MAGIC {
+            return Err("is not a log file".to_owned());
+        }
+        let version = u16::from_le_bytes(fields.array()?);
+        if version != VERSION {
+            return Err(format!("has version {version}, this program knows {VERSION}"));
+        }
+        let (body, crc) = block.split_last_chunk::<4>().ok_or("is too short")?;
+        if crc32c::crc32c(body).to_le_bytes() != *crc {
+            return Err("has a damaged header".to_owned());
+        }
+        fields.array::<2>()?;
+        let file = fields.u32()?;
+        let owner = fields.array()?;
+        Ok(Self { file, owner, capacity: fields.u64()?, durable_seq: fields.u64()? })
+    }
+}
+
+/// The first 64 bytes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) file: u32,
+    pub(crate) seq: u64,
+    pub(crate) durable_seq: u64,
+    pub(crate) records: u32,
+    pub(crate) footer: bool,
+    pub(crate) directory_len: u32,
+    pub(crate) payload_len: u32,
+    crc: u32,
+}
+
+impl FrameHeader {
+    fn encode(&self) -> [u8; FRAME_HEADER] {
+        let mut bytes = [0; FRAME_HEADER];
+        let mut out: &mut [u8] = &mut bytes;
+        out.put_slice(FRAME_MAGIC);
+        out.put_u32_le(self.file);
+        out.put_u64_le(self.seq);
+        out.put_u64_le(self.durable_seq);
+        out.put_u32_le(self.records);
+        out.put_u32_le(if self.footer { FLAG_FOOTER } else { 0 });
+        out.put_u32_le(self.directory_len);
+        out.put_u32_le(self.payload_len);
+        out.put_u32_le(self.crc);
+        bytes
+    }
+
+    /// Reads a header that claims to be of `file`; the checksum is not looked at yet.
+    pub(crate) fn decode(bytes: &[u8], file: u32) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        if fields.array::<4>().ok()? != *FRAME_MAGIC {
+            return None;
+        }
+        let header = Self {
+            file: fields.u32().ok()?,
+            seq: fields.u64().ok()?,
+            durable_seq: fields.u64().ok()?,
+            records: fields.u32().ok()?,
+            footer: fields.u32().ok()? & FLAG_FOOTER != 0,
+            directory_len: fields.u32().ok()?,
+            payload_len: fields.u32().ok()?,
+            crc: fields.u32().ok()?,
+        };
+        (header.file == file && header.content_len() <= MAX_FRAME as u64 + (MAX_FRAME as u64 / 4))
+            .then_some(header)
+    }
+
+    /// Bytes of header, directory and payloads.
+    pub(crate) fn content_len(&self) -> u64 {
+        FRAME_HEADER as u64 + u64::from(self.directory_len) + u64::from(self.payload_len)
+    }
+
+    /// Bytes on disk up to the next frame.
+    pub(crate) fn disk_len(&self) -> u64 {
+        align(self.content_len())
+    }
+
+    /// Checks the whole frame, whose bytes from the header on are `content`.
+    pub(crate) fn verify(&self, seed: Seed, content: &[u8]) -> bool {
+        let Some((header, rest)) = content.split_at_checked(FRAME_HEADER) else { return false };
+        let Some(start) = header.first_chunk::<40>() else { return false };
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed.0, start), rest);
+        content.len() as u64 == self.content_len() && crc == self.crc
+    }
+}
+
+/// What a record is, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) kind: u8,
+    pub(crate) key: Bytes,
+    pub(crate) len: u32,
+    /// Offset of the payload in the file.
+    pub(crate) offset: u32,
+    pub(crate) seq: u64,
+}
+
+/// A frame as buffers for one vectored write, payloads not copied.
+#[derive(Debug)]
+pub(crate) struct EncodedFrame {
+    pub(crate) buffers: Vec<Bytes>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) disk_len: u64,
+}
+
+/// Where a frame goes and what it says of the frames before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FramePlace {
+    pub(crate) file: u32,
+    pub(crate) offset: u64,
+    pub(crate) seq: u64,
+    pub(crate) durable_seq: u64,
+}
+
+/// Encodes records (kind, key, payload) as one frame.
+pub(crate) fn encode_frame<'a>(
+    seed: Seed,
+    place: FramePlace,
+    records: impl Iterator<Item = (u8, &'a Bytes, &'a Bytes)> + Clone,
+) -> EncodedFrame {
+    let mut directory = BytesMut::new();
+    let mut payload_len = 0u32;
+    for (kind, key, payload) in records.clone() {
+        directory.put_u8(kind);
+        directory.put_u8(key.len() as u8);
+        directory.put_u32_le(payload.len() as u32);
+        directory.put_slice(key);
+        payload_len += payload.len() as u32;
+    }
+    let mut offset = place.offset as u32 + (FRAME_HEADER + directory.len()) as u32;
+    let mut entries = Vec::new();
+    let mut payloads = Vec::new();
+    for (kind, key, payload) in records {
+        entries.push(Entry { kind, key: key.clone(), len: payload.len() as u32, offset, seq: place.seq });
+        offset += payload.len() as u32;
+        if !payload.is_empty() {
+            payloads.push(payload.clone());
+        }
+    }
+    let mut header = FrameHeader {
+        file: place.file,
+        seq: place.seq,
+        durable_seq: place.durable_seq,
+        records: entries.len() as u32,
+        footer: false,
+        directory_len: directory.len() as u32,
+        payload_len,
+        crc: 0,
+    };
+    header.crc =
+        checksum(seed, &header, std::iter::once(&directory[..]).chain(payloads.iter().map(|p| &p[..])));
+    let mut head = BytesMut::with_capacity(FRAME_HEADER + directory.len());
+    head.put_slice(&header.encode());
+    head.put_slice(&directory);
+    let mut buffers = vec![head.freeze()];
+    buffers.append(&mut payloads);
+    let padding = header.disk_len() - header.content_len();
+    if padding > 0 {
+        buffers.push(Bytes::from(vec![0; padding as usize]));
+    }
+    EncodedFrame { buffers, entries, disk_len: header.disk_len() }
+}
+
+/// Encodes the footer over `entries`; `place.offset` is where it starts, and it ends where the file ends.
+pub(crate) fn encode_footer(seed: Seed, place: FramePlace, entries: &[Entry]) -> Bytes {
+    let mut directory = BytesMut::new();
+    for entry in entries {
+        directory.put_u8(entry.kind);
+        directory.put_u8(entry.key.len() as u8);
+        directory.put_u32_le(entry.len);
+        directory.put_u32_le(entry.offset);
+        directory.put_u32_le(u32::try_from(place.seq - entry.seq).unwrap_or(u32::MAX));
+        directory.put_slice(&entry.key);
+    }
+    let mut header = FrameHeader {
+        file: place.file,
+        seq: place.seq,
+        durable_seq: place.durable_seq,
+        records: entries.len() as u32,
+        footer: true,
+        directory_len: directory.len() as u32,
+        payload_len: 0,
+        crc: 0,
+    };
+    header.crc = checksum(seed, &header, std::iter::once(&directory[..]));
+    let len = align(header.content_len() + TRAILER as u64);
+    let mut out = BytesMut::with_capacity(len as usize);
+    out.put_slice(&header.encode());
+    out.put_slice(&directory);
+    out.resize(len as usize - TRAILER, 0);
+    out.put_slice(TRAILER_MAGIC);
+    out.put_u32_le(crc32c::crc32c_append(seed.0, &len.to_le_bytes()));
+    out.put_u64_le(len);
+    out.freeze()
+}
+
+/// Length of the footer that ends a file, from the file's last 16 bytes.
+pub(crate) fn decode_trailer(seed: Seed, trailer: &[u8; TRAILER]) -> Option<u64> {
+    let mut fields = Fields(trailer);
+    let magic = fields.array::<4>().ok()?;
+    let (crc, len) = (fields.u32().ok()?, fields.u64().ok()?);
+    (magic == *TRAILER_MAGIC && crc == crc32c::crc32c_append(seed.0, &len.to_le_bytes())).then_some(len)
+}
+
+fn checksum<'a>(seed: Seed, header: &FrameHeader, parts: impl Iterator<Item = &'a [u8]>) -> u32 {
+    let start = header.encode();
+    parts.fold(crc32c::crc32c_append(seed.0, &start[..40]), crc32c::crc32c_append)
+}
+
+/// Reads the directory of a verified frame at `offset`.
+pub(crate) fn decode_directory(
+    header: &FrameHeader,
+    offset: u64,
+    directory: &[u8],
+) -> Result<Vec<Entry>, String> {
+    let mut fields = Fields(directory);
+    let mut entries = Vec::with_capacity((header.records as usize).min(directory.len()));
+    let mut payload = offset + FRAME_HEADER as u64 + u64::from(header.directory_len);
+    for _ in 0..header.records {
+        let [kind, key_len] = fields.array()?;
+        let len = fields.u32()?;
+        let (at, seq) = if header.footer {
+            let at = fields.u32()?;
+            (at, header.seq.saturating_sub(fields.u32()?.into()))
+        } else {
+            let at = u32::try_from(payload).map_err(|_| "payload lies beyond 4 GiB")?;
+            payload += u64::from(len);
+            (at, header.seq)
+        };
+        let key = Bytes::copy_from_slice(fields.take(key_len.into())?);
+        entries.push(Entry { kind, key, len, offset: at, seq });
+    }
+    if fields.0.is_empty() { Ok(entries) } else { Err("directory is longer than its records".to_owned()) }
+}
+
+/// Takes little-endian fields off the front of a slice.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
+        let (front, rest) = self.0.split_at_checked(len).ok_or("is too short")?;
+        self.0 = rest;
+        Ok(front)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (front, rest) = self.0.split_first_chunk().ok_or("is too short")?;
+        self.0 = rest;
+        Ok(*front)
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, String> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OWNER: [u8; 16] = [7; 16];
+
+    fn place() -> FramePlace {
+        FramePlace { file: 3, offset: 4_096, seq: 9, durable_seq: 8 }
+    }
+
+    fn frame() -> EncodedFrame {
+        let (key, payload) = (Bytes::from_static(b"key"), Bytes::from_static(b"payload"));
+        encode_frame(Seed::new(&OWNER, 3), place(), [(1, &key, &payload)].into_iter())
+    }
+
+    #[test]
+    fn a_frame_is_pinned_byte_by_byte() {
+        let bytes = frame().buffers.concat();
+        let expected = concat!(
+            "434c4632",
+            "03000000",
+            "0900000000000000",
+            "0800000000000000",
+            "01000000",
+            "00000000",
+            "09000000",
+            "07000000"
+        );
+        assert_eq!(hex::encode(&bytes[..40]), expected);
+        assert_eq!(hex::encode(&bytes[44..64]), "00".repeat(20));
+        assert_eq!(&bytes[64..80], b"\x01\x03\x07\0\0\0keypayload");
+        assert_eq!(bytes.len(), 4_096);
+        let header = FrameHeader::decode(&bytes, 3).unwrap();
+        assert!(header.verify(Seed::new(&OWNER, 3), &bytes[..80]));
+        let entries = decode_directory(&header, 4_096, &bytes[64..73]).unwrap();
+        assert_eq!(entries, frame().entries);
+        assert_eq!(entries[0].offset, 4_096 + 64 + 9);
+    }
+
+    #[test]
+    fn a_frame_of_another_owner_or_file_never_validates() {
+        let bytes = frame().buffers.concat();
+        let header = FrameHeader::decode(&bytes, 3).unwrap();
+        assert!(!header.verify(Seed::new(&[8; 16], 3), &bytes[..80]));
+        assert!(FrameHeader::decode(&bytes, 4).is_none());
+        for at in 0..80 {
+            let mut copy = bytes.clone();
+            copy[at] ^= 4;
+            let valid = FrameHeader::decode(&copy, 3)
+                .is_some_and(|h| h.content_len() == 80 && h.verify(Seed::new(&OWNER, 3), &copy[..80]));
+            assert!(!valid || (44..64).contains(&at), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_footer_is_found_from_the_end_and_repeats_the_directory() {
+        let entries = frame().entries;
+        let seed = Seed::new(&OWNER, 3);
+        let footer = encode_footer(seed, place(), &entries);
+        assert_eq!(footer.len() as u64, footer_bytes(1, 3));
+        let len = decode_trailer(seed, footer.last_chunk().unwrap()).unwrap();
+        assert_eq!(len, footer.len() as u64);
+        let header = FrameHeader::decode(&footer, 3).unwrap();
+        let content = &footer[..header.content_len() as usize];
+        assert!(header.footer && header.verify(seed, content));
+        assert_eq!(decode_directory(&header, 0, &content[FRAME_HEADER..]).unwrap(), entries);
+    }
+
+    #[test]
+    fn the_file_header_names_what_is_wrong() {
+        let header = FileHeader { file: 5, owner: OWNER, capacity: 1 << 20, durable_seq: 4 };
+        let block = header.encode();
+        assert_eq!(FileHeader::decode(&block), Ok(header));
+        let mut newer = block.to_vec();
+        newer[8] = 9;
+        assert!(FileHeader::decode(&newer).unwrap_err().contains("version 9"));
+        assert!(FileHeader::decode(&[0; 4_096]).unwrap_err().contains("not a log file"));
+    }
+
+    proptest! {
+        #[test]
+        fn i10_decoding_garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = FileHeader::decode(&bytes);
+            if let Some(header) = FrameHeader::decode(&bytes, 3) {
+                let _ = header.verify(Seed::new(&OWNER, 3), &bytes);
+                let _ = decode_directory(&header, 4_096, &bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The log as its users see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use crate::committer::{Committer, Group, Queue, Stop};
+use crate::disk::Disk;
+use crate::error::LogError;
+use crate::file::Files;
+use crate::format::{FIRST_OWN_KIND, MAX_FRAME, MAX_KEY};
+use crate::recovery::{self, RecoveredRecord, RecoveryReport};
+
+/// How a log is laid out and bounded.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Seeds every checksum; a log of another owner is refused.
+    pub owner: [u8; 16],
+    /// Standard size of a file, a multiple of 4 KiB. A group that needs more gets a larger file.
+    pub file_bytes: u64,
+    /// Bound of all files together.
+    pub max_bytes: u64,
+    /// Part of it that only urgent groups may use for new files.
+    pub reserve_bytes: u64,
+    /// A frame takes groups up to this many bytes (at least one group).
+    pub max_frame_bytes: usize,
+    /// Bytes that may wait for the disk.
+    pub max_queue_bytes: usize,
+    /// Defects to show that tests find them.
+    #[cfg(feature = "faulty")]
+    pub sabotage: Sabotage,
+}
+
+/// Ways to break the log on purpose.
+#[cfg(feature = "faulty")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sabotage {
+    /// A working log.
+    #[default]
+    None,
+    /// Recovery believes frames that nothing proves.
+    TrustTail,
+    /// Callers are told before the sync.
+    AcknowledgeBeforeSync,
+}
+
+/// One record.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Meaning, up to the user; below 0xF0.
+    pub kind: u8,
+    /// At most [`MAX_KEY`] bytes; readable at recovery without the payload.
+    pub key: Bytes,
+    /// Written from where it lies, never copied.
+    pub payload: Bytes,
+}
+
+/// Where a payload lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Location {
+    /// The file; ids are never used twice.
+    pub file: u32,
+    /// First byte.
+    pub offset: u32,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// A durable group.
+#[derive(Debug, Clone, Copy)]
+pub struct Committed<'a> {
+    /// Sequence of its frame: grows with every group commit, never goes back on one disk.
+    pub frame_seq: u64,
+    /// Where its payloads lie, in the order of its records.
+    pub locations: &'a [Location],
+}
+
+/// Told once, for every outcome: on the committer's thread in order of the log, or at once when refused.
+pub type Done = Box<dyn FnOnce(Result<Committed<'_>, LogError>) + Send>;
+
+/// Whether a group may use the reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// New data.
+    Normal,
+    /// What makes room, or must work on a full disk.
+    Urgent,
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileState {
+    /// Frames are being appended.
+    Active,
+    /// Ends in a footer.
+    Sealed,
+    /// Left by a process that did not stop in good order; complete up to its end.
+    Cut,
+}
+
+/// A file of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its id.
+    pub id: u32,
+    /// Bytes on disk.
+    pub size: u64,
+    /// Bytes up to the end of the last frame.
+    pub used: u64,
+    /// Records in it.
+    pub records: u64,
+    /// What it is.
+    pub state: FileState,
+    /// First and last frame_seq, when it has frames.
+    pub seqs: Option<(u64, u64)>,
+}
+
+/// What the committer and its callers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) files: Files,
+    pub(crate) options: Options,
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) wake: Condvar,
+    /// Highest frame_seq whose sync has returned.
+    pub(crate) durable_seq: AtomicU64,
+    /// Bytes that still fit the active file.
+    pub(crate) active_free: AtomicU64,
+    pub(crate) poisoned: Mutex<Option<String>>,
+}
+
+/// An open log.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<Result<(), LogError>>>>,
+}
+
+impl Log {
+    /// Opens a folder as a log and delivers every record, in order of the log, before it returns.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when durable bytes are damaged (nothing is changed then), `Full` when an unproven tail
+    /// finds no room, `Io`.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        visit: &mut dyn FnMut(RecoveredRecord<'_>),
+    ) -> Result<(Self, RecoveryReport), LogError> {
+        let files = Files::new(disk.clone(), options.clone());
+        let recovered = recovery::recover(&disk, &files, &options, visit)?;
+        let shared = Arc::new(Shared {
+            files,
+            options,
+            queue: Mutex::new(Queue::default()),
+            wake: Condvar::new(),
+            durable_seq: AtomicU64::new(recovered.report.last_seq),
+            active_free: AtomicU64::new(0),
+            poisoned: Mutex::new(None),
+        });
+        let committer = Committer::new(shared.clone(), recovered.active, recovered.report.last_seq);
+        let thread = std::thread::Builder::new()
+            .name("log-committer".to_owned())
+            .spawn(move || committer.run())
+            .map_err(LogError::io("start log committer"))?;
+        Ok((Self { shared, thread: Mutex::new(Some(thread)) }, recovered.report))
+    }
+
+    /// Hands a group to the committer: all its records land in one frame. `done` is told the outcome.
+    pub fn append(&self, records: Vec<Record>, urgency: Urgency, done: Done) {
+        if let Err(error) = check(&records) {
+            return done(Err(error));
+        }
+        let group = Group::new(records, urgency, done);
+        let refused = {
+            let mut queue = self.shared.queue.lock();
+            if queue.stop != Stop::No {
+                Some((group, LogError::Closed))
+            } else if let Some(why) = self.poisoned() {
+                Some((group, LogError::Poisoned(why)))
+            } else if queue.bytes + group.bytes() > self.shared.options.max_queue_bytes && queue.bytes > 0 {
+                Some((group, LogError::Busy))
+            } else {
+                queue.push(group);
+                None
+            }
+        };
+        match refused {
+            Some((group, error)) => group.fail(error),
+            None => {
+                self.shared.wake.notify_one();
+            }
+        }
+    }
+
+    /// Reads a payload. The caller verifies what it says: this log checks frames at recovery only.
+    ///
+    /// # Errors
+    /// [`LogError::NoFile`] when the file was retired, `Io`.
+    pub fn read(&self, location: Location) -> Result<Bytes, LogError> {
+        let file = self.shared.files.get(location.file)?;
+        let mut payload = vec![0; location.len as usize];
+        file.handle
+            .read_exact_at(&mut payload, location.offset.into())
+            .map_err(LogError::io("read log record"))?;
+        Ok(payload.into())
+    }
+
+    /// All files, in order of their ids.
+    pub fn files(&self) -> Vec<FileInfo> {
+        self.shared.files.list()
+    }
+
+    /// Gives up a file in which the caller needs nothing any more. When this returns its content can never come
+    /// back, not even after a power loss.
+    ///
+    /// # Errors
+    /// [`LogError::NoFile`] when it is not there or active, `Io`; the file is as it was then.
+    pub fn retire(&self, file: u32) -> Result<(), LogError> {
+        self.shared.files.retire(file)
+    }
+
+    /// Bytes that could still be appended: the rest of the active file, recycled files and room for new ones.
+    pub fn free_bytes(&self, urgency: Urgency) -> u64 {
+        self.shared.active_free.load(Ordering::Relaxed) + self.shared.files.room(urgency)
+    }
+
+    /// Size of all files together.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.shared.files.allocated()
+    }
+
+    /// Highest frame_seq whose sync has returned; 0 in a log without frames.
+    pub fn durable_seq(&self) -> u64 {
+        self.shared.durable_seq.load(Ordering::Acquire)
+    }
+
+    /// Why nothing can be appended any more.
+    pub fn poisoned(&self) -> Option<String> {
+        self.shared.poisoned.lock().clone()
+    }
+
+    /// Writes what waits, seals the active file and ends the thread. Later calls do nothing.
+    ///
+    /// # Errors
+    /// Of the disk; the next open recovers all that was acknowledged.
+    pub fn close(&self) -> Result<(), LogError> {
+        self.stop(Stop::Close)
+    }
+
+    fn stop(&self, how: Stop) -> Result<(), LogError> {
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.stop == Stop::No {
+                queue.stop = how;
+            }
+        }
+        self.shared.wake.notify_one();
+        match self.thread.lock().take() {
+            Some(thread) => thread.join().unwrap_or(Err(LogError::Closed)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// As if the process had died, but for what was being synced.
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = self.stop(Stop::Abandon);
+    }
+}
+
+fn check(records: &[Record]) -> Result<(), LogError> {
+    let too_large = |what, found, allowed| Err(LogError::TooLarge { what, found, allowed });
+    if let Some(record) = records.iter().find(|record| record.key.len() > MAX_KEY) {
+        return too_large("key length", record.key.len(), MAX_KEY);
+    }
+    if let Some(record) = records.iter().find(|record| record.kind >= FIRST_OWN_KIND) {
+        return too_large("record kind", record.kind.into(), usize::from(FIRST_OWN_KIND) - 1);
+    }
+    let bytes = records.iter().map(|record| record.payload.len()).sum();
+    if records.is_empty() || bytes > MAX_FRAME {
+        return too_large("size", bytes, MAX_FRAME);
+    }
+    Ok(())
+}

@@ -1,5 +1,7 @@
 //! What a log does when nothing lies, on a real folder and on the one in memory.
 
+#![allow(clippy::unwrap_used, clippy::type_complexity, reason = "a test may fail loudly")]
+
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 

@@ -2,6 +2,8 @@
 //!
 //! A seeded state machine over the disk that lies. `CSTORE_SEED` picks the first sequence, `CSTORE_CASES` how many.
 
+#![allow(clippy::unwrap_used, clippy::type_complexity, reason = "a test may fail loudly")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};

@@ -102,7 +102,9 @@ async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::Uploa
         Ok(answer) => return Ok(answer),
         Err(failed) => failed,
     };
-    app.tickets.clear();
+    if failed.is_worth_another() {
+        app.tickets.clear();
+    }
     if let Some(answer) = settle(app, write, failed).await? {
         return Ok(answer);
     }

@@ -7,6 +7,8 @@ mod convert;
 mod status;
 mod ticket;
 
+pub use cstore_types::ErrorCode;
+
 pub use convert::{
     FieldError, cluster_uuid, file_name, node_id, placement, placement_map, session, store_uuid,
 };

@@ -1,1 +1,46 @@
-//! The framed protocol between worker and storage.
+//! The framed protocol between worker and storage, version 2.
+//!
+//! A frame is `[opcode u8][payload length u32][payload]`, strict little endian, over TCP with TCP_NODELAY. The byte
+//! tables stand in [`frame`] and [`handshake`], nowhere else; `docs/wire-protocol.md` repeats them for people who write
+//! another implementation.
+//!
+//! ```text
+//! worker                                   storage
+//!   │ Hello: versions, ids, nonce            │     one handshake deadline for all of it; nothing but Hello
+//!   ├───────────────────────────────────────▶│     is looked at before the proof
+//!   │ Welcome: version, ids, nonce, credits, │     or Refused: code, versions, why
+//!   │          server's proof                │
+//!   │◀───────────────────────────────────────┤
+//!   │ Proof: client's proof                  │
+//!   ├───────────────────────────────────────▶│
+//!   │ OK                                     │
+//!   │◀───────────────────────────────────────┤
+//!   │ requests, many in flight               │     answers in any order, matched by request id
+//!   │◀══════════════════════════════════════▶│
+//! ```
+//!
+//! * Both sides prove the frame key over all fields of Hello and Welcome, each with its own direction, so that neither
+//!   a replayed nor a reflected proof is worth anything.
+//! * The payload length is checked against both bounds of its opcode before anything is reserved, and every count
+//!   against the bytes that are there.
+//! * Bytes in flight are bounded by credits that Welcome grants; the server stops reading beyond its budget.
+//! * A connection that breaks leaves the outcome of its requests unknown; all of them are idempotent.
+//! * Block bytes are slices of the received buffer and leave in vectored writes: never copied.
+
+#![warn(missing_docs)]
+
+mod client;
+mod error;
+pub mod frame;
+pub mod handshake;
+mod io;
+mod message;
+mod server;
+mod task;
+
+pub use client::{BlockStream, ClientConfig, Connection};
+pub use error::{ClientError, DecodeError, Refusal};
+pub use frame::{Opcode, Prefix, TraceField};
+pub use handshake::{Role, VERSION};
+pub use message::{Block, BlockKind, PutStatus, Request, Response, SealedBlock, WireBlock};
+pub use server::{BlockSink, Context, Handler, ServerConfig, serve_connection};

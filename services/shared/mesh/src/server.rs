@@ -1,0 +1,184 @@
+//! The server stack: what stands in front of every gRPC service of ours.
+
+use std::any::Any;
+use std::future::Future;
+use std::time::Duration;
+
+use http::Response;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::{Code, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
+use tower::util::MapResponseLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+
+use crate::auth::RequireCredentialsLayer;
+use crate::channel::MeshError;
+use crate::rescue::RescueLayer;
+use crate::trace::server_span;
+
+/// Bound of one message, both ways; file data travels in chunks far below it.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+const MAX_FRAME: u32 = 256 << 10;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Calls that a role works on at once; more are refused with Unavailable.
+const MAX_CALLS: usize = 4_096;
+const MAX_STREAMS: u32 = 1_024;
+/// Calls in work get so long to end after a shutdown began.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How a role serves gRPC.
+#[derive(Clone)]
+pub struct ServerOptions {
+    /// What callers must send as `authorization: Bearer …`.
+    pub bearer: String,
+    /// Whether reflection answers, without a bearer.
+    pub reflection: bool,
+}
+
+impl std::fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerOptions").field("reflection", &self.reflection).finish_non_exhaustive()
+    }
+}
+
+/// Says to health checks whether this role takes work.
+#[derive(Debug, Clone)]
+pub struct HealthHandle(HealthReporter);
+
+impl HealthHandle {
+    /// Sets the status of the whole server (service name empty).
+    pub async fn set_serving(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.0.set_service_status("", status).await;
+    }
+}
+
+/// Services of one role behind the server stack.
+#[derive(Debug)]
+pub struct GrpcServer {
+    options: ServerOptions,
+    routes: Routes,
+    health: HealthReporter,
+}
+
+impl GrpcServer {
+    /// Health and reflection; the role adds its services.
+    ///
+    /// # Errors
+    /// [`MeshError::Serve`] when the descriptors cannot be read, which is a defect.
+    pub async fn new(options: ServerOptions) -> Result<Self, MeshError> {
+        let (health, service) = tonic_health::server::health_reporter();
+        health.set_service_status("", ServingStatus::NotServing).await;
+        let mut routes = Routes::new(service);
+        if options.reflection {
+            let serve = |error: tonic_reflection::server::Error| MeshError::Serve(error.to_string());
+            let builder = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(cstore_proto::DESCRIPTORS)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            };
+            routes = routes.add_service(builder().build_v1().map_err(serve)?);
+            routes = routes.add_service(builder().build_v1alpha().map_err(serve)?);
+        }
+        Ok(Self { options, routes, health })
+    }
+
+    /// Adds a generated service.
+    #[must_use]
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: tower::Service<http::Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// To say whether this role takes work. It does not at first.
+    pub fn health(&self) -> HealthHandle {
+        HealthHandle(self.health.clone())
+    }
+
+    /// Serves until `shutdown` ends: health says NOT_SERVING first, then nothing new is accepted, and calls in work
+    /// get ten seconds.
+    ///
+    /// # Errors
+    /// [`MeshError::Bearer`], [`MeshError::Serve`].
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), MeshError> {
+        let health = self.health();
+        let stack = ServiceBuilder::new()
+            // A span for each call, continuing the caller's trace.
+            .layer(
+                TraceLayer::new_for_grpc()
+                    .make_span_with(server_span)
+                    .on_request(())
+                    .on_response(())
+                    .on_failure(()),
+            )
+            // Deny by default, before anything costs.
+            .layer(RequireCredentialsLayer::new(&self.options.bearer, self.options.reflection)?)
+            // Refused calls become a status, once.
+            .layer(RescueLayer)
+            // Sheds when the limit below is not ready.
+            .layer(LoadShedLayer::new())
+            // One limit for the process, not one per connection.
+            .layer(GlobalConcurrencyLimitLayer::new(MAX_CALLS))
+            // One body type for answers, whoever made them.
+            .layer(MapResponseLayer::new(|answer: Response<_>| answer.map(Body::new)))
+            // A defect ends one call, not the connection.
+            .layer(CatchPanicLayer::custom(internal));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = Server::builder()
+            .tcp_nodelay(true)
+            .max_frame_size(MAX_FRAME)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .layer(stack.into_inner())
+            .add_routes(self.routes)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                let _ = stopped.await;
+            });
+        let drain = async {
+            shutdown.await;
+            health.set_serving(false).await;
+            let _ = stop.send(());
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            served = server => served.map_err(|error| MeshError::Serve(error.to_string())),
+            () = drain => {
+                tracing::warn!("calls still in work after {DRAIN:?} are cut off");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn internal(panic: Box<dyn Any + Send>) -> Response<Body> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+    tracing::error!(panic = text, "gRPC handler panicked");
+    Status::new(Code::Internal, "request handler panicked").into_http()
+}

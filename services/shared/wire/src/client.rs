@@ -1,0 +1,418 @@
+//! The worker's end of a connection: many requests in flight, answers matched by request id.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_types::{BlockId, ClusterUuid, FrameKey, MapVersion, NodeId, StoreUuid};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ClientError, Refusal};
+use crate::frame::{Opcode, Prefix, TraceField};
+use crate::handshake::{Answer, Direction, Hello, Role, VERSION, encode_proof, is_proof, prove};
+use crate::io::{Outgoing, ReadError, bare_frame, read_header, read_payload};
+use crate::message::{Block, Encoded, Request, Response};
+use crate::task::spawn;
+
+/// Credits are counted in units of this many bytes.
+const UNIT: usize = 1_024;
+/// Requests that may wait for the socket.
+const WRITE_QUEUE: usize = 64;
+/// Frames that one vectored write gathers at most.
+const GATHER: usize = 16;
+/// An answer may be this long in coming when nothing is asked: the caller's deadlines are shorter.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// How to reach a storage node.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Proves membership.
+    pub key: FrameKey,
+    /// Our cluster.
+    pub cluster: ClusterUuid,
+    /// Our name.
+    pub node: NodeId,
+    /// The node that must answer; another one is refused.
+    pub expect: NodeId,
+    /// Bound of connect and handshake together.
+    pub handshake_deadline: Duration,
+    /// Bound of each wait inside of a frame.
+    pub progress_deadline: Duration,
+}
+
+enum Waiter {
+    One(oneshot::Sender<Response>),
+    Blocks(mpsc::Sender<Block>),
+}
+
+/// What the tasks of a connection and its handles share.
+struct Shared {
+    waiters: Mutex<HashMap<u32, Waiter>>,
+    next_id: AtomicU32,
+    credits: Arc<Semaphore>,
+    max_credits: usize,
+    closed: CancellationToken,
+    why_closed: Mutex<String>,
+}
+
+impl Shared {
+    fn close(&self, why: String) {
+        {
+            let mut reason = self.why_closed.lock();
+            if reason.is_empty() {
+                *reason = why;
+            }
+        }
+        self.closed.cancel();
+        // Dropped senders tell every waiting call that the connection is gone.
+        self.waiters.lock().clear();
+    }
+
+    fn lost(&self) -> ClientError {
+        ClientError::Disconnected(self.why_closed.lock().clone())
+    }
+}
+
+/// A live connection; cheap to clone. It closes when the last handle is gone.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+    sender: mpsc::Sender<Encoded>,
+    store: StoreUuid,
+    _closer: Arc<tokio_util::sync::DropGuard>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("store", &self.store).field("closed", &self.is_closed()).finish()
+    }
+}
+
+/// Blocks of one GetBlocks as they arrive.
+#[derive(Debug)]
+pub struct BlockStream {
+    blocks: mpsc::Receiver<Block>,
+    connection: Connection,
+    left: usize,
+    deadline: Duration,
+    _credits: OwnedSemaphorePermit,
+    _pending: Pending,
+}
+
+/// Forgets a waiting call when its future is dropped.
+struct Pending {
+    shared: Arc<Shared>,
+    id: u32,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pending({})", self.id)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.shared.waiters.lock().remove(&self.id);
+    }
+}
+
+impl Connection {
+    /// Connects to `addr` (host:port) and shakes hands.
+    ///
+    /// # Errors
+    /// [`ClientError::Disconnected`] when nobody answers, [`ClientError::Handshake`] when it is not who it should be.
+    pub async fn connect(addr: &str, config: &ClientConfig) -> Result<Self, ClientError> {
+        let connect = async {
+            let stream = TcpStream::connect(addr).await.map_err(|e| lost(&e))?;
+            stream.set_nodelay(true).map_err(|e| lost(&e))?;
+            Self::over(stream, config).await
+        };
+        let late =
+            || ClientError::Disconnected(format!("no handshake within {:?}", config.handshake_deadline));
+        timeout(config.handshake_deadline, connect).await.map_err(|_| late())?
+    }
+
+    /// Shakes hands over a stream that is connected already.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn over<S>(stream: S, config: &ClientConfig) -> Result<Self, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let (store, credits) = shake_hands(&mut reader, &mut writer, config).await?;
+        let closed = CancellationToken::new();
+        let max_credits = (credits as usize / UNIT).max(1);
+        let shared = Arc::new(Shared {
+            waiters: Mutex::default(),
+            next_id: AtomicU32::new(1),
+            credits: Arc::new(Semaphore::new(max_credits)),
+            max_credits,
+            closed: closed.clone(),
+            why_closed: Mutex::default(),
+        });
+        let (sender, queue) = mpsc::channel(WRITE_QUEUE);
+        spawn(write_all(shared.clone(), writer, queue));
+        spawn(read_all(shared.clone(), reader, config.progress_deadline));
+        Ok(Self { shared, sender, store, _closer: Arc::new(closed.drop_guard()) })
+    }
+
+    /// The disk behind this connection.
+    pub fn store(&self) -> StoreUuid {
+        self.store
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.is_cancelled()
+    }
+
+    /// Ends when the connection is gone.
+    pub async fn closed(&self) {
+        self.shared.closed.cancelled().await;
+    }
+
+    /// Asks and waits for the answer. Dropping the future forgets the answer; the request may have been done.
+    ///
+    /// # Errors
+    /// [`ClientError`]; only `Refused` says that nothing was done.
+    pub async fn call(
+        &self,
+        request: &Request,
+        map_version: MapVersion,
+        trace: Option<TraceField>,
+        deadline: Duration,
+    ) -> Result<Response, ClientError> {
+        let ask = async {
+            let (sender, answer) = oneshot::channel();
+            let (pending, encoded) = self.begin(request, map_version, trace, Waiter::One(sender));
+            let _credits = self.credits(encoded.len).await?;
+            self.sender.send(encoded).await.map_err(|_| self.shared.lost())?;
+            let response = answer.await.map_err(|_| self.shared.lost())?;
+            drop(pending);
+            match response {
+                Response::Error(refusal) => Err(ClientError::Refused(refusal)),
+                response => Ok(response),
+            }
+        };
+        timeout(deadline, ask).await.map_err(|_| ClientError::Deadline(deadline.as_millis()))?
+    }
+
+    /// Asks for blocks; `expected_bytes` is what they have together, so that credits bound what is in flight.
+    /// `deadline` bounds the wait for each block.
+    ///
+    /// # Errors
+    /// [`ClientError::Disconnected`], [`ClientError::Deadline`].
+    pub async fn get_blocks(
+        &self,
+        ids: Vec<BlockId>,
+        expected_bytes: usize,
+        map_version: MapVersion,
+        trace: Option<TraceField>,
+        deadline: Duration,
+    ) -> Result<BlockStream, ClientError> {
+        let ask = async {
+            let left = ids.len();
+            // As many places as blocks: the reader never waits for a slow caller.
+            let (sender, blocks) = mpsc::channel(left.max(1));
+            let (pending, encoded) =
+                self.begin(&Request::GetBlocks { ids }, map_version, trace, Waiter::Blocks(sender));
+            let credits = self.credits(encoded.len.saturating_add(expected_bytes)).await?;
+            self.sender.send(encoded).await.map_err(|_| self.shared.lost())?;
+            let connection = self.clone();
+            Ok(BlockStream { blocks, connection, left, deadline, _credits: credits, _pending: pending })
+        };
+        timeout(deadline, ask).await.map_err(|_| ClientError::Deadline(deadline.as_millis()))?
+    }
+
+    fn begin(
+        &self,
+        request: &Request,
+        map_version: MapVersion,
+        trace: Option<TraceField>,
+        waiter: Waiter,
+    ) -> (Pending, Encoded) {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        self.shared.waiters.lock().insert(id, waiter);
+        let pending = Pending { shared: self.shared.clone(), id };
+        let encoded = request.encode(&Prefix { request_id: id, map_version, trace });
+        tracing::debug!(target: "cstore_wire", opcode = ?request.opcode(), request = id, bytes = encoded.len, "frame out");
+        (pending, encoded)
+    }
+
+    async fn credits(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ClientError> {
+        let units = bytes.div_ceil(UNIT).clamp(1, self.shared.max_credits);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        tokio::select! {
+            permit = self.shared.credits.clone().acquire_many_owned(units) => permit.map_err(|_| self.shared.lost()),
+            () = self.closed() => Err(self.shared.lost()),
+        }
+    }
+}
+
+impl BlockStream {
+    /// The next block, in the order in which they arrive; `None` after the last one.
+    ///
+    /// # Errors
+    /// [`ClientError`]; blocks that came before it are good.
+    pub async fn next(&mut self) -> Option<Result<Block, ClientError>> {
+        if self.left == 0 {
+            return None;
+        }
+        let result = match timeout(self.deadline, self.blocks.recv()).await {
+            Ok(Some(block)) => Ok(block),
+            Ok(None) => Err(self.connection.shared.lost()),
+            Err(_) => Err(ClientError::Deadline(self.deadline.as_millis())),
+        };
+        self.left = if result.is_ok() { self.left.saturating_sub(1) } else { 0 };
+        Some(result)
+    }
+}
+
+fn lost(error: &dyn std::fmt::Display) -> ClientError {
+    ClientError::Disconnected(error.to_string())
+}
+
+async fn shake_hands<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    config: &ClientConfig,
+) -> Result<(StoreUuid, u32), ClientError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).map_err(|error| ClientError::Handshake(error.to_string()))?;
+    let hello = Hello {
+        min_version: VERSION,
+        max_version: VERSION,
+        role: Role::Worker,
+        cluster: config.cluster,
+        nonce,
+        max_frame: Opcode::PutSeal.payload_bounds().1,
+        node: config.node.clone(),
+    };
+    let hello = hello.encode();
+    let mut out = Outgoing::default();
+    out.extend(bare_frame(Opcode::Handshake, hello.clone()));
+    out.write_to(writer).await.map_err(|e| lost(&e))?;
+
+    let payload = expect(reader, Opcode::Handshake, config).await?;
+    let broken = |text: &str| Err(ClientError::Handshake(text.to_owned()));
+    let (welcome, proof) = match Answer::decode(payload).map_err(|e| ClientError::Handshake(e.to_string()))? {
+        Answer::Welcome(welcome, proof) => (welcome, proof),
+        Answer::Refused(refusal) => return Err(ClientError::Handshake(refusal.to_string())),
+    };
+    let signed = welcome.encode();
+    if !is_proof(&config.key, Direction::Server, &hello, &signed, &proof) {
+        return broken("the node does not hold the cluster secret");
+    }
+    if welcome.cluster != config.cluster || welcome.role != Role::Storage || welcome.version != VERSION {
+        return broken("the node is of another cluster, role or version");
+    }
+    if welcome.node != config.expect {
+        return broken(&format!("expected node {}, found {}", config.expect, welcome.node));
+    }
+    out.extend(bare_frame(
+        Opcode::Handshake,
+        encode_proof(prove(&config.key, Direction::Client, &hello, &signed)),
+    ));
+    out.write_to(writer).await.map_err(|e| lost(&e))?;
+    expect(reader, Opcode::Ok, config).await?;
+    Ok((welcome.store, welcome.credits))
+}
+
+async fn expect<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    wanted: Opcode,
+    config: &ClientConfig,
+) -> Result<Bytes, ClientError> {
+    let read = async {
+        let (opcode, len) = read_header(reader, config.handshake_deadline, config.progress_deadline).await?;
+        Ok::<_, ReadError>((opcode, read_payload(reader, len, config.progress_deadline).await?))
+    };
+    let (opcode, payload) = read.await.map_err(|e| lost(&e))?;
+    if opcode == wanted {
+        return Ok(payload);
+    }
+    match Response::decode(opcode, payload) {
+        Ok((_, Response::Error(refusal))) => Err(ClientError::Handshake(refusal.to_string())),
+        _ => Err(ClientError::Handshake(format!("expected {wanted:?}, found {opcode:?}"))),
+    }
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(
+    shared: Arc<Shared>,
+    mut writer: W,
+    mut queue: mpsc::Receiver<Encoded>,
+) {
+    let mut out = Outgoing::default();
+    let mut batch = Vec::with_capacity(GATHER);
+    loop {
+        tokio::select! {
+            n = queue.recv_many(&mut batch, GATHER) => if n == 0 { return shared.close("closed by us".to_owned()) },
+            () = shared.closed.cancelled() => return,
+        }
+        for encoded in batch.drain(..) {
+            out.extend(encoded.buffers);
+        }
+        tokio::select! {
+            written = out.write_to(&mut writer) => if let Err(error) = written { return shared.close(error.to_string()) },
+            () = shared.closed.cancelled() => return,
+        }
+    }
+}
+
+async fn read_all<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R, progress: Duration) {
+    let read = async {
+        loop {
+            let (opcode, len) = read_header(&mut reader, IDLE, progress).await?;
+            let payload = read_payload(&mut reader, len, progress).await?;
+            let (prefix, response) = Response::decode(opcode, payload)?;
+            tracing::debug!(target: "cstore_wire", ?opcode, request = prefix.request_id, bytes = len, "frame in");
+            deliver(&shared, prefix.request_id, response)?;
+        }
+    };
+    let result: Result<std::convert::Infallible, ReadError> = tokio::select! {
+        result = read => result,
+        () = shared.closed.cancelled() => Err(ReadError::Closed),
+    };
+    let Err(error) = result;
+    shared.close(error.to_string());
+}
+
+/// Hands an answer to its caller. Nobody waiting is fine: the call was dropped.
+fn deliver(shared: &Shared, id: u32, response: Response) -> Result<(), ReadError> {
+    let mut waiters = shared.waiters.lock();
+    match (waiters.remove(&id), response) {
+        (Some(Waiter::Blocks(sender)), Response::Block(block)) => {
+            let last = block.last;
+            let full = sender.try_send(block).is_err();
+            if !last && !full {
+                waiters.insert(id, Waiter::Blocks(sender));
+            }
+        }
+        (Some(Waiter::Blocks(sender)), Response::Error(refusal)) => {
+            let failed = Block { index: u32::MAX, last: true, result: Err(refusal.code) };
+            let _ = sender.try_send(failed);
+        }
+        (Some(Waiter::One(sender)), response) => drop(sender.send(response)),
+        // An error without a request is about the connection: the server closes after it.
+        (None, Response::Error(Refusal { code, message, .. })) if id == 0 => {
+            drop(waiters);
+            shared.close(format!("{code}: {message}"));
+        }
+        (Some(Waiter::Blocks(_)) | None, _) => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! The storage node's end of a connection.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_types::{BlockId, ClusterUuid, ErrorCode, FrameKey, MapVersion, NodeId, StoreUuid};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use crate::error::Refusal;
+use crate::frame::{Opcode, Prefix, TraceField};
+use crate::handshake::{
+    Direction, Hello, Role, VERSION, Welcome, decode_proof, encode_refused, is_proof, prove,
+};
+use crate::io::{Outgoing, ReadError, bare_frame, read_header, read_payload};
+use crate::message::{Block, Encoded, Request, Response};
+use crate::task::spawn;
+
+const UNIT: usize = 1_024;
+const WRITE_QUEUE: usize = 64;
+const GATHER: usize = 16;
+
+/// How a storage node serves connections.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Proves membership.
+    pub key: FrameKey,
+    /// Our cluster.
+    pub cluster: ClusterUuid,
+    /// Our name.
+    pub node: NodeId,
+    /// Our disk.
+    pub store: StoreUuid,
+    /// Bytes of requests that one connection may have in flight, and of answers that wait for its socket.
+    pub credits: u32,
+    /// Requests of one connection that are worked on at once.
+    pub max_requests: usize,
+    /// Bound of the whole handshake.
+    pub handshake_deadline: Duration,
+    /// Bound of each wait inside of a frame, and for a peer that does not read.
+    pub progress_deadline: Duration,
+    /// A connection on which nothing comes for so long is closed.
+    pub idle_deadline: Duration,
+}
+
+/// Who asks, and in which trace.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The peer's name, proven by the handshake.
+    pub peer: NodeId,
+    /// Its placement map.
+    pub map_version: MapVersion,
+    /// Its trace.
+    pub trace: Option<TraceField>,
+}
+
+/// What a storage node does with requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers everything but GetBlocks, Ping and Goodbye.
+    fn call(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Refusal>>;
+
+    /// Sends one answer for each id into `blocks`.
+    fn get_blocks(
+        self: Arc<Self>,
+        context: Context,
+        ids: Vec<BlockId>,
+        blocks: BlockSink,
+    ) -> BoxFuture<'static, Result<(), Refusal>>;
+}
+
+struct Frame {
+    encoded: Encoded,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// Takes the blocks of one GetBlocks, in any order.
+#[derive(Debug)]
+pub struct BlockSink {
+    request_id: u32,
+    left: usize,
+    frames: mpsc::Sender<Frame>,
+    budget: Arc<Semaphore>,
+    units: usize,
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frame({} bytes)", self.encoded.len)
+    }
+}
+
+impl BlockSink {
+    /// Sends block `index`; waits while too many bytes wait for the socket.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the connection is gone: stop reading blocks.
+    pub async fn send(&mut self, index: u32, result: Result<Bytes, ErrorCode>) -> Result<(), Refusal> {
+        let gone = |()| Refusal::new(ErrorCode::Unavailable, "connection is gone");
+        self.left = self.left.saturating_sub(1);
+        let last = self.left == 0;
+        let response = Response::Block(Block { index, last, result });
+        let encoded = response.encode(&Prefix::answer(self.request_id));
+        let units = u32::try_from(encoded.len.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX);
+        let held = self.budget.clone().acquire_many_owned(units).await.map_err(|_| gone(()))?;
+        self.frames.send(Frame { encoded, _held: Some(held) }).await.map_err(|_| gone(()))
+    }
+}
+
+/// Serves one connection until the peer closes, breaks the protocol or `shutdown` ends. Requests in work are
+/// finished and answered within the progress deadline.
+pub async fn serve_connection<S, H>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    handler: Arc<H>,
+    shutdown: impl Future<Output = ()> + Send,
+) where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+    H: Handler + ?Sized,
+{
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let shake = shake_hands(&mut reader, &mut writer, &config);
+    let peer = match timeout(config.handshake_deadline, shake).await {
+        Ok(Ok(peer)) => peer,
+        Ok(Err(why)) => return tracing::info!(%why, "connection refused"),
+        Err(_) => return tracing::info!("connection refused: no handshake in time"),
+    };
+    let (frames, queue) = mpsc::channel(WRITE_QUEUE);
+    let write = spawn(write_all(writer, queue, config.progress_deadline));
+    let units = (config.credits as usize / UNIT).max(1);
+    let connection = Serving {
+        config: config.clone(),
+        handler,
+        peer,
+        frames,
+        incoming: Arc::new(Semaphore::new(units)),
+        outgoing: Arc::new(Semaphore::new(units)),
+        requests: Arc::new(Semaphore::new(config.max_requests)),
+        units,
+    };
+    tokio::select! {
+        error = connection.read_all(&mut reader) => connection.say_why(error).await,
+        () = shutdown => {}
+        // The writer ends early only when the peer is gone or does not read.
+        () = connection.frames.closed() => {}
+    }
+    let drain = connection
+        .requests
+        .clone()
+        .acquire_many_owned(u32::try_from(config.max_requests).unwrap_or(u32::MAX));
+    let _ = timeout(config.progress_deadline, drain).await;
+    drop(connection);
+    let _ = timeout(config.progress_deadline, write).await;
+}
+
+struct Serving<H: ?Sized> {
+    config: Arc<ServerConfig>,
+    handler: Arc<H>,
+    peer: NodeId,
+    frames: mpsc::Sender<Frame>,
+    incoming: Arc<Semaphore>,
+    outgoing: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    units: usize,
+}
+
+impl<H: Handler + ?Sized> Serving<H> {
+    async fn read_all<R: AsyncRead + Unpin>(&self, reader: &mut R) -> ReadError {
+        loop {
+            if let Err(error) = self.read_one(reader).await {
+                return error;
+            }
+        }
+    }
+
+    /// Reads one request and starts to work on it. Stops reading while the connection has too much in flight.
+    async fn read_one<R: AsyncRead + Unpin>(&self, reader: &mut R) -> Result<(), ReadError> {
+        let gone = || ReadError::Closed;
+        let (opcode, len) =
+            read_header(reader, self.config.idle_deadline, self.config.progress_deadline).await?;
+        let units = (len as usize).div_ceil(UNIT).clamp(1, self.units);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let held = self.incoming.clone().acquire_many_owned(units).await.map_err(|_| gone())?;
+        let running = self.requests.clone().acquire_owned().await.map_err(|_| gone())?;
+        let payload = read_payload(reader, len, self.config.progress_deadline).await?;
+        let (prefix, request) = Request::decode(opcode, payload)?;
+        tracing::debug!(target: "cstore_wire", ?opcode, request = prefix.request_id, bytes = len, peer = %self.peer, "frame in");
+        if request == Request::Goodbye {
+            return Err(ReadError::Closed);
+        }
+        let context =
+            Context { peer: self.peer.clone(), map_version: prefix.map_version, trace: prefix.trace };
+        let id = prefix.request_id;
+        let answer = self.answer(id, context, request);
+        let frames = self.frames.clone();
+        spawn(async move {
+            let answer = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!("request handler panicked");
+                Some(Response::Error(Refusal::new(ErrorCode::Internal, "request handler panicked")))
+            });
+            if let Some(response) = answer {
+                let encoded = response.encode(&Prefix::answer(id));
+                tracing::debug!(target: "cstore_wire", opcode = ?response.opcode(), request = id, bytes = encoded.len, "frame out");
+                let _ = frames.send(Frame { encoded, _held: Some(held) }).await;
+            }
+            drop(running);
+        });
+        Ok(())
+    }
+
+    /// The future that works on a request; `None` when everything was sent as blocks.
+    fn answer(&self, id: u32, context: Context, request: Request) -> BoxFuture<'static, Option<Response>> {
+        let handler = self.handler.clone();
+        match request {
+            Request::Ping => async { Some(Response::Ok) }.boxed(),
+            Request::GetBlocks { ids } => {
+                let blocks = BlockSink {
+                    request_id: id,
+                    left: ids.len(),
+                    frames: self.frames.clone(),
+                    budget: self.outgoing.clone(),
+                    units: self.units,
+                };
+                handler.get_blocks(context, ids, blocks).map(|done| done.err().map(Response::Error)).boxed()
+            }
+            request => {
+                handler.call(context, request).map(|done| Some(done.unwrap_or_else(Response::Error))).boxed()
+            }
+        }
+    }
+
+    /// A peer that broke the protocol is told why before the connection closes.
+    async fn say_why(&self, error: ReadError) {
+        match error {
+            ReadError::Decode(error) => {
+                tracing::info!(peer = %self.peer, %error, "peer broke the protocol");
+                let encoded = Response::Error(error.into()).encode(&Prefix::answer(0));
+                let _ = self.frames.send(Frame { encoded, _held: None }).await;
+            }
+            ReadError::Closed => {}
+            error => tracing::info!(peer = %self.peer, %error, "connection ended"),
+        }
+    }
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    mut queue: mpsc::Receiver<Frame>,
+    progress: Duration,
+) {
+    let mut out = Outgoing::default();
+    let mut batch = Vec::with_capacity(GATHER);
+    while queue.recv_many(&mut batch, GATHER).await > 0 {
+        let mut held = Vec::with_capacity(batch.len());
+        for frame in batch.drain(..) {
+            out.extend(frame.encoded.buffers);
+            held.push(frame._held);
+        }
+        match timeout(progress, out.write_to(&mut writer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tracing::info!(%error, "connection ended"),
+            Err(_) => return tracing::info!("connection ended: peer does not read"),
+        }
+    }
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+}
+
+/// Answers Hello with Welcome or Refused, and OK to a good proof. Everything else ends the connection.
+async fn shake_hands<R, W>(reader: &mut R, writer: &mut W, config: &ServerConfig) -> Result<NodeId, String>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut out = Outgoing::default();
+    let payload = read_handshake(reader, config).await?;
+    let hello = Hello::decode(payload.clone()).map_err(|error| error.to_string());
+    let hello = match hello.and_then(|hello| check_hello(hello, config)) {
+        Ok(hello) => hello,
+        Err(why) => {
+            let refusal = Refusal::new(ErrorCode::PermissionDenied, why.clone());
+            out.extend(bare_frame(Opcode::Handshake, encode_refused(&refusal)));
+            let _ = out.write_to(writer).await;
+            return Err(why);
+        }
+    };
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).map_err(|error| error.to_string())?;
+    let welcome = Welcome {
+        version: VERSION,
+        role: Role::Storage,
+        cluster: config.cluster,
+        store: config.store,
+        nonce,
+        max_frame: Opcode::PutSeal.payload_bounds().1,
+        credits: config.credits,
+        node: config.node.clone(),
+    };
+    let signed = welcome.encode().freeze();
+    let mut answer = bytes::BytesMut::from(&signed[..]);
+    answer.extend_from_slice(&prove(&config.key, Direction::Server, &payload, &signed));
+    out.extend(bare_frame(Opcode::Handshake, answer.freeze()));
+    out.write_to(writer).await.map_err(|error| error.to_string())?;
+
+    let proof = decode_proof(read_handshake(reader, config).await?).map_err(|error| error.to_string())?;
+    if !is_proof(&config.key, Direction::Client, &payload, &signed, &proof) {
+        let refusal = Refusal::new(ErrorCode::Unauthenticated, "proof does not fit the cluster secret");
+        out.extend(Response::Error(refusal.clone()).encode(&Prefix::answer(0)).buffers);
+        let _ = out.write_to(writer).await;
+        return Err(refusal.message);
+    }
+    out.extend(bare_frame(Opcode::Ok, Bytes::from_static(&[0; crate::frame::PREFIX])));
+    out.write_to(writer).await.map_err(|error| error.to_string())?;
+    Ok(hello.node)
+}
+
+async fn read_handshake<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    config: &ServerConfig,
+) -> Result<Bytes, String> {
+    let header = read_header(reader, config.handshake_deadline, config.progress_deadline).await;
+    let (opcode, len) = header.map_err(|error| error.to_string())?;
+    if opcode != Opcode::Handshake {
+        return Err(format!("expected a handshake, found {opcode:?}"));
+    }
+    read_payload(reader, len, config.progress_deadline).await.map_err(|error| error.to_string())
+}
+
+fn check_hello(hello: Hello, config: &ServerConfig) -> Result<Hello, String> {
+    if !(hello.min_version..=hello.max_version).contains(&VERSION) {
+        let (min, max) = (hello.min_version, hello.max_version);
+        return Err(format!("versions {min} to {max} are not spoken here, version {VERSION} is"));
+    }
+    if hello.role != Role::Worker {
+        return Err("only workers may connect".to_owned());
+    }
+    if hello.cluster != config.cluster {
+        return Err(format!("this node belongs to cluster {}", config.cluster));
+    }
+    Ok(hello)
+}

@@ -52,7 +52,7 @@ async fn first(
     addr: &str,
     request: v1::DownloadRequest,
 ) -> Result<(Streaming<v1::DownloadResponse>, Bytes), Status> {
-    let mut messages = app.workers.to(addr).download(request).await?.into_inner();
+    let mut messages = app.worker(addr)?.download(request).await?.into_inner();
     match messages.message().await?.and_then(|response| response.message) {
         Some(Message::Chunk(chunk)) => Ok((messages, chunk)),
         _ => Err(cstore_proto::status(ErrorCode::DataLoss, "a download ended before its first byte")),

@@ -8,6 +8,7 @@ use cstore_mesh::{ClientOptions, MasterClient, MeshError, WorkerClients, channel
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::{Shutdown, TaskGroup};
 use cstore_types::ClusterSecret;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
@@ -25,7 +26,7 @@ pub enum Error {
     Master(#[source] MeshError),
 }
 
-/// Serves until the shutdown. Metrics are registered at once, so the registry is free again before the first await.
+/// Serves until the shutdown.
 ///
 /// # Errors
 /// When the master's address is none. A master that is away is waited for.
@@ -34,10 +35,10 @@ pub fn run(
     secret: ClusterSecret,
     listener: TcpListener,
     readiness: Readiness,
-    registry: &mut Registry,
+    registry: Arc<Mutex<Registry>>,
     shutdown: Shutdown,
-) -> impl Future<Output = Result<(), Error>> + Send + use<> {
-    let metrics = Metrics::register(registry);
+) -> impl Future<Output = Result<(), Error>> + Send {
+    let metrics = Metrics::register(&mut registry.lock());
     // Before the first await, so that nobody can take a gateway for ready that has not begun.
     readiness.set(cluster::PART, PartState::NotReady("starting".to_owned()));
     async move {
@@ -59,7 +60,7 @@ pub fn run(
 }
 
 fn connect(config: Config, secret: &ClusterSecret, metrics: Metrics) -> Result<App, MeshError> {
-    let options = ClientOptions::new("gateway", secret.grpc_bearer().as_str());
+    let options = ClientOptions::new(secret.grpc_bearer().as_str());
     let master = MasterClient::new(channel(&config.master_addr.to_string(), &options)?);
     Ok(App {
         auth: Auth::new(config.anonymous),

@@ -7,17 +7,20 @@
 mod layout;
 mod ready;
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use cstore_node::admin::Readiness;
 use cstore_node::telemetry::TelemetryConfig;
 use cstore_node::{ConfigErrors, Env, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
-use prometheus_client::registry::Registry;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use crate::args;
 use crate::exit::Failure;
 use crate::process::{self, Running};
-use crate::role::{Plan, Role};
+use crate::role::{Metrics, Plan, Role};
 use crate::secret;
 use layout::{HOST, Layout, Member};
 
@@ -35,8 +38,8 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
         process::log_configuration(&env);
         let members = bind(&layout).await?;
         let gateway = Readiness::new(&[]);
-        let mut registry = metrics::registry("dev");
-        let roles = start(&layout, members, source, &secret, &gateway, &mut registry)?;
+        let registry = Arc::new(Mutex::new(metrics::registry("dev")));
+        let roles = start(&layout, members, source, &secret, &gateway, &registry)?;
         let admin_stop = Shutdown::new();
         if let Some(port) = admin_port {
             process::admin(HOST, port, gateway.clone(), registry, admin_stop.clone()).await?;
@@ -89,12 +92,12 @@ fn start(
     source: &dyn Source,
     secret: &ClusterSecret,
     gateway: &Readiness,
-    registry: &mut Registry,
+    registry: &Metrics,
 ) -> Result<Started, Failure> {
     let port_of =
         |role| members.iter().find(|(member, _)| member.role == role).map_or(0, |(member, _)| member.port);
     let (gateway_port, master_port) = (port_of(Role::Gateway), port_of(Role::Master));
-    let mut running = Vec::new();
+    let (mut running, mut seen) = (Vec::new(), HashSet::new());
     for (member, listener) in members {
         let mut env =
             Env::new(source).with_overrides(layout.overrides(&member, source, member.port, master_port));
@@ -103,8 +106,10 @@ fn start(
         // A role stops when its turn comes, not with the first: a worker outlives the requests of the gateway.
         let stop = Shutdown::new();
         let readiness = if member.role == Role::Gateway { gateway.clone() } else { Readiness::new(&[]) };
-        let labelled = registry.sub_registry_with_label(("node".into(), member.id.clone().into()));
-        let work = plan.work(secret.clone(), listener, readiness, labelled, stop.clone());
+        // Names are unique in a registry, so it has the first node of each role.
+        let first = seen.insert(member.role);
+        let registry = if first { registry.clone() } else { Metrics::default() };
+        let work = plan.work(secret.clone(), listener, readiness, registry, stop.clone());
         tracing::info!(node = member.id, port = member.port, "starting");
         running.push(Running::start(member.role.name(), member.id, stop, work));
     }

@@ -1,5 +1,7 @@
 //! One role as a process of its own.
 
+use std::sync::Arc;
+
 use anyhow::Error;
 use cstore_node::admin::Readiness;
 use cstore_node::telemetry::TelemetryConfig;
@@ -7,6 +9,7 @@ use cstore_node::{Env, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
@@ -14,8 +17,11 @@ use crate::exit::Failure;
 use crate::process::{self, Running};
 use crate::secret;
 
+/// Where a role registers what it counts, at its start or later.
+pub(crate) type Metrics = Arc<Mutex<Registry>>;
+
 /// The parts of the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     Gateway,
     Master,
@@ -79,7 +85,7 @@ impl Plan {
         secret: ClusterSecret,
         listener: TcpListener,
         readiness: Readiness,
-        registry: &mut Registry,
+        registry: Metrics,
         shutdown: Shutdown,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         match self {
@@ -125,9 +131,9 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         let addr = listener.local_addr().map_err(Failure::failed)?;
         tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = Readiness::new(&[]);
-        let mut registry = metrics::registry(role.name());
+        let registry = Arc::new(Mutex::new(metrics::registry(role.name())));
         let stop = shutdown.child();
-        let work = plan.work(secret, listener, readiness.clone(), &mut registry, stop.clone());
+        let work = plan.work(secret, listener, readiness.clone(), registry.clone(), stop.clone());
         let admin_stop = Shutdown::new();
         process::admin(&host, admin_port, readiness, registry, admin_stop.clone()).await?;
         let ended = process::supervise(

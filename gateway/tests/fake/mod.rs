@@ -19,7 +19,7 @@ use cstore_types::{ClusterSecret, ErrorCode};
 use futures_util::{Stream, StreamExt, stream};
 use std::pin::Pin;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -82,7 +82,9 @@ pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
         .add_service(UploadsServer::new(fake.clone()))
         .add_service(ClusterServer::new(fake.clone()))
         .add_service(TransferServer::new(fake.clone()))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(inner), async move { stop.triggered().await });
+        .serve_with_incoming_shutdown(TcpIncoming::from(inner).with_nodelay(Some(true)), async move {
+            stop.triggered().await
+        });
     drop(cstore_node::shutdown::spawn("fakes", server));
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

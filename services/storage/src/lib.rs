@@ -1,1 +1,21 @@
 //! The storage node: one virtual disk of fixed capacity behind the framed protocol.
+//!
+//! * [`engine`]: blocks, reference sets, space. Knows no socket.
+//! * `server`: the frames of `cstore-wire` on top of it.
+//! * `membership`: register, heartbeat, releases; a gRPC client of the master, nothing dials this node but workers.
+//! * [`inspect`](fn@inspect): what lies on a disk, for people.
+
+mod config;
+pub mod engine;
+mod error;
+mod inspect;
+mod membership;
+mod metrics;
+mod run;
+mod server;
+mod trace;
+
+pub use config::{Config, MIN_FS_SIZE};
+pub use error::{EngineError, OpenError};
+pub use inspect::{InspectError, inspect};
+pub use run::{RunError, run};

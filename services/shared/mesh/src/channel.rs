@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower::{ServiceBuilder, ServiceExt};
 
 use crate::auth::AddCredentialsLayer;
 use crate::trace::InjectTraceLayer;
@@ -13,8 +14,9 @@ use crate::trace::InjectTraceLayer;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// What generated clients run over. Boxed once, so that an in-process server can stand behind it too.
-pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
+/// What generated clients run over. Boxed once, so that an in-process server can stand behind it too. Its errors are
+/// statuses already: wrapped errors would lose their code and end as Unknown.
+pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
 /// How a role talks to others.
 #[derive(Clone)]
@@ -81,5 +83,5 @@ pub fn channel(addr: &str, options: &ClientOptions) -> Result<GrpcChannel, MeshE
         // The caller's span travels as W3C trace context.
         .layer(InjectTraceLayer)
         .service(endpoint.connect_lazy());
-    Ok(BoxCloneSyncService::new(stack.map_err(BoxError::from)))
+    Ok(BoxCloneSyncService::new(stack.map_err(|error| Status::from_error(Box::new(error)))))
 }

@@ -4,6 +4,7 @@ use cstore_proto::v1;
 use cstore_proto::v1::cluster_client::ClusterClient;
 use cstore_proto::v1::namespace_client::NamespaceClient;
 use cstore_proto::v1::uploads_client::UploadsClient;
+use futures_util::future::BoxFuture;
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
@@ -26,10 +27,11 @@ macro_rules! unary {
         /// The master's status, or `Unavailable` and `DeadlineExceeded` when it cannot be reached.
         pub async fn $name(&self, request: v1::$request) -> Result<v1::$response, Status> {
             let span = tracing::info_span!("grpc", otel.name = $path, otel.kind = "client", rpc.system.name = "grpc");
-            let call = self.policy.run(request, $idempotent, |request| async move {
+            // Boxed, so that the caller's future stays small and its type simple.
+            let call = self.policy.run(request, $idempotent, |request| -> BoxFuture<'static, _> {
                 let client = $client::new(self.channel.clone());
                 let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-                Ok(client.$name(request).await?.into_inner())
+                Box::pin(async move { Ok(client.$name(request).await?.into_inner()) })
             });
             call.instrument(span).await
         }

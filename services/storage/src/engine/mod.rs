@@ -1,0 +1,192 @@
+//! The engine: blocks, reference sets, their places on the disk and their space. No sockets, no clock.
+//!
+//! ```text
+//! HaveBlocks ─┐                                   ┌─ records ─▶ cstore-log ─▶ segments
+//! PutBlocks  ─┤  check keyed half · reserve space │                │ synced
+//! PutSeal    ─┼─▶ Shared { State, in flight, … } ─┤                ▼
+//! Seal       ─┤        one mutex, never held over └─ callbacks update State, then answer the callers
+//! Release    ─┘        I/O or an await
+//! ```
+//! What is acknowledged is synced. Nothing is trusted that a callback of the log did not report.
+
+mod counters;
+pub(crate) mod format;
+mod open;
+mod put;
+mod read;
+mod release;
+mod seal;
+mod space;
+mod state;
+mod superblock;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cstore_log::{Disk, Log};
+use cstore_types::{BlockId, DedupKey, PartNo, SealSeq, SessionId, StoreUuid};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+pub use counters::Counters;
+pub use format::{FormatError, Superblock};
+pub use open::{DiskOptions, Identity, peek};
+pub use read::MAX_READ_TRIES;
+pub use space::Space;
+pub use state::Totals;
+
+use state::State;
+
+/// What a block holds; both kinds share one id space and are deduplicated alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// Bytes of a file.
+    Data,
+    /// A leaf of a recipe.
+    Manifest,
+}
+
+/// A block on its way in.
+#[derive(Debug, Clone)]
+pub struct NewBlock {
+    /// Its identity, claimed by the worker; the keyed half is checked.
+    pub id: BlockId,
+    /// What it holds.
+    pub kind: BlockKind,
+    /// 1 byte to 4 MiB.
+    pub bytes: Bytes,
+}
+
+/// What became of one block of a put.
+#[derive(Debug, Clone)]
+pub enum PutOutcome {
+    /// Written and synced.
+    Stored,
+    /// It was here, or another put was just writing it; synced.
+    Duplicate,
+    /// Refused; the other blocks of the request are not affected.
+    Refused(crate::EngineError),
+}
+
+/// What became of a seal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealOutcome {
+    /// The reference set is durable.
+    Sealed {
+        /// Sequence of the seal on this disk.
+        seal_seq: SealSeq,
+        /// For each block that was sent along, whether it was new.
+        stored: Vec<bool>,
+    },
+    /// Positions in the request's ids of blocks that are not here; nothing was written.
+    Missing(Vec<u32>),
+    /// The part was sealed before with other ids.
+    Conflict,
+}
+
+/// A storage disk in use. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    log: Arc<Log>,
+    shared: Arc<Mutex<Shared>>,
+    counters: Arc<Counters>,
+    disk: Arc<dyn Disk>,
+    superblock: Arc<Mutex<Superblock>>,
+    key: DedupKey,
+    /// Most payload bytes that one group of records takes, so that groups fit the segments of a small disk.
+    group_bytes: usize,
+    bitmap_allowance: u64,
+    /// Released when the last clone is gone, so that a second process cannot open the disk before.
+    _lock: Arc<cstore_log::LockGuard>,
+}
+
+/// What the mutex protects.
+#[derive(Debug, Default)]
+struct Shared {
+    state: State,
+    /// Blocks that are on their way to the disk, with who else waits for them.
+    in_flight: HashMap<BlockId, Vec<oneshot::Sender<bool>>>,
+    /// Parts whose reference set is on its way to the disk.
+    sealing: HashSet<(SessionId, PartNo)>,
+    /// Bytes promised to appends that have not landed.
+    reserved: u64,
+}
+
+impl Shared {
+    /// A block's write has ended: tell who waits.
+    fn land(&mut self, id: &BlockId, durable: bool) {
+        for waiter in self.in_flight.remove(id).unwrap_or_default() {
+            let _ = waiter.send(durable);
+        }
+    }
+
+    fn wait_for(&mut self, id: &BlockId) -> Option<oneshot::Receiver<bool>> {
+        let waiters = self.in_flight.get_mut(id)?;
+        let (sender, receiver) = oneshot::channel();
+        waiters.push(sender);
+        Some(receiver)
+    }
+}
+
+impl Engine {
+    /// Identity of the disk.
+    pub fn store(&self) -> StoreUuid {
+        self.superblock.lock().store
+    }
+
+    /// A copy of the superblock as it was last written.
+    pub fn superblock(&self) -> Superblock {
+        self.superblock.lock().clone()
+    }
+
+    /// Highest sequence that a seal of this disk may have used; never goes back while the disk is what it was.
+    pub fn seal_seq(&self) -> SealSeq {
+        SealSeq(self.log.durable_seq())
+    }
+
+    /// Why the node takes no writes any more, after a failed write or sync.
+    pub fn read_only(&self) -> Option<String> {
+        self.log.poisoned().map(|why| why.to_string())
+    }
+
+    /// Counters for metrics.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Live totals.
+    pub fn totals(&self) -> Totals {
+        self.shared.lock().state.totals()
+    }
+
+    /// Which ids are here, synced and good. Those are pinned under `session`.
+    pub fn have_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
+        let mut shared = self.shared.lock();
+        let have: Vec<bool> = ids.iter().map(|id| shared.state.has(id)).collect();
+        for (id, _) in ids.iter().zip(&have).filter(|(_, have)| **have) {
+            shared.state.pin(session, *id);
+        }
+        have
+    }
+
+    /// Drops the pins of a session.
+    pub fn unpin(&self, session: SessionId) {
+        self.shared.lock().state.unpin(session);
+    }
+
+    /// Sessions that hold reference sets here.
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.shared.lock().state.sessions().collect()
+    }
+
+    /// Stops in good order: drains the log, seals the active segment, writes the derived cache and the clean mark.
+    ///
+    /// # Errors
+    /// Of the disk. The next start recovers all the same.
+    pub fn close(&self) -> Result<(), crate::EngineError> {
+        self.log.close().map_err(|error| crate::EngineError::Disk(error.to_string()))?;
+        self.save_bitmap()?;
+        self.write_superblock(true)
+    }
+}

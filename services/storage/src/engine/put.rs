@@ -1,0 +1,192 @@
+//! PutBlocks: new blocks become durable, known ones are counted as duplicates; both are pinned.
+
+use cstore_log::{Committed, LogError, Record, Urgency};
+use cstore_types::limits::MAX_BLOCK_BYTES;
+use cstore_types::{BlockId, SessionId};
+use tokio::sync::oneshot;
+
+use super::format::{KIND_DATA, KIND_MANIFEST};
+use super::state::record_overhead;
+use super::{BlockKind, Engine, NewBlock, PutOutcome};
+use crate::EngineError;
+
+/// Requests up to this size are checked where they arrive; larger ones on a blocking thread.
+const INLINE_CHECK_BYTES: usize = 128 << 10;
+
+impl NewBlock {
+    pub(super) fn record(&self) -> Record {
+        let kind = match self.kind {
+            BlockKind::Data => KIND_DATA,
+            BlockKind::Manifest => KIND_MANIFEST,
+        };
+        Record { kind, key: bytes::Bytes::copy_from_slice(self.id.as_bytes()), payload: self.bytes.clone() }
+    }
+
+    pub(super) fn footprint(&self) -> u64 {
+        self.bytes.len() as u64 + record_overhead(32)
+    }
+}
+
+/// What is to be done with one block of a put.
+enum Plan {
+    Done(PutOutcome),
+    Write,
+    Await(oneshot::Receiver<bool>),
+}
+
+impl Engine {
+    /// Makes blocks durable. Answers when every one of them is synced, known or refused, in the order of `blocks`.
+    pub async fn put_blocks(&self, session: SessionId, blocks: Vec<NewBlock>) -> Vec<PutOutcome> {
+        let (blocks, good) = self.check(blocks).await;
+        let (plans, writes) = self.plan(session, &blocks, &good);
+        let mut landed: Vec<Result<(), EngineError>> = Vec::with_capacity(writes.len());
+        for write in writes {
+            let lost = EngineError::Disk("segment writer is gone".to_owned());
+            let result = write.landed.await.unwrap_or(Err(lost));
+            landed.extend(std::iter::repeat_n(result, write.blocks));
+        }
+        let mut landed = landed.into_iter();
+        let mut outcomes = Vec::with_capacity(plans.len());
+        for (plan, block) in plans.into_iter().zip(&blocks) {
+            outcomes.push(match plan {
+                Plan::Done(outcome) => outcome,
+                Plan::Write => match landed.next() {
+                    Some(Ok(())) => PutOutcome::Stored,
+                    Some(Err(error)) => PutOutcome::Refused(error),
+                    None => PutOutcome::Refused(EngineError::Busy("segment writer is gone")),
+                },
+                Plan::Await(landing) => self.join_other_put(session, block.id, landing).await,
+            });
+        }
+        self.count(&blocks, &outcomes);
+        outcomes
+    }
+
+    /// Two puts of one block become one write; the second waits for the first.
+    async fn join_other_put(
+        &self,
+        session: SessionId,
+        id: BlockId,
+        landing: oneshot::Receiver<bool>,
+    ) -> PutOutcome {
+        let durable = landing.await.unwrap_or(false);
+        let mut shared = self.shared.lock();
+        if durable && shared.state.has(&id) {
+            shared.state.pin(session, id);
+            return PutOutcome::Duplicate;
+        }
+        PutOutcome::Refused(EngineError::Busy("another write of this block failed"))
+    }
+
+    /// Checks lengths and the keyed half of every id, off the async threads when there is much to hash.
+    pub(super) async fn check(&self, blocks: Vec<NewBlock>) -> (Vec<NewBlock>, Vec<bool>) {
+        let key = self.key.clone();
+        let check = move |blocks: &[NewBlock]| -> Vec<bool> {
+            let fits = |block: &NewBlock| (1..=MAX_BLOCK_BYTES).contains(&block.bytes.len());
+            blocks.iter().map(|block| fits(block) && block.id.matches(&key, &block.bytes)).collect()
+        };
+        let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+        if bytes <= INLINE_CHECK_BYTES {
+            let good = check(&blocks);
+            return (blocks, good);
+        }
+        let checked = tokio::task::spawn_blocking(move || {
+            let good = check(&blocks);
+            (blocks, good)
+        });
+        // A panic in a hash function is a defect; the request is answered as if every block were wrong.
+        checked.await.unwrap_or_default()
+    }
+
+    /// Decides under the lock what to do with each block and hands the new ones to the log.
+    fn plan(&self, session: SessionId, blocks: &[NewBlock], good: &[bool]) -> (Vec<Plan>, Vec<Write>) {
+        let needed: u64 = blocks.iter().map(NewBlock::footprint).sum();
+        let room = self.make_room(needed);
+        let mut shared = self.shared.lock();
+        let mut fresh: Vec<&NewBlock> = Vec::new();
+        let mut plans = Vec::with_capacity(blocks.len());
+        for (block, good) in blocks.iter().zip(good) {
+            plans.push(if !good {
+                let text = format!("bytes of block {:?} are not what its id says", block.id);
+                Plan::Done(PutOutcome::Refused(EngineError::Invalid(text)))
+            } else if shared.state.has(&block.id) {
+                shared.state.pin(session, block.id);
+                Plan::Done(PutOutcome::Duplicate)
+            } else if let Some(landing) = shared.wait_for(&block.id) {
+                Plan::Await(landing)
+            } else if let Err(full) = &room {
+                Plan::Done(PutOutcome::Refused(full.clone()))
+            } else {
+                shared.in_flight.insert(block.id, Vec::new());
+                fresh.push(block);
+                Plan::Write
+            });
+        }
+        shared.reserved += fresh.iter().map(|block| block.footprint()).sum::<u64>();
+        drop(shared);
+        let writes = self.groups(&fresh).into_iter().map(|group| self.write(session, group)).collect();
+        (plans, writes)
+    }
+
+    /// Cuts blocks into groups that fit the segments of this disk.
+    fn groups<'a>(&self, fresh: &[&'a NewBlock]) -> Vec<Vec<&'a NewBlock>> {
+        let mut groups: Vec<Vec<&NewBlock>> = Vec::new();
+        let mut bytes = 0;
+        for block in fresh {
+            match groups.last_mut() {
+                Some(group) if bytes + block.bytes.len() <= self.group_bytes => group.push(block),
+                _ => {
+                    groups.push(vec![block]);
+                    bytes = 0;
+                }
+            }
+            bytes += block.bytes.len();
+        }
+        groups
+    }
+
+    fn write(&self, session: SessionId, group: Vec<&NewBlock>) -> Write {
+        let records: Vec<Record> = group.iter().map(|block| block.record()).collect();
+        let ids: Vec<BlockId> = group.iter().map(|block| block.id).collect();
+        let reserved: u64 = group.iter().map(|block| block.footprint()).sum();
+        let (sender, landed) = oneshot::channel();
+        let shared = self.shared.clone();
+        let blocks = ids.len();
+        let done = move |result: Result<Committed<'_>, LogError>| {
+            let mut shared = shared.lock();
+            shared.reserved = shared.reserved.saturating_sub(reserved);
+            if let Ok(committed) = &result {
+                for (id, location) in ids.iter().zip(committed.locations) {
+                    shared.state.insert_block(*id, *location);
+                    shared.state.pin(session, *id);
+                }
+            }
+            for id in &ids {
+                shared.land(id, result.is_ok());
+            }
+            drop(shared);
+            let _ = sender.send(result.map(|_| ()).map_err(EngineError::from));
+        };
+        self.log.append(records, Urgency::Normal, Box::new(done));
+        Write { blocks, landed }
+    }
+
+    fn count(&self, blocks: &[NewBlock], outcomes: &[PutOutcome]) {
+        for (block, outcome) in blocks.iter().zip(outcomes) {
+            match outcome {
+                PutOutcome::Stored => {
+                    self.counters.stored_blocks.add(1);
+                    self.counters.stored_bytes.add(block.bytes.len() as u64);
+                }
+                PutOutcome::Duplicate => self.counters.duplicate_blocks.add(1),
+                PutOutcome::Refused(_) => {}
+            }
+        }
+    }
+}
+
+/// One group on its way to the disk.
+struct Write {
+    blocks: usize,
+    landed: oneshot::Receiver<Result<(), EngineError>>,
+}

@@ -1,0 +1,94 @@
+//! Space: what is left, reservation before a write, recycling of wholly dead segments.
+
+use cstore_log::{FileState, LogError, Urgency};
+
+use super::Engine;
+use super::state::ORPHANS;
+use crate::EngineError;
+
+/// Room that a group commit may lose to frame headers and to a segment's last frame that did not fit.
+const FRAME_SLACK: u64 = 8 << 10;
+
+/// How full the disk is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// FS_SIZE.
+    pub capacity: u64,
+    /// What new blocks could still take, promises deducted.
+    pub free: u64,
+    /// Size of all segment files.
+    pub allocated: u64,
+}
+
+impl Engine {
+    /// How full the disk is.
+    pub fn space(&self) -> Space {
+        let reserved = self.shared.lock().reserved;
+        Space {
+            capacity: self.superblock.lock().capacity,
+            free: self.log.free_bytes(Urgency::Normal).saturating_sub(reserved),
+            allocated: self.log.allocated_bytes(),
+        }
+    }
+
+    /// Succeeds when `needed` more bytes fit, after recycling what is dead if they do not fit at once.
+    pub(super) fn make_room(&self, needed: u64) -> Result<(), EngineError> {
+        let fits = || self.space().free >= needed + FRAME_SLACK;
+        if needed == 0 || fits() {
+            return Ok(());
+        }
+        self.reclaim();
+        if fits() {
+            return Ok(());
+        }
+        self.forget_orphans();
+        self.reclaim();
+        if fits() {
+            return Ok(());
+        }
+        self.counters.full.add(1);
+        Err(EngineError::Full { needed, free: self.space().free })
+    }
+
+    /// Drops the blocks that a restart found without a reference set. An upload that still wanted them sends them
+    /// again.
+    pub fn forget_orphans(&self) {
+        self.shared.lock().state.unpin(ORPHANS);
+    }
+
+    /// Retires every segment in which nothing is needed. Answers how many.
+    pub fn reclaim(&self) -> usize {
+        let mut retired = 0;
+        // The states are read before the counts: a file that is not active any more gets no new records, and the
+        // callbacks of its last frame have run.
+        for file in self.log.files() {
+            if file.state == FileState::Active || !self.shared.lock().state.is_dead(file.id) {
+                continue;
+            }
+            match self.log.retire(file.id) {
+                Ok(()) => {
+                    self.shared.lock().state.retired(file.id);
+                    retired += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(file = file.id, %error, "segment could not be recycled");
+                    break;
+                }
+            }
+        }
+        self.counters.retired_files.add(retired as u64);
+        retired
+    }
+}
+
+impl From<LogError> for EngineError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Full { needed, free } => Self::Full { needed, free },
+            LogError::Busy => Self::Busy("too many bytes wait for the disk"),
+            LogError::Poisoned(why) => Self::ReadOnly(why.to_string()),
+            LogError::TooLarge { .. } => Self::Invalid(error.to_string()),
+            other => Self::Disk(other.to_string()),
+        }
+    }
+}

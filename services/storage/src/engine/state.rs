@@ -1,0 +1,420 @@
+//! What the engine knows in memory: a value with methods, no I/O, no clock.
+//!
+//! Invariants
+//! * `blocks[id].refs` is the number of times that `id` stands in the live reference sets, plus those of seals that
+//!   are on their way to the disk. Only reference sets are the truth; this is derived from them (I4).
+//! * A block leaves `blocks` only when nothing refers to it and nothing pins it.
+//! * `files[f].live` counts the records of `f` that something still needs. A file whose count is 0 may be retired.
+//! * A release record is needed until no file holds a reference set that it dropped, or a restart would bring it back.
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use cstore_log::Location;
+use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
+
+use super::format;
+
+/// Sessions are random; this one stands for blocks that a restart found without a reference set. Their upload may
+/// still be running, so they stay until space is short or long enough has passed.
+pub(crate) const ORPHANS: SessionId = SessionId::from_bytes([0; 16]);
+
+/// Most pinned ids of all sessions; beyond it a pin is left out, which only costs work.
+const MAX_PINS: usize = 4 << 20;
+
+/// Bytes of directory entries that one record costs: in its frame and in the footer of its segment.
+pub(crate) const fn record_overhead(key_len: u64) -> u64 {
+    2 * (6 + key_len) + 8
+}
+
+/// One stored block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) location: Location,
+    pub(crate) refs: u32,
+    pub(crate) pins: u32,
+    /// A verification failed: treated as missing until it is put again.
+    pub(crate) bad: bool,
+}
+
+impl Block {
+    fn footprint(&self) -> u64 {
+        u64::from(self.location.len) + record_overhead(32)
+    }
+}
+
+/// One durable reference set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RefSet {
+    pub(crate) location: Location,
+    pub(crate) seal_seq: SealSeq,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct FileUse {
+    live: u64,
+}
+
+#[derive(Debug, Default)]
+struct Release {
+    location: Location,
+    /// Files that still hold a reference set that this release dropped.
+    graves: HashSet<u32>,
+}
+
+/// Live totals, kept up with every change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Distinct blocks that a reference set holds.
+    pub blocks: u64,
+    /// Their payload bytes.
+    pub unique_bytes: u64,
+    /// Their payload with directory entries, and the reference sets.
+    pub physical_bytes: u64,
+}
+
+/// Everything derived from the log, behind one mutex.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    blocks: HashMap<BlockId, Block>,
+    refsets: HashMap<SessionId, HashMap<PartNo, RefSet>>,
+    releases: HashMap<SessionId, Release>,
+    pins: HashMap<SessionId, HashSet<BlockId>>,
+    n_pins: usize,
+    files: HashMap<u32, FileUse>,
+    totals: Totals,
+}
+
+impl State {
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub(crate) fn n_sessions(&self) -> usize {
+        self.refsets.len()
+    }
+
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.refsets.keys().copied()
+    }
+
+    pub(crate) fn block(&self, id: &BlockId) -> Option<Block> {
+        self.blocks.get(id).copied()
+    }
+
+    /// Whether the block is here, synced and not known to be damaged.
+    pub(crate) fn has(&self, id: &BlockId) -> bool {
+        self.blocks.get(id).is_some_and(|block| !block.bad)
+    }
+
+    pub(crate) fn refset(&self, session: SessionId, part: PartNo) -> Option<RefSet> {
+        self.refsets.get(&session)?.get(&part).copied()
+    }
+
+    pub(crate) fn parts(&self, session: SessionId) -> Vec<(PartNo, RefSet)> {
+        self.refsets
+            .get(&session)
+            .map(|parts| parts.iter().map(|(part, set)| (*part, *set)).collect())
+            .unwrap_or_default()
+    }
+
+    /// Pins a block that is here, so that it stays while an upload may still refer to it.
+    pub(crate) fn pin(&mut self, session: SessionId, id: BlockId) {
+        let Some(block) = self.blocks.get_mut(&id) else { return };
+        if self.n_pins < MAX_PINS && self.pins.entry(session).or_default().insert(id) {
+            block.pins += 1;
+            self.n_pins += 1;
+        }
+    }
+
+    /// Drops all pins of a session and frees what nothing else holds.
+    pub(crate) fn unpin(&mut self, session: SessionId) {
+        let ids = self.pins.remove(&session).unwrap_or_default();
+        self.n_pins -= ids.len();
+        for id in ids {
+            if let Some(block) = self.blocks.get_mut(&id) {
+                block.pins = block.pins.saturating_sub(1);
+            }
+            self.free_unless_held(id);
+        }
+    }
+
+    /// Takes a block whose record is durable. A known good block keeps its place and the new record is dead; a
+    /// damaged one is healed for every file that holds it.
+    pub(crate) fn insert_block(&mut self, id: BlockId, location: Location) {
+        match self.blocks.entry(id) {
+            MapEntry::Vacant(vacant) => {
+                vacant.insert(Block { location, refs: 0, pins: 0, bad: false });
+                self.files.entry(location.file).or_default().live += 1;
+            }
+            MapEntry::Occupied(mut occupied) => {
+                let block = occupied.get_mut();
+                if block.bad {
+                    let old = std::mem::replace(&mut block.location, location);
+                    block.bad = false;
+                    self.files.entry(location.file).or_default().live += 1;
+                    self.drop_record(old);
+                }
+            }
+        }
+    }
+
+    /// As [`Self::insert_block`] at recovery, where the later record of an id wins.
+    pub(crate) fn recover_block(&mut self, id: BlockId, location: Location) {
+        if let Some(block) = self.blocks.get_mut(&id) {
+            let old = std::mem::replace(&mut block.location, location);
+            self.drop_record(old);
+            self.files.entry(location.file).or_default().live += 1;
+        } else {
+            self.insert_block(id, location);
+        }
+    }
+
+    /// Marks a block as damaged, if its record is still the one that was read.
+    pub(crate) fn mark_bad(&mut self, id: &BlockId, location: Location) -> bool {
+        match self.blocks.get_mut(id) {
+            Some(block) if block.location == location => {
+                block.bad = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Counts one reference more for each id. Ids that are not here are skipped and counted in the answer.
+    pub(crate) fn add_refs(&mut self, ids: &[BlockId]) -> usize {
+        let mut missing = 0;
+        for id in ids {
+            match self.blocks.get_mut(id) {
+                Some(block) => {
+                    block.refs += 1;
+                    if block.refs == 1 {
+                        self.totals.blocks += 1;
+                        self.totals.unique_bytes += u64::from(block.location.len);
+                        self.totals.physical_bytes += block.footprint();
+                    }
+                }
+                None => missing += 1,
+            }
+        }
+        missing
+    }
+
+    /// Counts one reference less for each id and frees what nothing else holds.
+    pub(crate) fn drop_refs(&mut self, ids: &[BlockId]) {
+        for id in ids {
+            let Some(block) = self.blocks.get_mut(id) else { continue };
+            let Some(refs) = block.refs.checked_sub(1) else { continue };
+            block.refs = refs;
+            if refs == 0 {
+                self.totals.blocks -= 1;
+                self.totals.unique_bytes -= u64::from(block.location.len);
+                self.totals.physical_bytes -= block.footprint();
+                self.free_unless_held(*id);
+            }
+        }
+    }
+
+    fn free_unless_held(&mut self, id: BlockId) {
+        if let MapEntry::Occupied(occupied) = self.blocks.entry(id)
+            && occupied.get().refs == 0
+            && occupied.get().pins == 0
+        {
+            let block = occupied.remove();
+            self.drop_record(block.location);
+        }
+    }
+
+    /// Takes a durable reference set. Its references were counted before (see [`Self::add_refs`]).
+    pub(crate) fn insert_refset(&mut self, session: SessionId, part: PartNo, set: RefSet) {
+        self.files.entry(set.location.file).or_default().live += 1;
+        self.totals.physical_bytes += u64::from(set.location.len) + record_overhead(20);
+        if let Some(old) = self.refsets.entry(session).or_default().insert(part, set) {
+            self.bury(old);
+        }
+    }
+
+    /// A release of `session` is durable at `location`: its sets are gone. Their references are still counted; the
+    /// caller reads the sets and drops them (see [`Self::drop_refs`]).
+    pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
+        let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
+        let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
+        if let Some(old) = self.releases.remove(&session) {
+            graves.extend(&old.graves);
+            self.drop_record(old.location);
+        }
+        for (_, set) in &parts {
+            self.totals.physical_bytes -= u64::from(set.location.len) + record_overhead(20);
+        }
+        self.files.entry(location.file).or_default().live += 1;
+        if graves.is_empty() {
+            self.drop_record(location);
+        } else {
+            self.releases.insert(session, Release { location, graves });
+        }
+        parts
+    }
+
+    /// The set's record is needed no more. Separate from [`Self::release`], because the payload is read in between.
+    pub(crate) fn bury(&mut self, set: RefSet) {
+        self.drop_record(set.location);
+    }
+
+    fn drop_record(&mut self, location: Location) {
+        if let Some(file) = self.files.get_mut(&location.file) {
+            file.live = file.live.saturating_sub(1);
+        }
+    }
+
+    /// Whether nothing in the file is needed.
+    pub(crate) fn is_dead(&self, file: u32) -> bool {
+        self.files.get(&file).is_none_or(|usage| usage.live == 0)
+    }
+
+    /// The file's old content can never come back: release records that waited for it are needed no more.
+    pub(crate) fn retired(&mut self, file: u32) {
+        self.files.remove(&file);
+        let mut done = Vec::new();
+        self.releases.retain(|_, release| {
+            release.graves.remove(&file);
+            if release.graves.is_empty() {
+                done.push(release.location);
+            }
+            !release.graves.is_empty()
+        });
+        for location in done {
+            self.drop_record(location);
+        }
+    }
+
+    /// Pins every block without a reference under [`ORPHANS`]; called once, at the end of recovery.
+    pub(crate) fn adopt_orphans(&mut self) {
+        let orphans: Vec<BlockId> =
+            self.blocks.iter().filter(|(_, block)| block.refs == 0).map(|(id, _)| *id).collect();
+        for id in orphans {
+            self.pin(ORPHANS, id);
+            self.free_unless_held(id);
+        }
+    }
+
+    /// Where the referenced blocks lie and how often they are referenced, for the derived cache.
+    pub(crate) fn counts(&self) -> Vec<(u32, format::FileCounts)> {
+        let mut files: BTreeMap<u32, format::FileCounts> = BTreeMap::new();
+        for block in self.blocks.values().filter(|block| block.refs > 0) {
+            files.entry(block.location.file).or_default().push((block.location.offset, block.refs));
+        }
+        for counts in files.values_mut() {
+            counts.sort_unstable();
+        }
+        files.into_iter().collect()
+    }
+
+    /// Takes the reference counts of the derived cache. Answers whether every place in it holds a block.
+    pub(crate) fn restore_counts(&mut self, files: &[(u32, format::FileCounts)]) -> bool {
+        let counts: HashMap<(u32, u32), u32> = files
+            .iter()
+            .flat_map(|(file, counts)| counts.iter().map(|(offset, refs)| ((*file, *offset), *refs)))
+            .collect();
+        let mut found = 0;
+        for block in self.blocks.values_mut() {
+            if let Some(refs) = counts.get(&(block.location.file, block.location.offset)) {
+                block.refs = *refs;
+                self.totals.blocks += 1;
+                self.totals.unique_bytes += u64::from(block.location.len);
+                self.totals.physical_bytes += block.footprint();
+                found += 1;
+            }
+        }
+        found == counts.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(file: u32, offset: u32) -> Location {
+        Location { file, offset, len: 100 }
+    }
+
+    fn id(n: u8) -> BlockId {
+        BlockId::from_bytes([n; 32])
+    }
+
+    const S1: SessionId = SessionId::from_bytes([1; 16]);
+    const S2: SessionId = SessionId::from_bytes([2; 16]);
+
+    fn with_set(state: &mut State, session: SessionId, file: u32, ids: &[BlockId]) {
+        assert_eq!(state.add_refs(ids), 0);
+        state.insert_refset(session, PartNo(0), RefSet { location: at(file, 900), seal_seq: SealSeq(1) });
+    }
+
+    fn release(state: &mut State, session: SessionId, file: u32, ids: &[BlockId]) {
+        for (_, set) in state.release(session, at(file, 950)) {
+            state.drop_refs(ids);
+            state.bury(set);
+        }
+    }
+
+    #[test]
+    fn i4_a_block_of_two_sets_is_freed_with_the_second_release_only() {
+        let mut state = State::default();
+        state.insert_block(id(1), at(1, 0));
+        with_set(&mut state, S1, 1, &[id(1)]);
+        with_set(&mut state, S2, 1, &[id(1)]);
+        release(&mut state, S1, 2, &[id(1)]);
+        assert!(state.has(&id(1)));
+        release(&mut state, S2, 2, &[id(1)]);
+        assert!(!state.has(&id(1)));
+        assert_eq!(state.totals(), Totals::default());
+    }
+
+    #[test]
+    fn a_pin_keeps_a_block_and_an_unpin_frees_it() {
+        let mut state = State::default();
+        state.insert_block(id(1), at(1, 0));
+        state.pin(S1, id(1));
+        state.pin(S1, id(1));
+        state.pin(S2, id(1));
+        state.unpin(S1);
+        assert!(state.has(&id(1)));
+        state.unpin(S2);
+        assert!(!state.has(&id(1)) && state.is_dead(1));
+    }
+
+    #[test]
+    fn a_release_record_outlives_the_files_of_the_sets_that_it_dropped() {
+        let mut state = State::default();
+        state.insert_block(id(1), at(1, 0));
+        with_set(&mut state, S1, 1, &[id(1)]);
+        release(&mut state, S1, 2, &[id(1)]);
+        assert!(state.is_dead(1));
+        assert!(!state.is_dead(2), "a restart before file 1 is gone would bring the set back");
+        state.retired(1);
+        assert!(state.is_dead(2));
+    }
+
+    #[test]
+    fn a_damaged_block_counts_as_missing_and_is_healed_in_place() {
+        let mut state = State::default();
+        state.insert_block(id(1), at(1, 0));
+        with_set(&mut state, S1, 1, &[id(1)]);
+        assert!(state.mark_bad(&id(1), at(1, 0)));
+        assert!(!state.mark_bad(&id(1), at(9, 9)));
+        assert!(!state.has(&id(1)));
+        state.insert_block(id(1), at(3, 0));
+        let block = state.block(&id(1)).unwrap();
+        assert!(!block.bad && block.refs == 1 && block.location == at(3, 0));
+    }
+
+    #[test]
+    fn orphans_of_a_restart_stay_until_they_are_dropped() {
+        let mut state = State::default();
+        state.recover_block(id(1), at(1, 0));
+        state.recover_block(id(1), at(2, 0));
+        state.adopt_orphans();
+        assert!(state.has(&id(1)) && state.is_dead(1) && !state.is_dead(2));
+        state.unpin(ORPHANS);
+        assert!(!state.has(&id(1)) && state.is_dead(2));
+    }
+}

@@ -1,0 +1,193 @@
+//! The frames of `cstore-wire` on top of the engine. Only translates.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SessionId};
+use cstore_wire::{
+    BlockKind as WireKind, BlockSink, Context, Handler, PutStatus, Refusal, Request, Response, SealedBlock,
+    WireBlock,
+};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use crate::EngineError;
+use crate::engine::{BlockKind, Engine, NewBlock, PutOutcome, SealOutcome};
+
+/// Blocks that one blocking call reads before it sends them.
+const READ_BATCH: usize = 16;
+/// Batches that are read at once over all connections: more would only queue at the disk.
+const MAX_READERS: usize = 16;
+
+/// Answers workers.
+#[derive(Debug)]
+pub(crate) struct BlockServer {
+    engine: Engine,
+    /// Oldest map whose frames are taken; a node refuses maps older than its own hand-over.
+    oldest_map: Mutex<MapVersion>,
+    readers: Arc<Semaphore>,
+}
+
+impl BlockServer {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine, oldest_map: Mutex::new(MapVersion(0)), readers: Arc::new(Semaphore::new(MAX_READERS)) }
+    }
+
+    fn check_map(&self, context: &Context) -> Result<(), Refusal> {
+        let oldest = *self.oldest_map.lock();
+        if context.map_version < oldest {
+            let text = format!("placement map {} is too old, this node needs {oldest}", context.map_version);
+            return Err(Refusal::new(ErrorCode::PreconditionFailed, text));
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response, Refusal> {
+        match request {
+            Request::HaveBlocks { session, ids } => {
+                let missing: Vec<bool> =
+                    self.engine.have_blocks(session, &ids).iter().map(|have| !have).collect();
+                if missing.contains(&true) {
+                    Ok(Response::SomeMissing(missing))
+                } else {
+                    Ok(Response::AllHere)
+                }
+            }
+            Request::PutBlocks { session, blocks } => Ok(self.put(session, blocks).await),
+            Request::Seal { session, part, ids } => self.seal(session, part, ids, Vec::new()).await,
+            Request::PutSeal { session, part, ids, blocks } => self.seal(session, part, ids, blocks).await,
+            Request::Unpin { session } => {
+                self.engine.unpin(session);
+                Ok(Response::Ok)
+            }
+            Request::GetBlocks { .. } | Request::Ping | Request::Goodbye => {
+                Err(Refusal::new(ErrorCode::Internal, "the connection answers this itself"))
+            }
+        }
+    }
+
+    async fn put(&self, session: SessionId, blocks: Vec<WireBlock>) -> Response {
+        let new = |block: WireBlock| NewBlock { id: block.id, kind: kind(block.kind), bytes: block.bytes };
+        let outcomes = self.engine.put_blocks(session, blocks.into_iter().map(new).collect()).await;
+        let status = |outcome: PutOutcome| match outcome {
+            PutOutcome::Stored => PutStatus::Stored,
+            PutOutcome::Duplicate => PutStatus::Duplicate,
+            PutOutcome::Refused(error) => PutStatus::Refused(error.code()),
+        };
+        Response::PutResult(outcomes.into_iter().map(status).collect())
+    }
+
+    async fn seal(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        ids: Vec<BlockId>,
+        blocks: Vec<SealedBlock>,
+    ) -> Result<Response, Refusal> {
+        let new = |block: SealedBlock| {
+            let id = usize::try_from(block.index).ok().and_then(|at| ids.get(at)).copied();
+            id.map(|id| NewBlock { id, kind: kind(block.kind), bytes: block.bytes })
+        };
+        let blocks: Option<Vec<NewBlock>> = blocks.into_iter().map(new).collect();
+        let blocks =
+            blocks.ok_or_else(|| Refusal::new(ErrorCode::InvalidArgument, "block index beyond the ids"))?;
+        Ok(match self.engine.put_seal(session, part, ids, blocks).await.map_err(refusal)? {
+            SealOutcome::Sealed { seal_seq, stored } => {
+                Response::Sealed { store: self.engine.store(), seal_seq, new: stored }
+            }
+            SealOutcome::Missing(indices) => Response::SealMissing(indices),
+            SealOutcome::Conflict => Response::SealConflict,
+        })
+    }
+
+    /// Reads batch by batch on blocking threads, one ahead of the socket.
+    async fn read_all(&self, ids: Vec<BlockId>, mut blocks: BlockSink) -> Result<(), Refusal> {
+        let mut batches: Vec<(usize, Vec<BlockId>)> =
+            ids.chunks(READ_BATCH).enumerate().map(|(n, ids)| (n * READ_BATCH, ids.to_vec())).collect();
+        batches.reverse();
+        let mut next = match batches.pop() {
+            Some(batch) => Some(self.read_batch(batch).await?),
+            None => None,
+        };
+        while let Some((start, read)) = next.take() {
+            let ahead = async {
+                match batches.pop() {
+                    Some(batch) => self.read_batch(batch).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let send = async {
+                for (n, result) in read.into_iter().enumerate() {
+                    let index = u32::try_from(start + n).unwrap_or(u32::MAX);
+                    blocks.send(index, result).await?;
+                }
+                Ok::<_, Refusal>(())
+            };
+            let (ahead, sent) = futures_util::join!(ahead, send);
+            sent?;
+            next = ahead?;
+        }
+        Ok(())
+    }
+
+    async fn read_batch(&self, batch: (usize, Vec<BlockId>)) -> Result<ReadBatch, Refusal> {
+        let permit = self.readers.clone().acquire_owned().await;
+        let engine = self.engine.clone();
+        let (start, ids) = batch;
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let read = |id: &BlockId| engine.read_block(id).map_err(|error| error.code());
+            ids.iter().map(read).collect()
+        });
+        let read = read.await.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
+        Ok((start, read))
+    }
+}
+
+type ReadBatch = (usize, Vec<Result<Bytes, ErrorCode>>);
+
+impl Handler for BlockServer {
+    fn call(
+        self: Arc<Self>,
+        context: Context,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Refusal>> {
+        let span = crate::trace::request_span(&context, &request);
+        async move {
+            self.check_map(&context)?;
+            self.answer(request).await
+        }
+        .instrument(span)
+        .boxed()
+    }
+
+    fn get_blocks(
+        self: Arc<Self>,
+        context: Context,
+        ids: Vec<BlockId>,
+        blocks: BlockSink,
+    ) -> BoxFuture<'static, Result<(), Refusal>> {
+        let span = crate::trace::read_span(&context, ids.len());
+        async move {
+            self.check_map(&context)?;
+            self.read_all(ids, blocks).await
+        }
+        .instrument(span)
+        .boxed()
+    }
+}
+
+const fn kind(kind: WireKind) -> BlockKind {
+    match kind {
+        WireKind::Data => BlockKind::Data,
+        WireKind::Manifest => BlockKind::Manifest,
+    }
+}
+
+fn refusal(error: EngineError) -> Refusal {
+    let retry_after_ms = if error.code().is_retryable() { 100 } else { 0 };
+    Refusal { code: error.code(), retry_after_ms, message: error.to_string() }
+}

@@ -1,1 +1,37 @@
-//! The gateway: the only public door, REST over HTTP.
+//! The gateway: the only public door, REST over HTTP. It holds no state: every answer is the master's or a worker's.
+//!
+//! ```text
+//! client ── HTTP ──> server (bounds) ──> router (trace, metrics, auth, ready) ──> routes/* (one verb a file)
+//!                                                                                  ├─> upload, download ──> worker
+//!                                                                                  └─> master
+//! ```
+//! A request is refused as early as it can be judged; a body is read only when it will be used, and never held: a
+//! slow worker slows the client. Errors have one shape, see `docs/errors.md`.
+
+mod app;
+mod auth;
+mod body;
+mod cluster;
+mod condition;
+mod config;
+mod date;
+mod digest;
+mod disposition;
+mod download;
+mod error;
+mod metrics;
+mod multipart;
+mod name;
+mod needle;
+mod query;
+mod range;
+mod router;
+mod routes;
+mod run;
+mod server;
+mod tickets;
+mod timed_io;
+mod upload;
+
+pub use config::Config;
+pub use run::{Error, run};

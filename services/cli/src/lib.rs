@@ -1,1 +1,50 @@
 //! The one program: every role, the all-in-one and the admin commands.
+//!
+//! ```text
+//! arguments ─> environment ─> configuration ─> telemetry ─> listeners ─> run ─> drain ─> exit status
+//! ```
+//! Whatever is wrong with the start (arguments, variables, a taken port, a missing secret) is said on stderr, all of
+//! it at once, and ends with status 64. A failure in mid-life ends with 1, a wished end with 0.
+
+mod admin;
+mod args;
+mod dev;
+mod exit;
+mod health;
+mod process;
+mod role;
+mod secret;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use cstore_node::Source;
+
+use crate::args::{Admin, Args, Command};
+use crate::exit::Failure;
+
+/// Runs one command line in one environment, to its end.
+pub fn main_with(args: impl IntoIterator<Item = OsString>, env: &dyn Source) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => return exit::arguments(&error),
+    };
+    match run(&args.command, env) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
+    match command {
+        Command::Dev(options) => dev::run(options, env),
+        Command::Gateway => role::run(role::Role::Gateway, env),
+        Command::Master => role::run(role::Role::Master, env),
+        Command::Worker => role::run(role::Role::Worker, env),
+        Command::Storage => role::run(role::Role::Storage, env),
+        Command::Health { addr } => health::run(addr.as_deref(), env),
+        Command::Admin { command: Admin::Bearer } => admin::bearer(env),
+        Command::Admin { command: Admin::Inspect { dir } } => admin::inspect(dir),
+    }
+}

@@ -23,6 +23,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -38,8 +39,13 @@ const LIMITS: AcceptLimits = AcceptLimits { connections: 64, drain: Duration::fr
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves the admin port until the shutdown.
-pub async fn run(listener: TcpListener, readiness: Readiness, registry: Arc<Registry>, shutdown: Shutdown) {
+/// Serves the admin port until the shutdown. A role may still register metrics meanwhile.
+pub async fn run(
+    listener: TcpListener,
+    readiness: Readiness,
+    registry: Arc<Mutex<Registry>>,
+    shutdown: Shutdown,
+) {
     let router = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
@@ -109,9 +115,9 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
     (status, Json(reasons.into_iter().map(object).collect::<Vec<_>>())).into_response()
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+async fn metrics(State(registry): State<Arc<Mutex<Registry>>>) -> Response {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+    match prometheus_client::encoding::text::encode(&mut text, &registry.lock()) {
         Ok(()) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot encode the metrics");
@@ -160,7 +166,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let readiness = Readiness::new(&["master", "storage"]);
         let shutdown = Shutdown::new();
-        let registry = Arc::new(crate::metrics::registry("worker"));
+        let registry = Arc::new(Mutex::new(crate::metrics::registry("worker")));
         let server =
             crate::shutdown::spawn("admin", run(listener, readiness.clone(), registry, shutdown.clone()));
 

@@ -1,0 +1,36 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use cstore_mesh::{MasterClient, TransferClient, WorkerClients};
+use cstore_types::ErrorCode;
+use tonic::Status;
+
+use crate::auth::Auth;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::tickets::Tickets;
+
+/// Clients, the view of the cluster and the settings of one gateway.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) auth: Auth,
+    pub(crate) master: MasterClient,
+    pub(crate) workers: WorkerClients,
+    pub(crate) cluster: Cluster,
+    pub(crate) tickets: Tickets,
+    pub(crate) metrics: Metrics,
+    /// Set once, when the gateway could serve for the first time; later failures are told request by request.
+    pub(crate) started: std::sync::atomic::AtomicBool,
+}
+
+/// As the routes get it.
+pub(crate) type Shared = Arc<App>;
+
+impl App {
+    /// A client of the worker at an address that the master named.
+    pub(crate) fn worker(&self, addr: &str) -> Result<TransferClient, Status> {
+        self.workers.to(addr).map_err(|error| cstore_proto::status(ErrorCode::Internal, error.to_string()))
+    }
+}

@@ -1,0 +1,166 @@
+//! Bodies of requests as they come in: paced (a client that stops sending is given up) and counted.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use bytes::{Bytes, BytesMut};
+use cstore_types::ErrorCode;
+use futures_util::StreamExt;
+
+use crate::error::ApiError;
+
+/// A refused upload is read on for this long and this far, so that the client sees the answer and not a reset.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+const DRAIN_BYTES: usize = 1 << 20;
+
+/// Bytes of a file on their way in.
+pub(crate) trait Source: Send {
+    /// The next bytes, never empty; `None` at the proper end. A body that breaks off is an error, not an end.
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ApiError>> + Send;
+
+    /// Whether bytes of the file were handed out, which cannot be sent again.
+    fn started(&self) -> bool;
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    data: BodyDataStream,
+    idle: Duration,
+    started: bool,
+    ended: bool,
+}
+
+impl Incoming {
+    /// A body that may pause for `idle` while somebody waits for it. Time in which nobody asks does not count.
+    pub(crate) fn new(body: Body, idle: Duration) -> Self {
+        Self { data: body.into_data_stream(), idle, started: false, ended: false }
+    }
+
+    /// The whole body when it has at most `limit` bytes.
+    pub(crate) async fn whole(&mut self, limit: usize) -> Result<Bytes, ApiError> {
+        whole(self, limit).await
+    }
+
+    /// Reads a bounded rest of a body that nobody wants.
+    pub(crate) async fn drain(mut self) {
+        let reading = async {
+            let mut left = DRAIN_BYTES;
+            while let Ok(Some(chunk)) = self.chunk().await {
+                match left.checked_sub(chunk.len()) {
+                    Some(rest) => left = rest,
+                    None => break,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
+    }
+
+    /// Whether there is anything left to drain.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+}
+
+impl Source for Incoming {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
+        while !self.ended {
+            let next = tokio::time::timeout(self.idle, self.data.next()).await.map_err(|_| {
+                ApiError::new(ErrorCode::InvalidArgument, "the body made no progress and was given up")
+            })?;
+            match next {
+                None => self.ended = true,
+                Some(Err(error)) => {
+                    self.ended = true;
+                    tracing::debug!(%error, "the body of a request broke off");
+                    return Err(ApiError::invalid("the body broke off before its end"));
+                }
+                Some(Ok(chunk)) if chunk.is_empty() => {}
+                Some(Ok(chunk)) => {
+                    self.started = true;
+                    return Ok(Some(chunk));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn started(&self) -> bool {
+        self.started
+    }
+}
+
+/// All bytes of a source that has at most `limit` of them; one chunk is not copied.
+pub(crate) async fn whole(source: &mut impl Source, limit: usize) -> Result<Bytes, ApiError> {
+    let Some(first) = source.chunk().await? else { return Ok(Bytes::new()) };
+    let mut all = BytesMut::new();
+    let mut last = first;
+    loop {
+        if all.len() + last.len() > limit {
+            return Err(ApiError::new(
+                ErrorCode::TooLarge,
+                format!("this body may have at most {limit} bytes"),
+            ));
+        }
+        match source.chunk().await? {
+            None if all.is_empty() => return Ok(last),
+            None => {
+                all.extend_from_slice(&last);
+                return Ok(all.freeze());
+            }
+            Some(next) => {
+                all.extend_from_slice(&last);
+                last = next;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    fn body(parts: Vec<Result<&'static str, std::io::Error>>) -> Body {
+        Body::from_stream(stream::iter(parts.into_iter().map(|part| part.map(Bytes::from))))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_collected_up_to_its_limit() {
+        let parts = || body(vec![Ok("ab"), Ok(""), Ok("cd")]);
+        let idle = Duration::from_secs(1);
+        assert_eq!(Incoming::new(parts(), idle).whole(4).await.unwrap(), "abcd");
+        assert_eq!(Incoming::new(parts(), idle).whole(3).await.unwrap_err().code(), ErrorCode::TooLarge);
+        assert_eq!(Incoming::new(Body::empty(), idle).whole(0).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_never_an_end() {
+        let cut = body(vec![Ok("ab"), Err(std::io::Error::other("reset"))]);
+        let mut incoming = Incoming::new(cut, Duration::from_secs(1));
+        assert_eq!(incoming.chunk().await.unwrap().unwrap(), "ab");
+        assert_eq!(incoming.chunk().await.unwrap_err().code(), ErrorCode::InvalidArgument);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_progress_is_given_up() {
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let started = tokio::time::Instant::now();
+        let error = Incoming::new(silent, Duration::from_secs(60)).chunk().await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument);
+        assert_eq!(started.elapsed(), Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn draining_ends_by_bytes_and_by_time() {
+        let endless = Body::from_stream(stream::repeat_with(|| {
+            Ok::<_, std::io::Error>(Bytes::from_static(&[0; 65_536]))
+        }));
+        Incoming::new(endless, Duration::from_secs(60)).drain().await;
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let started = tokio::time::Instant::now();
+        Incoming::new(silent, Duration::from_secs(60)).drain().await;
+        assert_eq!(started.elapsed(), DRAIN_TIME);
+    }
+}

@@ -1,0 +1,158 @@
+//! Conditions in headers: what must hold of a name before it is written, read or removed (RFC 9110 §13).
+
+use cstore_proto::v1::write_condition::Condition as Proto;
+use cstore_types::ErrorCode;
+use http::HeaderMap;
+use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+
+use crate::error::ApiError;
+
+/// What a write demands of the name.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct WriteCondition {
+    pub(crate) proto: Proto,
+    /// `If-None-Match: *` was sent: a taken name is then 412 and not 409.
+    explicit_absent: bool,
+}
+
+impl WriteCondition {
+    /// Without a header a name must be free, unless `overwrite` was asked for. A header is stricter and wins.
+    pub(crate) fn from_headers(headers: &HeaderMap, overwrite: bool) -> Result<Self, ApiError> {
+        let (explicit_absent, proto) = match (text(headers, IF_NONE_MATCH)?, text(headers, IF_MATCH)?) {
+            (Some(_), Some(_)) => return Err(ApiError::invalid("send If-Match or If-None-Match, not both")),
+            (Some("*"), None) => (true, Proto::Absent(true)),
+            (Some(_), None) => return Err(ApiError::invalid("If-None-Match of a write must be *")),
+            (None, Some("*")) => (false, Proto::Exists(true)),
+            (None, Some(tag)) => (false, Proto::EtagEquals(one_tag(tag)?.to_owned())),
+            (None, None) if overwrite => (false, Proto::Any(true)),
+            (None, None) => (false, Proto::Absent(true)),
+        };
+        Ok(Self { proto, explicit_absent })
+    }
+
+    /// A refusal in the words of the header that asked for the condition.
+    pub(crate) fn refusal(&self, error: ApiError) -> ApiError {
+        if self.explicit_absent && error.code() == ErrorCode::AlreadyExists {
+            return error.with_code(ErrorCode::PreconditionFailed);
+        }
+        error
+    }
+}
+
+/// The one ETag of `If-Match`, for a removal; `None` when any will do.
+pub(crate) fn etag_to_remove(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    match text(headers, IF_MATCH)? {
+        None | Some("*") => Ok(None),
+        Some(tag) => Ok(Some(one_tag(tag)?.to_owned())),
+    }
+}
+
+/// What the conditions of a read come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    Send,
+    NotModified,
+    Failed,
+}
+
+/// Judges `If-Match` and `If-None-Match` of a read of a file with this ETag.
+pub(crate) fn read(headers: &HeaderMap, etag: &str) -> Result<Read, ApiError> {
+    if let Some(list) = text(headers, IF_MATCH)?
+        && !matches(list, etag, false)
+    {
+        return Ok(Read::Failed);
+    }
+    match text(headers, IF_NONE_MATCH)? {
+        Some(list) if matches(list, etag, true) => Ok(Read::NotModified),
+        _ => Ok(Read::Send),
+    }
+}
+
+/// Whether a list of ETags, or `*`, has this one. Weak tags only count where the standard compares weakly.
+pub(crate) fn matches(list: &str, etag: &str, weak: bool) -> bool {
+    list.trim() == "*"
+        || list.split(',').map(str::trim).any(|tag| {
+            let strong = if weak { tag.strip_prefix("W/").unwrap_or(tag) } else { tag };
+            strong.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) == Some(etag)
+        })
+}
+
+fn one_tag(text: &str) -> Result<&str, ApiError> {
+    text.strip_prefix('"')
+        .and_then(|tag| tag.strip_suffix('"'))
+        .filter(|tag| !tag.is_empty() && !tag.contains('"'))
+        .ok_or_else(|| ApiError::invalid("If-Match must be * or one strong ETag in quotes"))
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, ApiError> {
+    let mut values = headers.get_all(&name).iter();
+    let first = values.next().map(|value| value.to_str().map(str::trim));
+    match (first, values.next()) {
+        (None, _) => Ok(None),
+        (Some(Ok(text)), None) => Ok(Some(text)),
+        _ => Err(ApiError::invalid(format!("header {name} must be sent once, in ASCII"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    type Pairs = &'static [(HeaderName, &'static str)];
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn the_conditions_of_a_write() {
+        let tag = |text: &str| Some(Proto::EtagEquals(text.to_owned()));
+        let cases: [(Pairs, bool, Option<Proto>); 12] = [
+            (&[], false, Some(Proto::Absent(true))),
+            (&[], true, Some(Proto::Any(true))),
+            (&[(IF_NONE_MATCH, "*")], false, Some(Proto::Absent(true))),
+            (&[(IF_NONE_MATCH, "*")], true, Some(Proto::Absent(true))),
+            (&[(IF_MATCH, "*")], false, Some(Proto::Exists(true))),
+            (&[(IF_MATCH, "\"a-1\"")], false, tag("a-1")),
+            (&[(IF_MATCH, "\"a-1\"")], true, tag("a-1")),
+            (&[(IF_MATCH, "a-1")], false, None),
+            (&[(IF_MATCH, "W/\"a-1\"")], false, None),
+            (&[(IF_MATCH, "\"a\", \"b\"")], false, None),
+            (&[(IF_NONE_MATCH, "\"a-1\"")], false, None),
+            (&[(IF_MATCH, "*"), (IF_NONE_MATCH, "*")], false, None),
+        ];
+        for (pairs, overwrite, expected) in cases {
+            let found =
+                WriteCondition::from_headers(&headers(pairs), overwrite).ok().map(|found| found.proto);
+            assert_eq!(found, expected, "{pairs:?} overwrite {overwrite}");
+        }
+    }
+
+    #[test]
+    fn a_taken_name_is_412_only_when_the_header_asked() {
+        let taken = || ApiError::new(ErrorCode::AlreadyExists, "taken");
+        let plain = WriteCondition::from_headers(&headers(&[]), false).unwrap();
+        assert_eq!(plain.refusal(taken()).code(), ErrorCode::AlreadyExists);
+        let asked = WriteCondition::from_headers(&headers(&[(IF_NONE_MATCH, "*")]), false).unwrap();
+        assert_eq!(asked.refusal(taken()).code(), ErrorCode::PreconditionFailed);
+    }
+
+    #[test]
+    fn the_conditions_of_a_read() {
+        let cases: [(Pairs, Read); 9] = [
+            (&[], Read::Send),
+            (&[(IF_NONE_MATCH, "\"e-1\"")], Read::NotModified),
+            (&[(IF_NONE_MATCH, "W/\"e-1\"")], Read::NotModified),
+            (&[(IF_NONE_MATCH, "\"x\", \"e-1\"")], Read::NotModified),
+            (&[(IF_NONE_MATCH, "*")], Read::NotModified),
+            (&[(IF_NONE_MATCH, "\"x\"")], Read::Send),
+            (&[(IF_MATCH, "\"x\"")], Read::Failed),
+            (&[(IF_MATCH, "W/\"e-1\"")], Read::Failed),
+            (&[(IF_MATCH, "\"x\", \"e-1\"")], Read::Send),
+        ];
+        for (pairs, expected) in cases {
+            assert_eq!(read(&headers(pairs), "e-1"), Ok(expected), "{pairs:?}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Configuration of a gateway.
+
+use std::time::Duration;
+
+use cstore_node::{Env, HostPort};
+
+/// What a gateway is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `CSTORE_LISTEN_HOST`
+    pub listen_host: String,
+    /// `GATEWAY_PORT`
+    pub port: u16,
+    /// `CSTORE_MASTER_ADDR`
+    pub master_addr: HostPort,
+    /// `CSTORE_ANONYMOUS`: everybody who reaches the port may do everything.
+    pub anonymous: bool,
+    /// `CSTORE_MAX_CONNECTIONS`: of clients at a time; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// `CSTORE_HEADER_TIMEOUT_MS`: for the head of a request, from the first byte or the end of the answer before.
+    pub header_timeout: Duration,
+    /// `CSTORE_IDLE_TIMEOUT_MS`: a body, either way, that makes no progress for this long is given up.
+    pub idle_timeout: Duration,
+    /// `CSTORE_DRAIN_TIMEOUT_MS`: for requests that run when the gateway stops.
+    pub drain_timeout: Duration,
+    /// `CSTORE_RETRY_STEP`: step of the back-off towards the master.
+    pub retry_step: Duration,
+}
+
+impl Config {
+    /// Reads the variables; mistakes stay in `env` until its `finish`.
+    pub fn from_env(env: &mut Env<'_>) -> Self {
+        let seconds = Duration::from_secs;
+        let bounds = Duration::from_millis(100)..=seconds(3_600);
+        let connections = env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536);
+        Self {
+            listen_host: env.string("CSTORE_LISTEN_HOST", "127.0.0.1"),
+            port: env.port("GATEWAY_PORT", 8_000),
+            master_addr: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
+            anonymous: env.boolean("CSTORE_ANONYMOUS", false),
+            max_connections: usize::try_from(connections).unwrap_or(1_024),
+            header_timeout: env.duration_ms("CSTORE_HEADER_TIMEOUT_MS", seconds(10), bounds.clone()),
+            idle_timeout: env.duration_ms("CSTORE_IDLE_TIMEOUT_MS", seconds(60), bounds.clone()),
+            drain_timeout: env.duration_ms("CSTORE_DRAIN_TIMEOUT_MS", seconds(10), bounds.clone()),
+            retry_step: env.duration_ms("CSTORE_RETRY_STEP", cstore_node::backoff::DEFAULT_STEP, bounds),
+        }
+    }
+}

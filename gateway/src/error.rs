@@ -1,0 +1,220 @@
+//! The one rendering of failures: `{"error":{"code","message","trace_id"}}` as `application/problem+json`.
+//!
+//! A handler returns [`ApiError`]; it travels in the response's extensions to the outermost layer, which knows
+//! the trace id and calls [`ApiError::render`]. What is not the caller's business (addresses, internal failures)
+//! is logged with the trace id and never sent.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use cstore_types::{ErrorCode, NameError};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::Serialize;
+use tonic::Status;
+use tonic_types::StatusExt;
+
+const DEFAULT_RETRY: Duration = Duration::from_secs(1);
+
+/// A failure as the client will see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    code: ErrorCode,
+    message: String,
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after =
+            matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable).then_some(DEFAULT_RETRY);
+        Self { code, message: message.into(), status, retry_after, header: None }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidArgument, message)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unavailable, message)
+    }
+
+    /// A path that has no route.
+    pub(crate) fn no_route() -> Self {
+        Self::new(ErrorCode::NotFound, "no such path; GET / lists what there is")
+    }
+
+    /// A route that does not take this method: 405, which has no code of its own.
+    pub(crate) fn wrong_method() -> Self {
+        let error = Self::invalid("this path does not take this method");
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, ..error }
+    }
+
+    /// A range outside of a file of `size` bytes.
+    pub(crate) fn unsatisfiable(size: u64) -> Self {
+        let error = Self::new(ErrorCode::RangeNotSatisfiable, format!("the file has {size} bytes"));
+        let header =
+            HeaderValue::from_str(&format!("bytes */{size}")).ok().map(|value| (CONTENT_RANGE, value));
+        Self { header, ..error }
+    }
+
+    /// The same failure under another code, as when a condition was stated in a header.
+    pub(crate) fn with_code(self, code: ErrorCode) -> Self {
+        Self::new(code, self.message)
+    }
+
+    /// Asks the client to give up this connection, because it still sends what nobody will read.
+    pub(crate) fn closing(mut self) -> Self {
+        self.header = Some((CONNECTION, HeaderValue::from_static("close")));
+        self
+    }
+
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// What may be sent about it. Causes inside of the cluster stay in the log.
+    fn public_message(&self) -> &str {
+        match self.code {
+            ErrorCode::Internal => "internal error; the log of the gateway tells more under this trace id",
+            ErrorCode::DataLoss => "stored bytes of this file are damaged or gone",
+            _ => &self.message,
+        }
+    }
+
+    /// The answer for this failure.
+    pub(crate) fn render(&self, trace_id: &str) -> Response {
+        if matches!(self.code, ErrorCode::Internal | ErrorCode::DataLoss) {
+            tracing::error!(code = %self.code, message = %self.message, "request failed");
+        }
+        let shape =
+            Shape { error: Inner { code: self.code.as_str(), message: self.public_message(), trace_id } };
+        let body = serde_json::to_vec(&shape).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(after) = self.retry_after {
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from(after.as_millis().div_ceil(1_000).clamp(1, 3_600) as u64),
+            );
+        }
+        if let Some((name, value)) = &self.header {
+            headers.insert(name, value.clone());
+        }
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct Shape<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Serialize)]
+struct Inner<'a> {
+    code: &'static str,
+    message: &'a str,
+    trace_id: &'a str,
+}
+
+impl From<Status> for ApiError {
+    /// Messages of our own services are written for callers; those of transports name addresses.
+    fn from(status: Status) -> Self {
+        let code = cstore_proto::code_of(&status);
+        let ours = status.get_details_error_info().is_some();
+        let message = if ours || code == ErrorCode::Internal {
+            status.message().to_owned()
+        } else {
+            tracing::warn!(%code, message = status.message(), "a call inside of the cluster failed");
+            match code {
+                ErrorCode::Deadline => "the cluster did not answer in time; whether it happened is unknown",
+                ErrorCode::Unavailable => "a part of the cluster cannot be reached; try again",
+                _ => "a part of the cluster refused the call",
+            }
+            .to_owned()
+        };
+        let error = Self::new(code, message);
+        let retry_after = cstore_proto::retry_after(&status).or(error.retry_after);
+        Self { retry_after, ..error }
+    }
+}
+
+impl From<NameError> for ApiError {
+    fn from(error: NameError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// Leaves the failure in the extensions, for the outermost layer to render.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn body(response: Response) -> serde_json::Value {
+        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn all_codes_render_with_their_status_name_and_trace_id() {
+        for code in ErrorCode::ALL {
+            let response = ApiError::new(code, "what happened").render("abc");
+            assert_eq!(response.status().as_u16(), code.http_status(), "{code}");
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            let retried = matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), retried, "{code}");
+            let json = body(response).await;
+            assert_eq!(json["error"]["code"], code.as_str());
+            assert_eq!(json["error"]["trace_id"], "abc");
+            let hidden = matches!(code, ErrorCode::Internal | ErrorCode::DataLoss);
+            assert_eq!(json["error"]["message"] != "what happened", hidden, "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_codes_come_through_from_the_services_with_their_message() {
+        for code in ErrorCode::ALL {
+            let error = ApiError::from(cstore_proto::status(code, "said the master"));
+            assert_eq!((error.code(), error.message.as_str()), (code, "said the master"));
+        }
+    }
+
+    #[test]
+    fn an_address_in_a_transport_error_is_not_sent() {
+        let error = ApiError::from(Status::unavailable("tcp connect error 10.0.0.7:4100"));
+        assert_eq!(error.code(), ErrorCode::Unavailable);
+        assert!(!error.public_message().contains("10.0.0.7"), "{error:?}");
+    }
+
+    #[test]
+    fn the_delay_that_a_service_asks_for_is_passed_on_in_whole_seconds() {
+        let status =
+            cstore_proto::status_with_retry(ErrorCode::Overloaded, "busy", Duration::from_millis(1_200));
+        assert_eq!(ApiError::from(status).render("").headers()[RETRY_AFTER], "2");
+    }
+
+    #[test]
+    fn a_range_outside_says_how_long_the_file_is() {
+        let response = ApiError::unsatisfiable(7).render("");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[CONTENT_RANGE]),
+            (416, &HeaderValue::from_static("bytes */7"))
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! Query strings: `+` is a space, percent-decoded once, UTF-8 or refused.
+
+use percent_encoding::percent_decode;
+
+use crate::error::ApiError;
+
+/// The decoded pairs of a query string, in order. The first of several equal keys counts.
+#[derive(Debug, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn parse(raw: Option<&str>) -> Result<Self, ApiError> {
+        let pairs = raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let decoded = pairs.map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(key)?, decode(value)?))
+        });
+        decoded.collect::<Result<_, ApiError>>().map(Self)
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_str())
+    }
+
+    /// `true` or `false`, also as 1 and 0; false when it is not there.
+    pub(crate) fn flag(&self, key: &str) -> Result<bool, ApiError> {
+        match self.get(key) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(_) => Err(ApiError::invalid(format!("parameter {key} must be true or false"))),
+        }
+    }
+}
+
+fn decode(raw: &str) -> Result<String, ApiError> {
+    let spaced = raw.replace('+', " ");
+    let text = percent_decode(spaced.as_bytes()).decode_utf8();
+    text.map(|text| text.into_owned()).map_err(|_| ApiError::invalid("the query must be UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_decoded_once_and_the_first_counts() {
+        let query = Query::parse(Some("name=a+b%2Bc%252F&overwrite=true&&name=x&flag")).unwrap();
+        assert_eq!(query.get("name"), Some("a b+c%2F"));
+        assert_eq!(query.flag("overwrite"), Ok(true));
+        assert_eq!(query.get("flag"), Some(""));
+        assert_eq!(query.flag("absent"), Ok(false));
+        assert!(query.flag("flag").is_err());
+        assert!(Query::parse(Some("a=%FF")).is_err());
+    }
+}

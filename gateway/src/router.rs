@@ -1,0 +1,135 @@
+//! Paths to verbs, and the layers that every request passes.
+
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use cstore_node::telemetry::current_trace_id;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::global;
+use opentelemetry::propagation::Extractor;
+use tokio::time::Instant;
+use tracing::{Instrument, Span, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::app::Shared;
+use crate::error::ApiError;
+use crate::routes;
+
+const TRACE_HEADER: HeaderName = HeaderName::from_static("x-cstore-trace-id");
+const NO_TRACE: &str = "00000000000000000000000000000000";
+
+/// The trace of a request, for answers that carry it in their JSON.
+#[derive(Debug, Clone)]
+pub(crate) struct TraceId(pub(crate) String);
+
+/// All routes of a gateway.
+pub(crate) fn router(app: Shared) -> Router {
+    Router::new()
+        .route("/", get(routes::index::index))
+        .route("/api/upload", post(routes::upload::upload))
+        .route("/api/files", get(routes::list::list))
+        .route(
+            "/api/files/{*name}",
+            get(routes::get::file)
+                .head(routes::get::file_head)
+                .put(routes::put::put)
+                .delete(routes::delete::delete)
+                .post(routes::copy::copy_or_rename),
+        )
+        .route("/api/download/{*name}", get(routes::get::download).head(routes::get::download_head))
+        .route("/api/stats", get(routes::stats::stats))
+        .route("/api/cluster", get(routes::cluster::cluster))
+        .fallback(|| async { ApiError::no_route() })
+        .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
+        // Uploads have bounds of their own: in time, not in length.
+        .layer(DefaultBodyLimit::disable())
+        // The last layer is the outermost.
+        .layer(middleware::from_fn_with_state(app.clone(), admit))
+        .layer(middleware::from_fn_with_state(app.clone(), observe))
+        .with_state(app)
+}
+
+/// Refuses what may not come in, or cannot be served yet, before any body is read.
+async fn admit(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/api/") {
+        if let Err(refused) = app.auth.check(request.headers()) {
+            return refused.into_response();
+        }
+        if !app.started.load(Ordering::Acquire) {
+            return ApiError::unavailable("the gateway is starting: the cluster is not complete yet")
+                .into_response();
+        }
+    }
+    next.run(request).await
+}
+
+/// Span, trace id, metrics, and the rendering of errors.
+async fn observe(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let (started, counted) = (Instant::now(), app.metrics.request());
+    let span = span(&request, &route);
+    let trace_id = span.in_scope(current_trace_id).unwrap_or_else(|| NO_TRACE.to_owned());
+    request.extensions_mut().insert(TraceId(trace_id.clone()));
+
+    let mut response = next.run(request).instrument(span.clone()).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let rendered = span.in_scope(|| error.render(&trace_id));
+        // What routing had to say, as Allow of a 405, stays.
+        let (head, body) = rendered.into_parts();
+        let headers = std::mem::take(response.headers_mut());
+        response = Response::from_parts(head, body);
+        for name in [http::header::ALLOW] {
+            if let Some(value) = headers.get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&trace_id) {
+        response.headers_mut().insert(TRACE_HEADER, value);
+    }
+    let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    let took = started.elapsed();
+    app.metrics.answered(&method, &route, status, took);
+    span.in_scope(|| tracing::debug!(%method, route, status, ?took, "answered"));
+    drop(counted);
+    response
+}
+
+fn span(request: &Request, route: &str) -> Span {
+    let span = tracing::info_span!(
+        "request",
+        otel.name = %format!("{} {route}", request.method()),
+        otel.kind = "server",
+        otel.status_code = field::Empty,
+        http.request.method = %request.method(),
+        http.route = route,
+        url.path = request.uri().path(),
+        http.response.status_code = field::Empty,
+    );
+    let parent =
+        global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
+    // It fails only when nobody listens to spans, and then there is nothing to join.
+    let _ = span.set_parent(parent);
+    span
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}

@@ -1,0 +1,79 @@
+//! `GET /api/cluster`: all nodes and their state, as the master sees them.
+
+use axum::extract::State;
+use axum::response::Response;
+use cstore_proto::v1;
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::app::Shared;
+use crate::date::http_date;
+use crate::error::ApiError;
+use crate::routes::answer;
+
+#[derive(Serialize)]
+struct Cluster {
+    nodes: Vec<Node>,
+    map_version: Option<u64>,
+    /// What keeps the cluster from taking uploads; empty when nothing does.
+    waiting_for: String,
+}
+
+#[derive(Serialize)]
+struct Node {
+    role: &'static str,
+    node_id: String,
+    state: &'static str,
+    reason: String,
+    last_seen: String,
+    version: String,
+    in_map: bool,
+    capacity_bytes: u64,
+    free_bytes: u64,
+}
+
+pub(crate) async fn cluster(State(app): State<Shared>) -> Result<Response, ApiError> {
+    let found = app.master.list_nodes(v1::ListNodesRequest::default()).await?;
+    let cluster = Cluster {
+        nodes: found.nodes.into_iter().map(Node::from).collect(),
+        map_version: found.map.map(|map| map.version),
+        waiting_for: found.waiting_for,
+    };
+    answer::json(StatusCode::OK, &cluster)
+}
+
+/// Addresses stay inside of the cluster.
+impl From<v1::Node> for Node {
+    fn from(node: v1::Node) -> Self {
+        Self {
+            role: role(node.role()),
+            state: state(node.state()),
+            node_id: node.node_id,
+            reason: node.reason,
+            last_seen: http_date(node.last_seen_ms),
+            version: node.version,
+            in_map: node.in_map,
+            capacity_bytes: node.capacity_bytes,
+            free_bytes: node.free_bytes,
+        }
+    }
+}
+
+fn role(role: v1::Role) -> &'static str {
+    match role {
+        v1::Role::Unspecified => "unknown",
+        v1::Role::Worker => "worker",
+        v1::Role::Storage => "storage",
+        v1::Role::Gateway => "gateway",
+    }
+}
+
+fn state(state: v1::NodeState) -> &'static str {
+    match state {
+        v1::NodeState::Unspecified => "unknown",
+        v1::NodeState::Ready => "ready",
+        v1::NodeState::NotReady => "not_ready",
+        v1::NodeState::Lost => "lost",
+        v1::NodeState::Suspect => "suspect",
+    }
+}

@@ -1,0 +1,116 @@
+//! `GET` and `HEAD` of a file: whole, a range of it, or only word that it has not changed.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use cstore_proto::v1;
+use cstore_types::ErrorCode;
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::app::{App, Shared};
+use crate::condition::{self, Read};
+use crate::date::http_date;
+use crate::error::ApiError;
+use crate::range::{self, Wanted};
+use crate::routes::upload::DEFAULT_TYPE;
+use crate::routes::{DOWNLOAD, FILES, answer};
+use crate::{download, name};
+
+pub(crate) async fn file(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    answer(&app, &request.into_parts().0, FILES, true).await
+}
+
+pub(crate) async fn file_head(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    answer(&app, &request.into_parts().0, FILES, false).await
+}
+
+pub(crate) async fn download(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    answer(&app, &request.into_parts().0, DOWNLOAD, true).await
+}
+
+pub(crate) async fn download_head(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    answer(&app, &request.into_parts().0, DOWNLOAD, false).await
+}
+
+async fn answer(app: &App, request: &Parts, prefix: &str, with_body: bool) -> Result<Response, ApiError> {
+    let name = name::from_path(request.uri.path(), prefix)?;
+    let found =
+        app.master.get_file(v1::GetFileRequest { name: name.to_string(), tenant: String::new() }).await?;
+    let file = found.file.ok_or_else(answer::no_file)?;
+    let mut headers = describe(&file)?;
+    match condition::read(&request.headers, &file.etag)? {
+        Read::Send => {}
+        Read::NotModified => {
+            headers.remove(CONTENT_TYPE);
+            return Ok(respond(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+        }
+        Read::Failed => {
+            let message = "the file has another ETag than If-Match demands";
+            return Err(ApiError::new(ErrorCode::PreconditionFailed, message));
+        }
+    }
+    let (status, first, length) = match wanted(&request.headers, &file) {
+        Wanted::Whole => (StatusCode::OK, 0, file.size),
+        Wanted::Unsatisfiable => return Err(ApiError::unsatisfiable(file.size)),
+        Wanted::Part { first, last } => {
+            let range = format!("bytes {first}-{last}/{}", file.size);
+            headers.insert(CONTENT_RANGE, value(range)?);
+            (StatusCode::PARTIAL_CONTENT, first, last - first + 1)
+        }
+    };
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if prefix == DOWNLOAD {
+        headers.insert(CONTENT_DISPOSITION, attachment(name.as_str())?);
+    }
+    if !with_body || length == 0 {
+        return Ok(respond(status, headers, Body::empty()));
+    }
+    let body = download::open(app, found.recipe_root, first, length).await?;
+    app.metrics.sent(length);
+    Ok(respond(status, headers, body))
+}
+
+/// The range, unless `If-Range` names another state of the file.
+fn wanted(headers: &HeaderMap, file: &v1::FileInfo) -> Wanted {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let same = text(IF_RANGE.as_str())
+        .is_none_or(|tag| condition::matches(tag, &file.etag, false) || tag == http_date(file.modified_ms));
+    if same { range::wanted(text(RANGE.as_str()), file.size) } else { Wanted::Whole }
+}
+
+fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {
+    let kind = if file.content_type.is_empty() { DEFAULT_TYPE } else { &file.content_type };
+    let mut headers = HeaderMap::new();
+    headers.insert(ETAG, answer::quoted(&file.etag)?);
+    headers.insert(LAST_MODIFIED, value(http_date(file.modified_ms))?);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(CONTENT_TYPE, value(kind.to_owned())?);
+    // What somebody uploaded must not act with the rights of this origin in a browser.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    Ok(headers)
+}
+
+/// The last segment of the name as the name to save under (RFC 6266, RFC 8187).
+fn attachment(name: &str) -> Result<HeaderValue, ApiError> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    value(format!("attachment; filename*=UTF-8''{}", utf8_percent_encode(last, NON_ALPHANUMERIC)))
+}
+
+fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn value(text: String) -> Result<HeaderValue, ApiError> {
+    HeaderValue::try_from(text).map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+}

@@ -1,0 +1,50 @@
+//! `PUT /api/files/{name}`: the raw body becomes the file.
+
+use axum::Extension;
+use axum::body::HttpBody;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+use crate::app::Shared;
+use crate::body::Incoming;
+use crate::condition::WriteCondition;
+use crate::error::ApiError;
+use crate::query::Query;
+use crate::router::TraceId;
+use crate::routes::upload::{DEFAULT_TYPE, content_type, refuse};
+use crate::routes::{FILES, answer};
+use crate::upload::{self, Write};
+use crate::{digest, name};
+
+pub(crate) async fn put(
+    State(app): State<Shared>,
+    Extension(trace): Extension<TraceId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let at_most = body.size_hint().upper();
+    let mut body = Incoming::new(body, app.config.idle_timeout);
+    let stored = match plan(&head.uri, &head.headers, at_most) {
+        Ok(write) => upload::store(&app, &write, &mut body).await,
+        Err(error) => Err(error),
+    };
+    match stored {
+        Ok(stored) => answer::stored(&app, &stored, &trace),
+        Err(error) => Err(refuse(error, body)),
+    }
+}
+
+fn plan(uri: &http::Uri, headers: &HeaderMap, at_most: Option<u64>) -> Result<Write, ApiError> {
+    let overwrite = Query::parse(uri.query())?.flag("overwrite")?;
+    let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    Ok(Write {
+        name: name::from_path(uri.path(), FILES)?,
+        condition: WriteCondition::from_headers(headers, overwrite)?,
+        content_type: content_type(given.unwrap_or(DEFAULT_TYPE))?,
+        md5: digest::md5(headers)?,
+        sha256: digest::sha256(headers)?,
+        at_most,
+    })
+}

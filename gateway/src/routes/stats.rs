@@ -1,0 +1,60 @@
+//! `GET /api/stats`: how much is stored, and how much space that takes.
+
+use axum::extract::State;
+use axum::response::Response;
+use cstore_proto::v1;
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::app::Shared;
+use crate::error::ApiError;
+use crate::routes::answer;
+
+#[derive(Serialize)]
+struct Stats {
+    files: u64,
+    logical_bytes: u64,
+    unique_bytes: u64,
+    physical_bytes: u64,
+    blocks: u64,
+    /// Logical over unique bytes; 1 while nothing is stored.
+    dedup_ratio: f64,
+    capacity_bytes: u64,
+    free_bytes: u64,
+    pending_releases: u64,
+}
+
+pub(crate) async fn stats(State(app): State<Shared>) -> Result<Response, ApiError> {
+    let usage = app.master.get_usage(v1::GetUsageRequest::default()).await?;
+    let stats = Stats {
+        files: usage.files,
+        logical_bytes: usage.logical_bytes,
+        unique_bytes: usage.unique_bytes,
+        physical_bytes: usage.physical_bytes,
+        blocks: usage.blocks,
+        dedup_ratio: ratio(usage.logical_bytes, usage.unique_bytes),
+        capacity_bytes: usage.capacity_bytes,
+        free_bytes: usage.free_bytes,
+        pending_releases: usage.pending_releases,
+    };
+    answer::json(StatusCode::OK, &stats)
+}
+
+/// Rounded to three places, which is more than reports of storage nodes are worth.
+fn ratio(logical: u64, unique: u64) -> f64 {
+    if unique == 0 {
+        return 1.0;
+    }
+    (logical as f64 / unique as f64 * 1_000.0).round() / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_store_has_ratio_one() {
+        assert!((ratio(0, 0) - 1.0).abs() < f64::EPSILON);
+        assert!((ratio(10, 3) - 3.333).abs() < f64::EPSILON);
+    }
+}

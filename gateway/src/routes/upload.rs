@@ -1,0 +1,90 @@
+//! `POST /api/upload`: the part `file` of a form becomes the file.
+
+use axum::Extension;
+use axum::body::HttpBody;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use cstore_types::FileName;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+use crate::app::{App, Shared};
+use crate::body::Incoming;
+use crate::condition::WriteCondition;
+use crate::digest;
+use crate::error::ApiError;
+use crate::multipart::{FilePart, Multipart};
+use crate::query::Query;
+use crate::router::TraceId;
+use crate::routes::answer;
+use crate::upload::{self, Write};
+
+/// What a file is when nobody says so.
+pub(crate) const DEFAULT_TYPE: &str = "application/octet-stream";
+const MAX_TYPE: usize = 255;
+
+pub(crate) async fn upload(
+    State(app): State<Shared>,
+    Extension(trace): Extension<TraceId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let at_most = body.size_hint().upper();
+    let body = Incoming::new(body, app.config.idle_timeout);
+    let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut form = Multipart::new(kind, body)?;
+    match store(&app, &head, at_most, &mut form).await {
+        Ok(stored) => answer::stored(&app, &stored, &trace),
+        Err(error) => Err(refuse(error, form.into_body())),
+    }
+}
+
+async fn store(
+    app: &App,
+    head: &http::request::Parts,
+    at_most: Option<u64>,
+    form: &mut Multipart,
+) -> Result<cstore_proto::v1::UploadResponse, ApiError> {
+    let query = Query::parse(head.uri.query())?;
+    let part = form.file().await?;
+    let write = plan(&query, &head.headers, part, at_most)?;
+    upload::store(app, &write, form).await
+}
+
+fn plan(query: &Query, headers: &HeaderMap, part: FilePart, at_most: Option<u64>) -> Result<Write, ApiError> {
+    let name = query.get("name").map(str::to_owned).or(part.filename);
+    let name =
+        name.ok_or_else(|| ApiError::invalid("the file has no name: give its part a filename, or ?name="))?;
+    Ok(Write {
+        name: FileName::new(name)?,
+        condition: WriteCondition::from_headers(headers, query.flag("overwrite")?)?,
+        content_type: content_type(part.content_type.as_deref().unwrap_or(DEFAULT_TYPE))?,
+        // Content-MD5 of a form is that of the form.
+        md5: Bytes::new(),
+        sha256: digest::sha256(headers)?,
+        at_most,
+    })
+}
+
+/// A content type that can be sent back in a header.
+pub(crate) fn content_type(text: &str) -> Result<String, ApiError> {
+    let fine =
+        !text.is_empty() && text.len() <= MAX_TYPE && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if !fine {
+        return Err(ApiError::invalid(format!(
+            "a content type must be 1 to {MAX_TYPE} printable ASCII characters"
+        )));
+    }
+    Ok(text.to_owned())
+}
+
+/// The answer to a refused upload. The client may still be sending: a bounded rest is read beside the answer, so
+/// that it is seen and not lost in a reset, then the connection closes.
+pub(crate) fn refuse(error: ApiError, body: Incoming) -> ApiError {
+    if body.is_ended() {
+        return error;
+    }
+    drop(cstore_node::shutdown::spawn("drain a refused body", body.drain()));
+    error.closing()
+}

@@ -1,0 +1,118 @@
+//! `cstore dev`: all roles in one process, with real sockets on 127.0.0.1 between them.
+//!
+//! Everything that it keeps is under `CSTORE_DATA_DIR`: the secret, the master's metadata and one directory a storage
+//! node (`storage-1`, `storage-2`, …). Each role is configured through the same variables as when it runs alone; what
+//! differs between the roles of one process is laid over them.
+
+mod layout;
+mod ready;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cstore_node::admin::Readiness;
+use cstore_node::telemetry::TelemetryConfig;
+use cstore_node::{ConfigErrors, Env, Shutdown, Source, listen, metrics};
+use cstore_types::ClusterSecret;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+
+use crate::args;
+use crate::exit::Failure;
+use crate::process::{self, Running};
+use crate::role::{Metrics, Plan, Role};
+use crate::secret;
+use layout::{HOST, Layout, Member};
+
+/// Runs the whole system until a signal.
+pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failure> {
+    let mut env = Env::new(source);
+    let telemetry = TelemetryConfig::from_env(&mut env);
+    let admin_port =
+        env.optional::<u16>(process::ADMIN_PORT, "a port from 0 to 65535, where 0 means a free one");
+    let secret_path = secret::path(&mut env);
+    let layout = Layout::new(options, &mut env)?;
+    check(&env, &layout, source)?;
+    let secret = secret::read_or_generate(&secret_path).map_err(Failure::usage)?;
+    process::run("dev", &telemetry, |shutdown| async move {
+        process::log_configuration(&env);
+        let members = bind(&layout).await?;
+        let gateway = Readiness::new(&[]);
+        let registry = Arc::new(Mutex::new(metrics::registry("dev")));
+        let roles = start(&layout, members, source, &secret, &gateway, &registry)?;
+        let admin_stop = Shutdown::new();
+        if let Some(port) = admin_port {
+            process::admin(HOST, port, gateway.clone(), registry, admin_stop.clone()).await?;
+        }
+        let greeting = cstore_node::shutdown::spawn("greeting", ready::greet(gateway, roles.greeting));
+        let ended = process::supervise(roles.running, shutdown).await;
+        greeting.abort();
+        admin_stop.trigger();
+        ended
+    })
+}
+
+/// All mistakes of all roles at once, before anything is touched.
+fn check(env: &Env<'_>, layout: &Layout, source: &dyn Source) -> Result<(), Failure> {
+    let mut lines = String::new();
+    let mut note = |found: Result<(), ConfigErrors>| {
+        if let Err(mistakes) = found {
+            lines.push_str(&format!("{mistakes}\n"));
+        }
+    };
+    note(env.finish());
+    for member in layout.members() {
+        let mut env = Env::new(source).with_overrides(layout.overrides(&member, source, member.port, 0));
+        drop(Plan::from_env(member.role, &mut env));
+        note(env.finish());
+    }
+    if lines.is_empty() { Ok(()) } else { Err(Failure::mistakes(&lines)) }
+}
+
+/// Opens all ports before any role starts: roles need each other's, and a taken one should leave no trace.
+async fn bind(layout: &Layout) -> Result<Vec<(Member, TcpListener)>, Failure> {
+    let mut bound = Vec::new();
+    for mut member in layout.members() {
+        let listener = listen::bind(member.role.port().0, HOST, member.port).await.map_err(Failure::usage)?;
+        member.port = listener.local_addr().map_err(Failure::failed)?.port();
+        bound.push((member, listener));
+    }
+    Ok(bound)
+}
+
+struct Started {
+    running: Vec<Running>,
+    greeting: ready::Greeting,
+}
+
+/// Starts all members; they are stopped in the order of [`Layout::members`].
+fn start(
+    layout: &Layout,
+    members: Vec<(Member, TcpListener)>,
+    source: &dyn Source,
+    secret: &ClusterSecret,
+    gateway: &Readiness,
+    registry: &Metrics,
+) -> Result<Started, Failure> {
+    let port_of =
+        |role| members.iter().find(|(member, _)| member.role == role).map_or(0, |(member, _)| member.port);
+    let (gateway_port, master_port) = (port_of(Role::Gateway), port_of(Role::Master));
+    let (mut running, mut seen) = (Vec::new(), HashSet::new());
+    for (member, listener) in members {
+        let mut env =
+            Env::new(source).with_overrides(layout.overrides(&member, source, member.port, master_port));
+        let plan = Plan::from_env(member.role, &mut env);
+        env.finish().map_err(Failure::usage)?;
+        // A role stops when its turn comes, not with the first: a worker outlives the requests of the gateway.
+        let stop = Shutdown::new();
+        let readiness = if member.role == Role::Gateway { gateway.clone() } else { Readiness::new(&[]) };
+        // Names are unique in a registry, so it has the first node of each role.
+        let first = seen.insert(member.role);
+        let registry = if first { registry.clone() } else { Metrics::default() };
+        let work = plan.work(secret.clone(), listener, readiness, registry, stop.clone());
+        tracing::info!(node = member.id, port = member.port, "starting");
+        running.push(Running::start(member.role.name(), member.id, stop, work));
+    }
+    let greeting = ready::Greeting { gateway_port, master_port, data_dir: layout.data_dir.clone() };
+    Ok(Started { running, greeting })
+}

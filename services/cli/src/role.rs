@@ -1,0 +1,147 @@
+//! One role as a process of its own.
+
+use std::sync::Arc;
+
+use anyhow::Error;
+use cstore_node::admin::Readiness;
+use cstore_node::telemetry::TelemetryConfig;
+use cstore_node::{Env, Shutdown, Source, listen, metrics};
+use cstore_types::ClusterSecret;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use crate::exit::Failure;
+use crate::process::{self, Running};
+use crate::secret;
+
+/// Where a role registers what it counts, at its start or later.
+pub(crate) type Metrics = Arc<Mutex<Registry>>;
+
+/// The parts of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    Gateway,
+    Master,
+    Worker,
+    Storage,
+}
+
+impl Role {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Master => "master",
+            Self::Worker => "worker",
+            Self::Storage => "storage",
+        }
+    }
+
+    /// The variable of its port, and the default.
+    pub(crate) const fn port(self) -> (&'static str, u16) {
+        match self {
+            Self::Gateway => ("GATEWAY_PORT", 8_000),
+            Self::Master => ("MASTER_PORT", 4_100),
+            Self::Worker => ("WORKER_PORT", 5_000),
+            Self::Storage => ("STORAGE_PORT", 4_000),
+        }
+    }
+
+    const fn admin_port(self) -> u16 {
+        match self {
+            Self::Gateway => 9_100,
+            Self::Master => 9_101,
+            Self::Worker => 9_102,
+            Self::Storage => 9_103,
+        }
+    }
+}
+
+/// A role with its configuration.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    Gateway(cstore_gateway::Config),
+    Master(cstore_master::Config),
+    Worker(cstore_worker::Config),
+    Storage(cstore_storage::Config),
+}
+
+impl Plan {
+    /// Reads the variables of one role; mistakes stay in `env`.
+    pub(crate) fn from_env(role: Role, env: &mut Env<'_>) -> Self {
+        match role {
+            Role::Gateway => Self::Gateway(cstore_gateway::Config::from_env(env)),
+            Role::Master => Self::Master(cstore_master::Config::from_env(env)),
+            Role::Worker => Self::Worker(cstore_worker::Config::from_env(env)),
+            Role::Storage => Self::Storage(cstore_storage::Config::from_env(env)),
+        }
+    }
+
+    /// The role's work, from now until the shutdown.
+    pub(crate) fn work(
+        self,
+        secret: ClusterSecret,
+        listener: TcpListener,
+        readiness: Readiness,
+        registry: Metrics,
+        shutdown: Shutdown,
+    ) -> BoxFuture<'static, anyhow::Result<()>> {
+        match self {
+            Self::Gateway(config) => {
+                let work = cstore_gateway::run(config, secret, listener, readiness, registry, shutdown);
+                work.map(|ended| ended.map_err(Error::new)).boxed()
+            }
+            Self::Master(config) => {
+                let work = cstore_master::run(config, secret, listener, readiness, registry, shutdown);
+                work.map(|ended| ended.map_err(Error::new)).boxed()
+            }
+            Self::Worker(config) => {
+                let work = cstore_worker::run(config, secret, listener, readiness, registry, shutdown);
+                work.map(|ended| ended.map_err(Error::new)).boxed()
+            }
+            Self::Storage(config) => {
+                let work = cstore_storage::run(config, secret, listener, readiness, registry, shutdown);
+                work.map(|ended| ended.map_err(Error::new)).boxed()
+            }
+        }
+    }
+}
+
+/// Runs one role until a signal.
+pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
+    let mut env = Env::new(source);
+    let plan = Plan::from_env(role, &mut env);
+    let telemetry = TelemetryConfig::from_env(&mut env);
+    let host = env.string("CSTORE_LISTEN_HOST", "127.0.0.1");
+    let (variable, default) = role.port();
+    let port = env.port(variable, default);
+    let admin_port = env.port(process::ADMIN_PORT, role.admin_port());
+    let secret = secret::read(&secret::path(&mut env));
+    let secret = match (env.finish(), secret) {
+        (Ok(()), Ok(secret)) => secret,
+        (Err(mistakes), Ok(_)) => return Err(Failure::mistakes(&mistakes.to_string())),
+        (Ok(()), Err(error)) => return Err(Failure::usage(error)),
+        (Err(mistakes), Err(error)) => return Err(Failure::mistakes(&format!("{mistakes}\n{error:#}"))),
+    };
+    process::run(role.name(), &telemetry, |shutdown| async move {
+        process::log_configuration(&env);
+        let listener = listen::bind(variable, &host, port).await.map_err(Failure::usage)?;
+        let addr = listener.local_addr().map_err(Failure::failed)?;
+        tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
+        let readiness = Readiness::new(&[]);
+        let registry = Arc::new(Mutex::new(metrics::registry(role.name())));
+        let stop = shutdown.child();
+        let work = plan.work(secret, listener, readiness.clone(), registry.clone(), stop.clone());
+        let admin_stop = Shutdown::new();
+        process::admin(&host, admin_port, readiness, registry, admin_stop.clone()).await?;
+        let ended = process::supervise(
+            vec![Running::start(role.name(), role.name().to_owned(), stop, work)],
+            shutdown,
+        )
+        .await;
+        admin_stop.trigger();
+        ended
+    })
+}

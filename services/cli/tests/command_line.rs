@@ -1,0 +1,105 @@
+//! The program as a process: what it says and how it ends when it is started wrongly.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+/// Runs the program with these variables and no others.
+fn cstore(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cstore"));
+    command.args(args).env_clear().envs(variables.iter().copied()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn the_version_is_told() {
+    let output = cstore(&["--version"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, format!("cstore {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+}
+
+#[test]
+fn wrong_arguments_end_with_64() {
+    for args in [&["frobnicate"][..], &[], &["dev", "--workers", "0"], &["dev", "--storages", "99"]] {
+        assert_eq!(cstore(args, &[]).status.code(), Some(64), "{args:?}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_and_nothing_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let variables = [
+        ("CSTORE_DATA_DIR", data.to_str().unwrap()),
+        ("GATEWAY_PORT", "http"),
+        ("WORKER_PORT", "70000"),
+        ("LOG_LEVEL", "LOUD"),
+        ("CSTORE_ANONYMOUS", "maybe"),
+        ("CSTORE_IDLE_TIMEOUT_MS", "-1"),
+    ];
+    let output = cstore(&["dev"], &variables);
+    assert_eq!(output.status.code(), Some(64));
+    let told = stderr(&output);
+    for (variable, value) in &variables[1..] {
+        assert_eq!(told.matches(&format!("{variable}: found {value:?}")).count(), 1, "{variable} in {told}");
+    }
+    assert!(!data.try_exists().unwrap());
+}
+
+#[test]
+fn a_role_without_its_secret_refuses_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    for role in ["gateway", "master", "worker", "storage"] {
+        let output = cstore(&[role], &[("CSTORE_DATA_DIR", data)]);
+        assert_eq!(output.status.code(), Some(64), "{role}");
+        assert!(stderr(&output).contains("CSTORE_CLUSTER_SECRET_FILE"), "{role}: {}", stderr(&output));
+    }
+    let secret = dir.path().join("cluster-secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let output = cstore(&["gateway"], &[("CSTORE_DATA_DIR", data)]);
+    assert!(output.status.code() == Some(64) && stderr(&output).contains("chmod 600"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_variable() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let variables = [
+        ("CSTORE_DATA_DIR", dir.path().to_str().unwrap()),
+        ("GATEWAY_PORT", port.as_str()),
+        ("MASTER_PORT", "0"),
+        ("WORKER_PORT", "0"),
+        ("STORAGE_PORT", "0"),
+    ];
+    let output = cstore(&["dev"], &variables);
+    assert_eq!(output.status.code(), Some(64));
+    let told = stderr(&output);
+    assert!(told.contains(&port) && told.contains("GATEWAY_PORT"), "{told}");
+}
+
+#[test]
+fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("cluster-secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let output = cstore(&["admin", "bearer"], &[("CSTORE_CLUSTER_SECRET_FILE", secret.to_str().unwrap())]);
+    let bearer = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(bearer.trim().len(), 64);
+    assert!(!bearer.contains("0123456789abcdef0123456789abcdef"));
+}
+
+#[test]
+fn health_of_a_role_that_is_not_there_is_1() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    assert_eq!(cstore(&["health", "--addr", &free], &[]).status.code(), Some(1));
+    assert_eq!(cstore(&["health", "--addr", "nowhere"], &[]).status.code(), Some(64));
+}

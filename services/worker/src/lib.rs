@@ -1,1 +1,28 @@
 //! The worker: a stateless data mover between gRPC streams and storage frames.
+//!
+//! * `upload`, `blocks`, `chunker`, `digests`: bytes on their way in.
+//! * `download`, `recipe_walk`: bytes on their way out.
+//! * `session`: what the master is asked for an upload.
+//! * `cluster`: identity, placement, connections.
+//!
+//! A worker never releases anything; it only unpins. What it holds for one stream is bounded, and for all streams too.
+
+mod blocks;
+mod chunker;
+mod cluster;
+mod config;
+mod digests;
+mod download;
+mod error;
+mod grpc;
+mod membership;
+mod metrics;
+mod recipe_walk;
+mod run;
+mod session;
+mod trace;
+mod upload;
+
+pub use config::Config;
+pub use error::Failure;
+pub use run::{RunError, run};

@@ -1,0 +1,265 @@
+//! Blocks on their way to the storage nodes: which are missing, put those, seal.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
+use cstore_types::{BlockId, ErrorCode, PartNo, SealSeq, SessionId, StoreUuid};
+use cstore_wire::{BlockKind, PutStatus, Request, Response, SealedBlock, WireBlock};
+use tracing::Instrument;
+
+use crate::cluster::Route;
+use crate::error::Failure;
+use crate::trace;
+
+/// Bound of one request; a busy disk may take long over 8 MiB.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Times that a request is sent again over a new connection: all of them are idempotent.
+const MAX_TRIES: usize = 3;
+
+/// A block with its identity.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    pub(crate) id: BlockId,
+    pub(crate) kind: BlockKind,
+    pub(crate) bytes: Bytes,
+}
+
+/// What a put found new.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct New {
+    pub(crate) blocks: u64,
+    pub(crate) bytes: u64,
+}
+
+impl New {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Proof of a store that it holds a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub(crate) store: StoreUuid,
+    pub(crate) seq: SealSeq,
+}
+
+fn unexpected(response: &Response) -> Failure {
+    Failure::new(ErrorCode::Internal, format!("storage answered {:?}", response.opcode()))
+}
+
+impl Route {
+    /// Asks a node, over a new connection when the one before broke.
+    pub(crate) async fn ask(
+        &self,
+        node: usize,
+        request: &Request,
+        blocks: usize,
+    ) -> Result<Response, Failure> {
+        let name = match request.opcode() {
+            cstore_wire::Opcode::HaveBlocks => "HaveBlocks",
+            cstore_wire::Opcode::PutBlocks => "PutBlocks",
+            cstore_wire::Opcode::Seal => "Seal",
+            cstore_wire::Opcode::PutSeal => "PutSeal",
+            _ => "Unpin",
+        };
+        let span = trace::batch_span(name, self.name(node)?.as_str(), blocks);
+        let field = trace::field(&span);
+        let ask = async {
+            let mut tries = 0;
+            loop {
+                let connection = self.connection(node).await?;
+                match connection.call(request, self.version(), field, DEADLINE).await {
+                    Err(cstore_wire::ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
+                    Err(cstore_wire::ClientError::Refused(refusal))
+                        if refusal.code == ErrorCode::Overloaded && tries < MAX_TRIES =>
+                    {
+                        tries += 1;
+                        tokio::time::sleep(Duration::from_millis(
+                            refusal.retry_after_ms.clamp(10, 1_000).into(),
+                        ))
+                        .await;
+                    }
+                    answer => return answer.map_err(Failure::from),
+                }
+            }
+        };
+        ask.instrument(span).await
+    }
+
+    /// Makes sure that a node has these blocks, which it pins: asks which are missing and sends only those.
+    pub(crate) async fn put(
+        &self,
+        node: usize,
+        session: SessionId,
+        blocks: Vec<Block>,
+    ) -> Result<New, Failure> {
+        let mut seen = HashSet::new();
+        let blocks: Vec<Block> = blocks.into_iter().filter(|block| seen.insert(block.id)).collect();
+        let mut new = New::default();
+        for some in blocks.chunks(MAX_IDS) {
+            let ids = some.iter().map(|block| block.id).collect();
+            let missing = match self.ask(node, &Request::HaveBlocks { session, ids }, some.len()).await? {
+                Response::AllHere => continue,
+                Response::SomeMissing(missing) if missing.len() == some.len() => missing,
+                other => return Err(unexpected(&other)),
+            };
+            let missing =
+                some.iter().zip(missing).filter(|(_, missing)| *missing).map(|(block, _)| block.clone());
+            for request in requests(missing) {
+                new.add(self.put_missing(node, session, request).await?);
+            }
+        }
+        Ok(new)
+    }
+
+    async fn put_missing(&self, node: usize, session: SessionId, blocks: Vec<Block>) -> Result<New, Failure> {
+        let wire = |block: &Block| WireBlock { id: block.id, kind: block.kind, bytes: block.bytes.clone() };
+        let request = Request::PutBlocks { session, blocks: blocks.iter().map(wire).collect() };
+        let statuses = match self.ask(node, &request, blocks.len()).await? {
+            Response::PutResult(statuses) if statuses.len() == blocks.len() => statuses,
+            other => return Err(unexpected(&other)),
+        };
+        let mut new = New::default();
+        for (block, status) in blocks.iter().zip(statuses) {
+            match status {
+                PutStatus::Stored => new.add(New { blocks: 1, bytes: block.bytes.len() as u64 }),
+                PutStatus::Duplicate => {}
+                PutStatus::Refused(ErrorCode::Full) => {
+                    return Err(Failure::new(
+                        ErrorCode::Full,
+                        format!("storage node {} is full", self.name(node)?),
+                    ));
+                }
+                PutStatus::Refused(code) => {
+                    let text = format!("storage node {} refused a block: {code}", self.name(node)?);
+                    return Err(Failure::new(code, text));
+                }
+            }
+        }
+        Ok(new)
+    }
+
+    /// Seals a part over blocks that the node has.
+    pub(crate) async fn seal(
+        &self,
+        node: usize,
+        session: SessionId,
+        part: PartNo,
+        ids: Vec<BlockId>,
+    ) -> Result<Seal, Failure> {
+        let n_ids = ids.len();
+        match self.ask(node, &Request::Seal { session, part, ids }, n_ids).await? {
+            Response::Sealed { store, seal_seq, .. } => Ok(Seal { store, seq: seal_seq }),
+            // It restarted and dropped what nothing referred to; the bytes have left our memory.
+            Response::SealMissing(missing) => Err(Failure::new(
+                ErrorCode::Unavailable,
+                format!(
+                    "storage node {} lost {} blocks of this upload; send it again",
+                    self.name(node)?,
+                    missing.len()
+                ),
+            )),
+            other => Err(self.refused_seal(node, &other)),
+        }
+    }
+
+    fn refused_seal(&self, node: usize, response: &Response) -> Failure {
+        match (response, self.name(node)) {
+            (Response::SealConflict, Ok(name)) => {
+                let text = format!("storage node {name} has sealed this part with other blocks");
+                Failure::new(ErrorCode::Internal, text)
+            }
+            (other, _) => unexpected(other),
+        }
+    }
+
+    /// Puts and seals a whole upload of one part in one frame: its bytes are all here, so whatever is missing can be
+    /// sent again.
+    pub(crate) async fn put_seal(
+        &self,
+        node: usize,
+        session: SessionId,
+        blocks: &[Block],
+        ask_first: bool,
+    ) -> Result<(Seal, New), Failure> {
+        let mut seen = HashSet::new();
+        let blocks: Vec<&Block> = blocks.iter().filter(|block| seen.insert(block.id)).collect();
+        let ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
+        let mut send: Vec<usize> = (0..blocks.len()).collect();
+        if ask_first {
+            let request = Request::HaveBlocks { session, ids: ids.clone() };
+            match self.ask(node, &request, ids.len()).await? {
+                Response::AllHere => send.clear(),
+                Response::SomeMissing(missing) => send.retain(|at| missing.get(*at) == Some(&true)),
+                other => return Err(unexpected(&other)),
+            }
+        }
+        for _ in 0..MAX_TRIES {
+            let picked = send.iter().filter_map(|at| Some((u32::try_from(*at).ok()?, *blocks.get(*at)?)));
+            let sealed = picked.map(|(index, block)| SealedBlock {
+                index,
+                kind: block.kind,
+                bytes: block.bytes.clone(),
+            });
+            let (part, ids) = (PartNo(0), ids.clone());
+            let request = Request::PutSeal { session, part, ids, blocks: sealed.collect() };
+            match self.ask(node, &request, send.len()).await? {
+                Response::Sealed { store, seal_seq, new } => {
+                    let mut sum = New::default();
+                    for (at, _) in send.iter().zip(new).filter(|(_, new)| *new) {
+                        let bytes = blocks.get(*at).map_or(0, |block| block.bytes.len() as u64);
+                        sum.add(New { blocks: 1, bytes });
+                    }
+                    return Ok((Seal { store, seq: seal_seq }, sum));
+                }
+                Response::SealMissing(missing) => {
+                    send = missing.iter().filter_map(|at| usize::try_from(*at).ok()).collect();
+                }
+                other => return Err(self.refused_seal(node, &other)),
+            }
+        }
+        let text = format!("storage node {} keeps losing blocks of this upload", self.name(node)?);
+        Err(Failure::new(ErrorCode::Unavailable, text))
+    }
+}
+
+/// Cuts blocks into requests within the limits of a frame.
+fn requests(blocks: impl Iterator<Item = Block>) -> Vec<Vec<Block>> {
+    let mut requests: Vec<Vec<Block>> = Vec::new();
+    let mut bytes = 0;
+    for block in blocks {
+        let len = block.bytes.len();
+        match requests.last_mut() {
+            Some(request) if bytes + len <= MAX_REQUEST_BYTES && request.len() < MAX_IDS => {
+                bytes += len;
+                request.push(block);
+            }
+            _ => {
+                bytes = len;
+                requests.push(vec![block]);
+            }
+        }
+    }
+    requests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_stay_within_the_frame_and_keep_the_order() {
+        let block = |n: u8| Block {
+            id: BlockId::from_bytes([n; 32]),
+            kind: BlockKind::Data,
+            bytes: Bytes::from(vec![n; 3 << 20]),
+        };
+        let cut = requests((0..5).map(block));
+        assert_eq!(cut.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+        assert!(cut.concat().iter().map(|block| block.id).eq((0..5).map(|n| block(n).id)));
+    }
+}

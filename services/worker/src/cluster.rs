@@ -1,0 +1,202 @@
+//! What this worker knows of the cluster: identity, placement, and a live connection to each storage node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_node::backoff::Backoff;
+use cstore_node::shutdown::{Shutdown, spawn};
+use cstore_types::{BlockId, ClusterUuid, DedupKey, ErrorCode, FrameKey, MapVersion, NodeId, Placement};
+use cstore_wire::{ClientConfig, Connection};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::error::Failure;
+
+/// How long a call waits for a storage node that is away.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Identity of the cluster, learned at registration.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterUuid,
+    pub(crate) key: DedupKey,
+}
+
+/// Where the storage nodes are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) placement: Option<Placement>,
+    pub(crate) addrs: HashMap<NodeId, String>,
+}
+
+/// One storage node.
+#[derive(Debug)]
+struct Link {
+    connection: watch::Receiver<Option<Connection>>,
+}
+
+/// Connections to all storage nodes of the map. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Stores {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    identity: Identity,
+    node: NodeId,
+    frame_key: FrameKey,
+    retry_step: Duration,
+    shutdown: Shutdown,
+    view: watch::Receiver<View>,
+    links: Mutex<HashMap<NodeId, Arc<Link>>>,
+}
+
+impl Stores {
+    pub(crate) fn new(
+        identity: Identity,
+        node: NodeId,
+        frame_key: FrameKey,
+        retry_step: Duration,
+        view: watch::Receiver<View>,
+        shutdown: Shutdown,
+    ) -> Self {
+        let links = Mutex::default();
+        Self { inner: Arc::new(Inner { identity, node, frame_key, retry_step, shutdown, view, links }) }
+    }
+
+    pub(crate) fn key(&self) -> &DedupKey {
+        &self.inner.identity.key
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterUuid {
+        self.inner.identity.cluster
+    }
+
+    /// The map that is known now.
+    pub(crate) fn placement(&self) -> Result<Placement, Failure> {
+        let missing = || Failure::new(ErrorCode::Unavailable, "placement map is not known yet");
+        self.inner.view.borrow().placement.clone().ok_or_else(missing)
+    }
+
+    /// A live connection to a node; waits a while for one that is away.
+    pub(crate) async fn connection(&self, node: &NodeId) -> Result<Connection, Failure> {
+        let link = self.link(node);
+        let mut connection = link.connection.clone();
+        let live = connection.wait_for(|found| found.as_ref().is_some_and(|found| !found.is_closed()));
+        let away = || Failure::new(ErrorCode::Unavailable, format!("storage node {node} is away"));
+        match timeout(CONNECT_PATIENCE, live).await {
+            Ok(Ok(found)) => found.clone().ok_or_else(away),
+            _ => Err(away()),
+        }
+    }
+
+    /// Opens links to all nodes of the map; says which are not connected.
+    pub(crate) fn away(&self) -> Vec<String> {
+        let Ok(placement) = self.placement() else {
+            return vec!["placement map is not known yet".to_owned()];
+        };
+        let is_away = |node: &NodeId| {
+            let link = self.link(node);
+            let found = link.connection.borrow();
+            found.as_ref().is_none_or(Connection::is_closed)
+        };
+        let nodes = placement.nodes().iter().map(|node| &node.id);
+        nodes
+            .filter(|node| is_away(node))
+            .map(|node| format!("storage node {node} is not connected"))
+            .collect()
+    }
+
+    fn link(&self, node: &NodeId) -> Arc<Link> {
+        let mut links = self.inner.links.lock();
+        if let Some(link) = links.get(node) {
+            return link.clone();
+        }
+        let (sender, connection) = watch::channel(None);
+        spawn("storage link", keep_connected(self.inner.clone(), node.clone(), sender));
+        let link = Arc::new(Link { connection });
+        links.insert(node.clone(), link.clone());
+        link
+    }
+}
+
+/// Connects, waits until the connection is gone, connects again; for ever, with linear back-off.
+async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Sender<Option<Connection>>) {
+    let config = ClientConfig {
+        key: inner.frame_key.clone(),
+        cluster: inner.identity.cluster,
+        node: inner.node.clone(),
+        expect: node.clone(),
+        handshake_deadline: HANDSHAKE_DEADLINE,
+        progress_deadline: PROGRESS_DEADLINE,
+    };
+    let mut backoff = Backoff::new(inner.retry_step, None);
+    let mut view = inner.view.clone();
+    while !inner.shutdown.is_triggered() {
+        let addr = view.borrow_and_update().addrs.get(&node).cloned();
+        let attempt = match &addr {
+            Some(addr) => Connection::connect(addr, &config).await.map_err(|error| error.to_string()),
+            None => Err("address is not known".to_owned()),
+        };
+        match attempt {
+            Ok(found) => {
+                tracing::info!(storage = %node, store = %found.store(), "storage node is connected");
+                backoff.reset();
+                connection.send_replace(Some(found.clone()));
+                tokio::select! {
+                    () = found.closed() => {}
+                    () = inner.shutdown.triggered() => return,
+                }
+                connection.send_replace(None);
+                tracing::warn!(storage = %node, "connection to storage node is gone");
+            }
+            Err(error) => {
+                tracing::info!(storage = %node, %error, tries = backoff.tries(), "storage node is away");
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next_delay()) => {}
+                    changed = view.changed() => if changed.is_err() { return },
+                    () = inner.shutdown.triggered() => return,
+                }
+            }
+        }
+    }
+}
+
+/// The map of one transfer: it does not change meanwhile.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) stores: Stores,
+    pub(crate) placement: Arc<Placement>,
+}
+
+impl Route {
+    pub(crate) fn new(stores: &Stores) -> Result<Self, Failure> {
+        Ok(Self { stores: stores.clone(), placement: Arc::new(stores.placement()?) })
+    }
+
+    pub(crate) fn version(&self) -> MapVersion {
+        self.placement.version()
+    }
+
+    pub(crate) fn n_nodes(&self) -> usize {
+        self.placement.nodes().len()
+    }
+
+    pub(crate) fn node_of(&self, id: &BlockId) -> usize {
+        self.placement.node_of(id)
+    }
+
+    pub(crate) fn name(&self, node: usize) -> Result<&NodeId, Failure> {
+        let beyond = || Failure::new(ErrorCode::Internal, "placement names a node beyond its list");
+        self.placement.nodes().get(node).map(|node| &node.id).ok_or_else(beyond)
+    }
+
+    pub(crate) async fn connection(&self, node: usize) -> Result<Connection, Failure> {
+        self.stores.connection(self.name(node)?).await
+    }
+}

@@ -1,0 +1,45 @@
+//! Configuration of a worker from the environment.
+
+use std::time::Duration;
+
+use cstore_node::backoff::DEFAULT_STEP;
+use cstore_node::env::{Env, HostPort};
+use cstore_node::size::ByteSize;
+use cstore_types::NodeId;
+
+/// A worker's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// CSTORE_NODE_ID.
+    pub node: NodeId,
+    /// CSTORE_MASTER_ADDR.
+    pub master: HostPort,
+    /// CSTORE_ADVERTISE_HOST: where gateways reach this worker; the port is that of the listener.
+    pub advertise_host: String,
+    /// CSTORE_RETRY_STEP.
+    pub retry_step: Duration,
+    /// CSTORE_MEMORY_BUDGET: bytes that all streams together may hold.
+    pub memory_budget: ByteSize,
+    /// CSTORE_REFLECTION.
+    pub reflection: bool,
+}
+
+impl Config {
+    /// Reads the environment; mistakes are collected in `env`.
+    pub fn from_env(env: &mut Env<'_>) -> Self {
+        let fallback = NodeId::new("worker-1").expect("the default follows the rule of node ids");
+        let ms = Duration::from_millis;
+        Self {
+            node: env.value("CSTORE_NODE_ID", fallback, "1 to 64 characters of a-z, 0-9, '.', '-', '_'"),
+            master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
+            advertise_host: env.string("CSTORE_ADVERTISE_HOST", "127.0.0.1"),
+            retry_step: env.duration_ms("CSTORE_RETRY_STEP", DEFAULT_STEP, ms(1)..=ms(60_000)),
+            memory_budget: env.bytes(
+                "CSTORE_MEMORY_BUDGET",
+                ByteSize::from_mib(256),
+                ByteSize::from_mib(16)..=ByteSize::from_gib(1_024),
+            ),
+            reflection: env.boolean("CSTORE_REFLECTION", true),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! One download: windows of blocks fetched ahead, verified, in order.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cstore_types::limits::MAX_BLOCK_BYTES;
+use cstore_types::{BlockId, ErrorCode, Root};
+use cstore_wire::ClientError;
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+use crate::cluster::Route;
+use crate::error::{Failure, lost_task};
+use crate::recipe_walk::{Piece, RecipeWalk};
+use crate::trace;
+
+/// Bytes of one window; one is fetched while the one before is sent.
+const WINDOW_BYTES: u64 = 2 << 20;
+const WINDOW_BLOCKS: usize = 1_024;
+/// Small blocks are joined to chunks of this size.
+const CHUNK_BYTES: usize = 256 << 10;
+const DEADLINE: Duration = Duration::from_secs(30);
+const MAX_TRIES: usize = 3;
+
+/// What a download hands to its stream.
+pub(crate) type Chunk = Result<Bytes, Failure>;
+
+/// Sends the bytes of `range` into `out`, every one verified, and ends with an error instead of ending early.
+/// Answers the bytes sent; stops when nobody listens.
+pub(crate) async fn download(
+    route: Route,
+    root: Root,
+    range: Range<u64>,
+    out: mpsc::Sender<Chunk>,
+) -> Result<u64, Failure> {
+    let mut walk = RecipeWalk::new(&root, range.clone());
+    let mut sent = 0;
+    let first = walk.next(&route, WINDOW_BYTES, WINDOW_BLOCKS).await?;
+    let mut next = Some(fetch(&route, first).await?);
+    while let Some(window) = next.take().filter(|window| !window.is_empty()) {
+        let ahead = async {
+            let pieces = walk.next(&route, WINDOW_BYTES, WINDOW_BLOCKS).await?;
+            fetch(&route, pieces).await
+        };
+        let send = send(window, &range, &out);
+        let (ahead, done) = tokio::join!(ahead, send);
+        sent += done?;
+        next = Some(ahead?);
+    }
+    if sent != range.end - range.start {
+        let text = format!("recipe covers {sent} of {} bytes", range.end - range.start);
+        return Err(Failure::new(ErrorCode::DataLoss, text));
+    }
+    Ok(sent)
+}
+
+type Window = Vec<(Piece, Bytes)>;
+
+async fn send(window: Window, range: &Range<u64>, out: &mpsc::Sender<Chunk>) -> Result<u64, Failure> {
+    let gone = |_| Failure::new(ErrorCode::Unavailable, "nobody reads the download any more");
+    let mut sent = 0;
+    let mut small = BytesMut::new();
+    for (piece, bytes) in window {
+        let from = range.start.saturating_sub(piece.offset).min(piece.len);
+        let to = range.end.saturating_sub(piece.offset).min(piece.len);
+        let part = bytes.slice(usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0));
+        sent += part.len() as u64;
+        if part.len() * 4 >= CHUNK_BYTES {
+            if !small.is_empty() {
+                out.send(Ok(small.split().freeze())).await.map_err(gone)?;
+            }
+            for chunk in chunks(part) {
+                out.send(Ok(chunk)).await.map_err(gone)?;
+            }
+            continue;
+        }
+        small.extend_from_slice(&part);
+        if small.len() >= CHUNK_BYTES {
+            out.send(Ok(small.split().freeze())).await.map_err(gone)?;
+        }
+    }
+    if !small.is_empty() {
+        out.send(Ok(small.freeze())).await.map_err(gone)?;
+    }
+    Ok(sent)
+}
+
+fn chunks(mut part: Bytes) -> Vec<Bytes> {
+    let mut chunks = Vec::new();
+    while part.len() > CHUNK_BYTES {
+        chunks.push(part.split_to(CHUNK_BYTES));
+    }
+    chunks.push(part);
+    chunks
+}
+
+/// One block by id, verified: a leaf of a recipe.
+pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Failure> {
+    let piece = Piece { id, offset: 0, len: 0 };
+    let found = fetch_from(route, route.node_of(&id), &[piece], MAX_BLOCK_BYTES).await?;
+    let bytes = found.into_values().next().ok_or_else(|| missing(&id))?;
+    if !id.matches(route.stores.key(), &bytes) {
+        return Err(damaged(&id));
+    }
+    Ok(bytes)
+}
+
+/// Fetches the blocks of a window from all nodes at once, and verifies them off the async threads.
+async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, Failure> {
+    let mut groups: Vec<Vec<Piece>> = (0..route.n_nodes()).map(|_| Vec::new()).collect();
+    for piece in &pieces {
+        if let Some(group) = groups.get_mut(route.node_of(&piece.id)) {
+            group.push(piece.clone());
+        }
+    }
+    let fetches = groups.iter().enumerate().filter(|(_, group)| !group.is_empty()).map(|(node, group)| {
+        let bytes: u64 = group.iter().map(|piece| piece.len).sum();
+        fetch_from(route, node, group, usize::try_from(bytes).unwrap_or(usize::MAX))
+    });
+    let mut found: HashMap<BlockId, Bytes> = HashMap::new();
+    for blocks in try_join_all(fetches).await? {
+        found.extend(blocks);
+    }
+    let key = route.stores.key().clone();
+    let verify = move || {
+        for (id, bytes) in &found {
+            if !id.matches(&key, bytes) {
+                return Err(damaged(id));
+            }
+        }
+        Ok(found)
+    };
+    let bytes: u64 = pieces.iter().map(|piece| piece.len).sum();
+    let found = if bytes <= CHUNK_BYTES as u64 {
+        verify()?
+    } else {
+        tokio::task::spawn_blocking(verify).await.map_err(|error| lost_task(&error))??
+    };
+    let take = |piece: Piece| {
+        let bytes = found.get(&piece.id).filter(|bytes| bytes.len() as u64 == piece.len);
+        let bytes = bytes.cloned().ok_or_else(|| damaged(&piece.id))?;
+        Ok((piece, bytes))
+    };
+    pieces.into_iter().map(take).collect()
+}
+
+async fn fetch_from(
+    route: &Route,
+    node: usize,
+    pieces: &[Piece],
+    bytes: usize,
+) -> Result<HashMap<BlockId, Bytes>, Failure> {
+    let mut tries = 0;
+    loop {
+        match try_fetch(route, node, pieces, bytes).await {
+            Err(failure) if failure.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
+                tracing::debug!(%failure, tries, "fetch is tried again");
+                tries += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn try_fetch(
+    route: &Route,
+    node: usize,
+    pieces: &[Piece],
+    bytes: usize,
+) -> Result<HashMap<BlockId, Bytes>, Failure> {
+    let connection = route.connection(node).await?;
+    let mut ids: Vec<BlockId> = pieces.iter().map(|piece| piece.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let span = trace::batch_span("GetBlocks", route.name(node)?.as_str(), ids.len());
+    let field = trace::field(&span);
+    let fetch = async {
+        let mut stream = connection.get_blocks(ids.clone(), bytes, route.version(), field, DEADLINE).await?;
+        let mut found = HashMap::with_capacity(ids.len());
+        while let Some(block) = stream.next().await {
+            let block = block?;
+            let id = usize::try_from(block.index).ok().and_then(|at| ids.get(at)).copied();
+            match (id, block.result) {
+                (Some(id), Ok(bytes)) => drop(found.insert(id, bytes)),
+                (Some(id), Err(ErrorCode::NotFound)) => return Err(missing(&id)),
+                (Some(id), Err(ErrorCode::DataLoss)) => return Err(damaged(&id)),
+                (_, Err(code)) => {
+                    return Err(Failure::new(code, format!("storage node refused a block: {code}")));
+                }
+                (None, Ok(_)) => {
+                    let broken = ClientError::Protocol("block index beyond the request".to_owned());
+                    return Err(broken.into());
+                }
+            }
+        }
+        Ok(found)
+    };
+    fetch.instrument(span).await
+}
+
+fn missing(id: &BlockId) -> Failure {
+    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is missing"))
+}
+
+fn damaged(id: &BlockId) -> Failure {
+    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is damaged"))
+}

@@ -1,0 +1,251 @@
+//! cstore.v1.Transfer. Translates, and owns the tasks that outlive a broken call.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_node::shutdown::spawn;
+use cstore_proto::v1::transfer_server::Transfer;
+use cstore_proto::v1::upload_request::Message;
+use cstore_proto::{status, v1};
+use cstore_types::limits::MAX_SMALL_BYTES;
+use cstore_types::{ErrorCode, Root};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use crate::cluster::Route;
+use crate::download::{Chunk, download};
+use crate::error::{Failure, lost_task};
+use crate::metrics::TransferMetrics;
+use crate::recipe_walk::RecipeWalk;
+use crate::session::{Session, Sessions};
+use crate::upload::Upload;
+
+/// A client that sends nothing for so long has gone.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+/// Chunks that wait for a slow reader.
+const CHUNKS_AHEAD: usize = 4;
+const MAX_CHUNK: usize = 1 << 20;
+const RECIPE_PAGE: usize = 512;
+
+/// The worker's door.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    pub(crate) sessions: Sessions,
+    pub(crate) metrics: TransferMetrics,
+}
+
+#[async_trait]
+impl Transfer for Door {
+    async fn upload(
+        &self,
+        request: Request<Streaming<v1::UploadRequest>>,
+    ) -> Result<Response<v1::UploadResponse>, Status> {
+        let (sessions, messages) = (self.sessions.clone(), request.into_inner());
+        // On a reset the handler's future is dropped: the upload runs on a task of its own, which sees the broken
+        // stream and aborts.
+        let task = spawn("upload", async move { upload(&sessions, messages).await });
+        let result = task.await.unwrap_or_else(|error| Err(lost_task(&error)));
+        self.metrics.count_upload(result.as_ref().ok());
+        Ok(Response::new(result?))
+    }
+
+    async fn put_small(
+        &self,
+        request: Request<v1::PutSmallRequest>,
+    ) -> Result<Response<v1::UploadResponse>, Status> {
+        let (sessions, request) = (self.sessions.clone(), request.into_inner());
+        if request.body.len() > MAX_SMALL_BYTES {
+            let text = format!("body has {} bytes, allowed are {MAX_SMALL_BYTES}", request.body.len());
+            return Err(status(ErrorCode::TooLarge, text));
+        }
+        let task = spawn("small upload", async move { put_small(&sessions, request).await });
+        let result = task.await.unwrap_or_else(|error| Err(lost_task(&error)));
+        self.metrics.count_upload(result.as_ref().ok());
+        Ok(Response::new(result?))
+    }
+
+    type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::DownloadResponse, Status>> + Send>>;
+
+    async fn download(
+        &self,
+        request: Request<v1::DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let request = request.into_inner();
+        let root = Root::decode(&request.recipe_root).map_err(|error| Failure::invalid(error.to_string()))?;
+        let size = root.size();
+        let end = match request.length {
+            0 => size,
+            length => request.offset.saturating_add(length),
+        };
+        if request.offset > size || end > size {
+            let text = format!("bytes {} to {end} are beyond the file's {size}", request.offset);
+            return Err(status(ErrorCode::RangeNotSatisfiable, text));
+        }
+        let route = Route::new(&self.sessions.stores)?;
+        let (out, chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
+        let (range, metrics) = (request.offset..end, self.metrics.clone());
+        spawn("download", async move {
+            let result = download(route, root, range, out.clone()).await;
+            metrics.count_download(result.as_ref().ok().copied());
+            if let Err(failure) = result {
+                tracing::info!(code = %failure.code, %failure, "download ends early");
+                let _ = out.send(Err(failure)).await;
+            }
+        });
+        // The end is told only when all chunks came: a download that failed is never a clean end.
+        let state = (ReceiverStream::new(chunks), 0u64, Some(end - request.offset));
+        let answers = futures_util::stream::unfold(state, |(mut chunks, sent, left)| async move {
+            let total = left?;
+            match chunks.next().await {
+                Some(Ok(chunk)) => {
+                    let sent = sent + chunk.len() as u64;
+                    Some((Ok(answer(v1::download_response::Message::Chunk(chunk))), (chunks, sent, left)))
+                }
+                Some(Err(failure)) => Some((Err(failure.into()), (chunks, sent, None))),
+                None if sent == total => {
+                    let end = v1::DownloadEnd { length: sent };
+                    Some((Ok(answer(v1::download_response::Message::End(end))), (chunks, sent, None)))
+                }
+                None => {
+                    let cut = status(ErrorCode::Internal, "download ended early");
+                    Some((Err(cut), (chunks, sent, None)))
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    type GetRecipeStream = Pin<Box<dyn Stream<Item = Result<v1::GetRecipeResponse, Status>> + Send>>;
+
+    async fn get_recipe(
+        &self,
+        request: Request<v1::GetRecipeRequest>,
+    ) -> Result<Response<Self::GetRecipeStream>, Status> {
+        let root = Root::decode(&request.into_inner().recipe_root);
+        let root = root.map_err(|error| Failure::invalid(error.to_string()))?;
+        let route = Route::new(&self.sessions.stores)?;
+        let walk = RecipeWalk::new(&root, 0..root.size());
+        let pages = futures_util::stream::unfold(Some((route, walk)), |state| async move {
+            let (route, mut walk) = state?;
+            match recipe_page(&route, &mut walk).await {
+                Ok(blocks) if blocks.is_empty() => None,
+                Ok(blocks) => Some((Ok(v1::GetRecipeResponse { blocks }), Some((route, walk)))),
+                Err(failure) => Some((Err(failure.into()), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+}
+
+fn answer(message: v1::download_response::Message) -> v1::DownloadResponse {
+    v1::DownloadResponse { message: Some(message) }
+}
+
+async fn recipe_page(route: &Route, walk: &mut RecipeWalk) -> Result<Vec<v1::RecipeBlock>, Failure> {
+    let pieces = walk.next(route, u64::MAX, RECIPE_PAGE).await?;
+    let block = |piece: crate::recipe_walk::Piece| {
+        Ok(v1::RecipeBlock {
+            id: Bytes::copy_from_slice(piece.id.as_bytes()),
+            offset: piece.offset,
+            length: u32::try_from(piece.len).unwrap_or(u32::MAX),
+            node_id: route.name(route.node_of(&piece.id))?.to_string(),
+        })
+    };
+    pieces.into_iter().map(block).collect()
+}
+
+async fn put_small(sessions: &Sessions, request: v1::PutSmallRequest) -> Result<v1::UploadResponse, Failure> {
+    let header = request.header.ok_or_else(|| Failure::invalid("field header is missing"))?;
+    let (session, mut upload) = sessions.begin(header)?;
+    session.progress();
+    let store = async {
+        check_body(
+            request.body.len() as u64,
+            request.body.len() as u64,
+            crc32c(&request.body),
+            request.crc32c,
+        )?;
+        upload.push(request.body).await?;
+        upload.finish().await
+    };
+    match store.await {
+        Ok(stored) => session.commit(stored).await,
+        Err(failure) => {
+            session.abort().await;
+            Err(failure)
+        }
+    }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    ::crc32c::crc32c(bytes)
+}
+
+fn check_body(length: u64, announced: u64, crc: u32, announced_crc: u32) -> Result<(), Failure> {
+    if length != announced {
+        return Err(Failure::invalid(format!("body has {length} bytes, {announced} were announced")));
+    }
+    if crc != announced_crc {
+        return Err(Failure::invalid("body does not have the checksum that was announced"));
+    }
+    Ok(())
+}
+
+async fn upload(
+    sessions: &Sessions,
+    mut messages: Streaming<v1::UploadRequest>,
+) -> Result<v1::UploadResponse, Failure> {
+    let header = match next(&mut messages).await? {
+        Message::Header(header) => header,
+        _ => return Err(Failure::invalid("an upload begins with its header")),
+    };
+    let (session, upload) = sessions.begin(header)?;
+    match receive(&session, upload, &mut messages).await {
+        Ok(stored) => session.commit(stored).await,
+        Err(failure) => {
+            session.abort().await;
+            Err(failure)
+        }
+    }
+}
+
+async fn receive(
+    session: &Session,
+    mut upload: Upload,
+    messages: &mut Streaming<v1::UploadRequest>,
+) -> Result<crate::upload::Stored, Failure> {
+    let (mut length, mut crc) = (0u64, 0u32);
+    loop {
+        session.progress();
+        match next(messages).await? {
+            Message::Header(_) => return Err(Failure::invalid("an upload has one header")),
+            Message::Chunk(chunk) if chunk.len() > MAX_CHUNK => {
+                return Err(Failure::invalid(format!(
+                    "a chunk has at most {MAX_CHUNK} bytes, found {}",
+                    chunk.len()
+                )));
+            }
+            Message::Chunk(chunk) => {
+                length += chunk.len() as u64;
+                crc = ::crc32c::crc32c_append(crc, &chunk);
+                upload.push(chunk).await?;
+            }
+            Message::Finish(finish) => {
+                check_body(length, finish.length, crc, finish.crc32c)?;
+                return upload.finish().await;
+            }
+        }
+    }
+}
+
+/// The next message. A stream that ends or breaks before Finish is an upload that never happened.
+async fn next(messages: &mut Streaming<v1::UploadRequest>) -> Result<Message, Failure> {
+    let late = |_| Failure::new(ErrorCode::Deadline, format!("nothing came for {PROGRESS_DEADLINE:?}"));
+    let message = timeout(PROGRESS_DEADLINE, messages.message()).await.map_err(late)?;
+    let message = message?.ok_or_else(|| Failure::invalid("upload ended without Finish"))?;
+    message.message.ok_or_else(|| Failure::invalid("empty message"))
+}

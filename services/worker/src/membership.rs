@@ -1,0 +1,157 @@
+//! The worker's life as a member: heartbeats, and the view of the cluster that the master streams.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_mesh::MasterClient;
+use cstore_node::admin::{PartState, Readiness};
+use cstore_node::backoff::Backoff;
+use cstore_node::shutdown::Shutdown;
+use cstore_proto::{node_id, placement, v1};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::cluster::{Stores, View};
+use crate::config::Config;
+use crate::session::Active;
+
+/// Sessions that one heartbeat names.
+const MAX_ACTIVE: usize = 10_000;
+const MAX_MISSED: u32 = 5;
+/// How often readiness is looked at between two heartbeats.
+const READINESS_CHECK: Duration = Duration::from_millis(100);
+
+pub(crate) fn registration(config: &Config, addr: &str) -> v1::RegisterRequest {
+    v1::RegisterRequest {
+        role: v1::Role::Worker.into(),
+        node_id: config.node.to_string(),
+        addr: addr.to_owned(),
+        failure_domain: String::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        storage: None,
+    }
+}
+
+/// Follows the master's view of the cluster; starts anew when the stream ends.
+pub(crate) async fn follow_view(
+    master: MasterClient,
+    config: Config,
+    view: watch::Sender<View>,
+    shutdown: Shutdown,
+) {
+    let mut backoff = Backoff::new(config.retry_step, None);
+    while !shutdown.is_triggered() {
+        let request = v1::WatchMapRequest { node_id: config.node.to_string() };
+        let follow = async {
+            let mut views = master.watch_map(request).await?;
+            while let Some(found) = views.message().await? {
+                backoff.reset();
+                publish(&view, &found);
+            }
+            Ok::<(), tonic::Status>(())
+        };
+        tokio::select! {
+            ended = follow => if let Err(error) = ended {
+                tracing::info!(%error, "view of the cluster is interrupted");
+            },
+            () = shutdown.triggered() => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+            () = shutdown.triggered() => return,
+        }
+    }
+}
+
+fn publish(view: &watch::Sender<View>, found: &v1::ClusterView) {
+    let placement = match found.map.as_ref().map(placement).transpose() {
+        Ok(placement) => placement,
+        Err(error) => return tracing::error!(%error, "master sent a placement map that cannot be used"),
+    };
+    let storage = found.nodes.iter().filter(|node| node.role() == v1::Role::Storage);
+    let addrs: HashMap<_, _> =
+        storage.filter_map(|node| Some((node_id(&node.node_id).ok()?, node.addr.clone()))).collect();
+    let next = View { placement, addrs };
+    view.send_if_modified(|view| {
+        let changed = *view != next;
+        if changed {
+            *view = next;
+        }
+        changed
+    });
+}
+
+/// Sends heartbeats and keeps readiness: ready when registered, the map known and all its nodes connected.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) master: MasterClient,
+    pub(crate) config: Config,
+    pub(crate) addr: String,
+    pub(crate) stores: Stores,
+    pub(crate) active: Active,
+    pub(crate) readiness: Readiness,
+}
+
+impl Member {
+    pub(crate) async fn run(self, interval: Duration, shutdown: Shutdown) {
+        let mut ticks = tokio::time::interval(interval.min(READINESS_CHECK));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut missed, mut told, mut last) = (0u32, None, None::<Instant>);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.triggered() => return,
+            }
+            let away = self.stores.away();
+            let ready = away.is_empty();
+            let state = if ready { PartState::Ready } else { PartState::NotReady(away.join(", ")) };
+            self.readiness.set("storage", state);
+            // A change of readiness is told at once, everything else at the interval.
+            if told == Some(ready) && last.is_some_and(|last| last.elapsed() < interval) {
+                continue;
+            }
+            last = Some(Instant::now());
+            match self.beat(ready, away.join(", ")).await {
+                Ok(registered) => {
+                    missed = 0;
+                    told = registered.then_some(ready);
+                    self.readiness.set("master", PartState::Ready);
+                }
+                Err(error) => {
+                    missed = missed.saturating_add(1);
+                    if missed == MAX_MISSED {
+                        tracing::warn!(%error, "master does not answer heartbeats");
+                        let why = format!("master does not answer: {error}");
+                        self.readiness.set("master", PartState::NotReady(why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One heartbeat. Answers whether the master knew this worker.
+    async fn beat(&self, ready: bool, not_ready_reason: String) -> Result<bool, tonic::Status> {
+        let active_sessions: Vec<Bytes> = {
+            let mut active = self.active.lock();
+            active
+                .drain()
+                .take(MAX_ACTIVE)
+                .map(|session| Bytes::copy_from_slice(session.as_bytes()))
+                .collect()
+        };
+        let request = v1::HeartbeatRequest {
+            role: v1::Role::Worker.into(),
+            node_id: self.config.node.to_string(),
+            ready,
+            not_ready_reason,
+            storage: None,
+            worker: Some(v1::WorkerReport { active_sessions }),
+        };
+        let known = !self.master.heartbeat(request).await?.register_again;
+        if !known {
+            self.master.register(registration(&self.config, &self.addr)).await?;
+        }
+        Ok(known)
+    }
+}

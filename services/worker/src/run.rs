@@ -1,0 +1,120 @@
+//! A worker from start to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_mesh::{
+    ClientOptions, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, ServerOptions, channel,
+};
+use cstore_node::admin::{PartState, Readiness};
+use cstore_node::backoff::{Backoff, retry_until};
+use cstore_node::shutdown::{Shutdown, spawn};
+use cstore_proto::v1::transfer_server::TransferServer;
+use cstore_types::{ClusterSecret, ClusterUuid, DedupKey};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::cluster::{Identity, Stores, View};
+use crate::config::Config;
+use crate::grpc::Door;
+use crate::membership::{Member, follow_view, registration};
+use crate::metrics::TransferMetrics;
+use crate::session::{Active, Sessions};
+
+/// The budget is counted in units of this many bytes.
+const UNIT: u64 = 1_024;
+
+/// Why a worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address cannot be used, or the server ended.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// The master answered something that is no identity.
+    #[error("master sent no usable cluster identity: {0}")]
+    Identity(String),
+    /// The listener has no address.
+    #[error("listener: {0}")]
+    Listener(#[from] std::io::Error),
+}
+
+/// Runs until `shutdown`.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(
+    config: Config,
+    secret: ClusterSecret,
+    listener: TcpListener,
+    readiness: Readiness,
+    registry: Arc<Mutex<Registry>>,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    readiness.set("master", PartState::NotReady("not registered".to_owned()));
+    let addr = format!("{}:{}", config.advertise_host, listener.local_addr()?.port());
+    let bearer = secret.grpc_bearer().as_str().to_owned();
+    let master = MasterClient::new(channel(&config.master.to_string(), &ClientOptions::new(bearer.clone()))?);
+    let Some((identity, interval)) = join(&config, &addr, &master, &shutdown).await? else { return Ok(()) };
+    readiness.set("master", PartState::Ready);
+
+    let (view_sender, view) = watch::channel(View::default());
+    let watching =
+        spawn("cluster view", follow_view(master.clone(), config.clone(), view_sender, shutdown.clone()));
+    let stores = Stores::new(
+        identity,
+        config.node.clone(),
+        secret.frame_key(),
+        config.retry_step,
+        view,
+        shutdown.clone(),
+    );
+    let active = Active::default();
+    let units = usize::try_from(config.memory_budget.bytes() / UNIT).unwrap_or(Semaphore::MAX_PERMITS);
+    let sessions = Sessions {
+        stores: stores.clone(),
+        master: master.clone(),
+        ticket_key: secret.ticket_key(),
+        budget: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+        active: active.clone(),
+        worker_id: config.node.to_string(),
+    };
+    let door = Door { sessions, metrics: TransferMetrics::register(&mut registry.lock()) };
+    let server = GrpcServer::new(ServerOptions { bearer, reflection: config.reflection }).await?;
+    let health = server.health();
+    let service = TransferServer::new(door)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let server = server.add_service(service);
+    health.set_serving(true).await;
+    let member = Member { master, config: config.clone(), addr: addr.clone(), stores, active, readiness };
+    let beats = spawn("heartbeats", member.run(interval, shutdown.clone()));
+    tracing::info!(%addr, "worker serves");
+    let stop = shutdown.clone();
+    let served = server.serve(listener, async move { stop.triggered().await }).await;
+    shutdown.trigger();
+    let _ = tokio::join!(watching, beats);
+    Ok(served?)
+}
+
+/// Waits for the master and learns who the cluster is. `None` when the shutdown came first.
+async fn join(
+    config: &Config,
+    addr: &str,
+    master: &MasterClient,
+    shutdown: &Shutdown,
+) -> Result<Option<(Identity, Duration)>, RunError> {
+    let mut backoff = Backoff::new(config.retry_step, None);
+    let ask = || master.register(registration(config, addr));
+    let Some(answer) = retry_until("register at the master", shutdown, &mut backoff, ask).await else {
+        return Ok(None);
+    };
+    let wrong = |what: &str| RunError::Identity(what.to_owned());
+    let state = answer.state.ok_or_else(|| wrong("no state"))?;
+    let cluster =
+        ClusterUuid::try_from(&state.cluster_uuid[..]).map_err(|error| wrong(&error.to_string()))?;
+    let key = answer.dedup_key.first_chunk().copied().ok_or_else(|| wrong("no dedup key"))?;
+    let interval = Duration::from_millis(answer.heartbeat_ms.clamp(10, 60_000).into());
+    Ok(Some((Identity { cluster, key: DedupKey::from_bytes(key) }, interval)))
+}

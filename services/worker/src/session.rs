@@ -1,0 +1,164 @@
+//! From a ticket to a commit: the part of an upload that talks to the master.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_mesh::MasterClient;
+use cstore_proto::{TicketClaims, v1};
+use cstore_types::{ErrorCode, SessionId, TicketKey};
+use cstore_wire::Request;
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::{Route, Stores};
+use crate::digests::Digests;
+use crate::error::Failure;
+use crate::upload::{Stored, Upload};
+
+/// How long a commit is repeated while its outcome is unknown: a master restarts within that.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+const COMMIT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Uploads that made progress since the last heartbeat.
+pub(crate) type Active = Arc<Mutex<HashSet<SessionId>>>;
+
+/// What all uploads of a worker share.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions {
+    pub(crate) stores: Stores,
+    pub(crate) master: MasterClient,
+    pub(crate) ticket_key: TicketKey,
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) active: Active,
+    pub(crate) worker_id: String,
+}
+
+/// An upload that was let in.
+#[derive(Debug)]
+pub(crate) struct Session {
+    shared: Sessions,
+    header: v1::UploadHeader,
+    claims: TicketClaims,
+    route: Route,
+}
+
+impl Sessions {
+    /// Checks ticket and header.
+    pub(crate) fn begin(&self, header: v1::UploadHeader) -> Result<(Session, Upload), Failure> {
+        let claims = TicketClaims::verify(header.ticket.as_ref(), &self.ticket_key).map_err(|error| {
+            let status: tonic::Status = error.into();
+            Failure::from(status)
+        })?;
+        let denied = |text: &str| Failure::new(ErrorCode::PermissionDenied, text);
+        if claims.cluster != self.stores.cluster() {
+            return Err(denied("upload ticket is of another cluster"));
+        }
+        claims.check_expiry(now_ms()).map_err(|error| denied(&error.to_string()))?;
+        cstore_proto::file_name("name", &header.name).map_err(|error| Failure::invalid(error.to_string()))?;
+        let digests = Digests::expect(&header.expect_md5, &header.expect_sha256)?;
+        let route = Route::new(&self.stores)?;
+        if route.version() != claims.map_version {
+            return Err(Failure::new(
+                ErrorCode::Unavailable,
+                "placement map of the ticket is not the one in use",
+            ));
+        }
+        let upload =
+            Upload::new(route.clone(), claims.session, claims.chunking, digests, self.budget.clone());
+        Ok((Session { shared: self.clone(), header, claims, route }, upload))
+    }
+}
+
+impl Session {
+    /// The upload is alive: its ticket does not expire meanwhile.
+    pub(crate) fn progress(&self) {
+        self.shared.active.lock().insert(self.claims.session);
+    }
+
+    /// Publishes the file. Refused is final; anything else is unknown and repeated, never aborted.
+    pub(crate) async fn commit(self, stored: Stored) -> Result<v1::UploadResponse, Failure> {
+        let sha256 = match stored.digests.verify() {
+            Ok(sha256) => sha256,
+            Err(failure) => {
+                self.abort().await;
+                return Err(failure);
+            }
+        };
+        let seal = |seal: &crate::blocks::Seal| v1::StoreSeal {
+            store_uuid: Bytes::copy_from_slice(seal.store.as_bytes()),
+            seal_seq: seal.seq.0,
+        };
+        let request = v1::CommitUploadRequest {
+            ticket: self.header.ticket.clone(),
+            tenant: self.header.tenant.clone(),
+            name: self.header.name.clone(),
+            condition: self.header.condition.clone(),
+            recipe_root: stored.root.encode().into(),
+            size: stored.root.size(),
+            etag: stored.etag,
+            blocks: stored.blocks,
+            content_type: self.header.content_type.clone(),
+            sha256,
+            seals: stored.seals.iter().map(seal).collect(),
+        };
+        let end = Instant::now() + COMMIT_PATIENCE;
+        let committed = loop {
+            match self.shared.master.commit_upload(request.clone()).await {
+                Ok(committed) => break committed,
+                Err(status) => {
+                    let failure = Failure::from(status);
+                    if !failure.code.is_retryable() || Instant::now() + COMMIT_PAUSE > end {
+                        self.unpin().await;
+                        return Err(failure);
+                    }
+                    self.progress();
+                    sleep(COMMIT_PAUSE).await;
+                }
+            }
+        };
+        self.unpin_later();
+        Ok(v1::UploadResponse {
+            file: committed.file,
+            replaced: committed.replaced,
+            new_blocks: stored.new.blocks,
+            new_bytes: stored.new.bytes,
+            worker_id: self.shared.worker_id.clone(),
+        })
+    }
+
+    /// Ends an upload that never asked for its commit: the master makes sure that it never will, storage drops its
+    /// pins. Nobody waits for it longer than the bounds of the calls.
+    pub(crate) async fn abort(&self) {
+        let request = v1::AbortUploadRequest { ticket: self.header.ticket.clone() };
+        if let Err(status) = self.shared.master.abort_upload(request).await {
+            tracing::info!(session = %self.claims.session, %status, "upload could not be aborted; it will be given up");
+        }
+        self.unpin().await;
+    }
+
+    async fn unpin(&self) {
+        unpin(&self.route, self.claims.session).await;
+    }
+
+    fn unpin_later(&self) {
+        let (route, session) = (self.route.clone(), self.claims.session);
+        cstore_node::shutdown::spawn("unpin", async move { unpin(&route, session).await });
+    }
+}
+
+async fn unpin(route: &Route, session: SessionId) {
+    for node in 0..route.n_nodes() {
+        if let Err(failure) = route.ask(node, &Request::Unpin { session }, 0).await {
+            tracing::debug!(%session, %failure, "pins were not dropped");
+        }
+    }
+}
+
+/// Unix time in milliseconds.
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

@@ -81,7 +81,6 @@ pub async fn run(
         block_size: config.block_size.bytes(),
         fresh_start: config.fresh_start,
         erase: config.erase,
-        #[cfg(feature = "faulty")]
         sabotage: cstore_log::Sabotage::None,
     };
     let opening = {

@@ -209,8 +209,6 @@ fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> 
         reserve_bytes: (options.max_log_bytes / 8).min(64 << 20),
         max_frame_bytes: 8 << 20,
         max_queue_bytes: 64 << 20,
-        #[cfg(test)]
-        sabotage: cstore_log::Sabotage::None,
     })
 }
 

@@ -282,8 +282,7 @@ impl Committer {
         let locate = |entry: &Entry| Location { file: active.file.id, offset: entry.offset, len: entry.len };
         let locations: Vec<Location> = frame.entries.iter().map(locate).collect();
         let written = active.file.handle.write_all_vectored_at(&frame.buffers, active.offset);
-        #[cfg(feature = "faulty")]
-        if self.shared.options.sabotage == crate::Sabotage::AcknowledgeBeforeSync {
+        if self.shared.sabotage.acknowledges_early() {
             self.last_seq = seq;
             active.advance(seq, frame.entries, frame.disk_len);
             tell(batch, seq, &locations);

@@ -34,7 +34,5 @@ pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 pub use disk::{Fault, FaultyDisk, Verb};
 pub use error::LogError;
 pub use format::{MAX_KEY, frame_bytes};
-#[cfg(feature = "faulty")]
-pub use log::Sabotage;
-pub use log::{Committed, Done, FileInfo, FileState, Location, Log, Options, Record, Urgency};
+pub use log::{Committed, Done, FileInfo, FileState, Location, Log, Options, Record, Sabotage, Urgency};
 pub use recovery::{RecoveredRecord, RecoveryReport};

@@ -29,22 +29,36 @@ pub struct Options {
     pub max_frame_bytes: usize,
     /// Bytes that may wait for the disk.
     pub max_queue_bytes: usize,
-    /// Defects to show that tests find them.
-    #[cfg(feature = "faulty")]
-    pub sabotage: Sabotage,
 }
 
-/// Ways to break the log on purpose.
-#[cfg(feature = "faulty")]
+/// Ways to break the log on purpose; a program can only have [`Sabotage::None`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sabotage {
     /// A working log.
     #[default]
     None,
     /// Recovery believes frames that nothing proves.
+    #[cfg(feature = "faulty")]
     TrustTail,
     /// Callers are told before the sync.
+    #[cfg(feature = "faulty")]
     AcknowledgeBeforeSync,
+}
+
+impl Sabotage {
+    pub(crate) fn trusts_tail(self) -> bool {
+        #[cfg(feature = "faulty")]
+        return self == Self::TrustTail;
+        #[cfg(not(feature = "faulty"))]
+        false
+    }
+
+    pub(crate) fn acknowledges_early(self) -> bool {
+        #[cfg(feature = "faulty")]
+        return self == Self::AcknowledgeBeforeSync;
+        #[cfg(not(feature = "faulty"))]
+        false
+    }
 }
 
 /// One record.
@@ -123,6 +137,7 @@ pub struct FileInfo {
 pub(crate) struct Shared {
     pub(crate) files: Files,
     pub(crate) options: Options,
+    pub(crate) sabotage: Sabotage,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) wake: Condvar,
     /// Highest frame_seq whose sync has returned.
@@ -150,11 +165,25 @@ impl Log {
         options: Options,
         visit: &mut dyn FnMut(RecoveredRecord<'_>),
     ) -> Result<(Self, RecoveryReport), LogError> {
+        Self::open_with(disk, options, Sabotage::None, visit)
+    }
+
+    /// As [`Self::open`], with a defect when a test wants one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        sabotage: Sabotage,
+        visit: &mut dyn FnMut(RecoveredRecord<'_>),
+    ) -> Result<(Self, RecoveryReport), LogError> {
         let files = Files::new(disk.clone(), options.clone());
-        let recovered = recovery::recover(&disk, &files, &options, visit)?;
+        let recovered = recovery::recover(&disk, &files, &options, sabotage, visit)?;
         let shared = Arc::new(Shared {
             files,
             options,
+            sabotage,
             queue: Mutex::new(Queue::default()),
             wake: Condvar::new(),
             durable_seq: AtomicU64::new(recovered.report.last_seq),

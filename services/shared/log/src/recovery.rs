@@ -24,7 +24,7 @@ use crate::format::{
     BLOCK, Entry, FRAME_HEADER, FileHeader, FrameHeader, FramePlace, KIND_SUPERSEDES, Seed, decode_directory,
     decode_trailer, encode_frame, footer_bytes, frame_bytes, parse_file_name,
 };
-use crate::log::{FileInfo, FileState, Location, Options, Urgency};
+use crate::log::{FileInfo, FileState, Location, Options, Sabotage, Urgency};
 
 /// Bytes read at once when a crashed file is searched for frames behind its valid end.
 const SCAN_BYTES: usize = 1 << 20;
@@ -92,6 +92,7 @@ pub(crate) fn recover(
     disk: &Arc<dyn Disk>,
     files: &Files,
     options: &Options,
+    sabotage: Sabotage,
     visit: &mut dyn FnMut(RecoveredRecord<'_>),
 ) -> Result<Recovered, LogError> {
     let mut report = RecoveryReport::default();
@@ -109,7 +110,7 @@ pub(crate) fn recover(
 
     let mut active = None;
     let mut copied = None;
-    if let Some((handle, frame)) = take_tail(&mut found, proven, &superseded, options)? {
+    if let Some((handle, frame)) = take_tail(&mut found, proven, &superseded, sabotage)? {
         report.last_seq += 1;
         report.copied_frames = 1;
         let copy = copy_frame(files, options, &handle, &frame, (report.last_seq, proven))?;
@@ -317,10 +318,10 @@ fn take_tail(
     found: &mut [Found],
     proven: u64,
     superseded: &BTreeSet<u64>,
-    options: &Options,
+    sabotage: Sabotage,
 ) -> Result<Option<TailFrame>, LogError> {
     let mut tail = None;
-    if trusts_tail(options) {
+    if sabotage.trusts_tail() {
         return Ok(tail);
     }
     for file in found {
@@ -338,16 +339,6 @@ fn take_tail(
         }
     }
     Ok(tail)
-}
-
-#[cfg(feature = "faulty")]
-fn trusts_tail(options: &Options) -> bool {
-    options.sabotage == crate::Sabotage::TrustTail
-}
-
-#[cfg(not(feature = "faulty"))]
-fn trusts_tail(_options: &Options) -> bool {
-    false
 }
 
 /// Writes the records of an unproven frame into a new file, with a record that supersedes it, and syncs them. The

@@ -8,7 +8,7 @@ use std::sync::mpsc::sync_channel;
 use bytes::Bytes;
 use cstore_log::{
     Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, Options, RealDisk, Record, RecoveryReport,
-    Sabotage, Urgency, Verb,
+    Urgency, Verb,
 };
 
 fn options() -> Options {
@@ -19,7 +19,6 @@ fn options() -> Options {
         reserve_bytes: 64 << 10,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
-        sabotage: Sabotage::None,
     }
 }
 

@@ -20,7 +20,7 @@ fn env(name: &str, default: u64) -> u64 {
     std::env::vars().find(|(key, _)| key == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
 }
 
-fn options(sabotage: Sabotage) -> Options {
+fn options() -> Options {
     Options {
         owner: [7; 16],
         file_bytes: 64 << 10,
@@ -28,7 +28,6 @@ fn options(sabotage: Sabotage) -> Options {
         reserve_bytes: 128 << 10,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
-        sabotage,
     }
 }
 
@@ -90,7 +89,8 @@ impl World {
             last = Some(record.frame_seq);
         };
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let (log, _) = Log::open(disk, options(self.sabotage), visit).map_err(|error| error.to_string())?;
+        let (log, _) =
+            Log::open_with(disk, options(), self.sabotage, visit).map_err(|error| error.to_string())?;
         for group in self.model.durable.keys() {
             if !seen.contains_key(group) {
                 return Err(format!("acknowledged group {group} is gone"));

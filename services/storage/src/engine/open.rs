@@ -42,8 +42,7 @@ pub struct DiskOptions {
     pub fresh_start: bool,
     /// CSTORE_FRESH_START_ERASE.
     pub erase: Option<StoreUuid>,
-    /// Test-only defects of the log, to show that the tests find them.
-    #[cfg(feature = "faulty")]
+    /// A defect of the log, to show that tests find it; a program can only have none.
     pub sabotage: cstore_log::Sabotage,
 }
 
@@ -131,12 +130,11 @@ impl Engine {
             reserve_bytes: segment_bytes,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_queue_bytes: MAX_QUEUE_BYTES,
-            #[cfg(feature = "faulty")]
-            sabotage: options.sabotage,
         };
         let mut recovery = Recovery::default();
-        let (log, report) = Log::open(segments, log_options, &mut |record| recovery.take(&record))
-            .map_err(|error| OpenError::Log(error.to_string()))?;
+        let (log, report) =
+            Log::open_with(segments, log_options, options.sabotage, &mut |record| recovery.take(&record))
+                .map_err(|error| OpenError::Log(error.to_string()))?;
         if log.allocated_bytes() > superblock.capacity {
             return Err(OpenError::TooSmall {
                 wanted: superblock.capacity,

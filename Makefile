@@ -1,4 +1,4 @@
-.PHONY: help run test bench stress fmt clippy
+.PHONY: help run test stress bench fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -7,13 +7,13 @@ run: ## build and start the whole system on 127.0.0.1, data in ./data
 	cargo run --release -- dev
 
 test: ## everything that must hold: format, lints, tests, documentation
-	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings && cargo test --workspace && cargo doc --workspace --no-deps
+	bash .ci/test
 
-bench: ## measure the real program
-	cargo bench --workspace
+stress: ## 50 clients at once, twice, every file read back
+	cargo test -p cstore-integration-tests --test it stress_
 
-stress: ## the tests of the whole cluster, optimised
-	cargo test --release -p cstore-integration-tests
+bench: ## measure the real program, print a table, write bench-results/
+	cargo run --release -p cstore-integration-tests --bin bench
 
 fmt: ## format
 	cargo fmt --all

@@ -19,7 +19,8 @@ impl Collector for MasterMetrics {
         let (files, bytes) = self.0.usage.get();
         let nodes = self.0.members.nodes(self.0.config.lease());
         let ready = nodes.iter().filter(|node| node.state() == NodeState::Ready).count() as u64;
-        let gauges: [(&str, &str, u64); 6] = [
+        let gauges: [(&str, &str, u64); 7] = [
+            ("master_log_frames", "group commits of the metadata log, one sync each", self.0.meta.frames()),
             ("master_files", "visible files", files),
             ("master_logical_bytes", "sum of file sizes", bytes),
             ("master_log_position", "position of the metadata log", self.0.meta.position()),

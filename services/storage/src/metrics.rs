@@ -37,7 +37,8 @@ impl Collector for EngineMetrics {
             let gauge = as_gauge(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
         }
-        let counts: [(&str, &str, u64); 10] = [
+        let counts: [(&str, &str, u64); 11] = [
+            ("storage_log_frames", "group commits of this disk, one sync each", self.0.seal_seq().0),
             ("storage_stored_blocks", "blocks written", counters.stored_blocks.get()),
             ("storage_stored_bytes", "payload bytes written", counters.stored_bytes.get()),
             ("storage_duplicate_blocks", "blocks that a put found here", counters.duplicate_blocks.get()),

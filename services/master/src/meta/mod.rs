@@ -62,6 +62,9 @@ pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
     /// Position of the last committed batch.
     fn position(&self) -> Position;
 
+    /// Group commits so far, one sync each.
+    fn frames(&self) -> u64;
+
     /// Why nothing can be committed any more.
     fn failed(&self) -> Option<String>;
 

@@ -59,6 +59,8 @@ pub(crate) struct SledMeta {
     queue: Mutex<Option<SyncSender<Job>>>,
     thread: Mutex<Option<JoinHandle<Result<(), MetaError>>>>,
     position: Arc<AtomicU64>,
+    /// Group commits of the log.
+    frames: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<String>>>,
 }
 
@@ -84,6 +86,7 @@ impl SledMeta {
             *last = (*last).max(*position);
         }
         let position = Arc::new(AtomicU64::new(position));
+        let frames = Arc::new(AtomicU64::new(log.durable_seq()));
         let failed = Arc::new(Mutex::new(None));
         let (sender, receiver) = sync_channel(MAX_QUEUE);
         let writer = Writer {
@@ -92,6 +95,7 @@ impl SledMeta {
             log,
             files,
             position: position.clone(),
+            frames: frames.clone(),
             failed: failed.clone(),
             snapshot_bytes: options.snapshot_bytes,
             since_snapshot: 0,
@@ -101,7 +105,7 @@ impl SledMeta {
             .spawn(move || writer.run(&receiver))
             .map_err(|error| MetaError::Unavailable(error.to_string()))?;
         let (queue, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok(Self { db, queue, thread, position, failed })
+        Ok(Self { db, queue, thread, position, frames, failed })
     }
 }
 
@@ -149,6 +153,10 @@ impl MetaStore for SledMeta {
 
     fn position(&self) -> Position {
         self.position.load(Ordering::Acquire)
+    }
+
+    fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
     }
 
     fn failed(&self) -> Option<String> {
@@ -307,6 +315,7 @@ struct Writer {
     /// Last position in each file of the log.
     files: HashMap<u32, Position>,
     position: Arc<AtomicU64>,
+    frames: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<String>>>,
     snapshot_bytes: u64,
     since_snapshot: u64,
@@ -435,6 +444,7 @@ impl Writer {
             return answer_all(accepted.into_iter().map(|(_, job)| job), &MetaError::Unavailable(why));
         }
         self.position.store(last, Ordering::Release);
+        self.frames.store(self.log.durable_seq(), Ordering::Relaxed);
         for (position, job) in accepted {
             let _ = job.answer.send(Ok(position));
         }

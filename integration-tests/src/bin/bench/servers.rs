@@ -1,0 +1,131 @@
+//! The program under test as processes on loopback, and what they used.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::http::Client;
+
+/// Clock ticks per second of /proc (USER_HZ on Linux).
+const TICKS: f64 = 100.0;
+
+pub(crate) struct Servers {
+    pub(crate) gateway: String,
+    children: Vec<Child>,
+    admin: Vec<String>,
+    _dir: tempfile::TempDir,
+}
+
+/// What the servers used so far.
+pub(crate) struct Usage {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) syncs: f64,
+}
+
+impl Usage {
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self { cpu_seconds: self.cpu_seconds - before.cpu_seconds, syncs: self.syncs - before.syncs }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Servers {
+    pub(crate) fn start(setup: &str) -> Self {
+        let dir = tempfile::tempdir_in(std::env::current_dir().unwrap().join("target")).unwrap();
+        let ports: Vec<u16> = (0..8).map(|_| free_port()).collect();
+        let secret = dir.path().join("cluster-secret");
+        let generated = cstore_types::ClusterSecret::generate().unwrap();
+        std::fs::write(&secret, generated.expose()).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let spawn = |role: &str, admin: u16| {
+            let log = std::fs::File::create(dir.path().join(format!("{role}.log"))).unwrap();
+            Command::new(std::env::current_exe().unwrap())
+                .args(["cstore", role])
+                .env("CSTORE_DATA_DIR", dir.path())
+                .env("CSTORE_CLUSTER_SECRET_FILE", &secret)
+                .env("GATEWAY_PORT", ports[0].to_string())
+                .env("MASTER_PORT", ports[1].to_string())
+                .env("STORAGE_PORT", ports[2].to_string())
+                .env("WORKER_PORT", ports[3].to_string())
+                .env("CSTORE_MASTER_ADDR", format!("127.0.0.1:{}", ports[1]))
+                .env("CSTORE_ADMIN_PORT", admin.to_string())
+                .env("CSTORE_ANONYMOUS", "TRUE")
+                .env("FS_SIZE", "40GiB")
+                .env("LOG_LEVEL", "WARN")
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap()
+        };
+        let (children, admin) = match setup {
+            "dev" => (vec![spawn("dev", ports[4])], vec![ports[4]]),
+            "four" => {
+                let roles = ["master", "storage", "worker", "gateway"];
+                (
+                    roles.iter().zip(&ports[4..]).map(|(role, port)| spawn(role, *port)).collect(),
+                    ports[4..6].to_vec(),
+                )
+            }
+            other => panic!("BENCH_SETUPS may name dev and four, found {other}"),
+        };
+        let admin = admin.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let servers = Self { gateway: format!("127.0.0.1:{}", ports[0]), children, admin, _dir: dir };
+        servers.wait();
+        servers
+    }
+
+    fn wait(&self) {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            assert!(Instant::now() < end, "the servers were not ready within 30 s");
+            if std::net::TcpStream::connect(&self.gateway).is_ok() {
+                let mut client = Client::connect(&self.gateway);
+                let path = "/api/files/probe?overwrite=true";
+                if matches!(client.call("PUT", path, "", b"probe", &mut Vec::new()).0, 200 | 201) {
+                    return;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let cpu = |child: &Child| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / TICKS
+        };
+        let syncs = |addr: &String| {
+            let mut body = Vec::new();
+            Client::connect(addr).call("GET", "/metrics", "", b"", &mut body);
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let frames =
+                text.lines().filter(|line| line.starts_with("cstore_") && line.contains("_log_frames"));
+            frames.filter_map(|line| line.split(' ').nth(1)?.parse::<f64>().ok()).sum::<f64>()
+        };
+        Usage { cpu_seconds: self.children.iter().map(cpu).sum(), syncs: self.admin.iter().map(syncs).sum() }
+    }
+
+    /// Of all servers together.
+    pub(crate) fn peak_rss_mb(&self) -> f64 {
+        let peak = |child: &Child| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: 0");
+            line.split_whitespace().nth(1).unwrap_or("0").parse::<f64>().unwrap_or(0.0) * 1_024.0 / 1e6
+        };
+        self.children.iter().map(peak).sum()
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

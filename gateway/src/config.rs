@@ -42,7 +42,11 @@ impl Config {
             header_timeout: env.duration_ms("CSTORE_HEADER_TIMEOUT_MS", seconds(10), bounds.clone()),
             idle_timeout: env.duration_ms("CSTORE_IDLE_TIMEOUT_MS", seconds(60), bounds.clone()),
             drain_timeout: env.duration_ms("CSTORE_DRAIN_TIMEOUT_MS", seconds(10), bounds.clone()),
-            retry_step: env.duration_ms("CSTORE_RETRY_STEP", cstore_node::backoff::DEFAULT_STEP, bounds),
+            retry_step: env.duration_ms(
+                "CSTORE_RETRY_STEP",
+                cstore_node::backoff::DEFAULT_STEP,
+                Duration::from_millis(1)..=seconds(60),
+            ),
         }
     }
 }

@@ -1,1 +1,14 @@
-//! Cluster harness, fault proxy and end-to-end tests.
+//! Cluster harness and end-to-end tests: the real program as real processes on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_types,
+    clippy::missing_panics_doc,
+    reason = "a test harness may fail loudly and needs the wall clock"
+)]
+
+pub mod cluster;
+pub mod content;
+pub mod http;
+pub mod wait;

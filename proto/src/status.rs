@@ -49,7 +49,8 @@ mod tests {
     #[test]
     fn a_status_of_somebody_else_maps_by_its_grpc_code() {
         assert_eq!(code_of(&Status::unavailable("gone")), ErrorCode::Unavailable);
-        assert_eq!(code_of(&Status::unknown("?")), ErrorCode::Internal);
+        assert_eq!(code_of(&Status::unknown("transport error")), ErrorCode::Unavailable);
+        assert_eq!(code_of(&Status::internal("?")), ErrorCode::Internal);
     }
 
     #[test]

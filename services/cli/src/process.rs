@@ -83,6 +83,8 @@ pub(crate) async fn supervise(mut roles: Vec<Running>, shutdown: Shutdown) -> Re
     if let Some((ended, at)) = ended {
         let role = roles.remove(at);
         outcome = match ended {
+            // It may be quicker to end than this task is to notice the wish.
+            Ok(Ok(())) if shutdown.is_triggered() => Ok(()),
             Ok(Ok(())) => Err(Failure::Failed(format!("{} ended by itself", role.name))),
             Ok(Err(error)) => Err(Failure::failed(error.context(role.name))),
             Err(panic) => Err(Failure::failed(anyhow::Error::new(panic).context(role.name))),

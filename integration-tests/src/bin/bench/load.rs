@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crate::http::Client;
+use cstore_integration_tests::http::Client;
 
 /// Count, size in bytes, concurrency.
 pub(crate) type Shape = (usize, usize, usize);
@@ -22,33 +22,20 @@ pub(crate) struct Outcome {
     pub(crate) latencies: Vec<f64>,
 }
 
-/// Bytes that do not repeat, from a small generator: the same for the same seed.
-pub(crate) fn random(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = vec![0; len];
-    for word in bytes.chunks_mut(8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
-    }
-    bytes
-}
-
 impl Load {
     pub(crate) fn put(&self, shape: Shape, data: &[u8], shift: usize) -> Outcome {
         let size = shape.1;
-        self.run(shape, |client, n, sink| {
+        self.run(shape, |client, n| {
             let start = (n * size + shift * n) % (data.len() - size + 1);
             let path = format!("{}{n}", self.base);
-            let (status, _) = client.call("PUT", &path, "", &data[start..start + size], sink);
-            assert_eq!(status, 201, "PUT {path}: {}", String::from_utf8_lossy(sink));
+            let answer = client.call("PUT", &path, "", &data[start..start + size]).unwrap();
+            assert_eq!(answer.status, 201, "PUT {path}: {}", answer.text());
             size
         })
     }
 
     pub(crate) fn get(&self, shape: Shape, range: Option<Range>) -> Outcome {
-        self.run(shape, |client, n, sink| {
+        self.run(shape, |client, n| {
             let (path, extra, expected) = match range {
                 None => (format!("{}{n}", self.base), String::new(), shape.1),
                 Some(((from, to), files)) => (
@@ -57,7 +44,8 @@ impl Load {
                     to - from + 1,
                 ),
             };
-            let (status, length) = client.call("GET", &path, &extra, b"", sink);
+            let answer = client.call("GET", &path, &extra, b"").unwrap();
+            let (status, length) = (answer.status, answer.body.len());
             assert!(
                 matches!(status, 200 | 206) && length == expected,
                 "GET {path}: {status}, {length} bytes"
@@ -66,12 +54,12 @@ impl Load {
         })
     }
 
-    fn run(&self, shape: Shape, one: impl Fn(&mut Client, usize, &mut Vec<u8>) -> usize + Sync) -> Outcome {
+    fn run(&self, shape: Shape, one: impl Fn(&mut Client, usize) -> usize + Sync) -> Outcome {
         let (count, _, conc) = shape;
         let next = AtomicUsize::new(0);
         let start = Instant::now();
         let worker = || {
-            let (mut client, mut sink) = (Client::connect(&self.addr), Vec::new());
+            let mut client = Client::connect(&self.addr).unwrap();
             let (mut bytes, mut latencies) = (0, Vec::new());
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +67,7 @@ impl Load {
                     return (bytes, latencies);
                 }
                 let begin = Instant::now();
-                bytes += one(&mut client, n, &mut sink);
+                bytes += one(&mut client, n);
                 latencies.push(begin.elapsed().as_secs_f64() * 1_000.0);
             }
         };

@@ -11,13 +11,13 @@
     reason = "a measuring program may fail loudly, print, and needs the wall clock"
 )]
 
-mod http;
 mod load;
 mod report;
 mod servers;
 
 use std::process::ExitCode;
 
+use cstore_integration_tests::content::random;
 use load::{Load, Outcome};
 use report::{Row, Table};
 use servers::Servers;
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 
 fn one_run(servers: &Servers, run: usize, bytes: usize, table: &mut Table) {
     let load = |base: &str| Load { addr: servers.gateway.clone(), base: format!("/api/files/{base}-{run}-") };
-    let big = load::random(bytes, run as u64 + 1);
+    let big = random(bytes, run as u64 + 1);
     let part = (bytes / 16).max(1 << 20);
     let large = (bytes / part, part, 4);
     let mut measure = |name: &str, work: &dyn Fn() -> Outcome| {
@@ -66,7 +66,7 @@ fn one_run(servers: &Servers, run: usize, bytes: usize, table: &mut Table) {
     measure("GET 1 GiB", &|| load("big").get(large, None));
     measure("PUT 2,000 x 100 KiB, 50 at once", &|| load("mid").put((2_000, 100 << 10, 50), &big, 7));
     let small = (10_000, 4 << 10, 32);
-    let fresh = load::random(small.0 * small.1, 1_000 + run as u64);
+    let fresh = random(small.0 * small.1, 1_000 + run as u64);
     measure("PUT 10,000 x 4 KiB, 32 at once", &|| load("small").put(small, &fresh, 0));
     measure("GET 10,000 x 4 KiB, 32 at once", &|| load("small").get(small, None));
     let middle = (part / 2, part / 2 + (1 << 20).min(part / 2) - 1);

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::http::Client;
+use cstore_integration_tests::http::Client;
 
 /// Clock ticks per second of /proc (USER_HZ on Linux).
 const TICKS: f64 = 100.0;
@@ -82,10 +82,9 @@ impl Servers {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             assert!(Instant::now() < end, "the servers were not ready within 30 s");
-            if std::net::TcpStream::connect(&self.gateway).is_ok() {
-                let mut client = Client::connect(&self.gateway);
-                let path = "/api/files/probe?overwrite=true";
-                if matches!(client.call("PUT", path, "", b"probe", &mut Vec::new()).0, 200 | 201) {
+            if let Ok(mut client) = Client::connect(&self.gateway) {
+                let answer = client.call("PUT", "/api/files/probe?overwrite=true", "", b"probe");
+                if answer.is_ok_and(|answer| matches!(answer.status, 200 | 201)) {
                     return;
                 }
             }
@@ -100,9 +99,7 @@ impl Servers {
             fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / TICKS
         };
         let syncs = |addr: &String| {
-            let mut body = Vec::new();
-            Client::connect(addr).call("GET", "/metrics", "", b"", &mut body);
-            let text = String::from_utf8_lossy(&body).into_owned();
+            let text = Client::connect(addr).unwrap().call("GET", "/metrics", "", b"").unwrap().text();
             let frames =
                 text.lines().filter(|line| line.starts_with("cstore_") && line.contains("_log_frames"));
             frames.filter_map(|line| line.split(' ').nth(1)?.parse::<f64>().ok()).sum::<f64>()

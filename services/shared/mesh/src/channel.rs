@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt};
 
@@ -83,5 +83,16 @@ pub fn channel(addr: &str, options: &ClientOptions) -> Result<GrpcChannel, MeshE
         // The caller's span travels as W3C trace context.
         .layer(InjectTraceLayer)
         .service(endpoint.connect_lazy());
-    Ok(BoxCloneSyncService::new(stack.map_err(|error| Status::from_error(Box::new(error)))))
+    Ok(BoxCloneSyncService::new(stack.map_err(broken)))
+}
+
+/// What came over the wire as a status is an answer, not an error: here only the connection can have failed.
+fn broken(error: tonic::transport::Error) -> Status {
+    let status = Status::from_error(Box::new(error));
+    match status.code() {
+        Code::Unknown | Code::Internal => {
+            Status::unavailable(format!("connection broke: {}", status.message()))
+        }
+        _ => status,
+    }
 }

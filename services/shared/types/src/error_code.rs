@@ -115,7 +115,7 @@ impl ErrorCode {
         }
     }
 
-    /// The code for a gRPC status that came without an ErrorInfo of ours.
+    /// The code for a gRPC status that came without an ErrorInfo of ours. Unknown is what a broken connection gives.
     pub const fn from_grpc_code(code: i32) -> Self {
         match code {
             3 => Self::InvalidArgument,
@@ -126,7 +126,7 @@ impl ErrorCode {
             8 => Self::Full,
             9 => Self::PreconditionFailed,
             11 => Self::RangeNotSatisfiable,
-            1 | 14 => Self::Unavailable,
+            1 | 2 | 14 => Self::Unavailable,
             15 => Self::DataLoss,
             16 => Self::Unauthenticated,
             _ => Self::Internal,

@@ -1,0 +1,333 @@
+//! A cluster of real processes on free ports, data in a temporary folder.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use cstore_types::ClusterSecret;
+
+use crate::http::{Answer, Client};
+use crate::wait::until;
+
+/// How long a start, a restart or a recovery may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a cluster is made.
+#[derive(Debug)]
+pub struct Builder {
+    program: PathBuf,
+    workers: usize,
+    storages: usize,
+    dev: bool,
+    env: BTreeMap<String, String>,
+}
+
+/// Running processes.
+#[derive(Debug)]
+pub struct Cluster {
+    program: PathBuf,
+    dir: tempfile::TempDir,
+    env: BTreeMap<String, String>,
+    roles: BTreeMap<String, BTreeMap<String, String>>,
+    children: BTreeMap<String, Child>,
+    /// host:port of the gateway.
+    pub gateway: String,
+    /// host:port of the master.
+    pub master: String,
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+impl Builder {
+    /// Workers as processes of their own.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Storage nodes as processes of their own.
+    #[must_use]
+    pub fn storages(mut self, storages: usize) -> Self {
+        self.storages = storages;
+        self
+    }
+
+    /// All roles in one process.
+    #[must_use]
+    pub fn dev(mut self) -> Self {
+        self.dev = true;
+        self
+    }
+
+    /// A variable of all processes.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts everything and waits until an upload would succeed.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn start(self) -> Cluster {
+        let cluster = self.start_unready();
+        cluster.wait_ready();
+        cluster
+    }
+
+    /// Starts everything.
+    ///
+    /// # Panics
+    /// When a process cannot be started.
+    pub fn start_unready(self) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let secret = dir.path().join("cluster-secret");
+        let text = ClusterSecret::generate().expect("the system has random numbers");
+        std::fs::write(&secret, text.expose()).expect("the secret can be written");
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))
+            .expect("its mode can be set");
+        let (gateway, master) = (free_port(), free_port());
+        let mut env = BTreeMap::new();
+        let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
+        set("CSTORE_DATA_DIR", dir.path().display().to_string());
+        set("CSTORE_CLUSTER_SECRET_FILE", secret.display().to_string());
+        set("CSTORE_MASTER_ADDR", format!("127.0.0.1:{master}"));
+        set("CSTORE_STORAGE_NODES", self.storages.to_string());
+        set("CSTORE_ANONYMOUS", "TRUE".to_owned());
+        set("CSTORE_ADMIN_PORT", "0".to_owned());
+        set("CSTORE_HEARTBEAT_MS", "50".to_owned());
+        set("CSTORE_RELEASE_DELAY_MS", "0".to_owned());
+        set("CSTORE_RETRY_STEP", "20".to_owned());
+        set("FS_SIZE", "256MiB".to_owned());
+        set("GATEWAY_PORT", gateway.to_string());
+        set("MASTER_PORT", master.to_string());
+        env.extend(self.env);
+        let mut roles = BTreeMap::new();
+        if self.dev {
+            let ports = [("STORAGE_PORT", free_port()), ("WORKER_PORT", free_port())];
+            roles
+                .insert("dev".to_owned(), ports.map(|(key, port)| (key.to_owned(), port.to_string())).into());
+        } else {
+            roles.insert("master".to_owned(), BTreeMap::new());
+            roles.insert("gateway".to_owned(), BTreeMap::new());
+            for (role, key, count) in
+                [("storage", "STORAGE_PORT", self.storages), ("worker", "WORKER_PORT", self.workers)]
+            {
+                for n in 1..=count {
+                    let name = format!("{role}-{n}");
+                    let own = [("CSTORE_NODE_ID", name.clone()), (key, free_port().to_string())];
+                    roles.insert(name, own.map(|(key, value)| (key.to_owned(), value)).into());
+                }
+            }
+        }
+        let mut cluster = Cluster {
+            program: self.program,
+            dir,
+            env,
+            children: BTreeMap::new(),
+            gateway: format!("127.0.0.1:{gateway}"),
+            master: format!("127.0.0.1:{master}"),
+            roles,
+        };
+        for role in cluster.roles() {
+            cluster.launch(&role);
+        }
+        cluster
+    }
+}
+
+impl Cluster {
+    /// One worker and one storage node, each role a process of its own.
+    pub fn builder(program: &str) -> Builder {
+        Builder { program: program.into(), workers: 1, storages: 1, dev: false, env: BTreeMap::new() }
+    }
+
+    /// Names of the processes.
+    pub fn roles(&self) -> Vec<String> {
+        self.roles.keys().cloned().collect()
+    }
+
+    /// The folder of all data.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Sets a variable for the next start of a process.
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        self.env.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// The bearer of the gRPC plane.
+    ///
+    /// # Panics
+    /// When the secret cannot be read.
+    pub fn bearer(&self) -> String {
+        let text = std::fs::read_to_string(self.dir().join("cluster-secret")).expect("the secret is there");
+        ClusterSecret::parse(&text).expect("the secret is valid").grpc_bearer().as_str().to_owned()
+    }
+
+    /// Address of a node, host:port.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    pub fn addr(&self, name: &str) -> String {
+        let own = self.roles.get(name).expect("the node is part of the cluster");
+        let port = own.iter().find(|(key, _)| key.ends_with("_PORT")).expect("the node has a port");
+        format!("127.0.0.1:{}", port.1)
+    }
+
+    /// Starts a process that is not running.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn launch(&mut self, name: &str) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir().join(format!("{name}.log")))
+            .expect("the log can be opened");
+        let child = self.command(name).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts");
+        self.children.insert(name.to_owned(), child);
+    }
+
+    /// The command line and environment of a process.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(name.split('-').next().unwrap_or(name));
+        command.env_clear().envs(&self.env).envs(&self.roles[name]);
+        command
+    }
+
+    /// SIGKILL, without waiting for the end; [`Self::kill`] still has to be called.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn kill_now(&self, name: &str) {
+        let child = self.children.get(name).expect("the process runs");
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the process can be killed");
+    }
+
+    /// SIGKILL, and waits for the end.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn kill(&mut self, name: &str) {
+        let mut child = self.children.remove(name).expect("the process runs");
+        child.kill().expect("the process can be killed");
+        child.wait().expect("the process ends");
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Panics
+    /// When it is not running or does not end in time.
+    pub fn stop(&mut self, name: &str) -> ExitStatus {
+        let mut child = self.children.remove(name).expect("the process runs");
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process can be told");
+        until(&format!("end of {name}"), PATIENCE, || child.try_wait().expect("the process can be asked"))
+    }
+
+    /// kill -9 and start again.
+    pub fn restart(&mut self, name: &str) {
+        self.kill(name);
+        self.launch(name);
+    }
+
+    /// Waits until an upload succeeds; removes it again.
+    ///
+    /// # Panics
+    /// When a process has ended, or nothing succeeds in time.
+    pub fn wait_ready(&self) {
+        until("an upload", PATIENCE, || {
+            for (name, child) in &self.children {
+                let status =
+                    std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+                assert!(!status.is_empty() && !status.contains(") Z "), "{name} has ended");
+            }
+            let put = self.call("PUT", "/api/files/.ready?overwrite=true", b"").ok()?;
+            let deleted = || self.call("DELETE", "/api/files/.ready", b"").ok();
+            (put.status < 300).then(deleted)?.filter(|answer| answer.status == 204)
+        });
+    }
+
+    /// One request over a connection of its own.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn call(&self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+        Client::connect(&self.gateway)?.call(method, path, "", body)
+    }
+
+    /// As [`Self::call`], where nothing may go wrong with the connection.
+    ///
+    /// # Panics
+    /// When it does.
+    pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        self.call(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Peak resident memory of a process in bytes.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn peak_memory(&self, name: &str) -> u64 {
+        let pid = self.children.get(name).expect("the process runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells the peak");
+        let kib: u64 =
+            line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB");
+        kib << 10
+    }
+
+    /// What a process logged.
+    ///
+    /// # Panics
+    /// When its log cannot be read.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir().join(format!("{name}.log"))).expect("the log is there")
+    }
+
+    /// Fails on an ERROR line that is not allowed: it means that a person must look.
+    ///
+    /// # Panics
+    /// On such a line.
+    pub fn audit(&self, allowed: &[&str]) {
+        for name in self.roles() {
+            for line in
+                self.log(&name).lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked"))
+            {
+                assert!(allowed.iter().any(|text| line.contains(text)), "{name} logged: {line}");
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for name in self.roles() {
+                let log = self.log(&name);
+                let tail: Vec<&str> = log.lines().rev().take(25).collect();
+                eprintln!("--- {name}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! One binary for all tests over the real program.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    clippy::disallowed_types,
+    reason = "a test may fail loudly and tells one story"
+)]
+
+mod bad_input;
+mod credentials;
+mod files;
+mod full_disk;
+mod kills;
+mod start;
+mod stress;
+mod tidy;
+
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_cstore-under-test");

@@ -1,0 +1,135 @@
+//! What the house promises about itself.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Hard limit of a file without its tests.
+const MAX_LINES: usize = 600;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Who may import whom. Tests may import more of what their own crate imports.
+const EDGES: &[(&str, &[&str])] = &[
+    ("cstore-types", &[]),
+    ("cstore-log", &[]),
+    ("cstore-node", &[]),
+    ("cstore-wire", &["cstore-types"]),
+    ("cstore-proto", &["cstore-types"]),
+    ("cstore-mesh", &["cstore-proto"]),
+    (
+        "cstore-storage",
+        &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node", "cstore-wire", "cstore-log"],
+    ),
+    ("cstore-master", &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node", "cstore-log"]),
+    ("cstore-worker", &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node", "cstore-wire"]),
+    ("cstore-gateway", &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node"]),
+];
+
+#[test]
+fn crates_import_only_what_the_plan_allows() {
+    let cargo = std::env::vars()
+        .find(|(key, _)| key == "CARGO")
+        .map_or_else(|| "cargo".to_owned(), |(_, value)| value);
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let Some((_, allowed)) = EDGES.iter().find(|(crate_name, _)| *crate_name == name) else { continue };
+        seen.insert(name.to_owned());
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let on = dependency["name"].as_str().unwrap();
+            let ours = on.starts_with("cstore") && on != name;
+            assert!(!ours || allowed.contains(&on), "{name} must not import {on}");
+        }
+    }
+    assert_eq!(seen.len(), EDGES.len(), "a crate of the plan is missing: {seen:?}");
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn files_are_small_and_libraries_say_what_they_are() {
+    let mut found = Vec::new();
+    for folder in ["proto", "services", "gateway", "integration-tests"] {
+        sources(&root().join(folder), &mut found);
+    }
+    assert!(found.len() > 60, "only {} files were found", found.len());
+    for path in found {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        assert!(code.lines().count() <= MAX_LINES, "{} is too long", path.display());
+        if path.ends_with("src/lib.rs") {
+            assert!(text.starts_with("//!"), "{} does not begin with what it is for", path.display());
+        }
+    }
+}
+
+/// A change of a layout must touch its document: each carries the checksum of the file that knows the bytes.
+#[test]
+fn layouts_and_their_documents_change_together() {
+    for (layout, document) in [
+        ("services/shared/wire/src/frame.rs", "docs/wire-protocol.md"),
+        ("services/shared/log/src/format.rs", "docs/log-format.md"),
+        ("services/storage/src/engine/format.rs", "docs/disk-format.md"),
+        ("services/master/src/meta/keys.rs", "docs/metadata-format.md"),
+    ] {
+        let bytes = std::fs::read(root().join(layout)).unwrap();
+        let line = format!("layout: {layout} {:08x}", crc32c::crc32c(&bytes));
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        assert!(text.contains(&line), "{document} must be checked against {layout}, and then say: {line}");
+    }
+}
+
+#[test]
+fn metrics_and_settings_are_documented() {
+    let mut found = Vec::new();
+    for folder in ["services", "gateway"] {
+        sources(&root().join(folder), &mut found);
+    }
+    let code: String = found.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let env = std::fs::read_to_string(root().join(".env")).unwrap();
+    let settings = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let mut n_keys = 0;
+    for line in env.lines().filter_map(|line| line.strip_prefix("# ")) {
+        let Some((key, _)) = line.split_once('=') else { continue };
+        if key.contains(|c: char| !c.is_ascii_uppercase() && c != '_') {
+            continue;
+        }
+        n_keys += 1;
+        assert!(code.contains(&format!("\"{key}\"")), ".env names {key}, but nothing reads it");
+        assert!(settings.contains(key), "docs/configuration.md does not know {key}");
+    }
+    assert!(n_keys > 20, ".env names only {n_keys} settings");
+    let documented = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    for path in found.iter().filter(|path| path.ends_with("metrics.rs")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let names = text.split('"').filter(|word| {
+            ["storage_", "master_", "worker_", "gateway_"].iter().any(|part| word.starts_with(part))
+                && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        });
+        for name in names {
+            assert!(
+                documented.contains(&format!("cstore_{name}")),
+                "docs/metrics.md does not know cstore_{name}"
+            );
+        }
+    }
+}

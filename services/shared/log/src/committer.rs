@@ -235,12 +235,27 @@ impl Committer {
     }
 
     /// Ends the active file with a synced footer. Synced, because the file after it may be retired one day, and then
-    /// nothing else would prove that this one is complete.
+    /// nothing else would prove that this one is complete. A file that is mostly empty is cut behind its footer.
     fn seal(&mut self) -> Result<(), LogError> {
         let Some(active) = self.active.take() else { return Ok(()) };
         let size = active.file.info.lock().size;
+        if active.offset < size / 2 {
+            return self.cut(&active);
+        }
         let footer = footer_bytes(active.entries.len(), active.key_bytes);
         self.write_footer(&active, size - footer)?;
+        active.file.info.lock().state = FileState::Sealed;
+        Ok(())
+    }
+
+    /// Seals a file right behind its last frame and gives up the space that was reserved for more.
+    fn cut(&self, active: &Active) -> Result<(), LogError> {
+        let end = active.offset + footer_bytes(active.entries.len(), active.key_bytes);
+        self.write_footer(active, active.offset)?;
+        let io = LogError::io("cut log file");
+        active.file.handle.set_len(end).map_err(&io)?;
+        active.file.handle.sync_data().map_err(&io)?;
+        self.shared.files.shrunk(&active.file, end);
         active.file.info.lock().state = FileState::Sealed;
         Ok(())
     }
@@ -255,20 +270,15 @@ impl Committer {
         active.file.handle.sync_data().map_err(&io)
     }
 
-    /// Seals the file right behind its last frame, so that a stop does not keep preallocated space.
+    /// Seals the file so that a stop does not keep preallocated space.
     fn finish(&mut self) -> Result<(), LogError> {
         if self.shared.poisoned.lock().is_some() {
             return Ok(());
         }
-        let Some(active) = self.active.take() else { return Ok(()) };
-        let end = active.offset + footer_bytes(active.entries.len(), active.key_bytes);
-        self.write_footer(&active, active.offset)?;
-        let io = LogError::io("cut log file");
-        active.file.handle.set_len(end).map_err(&io)?;
-        active.file.handle.sync_data().map_err(&io)?;
-        let mut info = active.file.info.lock();
-        (info.size, info.state) = (end, FileState::Sealed);
-        Ok(())
+        match self.active.take() {
+            Some(active) => self.cut(&active),
+            None => Ok(()),
+        }
     }
 
     fn write_frame(&mut self, batch: Vec<Group>) {

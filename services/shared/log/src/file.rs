@@ -29,6 +29,9 @@ struct Spare {
     len: u64,
 }
 
+/// Room that a file of more than standard size gets beyond the group that it is made for.
+const SLACK: u64 = 32 << 10;
+
 #[derive(Debug, Default)]
 struct Inner {
     files: BTreeMap<u32, Arc<LogFile>>,
@@ -169,9 +172,19 @@ impl Files {
             self.disk.remove(&spare.name).map_err(LogError::io("remove spare log file"))?;
             inner.allocated -= spare.len;
         }
-        let size = needed.max(self.options.file_bytes.min(self.new_room(&inner, urgency)));
+        // A file made for one large group has room for the small ones that follow it.
+        let wanted = self.options.file_bytes.max(needed + SLACK);
+        let size = needed.max(wanted.min(self.new_room(&inner, urgency)));
         inner.allocated += size;
         Ok(size)
+    }
+
+    /// A file was cut to `size`.
+    pub(crate) fn shrunk(&self, file: &LogFile, size: u64) {
+        let mut inner = self.inner.lock();
+        let mut info = file.info.lock();
+        inner.allocated -= info.size.saturating_sub(size);
+        info.size = size;
     }
 
     /// The content of a file can never come back when this returns. A file of standard size that nobody reads is kept

@@ -231,8 +231,8 @@ fn walk(file: &mut Found, seed: Seed) -> Result<(), LogError> {
     while let Some((header, content)) = read_frame(file, file.end, seed)? {
         file.durable_seq = file.durable_seq.max(header.durable_seq);
         if header.footer {
-            // A stop in good order that died while it cut the file: the footer is there, the length is the old one.
-            file.end += header.disk_len();
+            // A seal that died before it cut the file. The footer proves the frames before it, but may itself be in
+            // the page cache only: the file is cut in front of it.
             return Ok(());
         }
         let directory = content.get(FRAME_HEADER..FRAME_HEADER + header.directory_len as usize);

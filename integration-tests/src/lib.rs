@@ -1,4 +1,4 @@
-//! Cluster harness and end-to-end tests: the real program as real processes on loopback.
+//! Cluster harness, fault proxy and end-to-end tests: the real program as real processes on loopback.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,5 +10,7 @@
 
 pub mod cluster;
 pub mod content;
+pub mod grpc;
 pub mod http;
+pub mod proxy;
 pub mod wait;

@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod credentials;
+mod doors;
 mod files;
 mod full_disk;
 mod kills;

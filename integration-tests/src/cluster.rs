@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cstore_types::ClusterSecret;
+use parking_lot::Mutex;
 
 use crate::http::{Answer, Client};
 use crate::wait::until;
@@ -33,7 +34,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     env: BTreeMap<String, String>,
     roles: BTreeMap<String, BTreeMap<String, String>>,
-    children: BTreeMap<String, Child>,
+    children: Mutex<BTreeMap<String, Child>>,
     /// host:port of the gateway.
     pub gateway: String,
     /// host:port of the master.
@@ -129,11 +130,11 @@ impl Builder {
                 }
             }
         }
-        let mut cluster = Cluster {
+        let cluster = Cluster {
             program: self.program,
             dir,
             env,
-            children: BTreeMap::new(),
+            children: Mutex::default(),
             gateway: format!("127.0.0.1:{gateway}"),
             master: format!("127.0.0.1:{master}"),
             roles,
@@ -161,7 +162,16 @@ impl Cluster {
         self.dir.path()
     }
 
-    /// Sets a variable for the next start of a process.
+    /// Sets a variable of one process for its next start.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn set_env_of(&mut self, name: &str, key: &str, value: &str) {
+        let own = self.roles.get_mut(name).expect("the process is part of the cluster");
+        own.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// Sets a variable of all processes for their next start.
     pub fn set_env(&mut self, key: &str, value: &str) {
         self.env.insert(key.to_owned(), value.to_owned());
     }
@@ -189,14 +199,14 @@ impl Cluster {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn launch(&mut self, name: &str) {
+    pub fn launch(&self, name: &str) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir().join(format!("{name}.log")))
             .expect("the log can be opened");
         let child = self.command(name).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts");
-        self.children.insert(name.to_owned(), child);
+        self.children.lock().insert(name.to_owned(), child);
     }
 
     /// The command line and environment of a process.
@@ -210,22 +220,12 @@ impl Cluster {
         command
     }
 
-    /// SIGKILL, without waiting for the end; [`Self::kill`] still has to be called.
-    ///
-    /// # Panics
-    /// When it is not running.
-    pub fn kill_now(&self, name: &str) {
-        let child = self.children.get(name).expect("the process runs");
-        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the process can be killed");
-    }
-
     /// SIGKILL, and waits for the end.
     ///
     /// # Panics
     /// When it is not running.
-    pub fn kill(&mut self, name: &str) {
-        let mut child = self.children.remove(name).expect("the process runs");
+    pub fn kill(&self, name: &str) {
+        let mut child = self.take(name);
         child.kill().expect("the process can be killed");
         child.wait().expect("the process ends");
     }
@@ -234,15 +234,19 @@ impl Cluster {
     ///
     /// # Panics
     /// When it is not running or does not end in time.
-    pub fn stop(&mut self, name: &str) -> ExitStatus {
-        let mut child = self.children.remove(name).expect("the process runs");
+    pub fn stop(&self, name: &str) -> ExitStatus {
+        let mut child = self.take(name);
         let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process can be told");
         until(&format!("end of {name}"), PATIENCE, || child.try_wait().expect("the process can be asked"))
     }
 
+    fn take(&self, name: &str) -> Child {
+        self.children.lock().remove(name).expect("the process runs")
+    }
+
     /// kill -9 and start again.
-    pub fn restart(&mut self, name: &str) {
+    pub fn restart(&self, name: &str) {
         self.kill(name);
         self.launch(name);
     }
@@ -253,7 +257,7 @@ impl Cluster {
     /// When a process has ended, or nothing succeeds in time.
     pub fn wait_ready(&self) {
         until("an upload", PATIENCE, || {
-            for (name, child) in &self.children {
+            for (name, child) in self.children.lock().iter() {
                 let status =
                     std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
                 assert!(!status.is_empty() && !status.contains(") Z "), "{name} has ended");
@@ -285,7 +289,7 @@ impl Cluster {
     /// # Panics
     /// When it is not running.
     pub fn peak_memory(&self, name: &str) -> u64 {
-        let pid = self.children.get(name).expect("the process runs").id();
+        let pid = self.children.lock().get(name).expect("the process runs").id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells the peak");
         let kib: u64 =
@@ -318,7 +322,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in self.children.values_mut() {
+        for child in self.children.get_mut().values_mut() {
             let _ = child.kill();
             let _ = child.wait();
         }

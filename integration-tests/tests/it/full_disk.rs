@@ -70,7 +70,7 @@ fn i7_a_disk_that_was_filled_ten_times_takes_files_after_each_delete() {
 
 #[test]
 fn fresh_start_on_a_disk_with_files_refuses_and_says_how_to_mean_it() {
-    let mut cluster = Cluster::builder(PROGRAM).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     let body = random(10_000, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/kept", &body).status, 201);
     assert!(cluster.stop("storage-1").success());
@@ -84,7 +84,7 @@ fn fresh_start_on_a_disk_with_files_refuses_and_says_how_to_mean_it() {
 
 #[test]
 fn i8_a_damaged_block_is_never_served() {
-    let mut cluster = Cluster::builder(PROGRAM).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     let body = random(300_000, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/rot", &body).status, 201);
     assert!(cluster.stop("storage-1").success());

@@ -1,6 +1,6 @@
 //! I6, I12: kill -9 under load, in every role.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::PROGRAM;
 
-/// Ten clients upload until told to stop; acknowledged and attempted files by name with their seeds.
+/// Ten clients that upload through all faults; acknowledged and attempted files by name, with size and seed.
 struct Load<'a> {
     cluster: &'a Cluster,
     stop: AtomicBool,
@@ -20,13 +20,26 @@ struct Load<'a> {
     tried: Mutex<BTreeMap<String, (usize, u64)>>,
 }
 
-impl Load<'_> {
+/// Stops the clients, also when the test fails between them.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<'a> Load<'a> {
+    fn on(cluster: &'a Cluster) -> Self {
+        Self { cluster, stop: AtomicBool::new(false), acked: Mutex::default(), tried: Mutex::default() }
+    }
+
     fn client(&self, client: u64, round: u64, seed: u64) {
         for n in 0.. {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let content = seed + client * 1_000_000 + round * 10_000 + n;
+            let content = seed + client * 10_000_000 + round * 100_000 + n;
             let size = [3_000, 200_000, 1_500_000][(content % 3) as usize];
             let name = format!("kill/{round}/{client}/{n}");
             self.tried.lock().insert(name.clone(), (size, content));
@@ -37,81 +50,75 @@ impl Load<'_> {
         }
     }
 
-    fn check(&self, round: u64) {
+    fn await_more(&self, count: usize) {
+        let enough = self.acked.lock().len() + count;
+        until(&format!("{count} more acknowledged uploads"), Duration::from_secs(60), || {
+            (self.acked.lock().len() >= enough).then_some(())
+        });
+    }
+
+    /// Kills `role` under ten uploads and starts it again while the clients go on.
+    fn kill(&self, role: &str, round: u64, seed: u64) {
+        self.stop.store(false, Ordering::Relaxed);
+        let recovery = std::thread::scope(|scope| {
+            let _stop = Stop(&self.stop);
+            for client in 0..10 {
+                scope.spawn(move || self.client(client, round, seed));
+            }
+            self.await_more(10);
+            self.cluster.kill(role);
+            let restarted = Instant::now();
+            self.cluster.launch(role);
+            // Ten answers may still have been on their way when it died.
+            self.await_more(11);
+            restarted.elapsed()
+        });
+        let (acked, tried) = (self.acked.lock().len(), self.tried.lock().len());
+        println!("{role}: writes again within {recovery:?}; so far {acked} of {tried} acknowledged");
+        assert!(recovery < Duration::from_secs(10), "{role}: i12 writes came back after {recovery:?}");
+        self.cluster.wait_ready();
+    }
+
+    /// Every acknowledged file is there and equal; every visible one is what its client was sending, whole.
+    fn check(&self, prefix: &str) {
         let mut client = Client::connect(&self.cluster.gateway).unwrap();
-        for (name, (size, content)) in self.acked.lock().iter() {
-            let got = client.call("GET", &format!("/api/files/{name}"), "", b"").unwrap();
-            assert!(
-                got.status == 200 && got.body == random(*size, *content),
-                "acknowledged {name}: {}",
-                got.status
-            );
-        }
-        let mut token = String::new();
         let (acked, tried) = (self.acked.lock(), self.tried.lock());
+        let mut visible = BTreeSet::new();
+        let mut token = String::new();
         loop {
-            let page = client
-                .call("GET", &format!("/api/files?prefix=kill/{round}/&page_token={token}"), "", b"")
-                .unwrap()
-                .json();
+            let path = format!("/api/files?prefix={prefix}&page_token={token}");
+            let page = client.call("GET", &path, "", b"").unwrap().json();
             for file in page["files"].as_array().unwrap() {
                 let name = file["name"].as_str().unwrap();
-                if acked.contains_key(name) {
-                    continue;
-                }
                 let (size, content) = tried[name];
                 let got = client.call("GET", &format!("/api/files/{name}"), "", b"").unwrap();
-                assert!(
-                    got.body == random(size, content),
-                    "visible {name} is not what its client was sending"
-                );
+                assert_eq!(got.status, 200, "visible {name}");
+                assert!(got.body == random(size, content), "visible {name} is not what its client sent");
+                visible.insert(name.to_owned());
             }
             token = page["next_page_token"].as_str().unwrap().to_owned();
             if token.is_empty() {
-                return;
+                break;
             }
         }
+        for name in acked.keys().filter(|name| name.starts_with(prefix)) {
+            assert!(visible.contains(name), "acknowledged {name} is gone");
+        }
     }
-}
-
-/// Kills `role` under ten uploads, starts it again, and compares everything.
-fn kill_under_load(cluster: &mut Cluster, role: &str, round: u64, seed: u64) {
-    let child = {
-        let load =
-            Load { cluster, stop: AtomicBool::new(false), acked: Mutex::default(), tried: Mutex::default() };
-        std::thread::scope(|scope| {
-            for client in 0..10 {
-                let load = &load;
-                scope.spawn(move || load.client(client, round, seed));
-            }
-            until("a few acknowledged uploads", Duration::from_secs(30), || {
-                (load.acked.lock().len() >= 10).then_some(())
-            });
-            load.cluster.kill_now(role);
-            load.stop.store(true, Ordering::Relaxed);
-        });
-        (load.acked.into_inner(), load.tried.into_inner())
-    };
-    cluster.kill(role);
-    cluster.launch(role);
-    let restarted = Instant::now();
-    cluster.wait_ready();
-    let recovery = restarted.elapsed();
-    println!("{role}: {} of {} acknowledged, writes again after {recovery:?}", child.0.len(), child.1.len());
-    assert!(recovery < Duration::from_secs(10), "{role}: i12 writes came back after {recovery:?}");
-    Load { cluster, stop: AtomicBool::new(true), acked: child.0.into(), tried: child.1.into() }.check(round);
 }
 
 #[test]
 fn i6_i12_kill_of_each_role_under_load_loses_nothing_acknowledged() {
     let seed = seed();
     println!("CSTORE_SEED={seed}");
-    let mut cluster = Cluster::builder(PROGRAM).workers(1).storages(2).env("FS_SIZE", "1GiB").start();
-    for (round, role) in
-        ["storage-1", "master", "worker-1", "gateway", "storage-2", "master"].iter().enumerate()
-    {
-        kill_under_load(&mut cluster, role, round as u64, seed);
+    let cluster = Cluster::builder(PROGRAM).workers(1).storages(2).env("FS_SIZE", "2GiB").start();
+    let load = Load::on(&cluster);
+    let roles = ["storage-1", "master", "worker-1", "gateway", "storage-2"];
+    for (round, role) in (0..).zip(roles.iter().cycle().take(5 * roles.len())) {
+        load.kill(role, round, seed);
+        load.check(&format!("kill/{round}/"));
     }
+    load.check("kill/");
     cluster.audit(&[]);
 }
 
@@ -119,16 +126,19 @@ fn i6_i12_kill_of_each_role_under_load_loses_nothing_acknowledged() {
 fn i6_i12_kill_of_the_one_process_under_load_loses_nothing_acknowledged() {
     let seed = seed();
     println!("CSTORE_SEED={seed}");
-    let mut cluster = Cluster::builder(PROGRAM).dev().env("FS_SIZE", "1GiB").start();
-    for round in 0..3 {
-        kill_under_load(&mut cluster, "dev", round, seed);
+    let cluster = Cluster::builder(PROGRAM).dev().env("FS_SIZE", "2GiB").start();
+    let load = Load::on(&cluster);
+    for round in 0..8 {
+        load.kill("dev", round, seed);
+        load.check(&format!("kill/{round}/"));
     }
+    load.check("kill/");
     cluster.audit(&[]);
 }
 
 #[test]
 fn i12_an_upload_in_flight_survives_a_restart_of_the_master() {
-    let mut cluster = Cluster::builder(PROGRAM).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     let body = random(3 << 20, 5);
     let mut client = Client::connect(&cluster.gateway).unwrap();
     client.head("PUT", "/api/files/slow", &format!("content-length: {}\r\n", body.len())).unwrap();
@@ -143,7 +153,7 @@ fn i12_an_upload_in_flight_survives_a_restart_of_the_master() {
 
 #[test]
 fn i12_parts_may_start_in_any_order() {
-    let mut cluster = Cluster::builder(PROGRAM).workers(2).storages(2).start();
+    let cluster = Cluster::builder(PROGRAM).workers(2).storages(2).start();
     for role in cluster.roles() {
         cluster.kill(&role);
     }
@@ -155,7 +165,7 @@ fn i12_parts_may_start_in_any_order() {
 
 #[test]
 fn a_stop_in_good_order_keeps_everything_and_ends_with_0() {
-    let mut cluster = Cluster::builder(PROGRAM).storages(2).start();
+    let cluster = Cluster::builder(PROGRAM).storages(2).start();
     let body = random(5 << 20, 3);
     assert_eq!(cluster.ask("PUT", "/api/files/kept", &body).status, 201);
     for role in ["gateway", "worker-1", "storage-1", "storage-2", "master"] {

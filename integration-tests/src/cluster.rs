@@ -251,7 +251,7 @@ impl Cluster {
         self.launch(name);
     }
 
-    /// Waits until an upload succeeds; removes it again.
+    /// Waits until an upload and its download succeed; removes it again.
     ///
     /// # Panics
     /// When a process has ended, or nothing succeeds in time.
@@ -262,9 +262,10 @@ impl Cluster {
                     std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
                 assert!(!status.is_empty() && !status.contains(") Z "), "{name} has ended");
             }
-            let put = self.call("PUT", "/api/files/.ready?overwrite=true", b"").ok()?;
+            let put = self.call("PUT", "/api/files/.ready?overwrite=true", b"ready").ok()?;
+            let got = self.call("GET", "/api/files/.ready", b"").ok()?;
             let deleted = || self.call("DELETE", "/api/files/.ready", b"").ok();
-            (put.status < 300).then(deleted)?.filter(|answer| answer.status == 204)
+            (put.status < 300 && got.status == 200).then(deleted)?.filter(|answer| answer.status == 204)
         });
     }
 

@@ -258,7 +258,7 @@ impl Cluster {
                     std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
                 assert!(!status.is_empty() && !status.contains(") Z "), "{name} has ended");
             }
-            let put = self.call("PUT", "/api/files/.ready?overwrite=true", b"").ok()?;
+            let put = self.call("PUT", "/api/files/.ready?overwrite=true", b"ready").ok()?;
             let deleted = || self.call("DELETE", "/api/files/.ready", b"").ok();
             (put.status < 300).then(deleted)?.filter(|answer| answer.status == 204)
         });
@@ -278,6 +278,16 @@ impl Cluster {
     /// When it does.
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         self.call(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// GET of a path by a client that does what 503 asks for: it tries again.
+    ///
+    /// # Panics
+    /// When nothing else is answered in time.
+    pub fn fetch(&self, path: &str) -> Answer {
+        until(&format!("an answer to GET {path}"), PATIENCE, || {
+            self.call("GET", path, b"").ok().filter(|answer| answer.status != 503)
+        })
     }
 
     /// Peak resident memory of a process in bytes.

@@ -38,9 +38,8 @@ impl Load<'_> {
     }
 
     fn check(&self, round: u64) {
-        let mut client = Client::connect(&self.cluster.gateway).unwrap();
         for (name, (size, content)) in self.acked.lock().iter() {
-            let got = client.call("GET", &format!("/api/files/{name}"), "", b"").unwrap();
+            let got = self.cluster.fetch(&format!("/api/files/{name}"));
             assert!(
                 got.status == 200 && got.body == random(*size, *content),
                 "acknowledged {name}: {}",
@@ -50,17 +49,15 @@ impl Load<'_> {
         let mut token = String::new();
         let (acked, tried) = (self.acked.lock(), self.tried.lock());
         loop {
-            let page = client
-                .call("GET", &format!("/api/files?prefix=kill/{round}/&page_token={token}"), "", b"")
-                .unwrap()
-                .json();
+            let page =
+                self.cluster.fetch(&format!("/api/files?prefix=kill/{round}/&page_token={token}")).json();
             for file in page["files"].as_array().unwrap() {
                 let name = file["name"].as_str().unwrap();
                 if acked.contains_key(name) {
                     continue;
                 }
                 let (size, content) = tried[name];
-                let got = client.call("GET", &format!("/api/files/{name}"), "", b"").unwrap();
+                let got = self.cluster.fetch(&format!("/api/files/{name}"));
                 assert!(
                     got.body == random(size, content),
                     "visible {name} is not what its client was sending"
@@ -138,7 +135,7 @@ fn i12_an_upload_in_flight_survives_a_restart_of_the_master() {
     let answer = client.answer(false).unwrap();
     assert_eq!(answer.status, 201, "{}", answer.text());
     cluster.wait_ready();
-    assert!(cluster.ask("GET", "/api/files/slow", b"").body == body);
+    assert!(cluster.fetch("/api/files/slow").body == body);
 }
 
 #[test]
@@ -165,6 +162,6 @@ fn a_stop_in_good_order_keeps_everything_and_ends_with_0() {
         cluster.launch(&role);
     }
     cluster.wait_ready();
-    assert!(cluster.ask("GET", "/api/files/kept", b"").body == body);
+    assert!(cluster.fetch("/api/files/kept").body == body);
     cluster.audit(&[]);
 }

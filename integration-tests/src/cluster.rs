@@ -25,6 +25,7 @@ pub struct Builder {
     storages: usize,
     dev: bool,
     env: BTreeMap<String, String>,
+    env_of: Vec<(String, String, String)>,
 }
 
 /// Running processes.
@@ -72,6 +73,13 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A variable of one process.
+    #[must_use]
+    pub fn env_of(mut self, name: &str, key: &str, value: &str) -> Self {
+        self.env_of.push((name.to_owned(), key.to_owned(), value.to_owned()));
         self
     }
 
@@ -130,7 +138,7 @@ impl Builder {
                 }
             }
         }
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             program: self.program,
             dir,
             env,
@@ -139,6 +147,9 @@ impl Builder {
             master: format!("127.0.0.1:{master}"),
             roles,
         };
+        for (name, key, value) in self.env_of {
+            cluster.set_env_of(&name, &key, &value);
+        }
         for role in cluster.roles() {
             cluster.launch(&role);
         }
@@ -149,7 +160,14 @@ impl Builder {
 impl Cluster {
     /// One worker and one storage node, each role a process of its own.
     pub fn builder(program: &str) -> Builder {
-        Builder { program: program.into(), workers: 1, storages: 1, dev: false, env: BTreeMap::new() }
+        Builder {
+            program: program.into(),
+            workers: 1,
+            storages: 1,
+            dev: false,
+            env: BTreeMap::new(),
+            env_of: Vec::new(),
+        }
     }
 
     /// Names of the processes.
@@ -283,6 +301,16 @@ impl Cluster {
     /// When it does.
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         self.call(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// GET of a path by a client that does what 503 asks for: it tries again.
+    ///
+    /// # Panics
+    /// When nothing else is answered in time.
+    pub fn fetch(&self, path: &str) -> Answer {
+        until(&format!("an answer to GET {path}"), PATIENCE, || {
+            self.call("GET", path, b"").ok().filter(|answer| answer.status != 503)
+        })
     }
 
     /// Peak resident memory of a process in bytes.

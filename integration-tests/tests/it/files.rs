@@ -88,6 +88,14 @@ fn ranges_conditions_copies_and_renames_do_what_http_says() {
     }
     assert_eq!(cluster.ask("DELETE", "/api/files/y", b"").status, 204);
     assert!(cluster.ask("GET", "/api/files/z", b"").body == body);
+    // A rename over a copy of itself: two names become one, and the space returns with it.
+    assert_eq!(cluster.ask("POST", "/api/files/z:copy", br#"{"to":"w"}"#).status, 200);
+    let over = cluster.ask("POST", "/api/files/z:rename", br#"{"to":"w","overwrite":true}"#);
+    assert_eq!(over.status, 200, "{}", over.text());
+    assert_eq!(cluster.ask("DELETE", "/api/files/w", b"").status, 204);
+    until("all space back", Duration::from_secs(20), || {
+        (stat(&cluster, "physical_bytes") == 0 && stat(&cluster, "pending_releases") == 0).then_some(())
+    });
     cluster.audit(&[]);
 }
 

@@ -81,17 +81,16 @@ impl<'a> Load<'a> {
 
     /// Every acknowledged file is there and equal; every visible one is what its client was sending, whole.
     fn check(&self, prefix: &str) {
-        let mut client = Client::connect(&self.cluster.gateway).unwrap();
         let (acked, tried) = (self.acked.lock(), self.tried.lock());
         let mut visible = BTreeSet::new();
         let mut token = String::new();
         loop {
             let path = format!("/api/files?prefix={prefix}&page_token={token}");
-            let page = client.call("GET", &path, "", b"").unwrap().json();
+            let page = self.cluster.fetch(&path).json();
             for file in page["files"].as_array().unwrap() {
                 let name = file["name"].as_str().unwrap();
                 let (size, content) = tried[name];
-                let got = client.call("GET", &format!("/api/files/{name}"), "", b"").unwrap();
+                let got = self.cluster.fetch(&format!("/api/files/{name}"));
                 assert_eq!(got.status, 200, "visible {name}");
                 assert!(got.body == random(size, content), "visible {name} is not what its client sent");
                 visible.insert(name.to_owned());
@@ -148,7 +147,7 @@ fn i12_an_upload_in_flight_survives_a_restart_of_the_master() {
     let answer = client.answer(false).unwrap();
     assert_eq!(answer.status, 201, "{}", answer.text());
     cluster.wait_ready();
-    assert!(cluster.ask("GET", "/api/files/slow", b"").body == body);
+    assert!(cluster.fetch("/api/files/slow").body == body);
 }
 
 #[test]
@@ -175,6 +174,6 @@ fn a_stop_in_good_order_keeps_everything_and_ends_with_0() {
         cluster.launch(&role);
     }
     cluster.wait_ready();
-    assert!(cluster.ask("GET", "/api/files/kept", b"").body == body);
+    assert!(cluster.fetch("/api/files/kept").body == body);
     cluster.audit(&[]);
 }

@@ -1,7 +1,7 @@
 //! Names: look up, delete, rename, copy. All changes are one batch each, decided again when another came first.
 
 use bytes::Bytes;
-use cstore_types::{ErrorCode, FileName};
+use cstore_types::{ErrorCode, FileName, SessionId};
 
 use crate::core::{MAX_TRIES, Master, now_ms};
 use crate::error::Refusal;
@@ -12,7 +12,7 @@ use crate::meta::{Batch, MetaError, Versioned};
 #[derive(Debug, Default)]
 pub(crate) struct Effect {
     pub(crate) removed: Option<FileRecord>,
-    pub(crate) released: Option<(cstore_types::SessionId, ReleaseRecord)>,
+    pub(crate) released: Option<(SessionId, ReleaseRecord)>,
 }
 
 impl Master {
@@ -107,6 +107,10 @@ impl Master {
             let mut batch = Batch::default();
             batch.require_version(keys::name_key(tenant, from), found.version);
             let (effect, version) = self.claim(&mut batch, tenant, to, overwrite, &file).await?;
+            if effect.removed.as_ref().is_some_and(|old| old.session == file.session) {
+                // Two names of one session become one.
+                self.count_names(&mut batch, file.session, -1).await?;
+            }
             let renamed = FileRecord { version, modified_ms: now_ms(), ..file };
             batch.delete(keys::name_key(tenant, from));
             batch.put(keys::name_key(tenant, to), renamed.encode());
@@ -132,16 +136,9 @@ impl Master {
             let mut batch = Batch::default();
             batch.require_version(keys::name_key(tenant, from), found.version);
             let (effect, version) = self.claim(&mut batch, tenant, to, overwrite, &file).await?;
-            let key = keys::session_key(file.session);
             // A copy over a name that shares its blocks leaves the number of names as it is.
-            let shared = effect.removed.as_ref().is_some_and(|old| old.session == file.session);
-            let Some(session) = self.meta.get(&key).await? else { continue };
-            if let (false, SessionRecord::Committed { names, root_crc, stores, name, file }) =
-                (shared, SessionRecord::decode(&session.value)?)
-            {
-                let more = SessionRecord::Committed { names: names + 1, root_crc, stores, name, file };
-                batch.require_version(key.clone(), session.version);
-                batch.put(key, more.encode());
+            if effect.removed.as_ref().is_none_or(|old| old.session != file.session) {
+                self.count_names(&mut batch, file.session, 1).await?;
             }
             let copy = FileRecord { version, modified_ms: now_ms(), ..file };
             batch.put(keys::name_key(tenant, to), copy.encode());
@@ -151,6 +148,21 @@ impl Master {
             }
         }
         Err(MetaError::Conflict.into())
+    }
+
+    /// Adds to `batch` that a session has one name more or less.
+    async fn count_names(&self, batch: &mut Batch, session: SessionId, change: i32) -> Result<(), Refusal> {
+        let key = keys::session_key(session);
+        let Some(found) = self.meta.get(&key).await? else { return Err(MetaError::Conflict.into()) };
+        if let SessionRecord::Committed { names, root_crc, stores, name, file } =
+            SessionRecord::decode(&found.value)?
+        {
+            let names = names.saturating_add_signed(change);
+            let record = SessionRecord::Committed { names, root_crc, stores, name, file };
+            batch.require_version(key.clone(), found.version);
+            batch.put(key, record.encode());
+        }
+        Ok(())
     }
 
     /// Makes `to` free for `file`, or refuses. Answers the version of its next file.
@@ -171,7 +183,7 @@ impl Master {
             Some((old, found)) => {
                 let version = old.version + 1;
                 if old.session == file.session {
-                    // Both names share the session; only the name count of a rename changes, by one.
+                    // Both names share the session; the caller counts its names.
                     batch.require_version(keys::name_key(tenant, to), found.version);
                     return Ok((Effect { removed: Some(old), released: None }, version));
                 }
@@ -199,7 +211,7 @@ impl Master {
 }
 
 /// Adds the end of a session: tombstone and release in one transaction, so that no late commit can follow.
-pub(crate) fn end_session(batch: &mut Batch, session: cstore_types::SessionId, release: &ReleaseRecord) {
+pub(crate) fn end_session(batch: &mut Batch, session: SessionId, release: &ReleaseRecord) {
     batch.put(keys::session_key(session), SessionRecord::Tombstoned.encode());
     batch.delete(keys::root_key(session));
     if !release.stores.is_empty() {

@@ -64,7 +64,7 @@ pub async fn run(
     registry.lock().register_collector(Box::new(MasterMetrics(master.clone())));
     readiness.set("metadata", PartState::Ready);
 
-    let doors = Doors(master.clone());
+    let doors = Doors(master.clone(), shutdown.clone());
     let options =
         ServerOptions { bearer: secret.grpc_bearer().as_str().to_owned(), reflection: config.reflection };
     let server = GrpcServer::new(options).await?;

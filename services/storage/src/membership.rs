@@ -154,7 +154,7 @@ impl Member {
         self.beats += 1;
         self.engine.reclaim();
         if self.beats.is_multiple_of(PIN_SWEEP_BEATS) {
-            self.engine.forget_orphans();
+            self.engine.sweep_pins();
             let held: HashSet<SessionId> = self.engine.sessions().into_iter().collect();
             self.confirmed.retain(|session| held.contains(session));
         }

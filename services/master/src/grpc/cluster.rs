@@ -116,19 +116,23 @@ impl Cluster for Doors {
     ) -> Result<Response<Self::WatchMapStream>, Status> {
         drop(request);
         let (master, changes) = (self.0.clone(), self.0.members.watch());
-        let state = (master, changes, true);
-        let views = futures_util::stream::unfold(state, |(master, mut changes, first)| async move {
-            if !first && changes.changed().await.is_err() {
-                return None;
-            }
-            changes.mark_unchanged();
-            let view = v1::ClusterView {
-                state: master.state(),
-                map: master.members.placement().map(|map| placement_map(&map)),
-                nodes: master.members.nodes(master.config.lease()),
-            };
-            Some((Ok(view), (master, changes, false)))
-        });
+        let state = (master, changes, true, self.1.clone());
+        let views =
+            futures_util::stream::unfold(state, |(master, mut changes, first, shutdown)| async move {
+                if !first {
+                    tokio::select! {
+                        changed = changes.changed() => changed.ok()?,
+                        () = shutdown.triggered() => return None,
+                    }
+                }
+                changes.mark_unchanged();
+                let view = v1::ClusterView {
+                    state: master.state(),
+                    map: master.members.placement().map(|map| placement_map(&map)),
+                    nodes: master.members.nodes(master.config.lease()),
+                };
+                Some((Ok(view), (master, changes, false, shutdown)))
+            });
         Ok(Response::new(Box::pin(views)))
     }
 

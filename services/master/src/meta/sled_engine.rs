@@ -482,3 +482,105 @@ fn answer_all(jobs: impl IntoIterator<Item = Job>, error: &MetaError) {
         let _ = job.answer.send(Err(error.clone()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cstore_log::{Fault, FaultyDisk, Verb};
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn options(snapshot_bytes: u64) -> SledOptions {
+        SledOptions { snapshot_bytes, max_log_bytes: 1 << 30, cache_bytes: 4 << 20 }
+    }
+
+    fn open(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> SledMeta {
+        SledMeta::open(dir, Arc::new(disk.clone()), &options(snapshot_bytes)).unwrap()
+    }
+
+    fn put(key: &[u8], value: Vec<u8>) -> Batch {
+        let mut batch = Batch::default();
+        batch.put(key.to_vec(), value);
+        batch
+    }
+
+    async fn content(meta: &SledMeta) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let found = meta.scan(b"n", None, usize::MAX).await.unwrap();
+        found.into_iter().map(|(key, found)| (key, found.value)).collect()
+    }
+
+    #[tokio::test]
+    async fn i2_requirements_are_checked_within_one_group_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta = Arc::new(open(dir.path(), &FaultyDisk::new(), 1 << 30));
+        let racers = (0..50u8).map(|n| {
+            let meta = meta.clone();
+            async move {
+                let mut batch = put(b"none", vec![n]);
+                batch.require_absent(b"none".to_vec());
+                meta.commit(batch).await
+            }
+        });
+        let results = futures_util::future::join_all(racers).await;
+        let won = results.iter().filter(|result| result.is_ok()).count();
+        let lost = results.iter().filter(|result| **result == Err(MetaError::Conflict)).count();
+        assert_eq!((won, lost), (1, 49));
+        let version = meta.get(b"none").await.unwrap().unwrap().version;
+        let mut stale = put(b"none", vec![99]);
+        stale.require_version(b"none".to_vec(), version + 1);
+        assert_eq!(meta.commit(stale).await, Err(MetaError::Conflict));
+    }
+
+    /// Acknowledged changes survive kills, power loss and the loss of the whole index, with and without snapshots.
+    #[tokio::test]
+    async fn i6_acknowledged_changes_survive_power_loss_and_a_lost_index() {
+        for seed in 1..25u64 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let dir = tempfile::tempdir().unwrap();
+            let snapshot_bytes = if seed % 2 == 0 { 4_096 } else { 1 << 30 };
+            let mut disk = FaultyDisk::new();
+            let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+            for _ in 0..4 {
+                let meta = open(dir.path(), &disk, snapshot_bytes);
+                assert_eq!(content(&meta).await, model, "seed {seed}");
+                for _ in 0..rng.random_range(1..60) {
+                    let key = format!("n{}", rng.random_range(0..20)).into_bytes();
+                    if rng.random_bool(0.3) {
+                        let mut batch = Batch::default();
+                        batch.delete(key.clone());
+                        meta.commit(batch).await.unwrap();
+                        model.remove(&key);
+                    } else {
+                        let value = vec![rng.random(); rng.random_range(0..300)];
+                        meta.commit(put(&key, value.clone())).await.unwrap();
+                        model.insert(key, value);
+                    }
+                }
+                if rng.random_bool(0.3) {
+                    meta.close().await.unwrap();
+                }
+                drop(meta);
+                disk = if rng.random_bool(0.5) { disk.kill() } else { disk.power_loss(rng.random()) };
+                if rng.random_bool(0.5) {
+                    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn i6_a_failed_sync_ends_writes_and_keeps_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultyDisk::new();
+        let meta = open(dir.path(), &disk, 1 << 30);
+        meta.commit(put(b"na", vec![1])).await.unwrap();
+        disk.strike(Verb::Sync, 1, Fault::Eio);
+        assert!(matches!(meta.commit(put(b"nb", vec![2])).await, Err(MetaError::Unavailable(_))));
+        assert!(matches!(meta.commit(put(b"nc", vec![3])).await, Err(MetaError::Unavailable(_))));
+        assert!(meta.failed().is_some());
+        assert_eq!(content(&meta).await, BTreeMap::from([(b"na".to_vec(), vec![1])]));
+    }
+}

@@ -75,6 +75,10 @@ struct Found {
     sealed: bool,
     /// Still as long as it was made: its process died while it was active.
     crashed: bool,
+    /// A footer is there, wherever the file ends: nothing comes after its frames.
+    closed: bool,
+    /// Where the footer of a sealed file starts.
+    footer: Option<u64>,
     durable_seq: u64,
     frames: Vec<Frame>,
 }
@@ -120,6 +124,7 @@ pub(crate) fn recover(
         ));
         active = Some(copy);
     }
+    renew_last_footer(&found)?;
     let mut frames: Vec<(u32, Frame)> = Vec::new();
     for mut file in found {
         frames.extend(std::mem::take(&mut file.frames).into_iter().map(|frame| (file.id, frame)));
@@ -185,6 +190,8 @@ fn read_file(
         end: BLOCK,
         sealed: false,
         crashed: len == header.capacity,
+        closed: false,
+        footer: None,
         durable_seq: header.durable_seq,
         frames: Vec::new(),
     };
@@ -223,6 +230,7 @@ fn read_footer(file: &mut Found, seed: Seed) -> Result<bool, LogError> {
     file.durable_seq = file.durable_seq.max(header.durable_seq);
     file.end = file.len;
     file.sealed = true;
+    file.footer = Some(offset);
     Ok(true)
 }
 
@@ -233,6 +241,7 @@ fn walk(file: &mut Found, seed: Seed) -> Result<(), LogError> {
         if header.footer {
             // A seal that died before it cut the file. The footer proves the frames before it, but may itself be in
             // the page cache only: the file is cut in front of it.
+            file.closed = true;
             return Ok(());
         }
         let directory = content.get(FRAME_HEADER..FRAME_HEADER + header.directory_len as usize);
@@ -299,7 +308,7 @@ fn superseded_by(file: &Found) -> Vec<u64> {
 fn check_gaps(found: &[Found], proven: u64, superseded: &BTreeSet<u64>) -> Result<(), LogError> {
     let present: BTreeSet<u64> =
         found.iter().flat_map(|file| file.frames.iter().map(|frame| frame.seq)).collect();
-    for file in found.iter().filter(|file| file.crashed && !file.sealed) {
+    for file in found.iter().filter(|file| file.crashed && !file.sealed && !file.closed) {
         let Some(last) = file.frames.last() else { continue };
         let next = last.seq + 1;
         if next <= proven && !present.contains(&next) && !superseded.contains(&next) {
@@ -371,6 +380,18 @@ fn copy_frame(
     let mut active = Active::new(file);
     active.advance(seq, encoded.entries, encoded.disk_len);
     Ok(active)
+}
+
+/// The footer of the newest file may be in the page cache only, when its sync failed: nothing came after it that would
+/// prove it. It is written again, so that a sync makes it durable.
+fn renew_last_footer(found: &[Found]) -> Result<(), LogError> {
+    let last = found.iter().max_by_key(|file| file.frames.last().map(|frame| frame.seq));
+    let Some((file, offset)) = last.and_then(|file| Some((file, file.footer?))) else { return Ok(()) };
+    let footer = read_at(&file.handle, offset, (file.len - offset) as usize)?;
+    let io = LogError::io("renew footer of log file");
+    file.handle.write_all_vectored_at(&[footer.into()], offset).map_err(&io)?;
+    file.handle.set_len(file.len).map_err(&io)?;
+    file.handle.sync_data().map_err(&io)
 }
 
 /// Brings a file into the state in which it stays: cut to its valid end, or removed when nothing is in it.

@@ -14,8 +14,8 @@
 //! | 0x03 | Handshake | see [`crate::handshake`]; without the payload prefix |
 //! | 0x06 | AllHere | answer to HaveBlocks: nothing is missing |
 //! | 0x07 | SomeMissing | n u32 · bitmap, bit i (lowest first) set: id i is missing |
-//! | 0x30 | HaveBlocks | session [16] · n u32 · ids |
-//! | 0x31 | PutBlocks | session · n u32 · n × (id [32] · kind u8 · length u32) · bytes |
+//! | 0x30 | HaveBlocks | session \[16\] · n u32 · ids |
+//! | 0x31 | PutBlocks | session · n u32 · n × (id \[32\] · kind u8 · length u32) · bytes |
 //! | 0x32 | GetBlocks | n u32 · ids |
 //! | 0x33 | Seal | session · part u32 · n u32 · ids |
 //! | 0x34 | Unpin | session |
@@ -24,7 +24,7 @@
 //! | 0x3f | Goodbye | the sender closes after it |
 //! | 0x41 | PutResult | n u32 · n × status u8 (0 stored, 1 duplicate, 64 + error code refused) |
 //! | 0x42 | Block | index u32 · last u8 · status u8 (0 here, else 64 + error code) · bytes |
-//! | 0x43 | Sealed | store uuid [16] · seal seq u64 · m u32 · m × new u8 |
+//! | 0x43 | Sealed | store uuid \[16\] · seal seq u64 · m u32 · m × new u8 |
 //! | 0x44 | SealMissing | n u32 · n × index u32 |
 //! | 0x45 | SealConflict | |
 

@@ -260,6 +260,11 @@ impl Request {
         finish(self.opcode(), head, payloads)
     }
 
+    /// The whole frame in one buffer; the connection writes its parts without joining them.
+    pub fn to_bytes(&self, prefix: &Prefix) -> Bytes {
+        self.encode(prefix).buffers.concat().into()
+    }
+
     /// Reads a request whose opcode and length were checked.
     ///
     /// # Errors
@@ -395,6 +400,11 @@ impl Response {
             Self::Error(refusal) => put_error(&mut head, refusal),
         }
         finish(self.opcode(), head, payloads)
+    }
+
+    /// The whole frame in one buffer; the connection writes its parts without joining them.
+    pub fn to_bytes(&self, prefix: &Prefix) -> Bytes {
+        self.encode(prefix).buffers.concat().into()
     }
 
     /// Reads an answer whose opcode and length were checked.

@@ -135,7 +135,7 @@ pub async fn serve_connection<S, H>(
         Err(_) => return tracing::info!("connection refused: no handshake in time"),
     };
     let (frames, queue) = mpsc::channel(WRITE_QUEUE);
-    let write = spawn(write_all(writer, queue, config.progress_deadline));
+    let mut write = AbortOnDrop(spawn(write_all(writer, queue, config.progress_deadline)));
     let units = (config.credits as usize / UNIT).max(1);
     let connection = Serving {
         config: config.clone(),
@@ -159,7 +159,16 @@ pub async fn serve_connection<S, H>(
         .acquire_many_owned(u32::try_from(config.max_requests).unwrap_or(u32::MAX));
     let _ = timeout(config.progress_deadline, drain).await;
     drop(connection);
-    let _ = timeout(config.progress_deadline, write).await;
+    let _ = timeout(config.progress_deadline, &mut write.0).await;
+}
+
+/// Closes the socket also when a handler hangs or the connection's own task is dropped.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 struct Serving<H: ?Sized> {

@@ -50,6 +50,12 @@ impl Engine {
         Err(EngineError::Full { needed, free: self.space().free })
     }
 
+    /// Drops the pins of uploads that fell silent, blocks that a restart found without a reference set among them. Two
+    /// calls must lie further apart than an upload may be silent.
+    pub fn sweep_pins(&self) {
+        self.shared.lock().state.sweep_pins();
+    }
+
     /// Drops the blocks that a restart found without a reference set. An upload that still wanted them sends them
     /// again.
     pub fn forget_orphans(&self) {

@@ -73,14 +73,22 @@ pub struct Totals {
     pub physical_bytes: u64,
 }
 
+/// What one session pins, and the sweep before which it last pinned something.
+#[derive(Debug, Default)]
+struct Pins {
+    ids: HashSet<BlockId>,
+    sweep: u64,
+}
+
 /// Everything derived from the log, behind one mutex.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     blocks: HashMap<BlockId, Block>,
     refsets: HashMap<SessionId, HashMap<PartNo, RefSet>>,
     releases: HashMap<SessionId, Release>,
-    pins: HashMap<SessionId, HashSet<BlockId>>,
+    pins: HashMap<SessionId, Pins>,
     n_pins: usize,
+    sweep: u64,
     files: HashMap<u32, FileUse>,
     totals: Totals,
 }
@@ -121,15 +129,31 @@ impl State {
     /// Pins a block that is here, so that it stays while an upload may still refer to it.
     pub(crate) fn pin(&mut self, session: SessionId, id: BlockId) {
         let Some(block) = self.blocks.get_mut(&id) else { return };
-        if self.n_pins < MAX_PINS && self.pins.entry(session).or_default().insert(id) {
+        let pins = self.pins.entry(session).or_default();
+        pins.sweep = self.sweep;
+        if self.n_pins < MAX_PINS && pins.ids.insert(id) {
             block.pins += 1;
             self.n_pins += 1;
         }
     }
 
+    /// Drops the pins of sessions that pinned nothing since the sweep before the last: whoever ran them is gone.
+    pub(crate) fn sweep_pins(&mut self) {
+        self.sweep += 1;
+        let old: Vec<SessionId> = self
+            .pins
+            .iter()
+            .filter(|(_, pins)| pins.sweep + 1 < self.sweep)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in old {
+            self.unpin(session);
+        }
+    }
+
     /// Drops all pins of a session and frees what nothing else holds.
     pub(crate) fn unpin(&mut self, session: SessionId) {
-        let ids = self.pins.remove(&session).unwrap_or_default();
+        let Pins { ids, .. } = self.pins.remove(&session).unwrap_or_default();
         self.n_pins -= ids.len();
         for id in ids {
             if let Some(block) = self.blocks.get_mut(&id) {
@@ -380,6 +404,20 @@ mod tests {
         assert!(state.has(&id(1)));
         state.unpin(S2);
         assert!(!state.has(&id(1)) && state.is_dead(1));
+    }
+
+    #[test]
+    fn pins_of_a_session_that_fell_silent_are_swept_and_those_of_a_busy_one_are_not() {
+        let mut state = State::default();
+        state.insert_block(id(1), at(1, 0));
+        state.insert_block(id(2), at(1, 200));
+        state.pin(S1, id(1));
+        state.pin(S2, id(2));
+        for _ in 0..3 {
+            state.sweep_pins();
+            state.pin(S2, id(2));
+        }
+        assert!(!state.has(&id(1)) && state.has(&id(2)));
     }
 
     #[test]

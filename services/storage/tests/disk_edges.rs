@@ -97,7 +97,8 @@ async fn a_bitmap_of_an_earlier_stop_is_ignored() {
     engine.close().unwrap();
     drop(engine);
     let engine = open(&disk, 6 << 20).unwrap();
-    store(&engine, 1, numbered(1, 1_000)).await.unwrap();
+    // Another size: a count of the wrong one of the two must not look right.
+    store(&engine, 1, numbered(1, 2_000)).await.unwrap();
     engine.release(session(0)).await.unwrap();
     let totals = engine.totals();
     let disk = disk.kill();

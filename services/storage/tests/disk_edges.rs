@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cstore_log::{Disk, FaultyDisk, Sabotage};
+use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
 use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Identity, NewBlock, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
 use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
@@ -46,29 +48,78 @@ async fn store(engine: &Engine, n: u32, block: NewBlock) -> Result<SealOutcome, 
     engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await
 }
 
+/// A disk whose process dies at a removal: that one and all later ones fail.
+#[derive(Debug, Clone)]
+struct Mortal {
+    inner: Arc<dyn Disk>,
+    removals_left: Arc<AtomicU64>,
+}
+
+impl Disk for Mortal {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.create(name, len)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.open(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let take = |left: u64| left.checked_sub(1);
+        let taken = self.removals_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.map_err(|_| io::Error::other("this process is dead"))?;
+        self.inner.remove(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, ..self.clone() }))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<LockGuard> {
+        self.inner.lock(name)
+    }
+}
+
+/// Erases a disk of several segments, dies after `removals`, starts again. Answers whether it died at all.
+async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
+    let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    for n in 0..12 {
+        store(&engine, n, numbered(n, 100_000)).await.unwrap();
+    }
+    engine.close().unwrap();
+    drop(engine);
+    let removals_left = Arc::new(AtomicU64::new(removals));
+    let mortal = Arc::new(Mortal { inner: Arc::new(disk.clone()), removals_left });
+    let died = Engine::open(mortal, "memory", &identity(), &meant).is_err();
+    let next = if loses_power { disk.power_loss(removals) } else { disk.kill() };
+    let engine = Engine::open(Arc::new(next), "memory", &identity(), &meant)
+        .unwrap_or_else(|error| panic!("{removals} removals, power loss {loses_power}: {error}"));
+    assert!(engine.sessions().is_empty());
+    died
+}
+
 #[tokio::test]
 async fn an_erase_that_broke_off_is_finished_by_the_next_start() {
-    let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
-    let mut all = 1;
-    let mut gone = 0;
-    while gone <= all {
-        let disk = FaultyDisk::new();
-        let engine = open(&disk, 6 << 20).unwrap();
-        for n in 0..12 {
-            store(&engine, n, numbered(n, 100_000)).await.unwrap();
+    for loses_power in [false, true] {
+        let mut removals = 0;
+        while erase_in_two_lives(removals, loses_power).await {
+            removals += 1;
         }
-        engine.close().unwrap();
-        drop(engine);
-        let segments = Disk::subdir(&disk, "segments").unwrap();
-        let names = segments.list().unwrap();
-        all = names.len();
-        assert!(all > 3, "the disk has several segments");
-        names.iter().take(gone).for_each(|name| segments.remove(name).unwrap());
-        let disk: Arc<dyn Disk> = Arc::new(disk);
-        let engine = Engine::open(disk, "memory", &identity(), &meant)
-            .unwrap_or_else(|error| panic!("{gone} of {all} segments were gone: {error}"));
-        assert!(engine.sessions().is_empty());
-        gone += 1;
+        assert!(removals > 5, "it broke off at every segment, the bitmap and the superblock: {removals}");
     }
 }
 

@@ -310,7 +310,7 @@ fn format_disk(
     Ok(superblock)
 }
 
-/// Removes the superblock first, so that a crash in between leaves a disk that says it is not formatted.
+/// Removes the superblock last, so that a crash in between leaves a disk that is still ours and can be erased again.
 fn erase(disk: &Arc<dyn Disk>) -> io::Result<()> {
     let segments = disk.subdir(SEGMENTS_DIR)?;
     for name in segments.list()? {

@@ -1,0 +1,203 @@
+//! Edges of the disk's life: an erase that broke off, a smaller FS_SIZE, a stale cache, reads on a full disk, twins of
+//! a broken hash.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
+use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Identity, NewBlock, SealOutcome};
+use cstore_storage::{EngineError, OpenError};
+use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
+
+fn identity() -> Identity {
+    Identity {
+        store: StoreUuid::from_bytes([1; 16]),
+        cluster: ClusterUuid::from_bytes([2; 16]),
+        node: NodeId::new("storage-1").unwrap(),
+        key: DedupKey::from_bytes([3; 32]),
+    }
+}
+
+fn options(capacity: u64) -> DiskOptions {
+    DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None, sabotage: Sabotage::None }
+}
+
+fn open(disk: &FaultyDisk, capacity: u64) -> Result<Engine, OpenError> {
+    Engine::open(Arc::new(disk.clone()), "memory", &identity(), &options(capacity))
+}
+
+fn block(bytes: Vec<u8>) -> NewBlock {
+    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
+    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+}
+
+/// Distinct bytes for each number.
+fn numbered(n: u32, len: usize) -> NewBlock {
+    block([&n.to_le_bytes()[..], &vec![7; len]].concat())
+}
+
+fn session(n: u32) -> SessionId {
+    SessionId::from_bytes([[9; 12].as_slice(), &n.to_le_bytes()].concat().try_into().unwrap())
+}
+
+async fn store(engine: &Engine, n: u32, block: NewBlock) -> Result<SealOutcome, EngineError> {
+    engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await
+}
+
+/// A disk whose process dies at a removal: that one and all later ones fail.
+#[derive(Debug, Clone)]
+struct Mortal {
+    inner: Arc<dyn Disk>,
+    removals_left: Arc<AtomicU64>,
+}
+
+impl Disk for Mortal {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.create(name, len)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.open(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let take = |left: u64| left.checked_sub(1);
+        let taken = self.removals_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.map_err(|_| io::Error::other("this process is dead"))?;
+        self.inner.remove(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, ..self.clone() }))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<LockGuard> {
+        self.inner.lock(name)
+    }
+}
+
+/// Erases a disk of several segments, dies after `removals`, starts again. Answers whether it died at all.
+async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
+    let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    for n in 0..12 {
+        store(&engine, n, numbered(n, 100_000)).await.unwrap();
+    }
+    engine.close().unwrap();
+    drop(engine);
+    let removals_left = Arc::new(AtomicU64::new(removals));
+    let mortal = Arc::new(Mortal { inner: Arc::new(disk.clone()), removals_left });
+    let died = Engine::open(mortal, "memory", &identity(), &meant).is_err();
+    let next = if loses_power { disk.power_loss(removals) } else { disk.kill() };
+    let engine = Engine::open(Arc::new(next), "memory", &identity(), &meant)
+        .unwrap_or_else(|error| panic!("{removals} removals, power loss {loses_power}: {error}"));
+    assert!(engine.sessions().is_empty());
+    died
+}
+
+#[tokio::test]
+async fn an_erase_that_broke_off_is_finished_by_the_next_start() {
+    for loses_power in [false, true] {
+        let mut removals = 0;
+        while erase_in_two_lives(removals, loses_power).await {
+            removals += 1;
+        }
+        assert!(removals > 5, "it broke off at every segment, the bitmap and the superblock: {removals}");
+    }
+}
+
+#[tokio::test]
+async fn a_size_below_what_is_in_use_is_refused_and_nothing_is_lost() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 40 << 20).unwrap();
+    for n in 0..10 {
+        store(&engine, n, numbered(n, 1 << 20)).await.unwrap();
+    }
+    engine.close().unwrap();
+    drop(engine);
+    let error = open(&disk, 6 << 20).unwrap_err();
+    assert!(matches!(error, OpenError::TooSmall { wanted, .. } if wanted == 6 << 20), "{error}");
+    let engine = open(&disk, 40 << 20).unwrap();
+    for n in 0..10 {
+        assert_eq!(engine.read_block(&numbered(n, 1 << 20).id).unwrap(), numbered(n, 1 << 20).bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_bitmap_of_an_earlier_stop_is_ignored() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    store(&engine, 0, numbered(0, 1_000)).await.unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open(&disk, 6 << 20).unwrap();
+    // Another size: a count of the wrong one of the two must not look right.
+    store(&engine, 1, numbered(1, 2_000)).await.unwrap();
+    engine.release(session(0)).await.unwrap();
+    let totals = engine.totals();
+    let disk = disk.kill();
+    drop(engine);
+    assert!(Disk::open(&disk, "bitmap.bin").is_ok(), "the old cache is still there");
+    assert_eq!(open(&disk, 6 << 20).unwrap().totals(), totals);
+}
+
+#[tokio::test]
+async fn i7_a_full_disk_still_reads_everything_that_it_took() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    let mut taken = 0;
+    let refused = loop {
+        match store(&engine, taken, numbered(taken, 200_000)).await {
+            Ok(_) if taken < 100 => taken += 1,
+            other => break other,
+        }
+    };
+    assert!(matches!(refused, Err(EngineError::Full { .. })), "{refused:?}");
+    for n in 0..taken {
+        assert_eq!(engine.read_block(&numbered(n, 200_000).id).unwrap(), numbered(n, 200_000).bytes);
+    }
+    let refused = numbered(taken, 200_000).id;
+    assert!(matches!(engine.read_block(&refused), Err(EngineError::NotFound)));
+}
+
+/// M. Stevens' pair of 64 bytes with one MD5; zeros behind it keep the collision.
+#[tokio::test]
+async fn i8_two_blocks_with_one_md5_stay_two() {
+    let first = hex::decode(
+        "4dc968ff0ee35c209572d4777b721587d36fa7b21bdc56b74a3dc0783e7b9518\
+         afbfa200a8284bf36e8e4b55b35f427593d849676da0d1555d8360fb5f07fea2",
+    );
+    let second = hex::decode(
+        "4dc968ff0ee35c209572d4777b721587d36fa7b21bdc56b74a3dc0783e7b9518\
+         afbfa202a8284bf36e8e4b55b35f427593d849676da0d1d55d8360fb5f07fea2",
+    );
+    let (first, second) = (first.unwrap(), second.unwrap());
+    for zeros in [0, 65_472] {
+        let twins = [&first, &second].map(|twin| block([&twin[..], &vec![0; zeros]].concat()));
+        assert_eq!(twins[0].id.as_bytes()[..16], twins[1].id.as_bytes()[..16], "they share their MD5 half");
+        let engine = open(&FaultyDisk::new(), 6 << 20).unwrap();
+        let ids = twins.iter().map(|twin| twin.id).collect();
+        engine.put_seal(session(0), PartNo(0), ids, twins.to_vec()).await.unwrap();
+        assert_eq!(engine.totals().blocks, 2);
+        for twin in &twins {
+            assert_eq!(engine.read_block(&twin.id).unwrap(), twin.bytes);
+        }
+    }
+}

@@ -21,15 +21,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct View {
     /// Addresses of the workers that are ready.
     workers: Vec<String>,
+    /// Addresses of those that are alive but miss a part of the cluster: they can still read the rest of it.
+    partial: Vec<String>,
     map_known: bool,
 }
 
 impl View {
     fn new(view: &v1::ClusterView) -> Self {
-        let ready =
-            |node: &&v1::Node| node.role() == v1::Role::Worker && node.state() == v1::NodeState::Ready;
+        let in_state = |state| {
+            let workers = view.nodes.iter().filter(|node| node.role() == v1::Role::Worker);
+            workers.filter(|node| node.state() == state).map(|node| node.addr.clone()).collect()
+        };
         Self {
-            workers: view.nodes.iter().filter(ready).map(|node| node.addr.clone()).collect(),
+            workers: in_state(v1::NodeState::Ready),
+            partial: in_state(v1::NodeState::NotReady),
             map_known: view.map.is_some(),
         }
     }
@@ -63,14 +68,18 @@ impl Cluster {
         self.view.borrow().workers.iter().any(|worker| worker == addr)
     }
 
-    /// All ready workers, beginning with the one whose turn it is.
-    pub(crate) fn workers(&self) -> Vec<String> {
-        let mut workers = self.view.borrow().workers.clone();
-        if !workers.is_empty() {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % workers.len();
-            workers.rotate_left(turn);
-        }
-        workers
+    /// All workers that may be able to read: the ready ones, beginning with the one whose turn it is, then those
+    /// that miss a part of the cluster, because what is asked for may lie in the rest.
+    pub(crate) fn readers(&self) -> Vec<String> {
+        let view = self.view.borrow().clone();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turned = |workers: &[String]| {
+            let mut workers = workers.to_vec();
+            let first = turn.checked_rem(workers.len()).unwrap_or(0);
+            workers.rotate_left(first);
+            workers
+        };
+        [turned(&view.workers), turned(&view.partial)].concat()
     }
 
     /// Ends when uploads would succeed, as far as the master knows.
@@ -132,7 +141,7 @@ impl Cluster {
     #[cfg(test)]
     fn set(&self, workers: &[&str]) {
         let workers = workers.iter().map(|worker| (*worker).to_owned()).collect();
-        self.view.send_replace(Arc::new(View { workers, map_known: true }));
+        self.view.send_replace(Arc::new(View { workers, partial: vec!["z:1".to_owned()], map_known: true }));
     }
 }
 
@@ -165,10 +174,11 @@ mod tests {
     #[test]
     fn workers_take_turns() {
         let cluster = Cluster::new();
-        assert!(cluster.workers().is_empty());
+        assert!(cluster.readers().is_empty());
         cluster.set(&["a:1", "b:1"]);
-        let firsts: Vec<_> = (0..4).map(|_| cluster.workers()[0].clone()).collect();
-        assert_eq!(firsts, ["a:1", "b:1", "a:1", "b:1"]);
+        let firsts: Vec<_> = (0..4).map(|_| cluster.readers()[0].clone()).collect();
+        assert!(firsts[0] != firsts[1] && firsts[..2] == firsts[2..], "{firsts:?}");
+        assert_eq!(cluster.readers()[2], "z:1", "one that misses a part comes last");
         assert!(cluster.is_ready_worker("b:1") && !cluster.is_ready_worker("c:1"));
     }
 }

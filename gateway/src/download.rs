@@ -1,4 +1,4 @@
-//! One download: verified bytes from any ready worker, with an exact length.
+//! One download: verified bytes from any worker that can read them, with an exact length.
 //!
 //! Invariant: the last bytes are handed on only when the worker has said End. A stream that is cut, fails or has
 //! another length becomes a body error, which breaks the client's connection: it can never look whole.
@@ -27,7 +27,7 @@ const TRIES: usize = 3;
 /// Before the first byte only.
 pub(crate) async fn open(app: &App, root: Bytes, offset: u64, length: u64) -> Result<Body, ApiError> {
     let mut last = ApiError::unavailable("no worker is ready");
-    for addr in app.cluster.workers().into_iter().take(TRIES) {
+    for addr in app.cluster.readers().into_iter().take(TRIES) {
         let request = v1::DownloadRequest { recipe_root: root.clone(), offset, length };
         match tokio::time::timeout(FIRST_TIMEOUT, first(app, &addr, request)).await {
             Ok(Ok((messages, chunk))) => {

@@ -1,5 +1,6 @@
 //! A bad network between the parts: cut, stalled, losing answers, flipping bits (I8, I11, I12).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cstore_integration_tests::cluster::Cluster;
@@ -125,6 +126,35 @@ fn i11_an_upload_whose_commit_was_answered_into_the_void_is_one_success_and_one_
     });
     assert_eq!(stats["files"], 2, "{stats}");
     cluster.audit(&[]);
+}
+
+#[test]
+fn i12_with_one_storage_node_down_files_on_the_others_are_read() {
+    let cluster = Cluster::builder(PROGRAM).storages(2).start();
+    let bodies: Vec<Vec<u8>> = (0..8).map(|n| random(1_000, 50 + n)).collect();
+    for (n, body) in bodies.iter().enumerate() {
+        assert_eq!(cluster.ask("PUT", &format!("/api/files/{n}"), body).status, 201);
+    }
+    cluster.kill("storage-2");
+    until("a node that is lost", PATIENCE, || {
+        cluster.ask("GET", "/api/cluster", b"").text().contains("lost").then_some(())
+    });
+    let n_read = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (cluster, n_read) = (&cluster, &n_read);
+        for (n, body) in bodies.iter().enumerate() {
+            scope.spawn(move || match cluster.call("GET", &format!("/api/files/{n}"), b"") {
+                Ok(got) if got.status == 200 => {
+                    assert!(got.body == *body, "file {n} came back different");
+                    n_read.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => {}
+            });
+        }
+        until("a file of the other node", PATIENCE, || (n_read.load(Ordering::Relaxed) > 0).then_some(()));
+        // The others wait for the node to come back, for longer than this test should take.
+        cluster.kill("gateway");
+    });
 }
 
 #[test]

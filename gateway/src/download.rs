@@ -110,10 +110,19 @@ impl Reader {
     /// Counts a chunk; behind the last one the End must follow.
     async fn take(&mut self, chunk: Bytes) -> Result<Bytes, Broken> {
         self.left = self.left.checked_sub(chunk.len() as u64).ok_or(Broken::Length)?;
-        if self.left == 0 && !matches!(self.message().await?, Message::End(_)) {
-            return Err(Broken::Length);
+        if self.left == 0 {
+            match self.message().await? {
+                Message::End(_) => self.close().await,
+                Message::Chunk(_) => return Err(Broken::Length),
+            }
         }
         Ok(chunk)
+    }
+
+    /// Reads the status that follows End. A stream that is dropped before it counts as reset, and a worker that sees
+    /// many resets takes them for an attack and closes the connection of all of them.
+    async fn close(&mut self) {
+        let _ = tokio::time::timeout(self.idle, self.messages.message()).await;
     }
 
     async fn message(&mut self) -> Result<Message, Broken> {

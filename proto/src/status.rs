@@ -27,7 +27,11 @@ pub fn code_of(status: &Status) -> ErrorCode {
         .get_details_error_info()
         .filter(|info| info.domain == DOMAIN)
         .and_then(|info| ErrorCode::from_name(&info.reason))
-        .unwrap_or_else(|| ErrorCode::from_grpc_code(status.code() as i32))
+        .unwrap_or_else(|| match status.code() {
+            // Only our own statuses speak of a full disk. Below them it is HTTP/2 that asks for calm.
+            Code::ResourceExhausted => ErrorCode::Overloaded,
+            code => ErrorCode::from_grpc_code(code as i32),
+        })
 }
 
 /// How long the server asked to wait.
@@ -51,6 +55,7 @@ mod tests {
         assert_eq!(code_of(&Status::unavailable("gone")), ErrorCode::Unavailable);
         assert_eq!(code_of(&Status::unknown("transport error")), ErrorCode::Unavailable);
         assert_eq!(code_of(&Status::internal("?")), ErrorCode::Internal);
+        assert_eq!(code_of(&Status::resource_exhausted("ENHANCE_YOUR_CALM")), ErrorCode::Overloaded);
     }
 
     #[test]

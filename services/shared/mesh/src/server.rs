@@ -154,6 +154,8 @@ impl GrpcServer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
+            // Callers hang up on many downloads at once when their clients do: no reason to cut the other streams off.
+            .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .layer(stack.into_inner())

@@ -122,7 +122,8 @@ impl Service {
             let options = options.clone();
             Box::new(move |target: &Target| connection(target, &options))
         };
-        let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone() };
+        let news = Arc::default();
+        let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone(), news };
         Ok((Self { balance, metrics }, keeper))
     }
 

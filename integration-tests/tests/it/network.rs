@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cluster whose worker reaches its storage node only through the proxy.
 fn storage_behind_a_proxy() -> (Cluster, Proxy) {
-    let advertised = Cluster::builder(PROGRAM).env_of("storage-1", "CSTORE_ADVERTISE_HOST", HOST);
+    let advertised = Cluster::one_of_each(PROGRAM).env_of("storage-1", "CSTORE_ADVERTISE_HOST", HOST);
     let cluster = advertised.start_unready();
     let proxy = Proxy::before(&cluster.addr("storage-1")).unwrap();
     cluster.wait_ready();
@@ -24,7 +24,7 @@ fn storage_behind_a_proxy() -> (Cluster, Proxy) {
 
 /// A cluster whose worker reaches the master only through the proxy.
 fn master_behind_a_proxy() -> (Cluster, Proxy) {
-    let mut cluster = Cluster::builder(PROGRAM).start();
+    let mut cluster = Cluster::one_of_each(PROGRAM).start();
     let proxy = Proxy::before(&cluster.master).unwrap();
     cluster.set_env_of("worker-1", "CSTORE_MASTER_ADDR", &proxy.addr);
     cluster.restart("worker-1");
@@ -130,7 +130,7 @@ fn i11_an_upload_whose_commit_was_answered_into_the_void_is_one_success_and_one_
 
 #[test]
 fn i12_with_one_storage_node_down_files_on_the_others_are_read() {
-    let cluster = Cluster::builder(PROGRAM).storages(2).start();
+    let cluster = Cluster::one_of_each(PROGRAM).storages(2).start();
     let bodies: Vec<Vec<u8>> = (0..8).map(|n| random(1_000, 50 + n)).collect();
     for (n, body) in bodies.iter().enumerate() {
         assert_eq!(cluster.ask("PUT", &format!("/api/files/{n}"), body).status, 201);

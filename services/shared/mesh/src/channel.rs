@@ -132,6 +132,11 @@ impl Service {
         BoxCloneSyncService::new(self.balance.clone())
     }
 
+    /// Whether an endpoint is not known to be down.
+    pub(crate) fn may_serve(&self, target: &Target) -> bool {
+        self.balance.pin(target.clone()).may_come()
+    }
+
     /// A channel to one endpoint of the service.
     pub(crate) fn pinned(&self, target: Target) -> GrpcChannel {
         BoxCloneSyncService::new(self.balance.pin(target))

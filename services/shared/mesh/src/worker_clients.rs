@@ -34,6 +34,11 @@ impl WorkerClients {
         self.client(self.0.channel())
     }
 
+    /// Whether a call to this worker is worth a try: one that is not known yet may be.
+    pub fn may_serve(&self, addr: &str) -> bool {
+        self.0.may_serve(&Target::new(addr))
+    }
+
     fn client(&self, channel: GrpcChannel) -> TransferClient {
         let counted = StreamMetricsLayer::new(self.0.metrics.clone()).layer(channel);
         TransferClient::new(GrpcChannel::new(counted))

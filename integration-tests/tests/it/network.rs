@@ -139,22 +139,25 @@ fn i12_with_one_storage_node_down_files_on_the_others_are_read() {
     until("a node that is lost", PATIENCE, || {
         cluster.ask("GET", "/api/cluster", b"").text().contains("lost").then_some(())
     });
-    let n_read = AtomicUsize::new(0);
+    let (read, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        let (cluster, n_read) = (&cluster, &n_read);
+        let (cluster, read, refused) = (&cluster, &read, &refused);
         for (n, body) in bodies.iter().enumerate() {
-            scope.spawn(move || match cluster.call("GET", &format!("/api/files/{n}"), b"") {
-                Ok(got) if got.status == 200 => {
-                    assert!(got.body == *body, "file {n} came back different");
-                    n_read.fetch_add(1, Ordering::Relaxed);
+            scope.spawn(move || {
+                let begun = Instant::now();
+                let got = cluster.ask("GET", &format!("/api/files/{n}"), b"");
+                match got.status {
+                    200 => assert!(got.body == *body, "file {n} came back different"),
+                    503 => assert!(got.header("retry-after").is_some() && got.text().contains("storage-2")),
+                    other => panic!("file {n}: {other} {}", got.text()),
                 }
-                _ => {}
+                assert!(begun.elapsed() < PATIENCE, "file {n} took {:?}", begun.elapsed());
+                if got.status == 200 { read } else { refused }.fetch_add(1, Ordering::Relaxed);
             });
         }
-        until("a file of the other node", PATIENCE, || (n_read.load(Ordering::Relaxed) > 0).then_some(()));
-        // The others wait for the node to come back, for longer than this test should take.
-        cluster.kill("gateway");
     });
+    let (read, refused) = (read.into_inner(), refused.into_inner());
+    assert!(read > 0 && refused > 0, "{read} of the other node were read, {refused} of this one refused");
 }
 
 #[test]

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use cstore_mesh::{MasterClient, TransferClient, WorkerClients};
-use cstore_types::ErrorCode;
-use tonic::Status;
+use cstore_mesh::{MasterClient, WorkerClients};
 
 use crate::auth::Auth;
 use crate::cluster::Cluster;
@@ -27,10 +25,3 @@ pub(crate) struct App {
 
 /// As the routes get it.
 pub(crate) type Shared = Arc<App>;
-
-impl App {
-    /// A client of the worker at an address that the master named.
-    pub(crate) fn worker(&self, addr: &str) -> Result<TransferClient, Status> {
-        self.workers.to(addr).map_err(|error| cstore_proto::status(ErrorCode::Internal, error.to_string()))
-    }
-}

@@ -2,10 +2,9 @@
 //! readiness, because the last view is better than none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cstore_mesh::MasterClient;
+use cstore_mesh::{Class, Endpoints, MasterClient, Target};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::{Backoff, Shutdown};
 use cstore_proto::v1;
@@ -19,24 +18,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What matters of a `ClusterView`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
-    /// Addresses of the workers that are ready.
-    workers: Vec<String>,
-    /// Addresses of those that are alive but miss a part of the cluster: they can still read the rest of it.
-    partial: Vec<String>,
+    /// The workers that live: those that are ready, and those that miss a part of the cluster and can still read the
+    /// rest of it.
+    workers: Endpoints,
     map_known: bool,
 }
 
 impl View {
     fn new(view: &v1::ClusterView) -> Self {
-        let in_state = |state| {
-            let workers = view.nodes.iter().filter(|node| node.role() == v1::Role::Worker);
-            workers.filter(|node| node.state() == state).map(|node| node.addr.clone()).collect()
+        let live = |node: &v1::Node| {
+            let class = match node.state() {
+                v1::NodeState::Ready => Class::Whole,
+                v1::NodeState::NotReady => Class::Partial,
+                v1::NodeState::Lost | v1::NodeState::Suspect | v1::NodeState::Unspecified => return None,
+            };
+            (node.role() == v1::Role::Worker).then(|| (Target::new(node.addr.clone()), class))
         };
-        Self {
-            workers: in_state(v1::NodeState::Ready),
-            partial: in_state(v1::NodeState::NotReady),
-            map_known: view.map.is_some(),
-        }
+        Self { workers: view.nodes.iter().filter_map(live).collect(), map_known: view.map.is_some() }
+    }
+
+    fn has_ready_worker(&self) -> bool {
+        self.workers.values().any(|class| *class == Class::Whole)
     }
 
     fn state(&self) -> PartState {
@@ -45,7 +47,7 @@ impl View {
                 "the storage nodes of the cluster have not all registered".to_owned(),
             );
         }
-        if self.workers.is_empty() {
+        if !self.has_ready_worker() {
             return PartState::NotReady("no worker is ready".to_owned());
         }
         PartState::Ready
@@ -56,30 +58,24 @@ impl View {
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
     view: Arc<watch::Sender<Arc<View>>>,
-    turn: Arc<AtomicUsize>,
+    workers: Arc<watch::Sender<Endpoints>>,
 }
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        Self { view: Arc::new(watch::Sender::new(Arc::default())), turn: Arc::default() }
+        Self {
+            view: Arc::new(watch::Sender::new(Arc::default())),
+            workers: Arc::new(watch::Sender::new(Endpoints::new())),
+        }
     }
 
     pub(crate) fn is_ready_worker(&self, addr: &str) -> bool {
-        self.view.borrow().workers.iter().any(|worker| worker == addr)
+        self.view.borrow().workers.get(&Target::new(addr)) == Some(&Class::Whole)
     }
 
-    /// All workers that may be able to read: the ready ones, beginning with the one whose turn it is, then those
-    /// that miss a part of the cluster, because what is asked for may lie in the rest.
-    pub(crate) fn readers(&self) -> Vec<String> {
-        let view = self.view.borrow().clone();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let turned = |workers: &[String]| {
-            let mut workers = workers.to_vec();
-            let first = turn.checked_rem(workers.len()).unwrap_or(0);
-            workers.rotate_left(first);
-            workers
-        };
-        [turned(&view.workers), turned(&view.partial)].concat()
+    /// The workers as they come and go.
+    pub(crate) fn workers(&self) -> watch::Receiver<Endpoints> {
+        self.workers.subscribe()
     }
 
     /// Ends when uploads would succeed, as far as the master knows.
@@ -130,7 +126,7 @@ impl Cluster {
                     backoff.reset();
                     let view = View::new(&view);
                     readiness.set(PART, view.state());
-                    self.view.send_replace(Arc::new(view));
+                    self.take_in(view);
                 }
                 Ok(None) => return Status::unavailable("the master ended the stream"),
                 Err(status) => return status,
@@ -138,10 +134,15 @@ impl Cluster {
         }
     }
 
-    #[cfg(test)]
-    fn set(&self, workers: &[&str]) {
-        let workers = workers.iter().map(|worker| (*worker).to_owned()).collect();
-        self.view.send_replace(Arc::new(View { workers, partial: vec!["z:1".to_owned()], map_known: true }));
+    fn take_in(&self, view: View) {
+        self.workers.send_if_modified(|workers| {
+            let changed = *workers != view.workers;
+            if changed {
+                workers.clone_from(&view.workers);
+            }
+            changed
+        });
+        self.view.send_replace(Arc::new(view));
     }
 }
 
@@ -159,6 +160,7 @@ mod tests {
             nodes: vec![
                 node(v1::Role::Worker, v1::NodeState::Lost, "a:1"),
                 node(v1::Role::Storage, v1::NodeState::Ready, "b:1"),
+                node(v1::Role::Worker, v1::NodeState::NotReady, "d:1"),
             ],
             map: Some(v1::PlacementMap::default()),
             ..v1::ClusterView::default()
@@ -166,19 +168,25 @@ mod tests {
         assert_ne!(View::new(&seen).state(), PartState::Ready);
         seen.nodes.push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
         assert_eq!(View::new(&seen).state(), PartState::Ready);
-        assert_eq!(View::new(&seen).workers, ["c:1"]);
+        let expected = [(Target::new("c:1"), Class::Whole), (Target::new("d:1"), Class::Partial)];
+        assert_eq!(View::new(&seen).workers, Endpoints::from(expected));
         seen.map = None;
         assert_ne!(View::new(&seen).state(), PartState::Ready);
     }
 
     #[test]
-    fn workers_take_turns() {
+    fn tickets_are_used_for_ready_workers_only_and_readers_hear_of_changes() {
         let cluster = Cluster::new();
-        assert!(cluster.readers().is_empty());
-        cluster.set(&["a:1", "b:1"]);
-        let firsts: Vec<_> = (0..4).map(|_| cluster.readers()[0].clone()).collect();
-        assert!(firsts[0] != firsts[1] && firsts[..2] == firsts[2..], "{firsts:?}");
-        assert_eq!(cluster.readers()[2], "z:1", "one that misses a part comes last");
-        assert!(cluster.is_ready_worker("b:1") && !cluster.is_ready_worker("c:1"));
+        let mut workers = cluster.workers();
+        let nodes = vec![
+            node(v1::Role::Worker, v1::NodeState::Ready, "a:1"),
+            node(v1::Role::Worker, v1::NodeState::NotReady, "b:1"),
+        ];
+        let view = v1::ClusterView { nodes, ..v1::ClusterView::default() };
+        cluster.take_in(View::new(&view));
+        assert!(cluster.is_ready_worker("a:1") && !cluster.is_ready_worker("b:1"));
+        assert_eq!(workers.borrow_and_update().len(), 2);
+        cluster.take_in(View::new(&view));
+        assert!(!workers.has_changed().unwrap(), "nothing new is no news");
     }
 }

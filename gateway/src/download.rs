@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use cstore_mesh::Attempts;
 use cstore_proto::v1;
 use cstore_proto::v1::download_response::Message;
 use cstore_types::ErrorCode;
 use futures_util::stream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use tracing::Span;
 
 use crate::app::App;
@@ -27,9 +28,10 @@ const TRIES: usize = 3;
 /// Before the first byte only.
 pub(crate) async fn open(app: &App, root: Bytes, offset: u64, length: u64) -> Result<Body, ApiError> {
     let mut last = ApiError::unavailable("no worker is ready");
-    for addr in app.cluster.readers().into_iter().take(TRIES) {
+    let attempts = Attempts::default();
+    for _ in 0..TRIES {
         let request = v1::DownloadRequest { recipe_root: root.clone(), offset, length };
-        match tokio::time::timeout(FIRST_TIMEOUT, first(app, &addr, request)).await {
+        match tokio::time::timeout(FIRST_TIMEOUT, first(app, attempts.request(request))).await {
             Ok(Ok((messages, chunk))) => {
                 let reader =
                     Reader { messages, left: length, idle: app.config.idle_timeout, span: Span::current() };
@@ -41,7 +43,7 @@ pub(crate) async fn open(app: &App, root: Bytes, offset: u64, length: u64) -> Re
         if !last.code().is_retryable() {
             break;
         }
-        tracing::info!(worker = addr, code = %last.code(), "a download did not start, trying another worker");
+        tracing::info!(code = %last.code(), "a download did not start, trying another worker");
     }
     Err(last)
 }
@@ -49,10 +51,9 @@ pub(crate) async fn open(app: &App, root: Bytes, offset: u64, length: u64) -> Re
 /// Opens the stream and waits for its first message, so that an early failure is still an error answer.
 async fn first(
     app: &App,
-    addr: &str,
-    request: v1::DownloadRequest,
+    request: Request<v1::DownloadRequest>,
 ) -> Result<(Streaming<v1::DownloadResponse>, Bytes), Status> {
-    let mut messages = app.worker(addr)?.download(request).await?.into_inner();
+    let mut messages = app.workers.any().download(request).await?.into_inner();
     match messages.message().await?.and_then(|response| response.message) {
         Some(Message::Chunk(chunk)) => Ok((messages, chunk)),
         _ => Err(cstore_proto::status(ErrorCode::DataLoss, "a download ended before its first byte")),

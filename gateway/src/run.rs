@@ -4,12 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cstore_mesh::{ClientOptions, MasterClient, MeshError, WorkerClients, channel};
+use cstore_mesh::{
+    ClientOptions, Discovery, Keeper, MasterClient, MeshError, MeshMetrics, RoleMetrics, Service,
+    WorkerClients,
+};
 use cstore_node::admin::{PartState, Readiness};
+use cstore_node::shutdown::spawn;
 use cstore_node::{Shutdown, TaskGroup};
 use cstore_types::ClusterSecret;
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::app::{App, Shared};
@@ -22,8 +24,8 @@ use crate::{cluster, router, server};
 /// Why a gateway cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the address of the master cannot be used")]
-    Master(#[source] MeshError),
+    #[error("the inner services cannot be called")]
+    Mesh(#[source] MeshError),
 }
 
 /// Serves until the shutdown.
@@ -35,15 +37,20 @@ pub fn run(
     secret: ClusterSecret,
     listener: TcpListener,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> impl Future<Output = Result<(), Error>> + Send {
-    let metrics = Metrics::register(&mut registry.lock());
+    let own = Metrics::register(&mut metrics.registry.lock());
     // Before the first await, so that nobody can take a gateway for ready that has not begun.
     readiness.set(cluster::PART, PartState::NotReady("starting".to_owned()));
     async move {
-        let app = Arc::new(connect(config, &secret, metrics).map_err(Error::Master)?);
+        let (app, keepers) = connect(config, &secret, own, &metrics.mesh).map_err(Error::Mesh)?;
+        let app = Arc::new(app);
         let tasks = TaskGroup::new(shutdown.child());
+        // They outlive the shutdown: requests that drain still call. They end with the last client.
+        for keeper in keepers {
+            drop(spawn("endpoints", keeper.run()));
+        }
         let follow = app.cluster.clone().follow(
             app.master.clone(),
             app.config.retry_step,
@@ -59,19 +66,29 @@ pub fn run(
     }
 }
 
-fn connect(config: Config, secret: &ClusterSecret, metrics: Metrics) -> Result<App, MeshError> {
-    let options = ClientOptions::new(secret.grpc_bearer().as_str());
-    let master = MasterClient::new(channel(&config.master_addr.to_string(), &options)?);
-    Ok(App {
+fn connect(
+    config: Config,
+    secret: &ClusterSecret,
+    metrics: Metrics,
+    mesh: &MeshMetrics,
+) -> Result<(App, [Keeper; 2]), MeshError> {
+    let options = ClientOptions::new("gateway", secret.grpc_bearer().as_str(), mesh.clone());
+    let found = Discovery::of(&config.master_addr.to_string())?;
+    let (master, master_keeper) = Service::new("master", found, &options)?;
+    let cluster = cluster::Cluster::new();
+    let members = Discovery::Members(cluster.workers());
+    let (workers, workers_keeper) = Service::new("worker", members, &options)?;
+    let app = App {
         auth: Auth::new(config.anonymous),
-        master,
-        workers: WorkerClients::new(options),
-        cluster: cluster::Cluster::new(),
+        master: MasterClient::new(&master),
+        workers: WorkerClients::new(workers),
+        cluster,
         tickets: Tickets::default(),
         metrics,
         started: AtomicBool::new(false),
         config,
-    })
+    };
+    Ok((app, [master_keeper, workers_keeper]))
 }
 
 /// Opens the door when the cluster is complete for the first time, and says so.

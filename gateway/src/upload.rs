@@ -121,7 +121,7 @@ async fn put_small(
     let failed = |error: ApiError| Failed { error, ticket: ticket.clone() };
     let crc32c = crc32c::crc32c(&body);
     let request = v1::PutSmallRequest { header: Some(write.header(ticket.clone())), body, crc32c };
-    let mut worker = app.worker(&ticket.worker_addr).map_err(|status| failed(status.into()))?;
+    let mut worker = app.workers.to(&ticket.worker_addr);
     match tokio::time::timeout(SMALL_TIMEOUT, worker.put_small(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(failed(status.into())),
@@ -190,7 +190,7 @@ async fn put_stream(
     ticket: v1::Ticket,
 ) -> Result<v1::UploadResponse, Failed> {
     let failed = |error: ApiError| Failed { error, ticket: ticket.clone() };
-    let mut worker = app.worker(&ticket.worker_addr).map_err(|status| failed(status.into()))?;
+    let mut worker = app.workers.to(&ticket.worker_addr);
     // One place: the feeder goes on when the stream below has taken what it sent, so it touches the body only
     // behind a connection that works.
     let (sender, receiver) = mpsc::channel(1);

@@ -12,5 +12,6 @@ pub mod cluster;
 pub mod content;
 pub mod grpc;
 pub mod http;
+pub mod mesh;
 pub mod proxy;
 pub mod wait;

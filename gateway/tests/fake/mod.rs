@@ -97,8 +97,8 @@ pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     tune(&mut config);
     let secret = ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap();
     let readiness = Readiness::new(&[]);
-    let registry = Arc::new(parking_lot::Mutex::new(prometheus_client::registry::Registry::default()));
-    let run = cstore_gateway::run(config, secret, listener, readiness.clone(), registry, shutdown.clone());
+    let metrics = cstore_mesh::RoleMetrics::default();
+    let run = cstore_gateway::run(config, secret, listener, readiness.clone(), metrics, shutdown.clone());
     let done = cstore_node::shutdown::spawn("gateway", run);
     tokio::time::timeout(Duration::from_secs(20), started(addr)).await.expect("the gateway starts");
     Setup { addr, fake, shutdown, done }

@@ -1,14 +1,15 @@
 //! I13 and I11 at the gRPC doors.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_mesh::{ClientOptions, MasterClient, WorkerClients, channel};
+use cstore_integration_tests::mesh;
+use cstore_mesh::MasterClient;
 use cstore_proto::v1;
 use tonic::Code;
 
 use crate::PROGRAM;
 
 fn master(cluster: &Cluster, bearer: &str) -> MasterClient {
-    MasterClient::new(channel(&cluster.master, &ClientOptions::new(bearer)).unwrap())
+    mesh::master(&cluster.master, bearer)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,8 +20,7 @@ async fn i13_no_grpc_door_opens_without_the_secret() {
         assert_eq!(denied.code(), Code::Unauthenticated, "{denied}");
         let denied = master(&cluster, bearer).register(v1::RegisterRequest::default()).await.unwrap_err();
         assert_eq!(denied.code(), Code::Unauthenticated, "{denied}");
-        let workers = WorkerClients::new(ClientOptions::new(bearer));
-        let mut worker = workers.to(&cluster.addr("worker-1")).unwrap();
+        let mut worker = mesh::worker(&cluster.addr("worker-1"), bearer);
         let denied = worker.put_small(v1::PutSmallRequest::default()).await.unwrap_err();
         assert_eq!(denied.code(), Code::Unauthenticated, "{denied}");
         let denied = worker.download(v1::DownloadRequest::default()).await.unwrap_err();
@@ -40,7 +40,7 @@ fn small(ticket: Option<v1::Ticket>, name: &str, body: &'static [u8]) -> v1::Put
 async fn i11_i13_tickets_must_be_ours_and_a_repeated_upload_answers_the_same() {
     let cluster = tokio::task::spawn_blocking(|| Cluster::builder(PROGRAM).start()).await.unwrap();
     let bearer = cluster.bearer();
-    let mut worker = WorkerClients::new(ClientOptions::new(&bearer)).to(&cluster.addr("worker-1")).unwrap();
+    let mut worker = mesh::worker(&cluster.addr("worker-1"), &bearer);
     let missing = worker.put_small(small(None, "a", b"x")).await.unwrap_err();
     assert!(missing.message().contains("ticket is missing"), "{missing}");
     let forged = v1::Ticket { body: bytes::Bytes::from_static(b"forged"), ..v1::Ticket::default() };

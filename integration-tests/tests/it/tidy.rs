@@ -122,7 +122,7 @@ fn metrics_and_settings_are_documented() {
     for path in found.iter().filter(|path| path.ends_with("metrics.rs")) {
         let text = std::fs::read_to_string(path).unwrap();
         let names = text.split('"').filter(|word| {
-            ["storage_", "master_", "worker_", "gateway_"].iter().any(|part| word.starts_with(part))
+            ["storage_", "master_", "worker_", "gateway_", "mesh_"].iter().any(|part| word.starts_with(part))
                 && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
         });
         for name in names {

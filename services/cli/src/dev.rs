@@ -8,19 +8,18 @@ mod layout;
 mod ready;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
+use cstore_mesh::RoleMetrics;
 use cstore_node::admin::Readiness;
 use cstore_node::telemetry::TelemetryConfig;
 use cstore_node::{ConfigErrors, Env, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use crate::args;
 use crate::exit::Failure;
 use crate::process::{self, Running};
-use crate::role::{Metrics, Plan, Role};
+use crate::role::{Plan, Role};
 use crate::secret;
 use layout::{HOST, Layout, Member};
 
@@ -38,11 +37,11 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
         process::log_configuration(&env);
         let members = bind(&layout).await?;
         let gateway = Readiness::new(&[]);
-        let registry = Arc::new(Mutex::new(metrics::registry("dev")));
-        let roles = start(&layout, members, source, &secret, &gateway, &registry)?;
+        let metrics = RoleMetrics::new(metrics::registry("dev"));
+        let roles = start(&layout, members, source, &secret, &gateway, &metrics)?;
         let admin_stop = Shutdown::new();
         if let Some(port) = admin_port {
-            process::admin(HOST, port, gateway.clone(), registry, admin_stop.clone()).await?;
+            process::admin(HOST, port, gateway.clone(), metrics.registry, admin_stop.clone()).await?;
         }
         let greeting = cstore_node::shutdown::spawn("greeting", ready::greet(gateway, roles.greeting));
         let ended = process::supervise(roles.running, shutdown).await;
@@ -92,7 +91,7 @@ fn start(
     source: &dyn Source,
     secret: &ClusterSecret,
     gateway: &Readiness,
-    registry: &Metrics,
+    metrics: &RoleMetrics,
 ) -> Result<Started, Failure> {
     let port_of =
         |role| members.iter().find(|(member, _)| member.role == role).map_or(0, |(member, _)| member.port);
@@ -108,8 +107,8 @@ fn start(
         let readiness = if member.role == Role::Gateway { gateway.clone() } else { Readiness::new(&[]) };
         // Names are unique in a registry, so it has the first node of each role.
         let first = seen.insert(member.role);
-        let registry = if first { registry.clone() } else { Metrics::default() };
-        let work = plan.work(secret.clone(), listener, readiness, registry, stop.clone());
+        let metrics = if first { metrics.clone() } else { metrics.unseen() };
+        let work = plan.work(secret.clone(), listener, readiness, metrics, stop.clone());
         tracing::info!(node = member.id, port = member.port, "starting");
         running.push(Running::start(member.role.name(), member.id, stop, work));
     }

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_node::admin::{self, Readiness};
@@ -14,11 +15,12 @@ use cstore_node::shutdown::{on_signal, spawn};
 use cstore_node::telemetry::{self, TelemetryConfig};
 use cstore_node::{Env, Shutdown, listen};
 use futures_util::future::{BoxFuture, select_all};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::exit::Failure;
-use crate::role::Metrics;
 
 /// Variable of the port that tells about a process.
 pub(crate) const ADMIN_PORT: &str = "CSTORE_ADMIN_PORT";
@@ -111,7 +113,7 @@ pub(crate) async fn admin(
     host: &str,
     port: u16,
     readiness: Readiness,
-    registry: Metrics,
+    registry: Arc<Mutex<Registry>>,
     stop: Shutdown,
 ) -> Result<(), Failure> {
     let listener = listen::bind(ADMIN_PORT, host, port).await.map_err(Failure::usage)?;

@@ -1,24 +1,18 @@
 //! One role as a process of its own.
 
-use std::sync::Arc;
-
 use anyhow::Error;
+use cstore_mesh::RoleMetrics;
 use cstore_node::admin::Readiness;
 use cstore_node::telemetry::TelemetryConfig;
 use cstore_node::{Env, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::exit::Failure;
 use crate::process::{self, Running};
 use crate::secret;
-
-/// Where a role registers what it counts, at its start or later.
-pub(crate) type Metrics = Arc<Mutex<Registry>>;
 
 /// The parts of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,24 +79,24 @@ impl Plan {
         secret: ClusterSecret,
         listener: TcpListener,
         readiness: Readiness,
-        registry: Metrics,
+        metrics: RoleMetrics,
         shutdown: Shutdown,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         match self {
             Self::Gateway(config) => {
-                let work = cstore_gateway::run(config, secret, listener, readiness, registry, shutdown);
+                let work = cstore_gateway::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
             Self::Master(config) => {
-                let work = cstore_master::run(config, secret, listener, readiness, registry, shutdown);
+                let work = cstore_master::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
             Self::Worker(config) => {
-                let work = cstore_worker::run(config, secret, listener, readiness, registry, shutdown);
+                let work = cstore_worker::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
             Self::Storage(config) => {
-                let work = cstore_storage::run(config, secret, listener, readiness, registry, shutdown);
+                let work = cstore_storage::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
         }
@@ -131,11 +125,11 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         let addr = listener.local_addr().map_err(Failure::failed)?;
         tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = Readiness::new(&[]);
-        let registry = Arc::new(Mutex::new(metrics::registry(role.name())));
+        let metrics = RoleMetrics::new(metrics::registry(role.name()));
         let stop = shutdown.child();
-        let work = plan.work(secret, listener, readiness.clone(), registry.clone(), stop.clone());
+        let work = plan.work(secret, listener, readiness.clone(), metrics.clone(), stop.clone());
         let admin_stop = Shutdown::new();
-        process::admin(&host, admin_port, readiness, registry, admin_stop.clone()).await?;
+        process::admin(&host, admin_port, readiness, metrics.registry, admin_stop.clone()).await?;
         let ended = process::supervise(
             vec![Running::start(role.name(), role.name().to_owned(), stop, work)],
             shutdown,

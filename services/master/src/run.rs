@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{LockGuard, RealDisk};
-use cstore_mesh::{GrpcServer, MAX_MESSAGE_BYTES, MeshError, ServerOptions};
+use cstore_mesh::{GrpcServer, MAX_MESSAGE_BYTES, MeshError, RoleMetrics, ServerOptions};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::UploadsServer;
 use cstore_types::ClusterSecret;
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -52,7 +50,7 @@ pub async fn run(
     secret: ClusterSecret,
     listener: TcpListener,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     readiness.set("metadata", PartState::NotReady("opening".to_owned()));
@@ -61,12 +59,16 @@ pub async fn run(
     let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
     let meta: Arc<dyn MetaStore> = Arc::new(meta);
     let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);
-    registry.lock().register_collector(Box::new(MasterMetrics(master.clone())));
+    metrics.registry.lock().register_collector(Box::new(MasterMetrics(master.clone())));
     readiness.set("metadata", PartState::Ready);
 
     let doors = Doors(master.clone(), shutdown.clone());
-    let options =
-        ServerOptions { bearer: secret.grpc_bearer().as_str().to_owned(), reflection: config.reflection };
+    let options = ServerOptions {
+        role: "master",
+        bearer: secret.grpc_bearer().as_str().to_owned(),
+        reflection: config.reflection,
+        metrics: metrics.mesh,
+    };
     let server = GrpcServer::new(options).await?;
     let health = server.health();
     let server = server

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, RealDisk};
-use cstore_mesh::{ClientOptions, MasterClient, MeshError, channel};
+use cstore_mesh::{ClientOptions, Discovery, MasterClient, MeshError, RoleMetrics, Service};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::listen::{AcceptLimits, accept_loop};
@@ -15,8 +15,6 @@ use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1;
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -62,7 +60,7 @@ pub async fn run(
     secret: ClusterSecret,
     listener: TcpListener,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     readiness.set("disk", PartState::NotReady("waiting for the master".to_owned()));
@@ -70,8 +68,10 @@ pub async fn run(
     let io = |source| OpenError::Io { doing: "open disk folder", source };
     let disk = RealDisk::open(&config.disk).map_err(io)?;
     let addr = format!("{}:{}", config.advertise_host, listener.local_addr()?.port());
-    let options = ClientOptions::new(secret.grpc_bearer().as_str());
-    let master = MasterClient::new(channel(&config.master.to_string(), &options)?);
+    let options = ClientOptions::new("storage", secret.grpc_bearer().as_str(), metrics.mesh.clone());
+    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
+    drop(spawn("endpoints of the master", keeper.run()));
+    let master = MasterClient::new(&service);
 
     let Some((identity, interval)) = join(&config, &addr, &disk, &path, &master, &shutdown).await? else {
         return Ok(());
@@ -88,7 +88,7 @@ pub async fn run(
         tokio::task::spawn_blocking(move || Engine::open(disk, &path, &identity, &disk_options))
     };
     let engine = opening.await.map_err(|error| RunError::Identity(error.to_string()))??;
-    registry.lock().register_collector(Box::new(EngineMetrics(engine.clone())));
+    metrics.registry.lock().register_collector(Box::new(EngineMetrics(engine.clone())));
     // The identity of the disk may have changed by a fresh start: say so before workers come.
     register(&config, &addr, &engine, &master, &shutdown).await;
     readiness.set("disk", PartState::Ready);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_mesh::{Dial, Target};
 use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_types::{BlockId, ClusterUuid, DedupKey, ErrorCode, FrameKey, MapVersion, NodeId, Placement};
@@ -51,6 +52,7 @@ struct Inner {
     node: NodeId,
     frame_key: FrameKey,
     retry_step: Duration,
+    dial: Dial,
     shutdown: Shutdown,
     view: watch::Receiver<View>,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
@@ -62,11 +64,12 @@ impl Stores {
         node: NodeId,
         frame_key: FrameKey,
         retry_step: Duration,
+        dial: Dial,
         view: watch::Receiver<View>,
         shutdown: Shutdown,
     ) -> Self {
         let links = Mutex::default();
-        Self { inner: Arc::new(Inner { identity, node, frame_key, retry_step, shutdown, view, links }) }
+        Self { inner: Arc::new(Inner { identity, node, frame_key, retry_step, dial, shutdown, view, links }) }
     }
 
     pub(crate) fn key(&self) -> &DedupKey {
@@ -140,7 +143,10 @@ async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Send
     while !inner.shutdown.is_triggered() {
         let addr = view.borrow_and_update().addrs.get(&node).cloned();
         let attempt = match &addr {
-            Some(addr) => Connection::connect(addr, &config).await.map_err(|error| error.to_string()),
+            Some(addr) => {
+                let dialling = inner.dial.connect(Target::new(addr));
+                Connection::connect(dialling, &config).await.map_err(|error| error.to_string())
+            }
             None => Err("address is not known".to_owned()),
         };
         match attempt {

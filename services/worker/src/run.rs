@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::{
-    ClientOptions, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, ServerOptions, channel,
+    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, RoleMetrics,
+    ServerOptions, Service,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey};
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -49,13 +48,16 @@ pub async fn run(
     secret: ClusterSecret,
     listener: TcpListener,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     readiness.set("master", PartState::NotReady("not registered".to_owned()));
     let addr = format!("{}:{}", config.advertise_host, listener.local_addr()?.port());
     let bearer = secret.grpc_bearer().as_str().to_owned();
-    let master = MasterClient::new(channel(&config.master.to_string(), &ClientOptions::new(bearer.clone()))?);
+    let options = ClientOptions::new("worker", bearer.clone(), metrics.mesh.clone());
+    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
+    drop(spawn("endpoints of the master", keeper.run()));
+    let master = MasterClient::new(&service);
     let Some((identity, interval)) = join(&config, &addr, &master, &shutdown).await? else { return Ok(()) };
     readiness.set("master", PartState::Ready);
 
@@ -67,6 +69,7 @@ pub async fn run(
         config.node.clone(),
         secret.frame_key(),
         config.retry_step,
+        options.dial.clone(),
         view,
         shutdown.clone(),
     );
@@ -80,8 +83,10 @@ pub async fn run(
         active: active.clone(),
         worker_id: config.node.to_string(),
     };
-    let door = Door { sessions, metrics: TransferMetrics::register(&mut registry.lock()) };
-    let server = GrpcServer::new(ServerOptions { bearer, reflection: config.reflection }).await?;
+    let door = Door { sessions, metrics: TransferMetrics::register(&mut metrics.registry.lock()) };
+    let options =
+        ServerOptions { role: "worker", bearer, reflection: config.reflection, metrics: metrics.mesh };
+    let server = GrpcServer::new(options).await?;
     let health = server.health();
     let service = TransferServer::new(door)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

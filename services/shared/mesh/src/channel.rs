@@ -1,18 +1,28 @@
-//! The lower half of the client stack: one connection to one address, lazily made, remade when it breaks.
+//! The lower half of the client stack: endpoints of one service behind one channel.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 use tonic::body::Body;
-use tonic::transport::Endpoint;
+use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::auth::AddCredentialsLayer;
+use crate::balance::{Balance, Table};
+use crate::dial::{Dial, Target};
+use crate::discovery::Discovery;
+use crate::keeper::Keeper;
+use crate::metrics::{MeshMetrics, ServiceMetrics};
 use crate::trace::InjectTraceLayer;
 
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// An endpoint that does not answer a ping within the second of these is gone.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 
 /// What generated clients run over. Boxed once, so that an in-process server can stand behind it too. Its errors are
 /// statuses already: wrapped errors would lose their code and end as Unknown.
@@ -21,22 +31,30 @@ pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<B
 /// How a role talks to others.
 #[derive(Clone)]
 pub struct ClientOptions {
+    /// The role that calls, for the metrics.
+    pub role: &'static str,
     /// Sent as `authorization: Bearer …`.
     pub bearer: String,
     /// Bound of one attempt to connect.
     pub connect_timeout: Duration,
+    /// How connections are made.
+    pub dial: Dial,
+    /// Where calls are counted.
+    pub metrics: MeshMetrics,
 }
 
 impl ClientOptions {
-    /// The usual bounds.
-    pub fn new(bearer: impl Into<String>) -> Self {
-        Self { bearer: bearer.into(), connect_timeout: Duration::from_secs(2) }
+    /// The usual bounds, over TCP.
+    pub fn new(role: &'static str, bearer: impl Into<String>, metrics: MeshMetrics) -> Self {
+        let connect_timeout = Duration::from_secs(2);
+        Self { role, bearer: bearer.into(), connect_timeout, dial: Dial::tcp(), metrics }
     }
 }
 
 impl std::fmt::Debug for ClientOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClientOptions")
+            .field("role", &self.role)
             .field("connect_timeout", &self.connect_timeout)
             .finish_non_exhaustive()
     }
@@ -61,28 +79,89 @@ pub enum MeshError {
     Serve(String),
 }
 
-/// A channel to `addr` (host:port). Connecting happens with the first call and after every break.
-///
-/// # Errors
-/// [`MeshError::Address`], [`MeshError::Bearer`].
-pub fn channel(addr: &str, options: &ClientOptions) -> Result<GrpcChannel, MeshError> {
-    let bad =
-        |error: &dyn std::fmt::Display| MeshError::Address { addr: addr.to_owned(), why: error.to_string() };
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
+/// All endpoints of one service, called as one. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Service {
+    balance: Balance,
+    pub(crate) metrics: ServiceMetrics,
+}
+
+impl Service {
+    /// The endpoints of `name` as `discovery` finds them, and the keeper that the caller must run.
+    ///
+    /// # Errors
+    /// [`MeshError::Bearer`].
+    pub fn new(
+        name: &'static str,
+        discovery: Discovery,
+        options: &ClientOptions,
+    ) -> Result<(Self, Keeper), MeshError> {
+        // Said now, and not when the first endpoint comes.
+        AddCredentialsLayer::new(&options.bearer)?;
+        let metrics = options.metrics.service(options.role, name);
+        let table = {
+            let metrics = metrics.clone();
+            Arc::new_cyclic(|table: &std::sync::Weak<Table>| {
+                let table = table.clone();
+                let eject = move |endpoint: &crate::endpoint::Endpoint| {
+                    if table.upgrade().is_some_and(|table| table.eject(endpoint)) {
+                        tracing::warn!(
+                            service = name,
+                            addr = endpoint.target.addr,
+                            "endpoint fails and is left alone"
+                        );
+                        metrics.ejected();
+                    }
+                };
+                Table::new(name, Arc::new(eject))
+            })
+        };
+        let changes = watch::Sender::new(0);
+        let balance = Balance::new(table.clone(), changes.subscribe());
+        let connect = {
+            let options = options.clone();
+            Box::new(move |target: &Target| connection(target, &options))
+        };
+        let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone() };
+        Ok((Self { balance, metrics }, keeper))
+    }
+
+    /// A channel that sends each call to the endpoint with the least to do.
+    pub fn channel(&self) -> GrpcChannel {
+        BoxCloneSyncService::new(self.balance.clone())
+    }
+
+    /// A channel to one endpoint of the service.
+    pub(crate) fn pinned(&self, target: Target) -> GrpcChannel {
+        BoxCloneSyncService::new(self.balance.pin(target))
+    }
+}
+
+/// A channel to one endpoint, lazily connected, remade when it breaks.
+fn connection(target: &Target, options: &ClientOptions) -> Result<GrpcChannel, MeshError> {
+    let bad = |error: &dyn std::fmt::Display| MeshError::Address {
+        addr: target.addr.clone(),
+        why: error.to_string(),
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{}", target.addr))
         .map_err(|error| bad(&error))?
         .connect_timeout(options.connect_timeout)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
+    let (dial, target) = (options.dial.clone(), target.clone());
+    let connector = service_fn(move |_: Uri| {
+        let (dial, target) = (dial.clone(), target.clone());
+        async move { dial.connect(target).await.map(TokioIo::new) }
+    });
     let stack = ServiceBuilder::new()
         // The bearer of the cluster: every inner port denies by default.
         .layer(AddCredentialsLayer::new(&options.bearer)?)
         // The caller's span travels as W3C trace context.
         .layer(InjectTraceLayer)
-        .service(endpoint.connect_lazy());
+        .service(endpoint.connect_with_connector_lazy(connector));
     Ok(BoxCloneSyncService::new(stack.map_err(broken)))
 }
 
@@ -91,8 +170,17 @@ fn broken(error: tonic::transport::Error) -> Status {
     let status = Status::from_error(Box::new(error));
     match status.code() {
         Code::Unknown | Code::Internal => {
-            Status::unavailable(format!("connection broke: {}", status.message()))
+            Status::unavailable(format!("connection broke: {}", root_cause(&status)))
         }
         _ => status,
     }
+}
+
+/// The deepest reason: "transport error" alone helps nobody.
+fn root_cause(status: &Status) -> String {
+    let mut found: &dyn std::error::Error = status;
+    while let Some(source) = found.source() {
+        found = source;
+    }
+    if std::ptr::addr_eq(found, status) { status.message().to_owned() } else { found.to_string() }
 }

@@ -77,11 +77,20 @@ impl Discovery {
         match self {
             Self::Fixed(_) => std::future::pending().await,
             Self::Name { host, port } => resolve_until_other(host, *port, known).await,
-            Self::Members(members) => match members.wait_for(|members| members != known).await {
-                Ok(members) => members.clone(),
-                // Nobody can say anything new any more.
-                Err(_) => std::future::pending().await,
-            },
+            Self::Members(members) => follow(members, known).await,
+        }
+    }
+}
+
+async fn follow(members: &mut watch::Receiver<Endpoints>, known: &Endpoints) -> Endpoints {
+    loop {
+        let now = members.borrow_and_update().clone();
+        if now != *known {
+            return now;
+        }
+        if members.changed().await.is_err() {
+            // Nobody can say anything new any more.
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -1,22 +1,50 @@
 //! Every tower decision of the gRPC plane.
 //!
-//! Client, outermost first: span · deadline · retry (typed, in [`MasterClient`]) │ credentials and trace headers ·
-//! tonic channel (connect timeout, keepalive, windows). Server: see [`GrpcServer::serve`].
+//! ```text
+//! client, typed ([`MasterClient`])          server ([`GrpcServer::serve_over`])
+//!   observe   span, final outcome             trace        span, continues the caller's trace
+//!   deadline  all attempts together           served       counts, refused calls too
+//!   retry     idempotent only, budget         credentials  deny by default
+//!   attempt   time-out, count                 patience     the caller's grpc-timeout
+//! ── below: any gRPC client ──────────        rescue, load shed, one limit, panic catch
+//!   balance   two draws, least pending
+//!   gate      SERVING by health watch, not ejected
+//!   endpoint  credentials, trace headers, connection by [`Dial`], remade with back-off
+//! ```
 //! Streams take the lower half only: nothing but the pipeline knows what of them was acknowledged.
 
 #![warn(missing_docs)]
 
+mod attempt;
 mod auth;
+mod balance;
+mod call;
 mod channel;
+mod deadline;
+mod dial;
+mod discovery;
+mod endpoint;
+mod keeper;
 mod master_client;
+mod methods;
+mod metrics;
+mod observe;
+mod outlier;
+mod patience;
 mod rescue;
 mod retry;
+mod served;
 mod server;
+mod stream;
 mod trace;
 mod worker_clients;
 
-pub use channel::{ClientOptions, GrpcChannel, MeshError, channel};
+pub use call::{CallBounds, Unary};
+pub use channel::{ClientOptions, GrpcChannel, MeshError, Service};
+pub use dial::{BoxIo, Dial, Io, Target, tcp_incoming};
+pub use discovery::{Class, Discovery, Endpoints};
+pub use keeper::Keeper;
 pub use master_client::MasterClient;
-pub use retry::RetryPolicy;
+pub use metrics::{MeshMetrics, RoleMetrics};
 pub use server::{GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, ServerOptions};
-pub use worker_clients::{TransferClient, WorkerClients};
+pub use worker_clients::{Attempts, TransferClient, WorkerClients};

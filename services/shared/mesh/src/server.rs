@@ -4,12 +4,12 @@ use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
 use http::Response;
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -22,7 +22,11 @@ use tower_http::trace::TraceLayer;
 
 use crate::auth::RequireCredentialsLayer;
 use crate::channel::MeshError;
+use crate::dial::{Accepted, BoxIo, tcp_incoming};
+use crate::metrics::MeshMetrics;
+use crate::patience::PatienceLayer;
 use crate::rescue::RescueLayer;
+use crate::served::ServedLayer;
 use crate::trace::server_span;
 
 /// Bound of one message, both ways; file data travels in chunks far below it.
@@ -33,16 +37,24 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Calls that a role works on at once; more are refused with Unavailable.
 const MAX_CALLS: usize = 4_096;
 const MAX_STREAMS: u32 = 1_024;
+/// Between saying NOT_SERVING and closing the door: callers that watch health move away meanwhile.
+const NOTICE: Duration = Duration::from_millis(200);
 /// Calls in work get so long to end after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A connection is asked to end at this age, so that callers spread again over servers that came later.
+const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 
 /// How a role serves gRPC.
 #[derive(Clone)]
 pub struct ServerOptions {
+    /// The role that serves, for the metrics.
+    pub role: &'static str,
     /// What callers must send as `authorization: Bearer …`.
     pub bearer: String,
     /// Whether reflection answers, without a bearer.
     pub reflection: bool,
+    /// Where calls are counted.
+    pub metrics: MeshMetrics,
 }
 
 impl std::fmt::Debug for ServerOptions {
@@ -60,6 +72,11 @@ impl HealthHandle {
     pub async fn set_serving(&self, serving: bool) {
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.0.set_service_status("", status).await;
+    }
+
+    async fn end_watches(&self) {
+        let mut reporter = self.0.clone();
+        reporter.clear_service_status("").await;
     }
 }
 
@@ -114,14 +131,26 @@ impl GrpcServer {
         HealthHandle(self.health.clone())
     }
 
-    /// Serves until `shutdown` ends: health says NOT_SERVING first, then nothing new is accepted, and calls in work
-    /// get ten seconds.
+    /// Serves over TCP until `shutdown` ends; see [`Self::serve_over`].
     ///
     /// # Errors
     /// [`MeshError::Bearer`], [`MeshError::Serve`].
     pub async fn serve(
         self,
         listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), MeshError> {
+        self.serve_over(tcp_incoming(listener), shutdown).await
+    }
+
+    /// Serves until `shutdown` ends: health says NOT_SERVING first, then nothing new is accepted, and calls in work
+    /// get ten seconds.
+    ///
+    /// # Errors
+    /// [`MeshError::Bearer`], [`MeshError::Serve`].
+    pub async fn serve_over(
+        self,
+        incoming: impl Stream<Item = std::io::Result<BoxIo>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         let health = self.health();
@@ -134,8 +163,12 @@ impl GrpcServer {
                     .on_response(())
                     .on_failure(()),
             )
+            // What is refused below is counted too.
+            .layer(ServedLayer::new(self.options.metrics.clone(), self.options.role))
             // Deny by default, before anything costs.
             .layer(RequireCredentialsLayer::new(&self.options.bearer, self.options.reflection)?)
+            // What nobody waits for any more is given up.
+            .layer(PatienceLayer)
             // Refused calls become a status, once.
             .layer(RescueLayer)
             // Sheds when the limit below is not ready.
@@ -147,8 +180,6 @@ impl GrpcServer {
             // A defect ends one call, not the connection.
             .layer(CatchPanicLayer::custom(internal));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        // Said here, because the builder's own setting does not reach a listener that is given.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = Server::builder()
             .max_frame_size(MAX_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -158,14 +189,18 @@ impl GrpcServer {
             .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_connection_age(CONNECTION_AGE)
             .layer(stack.into_inner())
             .add_routes(self.routes)
-            .serve_with_incoming_shutdown(incoming, async {
+            .serve_with_incoming_shutdown(incoming.map(|io| io.map(Accepted)), async {
                 let _ = stopped.await;
             });
         let drain = async {
             shutdown.await;
             health.set_serving(false).await;
+            tokio::time::sleep(NOTICE).await;
+            // Those who watch health would hold their connections open for ever.
+            health.end_watches().await;
             let _ = stop.send(());
             tokio::time::sleep(DRAIN).await;
         };

@@ -1,47 +1,56 @@
-//! Clients of workers, by address.
+//! Workers as the gateway sees them: the one that a ticket names, or whichever has the least to do.
+//!
+//! Streams take the lower half of the client stack only: nothing but the pipeline knows what of them was acknowledged.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use tonic::Request;
 
-use parking_lot::Mutex;
-
-use crate::channel::{ClientOptions, GrpcChannel, MeshError, channel};
+use crate::balance::Tried;
+use crate::channel::{GrpcChannel, Service};
+use crate::dial::Target;
 use crate::server::MAX_MESSAGE_BYTES;
-
-/// Channels that are kept; when there are more addresses, all are forgotten and made again.
-const MAX_CHANNELS: usize = 256;
+use crate::stream::StreamMetricsLayer;
+use tower::Layer;
 
 /// The generated client of a worker.
 pub type TransferClient = cstore_proto::v1::transfer_client::TransferClient<GrpcChannel>;
 
-/// Channels to workers, made when they are first needed. Cheap to clone.
+/// All workers. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct WorkerClients {
-    options: ClientOptions,
-    channels: Arc<Mutex<HashMap<String, GrpcChannel>>>,
-}
+pub struct WorkerClients(Service);
 
 impl WorkerClients {
-    /// No channels yet.
-    pub fn new(options: ClientOptions) -> Self {
-        Self { options, channels: Arc::default() }
+    /// The workers of a service.
+    pub fn new(service: Service) -> Self {
+        Self(service)
     }
 
-    /// A client of the worker at `addr` (host:port).
-    ///
-    /// # Errors
-    /// [`MeshError`] when it is no address.
-    pub fn to(&self, addr: &str) -> Result<TransferClient, MeshError> {
-        let mut channels = self.channels.lock();
-        if channels.len() >= MAX_CHANNELS && !channels.contains_key(addr) {
-            channels.clear();
-        }
-        let channel = match channels.get(addr) {
-            Some(channel) => channel.clone(),
-            None => channels.entry(addr.to_owned()).or_insert(channel(addr, &self.options)?).clone(),
-        };
-        Ok(TransferClient::new(channel)
+    /// A client of the worker at `addr` (host:port). Its calls fail at once when that worker is known to be away.
+    pub fn to(&self, addr: &str) -> TransferClient {
+        self.client(self.0.pinned(Target::new(addr)))
+    }
+
+    /// A client whose calls go to the worker with the least to do.
+    pub fn any(&self) -> TransferClient {
+        self.client(self.0.channel())
+    }
+
+    fn client(&self, channel: GrpcChannel) -> TransferClient {
+        let counted = StreamMetricsLayer::new(self.0.metrics.clone()).layer(channel);
+        TransferClient::new(GrpcChannel::new(counted))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// Attempts of one stream that its pipeline starts anew: each goes to a worker that was not tried, if there is one.
+#[derive(Debug, Clone, Default)]
+pub struct Attempts(Tried);
+
+impl Attempts {
+    /// The request of the next attempt.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(self.0.clone());
+        request
     }
 }

@@ -1,6 +1,8 @@
 //! The worker's end of a connection: many requests in flight, answers matched by request id.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,7 +11,6 @@ use bytes::Bytes;
 use cstore_types::{BlockId, ClusterUuid, FrameKey, MapVersion, NodeId, StoreUuid};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -125,16 +126,18 @@ impl Drop for Pending {
 }
 
 impl Connection {
-    /// Connects to `addr` (host:port) and shakes hands.
+    /// Waits for a stream that is being connected and shakes hands over it, within one deadline.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`] when nobody answers, [`ClientError::Handshake`] when it is not who it should be.
-    pub async fn connect(addr: &str, config: &ClientConfig) -> Result<Self, ClientError> {
-        let connect = async {
-            let stream = TcpStream::connect(addr).await.map_err(|e| lost(&e))?;
-            stream.set_nodelay(true).map_err(|e| lost(&e))?;
-            Self::over(stream, config).await
-        };
+    pub async fn connect<S>(
+        dialling: impl Future<Output = io::Result<S>>,
+        config: &ClientConfig,
+    ) -> Result<Self, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let connect = async { Self::over(dialling.await.map_err(|e| lost(&e))?, config).await };
         let late =
             || ClientError::Disconnected(format!("no handshake within {:?}", config.handshake_deadline));
         timeout(config.handshake_deadline, connect).await.map_err(|_| late())?

@@ -23,4 +23,4 @@ mod uploads;
 pub use config::Config;
 pub use error::Refusal;
 pub use meta::MetaError;
-pub use run::{RunError, run};
+pub use run::{RunError, run, run_over};

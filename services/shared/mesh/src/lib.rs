@@ -41,7 +41,7 @@ mod worker_clients;
 
 pub use call::{CallBounds, Unary};
 pub use channel::{ClientOptions, GrpcChannel, MeshError, Service};
-pub use dial::{BoxIo, Dial, Io, Target, tcp_incoming};
+pub use dial::{BoxIo, Dial, Io, RoleIo, Target, tcp_incoming};
 pub use discovery::{Class, Discovery, Endpoints};
 pub use keeper::Keeper;
 pub use master_client::MasterClient;

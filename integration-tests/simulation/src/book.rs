@@ -167,16 +167,21 @@ impl Book {
         self.private_mut(name).certain = false;
     }
 
-    /// Somebody read `name`: these bytes, or that there is nothing.
-    pub(crate) fn read(&mut self, name: &str, bytes: Option<&[u8]>) {
-        let Some(bytes) = bytes else { return self.saw(name, None) };
+    /// Whose create of a name that several create was acknowledged.
+    pub(crate) fn winner(&self, name: &str) -> Option<BodyId> {
+        self.winners.get(name).and_then(|won| won.first()).copied()
+    }
+
+    /// Somebody read `name`: these bytes, or that there is nothing. `winner` is who had won when the read began.
+    pub(crate) fn read(&mut self, name: &str, winner: Option<BodyId>, bytes: Option<&[u8]>) {
+        let Some(bytes) = bytes else { return self.saw(name, winner, None) };
         match BodyId::of(bytes) {
-            Some(body) => self.saw(name, Some(body)),
+            Some(body) => self.saw(name, winner, Some(body)),
             None => self.violated(format!("{name} holds {} bytes that nobody sent", bytes.len())),
         }
     }
 
-    fn saw(&mut self, name: &str, body: Option<BodyId>) {
+    fn saw(&mut self, name: &str, winner: Option<BodyId>, body: Option<BodyId>) {
         if let Some(body) = body {
             if !self.given.get(name).is_some_and(|given| given.contains(&body)) {
                 return self.violated(format!("{name} holds {body:?}, which nobody gave it"));
@@ -185,12 +190,12 @@ impl Book {
                 return self.violated(format!("{name} holds {body:?}, which was refused or aborted"));
             }
         }
-        let problem = match (self.private.get(name), self.winners.get(name).and_then(|won| won.first())) {
+        let problem = match (self.private.get(name), winner) {
             (Some(private), _) if private.certain => {
                 let expected = private.is == body || (private.open.is_some() && private.open == body);
                 (!expected).then(|| format!("{name} holds {body:?}, but should hold {:?}", private.is))
             }
-            (None, Some(winner)) if body != Some(*winner) => {
+            (None, Some(winner)) if body != Some(winner) => {
                 Some(format!("{name} holds {body:?}, but {winner:?} was acknowledged"))
             }
             _ => None,
@@ -231,22 +236,22 @@ mod tests {
 
     #[test]
     fn the_book_notices_what_must_not_be() {
-        assert!(kept(|book, body| book.read("a", Some(&body.bytes()))), "it is open: it may be there");
-        assert!(kept(|book, _| book.read("a", None)), "and it may not");
+        assert!(kept(|book, body| book.read("a", None, Some(&body.bytes()))), "it is open: it may be there");
+        assert!(kept(|book, _| book.read("a", None, None)), "and it may not");
         assert!(!kept(|book, body| {
             book.committed("a", body);
-            book.read("a", None);
+            book.read("a", None, None);
         }));
         assert!(!kept(|book, body| {
             book.never("a", body);
-            book.read("a", Some(&body.bytes()));
+            book.read("a", None, Some(&body.bytes()));
         }));
-        assert!(!kept(|book, body| book.read("b", Some(&body.bytes()))), "nobody gave it that name");
-        assert!(!kept(|book, body| book.read("a", Some(&body.bytes()[1..]))));
+        assert!(!kept(|book, body| book.read("b", None, Some(&body.bytes()))), "nobody gave it that name");
+        assert!(!kept(|book, body| book.read("a", None, Some(&body.bytes()[1..]))));
         assert!(kept(|book, body| {
             book.committed("a", body);
             book.uncertain("a", None);
-            book.read("a", None);
+            book.read("a", None, None);
         }));
     }
 
@@ -255,7 +260,7 @@ mod tests {
         let mut book = Book::default();
         let (one, two) = (book.send("s", true), book.send("s", true));
         book.committed("s", one);
-        book.read("s", Some(&one.bytes()));
+        book.read("s", book.winner("s"), Some(&one.bytes()));
         assert_eq!(book.violation(), None);
         book.committed("s", two);
         assert!(book.violation().is_some());

@@ -18,6 +18,7 @@ use cstore_types::ErrorCode;
 use futures_util::stream;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
@@ -34,7 +35,7 @@ const SHARED_NAMES: u32 = 4;
 pub(crate) const HEAL: Duration = Duration::from_secs(30);
 /// A lease that ended is seen within this.
 const SLACK: Duration = Duration::from_millis(500);
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How far the run is, for all clients.
@@ -155,6 +156,18 @@ impl Client {
         format!("{}/{}", self.id, self.rng.random_range(0..OWN_NAMES))
     }
 
+    /// A name of its own that holds something for certain, if there is one.
+    fn full_name(&mut self) -> String {
+        let book = self.shared.book.borrow();
+        let full = |n: &u32| matches!(book.certain(&format!("{}/{n}", self.id)), Some(Some(_)));
+        let full: Vec<u32> = (0..OWN_NAMES).filter(full).collect();
+        drop(book);
+        match full.choose(&mut self.rng) {
+            Some(n) => format!("{}/{n}", self.id),
+            None => self.own_name(),
+        }
+    }
+
     fn shared_name(&mut self) -> String {
         format!("shared/{}", self.rng.random_range(0..SHARED_NAMES))
     }
@@ -169,19 +182,19 @@ impl Client {
                 let name = self.shared_name();
                 self.put(&name, false, true).await;
             }
-            9 | 10 => {
-                let name = self.own_name();
+            9..=11 => {
+                let name = self.full_name();
                 self.delete(&name).await;
             }
-            11 => {
-                let (from, to) = (self.own_name(), self.own_name());
+            12 => {
+                let (from, to) = (self.full_name(), self.own_name());
                 self.rename(&from, &to).await;
             }
-            12 => {
-                let (from, to) = (self.own_name(), self.own_name());
+            13 => {
+                let (from, to) = (self.full_name(), self.own_name());
                 self.copy(&from, &to).await;
             }
-            13..=15 => {
+            14 | 15 => {
                 let name = self.own_name();
                 drop(self.get(&name).await);
             }
@@ -393,12 +406,13 @@ impl Client {
 
     /// Reads a name and enters what it saw; an error when the cluster could not say.
     async fn get(&mut self, name: &str) -> Result<(), Status> {
+        let winner = self.shared.book.borrow().winner(name);
         let read = timeout(READ_TIMEOUT, self.download(name)).await;
         let read = read.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
         match read {
             Ok(bytes) => {
                 self.say(&format!("read {name}: {:?}", bytes.as_ref().map(|bytes| BodyId::of(bytes))));
-                self.shared.book.borrow_mut().read(name, bytes.as_deref());
+                self.shared.book.borrow_mut().read(name, winner, bytes.as_deref());
                 Ok(())
             }
             Err(status) => {

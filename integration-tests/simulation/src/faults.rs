@@ -13,8 +13,8 @@ use turmoil::Sim;
 use crate::cluster;
 
 /// Faults strike within this time.
-pub(crate) const FAULTS: Duration = Duration::from_secs(6);
-const LONGEST_MS: u64 = 4_000;
+pub(crate) const FAULTS: Duration = Duration::from_secs(5);
+const LONGEST_MS: u64 = 3_500;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fault {

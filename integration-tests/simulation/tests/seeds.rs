@@ -55,3 +55,17 @@ fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
         panic!("{}", show(seed, &outcome));
     }
 }
+
+#[test]
+fn i11_a_repeated_call_that_must_not_be_is_caught() {
+    let (found, ran) = first_violated(1..2_000, Sabotage::RepeatEverything);
+    let (seed, outcome) = found.expect("a rename or delete whose answer was lost is told a lie");
+    println!("caught after {ran} seeds: {}", show(seed, &outcome));
+}
+
+#[test]
+fn i12_a_node_that_is_ready_while_it_is_down_is_caught() {
+    let (found, ran) = first_violated(1..200, Sabotage::LeasesNeverEnd);
+    let (seed, outcome) = found.expect("a node that was cut off is named");
+    println!("caught after {ran} seeds: {}", show(seed, &outcome));
+}

@@ -25,3 +25,10 @@ pub(crate) struct App {
 
 /// As the routes get it.
 pub(crate) type Shared = Arc<App>;
+
+impl App {
+    /// Whether an upload to this worker is worth a try.
+    pub(crate) fn is_usable(&self, worker: &str) -> bool {
+        self.cluster.is_ready_worker(worker) && self.workers.may_serve(worker)
+    }
+}

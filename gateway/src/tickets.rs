@@ -2,7 +2,7 @@
 //! of three. They name no file; the name is judged when the upload commits.
 //!
 //! A ticket is dropped when it is older than [`MAX_AGE`], far below the master's own limit, and when its worker is
-//! no longer ready. The whole stock is dropped when one ticket is refused: the master that made them is gone.
+//! no longer ready or cannot be reached. The whole stock is dropped when one ticket is refused: the master that made them is gone.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,8 +12,6 @@ use cstore_proto::v1;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
-
-use crate::cluster::Cluster;
 
 const BATCH: u32 = 32;
 const MAX_AGE: Duration = Duration::from_secs(30);
@@ -27,22 +25,31 @@ pub(crate) struct Tickets {
 }
 
 impl Tickets {
-    /// A ticket for a ready worker.
-    pub(crate) async fn take(&self, master: &MasterClient, cluster: &Cluster) -> Result<v1::Ticket, Status> {
-        if let Some(ticket) = self.pop(cluster) {
+    /// A ticket for a worker that is `usable`; when the master names no such worker, for any.
+    pub(crate) async fn take(
+        &self,
+        master: &MasterClient,
+        usable: impl Fn(&str) -> bool,
+    ) -> Result<v1::Ticket, Status> {
+        if let Some(ticket) = self.pop(&usable) {
             return Ok(ticket);
         }
         let _one = self.fetching.lock().await;
-        if let Some(ticket) = self.pop(cluster) {
+        if let Some(ticket) = self.pop(&usable) {
             return Ok(ticket);
         }
         let request = v1::BeginUploadRequest { count: BATCH, ..v1::BeginUploadRequest::default() };
-        let mut tickets = master.begin_upload(request).await?.tickets.into_iter().take(BATCH as usize);
-        let first = tickets.next().ok_or_else(|| Status::internal("the master answered no ticket"))?;
+        let mut tickets = master.begin_upload(request).await?.tickets;
+        tickets.truncate(BATCH as usize);
+        let first = tickets.iter().position(|ticket| usable(&ticket.worker_addr)).unwrap_or(0);
+        if tickets.is_empty() {
+            return Err(Status::internal("the master answered no ticket"));
+        }
+        let first = tickets.swap_remove(first);
         let now = Instant::now();
         let mut stock = self.stock.lock();
         stock.clear();
-        stock.extend(tickets.map(|ticket| (now, ticket)));
+        stock.extend(tickets.into_iter().map(|ticket| (now, ticket)));
         Ok(first)
     }
 
@@ -51,10 +58,10 @@ impl Tickets {
         self.stock.lock().clear();
     }
 
-    fn pop(&self, cluster: &Cluster) -> Option<v1::Ticket> {
+    fn pop(&self, usable: impl Fn(&str) -> bool) -> Option<v1::Ticket> {
         let mut stock = self.stock.lock();
         while let Some((made, ticket)) = stock.pop_front() {
-            if made.elapsed() < MAX_AGE && cluster.is_ready_worker(&ticket.worker_addr) {
+            if made.elapsed() < MAX_AGE && usable(&ticket.worker_addr) {
                 return Some(ticket);
             }
         }

@@ -30,6 +30,8 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
 /// From Finish to the answer: the worker sees a master through its restart in this time.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(90);
 const SMALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tickets that one upload asks for to find a worker that can be reached.
+const MAX_TICKETS: u32 = 4;
 
 /// What is to be written, apart from the bytes.
 #[derive(Debug, Clone)]
@@ -97,7 +99,7 @@ pub(crate) async fn store(
 }
 
 async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::UploadResponse, ApiError> {
-    let ticket = app.tickets.take(&app.master, &app.cluster).await?;
+    let ticket = app.tickets.take(&app.master, |worker| app.is_usable(worker)).await?;
     let failed = match put_small(app, write, whole.clone(), ticket).await {
         Ok(answer) => return Ok(answer),
         Err(failed) => failed,
@@ -108,7 +110,7 @@ async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::Uploa
     if let Some(answer) = settle(app, write, failed).await? {
         return Ok(answer);
     }
-    let ticket = app.tickets.take(&app.master, &app.cluster).await?;
+    let ticket = app.tickets.take(&app.master, |worker| app.is_usable(worker)).await?;
     put_small(app, write, whole, ticket).await.map_err(|failed| failed.error)
 }
 
@@ -156,11 +158,19 @@ async fn begin(app: &App, write: &Write) -> Result<v1::Ticket, ApiError> {
         condition: Some(write.proto_condition()),
         count: 1,
     };
-    let tickets = app.master.begin_upload(request).await?.tickets;
-    tickets
-        .into_iter()
-        .next()
-        .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the master answered no ticket"))
+    let mut tries = 0;
+    loop {
+        let tickets = app.master.begin_upload(request.clone()).await?.tickets;
+        let ticket = tickets.into_iter().next();
+        let ticket =
+            ticket.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the master answered no ticket"))?;
+        tries += 1;
+        // A worker that has just died is named until its lease runs out; the next in turn is another one. The ticket
+        // that is left unused holds nothing and expires.
+        if app.is_usable(&ticket.worker_addr) || tries == MAX_TICKETS {
+            return Ok(ticket);
+        }
+    }
 }
 
 /// Finds out what became of a failed try. `None`: it never happened and never will, so another may follow.

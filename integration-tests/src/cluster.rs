@@ -168,16 +168,21 @@ impl Builder {
 }
 
 impl Cluster {
-    /// One worker and one storage node, each role a process of its own.
+    /// Two workers and three storage nodes, each role a process of its own.
     pub fn builder(program: &str) -> Builder {
         Builder {
             program: program.into(),
-            workers: 1,
-            storages: 1,
+            workers: 2,
+            storages: 3,
             dev: false,
             env: BTreeMap::new(),
             env_of: Vec::new(),
         }
+    }
+
+    /// One worker and one storage node, where a test needs to know which one it is.
+    pub fn one_of_each(program: &str) -> Builder {
+        Self::builder(program).workers(1).storages(1)
     }
 
     /// Names of the processes.

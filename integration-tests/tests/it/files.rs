@@ -18,7 +18,7 @@ fn stat(cluster: &Cluster, key: &str) -> u64 {
 
 #[test]
 fn i1_i3_files_come_back_are_deduplicated_and_their_space_returns() {
-    let cluster = Cluster::builder(PROGRAM).workers(2).storages(3).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     // 10 MiB and a bit: more entries than a root holds, so the recipe has leaves.
     let body = random((10 << 20) + 12_345, 1);
     let put = cluster.ask("PUT", "/api/files/dir/a.bin", &body);

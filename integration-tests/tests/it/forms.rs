@@ -23,7 +23,7 @@ fn post(cluster: &Cluster, query: &str, form: &[u8]) -> Answer {
 
 #[test]
 fn i1_a_form_becomes_a_file_and_the_same_again_stores_nothing_new() {
-    let cluster = Cluster::builder(PROGRAM).workers(2).storages(3).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     // Bytes of the delimiter inside of the file do not end it; 64 KiB and below takes another way than above.
     for (n, size) in [0usize, 1, 65_000, 3_000_000].into_iter().enumerate() {
         let mut body = random(size, n as u64);

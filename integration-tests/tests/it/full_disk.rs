@@ -11,7 +11,7 @@ use crate::PROGRAM;
 
 #[test]
 fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_later() {
-    let mut cluster = Cluster::builder(PROGRAM).env("BLOCK_SIZE", "64").env("FS_SIZE", "6291456").start();
+    let mut cluster = Cluster::one_of_each(PROGRAM).env("BLOCK_SIZE", "64").env("FS_SIZE", "6291456").start();
     let tree = random(500_000, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/tree", &tree).status, 201);
     let full = cluster.ask("PUT", "/api/files/large", &random(12 << 20, 2));
@@ -48,7 +48,7 @@ fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_
 
 #[test]
 fn i7_a_disk_that_was_filled_ten_times_takes_files_after_each_delete() {
-    let cluster = Cluster::builder(PROGRAM).env("FS_SIZE", "8MiB").start();
+    let cluster = Cluster::one_of_each(PROGRAM).env("FS_SIZE", "8MiB").start();
     for round in 0..10u64 {
         let mut stored = Vec::new();
         for n in 0..64 {
@@ -75,7 +75,7 @@ fn i7_a_disk_that_was_filled_ten_times_takes_files_after_each_delete() {
 
 #[test]
 fn fresh_start_on_a_disk_with_files_refuses_and_says_how_to_mean_it() {
-    let cluster = Cluster::builder(PROGRAM).start();
+    let cluster = Cluster::one_of_each(PROGRAM).start();
     let body = random(10_000, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/kept", &body).status, 201);
     assert!(cluster.stop("storage-1").success());
@@ -89,7 +89,7 @@ fn fresh_start_on_a_disk_with_files_refuses_and_says_how_to_mean_it() {
 
 #[test]
 fn i8_a_damaged_block_is_never_served() {
-    let cluster = Cluster::builder(PROGRAM).start();
+    let cluster = Cluster::one_of_each(PROGRAM).start();
     let body = random(300_000, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/rot", &body).status, 201);
     assert!(cluster.stop("storage-1").success());

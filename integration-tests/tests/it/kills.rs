@@ -110,9 +110,9 @@ impl<'a> Load<'a> {
 fn i6_i12_kill_of_each_role_under_load_loses_nothing_acknowledged() {
     let seed = seed();
     println!("CSTORE_SEED={seed}");
-    let cluster = Cluster::builder(PROGRAM).workers(1).storages(2).env("FS_SIZE", "2GiB").start();
+    let cluster = Cluster::builder(PROGRAM).env("FS_SIZE", "2GiB").start();
     let load = Load::on(&cluster);
-    let roles = ["storage-1", "master", "worker-1", "gateway", "storage-2"];
+    let roles = ["storage-1", "master", "worker-1", "gateway", "storage-3"];
     for (round, role) in (0..).zip(roles.iter().cycle().take(5 * roles.len())) {
         load.kill(role, round, seed);
         load.check(&format!("kill/{round}/"));
@@ -152,11 +152,11 @@ fn i12_an_upload_in_flight_survives_a_restart_of_the_master() {
 
 #[test]
 fn i12_parts_may_start_in_any_order() {
-    let cluster = Cluster::builder(PROGRAM).workers(2).storages(2).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     for role in cluster.roles() {
         cluster.kill(&role);
     }
-    for role in ["gateway", "worker-2", "storage-2", "worker-1", "master", "storage-1"] {
+    for role in ["gateway", "worker-2", "storage-2", "storage-3", "worker-1", "master", "storage-1"] {
         cluster.launch(role);
     }
     cluster.wait_ready();
@@ -164,10 +164,10 @@ fn i12_parts_may_start_in_any_order() {
 
 #[test]
 fn a_stop_in_good_order_keeps_everything_and_ends_with_0() {
-    let cluster = Cluster::builder(PROGRAM).storages(2).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     let body = random(5 << 20, 3);
     assert_eq!(cluster.ask("PUT", "/api/files/kept", &body).status, 201);
-    for role in ["gateway", "worker-1", "storage-1", "storage-2", "master"] {
+    for role in ["gateway", "worker-1", "worker-2", "storage-1", "storage-2", "storage-3", "master"] {
         assert!(cluster.stop(role).success(), "{role}: {}", cluster.log(role));
     }
     for role in cluster.roles() {

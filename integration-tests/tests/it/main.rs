@@ -15,10 +15,12 @@ mod files;
 mod forms;
 mod full_disk;
 mod kills;
+mod members;
 mod network;
 mod start;
 mod stress;
 mod tidy;
+mod walk;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cstore-under-test");

@@ -10,7 +10,7 @@ use crate::PROGRAM;
 fn stress_fifty_clients_twice_every_file_read_back() {
     let seed = seed();
     println!("CSTORE_SEED={seed}");
-    let cluster = Cluster::builder(PROGRAM).workers(2).storages(3).start();
+    let cluster = Cluster::builder(PROGRAM).start();
     let bodies: Vec<Vec<u8>> = (0..50).map(|n| random(100 << 10, seed + n)).collect();
     for round in 0..2u64 {
         let new: u64 = std::thread::scope(|scope| {

@@ -9,7 +9,7 @@ use cstore_types::{BlockId, ErrorCode, PartNo, SealSeq, SessionId, StoreUuid};
 use cstore_wire::{BlockKind, PutStatus, Request, Response, SealedBlock, WireBlock};
 use tracing::Instrument;
 
-use crate::cluster::Route;
+use crate::cluster::{Route, WRITE_PATIENCE};
 use crate::error::Failure;
 use crate::trace;
 
@@ -71,7 +71,7 @@ impl Route {
         let ask = async {
             let mut tries = 0;
             loop {
-                let connection = self.connection(node).await?;
+                let connection = self.connection(node, WRITE_PATIENCE).await?;
                 match connection.call(request, self.version(), field, DEADLINE).await {
                     Err(cstore_wire::ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
                     Err(cstore_wire::ClientError::Refused(refusal))

@@ -15,8 +15,10 @@ use tokio::time::timeout;
 
 use crate::error::Failure;
 
-/// How long a call waits for a storage node that is away.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an upload waits for a storage node that is away: its bytes have been sent already.
+pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a download does: its client can ask again, and for other files meanwhile.
+pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(2);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -86,13 +88,13 @@ impl Stores {
         self.inner.view.borrow().placement.clone().ok_or_else(missing)
     }
 
-    /// A live connection to a node; waits a while for one that is away.
-    pub(crate) async fn connection(&self, node: &NodeId) -> Result<Connection, Failure> {
+    /// A live connection to a node; waits that long for one that is away.
+    pub(crate) async fn connection(&self, node: &NodeId, patience: Duration) -> Result<Connection, Failure> {
         let link = self.link(node);
         let mut connection = link.connection.clone();
         let live = connection.wait_for(|found| found.as_ref().is_some_and(|found| !found.is_closed()));
         let away = || Failure::new(ErrorCode::Unavailable, format!("storage node {node} is away"));
-        match timeout(CONNECT_PATIENCE, live).await {
+        match timeout(patience, live).await {
             Ok(Ok(found)) => found.clone().ok_or_else(away),
             _ => Err(away()),
         }
@@ -202,7 +204,7 @@ impl Route {
         self.placement.nodes().get(node).map(|node| &node.id).ok_or_else(beyond)
     }
 
-    pub(crate) async fn connection(&self, node: usize) -> Result<Connection, Failure> {
-        self.stores.connection(self.name(node)?).await
+    pub(crate) async fn connection(&self, node: usize, patience: Duration) -> Result<Connection, Failure> {
+        self.stores.connection(self.name(node)?, patience).await
     }
 }

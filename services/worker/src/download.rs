@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{BlockId, ErrorCode, Root};
-use cstore_wire::ClientError;
+use cstore_wire::{ClientError, Connection};
 use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use crate::cluster::Route;
+use crate::cluster::{READ_PATIENCE, Route};
 use crate::error::{Failure, lost_task};
 use crate::recipe_walk::{Piece, RecipeWalk};
 use crate::trace;
@@ -155,7 +155,9 @@ async fn fetch_from(
 ) -> Result<HashMap<BlockId, Bytes>, Failure> {
     let mut tries = 0;
     loop {
-        match try_fetch(route, node, pieces, bytes).await {
+        // Not tried again: it has waited for as long as it may.
+        let connection = route.connection(node, READ_PATIENCE).await?;
+        match try_fetch(route, node, &connection, pieces, bytes).await {
             Err(failure) if failure.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
                 tracing::debug!(%failure, tries, "fetch is tried again");
                 tries += 1;
@@ -168,10 +170,10 @@ async fn fetch_from(
 async fn try_fetch(
     route: &Route,
     node: usize,
+    connection: &Connection,
     pieces: &[Piece],
     bytes: usize,
 ) -> Result<HashMap<BlockId, Bytes>, Failure> {
-    let connection = route.connection(node).await?;
     let mut ids: Vec<BlockId> = pieces.iter().map(|piece| piece.id).collect();
     ids.sort_unstable();
     ids.dedup();

@@ -26,17 +26,29 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Of all endpoints so many thirds may be ejected at a time.
 const EJECTED_THIRDS: usize = 2;
 
-/// Endpoints that a call has been sent to, shared by its attempts.
+/// What the attempts of one call tell each other.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tried(Arc<Mutex<Vec<Target>>>);
+pub(crate) struct Tried(Arc<Mutex<History>>);
+
+#[derive(Debug, Default)]
+struct History {
+    endpoints: Vec<Target>,
+    waited: bool,
+}
 
 impl Tried {
     fn add(&self, target: &Target) {
-        self.0.lock().push(target.clone());
+        self.0.lock().endpoints.push(target.clone());
     }
 
     fn contains(&self, target: &Target) -> bool {
-        self.0.lock().contains(target)
+        self.0.lock().endpoints.contains(target)
+    }
+
+    /// How long this attempt may wait for an endpoint: a call waits in vain only once.
+    fn patience(&self) -> Duration {
+        let waited = std::mem::replace(&mut self.0.lock().waited, true);
+        if waited { Duration::ZERO } else { PATIENCE }
     }
 }
 
@@ -150,7 +162,7 @@ impl Balance {
     }
 
     /// Whether waiting can help: an endpoint that is known to be down is not waited for when it is pinned.
-    fn may_come(&self) -> bool {
+    pub(crate) fn may_come(&self) -> bool {
         match &self.pinned {
             None => true,
             Some(target) => self.table.get(target).is_none_or(|one| !matches!(one.gate(), Gate::Down(_))),
@@ -183,7 +195,7 @@ impl Balance {
                 }
             }
         };
-        match timeout(PATIENCE, waiting).await {
+        match timeout(tried.patience(), waiting).await {
             Ok(Some(found)) => Ok(found),
             Ok(None) | Err(_) => Err(self.why()),
         }

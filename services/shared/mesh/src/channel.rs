@@ -133,13 +133,19 @@ impl Service {
             let options = options.clone();
             Box::new(move |target: &Target| connection(target, &options))
         };
-        let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone() };
+        let news = Arc::default();
+        let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone(), news };
         Ok((Self { balance, metrics, sabotage: options.sabotage }, keeper))
     }
 
     /// A channel that sends each call to the endpoint with the least to do.
     pub fn channel(&self) -> GrpcChannel {
         BoxCloneSyncService::new(self.balance.clone())
+    }
+
+    /// Whether an endpoint is not known to be down.
+    pub(crate) fn may_serve(&self, target: &Target) -> bool {
+        self.balance.pin(target.clone()).may_come()
     }
 
     /// A channel to one endpoint of the service.

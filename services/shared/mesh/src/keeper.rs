@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, BoxFuture, abortable};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -40,6 +40,8 @@ pub struct Keeper {
     pub(crate) connect: Connect,
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) metrics: ServiceMetrics,
+    /// Rung when the state of an endpoint changed.
+    pub(crate) news: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -55,6 +57,7 @@ impl Keeper {
         let mut watched: HashMap<Target, AbortHandle> = HashMap::new();
         let mut watchers: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         let mut count = tokio::time::interval(COUNT_EVERY);
+        let news = self.news.clone();
         self.reconcile(&known, &mut watched, &mut watchers);
         loop {
             tokio::select! {
@@ -64,6 +67,7 @@ impl Keeper {
                 }
                 Some(()) = watchers.next() => {}
                 _ = count.tick() => self.count(),
+                () = news.notified() => self.count(),
                 () = self.changes.closed() => return,
             }
         }
@@ -95,6 +99,7 @@ impl Keeper {
             }
         }
         self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+        self.news.notify_one();
     }
 
     fn begin(&self, target: &Target, class: Class) -> Option<(AbortHandle, BoxFuture<'static, ()>)> {
@@ -107,7 +112,8 @@ impl Keeper {
         };
         let endpoint = Arc::new(Endpoint::new(target.clone(), class, channel.clone()));
         self.table.insert(endpoint.clone());
-        let (watcher, handle) = abortable(watch_health(endpoint, channel, self.changes.clone()));
+        let (watcher, handle) =
+            abortable(watch_health(endpoint, channel, self.changes.clone(), self.news.clone()));
         let watcher = async {
             // Aborted when discovery drops the endpoint; it does not end otherwise.
             let _ = watcher.await;
@@ -133,13 +139,19 @@ impl Keeper {
 }
 
 /// Follows what one endpoint says of its health, for ever.
-async fn watch_health(endpoint: Arc<Endpoint>, channel: GrpcChannel, changes: watch::Sender<u64>) {
+async fn watch_health(
+    endpoint: Arc<Endpoint>,
+    channel: GrpcChannel,
+    changes: watch::Sender<u64>,
+    news: Arc<Notify>,
+) {
     let set = |gate: Gate| {
         let before = endpoint.gate();
         if before != gate {
             tracing::debug!(addr = endpoint.target.addr, ?gate, "endpoint");
             endpoint.set_gate(gate);
             changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+            news.notify_one();
         }
     };
     let mut pause = FIRST_PAUSE;

@@ -87,3 +87,56 @@ impl<Req: Clone, Res> Policy<Call<Req>, Res, Status> for RetryPolicy {
         self.method.idempotent.then(|| call.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::MeshMetrics;
+    use tower::{Layer, ServiceExt};
+    use tower_test::mock;
+
+    const ASK: Method = Method { path: "test/Ask", idempotent: true };
+    const DO: Method = Method { path: "test/Do", idempotent: false };
+
+    /// Calls of `method` that a server gets which always answers `error`, and how long that took.
+    async fn calls(method: Method, error: Status) -> (u32, Duration) {
+        let metrics = MeshMetrics::default().service("test", "test");
+        let policy = RetryPolicy::new(method, CallBounds::default(), Budget::default(), metrics);
+        let (service, mut handle) = mock::pair::<Call<&'static str>, &'static str>();
+        let service = service.map_err(|error| match error.downcast::<Status>() {
+            Ok(status) => *status,
+            Err(error) => Status::internal(error.to_string()),
+        });
+        let begun = Instant::now();
+        let call = Call::new("ask", begun + Duration::from_secs(60));
+        let asking = tower::retry::RetryLayer::new(policy).layer(service).oneshot(call);
+        let answering = async {
+            let mut n = 0;
+            while let Some((_, answer)) = handle.next_request().await {
+                answer.send_error(error.clone());
+                n += 1;
+            }
+            n
+        };
+        let (answer, n) = tokio::join!(asking, answering);
+        assert_eq!(answer.unwrap_err().code(), error.code());
+        (n, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i11_only_idempotent_calls_and_passing_errors_are_repeated() {
+        assert_eq!(calls(ASK, Status::unavailable("x")).await.0, 4);
+        assert_eq!(calls(DO, Status::unavailable("x")).await.0, 1);
+        assert_eq!(calls(ASK, Status::already_exists("x")).await.0, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_and_never_undercut_what_the_server_asked_for() {
+        let (_, took) = calls(ASK, Status::unavailable("x")).await;
+        assert!((Duration::from_millis(70)..Duration::from_millis(215)).contains(&took), "{took:?}");
+        let asked = Duration::from_millis(500);
+        let busy = cstore_proto::status_with_retry(cstore_proto::ErrorCode::Overloaded, "busy", asked);
+        let (_, took) = calls(ASK, busy).await;
+        assert!(took >= asked * 3, "{took:?}");
+    }
+}

@@ -8,7 +8,7 @@ use crate::balance::Tried;
 use crate::channel::{GrpcChannel, Service};
 use crate::dial::Target;
 use crate::server::MAX_MESSAGE_BYTES;
-use crate::stream::StreamMetricsLayer;
+use crate::stream::StreamLayer;
 use tower::Layer;
 
 /// The generated client of a worker.
@@ -34,8 +34,13 @@ impl WorkerClients {
         self.client(self.0.channel())
     }
 
+    /// Whether a call to this worker is worth a try: one that is not known yet may be.
+    pub fn may_serve(&self, addr: &str) -> bool {
+        self.0.may_serve(&Target::new(addr))
+    }
+
     fn client(&self, channel: GrpcChannel) -> TransferClient {
-        let counted = StreamMetricsLayer::new(self.0.metrics.clone()).layer(channel);
+        let counted = StreamLayer::new(self.0.metrics.clone()).layer(channel);
         TransferClient::new(GrpcChannel::new(counted))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)

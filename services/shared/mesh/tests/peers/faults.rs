@@ -1,0 +1,110 @@
+//! What callers notice of peers that fail: nothing, as long as one is well.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cstore_mesh::Target;
+use cstore_proto::v1;
+use tokio::net::TcpListener;
+use tonic::Code;
+
+use crate::fake::{Caller, Peer, nobody, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_call_succeeds() {
+    let (well, ill, dead) = (Peer::start().await, Peer::start().await, nobody().await);
+    ill.manners.fail_of_ten.store(3, Ordering::Relaxed);
+    let caller = Caller::new([&well.target(), &ill.target(), &dead]);
+    let failed = caller.get_files(1_000, 16).await;
+    for line in caller.metrics().lines().filter(|line| !line.contains("seconds") && !line.starts_with('#')) {
+        println!("{line}");
+    }
+    assert!(failed.is_empty(), "{} of 1,000 failed: {:?}", failed.len(), failed.first());
+    assert_eq!(caller.metric(&["mesh_calls_total", "code=\"Ok\""]) as u64, 1_000);
+    assert!(ill.manners.calls() > 0, "the ill one was never asked, so this proves nothing");
+    assert!(caller.metric(&["mesh_retries_total"]) >= 1.0);
+    assert!(caller.metric(&["mesh_ejections_total"]) >= 1.0, "the ill one was never left alone");
+    assert!(well.manners.calls() > 5 * ill.manners.calls(), "ejection did not move calls away");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_killed_under_load_costs_no_idempotent_call() {
+    let (stays, goes) = (Peer::start().await, Peer::start().await);
+    let caller = Caller::new([&stays.target(), &goes.target()]);
+    let kill = async {
+        until("calls at both", || goes.manners.calls() > 50 && stays.manners.calls() > 50).await;
+        drop(goes);
+    };
+    let (failed, ()) = tokio::join!(caller.get_files(2_000, 8), kill);
+    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_stops_in_good_order_costs_no_call_at_all() {
+    let (stays, mut goes) = (Peer::start().await, Peer::start().await);
+    let caller = Caller::new([&stays.target(), &goes.target()]);
+    let callers = async {
+        let mut failed = Vec::new();
+        let mut after = 0;
+        while after < 200 {
+            // Not idempotent: nothing is tried again, so every failure shows.
+            if let Err(status) = caller.client.delete_file(v1::DeleteFileRequest::default()).await {
+                failed.push(status);
+            }
+            after += u32::from(caller.metric(&["mesh_endpoints", "state=\"Down\""]) >= 1.0);
+        }
+        failed
+    };
+    let stop = async {
+        until("calls at both", || goes.manners.calls() > 20 && stays.manners.calls() > 20).await;
+        goes.stop().await;
+    };
+    let (failed, ()) = tokio::join!(callers, stop);
+    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_not_a_second_call() {
+    let peer = Peer::start().await;
+    peer.manners.lose_of_ten.store(1, Ordering::Relaxed);
+    let caller = Caller::new([&peer.target()]);
+    let lost = caller.client.delete_file(v1::DeleteFileRequest::default());
+    let lost = tokio::time::timeout(Duration::from_millis(700), lost).await;
+    assert!(lost.is_err(), "longer than an attempt, and still the only one");
+    assert_eq!(peer.manners.calls(), 1);
+    // One that may be repeated is, at the next attempt.
+    peer.manners.calls.store(0, Ordering::Relaxed);
+    caller.client.get_file(v1::GetFileRequest::default()).await.unwrap();
+    assert_eq!(peer.manners.calls(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_nobody_can_be_reached_the_error_says_so_and_why() {
+    let dead = nobody().await;
+    let caller = Caller::new([&dead]);
+    let error = caller.client.delete_file(v1::DeleteFileRequest::default()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert!(error.message().contains(&dead.addr) && error.message().contains("refused"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_accepts_and_never_speaks_is_never_asked() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let well = Peer::start().await;
+    let caller = Caller::new([&well.target(), &Target::new(mute.local_addr().unwrap().to_string())]);
+    let failed = caller.get_files(200, 8).await;
+    assert!(failed.is_empty(), "{:?}", failed.first());
+    assert_eq!(caller.metric(&["mesh_retries_total"]) as u64, 0, "the gate kept it out");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_everything_fails_the_budget_ends_the_retries() {
+    let peer = Peer::start().await;
+    peer.manners.fail_of_ten.store(10, Ordering::Relaxed);
+    let caller = Caller::new([&peer.target()]);
+    let failed = caller.get_files(300, 64).await;
+    assert_eq!(failed.len(), 300);
+    assert!(failed.iter().all(|status| status.code() == Code::Unavailable));
+    assert!(caller.metric(&["mesh_retries_refused_total"]) >= 1.0);
+    assert!(peer.manners.calls() < 500, "{} calls: a storm of retries", peer.manners.calls());
+}

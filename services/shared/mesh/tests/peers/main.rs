@@ -1,0 +1,7 @@
+//! The whole client stack against real servers of the real server stack: some well, some failing, some gone.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod fake;
+mod faults;
+mod membership;

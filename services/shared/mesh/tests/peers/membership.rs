@@ -1,0 +1,53 @@
+//! Who is asked: peers that serve, for as long as discovery names them.
+
+use cstore_mesh::{Class, Endpoints};
+use cstore_proto::v1;
+
+use crate::fake::{Caller, Peer, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again() {
+    let (one, other) = (Peer::start().await, Peer::start().await);
+    let caller = Caller::new([&one.target(), &other.target()]);
+    let down = |caller: &Caller| caller.metric(&["mesh_endpoints", "state=\"Down\""]) as u32;
+    let serving = |caller: &Caller| caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32;
+    until("both to serve", || serving(&caller) == 2).await;
+    other.health.set_serving(false).await;
+    until("one to be down", || down(&caller) == 1).await;
+    let before = other.manners.calls();
+    assert!(caller.get_files(200, 8).await.is_empty());
+    assert_eq!(other.manners.calls(), before, "a peer that is down was asked");
+    other.health.set_serving(true).await;
+    until("both to serve again", || serving(&caller) == 2).await;
+    assert!(caller.get_files(200, 8).await.is_empty());
+    assert!(other.manners.calls() > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_follow_discovery_and_prefer_whole_peers() {
+    let (one, other) = (Peer::start().await, Peer::start().await);
+    let caller = Caller::new([&one.target()]);
+    assert!(caller.get_files(20, 2).await.is_empty());
+    let all = [(one.target(), Class::Partial), (other.target(), Class::Whole)];
+    caller.endpoints.send_replace(Endpoints::from(all));
+    until("both to serve", || caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32 == 2).await;
+    let before = one.manners.calls();
+    assert!(caller.get_files(50, 4).await.is_empty());
+    assert_eq!((one.manners.calls(), other.manners.calls()), (before, 50), "the whole one is preferred");
+    caller.endpoints.send_replace(Endpoints::from([(one.target(), Class::Partial)]));
+    until("one to be gone", || caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32 == 1).await;
+    assert!(caller.get_files(20, 2).await.is_empty(), "one that misses a part is better than none");
+    assert_eq!(other.manners.calls(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_goes_to_the_peer_that_has_less_to_do() {
+    let (quick, slow) = (Peer::start().await, Peer::start().await);
+    // Every tenth call hangs until its time-out: its calls in work pile up.
+    slow.manners.lose_of_ten.store(1, std::sync::atomic::Ordering::Relaxed);
+    let caller = Caller::new([&quick.target(), &slow.target()]);
+    assert!(caller.get_files(400, 16).await.is_empty());
+    let (q, s) = (quick.manners.calls(), slow.manners.calls());
+    assert!(q > 2 * s, "the quick one had {q} calls, the slow one {s}");
+    caller.client.get_file(v1::GetFileRequest::default()).await.unwrap();
+}

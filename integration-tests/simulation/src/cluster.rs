@@ -95,6 +95,7 @@ pub(crate) fn add_master(
             // The index is what may be lost at any time; without it the next life replays the log.
             let _ = std::fs::remove_dir_all(dir.join("index"));
             let config = cstore_master::Config {
+                tls: None,
                 dir,
                 chunking: Chunking::fixed(BLOCK as u64)?,
                 storage_nodes: STORAGES,
@@ -131,6 +132,7 @@ pub(crate) fn add_worker(sim: &mut Sim<'_>, n: usize, master: IpAddr, book: &Rc<
         let (name, book) = (name.clone(), book.clone());
         async move {
             let config = cstore_worker::Config {
+                tls: None,
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),
                 advertise_host: turmoil::lookup(name.as_str()).to_string(),
@@ -139,7 +141,12 @@ pub(crate) fn add_worker(sim: &mut Sim<'_>, n: usize, master: IpAddr, book: &Rc<
                 reflection: false,
             };
             let addr = format!("{}:{WORKER_PORT}", config.advertise_host);
-            let io = RoleIo { addr, incoming: io::listen(WORKER_PORT).await?, dial: io::dial() };
+            let io = RoleIo {
+                addr,
+                incoming: io::listen(WORKER_PORT).await?,
+                dial: io::dial(),
+                dial_frames: io::dial(),
+            };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let run = cstore_worker::run_over(config, secret(), io, readiness, metrics, Shutdown::new());
             ended(&book, &name, Box::pin(run).await)
@@ -154,6 +161,7 @@ pub(crate) fn add_storage(sim: &mut Sim<'_>, n: usize, master: IpAddr, seed: u64
         let (name, book, platter) = (name.clone(), book.clone(), platter.clone());
         async move {
             let config = cstore_storage::Config {
+                tls: None,
                 disk: PathBuf::from(&name),
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),
@@ -167,7 +175,12 @@ pub(crate) fn add_storage(sim: &mut Sim<'_>, n: usize, master: IpAddr, seed: u64
                 max_connections: 64,
             };
             let addr = format!("{}:{STORAGE_PORT}", config.advertise_host);
-            let io = RoleIo { addr, incoming: io::listen(STORAGE_PORT).await?, dial: io::dial() };
+            let io = RoleIo {
+                addr,
+                incoming: io::listen(STORAGE_PORT).await?,
+                dial: io::dial(),
+                dial_frames: io::dial(),
+            };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let disk = platter.next_life();
             let run =

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, RealDisk};
-use cstore_mesh::{BoxIo, ClientOptions, Discovery, MasterClient, MeshError, RoleIo, RoleMetrics, Service};
+use cstore_mesh::{
+    BoxIo, ClientOptions, Discovery, MasterClient, MeshError, Protocol, RoleIo, RoleMetrics, Service,
+};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::listen::{AcceptLimits, accept_from};
@@ -66,7 +68,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let failed = |source| OpenError::Io { doing: "open disk folder", source };
     let disk = RealDisk::open(&config.disk).map_err(failed)?;
-    let io = RoleIo::tcp(&config.advertise_host, listener)?;
+    let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Frames)?;
     run_over(config, secret, io, disk, readiness, metrics, shutdown).await
 }
 
@@ -85,7 +87,7 @@ pub async fn run_over(
 ) -> Result<(), RunError> {
     readiness.set("disk", PartState::NotReady("waiting for the master".to_owned()));
     let path = config.disk.display().to_string();
-    let RoleIo { addr, incoming, dial } = io;
+    let RoleIo { addr, incoming, dial, .. } = io;
     let bearer = secret.grpc_bearer();
     let options =
         ClientOptions { dial, ..ClientOptions::new("storage", bearer.as_str(), metrics.mesh.clone()) };

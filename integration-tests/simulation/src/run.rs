@@ -13,6 +13,7 @@ use crate::book::Book;
 use crate::client::{Client, Progress, Shared};
 use crate::cluster;
 use crate::faults::{CutOff, Plan};
+use crate::io::Resets;
 
 const CLIENTS: usize = 2;
 const TICK: Duration = Duration::from_millis(5);
@@ -63,8 +64,13 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
         .rng_seed(rng.random())
         .enable_random_order()
         .build();
-    let shared =
-        Shared { book: Rc::default(), progress: Rc::default(), cut_off: CutOff::default(), clients: CLIENTS };
+    let shared = Shared {
+        book: Rc::default(),
+        progress: Rc::default(),
+        cut_off: CutOff::default(),
+        resets: Resets::default(),
+        clients: CLIENTS,
+    };
     let in_master = match sabotage {
         Sabotage::LeasesNeverEnd => cstore_master::Sabotage::LeasesNeverEnd,
         Sabotage::None | Sabotage::RepeatEverything => cstore_master::Sabotage::None,
@@ -75,10 +81,10 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     };
     let master = cluster::add_master(&mut sim, dir.path().into(), rng.random(), in_master, &shared.book);
     for n in 1..=cluster::WORKERS {
-        cluster::add_worker(&mut sim, n, master, &shared.book);
+        cluster::add_worker(&mut sim, n, master, &shared.resets, &shared.book);
     }
     for n in 1..=cluster::STORAGES {
-        cluster::add_storage(&mut sim, n, master, rng.random(), &shared.book);
+        cluster::add_storage(&mut sim, n, master, rng.random(), &shared.resets, &shared.book);
     }
     let clients: Vec<String> = (1..=CLIENTS).map(|n| format!("client-{n}")).collect();
     for id in &clients {
@@ -106,7 +112,7 @@ fn folder() -> tempfile::TempDir {
 
 /// Steps until the clients are done or something must not be.
 fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], shared: &Shared) {
-    let Shared { book, progress, cut_off, .. } = shared;
+    let Shared { book, progress, cut_off, resets, .. } = shared;
     let mut plan = None;
     loop {
         let ended = match sim.step() {
@@ -121,7 +127,8 @@ fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], share
         }
         match &mut plan {
             None if progress.borrow().began == CLIENTS => {
-                plan = Some(Plan::random(rng, clients, sim.elapsed(), cut_off.clone()));
+                let start = sim.elapsed();
+                plan = Some(Plan::random(rng, clients, start, cut_off.clone(), resets.clone()));
             }
             None if sim.elapsed() > START => {
                 return book.borrow_mut().violated(format!("the cluster did not come up within {START:?}"));

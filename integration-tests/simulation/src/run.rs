@@ -55,11 +55,12 @@ pub struct Outcome {
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     let dir = folder();
     let mut rng = StdRng::seed_from_u64(seed);
+    cstore_types::seed_identities(rng.random());
+    cstore_node::backoff::seed_jitter(rng.random());
+    cstore_mesh::seed_chance(rng.random());
     let mut sim = Builder::new()
         .tick_duration(TICK)
         .simulation_duration(LONGEST)
-        .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(20))
         .tcp_capacity(4_096)
         .rng_seed(rng.random())
         .enable_random_order()
@@ -90,6 +91,13 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     for id in &clients {
         let (own, rng, shared) = (id.clone(), StdRng::seed_from_u64(rng.random()), shared.clone());
         sim.client(id.as_str(), async move { Client::new(own, rng, master, in_mesh, shared)?.run().await });
+    }
+    // One latency for each link, so that what is sent in one moment does not draw for the order of its arrival.
+    let everyone: Vec<String> = cluster::nodes().into_iter().chain(clients.iter().cloned()).collect();
+    for (n, a) in everyone.iter().enumerate() {
+        for b in everyone.iter().skip(n + 1) {
+            sim.set_link_latency(a.as_str(), b.as_str(), Duration::from_millis(rng.random_range(1..20)));
+        }
     }
     drive(&mut sim, &mut rng, &clients, &shared);
     let simulated = sim.elapsed();

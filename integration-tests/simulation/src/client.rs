@@ -26,7 +26,7 @@ use tonic::Status;
 use crate::book::{BodyId, Book};
 use crate::cluster;
 use crate::faults::CutOff;
-use crate::io;
+use crate::io::Resets;
 
 /// Names that one client writes alone, and names that all create.
 const OWN_NAMES: u32 = 8;
@@ -57,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) book: Rc<RefCell<Book>>,
     pub(crate) progress: Rc<RefCell<Progress>>,
     pub(crate) cut_off: CutOff,
+    pub(crate) resets: Resets,
     pub(crate) clients: usize,
 }
 
@@ -105,7 +106,7 @@ impl Client {
     ) -> Result<Self, cstore_mesh::MeshError> {
         let bearer = cluster::secret().grpc_bearer();
         let options = ClientOptions {
-            dial: io::dial(),
+            dial: shared.resets.dial(&id),
             sabotage,
             ..ClientOptions::new("gateway", bearer.as_str(), RoleMetrics::default().mesh)
         };

@@ -76,7 +76,7 @@ pub async fn run_over(
 ) -> Result<(), RunError> {
     readiness.set("metadata", PartState::NotReady("opening".to_owned()));
     let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening, log)).await;
+    let opened = cstore_node::blocking(move || open(&opening, log)).await;
     let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
     let meta: Arc<dyn MetaStore> = Arc::new(meta);
     let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);

@@ -107,7 +107,7 @@ pub async fn run_over(
     };
     let opening = {
         let (path, identity) = (path.clone(), identity.clone());
-        tokio::task::spawn_blocking(move || Engine::open(disk, &path, &identity, &disk_options))
+        cstore_node::blocking(move || Engine::open(disk, &path, &identity, &disk_options))
     };
     let engine = opening.await.map_err(|error| RunError::Identity(error.to_string()))??;
     metrics.registry.lock().register_collector(Box::new(EngineMetrics(engine.clone())));
@@ -121,7 +121,7 @@ pub async fn run_over(
     serve(&config, &secret, &identity, &engine, incoming, &shutdown).await;
     let _ = heartbeats.await;
     let closing = engine.clone();
-    tokio::task::spawn_blocking(move || closing.close())
+    cstore_node::blocking(move || closing.close())
         .await
         .map_err(|error| RunError::Identity(error.to_string()))??;
     Ok(())

@@ -19,6 +19,7 @@ mod attempt;
 mod auth;
 mod balance;
 mod call;
+mod chance;
 mod channel;
 mod deadline;
 mod dial;
@@ -42,6 +43,8 @@ mod trace;
 mod worker_clients;
 
 pub use call::{CallBounds, Unary};
+#[cfg(feature = "faulty")]
+pub use chance::seed_chance;
 pub use channel::{ClientOptions, GrpcChannel, MeshError, Service};
 pub use dial::{BoxIo, Dial, Io, RoleIo, Target, secured_incoming, tcp_incoming};
 pub use discovery::{Class, Discovery, Endpoints};

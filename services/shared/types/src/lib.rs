@@ -14,6 +14,7 @@ mod hash;
 mod ids;
 pub mod limits;
 mod placement;
+mod random;
 mod recipe;
 mod secret;
 
@@ -25,5 +26,7 @@ pub use file_name::{FileName, NameError};
 pub use hash::{keyed_half, md5_many};
 pub use ids::{ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
 pub use placement::{Partition, Placement, PlacementError, PlacementNode};
+#[cfg(feature = "seeded")]
+pub use random::seed_identities;
 pub use recipe::{Entry, Leaf, RecipeError, Root, RootBuilder};
 pub use secret::{ClusterSecret, FrameKey, GrpcBearer, SecretError, TicketKey};

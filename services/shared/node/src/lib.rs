@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod env;
+mod exposition;
 pub mod listen;
 pub mod metrics;
 pub mod shutdown;

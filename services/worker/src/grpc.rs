@@ -22,6 +22,7 @@ use crate::error::{Failure, lost_task};
 use crate::metrics::TransferMetrics;
 use crate::recipe_walk::RecipeWalk;
 use crate::session::{Session, Sessions};
+use crate::trace;
 use crate::upload::Upload;
 
 /// A client that sends nothing for so long has gone.
@@ -50,6 +51,7 @@ impl Transfer for Door {
         let task = spawn("upload", async move { upload(&sessions, messages).await });
         let result = task.await.unwrap_or_else(|error| Err(lost_task(&error)));
         self.metrics.count_upload(result.as_ref().ok());
+        trace::describe_upload(result.as_ref().ok());
         Ok(Response::new(result?))
     }
 
@@ -65,6 +67,7 @@ impl Transfer for Door {
         let task = spawn("small upload", async move { put_small(&sessions, request).await });
         let result = task.await.unwrap_or_else(|error| Err(lost_task(&error)));
         self.metrics.count_upload(result.as_ref().ok());
+        trace::describe_upload(result.as_ref().ok());
         Ok(Response::new(result?))
     }
 
@@ -91,6 +94,7 @@ impl Transfer for Door {
         spawn("download", async move {
             let result = download(route, root, range, out.clone()).await;
             metrics.count_download(result.as_ref().ok().copied());
+            trace::describe_download(result.as_ref().ok().copied());
             if let Err(failure) = result {
                 tracing::info!(code = %failure.code, %failure, "download ends early");
                 let _ = out.send(Err(failure)).await;

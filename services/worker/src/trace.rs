@@ -1,5 +1,6 @@
-//! Client spans of frames, and the trace field that carries them.
+//! What traces say of transfers: client spans of frames, the trace field that carries them, sums of a stream.
 
+use cstore_proto::v1;
 use cstore_wire::TraceField;
 use opentelemetry::trace::TraceContextExt;
 use tracing::Span;
@@ -15,6 +16,30 @@ pub(crate) fn batch_span(name: &'static str, node: &str, blocks: usize) -> Span 
         cstore.storage = node,
         cstore.blocks = blocks,
     )
+}
+
+/// Says in the current span what an upload was.
+pub(crate) fn describe_upload(stored: Option<&v1::UploadResponse>) {
+    let Some((stored, file)) = stored.and_then(|stored| Some((stored, stored.file.as_ref()?))) else {
+        return;
+    };
+    let span = Span::current();
+    span.set_attribute("cstore.bytes", number(file.size));
+    span.set_attribute("cstore.blocks", number(file.blocks));
+    span.set_attribute("cstore.chunker", file.chunking.clone());
+    span.set_attribute("cstore.misses", number(stored.new_blocks));
+    span.set_attribute("cstore.hits", number(file.blocks.saturating_sub(stored.new_blocks)));
+}
+
+/// Says in the current span what a whole download was.
+pub(crate) fn describe_download(bytes: Option<u64>) {
+    if let Some(bytes) = bytes {
+        Span::current().set_attribute("cstore.bytes", number(bytes));
+    }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// Trace context of a span as it travels in a frame; none when there is no trace.

@@ -14,9 +14,11 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cstore_log::{Disk, FileState, Location, Log, LogError, Options, Record, Urgency};
+use cstore_log::{Disk, FileState, FrameFacts, Location, Log, LogError, Options, Record, Urgency};
+use cstore_node::commit::{CommitSpans, CommittedFrame};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::batch::{Batch, Require};
 use super::{MetaError, MetaStore, Position, Versioned, snapshot};
@@ -49,7 +51,7 @@ impl Default for SledOptions {
 
 struct Job {
     batch: Batch,
-    answer: oneshot::Sender<Result<Position, MetaError>>,
+    answer: oneshot::Sender<Result<(Position, FrameFacts), MetaError>>,
 }
 
 /// Log and index of one master.
@@ -62,6 +64,7 @@ pub(crate) struct SledMeta {
     /// Group commits of the log.
     frames: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<String>>>,
+    commits: CommitSpans,
 }
 
 impl SledMeta {
@@ -105,7 +108,7 @@ impl SledMeta {
             .spawn(move || writer.run(&receiver))
             .map_err(|error| MetaError::Unavailable(error.to_string()))?;
         let (queue, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok(Self { db, queue, thread, position, frames, failed })
+        Ok(Self { db, queue, thread, position, frames, failed, commits: CommitSpans::default() })
     }
 }
 
@@ -122,7 +125,20 @@ impl MetaStore for SledMeta {
                 TrySendError::Disconnected(_) => closed(),
             })?;
         }
-        committed.await.map_err(|_| closed())?
+        let span = self.commits.begin();
+        let (position, frame) = committed.instrument(span.clone()).await.map_err(|_| closed())??;
+        self.commits.landed(
+            &span,
+            CommittedFrame {
+                seq: frame.seq,
+                records: frame.records,
+                bytes: frame.bytes,
+                // A record is the batch of one request.
+                requests: frame.records,
+                took: frame.took,
+            },
+        );
+        Ok(position)
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
@@ -405,7 +421,7 @@ impl Writer {
         let urgency =
             if accepted.iter().any(|(_, job)| adds(job)) { Urgency::Normal } else { Urgency::Urgent };
         match self.append(records, urgency) {
-            Ok(file) => self.apply(accepted, file),
+            Ok((file, frame)) => self.apply(accepted, file, frame),
             Err(LogError::Full { .. }) => {
                 answer_all(accepted.into_iter().map(|(_, job)| job), &MetaError::Full)
             }
@@ -417,19 +433,20 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, records: Vec<Record>, urgency: Urgency) -> Result<u32, LogError> {
+    fn append(&mut self, records: Vec<Record>, urgency: Urgency) -> Result<(u32, FrameFacts), LogError> {
         self.since_snapshot += records.iter().map(|record| record.payload.len() as u64 + 64).sum::<u64>();
         let (sender, landed) = sync_channel(1);
         let done = move |result: Result<cstore_log::Committed<'_>, LogError>| {
-            let file =
-                result.map(|committed| committed.locations.first().map_or(0, |location| location.file));
-            let _ = sender.send(file);
+            let landed = result.map(|committed| {
+                (committed.locations.first().map_or(0, |location| location.file), committed.frame)
+            });
+            let _ = sender.send(landed);
         };
         self.log.append(records, urgency, Box::new(done));
         landed.recv().unwrap_or(Err(LogError::Closed))
     }
 
-    fn apply(&mut self, accepted: Vec<(Position, Job)>, file: u32) {
+    fn apply(&mut self, accepted: Vec<(Position, Job)>, file: u32, frame: FrameFacts) {
         let mut changes = sled::Batch::default();
         let mut last = 0;
         for (position, job) in &accepted {
@@ -446,7 +463,7 @@ impl Writer {
         self.position.store(last, Ordering::Release);
         self.frames.store(self.log.durable_seq(), Ordering::Relaxed);
         for (position, job) in accepted {
-            let _ = job.answer.send(Ok(position));
+            let _ = job.answer.send(Ok((position, frame)));
         }
     }
 

@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::error::LogError;
 use crate::file::LogFile;
 use crate::format::{BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes};
-use crate::log::{Committed, Done, FileState, Location, Record, Shared, Urgency};
+use crate::log::{Committed, Done, FileState, FrameFacts, Location, Record, Shared, Urgency};
 
 /// How the thread ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -291,11 +292,20 @@ impl Committer {
         let frame = encode_frame(Seed::new(&self.shared.options.owner, active.file.id), place, views);
         let locate = |entry: &Entry| Location { file: active.file.id, offset: entry.offset, len: entry.len };
         let locations: Vec<Location> = frame.entries.iter().map(locate).collect();
+        #[allow(clippy::disallowed_types, reason = "the log has no runtime, and a sync takes real time")]
+        let begun = std::time::Instant::now();
+        let mut facts = FrameFacts {
+            seq,
+            records: frame.entries.len(),
+            bytes: frame.disk_len,
+            groups: batch.len(),
+            took: Duration::ZERO,
+        };
         let written = active.file.handle.write_all_vectored_at(&frame.buffers, active.offset);
         if self.shared.sabotage.acknowledges_early() {
             self.last_seq = seq;
             active.advance(seq, frame.entries, frame.disk_len);
-            tell(batch, seq, &locations);
+            tell(batch, facts, &locations);
             let _ = active.file.handle.sync_data();
             return;
         }
@@ -305,10 +315,11 @@ impl Committer {
             batch.into_iter().for_each(|group| group.fail(LogError::Poisoned(why.clone())));
             return;
         }
+        facts.took = begun.elapsed();
         active.advance(seq, frame.entries, frame.disk_len);
         self.last_seq = seq;
         self.shared.durable_seq.store(seq, Ordering::Release);
-        tell(batch, seq, &locations);
+        tell(batch, facts, &locations);
     }
 
     fn durable_seq(&self) -> u64 {
@@ -326,11 +337,11 @@ impl Committer {
     }
 }
 
-fn tell(batch: Vec<Group>, frame_seq: u64, locations: &[Location]) {
+fn tell(batch: Vec<Group>, frame: FrameFacts, locations: &[Location]) {
     let mut rest = locations;
     for group in batch {
         let (own, others) = rest.split_at(group.records.len());
         rest = others;
-        (group.done)(Ok(Committed { frame_seq, locations: own }));
+        (group.done)(Ok(Committed { frame_seq: frame.seq, locations: own, frame }));
     }
 }

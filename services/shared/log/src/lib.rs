@@ -34,5 +34,7 @@ pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 pub use disk::{Fault, FaultyDisk, Verb};
 pub use error::LogError;
 pub use format::{MAX_KEY, frame_bytes};
-pub use log::{Committed, Done, FileInfo, FileState, Location, Log, Options, Record, Sabotage, Urgency};
+pub use log::{
+    Committed, Done, FileInfo, FileState, FrameFacts, Location, Log, Options, Record, Sabotage, Urgency,
+};
 pub use recovery::{RecoveredRecord, RecoveryReport};

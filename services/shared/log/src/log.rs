@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -90,6 +91,23 @@ pub struct Committed<'a> {
     pub frame_seq: u64,
     /// Where its payloads lie, in the order of its records.
     pub locations: &'a [Location],
+    /// The frame that it shares with other groups.
+    pub frame: FrameFacts,
+}
+
+/// What a group commit did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FrameFacts {
+    /// Sequence of the frame.
+    pub seq: u64,
+    /// Records of all groups.
+    pub records: usize,
+    /// Bytes that it takes on the disk.
+    pub bytes: u64,
+    /// Groups that share it.
+    pub groups: usize,
+    /// Time to write and sync it.
+    pub took: Duration,
 }
 
 /// Told once, for every outcome: on the committer's thread in order of the log, or at once when refused.

@@ -10,6 +10,7 @@ use tracing::Instrument;
 
 use crate::call::Method;
 use crate::metrics::ServiceMetrics;
+use crate::trace;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ObserveLayer {
@@ -51,24 +52,16 @@ where
 
     fn call(&mut self, message: Req) -> Self::Future {
         let ObserveLayer { method, metrics } = self.layer.clone();
-        let span = tracing::info_span!(
-            "grpc",
-            otel.name = method.path,
-            otel.kind = "client",
-            rpc.system.name = "grpc",
-            rpc.method = method.path,
-            rpc.response.status_code = tracing::field::Empty,
-        );
+        let span = trace::client_span(method.path);
         let begun = Instant::now();
         // Called inside the span, because attempts take their parent when they are made.
         let calling = span.in_scope(|| self.inner.call(message));
+        let own = span.clone();
         let seen = async move {
             let result = calling.await;
             let code = result.as_ref().err().map_or(Code::Ok, Status::code);
             metrics.call(method.path, code, begun.elapsed());
-            if code != Code::Ok {
-                tracing::Span::current().record("rpc.response.status_code", tracing::field::debug(code));
-            }
+            trace::record(&own, code);
             result
         };
         Box::pin(seen.instrument(span))

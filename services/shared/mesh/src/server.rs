@@ -27,7 +27,7 @@ use crate::metrics::MeshMetrics;
 use crate::patience::PatienceLayer;
 use crate::rescue::RescueLayer;
 use crate::served::ServedLayer;
-use crate::trace::server_span;
+use crate::trace::{self, server_span};
 
 /// Bound of one message, both ways; file data travels in chunks far below it.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -160,7 +160,8 @@ impl GrpcServer {
                 TraceLayer::new_for_grpc()
                     .make_span_with(server_span)
                     .on_request(())
-                    .on_response(())
+                    .on_response(ended)
+                    .on_eos(streamed)
                     .on_failure(()),
             )
             // What is refused below is counted too.
@@ -211,6 +212,20 @@ impl GrpcServer {
                 Ok(())
             }
         }
+    }
+}
+
+/// A refusal comes with its status in the head.
+fn ended<B>(answer: &Response<B>, _: Duration, span: &tracing::Span) {
+    if let Some(status) = Status::from_header_map(answer.headers()) {
+        trace::record(span, status.code());
+    }
+}
+
+/// What was answered says at its end how it went.
+fn streamed(trailers: Option<&http::HeaderMap>, _: Duration, span: &tracing::Span) {
+    if let Some(status) = trailers.and_then(Status::from_header_map) {
+        trace::record(span, status.code());
     }
 }
 

@@ -1,40 +1,46 @@
-//! Counts calls that take the lower half only: streams, by the code in the head of their answer.
+//! Calls that take the lower half only: one span for the whole stream, and a count by the code in the head of its
+//! answer.
 
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
 use crate::methods;
 use crate::metrics::ServiceMetrics;
+use crate::trace;
 
 #[derive(Debug, Clone)]
-pub(crate) struct StreamMetricsLayer(ServiceMetrics);
+pub(crate) struct StreamLayer(ServiceMetrics);
 
-impl StreamMetricsLayer {
+impl StreamLayer {
     pub(crate) fn new(metrics: ServiceMetrics) -> Self {
         Self(metrics)
     }
 }
 
-impl<S> Layer<S> for StreamMetricsLayer {
-    type Service = StreamMetrics<S>;
+impl<S> Layer<S> for StreamLayer {
+    type Service = ObservedStream<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        StreamMetrics { inner, metrics: self.0.clone() }
+        ObservedStream { inner, metrics: self.0.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct StreamMetrics<S> {
+pub(crate) struct ObservedStream<S> {
     inner: S,
     metrics: ServiceMetrics,
 }
 
-impl<S> Service<Request<Body>> for StreamMetrics<S>
+impl<S> Service<Request<Body>> for ObservedStream<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Status>,
     S::Future: Send + 'static,
@@ -50,7 +56,8 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (metrics, method) = (self.metrics.clone(), methods::name(request.uri().path()));
         let begun = Instant::now();
-        let calling = self.inner.call(request);
+        let span = trace::client_span(request.uri().path().trim_start_matches('/'));
+        let calling = span.in_scope(|| self.inner.call(request)).instrument(span.clone());
         Box::pin(async move {
             let result = calling.await;
             let code = match &result {
@@ -59,7 +66,43 @@ where
             };
             metrics.attempt(method, code);
             metrics.call(method, code, begun.elapsed());
-            result
+            trace::record(&span, code);
+            result.map(|answer| answer.map(|body| Body::new(Spanned { body, span })))
         })
+    }
+}
+
+/// The body of an answer, in the span of its call.
+struct Spanned {
+    body: Body,
+    span: Span,
+}
+
+impl http_body::Body for Spanned {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let code = match &frame {
+            Some(Ok(frame)) => frame.trailers_ref().and_then(Status::from_header_map).map(|s| s.code()),
+            Some(Err(status)) => Some(status.code()),
+            None => None,
+        };
+        if let Some(code) = code {
+            trace::record(&self.span, code);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

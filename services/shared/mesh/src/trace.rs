@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use opentelemetry::propagation::{Extractor, Injector};
+use tonic::Code;
 use tower::{Layer, Service};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -62,20 +63,63 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for InjectTrace<S> {
     }
 }
 
+/// Whether calls of this method are worth a trace: not what runs all the time without anybody asking.
+pub(crate) fn is_traced(path: &str) -> bool {
+    let background = ["Heartbeat", "Register", "WatchMap"];
+    let is_background =
+        path.strip_prefix("cstore.v1.Cluster/").is_some_and(|method| background.contains(&method));
+    !path.starts_with("grpc.") && !is_background
+}
+
+/// The client span of a call.
+pub(crate) fn client_span(path: &str) -> Span {
+    if !is_traced(path) {
+        return Span::none();
+    }
+    tracing::info_span!(
+        "grpc",
+        otel.name = path,
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+        rpc.system.name = "grpc",
+        rpc.method = path,
+        rpc.response.status_code = tracing::field::Empty,
+    )
+}
+
+/// Says in a span how its call ended. What the caller could have avoided is no error of the system.
+pub(crate) fn record(span: &Span, code: Code) {
+    if code == Code::Ok {
+        return;
+    }
+    span.record("rpc.response.status_code", tracing::field::debug(code));
+    let ours = matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    );
+    if ours {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
 /// The server span of a call, a child of the caller's span. Health and reflection are not traced.
 pub(crate) fn server_span<B>(request: &Request<B>) -> Span {
     let path = request.uri().path().trim_start_matches('/');
-    if path.starts_with("grpc.") {
+    if !is_traced(path) {
         return Span::none();
     }
-    let (service, method) = path.split_once('/').unwrap_or((path, ""));
     let span = tracing::info_span!(
         "grpc",
         otel.name = path,
         otel.kind = "server",
         rpc.system.name = "grpc",
-        rpc.service = service,
-        rpc.method = method,
+        otel.status_code = tracing::field::Empty,
+        rpc.method = path,
         rpc.response.status_code = tracing::field::Empty,
     );
     let parent = opentelemetry::global::get_text_map_propagator(|propagator| {

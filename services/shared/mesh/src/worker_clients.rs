@@ -8,7 +8,7 @@ use crate::balance::Tried;
 use crate::channel::{GrpcChannel, Service};
 use crate::dial::Target;
 use crate::server::MAX_MESSAGE_BYTES;
-use crate::stream::StreamMetricsLayer;
+use crate::stream::StreamLayer;
 use tower::Layer;
 
 /// The generated client of a worker.
@@ -40,7 +40,7 @@ impl WorkerClients {
     }
 
     fn client(&self, channel: GrpcChannel) -> TransferClient {
-        let counted = StreamMetricsLayer::new(self.0.metrics.clone()).layer(channel);
+        let counted = StreamLayer::new(self.0.metrics.clone()).layer(channel);
         TransferClient::new(GrpcChannel::new(counted))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod commit;
 pub mod env;
 mod exposition;
 pub mod listen;

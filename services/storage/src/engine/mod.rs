@@ -24,10 +24,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Disk, Log};
+use cstore_log::{Disk, FrameFacts, Log};
+use cstore_node::commit::{CommitSpans, CommittedFrame};
 use cstore_types::{BlockId, DedupKey, PartNo, SealSeq, SessionId, StoreUuid};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 pub use counters::Counters;
 pub use format::{FormatError, Superblock};
@@ -36,6 +38,7 @@ pub use read::MAX_READ_TRIES;
 pub use space::Space;
 pub use state::Totals;
 
+use crate::EngineError;
 use state::State;
 
 /// What a block holds; both kinds share one id space and are deduplicated alike.
@@ -91,6 +94,7 @@ pub struct Engine {
     log: Arc<Log>,
     shared: Arc<Mutex<Shared>>,
     counters: Arc<Counters>,
+    commits: Arc<CommitSpans>,
     disk: Arc<dyn Disk>,
     superblock: Arc<Mutex<Superblock>>,
     key: DedupKey,
@@ -130,6 +134,27 @@ impl Shared {
 }
 
 impl Engine {
+    /// Waits for a group of this request to be durable, in a span of its own.
+    async fn await_commit<T>(
+        &self,
+        landed: oneshot::Receiver<Result<(T, FrameFacts), EngineError>>,
+    ) -> Result<T, EngineError> {
+        let span = self.commits.begin();
+        let lost = EngineError::Disk("segment writer is gone".to_owned());
+        let (answer, frame) = landed.instrument(span.clone()).await.unwrap_or(Err(lost))?;
+        self.commits.landed(
+            &span,
+            CommittedFrame {
+                seq: frame.seq,
+                records: frame.records,
+                bytes: frame.bytes,
+                requests: frame.groups,
+                took: frame.took,
+            },
+        );
+        Ok(answer)
+    }
+
     /// Identity of the disk.
     pub fn store(&self) -> StoreUuid {
         self.superblock.lock().store

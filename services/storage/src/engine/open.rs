@@ -146,6 +146,7 @@ impl Engine {
             log: Arc::new(log),
             shared: Arc::new(Mutex::new(Shared { state: recovery.state, ..Shared::default() })),
             counters: Arc::new(Counters::default()),
+            commits: Arc::default(),
             disk,
             superblock: Arc::new(Mutex::new(superblock)),
             key: identity.key.clone(),

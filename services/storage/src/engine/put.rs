@@ -1,6 +1,6 @@
 //! PutBlocks: new blocks become durable, known ones are counted as duplicates; both are pinned.
 
-use cstore_log::{Committed, LogError, Record, Urgency};
+use cstore_log::{Committed, FrameFacts, LogError, Record, Urgency};
 use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{BlockId, SessionId};
 use tokio::sync::oneshot;
@@ -41,8 +41,7 @@ impl Engine {
         let (plans, writes) = self.plan(session, &blocks, &good);
         let mut landed: Vec<Result<(), EngineError>> = Vec::with_capacity(writes.len());
         for write in writes {
-            let lost = EngineError::Disk("segment writer is gone".to_owned());
-            let result = write.landed.await.unwrap_or(Err(lost));
+            let result = self.await_commit(write.landed).await;
             landed.extend(std::iter::repeat_n(result, write.blocks));
         }
         let mut landed = landed.into_iter();
@@ -165,7 +164,7 @@ impl Engine {
                 shared.land(id, result.is_ok());
             }
             drop(shared);
-            let _ = sender.send(result.map(|_| ()).map_err(EngineError::from));
+            let _ = sender.send(result.map(|committed| ((), committed.frame)).map_err(EngineError::from));
         };
         self.log.append(records, Urgency::Normal, Box::new(done));
         Write { blocks, landed }
@@ -188,5 +187,5 @@ impl Engine {
 /// One group on its way to the disk.
 struct Write {
     blocks: usize,
-    landed: oneshot::Receiver<Result<(), EngineError>>,
+    landed: oneshot::Receiver<Result<((), FrameFacts), EngineError>>,
 }

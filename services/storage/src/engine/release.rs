@@ -29,16 +29,17 @@ impl Engine {
         let (sender, landed) = oneshot::channel();
         let shared = self.shared.clone();
         let done = move |result: Result<Committed<'_>, LogError>| {
-            let answer =
-                result.map_err(EngineError::from).map(|committed| match committed.locations.first() {
+            let answer = result.map_err(EngineError::from).map(|committed| {
+                let parts = match committed.locations.first() {
                     Some(location) => shared.lock().state.release(session, *location),
                     None => Vec::new(),
-                });
+                };
+                (parts, committed.frame)
+            });
             let _ = sender.send(answer);
         };
         self.log.append(vec![record], Urgency::Urgent, Box::new(done));
-        let lost = EngineError::Disk("segment writer is gone".to_owned());
-        let parts = landed.await.unwrap_or(Err(lost))?;
+        let parts = self.await_commit(landed).await?;
         for (part, set) in parts {
             let engine = self.clone();
             let read = tokio::task::spawn_blocking(move || engine.read_refset(session, part, set));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use cstore_log::{Committed, LogError, Record, Urgency};
+use cstore_log::{Committed, FrameFacts, LogError, Record, Urgency};
 use cstore_types::limits::MAX_IDS;
 use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
 use tokio::sync::oneshot;
@@ -23,7 +23,7 @@ enum Step {
     /// Wait for other requests' writes, then look again.
     Wait(Vec<oneshot::Receiver<bool>>),
     Answer(SealOutcome),
-    Written(oneshot::Receiver<Result<SealSeq, EngineError>>, Vec<bool>),
+    Written(oneshot::Receiver<Result<(SealSeq, FrameFacts), EngineError>>, Vec<bool>),
 }
 
 impl Engine {
@@ -73,8 +73,7 @@ impl Engine {
                     }
                 }
                 Step::Written(landed, stored) => {
-                    let lost = EngineError::Disk("segment writer is gone".to_owned());
-                    let seal_seq = landed.await.unwrap_or(Err(lost))?;
+                    let seal_seq = self.await_commit(landed).await?;
                     self.counters.seals.add(1);
                     return Ok(SealOutcome::Sealed { seal_seq, stored });
                 }
@@ -178,7 +177,7 @@ impl Engine {
         sealing: Sealing,
         ids: &[BlockId],
         fresh: &[NewBlock],
-    ) -> oneshot::Receiver<Result<SealSeq, EngineError>> {
+    ) -> oneshot::Receiver<Result<(SealSeq, FrameFacts), EngineError>> {
         let mut records: Vec<Record> = fresh.iter().map(NewBlock::record).collect();
         records.push(Record {
             kind: KIND_REFSET,
@@ -194,7 +193,8 @@ impl Engine {
                 counters.stored_blocks.add(sealing.fresh.len() as u64);
                 counters.stored_bytes.add(new_bytes);
             }
-            let answer = result.map(|committed| SealSeq(committed.frame_seq)).map_err(EngineError::from);
+            let answer = result.map(|committed| (SealSeq(committed.frame_seq), committed.frame));
+            let answer = answer.map_err(EngineError::from);
             let _ = sender.send(answer);
         };
         self.log.append(records, Urgency::Normal, Box::new(done));

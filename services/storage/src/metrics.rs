@@ -1,16 +1,26 @@
 //! Metrics of a storage node, read from the engine when they are scraped.
 
+use cstore_node::metrics::CommitMetrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Engine;
 
 /// Asks the engine at every scrape.
 #[derive(Debug)]
-pub(crate) struct EngineMetrics(pub(crate) Engine);
+struct EngineMetrics(Engine);
+
+/// Everything that a storage node counts, from now on.
+pub(crate) fn register(registry: &mut Registry, engine: &Engine) {
+    let commits = CommitMetrics::default();
+    registry.register("storage_commit_seconds", "time to write and sync a frame", commits.seconds.clone());
+    registry.register("storage_commit_bytes", "size of frames on the disk", commits.bytes.clone());
+    engine.observe_commits(Box::new(move |frame| commits.observe(frame.took, frame.bytes)));
+    registry.register_collector(Box::new(EngineMetrics(engine.clone())));
+}
 
 fn as_gauge(value: u64) -> ConstGauge<i64> {
     ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))

@@ -20,7 +20,6 @@ use tokio::net::TcpListener;
 use crate::config::Config;
 use crate::engine::{DiskOptions, Engine, Identity, peek};
 use crate::membership::{Member, registration, report};
-use crate::metrics::EngineMetrics;
 use crate::server::BlockServer;
 use crate::{EngineError, OpenError};
 
@@ -88,7 +87,7 @@ pub async fn run(
         tokio::task::spawn_blocking(move || Engine::open(disk, &path, &identity, &disk_options))
     };
     let engine = opening.await.map_err(|error| RunError::Identity(error.to_string()))??;
-    metrics.registry.lock().register_collector(Box::new(EngineMetrics(engine.clone())));
+    crate::metrics::register(&mut metrics.registry.lock(), &engine);
     // The identity of the disk may have changed by a fresh start: say so before workers come.
     register(&config, &addr, &engine, &master, &shutdown).await;
     readiness.set("disk", PartState::Ready);

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cstore_log::{Disk, FileState, FrameFacts, Location, Log, LogError, Options, Record, Urgency};
 use cstore_node::commit::{CommitSpans, CommittedFrame};
+use cstore_node::metrics::CommitMetrics;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::Instrument;
@@ -65,6 +66,7 @@ pub(crate) struct SledMeta {
     frames: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<String>>>,
     commits: CommitSpans,
+    commit_metrics: CommitMetrics,
 }
 
 impl SledMeta {
@@ -81,6 +83,9 @@ impl SledMeta {
             found.push((position, record.location));
         })
         .map_err(|error| MetaError::Unavailable(error.to_string()))?;
+        let commit_metrics = CommitMetrics::default();
+        let counted = commit_metrics.clone();
+        log.observe(Box::new(move |frame| counted.observe(frame.took, frame.bytes)));
         let db = open_index(dir, options)?;
         let position = replay(&db, &log, dir, &found)?;
         let mut files: HashMap<u32, Position> = HashMap::new();
@@ -108,7 +113,16 @@ impl SledMeta {
             .spawn(move || writer.run(&receiver))
             .map_err(|error| MetaError::Unavailable(error.to_string()))?;
         let (queue, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok(Self { db, queue, thread, position, frames, failed, commits: CommitSpans::default() })
+        Ok(Self {
+            db,
+            queue,
+            thread,
+            position,
+            frames,
+            failed,
+            commits: CommitSpans::default(),
+            commit_metrics,
+        })
     }
 }
 
@@ -173,6 +187,10 @@ impl MetaStore for SledMeta {
 
     fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
+    }
+
+    fn commit_metrics(&self) -> &CommitMetrics {
+        &self.commit_metrics
     }
 
     fn failed(&self) -> Option<String> {

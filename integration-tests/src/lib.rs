@@ -13,5 +13,6 @@ pub mod content;
 pub mod grpc;
 pub mod http;
 pub mod mesh;
+pub mod otlp;
 pub mod proxy;
 pub mod wait;

@@ -20,6 +20,7 @@ mod network;
 mod start;
 mod stress;
 mod tidy;
+mod traces;
 mod walk;
 
 /// The program under test.

@@ -27,6 +27,19 @@ pub struct Config {
     pub snapshot_bytes: ByteSize,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
+    /// A defect on purpose, to show that tests find it; a program can only have none.
+    pub sabotage: Sabotage,
+}
+
+/// Ways to break the master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sabotage {
+    /// A working master.
+    #[default]
+    None,
+    /// A node that was ready once is so for ever.
+    #[cfg(feature = "faulty")]
+    LeasesNeverEnd,
 }
 
 impl Config {
@@ -52,11 +65,16 @@ impl Config {
                 ByteSize::from_kib(64)..=ByteSize::from_gib(16),
             ),
             reflection: env.boolean("CSTORE_REFLECTION", true),
+            sabotage: Sabotage::None,
         }
     }
 
     /// Heartbeats that may be missed before a node is lost.
     pub fn lease(&self) -> Duration {
+        #[cfg(feature = "faulty")]
+        if self.sabotage == Sabotage::LeasesNeverEnd {
+            return Duration::from_secs(1 << 30);
+        }
         self.heartbeat * 5
     }
 }

@@ -20,7 +20,7 @@ mod releases;
 mod run;
 mod uploads;
 
-pub use config::Config;
+pub use config::{Config, Sabotage};
 pub use error::Refusal;
 pub use meta::MetaError;
-pub use run::{RunError, run};
+pub use run::{RunError, run, run_over};

@@ -4,14 +4,18 @@ use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_log::{LockGuard, RealDisk};
-use cstore_mesh::{GrpcServer, MAX_MESSAGE_BYTES, MeshError, RoleMetrics, ServerOptions};
+use cstore_log::{Disk, LockGuard, RealDisk};
+use cstore_mesh::{
+    BoxIo, GrpcServer, MAX_MESSAGE_BYTES, MeshError, RoleMetrics, ServerOptions, tcp_incoming,
+};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::UploadsServer;
 use cstore_types::ClusterSecret;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -52,9 +56,27 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
+    let incoming = tcp_incoming(listener).boxed();
+    run_over(config, secret, incoming, None, readiness, metrics, shutdown).await
+}
+
+/// As [`run`], over connections and, if one is given, a disk for the log of the caller's: a simulated network and disk
+/// come in here.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run_over(
+    config: Config,
+    secret: ClusterSecret,
+    incoming: BoxStream<'static, std::io::Result<BoxIo>>,
+    log: Option<Arc<dyn Disk>>,
+    readiness: Readiness,
+    metrics: RoleMetrics,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
     readiness.set("metadata", PartState::NotReady("opening".to_owned()));
     let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
+    let opened = tokio::task::spawn_blocking(move || open(&opening, log)).await;
     let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
     let meta: Arc<dyn MetaStore> = Arc::new(meta);
     let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);
@@ -78,14 +100,14 @@ pub async fn run(
     let watcher = spawn("leases", watch_leases(master.clone(), readiness, shutdown.clone()));
     tracing::info!(cluster = %master.cluster, "master serves");
     let stop = shutdown.clone();
-    let served = server.serve(listener, async move { stop.triggered().await }).await;
+    let served = server.serve_over(incoming, async move { stop.triggered().await }).await;
     shutdown.trigger();
     let _ = watcher.await;
     meta.close().await?;
     Ok(served?)
 }
 
-fn open(config: &Config) -> Result<(SledMeta, LockGuard), RunError> {
+fn open(config: &Config, log: Option<Arc<dyn Disk>>) -> Result<(SledMeta, LockGuard), RunError> {
     std::fs::create_dir_all(&config.dir)?;
     let dir = RealDisk::open(&config.dir)?;
     let lock = dir.lock("LOCK").map_err(|error| match error.kind() {
@@ -94,8 +116,17 @@ fn open(config: &Config) -> Result<(SledMeta, LockGuard), RunError> {
     })?;
     // The key to all blocks lies in this folder: nobody else may read it.
     restrict(&config.dir)?;
-    let options = SledOptions { snapshot_bytes: config.snapshot_bytes.bytes(), ..SledOptions::default() };
-    Ok((SledMeta::open(&config.dir, dir.subdir("log")?, &options)?, lock))
+    let mut options = SledOptions { snapshot_bytes: config.snapshot_bytes.bytes(), ..SledOptions::default() };
+    let log = match log {
+        Some(log) => {
+            // It lies in memory.
+            options.file_bytes = 256 << 10;
+            options.cache_bytes = 1 << 20;
+            log
+        }
+        None => dir.subdir("log")?,
+    };
+    Ok((SledMeta::open(&config.dir, log, &options)?, lock))
 }
 
 fn restrict(dir: &std::path::Path) -> std::io::Result<()> {

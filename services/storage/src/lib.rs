@@ -18,4 +18,4 @@ mod trace;
 pub use config::{Config, MIN_FS_SIZE};
 pub use error::{EngineError, OpenError};
 pub use inspect::{InspectError, inspect};
-pub use run::{RunError, run};
+pub use run::{RunError, run, run_over};

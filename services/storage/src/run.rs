@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, RealDisk};
-use cstore_mesh::{ClientOptions, Discovery, MasterClient, MeshError, RoleMetrics, Service};
+use cstore_mesh::{BoxIo, ClientOptions, Discovery, MasterClient, MeshError, RoleIo, RoleMetrics, Service};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
-use cstore_node::listen::{AcceptLimits, accept_loop};
+use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1;
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
+use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -62,12 +63,31 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
+    let failed = |source| OpenError::Io { doing: "open disk folder", source };
+    let disk = RealDisk::open(&config.disk).map_err(failed)?;
+    let io = RoleIo::tcp(&config.advertise_host, listener)?;
+    run_over(config, secret, io, disk, readiness, metrics, shutdown).await
+}
+
+/// As [`run`], over connections and a disk of the caller's: a simulated network and disk come in here.
+///
+/// # Errors
+/// [`RunError`] when the disk is refused or fails.
+pub async fn run_over(
+    config: Config,
+    secret: ClusterSecret,
+    io: RoleIo,
+    disk: Arc<dyn Disk>,
+    readiness: Readiness,
+    metrics: RoleMetrics,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
     readiness.set("disk", PartState::NotReady("waiting for the master".to_owned()));
     let path = config.disk.display().to_string();
-    let io = |source| OpenError::Io { doing: "open disk folder", source };
-    let disk = RealDisk::open(&config.disk).map_err(io)?;
-    let addr = format!("{}:{}", config.advertise_host, listener.local_addr()?.port());
-    let options = ClientOptions::new("storage", secret.grpc_bearer().as_str(), metrics.mesh.clone());
+    let RoleIo { addr, incoming, dial } = io;
+    let bearer = secret.grpc_bearer();
+    let options =
+        ClientOptions { dial, ..ClientOptions::new("storage", bearer.as_str(), metrics.mesh.clone()) };
     let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
     drop(spawn("endpoints of the master", keeper.run()));
     let master = MasterClient::new(&service);
@@ -95,7 +115,7 @@ pub async fn run(
 
     let member = Member::new(config.clone(), addr, engine.clone(), master, readiness.clone());
     let heartbeats = spawn("heartbeats", member.run(interval, shutdown.clone()));
-    serve(&config, &secret, &identity, &engine, listener, &shutdown).await;
+    serve(&config, &secret, &identity, &engine, incoming, &shutdown).await;
     let _ = heartbeats.await;
     let closing = engine.clone();
     tokio::task::spawn_blocking(move || closing.close())
@@ -150,7 +170,7 @@ async fn serve(
     secret: &ClusterSecret,
     identity: &Identity,
     engine: &Engine,
-    listener: TcpListener,
+    incoming: BoxStream<'static, std::io::Result<BoxIo>>,
     shutdown: &Shutdown,
 ) {
     let frames = Arc::new(ServerConfig {
@@ -168,7 +188,7 @@ async fn serve(
     let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
     let limits = AcceptLimits { connections, drain: DRAIN };
     let stop = shutdown.clone();
-    accept_loop(listener, limits, shutdown.clone(), move |stream, _peer| {
+    accept_from(incoming, limits, shutdown.clone(), move |stream| {
         let (frames, handler, stop) = (frames.clone(), handler.clone(), stop.clone());
         async move { serve_connection(stream, frames, handler, async move { stop.triggered().await }).await }
     })

@@ -25,4 +25,4 @@ mod upload;
 
 pub use config::Config;
 pub use error::Failure;
-pub use run::{RunError, run};
+pub use run::{RunError, run, run_over};

@@ -8,7 +8,7 @@ use cstore_mesh::MasterClient;
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::Shutdown;
-use cstore_proto::{node_id, placement, v1};
+use cstore_proto::{node_id, placement, placement_map, v1};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -65,7 +65,11 @@ pub(crate) async fn follow_view(
 }
 
 fn publish(view: &watch::Sender<View>, found: &v1::ClusterView) {
-    let placement = match found.map.as_ref().map(placement).transpose() {
+    // A map takes a hash for each partition and node, and views change far more often than maps.
+    let known = view.borrow().placement.clone();
+    let known = known.filter(|known| Some(placement_map(known)) == found.map);
+    let placement = match known.map_or_else(|| found.map.as_ref().map(placement).transpose(), |k| Ok(Some(k)))
+    {
         Ok(placement) => placement,
         Err(error) => return tracing::error!(%error, "master sent a placement map that cannot be used"),
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::{
-    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, RoleMetrics,
+    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, RoleIo, RoleMetrics,
     ServerOptions, Service,
 };
 use cstore_node::admin::{PartState, Readiness};
@@ -51,10 +51,27 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
+    let io = RoleIo::tcp(&config.advertise_host, listener)?;
+    run_over(config, secret, io, readiness, metrics, shutdown).await
+}
+
+/// As [`run`], over connections of the caller's: a simulated network comes in here.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run_over(
+    config: Config,
+    secret: ClusterSecret,
+    io: RoleIo,
+    readiness: Readiness,
+    metrics: RoleMetrics,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
     readiness.set("master", PartState::NotReady("not registered".to_owned()));
-    let addr = format!("{}:{}", config.advertise_host, listener.local_addr()?.port());
+    let RoleIo { addr, incoming, dial } = io;
     let bearer = secret.grpc_bearer().as_str().to_owned();
-    let options = ClientOptions::new("worker", bearer.clone(), metrics.mesh.clone());
+    let options =
+        ClientOptions { dial, ..ClientOptions::new("worker", bearer.clone(), metrics.mesh.clone()) };
     let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
     drop(spawn("endpoints of the master", keeper.run()));
     let master = MasterClient::new(&service);
@@ -97,7 +114,7 @@ pub async fn run(
     let beats = spawn("heartbeats", member.run(interval, shutdown.clone()));
     tracing::info!(%addr, "worker serves");
     let stop = shutdown.clone();
-    let served = server.serve(listener, async move { stop.triggered().await }).await;
+    let served = server.serve_over(incoming, async move { stop.triggered().await }).await;
     shutdown.trigger();
     let _ = tokio::join!(watching, beats);
     Ok(served?)

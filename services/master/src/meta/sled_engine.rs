@@ -40,13 +40,15 @@ pub(crate) struct SledOptions {
     pub(crate) snapshot_bytes: u64,
     /// Bound of the log.
     pub(crate) max_log_bytes: u64,
+    /// Standard size of a file of the log.
+    pub(crate) file_bytes: u64,
     /// Memory that sled caches in.
     pub(crate) cache_bytes: u64,
 }
 
 impl Default for SledOptions {
     fn default() -> Self {
-        Self { snapshot_bytes: 64 << 20, max_log_bytes: 64 << 30, cache_bytes: 64 << 20 }
+        Self { snapshot_bytes: 64 << 20, max_log_bytes: 64 << 30, file_bytes: 8 << 20, cache_bytes: 64 << 20 }
     }
 }
 
@@ -59,14 +61,21 @@ struct Job {
 #[derive(Debug)]
 pub(crate) struct SledMeta {
     db: sled::Db,
-    queue: Mutex<Option<SyncSender<Job>>>,
-    thread: Mutex<Option<JoinHandle<Result<(), MetaError>>>>,
+    hands: Mutex<Option<Hands>>,
     position: Arc<AtomicU64>,
     /// Group commits of the log.
     frames: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<String>>>,
     commits: CommitSpans,
     commit_metrics: CommitMetrics,
+}
+
+/// Who writes.
+#[derive(Debug)]
+enum Hands {
+    Thread(SyncSender<Job>, JoinHandle<Result<(), MetaError>>),
+    /// Each caller in turn, on a disk that has one thread only.
+    Callers(Box<Writer>),
 }
 
 impl SledMeta {
@@ -77,6 +86,7 @@ impl SledMeta {
         options: &SledOptions,
     ) -> Result<Self, MetaError> {
         std::fs::create_dir_all(dir).map_err(|error| MetaError::Unavailable(error.to_string()))?;
+        let by_callers = log_disk.has_one_thread();
         let mut found: Vec<(Position, Location)> = Vec::new();
         let (log, _) = Log::open(log_disk, log_options(dir, options)?, &mut |record| {
             let position = record.key.first_chunk().map_or(0, |raw| u64::from_be_bytes(*raw));
@@ -96,7 +106,6 @@ impl SledMeta {
         let position = Arc::new(AtomicU64::new(position));
         let frames = Arc::new(AtomicU64::new(log.durable_seq()));
         let failed = Arc::new(Mutex::new(None));
-        let (sender, receiver) = sync_channel(MAX_QUEUE);
         let writer = Writer {
             dir: dir.to_path_buf(),
             db: db.clone(),
@@ -108,21 +117,10 @@ impl SledMeta {
             snapshot_bytes: options.snapshot_bytes,
             since_snapshot: 0,
         };
-        let thread = std::thread::Builder::new()
-            .name("metadata-writer".to_owned())
-            .spawn(move || writer.run(&receiver))
-            .map_err(|error| MetaError::Unavailable(error.to_string()))?;
-        let (queue, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok(Self {
-            db,
-            queue,
-            thread,
-            position,
-            frames,
-            failed,
-            commits: CommitSpans::default(),
-            commit_metrics,
-        })
+        let hands = if by_callers { Hands::Callers(Box::new(writer)) } else { writer.on_a_thread()? };
+        let commits = CommitSpans::default();
+        let hands = Mutex::new(Some(hands));
+        Ok(Self { db, hands, position, frames, failed, commits, commit_metrics })
     }
 }
 
@@ -132,12 +130,15 @@ impl MetaStore for SledMeta {
         let (answer, committed) = oneshot::channel();
         let closed = || MetaError::Unavailable("metadata is closed".to_owned());
         {
-            let queue = self.queue.lock();
-            let queue = queue.as_ref().ok_or_else(closed)?;
-            queue.try_send(Job { batch, answer }).map_err(|error| match error {
-                TrySendError::Full(_) => MetaError::Busy,
-                TrySendError::Disconnected(_) => closed(),
-            })?;
+            let mut hands = self.hands.lock();
+            let job = Job { batch, answer };
+            match hands.as_mut().ok_or_else(closed)? {
+                Hands::Thread(queue, _) => queue.try_send(job).map_err(|error| match error {
+                    TrySendError::Full(_) => MetaError::Busy,
+                    TrySendError::Disconnected(_) => closed(),
+                })?,
+                Hands::Callers(writer) => writer.turn(vec![job]),
+            }
         }
         let span = self.commits.begin();
         let (position, frame) = committed.instrument(span.clone()).await.map_err(|_| closed())??;
@@ -198,8 +199,16 @@ impl MetaStore for SledMeta {
     }
 
     async fn close(&self) -> Result<(), MetaError> {
-        drop(self.queue.lock().take());
-        let Some(thread) = self.thread.lock().take() else { return Ok(()) };
+        let hands = self.hands.lock().take();
+        let thread = match hands {
+            Some(Hands::Thread(queue, thread)) => {
+                // Without a queue the thread ends.
+                drop(queue);
+                thread
+            }
+            Some(Hands::Callers(writer)) => return writer.close(),
+            None => return Ok(()),
+        };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         joined
             .ok()
@@ -246,7 +255,7 @@ fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> 
     };
     Ok(Options {
         owner,
-        file_bytes: 8 << 20,
+        file_bytes: options.file_bytes,
         max_bytes: options.max_log_bytes,
         reserve_bytes: (options.max_log_bytes / 8).min(64 << 20),
         max_frame_bytes: 8 << 20,
@@ -342,6 +351,7 @@ fn stage(changes: &mut sled::Batch, batch: &Batch, position: Position) {
     changes.insert(APPLIED, &position.to_be_bytes());
 }
 
+#[derive(Debug)]
 struct Writer {
     dir: PathBuf,
     db: sled::Db,
@@ -356,6 +366,15 @@ struct Writer {
 }
 
 impl Writer {
+    fn on_a_thread(self) -> Result<Hands, MetaError> {
+        let (sender, receiver) = sync_channel(MAX_QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("metadata-writer".to_owned())
+            .spawn(move || self.run(&receiver))
+            .map_err(|error| MetaError::Unavailable(error.to_string()))?;
+        Ok(Hands::Thread(sender, thread))
+    }
+
     fn run(mut self, queue: &Receiver<Job>) -> Result<(), MetaError> {
         while let Ok(first) = queue.recv() {
             let mut jobs = vec![first];
@@ -365,15 +384,19 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            self.commit(jobs);
-            if self.since_snapshot > self.snapshot_bytes
-                && let Err(error) = self.snapshot()
-            {
-                tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
-                self.since_snapshot = 0;
-            }
+            self.turn(jobs);
         }
         self.close()
+    }
+
+    fn turn(&mut self, jobs: Vec<Job>) {
+        self.commit(jobs);
+        if self.since_snapshot > self.snapshot_bytes
+            && let Err(error) = self.snapshot()
+        {
+            tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
+            self.since_snapshot = 0;
+        }
     }
 
     fn close(&self) -> Result<(), MetaError> {
@@ -529,7 +552,7 @@ mod tests {
     use super::*;
 
     fn options(snapshot_bytes: u64) -> SledOptions {
-        SledOptions { snapshot_bytes, max_log_bytes: 1 << 30, cache_bytes: 4 << 20 }
+        SledOptions { snapshot_bytes, max_log_bytes: 1 << 30, cache_bytes: 4 << 20, ..SledOptions::default() }
     }
 
     fn open(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> SledMeta {
@@ -567,6 +590,21 @@ mod tests {
         let mut stale = put(b"none", vec![99]);
         stale.require_version(b"none".to_vec(), version + 1);
         assert_eq!(meta.commit(stale).await, Err(MetaError::Conflict));
+    }
+
+    #[tokio::test]
+    async fn on_a_disk_with_one_thread_a_commit_is_answered_at_once() {
+        use futures_util::FutureExt;
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultyDisk::with_one_thread();
+        let meta = open(dir.path(), &disk, 1 << 30);
+        assert_eq!(meta.commit(put(b"na", vec![1])).now_or_never(), Some(Ok(1)));
+        drop(meta);
+        let meta = open(dir.path(), &disk.power_loss(1), 1 << 30);
+        assert_eq!(content(&meta).await.len(), 1);
+        meta.close().await.unwrap();
+        assert!(meta.commit(put(b"nb", vec![1])).await.is_err());
+        drop(meta);
     }
 
     /// Acknowledged changes survive kills, power loss and the loss of the whole index, with and without snapshots.

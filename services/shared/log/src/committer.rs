@@ -136,7 +136,7 @@ impl Active {
     }
 }
 
-/// Writes frames; lives on its own thread.
+/// Writes frames; lives on its own thread, or with its callers on a disk that has one thread only.
 #[derive(Debug)]
 pub(crate) struct Committer {
     shared: Arc<Shared>,
@@ -152,25 +152,34 @@ impl Committer {
     pub(crate) fn run(mut self) -> Result<(), LogError> {
         self.publish_free();
         loop {
-            let (groups, stop) = self.wait();
-            if stop == Stop::Abandon {
-                groups.into_iter().for_each(|group| group.fail(LogError::Closed));
-                return Ok(());
+            {
+                let mut queue = self.shared.queue.lock();
+                while queue.groups.is_empty() && queue.stop == Stop::No {
+                    self.shared.wake.wait(&mut queue);
+                }
             }
-            if groups.is_empty() && stop == Stop::Close {
-                return self.finish();
+            if let Some(end) = self.turn() {
+                return end;
             }
-            self.write_all(groups);
         }
     }
 
-    fn wait(&self) -> (VecDeque<Group>, Stop) {
-        let mut queue = self.shared.queue.lock();
-        while queue.groups.is_empty() && queue.stop == Stop::No {
-            self.shared.wake.wait(&mut queue);
+    /// Does what waits, at once. `Some` when it was the last turn.
+    pub(crate) fn turn(&mut self) -> Option<Result<(), LogError>> {
+        let (groups, stop) = {
+            let mut queue = self.shared.queue.lock();
+            queue.bytes = 0;
+            (std::mem::take(&mut queue.groups), queue.stop)
+        };
+        if stop == Stop::Abandon {
+            groups.into_iter().for_each(|group| group.fail(LogError::Closed));
+            return Some(Ok(()));
         }
-        queue.bytes = 0;
-        (std::mem::take(&mut queue.groups), queue.stop)
+        if groups.is_empty() && stop == Stop::Close {
+            return Some(self.finish());
+        }
+        self.write_all(groups);
+        None
     }
 
     /// Writes groups as few frames as bounds allow. A panic, which would be a defect, poisons the log like a failed
@@ -332,7 +341,7 @@ impl Committer {
         self.shared.poisoned.lock().get_or_insert(why);
     }
 
-    fn publish_free(&self) {
+    pub(crate) fn publish_free(&self) {
         let free = self.active.as_ref().map_or(0, Active::free);
         self.shared.active_free.store(free, Ordering::Relaxed);
     }

@@ -191,7 +191,17 @@ impl Observed {
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<Result<(), LogError>>>>,
+    hands: Mutex<Option<Hands>>,
+    /// Whether callers do the writing: never outside of a simulation.
+    by_callers: bool,
+}
+
+/// Who writes.
+#[derive(Debug)]
+enum Hands {
+    Thread(JoinHandle<Result<(), LogError>>),
+    /// Each caller in turn.
+    Callers(Committer),
 }
 
 impl Log {
@@ -232,11 +242,15 @@ impl Log {
             observer: Observed::default(),
         });
         let committer = Committer::new(shared.clone(), recovered.active, recovered.report.last_seq);
-        let thread = std::thread::Builder::new()
-            .name("log-committer".to_owned())
-            .spawn(move || committer.run())
-            .map_err(LogError::io("start log committer"))?;
-        Ok((Self { shared, thread: Mutex::new(Some(thread)) }, recovered.report))
+        let by_callers = disk.has_one_thread();
+        let hands = if by_callers {
+            committer.publish_free();
+            Hands::Callers(committer)
+        } else {
+            let thread = std::thread::Builder::new().name("log-committer".to_owned());
+            Hands::Thread(thread.spawn(move || committer.run()).map_err(LogError::io("start log committer"))?)
+        };
+        Ok((Self { shared, hands: Mutex::new(Some(hands)), by_callers }, recovered.report))
     }
 
     /// Hands a group to the committer: all its records land in one frame. `done` is told the outcome.
@@ -260,6 +274,11 @@ impl Log {
         };
         match refused {
             Some((group, error)) => group.fail(error),
+            None if self.by_callers => {
+                if let Some(Hands::Callers(committer)) = &mut *self.hands.lock() {
+                    committer.turn();
+                }
+            }
             None => {
                 self.shared.wake.notify_one();
             }
@@ -334,8 +353,14 @@ impl Log {
             }
         }
         self.shared.wake.notify_one();
-        match self.thread.lock().take() {
-            Some(thread) => thread.join().unwrap_or(Err(LogError::Closed)),
+        let hands = self.hands.lock().take();
+        match hands {
+            Some(Hands::Thread(thread)) => thread.join().unwrap_or(Err(LogError::Closed)),
+            Some(Hands::Callers(mut committer)) => loop {
+                if let Some(end) = committer.turn() {
+                    return end;
+                }
+            },
             None => Ok(()),
         }
     }

@@ -199,3 +199,27 @@ fn a_crash_of_an_interrupted_open_loses_nothing_at_any_write() {
         }
     }
 }
+
+#[test]
+fn on_a_disk_with_one_thread_callers_write_and_all_comes_back() {
+    let faulty = FaultyDisk::with_one_thread();
+    let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+    let (log, _, _) = open(&disk).unwrap();
+    let me = std::thread::current().id();
+    let (sender, receiver) = sync_channel(1);
+    let record = Record { kind: 1, key: Bytes::from_static(b"a"), payload: Bytes::from_static(b"1") };
+    let done = move |result: Result<cstore_log::Committed<'_>, LogError>| {
+        sender.send((std::thread::current().id(), result.is_ok())).unwrap();
+    };
+    log.append(vec![record], Urgency::Normal, Box::new(done));
+    assert_eq!(receiver.try_recv().unwrap(), (me, true), "told before append returns, by the caller itself");
+    drop(log);
+    let disk: Arc<dyn Disk> = Arc::new(faulty.power_loss(1));
+    let (log, _, seen) = open(&disk).unwrap();
+    assert_eq!(seen.len(), 1);
+    append(&log, "b", vec![2; 100], Urgency::Normal).unwrap();
+    log.close().unwrap();
+    assert!(matches!(append(&log, "c", vec![3], Urgency::Normal), Err(LogError::Closed)));
+    let disk: Arc<dyn Disk> = Arc::new(faulty.kill());
+    assert_eq!(open(&disk).unwrap().2.len(), 2);
+}

@@ -17,6 +17,7 @@ use crate::dial::{Dial, Target};
 use crate::discovery::Discovery;
 use crate::keeper::Keeper;
 use crate::metrics::{MeshMetrics, ServiceMetrics};
+use crate::sabotage::Sabotage;
 use crate::trace::InjectTraceLayer;
 
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -41,13 +42,22 @@ pub struct ClientOptions {
     pub dial: Dial,
     /// Where calls are counted.
     pub metrics: MeshMetrics,
+    /// A defect on purpose; a program can only have none.
+    pub sabotage: Sabotage,
 }
 
 impl ClientOptions {
     /// The usual bounds, over TCP.
     pub fn new(role: &'static str, bearer: impl Into<String>, metrics: MeshMetrics) -> Self {
         let connect_timeout = Duration::from_secs(2);
-        Self { role, bearer: bearer.into(), connect_timeout, dial: Dial::tcp(), metrics }
+        Self {
+            role,
+            bearer: bearer.into(),
+            connect_timeout,
+            dial: Dial::tcp(),
+            metrics,
+            sabotage: Sabotage::None,
+        }
     }
 }
 
@@ -84,6 +94,7 @@ pub enum MeshError {
 pub struct Service {
     balance: Balance,
     pub(crate) metrics: ServiceMetrics,
+    pub(crate) sabotage: Sabotage,
 }
 
 impl Service {
@@ -124,7 +135,7 @@ impl Service {
         };
         let news = Arc::default();
         let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone(), news };
-        Ok((Self { balance, metrics }, keeper))
+        Ok((Self { balance, metrics, sabotage: options.sabotage }, keeper))
     }
 
     /// A channel that sends each call to the endpoint with the least to do.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -81,6 +82,33 @@ pub fn tcp_incoming(listener: TcpListener) -> impl Stream<Item = io::Result<BoxI
     // Said here, because the server builder's own setting does not reach a listener that is given.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     incoming.map(|stream| stream.map(|stream| Box::new(stream) as BoxIo))
+}
+
+/// How a role is reached and reaches others.
+pub struct RoleIo {
+    /// Where others reach it, host:port.
+    pub addr: String,
+    /// Connections of others.
+    pub incoming: BoxStream<'static, io::Result<BoxIo>>,
+    /// Its own connections to others.
+    pub dial: Dial,
+}
+
+impl RoleIo {
+    /// TCP, advertised as `host` and the port of the listener.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub fn tcp(host: &str, listener: TcpListener) -> io::Result<Self> {
+        let addr = format!("{host}:{}", listener.local_addr()?.port());
+        Ok(Self { addr, incoming: tcp_incoming(listener).boxed(), dial: Dial::tcp() })
+    }
+}
+
+impl std::fmt::Debug for RoleIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RoleIo").field("addr", &self.addr).finish_non_exhaustive()
+    }
 }
 
 /// A connection that was taken in, as tonic wants it.

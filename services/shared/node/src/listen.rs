@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::{Stream, StreamExt, stream};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -56,39 +57,70 @@ where
     H: Fn(TcpStream, SocketAddr) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let group = TaskGroup::new(shutdown.clone());
-    let permits = Arc::new(Semaphore::new(limits.connections));
-    let accept = async {
-        let mut failures = 0;
-        // The permit comes first, so that a full house leaves callers in the kernel's bounded queue.
-        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    failures = 0;
-                    set_nodelay(&stream);
-                    let connection = handle(stream, peer);
-                    group.spawn("connection", async move {
-                        connection.await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    failures += 1;
-                    let pause = pause_after(&error, failures);
-                    tracing::warn!(%error, ?pause, "cannot accept a connection");
-                    sleep(pause).await;
-                }
-            }
+    let incoming = stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await;
+        if let Ok((stream, _)) = &accepted {
+            set_nodelay(stream);
         }
-    };
+        Some((accepted, listener))
+    });
+    let handle = move |(stream, peer)| handle(stream, peer);
+    accept_from(incoming, limits, shutdown, handle).await;
+}
+
+/// As [`accept_loop`], from whatever connections come in by. The stream is dropped at the shutdown.
+pub async fn accept_from<C, H, F>(
+    incoming: impl Stream<Item = io::Result<C>>,
+    limits: AcceptLimits,
+    shutdown: Shutdown,
+    handle: H,
+) where
+    H: Fn(C) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let group = TaskGroup::new(shutdown.clone());
+    let accept = accept_all(incoming, limits, &group, handle);
     tokio::select! {
         () = shutdown.triggered() => {}
         () = accept => {}
     }
-    drop(listener);
     let late = group.drain(limits.drain).await;
     if late > 0 {
         tracing::warn!(connections = late, "dropped connections that did not end in time");
+    }
+}
+
+async fn accept_all<C, H, F>(
+    incoming: impl Stream<Item = io::Result<C>>,
+    limits: AcceptLimits,
+    group: &TaskGroup,
+    handle: H,
+) where
+    H: Fn(C) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let mut incoming = std::pin::pin!(incoming);
+    let mut failures = 0;
+    // The permit comes first, so that a full house leaves callers in the kernel's bounded queue.
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        match incoming.next().await {
+            Some(Ok(accepted)) => {
+                failures = 0;
+                let connection = handle(accepted);
+                group.spawn("connection", async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Some(Err(error)) => {
+                failures += 1;
+                let pause = pause_after(&error, failures);
+                tracing::warn!(%error, ?pause, "cannot accept a connection");
+                sleep(pause).await;
+            }
+            None => return,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use cstore_types::{BlockId, ClusterUuid, FrameKey, MapVersion, NodeId, StoreUuid
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ClientError, Refusal};
@@ -20,6 +20,7 @@ use crate::frame::{Opcode, Prefix, TraceField};
 use crate::handshake::{Answer, Direction, Hello, Role, VERSION, encode_proof, is_proof, prove};
 use crate::io::{Outgoing, ReadError, bare_frame, read_header, read_payload};
 use crate::message::{Block, Encoded, Request, Response};
+use crate::pulse::{Heard, Pulse};
 use crate::task::spawn;
 
 /// Credits are counted in units of this many bytes.
@@ -30,6 +31,10 @@ const WRITE_QUEUE: usize = 64;
 const GATHER: usize = 16;
 /// An answer may be this long in coming when nothing is asked: the caller's deadlines are shorter.
 const IDLE: Duration = Duration::from_secs(3_600);
+/// A side from which nothing came for so long is asked whether it is there,
+const QUIET: Duration = Duration::from_secs(3);
+/// and is taken for gone when it stays silent. Longer than a busy disk holds all answers back.
+const SILENT: Duration = Duration::from_secs(12);
 
 /// How to reach a storage node.
 #[derive(Debug, Clone)]
@@ -61,6 +66,7 @@ struct Shared {
     max_credits: usize,
     closed: CancellationToken,
     why_closed: Mutex<String>,
+    pulse: Arc<Pulse>,
 }
 
 impl Shared {
@@ -162,10 +168,12 @@ impl Connection {
             max_credits,
             closed: closed.clone(),
             why_closed: Mutex::default(),
+            pulse: Pulse::new(),
         });
         let (sender, queue) = mpsc::channel(WRITE_QUEUE);
         spawn(write_all(shared.clone(), writer, queue));
-        spawn(read_all(shared.clone(), reader, config.progress_deadline));
+        spawn(read_all(shared.clone(), Heard::new(reader, shared.pulse.clone()), config.progress_deadline));
+        spawn(keep_alive(shared.clone(), sender.downgrade()));
         Ok(Self { shared, sender, store, _closer: Arc::new(closed.drop_guard()) })
     }
 
@@ -392,6 +400,27 @@ async fn read_all<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R, prog
     };
     let Err(error) = result;
     shared.close(error.to_string());
+}
+
+/// Asks a silent side whether it is there, and closes the connection when nothing comes.
+async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
+    loop {
+        tokio::select! {
+            () = sleep(QUIET) => {}
+            () = shared.closed.cancelled() => return,
+        }
+        let silence = shared.pulse.silence();
+        if silence >= SILENT {
+            return shared.close(format!("peer has been silent for {} s", silence.as_secs()));
+        }
+        if silence >= QUIET {
+            // Nobody waits for the answer: its bytes are all that counts. A full queue is no reason not to judge.
+            let Some(sender) = sender.upgrade() else { return };
+            let request_id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+            let prefix = Prefix { request_id, map_version: MapVersion(0), trace: None };
+            let _ = sender.try_send(Request::Ping.encode(&prefix));
+        }
+    }
 }
 
 /// Hands an answer to its caller. Nobody waiting is fine: the call was dropped.

@@ -35,6 +35,7 @@ pub mod frame;
 pub mod handshake;
 mod io;
 mod message;
+mod pulse;
 mod server;
 mod task;
 

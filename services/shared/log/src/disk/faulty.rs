@@ -105,6 +105,7 @@ struct World {
     locks: HashSet<String>,
     faults: Vec<(Verb, u64, Fault)>,
     calls: HashMap<Verb, u64>,
+    one_thread: bool,
 }
 
 impl World {
@@ -144,6 +145,13 @@ impl FaultyDisk {
     /// An empty disk.
     pub fn new() -> Self {
         Self { world: Arc::default(), epoch: 0, dir: String::new() }
+    }
+
+    /// An empty disk for a simulation, where the order of events must follow from a seed alone.
+    pub fn with_one_thread() -> Self {
+        let disk = Self::new();
+        disk.world.lock().one_thread = true;
+        disk
     }
 
     /// The `nth` call of `verb` from now on (1 is the next) meets `fault`.
@@ -332,6 +340,10 @@ impl Disk for FaultyDisk {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(LockGuard::new(Held { disk: self.clone(), path }))
+    }
+
+    fn has_one_thread(&self) -> bool {
+        self.world.lock().one_thread
     }
 }
 

@@ -1,0 +1,149 @@
+//! One run: the cluster comes up, faults strike, everything heals, and everything is checked.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use turmoil::Builder;
+
+use crate::book::Book;
+use crate::client::{Client, Progress, Shared};
+use crate::cluster;
+use crate::faults::{CutOff, Plan};
+
+const CLIENTS: usize = 2;
+const TICK: Duration = Duration::from_millis(5);
+/// The cluster must be up within this; and the whole run within the other.
+const START: Duration = Duration::from_secs(20);
+const LONGEST: Duration = Duration::from_secs(240);
+
+/// Defects that a run can be given, to show that it finds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sabotage {
+    /// None.
+    #[default]
+    None,
+    /// The mesh repeats calls that must not be repeated.
+    RepeatEverything,
+    /// The master takes nodes for ready that are down.
+    LeasesNeverEnd,
+}
+
+/// What a run was like.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What must not be, if it was seen.
+    pub violation: Option<String>,
+    /// All events in their order.
+    pub trace: Vec<String>,
+    /// Uploads that were committed.
+    pub acknowledged: u64,
+    /// Changes of which nobody can say whether they were done.
+    pub open_ended: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+}
+
+/// Runs one seed.
+///
+/// # Panics
+/// When the machine gives no temporary folder.
+pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
+    let dir = folder();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut sim = Builder::new()
+        .tick_duration(TICK)
+        .simulation_duration(LONGEST)
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(Duration::from_millis(20))
+        .tcp_capacity(4_096)
+        .rng_seed(rng.random())
+        .enable_random_order()
+        .build();
+    let shared =
+        Shared { book: Rc::default(), progress: Rc::default(), cut_off: CutOff::default(), clients: CLIENTS };
+    let in_master = match sabotage {
+        Sabotage::LeasesNeverEnd => cstore_master::Sabotage::LeasesNeverEnd,
+        Sabotage::None | Sabotage::RepeatEverything => cstore_master::Sabotage::None,
+    };
+    let in_mesh = match sabotage {
+        Sabotage::RepeatEverything => cstore_mesh::Sabotage::RepeatEverything,
+        Sabotage::None | Sabotage::LeasesNeverEnd => cstore_mesh::Sabotage::None,
+    };
+    let master = cluster::add_master(&mut sim, dir.path().into(), rng.random(), in_master, &shared.book);
+    for n in 1..=cluster::WORKERS {
+        cluster::add_worker(&mut sim, n, master, &shared.book);
+    }
+    for n in 1..=cluster::STORAGES {
+        cluster::add_storage(&mut sim, n, master, rng.random(), &shared.book);
+    }
+    let clients: Vec<String> = (1..=CLIENTS).map(|n| format!("client-{n}")).collect();
+    for id in &clients {
+        let (own, rng, shared) = (id.clone(), StdRng::seed_from_u64(rng.random()), shared.clone());
+        sim.client(id.as_str(), async move { Client::new(own, rng, master, in_mesh, shared)?.run().await });
+    }
+    drive(&mut sim, &mut rng, &clients, &shared);
+    let simulated = sim.elapsed();
+    drop(sim);
+    let book = shared.book.borrow();
+    Outcome {
+        violation: book.violation(),
+        trace: book.trace().to_vec(),
+        acknowledged: book.acknowledged,
+        open_ended: book.open_ended,
+        simulated,
+    }
+}
+
+/// In memory where the machine has a folder for that: the index is written for real.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).expect("there is a temporary folder")
+}
+
+/// Steps until the clients are done or something must not be.
+fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], shared: &Shared) {
+    let Shared { book, progress, cut_off, .. } = shared;
+    let mut plan = None;
+    loop {
+        let ended = match sim.step() {
+            Ok(ended) => ended,
+            Err(error) => {
+                note(book, &format!("the simulation ended: {error}"));
+                return book.borrow_mut().violated(error.to_string());
+            }
+        };
+        if ended || book.borrow().violation().is_some() {
+            return;
+        }
+        match &mut plan {
+            None if progress.borrow().began == CLIENTS => {
+                plan = Some(Plan::random(rng, clients, sim.elapsed(), cut_off.clone()));
+            }
+            None if sim.elapsed() > START => {
+                return book.borrow_mut().violated(format!("the cluster did not come up within {START:?}"));
+            }
+            None => {}
+            Some(plan) => {
+                for said in plan.advance(sim) {
+                    note(book, &format!("{:>6} {said}", sim.elapsed().as_millis()));
+                }
+                heal(plan, progress, sim.elapsed());
+            }
+        }
+    }
+}
+
+fn heal(plan: &Plan, progress: &Rc<RefCell<Progress>>, now: Duration) {
+    let mut progress = progress.borrow_mut();
+    if plan.is_over() && progress.healed.is_none() {
+        progress.healed = Some(now);
+    }
+}
+
+fn note(book: &Rc<RefCell<Book>>, line: &str) {
+    book.borrow_mut().say(line.to_owned());
+}

@@ -1,0 +1,114 @@
+//! I12: a peer that vanished without a word is found out; one that has nothing to say is not.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may fail loudly and owns its tasks"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_types::{BlockId, ClusterUuid, FrameKey, MapVersion, NodeId, StoreUuid};
+use cstore_wire::{
+    BlockSink, ClientConfig, Connection, Context, Handler, Refusal, Request, Response, ServerConfig,
+    serve_connection,
+};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex, split};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Unpin is worked on for ever.
+#[derive(Debug)]
+struct Fake;
+
+impl Handler for Fake {
+    fn call(self: Arc<Self>, _: Context, _: Request) -> BoxFuture<'static, Result<Response, Refusal>> {
+        std::future::pending().boxed()
+    }
+
+    fn get_blocks(
+        self: Arc<Self>,
+        _: Context,
+        _: Vec<BlockId>,
+        _: BlockSink,
+    ) -> BoxFuture<'static, Result<(), Refusal>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+/// Passes bytes on until `cut`; then they vanish, and neither side is told.
+async fn pass<R, W>(mut from: R, mut to: W, cut: CancellationToken)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut bytes = [0; 1_024];
+    loop {
+        tokio::select! {
+            () = cut.cancelled() => return std::future::pending().await,
+            read = from.read(&mut bytes) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(n) => to.write_all(&bytes[..n]).await.unwrap(),
+            },
+        }
+    }
+}
+
+/// A connection to a server of its own, and the switch that cuts it.
+async fn connected() -> (Connection, CancellationToken) {
+    let (key, cluster) = (FrameKey::from_bytes([5; 32]), ClusterUuid::from_bytes([6; 16]));
+    let (ours, left) = duplex(1 << 16);
+    let (right, theirs) = duplex(1 << 16);
+    let server = ServerConfig {
+        key: key.clone(),
+        cluster,
+        node: NodeId::new("storage-1").unwrap(),
+        store: StoreUuid::from_bytes([7; 16]),
+        credits: 1 << 20,
+        max_requests: 8,
+        handshake_deadline: LONG,
+        progress_deadline: LONG,
+        idle_deadline: LONG,
+    };
+    tokio::spawn(serve_connection(theirs, Arc::new(server), Arc::new(Fake), std::future::pending()));
+    let cut = CancellationToken::new();
+    let ((left_read, left_write), (right_read, right_write)) = (split(left), split(right));
+    tokio::spawn(pass(left_read, right_write, cut.clone()));
+    tokio::spawn(pass(right_read, left_write, cut.clone()));
+    let client = ClientConfig {
+        key,
+        cluster,
+        node: NodeId::new("worker-1").unwrap(),
+        expect: NodeId::new("storage-1").unwrap(),
+        handshake_deadline: LONG,
+        progress_deadline: LONG,
+    };
+    (Connection::over(ours, &client).await.unwrap(), cut)
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_a_peer_that_vanished_without_a_word_is_found_out() {
+    let (connection, cut) = connected().await;
+    cut.cancel();
+    let start = Instant::now();
+    timeout(Duration::from_secs(60), connection.closed()).await.unwrap();
+    assert!(start.elapsed() <= Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(connection.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_with_nothing_to_say_or_much_to_do_is_not_taken_for_gone() {
+    let (connection, _cut) = connected().await;
+    let request = Request::Unpin { session: cstore_types::SessionId::from_bytes([1; 16]) };
+    // It is worked on for longer than silence is borne, and than the server bears it.
+    let patience = Duration::from_secs(120);
+    let answer = connection.call(&request, MapVersion(1), None, patience).await;
+    assert!(matches!(answer, Err(cstore_wire::ClientError::Deadline(_))), "{answer:?}");
+    assert!(!connection.is_closed());
+    assert_eq!(connection.call(&Request::Ping, MapVersion(1), None, LONG).await.unwrap(), Response::Ok);
+}

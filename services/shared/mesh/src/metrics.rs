@@ -207,6 +207,11 @@ impl ServiceMetrics {
         self.all.attempts.get_or_create(&self.coded(method, code)).inc();
     }
 
+    /// Shows a method that may be retried before its first retry.
+    pub(crate) fn no_retry_yet(&self, method: &'static str) {
+        drop(self.all.retries.get_or_create(&self.called(method)));
+    }
+
     pub(crate) fn retry(&self, method: &'static str) {
         self.all.retries.get_or_create(&self.called(method)).inc();
     }

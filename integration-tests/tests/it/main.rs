@@ -18,6 +18,7 @@ mod kills;
 mod logs;
 mod members;
 mod metrics;
+mod monitoring;
 mod network;
 mod start;
 mod stress;

@@ -14,6 +14,7 @@ mod doors;
 mod files;
 mod forms;
 mod full_disk;
+mod jaeger;
 mod kills;
 mod logs;
 mod members;

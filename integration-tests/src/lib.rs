@@ -15,4 +15,5 @@ pub mod http;
 pub mod mesh;
 pub mod otlp;
 pub mod proxy;
+pub mod tools;
 pub mod wait;

@@ -22,7 +22,6 @@ use crate::core::Master;
 use crate::error::Refusal;
 use crate::grpc::Doors;
 use crate::meta::{MetaError, MetaStore, SledMeta, SledOptions};
-use crate::metrics::MasterMetrics;
 
 /// Why the master ended.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +79,7 @@ pub async fn run_over(
     let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
     let meta: Arc<dyn MetaStore> = Arc::new(meta);
     let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);
-    metrics.registry.lock().register_collector(Box::new(MasterMetrics(master.clone())));
+    crate::metrics::register(&mut metrics.registry.lock(), &master);
     readiness.set("metadata", PartState::Ready);
 
     let doors = Doors(master.clone(), shutdown.clone());

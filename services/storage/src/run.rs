@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use crate::config::Config;
 use crate::engine::{DiskOptions, Engine, Identity, peek};
 use crate::membership::{Member, registration, report};
-use crate::metrics::EngineMetrics;
+use crate::metrics::FrameMetrics;
 use crate::server::BlockServer;
 use crate::{EngineError, OpenError};
 
@@ -110,7 +110,7 @@ pub async fn run_over(
         cstore_node::blocking(move || Engine::open(disk, &path, &identity, &disk_options))
     };
     let engine = opening.await.map_err(|error| RunError::Identity(error.to_string()))??;
-    metrics.registry.lock().register_collector(Box::new(EngineMetrics(engine.clone())));
+    let frame_metrics = crate::metrics::register(&mut metrics.registry.lock(), &engine);
     // The identity of the disk may have changed by a fresh start: say so before workers come.
     register(&config, &addr, &engine, &master, &shutdown).await;
     readiness.set("disk", PartState::Ready);
@@ -118,7 +118,7 @@ pub async fn run_over(
 
     let member = Member::new(config.clone(), addr, engine.clone(), master, readiness.clone());
     let heartbeats = spawn("heartbeats", member.run(interval, shutdown.clone()));
-    serve(&config, &secret, &identity, &engine, incoming, &shutdown).await;
+    serve(&config, &secret, &identity, (&engine, frame_metrics), incoming, &shutdown).await;
     let _ = heartbeats.await;
     let closing = engine.clone();
     cstore_node::blocking(move || closing.close())
@@ -172,7 +172,7 @@ async fn serve(
     config: &Config,
     secret: &ClusterSecret,
     identity: &Identity,
-    engine: &Engine,
+    (engine, metrics): (&Engine, FrameMetrics),
     incoming: BoxStream<'static, std::io::Result<BoxIo>>,
     shutdown: &Shutdown,
 ) {
@@ -187,7 +187,7 @@ async fn serve(
         progress_deadline: PROGRESS_DEADLINE,
         idle_deadline: IDLE_DEADLINE,
     });
-    let handler = Arc::new(BlockServer::new(engine.clone()));
+    let handler = Arc::new(BlockServer::new(engine.clone(), metrics));
     let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
     let limits = AcceptLimits { connections, drain: DRAIN };
     let stop = shutdown.clone();

@@ -25,6 +25,7 @@ mod deadline;
 mod dial;
 mod discovery;
 mod endpoint;
+pub mod exemplar;
 mod keeper;
 mod master_client;
 mod methods;

@@ -14,6 +14,7 @@ mod health;
 mod process;
 mod role;
 mod secret;
+mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,7 +45,8 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Worker => role::run(role::Role::Worker, env),
         Command::Storage => role::run(role::Role::Storage, env),
         Command::Health { addr } => health::run(addr.as_deref(), env),
-        Command::Admin { command: Admin::Bearer } => admin::bearer(env),
+        Command::Admin { command: Admin::Bearer { ttl } } => admin::bearer(**ttl, env),
+        Command::Admin { command: Admin::Token { command } } => token::run(command, env),
         Command::Admin { command: Admin::Inspect { dir } } => admin::inspect(dir),
     }
 }

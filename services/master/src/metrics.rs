@@ -16,7 +16,7 @@ pub(crate) struct MasterMetrics(pub(crate) Arc<Master>);
 
 impl Collector for MasterMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (files, bytes) = self.0.usage.get();
+        let (files, bytes) = self.0.usage.total();
         let nodes = self.0.members.nodes(self.0.config.lease());
         let ready = nodes.iter().filter(|node| node.state() == NodeState::Ready).count() as u64;
         let gauges: [(&str, &str, u64); 7] = [

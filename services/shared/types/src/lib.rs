@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod block_id;
+mod caller;
 mod chunking;
 mod error_code;
 mod etag;
@@ -16,8 +17,10 @@ pub mod limits;
 mod placement;
 mod recipe;
 mod secret;
+mod tenant;
 
 pub use block_id::{BlockId, DedupKey};
+pub use caller::Caller;
 pub use chunking::{Chunking, ChunkingError};
 pub use error_code::ErrorCode;
 pub use etag::{ETag, ETagBuilder};
@@ -26,4 +29,5 @@ pub use hash::{keyed_half, md5_many};
 pub use ids::{ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
 pub use placement::{Partition, Placement, PlacementError, PlacementNode};
 pub use recipe::{Entry, Leaf, RecipeError, Root, RootBuilder};
-pub use secret::{ClusterSecret, FrameKey, GrpcBearer, SecretError, TicketKey};
+pub use secret::{ClusterSecret, FrameKey, RpcKey, SecretError, TicketKey};
+pub use tenant::{Tenant, TenantError};

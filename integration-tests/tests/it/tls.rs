@@ -10,7 +10,7 @@ use cstore_integration_tests::mesh;
 use cstore_integration_tests::proxy::{HOST, Proxy, Way};
 use cstore_integration_tests::wait::until;
 use cstore_mesh::{ClientOptions, Dial, Discovery, MasterClient, MeshMetrics, Protocol, Service, Tls};
-use cstore_proto::v1;
+use cstore_proto::{Caller, Signer, v1};
 
 use crate::PROGRAM;
 
@@ -70,7 +70,6 @@ fn i13_every_pair_shakes_hands_and_nothing_goes_in_the_open() {
         assert_eq!(cluster.ask("PUT", &format!("/api/files/{name}"), &body).status, 201);
         assert!(cluster.ask("GET", &format!("/api/files/{name}"), b"").body == body);
     }
-    let bearer = cluster.bearer();
     for (pair, proxy) in &proxies {
         let (there, back) = (proxy.first_bytes(Way::There), proxy.first_bytes(Way::Back));
         println!(
@@ -82,7 +81,7 @@ fn i13_every_pair_shakes_hands_and_nothing_goes_in_the_open() {
         // A handshake record with a ClientHello (1), answered by one with a ServerHello (2): RFC 8446, section 5.1.
         assert!(there.iter().all(|first| first[0] == 0x16 && first[5] == 1), "{pair}: {there:02x?}");
         assert!(back.iter().all(|first| first[0] == 0x16 && first[5] == 2), "{pair}: {back:02x?}");
-        for secret in [&body[100_000..100_032], b"a-very-secret-name", bearer.as_bytes()] {
+        for secret in [&body[100_000..100_032], b"a-very-secret-name".as_slice()] {
             assert!(!proxy.saw(secret), "{pair}: {secret:02x?} went in the open");
         }
     }
@@ -92,10 +91,9 @@ fn i13_every_pair_shakes_hands_and_nothing_goes_in_the_open() {
 /// Lists files at the master over TLS with the certificates of a folder.
 async fn list_with(cluster: &Cluster, tls: &Tls) -> Result<v1::ListFilesResponse, tonic::Status> {
     let dial = Dial::secured(Some(tls), Protocol::Grpc);
-    let options =
-        ClientOptions { dial, ..ClientOptions::new("test", cluster.bearer(), MeshMetrics::default()) };
-    let (service, keeper) =
-        Service::new("master", Discovery::of(&cluster.master).unwrap(), &options).unwrap();
+    let signer = Signer::new(&cluster.secret(), Caller::Operator);
+    let options = ClientOptions { dial, ..ClientOptions::new("test", signer, MeshMetrics::default()) };
+    let (service, keeper) = Service::new("master", Discovery::of(&cluster.master).unwrap(), &options);
     drop(cstore_node::shutdown::spawn("endpoints", keeper.run()));
     MasterClient::new(&service).list_files(v1::ListFilesRequest::default()).await
 }
@@ -113,7 +111,7 @@ async fn i13_strangers_are_refused_at_the_handshake() {
     let tls = cluster.dir().join("tls");
     list_with(&cluster, &Tls::load(tls.join("gateway"), true).unwrap()).await.unwrap();
 
-    let plain = mesh::master(&cluster.master, &cluster.bearer());
+    let plain = mesh::master(&cluster.master, &Signer::new(&cluster.secret(), Caller::Operator));
     let refused = plain.list_files(v1::ListFilesRequest::default()).await.unwrap_err();
     println!("without TLS: {refused}");
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");

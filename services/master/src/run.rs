@@ -10,6 +10,7 @@ use cstore_mesh::{
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::{Shutdown, spawn};
+use cstore_proto::Verifier;
 use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::UploadsServer;
@@ -85,7 +86,7 @@ pub async fn run_over(
     let doors = Doors(master.clone(), shutdown.clone());
     let options = ServerOptions {
         role: "master",
-        bearer: secret.grpc_bearer().as_str().to_owned(),
+        verifier: Verifier::new(&secret),
         reflection: config.reflection,
         metrics: metrics.mesh,
     };

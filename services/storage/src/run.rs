@@ -14,7 +14,7 @@ use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
-use cstore_proto::v1;
+use cstore_proto::{Caller, Signer, v1};
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
 use futures_util::stream::BoxStream;
@@ -88,10 +88,9 @@ pub async fn run_over(
     readiness.set("disk", PartState::NotReady("waiting for the master".to_owned()));
     let path = config.disk.display().to_string();
     let RoleIo { addr, incoming, dial, .. } = io;
-    let bearer = secret.grpc_bearer();
-    let options =
-        ClientOptions { dial, ..ClientOptions::new("storage", bearer.as_str(), metrics.mesh.clone()) };
-    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
+    let signer = Signer::new(&secret, Caller::Storage);
+    let options = ClientOptions { dial, ..ClientOptions::new("storage", signer, metrics.mesh.clone()) };
+    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options);
     drop(spawn("endpoints of the master", keeper.run()));
     let master = MasterClient::new(&service);
 

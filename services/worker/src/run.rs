@@ -11,6 +11,7 @@ use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1::transfer_server::TransferServer;
+use cstore_proto::{Caller, Signer, Verifier};
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -69,10 +70,9 @@ pub async fn run_over(
 ) -> Result<(), RunError> {
     readiness.set("master", PartState::NotReady("not registered".to_owned()));
     let RoleIo { addr, incoming, dial, dial_frames } = io;
-    let bearer = secret.grpc_bearer().as_str().to_owned();
-    let options =
-        ClientOptions { dial, ..ClientOptions::new("worker", bearer.clone(), metrics.mesh.clone()) };
-    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
+    let signer = Signer::new(&secret, Caller::Worker);
+    let options = ClientOptions { dial, ..ClientOptions::new("worker", signer, metrics.mesh.clone()) };
+    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options);
     drop(spawn("endpoints of the master", keeper.run()));
     let master = MasterClient::new(&service);
     let Some((identity, interval)) = join(&config, &addr, &master, &shutdown).await? else { return Ok(()) };
@@ -101,8 +101,12 @@ pub async fn run_over(
         worker_id: config.node.to_string(),
     };
     let door = Door { sessions, metrics: TransferMetrics::register(&mut metrics.registry.lock()) };
-    let options =
-        ServerOptions { role: "worker", bearer, reflection: config.reflection, metrics: metrics.mesh };
+    let options = ServerOptions {
+        role: "worker",
+        verifier: Verifier::new(&secret),
+        reflection: config.reflection,
+        metrics: metrics.mesh,
+    };
     let server = GrpcServer::new(options).await?;
     let health = server.health();
     let service = TransferServer::new(door)

@@ -4,7 +4,7 @@
 //! client, typed ([`MasterClient`])          server ([`GrpcServer::serve_over`])
 //!   observe   span, final outcome             trace        span, continues the caller's trace
 //!   deadline  all attempts together           served       counts, refused calls too
-//!   retry     idempotent only, budget         credentials  deny by default
+//!   retry     idempotent only, budget         credentials  who calls, and whether he may
 //!   attempt   time-out, count                 patience     the caller's grpc-timeout
 //! ── below: any gRPC client ──────────        rescue, load shed, one limit, panic catch
 //!   balance   two draws, least pending

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod block_id;
+mod caller;
 mod chunking;
 mod error_code;
 mod etag;
@@ -17,8 +18,10 @@ mod placement;
 mod random;
 mod recipe;
 mod secret;
+mod tenant;
 
 pub use block_id::{BlockId, DedupKey};
+pub use caller::Caller;
 pub use chunking::{Chunking, ChunkingError};
 pub use error_code::ErrorCode;
 pub use etag::{ETag, ETagBuilder};
@@ -29,4 +32,5 @@ pub use placement::{Partition, Placement, PlacementError, PlacementNode};
 #[cfg(feature = "seeded")]
 pub use random::seed_identities;
 pub use recipe::{Entry, Leaf, RecipeError, Root, RootBuilder};
-pub use secret::{ClusterSecret, FrameKey, GrpcBearer, SecretError, TicketKey};
+pub use secret::{ClusterSecret, FrameKey, RpcKey, SecretError, TicketKey};
+pub use tenant::{Tenant, TenantError};

@@ -1,4 +1,4 @@
-.PHONY: help run test stress bench fmt clippy
+.PHONY: help run test stress bench trace-demo fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -14,6 +14,9 @@ stress: ## 50 clients at once, twice, every file read back
 
 bench: ## measure the real program, print a table, write bench-results/
 	cargo run --release -p cstore-integration-tests --bin bench
+
+trace-demo: ## upload and download one file over four services and print the traces
+	cargo run -p cstore-integration-tests --bin trace-demo
 
 fmt: ## format
 	cargo fmt --all

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cstore_mesh::Tls;
 use cstore_node::{Env, HostPort};
 
 /// What a gateway is told at its start.
@@ -25,6 +26,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `CSTORE_RETRY_STEP`: step of the back-off towards the master.
     pub retry_step: Duration,
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    pub tls: Option<Tls>,
 }
 
 impl Config {
@@ -47,6 +50,7 @@ impl Config {
                 cstore_node::backoff::DEFAULT_STEP,
                 Duration::from_millis(1)..=seconds(60),
             ),
+            tls: None,
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use cstore_mesh::exemplar::{TracedSeconds, observe, traced_seconds};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// Labels of one answer. Routes are templates and statuses are codes of our own, so both are closed sets.
@@ -27,7 +27,7 @@ struct Route {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     answers: Family<Answer, Counter>,
-    seconds: Family<Route, Histogram, fn() -> Histogram>,
+    seconds: Family<Route, TracedSeconds, fn() -> TracedSeconds>,
     in_flight: Gauge,
     connections: Gauge,
     received: Counter,
@@ -38,7 +38,7 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             answers: Family::default(),
-            seconds: Family::new_with_constructor(|| Histogram::new(cstore_node::metrics::seconds_buckets())),
+            seconds: Family::new_with_constructor(traced_seconds as fn() -> TracedSeconds),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             received: Counter::default(),
@@ -79,7 +79,7 @@ impl Metrics {
     pub(crate) fn answered(&self, method: &http::Method, route: &str, status: u16, took: Duration) {
         let (method, route) = (closed(method), route.to_owned());
         self.answers.get_or_create(&Answer { method, route: route.clone(), status }).inc();
-        self.seconds.get_or_create(&Route { method, route }).observe(took.as_secs_f64());
+        observe(&self.seconds.get_or_create(&Route { method, route }), took.as_secs_f64());
     }
 
     pub(crate) fn received(&self, bytes: u64) {

@@ -98,8 +98,10 @@ async fn observe(State(app): State<Shared>, mut request: Request, next: Next) ->
         span.record("otel.status_code", "ERROR");
     }
     let took = started.elapsed();
-    app.metrics.answered(&method, &route, status, took);
-    span.in_scope(|| tracing::debug!(%method, route, status, ?took, "answered"));
+    span.in_scope(|| {
+        app.metrics.answered(&method, &route, status, took);
+        tracing::debug!(%method, route, status, ?took, "answered");
+    });
     drop(counted);
     response
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cstore_mesh::{
-    ClientOptions, Discovery, Keeper, MasterClient, MeshError, MeshMetrics, RoleMetrics, Service,
-    WorkerClients,
+    ClientOptions, Dial, Discovery, Keeper, MasterClient, MeshError, MeshMetrics, Protocol, RoleMetrics,
+    Service, WorkerClients,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::spawn;
@@ -72,7 +72,10 @@ fn connect(
     metrics: Metrics,
     mesh: &MeshMetrics,
 ) -> Result<(App, [Keeper; 2]), MeshError> {
-    let options = ClientOptions::new("gateway", secret.grpc_bearer().as_str(), mesh.clone());
+    let options = ClientOptions {
+        dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc),
+        ..ClientOptions::new("gateway", secret.grpc_bearer().as_str(), mesh.clone())
+    };
     let found = Discovery::of(&config.master_addr.to_string())?;
     let (master, master_keeper) = Service::new("master", found, &options)?;
     let cluster = cluster::Cluster::new();

@@ -228,6 +228,20 @@ impl Cluster {
         format!("127.0.0.1:{}", port.1)
     }
 
+    /// Address of a process's admin port in this life, as it said at its start.
+    ///
+    /// # Panics
+    /// When it has not said it in time.
+    pub fn admin(&self, name: &str) -> String {
+        until(&format!("admin port of {name}"), PATIENCE, || {
+            let log = self.log(name);
+            let line = log.lines().rev().find(|line| line.contains("admin port is open"))?;
+            let at = line.find("127.0.0.1:")?;
+            let end = line[at..].find([' ', '"']).map_or(line.len(), |length| at + length);
+            Some(line[at..end].to_owned())
+        })
+    }
+
     /// Starts a process that is not running.
     ///
     /// # Panics

@@ -13,5 +13,7 @@ pub mod content;
 pub mod grpc;
 pub mod http;
 pub mod mesh;
+pub mod otlp;
 pub mod proxy;
+pub mod tools;
 pub mod wait;

@@ -95,6 +95,7 @@ pub(crate) fn add_master(
             // The index is what may be lost at any time; without it the next life replays the log.
             let _ = std::fs::remove_dir_all(dir.join("index"));
             let config = cstore_master::Config {
+                tls: None,
                 dir,
                 chunking: Chunking::fixed(BLOCK as u64)?,
                 storage_nodes: STORAGES,
@@ -137,6 +138,7 @@ pub(crate) fn add_worker(
         let (name, book, dial) = (name.clone(), book.clone(), resets.dial(&name));
         async move {
             let config = cstore_worker::Config {
+                tls: None,
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),
                 advertise_host: turmoil::lookup(name.as_str()).to_string(),
@@ -145,7 +147,8 @@ pub(crate) fn add_worker(
                 reflection: false,
             };
             let addr = format!("{}:{WORKER_PORT}", config.advertise_host);
-            let io = RoleIo { addr, incoming: io::listen(WORKER_PORT).await?, dial };
+            let incoming = io::listen(WORKER_PORT).await?;
+            let io = RoleIo { addr, incoming, dial_frames: dial.clone(), dial };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let run = cstore_worker::run_over(config, secret(), io, readiness, metrics, Shutdown::new());
             ended(&book, &name, Box::pin(run).await)
@@ -167,6 +170,7 @@ pub(crate) fn add_storage(
         let (name, book, platter, dial) = (name.clone(), book.clone(), platter.clone(), resets.dial(&name));
         async move {
             let config = cstore_storage::Config {
+                tls: None,
                 disk: PathBuf::from(&name),
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),
@@ -180,7 +184,8 @@ pub(crate) fn add_storage(
                 max_connections: 64,
             };
             let addr = format!("{}:{STORAGE_PORT}", config.advertise_host);
-            let io = RoleIo { addr, incoming: io::listen(STORAGE_PORT).await?, dial };
+            let incoming = io::listen(STORAGE_PORT).await?;
+            let io = RoleIo { addr, incoming, dial_frames: dial.clone(), dial };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let disk = platter.next_life();
             let run =

@@ -14,12 +14,18 @@ mod doors;
 mod files;
 mod forms;
 mod full_disk;
+mod jaeger;
 mod kills;
+mod logs;
 mod members;
+mod metrics;
+mod monitoring;
 mod network;
 mod start;
 mod stress;
 mod tidy;
+mod tls;
+mod traces;
 mod walk;
 
 /// The program under test.

@@ -50,10 +50,31 @@ pub(crate) struct Dev {
     pub(crate) storages: Option<u16>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Certs {
+    /// Folder of the CA (ca.pem, ca-key.pem); each node gets a folder below it
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Name of the node
+    #[arg(long)]
+    pub(crate) node: String,
+    /// Names and addresses under which others dial the node, separated by commas
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(crate) host: Vec<String>,
+    /// Days that the node's certificate is valid
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub(crate) days: u16,
+    /// Replace a certificate that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admin {
     /// Prints the bearer token of the gRPC plane, derived from the cluster secret.
     Bearer,
+    /// Makes certificates for the inner ports: a CA, once, and one folder for each node.
+    Certs(Certs),
     /// Says what a storage directory holds, without changing it.
     Inspect {
         /// The directory of one storage node

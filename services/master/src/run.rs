@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cstore_log::{Disk, LockGuard, RealDisk};
 use cstore_mesh::{
-    BoxIo, GrpcServer, MAX_MESSAGE_BYTES, MeshError, RoleMetrics, ServerOptions, tcp_incoming,
+    BoxIo, GrpcServer, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics, ServerOptions, secured_incoming,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::{Shutdown, spawn};
@@ -14,7 +14,6 @@ use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::UploadsServer;
 use cstore_types::ClusterSecret;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 
@@ -23,7 +22,6 @@ use crate::core::Master;
 use crate::error::Refusal;
 use crate::grpc::Doors;
 use crate::meta::{MetaError, MetaStore, SledMeta, SledOptions};
-use crate::metrics::MasterMetrics;
 
 /// Why the master ended.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +55,7 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let incoming = tcp_incoming(listener).boxed();
+    let incoming = secured_incoming(listener, config.tls.as_ref(), Protocol::Grpc);
     run_over(config, secret, incoming, None, readiness, metrics, shutdown).await
 }
 
@@ -81,7 +79,7 @@ pub async fn run_over(
     let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
     let meta: Arc<dyn MetaStore> = Arc::new(meta);
     let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);
-    metrics.registry.lock().register_collector(Box::new(MasterMetrics(master.clone())));
+    crate::metrics::register(&mut metrics.registry.lock(), &master);
     readiness.set("metadata", PartState::Ready);
 
     let doors = Doors(master.clone(), shutdown.clone());

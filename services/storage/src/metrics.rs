@@ -1,16 +1,81 @@
 //! Metrics of a storage node, read from the engine when they are scraped.
 
+use std::time::Duration;
+
+use cstore_mesh::exemplar::{TracedSeconds, observe, traced_seconds};
+use cstore_node::metrics::CommitMetrics;
+use cstore_types::ErrorCode;
+use cstore_wire::Opcode;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
+};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Engine;
 
 /// Asks the engine at every scrape.
 #[derive(Debug)]
-pub(crate) struct EngineMetrics(pub(crate) Engine);
+struct EngineMetrics(Engine);
+
+/// Everything that a storage node counts, from now on.
+pub(crate) fn register(registry: &mut Registry, engine: &Engine) -> FrameMetrics {
+    let commits = CommitMetrics::default();
+    registry.register("storage_commit_seconds", "time to write and sync a frame", commits.seconds.clone());
+    registry.register("storage_commit_bytes", "size of frames on the disk", commits.bytes.clone());
+    engine.observe_commits(Box::new(move |frame| commits.observe(frame.took, frame.bytes)));
+    registry.register_collector(Box::new(EngineMetrics(engine.clone())));
+    let frames = FrameMetrics::default();
+    registry.register("storage_requests", "requests of workers by opcode and code", frames.answers.clone());
+    registry.register("storage_request_seconds", "time to their answers", frames.seconds.clone());
+    frames
+}
+
+/// Requests of workers: how many, how they ended, how long they took.
+#[derive(Debug, Clone)]
+pub(crate) struct FrameMetrics {
+    answers: Family<Answer, Counter>,
+    seconds: Family<Asked, TracedSeconds, fn() -> TracedSeconds>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    opcode: OpcodeLabel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    opcode: OpcodeLabel,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct OpcodeLabel(Opcode);
+
+impl EncodeLabelValue for OpcodeLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        format!("{:?}", self.0).as_str().encode(encoder)
+    }
+}
+
+impl Default for FrameMetrics {
+    fn default() -> Self {
+        let seconds = Family::new_with_constructor(traced_seconds as fn() -> TracedSeconds);
+        Self { answers: Family::default(), seconds }
+    }
+}
+
+impl FrameMetrics {
+    /// Counts an answer; in the span of its request.
+    pub(crate) fn answered(&self, opcode: Opcode, refused: Option<ErrorCode>, took: Duration) {
+        let (opcode, code) = (OpcodeLabel(opcode), refused.map_or("ok", ErrorCode::as_str));
+        self.answers.get_or_create(&Answer { opcode, code }).inc();
+        observe(&self.seconds.get_or_create(&Asked { opcode }), took.as_secs_f64());
+    }
+}
 
 fn as_gauge(value: u64) -> ConstGauge<i64> {
     ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))

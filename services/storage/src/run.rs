@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, RealDisk};
-use cstore_mesh::{BoxIo, ClientOptions, Discovery, MasterClient, MeshError, RoleIo, RoleMetrics, Service};
+use cstore_mesh::{
+    BoxIo, ClientOptions, Discovery, MasterClient, MeshError, Protocol, RoleIo, RoleMetrics, Service,
+};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::listen::{AcceptLimits, accept_from};
@@ -21,7 +23,7 @@ use tokio::net::TcpListener;
 use crate::config::Config;
 use crate::engine::{DiskOptions, Engine, Identity, peek};
 use crate::membership::{Member, registration, report};
-use crate::metrics::EngineMetrics;
+use crate::metrics::FrameMetrics;
 use crate::server::BlockServer;
 use crate::{EngineError, OpenError};
 
@@ -66,7 +68,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let failed = |source| OpenError::Io { doing: "open disk folder", source };
     let disk = RealDisk::open(&config.disk).map_err(failed)?;
-    let io = RoleIo::tcp(&config.advertise_host, listener)?;
+    let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Frames)?;
     run_over(config, secret, io, disk, readiness, metrics, shutdown).await
 }
 
@@ -85,7 +87,7 @@ pub async fn run_over(
 ) -> Result<(), RunError> {
     readiness.set("disk", PartState::NotReady("waiting for the master".to_owned()));
     let path = config.disk.display().to_string();
-    let RoleIo { addr, incoming, dial } = io;
+    let RoleIo { addr, incoming, dial, .. } = io;
     let bearer = secret.grpc_bearer();
     let options =
         ClientOptions { dial, ..ClientOptions::new("storage", bearer.as_str(), metrics.mesh.clone()) };
@@ -108,7 +110,7 @@ pub async fn run_over(
         cstore_node::blocking(move || Engine::open(disk, &path, &identity, &disk_options))
     };
     let engine = opening.await.map_err(|error| RunError::Identity(error.to_string()))??;
-    metrics.registry.lock().register_collector(Box::new(EngineMetrics(engine.clone())));
+    let frame_metrics = crate::metrics::register(&mut metrics.registry.lock(), &engine);
     // The identity of the disk may have changed by a fresh start: say so before workers come.
     register(&config, &addr, &engine, &master, &shutdown).await;
     readiness.set("disk", PartState::Ready);
@@ -116,7 +118,7 @@ pub async fn run_over(
 
     let member = Member::new(config.clone(), addr, engine.clone(), master, readiness.clone());
     let heartbeats = spawn("heartbeats", member.run(interval, shutdown.clone()));
-    serve(&config, &secret, &identity, &engine, incoming, &shutdown).await;
+    serve(&config, &secret, &identity, (&engine, frame_metrics), incoming, &shutdown).await;
     let _ = heartbeats.await;
     let closing = engine.clone();
     cstore_node::blocking(move || closing.close())
@@ -170,7 +172,7 @@ async fn serve(
     config: &Config,
     secret: &ClusterSecret,
     identity: &Identity,
-    engine: &Engine,
+    (engine, metrics): (&Engine, FrameMetrics),
     incoming: BoxStream<'static, std::io::Result<BoxIo>>,
     shutdown: &Shutdown,
 ) {
@@ -185,7 +187,7 @@ async fn serve(
         progress_deadline: PROGRESS_DEADLINE,
         idle_deadline: IDLE_DEADLINE,
     });
-    let handler = Arc::new(BlockServer::new(engine.clone()));
+    let handler = Arc::new(BlockServer::new(engine.clone(), metrics));
     let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
     let limits = AcceptLimits { connections, drain: DRAIN };
     let stop = shutdown.clone();

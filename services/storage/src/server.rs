@@ -5,17 +5,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SessionId};
 use cstore_wire::{
-    BlockKind as WireKind, BlockSink, Context, Handler, PutStatus, Refusal, Request, Response, SealedBlock,
-    WireBlock,
+    BlockKind as WireKind, BlockSink, Context, Handler, Opcode, PutStatus, Refusal, Request, Response,
+    SealedBlock, WireBlock,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tracing::Instrument;
+use tokio::time::Instant;
+use tracing::{Instrument, field};
 
 use crate::EngineError;
 use crate::engine::{BlockKind, Engine, NewBlock, PutOutcome, SealOutcome};
+use crate::metrics::FrameMetrics;
 
 /// Blocks that one blocking call reads before it sends them.
 const READ_BATCH: usize = 16;
@@ -29,11 +31,17 @@ pub(crate) struct BlockServer {
     /// Oldest map whose frames are taken; a node refuses maps older than its own hand-over.
     oldest_map: Mutex<MapVersion>,
     readers: Arc<Semaphore>,
+    metrics: FrameMetrics,
 }
 
 impl BlockServer {
-    pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine, oldest_map: Mutex::new(MapVersion(0)), readers: Arc::new(Semaphore::new(MAX_READERS)) }
+    pub(crate) fn new(engine: Engine, metrics: FrameMetrics) -> Self {
+        Self {
+            engine,
+            oldest_map: Mutex::new(MapVersion(0)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+            metrics,
+        }
     }
 
     fn check_map(&self, context: &Context) -> Result<(), Refusal> {
@@ -103,6 +111,13 @@ impl BlockServer {
         })
     }
 
+    /// One count and one line a request, as the other roles have for their calls.
+    fn answered(&self, opcode: Opcode, refused: Option<&Refusal>, begun: Instant) {
+        let (code, took) = (refused.map(|refusal| refusal.code), begun.elapsed());
+        self.metrics.answered(opcode, code, took);
+        tracing::debug!(?opcode, refused = code.map(field::debug), ?took, "answered");
+    }
+
     /// Reads batch by batch on blocking threads, one ahead of the socket.
     async fn read_all(&self, ids: Vec<BlockId>, mut blocks: BlockSink) -> Result<(), Refusal> {
         let mut batches: Vec<(usize, Vec<BlockId>)> =
@@ -157,8 +172,13 @@ impl Handler for BlockServer {
     ) -> BoxFuture<'static, Result<Response, Refusal>> {
         let span = crate::trace::request_span(&context, &request);
         async move {
-            self.check_map(&context)?;
-            self.answer(request).await
+            let (opcode, begun) = (request.opcode(), Instant::now());
+            let result = match self.check_map(&context) {
+                Ok(()) => self.answer(request).await,
+                Err(refused) => Err(refused),
+            };
+            self.answered(opcode, result.as_ref().err(), begun);
+            result
         }
         .instrument(span)
         .boxed()
@@ -172,8 +192,13 @@ impl Handler for BlockServer {
     ) -> BoxFuture<'static, Result<(), Refusal>> {
         let span = crate::trace::read_span(&context, ids.len());
         async move {
-            self.check_map(&context)?;
-            self.read_all(ids, blocks).await
+            let begun = Instant::now();
+            let result = match self.check_map(&context) {
+                Ok(()) => self.read_all(ids, blocks).await,
+                Err(refused) => Err(refused),
+            };
+            self.answered(Opcode::GetBlocks, result.as_ref().err(), begun);
+            result
         }
         .instrument(span)
         .boxed()

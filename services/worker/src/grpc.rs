@@ -1,5 +1,6 @@
 //! cstore.v1.Transfer. Translates, and owns the tasks that outlive a broken call.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -48,9 +49,8 @@ impl Transfer for Door {
         let (sessions, messages) = (self.sessions.clone(), request.into_inner());
         // On a reset the handler's future is dropped: the upload runs on a task of its own, which sees the broken
         // stream and aborts.
-        let task = spawn("upload", async move { upload(&sessions, messages).await });
-        let result = task.await.unwrap_or_else(|error| Err(lost_task(&error)));
-        self.metrics.count_upload(result.as_ref().ok());
+        let work = counted(self.metrics.clone(), async move { upload(&sessions, messages).await });
+        let result = spawn("upload", work).await.unwrap_or_else(|error| Err(lost_task(&error)));
         trace::describe_upload(result.as_ref().ok());
         Ok(Response::new(result?))
     }
@@ -64,9 +64,8 @@ impl Transfer for Door {
             let text = format!("body has {} bytes, allowed are {MAX_SMALL_BYTES}", request.body.len());
             return Err(status(ErrorCode::TooLarge, text));
         }
-        let task = spawn("small upload", async move { put_small(&sessions, request).await });
-        let result = task.await.unwrap_or_else(|error| Err(lost_task(&error)));
-        self.metrics.count_upload(result.as_ref().ok());
+        let work = counted(self.metrics.clone(), async move { put_small(&sessions, request).await });
+        let result = spawn("small upload", work).await.unwrap_or_else(|error| Err(lost_task(&error)));
         trace::describe_upload(result.as_ref().ok());
         Ok(Response::new(result?))
     }
@@ -92,8 +91,11 @@ impl Transfer for Door {
         let (out, chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
         let (range, metrics) = (request.offset..end, self.metrics.clone());
         spawn("download", async move {
+            let mut running = metrics.download();
             let result = download(route, root, range, out.clone()).await;
-            metrics.count_download(result.as_ref().ok().copied());
+            if let Ok(bytes) = result {
+                metrics.sent(&mut running, bytes);
+            }
             trace::describe_download(result.as_ref().ok().copied());
             if let Err(failure) = result {
                 tracing::info!(code = %failure.code, %failure, "download ends early");
@@ -160,6 +162,19 @@ async fn recipe_page(route: &Route, walk: &mut RecipeWalk) -> Result<Vec<v1::Rec
         })
     };
     pieces.into_iter().map(block).collect()
+}
+
+/// Counts an upload from its task: on a reset nobody else sees how it ended.
+async fn counted(
+    metrics: TransferMetrics,
+    upload: impl Future<Output = Result<v1::UploadResponse, Failure>>,
+) -> Result<v1::UploadResponse, Failure> {
+    let mut running = metrics.upload();
+    let result = upload.await;
+    if let Ok(done) = &result {
+        metrics.committed(&mut running, done);
+    }
+    result
 }
 
 async fn put_small(sessions: &Sessions, request: v1::PutSmallRequest) -> Result<v1::UploadResponse, Failure> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::{
-    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, RoleIo, RoleMetrics,
-    ServerOptions, Service,
+    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, Protocol, RoleIo,
+    RoleMetrics, ServerOptions, Service,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
@@ -51,7 +51,7 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let io = RoleIo::tcp(&config.advertise_host, listener)?;
+    let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Grpc)?;
     run_over(config, secret, io, readiness, metrics, shutdown).await
 }
 
@@ -68,7 +68,7 @@ pub async fn run_over(
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     readiness.set("master", PartState::NotReady("not registered".to_owned()));
-    let RoleIo { addr, incoming, dial } = io;
+    let RoleIo { addr, incoming, dial, dial_frames } = io;
     let bearer = secret.grpc_bearer().as_str().to_owned();
     let options =
         ClientOptions { dial, ..ClientOptions::new("worker", bearer.clone(), metrics.mesh.clone()) };
@@ -86,7 +86,7 @@ pub async fn run_over(
         config.node.clone(),
         secret.frame_key(),
         config.retry_step,
-        options.dial.clone(),
+        dial_frames,
         view,
         shutdown.clone(),
     );

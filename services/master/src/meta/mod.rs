@@ -8,6 +8,7 @@ mod sled_engine;
 mod snapshot;
 
 use async_trait::async_trait;
+use cstore_node::metrics::CommitMetrics;
 
 pub(crate) use batch::Batch;
 pub(crate) use sled_engine::{SledMeta, SledOptions};
@@ -64,6 +65,9 @@ pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
 
     /// Group commits so far, one sync each.
     fn frames(&self) -> u64;
+
+    /// How long they took and how large they were.
+    fn commit_metrics(&self) -> &CommitMetrics;
 
     /// Why nothing can be committed any more.
     fn failed(&self) -> Option<String>;

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cstore_log::{Disk, FileState, FrameFacts, Location, Log, LogError, Options, Record, Urgency};
 use cstore_node::commit::{CommitSpans, CommittedFrame};
+use cstore_node::metrics::CommitMetrics;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::Instrument;
@@ -66,6 +67,7 @@ pub(crate) struct SledMeta {
     frames: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<String>>>,
     commits: CommitSpans,
+    commit_metrics: CommitMetrics,
 }
 
 /// Who writes.
@@ -91,6 +93,9 @@ impl SledMeta {
             found.push((position, record.location));
         })
         .map_err(|error| MetaError::Unavailable(error.to_string()))?;
+        let commit_metrics = CommitMetrics::default();
+        let counted = commit_metrics.clone();
+        log.observe(Box::new(move |frame| counted.observe(frame.took, frame.bytes)));
         let db = open_index(dir, options)?;
         let position = replay(&db, &log, dir, &found)?;
         let mut files: HashMap<u32, Position> = HashMap::new();
@@ -114,7 +119,8 @@ impl SledMeta {
         };
         let hands = if by_callers { Hands::Callers(Box::new(writer)) } else { writer.on_a_thread()? };
         let commits = CommitSpans::default();
-        Ok(Self { db, hands: Mutex::new(Some(hands)), position, frames, failed, commits })
+        let hands = Mutex::new(Some(hands));
+        Ok(Self { db, hands, position, frames, failed, commits, commit_metrics })
     }
 }
 
@@ -182,6 +188,10 @@ impl MetaStore for SledMeta {
 
     fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
+    }
+
+    fn commit_metrics(&self) -> &CommitMetrics {
+        &self.commit_metrics
     }
 
     fn failed(&self) -> Option<String> {

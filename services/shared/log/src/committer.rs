@@ -325,6 +325,7 @@ impl Committer {
             return;
         }
         facts.took = begun.elapsed();
+        self.shared.observer.tell(&facts);
         active.advance(seq, frame.entries, frame.disk_len);
         self.last_seq = seq;
         self.shared.durable_seq.store(seq, Ordering::Release);

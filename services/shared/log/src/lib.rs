@@ -35,6 +35,7 @@ pub use disk::{Fault, FaultyDisk, Verb};
 pub use error::LogError;
 pub use format::{MAX_KEY, frame_bytes};
 pub use log::{
-    Committed, Done, FileInfo, FileState, FrameFacts, Location, Log, Options, Record, Sabotage, Urgency,
+    Committed, Done, FileInfo, FileState, FrameFacts, Location, Log, Observer, Options, Record, Sabotage,
+    Urgency,
 };
 pub use recovery::{RecoveredRecord, RecoveryReport};

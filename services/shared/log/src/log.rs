@@ -1,7 +1,7 @@
 //! The log as its users see it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -110,6 +110,9 @@ pub struct FrameFacts {
     pub took: Duration,
 }
 
+/// Told of every group commit, on the committer's thread: it must not wait for anything.
+pub type Observer = Box<dyn Fn(&FrameFacts) + Send + Sync>;
+
 /// Told once, for every outcome: on the committer's thread in order of the log, or at once when refused.
 pub type Done = Box<dyn FnOnce(Result<Committed<'_>, LogError>) + Send>;
 
@@ -163,6 +166,25 @@ pub(crate) struct Shared {
     /// Bytes that still fit the active file.
     pub(crate) active_free: AtomicU64,
     pub(crate) poisoned: Mutex<Option<String>>,
+    pub(crate) observer: Observed,
+}
+
+/// Who is told of group commits; nobody at first.
+#[derive(Default)]
+pub(crate) struct Observed(OnceLock<Observer>);
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Observed({})", self.0.get().is_some())
+    }
+}
+
+impl Observed {
+    pub(crate) fn tell(&self, frame: &FrameFacts) {
+        if let Some(observer) = self.0.get() {
+            observer(frame);
+        }
+    }
 }
 
 /// An open log.
@@ -217,6 +239,7 @@ impl Log {
             durable_seq: AtomicU64::new(recovered.report.last_seq),
             active_free: AtomicU64::new(0),
             poisoned: Mutex::new(None),
+            observer: Observed::default(),
         });
         let committer = Committer::new(shared.clone(), recovered.active, recovered.report.last_seq);
         let by_callers = disk.has_one_thread();
@@ -302,6 +325,11 @@ impl Log {
     /// Highest frame_seq whose sync has returned; 0 in a log without frames.
     pub fn durable_seq(&self) -> u64 {
         self.shared.durable_seq.load(Ordering::Acquire)
+    }
+
+    /// Tells `observer` of every group commit from now on. A log has one: later ones are not told.
+    pub fn observe(&self, observer: Observer) {
+        let _ = self.shared.observer.0.set(observer);
     }
 
     /// Why nothing can be appended any more.

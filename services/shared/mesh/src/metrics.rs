@@ -8,9 +8,10 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tonic::Code;
+
+use crate::exemplar::{TracedSeconds, observe, traced_seconds};
 
 /// What a role is given to count with.
 #[derive(Debug, Clone, Default)]
@@ -108,22 +109,18 @@ impl EndpointState {
     pub(crate) const ALL: [Self; 4] = [Self::Connecting, Self::Serving, Self::Ejected, Self::Down];
 }
 
-fn seconds() -> Histogram {
-    Histogram::new(exponential_buckets(0.0005, 2.0, 16))
-}
-
 /// All that the mesh counts. Cheap to clone; clones count together.
 #[derive(Debug, Clone)]
 pub struct MeshMetrics {
     calls: Family<CalledCode, Counter>,
-    call_seconds: Family<Called, Histogram, fn() -> Histogram>,
+    call_seconds: Family<Called, TracedSeconds, fn() -> TracedSeconds>,
     attempts: Family<CalledCode, Counter>,
     retries: Family<Called, Counter>,
     retries_refused: Family<Service, Counter>,
     ejections: Family<Service, Counter>,
     endpoints: Family<ServiceState, Gauge>,
     served: Family<ServedCode, Counter>,
-    served_seconds: Family<Served, Histogram, fn() -> Histogram>,
+    served_seconds: Family<Served, TracedSeconds, fn() -> TracedSeconds>,
     in_flight: Family<RoleLabel, Gauge>,
 }
 
@@ -131,14 +128,14 @@ impl Default for MeshMetrics {
     fn default() -> Self {
         Self {
             calls: Family::default(),
-            call_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            call_seconds: Family::new_with_constructor(traced_seconds as fn() -> TracedSeconds),
             attempts: Family::default(),
             retries: Family::default(),
             retries_refused: Family::default(),
             ejections: Family::default(),
             endpoints: Family::default(),
             served: Family::default(),
-            served_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            served_seconds: Family::new_with_constructor(traced_seconds as fn() -> TracedSeconds),
             in_flight: Family::default(),
         }
     }
@@ -163,12 +160,16 @@ impl MeshMetrics {
     }
 
     pub(crate) fn service(&self, role: &'static str, service: &'static str) -> ServiceMetrics {
+        // Shown from the start: an alert sees the first one only when it saw 0 before.
+        let label = Service { role, service };
+        drop(self.retries_refused.get_or_create(&label));
+        drop(self.ejections.get_or_create(&label));
         ServiceMetrics { all: self.clone(), role, service }
     }
 
     pub(crate) fn served(&self, role: &'static str, method: &'static str, code: Code, took: Duration) {
         self.served.get_or_create(&ServedCode { role, method, code: CodeLabel(code) }).inc();
-        self.served_seconds.get_or_create(&Served { role, method }).observe(took.as_secs_f64());
+        observe(&self.served_seconds.get_or_create(&Served { role, method }), took.as_secs_f64());
     }
 
     pub(crate) fn in_flight(&self, role: &'static str) -> Gauge {
@@ -199,11 +200,16 @@ impl ServiceMetrics {
 
     pub(crate) fn call(&self, method: &'static str, code: Code, took: Duration) {
         self.all.calls.get_or_create(&self.coded(method, code)).inc();
-        self.all.call_seconds.get_or_create(&self.called(method)).observe(took.as_secs_f64());
+        observe(&self.all.call_seconds.get_or_create(&self.called(method)), took.as_secs_f64());
     }
 
     pub(crate) fn attempt(&self, method: &'static str, code: Code) {
         self.all.attempts.get_or_create(&self.coded(method, code)).inc();
+    }
+
+    /// Shows a method that may be retried before its first retry.
+    pub(crate) fn no_retry_yet(&self, method: &'static str) {
+        drop(self.all.retries.get_or_create(&self.called(method)));
     }
 
     pub(crate) fn retry(&self, method: &'static str) {

@@ -43,6 +43,9 @@ pub(crate) struct RetryPolicy {
 
 impl RetryPolicy {
     pub(crate) fn new(method: Method, bounds: CallBounds, budget: Budget, metrics: ServiceMetrics) -> Self {
+        if method.idempotent {
+            metrics.no_retry_yet(method.path);
+        }
         Self { method, bounds, budget, metrics }
     }
 

@@ -11,6 +11,7 @@ use tower::{Layer, Service};
 
 use crate::methods;
 use crate::metrics::MeshMetrics;
+use crate::trace;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ServedLayer {
@@ -63,6 +64,7 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let method = methods::name(request.uri().path());
+        let is_logged = trace::is_traced(method);
         let ServedLayer { metrics, role } = self.layer.clone();
         let begun = Instant::now();
         self.in_flight.inc();
@@ -75,7 +77,11 @@ where
                 Ok(response) => Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code()),
                 Err(_) => Code::Unknown,
             };
-            metrics.served(role, method, code, begun.elapsed());
+            let took = begun.elapsed();
+            metrics.served(role, method, code, took);
+            if is_logged {
+                tracing::debug!(method, ?code, ?took, "answered");
+            }
             result
         })
     }

@@ -4,7 +4,7 @@
 //! |------------|--------------------------------------------------------------------------------------------|
 //! | `/live`    | 200 as long as the process can answer at all                                               |
 //! | `/ready`   | 200 and `[]`, or 503 and `[{"part": "master", "reason": "not reached"}]`                   |
-//! | `/metrics` | 200, OpenMetrics text                                                                      |
+//! | `/metrics` | 200, Prometheus text, or OpenMetrics with exemplars for `Accept: application/openmetrics-text`  |
 //!
 //! The port outlives the role's own listeners: while a role drains, `/ready` already says so. Give it a [`Shutdown`]
 //! that is triggered last.
@@ -17,7 +17,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -31,13 +34,13 @@ use tokio::{
 };
 
 use crate::{
+    exposition::Exposition,
     listen::{AcceptLimits, accept_loop},
     shutdown::Shutdown,
 };
 
 const LIMITS: AcceptLimits = AcceptLimits { connections: 64, drain: Duration::from_secs(1) };
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves the admin port until the shutdown. A role may still register metrics meanwhile.
 pub async fn run(
@@ -115,10 +118,11 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
     (status, Json(reasons.into_iter().map(object).collect::<Vec<_>>())).into_response()
 }
 
-async fn metrics(State(registry): State<Arc<Mutex<Registry>>>) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry.lock()) {
-        Ok(()) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+async fn metrics(State(registry): State<Arc<Mutex<Registry>>>, headers: HeaderMap) -> Response {
+    let format = Exposition::accepted(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
+    let text = format.write(&registry.lock());
+    match text {
+        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot encode the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -152,8 +156,13 @@ mod tests {
     use super::*;
 
     async fn ask(addr: SocketAddr, path: &str) -> String {
+        ask_for(addr, path, "*/*").await
+    }
+
+    async fn ask_for(addr: SocketAddr, path: &str, accept: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: admin\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -182,8 +191,11 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("[]"), "{answer}");
 
         let answer = ask(addr, "/metrics").await;
-        assert!(answer.contains(OPENMETRICS) && answer.ends_with("# EOF\n"), "{answer}");
+        assert!(answer.contains("text/plain; version=0.0.4") && !answer.contains("# EOF"), "{answer}");
         assert!(answer.contains("cstore_build_info{role=\"worker\""), "{answer}");
+        let answer = ask_for(addr, "/metrics", "application/openmetrics-text").await;
+        assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
+        assert!(answer.ends_with("# EOF\n"), "{answer}");
         assert!(ask(addr, "/else").await.starts_with("HTTP/1.1 404"));
 
         shutdown.trigger();

@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod blocking;
 pub mod commit;
 pub mod env;
+mod exposition;
 pub mod listen;
 pub mod metrics;
 pub mod shutdown;

@@ -3,8 +3,13 @@
 //! Names are `cstore_<part>_<noun>_<unit>`: the registry adds `cstore_`, a role takes its part with
 //! `registry.sub_registry_with_prefix("gateway")`.
 
+use std::time::Duration;
+
 use prometheus_client::{
-    metrics::{histogram::exponential_buckets, info::Info},
+    metrics::{
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
     registry::Registry,
 };
 
@@ -24,6 +29,30 @@ pub fn seconds_buckets() -> impl Iterator<Item = f64> {
 /// 256 B, times four up to 1 GiB.
 pub fn bytes_buckets() -> impl Iterator<Item = f64> {
     exponential_buckets(256.0, 4.0, 12)
+}
+
+/// Group commits of a log: how long their syncs took and how large they were.
+#[derive(Debug, Clone)]
+pub struct CommitMetrics {
+    /// Time to write and sync a frame.
+    pub seconds: Histogram,
+    /// Bytes of a frame on the disk.
+    pub bytes: Histogram,
+}
+
+impl Default for CommitMetrics {
+    fn default() -> Self {
+        Self { seconds: Histogram::new(seconds_buckets()), bytes: Histogram::new(bytes_buckets()) }
+    }
+}
+
+impl CommitMetrics {
+    /// Counts a frame that was synced.
+    pub fn observe(&self, took: Duration, bytes: u64) {
+        self.seconds.observe(took.as_secs_f64());
+        #[allow(clippy::cast_precision_loss, reason = "a frame has far less than 2^53 bytes")]
+        self.bytes.observe(bytes as f64);
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Logs to stderr, spans to an OTLP collector, and trace ids in both.
+//! Logs to stderr, panics too, spans to an OTLP collector, and trace ids in both.
 //!
 //! Logs and spans are filtered apart: `LOG_LEVEL=ERROR` makes the log quiet and leaves the traces whole. Without a
 //! collector spans still get valid ids, so that every answer can carry one. A collector that is dead or slow costs a
@@ -10,7 +10,11 @@
 mod config;
 mod format;
 
-use std::{io, time::Duration};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io,
+    time::Duration,
+};
 
 use opentelemetry::{
     Context, KeyValue,
@@ -23,7 +27,7 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider},
 };
 use opentelemetry_semantic_conventions::resource::SERVICE_VERSION;
-use tracing::{Level, Metadata, Span};
+use tracing::{Level, Metadata, Span, field::display};
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{ParseError, filter_fn},
@@ -57,6 +61,7 @@ pub fn init(role: &str, config: &TelemetryConfig) -> Result<Telemetry, Telemetry
     subscriber.try_init()?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     opentelemetry::global::set_tracer_provider(provider.clone());
+    log_panics();
     Ok(Telemetry { provider })
 }
 
@@ -100,6 +105,16 @@ pub fn current_trace_id() -> Option<String> {
 pub fn role_span(role: &'static str) -> Span {
     // The level is the highest, so that no LOG_LEVEL takes the role from a line.
     tracing::error_span!(target: ROLE_TARGET, "role", role)
+}
+
+/// A panic becomes a line like all others. The runtime would write it past the format, and without its trace.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("unknown");
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
+        tracing::error!(panic = text, location = panic.location().map(display), backtrace, "panicked");
+    }));
 }
 
 /// The trace id and the span id of the current span.

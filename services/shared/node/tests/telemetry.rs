@@ -1,7 +1,9 @@
 //! Telemetry is one per process, so its start has a test binary of its own.
 
 use std::collections::HashMap;
+use std::process::Command;
 
+use cstore_node::Env;
 use cstore_node::telemetry::{TelemetryConfig, TelemetryError, current_trace_id, init, role_span};
 use opentelemetry::Context;
 
@@ -22,4 +24,31 @@ async fn telemetry_starts_once_and_gives_ids_and_a_propagator_without_any_collec
     assert!(header.starts_with(&format!("00-{id}-")) && header.ends_with("-01"), "{header}");
 
     telemetry.shutdown().await;
+}
+
+/// The process under test is this binary again: what the panic hook writes goes past the capture of a test.
+#[tokio::test]
+async fn a_panic_is_a_line_of_the_log_like_all_others() {
+    const CHILD: &str = "CSTORE_TEST_PANICS";
+    if std::env::vars().any(|(key, _)| key == CHILD) {
+        let config = TelemetryConfig::from_env(&mut Env::new(&[("LOG_FORMAT", "json")]));
+        let _telemetry = init("dev", &config).unwrap();
+        let _request = tracing::info_span!("request").entered();
+        tracing::info!("before");
+        let caught = std::panic::catch_unwind(|| panic!("on purpose"));
+        assert!(caught.is_err());
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_panic_is_a_line_of_the_log_like_all_others", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    let panicked = lines[1];
+    for part in ["\"level\":\"ERROR\"", "\"panic\":\"on purpose\"", "telemetry.rs:", "\"trace_id\":\""] {
+        assert!(panicked.starts_with('{') && panicked.contains(part), "{part} is missing in {panicked}");
+    }
 }

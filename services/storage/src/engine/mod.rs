@@ -24,7 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Disk, FrameFacts, Log};
+use cstore_log::{Disk, FrameFacts, Log, Observer};
 use cstore_node::commit::{CommitSpans, CommittedFrame};
 use cstore_types::{BlockId, DedupKey, PartNo, SealSeq, SessionId, StoreUuid};
 use parking_lot::Mutex;
@@ -173,6 +173,11 @@ impl Engine {
     /// Why the node takes no writes any more, after a failed write or sync.
     pub fn read_only(&self) -> Option<String> {
         self.log.poisoned().map(|why| why.to_string())
+    }
+
+    /// Tells `observer` of every group commit of this disk.
+    pub fn observe_commits(&self, observer: Observer) {
+        self.log.observe(observer);
     }
 
     /// Counters for metrics.

@@ -126,6 +126,13 @@ fn sampler(env: &mut Env<'_>) -> SamplerChoice {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::Context;
+    use opentelemetry::trace::{
+        Span as _, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
+        TracerProvider,
+    };
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+
     use super::*;
 
     #[test]
@@ -153,6 +160,40 @@ mod tests {
         }
         for bad in ["VERBOSE", "5x", "cstore=loud", "a=b=c"] {
             assert_eq!(filter(bad), None, "{bad}");
+        }
+    }
+
+    /// Whether a sampler records a root, a child of a recorded parent, and a child of one that is not.
+    fn decisions(name: &str, share: &str) -> [bool; 3] {
+        let source = [("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", share)];
+        let mut env = Env::new(&source);
+        let sampler = TelemetryConfig::from_env(&mut env).sampler.sampler();
+        env.finish().unwrap();
+        let provider = SdkTracerProvider::builder().with_sampler(sampler).build();
+        let tracer = provider.tracer("test");
+        let parent = |flags| {
+            let (trace, span) = (TraceId::from_bytes([7; 16]), SpanId::from_bytes([7; 8]));
+            let remote = SpanContext::new(trace, span, flags, true, TraceState::default());
+            Context::new().with_remote_span_context(remote)
+        };
+        let parents = [Context::new(), parent(TraceFlags::SAMPLED), parent(TraceFlags::NOT_SAMPLED)];
+        parents.map(|parent| tracer.start_with_context("request", &parent).span_context().is_sampled())
+    }
+
+    #[test]
+    fn every_sampler_decides_as_opentelemetry_says() {
+        for (name, share, wanted) in [
+            ("always_on", "", [true, true, true]),
+            ("always_off", "", [false, false, false]),
+            ("traceidratio", "1", [true, true, true]),
+            ("traceidratio", "0", [false, false, false]),
+            ("parentbased_always_on", "", [true, true, false]),
+            ("parentbased_always_off", "", [false, true, false]),
+            ("parentbased_traceidratio", "1", [true, true, false]),
+            ("parentbased_traceidratio", "0", [false, true, false]),
+            ("", "", [true, true, false]),
+        ] {
+            assert_eq!(decisions(name, share), wanted, "{name} {share}");
         }
     }
 

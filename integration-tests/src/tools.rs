@@ -1,0 +1,23 @@
+//! Programs of others that some tests talk to when they are there: promtool, jaeger.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Where a program is: on the PATH, or among the tools of this machine.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let variable = |name: &str| std::env::vars_os().find(|(key, _)| key == name).map(|(_, value)| value);
+    let mut folders: Vec<PathBuf> =
+        variable("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+    folders.extend(variable("HOME").map(|home| Path::new(&home).join(".cache/cstore-tools/bin")));
+    folders.into_iter().map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// As [`find`]. Says `SKIP` when there is none, past the capture of the test's output: what did not run must be seen.
+pub fn find_or_skip(program: &str, what: &str) -> Option<PathBuf> {
+    let found = find(program);
+    if found.is_none() {
+        let line = format!("\nSKIP {what}: {program} is not on this machine\n");
+        let _ = std::io::stdout().write_all(line.as_bytes());
+    }
+    found
+}

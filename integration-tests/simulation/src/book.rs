@@ -73,7 +73,7 @@ pub(crate) struct Book {
     /// Acknowledged creates of names that several create.
     winners: BTreeMap<String, Vec<BodyId>>,
     pub(crate) acknowledged: u64,
-    pub(crate) open_ended: u64,
+    pub(crate) uncertain_changes: u64,
 }
 
 impl Book {
@@ -160,7 +160,7 @@ impl Book {
 
     /// Nobody can say any more what `name` holds, but it may be `body`.
     pub(crate) fn uncertain(&mut self, name: &str, body: Option<BodyId>) {
-        self.open_ended += 1;
+        self.uncertain_changes += 1;
         if let Some(body) = body {
             self.given.entry(name.to_owned()).or_default().insert(body);
         }

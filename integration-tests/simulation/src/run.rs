@@ -43,7 +43,7 @@ pub struct Outcome {
     /// Uploads that were committed.
     pub acknowledged: u64,
     /// Changes of which nobody can say whether they were done.
-    pub open_ended: u64,
+    pub uncertain: u64,
     /// Simulated time.
     pub simulated: Duration,
 }
@@ -107,7 +107,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
         violation: book.violation(),
         trace: book.trace().to_vec(),
         acknowledged: book.acknowledged,
-        open_ended: book.open_ended,
+        uncertain: book.uncertain_changes,
         simulated,
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cstore_simulation::{Outcome, Sabotage, run};
@@ -15,28 +16,42 @@ fn run_alone(seed: u64, sabotage: Sabotage) -> Outcome {
     std::thread::spawn(move || run(seed, sabotage)).join().unwrap()
 }
 
-/// Runs seeds on all cores until one is violated; answers the lowest of those that were, and how many ran.
-fn first_violated(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> (Option<(u64, Outcome)>, u64) {
-    let (next, ran, found) = (AtomicU64::new(seeds.start), AtomicU64::new(0), std::sync::Mutex::new(None));
+/// What many runs were like together.
+#[derive(Debug, Default, Clone, Copy)]
+struct Sums {
+    seeds: u64,
+    acknowledged: u64,
+    /// Changes of names of which nobody could say whether they were done.
+    uncertain: u64,
+    simulated_s: u64,
+}
+
+/// Runs seeds on all cores until one is violated; answers one that was.
+fn first_violated(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> (Option<(u64, Outcome)>, Sums) {
+    let (next, shared) = (AtomicU64::new(seeds.start), Mutex::new((None, Sums::default())));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
-                while found.lock().unwrap().is_none() {
+                while shared.lock().unwrap().0.is_none() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         return;
                     }
                     let outcome = run_alone(seed, sabotage);
-                    ran.fetch_add(1, Ordering::Relaxed);
+                    let (found, sums) = &mut *shared.lock().unwrap();
+                    sums.seeds += 1;
+                    sums.acknowledged += outcome.acknowledged;
+                    sums.uncertain += outcome.uncertain;
+                    sums.simulated_s += outcome.simulated.as_secs();
                     if outcome.violation.is_some() {
-                        found.lock().unwrap().get_or_insert((seed, outcome));
+                        found.get_or_insert((seed, outcome));
                     }
                 }
             });
         }
     });
-    (found.into_inner().unwrap(), ran.into_inner())
+    shared.into_inner().unwrap()
 }
 
 fn show(seed: u64, outcome: &Outcome) -> String {
@@ -49,25 +64,26 @@ fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
     let (first, cases) = (env("CSTORE_SEED", 1), env("CSTORE_CASES", 500));
     println!("CSTORE_SEED={first} CSTORE_CASES={cases}");
     let start = tokio::time::Instant::now();
-    let (found, ran) = first_violated(first..first + cases, Sabotage::None);
-    println!("{ran} seeds in {:?}", start.elapsed());
+    let (found, sums) = first_violated(first..first + cases, Sabotage::None);
+    println!("{sums:?} in {:?}", start.elapsed());
     if let Some((seed, outcome)) = found {
         panic!("{}", show(seed, &outcome));
     }
+    assert!(sums.acknowledged > 5 * cases, "the runs do too little: {sums:?}");
 }
 
 #[test]
 fn i11_a_repeated_call_that_must_not_be_is_caught() {
-    let (found, ran) = first_violated(1..2_000, Sabotage::RepeatEverything);
+    let (found, sums) = first_violated(1..2_000, Sabotage::RepeatEverything);
     let (seed, outcome) = found.expect("a rename or delete whose answer was lost is told a lie");
-    println!("caught after {ran} seeds: {}", show(seed, &outcome));
+    println!("caught after {} seeds: {}", sums.seeds, show(seed, &outcome));
 }
 
 #[test]
 fn i12_a_node_that_is_ready_while_it_is_down_is_caught() {
-    let (found, ran) = first_violated(1..200, Sabotage::LeasesNeverEnd);
+    let (found, sums) = first_violated(1..200, Sabotage::LeasesNeverEnd);
     let (seed, outcome) = found.expect("a node that was cut off is named");
-    println!("caught after {ran} seeds: {}", show(seed, &outcome));
+    println!("caught after {} seeds: {}", sums.seeds, show(seed, &outcome));
 }
 /// What a failing seed printed can be had again: the traces name every call with its answer and its millisecond.
 #[test]

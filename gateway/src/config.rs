@@ -1,7 +1,9 @@
 //! Configuration of a gateway.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use cstore_mesh::Tls;
 use cstore_node::{Env, HostPort};
 
 /// What a gateway is told at its start.
@@ -13,8 +15,10 @@ pub struct Config {
     pub port: u16,
     /// `CSTORE_MASTER_ADDR`
     pub master_addr: HostPort,
-    /// `CSTORE_ANONYMOUS`: everybody who reaches the port may do everything.
+    /// `CSTORE_ANONYMOUS`: requests without a token come in, as the default tenant.
     pub anonymous: bool,
+    /// `CSTORE_API_TOKENS_FILE`: the API tokens, by their hashes.
+    pub tokens_file: PathBuf,
     /// `CSTORE_MAX_CONNECTIONS`: of clients at a time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// `CSTORE_HEADER_TIMEOUT_MS`: for the head of a request, from the first byte or the end of the answer before.
@@ -25,6 +29,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `CSTORE_RETRY_STEP`: step of the back-off towards the master.
     pub retry_step: Duration,
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    pub tls: Option<Tls>,
 }
 
 impl Config {
@@ -37,6 +43,7 @@ impl Config {
             listen_host: env.string("CSTORE_LISTEN_HOST", "127.0.0.1"),
             port: env.port("GATEWAY_PORT", 8_000),
             master_addr: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
+            tokens_file: tokens_file(env),
             anonymous: env.boolean("CSTORE_ANONYMOUS", false),
             max_connections: usize::try_from(connections).unwrap_or(1_024),
             header_timeout: env.duration_ms("CSTORE_HEADER_TIMEOUT_MS", seconds(10), bounds.clone()),
@@ -47,6 +54,13 @@ impl Config {
                 cstore_node::backoff::DEFAULT_STEP,
                 Duration::from_millis(1)..=seconds(60),
             ),
+            tls: None,
         }
     }
+}
+
+/// Where the API tokens are: `CSTORE_API_TOKENS_FILE`, or `api-tokens` in `CSTORE_DATA_DIR`.
+pub fn tokens_file(env: &mut Env<'_>) -> PathBuf {
+    let data = env.path("CSTORE_DATA_DIR", "./data");
+    env.optional_path("CSTORE_API_TOKENS_FILE").unwrap_or_else(|| data.join("api-tokens"))
 }

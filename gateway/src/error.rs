@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use cstore_types::{ErrorCode, NameError};
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use tonic::Status;
@@ -99,6 +99,9 @@ impl ApiError {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.code == ErrorCode::Unauthenticated {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"cstore\""));
+        }
         if let Some(after) = self.retry_after {
             headers.insert(
                 RETRY_AFTER,
@@ -129,6 +132,10 @@ impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let code = cstore_proto::code_of(&status);
         let ours = status.get_details_error_info().is_some();
+        if !ours && matches!(code, ErrorCode::Unauthenticated | ErrorCode::PermissionDenied) {
+            // An inner door does not let this gateway in: nothing that its client has done, or could do.
+            return Self::new(ErrorCode::Internal, status.message().to_owned());
+        }
         let message = if ours || code == ErrorCode::Internal {
             status.message().to_owned()
         } else {
@@ -177,6 +184,8 @@ mod tests {
             let response = ApiError::new(code, "what happened").render("abc");
             assert_eq!(response.status().as_u16(), code.http_status(), "{code}");
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            let challenged = response.headers().contains_key(WWW_AUTHENTICATE);
+            assert_eq!(challenged, code == ErrorCode::Unauthenticated, "{code}");
             let retried = matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable);
             assert_eq!(response.headers().contains_key(RETRY_AFTER), retried, "{code}");
             let json = body(response).await;
@@ -192,6 +201,15 @@ mod tests {
         for code in ErrorCode::ALL {
             let error = ApiError::from(cstore_proto::status(code, "said the master"));
             assert_eq!((error.code(), error.message.as_str()), (code, "said the master"));
+        }
+    }
+
+    #[test]
+    fn i13_a_gateway_that_is_not_let_in_does_not_blame_its_client() {
+        for status in [Status::unauthenticated("the bearer expired"), Status::permission_denied("not open")] {
+            let error = ApiError::from(status);
+            assert_eq!(error.code(), ErrorCode::Internal);
+            assert!(!error.public_message().contains("bearer"), "{error:?}");
         }
     }
 

@@ -8,6 +8,7 @@
 //! A request is refused as early as it can be judged; a body is read only when it will be used, and never held: a
 //! slow worker slows the client. Errors have one shape, see `docs/errors.md`.
 
+mod access;
 mod app;
 mod auth;
 mod body;
@@ -31,7 +32,9 @@ mod run;
 mod server;
 mod tickets;
 mod timed_io;
+pub mod tokens;
 mod upload;
 
-pub use config::Config;
+pub use access::{ROUTES, Route};
+pub use config::{Config, tokens_file};
 pub use run::{Error, run};

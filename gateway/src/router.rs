@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -15,7 +16,10 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::app::Shared;
+use crate::access::{self, FILE};
+use crate::app::{App, Shared};
+use crate::auth::Access;
+use crate::body::Incoming;
 use crate::error::ApiError;
 use crate::routes;
 
@@ -33,7 +37,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/upload", post(routes::upload::upload))
         .route("/api/files", get(routes::list::list))
         .route(
-            "/api/files/{*name}",
+            FILE,
             get(routes::get::file)
                 .head(routes::get::file_head)
                 .put(routes::put::put)
@@ -54,10 +58,17 @@ pub(crate) fn router(app: Shared) -> Router {
 }
 
 /// Refuses what may not come in, or cannot be served yet, before any body is read.
-async fn admit(State(app): State<Shared>, request: Request, next: Next) -> Response {
+async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     if request.uri().path().starts_with("/api/") {
-        if let Err(refused) = app.auth.check(request.headers()) {
-            return refused.into_response();
+        match judge(&app, &request) {
+            // Handlers of routes that are not listed lack it, and cannot run.
+            Ok(Some(access)) => drop(request.extensions_mut().insert(access)),
+            Ok(None) => {}
+            Err(refused) if request.body().is_end_stream() => return refused.into_response(),
+            Err(refused) => {
+                let body = Incoming::new(request.into_body(), app.config.idle_timeout);
+                return routes::upload::refuse(refused, body).into_response();
+            }
         }
         if !app.started.load(Ordering::Acquire) {
             return ApiError::unavailable("the gateway is starting: the cluster is not complete yet")
@@ -65,6 +76,14 @@ async fn admit(State(app): State<Shared>, request: Request, next: Next) -> Respo
         }
     }
     next.run(request).await
+}
+
+/// Who asks, if there is something to ask for on this route.
+fn judge(app: &App, request: &Request) -> Result<Option<Access>, ApiError> {
+    let access = app.auth.check(request.headers())?;
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let listed = access::check(&access, request.method(), matched, request.uri().path())?;
+    Ok(listed.then_some(access))
 }
 
 /// Span, trace id, metrics, and the rendering of errors.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cstore_mesh::{
-    ClientOptions, Discovery, Keeper, MasterClient, MeshError, MeshMetrics, RoleMetrics, Service,
-    WorkerClients,
+    ClientOptions, Dial, Discovery, Keeper, MasterClient, MeshError, MeshMetrics, Protocol, RoleMetrics,
+    Service, WorkerClients,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::spawn;
 use cstore_node::{Shutdown, TaskGroup};
+use cstore_proto::{Caller, Signer};
 use cstore_types::ClusterSecret;
 use tokio::net::TcpListener;
 
@@ -19,6 +20,7 @@ use crate::auth::Auth;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tickets::Tickets;
+use crate::tokens::{TokenFile, TokenFileError};
 use crate::{cluster, router, server};
 
 /// Why a gateway cannot run.
@@ -26,12 +28,18 @@ use crate::{cluster, router, server};
 pub enum Error {
     #[error("the inner services cannot be called")]
     Mesh(#[source] MeshError),
+    #[error("API tokens in {path}")]
+    Tokens {
+        path: String,
+        #[source]
+        error: TokenFileError,
+    },
 }
 
 /// Serves until the shutdown.
 ///
 /// # Errors
-/// When the master's address is none. A master that is away is waited for.
+/// When the master's address is none, or the token file cannot be used. A master that is away is waited for.
 pub fn run(
     config: Config,
     secret: ClusterSecret,
@@ -44,7 +52,9 @@ pub fn run(
     // Before the first await, so that nobody can take a gateway for ready that has not begun.
     readiness.set(cluster::PART, PartState::NotReady("starting".to_owned()));
     async move {
-        let (app, keepers) = connect(config, &secret, own, &metrics.mesh).map_err(Error::Mesh)?;
+        let tokens = tokens(&config)?;
+        let auth = Auth { anonymous: config.anonymous, tokens: tokens.clone() };
+        let (app, keepers) = connect(config, auth, &secret, own, &metrics.mesh).map_err(Error::Mesh)?;
         let app = Arc::new(app);
         let tasks = TaskGroup::new(shutdown.child());
         // They outlive the shutdown: requests that drain still call. They end with the last client.
@@ -58,6 +68,7 @@ pub fn run(
             tasks.shutdown().clone(),
         );
         drop(tasks.spawn("follow the cluster", follow));
+        drop(tasks.spawn("follow the token file", tokens.follow(tasks.shutdown().clone())));
         drop(tasks.spawn("wait for the cluster", announce(app.clone(), tasks.shutdown().clone())));
         let drain = app.config.drain_timeout;
         server::serve(listener, router::router(app.clone()), app, shutdown).await;
@@ -66,20 +77,29 @@ pub fn run(
     }
 }
 
+fn tokens(config: &Config) -> Result<Arc<TokenFile>, Error> {
+    let refused = |error| Error::Tokens { path: config.tokens_file.display().to_string(), error };
+    TokenFile::open(config.tokens_file.clone()).map(Arc::new).map_err(refused)
+}
+
 fn connect(
     config: Config,
+    auth: Auth,
     secret: &ClusterSecret,
     metrics: Metrics,
     mesh: &MeshMetrics,
 ) -> Result<(App, [Keeper; 2]), MeshError> {
-    let options = ClientOptions::new("gateway", secret.grpc_bearer().as_str(), mesh.clone());
+    let options = ClientOptions {
+        dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc),
+        ..ClientOptions::new("gateway", Signer::new(secret, Caller::Gateway), mesh.clone())
+    };
     let found = Discovery::of(&config.master_addr.to_string())?;
-    let (master, master_keeper) = Service::new("master", found, &options)?;
+    let (master, master_keeper) = Service::new("master", found, &options);
     let cluster = cluster::Cluster::new();
     let members = Discovery::Members(cluster.workers());
-    let (workers, workers_keeper) = Service::new("worker", members, &options)?;
+    let (workers, workers_keeper) = Service::new("worker", members, &options);
     let app = App {
-        auth: Auth::new(config.anonymous),
+        auth,
         master: MasterClient::new(&master),
         workers: WorkerClients::new(workers),
         cluster,

@@ -4,11 +4,12 @@
 //! A ticket is dropped when it is older than [`MAX_AGE`], far below the master's own limit, and when its worker is
 //! no longer ready or cannot be reached. The whole stock is dropped when one ticket is refused: the master that made them is gone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use cstore_mesh::MasterClient;
 use cstore_proto::v1;
+use cstore_types::Tenant;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
@@ -16,10 +17,15 @@ use tonic::Status;
 const BATCH: u32 = 32;
 const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// The stock. It never holds more than one batch per caller that found it empty at the same moment did not wait for.
+/// Tenants with a stock; another one's tickets take the place of all when there are more.
+const MAX_TENANTS: usize = 64;
+
+type Stock = VecDeque<(Instant, v1::Ticket)>;
+
+/// The stock: one batch a tenant, because a ticket is good for its tenant only.
 #[derive(Debug, Default)]
 pub(crate) struct Tickets {
-    stock: Mutex<VecDeque<(Instant, v1::Ticket)>>,
+    stock: Mutex<HashMap<Tenant, Stock>>,
     /// Held while more are fetched, so that a crowd at an empty stock makes one call.
     fetching: tokio::sync::Mutex<()>,
 }
@@ -29,16 +35,21 @@ impl Tickets {
     pub(crate) async fn take(
         &self,
         master: &MasterClient,
+        tenant: &Tenant,
         usable: impl Fn(&str) -> bool,
     ) -> Result<v1::Ticket, Status> {
-        if let Some(ticket) = self.pop(&usable) {
+        if let Some(ticket) = self.pop(tenant, &usable) {
             return Ok(ticket);
         }
         let _one = self.fetching.lock().await;
-        if let Some(ticket) = self.pop(&usable) {
+        if let Some(ticket) = self.pop(tenant, &usable) {
             return Ok(ticket);
         }
-        let request = v1::BeginUploadRequest { count: BATCH, ..v1::BeginUploadRequest::default() };
+        let request = v1::BeginUploadRequest {
+            count: BATCH,
+            tenant: tenant.as_str().to_owned(),
+            ..v1::BeginUploadRequest::default()
+        };
         let mut tickets = master.begin_upload(request).await?.tickets;
         tickets.truncate(BATCH as usize);
         let first = tickets.iter().position(|ticket| usable(&ticket.worker_addr)).unwrap_or(0);
@@ -48,8 +59,10 @@ impl Tickets {
         let first = tickets.swap_remove(first);
         let now = Instant::now();
         let mut stock = self.stock.lock();
-        stock.clear();
-        stock.extend(tickets.into_iter().map(|ticket| (now, ticket)));
+        if stock.len() >= MAX_TENANTS && !stock.contains_key(tenant) {
+            stock.clear();
+        }
+        stock.insert(tenant.clone(), tickets.into_iter().map(|ticket| (now, ticket)).collect());
         Ok(first)
     }
 
@@ -58,8 +71,9 @@ impl Tickets {
         self.stock.lock().clear();
     }
 
-    fn pop(&self, usable: impl Fn(&str) -> bool) -> Option<v1::Ticket> {
-        let mut stock = self.stock.lock();
+    fn pop(&self, tenant: &Tenant, usable: impl Fn(&str) -> bool) -> Option<v1::Ticket> {
+        let mut tenants = self.stock.lock();
+        let stock = tenants.get_mut(tenant)?;
         while let Some((made, ticket)) = stock.pop_front() {
             if made.elapsed() < MAX_AGE && usable(&ticket.worker_addr) {
                 return Some(ticket);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cstore_proto::v1;
 use cstore_proto::v1::upload_request::Message;
-use cstore_types::{ErrorCode, FileName, limits};
+use cstore_types::{ErrorCode, FileName, Tenant, limits};
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -36,6 +36,7 @@ const MAX_TICKETS: u32 = 4;
 /// What is to be written, apart from the bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
+    pub(crate) tenant: Tenant,
     pub(crate) name: FileName,
     pub(crate) condition: WriteCondition,
     pub(crate) content_type: String,
@@ -49,7 +50,7 @@ impl Write {
     fn header(&self, ticket: v1::Ticket) -> v1::UploadHeader {
         v1::UploadHeader {
             ticket: Some(ticket),
-            tenant: String::new(),
+            tenant: self.tenant.as_str().to_owned(),
             name: self.name.to_string(),
             condition: Some(self.proto_condition()),
             content_type: self.content_type.clone(),
@@ -99,7 +100,7 @@ pub(crate) async fn store(
 }
 
 async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::UploadResponse, ApiError> {
-    let ticket = app.tickets.take(&app.master, |worker| app.is_usable(worker)).await?;
+    let ticket = app.tickets.take(&app.master, &write.tenant, |worker| app.is_usable(worker)).await?;
     let failed = match put_small(app, write, whole.clone(), ticket).await {
         Ok(answer) => return Ok(answer),
         Err(failed) => failed,
@@ -110,7 +111,7 @@ async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::Uploa
     if let Some(answer) = settle(app, write, failed).await? {
         return Ok(answer);
     }
-    let ticket = app.tickets.take(&app.master, |worker| app.is_usable(worker)).await?;
+    let ticket = app.tickets.take(&app.master, &write.tenant, |worker| app.is_usable(worker)).await?;
     put_small(app, write, whole, ticket).await.map_err(|failed| failed.error)
 }
 
@@ -153,7 +154,7 @@ async fn store_stream(
 
 async fn begin(app: &App, write: &Write) -> Result<v1::Ticket, ApiError> {
     let request = v1::BeginUploadRequest {
-        tenant: String::new(),
+        tenant: write.tenant.as_str().to_owned(),
         name: write.name.to_string(),
         condition: Some(write.proto_condition()),
         count: 1,
@@ -182,7 +183,8 @@ async fn settle(app: &App, write: &Write, failed: Failed) -> Result<Option<v1::U
     let request = v1::AbortUploadRequest { ticket: Some(failed.ticket) };
     match app.master.abort_upload(request).await {
         Ok(answer) if answer.committed => {
-            let request = v1::GetFileRequest { name: write.name.to_string(), tenant: String::new() };
+            let (name, tenant) = (write.name.to_string(), write.tenant.as_str().to_owned());
+            let request = v1::GetFileRequest { name, tenant };
             let file = app.master.get_file(request).await?.file;
             Ok(Some(v1::UploadResponse { file, ..v1::UploadResponse::default() }))
         }

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use cstore_proto::{Caller, Signer};
 use cstore_types::ClusterSecret;
 use parking_lot::Mutex;
 
@@ -209,13 +210,38 @@ impl Cluster {
         self.env.insert(key.to_owned(), value.to_owned());
     }
 
-    /// The bearer of the gRPC plane.
+    /// The secret of the cluster.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn secret(&self) -> ClusterSecret {
+        let text = std::fs::read_to_string(self.dir().join("cluster-secret")).expect("the secret is there");
+        ClusterSecret::parse(&text).expect("the secret is valid")
+    }
+
+    /// An operator's bearer of the gRPC plane.
     ///
     /// # Panics
     /// When the secret cannot be read.
     pub fn bearer(&self) -> String {
-        let text = std::fs::read_to_string(self.dir().join("cluster-secret")).expect("the secret is there");
-        ClusterSecret::parse(&text).expect("the secret is valid").grpc_bearer().as_str().to_owned()
+        Signer::new(&self.secret(), Caller::Operator).for_ttl(Duration::from_secs(3_600))
+    }
+
+    /// Runs an admin command of the program, with the environment of the cluster.
+    ///
+    /// # Panics
+    /// When it cannot be run or does not end well.
+    pub fn admin_command(&self, args: &[&str]) -> String {
+        let mut command = Command::new(&self.program);
+        let output = command.arg("admin").args(args).env_clear().envs(&self.env).output();
+        let output = output.expect("the program runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("it prints text")
+    }
+
+    /// Process ids of what runs.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.lock().values().map(Child::id).collect()
     }
 
     /// Address of a node, host:port.
@@ -232,7 +258,7 @@ impl Cluster {
     ///
     /// # Panics
     /// When it has not said it in time.
-    pub fn admin(&self, name: &str) -> String {
+    pub fn admin_addr(&self, name: &str) -> String {
         until(&format!("admin port of {name}"), PATIENCE, || {
             let log = self.log(name);
             let line = log.lines().rev().find(|line| line.contains("admin port is open"))?;

@@ -20,6 +20,8 @@ use parking_lot::{Condvar, Mutex};
 pub const HOST: &str = "127.0.0.2";
 
 const PIECE: usize = 16 << 10;
+/// Bytes that are kept to be searched.
+const CAPTURE: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A direction, seen from the part that dials.
@@ -55,6 +57,10 @@ struct State {
     hit: u64,
     /// Connections that were let through, ever.
     connections: u64,
+    /// The first bytes of each connection, each way.
+    first: Vec<(Way, Vec<u8>)>,
+    /// What went through, up to a bound.
+    captured: Vec<u8>,
     closed: bool,
 }
 
@@ -82,8 +88,19 @@ impl Proxy {
     /// # Panics
     /// When `target` is not an address.
     pub fn before(target: &str) -> io::Result<Self> {
+        Self::before_on(HOST, target)
+    }
+
+    /// As [`Self::before`], on another address of loopback: several proxies may stand before one target.
+    ///
+    /// # Errors
+    /// When the same port of `host` cannot be had.
+    ///
+    /// # Panics
+    /// When `target` is not an address.
+    pub fn before_on(host: &str, target: &str) -> io::Result<Self> {
         let target: SocketAddr = target.parse().expect("the target is an address");
-        let addr = format!("{HOST}:{}", target.port());
+        let addr = format!("{host}:{}", target.port());
         let listener = TcpListener::bind(&addr)?;
         let shared = Arc::new(Shared::default());
         let acceptor = std::thread::spawn({
@@ -108,6 +125,18 @@ impl Proxy {
     /// How often the present weather has struck.
     pub fn hits(&self) -> u64 {
         self.shared.state.lock().hit
+    }
+
+    /// The first bytes of each connection in this direction.
+    pub fn first_bytes(&self, way: Way) -> Vec<Vec<u8>> {
+        let state = self.shared.state.lock();
+        state.first.iter().filter(|(seen, _)| *seen == way).map(|(_, bytes)| bytes.clone()).collect()
+    }
+
+    /// Whether these bytes went through in the open.
+    pub fn saw(&self, needle: &[u8]) -> bool {
+        let state = self.shared.state.lock();
+        state.captured.windows(needle.len()).any(|window| window == needle)
     }
 
     /// How many connections were let through.
@@ -167,12 +196,14 @@ fn accept(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
 /// Copies one direction until an end goes away, then hangs up both.
 fn forward(way: Way, mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
     let mut piece = vec![0; PIECE];
+    let mut begun = false;
     loop {
         let length = match from.read(&mut piece) {
             Ok(length) if length > 0 => length,
             _ => break,
         };
         let bytes = &mut piece[..length];
+        shared.capture(way, bytes, !std::mem::replace(&mut begun, true));
         if shared.weather_for(way, bytes) && to.write_all(bytes).is_err() {
             break;
         }
@@ -181,6 +212,16 @@ fn forward(way: Way, mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
 }
 
 impl Shared {
+    fn capture(&self, way: Way, bytes: &[u8], is_first: bool) {
+        let mut state = self.state.lock();
+        if is_first {
+            state.first.push((way, bytes[..bytes.len().min(16)].to_vec()));
+        }
+        if state.captured.len() + bytes.len() <= CAPTURE {
+            state.captured.extend_from_slice(bytes);
+        }
+    }
+
     /// Does to a piece what the weather demands; whether it goes on.
     fn weather_for(&self, way: Way, bytes: &mut [u8]) -> bool {
         let mut state = self.state.lock();

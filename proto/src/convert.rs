@@ -2,6 +2,7 @@
 
 use cstore_types::{
     ClusterUuid, ErrorCode, FileName, MapVersion, NodeId, Placement, PlacementNode, SessionId, StoreUuid,
+    Tenant,
 };
 use tonic::Status;
 
@@ -58,6 +59,12 @@ pub fn node_id(text: &str) -> Result<NodeId, FieldError> {
 /// The rule of names that `text` breaks.
 pub fn file_name(field: &'static str, text: &str) -> Result<FileName, FieldError> {
     FileName::new(text).map_err(|error| FieldError::new(field, error))
+}
+
+/// # Errors
+/// Unless it is a tenant, or empty for the default one.
+pub fn tenant(text: &str) -> Result<Tenant, FieldError> {
+    Tenant::new(text).map_err(|error| FieldError::new("tenant", error))
 }
 
 /// # Errors

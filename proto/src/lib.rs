@@ -3,14 +3,18 @@
 //! The `.proto` files under `cstore/v1` are the contract; this crate only translates. `bytes` fields are
 //! [`bytes::Bytes`], so that file data is never copied out of a received message.
 
+mod access;
+mod bearer;
 mod convert;
 mod status;
 mod ticket;
 
-pub use cstore_types::ErrorCode;
+pub use cstore_types::{Caller, ClusterSecret, ErrorCode};
 
+pub use access::{ACCESS, may_call};
+pub use bearer::{BearerError, Signer, Verifier};
 pub use convert::{
-    FieldError, cluster_uuid, file_name, node_id, placement, placement_map, session, store_uuid,
+    FieldError, cluster_uuid, file_name, node_id, placement, placement_map, session, store_uuid, tenant,
 };
 pub use status::{code_of, retry_after, status, status_with_retry};
 pub use ticket::{TicketClaims, TicketError};

@@ -1,7 +1,9 @@
 //! Tickets: a right to upload once, authenticated by a MAC so that nothing is written for it.
 
 use bytes::Bytes;
-use cstore_types::{Chunking, ClusterUuid, ErrorCode, Incarnation, MapVersion, NodeId, SessionId, TicketKey};
+use cstore_types::{
+    Chunking, ClusterUuid, ErrorCode, Incarnation, MapVersion, NodeId, SessionId, Tenant, TicketKey,
+};
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
@@ -26,6 +28,8 @@ pub struct TicketClaims {
     pub map_version: MapVersion,
     /// How to cut the file.
     pub chunking: Chunking,
+    /// Whose name the upload may publish.
+    pub tenant: Tenant,
     /// Unix time in milliseconds after which it is refused, unless progress renewed it.
     pub expires_ms: i64,
 }
@@ -45,13 +49,16 @@ pub enum TicketError {
     /// Too old.
     #[error("upload ticket has expired")]
     Expired,
+    /// Made for another tenant.
+    #[error("upload ticket is of another tenant")]
+    Tenant,
 }
 
 impl From<TicketError> for Status {
     fn from(error: TicketError) -> Self {
         let code = match error {
             TicketError::Missing | TicketError::Unreadable(_) => ErrorCode::InvalidArgument,
-            TicketError::Foreign | TicketError::Expired => ErrorCode::PermissionDenied,
+            TicketError::Foreign | TicketError::Expired | TicketError::Tenant => ErrorCode::PermissionDenied,
         };
         crate::status(code, error.to_string())
     }
@@ -69,6 +76,7 @@ impl TicketClaims {
             map_version: self.map_version.0,
             chunking: self.chunking.to_string(),
             expires_ms: self.expires_ms,
+            tenant: self.tenant.as_str().to_owned(),
         }
         .encode_to_vec();
         let mac = mac(key, &body).finalize().into_bytes();
@@ -97,8 +105,15 @@ impl TicketClaims {
             worker_addr: body.worker_addr,
             map_version: MapVersion(body.map_version),
             chunking: body.chunking.parse().map_err(|error| unreadable(&error))?,
+            tenant: convert::tenant(&body.tenant).map_err(|error| unreadable(&error))?,
             expires_ms: body.expires_ms,
         })
+    }
+
+    /// # Errors
+    /// [`TicketError::Tenant`] when the ticket was made for another tenant than the one that a request names.
+    pub fn check_tenant(&self, tenant: &str) -> Result<(), TicketError> {
+        if Tenant::new(tenant).as_ref() == Ok(&self.tenant) { Ok(()) } else { Err(TicketError::Tenant) }
     }
 
     /// # Errors
@@ -130,6 +145,7 @@ mod tests {
             worker_addr: "127.0.0.1:5000".to_owned(),
             map_version: MapVersion(1),
             chunking: Chunking::Fixed(65_536),
+            tenant: Tenant::new("acme").unwrap(),
             expires_ms: 1_000,
         }
     }
@@ -151,6 +167,14 @@ mod tests {
             body[at] ^= 1;
             let forged = v1::Ticket { body: body.into(), ..ticket.clone() };
             assert_eq!(TicketClaims::verify(Some(&forged), &ours), Err(TicketError::Foreign), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn i13_a_ticket_is_good_for_its_own_tenant_only() {
+        assert_eq!(claims().check_tenant("acme"), Ok(()));
+        for other in ["", "default", "acme-2", "ACME", "acme\0x"] {
+            assert_eq!(claims().check_tenant(other), Err(TicketError::Tenant), "{other:?}");
         }
     }
 

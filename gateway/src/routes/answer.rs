@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use cstore_proto::v1;
-use cstore_types::ErrorCode;
+use cstore_types::{ErrorCode, Tenant};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -51,13 +51,19 @@ struct Stored<'a> {
     size: u64,
     etag: &'a str,
     blocks: u64,
-    new_blocks: u64,
-    new_bytes: u64,
+    /// Not told to named tenants: it says whether somebody else has the same bytes.
+    new_blocks: Option<u64>,
+    new_bytes: Option<u64>,
     trace_id: &'a str,
 }
 
 /// The answer to an upload: 201, or 200 when a file was replaced.
-pub(crate) fn stored(app: &App, answer: &v1::UploadResponse, trace: &TraceId) -> Result<Response, ApiError> {
+pub(crate) fn stored(
+    app: &App,
+    tenant: &Tenant,
+    answer: &v1::UploadResponse,
+    trace: &TraceId,
+) -> Result<Response, ApiError> {
     let file = answer.file.as_ref().ok_or_else(no_file)?;
     app.metrics.received(file.size);
     let body = Stored {
@@ -67,8 +73,8 @@ pub(crate) fn stored(app: &App, answer: &v1::UploadResponse, trace: &TraceId) ->
         size: file.size,
         etag: &file.etag,
         blocks: file.blocks,
-        new_blocks: answer.new_blocks,
-        new_bytes: answer.new_bytes,
+        new_blocks: tenant.is_default().then_some(answer.new_blocks),
+        new_bytes: tenant.is_default().then_some(answer.new_bytes),
         trace_id: &trace.0,
     };
     let status = if answer.replaced { StatusCode::OK } else { StatusCode::CREATED };

@@ -1,5 +1,6 @@
 //! `GET /api/cluster`: all nodes and their state, as the master sees them.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use cstore_proto::v1;
@@ -7,6 +8,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::app::Shared;
+use crate::auth::Access;
 use crate::date::http_date;
 use crate::error::ApiError;
 use crate::routes::answer;
@@ -32,7 +34,10 @@ struct Node {
     free_bytes: u64,
 }
 
-pub(crate) async fn cluster(State(app): State<Shared>) -> Result<Response, ApiError> {
+pub(crate) async fn cluster(
+    State(app): State<Shared>,
+    Extension(_): Extension<Access>,
+) -> Result<Response, ApiError> {
     let found = app.master.list_nodes(v1::ListNodesRequest::default()).await?;
     let cluster = Cluster {
         nodes: found.nodes.into_iter().map(Node::from).collect(),

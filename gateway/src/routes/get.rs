@@ -1,5 +1,6 @@
 //! `GET` and `HEAD` of a file: whole, a range of it, or only word that it has not changed.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -14,6 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::app::{App, Shared};
+use crate::auth::Access;
 use crate::condition::{self, Read};
 use crate::date::http_date;
 use crate::error::ApiError;
@@ -22,26 +24,48 @@ use crate::routes::upload::DEFAULT_TYPE;
 use crate::routes::{DOWNLOAD, FILES, answer};
 use crate::{download, name};
 
-pub(crate) async fn file(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
-    answer(&app, &request.into_parts().0, FILES, true).await
+pub(crate) async fn file(
+    State(app): State<Shared>,
+    Extension(access): Extension<Access>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(&app, &access, &request.into_parts().0, FILES, true).await
 }
 
-pub(crate) async fn file_head(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
-    answer(&app, &request.into_parts().0, FILES, false).await
+pub(crate) async fn file_head(
+    State(app): State<Shared>,
+    Extension(access): Extension<Access>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(&app, &access, &request.into_parts().0, FILES, false).await
 }
 
-pub(crate) async fn download(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
-    answer(&app, &request.into_parts().0, DOWNLOAD, true).await
+pub(crate) async fn download(
+    State(app): State<Shared>,
+    Extension(access): Extension<Access>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(&app, &access, &request.into_parts().0, DOWNLOAD, true).await
 }
 
-pub(crate) async fn download_head(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
-    answer(&app, &request.into_parts().0, DOWNLOAD, false).await
+pub(crate) async fn download_head(
+    State(app): State<Shared>,
+    Extension(access): Extension<Access>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(&app, &access, &request.into_parts().0, DOWNLOAD, false).await
 }
 
-async fn answer(app: &App, request: &Parts, prefix: &str, with_body: bool) -> Result<Response, ApiError> {
+async fn answer(
+    app: &App,
+    access: &Access,
+    request: &Parts,
+    prefix: &str,
+    with_body: bool,
+) -> Result<Response, ApiError> {
     let name = name::from_path(request.uri.path(), prefix)?;
-    let found =
-        app.master.get_file(v1::GetFileRequest { name: name.to_string(), tenant: String::new() }).await?;
+    let wanted_file = v1::GetFileRequest { name: name.to_string(), tenant: access.tenant() };
+    let found = app.master.get_file(wanted_file).await?;
     let file = found.file.ok_or_else(answer::no_file)?;
     let mut headers = describe(&file)?;
     match condition::read(&request.headers, &file.etag)? {

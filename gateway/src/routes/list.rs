@@ -1,5 +1,6 @@
 //! `GET /api/files`: names in the order of their bytes, a page at a time.
 
+use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use cstore_proto::v1;
@@ -8,6 +9,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::app::Shared;
+use crate::auth::Access;
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::routes::answer::{self, File};
@@ -20,7 +22,11 @@ struct Page {
     next_page_token: String,
 }
 
-pub(crate) async fn list(State(app): State<Shared>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
+pub(crate) async fn list(
+    State(app): State<Shared>,
+    Extension(access): Extension<Access>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, ApiError> {
     let query = Query::parse(raw.as_deref())?;
     let text = |key| query.get(key).unwrap_or_default().to_owned();
     let request = v1::ListFilesRequest {
@@ -28,7 +34,7 @@ pub(crate) async fn list(State(app): State<Shared>, RawQuery(raw): RawQuery) -> 
         delimiter: text("delimiter"),
         page_size: limit(query.get("limit"))?,
         page_token: text("page_token"),
-        tenant: String::new(),
+        tenant: access.tenant(),
     };
     let page = app.master.list_files(request).await?;
     let page = Page {

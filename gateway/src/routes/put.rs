@@ -4,10 +4,12 @@ use axum::Extension;
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use cstore_types::Tenant;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use crate::app::Shared;
+use crate::auth::Access;
 use crate::body::Incoming;
 use crate::condition::WriteCondition;
 use crate::error::ApiError;
@@ -21,25 +23,32 @@ use crate::{digest, name};
 pub(crate) async fn put(
     State(app): State<Shared>,
     Extension(trace): Extension<TraceId>,
+    Extension(access): Extension<Access>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
     let mut body = Incoming::new(body, app.config.idle_timeout);
-    let stored = match plan(&head.uri, &head.headers, at_most) {
+    let stored = match plan(access.tenant.clone(), &head.uri, &head.headers, at_most) {
         Ok(write) => upload::store(&app, &write, &mut body).await,
         Err(error) => Err(error),
     };
     match stored {
-        Ok(stored) => answer::stored(&app, &stored, &trace),
+        Ok(stored) => answer::stored(&app, &access.tenant, &stored, &trace),
         Err(error) => Err(refuse(error, body)),
     }
 }
 
-fn plan(uri: &http::Uri, headers: &HeaderMap, at_most: Option<u64>) -> Result<Write, ApiError> {
+fn plan(
+    tenant: Tenant,
+    uri: &http::Uri,
+    headers: &HeaderMap,
+    at_most: Option<u64>,
+) -> Result<Write, ApiError> {
     let overwrite = Query::parse(uri.query())?.flag("overwrite")?;
     let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     Ok(Write {
+        tenant,
         name: name::from_path(uri.path(), FILES)?,
         condition: WriteCondition::from_headers(headers, overwrite)?,
         content_type: content_type(given.unwrap_or(DEFAULT_TYPE))?,

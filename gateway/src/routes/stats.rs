@@ -1,5 +1,7 @@
-//! `GET /api/stats`: how much is stored, and how much space that takes.
+//! `GET /api/stats`: how much is stored, and how much space that takes. Files and logical bytes are the tenant's. What
+//! they take is told to the default tenant only: blocks are shared, and their number tells what others have stored.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use cstore_proto::v1;
@@ -7,6 +9,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::app::Shared;
+use crate::auth::Access;
 use crate::error::ApiError;
 use crate::routes::answer;
 
@@ -14,28 +17,40 @@ use crate::routes::answer;
 struct Stats {
     files: u64,
     logical_bytes: u64,
+    #[serde(flatten)]
+    cluster: Option<Cluster>,
+}
+
+#[derive(Serialize)]
+struct Cluster {
     unique_bytes: u64,
     physical_bytes: u64,
     blocks: u64,
-    /// Logical over unique bytes; 1 while nothing is stored.
+    /// Logical bytes of all tenants over unique bytes; 1 while nothing is stored.
     dedup_ratio: f64,
     capacity_bytes: u64,
     free_bytes: u64,
     pending_releases: u64,
 }
 
-pub(crate) async fn stats(State(app): State<Shared>) -> Result<Response, ApiError> {
-    let usage = app.master.get_usage(v1::GetUsageRequest::default()).await?;
-    let stats = Stats {
-        files: usage.files,
-        logical_bytes: usage.logical_bytes,
+pub(crate) async fn stats(
+    State(app): State<Shared>,
+    Extension(access): Extension<Access>,
+) -> Result<Response, ApiError> {
+    let usage = app.master.get_usage(v1::GetUsageRequest { tenant: access.tenant() }).await?;
+    let cluster = Cluster {
         unique_bytes: usage.unique_bytes,
         physical_bytes: usage.physical_bytes,
         blocks: usage.blocks,
-        dedup_ratio: ratio(usage.logical_bytes, usage.unique_bytes),
+        dedup_ratio: ratio(usage.cluster_logical_bytes, usage.unique_bytes),
         capacity_bytes: usage.capacity_bytes,
         free_bytes: usage.free_bytes,
         pending_releases: usage.pending_releases,
+    };
+    let stats = Stats {
+        files: usage.files,
+        logical_bytes: usage.logical_bytes,
+        cluster: access.tenant.is_default().then_some(cluster),
     };
     answer::json(StatusCode::OK, &stats)
 }

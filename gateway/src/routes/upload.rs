@@ -5,11 +5,12 @@ use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use cstore_types::FileName;
+use cstore_types::{FileName, Tenant};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use crate::app::{App, Shared};
+use crate::auth::Access;
 use crate::body::Incoming;
 use crate::condition::WriteCondition;
 use crate::digest;
@@ -27,6 +28,7 @@ const MAX_TYPE: usize = 255;
 pub(crate) async fn upload(
     State(app): State<Shared>,
     Extension(trace): Extension<TraceId>,
+    Extension(access): Extension<Access>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
@@ -34,29 +36,37 @@ pub(crate) async fn upload(
     let body = Incoming::new(body, app.config.idle_timeout);
     let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut form = Multipart::new(kind, body)?;
-    match store(&app, &head, at_most, &mut form).await {
-        Ok(stored) => answer::stored(&app, &stored, &trace),
+    match store(&app, &access.tenant, &head, at_most, &mut form).await {
+        Ok(stored) => answer::stored(&app, &access.tenant, &stored, &trace),
         Err(error) => Err(refuse(error, form.into_body())),
     }
 }
 
 async fn store(
     app: &App,
+    tenant: &Tenant,
     head: &http::request::Parts,
     at_most: Option<u64>,
     form: &mut Multipart,
 ) -> Result<cstore_proto::v1::UploadResponse, ApiError> {
     let query = Query::parse(head.uri.query())?;
     let part = form.file().await?;
-    let write = plan(&query, &head.headers, part, at_most)?;
+    let write = plan(tenant, &query, &head.headers, part, at_most)?;
     upload::store(app, &write, form).await
 }
 
-fn plan(query: &Query, headers: &HeaderMap, part: FilePart, at_most: Option<u64>) -> Result<Write, ApiError> {
+fn plan(
+    tenant: &Tenant,
+    query: &Query,
+    headers: &HeaderMap,
+    part: FilePart,
+    at_most: Option<u64>,
+) -> Result<Write, ApiError> {
     let name = query.get("name").map(str::to_owned).or(part.filename);
     let name =
         name.ok_or_else(|| ApiError::invalid("the file has no name: give its part a filename, or ?name="))?;
     Ok(Write {
+        tenant: tenant.clone(),
         name: FileName::new(name)?,
         condition: WriteCondition::from_headers(headers, query.flag("overwrite")?)?,
         content_type: content_type(part.content_type.as_deref().unwrap_or(DEFAULT_TYPE))?,

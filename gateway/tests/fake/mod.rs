@@ -380,6 +380,7 @@ impl Namespace for Fake {
             files: 2,
             logical_bytes: 300,
             unique_bytes: 100,
+            cluster_logical_bytes: 300,
             ..v1::GetUsageResponse::default()
         }))
     }

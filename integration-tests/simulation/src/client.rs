@@ -13,7 +13,7 @@ use cstore_mesh::{
 use cstore_node::shutdown::spawn;
 use cstore_proto::v1::download_response::Message;
 use cstore_proto::v1::write_condition::Condition;
-use cstore_proto::{code_of, v1};
+use cstore_proto::{Caller, Signer, code_of, v1};
 use cstore_types::ErrorCode;
 use futures_util::stream;
 use rand::RngExt;
@@ -26,7 +26,7 @@ use tonic::Status;
 use crate::book::{BodyId, Book};
 use crate::cluster;
 use crate::faults::CutOff;
-use crate::io;
+use crate::io::Resets;
 
 /// Names that one client writes alone, and names that all create.
 const OWN_NAMES: u32 = 8;
@@ -57,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) book: Rc<RefCell<Book>>,
     pub(crate) progress: Rc<RefCell<Progress>>,
     pub(crate) cut_off: CutOff,
+    pub(crate) resets: Resets,
     pub(crate) clients: usize,
 }
 
@@ -103,18 +104,18 @@ impl Client {
         sabotage: cstore_mesh::Sabotage,
         shared: Shared,
     ) -> Result<Self, cstore_mesh::MeshError> {
-        let bearer = cluster::secret().grpc_bearer();
+        let signer = Signer::new(&cluster::secret(), Caller::Gateway);
         let options = ClientOptions {
-            dial: io::dial(),
+            dial: shared.resets.dial(&id),
             sabotage,
-            ..ClientOptions::new("gateway", bearer.as_str(), RoleMetrics::default().mesh)
+            ..ClientOptions::new("gateway", signer, RoleMetrics::default().mesh)
         };
         let found = Discovery::of(&cluster::master_addr(master).to_string())?;
-        let (service, keeper) = Service::new("master", found, &options)?;
+        let (service, keeper) = Service::new("master", found, &options);
         drop(spawn("endpoints of the master", keeper.run()));
         let master = MasterClient::new(&service);
         let (sender, members) = watch::channel(Endpoints::new());
-        let (service, keeper) = Service::new("worker", Discovery::Members(members), &options)?;
+        let (service, keeper) = Service::new("worker", Discovery::Members(members), &options);
         drop(spawn("endpoints of the workers", keeper.run()));
         drop(spawn("view", follow(master.clone(), sender)));
         Ok(Self { id, rng, shared, master, workers: WorkerClients::new(service), open: Vec::new() })

@@ -15,7 +15,7 @@ use cstore_types::{Chunking, ClusterSecret, NodeId};
 use turmoil::Sim;
 
 use crate::book::Book;
-use crate::io;
+use crate::io::{self, Resets};
 
 pub(crate) const WORKERS: usize = 2;
 pub(crate) const STORAGES: usize = 2;
@@ -95,6 +95,7 @@ pub(crate) fn add_master(
             // The index is what may be lost at any time; without it the next life replays the log.
             let _ = std::fs::remove_dir_all(dir.join("index"));
             let config = cstore_master::Config {
+                tls: None,
                 dir,
                 chunking: Chunking::fixed(BLOCK as u64)?,
                 storage_nodes: STORAGES,
@@ -125,12 +126,19 @@ pub(crate) fn master_addr(master: IpAddr) -> HostPort {
     HostPort::new(master.to_string(), MASTER_PORT)
 }
 
-pub(crate) fn add_worker(sim: &mut Sim<'_>, n: usize, master: IpAddr, book: &Rc<RefCell<Book>>) {
-    let (name, book) = (format!("worker-{n}"), book.clone());
+pub(crate) fn add_worker(
+    sim: &mut Sim<'_>,
+    n: usize,
+    master: IpAddr,
+    resets: &Resets,
+    book: &Rc<RefCell<Book>>,
+) {
+    let (name, book, resets) = (format!("worker-{n}"), book.clone(), resets.clone());
     sim.host(name.clone(), move || {
-        let (name, book) = (name.clone(), book.clone());
+        let (name, book, dial) = (name.clone(), book.clone(), resets.dial(&name));
         async move {
             let config = cstore_worker::Config {
+                tls: None,
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),
                 advertise_host: turmoil::lookup(name.as_str()).to_string(),
@@ -139,7 +147,8 @@ pub(crate) fn add_worker(sim: &mut Sim<'_>, n: usize, master: IpAddr, book: &Rc<
                 reflection: false,
             };
             let addr = format!("{}:{WORKER_PORT}", config.advertise_host);
-            let io = RoleIo { addr, incoming: io::listen(WORKER_PORT).await?, dial: io::dial() };
+            let incoming = io::listen(WORKER_PORT).await?;
+            let io = RoleIo { addr, incoming, dial_frames: dial.clone(), dial };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let run = cstore_worker::run_over(config, secret(), io, readiness, metrics, Shutdown::new());
             ended(&book, &name, Box::pin(run).await)
@@ -147,13 +156,21 @@ pub(crate) fn add_worker(sim: &mut Sim<'_>, n: usize, master: IpAddr, book: &Rc<
     });
 }
 
-pub(crate) fn add_storage(sim: &mut Sim<'_>, n: usize, master: IpAddr, seed: u64, book: &Rc<RefCell<Book>>) {
-    let (name, book) = (format!("storage-{n}"), book.clone());
+pub(crate) fn add_storage(
+    sim: &mut Sim<'_>,
+    n: usize,
+    master: IpAddr,
+    seed: u64,
+    resets: &Resets,
+    book: &Rc<RefCell<Book>>,
+) {
+    let (name, book, resets) = (format!("storage-{n}"), book.clone(), resets.clone());
     let platter = Platter::new(seed);
     sim.host(name.clone(), move || {
-        let (name, book, platter) = (name.clone(), book.clone(), platter.clone());
+        let (name, book, platter, dial) = (name.clone(), book.clone(), platter.clone(), resets.dial(&name));
         async move {
             let config = cstore_storage::Config {
+                tls: None,
                 disk: PathBuf::from(&name),
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),
@@ -167,7 +184,8 @@ pub(crate) fn add_storage(sim: &mut Sim<'_>, n: usize, master: IpAddr, seed: u64
                 max_connections: 64,
             };
             let addr = format!("{}:{STORAGE_PORT}", config.advertise_host);
-            let io = RoleIo { addr, incoming: io::listen(STORAGE_PORT).await?, dial: io::dial() };
+            let incoming = io::listen(STORAGE_PORT).await?;
+            let io = RoleIo { addr, incoming, dial_frames: dial.clone(), dial };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let disk = platter.next_life();
             let run =

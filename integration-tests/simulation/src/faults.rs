@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, RngExt};
 use turmoil::Sim;
 
 use crate::cluster;
+use crate::io::Resets;
 
 /// Faults strike within this time.
 pub(crate) const FAULTS: Duration = Duration::from_secs(5);
 const LONGEST_MS: u64 = 3_500;
+const MOMENT_MS: u64 = 300;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fault {
@@ -26,6 +28,8 @@ enum Fault {
     Cut(String, String),
     /// Nothing passes from the first to the second: requests arrive, and their answers are lost.
     Mute(String, String),
+    /// For a moment the answers of the second to the first are lost, then the connections of the first are reset.
+    LoseAnswers(String, String),
     /// What passes between two nodes comes much later.
     Hold(String, String),
 }
@@ -50,8 +54,10 @@ impl Fault {
                 let (a, b) = if rng.random_bool(0.5) { (a, b) } else { (b, a) };
                 match kind {
                     3 | 4 => Self::Cut(a, b),
-                    5..=7 => Self::Mute(a, b),
-                    _ => Self::Hold(a, b),
+                    5 => Self::Mute(a, b),
+                    6 => Self::Hold(a, b),
+                    _ if dials(&a) > dials(&b) => Self::LoseAnswers(a, b),
+                    _ => Self::LoseAnswers(b, a),
                 }
             }
         }
@@ -60,7 +66,7 @@ impl Fault {
     fn link(&self) -> Option<(&str, &str)> {
         match self {
             Self::Crash(_) | Self::Restart(_) => None,
-            Self::Cut(a, b) | Self::Mute(a, b) | Self::Hold(a, b) => Some((a, b)),
+            Self::Cut(a, b) | Self::Mute(a, b) | Self::LoseAnswers(a, b) | Self::Hold(a, b) => Some((a, b)),
         }
     }
 
@@ -90,18 +96,33 @@ impl Fault {
             Self::Restart(node) => sim.bounce(node.as_str()),
             Self::Cut(a, b) => sim.partition(a.as_str(), b.as_str()),
             Self::Mute(a, b) => sim.partition_oneway(a.as_str(), b.as_str()),
+            Self::LoseAnswers(a, b) => sim.partition_oneway(b.as_str(), a.as_str()),
             Self::Hold(a, b) => sim.hold(a.as_str(), b.as_str()),
         }
     }
 
-    fn end(&self, sim: &mut Sim<'_>) {
+    fn end(&self, sim: &mut Sim<'_>, resets: &Resets) {
         match self {
             Self::Crash(node) => sim.bounce(node.as_str()),
             Self::Restart(_) => {}
             Self::Cut(a, b) => sim.repair(a.as_str(), b.as_str()),
             Self::Mute(a, b) => sim.repair_oneway(a.as_str(), b.as_str()),
+            Self::LoseAnswers(a, b) => {
+                sim.repair_oneway(b.as_str(), a.as_str());
+                resets.reset(a, b);
+            }
             Self::Hold(a, b) => sim.release(a.as_str(), b.as_str()),
         }
+    }
+}
+
+/// Who dials whom: the greater one dials.
+fn dials(name: &str) -> u8 {
+    match name.split('-').next() {
+        Some("client") => 3,
+        Some("worker") => 2,
+        Some("storage") => 1,
+        _ => 0,
     }
 }
 
@@ -122,22 +143,30 @@ pub(crate) struct Plan {
     coming: Vec<(Duration, Duration, Fault)>,
     struck: Vec<(Duration, Fault)>,
     cut_off: CutOff,
+    resets: Resets,
 }
 
 impl Plan {
     /// Faults from `start` on.
-    pub(crate) fn random(rng: &mut StdRng, clients: &[String], start: Duration, cut_off: CutOff) -> Self {
-        let count = rng.random_range(3..8);
+    pub(crate) fn random(
+        rng: &mut StdRng,
+        clients: &[String],
+        start: Duration,
+        cut_off: CutOff,
+        resets: Resets,
+    ) -> Self {
+        let count = rng.random_range(4..12);
         let ms = Duration::from_millis;
         let fault = |rng: &mut StdRng| {
             let begin = start + ms(rng.random_range(0..FAULTS.as_millis() as u64 * 4 / 5));
-            let end = (begin + ms(rng.random_range(100..LONGEST_MS))).min(start + FAULTS);
-            (begin, end, Fault::random(rng, clients))
+            let fault = Fault::random(rng, clients);
+            let longest = if matches!(fault, Fault::LoseAnswers(..)) { MOMENT_MS } else { LONGEST_MS };
+            let end = (begin + ms(rng.random_range(20..longest))).min(start + FAULTS);
+            (begin, end, fault)
         };
         let mut coming: Vec<_> = (0..count).map(|_| fault(rng)).collect();
         coming.sort_by_key(|(begin, ..)| std::cmp::Reverse(*begin));
-        let _ = rng.next_u64();
-        Self { coming, struck: Vec::new(), cut_off }
+        Self { coming, struck: Vec::new(), cut_off, resets }
     }
 
     /// Does what is due, and says what it did.
@@ -148,7 +177,7 @@ impl Plan {
         self.struck = struck;
         let over: Vec<(Duration, Fault)> = over;
         for (_, fault) in over {
-            fault.end(sim);
+            fault.end(sim, &self.resets);
             said.push(format!("over: {fault:?}"));
         }
         while self.coming.last().is_some_and(|(begin, ..)| *begin <= now) {

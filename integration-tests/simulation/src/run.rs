@@ -13,6 +13,7 @@ use crate::book::Book;
 use crate::client::{Client, Progress, Shared};
 use crate::cluster;
 use crate::faults::{CutOff, Plan};
+use crate::io::Resets;
 
 const CLIENTS: usize = 2;
 const TICK: Duration = Duration::from_millis(5);
@@ -54,17 +55,23 @@ pub struct Outcome {
 pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     let dir = folder();
     let mut rng = StdRng::seed_from_u64(seed);
+    cstore_types::seed_identities(rng.random());
+    cstore_node::backoff::seed_jitter(rng.random());
+    cstore_mesh::seed_chance(rng.random());
     let mut sim = Builder::new()
         .tick_duration(TICK)
         .simulation_duration(LONGEST)
-        .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(20))
         .tcp_capacity(4_096)
         .rng_seed(rng.random())
         .enable_random_order()
         .build();
-    let shared =
-        Shared { book: Rc::default(), progress: Rc::default(), cut_off: CutOff::default(), clients: CLIENTS };
+    let shared = Shared {
+        book: Rc::default(),
+        progress: Rc::default(),
+        cut_off: CutOff::default(),
+        resets: Resets::default(),
+        clients: CLIENTS,
+    };
     let in_master = match sabotage {
         Sabotage::LeasesNeverEnd => cstore_master::Sabotage::LeasesNeverEnd,
         Sabotage::None | Sabotage::RepeatEverything => cstore_master::Sabotage::None,
@@ -75,15 +82,22 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     };
     let master = cluster::add_master(&mut sim, dir.path().into(), rng.random(), in_master, &shared.book);
     for n in 1..=cluster::WORKERS {
-        cluster::add_worker(&mut sim, n, master, &shared.book);
+        cluster::add_worker(&mut sim, n, master, &shared.resets, &shared.book);
     }
     for n in 1..=cluster::STORAGES {
-        cluster::add_storage(&mut sim, n, master, rng.random(), &shared.book);
+        cluster::add_storage(&mut sim, n, master, rng.random(), &shared.resets, &shared.book);
     }
     let clients: Vec<String> = (1..=CLIENTS).map(|n| format!("client-{n}")).collect();
     for id in &clients {
         let (own, rng, shared) = (id.clone(), StdRng::seed_from_u64(rng.random()), shared.clone());
         sim.client(id.as_str(), async move { Client::new(own, rng, master, in_mesh, shared)?.run().await });
+    }
+    // One latency for each link, so that what is sent in one moment does not draw for the order of its arrival.
+    let everyone: Vec<String> = cluster::nodes().into_iter().chain(clients.iter().cloned()).collect();
+    for (n, a) in everyone.iter().enumerate() {
+        for b in everyone.iter().skip(n + 1) {
+            sim.set_link_latency(a.as_str(), b.as_str(), Duration::from_millis(rng.random_range(1..20)));
+        }
     }
     drive(&mut sim, &mut rng, &clients, &shared);
     let simulated = sim.elapsed();
@@ -106,7 +120,7 @@ fn folder() -> tempfile::TempDir {
 
 /// Steps until the clients are done or something must not be.
 fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], shared: &Shared) {
-    let Shared { book, progress, cut_off, .. } = shared;
+    let Shared { book, progress, cut_off, resets, .. } = shared;
     let mut plan = None;
     loop {
         let ended = match sim.step() {
@@ -121,7 +135,8 @@ fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], share
         }
         match &mut plan {
             None if progress.borrow().began == CLIENTS => {
-                plan = Some(Plan::random(rng, clients, sim.elapsed(), cut_off.clone()));
+                let start = sim.elapsed();
+                plan = Some(Plan::random(rng, clients, start, cut_off.clone(), resets.clone()));
             }
             None if sim.elapsed() > START => {
                 return book.borrow_mut().violated(format!("the cluster did not come up within {START:?}"));

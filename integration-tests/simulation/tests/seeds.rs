@@ -69,3 +69,15 @@ fn i12_a_node_that_is_ready_while_it_is_down_is_caught() {
     let (seed, outcome) = found.expect("a node that was cut off is named");
     println!("caught after {ran} seeds: {}", show(seed, &outcome));
 }
+/// What a failing seed printed can be had again: the traces name every call with its answer and its millisecond.
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let first = env("CSTORE_SEED", 1);
+    for seed in first..first + 10 {
+        let (one, two) = (run_alone(seed, Sabotage::None), run_alone(seed, Sabotage::None));
+        let same = one.trace.iter().zip(&two.trace).take_while(|(one, two)| one == two).count();
+        let rest = |trace: &[String]| trace.iter().skip(same).take(3).cloned().collect::<Vec<_>>();
+        assert!(one.trace == two.trace, "seed {seed}: {:#?} {:#?}", rest(&one.trace), rest(&two.trace));
+        assert_eq!(one.simulated, two.simulated);
+    }
+}

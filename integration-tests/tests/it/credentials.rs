@@ -1,33 +1,15 @@
-//! I13 and I11 at the gRPC doors.
+//! I13 and I11 of upload tickets.
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::mesh;
 use cstore_mesh::MasterClient;
-use cstore_proto::v1;
+use cstore_proto::{Caller, Signer, v1};
 use tonic::Code;
 
 use crate::PROGRAM;
 
-fn master(cluster: &Cluster, bearer: &str) -> MasterClient {
-    mesh::master(&cluster.master, bearer)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i13_no_grpc_door_opens_without_the_secret() {
-    let cluster = tokio::task::spawn_blocking(|| Cluster::builder(PROGRAM).start()).await.unwrap();
-    for bearer in ["", "wrong", &"0".repeat(64)] {
-        let denied = master(&cluster, bearer).list_files(v1::ListFilesRequest::default()).await.unwrap_err();
-        assert_eq!(denied.code(), Code::Unauthenticated, "{denied}");
-        let denied = master(&cluster, bearer).register(v1::RegisterRequest::default()).await.unwrap_err();
-        assert_eq!(denied.code(), Code::Unauthenticated, "{denied}");
-        let mut worker = mesh::worker(&cluster.addr("worker-1"), bearer);
-        let denied = worker.put_small(v1::PutSmallRequest::default()).await.unwrap_err();
-        assert_eq!(denied.code(), Code::Unauthenticated, "{denied}");
-        let denied = worker.download(v1::DownloadRequest::default()).await.unwrap_err();
-        assert_eq!(denied.code(), Code::Unauthenticated, "{denied}");
-    }
-    master(&cluster, &cluster.bearer()).list_files(v1::ListFilesRequest::default()).await.unwrap();
-    tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
+fn master(cluster: &Cluster, signer: &Signer) -> MasterClient {
+    mesh::master(&cluster.master, signer)
 }
 
 fn small(ticket: Option<v1::Ticket>, name: &str, body: &'static [u8]) -> v1::PutSmallRequest {
@@ -39,15 +21,15 @@ fn small(ticket: Option<v1::Ticket>, name: &str, body: &'static [u8]) -> v1::Put
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_i13_tickets_must_be_ours_and_a_repeated_upload_answers_the_same() {
     let cluster = tokio::task::spawn_blocking(|| Cluster::builder(PROGRAM).start()).await.unwrap();
-    let bearer = cluster.bearer();
-    let mut worker = mesh::worker(&cluster.addr("worker-1"), &bearer);
+    let signer = Signer::new(&cluster.secret(), Caller::Gateway);
+    let mut worker = mesh::worker(&cluster.addr("worker-1"), &signer);
     let missing = worker.put_small(small(None, "a", b"x")).await.unwrap_err();
     assert!(missing.message().contains("ticket is missing"), "{missing}");
     let forged = v1::Ticket { body: bytes::Bytes::from_static(b"forged"), ..v1::Ticket::default() };
     let foreign = worker.put_small(small(Some(forged), "a", b"x")).await.unwrap_err();
     assert_eq!(foreign.code(), Code::PermissionDenied, "{foreign}");
 
-    let begun = master(&cluster, &bearer).begin_upload(v1::BeginUploadRequest::default()).await.unwrap();
+    let begun = master(&cluster, &signer).begin_upload(v1::BeginUploadRequest::default()).await.unwrap();
     let ticket = begun.tickets.into_iter().next();
     let first = worker.put_small(small(ticket.clone(), "a", b"x")).await.unwrap().into_inner();
     let second = worker.put_small(small(ticket.clone(), "a", b"x")).await.unwrap().into_inner();
@@ -55,11 +37,30 @@ async fn i11_i13_tickets_must_be_ours_and_a_repeated_upload_answers_the_same() {
     let other = worker.put_small(small(ticket.clone(), "a", b"other")).await.unwrap_err();
     assert!(matches!(other.code(), Code::FailedPrecondition | Code::Internal), "{other}");
 
-    let aborted = master(&cluster, &bearer).begin_upload(v1::BeginUploadRequest::default()).await.unwrap();
+    let aborted = master(&cluster, &signer).begin_upload(v1::BeginUploadRequest::default()).await.unwrap();
     let ticket = aborted.tickets.into_iter().next();
     let abort = v1::AbortUploadRequest { ticket: ticket.clone() };
-    assert!(!master(&cluster, &bearer).abort_upload(abort).await.unwrap().committed);
+    assert!(!master(&cluster, &signer).abort_upload(abort).await.unwrap().committed);
     let late = worker.put_small(small(ticket, "late", b"x")).await.unwrap_err();
     assert_eq!(late.code(), Code::PermissionDenied, "a tombstoned session never commits: {late}");
+
+    let of_acme = v1::BeginUploadRequest { tenant: "acme".to_owned(), ..v1::BeginUploadRequest::default() };
+    let ticket = master(&cluster, &signer).begin_upload(of_acme).await.unwrap().tickets.into_iter().next();
+    for tenant in ["", "default", "acme-2"] {
+        let mut request = small(ticket.clone(), "theirs", b"x");
+        request.header.as_mut().unwrap().tenant = tenant.to_owned();
+        let denied = worker.put_small(request).await.unwrap_err();
+        assert_eq!(denied.code(), Code::PermissionDenied, "{tenant:?}: {denied}");
+    }
+    // A worker that passes on another tenant than the ticket's is refused by the master.
+    let commit = v1::CommitUploadRequest {
+        ticket,
+        tenant: "acme-2".to_owned(),
+        name: "theirs".to_owned(),
+        ..v1::CommitUploadRequest::default()
+    };
+    let as_worker = Signer::new(&cluster.secret(), Caller::Worker);
+    let denied = master(&cluster, &as_worker).commit_upload(commit).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
     tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
 }

@@ -17,13 +17,16 @@ mod full_disk;
 mod jaeger;
 mod kills;
 mod logs;
+mod matrix;
 mod members;
 mod metrics;
 mod monitoring;
 mod network;
 mod start;
 mod stress;
+mod tenants;
 mod tidy;
+mod tls;
 mod traces;
 mod walk;
 

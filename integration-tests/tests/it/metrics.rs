@@ -14,7 +14,7 @@ use crate::PROGRAM;
 const OPEN: &str = "application/openmetrics-text";
 
 fn scrape(cluster: &Cluster, role: &str, accept: &str) -> Answer {
-    let mut client = Client::connect(&cluster.admin(role)).unwrap();
+    let mut client = Client::connect(&cluster.admin_addr(role)).unwrap();
     let answer = client.call("GET", "/metrics", &format!("accept: {accept}\r\n"), b"").unwrap();
     assert_eq!(answer.status, 200, "{role}");
     answer

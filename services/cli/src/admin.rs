@@ -2,19 +2,28 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use cstore_node::{Env, Source};
+use cstore_proto::{Caller, Signer};
 
 use crate::exit::Failure;
 use crate::secret;
 
-/// Prints the bearer token of the gRPC plane, for grpcurl.
-pub(crate) fn bearer(source: &dyn Source) -> Result<(), Failure> {
+/// Longest life of an operator's bearer: nothing but a new cluster secret revokes one.
+const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// Prints a bearer of the gRPC plane, for grpcurl.
+pub(crate) fn bearer(ttl: Duration, source: &dyn Source) -> Result<(), Failure> {
+    if ttl > MAX_TTL {
+        return Err(Failure::Usage("--ttl must be 30 days at most".to_owned()));
+    }
     let mut env = Env::new(source);
     let path = secret::path(&mut env);
     env.finish().map_err(Failure::usage)?;
     let secret = secret::read(&path).map_err(Failure::usage)?;
-    writeln!(std::io::stdout().lock(), "{}", secret.grpc_bearer().as_str()).map_err(Failure::failed)
+    let bearer = Signer::new(&secret, Caller::Operator).for_ttl(ttl);
+    writeln!(std::io::stdout().lock(), "{bearer}").map_err(Failure::failed)
 }
 
 /// Says what a storage directory holds.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use cstore_gateway::tokens::Rights;
+use cstore_types::{Tenant, TenantError};
 
 /// Most nodes of one kind in one process.
 pub(crate) const MAX_NODES: u16 = 16;
@@ -50,13 +52,87 @@ pub(crate) struct Dev {
     pub(crate) storages: Option<u16>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Certs {
+    /// Folder of the CA (ca.pem, ca-key.pem); each node gets a folder below it
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Name of the node
+    #[arg(long)]
+    pub(crate) node: String,
+    /// Names and addresses under which others dial the node, separated by commas
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(crate) host: Vec<String>,
+    /// Days that the node's certificate is valid
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub(crate) days: u16,
+    /// Replace a certificate that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admin {
-    /// Prints the bearer token of the gRPC plane, derived from the cluster secret.
-    Bearer,
+    /// Prints a bearer for grpcurl, signed with the cluster secret.
+    Bearer {
+        /// How long it lives, such as 90m, 12h, 7d
+        #[arg(long, default_value = "12h")]
+        ttl: humantime::Duration,
+    },
+    /// Tokens of the REST API.
+    Token {
+        #[command(subcommand)]
+        command: Token,
+    },
+    /// Makes certificates for the inner ports: a CA, once, and one folder for each node.
+    Certs(Certs),
     /// Says what a storage directory holds, without changing it.
     Inspect {
         /// The directory of one storage node
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Makes a token, prints it once and keeps its hash.
+    Create {
+        #[command(flatten)]
+        options: NewToken,
+        /// The token file [default: CSTORE_API_TOKENS_FILE, or api-tokens in CSTORE_DATA_DIR]
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Says what is known of each token.
+    List {
+        /// The token file [default: CSTORE_API_TOKENS_FILE, or api-tokens in CSTORE_DATA_DIR]
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Takes a token out of the file; gateways follow within a second.
+    Revoke {
+        /// The token's id, the part behind cst_
+        id: String,
+        /// The token file [default: CSTORE_API_TOKENS_FILE, or api-tokens in CSTORE_DATA_DIR]
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+}
+
+/// What a new token is good for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NewToken {
+    /// Whose names it opens: 1 to 64 of a-z, 0-9 and -; `default` is the tenant of requests without a token
+    #[arg(long, value_parser = tenant)]
+    pub(crate) tenant: Tenant,
+    /// What it allows
+    #[arg(long, default_value = "read,write,delete")]
+    pub(crate) rights: Rights,
+    /// How long it lives, such as 12h or 30d [default: for ever]
+    #[arg(long)]
+    pub(crate) expires: Option<humantime::Duration>,
+}
+
+fn tenant(text: &str) -> Result<Tenant, TenantError> {
+    if text.is_empty() { Err(TenantError) } else { Tenant::new(text) }
 }

@@ -9,7 +9,7 @@ mod ready;
 
 use std::collections::HashSet;
 
-use cstore_mesh::RoleMetrics;
+use cstore_mesh::{RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
 use cstore_node::telemetry::TelemetryConfig;
 use cstore_node::{ConfigErrors, Env, Shutdown, Source, listen, metrics};
@@ -20,7 +20,7 @@ use crate::args;
 use crate::exit::Failure;
 use crate::process::{self, Running};
 use crate::role::{Plan, Role};
-use crate::secret;
+use crate::{secret, tls};
 use layout::{HOST, Layout, Member};
 
 /// Runs the whole system until a signal.
@@ -31,6 +31,7 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
         env.optional::<u16>(process::ADMIN_PORT, "a port from 0 to 65535, where 0 means a free one");
     let secret_path = secret::path(&mut env);
     let layout = Layout::new(options, &mut env)?;
+    let tls = tls::read(&mut env);
     check(&env, &layout, source)?;
     let secret = secret::read_or_generate(&secret_path).map_err(Failure::usage)?;
     process::run("dev", &telemetry, |shutdown| async move {
@@ -38,7 +39,7 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
         let members = bind(&layout).await?;
         let gateway = Readiness::new(&[]);
         let metrics = RoleMetrics::new(metrics::registry("dev"));
-        let roles = start(&layout, members, source, &secret, &gateway, &metrics)?;
+        let roles = start(&layout, members, source, (&secret, tls.as_ref()), &gateway, &metrics)?;
         let admin_stop = Shutdown::new();
         if let Some(port) = admin_port {
             process::admin(HOST, port, gateway.clone(), metrics.registry, admin_stop.clone()).await?;
@@ -89,7 +90,7 @@ fn start(
     layout: &Layout,
     members: Vec<(Member, TcpListener)>,
     source: &dyn Source,
-    secret: &ClusterSecret,
+    (secret, tls): (&ClusterSecret, Option<&Tls>),
     gateway: &Readiness,
     metrics: &RoleMetrics,
 ) -> Result<Started, Failure> {
@@ -100,7 +101,8 @@ fn start(
     for (member, listener) in members {
         let mut env =
             Env::new(source).with_overrides(layout.overrides(&member, source, member.port, master_port));
-        let plan = Plan::from_env(member.role, &mut env);
+        let mut plan = Plan::from_env(member.role, &mut env);
+        plan.secure(tls.cloned());
         env.finish().map_err(Failure::usage)?;
         // A role stops when its turn comes, not with the first: a worker outlives the requests of the gateway.
         let stop = Shutdown::new();

@@ -8,12 +8,15 @@
 
 mod admin;
 mod args;
+mod certs;
 mod dev;
 mod exit;
 mod health;
 mod process;
 mod role;
 mod secret;
+mod tls;
+mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,7 +47,9 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Worker => role::run(role::Role::Worker, env),
         Command::Storage => role::run(role::Role::Storage, env),
         Command::Health { addr } => health::run(addr.as_deref(), env),
-        Command::Admin { command: Admin::Bearer } => admin::bearer(env),
+        Command::Admin { command: Admin::Bearer { ttl } } => admin::bearer(**ttl, env),
+        Command::Admin { command: Admin::Token { command } } => token::run(command, env),
+        Command::Admin { command: Admin::Certs(options) } => certs::run(options).map_err(Failure::usage),
         Command::Admin { command: Admin::Inspect { dir } } => admin::inspect(dir),
     }
 }

@@ -1,7 +1,7 @@
 //! One role as a process of its own.
 
 use anyhow::Error;
-use cstore_mesh::RoleMetrics;
+use cstore_mesh::{RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
 use cstore_node::telemetry::TelemetryConfig;
 use cstore_node::{Env, Shutdown, Source, listen, metrics};
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::exit::Failure;
 use crate::process::{self, Running};
-use crate::secret;
+use crate::{secret, tls};
 
 /// The parts of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,6 +73,16 @@ impl Plan {
         }
     }
 
+    /// Lets the inner ports of the role speak TLS.
+    pub(crate) fn secure(&mut self, tls: Option<Tls>) {
+        match self {
+            Self::Gateway(config) => config.tls = tls,
+            Self::Master(config) => config.tls = tls,
+            Self::Worker(config) => config.tls = tls,
+            Self::Storage(config) => config.tls = tls,
+        }
+    }
+
     /// The role's work, from now until the shutdown.
     pub(crate) fn work(
         self,
@@ -106,7 +116,8 @@ impl Plan {
 /// Runs one role until a signal.
 pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
     let mut env = Env::new(source);
-    let plan = Plan::from_env(role, &mut env);
+    let mut plan = Plan::from_env(role, &mut env);
+    plan.secure(tls::read(&mut env));
     let telemetry = TelemetryConfig::from_env(&mut env);
     let host = env.string("CSTORE_LISTEN_HOST", "127.0.0.1");
     let (variable, default) = role.port();

@@ -93,8 +93,16 @@ fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let output = cstore(&["admin", "bearer"], &[("CSTORE_CLUSTER_SECRET_FILE", secret.to_str().unwrap())]);
     let bearer = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(bearer.trim().len(), 64);
+    let parts: Vec<&str> = bearer.trim().split('.').collect();
+    assert!(parts[0] == "operator" && parts[2].len() == 64, "{bearer}");
     assert!(!bearer.contains("0123456789abcdef0123456789abcdef"));
+    let variables = [("CSTORE_CLUSTER_SECRET_FILE", secret.to_str().unwrap())];
+    let lasting = |ttl: &str| {
+        let output = cstore(&["admin", "bearer", "--ttl", ttl], &variables);
+        String::from_utf8(output.stdout).unwrap().split('.').nth(1).and_then(|text| text.parse::<u64>().ok())
+    };
+    assert!(lasting("7d") > lasting("90m"), "it lives as long as it is told to");
+    assert_eq!(lasting("31d"), None);
 }
 
 #[test]
@@ -102,4 +110,31 @@ fn health_of_a_role_that_is_not_there_is_1() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     assert_eq!(cstore(&["health", "--addr", &free], &[]).status.code(), Some(1));
     assert_eq!(cstore(&["health", "--addr", "nowhere"], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn i13_a_token_is_printed_once_and_neither_kept_nor_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
+    let create = ["admin", "token", "create", "--tenant", "acme", "--rights", "read", "--expires", "30d"];
+    let made = cstore(&create, &variables);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let token = String::from_utf8(made.stdout.clone()).unwrap();
+    let (id, secret) = token.trim().strip_prefix("cst_").unwrap().split_once('_').unwrap();
+    assert_eq!(secret.len(), 43);
+    let file = std::fs::read_to_string(dir.path().join("api-tokens")).unwrap();
+    let listed = cstore(&["admin", "token", "list"], &variables);
+    let shown = String::from_utf8(listed.stdout).unwrap();
+    assert!(shown.starts_with(&format!("{id}  acme  read  expires 2")), "{shown}");
+    for text in [&file, &shown, &stderr(&made)] {
+        assert!(text.contains(id) && !text.contains(secret), "{text}");
+    }
+    let revoke = ["admin", "token", "revoke", id];
+    assert_eq!(cstore(&revoke, &variables).status.code(), Some(0));
+    assert!(stderr(&cstore(&revoke, &variables)).contains("there is no token"));
+    assert!(cstore(&["admin", "token", "list"], &variables).stdout.is_empty());
+    for wrong in [&["--tenant", "ACME"][..], &["--tenant", ""], &[], &["--tenant", "a", "--rights", "fly"]] {
+        let output = cstore(&[&["admin", "token", "create"], wrong].concat(), &variables);
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cstore_mesh::Tls;
 use cstore_node::env::Env;
 use cstore_node::size::ByteSize;
 use cstore_types::Chunking;
@@ -27,6 +28,8 @@ pub struct Config {
     pub snapshot_bytes: ByteSize,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    pub tls: Option<Tls>,
     /// A defect on purpose, to show that tests find it; a program can only have none.
     pub sabotage: Sabotage,
 }
@@ -65,6 +68,7 @@ impl Config {
                 ByteSize::from_kib(64)..=ByteSize::from_gib(16),
             ),
             reflection: env.boolean("CSTORE_REFLECTION", true),
+            tls: None,
             sabotage: Sabotage::None,
         }
     }

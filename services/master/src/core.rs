@@ -1,11 +1,13 @@
 //! The master's rules stand in the modules beside this one; this is what they share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cstore_proto::v1;
-use cstore_types::{ClusterUuid, DedupKey, Incarnation, TicketKey};
+use cstore_types::{ClusterUuid, DedupKey, Incarnation, Tenant, TicketKey};
+use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::error::Refusal;
@@ -18,30 +20,41 @@ use crate::releases::Releases;
 pub(crate) const MAX_TRIES: usize = 64;
 const SCAN_PAGE: usize = 1_000;
 
-/// Files and their bytes, kept up with every commit.
+/// Files and their bytes, a tenant at a time, kept up with every commit. Tenants without files are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
-    files: AtomicI64,
-    bytes: AtomicI64,
+    tenants: Mutex<HashMap<Tenant, (u64, u64)>>,
     commits: AtomicU64,
 }
 
 impl Usage {
-    pub(crate) fn add(&self, file: &FileRecord) {
-        self.files.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(file.size.cast_signed(), Ordering::Relaxed);
+    pub(crate) fn add(&self, tenant: &Tenant, file: &FileRecord) {
+        let mut tenants = self.tenants.lock();
+        let (files, bytes) = tenants.entry(tenant.clone()).or_default();
+        *files = files.saturating_add(1);
+        *bytes = bytes.saturating_add(file.size);
         self.commits.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn remove(&self, file: &FileRecord) {
-        self.files.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(file.size.cast_signed(), Ordering::Relaxed);
+    pub(crate) fn remove(&self, tenant: &Tenant, file: &FileRecord) {
+        let mut tenants = self.tenants.lock();
+        let Some((files, bytes)) = tenants.get_mut(tenant) else { return };
+        *files = files.saturating_sub(1);
+        *bytes = bytes.saturating_sub(file.size);
+        if *files == 0 {
+            tenants.remove(tenant);
+        }
     }
 
-    /// Files and their logical bytes.
-    pub(crate) fn get(&self) -> (u64, u64) {
-        let count = |counter: &AtomicI64| u64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0);
-        (count(&self.files), count(&self.bytes))
+    /// Files of one tenant and their logical bytes.
+    pub(crate) fn of(&self, tenant: &Tenant) -> (u64, u64) {
+        self.tenants.lock().get(tenant).copied().unwrap_or_default()
+    }
+
+    /// Files of all tenants and their logical bytes.
+    pub(crate) fn total(&self) -> (u64, u64) {
+        let add = |sum: (u64, u64), one: &(u64, u64)| (sum.0 + one.0, sum.1.saturating_add(one.1));
+        self.tenants.lock().values().fold((0, 0), add)
     }
 
     pub(crate) fn commits(&self) -> u64 {
@@ -77,8 +90,8 @@ impl Master {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = meta.scan(&[keys::NAMES], after.as_deref(), SCAN_PAGE).await?;
-            for (_, found) in &page {
-                usage.add(&FileRecord::decode(&found.value)?);
+            for (key, found) in &page {
+                usage.add(&keys::tenant_of(key)?, &FileRecord::decode(&found.value)?);
             }
             match page.into_iter().last() {
                 Some((key, _)) => after = Some(key),

@@ -1,7 +1,7 @@
 //! Lists of files, page by page, with folders rolled up.
 
-use cstore_types::ErrorCode;
 use cstore_types::limits::{MAX_NAME_BYTES, MAX_PAGE_SIZE};
+use cstore_types::{ErrorCode, Tenant};
 
 use crate::core::Master;
 use crate::error::Refusal;
@@ -12,7 +12,7 @@ const SCAN: usize = 256;
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct ListQuery {
-    pub(crate) tenant: String,
+    pub(crate) tenant: Tenant,
     pub(crate) prefix: String,
     pub(crate) delimiter: Option<char>,
     pub(crate) page_size: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Page {
 impl ListQuery {
     /// Checks what a caller sent.
     pub(crate) fn new(
-        tenant: String,
+        tenant: Tenant,
         prefix: String,
         delimiter: &str,
         page_size: u32,

@@ -238,6 +238,7 @@ const fn word(state: v1::NodeState) -> &'static str {
 #[derive(Debug)]
 pub(crate) struct Beat {
     pub(crate) id: NodeId,
+    pub(crate) role: v1::Role,
     pub(crate) ready: bool,
     pub(crate) reason: String,
     pub(crate) storage: Option<v1::StorageReport>,
@@ -256,6 +257,13 @@ impl Master {
             let mut inner = self.members.inner.lock();
             if inner.nodes.len() >= MAX_NODES && !inner.nodes.contains_key(&id) {
                 return Err(Refusal::new(ErrorCode::Overloaded, "too many nodes have registered"));
+            }
+            let known = inner.nodes.get(&id).map(|known| known.role);
+            let owns_disk = inner.stores.values().any(|record| record.node == id);
+            if known.is_some_and(|known| known != node.role) || (owns_disk && node.role != v1::Role::Storage)
+            {
+                let text = format!("node {id} is known in another role");
+                return Err(Refusal::new(ErrorCode::PermissionDenied, text));
             }
             inner.nodes.insert(id, node);
         }
@@ -327,7 +335,7 @@ impl Master {
     pub(crate) fn heartbeat(&self, beat: Beat) -> Option<bool> {
         let mut inner = self.members.inner.lock();
         let Inner { nodes, stores, .. } = &mut *inner;
-        let node = nodes.get_mut(&beat.id)?;
+        let node = nodes.get_mut(&beat.id).filter(|node| node.role == beat.role)?;
         let before = (node.state(self.config.lease()), node.reason.clone());
         node.last_seen = Instant::now();
         node.last_seen_ms = now_ms();

@@ -35,7 +35,7 @@ struct MasterMetrics(Arc<Master>);
 
 impl Collector for MasterMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (files, bytes) = self.0.usage.get();
+        let (files, bytes) = self.0.usage.total();
         let gauges: [(&str, &str, u64); 5] = [
             ("master_log_frames", "group commits of the metadata log, one sync each", self.0.meta.frames()),
             ("master_files", "visible files", files),

@@ -1,7 +1,7 @@
 //! Names: look up, delete, rename, copy. All changes are one batch each, decided again when another came first.
 
 use bytes::Bytes;
-use cstore_types::{ErrorCode, FileName, SessionId};
+use cstore_types::{ErrorCode, FileName, SessionId, Tenant};
 
 use crate::core::{MAX_TRIES, Master, now_ms};
 use crate::error::Refusal;
@@ -11,28 +11,29 @@ use crate::meta::{Batch, MetaError, Versioned};
 /// What a change of names did, to be counted when it is durable.
 #[derive(Debug, Default)]
 pub(crate) struct Effect {
-    pub(crate) removed: Option<FileRecord>,
+    /// Whose file is no longer there.
+    pub(crate) removed: Option<(Tenant, FileRecord)>,
     pub(crate) released: Option<(SessionId, ReleaseRecord)>,
 }
 
 impl Master {
     pub(crate) async fn find(
         &self,
-        tenant: &str,
+        tenant: &Tenant,
         name: &FileName,
     ) -> Result<Option<(FileRecord, Versioned)>, Refusal> {
         let Some(found) = self.meta.get(&keys::name_key(tenant, name)).await? else { return Ok(None) };
         Ok(Some((FileRecord::decode(&found.value)?, found)))
     }
 
-    async fn must_find(&self, tenant: &str, name: &FileName) -> Result<(FileRecord, Versioned), Refusal> {
+    async fn must_find(&self, tenant: &Tenant, name: &FileName) -> Result<(FileRecord, Versioned), Refusal> {
         let missing = || Refusal::new(ErrorCode::NotFound, format!("there is no file {:?}", name.as_str()));
         self.find(tenant, name).await?.ok_or_else(missing)
     }
 
     pub(crate) async fn get_file(
         &self,
-        tenant: &str,
+        tenant: &Tenant,
         name: &FileName,
     ) -> Result<(FileRecord, Bytes), Refusal> {
         for _ in 0..MAX_TRIES {
@@ -45,7 +46,12 @@ impl Master {
         Err(Refusal::new(ErrorCode::Overloaded, "the file keeps changing"))
     }
 
-    pub(crate) async fn delete_file(&self, tenant: &str, name: &FileName, etag: &str) -> Result<(), Refusal> {
+    pub(crate) async fn delete_file(
+        &self,
+        tenant: &Tenant,
+        name: &FileName,
+        etag: &str,
+    ) -> Result<(), Refusal> {
         for _ in 0..MAX_TRIES {
             let (file, found) = self.must_find(tenant, name).await?;
             if !etag.is_empty() && file.etag != etag {
@@ -66,14 +72,14 @@ impl Master {
     pub(crate) async fn drop_name(
         &self,
         batch: &mut Batch,
-        tenant: &str,
+        tenant: &Tenant,
         name: &FileName,
         file: FileRecord,
         version: u64,
     ) -> Result<Effect, Refusal> {
         batch.require_version(keys::name_key(tenant, name), version);
         let session = file.session;
-        let mut effect = Effect { removed: Some(file), released: None };
+        let mut effect = Effect { removed: Some((tenant.clone(), file)), released: None };
         let Some(found) = self.meta.get(&keys::session_key(session)).await? else { return Ok(effect) };
         batch.require_version(keys::session_key(session), found.version);
         match SessionRecord::decode(&found.value)? {
@@ -94,7 +100,7 @@ impl Master {
 
     pub(crate) async fn rename_file(
         &self,
-        tenant: &str,
+        tenant: &Tenant,
         from: &FileName,
         to: &FileName,
         overwrite: bool,
@@ -107,7 +113,7 @@ impl Master {
             let mut batch = Batch::default();
             batch.require_version(keys::name_key(tenant, from), found.version);
             let (effect, version) = self.claim(&mut batch, tenant, to, overwrite, &file).await?;
-            if effect.removed.as_ref().is_some_and(|old| old.session == file.session) {
+            if effect.removed.as_ref().is_some_and(|(_, old)| old.session == file.session) {
                 // Two names of one session become one.
                 self.count_names(&mut batch, file.session, -1).await?;
             }
@@ -123,7 +129,7 @@ impl Master {
 
     pub(crate) async fn copy_file(
         &self,
-        tenant: &str,
+        tenant: &Tenant,
         from: &FileName,
         to: &FileName,
         overwrite: bool,
@@ -137,13 +143,13 @@ impl Master {
             batch.require_version(keys::name_key(tenant, from), found.version);
             let (effect, version) = self.claim(&mut batch, tenant, to, overwrite, &file).await?;
             // A copy over a name that shares its blocks leaves the number of names as it is.
-            if effect.removed.as_ref().is_none_or(|old| old.session != file.session) {
+            if effect.removed.as_ref().is_none_or(|(_, old)| old.session != file.session) {
                 self.count_names(&mut batch, file.session, 1).await?;
             }
             let copy = FileRecord { version, modified_ms: now_ms(), ..file };
             batch.put(keys::name_key(tenant, to), copy.encode());
             if self.commit(batch, effect).await?.is_some() {
-                self.usage.add(&copy);
+                self.usage.add(tenant, &copy);
                 return Ok(copy);
             }
         }
@@ -169,7 +175,7 @@ impl Master {
     async fn claim(
         &self,
         batch: &mut Batch,
-        tenant: &str,
+        tenant: &Tenant,
         to: &FileName,
         overwrite: bool,
         file: &FileRecord,
@@ -185,7 +191,7 @@ impl Master {
                 if old.session == file.session {
                     // Both names share the session; the caller counts its names.
                     batch.require_version(keys::name_key(tenant, to), found.version);
-                    return Ok((Effect { removed: Some(old), released: None }, version));
+                    return Ok((Effect { removed: Some((tenant.clone(), old)), released: None }, version));
                 }
                 Ok((self.drop_name(batch, tenant, to, old, found.version).await?, version))
             }
@@ -196,8 +202,8 @@ impl Master {
     pub(crate) async fn commit(&self, batch: Batch, effect: Effect) -> Result<Option<u64>, Refusal> {
         match self.meta.commit(batch).await {
             Ok(position) => {
-                if let Some(file) = &effect.removed {
-                    self.usage.remove(file);
+                if let Some((tenant, file)) = &effect.removed {
+                    self.usage.remove(tenant, file);
                 }
                 if let Some((session, release)) = effect.released {
                     self.releases.insert(session, release);

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use cstore_log::{Disk, LockGuard, RealDisk};
 use cstore_mesh::{
-    BoxIo, GrpcServer, MAX_MESSAGE_BYTES, MeshError, RoleMetrics, ServerOptions, tcp_incoming,
+    BoxIo, GrpcServer, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics, ServerOptions, secured_incoming,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::{Shutdown, spawn};
+use cstore_proto::Verifier;
 use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::UploadsServer;
 use cstore_types::ClusterSecret;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 
@@ -56,7 +56,7 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let incoming = tcp_incoming(listener).boxed();
+    let incoming = secured_incoming(listener, config.tls.as_ref(), Protocol::Grpc);
     run_over(config, secret, incoming, None, readiness, metrics, shutdown).await
 }
 
@@ -76,7 +76,7 @@ pub async fn run_over(
 ) -> Result<(), RunError> {
     readiness.set("metadata", PartState::NotReady("opening".to_owned()));
     let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening, log)).await;
+    let opened = cstore_node::blocking(move || open(&opening, log)).await;
     let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
     let meta: Arc<dyn MetaStore> = Arc::new(meta);
     let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);
@@ -86,7 +86,7 @@ pub async fn run_over(
     let doors = Doors(master.clone(), shutdown.clone());
     let options = ServerOptions {
         role: "master",
-        bearer: secret.grpc_bearer().as_str().to_owned(),
+        verifier: Verifier::new(&secret),
         reflection: config.reflection,
         metrics: metrics.mesh,
     };

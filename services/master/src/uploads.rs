@@ -2,7 +2,7 @@
 
 use cstore_proto::{TicketClaims, v1};
 use cstore_types::limits::MAX_TICKETS;
-use cstore_types::{ErrorCode, FileName, Root, SealSeq, SessionId, StoreUuid};
+use cstore_types::{ErrorCode, FileName, Root, SealSeq, SessionId, StoreUuid, Tenant};
 
 use crate::core::{MAX_TRIES, Master, file_info, now_ms};
 use crate::error::Refusal;
@@ -14,7 +14,6 @@ use crate::namespace::{Effect, taken};
 #[derive(Debug)]
 pub(crate) struct Commit {
     pub(crate) claims: TicketClaims,
-    pub(crate) tenant: String,
     pub(crate) name: FileName,
     pub(crate) condition: Condition,
     pub(crate) root: Vec<u8>,
@@ -68,7 +67,7 @@ impl Master {
     /// Tickets for uploads to healthy workers in turn.
     pub(crate) async fn begin_upload(
         &self,
-        tenant: &str,
+        tenant: &Tenant,
         name: Option<&FileName>,
         condition: &Condition,
         count: u32,
@@ -99,6 +98,7 @@ impl Master {
                 worker_addr,
                 map_version,
                 chunking: self.config.chunking,
+                tenant: tenant.clone(),
                 expires_ms: now_ms().saturating_add(ttl),
             };
             tickets.push(claims.sign(&self.ticket_key));
@@ -115,7 +115,7 @@ impl Master {
             if let Some(answer) = self.committed_before(commit).await? {
                 return Ok(answer);
             }
-            let found = self.find(&commit.tenant, &commit.name).await?;
+            let found = self.find(&commit.claims.tenant, &commit.name).await?;
             let old = found.as_ref().map(|(file, _)| file);
             if let Err(refusal) = commit.condition.check(&commit.name, old) {
                 // Refused is final: the session can never commit, and its blocks come back.
@@ -173,12 +173,16 @@ impl Master {
         let replaced = found.is_some();
         let (effect, version) = match found {
             None => {
-                batch.require_absent(keys::name_key(&commit.tenant, &commit.name));
+                batch.require_absent(keys::name_key(&commit.claims.tenant, &commit.name));
                 (Effect::default(), 1)
             }
             Some((old, found)) => {
                 let version = old.version + 1;
-                (self.drop_name(&mut batch, &commit.tenant, &commit.name, old, found.version).await?, version)
+                (
+                    self.drop_name(&mut batch, &commit.claims.tenant, &commit.name, old, found.version)
+                        .await?,
+                    version,
+                )
             }
         };
         let file = FileRecord {
@@ -200,13 +204,13 @@ impl Master {
             file: file.clone(),
         };
         self.note_seals(&mut batch, commit)?;
-        batch.put(keys::name_key(&commit.tenant, &commit.name), file.encode());
+        batch.put(keys::name_key(&commit.claims.tenant, &commit.name), file.encode());
         batch.put(keys::session_key(session), record.encode());
         batch.put(keys::root_key(session), commit.root.clone());
         if self.commit(batch, effect).await?.is_none() {
             return Ok(None);
         }
-        self.usage.add(&file);
+        self.usage.add(&commit.claims.tenant, &file);
         self.releases.forget(session);
         Ok(Some((file_info(commit.name.as_str(), &file), replaced)))
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cstore_mesh::Tls;
 use cstore_node::backoff::DEFAULT_STEP;
 use cstore_node::env::{Env, HostPort};
 use cstore_node::size::ByteSize;
@@ -37,6 +38,8 @@ pub struct Config {
     pub retry_step: Duration,
     /// CSTORE_MAX_CONNECTIONS.
     pub max_connections: u64,
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    pub tls: Option<Tls>,
 }
 
 impl Config {
@@ -68,6 +71,7 @@ impl Config {
                 Duration::from_millis(1)..=Duration::from_secs(60),
             ),
             max_connections: env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536),
+            tls: None,
             node,
         }
     }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, RealDisk};
-use cstore_mesh::{BoxIo, ClientOptions, Discovery, MasterClient, MeshError, RoleIo, RoleMetrics, Service};
+use cstore_mesh::{
+    BoxIo, ClientOptions, Discovery, MasterClient, MeshError, Protocol, RoleIo, RoleMetrics, Service,
+};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
-use cstore_proto::v1;
+use cstore_proto::{Caller, Signer, v1};
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
 use futures_util::stream::BoxStream;
@@ -66,7 +68,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let failed = |source| OpenError::Io { doing: "open disk folder", source };
     let disk = RealDisk::open(&config.disk).map_err(failed)?;
-    let io = RoleIo::tcp(&config.advertise_host, listener)?;
+    let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Frames)?;
     run_over(config, secret, io, disk, readiness, metrics, shutdown).await
 }
 
@@ -85,11 +87,10 @@ pub async fn run_over(
 ) -> Result<(), RunError> {
     readiness.set("disk", PartState::NotReady("waiting for the master".to_owned()));
     let path = config.disk.display().to_string();
-    let RoleIo { addr, incoming, dial } = io;
-    let bearer = secret.grpc_bearer();
-    let options =
-        ClientOptions { dial, ..ClientOptions::new("storage", bearer.as_str(), metrics.mesh.clone()) };
-    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
+    let RoleIo { addr, incoming, dial, .. } = io;
+    let signer = Signer::new(&secret, Caller::Storage);
+    let options = ClientOptions { dial, ..ClientOptions::new("storage", signer, metrics.mesh.clone()) };
+    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options);
     drop(spawn("endpoints of the master", keeper.run()));
     let master = MasterClient::new(&service);
 
@@ -105,7 +106,7 @@ pub async fn run_over(
     };
     let opening = {
         let (path, identity) = (path.clone(), identity.clone());
-        tokio::task::spawn_blocking(move || Engine::open(disk, &path, &identity, &disk_options))
+        cstore_node::blocking(move || Engine::open(disk, &path, &identity, &disk_options))
     };
     let engine = opening.await.map_err(|error| RunError::Identity(error.to_string()))??;
     let frame_metrics = crate::metrics::register(&mut metrics.registry.lock(), &engine);
@@ -119,7 +120,7 @@ pub async fn run_over(
     serve(&config, &secret, &identity, (&engine, frame_metrics), incoming, &shutdown).await;
     let _ = heartbeats.await;
     let closing = engine.clone();
-    tokio::task::spawn_blocking(move || closing.close())
+    cstore_node::blocking(move || closing.close())
         .await
         .map_err(|error| RunError::Identity(error.to_string()))??;
     Ok(())

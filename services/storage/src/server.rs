@@ -152,7 +152,7 @@ impl BlockServer {
         let permit = self.readers.clone().acquire_owned().await;
         let engine = self.engine.clone();
         let (start, ids) = batch;
-        let read = tokio::task::spawn_blocking(move || {
+        let read = cstore_node::blocking(move || {
             let _permit = permit;
             let read = |id: &BlockId| engine.read_block(id).map_err(|error| error.code());
             ids.iter().map(read).collect()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cstore_mesh::Tls;
 use cstore_node::backoff::DEFAULT_STEP;
 use cstore_node::env::{Env, HostPort};
 use cstore_node::size::ByteSize;
@@ -22,6 +23,8 @@ pub struct Config {
     pub memory_budget: ByteSize,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    pub tls: Option<Tls>,
 }
 
 impl Config {
@@ -40,6 +43,7 @@ impl Config {
                 ByteSize::from_mib(16)..=ByteSize::from_gib(1_024),
             ),
             reflection: env.boolean("CSTORE_REFLECTION", true),
+            tls: None,
         }
     }
 }

@@ -44,7 +44,7 @@ impl Digests {
             digests.add(&chunk);
             digests
         };
-        *self = tokio::task::spawn_blocking(add).await.map_err(|error| lost_task(&error))?;
+        *self = cstore_node::blocking(add).await.map_err(|error| lost_task(&error))?;
         Ok(())
     }
 

@@ -137,7 +137,7 @@ async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, Failure> {
     let found = if bytes <= CHUNK_BYTES as u64 {
         verify()?
     } else {
-        tokio::task::spawn_blocking(verify).await.map_err(|error| lost_task(&error))??
+        cstore_node::blocking(verify).await.map_err(|error| lost_task(&error))??
     };
     let take = |piece: Piece| {
         let bytes = found.get(&piece.id).filter(|bytes| bytes.len() as u64 == piece.len);

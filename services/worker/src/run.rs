@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::{
-    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, RoleIo, RoleMetrics,
-    ServerOptions, Service,
+    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, Protocol, RoleIo,
+    RoleMetrics, ServerOptions, Service,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1::transfer_server::TransferServer;
+use cstore_proto::{Caller, Signer, Verifier};
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -51,7 +52,7 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let io = RoleIo::tcp(&config.advertise_host, listener)?;
+    let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Grpc)?;
     run_over(config, secret, io, readiness, metrics, shutdown).await
 }
 
@@ -68,11 +69,10 @@ pub async fn run_over(
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     readiness.set("master", PartState::NotReady("not registered".to_owned()));
-    let RoleIo { addr, incoming, dial } = io;
-    let bearer = secret.grpc_bearer().as_str().to_owned();
-    let options =
-        ClientOptions { dial, ..ClientOptions::new("worker", bearer.clone(), metrics.mesh.clone()) };
-    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options)?;
+    let RoleIo { addr, incoming, dial, dial_frames } = io;
+    let signer = Signer::new(&secret, Caller::Worker);
+    let options = ClientOptions { dial, ..ClientOptions::new("worker", signer, metrics.mesh.clone()) };
+    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options);
     drop(spawn("endpoints of the master", keeper.run()));
     let master = MasterClient::new(&service);
     let Some((identity, interval)) = join(&config, &addr, &master, &shutdown).await? else { return Ok(()) };
@@ -86,7 +86,7 @@ pub async fn run_over(
         config.node.clone(),
         secret.frame_key(),
         config.retry_step,
-        options.dial.clone(),
+        dial_frames,
         view,
         shutdown.clone(),
     );
@@ -101,8 +101,12 @@ pub async fn run_over(
         worker_id: config.node.to_string(),
     };
     let door = Door { sessions, metrics: TransferMetrics::register(&mut metrics.registry.lock()) };
-    let options =
-        ServerOptions { role: "worker", bearer, reflection: config.reflection, metrics: metrics.mesh };
+    let options = ServerOptions {
+        role: "worker",
+        verifier: Verifier::new(&secret),
+        reflection: config.reflection,
+        metrics: metrics.mesh,
+    };
     let server = GrpcServer::new(options).await?;
     let health = server.health();
     let service = TransferServer::new(door)

@@ -57,6 +57,8 @@ impl Sessions {
             return Err(denied("upload ticket is of another cluster"));
         }
         claims.check_expiry(now_ms()).map_err(|error| denied(&error.to_string()))?;
+        // The master checks it again; here it saves the body.
+        claims.check_tenant(&header.tenant).map_err(|error| denied(&error.to_string()))?;
         cstore_proto::file_name("name", &header.name).map_err(|error| Failure::invalid(error.to_string()))?;
         let digests = Digests::expect(&header.expect_md5, &header.expect_sha256)?;
         let route = Route::new(&self.stores)?;
@@ -93,7 +95,7 @@ impl Session {
         };
         let request = v1::CommitUploadRequest {
             ticket: self.header.ticket.clone(),
-            tenant: self.header.tenant.clone(),
+            tenant: self.claims.tenant.as_str().to_owned(),
             name: self.header.name.clone(),
             condition: self.header.condition.clone(),
             recipe_root: stored.root.encode().into(),

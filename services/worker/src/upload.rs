@@ -305,7 +305,7 @@ async fn hash(route: &Route, blocks: Vec<Bytes>) -> Result<Vec<Block>, Failure> 
         let pairs = ids.into_iter().zip(blocks);
         pairs.map(|(id, bytes)| Block { id, kind: BlockKind::Data, bytes }).collect()
     };
-    tokio::task::spawn_blocking(hash).await.map_err(|error| lost_task(&error))
+    cstore_node::blocking(hash).await.map_err(|error| lost_task(&error))
 }
 
 fn group(route: &Route, blocks: Vec<Block>) -> Vec<Vec<Block>> {

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     // Started by itself as one of the servers: the program is linked in, so nothing else is built.
     if args.len() > 1 {
-        return cstore::main_with(args.into_iter(), &cstore_node::ProcessEnv::snapshot());
+        return cstore::main_with(args, &cstore_node::ProcessEnv::snapshot());
     }
     let given = std::env::vars().find(|(key, _)| key == "OTEL_EXPORTER_OTLP_ENDPOINT");
     let collector = given.is_none().then(Collector::start);

@@ -90,7 +90,9 @@ impl Layout {
             ("CSTORE_NODE_ID", member.id.clone()),
             (member.role.port().0, port.to_string()),
         ];
-        if source.get("CSTORE_ANONYMOUS").is_none_or(|value| value.trim().is_empty()) {
+        // Who names a token file wants a closed door.
+        let unset = |key| source.get(key).is_none_or(|value| value.trim().is_empty());
+        if unset("CSTORE_ANONYMOUS") && unset("CSTORE_API_TOKENS_FILE") {
             pairs.push(("CSTORE_ANONYMOUS", "true".to_owned()));
         }
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -4,8 +4,8 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use cstore_proto::v1::cluster_server::Cluster;
-use cstore_proto::{FieldError, node_id, placement_map, session, store_uuid, v1};
-use cstore_types::{SessionId, StoreUuid};
+use cstore_proto::{FieldError, node_id, placement_map, session, status, store_uuid, v1};
+use cstore_types::{Caller, ErrorCode, SessionId, StoreUuid};
 use futures_util::Stream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
@@ -61,6 +61,23 @@ fn check_node(request: &v1::RegisterRequest) -> Result<Node, FieldError> {
     })
 }
 
+/// A node is what its bearer says: a worker cannot register a disk, nor report one.
+fn check_role<T>(request: &Request<T>, said: v1::Role) -> Result<(), Status> {
+    let proven = match request.extensions().get::<Caller>() {
+        Some(Caller::Worker) => v1::Role::Worker,
+        Some(Caller::Storage) => v1::Role::Storage,
+        Some(Caller::Gateway | Caller::Operator) | None => v1::Role::Unspecified,
+    };
+    if said == v1::Role::Unspecified {
+        return Err(FieldError::new("role", "must be worker or storage").into());
+    }
+    if said != proven {
+        let text = format!("field role: {}, but the bearer is of another role", said.as_str_name());
+        return Err(status(ErrorCode::PermissionDenied, text));
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Cluster for Doors {
     type WatchMapStream = Pin<Box<dyn Stream<Item = Result<v1::ClusterView, Status>> + Send>>;
@@ -69,6 +86,7 @@ impl Cluster for Doors {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
+        check_role(&request, request.get_ref().role())?;
         let request = request.into_inner();
         let id = node_id(&request.node_id)?;
         self.0.register(id, check_node(&request)?).await?;
@@ -86,6 +104,14 @@ impl Cluster for Doors {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let role = request.get_ref().role();
+        check_role(&request, role)?;
+        if request.get_ref().storage.is_some() {
+            check_role(&request, v1::Role::Storage)?;
+        }
+        if request.get_ref().worker.is_some() {
+            check_role(&request, v1::Role::Worker)?;
+        }
         let request = request.into_inner();
         let id = node_id(&request.node_id)?;
         let reason: String = request.not_ready_reason.chars().take(MAX_TEXT).collect();
@@ -94,7 +120,7 @@ impl Cluster for Doors {
             self.0.releases.progress(active.into_iter());
         }
         let storage = request.storage.clone();
-        let beat = Beat { id, ready: request.ready, reason, storage };
+        let beat = Beat { id, role, ready: request.ready, reason, storage };
         let mut response =
             v1::HeartbeatResponse { state: self.0.state(), ..v1::HeartbeatResponse::default() };
         response.map_version = self.0.members.placement().map_or(0, |map| map.version().0);

@@ -1,7 +1,7 @@
 //! cstore.v1.Namespace.
 
 use cstore_proto::v1::namespace_server::Namespace;
-use cstore_proto::{file_name, v1};
+use cstore_proto::{file_name, tenant, v1};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Doors;
@@ -16,7 +16,7 @@ impl Namespace for Doors {
     ) -> Result<Response<v1::GetFileResponse>, Status> {
         let request = request.into_inner();
         let name = file_name("name", &request.name)?;
-        let (file, recipe_root) = self.0.get_file(&request.tenant, &name).await?;
+        let (file, recipe_root) = self.0.get_file(&tenant(&request.tenant)?, &name).await?;
         let file = Some(file_info(name.as_str(), &file));
         Ok(Response::new(v1::GetFileResponse { state: self.0.state(), file, recipe_root }))
     }
@@ -26,7 +26,7 @@ impl Namespace for Doors {
         request: Request<v1::ListFilesRequest>,
     ) -> Result<Response<v1::ListFilesResponse>, Status> {
         let r = request.into_inner();
-        let query = ListQuery::new(r.tenant, r.prefix, &r.delimiter, r.page_size, r.page_token)?;
+        let query = ListQuery::new(tenant(&r.tenant)?, r.prefix, &r.delimiter, r.page_size, r.page_token)?;
         let page = self.0.list_files(&query).await?;
         let files = page.files.iter().map(|(name, file)| file_info(name, file)).collect();
         let (prefixes, next_page_token) = (page.prefixes, page.next_page_token);
@@ -39,7 +39,7 @@ impl Namespace for Doors {
     ) -> Result<Response<v1::DeleteFileResponse>, Status> {
         let request = request.into_inner();
         let name = file_name("name", &request.name)?;
-        self.0.delete_file(&request.tenant, &name, &request.etag).await?;
+        self.0.delete_file(&tenant(&request.tenant)?, &name, &request.etag).await?;
         Ok(Response::new(v1::DeleteFileResponse { state: self.0.state() }))
     }
 
@@ -49,7 +49,7 @@ impl Namespace for Doors {
     ) -> Result<Response<v1::RenameFileResponse>, Status> {
         let request = request.into_inner();
         let (from, to) = (file_name("from", &request.from)?, file_name("to", &request.to)?);
-        let file = self.0.rename_file(&request.tenant, &from, &to, request.overwrite).await?;
+        let file = self.0.rename_file(&tenant(&request.tenant)?, &from, &to, request.overwrite).await?;
         let file = Some(file_info(to.as_str(), &file));
         Ok(Response::new(v1::RenameFileResponse { state: self.0.state(), file }))
     }
@@ -60,16 +60,17 @@ impl Namespace for Doors {
     ) -> Result<Response<v1::CopyFileResponse>, Status> {
         let request = request.into_inner();
         let (from, to) = (file_name("from", &request.from)?, file_name("to", &request.to)?);
-        let file = self.0.copy_file(&request.tenant, &from, &to, request.overwrite).await?;
+        let file = self.0.copy_file(&tenant(&request.tenant)?, &from, &to, request.overwrite).await?;
         let file = Some(file_info(to.as_str(), &file));
         Ok(Response::new(v1::CopyFileResponse { state: self.0.state(), file }))
     }
 
     async fn get_usage(
         &self,
-        _: Request<v1::GetUsageRequest>,
+        request: Request<v1::GetUsageRequest>,
     ) -> Result<Response<v1::GetUsageResponse>, Status> {
-        let (files, logical_bytes) = self.0.usage.get();
+        let (files, logical_bytes) = self.0.usage.of(&tenant(&request.into_inner().tenant)?);
+        let (cluster_files, cluster_logical_bytes) = self.0.usage.total();
         let storage = self.0.members.storage_totals();
         Ok(Response::new(v1::GetUsageResponse {
             state: self.0.state(),
@@ -81,6 +82,8 @@ impl Namespace for Doors {
             capacity_bytes: storage.capacity_bytes,
             free_bytes: storage.free_bytes,
             pending_releases: self.0.releases.len() as u64,
+            cluster_files,
+            cluster_logical_bytes,
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! cstore.v1.Uploads.
 
 use cstore_proto::v1::uploads_server::Uploads;
-use cstore_proto::{FieldError, TicketClaims, file_name, store_uuid, v1};
+use cstore_proto::{FieldError, TicketClaims, file_name, store_uuid, tenant, v1};
 use cstore_types::SealSeq;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -23,7 +23,8 @@ impl Uploads for Doors {
             name => Some(file_name("name", name)?),
         };
         let condition = request.condition.into();
-        let tickets = self.0.begin_upload(&request.tenant, name.as_ref(), &condition, request.count).await?;
+        let tenant = tenant(&request.tenant)?;
+        let tickets = self.0.begin_upload(&tenant, name.as_ref(), &condition, request.count).await?;
         Ok(Response::new(v1::BeginUploadResponse { state: self.0.state(), tickets }))
     }
 
@@ -33,6 +34,7 @@ impl Uploads for Doors {
     ) -> Result<Response<v1::CommitUploadResponse>, Status> {
         let request = request.into_inner();
         let claims = TicketClaims::verify(request.ticket.as_ref(), &self.0.ticket_key)?;
+        claims.check_tenant(&request.tenant)?;
         if request.content_type.len() > MAX_CONTENT_TYPE || ![0, 32].contains(&request.sha256.len()) {
             return Err(FieldError::new("content_type or sha256", "is too long").into());
         }
@@ -43,7 +45,6 @@ impl Uploads for Doors {
         let commit = Commit {
             claims,
             name: file_name("name", &request.name)?,
-            tenant: request.tenant,
             condition: request.condition.into(),
             root: request.recipe_root.to_vec(),
             etag: request.etag,

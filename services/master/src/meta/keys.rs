@@ -16,7 +16,7 @@
 
 use cstore_types::{
     ClusterUuid, DedupKey, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode, SealSeq,
-    SessionId, StoreUuid,
+    SessionId, StoreUuid, Tenant,
 };
 
 use super::MetaError;
@@ -28,18 +28,25 @@ pub(crate) const NAMES: u8 = b'n';
 pub(crate) const RELEASES: u8 = b'l';
 pub(crate) const STORES: u8 = b't';
 
-pub(crate) fn name_key(tenant: &str, name: &FileName) -> Vec<u8> {
+pub(crate) fn name_key(tenant: &Tenant, name: &FileName) -> Vec<u8> {
     let mut key = names_prefix(tenant);
     key.extend(name.as_str().as_bytes());
     key
 }
 
 /// What all names of a tenant begin with. A tenant has no NUL, so tenants do not mix.
-pub(crate) fn names_prefix(tenant: &str) -> Vec<u8> {
+pub(crate) fn names_prefix(tenant: &Tenant) -> Vec<u8> {
     let mut key = vec![NAMES];
-    key.extend(tenant.as_bytes());
+    key.extend(tenant.as_str().as_bytes());
     key.push(0);
     key
+}
+
+/// The tenant of a name's key.
+pub(crate) fn tenant_of(key: &[u8]) -> Result<Tenant, MetaError> {
+    let tenant = key.get(1..).and_then(|rest| rest.split(|byte| *byte == 0).next());
+    let text = tenant.and_then(|tenant| std::str::from_utf8(tenant).ok()).ok_or_else(|| damaged("key"))?;
+    Tenant::new(text).map_err(|_| damaged("key"))
 }
 
 pub(crate) fn session_key(session: SessionId) -> Vec<u8> {
@@ -386,7 +393,12 @@ mod tests {
         );
         let bytes = file().encode();
         assert!(hex::encode(&bytes).starts_with(expected), "{}", hex::encode(&bytes));
-        assert_eq!(name_key("t", &FileName::new("a/b").unwrap()), b"nt\0a/b");
+        let (tenant, name) = (Tenant::new("t").unwrap(), FileName::new("a/b").unwrap());
+        assert_eq!(name_key(&tenant, &name), b"nt\0a/b");
+        assert_eq!(name_key(&Tenant::default(), &name), b"n\0a/b");
+        for tenant in [tenant, Tenant::default()] {
+            assert_eq!(tenant_of(&name_key(&tenant, &name)), Ok(tenant));
+        }
     }
 
     #[test]

@@ -2,43 +2,35 @@
 
 use std::task::{Context, Poll};
 
+use cstore_proto::{Caller, Signer, Verifier, may_call};
 use futures_util::future::{Either, Ready, ready};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
-use subtle::ConstantTimeEq;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::channel::MeshError;
-
-fn header(bearer: &str) -> Result<HeaderValue, MeshError> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {bearer}")).map_err(|_| MeshError::Bearer)?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// Adds the bearer to every request.
+/// Adds a fresh bearer to every request, good for its method only.
 #[derive(Debug, Clone)]
-pub(crate) struct AddCredentialsLayer(HeaderValue);
+pub(crate) struct AddCredentialsLayer(Signer);
 
 impl AddCredentialsLayer {
-    pub(crate) fn new(bearer: &str) -> Result<Self, MeshError> {
-        header(bearer).map(Self)
+    pub(crate) fn new(signer: Signer) -> Self {
+        Self(signer)
     }
 }
 
 impl<S> Layer<S> for AddCredentialsLayer {
     type Service = AddCredentials<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        AddCredentials { inner, value: self.0.clone() }
+        AddCredentials { inner, signer: self.0.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct AddCredentials<S> {
     inner: S,
-    value: HeaderValue,
+    signer: Signer,
 }
 
 impl<S: Service<Request<B>>, B> Service<Request<B>> for AddCredentials<S> {
@@ -51,21 +43,25 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for AddCredentials<S> {
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        request.headers_mut().insert(AUTHORIZATION, self.value.clone());
+        let bearer = format!("Bearer {}", self.signer.bearer(request.uri().path()));
+        let mut value = HeaderValue::try_from(bearer).expect("a bearer is printable ASCII");
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
         self.inner.call(request)
     }
 }
 
-/// Refuses every request without the bearer, but for health and reflection.
+/// Refuses every request without a bearer of somebody who may call its method, but for health and reflection. What is
+/// let in carries its [`Caller`] as an extension, for rules that go by what the request says.
 #[derive(Debug, Clone)]
 pub(crate) struct RequireCredentialsLayer {
-    value: HeaderValue,
+    verifier: Verifier,
     reflection: bool,
 }
 
 impl RequireCredentialsLayer {
-    pub(crate) fn new(bearer: &str, reflection: bool) -> Result<Self, MeshError> {
-        Ok(Self { value: header(bearer)?, reflection })
+    pub(crate) fn new(verifier: Verifier, reflection: bool) -> Self {
+        Self { verifier, reflection }
     }
 }
 
@@ -83,20 +79,24 @@ pub(crate) struct RequireCredentials<S> {
 }
 
 impl RequireCredentialsLayer {
-    /// Says why a request is refused.
-    fn check<B>(&self, request: &Request<B>) -> Result<(), Status> {
+    /// Who calls, or why the request is refused. `None`: everybody may.
+    fn check<B>(&self, request: &Request<B>) -> Result<Option<Caller>, Status> {
         let path = request.uri().path();
         let open = path.starts_with("/grpc.health.v1.Health/")
             || (self.reflection && path.starts_with("/grpc.reflection.v1"));
         if open {
-            return Ok(());
+            return Ok(None);
         }
-        match request.headers().get(AUTHORIZATION) {
-            Some(found) if bool::from(found.as_bytes().ct_eq(self.value.as_bytes())) => Ok(()),
-            Some(_) => {
-                Err(Status::unauthenticated("the bearer in header authorization is not that of this cluster"))
-            }
-            None => Err(Status::unauthenticated("header authorization: Bearer … is missing")),
+        let found = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(bearer) = found.and_then(|value| value.strip_prefix("Bearer ")) else {
+            return Err(Status::unauthenticated("header authorization: Bearer … is missing"));
+        };
+        let caller =
+            self.verifier.check(path, bearer).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        if may_call(caller, path) {
+            Ok(Some(caller))
+        } else {
+            Err(Status::permission_denied(format!("this method is not open to the role {caller}")))
         }
     }
 }
@@ -113,9 +113,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.rule.check(&request) {
-            Ok(()) => Either::Right(self.inner.call(request)),
+            Ok(caller) => {
+                if let Some(caller) = caller {
+                    request.extensions_mut().insert(caller);
+                }
+                Either::Right(self.inner.call(request))
+            }
             Err(status) => Either::Left(ready(Ok(status.into_http()))),
         }
     }
@@ -124,28 +129,41 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cstore_proto::ClusterSecret;
+    use tonic::Code;
 
-    fn check(path: &str, bearer: Option<&str>) -> bool {
+    fn secret() -> ClusterSecret {
+        ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
+    }
+
+    fn check(path: &str, bearer: Option<&str>, reflection: bool) -> Result<Option<Caller>, Code> {
         let mut request = Request::builder().uri(path);
         if let Some(bearer) = bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
         }
-        let rule = RequireCredentialsLayer::new("right", true).unwrap();
-        rule.check(&request.body(()).unwrap()).is_ok()
+        let rule = RequireCredentialsLayer::new(Verifier::new(&secret()), reflection);
+        rule.check(&request.body(()).unwrap()).map_err(|status| status.code())
     }
 
     #[test]
-    fn i13_everything_but_health_and_reflection_needs_the_bearer() {
-        for path in ["/cstore.v1.Namespace/GetFile", "/cstore.v1.Uploads/CommitUpload", "/anything/else"] {
-            assert!(
-                !check(path, None) && !check(path, Some("wrong")) && check(path, Some("right")),
-                "{path}"
-            );
+    fn i13_everything_but_health_and_reflection_needs_the_bearer_of_one_who_may() {
+        let bearer = |caller, path: &str| Signer::new(&secret(), caller).bearer(path);
+        for (path, allowed) in cstore_proto::ACCESS {
+            let path = format!("/{path}");
+            assert_eq!(check(&path, None, true), Err(Code::Unauthenticated), "{path}");
+            assert_eq!(check(&path, Some("wrong"), true), Err(Code::Unauthenticated), "{path}");
+            for caller in Caller::ALL {
+                let expected =
+                    if allowed.contains(&caller) { Ok(Some(caller)) } else { Err(Code::PermissionDenied) };
+                assert_eq!(check(&path, Some(&bearer(caller, &path)), true), expected, "{path} by {caller}");
+            }
         }
-        assert!(check("/grpc.health.v1.Health/Check", None));
-        assert!(check("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None));
-        let closed = RequireCredentialsLayer::new("right", false).unwrap();
-        let request = Request::builder().uri("/grpc.reflection.v1.ServerReflection/X").body(()).unwrap();
-        assert!(closed.check(&request).is_err());
+        let unknown = "/anything/else";
+        let operator = bearer(Caller::Operator, unknown);
+        assert_eq!(check(unknown, Some(&operator), true), Err(Code::PermissionDenied));
+        assert_eq!(check("/grpc.health.v1.Health/Check", None, true), Ok(None));
+        assert_eq!(check("/grpc.reflection.v1.ServerReflection/X", None, true), Ok(None));
+        let closed = check("/grpc.reflection.v1.ServerReflection/X", None, false);
+        assert_eq!(closed, Err(Code::Unauthenticated));
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_proto::Signer;
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -34,8 +35,8 @@ pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<B
 pub struct ClientOptions {
     /// The role that calls, for the metrics.
     pub role: &'static str,
-    /// Sent as `authorization: Bearer …`.
-    pub bearer: String,
+    /// Makes what is sent as `authorization: Bearer …`.
+    pub signer: Signer,
     /// Bound of one attempt to connect.
     pub connect_timeout: Duration,
     /// How connections are made.
@@ -48,16 +49,9 @@ pub struct ClientOptions {
 
 impl ClientOptions {
     /// The usual bounds, over TCP.
-    pub fn new(role: &'static str, bearer: impl Into<String>, metrics: MeshMetrics) -> Self {
+    pub fn new(role: &'static str, signer: Signer, metrics: MeshMetrics) -> Self {
         let connect_timeout = Duration::from_secs(2);
-        Self {
-            role,
-            bearer: bearer.into(),
-            connect_timeout,
-            dial: Dial::tcp(),
-            metrics,
-            sabotage: Sabotage::None,
-        }
+        Self { role, signer, connect_timeout, dial: Dial::tcp(), metrics, sabotage: Sabotage::None }
     }
 }
 
@@ -81,9 +75,6 @@ pub enum MeshError {
         /// What is wrong.
         why: String,
     },
-    /// The bearer cannot travel in a header.
-    #[error("bearer is not printable ASCII")]
-    Bearer,
     /// The server ended with an error.
     #[error("gRPC server: {0}")]
     Serve(String),
@@ -99,16 +90,7 @@ pub struct Service {
 
 impl Service {
     /// The endpoints of `name` as `discovery` finds them, and the keeper that the caller must run.
-    ///
-    /// # Errors
-    /// [`MeshError::Bearer`].
-    pub fn new(
-        name: &'static str,
-        discovery: Discovery,
-        options: &ClientOptions,
-    ) -> Result<(Self, Keeper), MeshError> {
-        // Said now, and not when the first endpoint comes.
-        AddCredentialsLayer::new(&options.bearer)?;
+    pub fn new(name: &'static str, discovery: Discovery, options: &ClientOptions) -> (Self, Keeper) {
         let metrics = options.metrics.service(options.role, name);
         let table = {
             let metrics = metrics.clone();
@@ -135,7 +117,7 @@ impl Service {
         };
         let news = Arc::default();
         let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone(), news };
-        Ok((Self { balance, metrics, sabotage: options.sabotage }, keeper))
+        (Self { balance, metrics, sabotage: options.sabotage }, keeper)
     }
 
     /// A channel that sends each call to the endpoint with the least to do.
@@ -174,8 +156,8 @@ fn connection(target: &Target, options: &ClientOptions) -> Result<GrpcChannel, M
         async move { dial.connect(target).await.map(TokioIo::new) }
     });
     let stack = ServiceBuilder::new()
-        // The bearer of the cluster: every inner port denies by default.
-        .layer(AddCredentialsLayer::new(&options.bearer)?)
+        // A bearer for this call: every inner port denies by default.
+        .layer(AddCredentialsLayer::new(options.signer.clone()))
         // The caller's span travels as W3C trace context.
         .layer(InjectTraceLayer)
         .service(endpoint.connect_with_connector_lazy(connector));

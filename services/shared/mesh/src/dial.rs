@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::{Connected, TcpIncoming};
 
+use crate::tls::{Protocol, Tls};
+
 /// A connection, whatever it runs over.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -51,6 +53,15 @@ impl Dial {
         Self(Arc::new(connect))
     }
 
+    /// TCP, with TLS inside when certificates are given.
+    pub fn secured(tls: Option<&Tls>, protocol: Protocol) -> Self {
+        let Some(tls) = tls.cloned() else { return Self::tcp() };
+        Self::new(move |target| {
+            let tls = tls.clone();
+            Box::pin(async move { tls.connect(&target, protocol).await })
+        })
+    }
+
     /// TCP without delay.
     pub fn tcp() -> Self {
         Self::new(|target| {
@@ -84,24 +95,48 @@ pub fn tcp_incoming(listener: TcpListener) -> impl Stream<Item = io::Result<BoxI
     incoming.map(|stream| stream.map(|stream| Box::new(stream) as BoxIo))
 }
 
+/// The connections that a listener takes in, over TLS when certificates are given.
+pub fn secured_incoming(
+    listener: TcpListener,
+    tls: Option<&Tls>,
+    protocol: Protocol,
+) -> BoxStream<'static, io::Result<BoxIo>> {
+    match tls.cloned() {
+        Some(tls) => tls.incoming(listener, protocol).boxed(),
+        None => tcp_incoming(listener).boxed(),
+    }
+}
+
 /// How a role is reached and reaches others.
 pub struct RoleIo {
     /// Where others reach it, host:port.
     pub addr: String,
     /// Connections of others.
     pub incoming: BoxStream<'static, io::Result<BoxIo>>,
-    /// Its own connections to others.
+    /// Its own gRPC connections to others.
     pub dial: Dial,
+    /// Its own connections to storage nodes.
+    pub dial_frames: Dial,
 }
 
 impl RoleIo {
-    /// TCP, advertised as `host` and the port of the listener.
+    /// TCP, advertised as `host` and the port of the listener, where `protocol` is spoken.
     ///
     /// # Errors
     /// When the listener has no address.
-    pub fn tcp(host: &str, listener: TcpListener) -> io::Result<Self> {
+    pub fn over_tcp(
+        host: &str,
+        listener: TcpListener,
+        tls: Option<&Tls>,
+        protocol: Protocol,
+    ) -> io::Result<Self> {
         let addr = format!("{host}:{}", listener.local_addr()?.port());
-        Ok(Self { addr, incoming: tcp_incoming(listener).boxed(), dial: Dial::tcp() })
+        Ok(Self {
+            addr,
+            incoming: secured_incoming(listener, tls, protocol),
+            dial: Dial::secured(tls, Protocol::Grpc),
+            dial_frames: Dial::secured(tls, Protocol::Frames),
+        })
     }
 }
 

@@ -167,7 +167,7 @@ async fn watch_health(
         } else {
             set(Gate::Down(ended.message().to_owned()));
         }
-        sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+        sleep(crate::chance::jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

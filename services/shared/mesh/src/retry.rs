@@ -52,7 +52,7 @@ impl RetryPolicy {
     /// Before the next attempt: grows, jittered, and never below what the server asked for.
     fn pause(error: &Status, retries: u32) -> Duration {
         let grown = FIRST_PAUSE.saturating_mul(1 << retries.min(6)).min(LONGEST_PAUSE);
-        let jittered = grown.mul_f64(rand::random_range(0.5..1.5));
+        let jittered = crate::chance::jittered(grown);
         cstore_proto::retry_after(error).map_or(jittered, |asked| asked.min(LONGEST_PAUSE).max(jittered))
     }
 }

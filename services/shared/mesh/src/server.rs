@@ -4,6 +4,7 @@ use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
 
+use cstore_proto::Verifier;
 use futures_util::{Stream, StreamExt};
 use http::Response;
 use tokio::net::TcpListener;
@@ -49,8 +50,8 @@ const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 pub struct ServerOptions {
     /// The role that serves, for the metrics.
     pub role: &'static str,
-    /// What callers must send as `authorization: Bearer …`.
-    pub bearer: String,
+    /// Judges what callers send as `authorization: Bearer …`.
+    pub verifier: Verifier,
     /// Whether reflection answers, without a bearer.
     pub reflection: bool,
     /// Where calls are counted.
@@ -134,7 +135,7 @@ impl GrpcServer {
     /// Serves over TCP until `shutdown` ends; see [`Self::serve_over`].
     ///
     /// # Errors
-    /// [`MeshError::Bearer`], [`MeshError::Serve`].
+    /// [`MeshError::Serve`].
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -147,7 +148,7 @@ impl GrpcServer {
     /// get ten seconds.
     ///
     /// # Errors
-    /// [`MeshError::Bearer`], [`MeshError::Serve`].
+    /// [`MeshError::Serve`].
     pub async fn serve_over(
         self,
         incoming: impl Stream<Item = std::io::Result<BoxIo>>,
@@ -167,7 +168,7 @@ impl GrpcServer {
             // What is refused below is counted too.
             .layer(ServedLayer::new(self.options.metrics.clone(), self.options.role))
             // Deny by default, before anything costs.
-            .layer(RequireCredentialsLayer::new(&self.options.bearer, self.options.reflection)?)
+            .layer(RequireCredentialsLayer::new(self.options.verifier, self.options.reflection))
             // What nobody waits for any more is given up.
             .layer(PatienceLayer)
             // Refused calls become a status, once.

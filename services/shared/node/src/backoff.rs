@@ -18,6 +18,26 @@ pub const GROWING_TRIES: u32 = 12;
 /// The default of `CSTORE_RETRY_STEP`.
 pub const DEFAULT_STEP: Duration = Duration::from_millis(250);
 
+#[cfg(feature = "seeded")]
+thread_local! {
+    static SEEDED: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
+/// From now on the jitter of this thread follows from `seed`. For simulations only.
+#[cfg(feature = "seeded")]
+pub fn seed_jitter(seed: u64) {
+    SEEDED.set(Some(seed));
+}
+
+fn random_seed() -> u64 {
+    #[cfg(feature = "seeded")]
+    if let Some(seed) = SEEDED.get() {
+        SEEDED.set(Some(seed.wrapping_add(1)));
+        return seed;
+    }
+    RandomState::new().hash_one("backoff")
+}
+
 /// The sequence of waits. Pure: the same step and seed give the same waits.
 #[derive(Debug, Clone)]
 pub struct Backoff {
@@ -29,7 +49,7 @@ pub struct Backoff {
 impl Backoff {
     /// Without a seed each sequence has its own jitter.
     pub fn new(step: Duration, seed: Option<u64>) -> Self {
-        let random = seed.unwrap_or_else(|| RandomState::new().hash_one("backoff"));
+        let random = seed.unwrap_or_else(random_seed);
         Self { step, tries: 0, random }
     }
 

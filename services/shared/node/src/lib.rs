@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod blocking;
 pub mod commit;
 pub mod env;
 mod exposition;
@@ -16,6 +17,7 @@ pub mod size;
 pub mod telemetry;
 
 pub use backoff::{Backoff, retry_until};
+pub use blocking::blocking;
 pub use env::{ConfigErrors, EXIT_USAGE, Env, HostPort, ProcessEnv, Secret, Source};
 pub use shutdown::{Shutdown, TaskGroup};
 pub use size::ByteSize;

@@ -92,7 +92,7 @@ impl DedupKey {
     /// The generator's own, which does not happen on a running system.
     pub fn random() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes)?;
+        crate::random::fill(&mut bytes)?;
         Ok(Self(bytes))
     }
 

@@ -35,7 +35,7 @@ macro_rules! uuid {
             /// The generator's own, which does not happen on a running system.
             pub fn random() -> Result<Self, getrandom::Error> {
                 let mut bytes = [0; 16];
-                getrandom::fill(&mut bytes)?;
+                crate::random::fill(&mut bytes)?;
                 Ok(Self(bytes))
             }
 

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod block_id;
+mod caller;
 mod chunking;
 mod error_code;
 mod etag;
@@ -14,10 +15,13 @@ mod hash;
 mod ids;
 pub mod limits;
 mod placement;
+mod random;
 mod recipe;
 mod secret;
+mod tenant;
 
 pub use block_id::{BlockId, DedupKey};
+pub use caller::Caller;
 pub use chunking::{Chunking, ChunkingError};
 pub use error_code::ErrorCode;
 pub use etag::{ETag, ETagBuilder};
@@ -25,5 +29,8 @@ pub use file_name::{FileName, NameError};
 pub use hash::{keyed_half, md5_many};
 pub use ids::{ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
 pub use placement::{Partition, Placement, PlacementError, PlacementNode};
+#[cfg(feature = "seeded")]
+pub use random::seed_identities;
 pub use recipe::{Entry, Leaf, RecipeError, Root, RootBuilder};
-pub use secret::{ClusterSecret, FrameKey, GrpcBearer, SecretError, TicketKey};
+pub use secret::{ClusterSecret, FrameKey, RpcKey, SecretError, TicketKey};
+pub use tenant::{Tenant, TenantError};

@@ -8,6 +8,8 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::Caller;
+
 const SALT: &[u8] = b"cstore cluster secret v1";
 const MIN_LEN: usize = 32;
 const MAX_LEN: usize = 1_024;
@@ -72,9 +74,9 @@ impl ClusterSecret {
         FrameKey(self.derive(b"frame handshake"))
     }
 
-    /// Bearer token of the gRPC plane.
-    pub fn grpc_bearer(&self) -> GrpcBearer {
-        GrpcBearer(hex::encode(self.derive(b"grpc bearer")))
+    /// Key that signs the bearers of one kind of caller on the gRPC plane.
+    pub fn rpc_key(&self, caller: Caller) -> RpcKey {
+        RpcKey(self.derive(format!("rpc bearer {caller}").as_bytes()))
     }
 
     /// Key that authenticates upload tickets.
@@ -99,9 +101,9 @@ pub struct FrameKey([u8; 32]);
 #[derive(Clone, ZeroizeOnDrop)]
 pub struct TicketKey([u8; 32]);
 
-/// 64 hexadecimal digits sent as `authorization: Bearer …` on every inner gRPC call.
+/// 32 bytes that sign what is sent as `authorization: Bearer …` on inner gRPC calls.
 #[derive(Clone, ZeroizeOnDrop)]
-pub struct GrpcBearer(String);
+pub struct RpcKey([u8; 32]);
 
 impl FrameKey {
     /// For tests and for a key that was derived elsewhere.
@@ -122,9 +124,9 @@ impl TicketKey {
     }
 }
 
-impl GrpcBearer {
-    /// The token, to be compared in constant time.
-    pub fn as_str(&self) -> &str {
+impl RpcKey {
+    /// The key.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
@@ -138,7 +140,7 @@ macro_rules! hidden {
         }
     )*};
 }
-hidden!(ClusterSecret, FrameKey, TicketKey, GrpcBearer);
+hidden!(ClusterSecret, FrameKey, TicketKey, RpcKey);
 
 #[cfg(test)]
 mod tests {
@@ -147,10 +149,12 @@ mod tests {
     #[test]
     fn each_purpose_has_its_own_key_and_none_is_printed() {
         let secret = ClusterSecret::parse("0123456789abcdef0123456789abcdef\n").unwrap();
-        let (frame, ticket, bearer) = (secret.frame_key(), secret.ticket_key(), secret.grpc_bearer());
-        assert_ne!(frame.as_bytes(), ticket.as_bytes());
-        assert_ne!(hex::encode(frame.as_bytes()), bearer.as_str());
-        assert_eq!(format!("{secret:?} {frame:?} {bearer:?}"), "ClusterSecret(…) FrameKey(…) GrpcBearer(…)");
+        let mut keys = vec![*secret.frame_key().as_bytes(), *secret.ticket_key().as_bytes()];
+        keys.extend(Caller::ALL.map(|caller| *secret.rpc_key(caller).as_bytes()));
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), 2 + Caller::ALL.len());
+        let shown = format!("{secret:?} {:?} {:?}", secret.frame_key(), secret.rpc_key(Caller::Worker));
+        assert_eq!(shown, "ClusterSecret(…) FrameKey(…) RpcKey(…)");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Engine {
             let good = check(&blocks);
             return (blocks, good);
         }
-        let checked = tokio::task::spawn_blocking(move || {
+        let checked = cstore_node::blocking(move || {
             let good = check(&blocks);
             (blocks, good)
         });

@@ -42,7 +42,7 @@ impl Engine {
         let parts = self.await_commit(landed).await?;
         for (part, set) in parts {
             let engine = self.clone();
-            let read = tokio::task::spawn_blocking(move || engine.read_refset(session, part, set));
+            let read = cstore_node::blocking(move || engine.read_refset(session, part, set));
             let ids = read.await.map_err(|error| EngineError::Disk(error.to_string()))??;
             let mut shared = self.shared.lock();
             shared.state.drop_refs(&ids);

@@ -9,15 +9,17 @@ use cstore_mesh::{
     CallBounds, Class, ClientOptions, Discovery, Endpoints, GrpcServer, HealthHandle, MasterClient,
     MeshMetrics, ServerOptions, Service, Target,
 };
-use cstore_proto::v1;
 use cstore_proto::v1::namespace_server::{Namespace, NamespaceServer};
+use cstore_proto::{ClusterSecret, Signer, Verifier, v1};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
-const BEARER: &str = "bearer";
+fn secret() -> ClusterSecret {
+    ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
+}
 
 /// How a server behaves; may be changed while it runs.
 #[derive(Debug, Default)]
@@ -112,7 +114,7 @@ impl Peer {
         let manners = Arc::<Manners>::default();
         let options = ServerOptions {
             role: "fake",
-            bearer: BEARER.to_owned(),
+            verifier: Verifier::new(&secret()),
             reflection: false,
             metrics: MeshMetrics::default(),
         };
@@ -153,10 +155,11 @@ impl Caller {
     pub(crate) fn new<'a>(targets: impl IntoIterator<Item = &'a Target>) -> Self {
         let mut registry = Registry::with_prefix("cstore");
         let metrics = MeshMetrics::register(&mut registry);
-        let options = ClientOptions::new("test", BEARER, metrics);
+        let options =
+            ClientOptions::new("test", Signer::new(&secret(), cstore_proto::Caller::Operator), metrics);
         let all = targets.into_iter().map(|target| (target.clone(), Class::Whole)).collect();
         let (endpoints, members) = watch::channel(all);
-        let (service, keeper) = Service::new("fake", Discovery::Members(members), &options).unwrap();
+        let (service, keeper) = Service::new("fake", Discovery::Members(members), &options);
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
         let bounds = CallBounds {

@@ -1,0 +1,208 @@
+//! API tokens: what a client shows, and the file that knows them by their hashes.
+//!
+//! ```text
+//! token  "cst_" id "_" base64url(32 random bytes)
+//! file   one token a line, its fields in any order; empty lines and lines that begin with # are skipped
+//!        id=4f1c0a9be2d7 tenant=acme rights=read,write,delete expires=2027-01-31T00:00:00Z sha256=<64 digits>
+//! ```
+//! Invariant: nothing here holds the secret of a token; a hash without salt is enough for 256 random bits. `expires`
+//! may be missing.
+
+mod entry;
+mod file;
+mod rights;
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+pub use entry::{Entry, EntryError};
+pub(crate) use file::TokenFile;
+pub use file::{MAX_BYTES, TokenFileError, read};
+pub use rights::{Right, Rights, RightsError};
+
+const PREFIX: &str = "cst_";
+/// Most tokens of one file.
+const MAX_TOKENS: usize = 10_000;
+
+/// A token as a client shows it. There is no way to print it but [`Self::expose`].
+pub struct Token {
+    id: String,
+    secret: [u8; 32],
+}
+
+impl Token {
+    /// A new token with 256 random bits.
+    ///
+    /// # Errors
+    /// The random number generator's.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let (mut id, mut secret) = ([0; 6], [0; 32]);
+        getrandom::fill(&mut id)?;
+        getrandom::fill(&mut secret)?;
+        Ok(Self { id: hex::encode(id), secret })
+    }
+
+    /// Reads what a client shows; `None` when it has not the form of a token.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
+        let secret = URL_SAFE_NO_PAD.decode(secret).ok()?.try_into().ok()?;
+        entry::is_id(id).then(|| Self { id: id.to_owned(), secret })
+    }
+
+    /// The text that its owner keeps.
+    pub fn expose(&self) -> String {
+        format!("{PREFIX}{}_{}", self.id, URL_SAFE_NO_PAD.encode(self.secret))
+    }
+
+    /// By which it is found.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        Sha256::digest(self.secret).into()
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Why a token is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// Not in the file, or with another secret: which of both is not told.
+    #[error("the token is not known here: it is wrong, or was revoked")]
+    Unknown,
+    #[error("the token expired at {0}")]
+    Expired(String),
+}
+
+/// All tokens of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenSet(BTreeMap<String, Entry>);
+
+impl TokenSet {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// [`TokenFileError`] with the number of the first line that is none.
+    pub fn parse(text: &str) -> Result<Self, TokenFileError> {
+        let mut tokens = BTreeMap::new();
+        for (at, line) in text.lines().enumerate() {
+            let wrong = |error| TokenFileError::Line { line: at + 1, error };
+            let Some(entry) = Entry::of_line(line).map_err(wrong)? else { continue };
+            if let Some(twice) = tokens.insert(entry.id().to_owned(), entry) {
+                return Err(wrong(EntryError::Twice(twice.id().to_owned())));
+            }
+            if tokens.len() > MAX_TOKENS {
+                return Err(TokenFileError::TooLarge);
+            }
+        }
+        Ok(Self(tokens))
+    }
+
+    /// In the order of their ids.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.0.values()
+    }
+
+    /// The entry of a token that is good now. The hashes are compared in constant time.
+    pub(crate) fn find(&self, token: &Token, now: SystemTime) -> Result<&Entry, Refused> {
+        let entry = self.0.get(token.id()).ok_or(Refused::Unknown)?;
+        if !bool::from(entry.hash().ct_eq(&token.hash())) {
+            return Err(Refused::Unknown);
+        }
+        match entry.expired(now) {
+            Some(when) => Err(Refused::Expired(when)),
+            None => Ok(entry),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cstore_types::Tenant;
+    use std::time::Duration;
+
+    fn made(expires: Option<SystemTime>) -> (Token, String) {
+        let token = Token::generate().unwrap();
+        let entry = Entry::new(&token, Tenant::new("acme").unwrap(), Rights::ALL, expires);
+        (token, entry.to_string())
+    }
+
+    #[test]
+    fn i13_a_token_is_found_by_its_secret_and_by_nothing_else() {
+        let (token, line) = made(None);
+        let (other, other_line) = made(None);
+        let set = TokenSet::parse(&format!("# two\n\n{line}\n  {other_line}\n")).unwrap();
+        let now = SystemTime::now();
+        assert_eq!(set.find(&token, now).unwrap().tenant().as_str(), "acme");
+        let shown = Token::parse(&token.expose()).unwrap();
+        assert_eq!(set.find(&shown, now).unwrap().id(), token.id());
+        let crossed = Token { id: token.id.clone(), secret: other.secret };
+        assert_eq!(set.find(&crossed, now), Err(Refused::Unknown));
+        let unknown = Token::generate().unwrap();
+        assert_eq!(set.find(&unknown, now), Err(Refused::Unknown));
+        assert!(
+            !line.contains(&token.expose()[17..])
+                && !format!("{token:?}{set:?}").contains(&token.expose()[17..])
+        );
+    }
+
+    #[test]
+    fn i13_a_token_ends_at_its_expiry() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let (token, line) = made(Some(end));
+        assert!(line.contains("expires=2027-01-15T08:00:00Z"), "{line}");
+        let set = TokenSet::parse(&line).unwrap();
+        assert!(set.find(&token, end - Duration::from_secs(1)).is_ok());
+        let refused = set.find(&token, end).unwrap_err().to_string();
+        assert_eq!(refused, "the token expired at 2027-01-15T08:00:00Z");
+    }
+
+    #[test]
+    fn what_has_not_the_form_of_a_token_is_none() {
+        let good = Token::generate().unwrap().expose();
+        assert_eq!(good.len(), 4 + 12 + 1 + 43);
+        for bad in [
+            "",
+            "cst_",
+            "cst_a_b",
+            "cst_zz_",
+            &good[1..],
+            &good[..good.len() - 1],
+            &format!("{good}A"),
+            &good.to_uppercase(),
+        ] {
+            assert!(Token::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_wrong_is_named_with_its_number() {
+        let (_, line) = made(None);
+        for (bad, why) in [
+            ("id=x", "line 3: id"),
+            ("nonsense", "line 3: nonsense is not key=value"),
+            ("id=00 colour=red", "line 3: colour"),
+            (&line.replace("rights=read", "rights=fly"), "line 3: rights"),
+            (&line.replace("tenant=acme", "tenant=ACME"), "line 3: tenant"),
+            (&line.replace("sha256=", "sha256=0"), "line 3: sha256"),
+            (&format!("{line} expires=tomorrow"), "line 3: expires"),
+            (&line.replace("sha256=", "was="), "line 3: was"),
+            (&line, "line 3: id"),
+        ] {
+            let error = TokenSet::parse(&format!("# first\n{line}\n{bad}\n")).unwrap_err().to_string();
+            assert!(error.starts_with(why), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Who may call which RPC: one line a method. What has no line is open to nobody.
+
+use cstore_types::Caller::{self, Gateway, Operator, Storage, Worker};
+
+/// `package.Service/Method` and who may call it.
+pub const ACCESS: &[(&str, &[Caller])] = &[
+    ("cstore.v1.Namespace/GetFile", &[Gateway, Operator]),
+    ("cstore.v1.Namespace/ListFiles", &[Gateway, Operator]),
+    ("cstore.v1.Namespace/DeleteFile", &[Gateway, Operator]),
+    ("cstore.v1.Namespace/RenameFile", &[Gateway, Operator]),
+    ("cstore.v1.Namespace/CopyFile", &[Gateway, Operator]),
+    ("cstore.v1.Namespace/GetUsage", &[Gateway, Operator]),
+    ("cstore.v1.Uploads/BeginUpload", &[Gateway, Operator]),
+    // Only a worker has seen the seals that a commit names.
+    ("cstore.v1.Uploads/CommitUpload", &[Worker]),
+    ("cstore.v1.Uploads/AbortUpload", &[Gateway, Worker, Operator]),
+    // What a node may say it is, the master checks against its bearer.
+    ("cstore.v1.Cluster/Register", &[Worker, Storage]),
+    ("cstore.v1.Cluster/Heartbeat", &[Worker, Storage]),
+    ("cstore.v1.Cluster/WatchMap", &[Gateway, Worker, Operator]),
+    ("cstore.v1.Cluster/ListNodes", &[Gateway, Operator]),
+    ("cstore.v1.Transfer/Upload", &[Gateway, Operator]),
+    ("cstore.v1.Transfer/PutSmall", &[Gateway, Operator]),
+    ("cstore.v1.Transfer/Download", &[Gateway, Operator]),
+    ("cstore.v1.Transfer/GetRecipe", &[Gateway, Operator]),
+];
+
+/// Whether `caller` may call the method of a request's path (`/package.Service/Method`).
+pub fn may_call(caller: Caller, path: &str) -> bool {
+    let method = path.strip_prefix('/').unwrap_or(path);
+    ACCESS.iter().any(|(known, callers)| *known == method && callers.contains(&caller))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i13_what_has_no_line_is_open_to_nobody() {
+        assert!(may_call(Gateway, "/cstore.v1.Namespace/GetFile"));
+        assert!(!may_call(Storage, "/cstore.v1.Namespace/GetFile"));
+        for caller in Caller::ALL {
+            assert!(!may_call(caller, "/cstore.v1.Namespace/Added"), "{caller}");
+            assert!(!may_call(caller, ""), "{caller}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `cstore admin token`: makes, lists and revokes the API tokens of a gateway, in the file that it follows.
+//!
+//! A secret leaves through stdout, once, and no other way: it is never an argument, and the file has its hash. The file
+//! is replaced as a whole by a durable rename, under a lock, so that a gateway never reads half of it and two commands
+//! at once lose nothing.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, anyhow, bail};
+use cstore_gateway::tokens::{self, Entry, Token, TokenFileError, TokenSet};
+use cstore_node::{Env, Source};
+
+use crate::args;
+use crate::exit::Failure;
+
+const HEADER: &str =
+    "# API tokens of a C-Store gateway, by their hashes; made by `cstore admin token create`.\n";
+
+/// Runs one of the commands.
+pub(crate) fn run(command: &args::Token, source: &dyn Source) -> Result<(), Failure> {
+    match command {
+        args::Token::Create { options, file } => create(options, &path(file.as_deref(), source)?),
+        args::Token::List { file } => list(&path(file.as_deref(), source)?),
+        args::Token::Revoke { id, file } => revoke(id, &path(file.as_deref(), source)?),
+    }
+    .map_err(Failure::usage)
+}
+
+fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
+    let mut env = Env::new(source);
+    let found = cstore_gateway::tokens_file(&mut env);
+    env.finish().map_err(Failure::usage)?;
+    Ok(given.map_or(found, Path::to_path_buf))
+}
+
+fn create(options: &args::NewToken, path: &Path) -> Result<()> {
+    let token = Token::generate().map_err(|error| anyhow!("no random numbers: {error}"))?;
+    let expires = match options.expires {
+        None => None,
+        Some(life) => {
+            let end = SystemTime::now().checked_add(*life).context("--expires is too far away")?;
+            Some(end)
+        }
+    };
+    let entry = Entry::new(&token, options.tenant.clone(), options.rights, expires);
+    edit(path, |text| {
+        let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        Ok(format!("{text}{line_end}{entry}\n"))
+    })?;
+    writeln!(std::io::stdout().lock(), "{}", token.expose())?;
+    let until = entry.expires().map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
+    let (id, tenant, rights) = (entry.id(), entry.tenant(), entry.rights());
+    let told =
+        format!("token {id} of tenant {tenant} may {rights} {until}; it is shown this once and kept nowhere");
+    // The token is out: a closed stderr changes nothing.
+    let _ = writeln!(std::io::stderr().lock(), "{told}");
+    Ok(())
+}
+
+fn list(path: &Path) -> Result<()> {
+    let set = parse(path, &load(path)?)?;
+    let mut out = std::io::stdout().lock();
+    for entry in set.entries() {
+        let until = entry.expires().unwrap_or_else(|| "never".to_owned());
+        writeln!(out, "{}  {}  {}  expires {until}", entry.id(), entry.tenant(), entry.rights())?;
+    }
+    Ok(())
+}
+
+fn revoke(id: &str, path: &Path) -> Result<()> {
+    edit(path, |text| {
+        let is_it = |line: &&str| matches!(Entry::of_line(line), Ok(Some(entry)) if entry.id() == id);
+        let (gone, kept): (Vec<&str>, Vec<&str>) = text.lines().partition(is_it);
+        if gone.is_empty() {
+            bail!("there is no token {id} in {}", path.display());
+        }
+        Ok(kept.into_iter().map(|line| format!("{line}\n")).collect())
+    })
+}
+
+/// The text of the file; that of a new one when there is none.
+fn load(path: &Path) -> Result<String> {
+    match tokens::read(path) {
+        Ok(text) => Ok(text),
+        Err(TokenFileError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(HEADER.to_owned()),
+        Err(error) => Err(error).with_context(|| format!("API tokens in {}", path.display())),
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<TokenSet> {
+    TokenSet::parse(text).with_context(|| format!("API tokens in {}", path.display()))
+}
+
+/// Replaces the file by what `change` makes of it. What is broken before or afterwards is not written.
+fn edit(path: &Path, change: impl FnOnce(&str) -> Result<String>) -> Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let folder = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
+    folder.lock().with_context(|| format!("cannot lock {}", dir.display()))?;
+    let before = load(path)?;
+    parse(path, &before)?;
+    let after = change(&before)?;
+    parse(path, &after)?;
+    let draft = dir.join(format!(".api-tokens.{}", std::process::id()));
+    let written = write(&draft, path, &after).with_context(|| format!("cannot write {}", path.display()));
+    if written.is_err() {
+        // What is left of a draft has no secrets in it, so that a failure to remove it is no second failure.
+        let _ = std::fs::remove_file(&draft);
+    }
+    written?;
+    folder.sync_all()?;
+    Ok(())
+}
+
+/// Mode and owner stay those of the file that is replaced, or a gateway of another user could not read the new one.
+fn write(draft: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    let mut mode = 0o600;
+    match std::fs::metadata(path) {
+        Ok(old) => {
+            mode = old.mode() & 0o777;
+            let new = file.metadata()?;
+            if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+                fchown(&file, Some(old.uid()), Some(old.gid()))?;
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cstore_gateway::tokens::Rights;
+    use cstore_types::Tenant;
+
+    fn add(path: &Path) -> Result<String> {
+        let token = Token::generate().unwrap();
+        let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None);
+        edit(path, |text| Ok(format!("{text}{entry}\n")))?;
+        Ok(token.id().to_owned())
+    }
+
+    #[test]
+    fn many_commands_at_once_lose_no_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/api-tokens");
+        // Threads of one process share the name of the draft; the lock must keep them apart all the same.
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..5).for_each(|_| drop(add(&path).unwrap())));
+            }
+        });
+        assert_eq!(TokenSet::parse(&load(&path).unwrap()).unwrap().entries().count(), 40);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_revoked_token_is_gone_and_comments_and_mode_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-tokens");
+        let (first, second) = (add(&path).unwrap(), add(&path).unwrap());
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        edit(&path, |text| Ok(format!("{text}# of the backup job\n"))).unwrap();
+        revoke(&first, &path).unwrap();
+        let text = load(&path).unwrap();
+        assert!(text.starts_with(HEADER) && text.contains("# of the backup job"));
+        assert!(!text.contains(&first) && text.contains(&second), "{text}");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        assert!(revoke(&first, &path).unwrap_err().to_string().contains("there is no token"));
+    }
+
+    #[test]
+    fn a_broken_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-tokens");
+        std::fs::write(&path, "nonsense").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        assert!(add(&path).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "nonsense");
+    }
+}

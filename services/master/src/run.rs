@@ -149,7 +149,8 @@ async fn watch_leases(master: Arc<Master>, readiness: Readiness, shutdown: Shutd
             master.members.nodes(lease).into_iter().map(|node| (node.node_id, node.state)).collect();
         if states != before {
             for (node, state) in states.iter().filter(|now| !before.contains(now)) {
-                tracing::info!(%node, state = ?cstore_proto::v1::NodeState::try_from(*state), "node state");
+                let state = cstore_proto::v1::NodeState::try_from(*state).unwrap_or_default();
+                tracing::info!(%node, ?state, "node state");
             }
             before = states;
             master.members.changed();

@@ -2,6 +2,7 @@
 //!
 //! Two set-ups, `cstore dev` and four processes; five runs of each work on one store that fills; medians. Every
 //! acknowledgement is durable. `BENCH_RUNS`, `BENCH_MIB` and `BENCH_SETUPS` (dev,four) change the defaults.
+//! `BENCH_TRACING=10` measures instead what tracing costs, in so many rounds.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +15,7 @@
 mod load;
 mod report;
 mod servers;
+mod tracing_cost;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,10 @@ fn main() -> ExitCode {
     // Started by itself as one of the servers: the program under test is linked in, so nothing else is built.
     if args.get(1).is_some_and(|arg| arg == "cstore") {
         return cstore::main_with(args.into_iter().skip(1), &cstore_node::ProcessEnv::snapshot());
+    }
+    if let Ok(rounds) = env("BENCH_TRACING", "").parse() {
+        tracing_cost::run(rounds);
+        return ExitCode::SUCCESS;
     }
     let runs: usize = env("BENCH_RUNS", "5").parse().unwrap();
     let bytes: usize = env("BENCH_MIB", "1024").parse::<usize>().unwrap() << 20;

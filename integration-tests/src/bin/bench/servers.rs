@@ -34,6 +34,11 @@ fn free_port() -> u16 {
 
 impl Servers {
     pub(crate) fn start(setup: &str) -> Self {
+        Self::start_with(setup, &[])
+    }
+
+    /// As [`Self::start`], with more variables for all processes.
+    pub(crate) fn start_with(setup: &str, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir_in(std::env::current_dir().unwrap().join("target")).unwrap();
         let ports: Vec<u16> = (0..8).map(|_| free_port()).collect();
         let secret = dir.path().join("cluster-secret");
@@ -56,6 +61,7 @@ impl Servers {
                 .env("CSTORE_ANONYMOUS", "TRUE")
                 .env("FS_SIZE", "40GiB")
                 .env("LOG_LEVEL", "WARN")
+                .envs(env.iter().copied())
                 .stdout(Stdio::null())
                 .stderr(log)
                 .spawn()

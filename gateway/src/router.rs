@@ -9,6 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use cstore_node::telemetry::current_trace_id;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::global;
 use opentelemetry::propagation::Extractor;
@@ -62,8 +63,13 @@ async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> R
     if request.uri().path().starts_with("/api/") {
         match judge(&app, &request) {
             // Handlers of routes that are not listed lack it, and cannot run.
-            Ok(Some(access)) => drop(request.extensions_mut().insert(access)),
-            Ok(None) => {}
+            Ok(access) => {
+                // Nobody behind this needs the token, and what is not there is not logged.
+                request.headers_mut().remove(AUTHORIZATION);
+                if let Some(access) = access {
+                    request.extensions_mut().insert(access);
+                }
+            }
             Err(refused) if request.body().is_end_stream() => return refused.into_response(),
             Err(refused) => {
                 let body = Incoming::new(request.into_body(), app.config.idle_timeout);

@@ -79,7 +79,8 @@ impl Jaeger {
     /// A trace, once it is as `complete` asks.
     fn trace(&self, id: &str, complete: impl Fn(&Value) -> bool) -> Value {
         until(&format!("trace {id} in jaeger"), PATIENCE, || {
-            let trace = self.ask(&format!("/api/traces/{id}"))?[0].take();
+            // Of a trace that it does not know yet the data is null.
+            let trace = self.ask(&format!("/api/traces/{id}"))?.get_mut(0)?.take();
             Some(trace).filter(&complete)
         })
     }
@@ -137,5 +138,11 @@ fn jaeger_shows_an_upload_and_a_download_over_four_services() {
             tags().filter(|tag| tag["key"] == "span.kind").filter_map(|tag| tag["value"].as_str()).collect();
         assert!(kinds.contains("client") && kinds.contains("server"), "{kinds:?}");
         println!("jaeger has trace {id} with {} spans of {:?}", spans.len(), services(&trace));
+        let named = |span: &Value| {
+            let service = &trace["processes"][span["processID"].as_str()?]["serviceName"];
+            Some(format!("{} {}", service.as_str()?, span["operationName"].as_str()?))
+        };
+        let names: BTreeSet<String> = spans.iter().filter_map(named).collect();
+        println!("  {}", names.into_iter().collect::<Vec<_>>().join("\n  "));
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cstore_mesh::{MasterClient, WorkerClients};
+use cstore_node::admin::Readiness;
 
 use crate::auth::Auth;
 use crate::cluster::Cluster;
@@ -19,6 +20,8 @@ pub(crate) struct App {
     pub(crate) cluster: Cluster,
     pub(crate) tickets: Tickets,
     pub(crate) metrics: Metrics,
+    /// Says when the process is about to end.
+    pub(crate) readiness: Readiness,
     /// Set once, when the gateway could serve for the first time; later failures are told request by request.
     pub(crate) started: std::sync::atomic::AtomicBool,
 }

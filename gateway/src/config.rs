@@ -47,8 +47,8 @@ impl Config {
             anonymous: env.boolean("CSTORE_ANONYMOUS", false),
             max_connections: usize::try_from(connections).unwrap_or(1_024),
             header_timeout: env.duration_ms("CSTORE_HEADER_TIMEOUT_MS", seconds(10), bounds.clone()),
-            idle_timeout: env.duration_ms("CSTORE_IDLE_TIMEOUT_MS", seconds(60), bounds.clone()),
-            drain_timeout: env.duration_ms("CSTORE_DRAIN_TIMEOUT_MS", seconds(10), bounds.clone()),
+            idle_timeout: env.duration_ms("CSTORE_IDLE_TIMEOUT_MS", seconds(60), bounds),
+            drain_timeout: cstore_node::shutdown::drain_timeout(env),
             retry_step: env.duration_ms(
                 "CSTORE_RETRY_STEP",
                 cstore_node::backoff::DEFAULT_STEP,

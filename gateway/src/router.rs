@@ -9,8 +9,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use cstore_node::telemetry::current_trace_id;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONNECTION};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use opentelemetry::global;
 use opentelemetry::propagation::Extractor;
 use tokio::time::Instant;
@@ -95,7 +95,7 @@ fn judge(app: &App, request: &Request) -> Result<Option<Access>, ApiError> {
 /// Span, trace id, metrics, and the rendering of errors.
 async fn observe(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
-    let method = request.method().clone();
+    let (method, request_version) = (request.method().clone(), request.version());
     let (started, counted) = (Instant::now(), app.metrics.request());
     let span = span(&request, &route);
     let trace_id = span.in_scope(current_trace_id).unwrap_or_else(|| NO_TRACE.to_owned());
@@ -116,6 +116,10 @@ async fn observe(State(app): State<Shared>, mut request: Request, next: Next) ->
     }
     if let Ok(value) = HeaderValue::from_str(&trace_id) {
         response.headers_mut().insert(TRACE_HEADER, value);
+    }
+    if app.readiness.is_leaving() && request_version <= Version::HTTP_11 {
+        // A client that keeps its connection goes elsewhere with its next request, before this door closes.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let status = response.status().as_u16();
     span.record("http.response.status_code", status);

@@ -54,7 +54,8 @@ pub fn run(
     async move {
         let tokens = tokens(&config)?;
         let auth = Auth { anonymous: config.anonymous, tokens: tokens.clone() };
-        let (app, keepers) = connect(config, auth, &secret, own, &metrics.mesh).map_err(Error::Mesh)?;
+        let (app, keepers) =
+            connect(config, auth, &secret, (own, &metrics.mesh), readiness.clone()).map_err(Error::Mesh)?;
         let app = Arc::new(app);
         let tasks = TaskGroup::new(shutdown.child());
         // They outlive the shutdown: requests that drain still call. They end with the last client.
@@ -86,8 +87,8 @@ fn connect(
     config: Config,
     auth: Auth,
     secret: &ClusterSecret,
-    metrics: Metrics,
-    mesh: &MeshMetrics,
+    (metrics, mesh): (Metrics, &MeshMetrics),
+    readiness: Readiness,
 ) -> Result<(App, [Keeper; 2]), MeshError> {
     let options = ClientOptions {
         dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc),
@@ -105,6 +106,7 @@ fn connect(
         cluster,
         tickets: Tickets::default(),
         metrics,
+        readiness,
         started: AtomicBool::new(false),
         config,
     };

@@ -308,9 +308,26 @@ impl Cluster {
     /// # Panics
     /// When it is not running or does not end in time.
     pub fn stop(&self, name: &str) -> ExitStatus {
-        let mut child = self.take(name);
-        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        self.tell_to_stop(name);
+        self.await_end(name)
+    }
+
+    /// SIGTERM only.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn tell_to_stop(&self, name: &str) {
+        let id = self.children.lock().get(name).expect("the process runs").id();
+        let pid = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process can be told");
+    }
+
+    /// Waits for the end of a process that was told to stop.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn await_end(&self, name: &str) -> ExitStatus {
+        let mut child = self.take(name);
         until(&format!("end of {name}"), PATIENCE, || child.try_wait().expect("the process can be asked"))
     }
 

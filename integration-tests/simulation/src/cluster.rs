@@ -101,6 +101,7 @@ pub(crate) fn add_master(
                 storage_nodes: STORAGES,
                 heartbeat: HEARTBEAT,
                 release_delay: Duration::ZERO,
+                drain_timeout: Duration::from_secs(10),
                 ticket_ttl: TICKET_TTL,
                 snapshot_bytes: ByteSize::from_mib(64),
                 reflection: false,
@@ -143,6 +144,7 @@ pub(crate) fn add_worker(
                 master: master_addr(master),
                 advertise_host: turmoil::lookup(name.as_str()).to_string(),
                 retry_step: RETRY_STEP,
+                drain_timeout: Duration::from_secs(10),
                 memory_budget: ByteSize::from_mib(16),
                 reflection: false,
             };
@@ -181,6 +183,7 @@ pub(crate) fn add_storage(
                 fresh_start: false,
                 erase: None,
                 retry_step: RETRY_STEP,
+                drain_timeout: Duration::from_secs(10),
                 max_connections: 64,
             };
             let addr = format!("{}:{STORAGE_PORT}", config.advertise_host);

@@ -11,6 +11,7 @@
 mod bad_input;
 mod credentials;
 mod doors;
+mod drain;
 mod files;
 mod forms;
 mod full_disk;

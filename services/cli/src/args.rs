@@ -57,6 +57,12 @@ pub(crate) struct Certs {
     /// Folder of the CA (ca.pem, ca-key.pem); each node gets a folder below it
     #[arg(long)]
     pub(crate) out: PathBuf,
+    /// Certificate of a CA that is kept elsewhere, PEM [default: ca.pem in --out, made when it is not there]
+    #[arg(long, requires = "ca_key")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Its key, PEM (PKCS#8)
+    #[arg(long, requires = "ca")]
+    pub(crate) ca_key: Option<PathBuf>,
     /// Name of the node
     #[arg(long)]
     pub(crate) node: String,

@@ -4,6 +4,7 @@
 //! out/ca.pem  out/ca-key.pem                    the CA; its key belongs in a safe place, no node needs it
 //! out/<node>/ca.pem  cert.pem  key.pem          what CSTORE_TLS_DIR of that node points at
 //! ```
+//! The CA may be kept elsewhere (`--ca`, `--ca-key`), as where an orchestrator mounts it for the moment of signing.
 //! A certificate is replaced with `--force`, for instance to renew it: running nodes take the new one in.
 
 use std::fs::{File, OpenOptions};
@@ -38,7 +39,10 @@ pub(crate) fn run(options: &Certs) -> Result<()> {
         bail!("{} is there already; --force replaces it", dir.join("cert.pem").display());
     }
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let (ca, issuer) = authority(&options.out)?;
+    let (ca, issuer) = match (&options.ca, &options.ca_key) {
+        (Some(cert), Some(key)) => read(cert, key)?,
+        _ => authority(&options.out)?,
+    };
     let key = KeyPair::generate()?;
     let certificate = leaf(options)?.signed_by(&key, &issuer)?;
     write(&dir.join("key.pem"), &key.serialize_pem(), 0o600)?;
@@ -72,14 +76,7 @@ fn leaf(options: &Certs) -> Result<CertificateParams> {
 fn authority(out: &Path) -> Result<(String, Issuer<'static, KeyPair>)> {
     let (cert_path, key_path) = (out.join("ca.pem"), out.join("ca-key.pem"));
     if cert_path.try_exists()? || key_path.try_exists()? {
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let (cert, key) = (read(&cert_path)?, read(&key_path)?);
-        let key = KeyPair::from_pem(&key).with_context(|| format!("{} is no key", key_path.display()))?;
-        let issuer = Issuer::from_ca_cert_pem(&cert, key)
-            .with_context(|| format!("{} is no certificate of a CA", cert_path.display()))?;
-        return Ok((cert, issuer));
+        return read(&cert_path, &key_path);
     }
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "C-Store cluster CA");
@@ -92,6 +89,23 @@ fn authority(out: &Path) -> Result<(String, Issuer<'static, KeyPair>)> {
     write(&key_path, &key.serialize_pem(), 0o600)?;
     write(&cert_path, &cert, 0o644)?;
     Ok((cert, Issuer::new(params, key)))
+}
+
+/// A CA that is there.
+fn read(cert_path: &Path, key_path: &Path) -> Result<(String, Issuer<'static, KeyPair>)> {
+    let text = |path: &Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let (cert, key) = (text(cert_path)?, text(key_path)?);
+    let key = KeyPair::from_pem(&key).with_context(|| {
+        format!(
+            "{} is no key that can be used (PKCS#8 in PEM is: openssl pkcs8 -topk8 -nocrypt)",
+            key_path.display()
+        )
+    })?;
+    let issuer = Issuer::from_ca_cert_pem(&cert, key)
+        .with_context(|| format!("{} is no certificate of a CA", cert_path.display()))?;
+    Ok((cert, issuer))
 }
 
 /// Appears whole or not at all, and is never readable by more than it should be.
@@ -115,7 +129,15 @@ mod tests {
 
     fn options(out: &Path, node: &str) -> Certs {
         let host = vec!["127.0.0.1".to_owned(), "worker-1.local".to_owned()];
-        Certs { out: out.to_path_buf(), node: node.to_owned(), host, days: 30, force: false }
+        Certs {
+            out: out.to_path_buf(),
+            node: node.to_owned(),
+            host,
+            days: 30,
+            force: false,
+            ca: None,
+            ca_key: None,
+        }
     }
 
     #[test]
@@ -131,6 +153,25 @@ mod tests {
         }
         cstore_mesh::Tls::load(dir.path().join("worker-1"), true).unwrap();
         cstore_mesh::Tls::load(dir.path().join("worker-2"), true).unwrap();
+    }
+
+    #[test]
+    fn a_ca_that_is_kept_elsewhere_signs_and_stays_there() {
+        let (home, away) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        run(&options(home.path(), "first")).unwrap();
+        let mut foreign = options(away.path(), "worker-1");
+        (foreign.ca, foreign.ca_key) =
+            (Some(home.path().join("ca.pem")), Some(home.path().join("ca-key.pem")));
+        run(&foreign).unwrap();
+        assert_eq!(std::fs::read_dir(away.path()).unwrap().count(), 1, "no CA is made beside it");
+        assert_eq!(
+            std::fs::read(away.path().join("worker-1/ca.pem")).unwrap(),
+            std::fs::read(home.path().join("ca.pem")).unwrap()
+        );
+        cstore_mesh::Tls::load(away.path().join("worker-1"), true).unwrap();
+        std::fs::write(home.path().join("ca-key.pem"), "nonsense").unwrap();
+        foreign.force = true;
+        assert!(format!("{:#}", run(&foreign).unwrap_err()).contains("PKCS#8"));
     }
 
     #[test]

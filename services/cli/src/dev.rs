@@ -30,6 +30,7 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
     let admin_port =
         env.optional::<u16>(process::ADMIN_PORT, "a port from 0 to 65535, where 0 means a free one");
     let secret_path = secret::path(&mut env);
+    let drain = cstore_node::shutdown::drain_timeout(&mut env);
     let layout = Layout::new(options, &mut env)?;
     let tls = tls::read(&mut env);
     check(&env, &layout, source)?;
@@ -45,7 +46,7 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
             process::admin(HOST, port, gateway.clone(), metrics.registry, admin_stop.clone()).await?;
         }
         let greeting = cstore_node::shutdown::spawn("greeting", ready::greet(gateway, roles.greeting));
-        let ended = process::supervise(roles.running, shutdown).await;
+        let ended = process::supervise(roles.running, drain, shutdown).await;
         greeting.abort();
         admin_stop.trigger();
         ended

@@ -24,8 +24,8 @@ use crate::exit::Failure;
 
 /// Variable of the port that tells about a process.
 pub(crate) const ADMIN_PORT: &str = "CSTORE_ADMIN_PORT";
-/// Each role drains for less; this is for one that does not keep its word.
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// A role ends this soon after its drain; this is for one that does not keep its word.
+const STOP_MARGIN: Duration = Duration::from_secs(50);
 const THREADS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs `body` with telemetry and a shutdown that SIGTERM and SIGINT trigger.
@@ -55,6 +55,22 @@ where
     ended
 }
 
+/// A shutdown that comes `delay` after `shutdown`; meanwhile the process says that it leaves, and serves on.
+pub(crate) fn after_notice(shutdown: Shutdown, delay: Duration, readiness: Readiness) -> Shutdown {
+    let later = Shutdown::new();
+    let trigger = later.clone();
+    drop(spawn("notice", async move {
+        shutdown.triggered().await;
+        readiness.leave();
+        if !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more, draining later");
+        }
+        tokio::time::sleep(delay).await;
+        trigger.trigger();
+    }));
+    later
+}
+
 /// A role at work.
 pub(crate) struct Running {
     name: String,
@@ -76,7 +92,11 @@ impl Running {
 }
 
 /// Waits for the wish to end or for a role that fails, then stops all in the order given.
-pub(crate) async fn supervise(mut roles: Vec<Running>, shutdown: Shutdown) -> Result<(), Failure> {
+pub(crate) async fn supervise(
+    mut roles: Vec<Running>,
+    drain: Duration,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
     let ended = tokio::select! {
         () = shutdown.triggered() => None,
         (ended, at, _) = select_all(roles.iter_mut().map(|role| &mut role.task)) => Some((ended, at)),
@@ -94,7 +114,7 @@ pub(crate) async fn supervise(mut roles: Vec<Running>, shutdown: Shutdown) -> Re
     }
     for Running { name, stop, mut task } in roles {
         stop.trigger();
-        let stopped = match tokio::time::timeout(STOP_TIMEOUT, &mut task).await {
+        let stopped = match tokio::time::timeout(drain + STOP_MARGIN, &mut task).await {
             Ok(Ok(Ok(()))) => continue,
             Ok(Ok(Err(error))) => Failure::failed(error.context(name)),
             Ok(Err(panic)) => Failure::failed(anyhow::Error::new(panic).context(name)),
@@ -165,16 +185,30 @@ mod tests {
             }),
         );
         let failing = role("failing", &shutdown, Box::pin(async { anyhow::bail!("disk is gone") }));
-        let failure = supervise(vec![other, failing], shutdown).await.unwrap_err();
+        let failure = supervise(vec![other, failing], Duration::ZERO, shutdown).await.unwrap_err();
         assert_eq!(failure.to_string(), "failing: disk is gone");
         heard.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_notice_comes_first_and_the_stop_after_the_delay() {
+        let (shutdown, readiness) = (Shutdown::new(), Readiness::new(&[]));
+        let delay = Duration::from_secs(5);
+        let later = after_notice(shutdown.clone(), delay, readiness.clone());
+        assert!(readiness.is_ready());
+        let begun = tokio::time::Instant::now();
+        shutdown.trigger();
+        readiness.changed().await;
+        assert!(readiness.is_leaving() && !later.is_triggered());
+        later.triggered().await;
+        assert_eq!(begun.elapsed(), delay);
     }
 
     #[tokio::test]
     async fn a_role_that_ends_by_itself_is_a_failure_and_a_wished_end_is_none() {
         let shutdown = Shutdown::new();
         let ended = role("early", &shutdown, Box::pin(async { Ok(()) }));
-        assert!(supervise(vec![ended], shutdown).await.is_err());
+        assert!(supervise(vec![ended], Duration::ZERO, shutdown).await.is_err());
         let shutdown = Shutdown::new();
         let (stop, wished) = (shutdown.child(), shutdown.clone());
         let waiting = stop.clone();
@@ -184,6 +218,6 @@ mod tests {
         });
         let roles = vec![Running::start("test", "obedient".to_owned(), stop, work)];
         wished.trigger();
-        assert!(supervise(roles, shutdown).await.is_ok());
+        assert!(supervise(roles, Duration::ZERO, shutdown).await.is_ok());
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::Error;
 use cstore_mesh::{RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
+use cstore_node::shutdown::{drain_delay, drain_timeout};
 use cstore_node::telemetry::TelemetryConfig;
 use cstore_node::{Env, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
@@ -123,6 +124,7 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
     let (variable, default) = role.port();
     let port = env.port(variable, default);
     let admin_port = env.port(process::ADMIN_PORT, role.admin_port());
+    let (drain, delay) = (drain_timeout(&mut env), drain_delay(&mut env));
     let secret = secret::read(&secret::path(&mut env));
     let secret = match (env.finish(), secret) {
         (Ok(()), Ok(secret)) => secret,
@@ -137,12 +139,14 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = Readiness::new(&[]);
         let metrics = RoleMetrics::new(metrics::registry(role.name()));
+        let shutdown = process::after_notice(shutdown, delay, readiness.clone());
         let stop = shutdown.child();
         let work = plan.work(secret, listener, readiness.clone(), metrics.clone(), stop.clone());
         let admin_stop = Shutdown::new();
         process::admin(&host, admin_port, readiness, metrics.registry, admin_stop.clone()).await?;
         let ended = process::supervise(
             vec![Running::start(role.name(), role.name().to_owned(), stop, work)],
+            drain,
             shutdown,
         )
         .await;

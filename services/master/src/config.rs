@@ -28,6 +28,8 @@ pub struct Config {
     pub snapshot_bytes: ByteSize,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
+    /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
+    pub drain_timeout: Duration,
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
     pub tls: Option<Tls>,
     /// A defect on purpose, to show that tests find it; a program can only have none.
@@ -68,6 +70,7 @@ impl Config {
                 ByteSize::from_kib(64)..=ByteSize::from_gib(16),
             ),
             reflection: env.boolean("CSTORE_REFLECTION", true),
+            drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
             sabotage: Sabotage::None,
         }

@@ -22,6 +22,9 @@ const MAX_NODES: usize = 4_096;
 /// A storage node with less room takes no uploads.
 const MIN_FREE: u64 = 16 << 10;
 const SCAN: usize = 1_000;
+/// A worker that was lost for so long is forgotten: it keeps nothing, and under an orchestrator its name never comes
+/// back. Storage nodes are remembered for ever, because blocks lie on them.
+const FORGET_WORKER: Duration = Duration::from_secs(600);
 
 /// A node that registered.
 #[derive(Debug, Clone)]
@@ -209,6 +212,17 @@ impl Membership {
         inner.nodes.iter().map(view).collect()
     }
 
+    /// Forgets workers that have been lost for long.
+    pub(crate) fn forget_workers(&self, lease: Duration) {
+        self.inner.lock().nodes.retain(|id, node| {
+            let keep = node.role != v1::Role::Worker || node.last_seen.elapsed() <= lease + FORGET_WORKER;
+            if !keep {
+                tracing::info!(node = %id, "forgetting a worker that has been lost for long");
+            }
+            keep
+        });
+    }
+
     /// Sums over the storage nodes of the map.
     pub(crate) fn storage_totals(&self) -> v1::StorageReport {
         let inner = self.inner.lock();
@@ -357,5 +371,44 @@ impl Master {
             self.members.changed();
         }
         Some(suspect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(role: v1::Role) -> Node {
+        Node {
+            role,
+            addr: "127.0.0.1:1".to_owned(),
+            failure_domain: String::new(),
+            version: String::new(),
+            ready: true,
+            reason: String::new(),
+            suspect: false,
+            last_seen: Instant::now(),
+            last_seen_ms: 0,
+            storage: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() {
+        let members = Membership { inner: Mutex::default(), changes: watch::Sender::new(0) };
+        let lease = Duration::from_secs(5);
+        let names = |members: &Membership| -> Vec<String> {
+            members.nodes(lease).into_iter().map(|node| node.node_id).collect()
+        };
+        for (name, role) in [("old", v1::Role::Worker), ("storage-1", v1::Role::Storage)] {
+            members.inner.lock().nodes.insert(NodeId::new(name).unwrap(), node(role));
+        }
+        tokio::time::advance(FORGET_WORKER).await;
+        members.inner.lock().nodes.insert(NodeId::new("young").unwrap(), node(v1::Role::Worker));
+        members.forget_workers(lease);
+        assert_eq!(names(&members), ["old", "storage-1", "young"]);
+        tokio::time::advance(lease * 2).await;
+        members.forget_workers(lease);
+        assert_eq!(names(&members), ["storage-1", "young"]);
     }
 }

@@ -85,6 +85,7 @@ pub async fn run_over(
 
     let doors = Doors(master.clone(), shutdown.clone());
     let options = ServerOptions {
+        drain: config.drain_timeout,
         role: "master",
         verifier: Verifier::new(&secret),
         reflection: config.reflection,
@@ -145,6 +146,7 @@ async fn watch_leases(master: Arc<Master>, readiness: Readiness, shutdown: Shutd
             _ = ticks.tick() => {}
             () = shutdown.triggered() => return,
         }
+        master.members.forget_workers(lease);
         let states: Vec<(String, i32)> =
             master.members.nodes(lease).into_iter().map(|node| (node.node_id, node.state)).collect();
         if states != before {

@@ -38,6 +38,8 @@ pub struct Config {
     pub retry_step: Duration,
     /// CSTORE_MAX_CONNECTIONS.
     pub max_connections: u64,
+    /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
+    pub drain_timeout: Duration,
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
     pub tls: Option<Tls>,
 }
@@ -71,6 +73,7 @@ impl Config {
                 Duration::from_millis(1)..=Duration::from_secs(60),
             ),
             max_connections: env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536),
+            drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
             node,
         }

@@ -32,7 +32,6 @@ const MAX_REQUESTS: usize = 256;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 const IDLE_DEADLINE: Duration = Duration::from_secs(300);
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Why a storage node ended.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +187,7 @@ async fn serve(
     });
     let handler = Arc::new(BlockServer::new(engine.clone(), metrics));
     let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
-    let limits = AcceptLimits { connections, drain: DRAIN };
+    let limits = AcceptLimits { connections, drain: config.drain_timeout };
     let stop = shutdown.clone();
     accept_from(incoming, limits, shutdown.clone(), move |stream| {
         let (frames, handler, stop) = (frames.clone(), handler.clone(), stop.clone());

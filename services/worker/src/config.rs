@@ -23,6 +23,8 @@ pub struct Config {
     pub memory_budget: ByteSize,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
+    /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
+    pub drain_timeout: Duration,
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
     pub tls: Option<Tls>,
 }
@@ -43,6 +45,7 @@ impl Config {
                 ByteSize::from_mib(16)..=ByteSize::from_gib(1_024),
             ),
             reflection: env.boolean("CSTORE_REFLECTION", true),
+            drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
         }
     }

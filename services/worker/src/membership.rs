@@ -95,6 +95,8 @@ pub(crate) struct Member {
     pub(crate) stores: Stores,
     pub(crate) active: Active,
     pub(crate) readiness: Readiness,
+    /// Triggered when the worker takes nothing new any more, but works on what it has.
+    pub(crate) stopping: Shutdown,
 }
 
 impl Member {
@@ -107,7 +109,10 @@ impl Member {
                 _ = ticks.tick() => {}
                 () = shutdown.triggered() => return,
             }
-            let away = self.stores.away();
+            let mut away = self.stores.away();
+            if self.stopping.is_triggered() {
+                away.push("stopping".to_owned());
+            }
             let ready = away.is_empty();
             let state = if ready { PartState::Ready } else { PartState::NotReady(away.join(", ")) };
             self.readiness.set("storage", state);

@@ -78,9 +78,11 @@ pub async fn run_over(
     let Some((identity, interval)) = join(&config, &addr, &master, &shutdown).await? else { return Ok(()) };
     readiness.set("master", PartState::Ready);
 
+    // Uploads that end while the worker drains still need the map, the links and a worker that is not lost.
+    let ended = Shutdown::new();
     let (view_sender, view) = watch::channel(View::default());
     let watching =
-        spawn("cluster view", follow_view(master.clone(), config.clone(), view_sender, shutdown.clone()));
+        spawn("cluster view", follow_view(master.clone(), config.clone(), view_sender, ended.clone()));
     let stores = Stores::new(
         identity,
         config.node.clone(),
@@ -88,7 +90,7 @@ pub async fn run_over(
         config.retry_step,
         dial_frames,
         view,
-        shutdown.clone(),
+        ended.clone(),
     );
     let active = Active::default();
     let units = usize::try_from(config.memory_budget.bytes() / UNIT).unwrap_or(Semaphore::MAX_PERMITS);
@@ -102,6 +104,7 @@ pub async fn run_over(
     };
     let door = Door { sessions, metrics: TransferMetrics::register(&mut metrics.registry.lock()) };
     let options = ServerOptions {
+        drain: config.drain_timeout,
         role: "worker",
         verifier: Verifier::new(&secret),
         reflection: config.reflection,
@@ -114,12 +117,14 @@ pub async fn run_over(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = server.add_service(service);
     health.set_serving(true).await;
-    let member = Member { master, config: config.clone(), addr: addr.clone(), stores, active, readiness };
-    let beats = spawn("heartbeats", member.run(interval, shutdown.clone()));
+    let stopping = shutdown.clone();
+    let member =
+        Member { master, config: config.clone(), addr: addr.clone(), stores, active, readiness, stopping };
+    let beats = spawn("heartbeats", member.run(interval, ended.clone()));
     tracing::info!(%addr, "worker serves");
     let stop = shutdown.clone();
     let served = server.serve_over(incoming, async move { stop.triggered().await }).await;
-    shutdown.trigger();
+    ended.trigger();
     let _ = tokio::join!(watching, beats);
     Ok(served?)
 }

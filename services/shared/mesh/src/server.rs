@@ -40,8 +40,6 @@ const MAX_CALLS: usize = 4_096;
 const MAX_STREAMS: u32 = 1_024;
 /// Between saying NOT_SERVING and closing the door: callers that watch health move away meanwhile.
 const NOTICE: Duration = Duration::from_millis(200);
-/// Calls in work get so long to end after a shutdown began.
-const DRAIN: Duration = Duration::from_secs(10);
 /// A connection is asked to end at this age, so that callers spread again over servers that came later.
 const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 
@@ -56,6 +54,8 @@ pub struct ServerOptions {
     pub reflection: bool,
     /// Where calls are counted.
     pub metrics: MeshMetrics,
+    /// Calls in work get so long to end after a shutdown began.
+    pub drain: Duration,
 }
 
 impl std::fmt::Debug for ServerOptions {
@@ -145,7 +145,7 @@ impl GrpcServer {
     }
 
     /// Serves until `shutdown` ends: health says NOT_SERVING first, then nothing new is accepted, and calls in work
-    /// get ten seconds.
+    /// get [`ServerOptions::drain`].
     ///
     /// # Errors
     /// [`MeshError::Serve`].
@@ -155,6 +155,7 @@ impl GrpcServer {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         let health = self.health();
+        let patience = self.options.drain;
         let stack = ServiceBuilder::new()
             // A span for each call, continuing the caller's trace.
             .layer(
@@ -204,12 +205,12 @@ impl GrpcServer {
             // Those who watch health would hold their connections open for ever.
             health.end_watches().await;
             let _ = stop.send(());
-            tokio::time::sleep(DRAIN).await;
+            tokio::time::sleep(patience).await;
         };
         tokio::select! {
             served = server => served.map_err(|error| MeshError::Serve(error.to_string())),
             () = drain => {
-                tracing::warn!("calls still in work after {DRAIN:?} are cut off");
+                tracing::warn!("calls still in work after {patience:?} are cut off");
                 Ok(())
             }
         }

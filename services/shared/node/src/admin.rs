@@ -41,6 +41,8 @@ use crate::{
 
 const LIMITS: AcceptLimits = AcceptLimits { connections: 64, drain: Duration::from_secs(1) };
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part that says that the process ends.
+const LEAVING: &str = "process";
 
 /// Serves the admin port until the shutdown. A role may still register metrics meanwhile.
 pub async fn run(
@@ -83,6 +85,16 @@ impl Readiness {
 
     pub fn is_ready(&self) -> bool {
         all_ready(&self.0.borrow())
+    }
+
+    /// The process was asked to end: it is never ready again, and goes on with what it has.
+    pub fn leave(&self) {
+        self.set(LEAVING, PartState::NotReady("stopping".to_owned()));
+    }
+
+    /// Whether [`Self::leave`] was called.
+    pub fn is_leaving(&self) -> bool {
+        self.0.borrow().contains_key(LEAVING)
     }
 
     /// The parts that are not ready, with their reasons.
@@ -200,6 +212,15 @@ mod tests {
 
         shutdown.trigger();
         server.await.unwrap();
+    }
+
+    #[test]
+    fn a_process_that_leaves_is_not_ready_and_says_why() {
+        let readiness = Readiness::new(&[]);
+        assert!(readiness.is_ready() && !readiness.is_leaving());
+        readiness.leave();
+        assert!(!readiness.is_ready() && readiness.is_leaving());
+        assert_eq!(readiness.reasons(), [("process", "stopping".to_owned())]);
     }
 
     #[tokio::test]

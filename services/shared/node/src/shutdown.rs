@@ -18,6 +18,22 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use crate::env::Env;
+
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `CSTORE_DRAIN_TIMEOUT_MS`: how long what runs at a stop may take to its end, in every role.
+pub fn drain_timeout(env: &mut Env<'_>) -> Duration {
+    let range = Duration::from_millis(100)..=Duration::from_secs(3_600);
+    env.duration_ms("CSTORE_DRAIN_TIMEOUT_MS", DRAIN_TIMEOUT, range)
+}
+
+/// `CSTORE_DRAIN_DELAY_MS`: how long a role says that it is not ready, and serves on, before it drains. Balancers that
+/// look at readiness, or hear of the stop from an orchestrator, move away meanwhile.
+pub fn drain_delay(env: &mut Env<'_>) -> Duration {
+    env.duration_ms("CSTORE_DRAIN_DELAY_MS", Duration::ZERO, Duration::ZERO..=Duration::from_secs(300))
+}
+
 /// The wish that a part of the process ends. Clones share it; it never turns back.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown(CancellationToken);

@@ -113,6 +113,7 @@ impl Peer {
         let addr = listener.local_addr().unwrap();
         let manners = Arc::<Manners>::default();
         let options = ServerOptions {
+            drain: Duration::from_secs(10),
             role: "fake",
             verifier: Verifier::new(&secret()),
             reflection: false,

@@ -1,4 +1,4 @@
-.PHONY: help run test stress bench trace-demo fmt clippy
+.PHONY: help run test up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -6,14 +6,41 @@ help: ## this list
 run: ## build and start the whole system on 127.0.0.1, data in ./data
 	cargo run --release -- dev
 
-test: ## everything that must hold: format, lints, tests, documentation
+test: ## everything that must hold: format, lints, tests, documentation, image, Compose, chart
 	bash .ci/test
+
+up: ## start it with Docker Compose and wait until it is healthy
+	@deploy/compose.sh up
+
+up-obs: ## the same with Jaeger, Prometheus and Grafana
+	@deploy/compose.sh up-obs
+
+down: ## stop it; the data stay
+	@deploy/compose.sh down
+
+logs: ## follow its logs; S=gateway for one service
+	@deploy/compose.sh logs --follow --tail 100 $(S)
+
+ps: ## what runs
+	@deploy/compose.sh ps
+
+reset: ## stop it and remove all data; asks, unless FORCE=1
+	@deploy/compose.sh reset
+
+demo: ## store the same bytes twice, show what was saved and the trace
+	@deploy/demo.sh
 
 stress: ## 50 clients at once, twice, every file read back
 	cargo test -p cstore-integration-tests --test it stress_
 
+chaos: ## kill, stop, cut and stall every part under load; nothing acknowledged may be lost
+	cargo test -p cstore-integration-tests --test it -- kills walk network drain
+
 bench: ## measure the real program, print a table, write bench-results/
 	cargo run --release -p cstore-integration-tests --bin bench
+
+image: ## build the container image cstore:dev (CSTORE_IMAGE)
+	@deploy/image.sh
 
 trace-demo: ## upload and download one file over four services and print the traces
 	cargo run -p cstore-integration-tests --bin trace-demo

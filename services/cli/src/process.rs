@@ -37,10 +37,12 @@ pub(crate) fn run<F>(
 where
     F: Future<Output = Result<(), Failure>>,
 {
+    let files = raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
     let ended = runtime.block_on(async {
         let telemetry = telemetry::init(name, telemetry).map_err(Failure::usage)?;
+        tracing::debug!(files, "open files allowed");
         let shutdown = Shutdown::new();
         let signals = on_signal(shutdown.clone()).map_err(Failure::failed)?;
         let ended = body(shutdown).await;
@@ -69,6 +71,17 @@ pub(crate) fn after_notice(shutdown: Shutdown, delay: Duration, readiness: Readi
         trigger.trigger();
     }));
     later
+}
+
+/// Connections and segments are open files, and the usual soft limit is for programs that use select(2). Answers the
+/// limit; one that cannot be raised is kept.
+fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    }
 }
 
 /// A role at work.

@@ -84,7 +84,7 @@ impl Member {
                 _ = ticks.tick() => {}
                 () = shutdown.triggered() => return,
             }
-            match self.beat().await {
+            match self.beat(&shutdown).await {
                 Ok(()) => self.missed = 0,
                 Err(error) => {
                     self.missed = self.missed.saturating_add(1);
@@ -99,7 +99,7 @@ impl Member {
         }
     }
 
-    async fn beat(&mut self) -> Result<(), tonic::Status> {
+    async fn beat(&mut self, shutdown: &Shutdown) -> Result<(), tonic::Status> {
         let read_only = self.engine.read_only();
         let request = v1::HeartbeatRequest {
             role: v1::Role::Storage.into(),
@@ -110,7 +110,11 @@ impl Member {
             worker: None,
         };
         let told: Vec<SessionId> = self.released.iter().take(MAX_REPORTED).copied().collect();
-        let answer = self.master.heartbeat(request).await?;
+        // A master that is away must not hold up the end.
+        let answer = tokio::select! {
+            answer = self.master.heartbeat(request) => answer?,
+            () = shutdown.triggered() => return Err(tonic::Status::cancelled("stopping")),
+        };
         for session in told {
             self.released.remove(&session);
         }

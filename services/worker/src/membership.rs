@@ -121,7 +121,12 @@ impl Member {
                 continue;
             }
             last = Some(Instant::now());
-            match self.beat(ready, away.join(", ")).await {
+            // A master that is away must not hold up the end.
+            let beat = tokio::select! {
+                beat = self.beat(ready, away.join(", ")) => beat,
+                () = shutdown.triggered() => return,
+            };
+            match beat {
                 Ok(registered) => {
                     missed = 0;
                     told = registered.then_some(ready);

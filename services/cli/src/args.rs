@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use cstore_gateway::tokens::Rights;
+use cstore_node::ByteSize;
 use cstore_types::{Tenant, TenantError};
 
 /// Most nodes of one kind in one process.
@@ -35,6 +36,8 @@ pub(crate) enum Command {
         #[arg(long)]
         addr: Option<String>,
     },
+    /// Proves a running installation as a client of its gateway (CSTORE_URL, CSTORE_TOKEN).
+    Smoke(Smoke),
     /// For operators.
     Admin {
         #[command(subcommand)]
@@ -50,6 +53,55 @@ pub(crate) struct Dev {
     /// How many storage nodes; fixed at the first start, because blocks are spread over them [default: 1, later as found]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_NODES)))]
     pub(crate) storages: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Smoke {
+    /// The gateway [default: CSTORE_URL, or http://127.0.0.1:8000]
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// How long to wait for the gateway
+    #[arg(long, default_value = "30s")]
+    pub(crate) wait: humantime::Duration,
+    /// Uploads, reads and deletes for a while, then reads back what was acknowledged
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) load: bool,
+    /// Reads back what a load left with --keep
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Names begin with this [default: smoke- and a random number]
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// How long the load lasts
+    #[arg(long = "for", default_value = "30s", requires = "load")]
+    pub(crate) duration: humantime::Duration,
+    /// Clients at a time
+    #[arg(long, default_value_t = 8, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=256))]
+    pub(crate) clients: usize,
+    /// Largest file of the load
+    #[arg(long, default_value = "1MiB")]
+    pub(crate) size_max: ByteSize,
+    /// Requests per second of all clients of the load together [default: as many as go]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Leaves the files of the load there
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// File with the names that were acknowledged: written by --load --keep, demanded by --check
+    #[arg(long)]
+    pub(crate) names: Option<PathBuf>,
+    /// Files that --check must find
+    #[arg(long, requires = "check")]
+    pub(crate) expect: Option<usize>,
+    /// How long the system may take to answer when files are read back
+    #[arg(long, default_value = "120s")]
+    pub(crate) settle: humantime::Duration,
+    /// A failed request of the load is a failure, too
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// The result of the load as one line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

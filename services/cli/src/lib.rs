@@ -9,12 +9,14 @@
 mod admin;
 mod args;
 mod certs;
+mod client;
 mod dev;
 mod exit;
 mod health;
 mod process;
 mod role;
 mod secret;
+mod smoke;
 mod tls;
 mod token;
 
@@ -47,6 +49,7 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Worker => role::run(role::Role::Worker, env),
         Command::Storage => role::run(role::Role::Storage, env),
         Command::Health { addr } => health::run(addr.as_deref(), env),
+        Command::Smoke(options) => smoke::run(options, env),
         Command::Admin { command: Admin::Bearer { ttl } } => admin::bearer(**ttl, env),
         Command::Admin { command: Admin::Token { command } } => token::run(command, env),
         Command::Admin { command: Admin::Certs(options) } => certs::run(options).map_err(Failure::usage),

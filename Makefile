@@ -42,6 +42,9 @@ bench: ## measure the real program, print a table, write bench-results/
 image: ## build the container image cstore:dev (CSTORE_IMAGE)
 	@deploy/image.sh
 
+helm-live: ## the chart on the Kubernetes of $KUBECONFIG: install, break, upgrade, scale, remove
+	@integration-tests/live/helm-live
+
 trace-demo: ## upload and download one file over four services and print the traces
 	cargo run -p cstore-integration-tests --bin trace-demo
 

@@ -41,6 +41,7 @@ impl View {
         self.workers.values().any(|class| *class == Class::Whole)
     }
 
+    /// Of a gateway that starts: uploads would succeed.
     fn state(&self) -> PartState {
         if !self.map_known {
             return PartState::NotReady(
@@ -49,6 +50,15 @@ impl View {
         }
         if !self.has_ready_worker() {
             return PartState::NotReady("no worker is ready".to_owned());
+        }
+        PartState::Ready
+    }
+
+    /// Of a gateway that has served before: with a part of the cluster away it still reads the rest, and says itself
+    /// what it cannot do. Taking it from its clients would only take the reads away too.
+    fn state_later(&self) -> PartState {
+        if self.workers.is_empty() {
+            return PartState::NotReady("no worker is there".to_owned());
         }
         PartState::Ready
     }
@@ -93,11 +103,12 @@ impl Cluster {
         shutdown: Shutdown,
     ) {
         let mut backoff = Backoff::new(step, None);
+        let mut served = false;
         loop {
             let lost = tokio::select! {
                 biased;
                 () = shutdown.triggered() => return,
-                status = self.watch(&master, &readiness, &mut backoff) => status,
+                status = self.watch(&master, &readiness, (&mut backoff, &mut served)) => status,
             };
             let delay = backoff.next_delay();
             readiness.set(PART, PartState::NotReady("the master cannot be reached".to_owned()));
@@ -112,7 +123,12 @@ impl Cluster {
     }
 
     /// Takes in views until the stream ends, which it only does by failing.
-    async fn watch(&self, master: &MasterClient, readiness: &Readiness, backoff: &mut Backoff) -> Status {
+    async fn watch(
+        &self,
+        master: &MasterClient,
+        readiness: &Readiness,
+        (backoff, served): (&mut Backoff, &mut bool),
+    ) -> Status {
         let opened =
             tokio::time::timeout(CONNECT_TIMEOUT, master.watch_map(v1::WatchMapRequest::default())).await;
         let mut views = match opened {
@@ -125,7 +141,9 @@ impl Cluster {
                 Ok(Some(view)) => {
                     backoff.reset();
                     let view = View::new(&view);
-                    readiness.set(PART, view.state());
+                    let complete = view.state();
+                    *served |= complete == PartState::Ready;
+                    readiness.set(PART, if *served { view.state_later() } else { complete });
                     self.take_in(view);
                 }
                 Ok(None) => return Status::unavailable("the master ended the stream"),
@@ -170,6 +188,12 @@ mod tests {
         assert_eq!(View::new(&seen).state(), PartState::Ready);
         let expected = [(Target::new("c:1"), Class::Whole), (Target::new("d:1"), Class::Partial)];
         assert_eq!(View::new(&seen).workers, Endpoints::from(expected));
+        seen.nodes.pop();
+        assert_ne!(View::new(&seen).state(), PartState::Ready);
+        assert_eq!(View::new(&seen).state_later(), PartState::Ready, "what is there can still be read");
+        seen.nodes.pop();
+        assert_ne!(View::new(&seen).state_later(), PartState::Ready);
+        seen.nodes.push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
         seen.map = None;
         assert_ne!(View::new(&seen).state(), PartState::Ready);
     }

@@ -45,7 +45,7 @@ impl Answer {
 
     /// What a refusal says, for people.
     pub(crate) fn told(&self) -> String {
-        let detail = self.json()["detail"].as_str().map(str::to_owned);
+        let detail = self.json()["error"]["message"].as_str().map(str::to_owned);
         detail.unwrap_or_else(|| String::from_utf8_lossy(&self.body).chars().take(200).collect())
     }
 }

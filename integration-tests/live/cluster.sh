@@ -5,7 +5,7 @@
 install() {
   options=(--set "image.repository=${image%:*}" --set "image.tag=${image##*:}" "$@")
   helm -n "$space" upgrade --install "$release" "$chart" "${options[@]}" --wait --timeout 240s >"$work/install" || { tail -n 5 "$work/install"; return 1; }
-  detail=$(kubectl -n "$space" get pods --no-headers -l app.kubernetes.io/instance=$release | wc -l)" pods ready"
+  detail=$(kubectl -n "$space" get pods --no-headers -l app.kubernetes.io/instance="$release" | wc -l)" pods ready"
 }
 
 uninstall() {
@@ -14,7 +14,7 @@ uninstall() {
   detail=$(kubectl -n "$space" get pvc --no-headers | wc -l)" volumes and $(kubectl -n "$space" get secret --no-headers | grep -c "^$name") secrets stay"
 }
 
-gone() { [ -z "$(kubectl -n "$space" get pods -l app.kubernetes.io/instance=$release -o name)" ]; }
+gone() { [ -z "$(kubectl -n "$space" get pods -l app.kubernetes.io/instance="$release" -o name)" ]; }
 
 # Another installation begins with other disks.
 forget() {
@@ -23,7 +23,10 @@ forget() {
   rm -f "$work/names"
 }
 
-helm_test() { helm -n "$space" test "$release" --logs --timeout 120s >"$work/test" && detail=$(grep '^smoke: ' "$work/test") || { cat "$work/test"; return 1; }; }
+helm_test() {
+  helm -n "$space" test "$release" --logs --timeout 120s >"$work/test" || { cat "$work/test"; return 1; }
+  detail=$(grep '^smoke: ' "$work/test")
+}
 
 pods() { kubectl -n "$space" get pods -l "app.kubernetes.io/instance=$release,app.kubernetes.io/component=$1" --field-selector=status.phase=Running -o name; }
 

@@ -113,7 +113,7 @@ impl Service {
         let balance = Balance::new(table.clone(), changes.subscribe());
         let connect = {
             let options = options.clone();
-            Box::new(move |target: &Target| connection(target, &options))
+            Arc::new(move |target: &Target| connection(target, &options))
         };
         let news = Arc::default();
         let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone(), news };

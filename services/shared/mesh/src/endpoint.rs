@@ -40,7 +40,7 @@ pub(crate) enum Gate {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) target: Target,
-    channel: GrpcChannel,
+    channel: Mutex<GrpcChannel>,
     pending: AtomicUsize,
     state: Mutex<State>,
 }
@@ -55,7 +55,16 @@ struct State {
 impl Endpoint {
     pub(crate) fn new(target: Target, class: Class, channel: GrpcChannel) -> Self {
         let state = State { class, gate: Gate::Connecting, outlier: Outlier::default() };
-        Self { target, channel, pending: AtomicUsize::new(0), state: Mutex::new(state) }
+        Self { target, channel: Mutex::new(channel), pending: AtomicUsize::new(0), state: Mutex::new(state) }
+    }
+
+    pub(crate) fn channel(&self) -> GrpcChannel {
+        self.channel.lock().clone()
+    }
+
+    /// Calls from now on take another connection; those in work keep theirs.
+    pub(crate) fn renew(&self, channel: GrpcChannel) {
+        *self.channel.lock() = channel;
     }
 
     pub(crate) fn gate(&self) -> Gate {
@@ -107,7 +116,7 @@ pub(crate) fn call(
 ) -> BoxFuture<'static, Result<Response<Body>, Status>> {
     let mut work = InWork::new(endpoint, on_outlier);
     Box::pin(async move {
-        match work.endpoint.channel.clone().oneshot(request).await {
+        match work.endpoint.channel().oneshot(request).await {
             Ok(response) => {
                 work.answered = true;
                 // A refusal comes with its status in the head; otherwise the status ends the stream.

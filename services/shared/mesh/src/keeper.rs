@@ -30,7 +30,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often states are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-pub(crate) type Connect = Box<dyn Fn(&Target) -> Result<GrpcChannel, crate::MeshError> + Send + Sync>;
+pub(crate) type Connect = Arc<dyn Fn(&Target) -> Result<GrpcChannel, crate::MeshError> + Send + Sync>;
 
 /// Keeps the endpoints of one service. Run it for as long as the role lives.
 #[must_use = "without its keeper a service has no endpoints"]
@@ -110,10 +110,10 @@ impl Keeper {
                 return None;
             }
         };
-        let endpoint = Arc::new(Endpoint::new(target.clone(), class, channel.clone()));
+        let endpoint = Arc::new(Endpoint::new(target.clone(), class, channel));
         self.table.insert(endpoint.clone());
         let (watcher, handle) =
-            abortable(watch_health(endpoint, channel, self.changes.clone(), self.news.clone()));
+            abortable(watch_health(endpoint, self.connect.clone(), self.changes.clone(), self.news.clone()));
         let watcher = async {
             // Aborted when discovery drops the endpoint; it does not end otherwise.
             let _ = watcher.await;
@@ -141,7 +141,7 @@ impl Keeper {
 /// Follows what one endpoint says of its health, for ever.
 async fn watch_health(
     endpoint: Arc<Endpoint>,
-    channel: GrpcChannel,
+    connect: Connect,
     changes: watch::Sender<u64>,
     news: Arc<Notify>,
 ) {
@@ -156,16 +156,18 @@ async fn watch_health(
     };
     let mut pause = FIRST_PAUSE;
     loop {
-        let ended = follow(&channel, |serving| {
+        let ended = follow(&endpoint.channel(), |serving| {
             pause = FIRST_PAUSE;
             set(if serving { Gate::Serving } else { Gate::Down("it takes no work now".to_owned()) });
         })
         .await;
-        if ended.code() == Code::Unimplemented {
-            // It knows no health checks: what connects is healthy.
-            set(Gate::Serving);
-        } else {
-            set(Gate::Down(ended.message().to_owned()));
+        set(Gate::Down(ended.message().to_owned()));
+        // Whoever answers like that is not one of ours, or hangs. A name or a virtual address may lead elsewhere the next
+        // time, but a connection that is kept never does.
+        if matches!(ended.code(), Code::Unimplemented | Code::DeadlineExceeded)
+            && let Ok(channel) = connect(&endpoint.target)
+        {
+            endpoint.renew(channel);
         }
         sleep(crate::chance::jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use cstore_mesh::Target;
 use cstore_proto::v1;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
 use crate::fake::{Caller, Peer, nobody, until};
@@ -107,4 +109,39 @@ async fn when_everything_fails_the_budget_ends_the_retries() {
     assert!(failed.iter().all(|status| status.code() == Code::Unavailable));
     assert!(caller.metric(&["mesh_retries_refused_total"]) >= 1.0);
     assert!(peer.manners.calls() < 500, "{} calls: a storm of retries", peer.manners.calls());
+}
+
+/// An address that leads to a stranger first, and to the peer from the second connection on.
+async fn misled(peer: &Peer) -> (Target, JoinSet<()>) {
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = front.local_addr().unwrap();
+    let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut next = stranger.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    let nothing = tonic::service::Routes::default();
+    let serve = tonic::transport::Server::builder().add_routes(nothing);
+    tasks.spawn(async move { serve.serve_with_incoming(TcpListenerStream::new(stranger)).await.unwrap() });
+    let peer = peer.addr;
+    tasks.spawn(async move {
+        let mut pipes = JoinSet::new();
+        loop {
+            let (mut from, _) = front.accept().await.unwrap();
+            let to = std::mem::replace(&mut next, peer);
+            pipes.spawn(async move {
+                let mut to = TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            });
+        }
+    });
+    (Target::new(addr.to_string()), tasks)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i12_a_connection_that_leads_to_a_stranger_is_given_up_for_another() {
+    let peer = Peer::start().await;
+    let (target, _tasks) = misled(&peer).await;
+    let caller = Caller::new([&target]);
+    let failed = caller.get_files(50, 4).await;
+    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+    assert!(peer.manners.calls() >= 50);
 }

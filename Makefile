@@ -42,6 +42,9 @@ bench: ## measure the real program, print a table, write bench-results/
 image: ## build the container image cstore:dev (CSTORE_IMAGE)
 	@deploy/image.sh
 
+helm-test: ## the chart without a cluster: every check and its outcome
+	cargo test -p cstore-integration-tests --test it chart::
+
 helm-live: ## the chart on the Kubernetes of $KUBECONFIG: install, break, upgrade, scale, remove
 	@integration-tests/live/helm-live
 

@@ -7,6 +7,7 @@ docker compose version >/dev/null 2>&1 || { echo "compose: Docker with Compose v
 CSTORE_SECRETS_GID=$(id -g)
 export CSTORE_SECRETS_GID
 project=${COMPOSE_PROJECT_NAME:-cstore}
+secrets=${CSTORE_SECRETS_DIR:-$PWD/secrets}
 progress=auto
 [ -t 2 ] || progress=quiet
 compose() { docker compose --progress "$progress" -f compose.yaml --env-file "${CSTORE_ENV_FILE:-../.env}" "$@"; }
@@ -16,11 +17,11 @@ export COMPOSE_PROFILES=observability
 
 # One secret for the cluster, made once. Its group reads it, nobody else: the containers get that group.
 make_secret() {
-  [ -s secrets/cluster-secret ] && return
-  (umask 027 && mkdir -p secrets && head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n' >secrets/.draft)
-  chmod 0640 secrets/.draft
-  mv secrets/.draft secrets/cluster-secret
-  echo "compose: made deploy/secrets/cluster-secret; keep it, nobody can call the inner services without it"
+  [ -s "$secrets/cluster-secret" ] && return
+  (umask 027 && mkdir -p "$secrets" && head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n' >"$secrets/.draft")
+  chmod 0640 "$secrets/.draft"
+  mv "$secrets/.draft" "$secrets/cluster-secret"
+  echo "compose: made $secrets/cluster-secret; keep it, nobody can call the inner services without it"
 }
 
 up() {
@@ -53,7 +54,7 @@ port() { compose port "$1" "$2" 2>/dev/null | sed 's/.*://' || true; }
 reset() {
   local volumes
   volumes=$(docker volume ls -q --filter "label=com.docker.compose.project=$project")
-  if [ -z "$volumes" ] && [ ! -e secrets/cluster-secret ] && [ -z "$(compose ps -aq)" ]; then
+  if [ -z "$volumes" ] && [ ! -e "$secrets/cluster-secret" ] && [ -z "$(compose ps -aq)" ]; then
     echo "compose: nothing to remove"
     return
   fi
@@ -63,8 +64,9 @@ reset() {
     [ "$answer" = yes ] || { echo "compose: nothing was removed"; exit 1; }
   fi
   compose down --volumes --remove-orphans >/dev/null 2>&1
-  rm -rf secrets
-  echo "compose: removed the containers, deploy/secrets and the volumes ${volumes//$'\n'/ }"
+  rm -f "$secrets/cluster-secret"
+  rmdir "$secrets" 2>/dev/null || true
+  echo "compose: removed the containers, the secret and the volumes ${volumes//$'\n'/ }"
 }
 
 case ${1:-} in

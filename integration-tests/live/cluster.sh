@@ -9,17 +9,17 @@ install() {
 }
 
 uninstall() {
-  helm -n "$space" uninstall "$release" --wait --timeout 240s >/dev/null
-  eventually 120 gone
+  helm -n "$space" uninstall "$release" --wait --timeout 240s >/dev/null || return 1
+  eventually 120 gone || return 1
   detail=$(kubectl -n "$space" get pvc --no-headers | wc -l)" volumes and $(kubectl -n "$space" get secret --no-headers | grep -c "^$name") secrets stay"
 }
 
-gone() { [ -z "$(kubectl -n "$space" get pods -l app.kubernetes.io/instance="$release" -o name)" ]; }
+gone() { [ -z "$(kubectl -n "$space" get pods -l "app.kubernetes.io/instance=$release,app.kubernetes.io/component!=smoke" -o name)" ]; }
 
 # Another installation begins with other disks.
 forget() {
-  uninstall
-  kubectl -n "$space" delete pvc,secret --all --wait >/dev/null
+  uninstall || return 1
+  kubectl -n "$space" delete pvc,secret,pods --all --wait >/dev/null || return 1
   rm -f "$work/names"
 }
 
@@ -42,14 +42,14 @@ delete_each() {
   local role=$1 pod
   shift
   for pod in $(pods "$role"); do
-    kubectl -n "$space" delete "$pod" --wait "$@" >/dev/null 2>&1
-    all_ready 120
+    kubectl -n "$space" delete "$pod" --wait "$@" >/dev/null || return 1
+    all_ready 120 || return 1
   done
 }
 
 restart() {
-  kubectl -n "$space" rollout restart "deploy/$name-$1" >/dev/null
-  kubectl -n "$space" rollout status "deploy/$name-$1" --timeout=300s >/dev/null
+  kubectl -n "$space" rollout restart "deploy/$name-$1" >/dev/null || return 1
+  kubectl -n "$space" rollout status "deploy/$name-$1" --timeout=300s >/dev/null || return 1
   # The old ones leave after the new ones are ready.
   eventually 120 only_running "$1"
 }
@@ -59,9 +59,9 @@ only_running() { [ -z "$(kubectl -n "$space" get pods -l "app.kubernetes.io/inst
 scale() {
   local to
   for to in 3 1 2; do
-    kubectl -n "$space" scale "deploy/$name-$1" --replicas=$to >/dev/null
-    kubectl -n "$space" rollout status "deploy/$name-$1" --timeout=120s >/dev/null
-    eventually 120 only_running "$1"
+    kubectl -n "$space" scale "deploy/$name-$1" --replicas=$to >/dev/null || return 1
+    kubectl -n "$space" rollout status "deploy/$name-$1" --timeout=120s >/dev/null || return 1
+    eventually 120 only_running "$1" || return 1
   done
 }
 
@@ -69,7 +69,7 @@ scale() {
 under() {
   local load=$1 status=0
   shift
-  begin_load "$load"
+  begin_load "$load" || return 1
   "$@" || status=1
   end_load "$load" || status=1
   return "$status"
@@ -88,7 +88,7 @@ forward() {
   local log="$work/forward.$RANDOM"
   kubectl -n "$space" port-forward "$1" ":$2" >"$log" 2>&1 &
   forward_job=$!
-  eventually 20 grep -q 'Forwarding from 127' "$log"
+  eventually 20 grep -q 'Forwarding from 127' "$log" || return 1
   local_port=$(sed -n 's/Forwarding from 127.0.0.1:\([0-9]*\).*/\1/p' "$log" | head -n 1)
 }
 

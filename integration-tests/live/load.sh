@@ -34,8 +34,8 @@ K
 
 # begin_load NAME: 6 clients, 60 requests a second, until end_load
 begin_load() {
-  pod "$1" smoke --load --for=1h --clients=6 --rate=60 --size-max=256KiB --settle=180s --keep "--prefix=$1" --names=/dev/stdout
-  kubectl -n "$space" wait --for=condition=ready "pod/$1" --timeout=60s >/dev/null
+  pod "$1" smoke --load --for=1h --clients=6 --rate=60 --size-max=256KiB --settle=180s --keep "--prefix=$1" --names=/dev/stdout || return 1
+  kubectl -n "$space" wait --for=condition=ready "pod/$1" --timeout=60s >/dev/null || return 1
   load_begun=$SECONDS
 }
 
@@ -43,9 +43,10 @@ begin_load() {
 end_load() {
   local rest=$((load_begun + seconds - SECONDS)) code line
   [ "$rest" -le 0 ] || sleep "$rest"
-  kubectl -n "$space" exec "$1" -- sh -c 'kill -TERM 1' >/dev/null
-  ended "$1" 300
-  kubectl -n "$space" logs "$1" >"$work/$1.log"
+  n_failed=unknown
+  kubectl -n "$space" exec "$1" -- sh -c 'kill -TERM 1' >/dev/null || return 1
+  ended "$1" 300 || return 1
+  kubectl -n "$space" logs "$1" >"$work/$1.log" || return 1
   grep "^$1/" "$work/$1.log" >>"$work/names" || true
   grep -v "^$1/" "$work/$1.log" | sed 's/^/   | /'
   line=$(grep '^load: prefix' "$work/$1.log" || true)
@@ -70,10 +71,10 @@ ended() {
 # check_names: reads back everything that any load was acknowledged
 check_names() {
   local code
-  kubectl -n "$space" create configmap live-names --from-file="names=$work/names" --dry-run=client -o yaml | kubectl -n "$space" apply --server-side --force-conflicts -f - >/dev/null
+  kubectl -n "$space" create configmap live-names --from-file="names=$work/names" --dry-run=client -o yaml | kubectl -n "$space" apply --server-side --force-conflicts -f - >/dev/null || return 1
   # Below one prefix are the listed ones; the names tell the rest.
-  pod live-check smoke --check --prefix=live --names=/names/names --clients=6 --settle=180s
-  ended live-check 400
+  pod live-check smoke --check --prefix=live --names=/names/names --clients=6 --settle=180s || return 1
+  ended live-check 400 || return 1
   detail=$(kubectl -n "$space" logs live-check | tail -n 1)
   code=$(kubectl -n "$space" get pod live-check -o jsonpath='{.status.containerStatuses[0].state.terminated.exitCode}')
   kubectl -n "$space" delete pod live-check --wait >/dev/null

@@ -34,7 +34,10 @@ part_dev() {
 }
 
 part_ha() {
-  step "ha: helm install --wait" install -f "$chart/values-ha.yaml"
+  local role small=()
+  # Twelve pods may have to share one small machine.
+  for role in gateway worker master storage; do small+=(--set "$role.resources.requests.cpu=20m,$role.resources.requests.memory=32Mi"); done
+  step "ha: helm install --wait" install -f "$chart/values-ha.yaml" "${small[@]}"
   step "ha: helm test" helm_test
   step "ha: the commands that NOTES.txt prints" notes
   for role in gateway worker storage master; do
@@ -67,7 +70,7 @@ notes() {
     bash -c "exec $line" >>"$work/forward.log" 2>&1 </dev/null &
     jobs+=($!)
   done <"$forwards"
-  eventually 20 curl -s -o /dev/null http://127.0.0.1:8000/
+  eventually 20 curl -s -o /dev/null http://127.0.0.1:8000/ || status=1
   eventually 20 bash -c ': </dev/tcp/127.0.0.1/4100'
   (cd "$(mktemp -d "$work/user.XXXX")" && bash -euo pipefail "$commands" >"$work/notes.out" 2>&1) || { status=1; sed 's/^/   | /' "$work/notes.out"; }
   for line in "${jobs[@]}"; do kill "$line" 2>/dev/null || true; wait "$line" 2>/dev/null || true; done
@@ -91,18 +94,18 @@ upgrade() {
   rm -rf "$next" && cp -r "$chart" "$next"
   sed -i 's/^version: .*/version: 9.9.9/; s/^appVersion: .*/appVersion: 9.9.9/' "$next/Chart.yaml"
   helm -n "$space" upgrade "$release" "$next" "${options[@]}" --set log.level=DEBUG --set worker.memoryBudget=128MiB \
-    --set storage.capacity=17GiB --wait --timeout 300s >/dev/null
-  all_ready 120
-  for role in gateway worker; do eventually 120 only_running "$role"; done
+    --set storage.capacity=17GiB --wait --timeout 300s >/dev/null || return 1
+  all_ready 120 || return 1
+  for role in gateway worker; do eventually 120 only_running "$role" || return 1; done
 }
 
 not_ready() {
   local before after
   before=$(endpoints | wc -l)
   kubectl -n "$space" scale "sts/$name-master" --replicas=0 >/dev/null
-  eventually 60 no_endpoints
+  eventually 60 no_endpoints || return 1
   kubectl -n "$space" scale "sts/$name-master" --replicas=1 >/dev/null
-  all_ready 120
+  all_ready 120 || return 1
   after=$(endpoints | wc -l)
   detail="$before ready addresses, 0 without a master, then $after"
   [ "$before" = "$after" ]
@@ -115,7 +118,7 @@ slow_upload() {
   local pod target begun status
   pod=$(pods gateway | head -n 1)
   target=$pod
-  forward "$pod" 8000
+  forward "$pod" 8000 || return 1
   head -c 6000000 /dev/urandom >"$work/slow"
   begun=$SECONDS
   curl -sS --limit-rate 500k -o "$work/slow.answer" -w '%{http_code}' -H "authorization: Bearer $(token)" \
@@ -134,7 +137,7 @@ slow_upload() {
   detail="$status after $((SECONDS - begun)) s $(cat "$work/slow.error")"
   unforward
   all_ready 120
-  forward "svc/$name-gateway" 8000
+  forward "svc/$name-gateway" 8000 || return 1
   curl -fsS -H "authorization: Bearer $(token)" "http://127.0.0.1:$local_port/api/files/live-slow-$1" | cmp - "$work/slow" || status=different
   unforward
   [ "$status" = 201 ]
@@ -145,11 +148,11 @@ budgets() {
   kubectl -n "$space" get pdb
   for role in gateway worker storage; do
     first=$(pods "$role" | sed -n 1p) second=$(pods "$role" | sed -n 2p)
-    evict "$first" >/dev/null
+    evict "$first" >/dev/null || return 1
     # Only one at a time, as long as the first is not back.
     answer=$(evict "$second" 2>&1) && { echo "   $role: the second eviction was granted"; return 1; }
     grep -q 'disruption budget' <<<"$answer" || { echo "   $answer"; return 1; }
-    all_ready 120
+    all_ready 120 || return 1
   done
   detail="first eviction granted, second refused, for gateway, worker and storage"
 }
@@ -167,12 +170,12 @@ refuse_storage() {
 
 trace() {
   local id found
-  forward "svc/$name-gateway" 8000
+  forward "svc/$name-gateway" 8000 || return 1
   head -c 300000 /dev/urandom >"$work/traced"
   id=$(curl -fsS -o /dev/null -D - -H "authorization: Bearer $(token)" -T "$work/traced" "http://127.0.0.1:$local_port/api/files/live-traced" | tr -d '\r' | sed -n 's/^x-cstore-trace-id: //Ip')
   unforward
-  forward "svc/$name-jaeger" 16686
-  eventually 40 whole_trace "$id"
+  forward "svc/$name-jaeger" 16686 || return 1
+  eventually 40 whole_trace "$id" || return 1
   found=$(curl -fsS "http://127.0.0.1:$local_port/api/traces/$id")
   detail="trace $id, $(grep -o '"spanID"' <<<"$found" | wc -l) spans of $(grep -o '"serviceName":"[^"]*"' <<<"$found" | sort -u | tr '\n' ' ')"
   unforward

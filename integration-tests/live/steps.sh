@@ -12,7 +12,7 @@ step() {
   detail=
   begun=$(date +%s%N)
   printf '== %s\n' "$title"
-  # Without a subshell, so that it can leave things behind; and without -e, which its first failure ends by itself.
+  # Without a subshell, so that it can leave things behind; -e does not count in it, so it says itself when it fails.
   "$@" || status=$?
   ended=$((($(date +%s%N) - begun) / 1000000))
   if [ "$status" -eq 0 ]; then

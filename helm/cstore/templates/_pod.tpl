@@ -159,7 +159,8 @@ spec:
     - name: secrets
       secret:
         secretName: {{ include "cstore.secretName" $root }}
-        defaultMode: 0440
+        # 0440: the group of the pod
+        defaultMode: 288
         items:
           - {key: cluster-secret, path: cluster-secret}
           {{- if eq .role "gateway" }}
@@ -169,7 +170,8 @@ spec:
     - name: ca
       secret:
         secretName: {{ include "cstore.caSecretName" $root }}
-        defaultMode: 0440
+        # 0440: the group of the pod
+        defaultMode: 288
     - name: tls
       emptyDir: {medium: Memory, sizeLimit: 1Mi}
     {{- end }}

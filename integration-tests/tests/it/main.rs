@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod chart;
 mod credentials;
 mod doors;
 mod drain;
@@ -23,6 +24,7 @@ mod members;
 mod metrics;
 mod monitoring;
 mod network;
+mod settings;
 mod start;
 mod stress;
 mod tenants;

@@ -1,15 +1,12 @@
-//! Programs of others that some tests talk to when they are there: promtool, jaeger.
+//! Programs of others that some tests talk to when they are there: docker, helm, promtool, jaeger.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Where a program is: on the PATH, or among the tools of this machine.
+/// Where a program is on the PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
-    let variable = |name: &str| std::env::vars_os().find(|(key, _)| key == name).map(|(_, value)| value);
-    let mut folders: Vec<PathBuf> =
-        variable("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
-    folders.extend(variable("HOME").map(|home| Path::new(&home).join(".cache/cstore-tools/bin")));
-    folders.into_iter().map(|folder| folder.join(program)).find(|path| path.is_file())
+    let (_, path) = std::env::vars_os().find(|(key, _)| key == "PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// As [`find`]. Says `SKIP` when there is none, past the capture of the test's output: what did not run must be seen.

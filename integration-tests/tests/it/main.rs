@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod chart;
+mod compose;
 mod credentials;
 mod doors;
 mod drain;
@@ -25,6 +26,7 @@ mod metrics;
 mod monitoring;
 mod network;
 mod settings;
+mod smoke;
 mod start;
 mod stress;
 mod tenants;

@@ -4,10 +4,17 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 docker compose version >/dev/null 2>&1 || { echo "compose: Docker with Compose v2 is needed" >&2; exit 69; }
-CSTORE_SECRETS_GID=$(id -g)
-export CSTORE_SECRETS_GID
 project=${COMPOSE_PROJECT_NAME:-cstore}
 secrets=${CSTORE_SECRETS_DIR:-$PWD/secrets}
+group() {
+  if [ -e "$secrets/cluster-secret" ]; then
+    find "$secrets/cluster-secret" -prune -exec ls -ln {} + | awk '{print $4}'
+  else
+    id -g
+  fi
+}
+CSTORE_SECRETS_GID=$(group)
+export CSTORE_SECRETS_GID
 progress=auto
 [ -t 2 ] || progress=quiet
 compose() { docker compose --progress "$progress" -f compose.yaml --env-file "${CSTORE_ENV_FILE:-../.env}" "$@"; }
@@ -25,8 +32,10 @@ make_secret() {
 }
 
 up() {
-  [ -n "$(docker image ls -q "${CSTORE_IMAGE:-cstore:dev}")" ] || ./image.sh
+  # An image of another name is pulled, when it is not here.
+  [ -n "${CSTORE_IMAGE:-}" ] || [ -n "$(docker image ls -q cstore:dev)" ] || ./image.sh
   make_secret
+  CSTORE_SECRETS_GID=$(group)
   if ! compose up -d --wait --remove-orphans; then
     explain >&2
     exit 1
@@ -60,7 +69,7 @@ reset() {
   fi
   if [ "${FORCE:-}" != 1 ]; then
     echo "This removes every file that was stored: ${volumes//$'\n'/ } and the cluster's secret."
-    read -r -p "Type yes to go on: " answer
+    read -r -p "Type yes to go on: " answer || answer=
     [ "$answer" = yes ] || { echo "compose: nothing was removed"; exit 1; }
   fi
   compose down --volumes --remove-orphans >/dev/null 2>&1

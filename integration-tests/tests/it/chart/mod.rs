@@ -40,7 +40,7 @@ const MATRIX: &[(&str, &[&str])] = &[
         "monitoring",
         &[
             "--set",
-            "metrics.serviceMonitor.enabled=true,metrics.rules.enabled=true,metrics.dashboard.enabled=true",
+            "metrics.podMonitor.enabled=true,metrics.rules.enabled=true,metrics.dashboard.enabled=true",
             "--api-versions",
             "monitoring.coreos.com/v1",
         ],

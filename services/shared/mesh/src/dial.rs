@@ -130,7 +130,12 @@ impl RoleIo {
         tls: Option<&Tls>,
         protocol: Protocol,
     ) -> io::Result<Self> {
-        let addr = format!("{host}:{}", listener.local_addr()?.port());
+        let port = listener.local_addr()?.port();
+        // An IPv6 address needs its brackets, or nobody could tell where the port begins.
+        let addr = match host.contains(':') && !host.starts_with('[') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
         Ok(Self {
             addr,
             incoming: secured_incoming(listener, tls, protocol),
@@ -193,6 +198,18 @@ impl AsyncWrite for Accepted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn every_kind_of_host_is_advertised_so_that_it_can_be_dialled() {
+        for (host, dialled) in
+            [("::1", "[::1]"), ("[::1]", "[::1]"), ("10.0.0.7", "10.0.0.7"), ("a.b", "a.b")]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let io = RoleIo::over_tcp(host, listener, None, Protocol::Grpc).unwrap();
+            assert_eq!(io.addr, format!("{dialled}:{port}"));
+        }
+    }
 
     #[test]
     fn a_target_is_known_by_its_host() {

@@ -23,6 +23,7 @@ fn wrong_values_are_refused_with_what_is_allowed() {
             &["minReplicas 9 is above maxReplicas 8"],
         ),
         ("tracing.samplerArg=2", &["/tracing/samplerArg"]),
+        (r"worker.podLabels.app\.kubernetes\.io/component=x", &["app.kubernetes.io/component"]),
         ("tls.enabled=true", none),
     ] {
         let output = template(&helm, &chart(), &["--set", set]);

@@ -77,7 +77,10 @@ pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
         Fake { state: Arc::default(), worker_addr: inner_addr.to_string(), dead_addr: dead_addr().await };
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let server = tonic::transport::Server::builder()
+        .add_service(health_service)
         .add_service(NamespaceServer::new(fake.clone()))
         .add_service(UploadsServer::new(fake.clone()))
         .add_service(ClusterServer::new(fake.clone()))
@@ -111,7 +114,9 @@ async fn dead_addr() -> String {
 
 /// Waits until requests are no longer refused because it starts.
 async fn started(addr: SocketAddr) {
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
+        assert!(tokio::time::Instant::now() < end, "the gateway does not start");
         let answer = crate::http::send(addr, "GET /api/stats HTTP/1.1\r\nHost: x\r\n\r\n").await;
         if answer.status != 503 {
             return;

@@ -10,12 +10,13 @@ ask() { curl -fsS ${CSTORE_TOKEN:+-H "authorization: Bearer $CSTORE_TOKEN"} "$@"
 field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$2"; }
 
 head -c 16777216 /dev/urandom >"$dir/bytes"
-for name in demo/first demo/second; do
-  ask -T "$dir/bytes" -o "$dir/answer" -D "$dir/head" "$url/api/files/$name?overwrite=true"
+prefix=demo-$(od -An -N6 -tx1 /dev/urandom | tr -d ' \n')
+for name in "$prefix/first" "$prefix/second"; do
+  ask -T "$dir/bytes" -o "$dir/answer" -D "$dir/head" "$url/api/files/$name"
   echo "$name: $(field size "$dir/answer") bytes, new blocks $(field new_blocks "$dir/answer") of $(field blocks "$dir/answer")"
 done
 trace=$(tr -d '\r' <"$dir/head" | sed -n 's/^x-cstore-trace-id: //Ip')
-ask "$url/api/files/demo/second" | cmp - "$dir/bytes" && echo "demo/second comes back equal"
+ask "$url/api/files/$prefix/second" | cmp - "$dir/bytes" && echo "$prefix/second comes back equal"
 # Storage nodes tell their numbers once a second.
 sleep 2
 ask "$url/api/stats" >"$dir/stats"
@@ -25,5 +26,5 @@ if curl -fsS -o /dev/null "$jaeger/api/services" 2>/dev/null; then
 else
   echo "the trace of the second upload is $trace (no Jaeger at $jaeger; \`make up-obs\` has one)"
 fi
-ask -X DELETE "$url/api/files/demo/first" -o /dev/null
-ask -X DELETE "$url/api/files/demo/second" -o /dev/null
+ask -X DELETE "$url/api/files/$prefix/first" -o /dev/null
+ask -X DELETE "$url/api/files/$prefix/second" -o /dev/null

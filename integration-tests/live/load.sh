@@ -71,6 +71,7 @@ ended() {
 # check_names: reads back everything that any load was acknowledged
 check_names() {
   local code
+  [ -s "$work/names" ] || return 1
   kubectl -n "$space" create configmap live-names --from-file="names=$work/names" --dry-run=client -o yaml | kubectl -n "$space" apply --server-side --force-conflicts -f - >/dev/null || return 1
   # Below one prefix are the listed ones; the names tell the rest.
   pod live-check smoke --check --prefix=live --names=/names/names --clients=6 --settle=180s || return 1

@@ -66,12 +66,15 @@ notes() {
   grep -Ev ' port-forward | test |^http' "$work/notes" >"$commands"
   command -v grpcurl >/dev/null || { echo "SKIP helm-live grpcurl: grpcurl is not on this machine"; sed -i '/^grpcurl/d' "$commands"; }
   local jobs=() line status=0
+  : >"$work/forward.log"
   while read -r line; do
     bash -c "exec $line" >>"$work/forward.log" 2>&1 </dev/null &
     jobs+=($!)
   done <"$forwards"
-  eventually 20 curl -s -o /dev/null http://127.0.0.1:8000/ || status=1
-  eventually 20 bash -c ': </dev/tcp/127.0.0.1/4100'
+  # Both, or the commands would go to whoever has these ports.
+  for line in 8000 4100; do
+    eventually 20 grep -q "Forwarding from 127.0.0.1:$line" "$work/forward.log" || return 1
+  done
   (cd "$(mktemp -d "$work/user.XXXX")" && bash -euo pipefail "$commands" >"$work/notes.out" 2>&1) || { status=1; sed 's/^/   | /' "$work/notes.out"; }
   for line in "${jobs[@]}"; do kill "$line" 2>/dev/null || true; wait "$line" 2>/dev/null || true; done
   detail="$(wc -l <"$commands") commands"
@@ -115,7 +118,7 @@ no_endpoints() { [ -z "$(endpoints)" ]; }
 
 # slow_upload ROLE: 12 s of upload, in the middle of which every pod of the role is told to end
 slow_upload() {
-  local pod target begun status
+  local pod target begun status address
   pod=$(pods gateway | head -n 1)
   target=$pod
   forward "$pod" 8000 || return 1
@@ -126,9 +129,10 @@ slow_upload() {
   local upload=$!
   sleep 3
   if [ "$1" = gateway ]; then
+    address=$(kubectl -n "$space" get "$target" -o jsonpath='{.status.podIP}')
     kubectl -n "$space" delete "$target" --wait=false >/dev/null
     sleep 1
-    endpoints | grep -q "$(kubectl -n "$space" get "$target" -o jsonpath='{.status.podIP}')" && { echo "   the pod that ends still gets traffic"; return 1; }
+    endpoints | grep -qx "$address" && { echo "   the pod that ends still gets traffic"; return 1; }
   else
     pods worker | xargs kubectl -n "$space" delete --wait=false >/dev/null
   fi

@@ -15,6 +15,14 @@
 {{- if gt (mul $capacity 100) (mul $volume 95) -}}
 {{- fail (printf "storage.capacity %s is too much for storage.persistence.size %s: leave 5 %% of the volume to its file system" $v.storage.capacity $v.storage.persistence.size) -}}
 {{- end -}}
+{{- range $role := list "gateway" "master" "worker" "storage" -}}
+{{- $names := list "POD_NAME" "POD_IP" "CSTORE_CLUSTER_SECRET_FILE" "CSTORE_LISTEN_HOST" (printf "%s_PORT" (upper $role)) "CSTORE_ADMIN_PORT" "CSTORE_DATA_DIR" "CSTORE_DRAIN_DELAY_MS" "CSTORE_DRAIN_TIMEOUT_MS" "LOG_LEVEL" "LOG_FORMAT" "CSTORE_MASTER_ADDR" "CSTORE_TLS_DIR" "OTEL_EXPORTER_OTLP_ENDPOINT" "OTEL_TRACES_SAMPLER" "OTEL_TRACES_SAMPLER_ARG" "CSTORE_ANONYMOUS" "CSTORE_API_TOKENS_FILE" "CSTORE_MAX_CONNECTIONS" "CSTORE_HEADER_TIMEOUT_MS" "CSTORE_IDLE_TIMEOUT_MS" "CSTORE_NODE_ID" "CSTORE_ADVERTISE_HOST" "CSTORE_MEMORY_BUDGET" "CSTORE_STORAGE_NODES" "BLOCK_SIZE" "CSTORE_HEARTBEAT_MS" "CSTORE_RELEASE_DELAY_MS" "CSTORE_TICKET_TTL_MS" "CSTORE_SNAPSHOT_BYTES" "FS_SIZE" -}}
+{{- range (index $v $role).extraEnv -}}
+{{- if has .name $names -}}
+{{- fail (printf "%s.extraEnv: %s is set by the chart itself; use the value that README.md names for it" $role .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $role := list "gateway" "worker" -}}
 {{- $scaling := (index $v $role).autoscaling -}}
 {{- if and $scaling.enabled (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}

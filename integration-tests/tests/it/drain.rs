@@ -59,6 +59,24 @@ fn i1_a_worker_finishes_the_upload_that_runs_while_it_stops() {
 }
 
 #[test]
+fn a_worker_that_leaves_in_good_order_is_not_lost_but_gone() {
+    let cluster = Cluster::builder(PROGRAM).start();
+    assert!(cluster.stop("worker-1").success());
+    let workers = || -> Option<Vec<(String, String)>> {
+        let nodes = cluster.fetch("/api/cluster").json()["nodes"].as_array()?.clone();
+        let text = |node: &serde_json::Value, key: &str| node[key].as_str().unwrap_or_default().to_owned();
+        let workers = nodes.iter().filter(|node| node["role"] == "worker");
+        Some(workers.map(|node| (text(node, "node_id"), text(node, "state"))).collect())
+    };
+    // At once: the answer to its last heartbeat came before it ended.
+    assert_eq!(workers(), Some(vec![("worker-2".to_owned(), "ready".to_owned())]));
+    assert_eq!(cluster.ask("PUT", "/api/files/after", b"after").status, 201);
+    cluster.launch("worker-1");
+    until("it to come back", PATIENCE, || workers().filter(|all| all.len() == 2));
+    cluster.audit(&[]);
+}
+
+#[test]
 fn i1_a_gateway_that_leaves_says_so_serves_on_and_finishes_what_runs() {
     let cluster = Cluster::builder(PROGRAM)
         .env("CSTORE_DRAIN_TIMEOUT_MS", "60s")

@@ -18,7 +18,7 @@ pub(crate) const TOKEN: &str = "CSTORE_TOKEN";
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Kept connections that nobody used for so long are not trusted with a request.
-const IDLE: Duration = Duration::from_secs(15);
+const IDLE: Duration = Duration::from_secs(5);
 
 /// A gateway, and who asks.
 #[derive(Debug, Clone)]
@@ -83,7 +83,8 @@ impl Gateway {
     fn new(url: &str, token: Option<String>, timeout: Duration) -> Result<Self, Failure> {
         let wrong =
             || Failure::Usage(format!("{url:?} is not the URL of a gateway; one is http://127.0.0.1:8000"));
-        let base = Url::parse(url).map_err(|_| wrong())?;
+        // Without its last slash the last part of a path would be replaced and not added to.
+        let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong())?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(wrong());
         }
@@ -94,10 +95,13 @@ impl Gateway {
             .timeout(timeout)
             .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
+            // An upload that is sent elsewhere would arrive as something else.
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("cstore/", env!("CARGO_PKG_VERSION")));
         if base.scheme() == "http" {
-            // A machine without certificates of the world can do without them here.
-            http = http.tls_certs_only([]);
+            // A machine without certificates of the world can do without them here; and a token in the open is for the
+            // gateway, not for a proxy in between.
+            http = http.tls_certs_only([]).no_proxy();
         }
         let http = http.build().map_err(Failure::failed)?;
         Ok(Self { http, base, token })

@@ -256,6 +256,8 @@ pub(crate) struct Beat {
     pub(crate) ready: bool,
     pub(crate) reason: String,
     pub(crate) storage: Option<v1::StorageReport>,
+    /// Of a worker: its last one.
+    pub(crate) leaving: bool,
 }
 
 impl Master {
@@ -348,6 +350,16 @@ impl Master {
     /// Renews a lease. `None`: the node has to register first. Otherwise whether its disk is suspect.
     pub(crate) fn heartbeat(&self, beat: Beat) -> Option<bool> {
         let mut inner = self.members.inner.lock();
+        if beat.leaving && beat.role == v1::Role::Worker {
+            let left = inner.nodes.get(&beat.id).is_some_and(|node| node.role == beat.role);
+            if left {
+                inner.nodes.remove(&beat.id);
+                tracing::info!(node = %beat.id, "worker has left");
+            }
+            drop(inner);
+            self.members.changed();
+            return Some(false);
+        }
         let Inner { nodes, stores, .. } = &mut *inner;
         let node = nodes.get_mut(&beat.id).filter(|node| node.role == beat.role)?;
         let before = (node.state(self.config.lease()), node.reason.clone());

@@ -19,6 +19,8 @@ use crate::session::Active;
 /// Sessions that one heartbeat names.
 const MAX_ACTIVE: usize = 10_000;
 const MAX_MISSED: u32 = 5;
+/// For the last heartbeat, when nothing else is waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often readiness is looked at between two heartbeats.
 const READINESS_CHECK: Duration = Duration::from_millis(100);
 
@@ -100,7 +102,16 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// Until the shutdown; then says good-bye, so that nobody takes this worker for lost.
     pub(crate) async fn run(self, interval: Duration, shutdown: Shutdown) {
+        self.beat_until(interval, shutdown).await;
+        let farewell = self.beat(false, "stopping".to_owned(), true);
+        if !matches!(tokio::time::timeout(FAREWELL, farewell).await, Ok(Ok(_))) {
+            tracing::info!("the master did not hear that this worker leaves");
+        }
+    }
+
+    async fn beat_until(&self, interval: Duration, shutdown: Shutdown) {
         let mut ticks = tokio::time::interval(interval.min(READINESS_CHECK));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut missed, mut told, mut last) = (0u32, None, None::<Instant>);
@@ -123,7 +134,7 @@ impl Member {
             last = Some(Instant::now());
             // A master that is away must not hold up the end.
             let beat = tokio::select! {
-                beat = self.beat(ready, away.join(", ")) => beat,
+                beat = self.beat(ready, away.join(", "), false) => beat,
                 () = shutdown.triggered() => return,
             };
             match beat {
@@ -145,7 +156,12 @@ impl Member {
     }
 
     /// One heartbeat. Answers whether the master knew this worker.
-    async fn beat(&self, ready: bool, not_ready_reason: String) -> Result<bool, tonic::Status> {
+    async fn beat(
+        &self,
+        ready: bool,
+        not_ready_reason: String,
+        leaving: bool,
+    ) -> Result<bool, tonic::Status> {
         let active_sessions: Vec<Bytes> = {
             let mut active = self.active.lock();
             active
@@ -160,10 +176,10 @@ impl Member {
             ready,
             not_ready_reason,
             storage: None,
-            worker: Some(v1::WorkerReport { active_sessions }),
+            worker: Some(v1::WorkerReport { active_sessions, leaving }),
         };
         let known = !self.master.heartbeat(request).await?.register_again;
-        if !known {
+        if !known && !leaving {
             self.master.register(registration(&self.config, &self.addr)).await?;
         }
         Ok(known)

@@ -24,6 +24,11 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         ),
         ("tracing.samplerArg=2", &["/tracing/samplerArg"]),
         (r"worker.podLabels.app\.kubernetes\.io/component=x", &["app.kubernetes.io/component"]),
+        (
+            "worker.extraEnv[0].name=LOG_LEVEL,worker.extraEnv[0].value=DEBUG",
+            &["worker.extraEnv: LOG_LEVEL is set by the chart"],
+        ),
+        ("tls.leafDays=1", &["/tls/leafDays"]),
         ("tls.enabled=true", none),
     ] {
         let output = template(&helm, &chart(), &["--set", set]);

@@ -119,7 +119,12 @@ fn generated_secrets_are_strong_and_usable() {
         let secrets = of_kind(&all, "Secret");
         assert_eq!(secrets.len(), 2);
         for secret in &secrets {
-            assert_eq!(secret["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+            let notes = &secret["metadata"]["annotations"];
+            assert_eq!(notes["helm.sh/resource-policy"], "keep");
+            assert_eq!(
+                notes["helm.sh/hook"], "pre-install,pre-upgrade",
+                "no rollback may bring back revoked tokens"
+            );
         }
         let data = |key: &str| {
             let value = secrets.iter().find_map(|secret| secret["data"][key].as_str()).unwrap();

@@ -255,6 +255,9 @@ fn tell(report: &Report, options: &Smoke) -> Result<(), Failure> {
         let some: Vec<String> = bad.iter().take(5).map(|name| name.to_string()).collect();
         return Err(Failure::Failed(format!("load: lost or wrong: {}", some.join(", "))));
     }
+    if report.acknowledged == 0 {
+        return Err(Failure::Failed("load: nothing was acknowledged, so nothing is proven".to_owned()));
+    }
     if options.strict && report.failed > 0 {
         return Err(Failure::Failed(format!("load: {} requests failed", report.failed)));
     }

@@ -120,7 +120,8 @@ impl Cluster for Doors {
             self.0.releases.progress(active.into_iter());
         }
         let storage = request.storage.clone();
-        let beat = Beat { id, role, ready: request.ready, reason, storage };
+        let leaving = request.worker.as_ref().is_some_and(|worker| worker.leaving);
+        let beat = Beat { id, role, ready: request.ready, reason, storage, leaving };
         let mut response =
             v1::HeartbeatResponse { state: self.0.state(), ..v1::HeartbeatResponse::default() };
         response.map_version = self.0.members.placement().map_or(0, |map| map.version().0);

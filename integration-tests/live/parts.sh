@@ -75,7 +75,8 @@ notes() {
   for line in 8000 4100; do
     eventually 20 grep -q "Forwarding from 127.0.0.1:$line" "$work/forward.log" || return 1
   done
-  (cd "$(mktemp -d "$work/user.XXXX")" && bash -euo pipefail "$commands" >"$work/notes.out" 2>&1) || { status=1; sed 's/^/   | /' "$work/notes.out"; }
+  rm -rf "$work/user" && mkdir "$work/user"
+  (cd "$work/user" && bash -euo pipefail "$commands" >"$work/notes.out" 2>&1) || { status=1; sed 's/^/   | /' "$work/notes.out"; }
   for line in "${jobs[@]}"; do kill "$line" 2>/dev/null || true; wait "$line" 2>/dev/null || true; done
   detail="$(wc -l <"$commands") commands"
   # The answer to the upload stands before it, and may end without a line of its own.

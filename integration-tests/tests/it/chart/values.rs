@@ -51,10 +51,11 @@ fn expand(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn rules_and_dashboard_are_those_of_the_program() {
+fn rules_dashboard_and_collector_are_those_of_the_program() {
     for (copy, original) in [
         ("files/alerts.yaml", "deploy/prometheus/alerts.yaml"),
         ("files/cstore.json", "deploy/grafana/cstore.json"),
+        ("files/jaeger.yaml", "deploy/jaeger/config.yaml"),
     ] {
         let original = std::fs::read(chart().join("../..").join(original)).unwrap();
         assert!(

@@ -10,6 +10,7 @@ part_default() {
   done
   step "default: kill -9 of a storage node and the master" under live-kill kill_some
   step "default: helm upgrade, other version and values" under live-upgrade upgrade
+  step "default: helm rollback touches no secret" rollback
   step "default: rolling restart of gateway, no failure" unnoticed live-restart-gateway restart gateway
   step "default: rolling restart of worker, no failure" unnoticed live-restart-worker restart worker
   step "default: scale gateway 3, 1, 2, no failure" unnoticed live-scale-gateway scale gateway
@@ -102,6 +103,17 @@ upgrade() {
   all_ready 120 || return 1
   for role in gateway worker; do eventually 120 only_running "$role" || return 1; done
 }
+
+rollback() {
+  local before
+  before=$(secret_versions)
+  helm -n "$space" rollback "$release" 1 --wait --timeout 300s >/dev/null || return 1
+  all_ready 120 || return 1
+  detail="$before"
+  [ "$before" = "$(secret_versions)" ]
+}
+
+secret_versions() { kubectl -n "$space" get secret "$name-secrets" "$name-ca" -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.resourceVersion} {end}'; }
 
 not_ready() {
   local before after

@@ -1,5 +1,7 @@
 //! JSON shapes that several verbs answer.
 
+use std::collections::BTreeMap;
+
 use axum::response::{IntoResponse, Response};
 use cstore_proto::v1;
 use cstore_types::{ErrorCode, Tenant};
@@ -27,6 +29,12 @@ pub(crate) struct File {
     modified: String,
     modified_ms: i64,
     blocks: u64,
+    /// When the client stated it with the upload, and it was right: 64 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    /// What the user noted beside the file; not in lists.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
 }
 
 impl From<v1::FileInfo> for File {
@@ -39,6 +47,8 @@ impl From<v1::FileInfo> for File {
             modified: http_date(file.modified_ms),
             modified_ms: file.modified_ms,
             blocks: file.blocks,
+            sha256: (!file.sha256.is_empty()).then(|| hex::encode(&file.sha256)),
+            metadata: file.metadata,
         }
     }
 }

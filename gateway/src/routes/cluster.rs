@@ -1,7 +1,7 @@
 //! `GET /api/cluster`: all nodes and their state, as the master sees them.
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use cstore_proto::v1;
 use http::StatusCode;
@@ -11,6 +11,7 @@ use crate::app::Shared;
 use crate::auth::Access;
 use crate::date::http_date;
 use crate::error::ApiError;
+use crate::query::Query;
 use crate::routes::answer;
 
 #[derive(Serialize)]
@@ -37,7 +38,9 @@ struct Node {
 pub(crate) async fn cluster(
     State(app): State<Shared>,
     Extension(_): Extension<Access>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    Query::only(query.as_deref(), &[])?;
     let found = app.master.list_nodes(v1::ListNodesRequest::default()).await?;
     let cluster = Cluster {
         nodes: found.nodes.into_iter().map(Node::from).collect(),

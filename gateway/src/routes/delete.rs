@@ -10,6 +10,7 @@ use crate::auth::Access;
 use crate::condition;
 use crate::error::ApiError;
 use crate::name;
+use crate::query::Query;
 use crate::routes::FILES;
 
 pub(crate) async fn delete(
@@ -18,7 +19,8 @@ pub(crate) async fn delete(
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let name = name::from_path(request.uri().path(), FILES)?;
-    let etag = condition::etag_to_remove(request.headers())?.unwrap_or_default();
+    Query::only(request.uri().query(), &[])?;
+    let etag = condition::etag_of_source(request.headers())?;
     app.master
         .delete_file(v1::DeleteFileRequest { name: name.to_string(), tenant: access.tenant(), etag })
         .await?;

@@ -19,10 +19,11 @@ use crate::auth::Access;
 use crate::condition::{self, Read};
 use crate::date::http_date;
 use crate::error::ApiError;
+use crate::query::Query;
 use crate::range::{self, Wanted};
 use crate::routes::upload::DEFAULT_TYPE;
 use crate::routes::{DOWNLOAD, FILES, answer};
-use crate::{download, name};
+use crate::{digest, download, metadata, name};
 
 pub(crate) async fn file(
     State(app): State<Shared>,
@@ -64,18 +65,19 @@ async fn answer(
     with_body: bool,
 ) -> Result<Response, ApiError> {
     let name = name::from_path(request.uri.path(), prefix)?;
+    Query::only(request.uri.query(), &["explain"])?;
     let wanted_file = v1::GetFileRequest { name: name.to_string(), tenant: access.tenant() };
     let found = app.master.get_file(wanted_file).await?;
     let file = found.file.ok_or_else(answer::no_file)?;
     let mut headers = describe(&file)?;
-    match condition::read(&request.headers, &file.etag)? {
+    match condition::read(&request.headers, &file.etag, file.modified_ms)? {
         Read::Send => {}
         Read::NotModified => {
             headers.remove(CONTENT_TYPE);
             return Ok(respond(StatusCode::NOT_MODIFIED, headers, Body::empty()));
         }
         Read::Failed => {
-            let message = "the file has another ETag than If-Match demands";
+            let message = "the file is not in the state that If-Match or If-Unmodified-Since demands";
             return Err(ApiError::new(ErrorCode::PreconditionFailed, message));
         }
     }
@@ -116,6 +118,10 @@ fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(CONTENT_TYPE, value(kind.to_owned())?);
+    if !file.sha256.is_empty() {
+        headers.insert(digest::SHA256, value(hex::encode(&file.sha256))?);
+    }
+    metadata::into_headers(&file.metadata, &mut headers)?;
     // What somebody uploaded must not act with the rights of this origin in a browser.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));

@@ -27,7 +27,7 @@ pub(crate) async fn list(
     Extension(access): Extension<Access>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query = Query::parse(raw.as_deref())?;
+    let query = Query::only(raw.as_deref(), &["prefix", "delimiter", "limit", "page_token"])?;
     let text = |key| query.get(key).unwrap_or_default().to_owned();
     let request = v1::ListFilesRequest {
         prefix: text("prefix"),

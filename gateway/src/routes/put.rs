@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use cstore_types::Tenant;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 
 use crate::app::Shared;
 use crate::auth::Access;
@@ -18,7 +18,7 @@ use crate::router::TraceId;
 use crate::routes::upload::{DEFAULT_TYPE, content_type, refuse};
 use crate::routes::{FILES, answer};
 use crate::upload::{self, Write};
-use crate::{digest, name};
+use crate::{digest, metadata, name};
 
 pub(crate) async fn put(
     State(app): State<Shared>,
@@ -45,7 +45,8 @@ fn plan(
     headers: &HeaderMap,
     at_most: Option<u64>,
 ) -> Result<Write, ApiError> {
-    let overwrite = Query::parse(uri.query())?.flag("overwrite")?;
+    let overwrite = Query::only(uri.query(), &["overwrite"])?.flag("overwrite")?;
+    refuse_parts(headers)?;
     let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     Ok(Write {
         tenant,
@@ -54,6 +55,20 @@ fn plan(
         content_type: content_type(given.unwrap_or(DEFAULT_TYPE))?,
         md5: digest::md5(headers)?,
         sha256: digest::sha256(headers)?,
+        metadata: metadata::from_headers(headers)?,
         at_most,
     })
+}
+
+/// A body that is only a part of a file, or another form of it, must not be taken for the file.
+fn refuse_parts(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(CONTENT_RANGE) {
+        return Err(ApiError::invalid("header content-range: a file cannot be written in part"));
+    }
+    match headers.get(CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(ApiError::invalid(
+            "header content-encoding: files are kept as they come; send the body without it and say what it is in content-type",
+        )),
+        _ => Ok(()),
+    }
 }

@@ -2,7 +2,7 @@
 //! they take is told to the default tenant only: blocks are shared, and their number tells what others have stored.
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use cstore_proto::v1;
 use http::StatusCode;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::app::Shared;
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::query::Query;
 use crate::routes::answer;
 
 #[derive(Serialize)]
@@ -36,7 +37,9 @@ struct Cluster {
 pub(crate) async fn stats(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    Query::only(query.as_deref(), &[])?;
     let usage = app.master.get_usage(v1::GetUsageRequest { tenant: access.tenant() }).await?;
     let cluster = Cluster {
         unique_bytes: usage.unique_bytes,

@@ -13,13 +13,13 @@ use crate::app::{App, Shared};
 use crate::auth::Access;
 use crate::body::Incoming;
 use crate::condition::WriteCondition;
-use crate::digest;
 use crate::error::ApiError;
 use crate::multipart::{FilePart, Multipart};
 use crate::query::Query;
 use crate::router::TraceId;
 use crate::routes::answer;
 use crate::upload::{self, Write};
+use crate::{digest, metadata};
 
 /// What a file is when nobody says so.
 pub(crate) const DEFAULT_TYPE: &str = "application/octet-stream";
@@ -49,7 +49,7 @@ async fn store(
     at_most: Option<u64>,
     form: &mut Multipart,
 ) -> Result<cstore_proto::v1::UploadResponse, ApiError> {
-    let query = Query::parse(head.uri.query())?;
+    let query = Query::only(head.uri.query(), &["name", "overwrite"])?;
     let part = form.file().await?;
     let write = plan(tenant, &query, &head.headers, part, at_most)?;
     upload::store(app, &write, form).await
@@ -73,6 +73,7 @@ fn plan(
         // Content-MD5 of a form is that of the form.
         md5: Bytes::new(),
         sha256: digest::sha256(headers)?,
+        metadata: metadata::from_headers(headers)?,
         at_most,
     })
 }

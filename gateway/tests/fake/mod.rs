@@ -171,6 +171,8 @@ impl Fake {
                 size: body.len() as u64,
                 etag: format!("e{}-1", state.commits),
                 content_type: header.content_type.clone(),
+                sha256: header.expect_sha256.clone(),
+                metadata: header.metadata.clone(),
                 blocks: 1,
                 ..v1::FileInfo::default()
             };

@@ -1,5 +1,7 @@
 //! cstore.v1.Namespace.
 
+use std::collections::BTreeMap;
+
 use cstore_proto::v1::namespace_server::Namespace;
 use cstore_proto::{file_name, tenant, v1};
 use tonic::{Request, Response, Status, async_trait};
@@ -7,6 +9,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::Doors;
 use crate::core::file_info;
 use crate::listing::ListQuery;
+use crate::namespace::SecondName;
 
 #[async_trait]
 impl Namespace for Doors {
@@ -28,7 +31,9 @@ impl Namespace for Doors {
         let r = request.into_inner();
         let query = ListQuery::new(tenant(&r.tenant)?, r.prefix, &r.delimiter, r.page_size, r.page_token)?;
         let page = self.0.list_files(&query).await?;
-        let files = page.files.iter().map(|(name, file)| file_info(name, file)).collect();
+        // A page of files with all their metadata would not fit a message.
+        let listed = page.files.iter().map(|(name, file)| file_info(name, file));
+        let files = listed.map(|file| v1::FileInfo { metadata: BTreeMap::new(), ..file }).collect();
         let (prefixes, next_page_token) = (page.prefixes, page.next_page_token);
         Ok(Response::new(v1::ListFilesResponse { state: self.0.state(), files, prefixes, next_page_token }))
     }
@@ -48,9 +53,15 @@ impl Namespace for Doors {
         request: Request<v1::RenameFileRequest>,
     ) -> Result<Response<v1::RenameFileResponse>, Status> {
         let request = request.into_inner();
-        let (from, to) = (file_name("from", &request.from)?, file_name("to", &request.to)?);
-        let file = self.0.rename_file(&tenant(&request.tenant)?, &from, &to, request.overwrite).await?;
-        let file = Some(file_info(to.as_str(), &file));
+        let change = SecondName {
+            tenant: tenant(&request.tenant)?,
+            from: file_name("from", &request.from)?,
+            to: file_name("to", &request.to)?,
+            overwrite: request.overwrite,
+            etag: request.etag,
+        };
+        let file = self.0.rename_file(&change).await?;
+        let file = Some(file_info(change.to.as_str(), &file));
         Ok(Response::new(v1::RenameFileResponse { state: self.0.state(), file }))
     }
 
@@ -59,9 +70,15 @@ impl Namespace for Doors {
         request: Request<v1::CopyFileRequest>,
     ) -> Result<Response<v1::CopyFileResponse>, Status> {
         let request = request.into_inner();
-        let (from, to) = (file_name("from", &request.from)?, file_name("to", &request.to)?);
-        let file = self.0.copy_file(&tenant(&request.tenant)?, &from, &to, request.overwrite).await?;
-        let file = Some(file_info(to.as_str(), &file));
+        let change = SecondName {
+            tenant: tenant(&request.tenant)?,
+            from: file_name("from", &request.from)?,
+            to: file_name("to", &request.to)?,
+            overwrite: request.overwrite,
+            etag: request.etag,
+        };
+        let file = self.0.copy_file(&change).await?;
+        let file = Some(file_info(change.to.as_str(), &file));
         Ok(Response::new(v1::CopyFileResponse { state: self.0.state(), file }))
     }
 

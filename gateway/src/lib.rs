@@ -25,6 +25,7 @@ mod metrics;
 mod multipart;
 mod name;
 mod needle;
+mod openapi;
 mod problem;
 mod query;
 mod range;

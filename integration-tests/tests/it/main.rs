@@ -25,6 +25,7 @@ mod members;
 mod metrics;
 mod monitoring;
 mod network;
+mod openapi;
 mod settings;
 mod smoke;
 mod start;

@@ -21,6 +21,8 @@ mod disposition;
 mod door;
 mod download;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod head;
 mod held;
 mod metadata;

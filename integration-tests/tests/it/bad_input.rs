@@ -1,5 +1,7 @@
 //! I10, I11: what is wrong gets a clear answer, and leaves nothing behind.
 
+mod table;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;

@@ -311,6 +311,7 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         file_bytes: 196_608,
         max_bytes: CAPACITY,
         reserve_bytes: 0,
+        compaction_bytes: 0,
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
     };

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::format::{BLOCK, FileHeader, file_name};
-use crate::log::{FileInfo, FileState, Options, Urgency};
+use crate::log::{FileInfo, FileState, Options};
 
 /// Recycled files that are kept for the next roll; more are removed.
 const MAX_SPARES: usize = 2;
@@ -80,43 +80,57 @@ impl Files {
         inner.next_id = inner.next_id.max(id.saturating_add(1));
     }
 
-    /// Room for new files in bytes.
-    pub(crate) fn room(&self, urgency: Urgency) -> u64 {
+    /// Room for new files in bytes, recycled ones among it. Who may take how much of it is the committer's matter.
+    pub(crate) fn room(&self) -> u64 {
         let inner = self.inner.lock();
         let spares: u64 = inner.spares.iter().map(|spare| spare.len).sum();
-        self.new_room(&inner, urgency) + spares
+        self.new_room(&inner) + spares
     }
 
-    fn new_room(&self, inner: &Inner, urgency: Urgency) -> u64 {
-        let reserve = match urgency {
-            Urgency::Normal => self.options.reserve_bytes,
-            Urgency::Urgent => 0,
-        };
-        self.options.max_bytes.saturating_sub(inner.allocated).saturating_sub(reserve) / BLOCK * BLOCK
+    fn new_room(&self, inner: &Inner) -> u64 {
+        self.options.max_bytes.saturating_sub(inner.allocated) / BLOCK * BLOCK
     }
 
     /// A durable new file with room for `needed` bytes: a recycled one first, else a new one.
-    pub(crate) fn acquire(
-        &self,
-        needed: u64,
-        urgency: Urgency,
-        durable_seq: u64,
-    ) -> Result<Arc<LogFile>, LogError> {
+    pub(crate) fn acquire(&self, needed: u64, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
         let (id, spare) = {
             let mut inner = self.inner.lock();
-            let id = inner.next_id;
-            inner.next_id = id.checked_add(1).ok_or(LogError::NoFile(id))?;
+            let id = next_id(&mut inner)?;
             let fits = inner.spares.iter().position(|spare| spare.len >= needed);
             (id, fits.map(|at| inner.spares.swap_remove(at)))
         };
         let (handle, size) = match spare {
             Some(spare) => self.reuse(id, spare, durable_seq)?,
-            None => self.create(id, needed, urgency, durable_seq)?,
+            None => self.create(id, self.grant(needed)?, durable_seq)?,
         };
+        Ok(self.insert(id, handle, size))
+    }
+
+    /// As [`Self::acquire`] at recovery, when the files that are there take `others` bytes and are not counted yet.
+    /// What is copied was in one of them, so it is not refused; it only takes no more than it needs on a full disk.
+    pub(crate) fn acquire_for_copy(
+        &self,
+        needed: u64,
+        others: u64,
+        durable_seq: u64,
+    ) -> Result<Arc<LogFile>, LogError> {
+        let (id, size) = {
+            let mut inner = self.inner.lock();
+            let id = next_id(&mut inner)?;
+            let room = self.options.max_bytes.saturating_sub(others) / BLOCK * BLOCK;
+            let size = needed.max(self.options.file_bytes.min(room));
+            inner.allocated += size;
+            (id, size)
+        };
+        let (handle, size) = self.create(id, size, durable_seq)?;
+        Ok(self.insert(id, handle, size))
+    }
+
+    fn insert(&self, id: u32, handle: Arc<dyn DiskFile>, size: u64) -> Arc<LogFile> {
         let info = FileInfo { id, size, used: BLOCK, records: 0, state: FileState::Active, seqs: None };
         let file = Arc::new(LogFile { id, handle, info: Mutex::new(info) });
         self.inner.lock().files.insert(id, file.clone());
-        Ok(file)
+        file
     }
 
     fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> Bytes {
@@ -134,20 +148,14 @@ impl Files {
         Ok((handle, spare.len))
     }
 
-    fn create(
-        &self,
-        id: u32,
-        needed: u64,
-        urgency: Urgency,
-        durable_seq: u64,
-    ) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
-        let size = self.grant(needed, urgency)?;
+    /// Makes a file of `size` bytes that were granted.
+    fn create(&self, id: u32, size: u64, durable_seq: u64) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
         let undo = |error: io::Error| {
             self.inner.lock().allocated -= size;
             let _ = self.disk.remove(&unfinished_name(id));
             match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    LogError::Full { needed, free: 0 }
+                    LogError::Full { needed: size, free: 0 }
                 }
                 _ => LogError::Io { doing: "create log file", why: error.to_string() },
             }
@@ -164,17 +172,17 @@ impl Files {
     }
 
     /// Decides the size of a new file and counts it. Spares that are too small make room for it.
-    fn grant(&self, needed: u64, urgency: Urgency) -> Result<u64, LogError> {
+    fn grant(&self, needed: u64) -> Result<u64, LogError> {
         let mut inner = self.inner.lock();
-        while self.new_room(&inner, urgency) < needed {
-            let free = self.new_room(&inner, urgency);
+        while self.new_room(&inner) < needed {
+            let free = self.new_room(&inner);
             let Some(spare) = inner.spares.pop() else { return Err(LogError::Full { needed, free }) };
             self.disk.remove(&spare.name).map_err(LogError::io("remove spare log file"))?;
             inner.allocated -= spare.len;
         }
         // A file made for one large group has room for the small ones that follow it.
         let wanted = self.options.file_bytes.max(needed + SLACK);
-        let size = needed.max(wanted.min(self.new_room(&inner, urgency)));
+        let size = needed.max(wanted.min(self.new_room(&inner)));
         inner.allocated += size;
         Ok(size)
     }
@@ -216,6 +224,12 @@ impl Files {
         }
         Ok(())
     }
+}
+
+fn next_id(inner: &mut Inner) -> Result<u32, LogError> {
+    let id = inner.next_id;
+    inner.next_id = id.checked_add(1).ok_or(LogError::NoFile(id))?;
+    Ok(id)
 }
 
 fn unfinished_name(id: u32) -> String {

@@ -128,6 +128,7 @@ impl Engine {
             file_bytes: segment_bytes,
             max_bytes: superblock.capacity - SLOTS * SLOT as u64 - bitmap_allowance,
             reserve_bytes: segment_bytes,
+            compaction_bytes: 0,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_queue_bytes: MAX_QUEUE_BYTES,
         };

@@ -38,6 +38,7 @@ impl Engine {
     /// Makes blocks durable. Answers when every one of them is synced, known or refused, in the order of `blocks`.
     pub async fn put_blocks(&self, session: SessionId, blocks: Vec<NewBlock>) -> Vec<PutOutcome> {
         let (blocks, good) = self.check(blocks).await;
+        self.await_room(self.bytes_of_new(&blocks)).await;
         let (plans, writes) = self.plan(session, &blocks, &good);
         let mut landed: Vec<Result<(), EngineError>> = Vec::with_capacity(writes.len());
         for write in writes {
@@ -59,6 +60,12 @@ impl Engine {
         }
         self.count(&blocks, &outcomes);
         outcomes
+    }
+
+    /// Room that the blocks take which are not here.
+    pub(super) fn bytes_of_new(&self, blocks: &[NewBlock]) -> u64 {
+        let shared = self.shared.lock();
+        blocks.iter().filter(|block| !shared.state.has(&block.id)).map(NewBlock::footprint).sum()
     }
 
     /// Two puts of one block become one write; the second waits for the first.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::format::{KIND_REFSET, encode_refset, refset_key};
 use super::state::{ORPHANS, RefSet, record_overhead};
-use super::{Engine, NewBlock, PutOutcome, SealOutcome, Shared};
+use super::{Engine, MAX_READ_TRIES, NewBlock, PutOutcome, SealOutcome, Shared};
 use crate::EngineError;
 
 /// How often a seal waits for blocks that other requests are writing.
@@ -63,6 +63,7 @@ impl Engine {
         if bytes > self.group_bytes {
             return self.put_then_seal(session, part, ids, blocks).await;
         }
+        self.await_room(self.bytes_of_new(&blocks) + refset_footprint(ids.len())).await;
         for _ in 0..MAX_ROUNDS {
             match self.step(session, part, &ids, &blocks)? {
                 Step::Answer(outcome) => return Ok(outcome),
@@ -135,6 +136,10 @@ impl Engine {
         let mut shared = self.shared.lock();
         if let Some(set) = shared.state.refset(session, part) {
             return Ok(Step::Known(set));
+        }
+        if shared.moving.get(&session).is_some_and(|moving| moving.release) {
+            // A set that landed before the copy of a release would be dropped by it.
+            return Ok(Step::Wait(shared.wait_for_move(session).into_iter().collect()));
         }
         if shared.sealing.contains(&(session, part)) {
             return Err(EngineError::Busy("this part is being sealed by another request"));
@@ -210,10 +215,29 @@ impl Engine {
         ids: &[BlockId],
         n_blocks: usize,
     ) -> Result<SealOutcome, EngineError> {
-        if self.read_refset(session, part, set)? != ids {
+        if self.read_moving_refset(session, part, set)? != ids {
             return Ok(SealOutcome::Conflict);
         }
         Ok(SealOutcome::Sealed { seal_seq: set.seal_seq, stored: vec![false; n_blocks] })
+    }
+
+    /// As [`Self::read_refset`] of a set that may move meanwhile.
+    fn read_moving_refset(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        mut set: RefSet,
+    ) -> Result<Vec<BlockId>, EngineError> {
+        for _ in 1..MAX_READ_TRIES {
+            match self.read_refset(session, part, set) {
+                Ok(ids) => return Ok(ids),
+                Err(error) => match self.shared.lock().state.refset(session, part) {
+                    Some(now) if now != set => set = now,
+                    _ => return Err(error),
+                },
+            }
+        }
+        self.read_refset(session, part, set)
     }
 
     pub(super) fn read_refset(

@@ -31,9 +31,23 @@ impl Engine {
         }
     }
 
+    fn fits(&self, needed: u64) -> bool {
+        self.space().free >= needed + FRAME_SLACK
+    }
+
+    /// Compacts on behalf of a request for which there is no room, as long as it helps and within bounds.
+    pub(super) async fn await_room(&self, needed: u64) {
+        if needed == 0 || self.fits(needed) || self.read_only().is_some() {
+            return;
+        }
+        self.forget_orphans();
+        self.reclaim();
+        self.compact_until(|| self.fits(needed)).await;
+    }
+
     /// Succeeds when `needed` more bytes fit, after recycling what is dead if they do not fit at once.
     pub(super) fn make_room(&self, needed: u64) -> Result<(), EngineError> {
-        let fits = || self.space().free >= needed + FRAME_SLACK;
+        let fits = || self.fits(needed);
         if needed == 0 || fits() {
             return Ok(());
         }
@@ -73,9 +87,13 @@ impl Engine {
             }
             match self.log.retire(file.id) {
                 Ok(()) => {
-                    self.shared.lock().state.retired(file.id);
+                    let mut shared = self.shared.lock();
+                    shared.state.retired(file.id);
+                    shared.pinned.remove(&file.id);
                     retired += 1;
                 }
+                // Somebody else was faster.
+                Err(LogError::NoFile(_)) => {}
                 Err(error) => {
                     tracing::warn!(file = file.id, %error, "segment could not be recycled");
                     break;

@@ -43,11 +43,6 @@ async fn i1_a_stale_index_after_a_move_is_caught() {
     finding(Defects::of(Flaw::StaleIndex)).await;
 }
 
-#[tokio::test]
-async fn i3_a_set_that_moves_past_its_release_is_caught() {
-    finding(Defects::of(Flaw::NoFence)).await;
-}
-
 /// Bytes that follow from a number and are found on the disk by it.
 fn numbered(n: u64, len: usize) -> NewBlock {
     let bytes = [&n.to_le_bytes()[..], b"numbered", &vec![7; len]].concat();

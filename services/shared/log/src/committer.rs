@@ -261,11 +261,14 @@ impl Committer {
     fn roll(&mut self, first: Sums) -> Result<(), LogError> {
         let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
         let file = self.shared.files.acquire(needed, self.durable_seq())?;
+        let next = Active::new(file);
+        // What the old one has left counts no more: its end is given back when it is cut, or lost.
+        self.shared.files.set_active_free(next.free());
         if let Err(error) = self.seal() {
             self.poison(error.to_string());
             return Err(error);
         }
-        self.active = Some(Active::new(file));
+        self.active = Some(next);
         Ok(())
     }
 
@@ -341,7 +344,9 @@ impl Committer {
         if self.shared.sabotage.acknowledges_early() {
             self.last_seq = seq;
             active.advance(seq, frame.entries, frame.disk_len);
+            self.publish_free();
             tell(batch, facts, &locations);
+            let Some(active) = &self.active else { return };
             let _ = active.file.handle.sync_data();
             return;
         }
@@ -358,6 +363,8 @@ impl Committer {
         active.advance(seq, frame.entries, frame.disk_len);
         self.last_seq = seq;
         self.shared.durable_seq.store(seq, Ordering::Release);
+        // Before the callers are told: they look at once whether there is room for more.
+        self.publish_free();
         tell(batch, facts, &locations);
     }
 
@@ -372,7 +379,7 @@ impl Committer {
 
     pub(crate) fn publish_free(&self) {
         let free = self.active.as_ref().map_or(0, Active::free);
-        self.shared.active_free.store(free, Ordering::Relaxed);
+        self.shared.files.set_active_free(free);
     }
 }
 

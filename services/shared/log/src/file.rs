@@ -38,6 +38,10 @@ struct Inner {
     spares: Vec<Spare>,
     next_id: u32,
     allocated: u64,
+    /// What the active file has left.
+    active_free: u64,
+    /// What the file that is being made will have; it is allocated, but not active yet.
+    making: u64,
 }
 
 /// All files of one log.
@@ -80,11 +84,25 @@ impl Files {
         inner.next_id = inner.next_id.max(id.saturating_add(1));
     }
 
+    /// All that can still be appended, in the active file or in new ones.
+    pub(crate) fn free(&self) -> u64 {
+        let inner = self.inner.lock();
+        self.room_of(&inner) + inner.active_free + inner.making
+    }
+
+    /// The active file, which may be a new one, has so much left.
+    pub(crate) fn set_active_free(&self, free: u64) {
+        let mut inner = self.inner.lock();
+        (inner.active_free, inner.making) = (free, 0);
+    }
+
     /// Room for new files in bytes, recycled ones among it. Who may take how much of it is the committer's matter.
     pub(crate) fn room(&self) -> u64 {
-        let inner = self.inner.lock();
-        let spares: u64 = inner.spares.iter().map(|spare| spare.len).sum();
-        self.new_room(&inner) + spares
+        self.room_of(&self.inner.lock())
+    }
+
+    fn room_of(&self, inner: &Inner) -> u64 {
+        self.new_room(inner) + inner.spares.iter().map(|spare| spare.len).sum::<u64>()
     }
 
     fn new_room(&self, inner: &Inner) -> u64 {
@@ -97,7 +115,9 @@ impl Files {
             let mut inner = self.inner.lock();
             let id = next_id(&mut inner)?;
             let fits = inner.spares.iter().position(|spare| spare.len >= needed);
-            (id, fits.map(|at| inner.spares.swap_remove(at)))
+            let spare = fits.map(|at| inner.spares.swap_remove(at));
+            inner.making = spare.as_ref().map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
+            (id, spare)
         };
         let (handle, size) = match spare {
             Some(spare) => self.reuse(id, spare, durable_seq)?,
@@ -184,6 +204,7 @@ impl Files {
         let wanted = self.options.file_bytes.max(needed + SLACK);
         let size = needed.max(wanted.min(self.new_room(&inner)));
         inner.allocated += size;
+        inner.making = size.saturating_sub(2 * BLOCK);
         Ok(size)
     }
 

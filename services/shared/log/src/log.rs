@@ -192,8 +192,6 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     /// Highest frame_seq whose sync has returned.
     pub(crate) durable_seq: AtomicU64,
-    /// Bytes that still fit the active file.
-    pub(crate) active_free: AtomicU64,
     pub(crate) poisoned: Mutex<Option<String>>,
     pub(crate) observer: Observed,
 }
@@ -266,7 +264,6 @@ impl Log {
             queue: Mutex::new(Queue::default()),
             wake: Condvar::new(),
             durable_seq: AtomicU64::new(recovered.report.last_seq),
-            active_free: AtomicU64::new(0),
             poisoned: Mutex::new(None),
             observer: Observed::default(),
         });
@@ -353,8 +350,7 @@ impl Log {
     /// Bytes that groups of this urgency could still append: the rest of the active file, recycled files and room for
     /// new ones, without what they leave to others.
     pub fn free_bytes(&self, urgency: Urgency) -> u64 {
-        let room = self.shared.active_free.load(Ordering::Relaxed) + self.shared.files.room();
-        room.saturating_sub(self.shared.options.left_by(urgency))
+        self.shared.files.free().saturating_sub(self.shared.options.left_by(urgency))
     }
 
     /// Size of all files together.

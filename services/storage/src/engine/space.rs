@@ -6,8 +6,8 @@ use super::Engine;
 use super::state::ORPHANS;
 use crate::EngineError;
 
-/// Room that a group commit may lose to frame headers and to a segment's last frame that did not fit.
-const FRAME_SLACK: u64 = 8 << 10;
+/// Room that a group commit may lose to padding, and to the header and footer of a segment that it begins.
+const FRAME_SLACK: u64 = 24 << 10;
 
 /// How full the disk is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,10 @@ impl Engine {
     }
 
     fn fits(&self, needed: u64) -> bool {
-        self.space().free >= needed + FRAME_SLACK
+        // The end of a segment in which a group does not fit is lost, unless it is so large that it is cut off.
+        let group = needed.min(self.group_bytes as u64) + FRAME_SLACK;
+        let lost = group.min(self.superblock.lock().segment_bytes / 16);
+        self.space().free >= needed + FRAME_SLACK + lost
     }
 
     /// Compacts on behalf of a request for which there is no room, as long as it helps and within bounds.

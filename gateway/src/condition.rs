@@ -3,8 +3,9 @@
 use cstore_proto::v1::write_condition::Condition as Proto;
 use cstore_types::ErrorCode;
 use http::HeaderMap;
-use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 
+use crate::date;
 use crate::error::ApiError;
 
 /// What a write demands of the name.
@@ -18,6 +19,7 @@ pub(crate) struct WriteCondition {
 impl WriteCondition {
     /// Without a header a name must be free, unless `overwrite` was asked for. A header is stricter and wins.
     pub(crate) fn from_headers(headers: &HeaderMap, overwrite: bool) -> Result<Self, ApiError> {
+        refuse_dates(headers)?;
         let (explicit_absent, proto) = match (text(headers, IF_NONE_MATCH)?, text(headers, IF_MATCH)?) {
             (Some(_), Some(_)) => return Err(ApiError::invalid("send If-Match or If-None-Match, not both")),
             (Some("*"), None) => (true, Proto::Absent(true)),
@@ -39,11 +41,23 @@ impl WriteCondition {
     }
 }
 
-/// The one ETag of `If-Match`, for a removal; `None` when any will do.
-pub(crate) fn etag_to_remove(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+/// The one ETag of `If-Match` that a file must have to be removed, copied or renamed; empty when any will do.
+pub(crate) fn etag_of_source(headers: &HeaderMap) -> Result<String, ApiError> {
+    refuse_dates(headers)?;
     match text(headers, IF_MATCH)? {
-        None | Some("*") => Ok(None),
-        Some(tag) => Ok(Some(one_tag(tag)?.to_owned())),
+        None | Some("*") => Ok(String::new()),
+        Some(tag) => Ok(one_tag(tag)?.to_owned()),
+    }
+}
+
+/// A condition that is not understood must not be taken for fulfilled. Dates have whole seconds, in which several
+/// writes find room, so no write may depend on them.
+fn refuse_dates(headers: &HeaderMap) -> Result<(), ApiError> {
+    match [IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE].iter().find(|name| headers.contains_key(*name)) {
+        Some(name) => {
+            Err(ApiError::invalid(format!("header {name} is for reads; for a change send If-Match")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -55,17 +69,23 @@ pub(crate) enum Read {
     Failed,
 }
 
-/// Judges `If-Match` and `If-None-Match` of a read of a file with this ETag.
-pub(crate) fn read(headers: &HeaderMap, etag: &str) -> Result<Read, ApiError> {
-    if let Some(list) = text(headers, IF_MATCH)?
-        && !matches(list, etag, false)
-    {
+/// Judges the conditions of a read of a file with this ETag, in the order of RFC 9110 §13.2.2: a date counts only
+/// where no ETag is asked for, and one that is none is ignored.
+pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Result<Read, ApiError> {
+    let modified = date::moment(modified_ms);
+    let since = |name| headers.get(name).and_then(|value| value.to_str().ok()).and_then(date::parse);
+    let holds = match text(headers, IF_MATCH)? {
+        Some(list) => matches(list, etag, false),
+        None => since(IF_UNMODIFIED_SINCE).is_none_or(|date| modified <= date),
+    };
+    if !holds {
         return Ok(Read::Failed);
     }
-    match text(headers, IF_NONE_MATCH)? {
-        Some(list) if matches(list, etag, true) => Ok(Read::NotModified),
-        _ => Ok(Read::Send),
-    }
+    let known = match text(headers, IF_NONE_MATCH)? {
+        Some(list) => matches(list, etag, true),
+        None => since(IF_MODIFIED_SINCE).is_some_and(|date| modified <= date),
+    };
+    Ok(if known { Read::NotModified } else { Read::Send })
 }
 
 /// Whether a list of ETags, or `*`, has this one. Weak tags only count where the standard compares weakly.
@@ -99,6 +119,9 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
+    const AT: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+
     type Pairs = &'static [(HeaderName, &'static str)];
 
     fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
@@ -108,7 +131,7 @@ mod tests {
     #[test]
     fn the_conditions_of_a_write() {
         let tag = |text: &str| Some(Proto::EtagEquals(text.to_owned()));
-        let cases: [(Pairs, bool, Option<Proto>); 12] = [
+        let cases: [(Pairs, bool, Option<Proto>); 14] = [
             (&[], false, Some(Proto::Absent(true))),
             (&[], true, Some(Proto::Any(true))),
             (&[(IF_NONE_MATCH, "*")], false, Some(Proto::Absent(true))),
@@ -121,6 +144,8 @@ mod tests {
             (&[(IF_MATCH, "\"a\", \"b\"")], false, None),
             (&[(IF_NONE_MATCH, "\"a-1\"")], false, None),
             (&[(IF_MATCH, "*"), (IF_NONE_MATCH, "*")], false, None),
+            (&[(IF_UNMODIFIED_SINCE, AT)], true, None),
+            (&[(IF_MODIFIED_SINCE, AT)], true, None),
         ];
         for (pairs, overwrite, expected) in cases {
             let found =
@@ -140,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_conditions_of_a_read() {
-        let cases: [(Pairs, Read); 9] = [
+        let cases: [(Pairs, Read); 17] = [
             (&[], Read::Send),
             (&[(IF_NONE_MATCH, "\"e-1\"")], Read::NotModified),
             (&[(IF_NONE_MATCH, "W/\"e-1\"")], Read::NotModified),
@@ -150,9 +175,17 @@ mod tests {
             (&[(IF_MATCH, "\"x\"")], Read::Failed),
             (&[(IF_MATCH, "W/\"e-1\"")], Read::Failed),
             (&[(IF_MATCH, "\"x\", \"e-1\"")], Read::Send),
+            (&[(IF_MODIFIED_SINCE, AT)], Read::NotModified),
+            (&[(IF_MODIFIED_SINCE, BEFORE)], Read::Send),
+            (&[(IF_MODIFIED_SINCE, "soon")], Read::Send),
+            (&[(IF_MODIFIED_SINCE, AT), (IF_NONE_MATCH, "\"x\"")], Read::Send),
+            (&[(IF_UNMODIFIED_SINCE, AT)], Read::Send),
+            (&[(IF_UNMODIFIED_SINCE, BEFORE)], Read::Failed),
+            (&[(IF_UNMODIFIED_SINCE, BEFORE), (IF_MATCH, "\"e-1\"")], Read::Send),
+            (&[(IF_UNMODIFIED_SINCE, BEFORE), (IF_MODIFIED_SINCE, AT)], Read::Failed),
         ];
         for (pairs, expected) in cases {
-            assert_eq!(read(&headers(pairs), "e-1"), Ok(expected), "{pairs:?}");
+            assert_eq!(read(&headers(pairs), "e-1", 784_111_777_500), Ok(expected), "{pairs:?}");
         }
     }
 }

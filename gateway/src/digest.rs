@@ -3,9 +3,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::error::ApiError;
+
+/// SHA-256 of the whole file, 64 hexadecimal digits: stated with an upload, given back with the file.
+pub(crate) const SHA256: HeaderName = HeaderName::from_static("x-cstore-sha256");
 
 /// `Content-MD5`: base64 of 16 bytes (RFC 1864). Empty when it is not there.
 pub(crate) fn md5(headers: &HeaderMap) -> Result<Bytes, ApiError> {
@@ -14,7 +17,7 @@ pub(crate) fn md5(headers: &HeaderMap) -> Result<Bytes, ApiError> {
 
 /// `x-cstore-sha256`: 64 hexadecimal digits. Empty when it is not there.
 pub(crate) fn sha256(headers: &HeaderMap) -> Result<Bytes, ApiError> {
-    read(headers, "x-cstore-sha256", 32, "64 hexadecimal digits", |text| hex::decode(text).ok())
+    read(headers, SHA256.as_str(), 32, "64 hexadecimal digits", |text| hex::decode(text).ok())
 }
 
 fn read(
@@ -24,7 +27,11 @@ fn read(
     allowed: &str,
     decode: impl FnOnce(&str) -> Option<Vec<u8>>,
 ) -> Result<Bytes, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(Bytes::new()) };
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(Bytes::new()) };
+    if values.next().is_some() {
+        return Err(ApiError::invalid(format!("header {name} must be sent once")));
+    }
     let digest =
         value.to_str().ok().and_then(|text| decode(text.trim())).filter(|digest| digest.len() == len);
     digest.map(Bytes::from).ok_or_else(|| ApiError::invalid(format!("header {name} must be {allowed}")))

@@ -1,4 +1,5 @@
-//! The one rendering of failures: `{"error":{"code","message","trace_id"}}` as `application/problem+json`.
+//! The one rendering of failures: problem details (RFC 9457) as `application/problem+json`, with the code and the trace
+//! id as members of our own. `error` says the same once more, for clients of before.
 //!
 //! A handler returns [`ApiError`]; it travels in the response's extensions to the outermost layer, which knows
 //! the trace id and calls [`ApiError::render`]. What is not the caller's business (addresses, internal failures)
@@ -9,11 +10,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use cstore_types::{ErrorCode, NameError};
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderName, HeaderValue, StatusCode};
-use serde::Serialize;
 use tonic::Status;
 use tonic_types::StatusExt;
+
+use crate::problem::{Earlier, Problem};
 
 const DEFAULT_RETRY: Duration = Duration::from_secs(1);
 
@@ -54,6 +58,13 @@ impl ApiError {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, ..error }
     }
 
+    /// A POST to a file without a verb behind its name.
+    pub(crate) fn no_verb() -> Self {
+        let error = Self::invalid("a POST to a file needs :copy or :rename behind its name");
+        let allow = (ALLOW, HeaderValue::from_static("GET, HEAD, PUT, DELETE"));
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, header: Some(allow), ..error }
+    }
+
     /// A range outside of a file of `size` bytes.
     pub(crate) fn unsatisfiable(size: u64) -> Self {
         let error = Self::new(ErrorCode::RangeNotSatisfiable, format!("the file has {size} bytes"));
@@ -86,14 +97,26 @@ impl ApiError {
         }
     }
 
+    fn problem(&self, trace_id: &str) -> Problem {
+        let (code, detail) = (self.code.as_str().to_owned(), self.public_message().to_owned());
+        let title = self.status.canonical_reason().unwrap_or("Error").to_owned();
+        Problem {
+            r#type: format!("urn:cstore:error:{code}"),
+            title,
+            status: self.status.as_u16(),
+            detail: detail.clone(),
+            code: code.clone(),
+            trace_id: trace_id.to_owned(),
+            error: Earlier { code, message: detail, trace_id: trace_id.to_owned() },
+        }
+    }
+
     /// The answer for this failure.
     pub(crate) fn render(&self, trace_id: &str) -> Response {
         if matches!(self.code, ErrorCode::Internal | ErrorCode::DataLoss) {
             tracing::error!(code = %self.code, message = %self.message, "request failed");
         }
-        let shape =
-            Shape { error: Inner { code: self.code.as_str(), message: self.public_message(), trace_id } };
-        let body = serde_json::to_vec(&shape).unwrap_or_default();
+        let body = serde_json::to_vec(&self.problem(trace_id)).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -113,18 +136,6 @@ impl ApiError {
         }
         response
     }
-}
-
-#[derive(Serialize)]
-struct Shape<'a> {
-    error: Inner<'a>,
-}
-
-#[derive(Serialize)]
-struct Inner<'a> {
-    code: &'static str,
-    message: &'a str,
-    trace_id: &'a str,
 }
 
 impl From<Status> for ApiError {
@@ -189,10 +200,18 @@ mod tests {
             let retried = matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable);
             assert_eq!(response.headers().contains_key(RETRY_AFTER), retried, "{code}");
             let json = body(response).await;
-            assert_eq!(json["error"]["code"], code.as_str());
-            assert_eq!(json["error"]["trace_id"], "abc");
+            assert_eq!(json["type"], format!("urn:cstore:error:{code}"));
+            assert_eq!((&json["status"], &json["trace_id"]), (&code.http_status().into(), &"abc".into()));
+            assert_eq!(
+                (&json["error"]["code"], &json["code"]),
+                (&code.as_str().into(), &code.as_str().into())
+            );
+            assert_eq!(
+                (&json["error"]["trace_id"], &json["error"]["message"]),
+                (&json["trace_id"], &json["detail"])
+            );
             let hidden = matches!(code, ErrorCode::Internal | ErrorCode::DataLoss);
-            assert_eq!(json["error"]["message"] != "what happened", hidden, "{code}");
+            assert_eq!(json["detail"] != "what happened", hidden, "{code}");
         }
     }
 

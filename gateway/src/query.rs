@@ -18,6 +18,22 @@ impl Query {
         decoded.collect::<Result<_, ApiError>>().map(Self)
     }
 
+    /// As [`Self::parse`], of a request that knows these keys. A misspelt one would otherwise change what is done.
+    pub(crate) fn only(raw: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
+        let query = Self::parse(raw)?;
+        let mut keys = query.0.iter().map(|(key, _)| key.as_str());
+        match keys.find(|key| !known.contains(key)) {
+            Some(key) if known.is_empty() => {
+                Err(ApiError::invalid(format!("parameter {key:?} is not known; this request takes none")))
+            }
+            Some(key) => Err(ApiError::invalid(format!(
+                "parameter {key:?} is not known; this request takes {}",
+                known.join(", ")
+            ))),
+            None => Ok(query),
+        }
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_str())
     }
@@ -51,5 +67,14 @@ mod tests {
         assert_eq!(query.flag("absent"), Ok(false));
         assert!(query.flag("flag").is_err());
         assert!(Query::parse(Some("a=%FF")).is_err());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_those_that_are_known() {
+        let refused = |raw, known: &[&str]| format!("{:?}", Query::only(Some(raw), known).unwrap_err());
+        assert!(refused("overwirte=true", &["name", "overwrite"]).contains("takes name, overwrite"));
+        assert!(refused("x", &[]).contains("takes none"));
+        assert!(Query::only(Some("name=a"), &["name"]).is_ok());
+        assert!(Query::only(None, &[]).is_ok());
     }
 }

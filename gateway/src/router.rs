@@ -22,7 +22,7 @@ use crate::app::{App, Shared};
 use crate::auth::Access;
 use crate::body::Incoming;
 use crate::error::ApiError;
-use crate::routes;
+use crate::{openapi, routes};
 
 const TRACE_HEADER: HeaderName = HeaderName::from_static("x-cstore-trace-id");
 const NO_TRACE: &str = "00000000000000000000000000000000";
@@ -47,7 +47,9 @@ pub(crate) fn router(app: Shared) -> Router {
         )
         .route("/api/download/{*name}", get(routes::get::download).head(routes::get::download_head))
         .route("/api/stats", get(routes::stats::stats))
+        .route("/api/usage", get(routes::usage::usage))
         .route("/api/cluster", get(routes::cluster::cluster))
+        .route("/api/openapi.json", get(openapi::openapi))
         .fallback(|| async { ApiError::no_route() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         // Uploads have bounds of their own: in time, not in length.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cstore_proto::v1;
 use cstore_proto::v1::upload_request::Message;
-use cstore_types::{ErrorCode, FileName, Tenant, limits};
+use cstore_types::{ErrorCode, FileName, Tenant, UserMetadata, limits};
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -42,6 +42,7 @@ pub(crate) struct Write {
     pub(crate) content_type: String,
     pub(crate) md5: Bytes,
     pub(crate) sha256: Bytes,
+    pub(crate) metadata: UserMetadata,
     /// The body has at most this many bytes, when that is known.
     pub(crate) at_most: Option<u64>,
 }
@@ -56,6 +57,7 @@ impl Write {
             content_type: self.content_type.clone(),
             expect_md5: self.md5.clone(),
             expect_sha256: self.sha256.clone(),
+            metadata: self.metadata.clone().into(),
         }
     }
 

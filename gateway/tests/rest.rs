@@ -204,7 +204,83 @@ async fn digests_travel_to_the_worker() {
     assert_eq!(put(&setup, "/api/files/a", headers, "").await.status, 201);
     let header = setup.fake.with(|state| state.last_header.clone()).unwrap();
     assert_eq!((header.expect_md5.len(), header.expect_sha256.len()), (16, 32));
+    let sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    assert_eq!(get(&setup, "/api/files/a", "").await.header("x-cstore-sha256"), Some(sha256));
+    let twice = format!("x-cstore-sha256: {sha256}\r\n").repeat(2);
+    assert_eq!(put(&setup, "/api/files/b", &twice, "").await.status, 400);
     assert_eq!(put(&setup, "/api/files/b", "Content-MD5: nonsense\r\n", "").await.status, 400);
+}
+
+#[tokio::test]
+async fn metadata_is_kept_with_the_file_and_given_back_by_get_and_head() {
+    let setup = start().await;
+    let noted = "X-CStore-Meta-Owner: Ada L.\r\nx-cstore-meta-empty:\r\n";
+    assert_eq!(put(&setup, "/api/files/a", noted, "x").await.status, 201);
+    for method in ["GET", "HEAD"] {
+        let answer = send(setup.addr, format!("{method} /api/files/a HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert_eq!(answer.header("x-cstore-meta-owner"), Some("Ada L."), "{method}: {}", answer.head);
+        assert!(answer.head.contains("x-cstore-meta-empty:"), "{method}: {}", answer.head);
+    }
+    let many: String = (0..33).map(|n| format!("x-cstore-meta-k{n}: v\r\n")).collect();
+    for (wrong, rule) in [
+        (many.as_str(), "at most 32"),
+        ("x-cstore-meta-: v\r\n", "1 to 64 characters"),
+        ("x-cstore-meta-a: 1\r\nx-cstore-meta-a: 2\r\n", "twice"),
+        (&format!("x-cstore-meta-a: {}\r\n", "v".repeat(1_025)), "1024"),
+        ("Content-Range: bytes 0-0/2\r\n", "in part"),
+        ("Content-Encoding: gzip\r\n", "content-encoding"),
+        ("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "If-Match"),
+    ] {
+        let answer = put(&setup, "/api/files/b", wrong, "x").await;
+        assert_eq!(answer.status, 400, "{wrong}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(rule), "{:?}", answer.json());
+    }
+    assert_eq!(setup.fake.with(|state| state.commits), 1);
+}
+
+#[tokio::test]
+async fn what_a_removal_would_free_is_told_for_a_file_and_for_a_prefix() {
+    let setup = start().await;
+    setup.fake.put_file("d/a", b"x");
+    setup.fake.put_file("d/b", b"y");
+    let freed = get(&setup, "/api/files/d/a?explain=freed", "").await.json();
+    assert_eq!(
+        (&freed["name"], &freed["size"], &freed["other_names"]),
+        (&"d/a".into(), &1.into(), &1.into())
+    );
+    assert_eq!((&freed["unique_bytes"], &freed["freed_bytes"]), (&1_000.into(), &700.into()));
+    assert_eq!((&freed["shared_blocks"], &freed["freed_blocks"]), (&4.into(), &6.into()));
+    let usage = get(&setup, "/api/usage?prefix=d/", "").await.json();
+    assert_eq!((&usage["files"], &usage["shared_bytes"]), (&2.into(), &600.into()));
+    assert_eq!(get(&setup, "/api/usage", "").await.status, 200);
+    for (path, status) in [
+        ("/api/files/missing?explain=freed", 404),
+        ("/api/files/d/a?explain=cost", 400),
+        ("/api/download/d/a?explain=freed", 400),
+    ] {
+        assert_eq!(get(&setup, path, "").await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_misspelt_parameter_changes_nothing() {
+    let setup = start().await;
+    setup.fake.put_file("a", b"x");
+    for (line, known) in [
+        ("PUT /api/files/a?overwirte=true", "overwrite"),
+        ("POST /api/files/a:copy?overwrite=true", "none"),
+        ("DELETE /api/files/a?force=1", "none"),
+        ("GET /api/files?prefx=b", "prefix"),
+        ("GET /api/files/a?explian=freed", "explain"),
+        ("GET /api/stats?x=1", "none"),
+        ("GET /api/cluster?x=1", "none"),
+    ] {
+        let answer =
+            send(setup.addr, format!("{line} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")).await;
+        assert_eq!(answer.status, 400, "{line}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(known), "{line}: {:?}", answer.json());
+    }
+    assert_eq!(get(&setup, "/api/files/a", "").await.status, 200);
 }
 
 #[tokio::test]
@@ -286,7 +362,8 @@ async fn names_are_removed_listed_copied_and_renamed() {
     );
     assert_eq!(send(setup.addr, post("/api/files/a:copy", r#"{"to":"../b"}"#)).await.status, 400);
     assert_eq!(send(setup.addr, post("/api/files/a:copy", r#"{"too":"b"}"#)).await.status, 400);
-    assert_eq!(send(setup.addr, post("/api/files/a:move", "{}")).await.status, 405);
+    let no_verb = send(setup.addr, post("/api/files/a:move", "{}")).await;
+    assert_eq!((no_verb.status, no_verb.header("allow")), (405, Some("GET, HEAD, PUT, DELETE")));
     let delete = "DELETE /api/files/a HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_eq!(send(setup.addr, delete).await.status, 204);
     assert_eq!(send(setup.addr, delete).await.status, 404);

@@ -1,8 +1,10 @@
 //! Fields of messages to types of the house. Every failure names the field.
 
+use std::collections::BTreeMap;
+
 use cstore_types::{
     ClusterUuid, ErrorCode, FileName, MapVersion, NodeId, Placement, PlacementNode, SessionId, StoreUuid,
-    Tenant,
+    Tenant, UserMetadata,
 };
 use tonic::Status;
 
@@ -65,6 +67,12 @@ pub fn file_name(field: &'static str, text: &str) -> Result<FileName, FieldError
 /// Unless it is a tenant, or empty for the default one.
 pub fn tenant(text: &str) -> Result<Tenant, FieldError> {
     Tenant::new(text).map_err(|error| FieldError::new("tenant", error))
+}
+
+/// # Errors
+/// The bound or rule that an entry breaks.
+pub fn metadata(entries: BTreeMap<String, String>) -> Result<UserMetadata, FieldError> {
+    UserMetadata::new(entries).map_err(|error| FieldError::new("metadata", error))
 }
 
 /// # Errors

@@ -14,7 +14,8 @@ pub use cstore_types::{Caller, ClusterSecret, ErrorCode};
 pub use access::{ACCESS, may_call};
 pub use bearer::{BearerError, Signer, Verifier};
 pub use convert::{
-    FieldError, cluster_uuid, file_name, node_id, placement, placement_map, session, store_uuid, tenant,
+    FieldError, cluster_uuid, file_name, metadata, node_id, placement, placement_map, session, store_uuid,
+    tenant,
 };
 pub use status::{code_of, retry_after, status, status_with_retry};
 pub use ticket::{TicketClaims, TicketError};

@@ -6,20 +6,45 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use cstore_types::Tenant;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 
 use crate::app::Shared;
 use crate::auth::Access;
 use crate::body::Incoming;
 use crate::condition::WriteCondition;
 use crate::error::ApiError;
+use crate::openapi::{Content, Refused};
+use crate::problem::Problem;
 use crate::query::Query;
 use crate::router::TraceId;
+use crate::routes::answer::Stored;
 use crate::routes::upload::{DEFAULT_TYPE, content_type, refuse};
 use crate::routes::{FILES, answer};
 use crate::upload::{self, Write};
-use crate::{digest, name};
+use crate::{digest, metadata, name};
 
+/// Stores the body as a file.
+#[utoipa::path(
+    put, path = "/api/files/{name}", tag = "files",
+    params(
+        ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
+        ("overwrite" = Option<bool>, Query, description = "Replace a file of this name; else a taken name is 409"),
+        ("if-match" = Option<String>, Header, description = "* or one ETag: replace this file only", pattern = r#"^(\*|"[!#-~]+")$"#),
+        ("if-none-match" = Option<String>, Header, description = "*: the name must be free, else 412", pattern = "^[*]$"),
+        ("content-md5" = Option<String>, Header, description = "Base64 of the MD5 of the body; checked"),
+        ("x-cstore-sha256" = Option<String>, Header, description = "SHA-256 of the body, 64 hexadecimal digits; checked and kept", pattern = "^[0-9a-fA-F]{64}$"),
+    ),
+    request_body(content = inline(Content), content_type = "application/octet-stream",
+        description = "The file. Content-Type is kept, and so is every x-cstore-meta-<key> header"),
+    responses(
+        (status = 201, description = "Stored", body = Stored, headers(("etag" = String), ("location" = String))),
+        (status = 200, description = "Stored in the place of another", body = Stored, headers(("etag" = String))),
+        (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "If-Match or If-None-Match does not hold", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disks are full", body = Problem, content_type = "application/problem+json"),
+        Refused,
+    )
+)]
 pub(crate) async fn put(
     State(app): State<Shared>,
     Extension(trace): Extension<TraceId>,
@@ -45,7 +70,8 @@ fn plan(
     headers: &HeaderMap,
     at_most: Option<u64>,
 ) -> Result<Write, ApiError> {
-    let overwrite = Query::parse(uri.query())?.flag("overwrite")?;
+    let overwrite = Query::only(uri.query(), &["overwrite"])?.flag("overwrite")?;
+    refuse_parts(headers)?;
     let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     Ok(Write {
         tenant,
@@ -54,6 +80,20 @@ fn plan(
         content_type: content_type(given.unwrap_or(DEFAULT_TYPE))?,
         md5: digest::md5(headers)?,
         sha256: digest::sha256(headers)?,
+        metadata: metadata::from_headers(headers)?,
         at_most,
     })
+}
+
+/// A body that is only a part of a file, or another form of it, must not be taken for the file.
+fn refuse_parts(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(CONTENT_RANGE) {
+        return Err(ApiError::invalid("header content-range: a file cannot be written in part"));
+    }
+    match headers.get(CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(ApiError::invalid(
+            "header content-encoding: files are kept as they come; send the body without it and say what it is in content-type",
+        )),
+        _ => Ok(()),
+    }
 }

@@ -100,6 +100,61 @@ fn ranges_conditions_copies_and_renames_do_what_http_says() {
 }
 
 #[test]
+fn i8_what_is_noted_beside_a_file_stays_with_it() {
+    let cluster = Cluster::builder(PROGRAM).storages(1).workers(1).start();
+    let mut client = Client::connect(&cluster.gateway).unwrap();
+    let sha256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+    let noted = format!(
+        "content-type: text/x-note; charset=utf-8\r\nx-cstore-meta-owner: Ada\r\nx-cstore-sha256: {sha256}\r\n"
+    );
+    let check = |name: &str, status| {
+        let mut client = Client::connect(&cluster.gateway).unwrap();
+        for method in ["GET", "HEAD"] {
+            let answer = client.call(method, &format!("/api/files/{name}"), "", b"").unwrap();
+            let header = |name| answer.header(name);
+            assert_eq!(answer.status, status, "{name}");
+            assert_eq!(header("content-type"), Some("text/x-note; charset=utf-8"), "{name}");
+            assert_eq!(
+                (header("x-cstore-meta-owner"), header("x-cstore-sha256")),
+                (Some("Ada"), Some(sha256))
+            );
+        }
+    };
+    assert_eq!(client.call("PUT", "/api/files/a", &noted, b"x").unwrap().status, 201);
+    check("a", 200);
+    let large = random(100_000, 4);
+    let wrong = client.call("PUT", "/api/files/b", &noted, &large).unwrap();
+    assert!(wrong.status == 400 && wrong.text().contains("SHA-256"), "{}", wrong.text());
+    let streamed = "content-type: text/x-note; charset=utf-8\r\nx-cstore-meta-owner: Bea\r\n";
+    let mut client = Client::connect(&cluster.gateway).unwrap();
+    assert_eq!(client.call("PUT", "/api/files/b", streamed, &large).unwrap().status, 201);
+    let read = client.call("GET", "/api/files/b", "", b"").unwrap();
+    assert!(read.header("x-cstore-meta-owner") == Some("Bea") && read.body == large);
+
+    let other =
+        client.call("POST", "/api/files/a:copy", "if-match: \"other-1\"\r\n", br#"{"to":"c"}"#).unwrap();
+    assert_eq!(other.status, 412);
+    let tag = client.call("HEAD", "/api/files/a", "", b"").unwrap().header("etag").unwrap().to_owned();
+    let copied =
+        client.call("POST", "/api/files/a:copy", &format!("if-match: {tag}\r\n"), br#"{"to":"c"}"#).unwrap();
+    assert_eq!((copied.status, &copied.json()["metadata"]["owner"]), (200, &"Ada".into()));
+    cluster.kill("master");
+    cluster.launch("master");
+    until("the master", Duration::from_secs(20), || {
+        (cluster.ask("GET", "/api/files/a", b"").status == 200).then_some(())
+    });
+    check("a", 200);
+    check("c", 200);
+    let listed = cluster.ask("GET", "/api/files?prefix=a", b"").json();
+    assert_eq!(listed["files"][0]["metadata"], serde_json::Value::Null, "lists are short");
+    let overwritten = cluster.ask("PUT", "/api/files/a?overwrite=true", b"y");
+    assert_eq!(overwritten.status, 200);
+    let plain = cluster.ask("GET", "/api/files/a", b"");
+    assert_eq!((plain.header("x-cstore-meta-owner"), plain.header("x-cstore-sha256")), (None, None));
+    cluster.audit(&[]);
+}
+
+#[test]
 fn i5_files_of_equal_md5_come_back_as_they_went_in() {
     for (block_size, pad) in [("64", 0), ("64KiB", 65_472)] {
         let cluster = Cluster::builder(PROGRAM).env("BLOCK_SIZE", block_size).start();

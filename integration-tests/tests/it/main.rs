@@ -25,6 +25,7 @@ mod members;
 mod metrics;
 mod monitoring;
 mod network;
+mod openapi;
 mod settings;
 mod smoke;
 mod start;
@@ -33,6 +34,7 @@ mod tenants;
 mod tidy;
 mod tls;
 mod traces;
+mod usage;
 mod walk;
 
 /// The program under test.

@@ -148,5 +148,6 @@ pub(crate) fn file_info(name: &str, file: &FileRecord) -> v1::FileInfo {
         chunking: file.chunking.clone(),
         blocks: file.blocks,
         sha256: file.sha256.clone().into(),
+        metadata: file.metadata.clone().into(),
     }
 }

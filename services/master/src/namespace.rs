@@ -16,6 +16,17 @@ pub(crate) struct Effect {
     pub(crate) released: Option<(SessionId, ReleaseRecord)>,
 }
 
+/// A copy or a rename: a file that is there gets this name, too or instead.
+#[derive(Debug)]
+pub(crate) struct SecondName {
+    pub(crate) tenant: Tenant,
+    pub(crate) from: FileName,
+    pub(crate) to: FileName,
+    pub(crate) overwrite: bool,
+    /// When not empty, the file must have this ETag.
+    pub(crate) etag: String,
+}
+
 impl Master {
     pub(crate) async fn find(
         &self,
@@ -26,7 +37,11 @@ impl Master {
         Ok(Some((FileRecord::decode(&found.value)?, found)))
     }
 
-    async fn must_find(&self, tenant: &Tenant, name: &FileName) -> Result<(FileRecord, Versioned), Refusal> {
+    pub(crate) async fn must_find(
+        &self,
+        tenant: &Tenant,
+        name: &FileName,
+    ) -> Result<(FileRecord, Versioned), Refusal> {
         let missing = || Refusal::new(ErrorCode::NotFound, format!("there is no file {:?}", name.as_str()));
         self.find(tenant, name).await?.ok_or_else(missing)
     }
@@ -54,10 +69,7 @@ impl Master {
     ) -> Result<(), Refusal> {
         for _ in 0..MAX_TRIES {
             let (file, found) = self.must_find(tenant, name).await?;
-            if !etag.is_empty() && file.etag != etag {
-                let text = format!("file has etag {}, expected {etag}", file.etag);
-                return Err(Refusal::new(ErrorCode::PreconditionFailed, text));
-            }
+            check_etag(&file, etag)?;
             let mut batch = Batch::default();
             let effect = self.drop_name(&mut batch, tenant, name, file, found.version).await?;
             batch.delete(keys::name_key(tenant, name));
@@ -100,19 +112,17 @@ impl Master {
 
     pub(crate) async fn rename_file(
         &self,
-        tenant: &Tenant,
-        from: &FileName,
-        to: &FileName,
-        overwrite: bool,
+        SecondName { tenant, from, to, overwrite, etag }: &SecondName,
     ) -> Result<FileRecord, Refusal> {
         for _ in 0..MAX_TRIES {
             let (file, found) = self.must_find(tenant, from).await?;
+            check_etag(&file, etag)?;
             if from == to {
                 return Ok(file);
             }
             let mut batch = Batch::default();
             batch.require_version(keys::name_key(tenant, from), found.version);
-            let (effect, version) = self.claim(&mut batch, tenant, to, overwrite, &file).await?;
+            let (effect, version) = self.claim(&mut batch, tenant, to, *overwrite, &file).await?;
             if effect.removed.as_ref().is_some_and(|(_, old)| old.session == file.session) {
                 // Two names of one session become one.
                 self.count_names(&mut batch, file.session, -1).await?;
@@ -129,19 +139,17 @@ impl Master {
 
     pub(crate) async fn copy_file(
         &self,
-        tenant: &Tenant,
-        from: &FileName,
-        to: &FileName,
-        overwrite: bool,
+        SecondName { tenant, from, to, overwrite, etag }: &SecondName,
     ) -> Result<FileRecord, Refusal> {
         for _ in 0..MAX_TRIES {
             let (file, found) = self.must_find(tenant, from).await?;
+            check_etag(&file, etag)?;
             if from == to {
                 return Ok(file);
             }
             let mut batch = Batch::default();
             batch.require_version(keys::name_key(tenant, from), found.version);
-            let (effect, version) = self.claim(&mut batch, tenant, to, overwrite, &file).await?;
+            let (effect, version) = self.claim(&mut batch, tenant, to, *overwrite, &file).await?;
             // A copy over a name that shares its blocks leaves the number of names as it is.
             if effect.removed.as_ref().is_none_or(|(_, old)| old.session != file.session) {
                 self.count_names(&mut batch, file.session, 1).await?;
@@ -214,6 +222,15 @@ impl Master {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Refuses when an ETag is demanded and the file has another.
+fn check_etag(file: &FileRecord, etag: &str) -> Result<(), Refusal> {
+    if etag.is_empty() || file.etag == etag {
+        return Ok(());
+    }
+    let text = format!("file has etag {}, expected {etag}", file.etag);
+    Err(Refusal::new(ErrorCode::PreconditionFailed, text))
 }
 
 /// Adds the end of a session: tombstone and release in one transaction, so that no late commit can follow.

@@ -2,7 +2,7 @@
 
 use cstore_proto::{TicketClaims, v1};
 use cstore_types::limits::MAX_TICKETS;
-use cstore_types::{ErrorCode, FileName, Root, SealSeq, SessionId, StoreUuid, Tenant};
+use cstore_types::{ErrorCode, FileName, Root, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata};
 
 use crate::core::{MAX_TRIES, Master, file_info, now_ms};
 use crate::error::Refusal;
@@ -21,6 +21,7 @@ pub(crate) struct Commit {
     pub(crate) blocks: u64,
     pub(crate) content_type: String,
     pub(crate) sha256: Vec<u8>,
+    pub(crate) metadata: UserMetadata,
     pub(crate) size: u64,
     pub(crate) seals: Vec<(StoreUuid, SealSeq)>,
 }
@@ -195,13 +196,14 @@ impl Master {
             content_type: commit.content_type.clone(),
             chunking: commit.claims.chunking.to_string(),
             sha256: commit.sha256.clone(),
+            metadata: commit.metadata.clone(),
         };
         let record = SessionRecord::Committed {
             names: 1,
             root_crc: crc32c::crc32c(&commit.root),
             stores: commit.seals.iter().map(|(store, _)| *store).collect(),
             name: commit.name.as_str().to_owned(),
-            file: file.clone(),
+            file: Box::new(file.clone()),
         };
         self.note_seals(&mut batch, commit)?;
         batch.put(keys::name_key(&commit.claims.tenant, &commit.name), file.encode());

@@ -60,6 +60,8 @@ impl Sessions {
         // The master checks it again; here it saves the body.
         claims.check_tenant(&header.tenant).map_err(|error| denied(&error.to_string()))?;
         cstore_proto::file_name("name", &header.name).map_err(|error| Failure::invalid(error.to_string()))?;
+        cstore_proto::metadata(header.metadata.clone())
+            .map_err(|error| Failure::invalid(error.to_string()))?;
         let digests = Digests::expect(&header.expect_md5, &header.expect_sha256)?;
         let route = Route::new(&self.stores)?;
         if route.version() != claims.map_version {
@@ -104,6 +106,7 @@ impl Session {
             blocks: stored.blocks,
             content_type: self.header.content_type.clone(),
             sha256,
+            metadata: self.header.metadata.clone(),
             seals: stored.seals.iter().map(seal).collect(),
         };
         let end = Instant::now() + COMMIT_PATIENCE;

@@ -1,7 +1,7 @@
 //! cstore.v1.Uploads.
 
 use cstore_proto::v1::uploads_server::Uploads;
-use cstore_proto::{FieldError, TicketClaims, file_name, store_uuid, tenant, v1};
+use cstore_proto::{FieldError, TicketClaims, file_name, metadata, store_uuid, tenant, v1};
 use cstore_types::SealSeq;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -51,6 +51,7 @@ impl Uploads for Doors {
             blocks: request.blocks,
             content_type: request.content_type,
             sha256: request.sha256.to_vec(),
+            metadata: metadata(request.metadata)?,
             size: request.size,
             seals,
         };

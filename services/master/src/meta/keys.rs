@@ -4,7 +4,7 @@
 //! c                              cluster: uuid [16] · dedup key [32] · incarnation u64
 //! m                              placement: version u64 · n u32 · n × (node id · failure domain)
 //! n tenant 0x00 name             file: session [16] · version u64 · size u64 · modified ms i64 · blocks u64 · etag
-//!                                · content type · chunking · sha256
+//!                                · content type · chunking · sha256 [· n u32 · n × (key · value) in version 2]
 //! s session [16]                 session: 1 · names u32 · CRC-32C of the root u32 · stores · file name · file
 //!                                or 2 (tombstone)
 //! r session [16]                 recipe root as in cstore-types
@@ -12,16 +12,19 @@
 //! t store uuid [16]              store: seal seq u64 · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
-//! Every value begins with its version, 1. Keys sort by bytes, so names list in their order.
+//! Every value begins with its version, 1; a file with metadata has version 2, so that a program that does not know
+//! metadata refuses it instead of losing it. Keys sort by bytes, so names list in their order.
 
 use cstore_types::{
     ClusterUuid, DedupKey, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode, SealSeq,
-    SessionId, StoreUuid, Tenant,
+    SessionId, StoreUuid, Tenant, UserMetadata,
 };
 
 use super::MetaError;
 
 const VERSION: u8 = 1;
+/// Of a file with metadata.
+const WITH_METADATA: u8 = 2;
 pub(crate) const CLUSTER: &[u8] = b"c";
 pub(crate) const PLACEMENT: &[u8] = b"m";
 pub(crate) const NAMES: u8 = b'n';
@@ -96,6 +99,7 @@ pub(crate) struct FileRecord {
     pub(crate) content_type: String,
     pub(crate) chunking: String,
     pub(crate) sha256: Vec<u8>,
+    pub(crate) metadata: UserMetadata,
 }
 
 /// What became of a session.
@@ -112,7 +116,7 @@ pub(crate) enum SessionRecord {
         /// Under which name, and what was answered.
         name: String,
         /// The file as it was published.
-        file: FileRecord,
+        file: Box<FileRecord>,
     },
     /// It will never commit.
     Tombstoned,
@@ -136,7 +140,11 @@ struct Writer(Vec<u8>);
 
 impl Writer {
     fn new() -> Self {
-        Self(vec![VERSION])
+        Self::versioned(VERSION)
+    }
+
+    fn versioned(version: u8) -> Self {
+        Self(vec![version])
     }
 
     fn bytes(mut self, bytes: &[u8]) -> Self {
@@ -166,9 +174,15 @@ fn damaged(what: &str) -> MetaError {
 
 impl<'a> Fields<'a> {
     fn value(bytes: &'a [u8]) -> Result<Self, MetaError> {
+        Self::versioned(bytes, &[VERSION]).map(|(_, fields)| fields)
+    }
+
+    fn versioned(bytes: &'a [u8], known: &[u8]) -> Result<(u8, Self), MetaError> {
         match bytes.split_first() {
-            Some((&VERSION, rest)) => Ok(Self(rest)),
-            Some((version, _)) => Err(MetaError::Damaged(format!("value has version {version}, known is 1"))),
+            Some((version, rest)) if known.contains(version) => Ok((*version, Self(rest))),
+            Some((version, _)) => {
+                Err(MetaError::Damaged(format!("value has version {version}, known are {known:?}")))
+            }
             None => Err(damaged("value")),
         }
     }
@@ -205,6 +219,13 @@ impl<'a> Fields<'a> {
         (0..count).map(|_| self.array().map(StoreUuid::from_bytes)).collect()
     }
 
+    fn metadata(&mut self) -> Result<UserMetadata, MetaError> {
+        let count = self.u32()?;
+        let entries: Result<Vec<_>, MetaError> =
+            (0..count).map(|_| Ok((self.text()?, self.text()?))).collect();
+        UserMetadata::new(entries?).map_err(|error| MetaError::Damaged(error.to_string()))
+    }
+
     pub(super) fn end(&self) -> Result<(), MetaError> {
         if self.0.is_empty() { Ok(()) } else { Err(damaged("value")) }
     }
@@ -230,16 +251,24 @@ impl ClusterRecord {
 
 impl FileRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new().raw(self.session.as_bytes());
+        let version = if self.metadata.is_empty() { VERSION } else { WITH_METADATA };
+        let mut writer = Writer::versioned(version).raw(self.session.as_bytes());
         for number in [self.version, self.size, self.modified_ms.cast_unsigned(), self.blocks] {
             writer = writer.raw(&number.to_le_bytes());
         }
         writer = writer.bytes(self.etag.as_bytes()).bytes(self.content_type.as_bytes());
-        writer.bytes(self.chunking.as_bytes()).bytes(&self.sha256).0
+        writer = writer.bytes(self.chunking.as_bytes()).bytes(&self.sha256);
+        if version == WITH_METADATA {
+            writer = writer.raw(&(self.metadata.len() as u32).to_le_bytes());
+            for (key, value) in self.metadata.iter() {
+                writer = writer.bytes(key.as_bytes()).bytes(value.as_bytes());
+            }
+        }
+        writer.0
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
-        let mut fields = Fields::value(bytes)?;
+        let (version, mut fields) = Fields::versioned(bytes, &[VERSION, WITH_METADATA])?;
         let record = Self {
             session: SessionId::from_bytes(fields.array()?),
             version: fields.u64()?,
@@ -250,6 +279,7 @@ impl FileRecord {
             content_type: fields.text()?,
             chunking: fields.text()?,
             sha256: fields.bytes()?.to_vec(),
+            metadata: if version == WITH_METADATA { fields.metadata()? } else { UserMetadata::default() },
         };
         fields.end()?;
         Ok(record)
@@ -275,7 +305,7 @@ impl SessionRecord {
                 root_crc: fields.u32()?,
                 stores: fields.stores()?,
                 name: fields.text()?,
-                file: FileRecord::decode(fields.bytes()?)?,
+                file: Box::new(FileRecord::decode(fields.bytes()?)?),
             },
             [2] => Self::Tombstoned,
             _ => return Err(damaged("session")),
@@ -349,6 +379,7 @@ mod tests {
             content_type: "text/plain".to_owned(),
             chunking: "fixed:64".to_owned(),
             sha256: vec![9; 32],
+            metadata: UserMetadata::default(),
         }
     }
 
@@ -361,7 +392,7 @@ mod tests {
             root_crc: 3,
             stores: stores.clone(),
             name: "a".to_owned(),
-            file: file(),
+            file: Box::new(file()),
         };
         assert_eq!(SessionRecord::decode(&session.encode()), Ok(session));
         assert_eq!(SessionRecord::decode(&SessionRecord::Tombstoned.encode()), Ok(SessionRecord::Tombstoned));
@@ -408,7 +439,25 @@ mod tests {
             assert!(FileRecord::decode(&bytes[..cut]).is_err());
         }
         let mut newer = bytes;
-        newer[0] = 2;
-        assert!(FileRecord::decode(&newer).unwrap_err().to_string().contains("version 2"));
+        newer[0] = 3;
+        assert!(FileRecord::decode(&newer).unwrap_err().to_string().contains("version 3"));
+    }
+
+    #[test]
+    fn a_file_without_metadata_is_what_it_was_before_there_was_metadata() {
+        let plain = file().encode();
+        assert_eq!(plain[0], 1);
+        let metadata = UserMetadata::new([("a", "1"), ("b", "")]).unwrap();
+        let noted = FileRecord { metadata, ..file() };
+        let bytes = noted.encode();
+        assert_eq!((bytes[0], &bytes[1..plain.len()]), (2, &plain[1..]));
+        assert_eq!(
+            hex::encode(&bytes[plain.len()..]),
+            "02000000010000006101000000310100000062".to_owned() + "00000000"
+        );
+        assert_eq!(FileRecord::decode(&bytes), Ok(noted));
+        for cut in 0..bytes.len() {
+            assert!(FileRecord::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
     }
 }

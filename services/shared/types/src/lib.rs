@@ -19,6 +19,7 @@ mod random;
 mod recipe;
 mod secret;
 mod tenant;
+mod user_metadata;
 
 pub use block_id::{BlockId, DedupKey};
 pub use caller::Caller;
@@ -34,3 +35,4 @@ pub use random::seed_identities;
 pub use recipe::{Entry, Leaf, RecipeError, Root, RootBuilder};
 pub use secret::{ClusterSecret, FrameKey, RpcKey, SecretError, TicketKey};
 pub use tenant::{Tenant, TenantError};
+pub use user_metadata::{UserMetadata, UserMetadataError};

@@ -20,6 +20,16 @@ pub const MAX_ROOT_ENTRIES: usize = 100;
 pub const MAX_RECIPE_DEPTH: u8 = 4;
 /// Bytes of a file name.
 pub const MAX_NAME_BYTES: usize = 1_024;
+/// Sessions of one question about the space that they use.
+pub const MAX_USAGE_SESSIONS: usize = 4_096;
+/// Entries that a user may note beside a file.
+pub const MAX_METADATA_ENTRIES: usize = 32;
+/// Bytes of a metadata key.
+pub const MAX_METADATA_KEY: usize = 64;
+/// Bytes of a metadata value.
+pub const MAX_METADATA_VALUE: usize = 1_024;
+/// Bytes of all metadata keys and values of a file together.
+pub const MAX_METADATA_BYTES: usize = 4 << 10;
 /// A known body of at most this size may travel in one unary call.
 pub const MAX_SMALL_BYTES: usize = 64 << 10;
 /// Tickets that one `BeginUpload` may hand out.

@@ -28,6 +28,7 @@ mod network;
 mod openapi;
 mod settings;
 mod smoke;
+mod space;
 mod start;
 mod stress;
 mod tenants;

@@ -124,6 +124,61 @@ async fn i3_i7_a_full_disk_takes_again_what_every_second_release_gave_back_five_
     }
 }
 
+/// Several clients fill while the background compacts: neither takes the room from under the other for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i7_clients_that_fill_beside_compaction_are_refused_only_when_the_disk_is_full() {
+    let engine = open(Arc::new(FaultyDisk::new()), 24 << 20);
+    let done = Arc::new(AtomicBool::new(false));
+    let background = {
+        let (engine, done) = (engine.clone(), done.clone());
+        spawn("compaction", async move {
+            while !done.load(Ordering::Relaxed) {
+                if engine.compact_step(Need::Short).await.unwrap() == CompactStep::Idle {
+                    tokio::task::yield_now().await;
+                }
+            }
+        })
+    };
+    let next = Arc::new(AtomicU64::new(0));
+    let mut held: Vec<u64> = Vec::new();
+    let mut full = 0;
+    for round in 0..6 {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (engine, next) = (engine.clone(), next.clone());
+                spawn("client", async move {
+                    let mut stored = Vec::new();
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        match store(&engine, n, 30_000 + 400 * (n % 100) as usize).await {
+                            Ok(()) => stored.push(n),
+                            Err(EngineError::Full { .. }) => return stored,
+                            Err(other) => panic!("{other}"),
+                        }
+                        engine.unpin(session(n));
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            held.extend(client.await.unwrap());
+        }
+        let bytes = engine.totals().unique_bytes;
+        println!("round {round}: {} held of {bytes} bytes", held.len());
+        full = full.max(bytes);
+        assert!(bytes * 10 >= full * 9, "round {round}: {bytes} bytes where {full} fit");
+        for n in held.extract_if(.., |n| *n % 2 == 0).collect::<Vec<_>>() {
+            engine.release(session(n)).await.unwrap();
+        }
+        let odd = held.len();
+        for n in held.drain(..odd / 4) {
+            engine.release(session(n)).await.unwrap();
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    background.await.unwrap();
+}
+
 #[tokio::test]
 async fn i7_a_full_disk_that_died_opens_and_recovers() {
     let faulty = FaultyDisk::new();

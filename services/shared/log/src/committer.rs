@@ -242,12 +242,12 @@ impl Committer {
     /// Whether a frame of these sums leaves the room that groups of this urgency leave to others. What the active
     /// file has left is lost when the frame goes to the next one, unless the file will be cut.
     fn admit(&self, sums: Sums, urgency: Urgency, into_active: bool) -> Result<(), LogError> {
-        let left = self.shared.options.left_by(urgency);
+        let (files, left) = self.shared.files.room_and_left(urgency);
         if left == 0 {
             return Ok(());
         }
         let active = self.active.as_ref().filter(|active| into_active || active.wastes_much());
-        let room = self.shared.files.room() + active.map_or(0, Active::free);
+        let room = files + active.map_or(0, Active::free);
         let footer = footer_bytes(sums.records, sums.key_bytes);
         let needed = sums.frame_bytes() + if into_active { 0 } else { BLOCK + footer };
         if room < needed + left {
@@ -339,6 +339,7 @@ impl Committer {
             groups: batch.len(),
             took: Duration::ZERO,
         };
+        let compacted = bytes_of_compaction(&batch, frame.disk_len);
         let written = active.file.handle.write_all_vectored_at(&frame.buffers, active.offset);
         let unsynced = batch.iter().all(|group| self.shared.sabotage.skips_sync(group.urgency));
         if self.shared.sabotage.acknowledges_early() {
@@ -364,7 +365,7 @@ impl Committer {
         self.last_seq = seq;
         self.shared.durable_seq.store(seq, Ordering::Release);
         // Before the callers are told: they look at once whether there is room for more.
-        self.publish_free();
+        self.shared.files.landed(active.free(), compacted);
         tell(batch, facts, &locations);
     }
 
@@ -381,6 +382,14 @@ impl Committer {
         let free = self.active.as_ref().map_or(0, Active::free);
         self.shared.files.set_active_free(free);
     }
+}
+
+/// What groups of compaction took of a frame: all of it when they are alone.
+fn bytes_of_compaction(batch: &[Group], disk_len: u64) -> u64 {
+    let ours = batch.iter().filter(|group| group.urgency == Urgency::Compaction);
+    let (count, bytes) =
+        ours.fold((0, 0), |(n, sum), group| (n + 1, sum + group.payload_bytes + group.key_bytes));
+    if count == batch.len() { disk_len } else { bytes as u64 }
 }
 
 fn tell(batch: Vec<Group>, frame: FrameFacts, locations: &[Location]) {

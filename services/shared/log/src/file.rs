@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::format::{BLOCK, FileHeader, file_name};
-use crate::log::{FileInfo, FileState, Options};
+use crate::log::{FileInfo, FileState, Options, Urgency};
 
 /// Recycled files that are kept for the next roll; more are removed.
 const MAX_SPARES: usize = 2;
@@ -42,6 +42,8 @@ struct Inner {
     active_free: u64,
     /// What the file that is being made will have; it is allocated, but not active yet.
     making: u64,
+    /// What groups of compaction took since the last [`Files::settle_compaction`], from their part of the reserve.
+    compacting: u64,
 }
 
 /// All files of one log.
@@ -84,10 +86,40 @@ impl Files {
         inner.next_id = inner.next_id.max(id.saturating_add(1));
     }
 
-    /// All that can still be appended, in the active file or in new ones.
-    pub(crate) fn free(&self) -> u64 {
+    /// What groups of this urgency can still append, in the active file or in new ones.
+    pub(crate) fn free(&self, urgency: Urgency) -> u64 {
         let inner = self.inner.lock();
-        self.room_of(&inner) + inner.active_free + inner.making
+        let room = self.room_of(&inner) + inner.active_free + inner.making;
+        room.saturating_sub(self.left_by(&inner, urgency))
+    }
+
+    /// Room for new files, and how much of all room a group of this urgency leaves to others.
+    pub(crate) fn room_and_left(&self, urgency: Urgency) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (self.room_of(&inner), self.left_by(&inner, urgency))
+    }
+
+    /// What compaction has taken so far is not kept for it a second time: others see the same room as before it began,
+    /// until its file is retired.
+    fn left_by(&self, inner: &Inner, urgency: Urgency) -> u64 {
+        let taken = inner.compacting.min(self.options.compaction_bytes);
+        match urgency {
+            Urgency::Normal => self.options.reserve_bytes.saturating_sub(taken),
+            Urgency::Urgent => self.options.compaction_bytes - taken,
+            Urgency::Compaction => 0,
+        }
+    }
+
+    /// A frame has landed: the active file has `free` left, and groups of compaction took `compacted` of it.
+    pub(crate) fn landed(&self, free: u64, compacted: u64) {
+        let mut inner = self.inner.lock();
+        inner.active_free = free;
+        inner.compacting += compacted;
+    }
+
+    /// What compaction took counts as taken from now on, and its whole reserve is kept again.
+    pub(crate) fn settle_compaction(&self) {
+        self.inner.lock().compacting = 0;
     }
 
     /// The active file, which may be a new one, has so much left.
@@ -96,11 +128,7 @@ impl Files {
         (inner.active_free, inner.making) = (free, 0);
     }
 
-    /// Room for new files in bytes, recycled ones among it. Who may take how much of it is the committer's matter.
-    pub(crate) fn room(&self) -> u64 {
-        self.room_of(&self.inner.lock())
-    }
-
+    /// Room for new files in bytes, recycled ones among it.
     fn room_of(&self, inner: &Inner) -> u64 {
         self.new_room(inner) + inner.spares.iter().map(|spare| spare.len).sum::<u64>()
     }

@@ -143,17 +143,6 @@ pub enum Urgency {
     Compaction,
 }
 
-impl Options {
-    /// Room that a group of this urgency leaves to others.
-    pub(crate) fn left_by(&self, urgency: Urgency) -> u64 {
-        match urgency {
-            Urgency::Normal => self.reserve_bytes,
-            Urgency::Urgent => self.compaction_bytes,
-            Urgency::Compaction => 0,
-        }
-    }
-}
-
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileState {
@@ -350,7 +339,13 @@ impl Log {
     /// Bytes that groups of this urgency could still append: the rest of the active file, recycled files and room for
     /// new ones, without what they leave to others.
     pub fn free_bytes(&self, urgency: Urgency) -> u64 {
-        self.shared.files.free().saturating_sub(self.shared.options.left_by(urgency))
+        self.shared.files.free(urgency)
+    }
+
+    /// The file that groups of compaction were copied out of is retired or given up: from now on the room that they
+    /// took is missed, and all of their reserve is kept again.
+    pub fn settle_compaction(&self) {
+        self.shared.files.settle_compaction();
     }
 
     /// Size of all files together.

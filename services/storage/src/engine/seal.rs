@@ -9,6 +9,7 @@ use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
 use tokio::sync::oneshot;
 
 use super::format::{KIND_REFSET, encode_refset, refset_key};
+use super::put::MAX_ROOM_TRIES;
 use super::state::{ORPHANS, RefSet, record_overhead};
 use super::{Engine, MAX_READ_TRIES, NewBlock, PutOutcome, SealOutcome, Shared};
 use crate::EngineError;
@@ -63,9 +64,8 @@ impl Engine {
         if bytes > self.group_bytes {
             return self.put_then_seal(session, part, ids, blocks).await;
         }
-        self.await_room(self.bytes_of_new(&blocks) + refset_footprint(ids.len())).await;
         for _ in 0..MAX_ROUNDS {
-            match self.step(session, part, &ids, &blocks)? {
+            match self.step_with_room(session, part, &ids, &blocks).await? {
                 Step::Answer(outcome) => return Ok(outcome),
                 Step::Known(set) => return self.compare(session, part, set, &ids, blocks.len()),
                 Step::Wait(landings) => {
@@ -122,6 +122,29 @@ impl Engine {
         }
     }
 
+    /// As [`Self::step`], again when others took the room that there was.
+    async fn step_with_room(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        ids: &[BlockId],
+        blocks: &[NewBlock],
+    ) -> Result<Step, EngineError> {
+        for _ in 0..MAX_ROOM_TRIES {
+            let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len());
+            let hope = self.await_room(needed).await;
+            match self.step(session, part, ids, blocks) {
+                Err(EngineError::Full { .. }) if hope => {}
+                Err(full @ EngineError::Full { .. }) => {
+                    self.counters.full.add(1);
+                    return Err(full);
+                }
+                other => return other,
+            }
+        }
+        Err(EngineError::Busy("others take the room that comes back"))
+    }
+
     /// One look under the lock. When everything is here it counts the references and hands the set to the log, so
     /// that from this moment on no release can free a block of it.
     fn step(
@@ -131,7 +154,7 @@ impl Engine {
         ids: &[BlockId],
         blocks: &[NewBlock],
     ) -> Result<Step, EngineError> {
-        let needed = blocks.iter().map(NewBlock::footprint).sum::<u64>() + refset_footprint(ids.len());
+        let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len());
         let room = self.make_room(needed);
         let mut shared = self.shared.lock();
         if let Some(set) = shared.state.refset(session, part) {

@@ -38,14 +38,18 @@ impl Engine {
         self.space().free >= needed + FRAME_SLACK + lost
     }
 
-    /// Compacts on behalf of a request for which there is no room, as long as it helps and within bounds.
-    pub(super) async fn await_room(&self, needed: u64) {
-        if needed == 0 || self.fits(needed) || self.read_only().is_some() {
-            return;
+    /// Compacts on behalf of a request for which there is no room, as long as it helps and within bounds. Answers
+    /// whether there is room now; others may take it first.
+    pub(super) async fn await_room(&self, needed: u64) -> bool {
+        if needed == 0 || self.fits(needed) {
+            return true;
+        }
+        if self.read_only().is_some() {
+            return false;
         }
         self.forget_orphans();
         self.reclaim();
-        self.compact_until(|| self.fits(needed)).await;
+        self.compact_until(|| self.fits(needed)).await
     }
 
     /// Succeeds when `needed` more bytes fit, after recycling what is dead if they do not fit at once.
@@ -63,7 +67,6 @@ impl Engine {
         if fits() {
             return Ok(());
         }
-        self.counters.full.add(1);
         Err(EngineError::Full { needed, free: self.space().free })
     }
 

@@ -120,19 +120,20 @@ impl Engine {
         Ok(step)
     }
 
-    /// Compacts until `done`, nothing is to be won, or one caller has done enough.
-    pub(super) async fn compact_until(&self, done: impl Fn() -> bool) {
+    /// Compacts until `done`. Answers false when nothing is to be won, or one caller has done enough.
+    pub(super) async fn compact_until(&self, done: impl Fn() -> bool) -> bool {
         let mut emptied = 0;
         for _ in 0..MAX_STEPS {
-            if done() || emptied >= MAX_EMPTIED {
-                return;
+            if done() {
+                return true;
             }
             match self.compact_step(Need::Now).await {
                 Ok(CompactStep::Moved(_)) => {}
-                Ok(CompactStep::Emptied) => emptied += 1,
-                Ok(CompactStep::Idle) | Err(_) => return,
+                Ok(CompactStep::Emptied) if emptied < MAX_EMPTIED => emptied += 1,
+                Ok(CompactStep::Emptied | CompactStep::Idle) | Err(_) => return done(),
             }
         }
+        false
     }
 
     /// How far compaction is.
@@ -151,6 +152,7 @@ impl Engine {
         }
         for _ in 0..MAX_TRIES {
             self.reclaim();
+            self.log.settle_compaction();
             let file = self.choose(cleaning, need)?;
             let log = self.log.clone();
             let directory = cstore_node::blocking(move || log.directory(file)).await.ok()?;
@@ -195,6 +197,7 @@ impl Engine {
     /// All that could move has moved. What is left is damaged, or a seal or release holds it and it may move later.
     fn finish(&self, cleaning: &mut Cleaning, victim: &Victim) -> CompactStep {
         self.reclaim();
+        self.log.settle_compaction();
         if !self.log.files().iter().any(|file| file.id == victim.file) {
             self.counters.compacted_files.add(1);
             return CompactStep::Emptied;

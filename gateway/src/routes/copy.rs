@@ -123,7 +123,9 @@ struct Asked {
 async fn asked(app: &App, from: FileName, request: Request) -> Result<Asked, ApiError> {
     Query::only(request.uri().query(), &[])?;
     let etag = condition::etag_of_source(request.headers())?;
-    let body = Incoming::new(request.into_body(), app.config.idle_timeout).whole(MAX_BODY).await?;
+    let body = Incoming::new(request.into_body(), app.config.idle_timeout, app.config.min_rate)
+        .whole(MAX_BODY)
+        .await?;
     let target: Target = serde_json::from_slice(&body).map_err(|error| {
         ApiError::invalid(format!("the body must be {{\"to\": name, \"overwrite\": false}}: {error}"))
     })?;

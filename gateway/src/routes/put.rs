@@ -53,7 +53,7 @@ pub(crate) async fn put(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let mut body = Incoming::new(body, app.config.idle_timeout);
+    let mut body = Incoming::new(body, app.config.idle_timeout, app.config.min_rate);
     let stored = match plan(access.tenant.clone(), &head.uri, &head.headers, at_most) {
         Ok(write) => upload::store(&app, &write, &mut body).await,
         Err(error) => Err(error),

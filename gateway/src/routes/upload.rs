@@ -65,7 +65,7 @@ pub(crate) async fn upload(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let body = Incoming::new(body, app.config.idle_timeout);
+    let body = Incoming::new(body, app.config.idle_timeout, app.config.min_rate);
     let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut form = Multipart::new(kind, body)?;
     match store(&app, &access.tenant, &head, at_most, &mut form).await {

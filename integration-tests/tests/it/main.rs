@@ -12,6 +12,7 @@ mod bad_input;
 mod chart;
 mod compose;
 mod credentials;
+mod crowd;
 mod doors;
 mod drain;
 mod files;

@@ -22,8 +22,9 @@ fn what_the_description_says_is_what_the_gateway_answers() {
     for name in ["docs/a.txt", "docs/b.txt"] {
         assert_eq!(cluster.ask("PUT", &format!("/api/files/{name}"), b"described").status, 201);
     }
-    let seed =
-        std::env::vars().find(|(key, _)| key == "CSTORE_SEED").map_or(SEED.to_owned(), |(_, seed)| seed);
+    let seed = std::env::vars()
+        .find(|(key, _)| key == "CSTORE_SEED")
+        .map_or_else(|| SEED.to_owned(), |(_, seed)| seed);
     println!("seed {seed}");
     // The one bound that schemathesis has not.
     let mut command = Command::new("timeout");

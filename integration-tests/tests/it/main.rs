@@ -30,6 +30,7 @@ mod openapi;
 mod prototype;
 mod settings;
 mod smoke;
+mod space;
 mod start;
 mod stress;
 mod tenants;

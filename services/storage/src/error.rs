@@ -101,6 +101,14 @@ pub enum OpenError {
         /// Bytes on the disk.
         allocated: u64,
     },
+    /// FS_SIZE is too small for any disk.
+    #[error("FS_SIZE is {wanted} bytes, a disk needs at least {least}")]
+    Capacity {
+        /// FS_SIZE.
+        wanted: u64,
+        /// Bytes of the smallest disk.
+        least: u64,
+    },
     /// The log did not open.
     #[error("segments of the disk: {0}")]
     Log(String),

@@ -1,10 +1,12 @@
 //! The storage node: one virtual disk of fixed capacity behind the framed protocol.
 //!
 //! * [`engine`]: blocks, reference sets, space. Knows no socket.
+//! * `cleaner`: compaction in the background.
 //! * `server`: the frames of `cstore-wire` on top of it.
 //! * `membership`: register, heartbeat, releases; a gRPC client of the master, nothing dials this node but workers.
 //! * [`inspect`](fn@inspect): what lies on a disk, for people.
 
+mod cleaner;
 mod config;
 pub mod engine;
 mod error;

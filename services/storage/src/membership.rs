@@ -142,8 +142,10 @@ impl Member {
     }
 
     async fn release(&mut self, releases: &[Bytes]) {
-        for session in releases.iter().filter_map(|raw| SessionId::try_from(&raw[..]).ok()) {
-            match self.engine.release(session).await {
+        let sessions: Vec<SessionId> =
+            releases.iter().filter_map(|raw| SessionId::try_from(&raw[..]).ok()).collect();
+        for (session, result) in self.engine.release_all(&sessions).await {
+            match result {
                 Ok(()) => {
                     self.confirmed.remove(&session);
                     self.released.insert(session);

@@ -84,7 +84,8 @@ fn as_gauge(value: u64) -> ConstGauge<i64> {
 impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (totals, space, counters) = (self.0.totals(), self.0.space(), self.0.counters());
-        let gauges: [(&str, &str, Option<&Unit>, u64); 7] = [
+        let compaction = self.0.compaction();
+        let gauges: [(&str, &str, Option<&Unit>, u64); 9] = [
             ("storage_capacity", "FS_SIZE", Some(&Unit::Bytes), space.capacity),
             ("storage_free", "what new blocks could still take", Some(&Unit::Bytes), space.free),
             ("storage_allocated", "size of all segment files", Some(&Unit::Bytes), space.allocated),
@@ -96,13 +97,25 @@ impl Collector for EngineMetrics {
                 totals.physical_bytes,
             ),
             ("storage_live_blocks", "distinct live blocks", None, totals.blocks),
+            (
+                "storage_dead",
+                "bytes of complete segments in which nothing is needed",
+                Some(&Unit::Bytes),
+                compaction.dead_bytes,
+            ),
+            (
+                "storage_pinned_files",
+                "segments that damage keeps from being emptied",
+                None,
+                compaction.pinned_files,
+            ),
             ("storage_read_only", "1 after a failed write", None, self.0.read_only().is_some().into()),
         ];
         for (name, help, unit, value) in gauges {
             let gauge = as_gauge(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
         }
-        let counts: [(&str, &str, u64); 11] = [
+        let counts: [(&str, &str, u64); 15] = [
             ("storage_log_frames", "group commits of this disk, one sync each", self.0.seal_seq().0),
             ("storage_stored_blocks", "blocks written", counters.stored_blocks.get()),
             ("storage_stored_bytes", "payload bytes written", counters.stored_bytes.get()),
@@ -114,6 +127,14 @@ impl Collector for EngineMetrics {
             ("storage_damaged_blocks", "blocks that failed verification", counters.damaged_blocks.get()),
             ("storage_full", "requests refused because the disk is full", counters.full.get()),
             ("storage_retired_files", "segment files retired", counters.retired_files.get()),
+            ("storage_compacted_files", "segments that compaction emptied", counters.compacted_files.get()),
+            ("storage_moved_records", "records that compaction moved", counters.moved_records.get()),
+            ("storage_moved_bytes", "their payload bytes", counters.moved_bytes.get()),
+            (
+                "storage_damaged_sets",
+                "damaged reference sets that compaction met",
+                counters.damaged_sets.get(),
+            ),
         ];
         for (name, help, value) in counts {
             let counter = ConstCounter::new(value);

@@ -1,7 +1,7 @@
 //! A storage node from start to stop.
 //!
 //! peek at the disk ─▶ register at the master (waits for it) ─▶ open the disk with the cluster's identity ─▶ serve
-//! frames, send heartbeats ─▶ at shutdown: stop accepting, finish requests, close the disk
+//! frames, send heartbeats, compact ─▶ at shutdown: stop accepting, finish requests, close the disk
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +102,7 @@ pub async fn run_over(
         fresh_start: config.fresh_start,
         erase: config.erase,
         sabotage: cstore_log::Sabotage::None,
+        flaw: crate::engine::Flaw::None,
     };
     let opening = {
         let (path, identity) = (path.clone(), identity.clone());
@@ -116,8 +117,10 @@ pub async fn run_over(
 
     let member = Member::new(config.clone(), addr, engine.clone(), master, readiness.clone());
     let heartbeats = spawn("heartbeats", member.run(interval, shutdown.clone()));
+    let cleaner = spawn("compaction", crate::cleaner::run(engine.clone(), shutdown.clone()));
     serve(&config, &secret, &identity, (&engine, frame_metrics), incoming, &shutdown).await;
     let _ = heartbeats.await;
+    let _ = cleaner.await;
     let closing = engine.clone();
     cstore_node::blocking(move || closing.close())
         .await

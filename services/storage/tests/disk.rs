@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, RealDisk, Sabotage};
-use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Identity, NewBlock, PutOutcome, SealOutcome};
+use cstore_storage::engine::{
+    BlockKind, DiskOptions, Engine, Flaw, Identity, NewBlock, PutOutcome, SealOutcome,
+};
 use cstore_storage::{EngineError, OpenError};
 use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 
@@ -20,7 +22,14 @@ fn identity() -> Identity {
 }
 
 fn options(capacity: u64) -> DiskOptions {
-    DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None, sabotage: Sabotage::None }
+    DiskOptions {
+        capacity,
+        block_size: 65_536,
+        fresh_start: false,
+        erase: None,
+        sabotage: Sabotage::None,
+        flaw: Flaw::None,
+    }
 }
 
 fn memory() -> Arc<dyn Disk> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
-use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Identity, NewBlock, SealOutcome};
+use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Flaw, Identity, NewBlock, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
 use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 
@@ -23,7 +23,14 @@ fn identity() -> Identity {
 }
 
 fn options(capacity: u64) -> DiskOptions {
-    DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None, sabotage: Sabotage::None }
+    DiskOptions {
+        capacity,
+        block_size: 65_536,
+        fresh_start: false,
+        erase: None,
+        sabotage: Sabotage::None,
+        flaw: Flaw::None,
+    }
 }
 
 fn open(disk: &FaultyDisk, capacity: u64) -> Result<Engine, OpenError> {

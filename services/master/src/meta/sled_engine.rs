@@ -258,6 +258,7 @@ fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> 
         file_bytes: options.file_bytes,
         max_bytes: options.max_log_bytes,
         reserve_bytes: (options.max_log_bytes / 8).min(64 << 20),
+        compaction_bytes: 0,
         max_frame_bytes: 8 << 20,
         max_queue_bytes: 64 << 20,
     })

@@ -130,6 +130,11 @@ impl Active {
         self.offset + sums.frame_bytes() + footer <= self.file.info.lock().size
     }
 
+    /// Whether so much is left that the file is cut when it is sealed.
+    fn wastes_much(&self) -> bool {
+        self.free() > self.file.info.lock().size / 16
+    }
+
     fn free(&self) -> u64 {
         let footer = footer_bytes(self.entries.len(), self.key_bytes);
         self.file.info.lock().size.saturating_sub(self.offset + footer)
@@ -213,8 +218,10 @@ impl Committer {
     fn prepare(&mut self, groups: &VecDeque<Group>) -> Result<usize, LogError> {
         let Some(first) = groups.front() else { return Ok(0) };
         let alone = Sums::default().with(first);
-        if !self.active.as_ref().is_some_and(|active| active.fits(alone)) {
-            self.roll(alone, first.urgency)?;
+        let fits = self.active.as_ref().is_some_and(|active| active.fits(alone));
+        self.admit(alone, first.urgency, fits)?;
+        if !fits {
+            self.roll(alone)?;
         }
         let Some(active) = &self.active else { return Ok(0) };
         let mut sums = Sums::default();
@@ -222,7 +229,8 @@ impl Committer {
         for group in groups {
             let next = sums.with(group);
             let small = next.frame_bytes() <= self.shared.options.max_frame_bytes as u64;
-            if count > 0 && !(small && active.fits(next)) {
+            let fits = small && active.fits(next) && self.admit(next, group.urgency, true).is_ok();
+            if count > 0 && !fits {
                 break;
             }
             sums = next;
@@ -231,25 +239,46 @@ impl Committer {
         Ok(count)
     }
 
+    /// Whether a frame of these sums leaves the room that groups of this urgency leave to others. What the active
+    /// file has left is lost when the frame goes to the next one, unless the file will be cut.
+    fn admit(&self, sums: Sums, urgency: Urgency, into_active: bool) -> Result<(), LogError> {
+        let (files, left) = self.shared.files.room_and_left(urgency);
+        if left == 0 {
+            return Ok(());
+        }
+        let active = self.active.as_ref().filter(|active| into_active || active.wastes_much());
+        let room = files + active.map_or(0, Active::free);
+        let footer = footer_bytes(sums.records, sums.key_bytes);
+        let needed = sums.frame_bytes() + if into_active { 0 } else { BLOCK + footer };
+        if room < needed + left {
+            return Err(LogError::Full { needed, free: room.saturating_sub(left) });
+        }
+        Ok(())
+    }
+
     /// Goes to the next file. The old one is sealed only when the new one is there, so that a full disk goes on
     /// taking small groups.
-    fn roll(&mut self, first: Sums, urgency: Urgency) -> Result<(), LogError> {
+    fn roll(&mut self, first: Sums) -> Result<(), LogError> {
         let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
-        let file = self.shared.files.acquire(needed, urgency, self.durable_seq())?;
+        let file = self.shared.files.acquire(needed, self.durable_seq())?;
+        let next = Active::new(file);
+        // What the old one has left counts no more: its end is given back when it is cut, or lost.
+        self.shared.files.set_active_free(next.free());
         if let Err(error) = self.seal() {
             self.poison(error.to_string());
             return Err(error);
         }
-        self.active = Some(Active::new(file));
+        self.active = Some(next);
         Ok(())
     }
 
     /// Ends the active file with a synced footer. Synced, because the file after it may be retired one day, and then
-    /// nothing else would prove that this one is complete. A file that is mostly empty is cut behind its footer.
+    /// nothing else would prove that this one is complete. A file that has much left is cut behind its footer; one that
+    /// keeps its standard size can be recycled.
     fn seal(&mut self) -> Result<(), LogError> {
         let Some(active) = self.active.take() else { return Ok(()) };
         let size = active.file.info.lock().size;
-        if active.offset < size / 2 {
+        if active.wastes_much() {
             return self.cut(&active);
         }
         let footer = footer_bytes(active.entries.len(), active.key_bytes);
@@ -310,15 +339,21 @@ impl Committer {
             groups: batch.len(),
             took: Duration::ZERO,
         };
+        let compacted = bytes_of_compaction(&batch, frame.disk_len);
         let written = active.file.handle.write_all_vectored_at(&frame.buffers, active.offset);
+        let unsynced = batch.iter().all(|group| self.shared.sabotage.skips_sync(group.urgency));
         if self.shared.sabotage.acknowledges_early() {
             self.last_seq = seq;
             active.advance(seq, frame.entries, frame.disk_len);
+            self.publish_free();
             tell(batch, facts, &locations);
+            let Some(active) = &self.active else { return };
             let _ = active.file.handle.sync_data();
             return;
         }
-        if let Err(error) = written.and_then(|()| active.file.handle.sync_data()) {
+        if let Err(error) =
+            written.and_then(|()| if unsynced { Ok(()) } else { active.file.handle.sync_data() })
+        {
             let why = error.to_string();
             self.poison(why.clone());
             batch.into_iter().for_each(|group| group.fail(LogError::Poisoned(why.clone())));
@@ -329,6 +364,8 @@ impl Committer {
         active.advance(seq, frame.entries, frame.disk_len);
         self.last_seq = seq;
         self.shared.durable_seq.store(seq, Ordering::Release);
+        // Before the callers are told: they look at once whether there is room for more.
+        self.shared.files.landed(active.free(), compacted);
         tell(batch, facts, &locations);
     }
 
@@ -343,8 +380,16 @@ impl Committer {
 
     pub(crate) fn publish_free(&self) {
         let free = self.active.as_ref().map_or(0, Active::free);
-        self.shared.active_free.store(free, Ordering::Relaxed);
+        self.shared.files.set_active_free(free);
     }
+}
+
+/// What groups of compaction took of a frame: all of it when they are alone.
+fn bytes_of_compaction(batch: &[Group], disk_len: u64) -> u64 {
+    let ours = batch.iter().filter(|group| group.urgency == Urgency::Compaction);
+    let (count, bytes) =
+        ours.fold((0, 0), |(n, sum), group| (n + 1, sum + group.payload_bytes + group.key_bytes));
+    if count == batch.len() { disk_len } else { bytes as u64 }
 }
 
 fn tell(batch: Vec<Group>, frame: FrameFacts, locations: &[Location]) {

@@ -38,6 +38,12 @@ struct Inner {
     spares: Vec<Spare>,
     next_id: u32,
     allocated: u64,
+    /// What the active file has left.
+    active_free: u64,
+    /// What the file that is being made will have; it is allocated, but not active yet.
+    making: u64,
+    /// What groups of compaction took since the last [`Files::settle_compaction`], from their part of the reserve.
+    compacting: u64,
 }
 
 /// All files of one log.
@@ -80,43 +86,99 @@ impl Files {
         inner.next_id = inner.next_id.max(id.saturating_add(1));
     }
 
-    /// Room for new files in bytes.
-    pub(crate) fn room(&self, urgency: Urgency) -> u64 {
+    /// What groups of this urgency can still append, in the active file or in new ones.
+    pub(crate) fn free(&self, urgency: Urgency) -> u64 {
         let inner = self.inner.lock();
-        let spares: u64 = inner.spares.iter().map(|spare| spare.len).sum();
-        self.new_room(&inner, urgency) + spares
+        let room = self.room_of(&inner) + inner.active_free + inner.making;
+        room.saturating_sub(self.left_by(&inner, urgency))
     }
 
-    fn new_room(&self, inner: &Inner, urgency: Urgency) -> u64 {
-        let reserve = match urgency {
-            Urgency::Normal => self.options.reserve_bytes,
-            Urgency::Urgent => 0,
-        };
-        self.options.max_bytes.saturating_sub(inner.allocated).saturating_sub(reserve) / BLOCK * BLOCK
+    /// Room for new files, and how much of all room a group of this urgency leaves to others.
+    pub(crate) fn room_and_left(&self, urgency: Urgency) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (self.room_of(&inner), self.left_by(&inner, urgency))
+    }
+
+    /// What compaction has taken so far is not kept for it a second time: others see the same room as before it began,
+    /// until its file is retired.
+    fn left_by(&self, inner: &Inner, urgency: Urgency) -> u64 {
+        let taken = inner.compacting.min(self.options.compaction_bytes);
+        match urgency {
+            Urgency::Normal => self.options.reserve_bytes.saturating_sub(taken),
+            Urgency::Urgent => self.options.compaction_bytes - taken,
+            Urgency::Compaction => 0,
+        }
+    }
+
+    /// A frame has landed: the active file has `free` left, and groups of compaction took `compacted` of it.
+    pub(crate) fn landed(&self, free: u64, compacted: u64) {
+        let mut inner = self.inner.lock();
+        inner.active_free = free;
+        inner.compacting += compacted;
+    }
+
+    /// What compaction took counts as taken from now on, and its whole reserve is kept again.
+    pub(crate) fn settle_compaction(&self) {
+        self.inner.lock().compacting = 0;
+    }
+
+    /// The active file, which may be a new one, has so much left.
+    pub(crate) fn set_active_free(&self, free: u64) {
+        let mut inner = self.inner.lock();
+        (inner.active_free, inner.making) = (free, 0);
+    }
+
+    /// Room for new files in bytes, recycled ones among it.
+    fn room_of(&self, inner: &Inner) -> u64 {
+        self.new_room(inner) + inner.spares.iter().map(|spare| spare.len).sum::<u64>()
+    }
+
+    fn new_room(&self, inner: &Inner) -> u64 {
+        self.options.max_bytes.saturating_sub(inner.allocated) / BLOCK * BLOCK
     }
 
     /// A durable new file with room for `needed` bytes: a recycled one first, else a new one.
-    pub(crate) fn acquire(
-        &self,
-        needed: u64,
-        urgency: Urgency,
-        durable_seq: u64,
-    ) -> Result<Arc<LogFile>, LogError> {
+    pub(crate) fn acquire(&self, needed: u64, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
         let (id, spare) = {
             let mut inner = self.inner.lock();
-            let id = inner.next_id;
-            inner.next_id = id.checked_add(1).ok_or(LogError::NoFile(id))?;
+            let id = next_id(&mut inner)?;
             let fits = inner.spares.iter().position(|spare| spare.len >= needed);
-            (id, fits.map(|at| inner.spares.swap_remove(at)))
+            let spare = fits.map(|at| inner.spares.swap_remove(at));
+            inner.making = spare.as_ref().map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
+            (id, spare)
         };
         let (handle, size) = match spare {
             Some(spare) => self.reuse(id, spare, durable_seq)?,
-            None => self.create(id, needed, urgency, durable_seq)?,
+            None => self.create(id, self.grant(needed)?, durable_seq)?,
         };
+        Ok(self.insert(id, handle, size))
+    }
+
+    /// As [`Self::acquire`] at recovery, when the files that are there take `others` bytes and are not counted yet.
+    /// What is copied was in one of them, so it is not refused; it only takes no more than it needs on a full disk.
+    pub(crate) fn acquire_for_copy(
+        &self,
+        needed: u64,
+        others: u64,
+        durable_seq: u64,
+    ) -> Result<Arc<LogFile>, LogError> {
+        let (id, size) = {
+            let mut inner = self.inner.lock();
+            let id = next_id(&mut inner)?;
+            let room = self.options.max_bytes.saturating_sub(others) / BLOCK * BLOCK;
+            let size = needed.max(self.options.file_bytes.min(room));
+            inner.allocated += size;
+            (id, size)
+        };
+        let (handle, size) = self.create(id, size, durable_seq)?;
+        Ok(self.insert(id, handle, size))
+    }
+
+    fn insert(&self, id: u32, handle: Arc<dyn DiskFile>, size: u64) -> Arc<LogFile> {
         let info = FileInfo { id, size, used: BLOCK, records: 0, state: FileState::Active, seqs: None };
         let file = Arc::new(LogFile { id, handle, info: Mutex::new(info) });
         self.inner.lock().files.insert(id, file.clone());
-        Ok(file)
+        file
     }
 
     fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> Bytes {
@@ -134,20 +196,14 @@ impl Files {
         Ok((handle, spare.len))
     }
 
-    fn create(
-        &self,
-        id: u32,
-        needed: u64,
-        urgency: Urgency,
-        durable_seq: u64,
-    ) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
-        let size = self.grant(needed, urgency)?;
+    /// Makes a file of `size` bytes that were granted.
+    fn create(&self, id: u32, size: u64, durable_seq: u64) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
         let undo = |error: io::Error| {
             self.inner.lock().allocated -= size;
             let _ = self.disk.remove(&unfinished_name(id));
             match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    LogError::Full { needed, free: 0 }
+                    LogError::Full { needed: size, free: 0 }
                 }
                 _ => LogError::Io { doing: "create log file", why: error.to_string() },
             }
@@ -164,18 +220,19 @@ impl Files {
     }
 
     /// Decides the size of a new file and counts it. Spares that are too small make room for it.
-    fn grant(&self, needed: u64, urgency: Urgency) -> Result<u64, LogError> {
+    fn grant(&self, needed: u64) -> Result<u64, LogError> {
         let mut inner = self.inner.lock();
-        while self.new_room(&inner, urgency) < needed {
-            let free = self.new_room(&inner, urgency);
+        while self.new_room(&inner) < needed {
+            let free = self.new_room(&inner);
             let Some(spare) = inner.spares.pop() else { return Err(LogError::Full { needed, free }) };
             self.disk.remove(&spare.name).map_err(LogError::io("remove spare log file"))?;
             inner.allocated -= spare.len;
         }
         // A file made for one large group has room for the small ones that follow it.
         let wanted = self.options.file_bytes.max(needed + SLACK);
-        let size = needed.max(wanted.min(self.new_room(&inner, urgency)));
+        let size = needed.max(wanted.min(self.new_room(&inner)));
         inner.allocated += size;
+        inner.making = size.saturating_sub(2 * BLOCK);
         Ok(size)
     }
 
@@ -216,6 +273,12 @@ impl Files {
         }
         Ok(())
     }
+}
+
+fn next_id(inner: &mut Inner) -> Result<u32, LogError> {
+    let id = inner.next_id;
+    inner.next_id = id.checked_add(1).ok_or(LogError::NoFile(id))?;
+    Ok(id)
 }
 
 fn unfinished_name(id: u32) -> String {

@@ -38,4 +38,4 @@ pub use log::{
     Committed, Done, FileInfo, FileState, FrameFacts, Location, Log, Observer, Options, Record, Sabotage,
     Urgency,
 };
-pub use recovery::{RecoveredRecord, RecoveryReport};
+pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};

@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::error::LogError;
 use crate::file::Files;
 use crate::format::{FIRST_OWN_KIND, MAX_FRAME, MAX_KEY};
-use crate::recovery::{self, RecoveredRecord, RecoveryReport};
+use crate::recovery::{self, DirectoryEntry, RecoveredRecord, RecoveryReport};
 
 /// How a log is laid out and bounded.
 #[derive(Debug, Clone)]
@@ -24,8 +24,10 @@ pub struct Options {
     pub file_bytes: u64,
     /// Bound of all files together.
     pub max_bytes: u64,
-    /// Part of it that only urgent groups may use for new files.
+    /// Room that normal groups leave, wherever it lies: in the active file, in recycled ones or in new ones.
     pub reserve_bytes: u64,
+    /// The part of the reserve that urgent groups leave too: only compaction may use it.
+    pub compaction_bytes: u64,
     /// A frame takes groups up to this many bytes (at least one group).
     pub max_frame_bytes: usize,
     /// Bytes that may wait for the disk.
@@ -44,6 +46,9 @@ pub enum Sabotage {
     /// Callers are told before the sync.
     #[cfg(feature = "faulty")]
     AcknowledgeBeforeSync,
+    /// Groups of compaction are told without any sync.
+    #[cfg(feature = "faulty")]
+    SkipCompactionSync,
 }
 
 impl Sabotage {
@@ -59,6 +64,17 @@ impl Sabotage {
         return self == Self::AcknowledgeBeforeSync;
         #[cfg(not(feature = "faulty"))]
         false
+    }
+
+    /// Whether a frame of groups of this urgency is not synced.
+    pub(crate) fn skips_sync(self, urgency: Urgency) -> bool {
+        #[cfg(feature = "faulty")]
+        return self == Self::SkipCompactionSync && urgency == Urgency::Compaction;
+        #[cfg(not(feature = "faulty"))]
+        {
+            let _ = urgency;
+            false
+        }
     }
 }
 
@@ -123,6 +139,8 @@ pub enum Urgency {
     Normal,
     /// What makes room, or must work on a full disk.
     Urgent,
+    /// What is copied out of a file so that it can be retired: it may take all that is left, because more comes back.
+    Compaction,
 }
 
 /// What a file is.
@@ -163,8 +181,6 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     /// Highest frame_seq whose sync has returned.
     pub(crate) durable_seq: AtomicU64,
-    /// Bytes that still fit the active file.
-    pub(crate) active_free: AtomicU64,
     pub(crate) poisoned: Mutex<Option<String>>,
     pub(crate) observer: Observed,
 }
@@ -237,7 +253,6 @@ impl Log {
             queue: Mutex::new(Queue::default()),
             wake: Condvar::new(),
             durable_seq: AtomicU64::new(recovered.report.last_seq),
-            active_free: AtomicU64::new(0),
             poisoned: Mutex::new(None),
             observer: Observed::default(),
         });
@@ -312,9 +327,25 @@ impl Log {
         self.shared.files.retire(file)
     }
 
-    /// Bytes that could still be appended: the rest of the active file, recycled files and room for new ones.
+    /// What lies in a file that is not active, in the order of the log. A file that was sealed is asked through its
+    /// footer, one that was cut is read whole. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`LogError::NoFile`] when it is not there or active, `Corrupt`, `Io`.
+    pub fn directory(&self, file: u32) -> Result<Vec<DirectoryEntry>, LogError> {
+        recovery::directory(&*self.shared.files.get(file)?, &self.shared.options)
+    }
+
+    /// Bytes that groups of this urgency could still append: the rest of the active file, recycled files and room for
+    /// new ones, without what they leave to others.
     pub fn free_bytes(&self, urgency: Urgency) -> u64 {
-        self.shared.active_free.load(Ordering::Relaxed) + self.shared.files.room(urgency)
+        self.shared.files.free(urgency)
+    }
+
+    /// The file that groups of compaction were copied out of is retired or given up: from now on the room that they
+    /// took is missed, and all of their reserve is kept again.
+    pub fn settle_compaction(&self) {
+        self.shared.files.settle_compaction();
     }
 
     /// Size of all files together.

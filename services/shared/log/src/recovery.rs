@@ -19,12 +19,12 @@ use bytes::Bytes;
 use crate::committer::Active;
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
-use crate::file::{Files, is_leftover};
+use crate::file::{Files, LogFile, is_leftover};
 use crate::format::{
     BLOCK, Entry, FRAME_HEADER, FileHeader, FrameHeader, FramePlace, KIND_SUPERSEDES, Seed, decode_directory,
     decode_trailer, encode_frame, footer_bytes, frame_bytes, parse_file_name,
 };
-use crate::log::{FileInfo, FileState, Location, Options, Sabotage, Urgency};
+use crate::log::{FileInfo, FileState, Location, Options, Sabotage};
 
 /// Bytes read at once when a crashed file is searched for frames behind its valid end.
 const SCAN_BYTES: usize = 1 << 20;
@@ -83,6 +83,17 @@ struct Found {
     frames: Vec<Frame>,
 }
 
+impl Found {
+    /// Bytes that it has after [`settle`].
+    fn settled_size(&self) -> u64 {
+        match (self.frames.is_empty(), self.sealed) {
+            (true, _) => 0,
+            (false, true) => self.len,
+            (false, false) => self.end,
+        }
+    }
+}
+
 /// A valid frame.
 #[derive(Debug)]
 struct Frame {
@@ -117,7 +128,8 @@ pub(crate) fn recover(
     if let Some((handle, frame)) = take_tail(&mut found, proven, &superseded, sabotage)? {
         report.last_seq += 1;
         report.copied_frames = 1;
-        let copy = copy_frame(files, options, &handle, &frame, (report.last_seq, proven))?;
+        let others = found.iter().map(Found::settled_size).sum();
+        let copy = copy_frame(files, options, (&handle, &frame), others, (report.last_seq, proven))?;
         copied = Some((
             copy.file.id,
             Frame { seq: report.last_seq, start: BLOCK, entries: copy.entries().to_vec() },
@@ -195,12 +207,58 @@ fn read_file(
         durable_seq: header.durable_seq,
         frames: Vec::new(),
     };
-    let seed = Seed::new(&options.owner, id);
-    if !read_footer(&mut file, seed)? {
-        walk(&mut file, seed)?;
+    if !read_frames(&mut file, options)? {
         report.walked_bytes += file.end;
     }
     Ok(file)
+}
+
+/// Answers whether a footer told it all.
+fn read_frames(file: &mut Found, options: &Options) -> Result<bool, LogError> {
+    let seed = Seed::new(&options.owner, file.id);
+    let sealed = read_footer(file, seed)?;
+    if !sealed {
+        walk(file, seed)?;
+    }
+    Ok(sealed)
+}
+
+/// A record of one file, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    /// As it was appended.
+    pub kind: u8,
+    /// As it was appended.
+    pub key: Bytes,
+    /// Where its payload lies.
+    pub location: Location,
+}
+
+/// The records of a file that is complete, in the order of the log.
+pub(crate) fn directory(file: &LogFile, options: &Options) -> Result<Vec<DirectoryEntry>, LogError> {
+    let info = file.info.lock().clone();
+    if info.state == FileState::Active {
+        return Err(LogError::NoFile(file.id));
+    }
+    let mut found = Found {
+        id: file.id,
+        handle: file.handle.clone(),
+        len: info.size,
+        end: BLOCK,
+        sealed: false,
+        crashed: false,
+        closed: false,
+        footer: None,
+        durable_seq: 0,
+        frames: Vec::new(),
+    };
+    read_frames(&mut found, options)?;
+    let entry = |entry: Entry| {
+        let location = Location { file: file.id, offset: entry.offset, len: entry.len };
+        DirectoryEntry { kind: entry.kind, key: entry.key, location }
+    };
+    let entries = found.frames.into_iter().flat_map(|frame| frame.entries);
+    Ok(entries.filter(|entry| entry.kind != KIND_SUPERSEDES).map(entry).collect())
 }
 
 /// Reads a sealed file through its footer. Answers false when it has none.
@@ -351,12 +409,12 @@ fn take_tail(
 }
 
 /// Writes the records of an unproven frame into a new file, with a record that supersedes it, and syncs them. The
-/// new frame is `seqs` = (its sequence, the highest proven one).
+/// new frame is `seqs` = (its sequence, the highest proven one); all other files will take `others` bytes.
 fn copy_frame(
     files: &Files,
     options: &Options,
-    handle: &Arc<dyn DiskFile>,
-    frame: &Frame,
+    (handle, frame): (&Arc<dyn DiskFile>, &Frame),
+    others: u64,
     seqs: (u64, u64),
 ) -> Result<Active, LogError> {
     let mut records: Vec<(u8, Bytes, Bytes)> = Vec::with_capacity(frame.entries.len() + 1);
@@ -370,7 +428,7 @@ fn copy_frame(
     let needed =
         BLOCK + frame_bytes(records.len(), key_bytes, payload_bytes) + footer_bytes(records.len(), key_bytes);
     let (seq, durable_seq) = seqs;
-    let file = files.acquire(needed, Urgency::Urgent, durable_seq)?;
+    let file = files.acquire_for_copy(needed, others, durable_seq)?;
     let place = FramePlace { file: file.id, offset: BLOCK, seq, durable_seq };
     let views = records.iter().map(|(kind, key, payload)| (*kind, key, payload));
     let encoded = encode_frame(Seed::new(&options.owner, file.id), place, views);

@@ -26,6 +26,7 @@ fn options() -> Options {
         file_bytes: 64 << 10,
         max_bytes: 2 << 20,
         reserve_bytes: 128 << 10,
+        compaction_bytes: 0,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
     }

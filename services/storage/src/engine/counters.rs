@@ -25,6 +25,14 @@ pub struct Counters {
     pub full: Counter,
     /// Segment files retired.
     pub retired_files: Counter,
+    /// Segments that compaction emptied.
+    pub compacted_files: Counter,
+    /// Records that it moved.
+    pub moved_records: Counter,
+    /// Their payload bytes.
+    pub moved_bytes: Counter,
+    /// Reference sets that were found damaged when they should move.
+    pub damaged_sets: Counter,
 }
 
 /// One counter.

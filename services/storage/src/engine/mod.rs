@@ -9,7 +9,9 @@
 //! ```
 //! What is acknowledged is synced. Nothing is trusted that a callback of the log did not report.
 
+mod compact;
 mod counters;
+mod flaw;
 pub(crate) mod format;
 mod open;
 mod put;
@@ -32,7 +34,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
+pub use compact::{CompactStep, CompactionStats, Need};
 pub use counters::Counters;
+pub use flaw::Flaw;
 pub use format::{FormatError, Superblock};
 pub use open::{DiskOptions, Identity, peek};
 pub use read::MAX_READ_TRIES;
@@ -100,6 +104,9 @@ pub struct Engine {
     disk: Arc<dyn Disk>,
     superblock: Arc<Mutex<Superblock>>,
     key: DedupKey,
+    /// One compaction at a time.
+    cleaning: Arc<tokio::sync::Mutex<compact::Cleaning>>,
+    flaw: Flaw,
     /// Most payload bytes that one group of records takes, so that groups fit the segments of a small disk.
     group_bytes: usize,
     bitmap_allowance: u64,
@@ -115,8 +122,22 @@ struct Shared {
     in_flight: HashMap<BlockId, Vec<oneshot::Sender<bool>>>,
     /// Parts whose reference set is on its way to the disk.
     sealing: HashSet<(SessionId, PartNo)>,
+    /// Sessions whose sets or releases are being moved.
+    moving: HashMap<SessionId, Move>,
+    /// Sessions whose release is on its way to the disk.
+    releasing: HashSet<SessionId>,
+    /// Segments that hold something damaged.
+    pinned: HashSet<u32>,
     /// Bytes promised to appends that have not landed.
     reserved: u64,
+}
+
+/// A move of a session's records, and who waits for its end.
+#[derive(Debug, Default)]
+struct Move {
+    /// Its release is among them.
+    release: bool,
+    waiters: Vec<oneshot::Sender<bool>>,
 }
 
 impl Shared {
@@ -131,6 +152,20 @@ impl Shared {
         let waiters = self.in_flight.get_mut(id)?;
         let (sender, receiver) = oneshot::channel();
         waiters.push(sender);
+        Some(receiver)
+    }
+
+    /// A move of the session has ended: tell who waits.
+    fn moved(&mut self, session: SessionId) {
+        for waiter in self.moving.remove(&session).unwrap_or_default().waiters {
+            let _ = waiter.send(true);
+        }
+    }
+
+    fn wait_for_move(&mut self, session: SessionId) -> Option<oneshot::Receiver<bool>> {
+        let moving = self.moving.get_mut(&session)?;
+        let (sender, receiver) = oneshot::channel();
+        moving.waiters.push(sender);
         Some(receiver)
     }
 }

@@ -22,11 +22,13 @@ use super::format::{
 };
 use super::state::{RefSet, State};
 use super::superblock::{self, Found};
-use super::{Counters, Engine, Shared};
+use super::{Counters, Engine, Flaw, Shared};
 use crate::{EngineError, OpenError};
 
 const MAX_SEGMENT_BYTES: u64 = 256 << 20;
 const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+/// Below this there is no room for segments beside the reserves.
+const MIN_CAPACITY: u64 = 1 << 20;
 const MAX_GROUP_BYTES: u64 = 1 << 20;
 const MAX_QUEUE_BYTES: usize = 64 << 20;
 const MAX_FRAME_BYTES: usize = 8 << 20;
@@ -44,6 +46,8 @@ pub struct DiskOptions {
     pub erase: Option<StoreUuid>,
     /// A defect of the log, to show that tests find it; a program can only have none.
     pub sabotage: cstore_log::Sabotage,
+    /// A defect of compaction, for the same.
+    pub flaw: Flaw,
 }
 
 /// Who opens it.
@@ -84,6 +88,9 @@ impl Engine {
         identity: &Identity,
         options: &DiskOptions,
     ) -> Result<Self, OpenError> {
+        if options.capacity < MIN_CAPACITY {
+            return Err(OpenError::Capacity { wanted: options.capacity, least: MIN_CAPACITY });
+        }
         let lock = disk.lock(LOCK_FILE).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => OpenError::InUse(path.to_owned()),
             _ => OpenError::Io { doing: "lock disk", source: error },
@@ -127,7 +134,9 @@ impl Engine {
             owner: *superblock.store.as_bytes(),
             file_bytes: segment_bytes,
             max_bytes: superblock.capacity - SLOTS * SLOT as u64 - bitmap_allowance,
-            reserve_bytes: segment_bytes,
+            // Compaction can always copy a segment, and before that there is room for releases.
+            reserve_bytes: segment_bytes + segment_bytes / 4,
+            compaction_bytes: segment_bytes,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_queue_bytes: MAX_QUEUE_BYTES,
         };
@@ -150,6 +159,8 @@ impl Engine {
             disk,
             superblock: Arc::new(Mutex::new(superblock)),
             key: identity.key.clone(),
+            cleaning: Arc::default(),
+            flaw: options.flaw,
             group_bytes: usize::try_from((segment_bytes / 4).min(MAX_GROUP_BYTES)).unwrap_or(usize::MAX),
             bitmap_allowance,
             _lock: lock,

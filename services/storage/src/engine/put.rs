@@ -27,6 +27,9 @@ impl NewBlock {
     }
 }
 
+/// How often a request looks for room that others took first.
+pub(super) const MAX_ROOM_TRIES: usize = 16;
+
 /// What is to be done with one block of a put.
 enum Plan {
     Done(PutOutcome),
@@ -38,7 +41,7 @@ impl Engine {
     /// Makes blocks durable. Answers when every one of them is synced, known or refused, in the order of `blocks`.
     pub async fn put_blocks(&self, session: SessionId, blocks: Vec<NewBlock>) -> Vec<PutOutcome> {
         let (blocks, good) = self.check(blocks).await;
-        let (plans, writes) = self.plan(session, &blocks, &good);
+        let (plans, writes) = self.plan_with_room(session, &blocks, &good).await;
         let mut landed: Vec<Result<(), EngineError>> = Vec::with_capacity(writes.len());
         for write in writes {
             let result = self.await_commit(write.landed).await;
@@ -59,6 +62,34 @@ impl Engine {
         }
         self.count(&blocks, &outcomes);
         outcomes
+    }
+
+    /// Plans again when others took the room that there was, as long as there is hope for more.
+    async fn plan_with_room(
+        &self,
+        session: SessionId,
+        blocks: &[NewBlock],
+        good: &[bool],
+    ) -> (Vec<Plan>, Vec<Write>) {
+        let full = |plan: &Plan| matches!(plan, Plan::Done(PutOutcome::Refused(EngineError::Full { .. })));
+        for _ in 1..MAX_ROOM_TRIES {
+            let hope = self.await_room(self.bytes_of_new(blocks)).await;
+            let (plans, writes) = self.plan(session, blocks, good);
+            if !plans.iter().any(full) {
+                return (plans, writes);
+            }
+            if !hope {
+                self.counters.full.add(1);
+                return (plans, writes);
+            }
+        }
+        self.plan(session, blocks, good)
+    }
+
+    /// Room that the blocks take which are not here.
+    pub(super) fn bytes_of_new(&self, blocks: &[NewBlock]) -> u64 {
+        let shared = self.shared.lock();
+        blocks.iter().filter(|block| !shared.state.has(&block.id)).map(NewBlock::footprint).sum()
     }
 
     /// Two puts of one block become one write; the second waits for the first.
@@ -99,7 +130,7 @@ impl Engine {
 
     /// Decides under the lock what to do with each block and hands the new ones to the log.
     fn plan(&self, session: SessionId, blocks: &[NewBlock], good: &[bool]) -> (Vec<Plan>, Vec<Write>) {
-        let needed: u64 = blocks.iter().map(NewBlock::footprint).sum();
+        let needed = self.bytes_of_new(blocks);
         let room = self.make_room(needed);
         let mut shared = self.shared.lock();
         let mut fresh: Vec<&NewBlock> = Vec::new();

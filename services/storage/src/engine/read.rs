@@ -1,6 +1,7 @@
 //! Reading blocks: every byte is verified before it leaves (I8).
 
 use bytes::Bytes;
+use cstore_log::Location;
 use cstore_types::BlockId;
 
 use super::Engine;
@@ -21,22 +22,36 @@ impl Engine {
             if block.bad {
                 return Err(EngineError::DataLoss);
             }
-            let read = self.log.read(block.location);
-            if let Ok(bytes) = &read
-                && id.matches(&self.key, bytes)
-            {
-                self.counters.read_blocks.add(1);
-                self.counters.read_bytes.add(bytes.len() as u64);
-                return read.map_err(EngineError::from);
-            }
-            // The file may have been recycled after a move. Only a record that is still the current one is damaged.
-            let damaged = self.shared.lock().state.mark_bad(id, block.location);
-            if damaged {
-                self.counters.damaged_blocks.add(1);
-                tracing::error!(block = ?id, location = ?block.location, "stored block is damaged");
-                return Err(EngineError::DataLoss);
+            match self.read_verified(id, block.location) {
+                Ok(bytes) => {
+                    self.counters.read_blocks.add(1);
+                    self.counters.read_bytes.add(bytes.len() as u64);
+                    return Ok(bytes);
+                }
+                Err(EngineError::DataLoss) => return Err(EngineError::DataLoss),
+                // It moved meanwhile, and its old file was recycled.
+                Err(_) => {}
             }
         }
         Err(EngineError::Busy("block keeps moving"))
+    }
+
+    /// The bytes at `location`, if they are the block. Otherwise the block is marked as damaged, if that is still its
+    /// place.
+    pub(super) fn read_verified(&self, id: &BlockId, location: Location) -> Result<Bytes, EngineError> {
+        let read = self.log.read(location);
+        if let Ok(bytes) = &read
+            && id.matches(&self.key, bytes)
+        {
+            return read.map_err(EngineError::from);
+        }
+        // The file may have been recycled after a move. Only a record that is still the current one is damaged.
+        let damaged = self.shared.lock().state.mark_bad(id, location);
+        if damaged {
+            self.counters.damaged_blocks.add(1);
+            tracing::error!(block = ?id, ?location, "stored block is damaged");
+            return Err(EngineError::DataLoss);
+        }
+        Err(EngineError::NotFound)
     }
 }

@@ -9,8 +9,9 @@ use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
 use tokio::sync::oneshot;
 
 use super::format::{KIND_REFSET, encode_refset, refset_key};
+use super::put::MAX_ROOM_TRIES;
 use super::state::{ORPHANS, RefSet, record_overhead};
-use super::{Engine, NewBlock, PutOutcome, SealOutcome, Shared};
+use super::{Engine, MAX_READ_TRIES, NewBlock, PutOutcome, SealOutcome, Shared};
 use crate::EngineError;
 
 /// How often a seal waits for blocks that other requests are writing.
@@ -64,7 +65,7 @@ impl Engine {
             return self.put_then_seal(session, part, ids, blocks).await;
         }
         for _ in 0..MAX_ROUNDS {
-            match self.step(session, part, &ids, &blocks)? {
+            match self.step_with_room(session, part, &ids, &blocks).await? {
                 Step::Answer(outcome) => return Ok(outcome),
                 Step::Known(set) => return self.compare(session, part, set, &ids, blocks.len()),
                 Step::Wait(landings) => {
@@ -121,6 +122,29 @@ impl Engine {
         }
     }
 
+    /// As [`Self::step`], again when others took the room that there was.
+    async fn step_with_room(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        ids: &[BlockId],
+        blocks: &[NewBlock],
+    ) -> Result<Step, EngineError> {
+        for _ in 0..MAX_ROOM_TRIES {
+            let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len());
+            let hope = self.await_room(needed).await;
+            match self.step(session, part, ids, blocks) {
+                Err(EngineError::Full { .. }) if hope => {}
+                Err(full @ EngineError::Full { .. }) => {
+                    self.counters.full.add(1);
+                    return Err(full);
+                }
+                other => return other,
+            }
+        }
+        Err(EngineError::Busy("others take the room that comes back"))
+    }
+
     /// One look under the lock. When everything is here it counts the references and hands the set to the log, so
     /// that from this moment on no release can free a block of it.
     fn step(
@@ -130,11 +154,15 @@ impl Engine {
         ids: &[BlockId],
         blocks: &[NewBlock],
     ) -> Result<Step, EngineError> {
-        let needed = blocks.iter().map(NewBlock::footprint).sum::<u64>() + refset_footprint(ids.len());
+        let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len());
         let room = self.make_room(needed);
         let mut shared = self.shared.lock();
         if let Some(set) = shared.state.refset(session, part) {
             return Ok(Step::Known(set));
+        }
+        if shared.moving.get(&session).is_some_and(|moving| moving.release) {
+            // A set that landed before the copy of a release would be dropped by it.
+            return Ok(Step::Wait(shared.wait_for_move(session).into_iter().collect()));
         }
         if shared.sealing.contains(&(session, part)) {
             return Err(EngineError::Busy("this part is being sealed by another request"));
@@ -210,10 +238,29 @@ impl Engine {
         ids: &[BlockId],
         n_blocks: usize,
     ) -> Result<SealOutcome, EngineError> {
-        if self.read_refset(session, part, set)? != ids {
+        if self.read_moving_refset(session, part, set)? != ids {
             return Ok(SealOutcome::Conflict);
         }
         Ok(SealOutcome::Sealed { seal_seq: set.seal_seq, stored: vec![false; n_blocks] })
+    }
+
+    /// As [`Self::read_refset`] of a set that may move meanwhile.
+    fn read_moving_refset(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        mut set: RefSet,
+    ) -> Result<Vec<BlockId>, EngineError> {
+        for _ in 1..MAX_READ_TRIES {
+            match self.read_refset(session, part, set) {
+                Ok(ids) => return Ok(ids),
+                Err(error) => match self.shared.lock().state.refset(session, part) {
+                    Some(now) if now != set => set = now,
+                    _ => return Err(error),
+                },
+            }
+        }
+        self.read_refset(session, part, set)
     }
 
     pub(super) fn read_refset(

@@ -6,8 +6,8 @@ use super::Engine;
 use super::state::ORPHANS;
 use crate::EngineError;
 
-/// Room that a group commit may lose to frame headers and to a segment's last frame that did not fit.
-const FRAME_SLACK: u64 = 8 << 10;
+/// Room that a group commit may lose to padding, and to the header and footer of a segment that it begins.
+const FRAME_SLACK: u64 = 24 << 10;
 
 /// How full the disk is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,30 @@ impl Engine {
         }
     }
 
+    fn fits(&self, needed: u64) -> bool {
+        // The end of a segment in which a group does not fit is lost, unless it is so large that it is cut off.
+        let group = needed.min(self.group_bytes as u64) + FRAME_SLACK;
+        let lost = group.min(self.superblock.lock().segment_bytes / 16);
+        self.space().free >= needed + FRAME_SLACK + lost
+    }
+
+    /// Compacts on behalf of a request for which there is no room, as long as it helps and within bounds. Answers
+    /// whether there is room now; others may take it first.
+    pub(super) async fn await_room(&self, needed: u64) -> bool {
+        if needed == 0 || self.fits(needed) {
+            return true;
+        }
+        if self.read_only().is_some() {
+            return false;
+        }
+        self.forget_orphans();
+        self.reclaim();
+        self.compact_until(|| self.fits(needed)).await
+    }
+
     /// Succeeds when `needed` more bytes fit, after recycling what is dead if they do not fit at once.
     pub(super) fn make_room(&self, needed: u64) -> Result<(), EngineError> {
-        let fits = || self.space().free >= needed + FRAME_SLACK;
+        let fits = || self.fits(needed);
         if needed == 0 || fits() {
             return Ok(());
         }
@@ -46,7 +67,6 @@ impl Engine {
         if fits() {
             return Ok(());
         }
-        self.counters.full.add(1);
         Err(EngineError::Full { needed, free: self.space().free })
     }
 
@@ -73,9 +93,13 @@ impl Engine {
             }
             match self.log.retire(file.id) {
                 Ok(()) => {
-                    self.shared.lock().state.retired(file.id);
+                    let mut shared = self.shared.lock();
+                    shared.state.retired(file.id);
+                    shared.pinned.remove(&file.id);
                     retired += 1;
                 }
+                // Somebody else was faster.
+                Err(LogError::NoFile(_)) => {}
                 Err(error) => {
                     tracing::warn!(file = file.id, %error, "segment could not be recycled");
                     break;

@@ -5,7 +5,10 @@
 //!   are on their way to the disk. Only reference sets are the truth; this is derived from them (I4).
 //! * A block leaves `blocks` only when nothing refers to it and nothing pins it.
 //! * `files[f].live` counts the records of `f` that something still needs. A file whose count is 0 may be retired.
-//! * A release record is needed until no file holds a reference set that it dropped, or a restart would bring it back.
+//! * A release record is needed until no other file holds a copy of a reference set that it dropped, or a restart
+//!   would bring it back. Copies that a move left behind count ([`State::stale_sets`]).
+
+mod moves;
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,10 +17,16 @@ use cstore_log::Location;
 use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
 
 use super::format;
+pub(crate) use moves::Live;
 
 /// Sessions are random; this one stands for blocks that a restart found without a reference set. Their upload may
 /// still be running, so they stay until space is short or long enough has passed.
 pub(crate) const ORPHANS: SessionId = SessionId::from_bytes([0; 16]);
+
+/// Bytes of the keys of records.
+const BLOCK_KEY: u64 = 32;
+const SET_KEY: u64 = 20;
+const RELEASE_KEY: u64 = 16;
 
 /// Most pinned ids of all sessions; beyond it a pin is left out, which only costs work.
 const MAX_PINS: usize = 4 << 20;
@@ -39,7 +48,7 @@ pub(crate) struct Block {
 
 impl Block {
     fn footprint(&self) -> u64 {
-        u64::from(self.location.len) + record_overhead(32)
+        u64::from(self.location.len) + record_overhead(BLOCK_KEY)
     }
 }
 
@@ -50,16 +59,27 @@ pub(crate) struct RefSet {
     pub(crate) seal_seq: SealSeq,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct FileUse {
-    live: u64,
+/// What of a file is needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FileUse {
+    /// Records.
+    pub(crate) live: u64,
+    /// Their bytes with directory entries.
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Default)]
 struct Release {
     location: Location,
-    /// Files that still hold a reference set that this release dropped.
+    /// Files that still hold a copy of a reference set that this release dropped.
     graves: HashSet<u32>,
+}
+
+impl Release {
+    /// Its own file goes with the sets in it, so only others keep it needed.
+    fn is_needed(&self) -> bool {
+        self.graves.iter().any(|file| *file != self.location.file)
+    }
 }
 
 /// Live totals, kept up with every change.
@@ -90,6 +110,10 @@ pub(crate) struct State {
     n_pins: usize,
     sweep: u64,
     files: HashMap<u32, FileUse>,
+    /// Files in which a move left copies of sets behind, with the sessions of those.
+    stale_sets: HashMap<u32, HashSet<SessionId>>,
+    /// Records that were needed and are not any more, ever.
+    died: u64,
     totals: Totals,
 }
 
@@ -169,15 +193,15 @@ impl State {
         match self.blocks.entry(id) {
             MapEntry::Vacant(vacant) => {
                 vacant.insert(Block { location, refs: 0, pins: 0, bad: false });
-                self.files.entry(location.file).or_default().live += 1;
+                self.add_record(location, BLOCK_KEY);
             }
             MapEntry::Occupied(mut occupied) => {
                 let block = occupied.get_mut();
                 if block.bad {
                     let old = std::mem::replace(&mut block.location, location);
                     block.bad = false;
-                    self.files.entry(location.file).or_default().live += 1;
-                    self.drop_record(old);
+                    self.add_record(location, BLOCK_KEY);
+                    self.drop_record(old, BLOCK_KEY);
                 }
             }
         }
@@ -187,8 +211,8 @@ impl State {
     pub(crate) fn recover_block(&mut self, id: BlockId, location: Location) {
         if let Some(block) = self.blocks.get_mut(&id) {
             let old = std::mem::replace(&mut block.location, location);
-            self.drop_record(old);
-            self.files.entry(location.file).or_default().live += 1;
+            self.drop_record(old, BLOCK_KEY);
+            self.add_record(location, BLOCK_KEY);
         } else {
             self.insert_block(id, location);
         }
@@ -245,15 +269,18 @@ impl State {
             && occupied.get().pins == 0
         {
             let block = occupied.remove();
-            self.drop_record(block.location);
+            self.drop_record(block.location, BLOCK_KEY);
         }
     }
 
     /// Takes a durable reference set. Its references were counted before (see [`Self::add_refs`]).
     pub(crate) fn insert_refset(&mut self, session: SessionId, part: PartNo, set: RefSet) {
-        self.files.entry(set.location.file).or_default().live += 1;
-        self.totals.physical_bytes += u64::from(set.location.len) + record_overhead(20);
+        self.add_record(set.location, SET_KEY);
+        self.totals.physical_bytes += u64::from(set.location.len) + record_overhead(SET_KEY);
         if let Some(old) = self.refsets.entry(session).or_default().insert(part, set) {
+            // At recovery: the set was moved. Its old copy is dead, but comes back if only that file is left.
+            self.totals.physical_bytes -= u64::from(old.location.len) + record_overhead(SET_KEY);
+            self.stale_sets.entry(old.location.file).or_default().insert(session);
             self.bury(old);
         }
     }
@@ -263,31 +290,49 @@ impl State {
     pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
         let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
         let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
+        graves.extend(self.take_stale_sets(session));
         if let Some(old) = self.releases.remove(&session) {
             graves.extend(&old.graves);
-            self.drop_record(old.location);
+            self.drop_record(old.location, RELEASE_KEY);
         }
         for (_, set) in &parts {
-            self.totals.physical_bytes -= u64::from(set.location.len) + record_overhead(20);
+            self.totals.physical_bytes -= u64::from(set.location.len) + record_overhead(SET_KEY);
         }
-        self.files.entry(location.file).or_default().live += 1;
-        if graves.is_empty() {
-            self.drop_record(location);
-        } else {
-            self.releases.insert(session, Release { location, graves });
+        let release = Release { location, graves };
+        if release.is_needed() {
+            self.add_record(location, RELEASE_KEY);
+            self.releases.insert(session, release);
         }
         parts
     }
 
     /// The set's record is needed no more. Separate from [`Self::release`], because the payload is read in between.
     pub(crate) fn bury(&mut self, set: RefSet) {
-        self.drop_record(set.location);
+        self.drop_record(set.location, SET_KEY);
     }
 
-    fn drop_record(&mut self, location: Location) {
+    fn add_record(&mut self, location: Location, key_len: u64) {
+        let file = self.files.entry(location.file).or_default();
+        file.live += 1;
+        file.bytes += u64::from(location.len) + record_overhead(key_len);
+    }
+
+    fn drop_record(&mut self, location: Location, key_len: u64) {
+        self.died += 1;
         if let Some(file) = self.files.get_mut(&location.file) {
             file.live = file.live.saturating_sub(1);
+            file.bytes = file.bytes.saturating_sub(u64::from(location.len) + record_overhead(key_len));
         }
+    }
+
+    /// What of the file is needed.
+    pub(crate) fn file_use(&self, file: u32) -> FileUse {
+        self.files.get(&file).copied().unwrap_or_default()
+    }
+
+    /// Grows whenever a record dies: unchanged means that no file has become emptier.
+    pub(crate) fn died(&self) -> u64 {
+        self.died
     }
 
     /// Whether nothing in the file is needed.
@@ -298,16 +343,17 @@ impl State {
     /// The file's old content can never come back: release records that waited for it are needed no more.
     pub(crate) fn retired(&mut self, file: u32) {
         self.files.remove(&file);
+        self.stale_sets.remove(&file);
         let mut done = Vec::new();
         self.releases.retain(|_, release| {
             release.graves.remove(&file);
-            if release.graves.is_empty() {
+            if !release.is_needed() {
                 done.push(release.location);
             }
-            !release.graves.is_empty()
+            release.is_needed()
         });
         for location in done {
-            self.drop_record(location);
+            self.drop_record(location, RELEASE_KEY);
         }
     }
 
@@ -333,23 +379,27 @@ impl State {
         files.into_iter().collect()
     }
 
-    /// Takes the reference counts of the derived cache. Answers whether every place in it holds a block.
+    /// Takes the reference counts of the derived cache. Answers whether every place in it holds a block; nothing was
+    /// counted when not.
     pub(crate) fn restore_counts(&mut self, files: &[(u32, format::FileCounts)]) -> bool {
         let counts: HashMap<(u32, u32), u32> = files
             .iter()
             .flat_map(|(file, counts)| counts.iter().map(|(offset, refs)| ((*file, *offset), *refs)))
             .collect();
-        let mut found = 0;
+        let place = |block: &Block| (block.location.file, block.location.offset);
+        let found = self.blocks.values().filter(|block| counts.contains_key(&place(block))).count();
+        if found != counts.len() {
+            return false;
+        }
         for block in self.blocks.values_mut() {
-            if let Some(refs) = counts.get(&(block.location.file, block.location.offset)) {
+            if let Some(refs) = counts.get(&place(block)) {
                 block.refs = *refs;
                 self.totals.blocks += 1;
                 self.totals.unique_bytes += u64::from(block.location.len);
                 self.totals.physical_bytes += block.footprint();
-                found += 1;
             }
         }
-        found == counts.len()
+        true
     }
 }
 

@@ -1,0 +1,95 @@
+//! Compaction in the background: how hard it works follows from how full the disk is.
+//!
+//! | free | what is emptied | copied |
+//! |---|---|---|
+//! | a quarter or more | segments that are half dead | 16 MiB a second |
+//! | less | the same | 64 MiB a second |
+//! | less than an eighth | segments that are a tenth dead | as fast as the disk takes it |
+//!
+//! Requests that find no room compact for themselves (`Engine::put_blocks`), so this never has to hurry for anybody.
+
+use std::time::Duration;
+
+use cstore_node::shutdown::Shutdown;
+
+use crate::EngineError;
+use crate::engine::{CompactStep, Engine, Need, Space};
+
+const AMPLE_BYTES_PER_SECOND: u64 = 16 << 20;
+const LESS_BYTES_PER_SECOND: u64 = 64 << 20;
+/// Between two looks for something to win.
+const IDLE: Duration = Duration::from_secs(1);
+/// After an error: the disk is read-only or about to close.
+const FAILED: Duration = Duration::from_secs(10);
+
+/// What a fill of the disk asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    need: Need,
+    /// `None` for no bound.
+    bytes_per_second: Option<u64>,
+}
+
+impl Pace {
+    fn of(space: Space) -> Self {
+        let (need, bytes_per_second) = match space.free {
+            free if free < space.capacity / 8 => (Need::Short, None),
+            free if free < space.capacity / 4 => (Need::Ample, Some(LESS_BYTES_PER_SECOND)),
+            _ => (Need::Ample, Some(AMPLE_BYTES_PER_SECOND)),
+        };
+        Self { need, bytes_per_second }
+    }
+
+    fn pause(self, step: &Result<CompactStep, EngineError>) -> Duration {
+        match (step, self.bytes_per_second) {
+            (Ok(CompactStep::Idle), _) => IDLE,
+            (Err(_), _) => FAILED,
+            (Ok(CompactStep::Moved(bytes)), Some(rate)) => {
+                Duration::from_millis(bytes.saturating_mul(1_000) / rate)
+            }
+            (Ok(CompactStep::Moved(_) | CompactStep::Emptied), _) => Duration::ZERO,
+        }
+    }
+}
+
+/// Compacts until shutdown. What is under way then either lands or is as if it had never begun.
+pub(crate) async fn run(engine: Engine, shutdown: Shutdown) {
+    loop {
+        let pace = Pace::of(engine.space());
+        let step = tokio::select! {
+            step = engine.compact_step(pace.need) => step,
+            () = shutdown.triggered() => return,
+        };
+        if let Err(error) = &step {
+            tracing::debug!(%error, "compaction rests");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pace.pause(&step)) => {}
+            () = shutdown.triggered() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(free: u64) -> Pace {
+        Pace::of(Space { capacity: 800, free, allocated: 0 })
+    }
+
+    #[test]
+    fn a_fuller_disk_is_compacted_harder() {
+        assert_eq!(pace(500), Pace { need: Need::Ample, bytes_per_second: Some(AMPLE_BYTES_PER_SECOND) });
+        assert_eq!(pace(150), Pace { need: Need::Ample, bytes_per_second: Some(LESS_BYTES_PER_SECOND) });
+        assert_eq!(pace(99), Pace { need: Need::Short, bytes_per_second: None });
+    }
+
+    #[test]
+    fn a_mebibyte_costs_a_sixteenth_of_a_second_while_there_is_space() {
+        let moved = Ok(CompactStep::Moved(1 << 20));
+        assert_eq!(pace(500).pause(&moved), Duration::from_millis(62));
+        assert_eq!(pace(50).pause(&moved), Duration::ZERO);
+        assert_eq!(pace(50).pause(&Ok(CompactStep::Idle)), IDLE);
+    }
+}

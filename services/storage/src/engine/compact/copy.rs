@@ -1,0 +1,187 @@
+//! One batch of records from a victim to the end of the log.
+
+use bytes::Bytes;
+use cstore_log::{Committed, DirectoryEntry, LogError, Record, Urgency};
+use cstore_types::SessionId;
+use tokio::sync::oneshot;
+
+use super::super::format::{
+    FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, decode_refset, parse_block_key,
+    parse_refset_key, parse_release_key, refset_key,
+};
+use super::super::state::Live;
+use super::super::{Engine, Shared};
+use super::{Entry, Victim};
+use crate::EngineError;
+
+/// Records of one batch.
+const MAX_RECORDS: usize = 4_096;
+/// Directory entries that are looked up under one lock.
+const MAX_SCAN: usize = 16_384;
+
+/// What a directory entry names.
+pub(super) fn entry(entry: &DirectoryEntry) -> Result<Entry, FormatError> {
+    let live = match entry.kind {
+        KIND_DATA | KIND_MANIFEST => Live::Block(parse_block_key(&entry.key)?),
+        KIND_REFSET => {
+            let (session, part) = parse_refset_key(&entry.key)?;
+            Live::Set(session, part)
+        }
+        KIND_RELEASE => Live::Release(parse_release_key(&entry.key)?),
+        _ => return Err(FormatError::Damaged),
+    };
+    Ok(Entry { kind: entry.kind, live, location: entry.location })
+}
+
+impl Entry {
+    fn key(&self) -> Bytes {
+        match &self.live {
+            Live::Block(id) => Bytes::copy_from_slice(id.as_bytes()),
+            Live::Set(session, part) => refset_key(*session, *part),
+            Live::Release(session) => Bytes::copy_from_slice(session.as_bytes()),
+        }
+    }
+}
+
+impl Engine {
+    /// The next entries of the victim that are needed.
+    pub(super) fn gather(&self, victim: &mut Victim) -> Vec<Entry> {
+        let mut shared = self.shared.lock();
+        let mut batch: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        for entry in victim.entries.iter().skip(victim.at).take(MAX_SCAN) {
+            if !shared.state.is_live(&entry.live, entry.location) {
+                victim.at += 1;
+                continue;
+            }
+            if self.flaw.forgets(&entry.live) {
+                if let Live::Set(session, part) = entry.live
+                    && let Some(set) = shared.state.refset(session, part)
+                {
+                    shared.state.bury(set);
+                }
+                victim.at += 1;
+                continue;
+            }
+            if matches!(entry.live, Live::Block(_))
+                && !shared.state.may_move(&entry.live)
+                && !self.flaw.moves_unverified()
+            {
+                victim.at += 1;
+                victim.damaged = true;
+                continue;
+            }
+            bytes += entry.location.len as usize;
+            if !batch.is_empty() && (bytes > victim.limit || batch.len() >= MAX_RECORDS) {
+                break;
+            }
+            victim.at += 1;
+            batch.push(*entry);
+        }
+        batch
+    }
+
+    /// Reads, verifies and appends a batch. When this returns its records have their new places. Answers the bytes.
+    pub(super) async fn copy(&self, victim: &mut Victim, batch: Vec<Entry>) -> Result<u64, EngineError> {
+        let (engine, wanted) = (self.clone(), batch.len());
+        let read = cstore_node::blocking(move || {
+            let read = |entry: Entry| engine.read_entry(&entry).map(|payload| (entry, payload));
+            batch.into_iter().filter_map(read).collect::<Vec<_>>()
+        });
+        let read = read.await.map_err(|error| EngineError::Disk(error.to_string()))?;
+        victim.damaged |= read.len() < wanted;
+        let batch = self.fence(read);
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let bytes = batch.iter().map(|(entry, _)| u64::from(entry.location.len)).sum();
+        self.append_copy(batch).await.unwrap_or_else(|_| Err(LogError::Closed.into()))?;
+        self.counters.moved_bytes.add(bytes);
+        Ok(bytes)
+    }
+
+    /// The verified payload of a record. A damaged one stays where it is.
+    fn read_entry(&self, entry: &Entry) -> Option<Bytes> {
+        match &entry.live {
+            Live::Block(_) if self.flaw.moves_unverified() => self.log.read(entry.location).ok(),
+            Live::Block(id) => self.read_verified(id, entry.location).ok(),
+            Live::Set(session, part) => {
+                let found = self.log.read(entry.location).map_err(|error| error.to_string());
+                let whole = |payload: &Bytes| {
+                    decode_refset(*session, *part, payload).map(drop).map_err(|error| error.to_string())
+                };
+                match found.and_then(|payload| whole(&payload).map(|()| payload)) {
+                    Ok(payload) => Some(payload),
+                    Err(error) => {
+                        self.counters.damaged_sets.add(1);
+                        tracing::error!(%session, part = part.0, %error, "reference set is damaged and not moved");
+                        None
+                    }
+                }
+            }
+            Live::Release(_) => Some(Bytes::new()),
+        }
+    }
+
+    /// Takes what is still needed and may move, and keeps seals and releases of its sessions away until it has landed.
+    fn fence(&self, read: Vec<(Entry, Bytes)>) -> Vec<(Entry, Bytes)> {
+        let mut shared = self.shared.lock();
+        let mut batch = Vec::with_capacity(read.len());
+        let mut ours: Vec<SessionId> = Vec::new();
+        for (entry, payload) in read {
+            if !shared.state.is_live(&entry.live, entry.location) {
+                continue;
+            }
+            if let Some(session) = entry.live.session() {
+                let held = shared.is_held(&entry.live, session, &ours) && !self.flaw.has_no_fence();
+                if held || !shared.state.may_move(&entry.live) {
+                    continue;
+                }
+                let moving = shared.moving.entry(session).or_default();
+                moving.release |= matches!(entry.live, Live::Release(_));
+                ours.push(session);
+            }
+            batch.push((entry, payload));
+        }
+        batch
+    }
+
+    fn append_copy(&self, batch: Vec<(Entry, Bytes)>) -> oneshot::Receiver<Result<(), EngineError>> {
+        let record = |(entry, payload): &(Entry, Bytes)| Record {
+            kind: entry.kind,
+            key: entry.key(),
+            payload: payload.clone(),
+        };
+        let records = batch.iter().map(record).collect();
+        let entries: Vec<Entry> = batch.into_iter().map(|(entry, _)| entry).collect();
+        let (sender, landed) = oneshot::channel();
+        let (owner, counters, flaw) = (self.shared.clone(), self.counters.clone(), self.flaw);
+        let done = move |result: Result<Committed<'_>, LogError>| {
+            let mut shared = owner.lock();
+            if let Ok(committed) = &result {
+                let mut moved = 0;
+                for (entry, to) in entries.iter().zip(committed.locations) {
+                    moved += u64::from(shared.state.relocate(&entry.live, entry.location, *to));
+                    flaw.after_move(&mut shared.state, &entry.live, entry.location);
+                }
+                counters.moved_records.add(moved);
+            }
+            for session in entries.iter().filter_map(|entry| entry.live.session()) {
+                shared.moved(session);
+            }
+            drop(shared);
+            let _ = sender.send(result.map(drop).map_err(EngineError::from));
+        };
+        self.log.append(records, Urgency::Compaction, Box::new(done));
+        landed
+    }
+}
+
+impl Shared {
+    /// Whether a seal, a release or another move of the session is under way; `ours` are of this batch.
+    fn is_held(&self, live: &Live, session: SessionId, ours: &[SessionId]) -> bool {
+        let sealing = matches!(live, Live::Release(_)) && self.sealing.iter().any(|(s, _)| *s == session);
+        let moving = self.moving.contains_key(&session) && !ours.contains(&session);
+        sealing || moving || self.releasing.contains(&session)
+    }
+}

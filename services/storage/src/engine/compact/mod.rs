@@ -1,0 +1,236 @@
+//! Compaction: what is needed of a half-dead segment is copied forward, then the segment is retired like any dead one.
+//!
+//! ```text
+//! choose a victim ─▶ read its directory ─▶ batch by batch:
+//!   look up what is needed ─▶ read and verify it ─▶ fence its sessions ─▶ one group of the log, synced
+//!     ─▶ the callback moves each record by compare-and-set ─▶ nothing needed is left ─▶ the file is retired
+//! ```
+//! Invariants
+//! * A segment is retired only when nothing in it is needed; a record stops being needed there only when its copy has
+//!   been synced. A crash at any point leaves one valid copy or two equal ones, and the later one wins.
+//! * No unverified byte is copied: a damaged block stays where it is, is counted and keeps its segment.
+//! * In the log, a release never stands between a set and its copy: neither is appended while the other one is under
+//!   way. A seal waits while a release of its session moves.
+//! * The log keeps room that only compaction may take, enough for any segment that is worth it: a full disk can be
+//!   compacted.
+
+mod copy;
+mod victim;
+
+use std::collections::HashMap;
+
+use cstore_log::{FileState, Location, LogError, Urgency};
+
+use super::Engine;
+use super::state::Live;
+use crate::EngineError;
+
+use victim::Candidate;
+pub use victim::Need;
+
+/// Damaged or fenced segments that one step passes over.
+const MAX_TRIES: usize = 8;
+/// A victim with records that could not move yet is looked at again after this many others.
+const FENCED_LOOKS: u64 = 16;
+/// Steps that one caller makes for its own room.
+const MAX_STEPS: usize = 4_096;
+/// Segments that one caller empties for its own room.
+const MAX_EMPTIED: usize = 8;
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompactStep {
+    /// There is nothing to win.
+    Idle,
+    /// So many bytes were copied.
+    Moved(u64),
+    /// The last needed record of a segment had moved; it is retired.
+    Emptied,
+}
+
+/// How far compaction is, and what it could win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CompactionStats {
+    /// Bytes of segments, without the active one, in which nothing is needed; padding is among them.
+    pub dead_bytes: u64,
+    /// Segments that cannot be emptied, because something in them is damaged.
+    pub pinned_files: u64,
+}
+
+/// What is remembered between steps.
+#[derive(Debug, Default)]
+pub(super) struct Cleaning {
+    victim: Option<Victim>,
+    /// Segments that could not be emptied.
+    stuck: HashMap<u32, Stuck>,
+    looks: u64,
+    /// When the last look found nothing: records that had died, frames of the log, and what was wanted.
+    fruitless: Option<(u64, u64, Need)>,
+}
+
+/// Why a segment is left alone for a while.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    /// Records that it had then; with fewer it is looked at again.
+    live: u64,
+    /// Or after so many looks.
+    until: u64,
+}
+
+/// The segment that is being emptied.
+#[derive(Debug)]
+struct Victim {
+    file: u32,
+    entries: Vec<Entry>,
+    at: usize,
+    /// Bytes of one group; smaller when the room is in pieces.
+    limit: usize,
+    /// Something in it is damaged and stays.
+    damaged: bool,
+}
+
+/// A record of the victim that was there when its directory was read.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    kind: u8,
+    live: Live,
+    location: Location,
+}
+
+impl Engine {
+    /// Copies one group out of the segment that is being emptied, or chooses one. Steps of several callers follow each
+    /// other. A step that is dropped half-way is safe.
+    ///
+    /// # Errors
+    /// Of the log: it is read-only or closed.
+    pub async fn compact_step(&self, need: Need) -> Result<CompactStep, EngineError> {
+        let mut cleaning = self.cleaning.lock().await;
+        let Some(mut victim) = self.victim(&mut cleaning, need).await else { return Ok(CompactStep::Idle) };
+        let batch = self.gather(&mut victim);
+        if batch.is_empty() && victim.at >= victim.entries.len() {
+            return Ok(self.finish(&mut cleaning, &victim));
+        }
+        let step = match self.copy(&mut victim, batch).await {
+            Ok(bytes) => CompactStep::Moved(bytes),
+            Err(EngineError::Full { .. }) if victim.shrink(self.group_bytes) => CompactStep::Moved(0),
+            Err(EngineError::Full { .. }) => return Ok(self.finish(&mut cleaning, &victim)),
+            Err(error) => return Err(error),
+        };
+        cleaning.victim = Some(victim);
+        Ok(step)
+    }
+
+    /// Compacts until `done`. Answers false when nothing is to be won, or one caller has done enough.
+    pub(super) async fn compact_until(&self, done: impl Fn() -> bool) -> bool {
+        let mut emptied = 0;
+        for _ in 0..MAX_STEPS {
+            if done() {
+                return true;
+            }
+            match self.compact_step(Need::Now).await {
+                Ok(CompactStep::Moved(_)) => {}
+                Ok(CompactStep::Emptied) if emptied < MAX_EMPTIED => emptied += 1,
+                Ok(CompactStep::Emptied | CompactStep::Idle) | Err(_) => return done(),
+            }
+        }
+        false
+    }
+
+    /// How far compaction is.
+    pub fn compaction(&self) -> CompactionStats {
+        let files = self.log.files();
+        let shared = self.shared.lock();
+        let complete = files.iter().filter(|file| file.state != FileState::Active);
+        let dead = complete.map(|file| file.size.saturating_sub(shared.state.file_use(file.id).bytes));
+        CompactionStats { dead_bytes: dead.sum(), pinned_files: shared.pinned.len() as u64 }
+    }
+
+    /// The victim of the last step, or a new one with its directory.
+    async fn victim(&self, cleaning: &mut Cleaning, need: Need) -> Option<Victim> {
+        if let Some(victim) = cleaning.victim.take() {
+            return Some(victim);
+        }
+        for _ in 0..MAX_TRIES {
+            self.reclaim();
+            self.log.settle_compaction();
+            let file = self.choose(cleaning, need)?;
+            let log = self.log.clone();
+            let directory = cstore_node::blocking(move || log.directory(file)).await.ok()?;
+            let entries: Option<Result<Vec<Entry>, _>> = match directory {
+                Ok(entries) => Some(entries.iter().map(copy::entry).collect()),
+                Err(LogError::NoFile(_)) => None,
+                Err(error) => {
+                    tracing::error!(file, %error, "directory of a segment is damaged: it cannot be emptied");
+                    None
+                }
+            };
+            if let Some(Ok(entries)) = entries {
+                return Some(Victim { file, entries, at: 0, limit: self.group_bytes, damaged: false });
+            }
+            self.stick(cleaning, file, u64::MAX);
+        }
+        None
+    }
+
+    fn choose(&self, cleaning: &mut Cleaning, need: Need) -> Option<u32> {
+        let seq = self.log.durable_seq();
+        let room = self.log.free_bytes(Urgency::Compaction);
+        let files = self.log.files();
+        cleaning.looks += 1;
+        let shared = self.shared.lock();
+        let now = (shared.state.died(), seq, need);
+        if cleaning.fruitless == Some(now) {
+            return None;
+        }
+        let candidates = files.iter().filter(|file| file.state != FileState::Active).filter_map(|file| {
+            let needed = shared.state.file_use(file.id);
+            let age = seq.saturating_sub(file.seqs.map_or(0, |(_, last)| last));
+            let candidate = Candidate { file: file.id, size: file.size, live: needed.bytes, age };
+            (!cleaning.is_stuck(file.id, needed.live)).then_some(candidate)
+        });
+        let best = victim::best(candidates, need, room, self.group_bytes as u64);
+        drop(shared);
+        cleaning.fruitless = best.is_none().then_some(now);
+        best.map(|candidate| candidate.file)
+    }
+
+    /// All that could move has moved. What is left is damaged, or a seal or release holds it and it may move later.
+    fn finish(&self, cleaning: &mut Cleaning, victim: &Victim) -> CompactStep {
+        self.reclaim();
+        self.log.settle_compaction();
+        if !self.log.files().iter().any(|file| file.id == victim.file) {
+            self.counters.compacted_files.add(1);
+            return CompactStep::Emptied;
+        }
+        let until = if victim.damaged { u64::MAX } else { cleaning.looks + FENCED_LOOKS };
+        self.stick(cleaning, victim.file, until);
+        CompactStep::Moved(0)
+    }
+
+    /// Leaves a segment alone until fewer of its records are needed or `until` looks were made.
+    fn stick(&self, cleaning: &mut Cleaning, file: u32, until: u64) {
+        let files = self.log.files();
+        cleaning.stuck.retain(|stuck, _| files.iter().any(|file| file.id == *stuck));
+        let mut shared = self.shared.lock();
+        let live = shared.state.file_use(file).live;
+        if until == u64::MAX {
+            shared.pinned.insert(file);
+        }
+        cleaning.stuck.insert(file, Stuck { live, until });
+    }
+}
+
+impl Cleaning {
+    fn is_stuck(&self, file: u32, live: u64) -> bool {
+        self.stuck.get(&file).is_some_and(|stuck| stuck.live == live && self.looks < stuck.until)
+    }
+}
+
+impl Victim {
+    /// Goes on with smaller groups, from the start. Answers false when they are as small as is useful.
+    fn shrink(&mut self, group_bytes: usize) -> bool {
+        self.limit /= 2;
+        self.at = 0;
+        self.limit > group_bytes / 64
+    }
+}

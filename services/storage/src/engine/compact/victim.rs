@@ -1,0 +1,125 @@
+//! Which segment is emptied next: the one that gives most space for what it costs to copy.
+//!
+//! Cost-benefit as in Rosenblum and Ousterhout, "The design and implementation of a log-structured file system" (1992):
+//! with u the part of a segment that is needed, cleaning costs 1 to read and u to write and frees 1 − u, and space that
+//! stayed free for long so far will stay free; so the largest (1 − u) · age / (1 + u) goes first. When somebody waits for
+//! space, age does not count.
+
+/// How much space is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// There is enough: only what is at least half dead.
+    Ample,
+    /// It becomes short: what gives back a tenth.
+    Short,
+    /// Somebody waits for it: as [`Self::Short`], and the cheapest first.
+    Now,
+}
+
+/// A segment that could be emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) file: u32,
+    /// Bytes that come back when it is retired.
+    pub(super) size: u64,
+    /// Bytes of what is needed of it, with directory entries.
+    pub(super) live: u64,
+    /// Group commits since its last one.
+    pub(super) age: u64,
+}
+
+/// Gains below this are not worth it while there is enough space.
+const MIN_GAIN: u64 = 64 << 10;
+/// Nor these, ever: headers and padding of the copy may take them.
+const MIN_SHORT_GAIN: u64 = 16 << 10;
+/// Frames start on boundaries of this many bytes.
+const FRAME: u64 = 4 << 10;
+
+impl Candidate {
+    /// Bytes that the copy of what is needed takes, in groups of `group` bytes.
+    pub(super) fn cost(&self, group: u64) -> u64 {
+        self.live + self.live.div_ceil(group.max(1)) * FRAME
+    }
+
+    fn gain(&self, group: u64) -> u64 {
+        self.size.saturating_sub(self.cost(group))
+    }
+
+    fn is_worth_it(&self, need: Need, group: u64) -> bool {
+        let least = match need {
+            Need::Ample => MIN_GAIN.max(self.size / 2),
+            Need::Short | Need::Now => MIN_SHORT_GAIN.max(self.size / 10),
+        };
+        self.gain(group) >= least
+    }
+
+    fn score(&self, need: Need, group: u64) -> u128 {
+        let age = if need == Need::Now { 1 } else { self.age.max(1) };
+        let benefit = (u128::from(self.gain(group)) * u128::from(age)) << 16;
+        benefit / u128::from((self.size + self.cost(group)).max(1))
+    }
+}
+
+/// The best of those whose copy fits `room`; the first one of equals.
+pub(super) fn best(
+    candidates: impl Iterator<Item = Candidate>,
+    need: Need,
+    room: u64,
+    group: u64,
+) -> Option<Candidate> {
+    candidates
+        .filter(|candidate| candidate.is_worth_it(need, group) && candidate.cost(group) + 2 * FRAME <= room)
+        .min_by_key(|candidate| (std::cmp::Reverse(candidate.score(need, group)), candidate.file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: u64 = 1 << 20;
+    const ROOM: u64 = 1 << 40;
+
+    fn candidate(file: u32, live_percent: u64, age: u64) -> Candidate {
+        let size = 8 << 20;
+        Candidate { file, size, live: size * live_percent / 100, age }
+    }
+
+    fn choice(need: Need, room: u64, candidates: &[Candidate]) -> Option<u32> {
+        best(candidates.iter().copied(), need, room, GROUP).map(|candidate| candidate.file)
+    }
+
+    #[test]
+    fn the_emptiest_of_one_age_goes_first_and_a_full_one_never() {
+        let all = [candidate(1, 40, 9), candidate(2, 10, 9), candidate(3, 30, 9)];
+        assert_eq!(choice(Need::Ample, ROOM, &all), Some(2));
+        assert_eq!(choice(Need::Now, ROOM, &[candidate(1, 95, 9), candidate(2, 100, 9)]), None);
+    }
+
+    #[test]
+    fn old_free_space_counts_more_than_new_unless_somebody_waits() {
+        let all = [candidate(1, 20, 10), candidate(2, 40, 1_000)];
+        assert_eq!(choice(Need::Ample, ROOM, &all), Some(2));
+        assert_eq!(choice(Need::Now, ROOM, &all), Some(1));
+    }
+
+    #[test]
+    fn only_half_dead_segments_are_touched_while_there_is_space() {
+        let all = [candidate(1, 60, 10)];
+        assert_eq!(choice(Need::Ample, ROOM, &all), None);
+        assert_eq!(choice(Need::Short, ROOM, &all), Some(1));
+    }
+
+    #[test]
+    fn a_copy_that_does_not_fit_waits_for_one_that_does() {
+        let all = [candidate(1, 20, 10), candidate(2, 50, 10)];
+        assert_eq!(choice(Need::Now, 2 << 20, &all), Some(1));
+        assert_eq!(choice(Need::Now, 1 << 20, &all), None);
+    }
+
+    #[test]
+    fn many_small_files_of_restarts_are_merged_when_space_is_short() {
+        let small = Candidate { file: 1, size: 24 << 10, live: 200, age: 10 };
+        assert_eq!(choice(Need::Ample, ROOM, &[small]), None);
+        assert_eq!(choice(Need::Short, ROOM, &[small]), Some(1));
+    }
+}

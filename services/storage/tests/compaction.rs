@@ -1,0 +1,249 @@
+//! Compaction: each defect that it could have is caught, damage is not carried along, and no crash in the middle of it
+//! costs anything.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints its seed")]
+
+mod model;
+
+use bytes::Bytes;
+use cstore_log::{Disk, Fault, FaultyDisk, Sabotage, Verb};
+use cstore_storage::engine::{
+    BlockKind, CompactStep, CompactionStats, Engine, Flaw, Need, NewBlock, PutOutcome, SealOutcome,
+};
+use cstore_storage::{EngineError, OpenError};
+use cstore_types::{BlockId, PartNo};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use model::{Defects, World, identity, open, run, session};
+
+/// Runs sequences until one finds the defect; answers what it found.
+async fn finding(defects: Defects) -> String {
+    for seed in 1..400 {
+        if let Err(found) = run(seed, 30, defects).await {
+            println!("{defects:?}: {found}");
+            return found;
+        }
+    }
+    panic!("{defects:?} was not caught");
+}
+
+#[tokio::test]
+async fn i6_freeing_before_the_copy_is_synced_is_caught() {
+    finding(Defects { sabotage: Sabotage::SkipCompactionSync, flaw: Flaw::None }).await;
+}
+
+#[tokio::test]
+async fn i4_a_forgotten_set_is_caught() {
+    finding(Defects::of(Flaw::ForgottenSet)).await;
+}
+
+#[tokio::test]
+async fn i1_a_stale_index_after_a_move_is_caught() {
+    finding(Defects::of(Flaw::StaleIndex)).await;
+}
+
+/// Bytes that follow from a number and are found on the disk by it.
+fn numbered(n: u64, len: usize) -> NewBlock {
+    let bytes = [&n.to_le_bytes()[..], b"numbered", &vec![7; len]].concat();
+    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
+    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+}
+
+async fn store(engine: &Engine, n: u64, len: usize) {
+    let block = numbered(n, len);
+    let sealed = engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await;
+    assert!(matches!(sealed, Ok(SealOutcome::Sealed { .. })), "{sealed:?}");
+}
+
+/// Fills more than a segment with what is released again, so that what was written before lies in a sealed one.
+async fn pad(engine: &Engine, from: u64) {
+    for n in from..from + 12 {
+        store(engine, n, 30_000).await;
+    }
+    for n in from..from + 12 {
+        engine.release(session(n)).await.unwrap();
+    }
+}
+
+async fn compact(engine: &Engine) -> u64 {
+    let mut emptied = 0;
+    loop {
+        match engine.compact_step(Need::Now).await.unwrap() {
+            CompactStep::Idle => return emptied,
+            CompactStep::Moved(_) => {}
+            CompactStep::Emptied => emptied += 1,
+        }
+    }
+}
+
+/// Flips a bit of a block where it lies first.
+fn rot(disk: &FaultyDisk, n: u64) {
+    let needle = [&n.to_le_bytes()[..], b"numbered"].concat();
+    let segments = Disk::subdir(disk, "segments").unwrap();
+    for name in segments.list().unwrap() {
+        let file = segments.open(&name).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
+            return disk.rot(&format!("segments/{name}"), at as u64 + 100, 1).unwrap();
+        }
+    }
+    panic!("block {n} is not on the disk");
+}
+
+/// A damaged block in a segment that is otherwise worth emptying.
+async fn compact_beside_damage(flaw: Flaw) -> Result<(), String> {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, Defects::of(flaw))?;
+    store(&engine, 0, 5_000).await;
+    store(&engine, 1, 5_000).await;
+    pad(&engine, 10).await;
+    rot(&disk, 0);
+    compact(&engine).await;
+    let counters = engine.counters();
+    if counters.damaged_blocks.get() != 1 {
+        return Err(format!("{} damaged blocks were counted", counters.damaged_blocks.get()));
+    }
+    if engine.compaction().pinned_files != 1 {
+        return Err(format!("{:?}", engine.compaction()));
+    }
+    assert!(matches!(engine.read_block(&numbered(0, 5_000).id), Err(EngineError::DataLoss)));
+    assert_eq!(engine.read_block(&numbered(1, 5_000).id).unwrap(), numbered(1, 5_000).bytes);
+    rot(&disk, 0);
+    let retired = engine.counters().retired_files.get();
+    assert!(matches!(
+        engine.put_blocks(session(0), vec![numbered(0, 5_000)]).await[..],
+        [PutOutcome::Stored]
+    ));
+    engine.unpin(session(0));
+    compact(&engine).await;
+    engine.reclaim();
+    assert!(engine.counters().retired_files.get() > retired);
+    assert_eq!(engine.compaction().pinned_files, 0, "the healed block let its old segment go");
+    assert_eq!(engine.read_block(&numbered(0, 5_000).id).unwrap(), numbered(0, 5_000).bytes);
+    Ok(())
+}
+
+#[tokio::test]
+async fn i8_a_damaged_block_stays_where_it_is_and_keeps_its_segment_until_it_is_healed() {
+    compact_beside_damage(Flaw::None).await.unwrap();
+}
+
+#[tokio::test]
+async fn i8_moving_a_corrupt_block_is_caught() {
+    println!("{}", compact_beside_damage(Flaw::UnverifiedMove).await.unwrap_err());
+}
+
+/// A set moves out of a segment that stays because of damage; then its release outlives both moves.
+async fn release_beside_a_left_copy(flaw: Flaw) -> Result<(), String> {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, Defects::of(flaw))?;
+    store(&engine, 0, 5_000).await;
+    store(&engine, 1, 5_000).await;
+    pad(&engine, 10).await;
+    rot(&disk, 0);
+    compact(&engine).await;
+    pad(&engine, 30).await;
+    engine.release(session(1)).await.unwrap();
+    for round in 3..8 {
+        pad(&engine, round * 20).await;
+        assert!(compact(&engine).await > 0);
+    }
+    drop(engine);
+    let engine = open(&disk.kill(), Defects::default())?;
+    match engine.sessions().contains(&session(1)) {
+        true => Err("a released session is back".to_owned()),
+        false => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn i3_a_release_outlives_the_copies_of_its_sets_that_damage_keeps() {
+    release_beside_a_left_copy(Flaw::None).await.unwrap();
+}
+
+#[tokio::test]
+async fn i3_a_release_that_forgets_left_copies_of_its_sets_is_caught() {
+    println!("{}", release_beside_a_left_copy(Flaw::ForgottenCopies).await.unwrap_err());
+}
+
+/// A world with half-dead segments, the same for one seed.
+async fn half_dead(seed: u64) -> (World, StdRng) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut world = World::new(Defects::default());
+    for _ in 0..14 {
+        world.put_and_seal(&mut rng).await;
+    }
+    for _ in 0..7 {
+        world.release(&mut rng).await;
+    }
+    (world, rng)
+}
+
+#[tokio::test]
+async fn i6_an_error_or_a_crash_at_any_call_of_a_compaction_loses_nothing() {
+    let mut struck = 0;
+    for verb in [Verb::Write, Verb::Sync, Verb::Create, Verb::Read] {
+        for nth in 1..60 {
+            let (mut world, mut rng) = half_dead(nth).await;
+            let before = world.disk.calls(verb);
+            world.disk.strike(verb, nth, Fault::Eio);
+            world.compact(1_000).await;
+            if world.disk.calls(verb) < before + nth {
+                break;
+            }
+            struck += 1;
+            world.die(&mut rng).await.unwrap_or_else(|error| panic!("{verb:?} {nth}: {error}"));
+            world.compact(1_000).await;
+            world.check().await.unwrap_or_else(|error| panic!("{verb:?} {nth}: {error}"));
+            world.engine().forget_orphans();
+            world.check_totals().unwrap();
+        }
+    }
+    assert!(struck > 40, "only {struck} calls were struck");
+}
+
+#[tokio::test]
+async fn i6_power_loss_after_any_step_of_a_compaction_loses_nothing() {
+    for seed in 0..40 {
+        for steps in 0..12 {
+            let (mut world, _) = half_dead(seed).await;
+            world.compact(steps).await;
+            world.disk = world.disk.power_loss(seed);
+            world.reopen().await.unwrap_or_else(|error| panic!("seed {seed} after {steps} steps: {error}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_engine_copies_nothing_a_second_time() {
+    let (mut world, _) = half_dead(1).await;
+    world.compact(1_000).await;
+    let moved = world.engine().counters().moved_bytes.get();
+    assert!(moved > 0);
+    for _ in 0..100 {
+        assert_eq!(world.engine().compact_step(Need::Now).await.unwrap(), CompactStep::Idle);
+    }
+    assert_eq!(world.engine().counters().moved_bytes.get(), moved);
+    let fresh = open(&FaultyDisk::new(), Defects::default()).unwrap();
+    assert_eq!(fresh.compact_step(Need::Now).await.unwrap(), CompactStep::Idle);
+    assert_eq!(fresh.compaction(), CompactionStats::default());
+}
+
+#[test]
+fn a_disk_without_room_for_segments_is_refused_with_the_least_size() {
+    use cstore_storage::engine::DiskOptions;
+    let options = DiskOptions {
+        capacity: 4_000,
+        block_size: 64,
+        fresh_start: false,
+        erase: None,
+        sabotage: Sabotage::None,
+        flaw: Flaw::None,
+    };
+    let disk = std::sync::Arc::new(FaultyDisk::new());
+    let error = Engine::open(disk.clone(), "memory", &identity(), &options).unwrap_err();
+    assert!(matches!(error, OpenError::Capacity { wanted: 4_000, .. }), "{error}");
+    assert!(disk.list().unwrap().is_empty(), "nothing was made");
+}

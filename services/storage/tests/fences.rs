@@ -1,0 +1,241 @@
+//! Moves of sets and releases while seals and releases of their sessions are under way: in the log neither passes the
+//! other. The disk holds its syncs back until everything has been appended.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod model;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
+use cstore_storage::engine::{
+    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Identity, Need, NewBlock, SealOutcome,
+};
+use cstore_types::{BlockId, PartNo};
+use parking_lot::{Condvar, Mutex};
+
+use model::{CAPACITY, identity, session};
+
+/// Where syncs wait while it is closed.
+#[derive(Debug, Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn set_closed(&self, closed: bool) {
+        *self.closed.lock() = closed;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) -> io::Result<()> {
+        let mut closed = self.closed.lock();
+        let waited = self.opened.wait_while_for(&mut closed, |closed| *closed, Duration::from_secs(20));
+        if waited.timed_out() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Gated<T> {
+    inner: T,
+    gate: Arc<Gate>,
+}
+
+impl Gated<Arc<dyn Disk>> {
+    fn file(&self, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(Gated { inner, gate: self.gate.clone() })
+    }
+}
+
+impl Disk for Gated<Arc<dyn Disk>> {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(self.inner.create(name, len)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(self.inner.open(name)?))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, gate: self.gate.clone() }))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<LockGuard> {
+        self.inner.lock(name)
+    }
+}
+
+impl DiskFile for Gated<Arc<dyn DiskFile>> {
+    fn size(&self) -> io::Result<u64> {
+        self.inner.size()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_exact_at(buf, offset)
+    }
+
+    fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()> {
+        self.inner.write_all_vectored_at(bufs, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass()?;
+        self.inner.sync_data()
+    }
+}
+
+struct Bench {
+    disk: FaultyDisk,
+    gate: Arc<Gate>,
+    engine: Engine,
+}
+
+fn open(disk: Arc<dyn Disk>, flaw: Flaw) -> Engine {
+    let options = DiskOptions {
+        capacity: CAPACITY,
+        block_size: 64,
+        fresh_start: false,
+        erase: None,
+        sabotage: Sabotage::None,
+        flaw,
+    };
+    let identity: Identity = identity();
+    Engine::open(disk, "memory", &identity, &options).unwrap()
+}
+
+fn numbered(n: u64, len: usize) -> NewBlock {
+    let bytes = [&n.to_le_bytes()[..], &vec![7; len]].concat();
+    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
+    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+}
+
+async fn store(engine: &Engine, n: u64, part: u32, len: usize) {
+    let block = numbered(n, len);
+    let sealed = engine.put_seal(session(n), PartNo(part), vec![block.id], vec![block]).await;
+    assert!(matches!(sealed, Ok(SealOutcome::Sealed { .. })), "{sealed:?}");
+}
+
+async fn compact(engine: &Engine) {
+    while engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
+}
+
+impl Bench {
+    fn new(flaw: Flaw) -> Self {
+        let (disk, gate) = (FaultyDisk::new(), Arc::new(Gate::default()));
+        let gated = Gated { inner: Arc::new(disk.clone()) as Arc<dyn Disk>, gate: gate.clone() };
+        Self { engine: open(Arc::new(gated), flaw), disk, gate }
+    }
+
+    /// More than a segment of what is released again.
+    async fn pad(&self, from: u64) {
+        for n in from..from + 12 {
+            store(&self.engine, n, 0, 30_000).await;
+        }
+        for n in from..from + 12 {
+            self.engine.release(session(n)).await.unwrap();
+        }
+    }
+
+    /// Everything of this is appended before anything of it is synced, in this order.
+    async fn at_once(&self, first: impl Future<Output = ()>, second: impl Future<Output = ()>) {
+        self.gate.set_closed(true);
+        let open = async {
+            tokio::task::yield_now().await;
+            self.gate.set_closed(false);
+        };
+        tokio::join!(biased; first, second, open);
+    }
+
+    /// Whether the session holds sets after a kill.
+    fn holds_after_kill(self, n: u64) -> bool {
+        drop(self.engine);
+        open(Arc::new(self.disk.kill()), Flaw::None).sessions().contains(&session(n))
+    }
+}
+
+/// A set whose segment is worth emptying, and a release of it that is appended first.
+async fn released_set_comes_back(flaw: Flaw) -> bool {
+    let bench = Bench::new(flaw);
+    store(&bench.engine, 1, 0, 5_000).await;
+    store(&bench.engine, 2, 0, 5_000).await;
+    bench.pad(10).await;
+    let release = async { bench.engine.release(session(1)).await.unwrap() };
+    bench.at_once(release, compact(&bench.engine)).await;
+    assert!(!bench.engine.sessions().contains(&session(1)));
+    bench.holds_after_kill(1)
+}
+
+#[tokio::test]
+async fn i3_a_set_does_not_move_while_it_is_released() {
+    assert!(!released_set_comes_back(Flaw::None).await);
+}
+
+#[tokio::test]
+async fn i3_a_set_that_moves_past_its_release_is_caught() {
+    assert!(released_set_comes_back(Flaw::NoFence).await);
+}
+
+#[tokio::test]
+async fn i3_a_release_waits_for_a_move_of_its_sets() {
+    let bench = Bench::new(Flaw::None);
+    store(&bench.engine, 1, 0, 5_000).await;
+    bench.pad(10).await;
+    let release = async { bench.engine.release(session(1)).await.unwrap() };
+    bench.at_once(compact(&bench.engine), release).await;
+    assert!(bench.engine.read_block(&numbered(1, 5_000).id).is_err(), "it was freed");
+    bench.pad(30).await;
+    compact(&bench.engine).await;
+    assert!(!bench.holds_after_kill(1));
+}
+
+/// A release that must move, and a set that a late worker seals for its session.
+async fn late_set_survives(flaw: Flaw) -> bool {
+    let bench = Bench::new(flaw);
+    // The dropped set stays in a segment that is full of what is needed.
+    store(&bench.engine, 1, 0, 100).await;
+    for (n, len) in [(2, 56_000), (3, 56_000), (4, 44_000)] {
+        store(&bench.engine, n, 0, len).await;
+    }
+    bench.pad(10).await;
+    compact(&bench.engine).await;
+    bench.engine.release(session(1)).await.unwrap();
+    bench.pad(30).await;
+    bench.engine.reclaim();
+    let late = async { store(&bench.engine, 1, 9, 3_000).await };
+    bench.at_once(late, compact(&bench.engine)).await;
+    bench.holds_after_kill(1)
+}
+
+#[tokio::test]
+async fn i1_a_release_does_not_move_past_a_set_that_is_being_sealed() {
+    assert!(late_set_survives(Flaw::None).await);
+}
+
+#[tokio::test]
+async fn i1_a_release_that_moves_past_a_later_set_is_caught() {
+    assert!(!late_set_survives(Flaw::NoFence).await);
+}

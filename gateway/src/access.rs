@@ -41,6 +41,7 @@ pub const ROUTES: &[Route] = &[
     Route { verb: ":rename", ..route("POST", FILE, &[Write, Delete]) },
     route("GET", "/api/download/{*name}", &[Read]),
     route("GET", "/api/stats", &[Read]),
+    Route { whole_cluster: true, ..route("GET", "/api/usage", &[Read]) },
     Route { whole_cluster: true, ..route("GET", "/api/cluster", &[Read]) },
 ];
 
@@ -62,9 +63,8 @@ pub(crate) fn check(
     for right in route.rights {
         access.require(*right)?;
     }
-    if route.whole_cluster && !access.tenant.is_default() {
-        let text = "this tells of the whole cluster and is for the default tenant only";
-        return Err(ApiError::new(cstore_types::ErrorCode::PermissionDenied, text));
+    if route.whole_cluster {
+        access.require_default_tenant()?;
     }
     Ok(true)
 }

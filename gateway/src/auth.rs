@@ -37,6 +37,16 @@ impl Access {
         Err(ApiError::new(ErrorCode::PermissionDenied, text))
     }
 
+    /// # Errors
+    /// `permission_denied` for named tenants: what is asked for tells of what others have stored.
+    pub(crate) fn require_default_tenant(&self) -> Result<(), ApiError> {
+        if self.tenant.is_default() {
+            return Ok(());
+        }
+        let text = "this tells of the whole cluster and is for the default tenant only";
+        Err(ApiError::new(ErrorCode::PermissionDenied, text))
+    }
+
     /// The tenant as the inner services want it.
     pub(crate) fn tenant(&self) -> String {
         self.tenant.as_str().to_owned()

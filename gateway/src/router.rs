@@ -47,6 +47,7 @@ pub(crate) fn router(app: Shared) -> Router {
         )
         .route("/api/download/{*name}", get(routes::get::download).head(routes::get::download_head))
         .route("/api/stats", get(routes::stats::stats))
+        .route("/api/usage", get(routes::usage::usage))
         .route("/api/cluster", get(routes::cluster::cluster))
         .fallback(|| async { ApiError::no_route() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })

@@ -10,6 +10,7 @@ pub(crate) mod list;
 pub(crate) mod put;
 pub(crate) mod stats;
 pub(crate) mod upload;
+pub(crate) mod usage;
 
 /// Where files are by name.
 pub(crate) const FILES: &str = "/api/files/";

@@ -239,6 +239,30 @@ async fn metadata_is_kept_with_the_file_and_given_back_by_get_and_head() {
 }
 
 #[tokio::test]
+async fn what_a_removal_would_free_is_told_for_a_file_and_for_a_prefix() {
+    let setup = start().await;
+    setup.fake.put_file("d/a", b"x");
+    setup.fake.put_file("d/b", b"y");
+    let freed = get(&setup, "/api/files/d/a?explain=freed", "").await.json();
+    assert_eq!(
+        (&freed["name"], &freed["size"], &freed["other_names"]),
+        (&"d/a".into(), &1.into(), &1.into())
+    );
+    assert_eq!((&freed["unique_bytes"], &freed["freed_bytes"]), (&1_000.into(), &700.into()));
+    assert_eq!((&freed["shared_blocks"], &freed["freed_blocks"]), (&4.into(), &6.into()));
+    let usage = get(&setup, "/api/usage?prefix=d/", "").await.json();
+    assert_eq!((&usage["files"], &usage["shared_bytes"]), (&2.into(), &600.into()));
+    assert_eq!(get(&setup, "/api/usage", "").await.status, 200);
+    for (path, status) in [
+        ("/api/files/missing?explain=freed", 404),
+        ("/api/files/d/a?explain=cost", 400),
+        ("/api/download/d/a?explain=freed", 400),
+    ] {
+        assert_eq!(get(&setup, path, "").await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_misspelt_parameter_changes_nothing() {
     let setup = start().await;
     setup.fake.put_file("a", b"x");

@@ -9,6 +9,7 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Namespace/DeleteFile", &[Gateway, Operator]),
     ("cstore.v1.Namespace/RenameFile", &[Gateway, Operator]),
     ("cstore.v1.Namespace/CopyFile", &[Gateway, Operator]),
+    ("cstore.v1.Namespace/SelectFiles", &[Gateway, Operator]),
     ("cstore.v1.Namespace/GetUsage", &[Gateway, Operator]),
     ("cstore.v1.Uploads/BeginUpload", &[Gateway, Operator]),
     // Only a worker has seen the seals that a commit names.
@@ -23,6 +24,7 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Transfer/PutSmall", &[Gateway, Operator]),
     ("cstore.v1.Transfer/Download", &[Gateway, Operator]),
     ("cstore.v1.Transfer/GetRecipe", &[Gateway, Operator]),
+    ("cstore.v1.Transfer/Explain", &[Gateway, Operator]),
 ];
 
 /// Whether `caller` may call the method of a request's path (`/package.Service/Method`).

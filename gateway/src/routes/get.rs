@@ -22,7 +22,7 @@ use crate::error::ApiError;
 use crate::query::Query;
 use crate::range::{self, Wanted};
 use crate::routes::upload::DEFAULT_TYPE;
-use crate::routes::{DOWNLOAD, FILES, answer};
+use crate::routes::{DOWNLOAD, FILES, answer, usage};
 use crate::{digest, download, metadata, name};
 
 pub(crate) async fn file(
@@ -65,7 +65,14 @@ async fn answer(
     with_body: bool,
 ) -> Result<Response, ApiError> {
     let name = name::from_path(request.uri.path(), prefix)?;
-    Query::only(request.uri.query(), &["explain"])?;
+    // Two doors to the same files, and only the first of them explains.
+    let known: &[&str] = if prefix == FILES { &["explain"] } else { &[] };
+    let query = Query::only(request.uri.query(), known)?;
+    match query.get("explain") {
+        None => {}
+        Some("freed") if with_body => return usage::explain(app, access, &name).await,
+        Some(_) => return Err(ApiError::invalid("parameter explain must be freed, with GET")),
+    }
     let wanted_file = v1::GetFileRequest { name: name.to_string(), tenant: access.tenant() };
     let found = app.master.get_file(wanted_file).await?;
     let file = found.file.ok_or_else(answer::no_file)?;

@@ -13,6 +13,8 @@ C-Store
   POST   /api/files/{name}:copy       {\"to\": name, \"overwrite\": false}
   POST   /api/files/{name}:rename     {\"to\": name, \"overwrite\": false}
   GET    /api/files                   ?prefix= &delimiter= &limit= &page_token=
+  GET    /api/files/{name}?explain=freed   what a removal would free
+  GET    /api/usage                   ?prefix=: logical, unique, shared bytes of what is under it
   GET    /api/stats
   GET    /api/cluster
 ";

@@ -311,6 +311,19 @@ impl Transfer for Fake {
     ) -> Result<Response<Self::GetRecipeStream>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let n = request.into_inner().sessions.len() as u64;
+        Ok(Response::new(v1::ExplainResponse {
+            blocks: 10 * n,
+            bytes: 1_000 * n,
+            shared_blocks: 4 * n,
+            shared_bytes: 300 * n,
+        }))
+    }
 }
 
 /// Counts an upload that was dropped in the middle.
@@ -377,6 +390,34 @@ impl Namespace for Fake {
         let request = request.into_inner();
         let file = v1::FileInfo { name: request.to, ..v1::FileInfo::default() };
         Ok(Response::new(v1::CopyFileResponse { file: Some(file), state: None }))
+    }
+
+    async fn select_files(
+        &self,
+        request: Request<v1::SelectFilesRequest>,
+    ) -> Result<Response<v1::SelectFilesResponse>, Status> {
+        use v1::select_files_request::Selection;
+        let (found, sessions) = self.with(|state| {
+            let chosen = |name: &str| match &request.get_ref().selection {
+                Some(Selection::Name(wanted)) => name == wanted,
+                Some(Selection::Prefix(prefix)) => name.starts_with(prefix.as_str()),
+                None => false,
+            };
+            let found: Vec<u64> =
+                state.files.iter().filter(|(name, _)| chosen(name)).map(|(_, (_, info))| info.size).collect();
+            let session = v1::SessionUse { session: Bytes::from_static(&[1; 16]), ends: true };
+            (found.clone(), vec![session; found.len()])
+        });
+        if found.is_empty() && matches!(request.get_ref().selection, Some(Selection::Name(_))) {
+            return Err(cstore_proto::status(ErrorCode::NotFound, "no file of this name"));
+        }
+        Ok(Response::new(v1::SelectFilesResponse {
+            files: found.len() as u64,
+            logical_bytes: found.iter().sum(),
+            sessions,
+            other_names: 1,
+            state: None,
+        }))
     }
 
     async fn get_usage(

@@ -33,6 +33,7 @@ mod tenants;
 mod tidy;
 mod tls;
 mod traces;
+mod usage;
 mod walk;
 
 /// The program under test.

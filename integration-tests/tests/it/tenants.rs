@@ -108,6 +108,10 @@ fn i13_tenants_have_names_of_their_own_and_see_no_others() {
     }
     let stats = ask(&cluster, &acme, "GET", "/api/stats", b"").json();
     assert_eq!(stats.as_object().unwrap().len(), 2, "nothing of what others store: {stats}");
+    // Nor whether a removal would free anything, which says whether somebody else has the same bytes.
+    for path in ["/api/usage", "/api/files/none?explain=freed"] {
+        assert_eq!(ask(&cluster, &acme, "GET", path, b"").status, 403, "{path}");
+    }
     assert_eq!(ask(&cluster, &acme, "DELETE", "/api/files/small", b"").status, 204);
     assert_eq!(ask(&cluster, &other, "GET", "/api/files/small", b"").body, large);
     // Counted anew from the names.

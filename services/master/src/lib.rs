@@ -18,6 +18,7 @@ mod metrics;
 mod namespace;
 mod releases;
 mod run;
+mod selection;
 mod uploads;
 
 pub use config::{Config, Sabotage};

@@ -37,7 +37,11 @@ impl Master {
         Ok(Some((FileRecord::decode(&found.value)?, found)))
     }
 
-    async fn must_find(&self, tenant: &Tenant, name: &FileName) -> Result<(FileRecord, Versioned), Refusal> {
+    pub(crate) async fn must_find(
+        &self,
+        tenant: &Tenant,
+        name: &FileName,
+    ) -> Result<(FileRecord, Versioned), Refusal> {
         let missing = || Refusal::new(ErrorCode::NotFound, format!("there is no file {:?}", name.as_str()));
         self.find(tenant, name).await?.ok_or_else(missing)
     }

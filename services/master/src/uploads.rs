@@ -203,7 +203,7 @@ impl Master {
             root_crc: crc32c::crc32c(&commit.root),
             stores: commit.seals.iter().map(|(store, _)| *store).collect(),
             name: commit.name.as_str().to_owned(),
-            file: file.clone(),
+            file: Box::new(file.clone()),
         };
         self.note_seals(&mut batch, commit)?;
         batch.put(keys::name_key(&commit.claims.tenant, &commit.name), file.encode());

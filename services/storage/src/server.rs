@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SessionId};
 use cstore_wire::{
     BlockKind as WireKind, BlockSink, Context, Handler, Opcode, PutStatus, Refusal, Request, Response,
-    SealedBlock, WireBlock,
+    SealedBlock, SessionUse, SpaceUse, WireBlock,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -71,10 +71,30 @@ impl BlockServer {
                 self.engine.unpin(session);
                 Ok(Response::Ok)
             }
+            Request::Usage { sessions } => self.usage(sessions).await,
             Request::GetBlocks { .. } | Request::Ping | Request::Goodbye => {
                 Err(Refusal::new(ErrorCode::Internal, "the connection answers this itself"))
             }
         }
+    }
+
+    /// Reads many reference sets, so it takes the place of a reader.
+    async fn usage(&self, sessions: Vec<SessionUse>) -> Result<Response, Refusal> {
+        let permit = self.readers.clone().acquire_owned().await;
+        let engine = self.engine.clone();
+        let counted = cstore_node::blocking(move || {
+            let _permit = permit;
+            let sessions: Vec<_> = sessions.iter().map(|of| (of.session, of.ends)).collect();
+            engine.usage(&sessions)
+        });
+        let counted = counted.await.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
+        let found = counted.map_err(refusal)?;
+        Ok(Response::Usage(SpaceUse {
+            blocks: found.blocks,
+            bytes: found.bytes,
+            shared_blocks: found.shared_blocks,
+            shared_bytes: found.shared_bytes,
+        }))
     }
 
     async fn put(&self, session: SessionId, blocks: Vec<WireBlock>) -> Response {

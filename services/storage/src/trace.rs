@@ -15,7 +15,7 @@ pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
         Request::PutSeal { session, blocks, .. } => (blocks.len(), Some(session)),
         Request::Unpin { session } => (0, Some(session)),
         Request::GetBlocks { ids } => (ids.len(), None),
-        Request::Ping | Request::Goodbye => (0, None),
+        Request::Usage { .. } | Request::Ping | Request::Goodbye => (0, None),
     };
     let name = format!("{:?}", request.opcode());
     let span = tracing::info_span!(

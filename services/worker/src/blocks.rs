@@ -47,7 +47,7 @@ pub(crate) struct Seal {
     pub(crate) seq: SealSeq,
 }
 
-fn unexpected(response: &Response) -> Failure {
+pub(crate) fn unexpected(response: &Response) -> Failure {
     Failure::new(ErrorCode::Internal, format!("storage answered {:?}", response.opcode()))
 }
 
@@ -64,6 +64,7 @@ impl Route {
             cstore_wire::Opcode::PutBlocks => "PutBlocks",
             cstore_wire::Opcode::Seal => "Seal",
             cstore_wire::Opcode::PutSeal => "PutSeal",
+            cstore_wire::Opcode::UsageOf => "UsageOf",
             _ => "Unpin",
         };
         let span = trace::batch_span(name, self.name(node)?.as_str(), blocks);

@@ -145,6 +145,14 @@ impl Transfer for Door {
         });
         Ok(Response::new(Box::pin(pages)))
     }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let route = Route::new(&self.sessions.stores)?;
+        Ok(Response::new(crate::explain::explain(&route, request.into_inner()).await?))
+    }
 }
 
 fn answer(message: v1::download_response::Message) -> v1::DownloadResponse {

@@ -14,6 +14,7 @@ mod config;
 mod digests;
 mod download;
 mod error;
+mod explain;
 mod grpc;
 mod membership;
 mod metrics;

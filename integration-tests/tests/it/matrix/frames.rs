@@ -15,7 +15,8 @@ use cstore_types::{
 use cstore_wire::frame::{HEADER, PREFIX};
 use cstore_wire::handshake::{Direction, Hello, prove};
 use cstore_wire::{
-    Block, BlockKind, Opcode, Prefix, PutStatus, Refusal, Request, Response, Role, SealedBlock, WireBlock,
+    Block, BlockKind, Opcode, Prefix, PutStatus, Refusal, Request, Response, Role, SealedBlock, SessionUse,
+    SpaceUse, WireBlock,
 };
 use prost::Message;
 
@@ -49,6 +50,7 @@ fn frame(opcode: Opcode) -> Bytes {
             let blocks = vec![SealedBlock { index: 0, kind, bytes }];
             request(Request::PutSeal { session, part, ids, blocks })
         }
+        Opcode::UsageOf => request(Request::Usage { sessions: vec![SessionUse { session, ends: true }] }),
         Opcode::Ping => request(Request::Ping),
         Opcode::Goodbye => request(Request::Goodbye),
         // A handshake that says nothing.
@@ -66,6 +68,7 @@ fn frame(opcode: Opcode) -> Bytes {
         }),
         Opcode::SealMissing => response(Response::SealMissing(vec![0])),
         Opcode::SealConflict => response(Response::SealConflict),
+        Opcode::Usage => response(Response::Usage(SpaceUse::default())),
     }
 }
 

@@ -19,6 +19,7 @@ const MAY: &[(&str, &str)] = &[
     ("Namespace/DeleteFile", "gateway operator"),
     ("Namespace/RenameFile", "gateway operator"),
     ("Namespace/CopyFile", "gateway operator"),
+    ("Namespace/SelectFiles", "gateway operator"),
     ("Namespace/GetUsage", "gateway operator"),
     ("Uploads/BeginUpload", "gateway operator"),
     ("Uploads/CommitUpload", "worker"),
@@ -31,6 +32,7 @@ const MAY: &[(&str, &str)] = &[
     ("Transfer/PutSmall", "gateway operator"),
     ("Transfer/Download", "gateway operator"),
     ("Transfer/GetRecipe", "gateway operator"),
+    ("Transfer/Explain", "gateway operator"),
 ];
 
 fn now() -> i64 {

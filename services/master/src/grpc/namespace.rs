@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use cstore_proto::v1::namespace_server::Namespace;
-use cstore_proto::{file_name, tenant, v1};
+use cstore_proto::{FieldError, file_name, tenant, v1};
+use cstore_types::SessionId;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Doors;
 use crate::core::file_info;
 use crate::listing::ListQuery;
 use crate::namespace::SecondName;
+use crate::selection::Selection;
 
 #[async_trait]
 impl Namespace for Doors {
@@ -80,6 +83,31 @@ impl Namespace for Doors {
         let file = self.0.copy_file(&change).await?;
         let file = Some(file_info(change.to.as_str(), &file));
         Ok(Response::new(v1::CopyFileResponse { state: self.0.state(), file }))
+    }
+
+    async fn select_files(
+        &self,
+        request: Request<v1::SelectFilesRequest>,
+    ) -> Result<Response<v1::SelectFilesResponse>, Status> {
+        use v1::select_files_request::Selection as Wire;
+        let request = request.into_inner();
+        let selection = match request.selection {
+            Some(Wire::Name(name)) => Selection::Name(file_name("name", &name)?),
+            Some(Wire::Prefix(prefix)) => Selection::Prefix(prefix),
+            None => return Err(FieldError::new("selection", "give a name or a prefix").into()),
+        };
+        let found = self.0.select_files(&tenant(&request.tenant)?, &selection).await?;
+        let session = |(session, ends): &(SessionId, bool)| v1::SessionUse {
+            session: Bytes::copy_from_slice(session.as_bytes()),
+            ends: *ends,
+        };
+        Ok(Response::new(v1::SelectFilesResponse {
+            state: self.0.state(),
+            files: found.files,
+            logical_bytes: found.logical_bytes,
+            sessions: found.sessions.iter().map(session).collect(),
+            other_names: found.other_names,
+        }))
     }
 
     async fn get_usage(

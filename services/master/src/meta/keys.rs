@@ -116,7 +116,7 @@ pub(crate) enum SessionRecord {
         /// Under which name, and what was answered.
         name: String,
         /// The file as it was published.
-        file: FileRecord,
+        file: Box<FileRecord>,
     },
     /// It will never commit.
     Tombstoned,
@@ -305,7 +305,7 @@ impl SessionRecord {
                 root_crc: fields.u32()?,
                 stores: fields.stores()?,
                 name: fields.text()?,
-                file: FileRecord::decode(fields.bytes()?)?,
+                file: Box::new(FileRecord::decode(fields.bytes()?)?),
             },
             [2] => Self::Tombstoned,
             _ => return Err(damaged("session")),
@@ -392,7 +392,7 @@ mod tests {
             root_crc: 3,
             stores: stores.clone(),
             name: "a".to_owned(),
-            file: file(),
+            file: Box::new(file()),
         };
         assert_eq!(SessionRecord::decode(&session.encode()), Ok(session));
         assert_eq!(SessionRecord::decode(&SessionRecord::Tombstoned.encode()), Ok(SessionRecord::Tombstoned));

@@ -65,6 +65,8 @@ master_client! {
     rename_file: NamespaceClient "cstore.v1.Namespace/RenameFile" RenameFileRequest -> RenameFileResponse, idempotent false;
     /// Gives a file a second name.
     copy_file: NamespaceClient "cstore.v1.Namespace/CopyFile" CopyFileRequest -> CopyFileResponse, idempotent false;
+    /// What files are made of.
+    select_files: NamespaceClient "cstore.v1.Namespace/SelectFiles" SelectFilesRequest -> SelectFilesResponse, idempotent true;
     /// Files and bytes.
     get_usage: NamespaceClient "cstore.v1.Namespace/GetUsage" GetUsageRequest -> GetUsageResponse, idempotent true;
     /// Tickets for uploads. Tickets of a lost answer expire unused.

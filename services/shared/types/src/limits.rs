@@ -20,6 +20,8 @@ pub const MAX_ROOT_ENTRIES: usize = 100;
 pub const MAX_RECIPE_DEPTH: u8 = 4;
 /// Bytes of a file name.
 pub const MAX_NAME_BYTES: usize = 1_024;
+/// Sessions of one question about the space that they use.
+pub const MAX_USAGE_SESSIONS: usize = 4_096;
 /// Entries that a user may note beside a file.
 pub const MAX_METADATA_ENTRIES: usize = 32;
 /// Bytes of a metadata key.

@@ -20,6 +20,7 @@
 //! | 0x33 | Seal | session · part u32 · n u32 · ids |
 //! | 0x34 | Unpin | session |
 //! | 0x35 | PutSeal | session · part u32 · n u32 · ids · m u32 · m × (index u32 · kind u8 · length u32) · bytes |
+//! | 0x36 | UsageOf | n u32 · n × (session · ends u8); n at most 4,096 |
 //! | 0x3e | Ping | answered by Ok |
 //! | 0x3f | Goodbye | the sender closes after it |
 //! | 0x41 | PutResult | n u32 · n × status u8 (0 stored, 1 duplicate, 64 + error code refused) |
@@ -27,9 +28,10 @@
 //! | 0x43 | Sealed | store uuid \[16\] · seal seq u64 · m u32 · m × new u8 |
 //! | 0x44 | SealMissing | n u32 · n × index u32 |
 //! | 0x45 | SealConflict | |
+//! | 0x46 | Usage | blocks u64 · bytes u64 · shared blocks u64 · shared bytes u64 |
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_IDS, MAX_REQUEST_BYTES};
+use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_IDS, MAX_REQUEST_BYTES, MAX_USAGE_SESSIONS};
 use cstore_types::{BlockId, MapVersion};
 
 use crate::error::DecodeError;
@@ -59,6 +61,7 @@ pub enum Opcode {
     Seal,
     Unpin,
     PutSeal,
+    UsageOf,
     Ping,
     Goodbye,
     PutResult,
@@ -66,11 +69,12 @@ pub enum Opcode {
     Sealed,
     SealMissing,
     SealConflict,
+    Usage,
 }
 
 impl Opcode {
     /// All opcodes, for tables and tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Error,
         Self::Ok,
         Self::Handshake,
@@ -82,6 +86,7 @@ impl Opcode {
         Self::Seal,
         Self::Unpin,
         Self::PutSeal,
+        Self::UsageOf,
         Self::Ping,
         Self::Goodbye,
         Self::PutResult,
@@ -89,6 +94,7 @@ impl Opcode {
         Self::Sealed,
         Self::SealMissing,
         Self::SealConflict,
+        Self::Usage,
     ];
 
     /// The byte.
@@ -105,6 +111,7 @@ impl Opcode {
             Self::Seal => 0x33,
             Self::Unpin => 0x34,
             Self::PutSeal => 0x35,
+            Self::UsageOf => 0x36,
             Self::Ping => 0x3e,
             Self::Goodbye => 0x3f,
             Self::PutResult => 0x41,
@@ -112,6 +119,7 @@ impl Opcode {
             Self::Sealed => 0x43,
             Self::SealMissing => 0x44,
             Self::SealConflict => 0x45,
+            Self::Usage => 0x46,
         }
     }
 
@@ -131,6 +139,7 @@ impl Opcode {
                 | Self::Seal
                 | Self::Unpin
                 | Self::PutSeal
+                | Self::UsageOf
                 | Self::Ping
                 | Self::Goodbye
         )
@@ -154,6 +163,8 @@ impl Opcode {
             Self::Block => (6, 6 + MAX_BLOCK_BYTES),
             Self::Sealed => (28, 28 + MAX_IDS),
             Self::SealMissing => (8, 4 + MAX_IDS * 4),
+            Self::UsageOf => (4 + 17, 4 + MAX_USAGE_SESSIONS * 17),
+            Self::Usage => (32, 32),
         }
     }
 

@@ -43,5 +43,7 @@ pub use client::{BlockStream, ClientConfig, Connection};
 pub use error::{ClientError, DecodeError, Refusal};
 pub use frame::{Opcode, Prefix, TraceField};
 pub use handshake::{Role, VERSION};
-pub use message::{Block, BlockKind, PutStatus, Request, Response, SealedBlock, WireBlock};
+pub use message::{
+    Block, BlockKind, PutStatus, Request, Response, SealedBlock, SessionUse, SpaceUse, WireBlock,
+};
 pub use server::{BlockSink, Context, Handler, ServerConfig, serve_connection};

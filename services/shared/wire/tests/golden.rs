@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SealSeq, SessionId, StoreUuid};
 use cstore_wire::frame::{HEADER, decode_header};
 use cstore_wire::{
-    Block, BlockKind, Opcode, Prefix, PutStatus, Refusal, Request, Response, SealedBlock, TraceField,
-    WireBlock,
+    Block, BlockKind, Opcode, Prefix, PutStatus, Refusal, Request, Response, SealedBlock, SessionUse,
+    SpaceUse, TraceField, WireBlock,
 };
 use proptest::prelude::*;
 
@@ -53,6 +53,10 @@ fn requests() -> Vec<(Request, String)> {
             },
             format!("3554000000{head}{s}0900000001000000{a}010000000000000002020000007879"),
         ),
+        (
+            Request::Usage { sessions: vec![SessionUse { session: S, ends: true }] },
+            format!("3622000000{head}01000000{s}01"),
+        ),
         (Request::Ping, format!("3e0d000000{head}")),
         (Request::Goodbye, format!("3f0d000000{head}")),
     ]
@@ -88,6 +92,10 @@ fn responses() -> Vec<(Response, String)> {
         ),
         (Response::SealMissing(vec![4]), format!("4415000000{head}0100000004000000")),
         (Response::SealConflict, format!("450d000000{head}")),
+        (
+            Response::Usage(SpaceUse { blocks: 1, bytes: 2, shared_blocks: 3, shared_bytes: 4 }),
+            format!("462d000000{head}0100000000000000020000000000000003000000000000000400000000000000"),
+        ),
         (Response::Error(refusal), format!("0016000000{head}096400000002006e6f")),
     ]
 }

@@ -17,7 +17,8 @@ use cstore_wire::frame::{HEADER, decode_header};
 use cstore_wire::handshake::{Direction, Hello, Role, prove};
 use cstore_wire::{
     Block, BlockKind, BlockSink, ClientConfig, Connection, Context, Handler, Prefix, PutStatus, Refusal,
-    Request, Response, SealedBlock, ServerConfig, TraceField, WireBlock, serve_connection,
+    Request, Response, SealedBlock, ServerConfig, SessionUse, SpaceUse, TraceField, WireBlock,
+    serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -206,6 +207,9 @@ fn request() -> impl Strategy<Value = Request> {
             ids,
             blocks: block.into_iter().collect(),
         }),
+        vec((session(), any::<bool>()), 1..20).prop_map(|sessions| Request::Usage {
+            sessions: sessions.into_iter().map(|(session, ends)| SessionUse { session, ends }).collect(),
+        }),
         Just(Request::Ping),
         Just(Request::Goodbye),
     ]
@@ -224,6 +228,9 @@ fn response() -> impl Strategy<Value = Response> {
         Just(Response::Ok),
         Just(Response::AllHere),
         Just(Response::SealConflict),
+        any::<[u64; 4]>().prop_map(|[blocks, bytes, shared_blocks, shared_bytes]| Response::Usage(
+            SpaceUse { blocks, bytes, shared_blocks, shared_bytes }
+        )),
         vec(any::<bool>(), 1..100).prop_map(Response::SomeMissing),
         vec(status, 1..40).prop_map(Response::PutResult),
         block.prop_map(|(index, last, result)| Response::Block(Block { index, last, result })),

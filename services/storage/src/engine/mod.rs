@@ -19,6 +19,7 @@ mod seal;
 mod space;
 mod state;
 mod superblock;
+mod usage;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use open::{DiskOptions, Identity, peek};
 pub use read::MAX_READ_TRIES;
 pub use space::Space;
 pub use state::Totals;
+pub use usage::Usage;
 
 use crate::EngineError;
 use state::State;

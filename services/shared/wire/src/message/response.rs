@@ -1,0 +1,208 @@
+//! What a storage node answers, and its bytes.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use cstore_types::{ErrorCode, SealSeq, StoreUuid};
+
+use super::{Block, Encoded, PutStatus, SpaceUse, begin, finish, flag, u32_of};
+use crate::error::{DecodeError, Refusal};
+use crate::frame::{Fields, MAX_ERROR_TEXT, Opcode, Prefix};
+
+/// Added to an error code where 0 and 1 mean something else.
+const STATUS_ERROR: u8 = 64;
+
+/// What a storage node answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// Nothing to say.
+    Ok,
+    /// To HaveBlocks: nothing is missing.
+    AllHere,
+    /// To HaveBlocks: one entry per id, true when it is missing.
+    SomeMissing(Vec<bool>),
+    /// To PutBlocks: one entry per block.
+    PutResult(Vec<PutStatus>),
+    /// To GetBlocks.
+    Block(Block),
+    /// To Seal and PutSeal: the reference set is durable.
+    Sealed {
+        /// The disk.
+        store: StoreUuid,
+        /// Sequence of the seal on it.
+        seal_seq: SealSeq,
+        /// For each block that was sent along, whether it was new.
+        new: Vec<bool>,
+    },
+    /// To Seal and PutSeal: positions of ids that are not here. Nothing was sealed.
+    SealMissing(Vec<u32>),
+    /// To Seal and PutSeal: the part was sealed with other ids.
+    SealConflict,
+    /// To Usage.
+    Usage(SpaceUse),
+    /// No.
+    Error(Refusal),
+}
+
+impl Response {
+    /// The opcode that it travels under.
+    pub const fn opcode(&self) -> Opcode {
+        match self {
+            Self::Ok => Opcode::Ok,
+            Self::AllHere => Opcode::AllHere,
+            Self::SomeMissing(_) => Opcode::SomeMissing,
+            Self::PutResult(_) => Opcode::PutResult,
+            Self::Block(_) => Opcode::Block,
+            Self::Sealed { .. } => Opcode::Sealed,
+            Self::SealMissing(_) => Opcode::SealMissing,
+            Self::SealConflict => Opcode::SealConflict,
+            Self::Usage(_) => Opcode::Usage,
+            Self::Error(_) => Opcode::Error,
+        }
+    }
+
+    pub(crate) fn encode(&self, prefix: &Prefix) -> Encoded {
+        let mut head = begin(prefix);
+        let mut payloads = Vec::new();
+        match self {
+            Self::Ok | Self::AllHere | Self::SealConflict => {}
+            Self::SomeMissing(missing) => {
+                head.put_u32_le(u32_of(missing.len()));
+                for eight in missing.chunks(8) {
+                    head.put_u8(eight.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit)));
+                }
+            }
+            Self::PutResult(statuses) => {
+                head.put_u32_le(u32_of(statuses.len()));
+                for status in statuses {
+                    head.put_u8(match status {
+                        PutStatus::Stored => 0,
+                        PutStatus::Duplicate => 1,
+                        PutStatus::Refused(code) => STATUS_ERROR | code.wire_byte(),
+                    });
+                }
+            }
+            Self::Block(block) => {
+                head.put_u32_le(block.index);
+                head.put_u8(block.last.into());
+                match &block.result {
+                    Ok(bytes) => {
+                        head.put_u8(0);
+                        payloads.push(bytes.clone());
+                    }
+                    Err(code) => head.put_u8(STATUS_ERROR | code.wire_byte()),
+                }
+            }
+            Self::Sealed { store, seal_seq, new } => {
+                head.put_slice(store.as_bytes());
+                head.put_u64_le(seal_seq.0);
+                head.put_u32_le(u32_of(new.len()));
+                new.iter().for_each(|new| head.put_u8((*new).into()));
+            }
+            Self::SealMissing(indices) => {
+                head.put_u32_le(u32_of(indices.len()));
+                indices.iter().for_each(|index| head.put_u32_le(*index));
+            }
+            Self::Usage(found) => {
+                for number in [found.blocks, found.bytes, found.shared_blocks, found.shared_bytes] {
+                    head.put_u64_le(number);
+                }
+            }
+            Self::Error(refusal) => put_error(&mut head, refusal),
+        }
+        finish(self.opcode(), head, payloads)
+    }
+
+    /// The whole frame in one buffer; the connection writes its parts without joining them.
+    pub fn to_bytes(&self, prefix: &Prefix) -> Bytes {
+        self.encode(prefix).buffers.concat().into()
+    }
+
+    /// Reads an answer whose opcode and length were checked.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything that [`Response`] would not encode to.
+    pub fn decode(opcode: Opcode, payload: Bytes) -> Result<(Prefix, Self), DecodeError> {
+        let mut fields = Fields::new(payload);
+        let prefix = Prefix::decode(&mut fields)?;
+        let response = match opcode {
+            Opcode::Ok => Self::Ok,
+            Opcode::AllHere => Self::AllHere,
+            Opcode::SealConflict => Self::SealConflict,
+            Opcode::SomeMissing => Self::SomeMissing(bitmap(&mut fields)?),
+            Opcode::PutResult => {
+                let n = fields.count("number of blocks", 1)?;
+                Self::PutResult((0..n).map(|_| put_status(fields.u8()?)).collect::<Result<_, _>>()?)
+            }
+            Opcode::Block => {
+                let (index, last, status) = (fields.u32()?, flag(fields.u8()?)?, fields.u8()?);
+                let result = if status == 0 {
+                    Ok(fields.bytes(fields.remaining())?)
+                } else {
+                    Err(error_status(status)?)
+                };
+                Self::Block(Block { index, last, result })
+            }
+            Opcode::Sealed => {
+                let (store, seal_seq) = (StoreUuid::from_bytes(fields.array()?), SealSeq(fields.u64()?));
+                let n = fields.count("number of blocks", 1)?;
+                let new = (0..n).map(|_| flag(fields.u8()?)).collect::<Result<_, _>>()?;
+                Self::Sealed { store, seal_seq, new }
+            }
+            Opcode::SealMissing => {
+                let n = fields.count("number of indices", 4)?;
+                Self::SealMissing((0..n).map(|_| fields.u32()).collect::<Result<_, _>>()?)
+            }
+            Opcode::Usage => Self::Usage(SpaceUse {
+                blocks: fields.u64()?,
+                bytes: fields.u64()?,
+                shared_blocks: fields.u64()?,
+                shared_bytes: fields.u64()?,
+            }),
+            Opcode::Error => Self::Error(error(&mut fields)?),
+            other => return Err(DecodeError::Opcode(other.byte())),
+        };
+        fields.end()?;
+        Ok((prefix, response))
+    }
+}
+
+fn put_error(head: &mut BytesMut, refusal: &Refusal) {
+    let mut end = refusal.message.len().min(MAX_ERROR_TEXT);
+    while !refusal.message.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    let text = refusal.message.get(..end).unwrap_or_default();
+    head.put_u8(refusal.code.wire_byte());
+    head.put_u32_le(refusal.retry_after_ms);
+    head.put_u16_le(u16::try_from(text.len()).unwrap_or_default());
+    head.put_slice(text.as_bytes());
+}
+
+fn error(fields: &mut Fields) -> Result<Refusal, DecodeError> {
+    let byte = fields.u8()?;
+    let code = ErrorCode::from_wire_byte(byte)
+        .ok_or_else(|| DecodeError::Value { field: "error code", value: byte.into() })?;
+    let retry_after_ms = fields.u32()?;
+    let len = fields.u16()?;
+    let message = String::from_utf8_lossy(&fields.bytes(len.into())?).into_owned();
+    Ok(Refusal { code, retry_after_ms, message })
+}
+
+fn bitmap(fields: &mut Fields) -> Result<Vec<bool>, DecodeError> {
+    let n = fields.count("number of ids", 0)?;
+    let bytes = fields.bytes(n.div_ceil(8))?;
+    let bits = bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+    Ok(bits.take(n).collect())
+}
+
+fn error_status(byte: u8) -> Result<ErrorCode, DecodeError> {
+    let code = byte.checked_sub(STATUS_ERROR).and_then(ErrorCode::from_wire_byte);
+    code.ok_or_else(|| DecodeError::Value { field: "status", value: byte.into() })
+}
+
+fn put_status(byte: u8) -> Result<PutStatus, DecodeError> {
+    match byte {
+        0 => Ok(PutStatus::Stored),
+        1 => Ok(PutStatus::Duplicate),
+        other => error_status(other).map(PutStatus::Refused),
+    }
+}

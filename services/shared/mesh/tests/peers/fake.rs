@@ -96,6 +96,13 @@ impl Namespace for Fake {
     ) -> Result<Response<v1::GetUsageResponse>, Status> {
         self.0.answer().await
     }
+
+    async fn select_files(
+        &self,
+        _: Request<v1::SelectFilesRequest>,
+    ) -> Result<Response<v1::SelectFilesResponse>, Status> {
+        self.0.answer().await
+    }
 }
 
 /// A running server. Dropping it cuts all its connections, as a kill does.

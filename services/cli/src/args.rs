@@ -1,18 +1,22 @@
 //! The command line. Settings are variables of the environment; flags are for what one types by hand.
 
+pub(crate) mod files;
+
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use cstore_gateway::tokens::Rights;
 use cstore_node::ByteSize;
 use cstore_types::{Tenant, TenantError};
+
+use crate::exit::STATUSES;
 
 /// Most nodes of one kind in one process.
 pub(crate) const MAX_NODES: u16 = 16;
 
 /// Distributed, deduplicating, content-addressed object store.
 #[derive(Debug, Parser)]
-#[command(name = "cstore", version, disable_help_subcommand = true)]
+#[command(name = "cstore", version, after_help = STATUSES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -30,6 +34,22 @@ pub(crate) enum Command {
     Worker,
     /// One virtual disk of fixed capacity.
     Storage,
+    /// Uploads files, folders or stdin.
+    Put(files::Put),
+    /// Downloads a file or a folder, and goes on where it was interrupted.
+    Get(files::Get),
+    /// Lists names.
+    Ls(files::Ls),
+    /// Says what is known of a file.
+    Stat(files::Stat),
+    /// Removes files.
+    Rm(files::Rm),
+    /// Gives a file a second name; no byte is copied.
+    Cp(files::Name),
+    /// Renames a file.
+    Mv(files::Name),
+    /// Says what files use: their own sizes, what is stored, what others share, what a removal would free.
+    Du(files::Du),
     /// Ends with 0 when a role is ready, else with 1 and the reasons.
     Health {
         /// Admin port of the role, host:port [default: CSTORE_ADMIN_PORT on this machine]
@@ -43,6 +63,45 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Admin,
     },
+    /// Prints what completes commands and flags in a shell.
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Prints the manual page of the program or of one command (roff).
+    Man {
+        /// The command, such as put, or admin token
+        command: Vec<String>,
+    },
+}
+
+impl Command {
+    /// Whether failures are told as JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.door().is_some_and(|door| door.json)
+    }
+
+    /// Of the commands over files.
+    pub(crate) fn door(&self) -> Option<&files::Door> {
+        match self {
+            Self::Put(options) => Some(&options.door),
+            Self::Get(options) => Some(&options.door),
+            Self::Ls(options) => Some(&options.door),
+            Self::Stat(options) => Some(&options.door),
+            Self::Rm(options) => Some(&options.door),
+            Self::Cp(options) | Self::Mv(options) => Some(&options.door),
+            Self::Du(options) => Some(&options.door),
+            _ => None,
+        }
+    }
+}
+
+/// A shell that can be helped.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Debug, clap::Args)]

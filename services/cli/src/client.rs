@@ -1,13 +1,22 @@
 //! A client of the REST API, as its users are: one pool of kept connections, no repeats of its own.
 
+mod again;
+mod answer;
+mod lost;
+mod transfer;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_node::{Env, Source};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Url};
 use tokio::time::Instant;
 
+pub(crate) use self::again::Again;
+pub(crate) use self::answer::{Answer, header};
+pub(crate) use self::lost::Lost;
+pub(crate) use self::transfer::{Download, Meter, Opened};
 use crate::exit::Failure;
 
 /// Where the gateway is.
@@ -26,43 +35,8 @@ pub(crate) struct Gateway {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
-}
-
-/// An answer, whole.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) trace_id: String,
-    pub(crate) content_range: Option<String>,
-    pub(crate) body: Bytes,
-    pub(crate) took: Duration,
-}
-
-impl Answer {
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
-    }
-
-    /// What a refusal says, for people.
-    pub(crate) fn told(&self) -> String {
-        let detail = self.json()["error"]["message"].as_str().map(str::to_owned);
-        detail.unwrap_or_else(|| String::from_utf8_lossy(&self.body).chars().take(200).collect())
-    }
-}
-
-/// Why there is no answer. A request that met this may have been carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub(crate) enum Lost {
-    #[error("connection refused")]
-    Refused,
-    #[error("not connected")]
-    Connect,
-    #[error("no answer in time")]
-    Timeout,
-    #[error("answer cut short")]
-    CutShort,
-    #[error("connection lost")]
-    Connection,
+    /// For one answer that is read whole.
+    timeout: Duration,
 }
 
 impl Gateway {
@@ -92,7 +66,6 @@ impl Gateway {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(timeout)
             .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
             // An upload that is sent elsewhere would arrive as something else.
@@ -104,7 +77,7 @@ impl Gateway {
             http = http.tls_certs_only([]).no_proxy();
         }
         let http = http.build().map_err(Failure::failed)?;
-        Ok(Self { http, base, token })
+        Ok(Self { http, base, token, timeout })
     }
 
     /// The same gateway, asked with another token.
@@ -134,70 +107,112 @@ impl Gateway {
         self.call(Method::GET, &file(name), |request| request.header("range", range)).await
     }
 
+    /// What is known of a file, in the headers.
+    pub(crate) async fn head(&self, name: &str) -> Result<Answer, Lost> {
+        self.call(Method::HEAD, &file(name), |request| request).await
+    }
+
     pub(crate) async fn delete(&self, name: &str) -> Result<Answer, Lost> {
-        self.call(Method::DELETE, &file(name), |request| request).await
+        self.delete_if(name, None).await
+    }
+
+    /// Removes the file, where asked for only while it has this ETag.
+    pub(crate) async fn delete_if(&self, name: &str, etag: Option<&str>) -> Result<Answer, Lost> {
+        self.call(Method::DELETE, &file(name), |request| if_match(request, etag)).await
     }
 
     pub(crate) async fn copy(&self, from: &str, to: &str) -> Result<Answer, Lost> {
-        let body = serde_json::json!({"to": to}).to_string();
-        self.call(Method::POST, &format!("{}:copy", file(from)), |request| request.body(body)).await
+        self.second_name("copy", from, to, false, None).await
+    }
+
+    /// `verb` is `copy` or `rename`.
+    pub(crate) async fn second_name(
+        &self,
+        verb: &str,
+        from: &str,
+        to: &str,
+        overwrite: bool,
+        etag: Option<&str>,
+    ) -> Result<Answer, Lost> {
+        let body = serde_json::json!({"to": to, "overwrite": overwrite}).to_string();
+        let path = format!("{}:{verb}", file(from));
+        self.call(Method::POST, &path, |request| if_match(request.body(body), etag)).await
     }
 
     /// One page of names with a prefix; `page` is the token of the page before, or empty.
     pub(crate) async fn list(&self, prefix: &str, page: &str) -> Result<Answer, Lost> {
-        let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-        let path = format!("api/files?prefix={}&page_token={}", encode(prefix), encode(page));
+        self.list_some(prefix, "", None, page).await
+    }
+
+    /// As [`Self::list`], at most `limit` names; names that go on behind the delimiter are told up to it.
+    pub(crate) async fn list_some(
+        &self,
+        prefix: &str,
+        delimiter: &str,
+        limit: Option<u64>,
+        page: &str,
+    ) -> Result<Answer, Lost> {
+        let mut path = format!("api/files?prefix={}&page_token={}", encode(prefix), encode(page));
+        if !delimiter.is_empty() {
+            path.push_str(&format!("&delimiter={}", encode(delimiter)));
+        }
+        if let Some(limit) = limit {
+            path.push_str(&format!("&limit={limit}"));
+        }
         self.call(Method::GET, &path, |request| request).await
+    }
+
+    /// What the files with a prefix use.
+    pub(crate) async fn usage(&self, prefix: &str) -> Result<Answer, Lost> {
+        self.call(Method::GET, &format!("api/usage?prefix={}", encode(prefix)), |request| request).await
+    }
+
+    /// What a removal would free.
+    pub(crate) async fn explain(&self, name: &str) -> Result<Answer, Lost> {
+        self.call(Method::GET, &format!("{}?explain=freed", file(name)), |request| request).await
     }
 
     async fn call(
         &self,
         method: Method,
         path: &str,
-        with: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+        with: impl FnOnce(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, Lost> {
         let begun = Instant::now();
+        let request = with(self.request(method, path)?).timeout(self.timeout);
+        let response = request.send().await.map_err(|error| Lost::from(&error))?;
+        Answer::read(response, begun).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Lost> {
         // A name is encoded, so that the path is always one.
         let url = self.base.join(path).map_err(|_| Lost::Connect)?;
-        let mut request = with(self.http.request(method, url));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        let response = request.send().await.map_err(|error| lost(&error))?;
-        let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-        let (status, trace_id) = (response.status(), header("x-cstore-trace-id").unwrap_or_default());
-        let content_range = header("content-range");
-        let body = response.bytes().await.map_err(|error| match lost(&error) {
-            Lost::Timeout => Lost::Timeout,
-            _ => Lost::CutShort,
-        })?;
-        Ok(Answer { status, trace_id, content_range, body, took: begun.elapsed() })
+        let request = self.http.request(method, url);
+        Ok(match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
     }
+}
+
+fn encode(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
 fn file(name: &str) -> String {
     format!("api/files/{}", utf8_percent_encode(name, PATH))
 }
 
-fn lost(error: &reqwest::Error) -> Lost {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    let mut refused = false;
-    while let Some(found) = cause {
-        let io = found.downcast_ref::<std::io::Error>();
-        refused |= io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
-        cause = found.source();
+fn if_match(request: RequestBuilder, etag: Option<&str>) -> RequestBuilder {
+    match etag {
+        Some(etag) => request.header("if-match", quoted(etag)),
+        None => request,
     }
-    if error.is_timeout() {
-        Lost::Timeout
-    } else if refused {
-        Lost::Refused
-    } else if error.is_connect() {
-        Lost::Connect
-    } else if error.is_body() || error.is_decode() {
-        Lost::CutShort
-    } else {
-        Lost::Connection
-    }
+}
+
+/// An ETag as it stands in a header, from one that people type with quotes or without.
+pub(crate) fn quoted(etag: &str) -> String {
+    if etag == "*" { etag.to_owned() } else { format!("\"{}\"", etag.trim_matches('"')) }
 }
 
 #[cfg(test)]
@@ -216,6 +231,12 @@ mod tests {
     #[test]
     fn names_stay_names_in_a_path() {
         assert_eq!(file("a b/ü?#%.txt"), "api/files/a%20b/%C3%BC%3F%23%25.txt");
+        assert_eq!(file("a:copy"), "api/files/a%3Acopy");
+    }
+
+    #[test]
+    fn etags_are_typed_with_and_without_quotes() {
+        assert_eq!(["a-1", "\"a-1\"", "*"].map(quoted), ["\"a-1\"", "\"a-1\"", "*"]);
     }
 
     #[tokio::test]

@@ -3,7 +3,56 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use cstore_node::env::EXIT_USAGE;
+use serde::Serialize;
+
+/// The statuses that the program ends with. They are part of its interface: `docs/cli.md` and `cstore help` list them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum End {
+    Failed = 1,
+    Partial = 2,
+    NotFound = 3,
+    Conflict = 4,
+    Denied = 5,
+    Unavailable = 6,
+    Full = 7,
+    Usage = 64,
+    Interrupted = 130,
+    BrokenPipe = 141,
+}
+
+impl End {
+    /// The word for programs, where the gateway has not said a better one.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Partial => "partial",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Full => "full",
+            Self::Usage => "usage",
+            Self::Interrupted => "interrupted",
+            Self::BrokenPipe => "broken_pipe",
+        }
+    }
+}
+
+/// For the help of the program.
+pub(crate) const STATUSES: &str = "\
+Exit status:
+    0  done
+    1  failed: a file of this machine, a wrong answer, a defect
+    2  partial: of several files some were done and some were not; each that was not is told
+    3  not found: the name is not there
+    4  conflict: the name is taken, a condition does not hold, or a file of this machine is in the way
+    5  denied: no valid token, or one without the right
+    6  unavailable: the gateway is not there or not ready; try again later
+    7  full: the store has no room
+   64  usage: wrong arguments, variables, ports or secrets
+  130  interrupted by SIGINT or SIGTERM
+  141  the reader of the output went away";
 
 /// Why the program does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +63,29 @@ pub(crate) enum Failure {
     /// Something failed that may work the next time.
     #[error("{0}")]
     Failed(String),
+    /// A client did not get what it asked for.
+    #[error(transparent)]
+    Client(Box<Trouble>),
+}
+
+/// What went wrong for a client, for people and for programs.
+#[derive(Debug, Clone, Serialize, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Trouble {
+    #[serde(skip)]
+    pub(crate) end: End,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    /// The file it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) trace_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    error: &'a Trouble,
 }
 
 impl Failure {
@@ -38,26 +110,78 @@ impl Failure {
         Self::Failed(chain(&error.into()))
     }
 
-    /// Says it on stderr.
-    pub(crate) fn report(&self) -> ExitCode {
-        let mut stderr = std::io::stderr().lock();
-        // When nobody can hear it, the status still tells.
-        let _ = writeln!(stderr, "cstore: {self}");
-        match self {
-            Self::Usage(_) => usage_code(),
-            Self::Failed(_) => ExitCode::FAILURE,
+    /// What a client met that is not the gateway's own word.
+    pub(crate) fn client(end: End, message: impl Into<String>) -> Self {
+        let (code, message) = (end.code().to_owned(), message.into());
+        Self::Client(Box::new(Trouble { end, code, message, name: None, trace_id: None }))
+    }
+
+    /// A write to stdout or to a pipe that failed.
+    pub(crate) fn output(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::client(End::BrokenPipe, "nobody reads the output"),
+            _ => Self::failed(anyhow::Error::new(error).context("cannot write the output")),
         }
     }
+
+    /// The same, said of a file.
+    pub(crate) fn of(self, name: &str) -> Self {
+        let mut trouble = self.trouble();
+        trouble.name.get_or_insert_with(|| name.to_owned());
+        Self::Client(Box::new(trouble))
+    }
+
+    pub(crate) fn end(&self) -> End {
+        match self {
+            Self::Usage(_) => End::Usage,
+            Self::Failed(_) => End::Failed,
+            Self::Client(trouble) => trouble.end,
+        }
+    }
+
+    fn trouble(&self) -> Trouble {
+        if let Self::Client(trouble) = self {
+            return (**trouble).clone();
+        }
+        let end = self.end();
+        let (code, message) = (end.code().to_owned(), self.to_string());
+        Trouble { end, code, message, name: None, trace_id: None }
+    }
+
+    /// Says it on stderr, as a line of JSON where that is wished.
+    pub(crate) fn tell(&self, json: bool) {
+        let trouble = self.trouble();
+        // Whoever closed the output knows, and a terminal shows the ^C.
+        if matches!(trouble.end, End::BrokenPipe) {
+            return;
+        }
+        let mut stderr = std::io::stderr().lock();
+        // When nobody can hear it, the status still tells.
+        let _ = if json {
+            let line = serde_json::to_string(&Told { error: &trouble }).unwrap_or_default();
+            writeln!(stderr, "{line}")
+        } else {
+            let about = trouble.name.as_deref().map(|name| format!("{}: ", printable(name)));
+            let trace = trouble.trace_id.as_deref().map(|id| format!(" (trace {})", printable(id)));
+            let message = trouble.message.lines().map(printable).collect::<Vec<_>>().join("\n");
+            writeln!(stderr, "cstore: {}{message}{}", about.unwrap_or_default(), trace.unwrap_or_default())
+        };
+    }
+
+    pub(crate) fn exit(&self) -> ExitCode {
+        ExitCode::from(self.end() as u8)
+    }
+}
+
+/// Text of others without what would steer a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// What clap has to say: help and version are not failures.
 pub(crate) fn arguments(error: &clap::Error) -> ExitCode {
     let _ = error.print();
-    if error.use_stderr() { usage_code() } else { ExitCode::SUCCESS }
-}
-
-fn usage_code() -> ExitCode {
-    ExitCode::from(u8::try_from(EXIT_USAGE).unwrap_or(1))
+    if error.use_stderr() { ExitCode::from(End::Usage as u8) } else { ExitCode::SUCCESS }
 }
 
 fn chain(error: &anyhow::Error) -> String {
@@ -77,5 +201,27 @@ mod tests {
     fn an_error_is_said_with_its_causes() {
         let error = anyhow::anyhow!("disk is gone").context("open segment");
         assert_eq!(Failure::failed(error).to_string(), "open segment: disk is gone");
+    }
+
+    #[test]
+    fn a_wrong_start_ends_as_everywhere_in_the_house() {
+        assert_eq!(i32::from(End::Usage as u8), cstore_node::EXIT_USAGE);
+    }
+
+    #[test]
+    fn every_status_is_in_the_help() {
+        use End::*;
+        let all =
+            [Failed, Partial, NotFound, Conflict, Denied, Unavailable, Full, Usage, Interrupted, BrokenPipe];
+        for end in all {
+            assert!(STATUSES.contains(&format!("\n{:>5}  ", end as u8)), "{end:?}");
+        }
+        assert_eq!(STATUSES.lines().count(), 2 + all.len());
+    }
+
+    #[test]
+    fn the_first_to_say_what_it_is_about_is_heard() {
+        let failure = Failure::client(End::NotFound, "there is no such file").of("a").of("b");
+        assert_eq!((failure.end(), failure.trouble().name.as_deref()), (End::NotFound, Some("a")));
     }
 }

@@ -1,0 +1,176 @@
+//! What the commands over files take.
+
+use std::path::PathBuf;
+
+use clap::builder::RangedU64ValueParser;
+
+/// Most transfers at a time.
+const MAX_JOBS: u64 = 64;
+/// Most repeats of one request.
+const MAX_RETRIES: i64 = 20;
+
+/// Which gateway, who asks, and how it is told.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Door {
+    /// The gateway [default: CSTORE_URL, or http://127.0.0.1:8000]
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// File with an API token that the world cannot read [default: the token in CSTORE_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Results on stdout as JSON, one object a line, and errors on stderr likewise
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Says nothing but errors, and draws no progress
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// How often a request is repeated, where that is safe
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=MAX_RETRIES))]
+    pub(crate) retries: u32,
+}
+
+/// How many at a time.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Jobs {
+    /// Files at a time
+    #[arg(long, short, default_value_t = 4, value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_JOBS))]
+    pub(crate) jobs: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Put {
+    /// Files, with --recursive also folders, or - for stdin
+    #[arg(required = true)]
+    pub(crate) src: Vec<PathBuf>,
+    /// The new name; one that ends in / is a folder, into which everything goes under its own last name
+    pub(crate) dest: String,
+    /// Folders with all files below them; permissions and empty folders are not kept
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Reads through symbolic links inside of folders, which are refused otherwise
+    #[arg(long, short = 'L', requires = "recursive")]
+    pub(crate) follow: bool,
+    /// Replaces files that are there
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Replaces only the file with this ETag
+    #[arg(long, value_name = "ETAG", conflicts_with_all = ["overwrite", "recursive"])]
+    pub(crate) if_match: Option<String>,
+    /// Content type [default: guessed from the extension]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) content_type: Option<String>,
+    /// Noted beside the file, may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) meta: Vec<(String, String)>,
+    /// Reads each file twice and lets the gateway check its SHA-256, which it then keeps; not of stdin
+    #[arg(long)]
+    pub(crate) verify: bool,
+    #[command(flatten)]
+    pub(crate) jobs: Jobs,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    /// A file, or with --recursive a folder (/ is all)
+    pub(crate) name: String,
+    /// Where to [default: the last part of the name, here]; a folder keeps that name, - is stdout
+    pub(crate) dest: Option<PathBuf>,
+    /// All files below the folder
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Replaces files of this machine; equal ones are left alone anyway
+    #[arg(long, short)]
+    pub(crate) force: bool,
+    /// Reads what was received again and compares it with the digests that the gateway knows
+    #[arg(long)]
+    pub(crate) verify: bool,
+    #[command(flatten)]
+    pub(crate) jobs: Jobs,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    /// Names that begin with this [default: all]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Also what is in folders
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// With size, time, ETag and type
+    #[arg(long, short)]
+    pub(crate) long: bool,
+    /// Ends after so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stat {
+    /// The file
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rm {
+    /// Files, or with --recursive folders (/ is all)
+    #[arg(required = true)]
+    pub(crate) name: Vec<String>,
+    /// All files below the folders
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Removes nothing and says what would go, and what space would come back
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+    /// Removes only the file with this ETag
+    #[arg(long, value_name = "ETAG", conflicts_with_all = ["recursive", "dry_run"])]
+    pub(crate) if_match: Option<String>,
+    #[command(flatten)]
+    pub(crate) jobs: Jobs,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+/// A second name, or a new one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Name {
+    /// The file
+    pub(crate) src: String,
+    /// The new name; one that ends in / is a folder, into which the file goes under its own last name
+    pub(crate) dest: String,
+    /// Replaces a file that is there
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Only while the file has this ETag
+    #[arg(long, value_name = "ETAG")]
+    pub(crate) if_match: Option<String>,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Du {
+    /// Names that begin with this [default: all]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Sizes for people, as on a terminal
+    #[arg(long, conflicts_with_all = ["bytes", "json"])]
+    pub(crate) human: bool,
+    /// Sizes in bytes, as in a pipe
+    #[arg(long)]
+    pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let found = text.split_once('=').map(|(key, value)| (key.to_ascii_lowercase(), value.to_owned()));
+    found.filter(|(key, _)| !key.is_empty()).ok_or_else(|| "must be KEY=VALUE".to_owned())
+}

@@ -1,0 +1,164 @@
+//! Answers that are read whole.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::HeaderMap;
+use reqwest::{Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::lost::Lost;
+use crate::exit::{End, Failure, Trouble};
+
+/// Longest answer that is kept in memory: a page of the longest names needs less, and files of `smoke` may be large.
+const MAX_BODY: usize = 256 << 20;
+/// Longest wait that a gateway may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// An answer, whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) trace_id: String,
+    pub(crate) content_range: Option<String>,
+    pub(crate) body: Bytes,
+    pub(crate) took: Duration,
+}
+
+/// The value of a header that is text.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+impl Answer {
+    pub(super) async fn read(mut response: Response, begun: Instant) -> Result<Self, Lost> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let mut body = BytesMut::new();
+        loop {
+            match response.chunk().await.map_err(|error| Lost::from(&error)) {
+                Ok(None) => break,
+                Ok(Some(chunk)) if body.len().saturating_add(chunk.len()) > MAX_BODY => {
+                    return Err(Lost::TooLong);
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Err(Lost::Timeout) => return Err(Lost::Timeout),
+                Err(_) => return Err(Lost::CutShort),
+            }
+        }
+        let text = |name| header(&headers, name).map(str::to_owned);
+        let (trace_id, content_range) =
+            (text("x-cstore-trace-id").unwrap_or_default(), text("content-range"));
+        Ok(Self { status, trace_id, content_range, body: body.freeze(), took: begun.elapsed(), headers })
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// What a good answer says.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Failure::Failed(format!(
+                "the gateway's answer is not understood: {error} (trace {})",
+                self.trace_id
+            ))
+        })
+    }
+
+    /// What a refusal says, for people.
+    pub(crate) fn told(&self) -> String {
+        let body = self.json();
+        let said = body["detail"].as_str().or_else(|| body["error"]["message"].as_str());
+        if let Some(said) = said {
+            return said.to_owned();
+        }
+        if self.body.is_empty() {
+            return self.status.to_string();
+        }
+        String::from_utf8_lossy(&self.body).chars().take(200).collect()
+    }
+
+    /// The gateway's word for it, or one for the status: answers to HEAD have no body, and proxies say what they like.
+    fn code(&self) -> String {
+        let body = self.json();
+        let said = body["code"].as_str().or_else(|| body["error"]["code"].as_str());
+        said.map_or_else(|| end(self.status).code().to_owned(), str::to_owned)
+    }
+
+    /// Whether the same may work a little later, because nothing was done.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.status.as_u16(), 429 | 502 | 503)
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let seconds = header(&self.headers, "retry-after")?.parse().ok()?;
+        Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+    }
+
+    /// The refusal as the end of what was asked for.
+    pub(crate) fn failure(&self) -> Failure {
+        let end = end(self.status);
+        let trace_id = Some(self.trace_id.clone()).filter(|id| !id.is_empty());
+        let (code, message) = (self.code(), self.told());
+        Failure::Client(Box::new(Trouble { end, code, message, name: None, trace_id }))
+    }
+}
+
+fn end(status: StatusCode) -> End {
+    match status.as_u16() {
+        404 => End::NotFound,
+        409 | 412 => End::Conflict,
+        401 | 403 => End::Denied,
+        429 | 502 | 503 | 504 => End::Unavailable,
+        507 => End::Full,
+        _ => End::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            trace_id: "t".to_owned(),
+            content_range: None,
+            body: Bytes::from(body.to_owned()),
+            took: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn problems_are_understood_old_and_new_and_those_of_others() {
+        for (body, code, told) in [
+            (
+                r#"{"detail":"taken","code":"already_exists","error":{"code":"x","message":"y"}}"#,
+                "already_exists",
+                "taken",
+            ),
+            (r#"{"error":{"code":"already_exists","message":"taken"}}"#, "already_exists", "taken"),
+            ("<h1>no</h1>", "conflict", "<h1>no</h1>"),
+            ("", "conflict", "409 Conflict"),
+            (r#"{"detail":7}"#, "conflict", r#"{"detail":7}"#),
+        ] {
+            let answer = answer(409, body);
+            assert_eq!((answer.code().as_str(), answer.told().as_str()), (code, told), "{body}");
+            assert_eq!(answer.failure().end(), End::Conflict);
+        }
+    }
+
+    #[test]
+    fn a_gateway_cannot_ask_for_an_endless_wait() {
+        let mut busy = answer(503, "");
+        assert!(busy.is_busy() && busy.retry_after().is_none());
+        for (text, seconds) in [("2", Some(2)), ("99999", Some(10)), ("soon", None), ("-1", None)] {
+            busy.headers.insert("retry-after", text.parse().unwrap());
+            assert_eq!(busy.retry_after().map(|wait| wait.as_secs()), seconds, "{text}");
+        }
+    }
+}

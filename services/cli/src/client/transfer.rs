@@ -1,0 +1,131 @@
+//! Bodies that are not kept in memory: they flow, and whoever stops flowing for too long is given up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::HeaderMap;
+use reqwest::{Body, Method, Response};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::answer::Answer;
+use super::lost::Lost;
+use super::{Gateway, file};
+
+/// A transfer without progress for so long is given up. A gateway may need 90 s from the last byte of an upload to its
+/// answer, while it sees the cluster through a restart.
+const STALL: Duration = Duration::from_secs(120);
+
+/// Counts what has flowed. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Meter(Arc<AtomicU64>);
+
+impl Meter {
+    pub(crate) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Ends when nothing was added for [`STALL`].
+    async fn stalled(&self) {
+        let mut seen = None;
+        while seen != Some(self.total()) {
+            seen = Some(self.total());
+            sleep(STALL).await;
+        }
+    }
+}
+
+/// How a download begins.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// 200 or 206: a body follows.
+    Body(Download),
+    /// Anything else, whole.
+    Answer(Answer),
+}
+
+/// A body on its way.
+#[derive(Debug)]
+pub(crate) struct Download {
+    pub(crate) partial: bool,
+    pub(crate) headers: HeaderMap,
+    pub(crate) length: Option<u64>,
+    response: Response,
+}
+
+impl Download {
+    /// The next piece; none at the proper end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Lost> {
+        match timeout(STALL, self.response.chunk()).await {
+            Err(_) => Err(Lost::Timeout),
+            Ok(Err(_)) => Err(Lost::CutShort),
+            Ok(Ok(chunk)) => Ok(chunk),
+        }
+    }
+}
+
+impl Gateway {
+    /// Begins to read a file.
+    pub(crate) async fn open(&self, name: &str, headers: HeaderMap) -> Result<Opened, Lost> {
+        let begun = Instant::now();
+        let request = self.request(Method::GET, &file(name))?.headers(headers);
+        let response = timeout(STALL, request.send()).await.map_err(|_| Lost::Timeout)?;
+        let response = response.map_err(|error| Lost::from(&error))?;
+        let partial = response.status().as_u16() == 206;
+        if !partial && response.status().as_u16() != 200 {
+            let answer = timeout(STALL, Answer::read(response, begun)).await;
+            return Ok(Opened::Answer(answer.map_err(|_| Lost::Timeout)??));
+        }
+        let (headers, length) = (response.headers().clone(), response.content_length());
+        Ok(Opened::Body(Download { partial, headers, length, response }))
+    }
+
+    /// Sends a file; `meter` counts what the body gives away.
+    pub(crate) async fn send(
+        &self,
+        name: &str,
+        overwrite: bool,
+        headers: HeaderMap,
+        body: Body,
+        meter: &Meter,
+    ) -> Result<Answer, Lost> {
+        let begun = Instant::now();
+        let query = if overwrite { "?overwrite=true" } else { "" };
+        let request = self.request(Method::PUT, &format!("{}{query}", file(name)))?;
+        let sent = async {
+            let response = request.headers(headers).body(body).send().await;
+            Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
+        };
+        tokio::select! {
+            answer = sent => answer,
+            () = meter.stalled() => Err(Lost::Timeout),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_transfer_without_progress_is_given_up() {
+        let (meter, begun) = (Meter::default(), Instant::now());
+        let flowing = async {
+            for _ in 0..10 {
+                sleep(STALL / 2).await;
+                meter.add(1);
+            }
+            sleep(STALL * 10).await;
+        };
+        tokio::select! {
+            () = flowing => panic!("nobody noticed that it stands still"),
+            () = meter.stalled() => {}
+        }
+        assert!(begun.elapsed() > STALL * 5 && begun.elapsed() <= STALL * 7, "{:?}", begun.elapsed());
+    }
+}

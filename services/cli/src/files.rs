@@ -1,0 +1,190 @@
+//! The commands over files: `put get ls stat rm cp mv du`.
+//!
+//! All of them are clients of the gateway like any other. Invariants: a token never stands among the arguments; memory
+//! does not grow with files, folders or lists; a command that is interrupted leaves no half file under its final name,
+//! neither here nor there; a request is only repeated where a second one can do no harm.
+
+mod digest;
+mod du;
+mod get;
+mod known;
+mod list;
+mod many;
+mod out;
+mod put;
+mod remove;
+mod second;
+mod stat;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use cstore_node::shutdown::on_signal;
+use cstore_node::{Shutdown, Source};
+use cstore_types::FileName;
+
+use self::out::Out;
+use crate::args::Command;
+use crate::args::files::Door;
+use crate::client::{Again, Answer, Gateway, Lost};
+use crate::exit::{End, Failure};
+
+/// Longest wait for one answer: a question about space goes to all storage nodes.
+const TIMEOUT: Duration = Duration::from_secs(100);
+/// Longest token file that makes sense.
+const MAX_TOKEN_FILE: u64 = 4_096;
+/// For what is still read or written when the command ends.
+const THREADS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A gateway, how often it is asked, and where results go.
+struct Session {
+    gateway: Gateway,
+    retries: u32,
+    out: Out,
+}
+
+/// Runs one of the commands over files to its end, or to a signal.
+pub(crate) fn run(command: &Command, door: &Door, source: &dyn Source) -> Result<(), Failure> {
+    let mut gateway = Gateway::from_env(door.url.as_deref(), TIMEOUT, source)?;
+    if let Some(path) = &door.token_file {
+        gateway = gateway.with_token(&token(path)?);
+    }
+    let session = Session { gateway, retries: door.retries, out: Out::new(door.json, door.quiet) };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let ended = runtime.block_on(async {
+        let shutdown = Shutdown::new();
+        let signals = on_signal(shutdown.clone()).map_err(Failure::failed)?;
+        let ended = tokio::select! {
+            ended = work(&session, command) => ended,
+            // What is dropped here has broken its connections off: nothing half is published.
+            () = shutdown.triggered() => Err(Failure::client(End::Interrupted, "interrupted")),
+        };
+        signals.abort();
+        ended
+    });
+    session.out.end();
+    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    ended
+}
+
+async fn work(session: &Session, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Put(options) => Box::pin(put::run(session, options)).await,
+        Command::Get(options) => Box::pin(get::run(session, options)).await,
+        Command::Ls(options) => list::run(session, options).await,
+        Command::Stat(options) => stat::run(session, options).await,
+        Command::Rm(options) => remove::run(session, options).await,
+        Command::Cp(options) => second::run(session, "copy", options).await,
+        Command::Mv(options) => second::run(session, "rename", options).await,
+        Command::Du(options) => du::run(session, options).await,
+        _ => Err(Failure::Failed("this is no command over files".to_owned())),
+    }
+}
+
+impl Session {
+    fn again(&self) -> Again {
+        Again::new(self.retries)
+    }
+
+    fn lost(&self, lost: Lost) -> Failure {
+        lost.failure(self.gateway.url())
+    }
+
+    /// As [`Self::lost`], of a request that may have been carried out.
+    fn unknown(&self, lost: Lost) -> Failure {
+        let why = self.lost(lost);
+        Failure::client(End::Unavailable, format!("{why}; whether it was done is unknown, so look"))
+    }
+
+    /// A question that changes nothing, and therefore may be repeated after anything.
+    async fn ask<F>(&self, call: impl Fn() -> F) -> Result<Answer, Failure>
+    where
+        F: Future<Output = Result<Answer, Lost>>,
+    {
+        let mut again = self.again();
+        loop {
+            let (failure, wait) = match call().await {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(answer) if answer.is_busy() => (answer.failure(), answer.retry_after()),
+                Ok(answer) => return Err(answer.failure()),
+                Err(lost) => (self.lost(lost), None),
+            };
+            if !again.pause(wait).await {
+                return Err(failure);
+            }
+        }
+    }
+}
+
+/// A name as people type it.
+fn name(text: &str) -> Result<FileName, Failure> {
+    FileName::new(text).map_err(|error| Failure::Usage(format!("{text:?}: {error}")))
+}
+
+/// What all names of a folder begin with; `/` is the folder of everything.
+fn folder(text: &str) -> Result<String, Failure> {
+    match text.strip_suffix('/').unwrap_or(text) {
+        "" if text == "/" => Ok(String::new()),
+        folder => Ok(format!("{}/", name(folder)?)),
+    }
+}
+
+/// Where something goes that is called `last`: under the name `dest`, or into the folder `dest`.
+fn target(dest: &str, last: &str) -> Result<FileName, Failure> {
+    if dest.ends_with('/') { name(&format!("{}{last}", folder(dest)?)) } else { name(dest) }
+}
+
+fn token(path: &Path) -> Result<String, Failure> {
+    let wrong = |why: String| Failure::Usage(format!("--token-file {}: {why}", path.display()));
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let metadata = file.metadata().map_err(|error| wrong(error.to_string()))?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o007 != 0 {
+        return Err(wrong("others can use it; run: chmod 600 on it".to_owned()));
+    }
+    let mut text = String::new();
+    file.take(MAX_TOKEN_FILE).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
+        return Err(wrong("it must hold one token and nothing else".to_owned()));
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_behind_makes_a_folder() {
+        let found = |dest| target(dest, "a.txt").ok().map(|name| name.to_string());
+        assert_eq!(found("b"), Some("b".to_owned()));
+        assert_eq!(found("b/"), Some("b/a.txt".to_owned()));
+        assert_eq!(found("/"), Some("a.txt".to_owned()));
+        for bad in ["", "/b", "b//", "../", ".."] {
+            assert_eq!(found(bad), None, "{bad:?}");
+        }
+        assert_eq!((folder("/").ok(), folder("a/b").ok()), (Some(String::new()), Some("a/b/".to_owned())));
+        assert!(folder("").is_err() && folder("//").is_err());
+    }
+
+    #[test]
+    fn i13_a_token_file_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "cst_0_secret\n").unwrap();
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        let refused = token(&path).unwrap_err().to_string();
+        assert!(refused.contains("chmod 600") && !refused.contains("secret"), "{refused}");
+        mode(0o600);
+        assert_eq!(token(&path).unwrap(), "cst_0_secret");
+        for bad in ["", " \n", "two words", "cst_ü"] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(token(&path).is_err(), "{bad:?}");
+        }
+    }
+}

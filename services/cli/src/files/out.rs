@@ -1,0 +1,125 @@
+//! Where results go: lines for people or JSON on stdout, a bar on a terminal's stderr, failures on stderr.
+
+use std::io::{IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::exit::Failure;
+
+const BAR: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}  {msg}";
+
+/// What a command says, and how.
+pub(super) struct Out {
+    json: bool,
+    quiet: bool,
+    bar: ProgressBar,
+}
+
+impl Out {
+    pub(super) fn new(json: bool, quiet: bool) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+        Self { json, quiet, bar }
+    }
+
+    /// Shows a bar from now on, where somebody can see it.
+    pub(super) fn progress(&self) {
+        if self.json || self.quiet || !std::io::stderr().is_terminal() {
+            return;
+        }
+        if let Ok(style) = ProgressStyle::with_template(BAR) {
+            self.bar.set_style(style);
+        }
+        self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    }
+
+    /// So many bytes are to be moved in addition.
+    pub(super) fn expect(&self, bytes: u64) {
+        self.bar.inc_length(bytes);
+    }
+
+    pub(super) fn moved(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    /// Bytes that were moved for nothing, and are not awaited any more.
+    pub(super) fn back(&self, moved: u64, expected: u64) {
+        self.bar.set_position(self.bar.position().saturating_sub(moved));
+        self.bar.dec_length(expected);
+    }
+
+    /// Counts what a body moves; one of unknown length is awaited only when it is there.
+    pub(super) fn mover(&self, unknown: bool) -> impl Fn(u64) + Send + Sync + 'static {
+        let bar = self.bar.clone();
+        move |bytes| {
+            if unknown {
+                bar.inc_length(bytes);
+            }
+            bar.inc(bytes);
+        }
+    }
+
+    /// The file that is looked at.
+    pub(super) fn at(&self, name: &str) {
+        if !self.bar.is_hidden() {
+            self.bar.set_message(crate::exit::printable(name));
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// What was asked for.
+    pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        let line = if self.json { serde_json::to_string(value).map_err(Failure::failed)? } else { text() };
+        self.bar.suspend(|| writeln!(std::io::stdout().lock(), "{line}")).map_err(Failure::output)
+    }
+
+    /// What was done: nothing that people need when they asked for quiet.
+    pub(super) fn done(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        if self.quiet && !self.json { Ok(()) } else { self.show(value, text) }
+    }
+
+    /// What was not done, while others may still be.
+    pub(super) fn tell(&self, failure: &Failure) {
+        self.bar.suspend(|| failure.tell(self.json));
+    }
+}
+
+/// A size for people: three digits that count.
+pub(super) fn human(bytes: u64) -> String {
+    let mut shown = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if shown < 1_000.0 {
+            return match unit {
+                "B" => format!("{bytes} B"),
+                _ if shown < 10.0 => format!("{shown:.2} {unit}"),
+                _ if shown < 100.0 => format!("{shown:.1} {unit}"),
+                _ => format!("{shown:.0} {unit}"),
+            };
+        }
+        shown /= 1_024.0;
+    }
+    format!("{shown:.1} PiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "0.98 KiB"),
+            (1_024, "1.00 KiB"),
+            (65_536, "64.0 KiB"),
+            (3 << 30, "3.00 GiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(human(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! `cstore put`: files, folders and stdin become files of the gateway.
+//!
+//! ```text
+//! large and must be new ──> HEAD: taken? ──┐
+//! PUT, length known, read once ────────────┼─> 201, 200: the size is compared
+//!     busy, or the connection is lost: ────┤   409, 412: the same bytes already? done : conflict
+//!     again from the first byte            └─> anything else: failed
+//! ```
+//! Without `--overwrite` a name is written once, so a second try can replace nothing, and a lost answer to the first is
+//! recognised by the bytes that are there. A file that changes while it is read is never published: its last bytes are
+//! held back until it was looked at again.
+
+mod body;
+mod walk;
+
+use std::time::Duration;
+
+use futures_util::stream;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+
+use self::body::{Source, Upload};
+use self::walk::Item;
+use super::Session;
+use super::digest::{self, Same};
+use super::known::Known;
+use super::many::each;
+use super::out::human;
+use crate::args::files::Put;
+use crate::client::{Answer, Meter, quoted};
+use crate::exit::{End, Failure, printable};
+
+/// From this size on it is worth a question whether the name is taken.
+const LARGE: u64 = 1 << 20;
+
+/// What became of one file.
+#[derive(Debug, Serialize)]
+struct Stored {
+    /// `created`, `replaced` or `unchanged`.
+    status: &'static str,
+    name: String,
+    source: String,
+    size: u64,
+    etag: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+}
+
+/// The part of the gateway's answer that counts.
+#[derive(Debug, Deserialize)]
+struct Said {
+    size: u64,
+    etag: String,
+    #[serde(default)]
+    new_bytes: Option<u64>,
+}
+
+pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure> {
+    let items = walk::items(options)?;
+    session.out.progress();
+    let work = |item: Item| async move {
+        let name = item.name.to_string();
+        let stored =
+            Task { session, options, item: &item }.run().await.map_err(|failure| failure.of(&name))?;
+        let text = || {
+            let (source, name) = (printable(&stored.source), printable(&stored.name));
+            format!("{source} -> {name}  {}  {}", human(stored.size), stored.status)
+        };
+        session.out.done(&stored, text)
+    };
+    each(session, options.jobs.jobs, stream::iter(items), work).await.map(drop)
+}
+
+struct Task<'a> {
+    session: &'a Session,
+    options: &'a Put,
+    item: &'a Item,
+}
+
+/// What a try came to.
+enum Tried {
+    Stored(Stored),
+    /// Another one can do no harm, after this pause.
+    Again(Failure, Option<Duration>),
+}
+
+impl Task<'_> {
+    async fn run(&self) -> Result<Stored, Failure> {
+        let sha256 = match &self.item.source {
+            Source::File(path) if self.options.verify => {
+                Some(digest::sha256(path).await.map_err(|error| body::unreadable(path, &error))?)
+            }
+            _ => None,
+        };
+        let headers = self.headers(sha256.as_deref())?;
+        let mut again = self.session.again();
+        loop {
+            let upload = Upload::open(&self.item.source).await?;
+            self.session.out.at(self.item.name.as_str());
+            if self.must_be_new() && upload.size.is_some_and(|size| size >= LARGE) && self.is_there().await {
+                return self.taken(Failure::client(End::Conflict, "there is a file of that name")).await;
+            }
+            match self.once(upload, headers.clone(), sha256.as_deref()).await? {
+                Tried::Stored(stored) => return Ok(stored),
+                Tried::Again(failure, wait) => {
+                    if !again.pause(wait).await {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn once(
+        &self,
+        upload: Upload,
+        mut headers: HeaderMap,
+        sha256: Option<&str>,
+    ) -> Result<Tried, Failure> {
+        let (size, meter, out) = (upload.size, Meter::default(), &self.session.out);
+        if let Some(size) = size {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+        }
+        out.expect(size.unwrap_or_default());
+        let (body, fault) = upload.body(meter.clone(), out.mover(size.is_none()));
+        let name = self.item.name.as_str();
+        let sent = self.session.gateway.send(name, self.options.overwrite, headers, body, &meter).await;
+        if !matches!(&sent, Ok(answer) if answer.status.is_success()) {
+            out.back(meter.total(), size.unwrap_or_else(|| meter.total()));
+        }
+        if let Some(fault) = fault.lock().take() {
+            return Err(Failure::Failed(fault));
+        }
+        match sent {
+            Ok(answer) if answer.status.is_success() => {
+                self.stored(&answer, size.unwrap_or_else(|| meter.total()), sha256).map(Tried::Stored)
+            }
+            Ok(answer) if answer.failure().end() == End::Conflict => {
+                self.taken(answer.failure()).await.map(Tried::Stored)
+            }
+            Ok(answer) if answer.is_busy() && self.repeats() => {
+                Ok(Tried::Again(answer.failure(), answer.retry_after()))
+            }
+            Ok(answer) => Err(answer.failure()),
+            Err(lost) if self.repeats() || lost.never_left() => {
+                Ok(Tried::Again(self.session.lost(lost), None))
+            }
+            Err(lost) => Err(self.session.lost(lost)),
+        }
+    }
+
+    /// A file can be read twice.
+    fn repeats(&self) -> bool {
+        matches!(self.item.source, Source::File(_))
+    }
+
+    fn must_be_new(&self) -> bool {
+        !self.options.overwrite && self.options.if_match.is_none()
+    }
+
+    /// Asked once: when it cannot be said, the upload will tell.
+    async fn is_there(&self) -> bool {
+        let answer = self.session.gateway.head(self.item.name.as_str()).await;
+        answer.is_ok_and(|answer| answer.status.as_u16() == 200)
+    }
+
+    fn stored(&self, answer: &Answer, sent: u64, sha256: Option<&str>) -> Result<Stored, Failure> {
+        let said: Said = answer.parse()?;
+        if said.size != sent {
+            let message = format!("{sent} bytes were sent, and the gateway says that it has {}", said.size);
+            return Err(Failure::Failed(message));
+        }
+        Ok(Stored {
+            status: if answer.status.as_u16() == 201 { "created" } else { "replaced" },
+            sha256: sha256.map(str::to_owned),
+            new_bytes: said.new_bytes,
+            trace_id: Some(answer.trace_id.clone()),
+            ..self.result(said.size, said.etag)
+        })
+    }
+
+    /// The name is taken, or the condition does not hold: that is well when the bytes are there already, perhaps from
+    /// a try whose answer was lost.
+    async fn taken(&self, refusal: Failure) -> Result<Stored, Failure> {
+        let Source::File(path) = &self.item.source else { return Err(refusal) };
+        let Ok(known) = Known::ask(self.session, self.item.name.as_str()).await else { return Err(refusal) };
+        match digest::compare(path, &known).await {
+            Ok(Same::Yes) => Ok(Stored { sha256: known.sha256, ..self.result(known.size, known.etag) }),
+            _ => Err(refusal),
+        }
+    }
+
+    fn result(&self, size: u64, etag: String) -> Stored {
+        Stored {
+            status: "unchanged",
+            name: self.item.name.to_string(),
+            source: self.item.source.to_string(),
+            size,
+            etag,
+            sha256: None,
+            new_bytes: None,
+            trace_id: None,
+        }
+    }
+
+    fn headers(&self, sha256: Option<&str>) -> Result<HeaderMap, Failure> {
+        let mut headers = HeaderMap::new();
+        let mut set = |name: &str, value: &str| {
+            let wrong = || Failure::Usage(format!("{name}: {value:?} cannot stand in a header"));
+            let name = HeaderName::try_from(name).map_err(|_| wrong())?;
+            headers.insert(name, HeaderValue::try_from(value).map_err(|_| wrong())?);
+            Ok::<_, Failure>(())
+        };
+        let guessed = mime_guess::from_path(self.item.name.as_str()).first_or_octet_stream();
+        set("content-type", self.options.content_type.as_deref().unwrap_or_else(|| guessed.essence_str()))?;
+        for (key, value) in &self.options.meta {
+            set(&format!("x-cstore-meta-{key}"), value)?;
+        }
+        match &self.options.if_match {
+            Some(etag) => set("if-match", &quoted(etag))?,
+            None if !self.options.overwrite => set("if-none-match", "*")?,
+            None => {}
+        }
+        if let Some(sha256) = sha256 {
+            set("x-cstore-sha256", sha256)?;
+        }
+        Ok(headers)
+    }
+}

@@ -1,0 +1,177 @@
+//! What is to be uploaded, and under which names: found while it is taken, never all at once.
+
+use std::path::Path;
+
+use cstore_types::FileName;
+use walkdir::{DirEntry, WalkDir};
+
+use super::body::{Source, unreadable};
+use crate::args::files::Put;
+use crate::exit::Failure;
+use crate::files::{folder, name, target};
+
+/// One file to upload.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    pub(super) source: Source,
+    pub(super) name: FileName,
+}
+
+type Items<'a> = Box<dyn Iterator<Item = Result<Item, Failure>> + 'a>;
+
+/// All files of the command line. What is wrong with the command line itself is said before any of them moves.
+pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, Failure>>, Failure> {
+    let into = options.dest.ends_with('/');
+    if options.src.len() > 1 && !into {
+        return Err(Failure::Usage(format!(
+            "several files cannot have one name; {:?} with a / behind is a folder",
+            options.dest
+        )));
+    }
+    if into {
+        folder(&options.dest)?
+    } else {
+        name(&options.dest)?.to_string()
+    };
+    let mut sources: Vec<Items<'_>> = Vec::new();
+    for path in &options.src {
+        if path == Path::new("-") {
+            if into {
+                return Err(Failure::Usage("stdin has no name of its own: say one as DEST".to_owned()));
+            }
+            let item = Item { source: Source::Stdin, name: name(&options.dest)? };
+            sources.push(Box::new(std::iter::once(Ok(item))));
+        } else if path.is_dir() {
+            sources.push(Box::new(below(path, options)?));
+        } else {
+            let item = last(path).and_then(|last| {
+                Ok(Item { source: Source::File(path.clone()), name: target(&options.dest, last)? })
+            });
+            sources.push(Box::new(std::iter::once(item)));
+        }
+    }
+    Ok(sources.into_iter().flatten())
+}
+
+/// The files of a folder.
+fn below<'a>(
+    root: &'a Path,
+    options: &Put,
+) -> Result<impl Iterator<Item = Result<Item, Failure>> + use<'a>, Failure> {
+    if !options.recursive {
+        return Err(Failure::Usage(format!("{} is a folder; --recursive takes it", root.display())));
+    }
+    // `.` and `/` have no name of their own: what is in them goes straight into the folder.
+    let prefix = match (options.dest.ends_with('/'), root.file_name()) {
+        (true, Some(_)) => format!("{}{}/", folder(&options.dest)?, last(root)?),
+        (true, None) => folder(&options.dest)?,
+        (false, _) => folder(&format!("{}/", options.dest))?,
+    };
+    let follow = options.follow;
+    let walk = WalkDir::new(root).follow_links(follow).sort_by_file_name();
+    Ok(walk.into_iter().filter_map(move |found| match found {
+        Ok(entry) if entry.depth() == 0 || entry.file_type().is_dir() => None,
+        Ok(entry) => Some(item(root, &prefix, &entry)),
+        Err(error) => Some(Err(Failure::Failed(format!("cannot read {error}")))),
+    }))
+}
+
+fn item(root: &Path, prefix: &str, entry: &DirEntry) -> Result<Item, Failure> {
+    let path = entry.path();
+    let kind = entry.file_type();
+    if kind.is_symlink() {
+        let message = format!("{} is a symbolic link; --follow reads through it", path.display());
+        return Err(Failure::Failed(message));
+    }
+    if !kind.is_file() {
+        return Err(Failure::Failed(format!("{} is no ordinary file", path.display())));
+    }
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    let relative = relative.to_str().ok_or_else(|| not_utf8(path))?;
+    Ok(Item { source: Source::File(path.to_path_buf()), name: name(&format!("{prefix}{relative}"))? })
+}
+
+fn last(path: &Path) -> Result<&str, Failure> {
+    let last = path.file_name().ok_or_else(|| unreadable(path, &std::io::ErrorKind::IsADirectory.into()))?;
+    last.to_str().ok_or_else(|| not_utf8(path))
+}
+
+fn not_utf8(path: &Path) -> Failure {
+    Failure::Failed(format!("{} cannot be a name: it is not UTF-8", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+    use clap::Parser;
+
+    fn put(args: &[&str]) -> Put {
+        match Args::try_parse_from([&["cstore", "put"], args].concat()).unwrap().command {
+            Command::Put(options) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn names(args: &[&str]) -> Result<Vec<String>, String> {
+        let options = put(args);
+        let all = items(&options).map_err(|failure| failure.to_string())?;
+        all.map(|item| Ok(item.map_err(|failure| failure.to_string())?.name.to_string())).collect()
+    }
+
+    #[test]
+    fn where_things_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir_all(tree.join("sub/empty")).unwrap();
+        for file in ["b", "a.txt", "sub/c"] {
+            std::fs::write(tree.join(file), file).unwrap();
+        }
+        let (tree, a) = (tree.to_str().unwrap().to_owned(), tree.join("a.txt"));
+        let (a, inside) = (a.to_str().unwrap(), format!("{tree}/sub/.."));
+        let found = |args: &[&str]| names(args).map(|names| names.join(" "));
+        assert_eq!(found(&[a, "x"]).as_deref(), Ok("x"));
+        assert_eq!(found(&[a, "x/"]).as_deref(), Ok("x/a.txt"));
+        assert_eq!(found(&[a, a, "/"]).as_deref(), Ok("a.txt a.txt"));
+        assert_eq!(found(&["-", "x"]).as_deref(), Ok("x"));
+        assert_eq!(found(&["-r", &tree, "x"]).as_deref(), Ok("x/a.txt x/b x/sub/c"));
+        assert_eq!(found(&["-r", &tree, "x/"]).as_deref(), Ok("x/tree/a.txt x/tree/b x/tree/sub/c"));
+        assert_eq!(found(&["-r", &tree, "/"]).as_deref(), Ok("tree/a.txt tree/b tree/sub/c"));
+        assert_eq!(found(&["-r", &inside, "x/"]).as_deref(), Ok("x/a.txt x/b x/sub/c"));
+        for (args, said) in [
+            (&[a, a, "x"][..], "several files"),
+            (&["-", "x/"], "stdin"),
+            (&[&tree, "x"], "--recursive"),
+            (&[a, "../x"], "'..'"),
+            (&[a, ""], "none"),
+        ] {
+            assert!(found(args).unwrap_err().contains(said), "{args:?}: {:?}", found(args));
+        }
+    }
+
+    #[test]
+    fn what_is_no_ordinary_file_is_told_and_not_left_out_in_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", root.join("link")).unwrap();
+        std::os::unix::fs::symlink("../root", root.join("self")).unwrap();
+        let root = root.to_str().unwrap();
+        let told = |args: &[&str]| {
+            let options = put(args);
+            let all = items(&options).unwrap().map(|item| match item {
+                Ok(item) => item.name.to_string(),
+                Err(failure) => failure.to_string(),
+            });
+            all.collect::<Vec<_>>()
+        };
+        let plain = told(&["-r", root, "x"]);
+        assert!(plain[0] == "x/file" && plain.len() == 3, "{plain:?}");
+        assert!(plain[1..].iter().all(|line| line.contains("symbolic link")), "{plain:?}");
+        let followed = told(&["-r", "-L", root, "x"]);
+        assert!(followed[..2] == ["x/file", "x/link"] && followed[2].contains("loop"), "{followed:?}");
+        let absent = dir.path().join("absent");
+        assert_eq!(told(&[absent.to_str().unwrap(), "x"]), ["x"], "it is told when it is opened");
+    }
+}

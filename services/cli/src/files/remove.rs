@@ -1,0 +1,131 @@
+//! `cstore rm`: files go, or it is said what would go.
+//!
+//! A removal whose answer was lost is asked for again; that the file is not there then is what was wished. With
+//! `--if-match` it is not: there the name may have been written anew, so its loss is told.
+
+use futures_util::{Stream, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::du::Usage;
+use super::list::Names;
+use super::many::each;
+use super::out::human;
+use super::{Session, folder, name};
+use crate::args::files::Rm;
+use crate::exit::{End, Failure, printable};
+
+#[derive(Debug, Serialize)]
+struct Removed<'a> {
+    status: &'static str,
+    name: &'a str,
+}
+
+/// What a removal would free, now.
+#[derive(Debug, Serialize)]
+struct Would {
+    status: &'static str,
+    /// A file, or what the names of a folder begin with.
+    name: String,
+    files: u64,
+    logical_bytes: u64,
+    /// Not told to everybody: it says whether others have the same bytes.
+    freed_bytes: Option<u64>,
+}
+
+/// The part of the gateway's answer that counts.
+#[derive(Debug, Deserialize)]
+struct Explained {
+    size: u64,
+    freed_bytes: u64,
+}
+
+pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> {
+    if options.if_match.is_some() && options.name.len() > 1 {
+        return Err(Failure::Usage("--if-match is for one file".to_owned()));
+    }
+    // What is no name is said before anything is removed.
+    let mut wanted = Vec::new();
+    for text in &options.name {
+        wanted.push(if options.recursive { folder(text)? } else { name(text)?.to_string() });
+    }
+    if options.dry_run {
+        let work = |name: String| async move {
+            would(session, options, &name).await.map_err(|failure| failure.of(&name))
+        };
+        return each(session, options.jobs.jobs, stream::iter(wanted).map(Ok), work).await.map(drop);
+    }
+    let work = |name: String| async move {
+        remove(session, options, &name).await.map_err(|failure| failure.of(&name))?;
+        let done = Removed { status: "removed", name: &name };
+        session.out.done(&done, || format!("{}  removed", printable(&name)))
+    };
+    if !options.recursive {
+        return each(session, options.jobs.jobs, stream::iter(wanted).map(Ok), work).await.map(drop);
+    }
+    let names = stream::iter(&wanted).flat_map(|prefix| all_below(session, prefix).boxed());
+    let done = each(session, options.jobs.jobs, names, work).await?;
+    if done == 0 {
+        let message = format!("there is no file below {}", wanted.join(", "));
+        return Err(Failure::client(End::NotFound, message));
+    }
+    Ok(())
+}
+
+fn all_below<'a>(
+    session: &'a Session,
+    prefix: &'a str,
+) -> impl Stream<Item = Result<String, Failure>> + use<'a> {
+    stream::unfold(Names::below(session, prefix), |mut names| async {
+        let next = names.next().await?;
+        Some((next.map(|(name, _)| name), names))
+    })
+}
+
+async fn remove(session: &Session, options: &Rm, name: &str) -> Result<(), Failure> {
+    let etag = options.if_match.as_deref();
+    let (mut again, mut uncertain) = (session.again(), false);
+    loop {
+        let (failure, wait) = match session.gateway.delete_if(name, etag).await {
+            Ok(answer) if answer.status.is_success() => return Ok(()),
+            Ok(answer) if uncertain && answer.status.as_u16() == 404 => return Ok(()),
+            Ok(answer) if answer.is_busy() => (answer.failure(), answer.retry_after()),
+            Ok(answer) => return Err(answer.failure()),
+            Err(lost) if !lost.never_left() && etag.is_some() => return Err(session.unknown(lost)),
+            Err(lost) => {
+                uncertain |= !lost.never_left();
+                (session.lost(lost), None)
+            }
+        };
+        if !again.pause(wait).await {
+            return Err(failure);
+        }
+    }
+}
+
+async fn would(session: &Session, options: &Rm, name: &str) -> Result<(), Failure> {
+    let (files, logical_bytes, freed_bytes) = if options.recursive {
+        let usage = Usage::ask(session, name).await?;
+        (usage.files, usage.logical_bytes, Some(usage.freed_bytes))
+    } else {
+        match session.ask(|| session.gateway.explain(name)).await {
+            Ok(answer) => {
+                let Explained { size, freed_bytes } = answer.parse()?;
+                (1, size, Some(freed_bytes))
+            }
+            // Named tenants are not told what others have.
+            Err(failure) if failure.end() == End::Denied => {
+                (1, super::known::Known::ask(session, name).await?.size, None)
+            }
+            Err(failure) => return Err(failure),
+        }
+    };
+    if files == 0 {
+        return Err(Failure::client(End::NotFound, "there is no file below it"));
+    }
+    let would = Would { status: "would_remove", name: name.to_owned(), files, logical_bytes, freed_bytes };
+    session.out.show(&would, || {
+        let freed = freed_bytes.map_or_else(|| "it is not told how much".to_owned(), human);
+        let what = if options.recursive { format!("{files} files, ") } else { String::new() };
+        format!("{}  {what}{}, would free {freed}", printable(name), human(logical_bytes))
+    })
+}

@@ -44,6 +44,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/page", &[Read]),
     Route { whole_cluster: true, ..route("GET", "/api/usage", &[Read]) },
     Route { whole_cluster: true, ..route("GET", "/api/cluster", &[Read]) },
+    route("GET", "/api/openapi.json", &[Read]),
 ];
 
 /// Judges a request whose sender is known. `Ok(false)`: no line fits, and no handler must run.

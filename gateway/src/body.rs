@@ -7,8 +7,10 @@ use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
 use cstore_types::ErrorCode;
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use crate::error::ApiError;
+use crate::pace::Pace;
 
 /// A refused upload is read on for this long and this far, so that the client sees the answer and not a reset.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -28,14 +30,17 @@ pub(crate) trait Source: Send {
 pub(crate) struct Incoming {
     data: BodyDataStream,
     idle: Duration,
+    pace: Pace,
     started: bool,
     ended: bool,
 }
 
 impl Incoming {
-    /// A body that may pause for `idle` while somebody waits for it. Time in which nobody asks does not count.
-    pub(crate) fn new(body: Body, idle: Duration) -> Self {
-        Self { data: body.into_data_stream(), idle, started: false, ended: false }
+    /// A body that may pause for `idle` while somebody waits for it, and must bring `min_rate` bytes a second. Time in
+    /// which nobody asks does not count.
+    pub(crate) fn new(body: Body, idle: Duration, min_rate: u64) -> Self {
+        let (data, pace) = (body.into_data_stream(), Pace::new(min_rate));
+        Self { data, idle, pace, started: false, ended: false }
     }
 
     /// The whole body when it has at most `limit` bytes.
@@ -66,6 +71,7 @@ impl Incoming {
 impl Source for Incoming {
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         while !self.ended {
+            let asked = Instant::now();
             let next = tokio::time::timeout(self.idle, self.data.next()).await.map_err(|_| {
                 ApiError::new(ErrorCode::InvalidArgument, "the body made no progress and was given up")
             })?;
@@ -78,6 +84,9 @@ impl Source for Incoming {
                 }
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(chunk)) => {
+                    if !self.pace.keeps_up(asked.elapsed(), chunk.len() as u64) {
+                        return Err(ApiError::invalid("the body came too slowly and was given up"));
+                    }
                     self.started = true;
                     return Ok(Some(chunk));
                 }
@@ -130,15 +139,15 @@ mod tests {
     async fn a_body_is_collected_up_to_its_limit() {
         let parts = || body(vec![Ok("ab"), Ok(""), Ok("cd")]);
         let idle = Duration::from_secs(1);
-        assert_eq!(Incoming::new(parts(), idle).whole(4).await.unwrap(), "abcd");
-        assert_eq!(Incoming::new(parts(), idle).whole(3).await.unwrap_err().code(), ErrorCode::TooLarge);
-        assert_eq!(Incoming::new(Body::empty(), idle).whole(0).await.unwrap(), "");
+        assert_eq!(Incoming::new(parts(), idle, 0).whole(4).await.unwrap(), "abcd");
+        assert_eq!(Incoming::new(parts(), idle, 0).whole(3).await.unwrap_err().code(), ErrorCode::TooLarge);
+        assert_eq!(Incoming::new(Body::empty(), idle, 0).whole(0).await.unwrap(), "");
     }
 
     #[tokio::test]
     async fn a_body_that_breaks_off_is_never_an_end() {
         let cut = body(vec![Ok("ab"), Err(std::io::Error::other("reset"))]);
-        let mut incoming = Incoming::new(cut, Duration::from_secs(1));
+        let mut incoming = Incoming::new(cut, Duration::from_secs(1), 0);
         assert_eq!(incoming.chunk().await.unwrap().unwrap(), "ab");
         assert_eq!(incoming.chunk().await.unwrap_err().code(), ErrorCode::InvalidArgument);
     }
@@ -147,9 +156,27 @@ mod tests {
     async fn a_body_without_progress_is_given_up() {
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let started = tokio::time::Instant::now();
-        let error = Incoming::new(silent, Duration::from_secs(60)).chunk().await.unwrap_err();
+        let error = Incoming::new(silent, Duration::from_secs(60), 0).chunk().await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument);
         assert_eq!(started.elapsed(), Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up() {
+        let drip = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
+        });
+        let mut incoming = Incoming::new(Body::from_stream(drip), Duration::from_secs(60), 1_024);
+        let started = tokio::time::Instant::now();
+        let error = loop {
+            match incoming.chunk().await {
+                Ok(chunk) => assert!(chunk.is_some()),
+                Err(error) => break error,
+            }
+        };
+        assert!(format!("{error:?}").contains("too slowly"), "{error:?}");
+        assert_eq!(started.elapsed(), Duration::from_secs(30));
     }
 
     #[tokio::test(start_paused = true)]
@@ -157,10 +184,10 @@ mod tests {
         let endless = Body::from_stream(stream::repeat_with(|| {
             Ok::<_, std::io::Error>(Bytes::from_static(&[0; 65_536]))
         }));
-        Incoming::new(endless, Duration::from_secs(60)).drain().await;
+        Incoming::new(endless, Duration::from_secs(60), 0).drain().await;
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let started = tokio::time::Instant::now();
-        Incoming::new(silent, Duration::from_secs(60)).drain().await;
+        Incoming::new(silent, Duration::from_secs(60), 0).drain().await;
         assert_eq!(started.elapsed(), DRAIN_TIME);
     }
 }

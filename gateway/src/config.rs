@@ -21,8 +21,13 @@ pub struct Config {
     pub anonymous: bool,
     /// `CSTORE_API_TOKENS_FILE`: the API tokens, by their hashes.
     pub tokens_file: PathBuf,
-    /// `CSTORE_MAX_CONNECTIONS`: of clients at a time; more wait in the kernel's queue.
+    /// `CSTORE_MAX_CONNECTIONS`: of clients at a time. Beyond it those without a request make room; when all are busy, more
+    /// wait in the kernel's queue.
     pub max_connections: usize,
+    /// `CSTORE_MAX_CONNECTIONS_PER_ADDRESS`: of one client address; more are refused when all of these are busy.
+    pub max_connections_per_address: usize,
+    /// `CSTORE_MIN_RATE`: bytes per second that a client must send or take while it is waited for; 0 demands nothing.
+    pub min_rate: u64,
     /// `CSTORE_HEADER_TIMEOUT_MS`: for the head of a request, from the first byte or the end of the answer before.
     pub header_timeout: Duration,
     /// `CSTORE_IDLE_TIMEOUT_MS`: a body, either way, that makes no progress for this long is given up.
@@ -43,6 +48,7 @@ impl Config {
         let seconds = Duration::from_secs;
         let bounds = Duration::from_millis(100)..=seconds(3_600);
         let connections = env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536);
+        let per_address = env.number("CSTORE_MAX_CONNECTIONS_PER_ADDRESS", 512, 1..=65_536);
         Self {
             listen_host: env.string("CSTORE_LISTEN_HOST", "127.0.0.1"),
             port: env.port("GATEWAY_PORT", 8_000),
@@ -50,6 +56,8 @@ impl Config {
             tokens_file: tokens_file(env),
             anonymous: env.boolean("CSTORE_ANONYMOUS", false),
             max_connections: usize::try_from(connections).unwrap_or(1_024),
+            max_connections_per_address: usize::try_from(per_address).unwrap_or(512),
+            min_rate: env.number("CSTORE_MIN_RATE", 1_024, 0..=1 << 20),
             header_timeout: env.duration_ms("CSTORE_HEADER_TIMEOUT_MS", seconds(10), bounds.clone()),
             idle_timeout: env.duration_ms("CSTORE_IDLE_TIMEOUT_MS", seconds(60), bounds),
             drain_timeout: cstore_node::shutdown::drain_timeout(env),

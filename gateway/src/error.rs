@@ -10,7 +10,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use cstore_types::{ErrorCode, NameError};
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderName, HeaderValue, StatusCode};
 use tonic::Status;
 use tonic_types::StatusExt;
@@ -54,6 +56,13 @@ impl ApiError {
     pub(crate) fn wrong_method() -> Self {
         let error = Self::invalid("this path does not take this method");
         Self { status: StatusCode::METHOD_NOT_ALLOWED, ..error }
+    }
+
+    /// A POST to a file without a verb behind its name.
+    pub(crate) fn no_verb() -> Self {
+        let error = Self::invalid("a POST to a file needs :copy or :rename behind its name");
+        let allow = (ALLOW, HeaderValue::from_static("GET, HEAD, PUT, DELETE"));
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, header: Some(allow), ..error }
     }
 
     /// A range outside of a file of `size` bytes.

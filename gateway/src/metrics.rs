@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     seconds: Family<Route, TracedSeconds, fn() -> TracedSeconds>,
     in_flight: Gauge,
     connections: Gauge,
+    sent_away: Counter,
+    refused: Counter,
     received: Counter,
     sent: Counter,
 }
@@ -41,6 +43,8 @@ impl Metrics {
             seconds: Family::new_with_constructor(traced_seconds as fn() -> TracedSeconds),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
+            sent_away: Counter::default(),
+            refused: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
         };
@@ -58,6 +62,16 @@ impl Metrics {
         );
         registry.register("connections", "Open connections of clients", metrics.connections.clone());
         registry.register(
+            "connections_sent_away",
+            "Connections without a request that made room for others",
+            metrics.sent_away.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections of addresses that had their share",
+            metrics.refused.clone(),
+        );
+        registry.register(
             "received_bytes",
             "File bytes of uploads that were stored",
             metrics.received.clone(),
@@ -74,6 +88,14 @@ impl Metrics {
     /// Counts one as long as it lives.
     pub(crate) fn connection(&self) -> Counted {
         Counted::new(&self.connections)
+    }
+
+    pub(crate) fn sent_away(&self, connections: usize) {
+        self.sent_away.inc_by(connections as u64);
+    }
+
+    pub(crate) fn refused_address(&self) {
+        self.refused.inc();
     }
 
     pub(crate) fn answered(&self, method: &http::Method, route: &str, status: u16, took: Duration) {

@@ -230,7 +230,7 @@ mod tests {
     fn form(text: &[u8], step: usize) -> Multipart {
         let chunks: Vec<_> =
             text.chunks(step).map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c))).collect();
-        let body = Incoming::new(Body::from_stream(stream::iter(chunks)), Duration::from_secs(5));
+        let body = Incoming::new(Body::from_stream(stream::iter(chunks)), Duration::from_secs(5), 0);
         Multipart::new(TYPE, body).unwrap()
     }
 
@@ -311,7 +311,7 @@ mod tests {
     fn a_content_type_without_a_usable_boundary_is_refused() {
         let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
         for text in ["text/plain", "multipart/form-data", "multipart/form-data; boundary=", &long] {
-            let body = Incoming::new(Body::empty(), Duration::from_secs(1));
+            let body = Incoming::new(Body::empty(), Duration::from_secs(1), 0);
             assert!(Multipart::new(text, body).is_err(), "{text}");
         }
     }

@@ -24,7 +24,7 @@ pub(crate) fn with_verb(path: &str, prefix: &str) -> Result<(FileName, Verb), Ap
     let (name, verb) = match raw.rsplit_once(':') {
         Some((name, "copy")) => (name, Verb::Copy),
         Some((name, "rename")) => (name, Verb::Rename),
-        _ => return Err(ApiError::wrong_method()),
+        _ => return Err(ApiError::no_verb()),
     };
     Ok((decode(name)?, verb))
 }

@@ -22,7 +22,7 @@ use crate::app::{App, Shared};
 use crate::auth::Access;
 use crate::body::Incoming;
 use crate::error::ApiError;
-use crate::routes;
+use crate::{head, openapi, routes};
 
 const TRACE_HEADER: HeaderName = HeaderName::from_static("x-cstore-trace-id");
 const NO_TRACE: &str = "00000000000000000000000000000000";
@@ -51,6 +51,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/usage", get(routes::usage::usage))
         .route("/api/cluster", get(routes::cluster::cluster))
         .route("/api/page", get(routes::page::told))
+        .route("/api/openapi.json", get(openapi::openapi))
         .fallback(|| async { ApiError::no_route() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         // Uploads have bounds of their own: in time, not in length.
@@ -63,6 +64,9 @@ pub(crate) fn router(app: Shared) -> Router {
 
 /// Refuses what may not come in, or cannot be served yet, before any body is read.
 async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
+    if let Err(refused) = head::check(request.version(), request.headers()) {
+        return refused.closing().into_response();
+    }
     if request.uri().path().starts_with("/api/") {
         match judge(&app, &request) {
             // Handlers of routes that are not listed lack it, and cannot run.
@@ -75,7 +79,7 @@ async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> R
             }
             Err(refused) if request.body().is_end_stream() => return refused.into_response(),
             Err(refused) => {
-                let body = Incoming::new(request.into_body(), app.config.idle_timeout);
+                let body = Incoming::new(request.into_body(), app.config.idle_timeout, app.config.min_rate);
                 return routes::upload::refuse(refused, body).into_response();
             }
         }

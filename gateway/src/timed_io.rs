@@ -1,5 +1,5 @@
-//! A client's socket with the two deadlines that hyper does not have: for the first bytes, while it is not known yet
-//! which HTTP they are, and for a client that does not take its answer.
+//! A client's socket with the deadlines that hyper does not have: for the first bytes, while it is not known yet which
+//! HTTP they are, and for a client that does not take its answer, or takes it byte by byte.
 
 use std::io;
 use std::pin::Pin;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::pace::Pace;
 
 /// The preface of HTTP/2; what is longer has been told apart from HTTP/1.
 const PREFACE: usize = 24;
@@ -21,31 +23,42 @@ pub(crate) struct TimedIo {
     preface: usize,
     first: Pin<Box<Sleep>>,
     write: Pin<Box<Sleep>>,
-    write_pending: bool,
+    /// Since when a write has been waiting for the client.
+    write_pending: Option<Instant>,
     idle: Duration,
+    pace: Pace,
 }
 
 impl TimedIo {
-    pub(crate) fn new(stream: TcpStream, first: Duration, idle: Duration) -> Self {
+    pub(crate) fn new(stream: TcpStream, first: Duration, idle: Duration, min_rate: u64) -> Self {
         Self {
             stream,
             preface: PREFACE,
             first: Box::pin(sleep(first)),
             write: Box::pin(sleep(idle)),
-            write_pending: false,
+            write_pending: None,
             idle,
+            pace: Pace::new(min_rate),
         }
     }
 
     /// Judges an attempt to write: progress resets the deadline, standing still starts it.
-    fn timed<T>(&mut self, context: &mut Context<'_>, attempt: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn timed(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         self.preface = 0;
-        if attempt.is_ready() {
-            self.write_pending = false;
-            return attempt;
+        if let Poll::Ready(written) = attempt {
+            let waited = self.write_pending.take().map_or(Duration::ZERO, |since| since.elapsed());
+            let bytes = written.as_ref().map_or(0, |bytes| *bytes as u64);
+            if !self.pace.keeps_up(waited, bytes) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            return Poll::Ready(written);
         }
-        if !self.write_pending {
-            self.write_pending = true;
+        if self.write_pending.is_none() {
+            self.write_pending = Some(Instant::now());
             self.write.as_mut().reset(Instant::now() + self.idle);
         }
         ready!(self.write.as_mut().poll(context));

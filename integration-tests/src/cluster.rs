@@ -244,6 +244,14 @@ impl Cluster {
         self.children.lock().values().map(Child::id).collect()
     }
 
+    /// Process id of one.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.children.lock().get(name).expect("the process runs").id()
+    }
+
     /// Address of a node, host:port.
     ///
     /// # Panics

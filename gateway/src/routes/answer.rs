@@ -9,6 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::date::http_date;
@@ -20,7 +21,7 @@ use crate::routes::FILES;
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A file in a list, or as the result of a change.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct File {
     name: String,
     size: u64,
@@ -53,18 +54,20 @@ impl From<v1::FileInfo> for File {
     }
 }
 
-#[derive(Serialize)]
-struct Stored<'a> {
+/// What became of an upload.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Stored {
+    #[schema(value_type = String, example = "success")]
     status: &'static str,
-    file: &'a str,
-    node: &'a str,
+    file: String,
+    node: String,
     size: u64,
-    etag: &'a str,
+    etag: String,
     blocks: u64,
     /// Not told to named tenants: it says whether somebody else has the same bytes.
     new_blocks: Option<u64>,
     new_bytes: Option<u64>,
-    trace_id: &'a str,
+    trace_id: String,
 }
 
 /// The answer to an upload: 201, or 200 when a file was replaced.
@@ -78,14 +81,14 @@ pub(crate) fn stored(
     app.metrics.received(file.size);
     let body = Stored {
         status: "success",
-        file: &file.name,
-        node: &answer.worker_id,
+        file: file.name.clone(),
+        node: answer.worker_id.clone(),
         size: file.size,
-        etag: &file.etag,
+        etag: file.etag.clone(),
         blocks: file.blocks,
         new_blocks: tenant.is_default().then_some(answer.new_blocks),
         new_bytes: tenant.is_default().then_some(answer.new_bytes),
-        trace_id: &trace.0,
+        trace_id: trace.0.clone(),
     };
     let status = if answer.replaced { StatusCode::OK } else { StatusCode::CREATED };
     let mut response = json(status, &body)?;

@@ -6,26 +6,32 @@ use axum::response::Response;
 use cstore_proto::v1;
 use http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::Shared;
 use crate::auth::Access;
 use crate::date::http_date;
 use crate::error::ApiError;
+use crate::openapi::Refused;
 use crate::query::Query;
 use crate::routes::answer;
 
-#[derive(Serialize)]
-struct Cluster {
+/// The cluster as the master sees it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Cluster {
     nodes: Vec<Node>,
     map_version: Option<u64>,
     /// What keeps the cluster from taking uploads; empty when nothing does.
     waiting_for: String,
 }
 
-#[derive(Serialize)]
+/// One process of the cluster.
+#[derive(Serialize, ToSchema)]
 struct Node {
+    #[schema(value_type = String, example = "storage")]
     role: &'static str,
     node_id: String,
+    #[schema(value_type = String, example = "ready")]
     state: &'static str,
     reason: String,
     last_seen: String,
@@ -35,6 +41,11 @@ struct Node {
     free_bytes: u64,
 }
 
+/// All nodes and their state.
+#[utoipa::path(
+    get, path = "/api/cluster", tag = "cluster",
+    responses((status = 200, description = "Nodes", body = Cluster), Refused)
+)]
 pub(crate) async fn cluster(
     State(app): State<Shared>,
     Extension(_): Extension<Access>,

@@ -10,9 +10,25 @@ use crate::auth::Access;
 use crate::condition;
 use crate::error::ApiError;
 use crate::name;
+use crate::openapi::Refused;
+use crate::problem::Problem;
 use crate::query::Query;
 use crate::routes::FILES;
 
+/// Removes a file.
+#[utoipa::path(
+    delete, path = "/api/files/{name}", tag = "files",
+    params(
+        ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
+        ("if-match" = Option<String>, Header, description = "* or one ETag: remove this file only", pattern = r#"^(\*|"[!#-~]+")$"#),
+    ),
+    responses(
+        (status = 204, description = "It is gone; its space comes back when nothing else uses it"),
+        (status = 404, description = "There is no such file", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The file has another ETag", body = Problem, content_type = "application/problem+json"),
+        Refused,
+    )
+)]
 pub(crate) async fn delete(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,

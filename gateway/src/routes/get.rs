@@ -19,12 +19,37 @@ use crate::auth::Access;
 use crate::condition::{self, Read};
 use crate::date::http_date;
 use crate::error::ApiError;
+use crate::openapi::{Content, Refused};
+use crate::problem::Problem;
 use crate::query::Query;
 use crate::range::{self, Wanted};
 use crate::routes::upload::DEFAULT_TYPE;
 use crate::routes::{DOWNLOAD, FILES, answer, usage};
 use crate::{digest, download, metadata, name};
 
+/// A file, or a range of it.
+#[utoipa::path(
+    get, path = "/api/files/{name}", tag = "files",
+    params(
+        ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
+        ("range" = Option<String>, Header, description = "One byte range: bytes=0-99, bytes=100-, bytes=-100"),
+        ("if-range" = Option<String>, Header, description = "The range counts only for the file with this ETag or date"),
+        ("if-match" = Option<String>, Header, description = "ETags, one of which the file must have"),
+        ("if-none-match" = Option<String>, Header, description = "ETags that are known already: 304"),
+        ("if-modified-since" = Option<String>, Header, description = "304 unless the file is newer"),
+        ("if-unmodified-since" = Option<String>, Header, description = "412 when the file is newer"),
+        ("explain" = Option<String>, Query, description = "freed: what a removal would free, instead of the file (Freed)"),
+    ),
+    responses(
+        (status = 200, description = "The file, or what a removal would free", content((Content = "*/*")), headers(("etag" = String), ("last-modified" = String), ("accept-ranges" = String))),
+        (status = 206, description = "A part of the file", content((Content = "*/*")), headers(("content-range" = String))),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "There is no such file", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The file is not in the demanded state", body = Problem, content_type = "application/problem+json"),
+        (status = 416, description = "The range lies outside of the file", body = Problem, content_type = "application/problem+json"),
+        Refused,
+    )
+)]
 pub(crate) async fn file(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,
@@ -33,6 +58,28 @@ pub(crate) async fn file(
     answer(&app, &access, &request.into_parts().0, FILES, true).await
 }
 
+/// The headers of a file.
+#[utoipa::path(
+    head, path = "/api/files/{name}", tag = "files",
+    params(
+        ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
+        ("range" = Option<String>, Header, description = "One byte range: bytes=0-99, bytes=100-, bytes=-100"),
+        ("if-range" = Option<String>, Header, description = "The range counts only for the file with this ETag or date"),
+        ("if-match" = Option<String>, Header, description = "ETags, one of which the file must have"),
+        ("if-none-match" = Option<String>, Header, description = "ETags that are known already: 304"),
+        ("if-modified-since" = Option<String>, Header, description = "304 unless the file is newer"),
+        ("if-unmodified-since" = Option<String>, Header, description = "412 when the file is newer"),
+    ),
+    responses(
+        (status = 200, description = "The file", headers(("etag" = String), ("last-modified" = String), ("accept-ranges" = String))),
+        (status = 206, description = "A part of the file", headers(("content-range" = String))),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "There is no such file"),
+        (status = 412, description = "The file is not in the demanded state"),
+        (status = 416, description = "The range lies outside of the file"),
+        Refused,
+    )
+)]
 pub(crate) async fn file_head(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,
@@ -41,6 +88,28 @@ pub(crate) async fn file_head(
     answer(&app, &access, &request.into_parts().0, FILES, false).await
 }
 
+/// A file, to be saved by a browser under the last segment of its name.
+#[utoipa::path(
+    get, path = "/api/download/{name}", tag = "files",
+    params(
+        ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
+        ("range" = Option<String>, Header, description = "One byte range: bytes=0-99, bytes=100-, bytes=-100"),
+        ("if-range" = Option<String>, Header, description = "The range counts only for the file with this ETag or date"),
+        ("if-match" = Option<String>, Header, description = "ETags, one of which the file must have"),
+        ("if-none-match" = Option<String>, Header, description = "ETags that are known already: 304"),
+        ("if-modified-since" = Option<String>, Header, description = "304 unless the file is newer"),
+        ("if-unmodified-since" = Option<String>, Header, description = "412 when the file is newer"),
+    ),
+    responses(
+        (status = 200, description = "The file", content((Content = "*/*")), headers(("etag" = String), ("last-modified" = String), ("accept-ranges" = String))),
+        (status = 206, description = "A part of the file", content((Content = "*/*")), headers(("content-range" = String))),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "There is no such file", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The file is not in the demanded state", body = Problem, content_type = "application/problem+json"),
+        (status = 416, description = "The range lies outside of the file", body = Problem, content_type = "application/problem+json"),
+        Refused,
+    )
+)]
 pub(crate) async fn download(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,
@@ -49,6 +118,28 @@ pub(crate) async fn download(
     answer(&app, &access, &request.into_parts().0, DOWNLOAD, true).await
 }
 
+/// The headers of a file that is to be saved.
+#[utoipa::path(
+    head, path = "/api/download/{name}", tag = "files",
+    params(
+        ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
+        ("range" = Option<String>, Header, description = "One byte range: bytes=0-99, bytes=100-, bytes=-100"),
+        ("if-range" = Option<String>, Header, description = "The range counts only for the file with this ETag or date"),
+        ("if-match" = Option<String>, Header, description = "ETags, one of which the file must have"),
+        ("if-none-match" = Option<String>, Header, description = "ETags that are known already: 304"),
+        ("if-modified-since" = Option<String>, Header, description = "304 unless the file is newer"),
+        ("if-unmodified-since" = Option<String>, Header, description = "412 when the file is newer"),
+    ),
+    responses(
+        (status = 200, description = "The file", headers(("etag" = String), ("last-modified" = String), ("accept-ranges" = String))),
+        (status = 206, description = "A part of the file", headers(("content-range" = String))),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "There is no such file"),
+        (status = 412, description = "The file is not in the demanded state"),
+        (status = 416, description = "The range lies outside of the file"),
+        Refused,
+    )
+)]
 pub(crate) async fn download_head(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,

@@ -17,6 +17,8 @@ C-Store
   GET    /api/usage                   ?prefix=: logical, unique, shared bytes of what is under it
   GET    /api/stats
   GET    /api/cluster
+  GET    /api/page                    what the web page at / is told
+  GET    /api/openapi.json            all of this, for programs
 ";
 
 pub(crate) async fn index() -> Response {

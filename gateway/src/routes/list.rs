@@ -7,21 +7,36 @@ use cstore_proto::v1;
 use cstore_types::limits::MAX_PAGE_SIZE;
 use http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::Shared;
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::openapi::Refused;
 use crate::query::Query;
 use crate::routes::answer::{self, File};
 
-#[derive(Serialize)]
-struct Page {
+/// A page of names, in the order of their bytes.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Page {
     files: Vec<File>,
+    /// Folders, when a delimiter was given: names are rolled up to it.
     prefixes: Vec<String>,
     /// Empty on the last page.
     next_page_token: String,
 }
 
+/// Lists files.
+#[utoipa::path(
+    get, path = "/api/files", tag = "files",
+    params(
+        ("prefix" = Option<String>, Query, description = "Only names that begin with it"),
+        ("delimiter" = Option<String>, Query, description = "One character: names are rolled up to the first one behind the prefix"),
+        ("limit" = Option<u32>, Query, description = "1 to 1,000 entries", minimum = 1, maximum = 1000),
+        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+    ),
+    responses((status = 200, description = "A page", body = Page), Refused)
+)]
 pub(crate) async fn list(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,

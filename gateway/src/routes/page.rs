@@ -13,12 +13,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::Shared;
 use crate::assets::{self, Asset};
 use crate::auth::Access;
 use crate::condition;
 use crate::error::ApiError;
+use crate::openapi::Refused;
 use crate::query::Query;
 use crate::routes::{answer, index};
 
@@ -31,12 +33,18 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// What the page is told by its gateway.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Page)]
 struct Told<'a> {
     /// Where traces are looked at, if anywhere: `{jaeger_url}/trace/{trace id}`.
     jaeger_url: Option<&'a str>,
 }
 
+/// What the web page is told.
+#[utoipa::path(
+    get, path = "/api/page", tag = "cluster",
+    responses((status = 200, description = "Settings", body = Told<'_>), Refused)
+)]
 pub(crate) async fn told(
     State(app): State<Shared>,
     Extension(_): Extension<Access>,

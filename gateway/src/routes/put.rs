@@ -13,13 +13,38 @@ use crate::auth::Access;
 use crate::body::Incoming;
 use crate::condition::WriteCondition;
 use crate::error::ApiError;
+use crate::openapi::{Content, Refused};
+use crate::problem::Problem;
 use crate::query::Query;
 use crate::router::TraceId;
+use crate::routes::answer::Stored;
 use crate::routes::upload::{DEFAULT_TYPE, content_type, refuse};
 use crate::routes::{FILES, answer};
 use crate::upload::{self, Write};
 use crate::{digest, metadata, name};
 
+/// Stores the body as a file.
+#[utoipa::path(
+    put, path = "/api/files/{name}", tag = "files",
+    params(
+        ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
+        ("overwrite" = Option<bool>, Query, description = "Replace a file of this name; else a taken name is 409"),
+        ("if-match" = Option<String>, Header, description = "* or one ETag: replace this file only", pattern = r#"^(\*|"[!#-~]+")$"#),
+        ("if-none-match" = Option<String>, Header, description = "*: the name must be free, else 412", pattern = "^[*]$"),
+        ("content-md5" = Option<String>, Header, description = "Base64 of the MD5 of the body; checked"),
+        ("x-cstore-sha256" = Option<String>, Header, description = "SHA-256 of the body, 64 hexadecimal digits; checked and kept", pattern = "^[0-9a-fA-F]{64}$"),
+    ),
+    request_body(content = inline(Content), content_type = "application/octet-stream",
+        description = "The file. Content-Type is kept, and so is every x-cstore-meta-<key> header"),
+    responses(
+        (status = 201, description = "Stored", body = Stored, headers(("etag" = String), ("location" = String))),
+        (status = 200, description = "Stored in the place of another", body = Stored, headers(("etag" = String))),
+        (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "If-Match or If-None-Match does not hold", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disks are full", body = Problem, content_type = "application/problem+json"),
+        Refused,
+    )
+)]
 pub(crate) async fn put(
     State(app): State<Shared>,
     Extension(trace): Extension<TraceId>,
@@ -28,7 +53,7 @@ pub(crate) async fn put(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let mut body = Incoming::new(body, app.config.idle_timeout);
+    let mut body = Incoming::new(body, app.config.idle_timeout, app.config.min_rate);
     let stored = match plan(access.tenant.clone(), &head.uri, &head.headers, at_most) {
         Ok(write) => upload::store(&app, &write, &mut body).await,
         Err(error) => Err(error),

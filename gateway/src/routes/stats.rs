@@ -7,23 +7,28 @@ use axum::response::Response;
 use cstore_proto::v1;
 use http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::Shared;
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::openapi::Refused;
 use crate::query::Query;
 use crate::routes::answer;
 
-#[derive(Serialize)]
-struct Stats {
+/// How much there is.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Stats {
     files: u64,
     logical_bytes: u64,
     #[serde(flatten)]
-    cluster: Option<Cluster>,
+    cluster: Option<Stored>,
 }
 
-#[derive(Serialize)]
-struct Cluster {
+/// What it takes, over all tenants; told to the default tenant only.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StoredBytes)]
+struct Stored {
     unique_bytes: u64,
     physical_bytes: u64,
     blocks: u64,
@@ -34,6 +39,11 @@ struct Cluster {
     pending_releases: u64,
 }
 
+/// How much is stored, and what it takes.
+#[utoipa::path(
+    get, path = "/api/stats", tag = "cluster",
+    responses((status = 200, description = "Counters", body = Stats), Refused)
+)]
 pub(crate) async fn stats(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,
@@ -41,7 +51,7 @@ pub(crate) async fn stats(
 ) -> Result<Response, ApiError> {
     Query::only(query.as_deref(), &[])?;
     let usage = app.master.get_usage(v1::GetUsageRequest { tenant: access.tenant() }).await?;
-    let cluster = Cluster {
+    let cluster = Stored {
         unique_bytes: usage.unique_bytes,
         physical_bytes: usage.physical_bytes,
         blocks: usage.blocks,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use cstore_types::{FileName, Tenant};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use utoipa::ToSchema;
 
 use crate::app::{App, Shared};
 use crate::auth::Access;
@@ -15,9 +16,11 @@ use crate::body::Incoming;
 use crate::condition::WriteCondition;
 use crate::error::ApiError;
 use crate::multipart::{FilePart, Multipart};
+use crate::openapi::Refused;
+use crate::problem::Problem;
 use crate::query::Query;
 use crate::router::TraceId;
-use crate::routes::answer;
+use crate::routes::answer::{self, Stored};
 use crate::upload::{self, Write};
 use crate::{digest, metadata};
 
@@ -25,6 +28,35 @@ use crate::{digest, metadata};
 pub(crate) const DEFAULT_TYPE: &str = "application/octet-stream";
 const MAX_TYPE: usize = 255;
 
+/// A form with one file.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Form {
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Stores the part `file` of a form.
+#[utoipa::path(
+    post, path = "/api/upload", tag = "files",
+    params(
+        ("name" = Option<String>, Query, description = "Name of the file; else the filename of the part"),
+        ("overwrite" = Option<bool>, Query, description = "Replace a file of this name; else a taken name is 409"),
+        ("if-match" = Option<String>, Header, description = "* or one ETag: replace this file only", pattern = r#"^(\*|"[!#-~]+")$"#),
+        ("if-none-match" = Option<String>, Header, description = "*: the name must be free, else 412", pattern = "^[*]$"),
+        ("x-cstore-sha256" = Option<String>, Header, description = "SHA-256 of the file, 64 hexadecimal digits; checked and kept", pattern = "^[0-9a-fA-F]{64}$"),
+    ),
+    request_body(content = inline(Form), content_type = "multipart/form-data"),
+    responses(
+        (status = 201, description = "Stored", body = Stored, headers(("etag" = String), ("location" = String))),
+        (status = 200, description = "Stored in the place of another", body = Stored, headers(("etag" = String))),
+        (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "If-Match or If-None-Match does not hold", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The form has too much beside the file", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disks are full", body = Problem, content_type = "application/problem+json"),
+        Refused,
+    )
+)]
 pub(crate) async fn upload(
     State(app): State<Shared>,
     Extension(trace): Extension<TraceId>,
@@ -33,7 +65,7 @@ pub(crate) async fn upload(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let body = Incoming::new(body, app.config.idle_timeout);
+    let body = Incoming::new(body, app.config.idle_timeout, app.config.min_rate);
     let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut form = Multipart::new(kind, body)?;
     match store(&app, &access.tenant, &head, at_most, &mut form).await {

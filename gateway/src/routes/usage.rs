@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use crate::app::{App, Shared};
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::openapi::Refused;
 use crate::query::Query;
 use crate::routes::answer;
 
@@ -73,6 +74,11 @@ impl From<v1::ExplainResponse> for Space {
 }
 
 /// What the files under a prefix use.
+#[utoipa::path(
+    get, path = "/api/usage", tag = "cluster",
+    params(("prefix" = Option<String>, Query, description = "Names that begin with it; at most 4,096")),
+    responses((status = 200, description = "Bytes", body = Usage), Refused)
+)]
 pub(crate) async fn usage(
     State(app): State<Shared>,
     Extension(access): Extension<Access>,

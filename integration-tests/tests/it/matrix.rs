@@ -1,7 +1,7 @@
 //! I13 at every door, generated from the contracts: each RPC of the descriptors, each opcode of the frames and each
 //! route of the REST table, times each way of having no right to it. What is added without a case here fails.
 
-mod frames;
+pub(crate) mod frames;
 mod rest;
 mod rpc;
 

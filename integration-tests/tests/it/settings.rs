@@ -35,6 +35,7 @@ const FIXED: &[(&str, &str)] = &[
 const NOT_IN_CHART: &[(&str, &str)] = &[
     ("CSTORE_FAILURE_DOMAIN", "by storage.extraEnv; nothing uses it before there are replicas"),
     ("CSTORE_RETRY_STEP", "by extraEnv"),
+    ("CSTORE_MIN_RATE", "by gateway.extraEnv"),
     ("FRESH_START", "no upgrade may format a disk"),
     ("CSTORE_FRESH_START_ERASE", "no upgrade may format a disk"),
     ("OTEL_TRACES_SAMPLER_ARG", "tracing.samplerArg"),

@@ -73,20 +73,30 @@ fn frame(opcode: Opcode) -> Bytes {
 }
 
 /// Somebody at the door of a storage node.
-struct Visitor {
+pub(crate) struct Visitor {
     stream: TcpStream,
     hello: Vec<u8>,
     welcome: Vec<u8>,
 }
 
 impl Visitor {
+    /// A worker that has proven the cluster's key.
+    pub(crate) fn member(cluster: &Cluster, node: &str) -> Self {
+        let mut member = Self::connect(&cluster.addr(node));
+        member.greet(&hello(cluster));
+        let proof = member.proof(&cluster.secret().frame_key());
+        member.show(&proof);
+        assert_eq!(member.receive().map(|(opcode, _)| opcode), Some(Opcode::Ok.byte()), "a member is let in");
+        member
+    }
+
     fn connect(addr: &str) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         Self { stream, hello: Vec::new(), welcome: Vec::new() }
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         // Whoever was refused may find the connection closed already.
         let _ = self.stream.write_all(bytes);
     }
@@ -97,7 +107,7 @@ impl Visitor {
     }
 
     /// Opcode and payload of the next frame; `None` when the connection has ended.
-    fn receive(&mut self) -> Option<(u8, Vec<u8>)> {
+    pub(crate) fn receive(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut header = [0; HEADER];
         if let Err(error) = self.stream.read_exact(&mut header) {
             let waited =
@@ -155,6 +165,18 @@ fn cluster_uuid(cluster: &Cluster) -> ClusterUuid {
     ClusterUuid::try_from(&nodes.state.unwrap().cluster_uuid[..]).unwrap()
 }
 
+fn hello(cluster: &Cluster) -> Hello {
+    Hello {
+        min_version: cstore_wire::VERSION,
+        max_version: cstore_wire::VERSION,
+        role: Role::Worker,
+        cluster: cluster_uuid(cluster),
+        nonce: [4; 32],
+        max_frame: 1 << 20,
+        node: NodeId::new("worker-9").unwrap(),
+    }
+}
+
 /// The wrong ways to come in with one opcode.
 fn break_in(addr: &str, hello: &Hello, key: &FrameKey, opcode: Opcode, tally: &mut Tally) {
     let wrong_key = ClusterSecret::generate().unwrap().frame_key();
@@ -208,15 +230,7 @@ fn break_in(addr: &str, hello: &Hello, key: &FrameKey, opcode: Opcode, tally: &m
 fn i13_every_opcode_is_refused_to_whoever_has_not_proven_the_key() {
     let cluster = Cluster::builder(PROGRAM).start();
     let key = cluster.secret().frame_key();
-    let hello = Hello {
-        min_version: cstore_wire::VERSION,
-        max_version: cstore_wire::VERSION,
-        role: Role::Worker,
-        cluster: cluster_uuid(&cluster),
-        nonce: [4; 32],
-        max_frame: 1 << 20,
-        node: NodeId::new("worker-9").unwrap(),
-    };
+    let hello = hello(&cluster);
     let mut tally = Tally::default();
     for opcode in Opcode::ALL {
         break_in(&cluster.addr("storage-1"), &hello, &key, opcode, &mut tally);

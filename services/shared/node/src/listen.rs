@@ -133,7 +133,7 @@ pub fn set_nodelay(stream: &TcpStream) {
 
 /// A peer that gave up costs no pause; a lack of our own (EMFILE, ENFILE, ENOBUFS) does, from 10 ms up to 1 s: the
 /// waiting connection would otherwise turn the loop into a busy one.
-fn pause_after(error: &io::Error, failures: u32) -> Duration {
+pub fn pause_after(error: &io::Error, failures: u32) -> Duration {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
         return Duration::ZERO;

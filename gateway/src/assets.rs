@@ -33,6 +33,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "icon.svg" PICTURE,
         "app.js" SCRIPT,
         "api.js" SCRIPT,
+        "change.js" SCRIPT,
         "cluster.js" SCRIPT,
         "conflict.js" SCRIPT,
         "dialog.js" SCRIPT,

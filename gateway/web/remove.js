@@ -1,5 +1,6 @@
 // Removal, after a look at what it would free: blocks that other files use stay.
-import { call, get } from "./api.js";
+import { get } from "./api.js";
+import { change } from "./change.js";
 import { ask } from "./dialog.js";
 import { el, say } from "./dom.js";
 import { describe } from "./failure.js";
@@ -12,7 +13,7 @@ export async function remove(file) {
   const preview = el("div", { class: "preview", role: "status" }, el("p", {}, "Looking what this would free"));
   const look = new AbortController();
   explain(file, preview, look.signal);
-  const act = () => call("DELETE", filePath(file.name), { headers: { "if-match": `"${file.etag}"` } });
+  const act = () => change("DELETE", filePath(file.name), file);
   const answer = await ask({
     title: `Delete ${base(file.name)}?`,
     content: [el("p", { class: "name" }, file.name), preview],

@@ -1,5 +1,5 @@
 // Another name for a file: no byte moves.
-import { call } from "./api.js";
+import { change } from "./change.js";
 import { ask } from "./dialog.js";
 import { el, say } from "./dom.js";
 import { filePath } from "./names.js";
@@ -13,10 +13,7 @@ export async function rename(file) {
   input.addEventListener("focus", () => input.setSelectionRange(slash, dot > slash ? dot : file.name.length), { once: true });
   const act = async () => {
     if (input.value === file.name) return;
-    await call("POST", `${filePath(file.name)}:rename`, {
-      headers: { "if-match": `"${file.etag}"` },
-      json: { to: input.value, overwrite: overwrite.checked },
-    });
+    await change("POST", `${filePath(file.name)}:rename`, file, { json: { to: input.value, overwrite: overwrite.checked } });
   };
   const answer = await ask({
     title: "Rename",

@@ -113,8 +113,10 @@ function outcome(item) {
   if (item.state === "failed") return [describe(item.failure)];
   if (item.state !== "done") return [item.state];
   const { size = item.size, new_bytes: fresh, trace_id: id = "" } = item.answer;
-  const saved = typeof fresh === "number" && fresh < size ? `, ${bytes(size - fresh)} were there already` : "";
-  return [`${bytes(size)} stored${saved} `, trace(id)].filter(Boolean);
+  // Who may not know what others have stored is not told.
+  const shared = typeof fresh === "number" ? size - fresh : 0;
+  const already = shared <= 0 ? "" : `, ${fresh === 0 ? "all" : bytes(shared)} of it there already`;
+  return [`${bytes(size)} stored${already} `, trace(id)].filter(Boolean);
 }
 
 function retry(item) {

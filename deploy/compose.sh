@@ -80,7 +80,8 @@ reset() {
 
 case ${1:-} in
   up) COMPOSE_PROFILES=; up ;;
-  up-obs) COMPOSE_PROFILES=$profiles; export OTEL_EXPORTER_OTLP_ENDPOINT="${OTEL_EXPORTER_OTLP_ENDPOINT:-http://jaeger:4317}"; up ;;
+  up-obs) COMPOSE_PROFILES=$profiles; export OTEL_EXPORTER_OTLP_ENDPOINT="${OTEL_EXPORTER_OTLP_ENDPOINT:-http://jaeger:4317}"
+    export CSTORE_JAEGER_UI_URL="${CSTORE_JAEGER_UI_URL:-http://127.0.0.1:${JAEGER_PORT:-16686}}"; up ;;
   reset) reset ;;
   "") sed -n 2,3p "$0" >&2; exit 64 ;;
   *) compose "$@" ;;

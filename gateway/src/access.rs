@@ -41,6 +41,7 @@ pub const ROUTES: &[Route] = &[
     Route { verb: ":rename", ..route("POST", FILE, &[Write, Delete]) },
     route("GET", "/api/download/{*name}", &[Read]),
     route("GET", "/api/stats", &[Read]),
+    route("GET", "/api/page", &[Read]),
     Route { whole_cluster: true, ..route("GET", "/api/usage", &[Read]) },
     Route { whole_cluster: true, ..route("GET", "/api/cluster", &[Read]) },
     route("GET", "/api/openapi.json", &[Read]),

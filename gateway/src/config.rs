@@ -6,6 +6,8 @@ use std::time::Duration;
 use cstore_mesh::Tls;
 use cstore_node::{Env, HostPort};
 
+use crate::ui_url::UiUrl;
+
 /// What a gateway is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -34,6 +36,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `CSTORE_RETRY_STEP`: step of the back-off towards the master.
     pub retry_step: Duration,
+    /// `CSTORE_JAEGER_UI_URL`: where the web page links traces to.
+    pub jaeger_ui: Option<UiUrl>,
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
     pub tls: Option<Tls>,
 }
@@ -62,6 +66,8 @@ impl Config {
                 cstore_node::backoff::DEFAULT_STEP,
                 Duration::from_millis(1)..=seconds(60),
             ),
+            jaeger_ui: env
+                .optional("CSTORE_JAEGER_UI_URL", "an http or https URL without user, query and fragment"),
             tls: None,
         }
     }

@@ -10,6 +10,7 @@
 
 mod access;
 mod app;
+mod assets;
 mod auth;
 mod body;
 mod cluster;
@@ -42,8 +43,10 @@ mod server;
 mod tickets;
 mod timed_io;
 pub mod tokens;
+mod ui_url;
 mod upload;
 
 pub use access::{ROUTES, Route};
 pub use config::{Config, tokens_file};
 pub use run::{Error, run};
+pub use ui_url::{InvalidUiUrl, UiUrl};

@@ -37,6 +37,7 @@ use crate::routes;
         routes::stats::stats,
         routes::usage::usage,
         routes::cluster::cluster,
+        routes::page::told,
         openapi,
     ),
     security(("token" = []), ()),

@@ -34,7 +34,8 @@ pub(crate) struct TraceId(pub(crate) String);
 /// All routes of a gateway.
 pub(crate) fn router(app: Shared) -> Router {
     Router::new()
-        .route("/", get(routes::index::index))
+        .route("/", get(routes::page::root))
+        .route("/assets/{name}", get(routes::page::asset))
         .route("/api/upload", post(routes::upload::upload))
         .route("/api/files", get(routes::list::list))
         .route(
@@ -49,6 +50,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/api/stats", get(routes::stats::stats))
         .route("/api/usage", get(routes::usage::usage))
         .route("/api/cluster", get(routes::cluster::cluster))
+        .route("/api/page", get(routes::page::told))
         .route("/api/openapi.json", get(openapi::openapi))
         .fallback(|| async { ApiError::no_route() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })

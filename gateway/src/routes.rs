@@ -7,6 +7,7 @@ pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod index;
 pub(crate) mod list;
+pub(crate) mod page;
 pub(crate) mod put;
 pub(crate) mod stats;
 pub(crate) mod upload;

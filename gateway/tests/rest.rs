@@ -4,6 +4,7 @@
 
 mod fake;
 mod http;
+mod page;
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@
     reason = "a test harness may fail loudly and needs the wall clock"
 )]
 
+pub mod browser;
 pub mod cluster;
 pub mod content;
 pub mod grpc;

@@ -17,6 +17,7 @@ C-Store
   GET    /api/usage                   ?prefix=: logical, unique, shared bytes of what is under it
   GET    /api/stats
   GET    /api/cluster
+  GET    /api/page                    what the web page at / is told
   GET    /api/openapi.json            all of this, for programs
 ";
 

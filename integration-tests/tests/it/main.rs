@@ -27,6 +27,7 @@ mod metrics;
 mod monitoring;
 mod network;
 mod openapi;
+mod page;
 mod prototype;
 mod settings;
 mod smoke;

@@ -22,6 +22,7 @@ fn wrong_values_are_refused_with_what_is_allowed() {
             "worker.autoscaling.enabled=true,worker.autoscaling.minReplicas=9",
             &["minReplicas 9 is above maxReplicas 8"],
         ),
+        ("tracing.uiUrl=javascript:x", &["/tracing/uiUrl"]),
         ("tracing.samplerArg=2", &["/tracing/samplerArg"]),
         (r"worker.podLabels.app\.kubernetes\.io/component=x", &["app.kubernetes.io/component"]),
         (

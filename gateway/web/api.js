@@ -1,0 +1,85 @@
+// Requests to the gateway, with the user's token, and their failures in one shape.
+
+const TOKEN = "cstore-token";
+
+// A request that did not succeed: `code` is one of the 14 words of the API, or "network".
+export class Failure extends Error {
+  constructor({ status = 0, code, message, traceId = "", retryAfter = 0 }) {
+    super(message);
+    Object.assign(this, { status, code, traceId, retryAfter });
+  }
+
+  // Of an answer's status, text and headers. `header` looks one up.
+  static ofAnswer(status, text, header) {
+    let body = {};
+    try {
+      body = JSON.parse(text) ?? {};
+    } catch {
+      // What stands between here and the gateway answers in its own words.
+    }
+    return new Failure({
+      status,
+      code: String(body.code ?? body.error?.code ?? `http_${status}`),
+      message: String(body.detail ?? body.error?.message ?? `the answer was ${status}`),
+      traceId: String(body.trace_id ?? body.error?.trace_id ?? header("x-cstore-trace-id") ?? ""),
+      retryAfter: Math.min(30, Number(header("retry-after")) || 0),
+    });
+  }
+
+  static ofNetwork() {
+    return new Failure({ code: "network", message: "the connection broke before there was an answer; is the gateway there?" });
+  }
+}
+
+// The token lives as long as this tab, and is sent nowhere but to this gateway.
+export const token = () => sessionStorage.getItem(TOKEN) ?? "";
+
+export function keepToken(value) {
+  if (value === "") sessionStorage.removeItem(TOKEN);
+  else sessionStorage.setItem(TOKEN, value);
+}
+
+export const authorization = (shown) => (shown === "" ? {} : { authorization: `Bearer ${shown}` });
+
+let asking = null;
+let askForToken = async () => false;
+
+// `ask(failure)` asks the user for another token and answers whether there is one.
+export function onUnauthenticated(ask) {
+  askForToken = ask;
+}
+
+// Whether a request that was refused with the token `used` is worth another try. However many are refused together, the
+// user is asked once.
+export async function renewed(failure, used) {
+  if (token() !== used) return true;
+  asking ??= askForToken(failure).finally(() => {
+    asking = null;
+  });
+  return asking;
+}
+
+// The answer, when it is a good one.
+export async function call(method, path, { query = {}, headers = {}, json, signal } = {}) {
+  const search = new URLSearchParams(query).toString();
+  const body = json === undefined ? undefined : JSON.stringify(json);
+  for (;;) {
+    const used = token();
+    const sent = { ...headers, ...authorization(used) };
+    if (body !== undefined) sent["content-type"] = "application/json";
+    const url = search === "" ? path : `${path}?${search}`;
+    const answer = await fetch(url, { method, headers: sent, body, signal, credentials: "omit" }).catch((error) => {
+      throw error.name === "AbortError" ? error : Failure.ofNetwork();
+    });
+    if (answer.ok) return answer;
+    const failure = Failure.ofAnswer(answer.status, await answer.text().catch(() => ""), (name) => answer.headers.get(name));
+    if (answer.status !== 401 || !(await renewed(failure, used))) throw failure;
+  }
+}
+
+export async function get(path, options) {
+  const answer = await call("GET", path, options);
+  return answer.json().catch(() => {
+    throw Failure.ofNetwork();
+  });
+}

@@ -1,0 +1,35 @@
+// Pictures of numbers, as SVG. Each says in words what it shows, and none says anything by colour alone.
+import { el, svg } from "./dom.js";
+import { percent } from "./format.js";
+
+const RADIUS = 42;
+const ROUND = 2 * Math.PI * RADIUS;
+
+// A part of a whole, as a bar of full width. `kind` picks the colour.
+export function bar(part, whole, kind, label) {
+  const share = whole > 0 ? Math.min(100, (part / whole) * 100) : 0;
+  // A part that is there is seen.
+  const width = part > 0 ? Math.max(1, share) : 0;
+  return svg("svg", { class: `bar-picture ${kind}`, viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": label },
+    svg("rect", { class: "track", width: 100, height: 10 }),
+    svg("rect", { class: "part", width: width.toFixed(2), height: 10 }));
+}
+
+// A bar with what it shows beside it.
+export function labelled(name, value, part, whole, kind) {
+  return el("div", { class: "measure" },
+    el("p", {}, el("span", { class: `key ${kind}` }), el("span", { class: "measure-name" }, name), el("strong", {}, value)),
+    bar(part, whole, kind, `${name}: ${value}`));
+}
+
+// A ring with a share in its middle.
+export function ring(part, whole, caption) {
+  const share = percent(part, whole);
+  const drawn = whole > 0 ? Math.min(1, part / whole) * ROUND : 0;
+  const circle = (attributes) => svg("circle", { cx: 50, cy: 50, r: RADIUS, "stroke-width": 11, fill: "none", ...attributes });
+  return svg("svg", { class: "ring", viewBox: "0 0 100 100", role: "img", "aria-label": `${share} percent ${caption}` },
+    circle({ class: "track" }),
+    drawn > 0 ? circle({ class: "part", "stroke-dasharray": `${drawn.toFixed(2)} ${ROUND.toFixed(2)}`, transform: "rotate(-90 50 50)" }) : null,
+    svg("text", { x: 50, y: 53, "text-anchor": "middle", class: "ring-number" }, `${share}%`),
+    svg("text", { x: 50, y: 66, "text-anchor": "middle", class: "ring-caption" }, caption));
+}

@@ -1,0 +1,343 @@
+//! The web page in a real browser, in front of a real cluster: what a person does, by mouse and keys.
+
+use std::path::{Path, PathBuf};
+
+use cstore_gateway::tokens::Token;
+use cstore_integration_tests::browser::Browser;
+use cstore_integration_tests::cluster::{Cluster, PATIENCE};
+use cstore_integration_tests::content::random;
+use cstore_integration_tests::wait::until;
+
+use crate::PROGRAM;
+use crate::tenants::closed;
+
+/// Names that would be markup, paths, queries or numbers, were they taken for that.
+const HOSTILE: [&str; 6] = [
+    "<img src=x onerror=alert(1)>.txt",
+    "\"quoted' & <b>bold<\u{2044}b>.txt",
+    "%2e%2e%2fpercent.txt",
+    "#hash?query=1&a=b.txt",
+    "üñï 文件 🦀.txt",
+    "a:rename",
+];
+
+/// Name and bytes of files on the disk of the user.
+struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+fn pictures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/page")
+}
+
+/// `text` as a literal of JavaScript.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+fn encoded(name: &str) -> String {
+    name.split('/')
+        .map(|part| part.bytes().map(|b| format!("%{b:02X}")).collect::<String>())
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+fn stored(cluster: &Cluster, name: &str) -> (u16, Vec<u8>) {
+    let answer = cluster.fetch(&format!("/api/files/{}", encoded(name)));
+    (answer.status, answer.body)
+}
+
+fn row(name: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('#list tr')].find((row) => row.querySelector('.name').textContent === {})",
+        quoted(name)
+    )
+}
+
+/// Presses a button of a file's row, which begins with these words.
+fn press(browser: &mut Browser, name: &str, label: &str) {
+    let row = row(name);
+    browser.until(&row.clone().replacen("[...", "!![...", 1));
+    browser.eval(&format!(
+        "document.querySelectorAll('[data-hit]').forEach((e) => e.removeAttribute('data-hit')); \
+         [...{row}.querySelectorAll('button, a')].find((e) => e.ariaLabel.startsWith({})).setAttribute('data-hit', '')",
+        quoted(label)
+    ));
+    browser.click("[data-hit]");
+}
+
+/// Presses a button of the open dialog.
+fn answer(browser: &mut Browser, label: &str) {
+    browser.until("!!document.querySelector('dialog[open]')");
+    browser.eval(&format!(
+        "[...document.querySelectorAll('dialog[open] button')].find((e) => e.textContent === {}).setAttribute('data-answer', '')",
+        quoted(label)
+    ));
+    browser.click("dialog[open] [data-answer]");
+    browser.until("!document.querySelector('dialog[open]')");
+}
+
+fn idle(browser: &mut Browser, text: &str) {
+    browser.until(&format!("document.getElementById('total-text').textContent.includes({})", quoted(text)));
+}
+
+fn drop_on(browser: &mut Browser, files: &[PathBuf]) {
+    browser.drop_files("#drop", files);
+}
+
+/// Every control of the page has a name that is read out, and every picture says what it shows.
+fn everything_has_a_name(browser: &mut Browser, at_least: usize) {
+    let tree = browser.call("Accessibility.getFullAXTree", serde_json::json!({}));
+    let mut controls = 0;
+    for node in tree["nodes"].as_array().unwrap() {
+        let role = node["role"]["value"].as_str().unwrap_or_default();
+        if node["ignored"] == true
+            || ![
+                "button",
+                "link",
+                "textbox",
+                "checkbox",
+                "image",
+                "progressbar",
+                "dialog",
+                "table",
+                "navigation",
+            ]
+            .contains(&role)
+        {
+            continue;
+        }
+        let name = node["name"]["value"].as_str().unwrap_or_default();
+        assert!(!name.trim().is_empty(), "{role} has no name: {node}");
+        controls += 1;
+    }
+    assert!(controls >= at_least, "only {controls} controls were seen");
+}
+
+#[test]
+fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
+    let Some(mut browser) = Browser::start_or_skip("the web page") else { return };
+    let cluster = Cluster::builder(PROGRAM).dev().start();
+    let desk = Desk::new();
+    browser.look(1280, 1000, "light");
+    browser.open(&format!("http://{}/", cluster.gateway));
+    browser.until("document.getElementById('empty').textContent.startsWith('Nothing is stored yet')");
+    browser.until("document.getElementById('health').dataset.state === 'ready'");
+    everything_has_a_name(&mut browser, 8);
+
+    // Twenty files: some with the same contents, some with names that are hostile, one empty.
+    let mut files: Vec<(String, Vec<u8>)> = HOSTILE.map(|name| (name.to_owned(), random(150_000, 1))).into();
+    files.push(("empty.txt".to_owned(), Vec::new()));
+    files.extend((0..13).map(|n| (format!("photo-{n:02}.raw"), random(400_000, 100 + n / 2))));
+    let paths: Vec<PathBuf> = files.iter().map(|(name, bytes)| desk.file(name, bytes)).collect();
+    browser.eval(
+        "window.seen = []; window.most = 0; setInterval(() => { const t = document.getElementById('total'); \
+         if (!document.getElementById('cancel-all').hidden) seen.push(t.value / t.max); \
+         most = Math.max(most, document.querySelectorAll('#transfer-list [data-state=running]').length); }, 20); 0",
+    );
+    browser.throttle_uploads(Some(2_000_000));
+    drop_on(&mut browser, &paths);
+    browser.until("seen.some((share) => share > 0.3)");
+    browser.screenshot(&pictures().join("progress.png"));
+    idle(&mut browser, "20 of 20 files, 20 stored");
+    browser.throttle_uploads(None);
+    let seen: Vec<f64> = serde_json::from_value(browser.eval("seen")).unwrap();
+    let between = seen.iter().filter(|share| (0.05..0.95).contains(*share)).count();
+    assert!(between >= 5, "progress was seen only at {seen:?}");
+    assert!(seen.is_sorted(), "progress went back: {seen:?}");
+    let most = browser.eval("most").as_u64().unwrap();
+    assert!((2..=3).contains(&most), "{most} at a time");
+
+    for (name, bytes) in &files {
+        assert_eq!(stored(&cluster, name), (200, bytes.clone()), "{name}");
+        browser.until(&row(name).replacen("[...", "!![...", 1));
+    }
+    assert_eq!(browser.eval("document.querySelectorAll('#list tr').length"), 20);
+    assert_eq!(browser.eval("document.querySelectorAll('#list img, #list b, #transfers img').length"), 0);
+    // Six of the hostile ones and six pairs share their contents.
+    browser.until(
+        "document.querySelector('#savings .ring')?.getAttribute('aria-label').endsWith('percent saved')",
+    );
+    browser.until("parseFloat(document.querySelector('#savings .large')?.textContent) > 1.5");
+    everything_has_a_name(&mut browser, 80);
+    browser.look(1280, 1200, "light");
+    browser.screenshot(&pictures().join("light.png"));
+    browser.look(1280, 1200, "dark");
+    browser.screenshot(&pictures().join("dark.png"));
+    browser.look(390, 1400, "light");
+    let wide = browser.eval("document.documentElement.scrollWidth");
+    assert!(wide.as_u64() <= Some(390), "the page is wider than a telephone: {wide}");
+    browser.screenshot(&pictures().join("narrow.png"));
+    browser.look(1280, 1000, "light");
+
+    // A look at a removal, and the removal. The twin of the last photo is not there, that of the first is.
+    press(&mut browser, "photo-00.raw", "Delete");
+    browser.until("document.querySelector('.preview').textContent.includes('other files use them too')");
+    everything_has_a_name(&mut browser, 3);
+    browser.look(1280, 800, "dark");
+    browser.screenshot(&pictures().join("delete.png"));
+    browser.look(1280, 1000, "light");
+    answer(&mut browser, "Keep");
+    assert_eq!(stored(&cluster, "photo-00.raw").0, 200);
+    press(&mut browser, "photo-12.raw", "Delete");
+    browser.until("document.querySelector('.preview').textContent.startsWith('This frees 391 KiB')");
+    answer(&mut browser, "Delete");
+    browser.until(&format!("!{}", row("photo-12.raw")));
+    assert_eq!(stored(&cluster, "photo-12.raw").0, 404);
+
+    for name in ["photo-03.raw", HOSTILE[3]] {
+        press(&mut browser, name, "Download");
+    }
+    for (name, bytes) in files.iter().filter(|(name, _)| name == "photo-03.raw") {
+        let saved = browser.downloads().join(name);
+        until("the download", PATIENCE, || std::fs::read(&saved).ok().filter(|read| read == bytes));
+    }
+    let count = || std::fs::read_dir(browser.downloads()).unwrap().count();
+    until("both downloads", PATIENCE, || (count() == 2).then_some(()));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    cluster.audit(&[]);
+}
+
+#[test]
+fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
+    let Some(mut browser) = Browser::start_or_skip("conflicts on the web page") else { return };
+    let cluster = Cluster::builder(PROGRAM).dev().start();
+    let desk = Desk::new();
+    assert_eq!(cluster.ask("PUT", "/api/files/d/a.txt", b"first").status, 201);
+    browser.open(&format!("http://{}/#/d/", cluster.gateway));
+    browser.until(&row("a.txt").replacen("[...", "!![...", 1));
+    let second = desk.file("a.txt", b"second");
+
+    for (choice, told, expected) in [
+        ("Skip", "1 left out", &[("d/a.txt", &b"first"[..])][..]),
+        ("Keep both", "1 stored", &[("d/a.txt", b"first"), ("d/a (2).txt", b"second")]),
+        ("Keep both", "1 stored", &[("d/a (2).txt", b"second"), ("d/a (3).txt", b"second")]),
+        ("Overwrite", "1 stored", &[("d/a.txt", b"second")]),
+    ] {
+        drop_on(&mut browser, std::slice::from_ref(&second));
+        answer(&mut browser, choice);
+        idle(&mut browser, told);
+        for (name, bytes) in expected {
+            until(&format!("{choice}: {name}"), PATIENCE, || {
+                (stored(&cluster, name) == (200, bytes.to_vec())).then_some(())
+            });
+        }
+        browser.click("#clear");
+        browser.eval("document.getElementById('total-text').textContent = ''");
+    }
+
+    // Escape leaves the file alone, and one answer does for all when the user says so.
+    drop_on(&mut browser, std::slice::from_ref(&second));
+    browser.until("!!document.querySelector('dialog[open]')");
+    browser.press("Escape");
+    idle(&mut browser, "1 left out");
+    let more: Vec<PathBuf> = ["a.txt", "a (2).txt", "a (3).txt"].map(|name| desk.file(name, b"third")).into();
+    drop_on(&mut browser, &more);
+    browser.until("!!document.getElementById('for-all')");
+    browser.click("#for-all");
+    answer(&mut browser, "Overwrite");
+    idle(&mut browser, "3 stored");
+    assert_eq!(stored(&cluster, "d/a (3).txt"), (200, b"third".to_vec()));
+
+    // A file that changed since the list was made keeps its name; so the list is awaited.
+    browser.until(&format!("{}?.querySelector('.number').textContent === '5 B'", row("a (3).txt")));
+
+    browser.throttle_uploads(Some(500_000));
+    drop_on(&mut browser, &[desk.file("large.bin", &random(8 << 20, 7))]);
+    browser.until("document.querySelector('#transfer-list [data-state=running] progress')?.value > 100000");
+    browser.click("#transfer-list [data-state=running] button");
+    idle(&mut browser, "1 left out");
+    browser.throttle_uploads(None);
+    assert_eq!(stored(&cluster, "d/large.bin").0, 404);
+
+    // By keys alone: rename, to a taken name first.
+    browser.eval(&format!(
+        "[...{}.querySelectorAll('button')].find((e) => e.ariaLabel.startsWith('Rename')).focus()",
+        row("a (3).txt")
+    ));
+    browser.press("Enter");
+    browser.until("document.activeElement.id === 'new-name'");
+    assert_eq!(browser.eval("document.activeElement.value.slice(document.activeElement.selectionStart, document.activeElement.selectionEnd)"), "a (3)");
+    browser.type_text("a");
+    browser.press("Enter");
+    browser
+        .until("document.querySelector('dialog[open] [role=alert]').textContent.includes('already_exists')");
+    browser.eval("document.getElementById('new-name').value = 'd/e/<i>.txt'");
+    browser.press("Enter");
+    browser.until("!document.querySelector('dialog[open]')");
+    browser.until("!!document.querySelector('#list a[href=\"#/d/e/\"]')");
+    assert_eq!(stored(&cluster, "d/e/<i>.txt"), (200, b"third".to_vec()));
+    browser.until("document.activeElement.id === 'files-title'");
+    browser.click("#list a[href=\"#/d/e/\"]");
+    browser.until(&row("<i>.txt").replacen("[...", "!![...", 1));
+
+    // What the gateway refuses is told, with its code and trace.
+    drop_on(&mut browser, &[desk.file("bad\u{1}name", b"x")]);
+    browser.until("document.querySelector('[data-state=failed]')?.textContent.includes('invalid_argument')");
+    browser.until(
+        "/^trace [0-9a-f]{8}$/.test(document.querySelector('[data-state=failed] .trace').textContent)",
+    );
+    // A folder keeps its paths.
+    desk.file("folder/deep/x.txt", b"deep");
+    drop_on(&mut browser, &[desk.dir.path().join("folder")]);
+    until("the file of the folder", PATIENCE, || {
+        (stored(&cluster, "d/e/folder/deep/x.txt") == (200, b"deep".to_vec())).then_some(())
+    });
+}
+
+#[test]
+fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
+    let Some(mut browser) = Browser::start_or_skip("tokens on the web page") else { return };
+    let cluster =
+        Cluster::one_of_each(PROGRAM).env("CSTORE_JAEGER_UI_URL", "http://127.0.0.1:1/jaeger/").start();
+    let bytes = random(300_000, 3);
+    assert_eq!(cluster.ask("PUT", "/api/files/secret.bin", &bytes).status, 201);
+    let token = cluster.admin_command(&["token", "create", "--tenant", "default"]).trim().to_owned();
+    let lines = std::fs::read_to_string(cluster.dir().join("api-tokens")).unwrap();
+    let cluster = closed(cluster, &lines, &token);
+    let stranger = Token::generate().unwrap().expose();
+    browser.open(&format!("http://{}/", cluster.gateway));
+    for (text, told) in [(stranger, "unauthenticated"), (token.clone(), "unauthenticated")] {
+        browser
+            .until("document.querySelector('dialog[open] .failure code')?.textContent === 'unauthenticated'");
+        browser.until("document.activeElement.id === 'token'");
+        let shown = browser.eval("document.querySelector('dialog[open]').textContent");
+        assert!(shown.as_str().unwrap().contains(told) && !shown.as_str().unwrap().contains(&token[20..]));
+        everything_has_a_name(&mut browser, 3);
+        browser.type_text(&text);
+        browser.press("Enter");
+        browser.until(
+            "!document.querySelector('dialog[open]') || document.getElementById('token').value === ''",
+        );
+    }
+    browser.until(&row("secret.bin").replacen("[...", "!![...", 1));
+    browser.until("document.getElementById('signin').textContent === 'Sign out'");
+    assert_eq!(browser.eval("localStorage.length + document.cookie.length"), 0);
+    assert_eq!(browser.eval("location.href").as_str().unwrap(), format!("http://{}/", cluster.gateway));
+
+    press(&mut browser, "secret.bin", "Download");
+    let saved = browser.downloads().join("secret.bin");
+    until("the download", PATIENCE, || std::fs::read(&saved).ok().filter(|read| *read == bytes));
+
+    let desk = Desk::new();
+    drop_on(&mut browser, &[desk.file("mine.txt", b"mine")]);
+    idle(&mut browser, "1 stored");
+    let link = browser.until("document.querySelector('#transfer-list a.trace')?.href");
+    assert!(link.as_str().unwrap().starts_with("http://127.0.0.1:1/jaeger/trace/"), "{link}");
+    browser.click("#signin");
+    browser.until("!!document.querySelector('dialog[open] #token')");
+    assert_eq!(browser.eval("sessionStorage.length"), 0);
+}

@@ -198,7 +198,8 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
         store_uuid: Bytes::copy_from_slice(engine.store().as_bytes()),
         seal_seq: engine.seal_seq().0,
         capacity_bytes: space.capacity,
-        free_bytes: space.free,
+        // Requests without room compact for themselves.
+        free_bytes: space.free + engine.compaction().winnable_bytes,
         unique_bytes: totals.unique_bytes,
         physical_bytes: totals.physical_bytes,
         blocks: totals.blocks,

@@ -85,7 +85,7 @@ impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (totals, space, counters) = (self.0.totals(), self.0.space(), self.0.counters());
         let compaction = self.0.compaction();
-        let gauges: [(&str, &str, Option<&Unit>, u64); 9] = [
+        let gauges: [(&str, &str, Option<&Unit>, u64); 10] = [
             ("storage_capacity", "FS_SIZE", Some(&Unit::Bytes), space.capacity),
             ("storage_free", "what new blocks could still take", Some(&Unit::Bytes), space.free),
             ("storage_allocated", "size of all segment files", Some(&Unit::Bytes), space.allocated),
@@ -102,6 +102,12 @@ impl Collector for EngineMetrics {
                 "bytes of complete segments in which nothing is needed",
                 Some(&Unit::Bytes),
                 compaction.dead_bytes,
+            ),
+            (
+                "storage_winnable",
+                "what compaction would win of them when somebody waits for room",
+                Some(&Unit::Bytes),
+                compaction.winnable_bytes,
             ),
             (
                 "storage_pinned_files",

@@ -6,6 +6,7 @@ use cstore_types::{BlockId, SessionId};
 use tokio::sync::oneshot;
 
 use super::format::{KIND_DATA, KIND_MANIFEST};
+use super::space::GROUP_OVERHEAD;
 use super::state::record_overhead;
 use super::{BlockKind, Engine, NewBlock, PutOutcome};
 use crate::EngineError;
@@ -41,7 +42,34 @@ impl Engine {
     /// Makes blocks durable. Answers when every one of them is synced, known or refused, in the order of `blocks`.
     pub async fn put_blocks(&self, session: SessionId, blocks: Vec<NewBlock>) -> Vec<PutOutcome> {
         let (blocks, good) = self.check(blocks).await;
-        let (plans, writes) = self.plan_with_room(session, &blocks, &good).await;
+        let mut outcomes = self.put_checked(session, &blocks, &good).await;
+        for _ in 1..MAX_ROOM_TRIES {
+            let is_full =
+                |outcome: &PutOutcome| matches!(outcome, PutOutcome::Refused(EngineError::Full { .. }));
+            let full: Vec<usize> =
+                (0..outcomes.len()).filter(|at| outcomes.get(*at).is_some_and(is_full)).collect();
+            if full.is_empty() {
+                break;
+            }
+            let again: Vec<NewBlock> = full.iter().filter_map(|at| blocks.get(*at)).cloned().collect();
+            if !self.await_room(self.bytes_of_new(&again)).await {
+                self.counters.full.add(1);
+                break;
+            }
+            let next = self.put_checked(session, &again, &vec![true; again.len()]).await;
+            for (at, outcome) in full.into_iter().zip(next) {
+                if let Some(place) = outcomes.get_mut(at) {
+                    *place = outcome;
+                }
+            }
+        }
+        self.count(&blocks, &outcomes);
+        outcomes
+    }
+
+    /// Puts what fits.
+    async fn put_checked(&self, session: SessionId, blocks: &[NewBlock], good: &[bool]) -> Vec<PutOutcome> {
+        let (plans, writes) = self.plan(session, blocks, good);
         let mut landed: Vec<Result<(), EngineError>> = Vec::with_capacity(writes.len());
         for write in writes {
             let result = self.await_commit(write.landed).await;
@@ -49,7 +77,7 @@ impl Engine {
         }
         let mut landed = landed.into_iter();
         let mut outcomes = Vec::with_capacity(plans.len());
-        for (plan, block) in plans.into_iter().zip(&blocks) {
+        for (plan, block) in plans.into_iter().zip(blocks) {
             outcomes.push(match plan {
                 Plan::Done(outcome) => outcome,
                 Plan::Write => match landed.next() {
@@ -60,30 +88,7 @@ impl Engine {
                 Plan::Await(landing) => self.join_other_put(session, block.id, landing).await,
             });
         }
-        self.count(&blocks, &outcomes);
         outcomes
-    }
-
-    /// Plans again when others took the room that there was, as long as there is hope for more.
-    async fn plan_with_room(
-        &self,
-        session: SessionId,
-        blocks: &[NewBlock],
-        good: &[bool],
-    ) -> (Vec<Plan>, Vec<Write>) {
-        let full = |plan: &Plan| matches!(plan, Plan::Done(PutOutcome::Refused(EngineError::Full { .. })));
-        for _ in 1..MAX_ROOM_TRIES {
-            let hope = self.await_room(self.bytes_of_new(blocks)).await;
-            let (plans, writes) = self.plan(session, blocks, good);
-            if !plans.iter().any(full) {
-                return (plans, writes);
-            }
-            if !hope {
-                self.counters.full.add(1);
-                return (plans, writes);
-            }
-        }
-        self.plan(session, blocks, good)
     }
 
     /// Room that the blocks take which are not here.
@@ -152,9 +157,10 @@ impl Engine {
                 Plan::Write
             });
         }
-        shared.reserved += fresh.iter().map(|block| block.footprint()).sum::<u64>();
+        let groups = self.groups(&fresh);
+        shared.reserved += groups.iter().map(|group| reservation(group)).sum::<u64>();
         drop(shared);
-        let writes = self.groups(&fresh).into_iter().map(|group| self.write(session, group)).collect();
+        let writes = groups.into_iter().map(|group| self.write(session, group)).collect();
         (plans, writes)
     }
 
@@ -178,7 +184,7 @@ impl Engine {
     fn write(&self, session: SessionId, group: Vec<&NewBlock>) -> Write {
         let records: Vec<Record> = group.iter().map(|block| block.record()).collect();
         let ids: Vec<BlockId> = group.iter().map(|block| block.id).collect();
-        let reserved: u64 = group.iter().map(|block| block.footprint()).sum();
+        let reserved = reservation(&group);
         let (sender, landed) = oneshot::channel();
         let shared = self.shared.clone();
         let blocks = ids.len();
@@ -213,6 +219,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn reservation(group: &[&NewBlock]) -> u64 {
+    group.iter().map(|block| block.footprint()).sum::<u64>() + GROUP_OVERHEAD
 }
 
 /// One group on its way to the disk.

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::format::{KIND_REFSET, encode_refset, refset_key};
 use super::put::MAX_ROOM_TRIES;
+use super::space::GROUP_OVERHEAD;
 use super::state::{ORPHANS, RefSet, record_overhead};
 use super::{Engine, MAX_READ_TRIES, NewBlock, PutOutcome, SealOutcome, Shared};
 use crate::EngineError;
@@ -64,7 +65,7 @@ impl Engine {
         if bytes > self.group_bytes {
             return self.put_then_seal(session, part, ids, blocks).await;
         }
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             match self.step_with_room(session, part, &ids, &blocks).await? {
                 Step::Answer(outcome) => return Ok(outcome),
                 Step::Known(set) => return self.compare(session, part, set, &ids, blocks.len()),
@@ -74,7 +75,10 @@ impl Engine {
                     }
                 }
                 Step::Written(landed, stored) => {
-                    let seal_seq = self.await_commit(landed).await?;
+                    let seal_seq = match self.await_commit(landed).await {
+                        Err(EngineError::Full { .. }) if round + 1 < MAX_ROUNDS => continue,
+                        other => other?,
+                    };
                     self.counters.seals.add(1);
                     return Ok(SealOutcome::Sealed { seal_seq, stored });
                 }
@@ -131,7 +135,7 @@ impl Engine {
         blocks: &[NewBlock],
     ) -> Result<Step, EngineError> {
         for _ in 0..MAX_ROOM_TRIES {
-            let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len());
+            let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len()) + GROUP_OVERHEAD;
             let hope = self.await_room(needed).await;
             match self.step(session, part, ids, blocks) {
                 Err(EngineError::Full { .. }) if hope => {}
@@ -154,7 +158,7 @@ impl Engine {
         ids: &[BlockId],
         blocks: &[NewBlock],
     ) -> Result<Step, EngineError> {
-        let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len());
+        let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len()) + GROUP_OVERHEAD;
         let room = self.make_room(needed);
         let mut shared = self.shared.lock();
         if let Some(set) = shared.state.refset(session, part) {

@@ -6,8 +6,10 @@ use super::Engine;
 use super::state::ORPHANS;
 use crate::EngineError;
 
-/// Room that a group commit may lose to padding, and to the header and footer of a segment that it begins.
-const FRAME_SLACK: u64 = 24 << 10;
+/// Room that a group may lose to the header and padding of its frame.
+pub(super) const GROUP_OVERHEAD: u64 = 4 << 10;
+/// Room that a segment may lose to its header and footer.
+const SEGMENT_OVERHEAD: u64 = 12 << 10;
 
 /// How full the disk is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +34,13 @@ impl Engine {
     }
 
     fn fits(&self, needed: u64) -> bool {
+        let (group, segment) = (self.group_bytes as u64, self.superblock.lock().segment_bytes);
+        let groups = needed.div_ceil(group.max(1)) + 1;
+        let segments = needed / segment.max(1) + 1;
         // The end of a segment in which a group does not fit is lost, unless it is so large that it is cut off.
-        let group = needed.min(self.group_bytes as u64) + FRAME_SLACK;
-        let lost = group.min(self.superblock.lock().segment_bytes / 16);
-        self.space().free >= needed + FRAME_SLACK + lost
+        let lost = needed.min(group).saturating_add(SEGMENT_OVERHEAD).min(segment / 16);
+        let overhead = groups * GROUP_OVERHEAD + segments * (SEGMENT_OVERHEAD + lost);
+        self.space().free >= needed.saturating_add(overhead)
     }
 
     /// Compacts on behalf of a request for which there is no room, as long as it helps and within bounds. Answers

@@ -53,6 +53,8 @@ pub enum CompactStep {
 pub struct CompactionStats {
     /// Bytes of segments, without the active one, in which nothing is needed; padding is among them.
     pub dead_bytes: u64,
+    /// What compaction would win of them when somebody waits for room.
+    pub winnable_bytes: u64,
     /// Segments that cannot be emptied, because something in them is damaged.
     pub pinned_files: u64,
 }
@@ -141,8 +143,17 @@ impl Engine {
         let files = self.log.files();
         let shared = self.shared.lock();
         let complete = files.iter().filter(|file| file.state != FileState::Active);
-        let dead = complete.map(|file| file.size.saturating_sub(shared.state.file_use(file.id).bytes));
-        CompactionStats { dead_bytes: dead.sum(), pinned_files: shared.pinned.len() as u64 }
+        let mut stats =
+            CompactionStats { pinned_files: shared.pinned.len() as u64, ..CompactionStats::default() };
+        for file in complete {
+            let live = shared.state.file_use(file.id).bytes;
+            stats.dead_bytes += file.size.saturating_sub(live);
+            if !shared.pinned.contains(&file.id) {
+                let candidate = Candidate { file: file.id, size: file.size, live, age: 0 };
+                stats.winnable_bytes += candidate.winnable(self.group_bytes as u64);
+            }
+        }
+        stats
     }
 
     /// The victim of the last step, or a new one with its directory.

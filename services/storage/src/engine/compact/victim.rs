@@ -53,6 +53,11 @@ impl Candidate {
         self.gain(group) >= least
     }
 
+    /// What it would give back now; nothing when it is not worth it.
+    pub(super) fn winnable(&self, group: u64) -> u64 {
+        if self.is_worth_it(Need::Now, group) { self.gain(group) } else { 0 }
+    }
+
     fn score(&self, need: Need, group: u64) -> u128 {
         let age = if need == Need::Now { 1 } else { self.age.max(1) };
         let benefit = (u128::from(self.gain(group)) * u128::from(age)) << 16;

@@ -68,7 +68,7 @@ export async function call(method, path, { query = {}, headers = {}, json, signa
     const sent = { ...headers, ...authorization(used) };
     if (body !== undefined) sent["content-type"] = "application/json";
     const url = search === "" ? path : `${path}?${search}`;
-    const answer = await fetch(url, { method, headers: sent, body, signal, credentials: "omit" }).catch((error) => {
+    const answer = await fetch(url, { method, headers: sent, body, signal }).catch((error) => {
       throw error.name === "AbortError" ? error : Failure.ofNetwork();
     });
     if (answer.ok) return answer;

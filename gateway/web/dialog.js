@@ -17,6 +17,9 @@ export function ask(question) {
   return answer;
 }
 
+// Asks over whatever is open: for what another question waits for.
+export const askNow = (question) => show(question);
+
 function show({ title, content, buttons, signal }) {
   return new Promise((resolve) => {
     made += 1;

@@ -12,12 +12,14 @@ import { copyLink } from "./share.js";
 
 const PAGE = 200;
 const MOST = 1000;
+const AGAIN_MS = 3_000;
 const WHAT = "The list of files";
 
 let folder = "";
 let shown = { files: [], prefixes: [], next: "" };
 // Answers of an older question are not shown.
 let asked = 0;
+let again = 0;
 let onChange = () => {};
 
 export const currentFolder = () => folder;
@@ -67,6 +69,7 @@ function more() {
 async function load(query, take) {
   asked += 1;
   const mine = asked;
+  clearTimeout(again);
   const table = at("list").closest("table");
   table.setAttribute("aria-busy", "true");
   try {
@@ -80,6 +83,8 @@ async function load(query, take) {
     if (mine !== asked) return false;
     show(WHAT, failure);
     if (shown.files.length + shown.prefixes.length === 0) empty("The list is not there. Refresh tries again.");
+    // A gateway that is away or starting comes back, and then nobody should have to ask for the list.
+    if (failure.status === 0 || failure.status === 503) again = setTimeout(refresh, AGAIN_MS);
     return false;
   } finally {
     if (mine === asked) table.setAttribute("aria-busy", "false");
@@ -94,8 +99,8 @@ function draw() {
   empty(none ? (folder === "" ? "Nothing is stored yet. Drop some files above." : "This folder is empty.") : "");
   if (focused === undefined) return;
   // The list is drawn anew: who was at a row is again, and at the head of the list when the row is gone.
-  const again = [...document.querySelectorAll("[data-key]")].find((element) => element.dataset.key === focused);
-  (again ?? at("files-title")).focus();
+  const same = [...document.querySelectorAll("[data-key]")].find((element) => element.dataset.key === focused);
+  (same ?? at("files-title")).focus();
 }
 
 function folderRow(prefix) {

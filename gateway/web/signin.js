@@ -1,6 +1,6 @@
 // The API token: asked for when the gateway wants one, forgotten when the tab closes.
 import { keepToken, onUnauthenticated, token } from "./api.js";
-import { ask } from "./dialog.js";
+import { askNow } from "./dialog.js";
 import { at, el, say } from "./dom.js";
 import { describe } from "./failure.js";
 
@@ -20,6 +20,7 @@ export function start(reload) {
   showState();
 }
 
+// It may be a dialog that needs the token, so this does not wait for its end.
 async function enter(failure) {
   const had = token();
   const input = el("input", {
@@ -34,7 +35,7 @@ async function enter(failure) {
   ];
   const buttons = [{ label: "Sign in", value: "token", kind: "primary" }, { label: "Cancel", value: null }];
   if (had !== "") buttons.splice(1, 0, { label: "Go on without", value: "none" });
-  const answer = await ask({ title: "Sign in", content, buttons });
+  const answer = await askNow({ title: "Sign in", content, buttons });
   const given = answer === "none" ? "" : input.value.trim();
   if (answer === null || (answer === "token" && given === "")) return false;
   // Characters that no token has cannot stand in a header.

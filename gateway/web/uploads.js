@@ -65,7 +65,10 @@ function add(found, folder) {
     show("Upload", { code: "too_many", message: `at most ${count(AT_MOST, "file")} at a time; those over it were left out` });
     found.length = AT_MOST;
   }
-  if (found.length === 0) return;
+  if (found.length === 0) {
+    say("There is no file in that");
+    return;
+  }
   at("transfers").hidden = false;
   if (!transfers.active) {
     told = 0;

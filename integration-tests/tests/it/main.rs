@@ -30,6 +30,7 @@ mod openapi;
 mod page;
 mod prototype;
 mod settings;
+mod shell;
 mod smoke;
 mod space;
 mod start;

@@ -9,7 +9,7 @@ use cstore_integration_tests::content::random;
 use cstore_integration_tests::wait::until;
 
 use crate::PROGRAM;
-use crate::tenants::closed;
+use crate::tenants::{closed, until_status};
 
 /// Names that would be markup, paths, queries or numbers, were they taken for that.
 const HOSTILE: [&str; 6] = [
@@ -299,6 +299,43 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
 }
 
 #[test]
+fn every_size_and_a_long_folder_come_back() {
+    let Some(mut browser) = Browser::start_or_skip("sizes on the web page") else { return };
+    let cluster = Cluster::builder(PROGRAM).dev().start();
+    let desk = Desk::new();
+    for n in 0..230 {
+        assert_eq!(cluster.ask("PUT", &format!("/api/files/many/{n:03}"), b"x").status, 201);
+    }
+    browser.look(1280, 1000, "light");
+    browser.open(&format!("http://{}/#/many/", cluster.gateway));
+    browser.until("document.querySelectorAll('#list tr').length === 200");
+    browser.click("#more");
+    browser.until("document.querySelectorAll('#list tr').length === 230");
+    browser.until("document.getElementById('more').hidden");
+    browser.eval("location.hash = '#/'; 0");
+    browser.until("document.querySelector('#list a')?.getAttribute('href') === '#/many/'");
+
+    let block = 64 << 10;
+    let sizes = [0, 1, block - 1, block, block + 1, 100_000_000];
+    let files: Vec<(String, Vec<u8>)> =
+        sizes.iter().map(|size| (format!("of-{size}"), random(*size, 5))).collect();
+    let paths: Vec<PathBuf> = files.iter().map(|(name, bytes)| desk.file(name, bytes)).collect();
+    // By the picker this time.
+    let document = browser.call("DOM.getDocument", serde_json::json!({}));
+    let wanted = serde_json::json!({"nodeId": document["root"]["nodeId"], "selector": "#file-input"});
+    let input = browser.call("DOM.querySelector", wanted);
+    browser.call("DOM.setFileInputFiles", serde_json::json!({"files": paths, "nodeId": input["nodeId"]}));
+    idle(&mut browser, "6 of 6 files, 6 stored");
+    for (name, bytes) in &files {
+        assert!(stored(&cluster, name) == (200, bytes.clone()), "{name} is not what was uploaded");
+        press(&mut browser, name, "Download");
+        let saved = browser.downloads().join(name);
+        until(name, PATIENCE, || std::fs::read(&saved).ok().filter(|read| read == bytes));
+    }
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
 fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
     let Some(mut browser) = Browser::start_or_skip("tokens on the web page") else { return };
     let cluster =
@@ -310,7 +347,7 @@ fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
     let cluster = closed(cluster, &lines, &token);
     let stranger = Token::generate().unwrap().expose();
     browser.open(&format!("http://{}/", cluster.gateway));
-    for (text, told) in [(stranger, "unauthenticated"), (token.clone(), "unauthenticated")] {
+    for (text, told) in [(stranger.clone(), "unauthenticated"), (token.clone(), "unauthenticated")] {
         browser
             .until("document.querySelector('dialog[open] .failure code')?.textContent === 'unauthenticated'");
         browser.until("document.activeElement.id === 'token'");
@@ -337,6 +374,29 @@ fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
     idle(&mut browser, "1 stored");
     let link = browser.until("document.querySelector('#transfer-list a.trace')?.href");
     assert!(link.as_str().unwrap().starts_with("http://127.0.0.1:1/jaeger/trace/"), "{link}");
+    // A token that ends while a question is open is asked for over it.
+    browser.eval(&format!("sessionStorage.setItem('cstore-token', {}); 0", quoted(&stranger)));
+    press(&mut browser, "mine.txt", "Delete");
+    browser.until("document.activeElement.id === 'token'");
+    browser.type_text(&token);
+    browser.press("Enter");
+    browser.until("document.querySelector('.preview')?.textContent.startsWith('This frees 4 B')");
+    answer(&mut browser, "Delete");
+    browser.until(&format!("!{}", row("mine.txt")));
+
+    // A gateway that is away is told of, and found again by itself.
+    cluster.kill("gateway");
+    drop_on(&mut browser, &[desk.file("later.txt", b"later")]);
+    browser.until("document.querySelector('[data-state=failed]')?.textContent.includes('network')");
+    browser.click("#refresh");
+    browser.until("document.getElementById('failures').textContent.includes('network')");
+    cluster.launch("gateway");
+    until_status(&cluster, &token, 200);
+    browser.click("[data-state=failed] button");
+    idle(&mut browser, "1 stored");
+    browser.until(&row("later.txt").replacen("[...", "!![...", 1));
+    browser.until("document.getElementById('failures').childElementCount === 0");
+
     browser.click("#signin");
     browser.until("!!document.querySelector('dialog[open] #token')");
     assert_eq!(browser.eval("sessionStorage.length"), 0);

@@ -374,6 +374,7 @@ fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
     idle(&mut browser, "1 stored");
     let link = browser.until("document.querySelector('#transfer-list a.trace')?.href");
     assert!(link.as_str().unwrap().starts_with("http://127.0.0.1:1/jaeger/trace/"), "{link}");
+    browser.until(&row("mine.txt").replacen("[...", "!![...", 1));
     // A token that ends while a question is open is asked for over it.
     browser.eval(&format!("sessionStorage.setItem('cstore-token', {}); 0", quoted(&stranger)));
     press(&mut browser, "mine.txt", "Delete");

@@ -80,6 +80,14 @@ fn i3_filling_deleting_every_second_file_and_filling_again_works_five_times_on_2
     }
     store.check(&cluster);
     assert!(metric(&cluster, "cstore_storage_compacted_files_total") > 0);
+    let told = cluster.admin_command(&["gc", "--json", "--addr", &cluster.admin_addr("storage-1")]);
+    let told: serde_json::Value = serde_json::from_str(told.trim()).unwrap();
+    assert!(
+        told["compacted_segments"].as_u64() > Some(0) && told["moved_bytes"].as_u64() > Some(0),
+        "{told}"
+    );
+    let told = cluster.admin_command(&["gc", "--addr", &cluster.admin_addr("storage-1")]);
+    assert!(told.contains("256 MiB") && told.contains("segments emptied by moving"), "{told}");
     assert_eq!(metric(&cluster, "cstore_storage_pinned_files"), 0);
     assert_eq!(metric(&cluster, "cstore_storage_damaged_blocks_total"), 0);
     cluster.audit(&[]);

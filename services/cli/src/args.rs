@@ -203,6 +203,18 @@ pub(crate) enum Admin {
     },
     /// Makes certificates for the inner ports: a CA, once, and one folder for each node.
     Certs(Certs),
+    /// Says how far the space of storage nodes has come back, and what compaction does.
+    Gc {
+        /// Admin ports of storage nodes, host:port
+        #[arg(long = "addr", value_name = "ADDR", default_value = "127.0.0.1:9100")]
+        addrs: Vec<String>,
+        /// One line of JSON a node
+        #[arg(long)]
+        json: bool,
+        /// Again every two seconds, until it is interrupted
+        #[arg(long)]
+        watch: bool,
+    },
     /// Says what a storage directory holds, without changing it.
     Inspect {
         /// The directory of one storage node

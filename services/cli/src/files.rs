@@ -10,7 +10,7 @@ mod get;
 mod known;
 mod list;
 mod many;
-mod out;
+pub(crate) mod out;
 mod put;
 mod remove;
 mod second;

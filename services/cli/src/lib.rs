@@ -7,12 +7,14 @@
 //! it at once, and ends with status 64. A failure in mid-life ends with 1, a wished end with 0.
 
 mod admin;
+mod admin_port;
 mod args;
 mod certs;
 mod client;
 mod dev;
 mod exit;
 mod files;
+mod gc;
 mod health;
 mod help;
 mod process;
@@ -64,6 +66,7 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Admin { command: Admin::Token { command } } => token::run(command, env),
         Command::Admin { command: Admin::Certs(options) } => certs::run(options).map_err(Failure::usage),
         Command::Admin { command: Admin::Inspect { dir } } => admin::inspect(dir),
+        Command::Admin { command: Admin::Gc { addrs, json, watch } } => gc::run(addrs, *json, *watch),
         // They have a door, and are gone through it.
         Command::Put(_)
         | Command::Get(_)

@@ -88,7 +88,7 @@ impl Out {
 }
 
 /// A size for people: three digits that count.
-pub(super) fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     let mut shown = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
         if shown < 1_000.0 {

@@ -1,0 +1,122 @@
+//! `cstore admin gc`: how far the space of a storage node has come back, and what compaction has done and could do. From
+//! the metrics of its admin port; compaction itself runs by itself.
+
+use std::io::Write;
+use std::time::Duration;
+
+use cstore_node::HostPort;
+use serde::Serialize;
+
+use crate::admin_port;
+use crate::exit::Failure;
+use crate::files::out::human;
+
+/// Between two looks with `--watch`.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What the metrics of one storage node say. Bytes, but for those that are counts.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+struct Progress {
+    node: String,
+    capacity_bytes: u64,
+    allocated_bytes: u64,
+    free_bytes: u64,
+    physical_bytes: u64,
+    dead_bytes: u64,
+    winnable_bytes: u64,
+    releases: u64,
+    compacted_segments: u64,
+    retired_segments: u64,
+    moved_records: u64,
+    moved_bytes: u64,
+    pinned_segments: u64,
+}
+
+/// Prints one line of JSON, or a few for people, a node; with `watch` again and again.
+pub(crate) fn run(addrs: &[String], json: bool, watch: bool) -> Result<(), Failure> {
+    let wrong = |_| Failure::Usage("an address must be host:port, that of the admin port".to_owned());
+    let addrs = addrs.iter().map(|text| text.parse().map_err(wrong)).collect::<Result<Vec<HostPort>, _>>()?;
+    loop {
+        for addr in &addrs {
+            let progress = read(&addr.to_string(), &admin_port::get(addr, "/metrics")?.body)?;
+            let text = if json {
+                serde_json::to_string(&progress).map_err(Failure::failed)?
+            } else {
+                progress.to_string()
+            };
+            writeln!(std::io::stdout().lock(), "{text}").map_err(Failure::failed)?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn read(node: &str, metrics: &str) -> Result<Progress, Failure> {
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let number = line.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        number.ok_or_else(|| {
+            Failure::Failed(format!(
+                "{node} is not the admin port of a storage node: it has no metric {name}"
+            ))
+        })
+    };
+    Ok(Progress {
+        node: node.to_owned(),
+        capacity_bytes: value("cstore_storage_capacity_bytes")?,
+        allocated_bytes: value("cstore_storage_allocated_bytes")?,
+        free_bytes: value("cstore_storage_free_bytes")?,
+        physical_bytes: value("cstore_storage_physical_bytes")?,
+        dead_bytes: value("cstore_storage_dead_bytes")?,
+        winnable_bytes: value("cstore_storage_winnable_bytes")?,
+        releases: value("cstore_storage_releases_total")?,
+        compacted_segments: value("cstore_storage_compacted_files_total")?,
+        retired_segments: value("cstore_storage_retired_files_total")?,
+        moved_records: value("cstore_storage_moved_records_total")?,
+        moved_bytes: value("cstore_storage_moved_bytes_total")?,
+        pinned_segments: value("cstore_storage_pinned_files")?,
+    })
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "{}: {} in segments of {}, {} of them live, {} free at once",
+            self.node,
+            human(self.allocated_bytes),
+            human(self.capacity_bytes),
+            human(self.physical_bytes),
+            human(self.free_bytes),
+        )?;
+        writeln!(
+            f,
+            "  dead {}, of which compaction would win {} now; damage keeps {} segments",
+            human(self.dead_bytes),
+            human(self.winnable_bytes),
+            self.pinned_segments,
+        )?;
+        write!(
+            f,
+            "  since its start: {} releases, {} segments emptied by moving {} records ({}), {} segments retired",
+            self.releases,
+            self.compacted_segments,
+            self.moved_records,
+            human(self.moved_bytes),
+            self.retired_segments,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_of_another_role_is_told_from_a_storage_node() {
+        let refused = read("h:1", "# TYPE cstore_master_files gauge\ncstore_master_files 1\n").unwrap_err();
+        assert!(format!("{refused:?}").contains("not the admin port of a storage node"), "{refused:?}");
+    }
+}

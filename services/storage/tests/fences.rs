@@ -143,6 +143,11 @@ async fn compact(engine: &Engine) {
     while engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
 }
 
+/// Empties one segment only: more would clean up behind the flaws.
+async fn compact_one(engine: &Engine) {
+    while let CompactStep::Moved(_) = engine.compact_step(Need::Now).await.unwrap() {}
+}
+
 impl Bench {
     fn new(flaw: Flaw) -> Self {
         let (disk, gate) = (FaultyDisk::new(), Arc::new(Gate::default()));
@@ -184,7 +189,7 @@ async fn released_set_comes_back(flaw: Flaw) -> bool {
     store(&bench.engine, 2, 0, 5_000).await;
     bench.pad(10).await;
     let release = async { bench.engine.release(session(1)).await.unwrap() };
-    bench.at_once(release, compact(&bench.engine)).await;
+    bench.at_once(release, compact_one(&bench.engine)).await;
     assert!(!bench.engine.sessions().contains(&session(1)));
     bench.holds_after_kill(1)
 }
@@ -205,7 +210,7 @@ async fn i3_a_release_waits_for_a_move_of_its_sets() {
     store(&bench.engine, 1, 0, 5_000).await;
     bench.pad(10).await;
     let release = async { bench.engine.release(session(1)).await.unwrap() };
-    bench.at_once(compact(&bench.engine), release).await;
+    bench.at_once(compact_one(&bench.engine), release).await;
     assert!(bench.engine.read_block(&numbered(1, 5_000).id).is_err(), "it was freed");
     bench.pad(30).await;
     compact(&bench.engine).await;
@@ -226,7 +231,7 @@ async fn late_set_survives(flaw: Flaw) -> bool {
     bench.pad(30).await;
     bench.engine.reclaim();
     let late = async { store(&bench.engine, 1, 9, 3_000).await };
-    bench.at_once(late, compact(&bench.engine)).await;
+    bench.at_once(late, compact_one(&bench.engine)).await;
     bench.holds_after_kill(1)
 }
 

@@ -124,9 +124,16 @@ async fn i3_i7_a_full_disk_takes_again_what_every_second_release_gave_back_five_
     }
 }
 
-/// Several clients fill while the background compacts: neither takes the room from under the other for good.
+/// Several clients fill while the background compacts: neither takes the room from under the other for good, and no
+/// release is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i7_clients_that_fill_beside_compaction_are_refused_only_when_the_disk_is_full() {
+    for _ in 0..env("CSTORE_CASES", 1) {
+        clients_fill_beside_compaction().await;
+    }
+}
+
+async fn clients_fill_beside_compaction() {
     let engine = open(Arc::new(FaultyDisk::new()), 24 << 20);
     let done = Arc::new(AtomicBool::new(false));
     let background = {
@@ -177,6 +184,37 @@ async fn i7_clients_that_fill_beside_compaction_are_refused_only_when_the_disk_i
     }
     done.store(true, Ordering::Relaxed);
     background.await.unwrap();
+}
+
+/// Deletes that come one by one, spread over all segments of a full disk: each takes a frame of its own before it
+/// gives anything back.
+#[tokio::test]
+async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
+    let seed = env("CSTORE_SEED", 1);
+    println!("CSTORE_SEED={seed}");
+    for (capacity, len) in [(6 << 20, 600), (6 << 20, 4_000), (6 << 20, 70_000), (24 << 20, 30_000)] {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut disk = Filled::new(capacity, len);
+        // Packed as tightly as it can be: nothing is to be won but what the releases give back.
+        while disk.fill().await > 0 {
+            while disk.engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
+        }
+        println!("{capacity} {len}: {} held, {:?}", disk.held.len(), disk.engine.space());
+        for n in 0.. {
+            if disk.held.is_empty() {
+                break;
+            }
+            let at = rng.random_range(0..disk.held.len());
+            let gone = disk.held.swap_remove(at);
+            let answer = disk.engine.release(session(gone)).await;
+            assert!(answer.is_ok(), "{capacity} {len}: release {n}: {answer:?}, {:?}", disk.engine.space());
+            // It is filled again half-way, so that the disk is full of older and newer ones.
+            if n == disk.held.len() {
+                disk.fill().await;
+            }
+        }
+        disk.check();
+    }
 }
 
 #[tokio::test]

@@ -257,19 +257,33 @@ impl Committer {
     }
 
     /// Goes to the next file. The old one is sealed only when the new one is there, so that a full disk goes on
-    /// taking small groups.
+    /// taking small groups; or when the end that it gives back is what the new one lacks.
     fn roll(&mut self, first: Sums) -> Result<(), LogError> {
         let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
-        let file = self.shared.files.acquire(needed, self.durable_seq())?;
+        let file = match self.shared.files.acquire(needed, self.durable_seq()) {
+            Err(LogError::Full { .. }) if self.has_room_behind(needed) => {
+                self.seal_or_poison()?;
+                self.shared.files.acquire(needed, self.durable_seq())?
+            }
+            other => other?,
+        };
         let next = Active::new(file);
         // What the old one has left counts no more: its end is given back when it is cut, or lost.
         self.shared.files.set_active_free(next.free());
-        if let Err(error) = self.seal() {
-            self.poison(error.to_string());
-            return Err(error);
-        }
+        self.seal_or_poison()?;
         self.active = Some(next);
         Ok(())
+    }
+
+    fn seal_or_poison(&mut self) -> Result<(), LogError> {
+        self.seal().inspect_err(|error| self.poison(error.to_string()))
+    }
+
+    /// Whether a new file of so many bytes fits when the active one is cut.
+    fn has_room_behind(&self, needed: u64) -> bool {
+        let (files, _) = self.shared.files.room_and_left(Urgency::Compaction);
+        let cut = self.active.as_ref().filter(|active| active.wastes_much());
+        cut.is_some_and(|active| files + active.free() >= needed)
     }
 
     /// Ends the active file with a synced footer. Synced, because the file after it may be retired one day, and then

@@ -342,6 +342,11 @@ impl Log {
         self.shared.files.free(urgency)
     }
 
+    /// The part of the reserve that only compaction may use, when it has taken nothing of it.
+    pub fn compaction_bytes(&self) -> u64 {
+        self.shared.options.compaction_bytes
+    }
+
     /// The file that groups of compaction were copied out of is retired or given up: from now on the room that they
     /// took is missed, and all of their reserve is kept again.
     pub fn settle_compaction(&self) {

@@ -270,6 +270,23 @@ fn i7_each_urgency_leaves_its_reserve_to_the_next() {
     assert!(log.allocated_bytes() <= 512 << 10);
 }
 
+/// Room in two pieces, neither large enough: the end of the active file is given back for a new one.
+#[test]
+fn i7_a_group_that_fits_no_piece_of_the_room_but_all_of_it_is_taken() {
+    let (_, disk) = memory();
+    let options = Options { reserve_bytes: 0, max_bytes: 96 << 10, ..options() };
+    let (log, _) = Log::open(disk.clone(), options.clone(), &mut |_| {}).unwrap();
+    let small = append(&log, "small", vec![1; 100], Urgency::Normal).unwrap();
+    let large = append(&log, "large", vec![2; 60_000], Urgency::Normal).unwrap();
+    assert!(log.allocated_bytes() <= options.max_bytes);
+    let full = append(&log, "more", vec![3; 20_000], Urgency::Normal);
+    assert!(matches!(full, Err(LogError::Full { .. })), "{full:?}");
+    log.close().unwrap();
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    assert_eq!(log.read(small).unwrap(), vec![1; 100]);
+    assert_eq!(log.read(large).unwrap(), vec![2; 60_000]);
+}
+
 #[test]
 fn i7_a_crash_of_a_log_that_is_full_to_the_last_byte_opens_within_its_bound() {
     for payload in [100, 4_000, 20_000] {

@@ -31,7 +31,7 @@ use cstore_log::{Disk, FrameFacts, Log, Observer};
 use cstore_node::commit::{CommitSpans, CommittedFrame};
 use cstore_types::{BlockId, DedupKey, PartNo, SealSeq, SessionId, StoreUuid};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::Instrument;
 
 pub use compact::{CompactStep, CompactionStats, Need};
@@ -130,6 +130,8 @@ struct Shared {
     pinned: HashSet<u32>,
     /// Bytes promised to appends that have not landed.
     reserved: u64,
+    /// Told when a seal, a release or a move has ended, and with it what it kept from moving.
+    fences: Arc<Notify>,
 }
 
 /// A move of a session's records, and who waits for its end.
@@ -160,6 +162,7 @@ impl Shared {
         for waiter in self.moving.remove(&session).unwrap_or_default().waiters {
             let _ = waiter.send(true);
         }
+        self.fences.notify_waiters();
     }
 
     fn wait_for_move(&mut self, session: SessionId) -> Option<oneshot::Receiver<bool>> {

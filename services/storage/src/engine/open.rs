@@ -135,8 +135,8 @@ impl Engine {
             file_bytes: segment_bytes,
             max_bytes: superblock.capacity - SLOTS * SLOT as u64 - bitmap_allowance,
             // Compaction can always copy a segment, and before that there is room for releases.
-            reserve_bytes: segment_bytes + segment_bytes / 4,
-            compaction_bytes: segment_bytes,
+            reserve_bytes: segment_bytes + segment_bytes / 2,
+            compaction_bytes: segment_bytes + segment_bytes / 4,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_queue_bytes: MAX_QUEUE_BYTES,
         };

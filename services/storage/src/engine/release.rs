@@ -17,7 +17,7 @@ use crate::EngineError;
 /// Sessions whose release records share a group.
 const MAX_GROUP: usize = 1_024;
 /// Steps of compaction that make room for a release on a full disk.
-const MAX_STEPS: usize = 256;
+const MAX_STEPS: usize = 4_096;
 
 type Dropped = Vec<(SessionId, Vec<(PartNo, RefSet)>)>;
 
@@ -64,18 +64,20 @@ impl Engine {
     }
 
     /// Makes room for the records when there is none. The last reserve is compaction's, until that has nothing to win:
-    /// then only a release can change anything.
+    /// then only a release can change anything. No compaction begins before it has landed, so it takes no room that a
+    /// copy under way counts on.
     async fn append_releases(&self, sessions: &[SessionId]) -> Result<Dropped, EngineError> {
         for _ in 0..MAX_STEPS {
             match self.append_release_group(sessions, Urgency::Urgent).await {
                 Err(EngineError::Full { .. }) => {}
                 other => return other,
             }
-            if self.compact_step(Need::Now).await? == CompactStep::Idle {
-                break;
+            let mut cleaning = self.cleaning.lock().await;
+            if self.compact(&mut cleaning, Need::Now).await? == CompactStep::Idle {
+                return self.append_release_group(sessions, Urgency::Compaction).await;
             }
         }
-        self.append_release_group(sessions, Urgency::Compaction).await
+        Err(EngineError::Busy("others take the room that comes back"))
     }
 
     async fn append_release_group(
@@ -158,5 +160,6 @@ impl Drop for Releasing {
         for session in &self.sessions {
             shared.releasing.remove(session);
         }
+        shared.fences.notify_waiters();
     }
 }

@@ -316,6 +316,7 @@ impl Sealing {
 
     fn end(&self, shared: &mut Shared, result: &Result<Committed<'_>, LogError>) {
         shared.sealing.remove(&(self.session, self.part));
+        shared.fences.notify_waiters();
         shared.reserved = shared.reserved.saturating_sub(self.reserved);
         match result {
             Ok(committed) => {

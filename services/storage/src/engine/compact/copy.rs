@@ -90,7 +90,7 @@ impl Engine {
         });
         let read = read.await.map_err(|error| EngineError::Disk(error.to_string()))?;
         victim.damaged |= read.len() < wanted;
-        let batch = self.fence(read);
+        let batch = self.fence(read, &mut victim.held);
         if batch.is_empty() {
             return Ok(0);
         }
@@ -124,7 +124,8 @@ impl Engine {
     }
 
     /// Takes what is still needed and may move, and keeps seals and releases of its sessions away until it has landed.
-    fn fence(&self, read: Vec<(Entry, Bytes)>) -> Vec<(Entry, Bytes)> {
+    /// What may move later is added to `waiting`.
+    fn fence(&self, read: Vec<(Entry, Bytes)>, waiting: &mut Vec<Entry>) -> Vec<(Entry, Bytes)> {
         let mut shared = self.shared.lock();
         let mut batch = Vec::with_capacity(read.len());
         let mut ours: Vec<SessionId> = Vec::new();
@@ -133,8 +134,11 @@ impl Engine {
                 continue;
             }
             if let Some(session) = entry.live.session() {
-                let held = shared.is_held(&entry.live, session, &ours) && !self.flaw.has_no_fence();
-                if held || !shared.state.may_move(&entry.live) {
+                if !shared.state.may_move(&entry.live) {
+                    continue;
+                }
+                if shared.is_held(&entry.live, session, &ours) && !self.flaw.has_no_fence() {
+                    waiting.push(entry);
                     continue;
                 }
                 let moving = shared.moving.entry(session).or_default();
@@ -144,6 +148,26 @@ impl Engine {
             batch.push((entry, payload));
         }
         batch
+    }
+
+    /// Waits until one of these records may move. Answers false when none was held, so that nothing would change.
+    pub(super) async fn await_fences(&self, held: &[Entry]) -> bool {
+        let fences = self.shared.lock().fences.clone();
+        let changed = fences.notified();
+        tokio::pin!(changed);
+        // From here on no change is missed.
+        changed.as_mut().enable();
+        let is_held = {
+            let shared = self.shared.lock();
+            let keeps = |entry: &Entry| {
+                entry.live.session().is_some_and(|session| shared.is_held(&entry.live, session, &[]))
+            };
+            !held.is_empty() && held.iter().all(keeps)
+        };
+        if is_held {
+            changed.await;
+        }
+        !held.is_empty()
     }
 
     fn append_copy(&self, batch: Vec<(Entry, Bytes)>) -> oneshot::Receiver<Result<(), EngineError>> {

@@ -25,13 +25,15 @@ use super::Engine;
 use super::state::Live;
 use crate::EngineError;
 
-use victim::Candidate;
 pub use victim::Need;
+use victim::{Candidate, Sizes};
 
 /// Damaged or fenced segments that one step passes over.
 const MAX_TRIES: usize = 8;
 /// A victim with records that could not move yet is looked at again after this many others.
 const FENCED_LOOKS: u64 = 16;
+/// How often one victim waits for seals and releases that hold its records.
+const MAX_LOOKS: usize = 64;
 /// Steps that one caller makes for its own room.
 const MAX_STEPS: usize = 4_096;
 /// Segments that one caller empties for its own room.
@@ -89,6 +91,10 @@ struct Victim {
     limit: usize,
     /// Something in it is damaged and stays.
     damaged: bool,
+    /// Records that a seal, a release or an earlier move held when they were to move.
+    held: Vec<Entry>,
+    /// How often those were looked at again.
+    again: usize,
 }
 
 /// A record of the victim that was there when its directory was read.
@@ -107,15 +113,27 @@ impl Engine {
     /// Of the log: it is read-only or closed.
     pub async fn compact_step(&self, need: Need) -> Result<CompactStep, EngineError> {
         let mut cleaning = self.cleaning.lock().await;
-        let Some(mut victim) = self.victim(&mut cleaning, need).await else { return Ok(CompactStep::Idle) };
+        self.compact(&mut cleaning, need).await
+    }
+
+    /// As [`Self::compact_step`], for who keeps others from compacting.
+    pub(super) async fn compact(
+        &self,
+        cleaning: &mut Cleaning,
+        need: Need,
+    ) -> Result<CompactStep, EngineError> {
+        let Some(mut victim) = self.victim(cleaning, need).await else { return Ok(CompactStep::Idle) };
         let batch = self.gather(&mut victim);
         if batch.is_empty() && victim.at >= victim.entries.len() {
-            return Ok(self.finish(&mut cleaning, &victim));
+            let may_go_on = self.await_fences(&victim.held).await && victim.look_again();
+            if !may_go_on {
+                return Ok(self.finish(cleaning, &victim));
+            }
         }
         let step = match self.copy(&mut victim, batch).await {
             Ok(bytes) => CompactStep::Moved(bytes),
             Err(EngineError::Full { .. }) if victim.shrink(self.group_bytes) => CompactStep::Moved(0),
-            Err(EngineError::Full { .. }) => return Ok(self.finish(&mut cleaning, &victim)),
+            Err(EngineError::Full { .. }) => return Ok(self.finish(cleaning, &victim)),
             Err(error) => return Err(error),
         };
         cleaning.victim = Some(victim);
@@ -176,7 +194,7 @@ impl Engine {
                 }
             };
             if let Some(Ok(entries)) = entries {
-                return Some(Victim { file, entries, at: 0, limit: self.group_bytes, damaged: false });
+                return Some(Victim::new(file, entries, self.group_bytes));
             }
             self.stick(cleaning, file, u64::MAX);
         }
@@ -185,7 +203,8 @@ impl Engine {
 
     fn choose(&self, cleaning: &mut Cleaning, need: Need) -> Option<u32> {
         let seq = self.log.durable_seq();
-        let room = self.log.free_bytes(Urgency::Compaction);
+        // Of more than its own part of the reserve others may take what they want meanwhile.
+        let room = self.log.free_bytes(Urgency::Compaction).min(self.log.compaction_bytes());
         let files = self.log.files();
         cleaning.looks += 1;
         let shared = self.shared.lock();
@@ -199,10 +218,14 @@ impl Engine {
             let candidate = Candidate { file: file.id, size: file.size, live: needed.bytes, age };
             (!cleaning.is_stuck(file.id, needed.live)).then_some(candidate)
         });
-        let best = victim::best(candidates, need, room, self.group_bytes as u64);
+        let best = victim::best(candidates, need, room, &self.sizes());
         drop(shared);
         cleaning.fruitless = best.is_none().then_some(now);
         best.map(|candidate| candidate.file)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { group: self.group_bytes as u64, segment: self.superblock.lock().segment_bytes }
     }
 
     /// All that could move has moved. What is left is damaged, or a seal or release holds it and it may move later.
@@ -238,6 +261,18 @@ impl Cleaning {
 }
 
 impl Victim {
+    fn new(file: u32, entries: Vec<Entry>, limit: usize) -> Self {
+        Self { file, entries, at: 0, limit, damaged: false, held: Vec::new(), again: 0 }
+    }
+
+    /// Goes on with the records that were held. Answers false when that was done often enough.
+    fn look_again(&mut self) -> bool {
+        self.again += 1;
+        self.entries = std::mem::take(&mut self.held);
+        self.at = 0;
+        self.again <= MAX_LOOKS
+    }
+
     /// Goes on with smaller groups, from the start. Answers false when they are as small as is useful.
     fn shrink(&mut self, group_bytes: usize) -> bool {
         self.limit /= 2;

@@ -35,6 +35,28 @@ const MIN_SHORT_GAIN: u64 = 16 << 10;
 /// Frames start on boundaries of this many bytes.
 const FRAME: u64 = 4 << 10;
 
+/// What decides how much room a copy takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Most bytes of a group of records.
+    pub(super) group: u64,
+    /// Bytes of a segment.
+    pub(super) segment: u64,
+}
+
+/// Segments that a copy goes to: the rest of the active one, and what room there is behind it, in two pieces at worst.
+const ROLLS: u64 = 2;
+/// What a segment takes for itself: header, and the padding of its footer.
+const SEGMENT: u64 = 3 * FRAME;
+
+impl Sizes {
+    /// Room that there must be beyond the bytes of a copy, so that it can always be finished. The end of a segment in
+    /// which a group finds no room is lost up to a sixteenth of it, and cut off beyond that.
+    fn margin(&self) -> u64 {
+        ROLLS * (self.segment / 16 + SEGMENT)
+    }
+}
+
 impl Candidate {
     /// Bytes that the copy of what is needed takes, in groups of `group` bytes.
     pub(super) fn cost(&self, group: u64) -> u64 {
@@ -65,15 +87,17 @@ impl Candidate {
     }
 }
 
-/// The best of those whose copy fits `room`; the first one of equals.
+/// The best of those whose copy fits `room`; the first one of equals. One that did not fit would end half-way, and
+/// what it had taken would be missing for the next one.
 pub(super) fn best(
     candidates: impl Iterator<Item = Candidate>,
     need: Need,
     room: u64,
-    group: u64,
+    sizes: &Sizes,
 ) -> Option<Candidate> {
+    let (group, margin) = (sizes.group, sizes.margin());
     candidates
-        .filter(|candidate| candidate.is_worth_it(need, group) && candidate.cost(group) + 2 * FRAME <= room)
+        .filter(|candidate| candidate.is_worth_it(need, group) && candidate.cost(group) + margin <= room)
         .min_by_key(|candidate| (std::cmp::Reverse(candidate.score(need, group)), candidate.file))
 }
 
@@ -81,7 +105,7 @@ pub(super) fn best(
 mod tests {
     use super::*;
 
-    const GROUP: u64 = 1 << 20;
+    const SIZES: Sizes = Sizes { group: 1 << 20, segment: 8 << 20 };
     const ROOM: u64 = 1 << 40;
 
     fn candidate(file: u32, live_percent: u64, age: u64) -> Candidate {
@@ -90,7 +114,7 @@ mod tests {
     }
 
     fn choice(need: Need, room: u64, candidates: &[Candidate]) -> Option<u32> {
-        best(candidates.iter().copied(), need, room, GROUP).map(|candidate| candidate.file)
+        best(candidates.iter().copied(), need, room, &SIZES).map(|candidate| candidate.file)
     }
 
     #[test]
@@ -117,8 +141,8 @@ mod tests {
     #[test]
     fn a_copy_that_does_not_fit_waits_for_one_that_does() {
         let all = [candidate(1, 20, 10), candidate(2, 50, 10)];
-        assert_eq!(choice(Need::Now, 2 << 20, &all), Some(1));
-        assert_eq!(choice(Need::Now, 1 << 20, &all), None);
+        assert_eq!(choice(Need::Now, 3 << 20, &all), Some(1));
+        assert_eq!(choice(Need::Now, 2 << 20, &all), None, "it would lose the ends of two segments");
     }
 
     #[test]

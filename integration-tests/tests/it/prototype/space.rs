@@ -45,14 +45,16 @@ fn b14_a_crash_neither_loses_the_index_nor_leaks_its_space() {
     let cluster = Cluster::one_of_each(PROGRAM).env("BLOCK_SIZE", "64").start();
     let body = random(200_000, 14);
     assert_eq!(cluster.ask("PUT", "/api/files/kept", &body).status, 201);
+    // Its blocks, and the leaves of its recipe with 1,024 of them each.
+    let n = body.len().div_ceil(64);
     let settled = || {
-        until("its bytes and nothing else in the statistics", Duration::from_secs(20), || {
+        until("its blocks and nothing else in the statistics", Duration::from_secs(20), || {
             let found = stats(&cluster);
-            let exact = number(&found, "unique_bytes") == body.len() as u64;
-            (exact && number(&found, "blocks") == body.len().div_ceil(64) as u64).then_some(())
-        });
+            (number(&found, "blocks") == (n + n.div_ceil(1_024)) as u64)
+                .then(|| number(&found, "unique_bytes"))
+        })
     };
-    settled();
+    let bytes = settled();
     for _ in 0..3 {
         cluster.restart("storage-1");
         cluster.wait_ready();
@@ -61,7 +63,7 @@ fn b14_a_crash_neither_loses_the_index_nor_leaks_its_space() {
         assert_eq!(number(&again.json(), "new_blocks"), 0, "every block was found again");
         assert_eq!(cluster.ask("DELETE", "/api/files/again", b"").status, 204);
     }
-    settled();
+    assert_eq!(settled(), bytes);
 }
 
 #[test]

@@ -86,6 +86,52 @@ fn i10_without_file_descriptors_a_gateway_sends_away_who_waits_and_goes_on() {
 }
 
 #[test]
+fn i10_downloads_that_nobody_takes_hold_nobody_up_and_little_memory() {
+    // So little that all of them together would not find room in it.
+    let cluster = Cluster::builder(PROGRAM).workers(1).env("CSTORE_MEMORY_BUDGET", "32MiB").start();
+    let large = random(48 << 20, 9);
+    assert_eq!(cluster.ask("PUT", "/api/files/large", &large).status, 201);
+    let open = |_| {
+        let mut stream = TcpStream::connect(&cluster.gateway).unwrap();
+        stream.write_all(b"GET /api/files/large HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        stream
+    };
+    // As many as the worker lets in.
+    let mut crowd: Vec<TcpStream> = (0..24).map(open).collect();
+    for stream in &mut crowd {
+        let mut first = [0; 12];
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+    }
+    let begun = Instant::now();
+    for n in 0..5 {
+        store_and_read(&cluster, &format!("beside-{n}"));
+    }
+    let body = random(5 << 20, 10);
+    assert_eq!(cluster.ask("PUT", "/api/files/b", &body).status, 201);
+    assert!(cluster.ask("GET", "/api/files/b", b"").body == body, "a whole download beside them");
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    for (part, most) in [("worker-1", 160 << 20), ("gateway", 200 << 20)] {
+        let peak = cluster.peak_memory(part);
+        println!("{part}: {} MiB at most beside {} stalled downloads", peak >> 20, crowd.len());
+        assert!(peak < most, "{part}: {peak} bytes");
+    }
+    // One of them goes on, and gets every byte.
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        crowd[0].read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let mut got = vec![0; large.len()];
+    crowd[0].read_exact(&mut got).unwrap();
+    assert!(got == large);
+    drop(crowd);
+    cluster.audit(&[]);
+}
+
+#[test]
 fn i10_a_client_that_takes_its_answer_byte_by_byte_holds_nobody_up() {
     let cluster = Cluster::builder(PROGRAM).env_of("gateway", "CSTORE_IDLE_TIMEOUT_MS", "1000").start();
     let body = random(32 << 20, 9);

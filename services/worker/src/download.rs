@@ -1,32 +1,51 @@
 //! One download: windows of blocks fetched ahead, verified, in order.
+//!
+//! ```text
+//! fetch a window ─▶ send it, fetch the next one meanwhile ─▶ …
+//!                     └─ the reader pauses: give both up, wait for the reader, fetch again from there
+//! ```
+//! So a reader that takes nothing holds [`OPEN_BYTES`] and no blocks, and one that is slow gets small windows.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cstore_types::limits::MAX_BLOCK_BYTES;
-use cstore_types::{BlockId, ErrorCode, Root};
-use cstore_wire::{ClientError, Connection};
-use futures_util::future::try_join_all;
+use cstore_types::{ErrorCode, Root};
 use tokio::sync::mpsc;
-use tracing::Instrument;
+use tokio::time::{Instant, timeout_at};
 
-use crate::cluster::{READ_PATIENCE, Route};
-use crate::error::{Failure, lost_task};
-use crate::recipe_walk::{Piece, RecipeWalk};
-use crate::trace;
+use crate::budget::{Budget, Hold};
+use crate::cluster::Route;
+use crate::error::Failure;
+use crate::fetch::{Window, fetch};
+use crate::recipe_walk::RecipeWalk;
 
-/// Bytes of one window; one is fetched while the one before is sent.
-const WINDOW_BYTES: u64 = 2 << 20;
+/// Bytes of one window: at most, and at first or for a reader that is slow.
+const MAX_WINDOW: u64 = 2 << 20;
+const MIN_WINDOW: u64 = 256 << 10;
 const WINDOW_BLOCKS: usize = 1_024;
 /// Small blocks are joined to chunks of this size.
-const CHUNK_BYTES: usize = 256 << 10;
-const DEADLINE: Duration = Duration::from_secs(30);
-const MAX_TRIES: usize = 3;
+const CHUNK_BYTES: usize = 128 << 10;
+/// Chunks that wait for a slow reader.
+pub(crate) const CHUNKS_AHEAD: usize = 1;
+/// What a download holds whose reader takes nothing: the chunk ahead, one that is being encoded, one in the connection.
+pub(crate) const OPEN_BYTES: u64 = ((CHUNKS_AHEAD + 2) * CHUNK_BYTES) as u64;
+/// A window that is not sent after so long is given up.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A reader that took a window sooner gets larger ones, one that needed longer small ones.
+const QUICK: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_millis(750);
 
 /// What a download hands to its stream.
 pub(crate) type Chunk = Result<Bytes, Failure>;
+
+/// How far a window got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sent {
+    bytes: u64,
+    /// The rest was given up: the reader takes nothing.
+    paused: bool,
+}
 
 /// Sends the bytes of `range` into `out`, every one verified, and ends with an error instead of ending early.
 /// Answers the bytes sent; stops when nobody listens.
@@ -34,58 +53,157 @@ pub(crate) async fn download(
     route: Route,
     root: Root,
     range: Range<u64>,
+    budget: Budget,
     out: mpsc::Sender<Chunk>,
 ) -> Result<u64, Failure> {
-    let mut walk = RecipeWalk::new(&root, range.clone());
-    let mut sent = 0;
-    let first = walk.next(&route, WINDOW_BYTES, WINDOW_BLOCKS).await?;
-    let mut next = Some(fetch(&route, first).await?);
-    while let Some(window) = next.take().filter(|window| !window.is_empty()) {
-        let ahead = async {
-            let pieces = walk.next(&route, WINDOW_BYTES, WINDOW_BLOCKS).await?;
-            fetch(&route, pieces).await
-        };
-        let send = send(window, &range, &out);
-        let (ahead, done) = tokio::join!(ahead, send);
-        sent += done?;
-        next = Some(ahead?);
+    let _open = budget.open(range.end - range.start).await?;
+    let mut at = range.start;
+    loop {
+        let part = Part { route: &route, root: &root, range: at..range.end, budget: &budget, out: &out };
+        let sent = part.send_all(at == range.start).await?;
+        at += sent.bytes;
+        if !sent.paused {
+            break;
+        }
+        // Until the reader takes a chunk again.
+        drop(out.reserve().await.map_err(|_| gone())?);
     }
-    if sent != range.end - range.start {
-        let text = format!("recipe covers {sent} of {} bytes", range.end - range.start);
-        return Err(Failure::new(ErrorCode::DataLoss, text));
+    let (sent, wanted) = (at - range.start, range.end - range.start);
+    if sent != wanted {
+        return Err(Failure::new(ErrorCode::DataLoss, format!("recipe covers {sent} of {wanted} bytes")));
     }
     Ok(sent)
 }
 
-type Window = Vec<(Piece, Bytes)>;
+/// What is left of a download.
+struct Part<'a> {
+    route: &'a Route,
+    root: &'a Root,
+    range: Range<u64>,
+    budget: &'a Budget,
+    out: &'a mpsc::Sender<Chunk>,
+}
 
-async fn send(window: Window, range: &Range<u64>, out: &mpsc::Sender<Chunk>) -> Result<u64, Failure> {
-    let gone = |_| Failure::new(ErrorCode::Unavailable, "nobody reads the download any more");
-    let mut sent = 0;
+impl Part<'_> {
+    /// Sends until the end of the range, or until the reader pauses.
+    async fn send_all(&self, is_first: bool) -> Result<Sent, Failure> {
+        let mut walk = RecipeWalk::new(self.root, self.range.clone());
+        let (mut size, mut bytes) = (MIN_WINDOW, 0);
+        let mut next = Some(self.fetch(&mut walk, size, is_first).await?);
+        while let Some((window, hold)) = next.take().filter(|(window, _)| !window.is_empty()) {
+            let begun = Instant::now();
+            let send = async {
+                let sent = send(window, &self.range, self.out, begun + PATIENCE).await;
+                drop(hold);
+                sent
+            };
+            let (ahead, sent) = both(self.fetch(&mut walk, size, false), send).await?;
+            bytes += sent.bytes;
+            let Some(ahead) = ahead else { return Ok(Sent { bytes, paused: true }) };
+            size = next_size(size, begun.elapsed()).min(self.budget.max_window().max(MIN_WINDOW));
+            next = Some(ahead);
+        }
+        Ok(Sent { bytes, paused: false })
+    }
+
+    async fn fetch(
+        &self,
+        walk: &mut RecipeWalk,
+        size: u64,
+        is_first: bool,
+    ) -> Result<(Window, Hold), Failure> {
+        let pieces = walk.next(self.route, size, WINDOW_BLOCKS).await?;
+        let bytes = pieces.iter().map(|piece| piece.len).sum();
+        let hold = self.budget.window(is_first, bytes).await?;
+        Ok((fetch(self.route, pieces).await?, hold))
+    }
+}
+
+/// Both at once; nothing is fetched any more once the reader pauses.
+async fn both<T>(
+    ahead: impl Future<Output = Result<T, Failure>>,
+    send: impl Future<Output = Result<Sent, Failure>>,
+) -> Result<(Option<T>, Sent), Failure> {
+    tokio::pin!(ahead, send);
+    let mut fetched = None;
+    let sent = loop {
+        tokio::select! {
+            sent = &mut send => break sent?,
+            found = &mut ahead, if fetched.is_none() => fetched = Some(found?),
+        }
+    };
+    match (sent.paused, fetched) {
+        (true, _) => Ok((None, sent)),
+        (false, Some(fetched)) => Ok((Some(fetched), sent)),
+        (false, None) => Ok((Some(ahead.await?), sent)),
+    }
+}
+
+fn next_size(size: u64, took: Duration) -> u64 {
+    match took {
+        took if took < QUICK => (size * 2).min(MAX_WINDOW),
+        took if took > SLOW => MIN_WINDOW,
+        _ => size,
+    }
+}
+
+fn gone() -> Failure {
+    Failure::new(ErrorCode::Unavailable, "nobody reads the download any more")
+}
+
+/// Sends the part of a window that lies in `range`. At the deadline it gives up what has not been sent.
+async fn send(
+    window: Window,
+    range: &Range<u64>,
+    out: &mpsc::Sender<Chunk>,
+    deadline: Instant,
+) -> Result<Sent, Failure> {
+    let mut sent = Sent { bytes: 0, paused: false };
     let mut small = BytesMut::new();
     for (piece, bytes) in window {
         let from = range.start.saturating_sub(piece.offset).min(piece.len);
         let to = range.end.saturating_sub(piece.offset).min(piece.len);
         let part = bytes.slice(usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0));
-        sent += part.len() as u64;
-        if part.len() * 4 >= CHUNK_BYTES {
-            if !small.is_empty() {
-                out.send(Ok(small.split().freeze())).await.map_err(gone)?;
-            }
-            for chunk in chunks(part) {
-                out.send(Ok(chunk)).await.map_err(gone)?;
-            }
-            continue;
+        let is_small = part.len() * 4 < CHUNK_BYTES;
+        if is_small {
+            small.extend_from_slice(&part);
         }
-        small.extend_from_slice(&part);
-        if small.len() >= CHUNK_BYTES {
-            out.send(Ok(small.split().freeze())).await.map_err(gone)?;
+        if !small.is_empty() && (!is_small || small.len() >= CHUNK_BYTES) {
+            give(small.split().freeze(), out, deadline, &mut sent).await?;
+        }
+        if !is_small {
+            for chunk in chunks(part) {
+                give(chunk, out, deadline, &mut sent).await?;
+            }
+        }
+        if sent.paused {
+            return Ok(sent);
         }
     }
     if !small.is_empty() {
-        out.send(Ok(small.freeze())).await.map_err(gone)?;
+        give(small.freeze(), out, deadline, &mut sent).await?;
     }
     Ok(sent)
+}
+
+/// Sends a chunk, unless one before it was given up.
+async fn give(
+    chunk: Bytes,
+    out: &mpsc::Sender<Chunk>,
+    deadline: Instant,
+    sent: &mut Sent,
+) -> Result<(), Failure> {
+    if sent.paused {
+        return Ok(());
+    }
+    match timeout_at(deadline, out.reserve()).await {
+        Ok(place) => {
+            sent.bytes += chunk.len() as u64;
+            place.map_err(|_| gone())?.send(Ok(chunk));
+        }
+        Err(_) => sent.paused = true,
+    }
+    Ok(())
 }
 
 fn chunks(mut part: Bytes) -> Vec<Bytes> {
@@ -97,116 +215,61 @@ fn chunks(mut part: Bytes) -> Vec<Bytes> {
     chunks
 }
 
-/// One block by id, verified: a leaf of a recipe.
-pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Failure> {
-    let piece = Piece { id, offset: 0, len: 0 };
-    let found = fetch_from(route, route.node_of(&id), &[piece], MAX_BLOCK_BYTES).await?;
-    let bytes = found.into_values().next().ok_or_else(|| missing(&id))?;
-    if !id.matches(route.stores.key(), &bytes) {
-        return Err(damaged(&id));
-    }
-    Ok(bytes)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe_walk::Piece;
+    use cstore_types::BlockId;
 
-/// Fetches the blocks of a window from all nodes at once, and verifies them off the async threads.
-async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, Failure> {
-    let mut groups: Vec<Vec<Piece>> = (0..route.n_nodes()).map(|_| Vec::new()).collect();
-    for piece in &pieces {
-        if let Some(group) = groups.get_mut(route.node_of(&piece.id)) {
-            group.push(piece.clone());
-        }
+    fn window(lens: &[usize]) -> Window {
+        let mut offset = 0;
+        let mut piece = |len: usize| {
+            let piece = Piece { id: BlockId::from_bytes([0; 32]), offset, len: len as u64 };
+            let bytes = (offset..offset + len as u64).map(|at| at as u8).collect::<Vec<u8>>();
+            offset += len as u64;
+            (piece, Bytes::from(bytes))
+        };
+        lens.iter().map(|len| piece(*len)).collect()
     }
-    let fetches = groups.iter().enumerate().filter(|(_, group)| !group.is_empty()).map(|(node, group)| {
-        let bytes: u64 = group.iter().map(|piece| piece.len).sum();
-        fetch_from(route, node, group, usize::try_from(bytes).unwrap_or(usize::MAX))
-    });
-    let mut found: HashMap<BlockId, Bytes> = HashMap::new();
-    for blocks in try_join_all(fetches).await? {
-        found.extend(blocks);
-    }
-    let key = route.stores.key().clone();
-    let verify = move || {
-        for (id, bytes) in &found {
-            if !id.matches(&key, bytes) {
-                return Err(damaged(id));
-            }
-        }
-        Ok(found)
-    };
-    let bytes: u64 = pieces.iter().map(|piece| piece.len).sum();
-    let found = if bytes <= CHUNK_BYTES as u64 {
-        verify()?
-    } else {
-        cstore_node::blocking(verify).await.map_err(|error| lost_task(&error))??
-    };
-    let take = |piece: Piece| {
-        let bytes = found.get(&piece.id).filter(|bytes| bytes.len() as u64 == piece.len);
-        let bytes = bytes.cloned().ok_or_else(|| damaged(&piece.id))?;
-        Ok((piece, bytes))
-    };
-    pieces.into_iter().map(take).collect()
-}
 
-async fn fetch_from(
-    route: &Route,
-    node: usize,
-    pieces: &[Piece],
-    bytes: usize,
-) -> Result<HashMap<BlockId, Bytes>, Failure> {
-    let mut tries = 0;
-    loop {
-        // Not tried again: it has waited for as long as it may.
-        let connection = route.connection(node, READ_PATIENCE).await?;
-        match try_fetch(route, node, &connection, pieces, bytes).await {
-            Err(failure) if failure.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
-                tracing::debug!(%failure, tries, "fetch is tried again");
-                tries += 1;
-            }
-            result => return result,
-        }
-    }
-}
-
-async fn try_fetch(
-    route: &Route,
-    node: usize,
-    connection: &Connection,
-    pieces: &[Piece],
-    bytes: usize,
-) -> Result<HashMap<BlockId, Bytes>, Failure> {
-    let mut ids: Vec<BlockId> = pieces.iter().map(|piece| piece.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let span = trace::batch_span("GetBlocks", route.name(node)?.as_str(), ids.len());
-    let field = trace::field(&span);
-    let fetch = async {
-        let mut stream = connection.get_blocks(ids.clone(), bytes, route.version(), field, DEADLINE).await?;
-        let mut found = HashMap::with_capacity(ids.len());
-        while let Some(block) = stream.next().await {
-            let block = block?;
-            let id = usize::try_from(block.index).ok().and_then(|at| ids.get(at)).copied();
-            match (id, block.result) {
-                (Some(id), Ok(bytes)) => drop(found.insert(id, bytes)),
-                (Some(id), Err(ErrorCode::NotFound)) => return Err(missing(&id)),
-                (Some(id), Err(ErrorCode::DataLoss)) => return Err(damaged(&id)),
-                (_, Err(code)) => {
-                    return Err(Failure::new(code, format!("storage node refused a block: {code}")));
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_pauses_gets_a_clean_prefix_and_the_rest_is_given_up() {
+        let lens = [1_000, 200_000, 500, 300_000, 70_000, 90];
+        for range in [0..571_590, 300..571_589, 250_000..400_000] {
+            for taken in 0..12 {
+                let (out, mut chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
+                let mut got = Vec::new();
+                let reading = async {
+                    for _ in 0..taken {
+                        let Some(chunk) = chunks.recv().await else { break };
+                        got.extend_from_slice(&chunk.unwrap());
+                    }
+                };
+                let pieces = window(&lens)
+                    .into_iter()
+                    .filter(|(piece, _)| piece.offset < range.end && piece.offset + piece.len > range.start);
+                let sending = async {
+                    let out = out;
+                    send(pieces.collect(), &range, &out, Instant::now() + PATIENCE).await
+                };
+                let (sent, ()) = tokio::join!(sending, reading);
+                let sent = sent.unwrap();
+                while let Some(chunk) = chunks.recv().await {
+                    got.extend_from_slice(&chunk.unwrap());
                 }
-                (None, Ok(_)) => {
-                    let broken = ClientError::Protocol("block index beyond the request".to_owned());
-                    return Err(broken.into());
-                }
+                let expected: Vec<u8> = (range.start..range.start + sent.bytes).map(|at| at as u8).collect();
+                assert!(got == expected, "{range:?}, {taken} taken");
+                assert_eq!(sent.paused, sent.bytes < range.end - range.start, "{range:?}, {taken} taken");
             }
         }
-        Ok(found)
-    };
-    fetch.instrument(span).await
-}
+    }
 
-fn missing(id: &BlockId) -> Failure {
-    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is missing"))
-}
-
-fn damaged(id: &BlockId) -> Failure {
-    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is damaged"))
+    #[test]
+    fn quick_readers_get_large_windows_and_slow_ones_small_ones() {
+        let quick = Duration::from_millis(1);
+        let grown = (0..3).fold(MIN_WINDOW, |size, _| next_size(size, quick));
+        assert_eq!((grown, next_size(grown, quick)), (MAX_WINDOW, MAX_WINDOW));
+        assert_eq!(next_size(MAX_WINDOW, SLOW * 2), MIN_WINDOW);
+        assert_eq!(next_size(MAX_WINDOW, QUICK * 2), MAX_WINDOW);
+    }
 }

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::cluster::Route;
-use crate::download::{Chunk, download};
+use crate::download::{CHUNKS_AHEAD, Chunk, download};
 use crate::error::{Failure, lost_task};
 use crate::metrics::TransferMetrics;
 use crate::recipe_walk::RecipeWalk;
@@ -28,8 +28,6 @@ use crate::upload::Upload;
 
 /// A client that sends nothing for so long has gone.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
-/// Chunks that wait for a slow reader.
-const CHUNKS_AHEAD: usize = 4;
 const MAX_CHUNK: usize = 1 << 20;
 const RECIPE_PAGE: usize = 512;
 
@@ -89,10 +87,11 @@ impl Transfer for Door {
         }
         let route = Route::new(&self.sessions.stores)?;
         let (out, chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
-        let (range, metrics) = (request.offset..end, self.metrics.clone());
+        let (range, metrics, budget) =
+            (request.offset..end, self.metrics.clone(), self.sessions.budget.clone());
         spawn("download", async move {
             let mut running = metrics.download();
-            let result = download(route, root, range, out.clone()).await;
+            let result = download(route, root, range, budget, out.clone()).await;
             if let Ok(bytes) = result {
                 metrics.sent(&mut running, bytes);
             }

@@ -1,13 +1,15 @@
 //! The worker: a stateless data mover between gRPC streams and storage frames.
 //!
 //! * `upload`, `blocks`, `chunker`, `digests`: bytes on their way in.
-//! * `download`, `recipe_walk`: bytes on their way out.
+//! * `download`, `fetch`, `recipe_walk`: bytes on their way out.
+//! * `budget`: what all streams may hold.
 //! * `session`: what the master is asked for an upload.
 //! * `cluster`: identity, placement, connections.
 //!
 //! A worker never releases anything; it only unpins. What it holds for one stream is bounded, and for all streams too.
 
 mod blocks;
+mod budget;
 mod chunker;
 mod cluster;
 mod config;
@@ -15,6 +17,7 @@ mod digests;
 mod download;
 mod error;
 mod explain;
+mod fetch;
 mod grpc;
 mod membership;
 mod metrics;

@@ -90,7 +90,7 @@ async fn fetch_leaf(route: &Route, id: BlockId, level: u8, covers: u64) -> Resul
     if level >= MAX_RECIPE_DEPTH {
         return Err(damaged("lies too deep".to_owned()));
     }
-    let bytes = crate::download::fetch_one(route, id).await?;
+    let bytes = crate::fetch::fetch_one(route, id).await?;
     let leaf = Leaf::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
     if leaf.level() != level || leaf.entries().last().map(|entry| entry.end) != Some(covers) {
         return Err(damaged("does not fit the table above it".to_owned()));

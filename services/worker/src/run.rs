@@ -1,6 +1,5 @@
 //! A worker from start to stop.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::{
@@ -14,17 +13,15 @@ use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_proto::{Caller, Signer, Verifier};
 use cstore_types::{ClusterSecret, ClusterUuid, DedupKey};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use crate::budget::Budget;
 use crate::cluster::{Identity, Stores, View};
 use crate::config::Config;
 use crate::grpc::Door;
 use crate::membership::{Member, follow_view, registration};
 use crate::metrics::TransferMetrics;
 use crate::session::{Active, Sessions};
-
-/// The budget is counted in units of this many bytes.
-const UNIT: u64 = 1_024;
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +90,11 @@ pub async fn run_over(
         ended.clone(),
     );
     let active = Active::default();
-    let units = usize::try_from(config.memory_budget.bytes() / UNIT).unwrap_or(Semaphore::MAX_PERMITS);
     let sessions = Sessions {
         stores: stores.clone(),
         master: master.clone(),
         ticket_key: secret.ticket_key(),
-        budget: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+        budget: Budget::new(config.memory_budget.bytes()),
         active: active.clone(),
         worker_id: config.node.to_string(),
     };

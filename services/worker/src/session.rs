@@ -10,9 +10,9 @@ use cstore_types::{ErrorCode, SessionId, TicketKey};
 use cstore_wire::Request;
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
+use crate::budget::Budget;
 use crate::cluster::{Route, Stores};
 use crate::digests::Digests;
 use crate::error::Failure;
@@ -31,7 +31,7 @@ pub(crate) struct Sessions {
     pub(crate) stores: Stores,
     pub(crate) master: MasterClient,
     pub(crate) ticket_key: TicketKey,
-    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) budget: Budget,
     pub(crate) active: Active,
     pub(crate) worker_id: String,
 }

@@ -9,7 +9,6 @@
 //! A body that is whole before the first batch is full takes the short way: one PutSeal per node.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES};
@@ -17,9 +16,9 @@ use cstore_types::{BlockId, Chunking, ETagBuilder, PartNo, Root, RootBuilder, Se
 use cstore_wire::BlockKind;
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::{Block, New, Seal};
+use crate::budget::{Budget, Hold};
 use crate::chunker::Chunker;
 use crate::cluster::Route;
 use crate::digests::Digests;
@@ -33,7 +32,6 @@ const BATCH_BLOCKS: usize = 4_096;
 const MAX_IN_FLIGHT: usize = 4 << 20;
 /// Bodies up to this size are put without asking first which blocks are known.
 const BLIND_BYTES: usize = 64 << 10;
-const UNIT: usize = 1_024;
 
 /// What an upload came to, before its commit.
 #[derive(Debug)]
@@ -51,7 +49,7 @@ struct Done {
     blocks: Vec<(BlockId, u64)>,
     bytes: usize,
     new: New,
-    _held: OwnedSemaphorePermit,
+    _held: Hold,
 }
 
 /// Blocks of one node that are put and not sealed yet.
@@ -70,7 +68,7 @@ pub(crate) struct Upload {
     session: SessionId,
     chunker: Chunker,
     digests: Digests,
-    budget: Arc<Semaphore>,
+    budget: Budget,
     batch: Vec<Bytes>,
     batch_bytes: usize,
     in_flight_bytes: usize,
@@ -95,7 +93,7 @@ impl Upload {
         session: SessionId,
         chunking: Chunking,
         digests: Digests,
-        budget: Arc<Semaphore>,
+        budget: Budget,
     ) -> Self {
         let parts = (0..route.n_nodes()).map(|_| Part::default()).collect();
         Self {
@@ -183,10 +181,7 @@ impl Upload {
             }
         }
         self.in_flight_bytes += bytes;
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let held = self.budget.clone().acquire_many_owned(units).await;
-        let held =
-            held.map_err(|error| Failure::new(cstore_types::ErrorCode::Unavailable, error.to_string()))?;
+        let held = self.budget.upload(bytes as u64).await?;
         let (route, session) = (self.route.clone(), self.session);
         // Started at once on a task of its own, so that it runs while this one waits for the client.
         let task = cstore_node::shutdown::spawn("upload batch", async move {

@@ -21,8 +21,11 @@ use crate::metrics::{MeshMetrics, ServiceMetrics};
 use crate::sabotage::Sabotage;
 use crate::trace::InjectTraceLayer;
 
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What the other side may send ahead on one stream.
+pub(crate) const STREAM_WINDOW: u32 = 512 << 10;
+/// The most that HTTP/2 knows: only the windows of streams push back. Streams whose readers pause would use a smaller
+/// one up, and then no other call over the connection would get its answer.
+pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// An endpoint that does not answer a ping within the second of these is gone.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 

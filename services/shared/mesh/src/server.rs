@@ -22,7 +22,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
 use crate::auth::RequireCredentialsLayer;
-use crate::channel::MeshError;
+use crate::channel::{CONNECTION_WINDOW, MeshError, STREAM_WINDOW};
 use crate::dial::{Accepted, BoxIo, tcp_incoming};
 use crate::metrics::MeshMetrics;
 use crate::patience::PatienceLayer;
@@ -33,8 +33,6 @@ use crate::trace::{self, server_span};
 /// Bound of one message, both ways; file data travels in chunks far below it.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 const MAX_FRAME: u32 = 256 << 10;
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Calls that a role works on at once; more are refused with Unavailable.
 const MAX_CALLS: usize = 4_096;
 const MAX_STREAMS: u32 = 1_024;

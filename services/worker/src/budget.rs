@@ -1,0 +1,127 @@
+//! What all streams of a worker may hold in memory together (`CSTORE_MEMORY_BUDGET`), and who gets how much of it.
+//!
+//! | part | for | when there is no more |
+//! |---|---|---|
+//! | a half | blocks of uploads on their way to storage | the upload waits, and its client with it |
+//! | three eighths | what a download holds for as long as it is open | refused as overloaded |
+//! | a sixteenth | the first window of blocks of each download | the download waits; buffers behind it take a first window at once |
+//! | a sixteenth | the windows after it | the download waits for others, which send or give up theirs |
+//!
+//! A download whose reader pauses gives its window up and fetches it again later, so readers that take nothing cannot
+//! keep the windows from those that do, and small files never wait for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_types::ErrorCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::download::OPEN_BYTES;
+use crate::error::Failure;
+
+/// Bytes are counted in units of so many.
+const UNIT: u64 = 1_024;
+/// For a place among the open downloads.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are held until this is dropped.
+pub(crate) type Hold = OwnedSemaphorePermit;
+
+/// A number of bytes that several share.
+#[derive(Debug, Clone)]
+struct Share {
+    units: Arc<Semaphore>,
+    all: u32,
+}
+
+impl Share {
+    fn of(bytes: u64) -> Self {
+        let all = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
+        Self { units: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    /// Waits for its turn. Who wants more than there is at all gets all of it.
+    async fn take(&self, bytes: u64) -> Result<Hold, Failure> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.all);
+        let held = self.units.clone().acquire_many_owned(units).await;
+        held.map_err(|error| Failure::new(ErrorCode::Unavailable, error.to_string()))
+    }
+}
+
+/// The budget. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    uploads: Share,
+    open: Share,
+    first: Share,
+    next: Share,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self {
+            uploads: Share::of(bytes / 2),
+            open: Share::of(bytes / 8 * 3),
+            first: Share::of(bytes / 16),
+            next: Share::of(bytes / 16),
+        }
+    }
+
+    /// For blocks of an upload.
+    pub(crate) async fn upload(&self, bytes: u64) -> Result<Hold, Failure> {
+        self.uploads.take(bytes).await
+    }
+
+    /// For a download of `bytes` as long as it is open.
+    ///
+    /// # Errors
+    /// `Overloaded` when there were too many for too long.
+    pub(crate) async fn open(&self, bytes: u64) -> Result<Hold, Failure> {
+        let taken = timeout(PATIENCE, self.open.take(bytes.min(OPEN_BYTES))).await;
+        taken.unwrap_or_else(|_| {
+            Err(Failure::new(ErrorCode::Overloaded, "too many downloads are open at this worker"))
+        })
+    }
+
+    /// For a window of blocks of a download.
+    pub(crate) async fn window(&self, is_first: bool, bytes: u64) -> Result<Hold, Failure> {
+        let share = if is_first { &self.first } else { &self.next };
+        share.take(bytes).await
+    }
+
+    /// The largest window that leaves room for some others.
+    pub(crate) fn max_window(&self) -> u64 {
+        u64::from(self.next.all) * UNIT / 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test(start_paused = true)]
+    async fn downloads_beyond_the_budget_are_refused_as_overloaded_and_small_ones_cost_what_they_are() {
+        let budget = Budget::new(16 << 20);
+        let mut open = Vec::new();
+        while let Some(Ok(held)) = budget.open(u64::MAX).now_or_never() {
+            open.push(held);
+        }
+        assert_eq!(open.len() as u64, (6 << 20) / OPEN_BYTES);
+        assert_eq!(budget.open(u64::MAX).await.unwrap_err().code, ErrorCode::Overloaded);
+        open.pop();
+        let small: Vec<_> = (0..90).map(|_| budget.open(4_096).now_or_never().unwrap().unwrap()).collect();
+        assert_eq!(small.len(), 90);
+    }
+
+    #[tokio::test]
+    async fn a_window_larger_than_the_share_takes_all_of_it_instead_of_waiting_for_ever() {
+        let budget = Budget::new(16 << 20);
+        let all = budget.window(false, 4 << 20).await.unwrap();
+        assert!(budget.window(false, 1).now_or_never().is_none());
+        assert!(budget.window(true, 1).now_or_never().is_some(), "new downloads do not wait for it");
+        drop(all);
+        assert!(budget.window(false, 1).now_or_never().is_some());
+    }
+}

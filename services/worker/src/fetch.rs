@@ -1,0 +1,138 @@
+//! Blocks from storage nodes: all nodes at once, every byte verified, tried again when a connection breaks.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cstore_types::limits::MAX_BLOCK_BYTES;
+use cstore_types::{BlockId, ErrorCode};
+use cstore_wire::{ClientError, Connection};
+use futures_util::future::try_join_all;
+use tracing::Instrument;
+
+use crate::cluster::{READ_PATIENCE, Route};
+use crate::error::{Failure, lost_task};
+use crate::recipe_walk::Piece;
+use crate::trace;
+
+/// Up to so many bytes are verified where they arrive, more on a blocking thread.
+const INLINE_CHECK_BYTES: u64 = 256 << 10;
+const DEADLINE: Duration = Duration::from_secs(30);
+const MAX_TRIES: usize = 3;
+
+/// Blocks in the order of the file, with what each is for.
+pub(crate) type Window = Vec<(Piece, Bytes)>;
+
+/// One block by id, verified: a leaf of a recipe.
+pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Failure> {
+    let piece = Piece { id, offset: 0, len: 0 };
+    let found = fetch_from(route, route.node_of(&id), &[piece], MAX_BLOCK_BYTES).await?;
+    let bytes = found.into_values().next().ok_or_else(|| missing(&id))?;
+    if !id.matches(route.stores.key(), &bytes) {
+        return Err(damaged(&id));
+    }
+    Ok(bytes)
+}
+
+/// Fetches the blocks of a window from all nodes at once, and verifies them off the async threads.
+pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, Failure> {
+    let mut groups: Vec<Vec<Piece>> = (0..route.n_nodes()).map(|_| Vec::new()).collect();
+    for piece in &pieces {
+        if let Some(group) = groups.get_mut(route.node_of(&piece.id)) {
+            group.push(piece.clone());
+        }
+    }
+    let fetches = groups.iter().enumerate().filter(|(_, group)| !group.is_empty()).map(|(node, group)| {
+        let bytes: u64 = group.iter().map(|piece| piece.len).sum();
+        fetch_from(route, node, group, usize::try_from(bytes).unwrap_or(usize::MAX))
+    });
+    let mut found: HashMap<BlockId, Bytes> = HashMap::new();
+    for blocks in try_join_all(fetches).await? {
+        found.extend(blocks);
+    }
+    let key = route.stores.key().clone();
+    let verify = move || {
+        for (id, bytes) in &found {
+            if !id.matches(&key, bytes) {
+                return Err(damaged(id));
+            }
+        }
+        Ok(found)
+    };
+    let bytes: u64 = pieces.iter().map(|piece| piece.len).sum();
+    let found = if bytes <= INLINE_CHECK_BYTES {
+        verify()?
+    } else {
+        cstore_node::blocking(verify).await.map_err(|error| lost_task(&error))??
+    };
+    let take = |piece: Piece| {
+        let bytes = found.get(&piece.id).filter(|bytes| bytes.len() as u64 == piece.len);
+        let bytes = bytes.cloned().ok_or_else(|| damaged(&piece.id))?;
+        Ok((piece, bytes))
+    };
+    pieces.into_iter().map(take).collect()
+}
+
+async fn fetch_from(
+    route: &Route,
+    node: usize,
+    pieces: &[Piece],
+    bytes: usize,
+) -> Result<HashMap<BlockId, Bytes>, Failure> {
+    let mut tries = 0;
+    loop {
+        // Not tried again: it has waited for as long as it may.
+        let connection = route.connection(node, READ_PATIENCE).await?;
+        match try_fetch(route, node, &connection, pieces, bytes).await {
+            Err(failure) if failure.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
+                tracing::debug!(%failure, tries, "fetch is tried again");
+                tries += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn try_fetch(
+    route: &Route,
+    node: usize,
+    connection: &Connection,
+    pieces: &[Piece],
+    bytes: usize,
+) -> Result<HashMap<BlockId, Bytes>, Failure> {
+    let mut ids: Vec<BlockId> = pieces.iter().map(|piece| piece.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let span = trace::batch_span("GetBlocks", route.name(node)?.as_str(), ids.len());
+    let field = trace::field(&span);
+    let fetch = async {
+        let mut stream = connection.get_blocks(ids.clone(), bytes, route.version(), field, DEADLINE).await?;
+        let mut found = HashMap::with_capacity(ids.len());
+        while let Some(block) = stream.next().await {
+            let block = block?;
+            let id = usize::try_from(block.index).ok().and_then(|at| ids.get(at)).copied();
+            match (id, block.result) {
+                (Some(id), Ok(bytes)) => drop(found.insert(id, bytes)),
+                (Some(id), Err(ErrorCode::NotFound)) => return Err(missing(&id)),
+                (Some(id), Err(ErrorCode::DataLoss)) => return Err(damaged(&id)),
+                (_, Err(code)) => {
+                    return Err(Failure::new(code, format!("storage node refused a block: {code}")));
+                }
+                (None, Ok(_)) => {
+                    let broken = ClientError::Protocol("block index beyond the request".to_owned());
+                    return Err(broken.into());
+                }
+            }
+        }
+        Ok(found)
+    };
+    fetch.instrument(span).await
+}
+
+fn missing(id: &BlockId) -> Failure {
+    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is missing"))
+}
+
+fn damaged(id: &BlockId) -> Failure {
+    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is damaged"))
+}

@@ -44,6 +44,11 @@ impl WriteCondition {
 /// The one ETag of `If-Match` that a file must have to be removed, copied or renamed; empty when any will do.
 pub(crate) fn etag_of_source(headers: &HeaderMap) -> Result<String, ApiError> {
     refuse_dates(headers)?;
+    if headers.contains_key(IF_NONE_MATCH) {
+        return Err(ApiError::invalid(
+            "header if-none-match is for reads and uploads; here send If-Match, and say overwrite in the body",
+        ));
+    }
     match text(headers, IF_MATCH)? {
         None | Some("*") => Ok(String::new()),
         Some(tag) => Ok(one_tag(tag)?.to_owned()),
@@ -95,6 +100,11 @@ pub(crate) fn matches(list: &str, etag: &str, weak: bool) -> bool {
             let strong = if weak { tag.strip_prefix("W/").unwrap_or(tag) } else { tag };
             strong.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) == Some(etag)
         })
+}
+
+/// Whether this is the file's ETag and nothing else, compared strongly.
+pub(crate) fn is_tag(text: &str, etag: &str) -> bool {
+    text.trim().strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) == Some(etag)
 }
 
 fn one_tag(text: &str) -> Result<&str, ApiError> {

@@ -43,6 +43,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether only this machine can reach the gateway.
+    pub(crate) fn is_local(&self) -> bool {
+        let host = self.listen_host.as_str();
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
     /// Reads the variables; mistakes stay in `env` until its `finish`.
     pub fn from_env(env: &mut Env<'_>) -> Self {
         let seconds = Duration::from_secs;

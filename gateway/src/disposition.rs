@@ -22,11 +22,14 @@ pub(crate) fn parse(value: &str) -> Result<Disposition, ApiError> {
     let mut found = Disposition::default();
     let mut extended = None;
     for (key, value) in parameters {
-        match key.as_str() {
-            "name" => found.name = Some(value),
-            "filename" => found.filename = Some(value),
-            "filename*" => extended = Some(decode_extended(&value).ok_or_else(wrong)?),
-            _ => {}
+        let before = match key.as_str() {
+            "name" => found.name.replace(value),
+            "filename" => found.filename.replace(value),
+            "filename*" => extended.replace(decode_extended(&value).ok_or_else(wrong)?),
+            _ => None,
+        };
+        if before.is_some() {
+            return Err(ApiError::invalid(format!("Content-Disposition of a part has {key} twice")));
         }
     }
     found.filename = extended.or(found.filename);
@@ -88,6 +91,9 @@ fn decode_extended(value: &str) -> Option<String> {
     let mut pieces = value.splitn(3, '\'');
     let (charset, _language, encoded) = (pieces.next()?, pieces.next()?, pieces.next()?);
     if !charset.eq_ignore_ascii_case("utf-8") {
+        return None;
+    }
+    if !crate::name::has_whole_escapes(encoded.as_bytes()) {
         return None;
     }
     percent_decode_str(encoded).decode_utf8().ok().map(|text| text.into_owned())

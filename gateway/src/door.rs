@@ -1,7 +1,8 @@
 //! Who may hold a connection: bounds in total and per address, kept by sending away who has nothing to do.
 //!
 //! A guest is *busy* while a request of it runs, else it *waits*: it has sent nothing, half a head, or keeps its
-//! connection for later. Waiting guests may be sent away at any time; nothing is lost with them, and a client that kept its
+//! connection for later. Waiting guests may be sent away at any time, but for those whose last answer still waits for the
+//! socket; nothing is lost with them, and a client that kept its
 //! connection opens another. So sockets that only wait, however many, never keep out who asks for something.
 //!
 //! ```text
@@ -12,6 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -48,6 +50,13 @@ struct House {
 struct Waiting {
     address: IpAddr,
     away: Arc<Notify>,
+    sending: Arc<AtomicBool>,
+}
+
+impl Waiting {
+    fn may_go(&self) -> bool {
+        !self.sending.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a guest does not come in.
@@ -66,6 +75,9 @@ pub(crate) struct Guest {
     address: IpAddr,
     state: Mutex<State>,
     away: Arc<Notify>,
+    /// Bytes of an answer wait for the client: it may be cut off only when it takes none.
+    sending: Arc<AtomicBool>,
+    sent: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -96,10 +108,11 @@ impl Door {
         }
         house.guests += 1;
         *house.by_address.entry(address).or_default() += 1;
-        let away = Arc::new(Notify::new());
-        let place = house.wait(address, &away);
+        let (away, sending) = (Arc::<Notify>::default(), Arc::<AtomicBool>::default());
+        let place = house.wait(address, &away, &sending);
         let state = Mutex::new(State { busy: 0, place });
-        Ok((Arc::new(Guest { door: self.clone(), address, state, away }), sent_away))
+        let guest = Guest { door: self.clone(), address, state, away, sending, sent: Notify::new() };
+        Ok((Arc::new(guest), sent_away))
     }
 
     /// Sends one away who waits, as when the process has no more file descriptors. Answers whether there was one.
@@ -116,20 +129,22 @@ impl Door {
 }
 
 impl House {
-    fn wait(&mut self, address: IpAddr, away: &Arc<Notify>) -> u64 {
+    fn wait(&mut self, address: IpAddr, away: &Arc<Notify>, sending: &Arc<AtomicBool>) -> u64 {
         self.next += 1;
-        self.waiting.insert(self.next, Waiting { address, away: away.clone() });
+        self.waiting.insert(self.next, Waiting { address, away: away.clone(), sending: sending.clone() });
         self.next
     }
 
     fn oldest_of(&self, address: IpAddr) -> Option<u64> {
-        self.waiting.iter().find(|(_, waiting)| waiting.address == address).map(|(place, _)| *place)
+        let of = |waiting: &Waiting| waiting.address == address && waiting.may_go();
+        self.waiting.iter().find(|(_, waiting)| of(waiting)).map(|(place, _)| *place)
     }
 
     /// Whoever floods loses first: the address with the most connections, else anybody.
     fn oldest_of_the_heaviest(&self) -> Option<u64> {
         let heaviest = self.by_address.iter().max_by_key(|(_, held)| **held).map(|(address, _)| *address)?;
-        self.oldest_of(heaviest).or_else(|| self.waiting.first_key_value().map(|(place, _)| *place))
+        let anybody = || self.waiting.iter().find(|(_, waiting)| waiting.may_go()).map(|(place, _)| *place);
+        self.oldest_of(heaviest).or_else(anybody)
     }
 
     /// It counts no more from now on: its connection ends as soon as its task runs.
@@ -167,8 +182,24 @@ impl Guest {
         let (mut house, mut state) = (self.door.0.house.lock(), self.state.lock());
         state.busy = state.busy.saturating_sub(1);
         if state.busy == 0 {
-            state.place = house.wait(self.address, &self.away);
+            state.place = house.wait(self.address, &self.away, &self.sending);
             self.door.0.room.notify_one();
+        }
+    }
+
+    /// Whether bytes wait for the client to take them.
+    pub(crate) fn sends(&self, sending: bool) {
+        self.sending.store(sending, Ordering::Relaxed);
+        if !sending {
+            self.sent.notify_one();
+            self.door.0.room.notify_one();
+        }
+    }
+
+    /// Ends when nothing waits for the client to take it.
+    pub(crate) async fn has_sent(&self) {
+        while self.sending.load(Ordering::Relaxed) {
+            self.sent.notified().await;
         }
     }
 
@@ -224,6 +255,24 @@ mod tests {
         busy.end();
         let (_, sent_away) = door.enter(from(2)).unwrap();
         assert!(sent_away == 1 && is_away(&busy));
+    }
+
+    #[test]
+    fn who_has_not_taken_all_of_his_answer_stays_until_he_has() {
+        let door = door(2, 2);
+        let (sending, _) = door.enter(from(1)).unwrap();
+        assert!(sending.begin());
+        sending.sends(true);
+        sending.end();
+        let (other, _) = door.enter(from(1)).unwrap();
+        let (newcomer, _) = door.enter(from(1)).unwrap();
+        assert!(is_away(&other) && !is_away(&sending));
+        assert!(newcomer.begin());
+        assert_eq!(door.enter(from(1)).map(drop), Err(Full::Address));
+        assert!(sending.has_sent().now_or_never().is_none());
+        sending.sends(false);
+        assert!(sending.has_sent().now_or_never().is_some());
+        assert!(door.enter(from(1)).is_ok() && is_away(&sending));
     }
 
     #[test]

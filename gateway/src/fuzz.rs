@@ -178,7 +178,12 @@ async fn i10_a_form_gives_its_file_or_an_error_however_it_is_split() {
 fn read(text: &[u8], step: usize) -> Result<Vec<u8>, String> {
     let chunks: Vec<_> =
         text.chunks(step).map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c))).collect();
-    let body = Incoming::new(Body::from_stream(stream::iter(chunks)), Duration::from_secs(5), 0);
+    let body = Incoming::new(
+        http::Version::HTTP_11,
+        Body::from_stream(stream::iter(chunks)),
+        Duration::from_secs(5),
+        0,
+    );
     let mut form = Multipart::new("multipart/form-data; boundary=XY", body).unwrap();
     let reading = async {
         form.file().await?;

@@ -1,21 +1,19 @@
 //! What hyper lets pass in the head of a request and this gateway does not, because a proxy before it may read it
-//! otherwise (RFC 9112 §3.2, §6.1). Two lengths, a length that is none, white space before a colon, folded lines and codings
-//! that do not end in chunked are refused by hyper; a length beside chunked ends the connection.
+//! otherwise (RFC 9112 §3.2, §6.1, RFC 9113 §8.3.1). Two lengths, a length that is none, white space before a colon, folded
+//! lines and codings that do not end in chunked are refused by hyper; a length beside chunked ends the connection.
 
 use http::header::{HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Version};
+use http::uri::Authority;
+use http::{HeaderMap, Uri, Version};
 
 use crate::error::ApiError;
 
 /// # Errors
 /// `invalid_argument`.
-pub(crate) fn check(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    check_host(version, uri, headers)?;
     if version > Version::HTTP_11 {
         return Ok(());
-    }
-    let hosts = headers.get_all(HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
-        return Err(ApiError::invalid(format!("a request must have one header host, found {hosts}")));
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let only_chunked = match (codings.next(), codings.next()) {
@@ -27,4 +25,63 @@ pub(crate) fn check(version: Version, headers: &HeaderMap) -> Result<(), ApiErro
         return Err(ApiError::invalid("transfer-encoding must be chunked and nothing else"));
     }
     Ok(())
+}
+
+/// One host, which is one, and the same wherever it stands.
+fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (first, again) = (hosts.next(), hosts.next().is_some());
+    if again || (first.is_none() && version == Version::HTTP_11) {
+        let found = if again { "more" } else { "0" };
+        return Err(ApiError::invalid(format!("a request must have one header host, found {found}")));
+    }
+    let named = first.map(|host| host.to_str().unwrap_or("?").trim());
+    if named.is_some_and(|host| !host.is_empty() && !is_host(host)) {
+        return Err(ApiError::invalid("header host must be a host name or address, with or without a port"));
+    }
+    if let Some(authority) = uri.authority() {
+        let differs = version > Version::HTTP_11 && named.is_some_and(|host| host != authority.as_str());
+        if differs || !is_host(authority.as_str()) {
+            return Err(ApiError::invalid(
+                "the authority of a request must be a host, and that of header host",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A comma would be allowed in a name, and is what two hosts look like that somebody has joined.
+fn is_host(text: &str) -> bool {
+    let parsed = text.parse::<Authority>();
+    parsed.is_ok_and(|host| !text.contains(['@', ',']) && !host.host().is_empty() && has_fine_port(&host))
+}
+
+/// `http` takes ports that are none for part of the authority.
+fn has_fine_port(authority: &Authority) -> bool {
+    let rest = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    rest.is_empty() || rest == ":" || authority.port_u16().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_one_or_none_at_all() {
+        for fine in ["x", "x.example:80", "127.0.0.1:8000", "[::1]", "[::1]:8000", "localhost:", "a-b_c", ""]
+        {
+            let headers = [(HOST, fine.parse().unwrap())].into_iter().collect();
+            assert!(check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_ok(), "{fine}");
+        }
+        for wrong in ["a b", "a/b", "u@x", "[::1", "x:99999", "x:y", "x,y", "a?b", "a#b"] {
+            let headers = [(HOST, wrong.parse().unwrap())].into_iter().collect();
+            assert!(check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_err(), "{wrong}");
+        }
+        let of = |uri: &'static str, hosts: &[&str]| {
+            let headers = hosts.iter().map(|host| (HOST, host.parse().unwrap())).collect();
+            check(Version::HTTP_2, &Uri::from_static(uri), &headers).is_ok()
+        };
+        assert!(of("http://x/", &[]) && of("http://x/", &["x"]));
+        assert!(!of("http://x/", &["y"]) && !of("http://x/", &["x", "x"]) && !of("http://u@x/", &[]));
+    }
 }

@@ -45,12 +45,14 @@ pub(crate) struct Multipart {
 impl Multipart {
     /// # Errors
     /// When the content type is not multipart/form-data with a usable boundary.
-    pub(crate) fn new(content_type: &str, body: Incoming) -> Result<Self, ApiError> {
+    /// The body comes back then, to be drained.
+    pub(crate) fn new(content_type: &str, body: Incoming) -> Result<Self, Box<(ApiError, Incoming)>> {
         let boundary = disposition::boundary(content_type)
-            .filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len()))
-            .ok_or_else(|| {
-                ApiError::invalid("send multipart/form-data with a boundary of 1 to 70 characters")
-            })?;
+            .filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len()));
+        let Some(boundary) = boundary else {
+            let error = ApiError::invalid("send multipart/form-data with a boundary of 1 to 70 characters");
+            return Err(Box::new((error, body)));
+        };
         Ok(Self {
             body,
             // The first delimiter may stand at the very beginning, without a line end before it.
@@ -96,8 +98,7 @@ impl Multipart {
             self.fill().await?;
         }
         if self.pending.starts_with(b"--") {
-            self.ended = true;
-            return Ok(None);
+            return self.close().await.map(|()| None);
         }
         self.parts += 1;
         if self.parts > MAX_PARTS {
@@ -120,15 +121,49 @@ impl Multipart {
                 .map_err(|_| ApiError::invalid("headers of a part must be UTF-8"))?;
             let (name, value) =
                 text.split_once(':').ok_or_else(|| ApiError::invalid("a header of a part has no colon"))?;
-            if name.eq_ignore_ascii_case("content-disposition") {
-                disposition = Some(disposition::parse(value.trim())?);
+            let twice = if name.eq_ignore_ascii_case("content-disposition") {
+                disposition.replace(disposition::parse(value.trim())?).is_some()
             } else if name.eq_ignore_ascii_case("content-type") {
-                content_type = Some(value.trim().to_owned());
+                content_type.replace(value.trim().to_owned()).is_some()
+            } else if name.eq_ignore_ascii_case("content-transfer-encoding") {
+                refuse_encoding(value.trim())?;
+                false
+            } else {
+                false
+            };
+            if twice {
+                return Err(ApiError::invalid(format!("a part has the header {name} twice")));
             }
         }
         let disposition =
             disposition.ok_or_else(|| ApiError::invalid("a part has no Content-Disposition"))?;
         Ok(Some((disposition, content_type)))
+    }
+
+    /// Behind the two dashes of the closing delimiter only white space stands on its line; what follows is passed over
+    /// (RFC 2046 §5.1.1).
+    async fn close(&mut self) -> Result<(), ApiError> {
+        self.ended = true;
+        self.pending = self.pending.split_off(2);
+        let mut budget = MAX_HEADERS;
+        loop {
+            let end = self.pending.iter().position(|byte| !matches!(byte, b' ' | b'\t'));
+            match end.and_then(|end| self.pending.get(end)) {
+                Some(b'\r') => return Ok(()),
+                Some(_) => {
+                    return Err(ApiError::invalid("the closing delimiter of the form must end its line"));
+                }
+                None => {}
+            }
+            budget = budget.checked_sub(self.pending.len()).ok_or_else(|| {
+                ApiError::new(ErrorCode::TooLarge, "the line of the closing delimiter is too long")
+            })?;
+            self.pending = Bytes::new();
+            match self.body.chunk().await? {
+                Some(next) => self.pending = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// One line of headers, without its end.
@@ -198,6 +233,16 @@ impl Multipart {
     }
 }
 
+/// Parts are kept as they come (RFC 7578 §4.7).
+fn refuse_encoding(value: &str) -> Result<(), ApiError> {
+    match ["7bit", "8bit", "binary"].iter().any(|known| value.eq_ignore_ascii_case(known)) {
+        true => Ok(()),
+        false => Err(ApiError::invalid(format!(
+            "Content-Transfer-Encoding of a part must be binary, 8bit or 7bit, found {value:?}"
+        ))),
+    }
+}
+
 impl Source for Multipart {
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         if self.ended {
@@ -230,7 +275,12 @@ mod tests {
     fn form(text: &[u8], step: usize) -> Multipart {
         let chunks: Vec<_> =
             text.chunks(step).map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c))).collect();
-        let body = Incoming::new(Body::from_stream(stream::iter(chunks)), Duration::from_secs(5), 0);
+        let body = Incoming::new(
+            http::Version::HTTP_11,
+            Body::from_stream(stream::iter(chunks)),
+            Duration::from_secs(5),
+            0,
+        );
         Multipart::new(TYPE, body).unwrap()
     }
 
@@ -311,7 +361,7 @@ mod tests {
     fn a_content_type_without_a_usable_boundary_is_refused() {
         let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
         for text in ["text/plain", "multipart/form-data", "multipart/form-data; boundary=", &long] {
-            let body = Incoming::new(Body::empty(), Duration::from_secs(1), 0);
+            let body = Incoming::new(http::Version::HTTP_11, Body::empty(), Duration::from_secs(1), 0);
             assert!(Multipart::new(text, body).is_err(), "{text}");
         }
     }

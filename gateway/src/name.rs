@@ -29,15 +29,21 @@ pub(crate) fn with_verb(path: &str, prefix: &str) -> Result<(FileName, Verb), Ap
     Ok((decode(name)?, verb))
 }
 
-fn decode(raw: &str) -> Result<FileName, ApiError> {
-    let mut rest = raw.bytes();
+/// Whether every `%` is followed by two hexadecimal digits: others would be kept as they stand, and two readers differ.
+pub(crate) fn has_whole_escapes(raw: &[u8]) -> bool {
+    let mut rest = raw.iter();
+    let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
     while let Some(byte) = rest.next() {
-        let digits = byte != b'%'
-            || (rest.next().is_some_and(|b| b.is_ascii_hexdigit())
-                && rest.next().is_some_and(|b| b.is_ascii_hexdigit()));
-        if !digits {
-            return Err(ApiError::invalid("a '%' in the path must be followed by two hexadecimal digits"));
+        if *byte == b'%' && !(is_digit(rest.next()) && is_digit(rest.next())) {
+            return false;
         }
+    }
+    true
+}
+
+fn decode(raw: &str) -> Result<FileName, ApiError> {
+    if !has_whole_escapes(raw.as_bytes()) {
+        return Err(ApiError::invalid("a '%' in the path must be followed by two hexadecimal digits"));
     }
     let bytes: Vec<u8> = percent_decode_str(raw).collect();
     Ok(FileName::from_bytes(&bytes)?)

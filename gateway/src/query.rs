@@ -4,7 +4,7 @@ use percent_encoding::percent_decode;
 
 use crate::error::ApiError;
 
-/// The decoded pairs of a query string, in order. The first of several equal keys counts.
+/// The decoded pairs of a query string, in order. A key stands once.
 #[derive(Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
@@ -15,7 +15,13 @@ impl Query {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             Ok((decode(key)?, decode(value)?))
         });
-        decoded.collect::<Result<_, ApiError>>().map(Self)
+        let pairs = decoded.collect::<Result<Vec<(String, String)>, ApiError>>()?;
+        let twice =
+            pairs.iter().enumerate().find(|(at, (key, _))| pairs.iter().take(*at).any(|(k, _)| k == key));
+        match twice {
+            Some((_, (key, _))) => Err(ApiError::invalid(format!("parameter {key:?} is given twice"))),
+            None => Ok(Self(pairs)),
+        }
     }
 
     /// As [`Self::parse`], of a request that knows these keys. A misspelt one would otherwise change what is done.
@@ -49,6 +55,9 @@ impl Query {
 }
 
 fn decode(raw: &str) -> Result<String, ApiError> {
+    if !crate::name::has_whole_escapes(raw.as_bytes()) {
+        return Err(ApiError::invalid("a % in the query must be followed by two hexadecimal digits"));
+    }
     let spaced = raw.replace('+', " ");
     let text = percent_decode(spaced.as_bytes()).decode_utf8();
     text.map(|text| text.into_owned()).map_err(|_| ApiError::invalid("the query must be UTF-8"))
@@ -59,14 +68,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_are_decoded_once_and_the_first_counts() {
-        let query = Query::parse(Some("name=a+b%2Bc%252F&overwrite=true&&name=x&flag")).unwrap();
+    fn pairs_are_decoded_once_and_a_key_stands_once() {
+        let query = Query::parse(Some("name=a+b%2Bc%252F&overwrite=true&&flag")).unwrap();
         assert_eq!(query.get("name"), Some("a b+c%2F"));
         assert_eq!(query.flag("overwrite"), Ok(true));
         assert_eq!(query.get("flag"), Some(""));
         assert_eq!(query.flag("absent"), Ok(false));
         assert!(query.flag("flag").is_err());
-        assert!(Query::parse(Some("a=%FF")).is_err());
+        for wrong in ["a=%FF", "a=%zz", "a=%", "a=1&a=1", "a&%61=1"] {
+            assert!(Query::parse(Some(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::app::{App, Shared};
 use crate::auth::Access;
 use crate::body::Incoming;
 use crate::error::ApiError;
-use crate::{head, openapi, routes};
+use crate::{head, openapi, origin, routes};
 
 const TRACE_HEADER: HeaderName = HeaderName::from_static("x-cstore-trace-id");
 const NO_TRACE: &str = "00000000000000000000000000000000";
@@ -64,7 +64,7 @@ pub(crate) fn router(app: Shared) -> Router {
 
 /// Refuses what may not come in, or cannot be served yet, before any body is read.
 async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
-    if let Err(refused) = head::check(request.version(), request.headers()) {
+    if let Err(refused) = head::check(request.version(), request.uri(), request.headers()) {
         return refused.closing().into_response();
     }
     if request.uri().path().starts_with("/api/") {
@@ -79,7 +79,9 @@ async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> R
             }
             Err(refused) if request.body().is_end_stream() => return refused.into_response(),
             Err(refused) => {
-                let body = Incoming::new(request.into_body(), app.config.idle_timeout, app.config.min_rate);
+                let version = request.version();
+                let body =
+                    Incoming::new(version, request.into_body(), app.config.idle_timeout, app.config.min_rate);
                 return routes::upload::refuse(refused, body).into_response();
             }
         }
@@ -94,6 +96,9 @@ async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> R
 /// Who asks, if there is something to ask for on this route.
 fn judge(app: &App, request: &Request) -> Result<Option<Access>, ApiError> {
     let access = app.auth.check(request.headers())?;
+    if !request.headers().contains_key(AUTHORIZATION) {
+        origin::check(request.method(), request.uri(), request.headers(), app.config.is_local())?;
+    }
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let listed = access::check(&access, request.method(), matched, request.uri().path())?;
     Ok(listed.then_some(access))

@@ -3,8 +3,8 @@
 //! | what a client does | bound |
 //! |---|---|
 //! | connects and says nothing, or half a head | `CSTORE_HEADER_TIMEOUT_MS`; sent away sooner when room is needed |
-//! | keeps a connection without a request | the same |
-//! | sends a body, or takes an answer, not at all | `CSTORE_IDLE_TIMEOUT_MS` |
+//! | keeps a connection without a request | the same over HTTP/1.1; over HTTP/2 it must answer pings |
+//! | sends a body, or takes an answer, not at all | `CSTORE_IDLE_TIMEOUT_MS`; over HTTP/2 its stream is reset, see [`crate::stall`] |
 //! | … byte by byte | `CSTORE_MIN_RATE`, over 30 s of waiting |
 //! | opens many connections | `CSTORE_MAX_CONNECTIONS`, `CSTORE_MAX_CONNECTIONS_PER_ADDRESS`, see [`crate::door`] |
 //! | sends long or many headers | 32 KiB, 100 headers |
@@ -22,14 +22,16 @@ use cstore_node::listen::{pause_after, set_nodelay};
 use cstore_node::{Shutdown, TaskGroup};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 use crate::app::Shared;
+use crate::config::Config;
 use crate::door::{Caps, Door, Full, Guest};
 use crate::held::Held;
+use crate::stall::Watched;
 use crate::timed_io::TimedIo;
 
 /// All headers of a request together. A name of 1,024 bytes is at most 3 KiB in a path.
@@ -51,7 +53,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
         Caps { total: app.config.max_connections, per_address: app.config.max_connections_per_address };
     let host = Host {
         door: Door::new(caps),
-        builder: builder(app.config.header_timeout),
+        builder: builder(&app.config),
         router,
         app: app.clone(),
         stop: shutdown.clone(),
@@ -72,7 +74,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
 #[derive(Clone)]
 struct Host {
     door: Door,
-    builder: auto::Builder<TokioExecutor>,
+    builder: auto::Builder<Watched>,
     router: Router,
     app: Shared,
     stop: Shutdown,
@@ -126,14 +128,25 @@ impl Host {
     async fn attend(self, stream: TcpStream, guest: Arc<Guest>) {
         let counted = self.app.metrics.connection();
         let config = &self.app.config;
-        let io = TimedIo::new(stream, config.header_timeout, config.idle_timeout, config.min_rate);
-        tokio::select! {
-            ended = self.connection(io, &guest) => {
-                if let Err(error) = ended {
-                    tracing::debug!(error, "a connection ended badly");
-                }
-            }
-            () = guest.sent_away() => tracing::debug!("a connection without a request made room for another"),
+        let io =
+            TimedIo::new(stream, guest.clone(), config.header_timeout, config.idle_timeout, config.min_rate);
+        let connection = self.connection(io, &guest);
+        tokio::pin!(connection);
+        let mut ended = tokio::select! {
+            ended = &mut connection => Some(ended),
+            () = guest.sent_away() => None,
+        };
+        if ended.is_none() {
+            tracing::debug!("a connection without a request makes room for another");
+            // Its last answer may still be on the way to the socket, with the deadlines that hold there.
+            ended = tokio::select! {
+                biased;
+                () = guest.has_sent() => None,
+                ended = &mut connection => Some(ended),
+            };
+        }
+        if let Some(Err(error)) = ended {
+            tracing::debug!(error, "a connection ended badly");
         }
         drop(counted);
     }
@@ -179,12 +192,14 @@ async fn answer(
     Ok(response.map(|body| Body::new(Held::new(body, busy))))
 }
 
-fn builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(config: &Config) -> auto::Builder<Watched> {
+    let mut builder = auto::Builder::new(Watched { idle: config.idle_timeout });
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(config.header_timeout)
+        // Who has sent all of his request and says so still gets his answer.
+        .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(READ_BUFFER);
     builder

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::door::Guest;
 use crate::pace::Pace;
 
 /// The preface of HTTP/2; what is longer has been told apart from HTTP/1.
@@ -19,6 +21,8 @@ const PREFACE: usize = 24;
 #[derive(Debug)]
 pub(crate) struct TimedIo {
     stream: TcpStream,
+    /// Told whether something waits to be sent.
+    guest: Arc<Guest>,
     /// Bytes of the preface that have not come; 0 when the deadline no longer counts.
     preface: usize,
     first: Pin<Box<Sleep>>,
@@ -30,9 +34,16 @@ pub(crate) struct TimedIo {
 }
 
 impl TimedIo {
-    pub(crate) fn new(stream: TcpStream, first: Duration, idle: Duration, min_rate: u64) -> Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        guest: Arc<Guest>,
+        first: Duration,
+        idle: Duration,
+        min_rate: u64,
+    ) -> Self {
         Self {
             stream,
+            guest,
             preface: PREFACE,
             first: Box::pin(sleep(first)),
             write: Box::pin(sleep(idle)),
@@ -50,7 +61,10 @@ impl TimedIo {
     ) -> Poll<io::Result<usize>> {
         self.preface = 0;
         if let Poll::Ready(written) = attempt {
-            let waited = self.write_pending.take().map_or(Duration::ZERO, |since| since.elapsed());
+            let waited = self.write_pending.take().map_or(Duration::ZERO, |since| {
+                self.guest.sends(false);
+                since.elapsed()
+            });
             let bytes = written.as_ref().map_or(0, |bytes| *bytes as u64);
             if !self.pace.keeps_up(waited, bytes) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -59,6 +73,7 @@ impl TimedIo {
         }
         if self.write_pending.is_none() {
             self.write_pending = Some(Instant::now());
+            self.guest.sends(true);
             self.write.as_mut().reset(Instant::now() + self.idle);
         }
         ready!(self.write.as_mut().poll(context));

@@ -123,10 +123,14 @@ struct Asked {
 async fn asked(app: &App, from: FileName, request: Request) -> Result<Asked, ApiError> {
     Query::only(request.uri().query(), &[])?;
     let etag = condition::etag_of_source(request.headers())?;
-    let body = Incoming::new(request.into_body(), app.config.idle_timeout, app.config.min_rate)
-        .whole(MAX_BODY)
-        .await?;
-    let target: Target = serde_json::from_slice(&body).map_err(|error| {
+    let body =
+        Incoming::new(request.version(), request.into_body(), app.config.idle_timeout, app.config.min_rate)
+            .whole(MAX_BODY)
+            .await?;
+    // serde would take an array too, by position.
+    let target = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body)
+        .and_then(|object| serde_json::from_value::<Target>(object.into()));
+    let target = target.map_err(|error| {
         ApiError::invalid(format!("the body must be {{\"to\": name, \"overwrite\": false}}: {error}"))
     })?;
     let to = FileName::new(target.to)?.to_string();

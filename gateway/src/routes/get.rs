@@ -11,7 +11,7 @@ use http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::app::{App, Shared};
@@ -63,8 +63,6 @@ pub(crate) async fn file(
     head, path = "/api/files/{name}", tag = "files",
     params(
         ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
-        ("range" = Option<String>, Header, description = "One byte range: bytes=0-99, bytes=100-, bytes=-100"),
-        ("if-range" = Option<String>, Header, description = "The range counts only for the file with this ETag or date"),
         ("if-match" = Option<String>, Header, description = "ETags, one of which the file must have"),
         ("if-none-match" = Option<String>, Header, description = "ETags that are known already: 304"),
         ("if-modified-since" = Option<String>, Header, description = "304 unless the file is newer"),
@@ -72,11 +70,9 @@ pub(crate) async fn file(
     ),
     responses(
         (status = 200, description = "The file", headers(("etag" = String), ("last-modified" = String), ("accept-ranges" = String))),
-        (status = 206, description = "A part of the file", headers(("content-range" = String))),
         (status = 304, description = "Not modified"),
         (status = 404, description = "There is no such file"),
         (status = 412, description = "The file is not in the demanded state"),
-        (status = 416, description = "The range lies outside of the file"),
         Refused,
     )
 )]
@@ -123,8 +119,6 @@ pub(crate) async fn download(
     head, path = "/api/download/{name}", tag = "files",
     params(
         ("name" = String, Path, description = "Name of the file; a slash in it stands as it is", example = "docs/a.txt"),
-        ("range" = Option<String>, Header, description = "One byte range: bytes=0-99, bytes=100-, bytes=-100"),
-        ("if-range" = Option<String>, Header, description = "The range counts only for the file with this ETag or date"),
         ("if-match" = Option<String>, Header, description = "ETags, one of which the file must have"),
         ("if-none-match" = Option<String>, Header, description = "ETags that are known already: 304"),
         ("if-modified-since" = Option<String>, Header, description = "304 unless the file is newer"),
@@ -132,11 +126,9 @@ pub(crate) async fn download(
     ),
     responses(
         (status = 200, description = "The file", headers(("etag" = String), ("last-modified" = String), ("accept-ranges" = String))),
-        (status = 206, description = "A part of the file", headers(("content-range" = String))),
         (status = 304, description = "Not modified"),
         (status = 404, description = "There is no such file"),
         (status = 412, description = "The file is not in the demanded state"),
-        (status = 416, description = "The range lies outside of the file"),
         Refused,
     )
 )]
@@ -179,7 +171,9 @@ async fn answer(
             return Err(ApiError::new(ErrorCode::PreconditionFailed, message));
         }
     }
-    let (status, first, length) = match wanted(&request.headers, &file) {
+    // A range is defined for GET only (RFC 9110 §14.2).
+    let wanted = if with_body { wanted(&request.headers, &file) } else { Wanted::Whole };
+    let (status, first, length) = match wanted {
         Wanted::Whole => (StatusCode::OK, 0, file.size),
         Wanted::Unsatisfiable => return Err(ApiError::unsatisfiable(file.size)),
         Wanted::Part { first, last } => {
@@ -200,12 +194,21 @@ async fn answer(
     Ok(respond(status, headers, body))
 }
 
-/// The range, unless `If-Range` names another state of the file.
+/// The range, unless `If-Range` names another state of the file. A date never names this one: in a second several writes
+/// find room, and the parts of two files must not be joined (RFC 9110 §13.1.5).
 fn wanted(headers: &HeaderMap, file: &v1::FileInfo) -> Wanted {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let same = text(IF_RANGE.as_str())
-        .is_none_or(|tag| condition::matches(tag, &file.etag, false) || tag == http_date(file.modified_ms));
-    if same { range::wanted(text(RANGE.as_str()), file.size) } else { Wanted::Whole }
+    let once = |name: HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        (values.next().map(|value| value.to_str().unwrap_or_default()), values.next().is_some())
+    };
+    let same = match once(IF_RANGE) {
+        (None, _) => true,
+        (Some(tag), again) => !again && condition::is_tag(tag, &file.etag),
+    };
+    match once(RANGE) {
+        (range, false) if same => range::wanted(range, file.size),
+        _ => Wanted::Whole,
+    }
 }
 
 fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {

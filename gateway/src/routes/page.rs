@@ -5,6 +5,7 @@
 
 use axum::Extension;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::header::{
@@ -62,7 +63,11 @@ pub(crate) async fn root(headers: HeaderMap) -> Result<Response, ApiError> {
     Ok(answer)
 }
 
-pub(crate) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(crate) async fn asset(
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::no_route())?;
     serve(assets::find(&name).ok_or_else(ApiError::no_route)?, &headers)
 }
 

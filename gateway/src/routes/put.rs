@@ -53,7 +53,7 @@ pub(crate) async fn put(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let mut body = Incoming::new(body, app.config.idle_timeout, app.config.min_rate);
+    let mut body = Incoming::new(head.version, body, app.config.idle_timeout, app.config.min_rate);
     let stored = match plan(access.tenant.clone(), &head.uri, &head.headers, at_most) {
         Ok(write) => upload::store(&app, &write, &mut body).await,
         Err(error) => Err(error),
@@ -86,14 +86,18 @@ fn plan(
 }
 
 /// A body that is only a part of a file, or another form of it, must not be taken for the file.
-fn refuse_parts(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn refuse_parts(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.contains_key(CONTENT_RANGE) {
         return Err(ApiError::invalid("header content-range: a file cannot be written in part"));
     }
-    match headers.get(CONTENT_ENCODING) {
-        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(ApiError::invalid(
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(ApiError::invalid(
             "header content-encoding: files are kept as they come; send the body without it and say what it is in content-type",
-        )),
-        _ => Ok(()),
+        ));
     }
+    if headers.get_all(CONTENT_TYPE).iter().nth(1).is_some() {
+        return Err(ApiError::invalid("header content-type must be sent once"));
+    }
+    Ok(())
 }

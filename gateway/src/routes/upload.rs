@@ -7,7 +7,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use cstore_types::{FileName, Tenant};
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderName};
 use utoipa::ToSchema;
 
 use crate::app::{App, Shared};
@@ -21,12 +21,14 @@ use crate::problem::Problem;
 use crate::query::Query;
 use crate::router::TraceId;
 use crate::routes::answer::{self, Stored};
+use crate::routes::put::refuse_parts;
 use crate::upload::{self, Write};
 use crate::{digest, metadata};
 
 /// What a file is when nobody says so.
 pub(crate) const DEFAULT_TYPE: &str = "application/octet-stream";
 const MAX_TYPE: usize = 255;
+const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 
 /// A form with one file.
 #[derive(ToSchema)]
@@ -65,9 +67,15 @@ pub(crate) async fn upload(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let body = Incoming::new(body, app.config.idle_timeout, app.config.min_rate);
+    let body = Incoming::new(head.version, body, app.config.idle_timeout, app.config.min_rate);
     let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut form = Multipart::new(kind, body)?;
+    let mut form = match Multipart::new(kind, body) {
+        Ok(form) => form,
+        Err(refused) => {
+            let (error, body) = *refused;
+            return Err(refuse(error, body));
+        }
+    };
     match store(&app, &access.tenant, &head, at_most, &mut form).await {
         Ok(stored) => answer::stored(&app, &access.tenant, &stored, &trace),
         Err(error) => Err(refuse(error, form.into_body())),
@@ -82,6 +90,12 @@ async fn store(
     form: &mut Multipart,
 ) -> Result<cstore_proto::v1::UploadResponse, ApiError> {
     let query = Query::only(head.uri.query(), &["name", "overwrite"])?;
+    refuse_parts(&head.headers)?;
+    if head.headers.contains_key(CONTENT_MD5) {
+        return Err(ApiError::invalid(
+            "header content-md5 would be that of the form, which nobody checks; send x-cstore-sha256 of the file",
+        ));
+    }
     let part = form.file().await?;
     let write = plan(tenant, &query, &head.headers, part, at_most)?;
     upload::store(app, &write, form).await
@@ -102,7 +116,6 @@ fn plan(
         name: FileName::new(name)?,
         condition: WriteCondition::from_headers(headers, query.flag("overwrite")?)?,
         content_type: content_type(part.content_type.as_deref().unwrap_or(DEFAULT_TYPE))?,
-        // Content-MD5 of a form is that of the form.
         md5: Bytes::new(),
         sha256: digest::sha256(headers)?,
         metadata: metadata::from_headers(headers)?,

@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) cut_after: Option<usize>,
     /// The next ticket, and one ready worker, are at an address where nobody listens.
     pub(crate) dead_ticket: bool,
+    /// Bytes of uploads that came in as streams.
+    pub(crate) came: usize,
     pub(crate) last_header: Option<v1::UploadHeader>,
     /// Sessions that were committed or aborted.
     committed: Vec<Bytes>,
@@ -243,20 +245,21 @@ impl Uploads for Fake {
     }
 }
 
-#[tonic::async_trait]
-impl Transfer for Fake {
-    async fn upload(
+impl Fake {
+    async fn receive(
         &self,
-        request: Request<Streaming<v1::UploadRequest>>,
+        mut messages: Streaming<v1::UploadRequest>,
     ) -> Result<Response<v1::UploadResponse>, Status> {
         // Dropped without an end when the stream is reset.
         let broken = Broken(self);
-        let mut messages = request.into_inner();
         let (mut header, mut body, mut finish) = (None, BytesMut::new(), None);
         while let Some(message) = messages.message().await? {
             match message.message {
                 Some(v1::upload_request::Message::Header(found)) => header = Some(found),
-                Some(v1::upload_request::Message::Chunk(chunk)) => body.extend_from_slice(&chunk),
+                Some(v1::upload_request::Message::Chunk(chunk)) => {
+                    body.extend_from_slice(&chunk);
+                    self.with(|state| state.came += chunk.len());
+                }
                 Some(v1::upload_request::Message::Finish(found)) => finish = Some(found),
                 None => {}
             }
@@ -269,6 +272,19 @@ impl Transfer for Fake {
         assert_eq!(finish.length, body.len() as u64);
         std::mem::forget(broken);
         self.commit(header.expect("a header comes first"), body.freeze())
+    }
+}
+
+#[tonic::async_trait]
+impl Transfer for Fake {
+    async fn upload(
+        &self,
+        request: Request<Streaming<v1::UploadRequest>>,
+    ) -> Result<Response<v1::UploadResponse>, Status> {
+        // As a worker does it: on a task that outlives the call.
+        let (fake, messages) = (self.clone(), request.into_inner());
+        let work = async move { fake.receive(messages).await };
+        cstore_node::shutdown::spawn("upload", work).await.expect("the fake does not panic")
     }
 
     async fn put_small(

@@ -46,7 +46,7 @@ fn create(options: &args::NewToken, path: &Path) -> Result<()> {
             Some(end)
         }
     };
-    let entry = Entry::new(&token, options.tenant.clone(), options.rights, expires);
+    let entry = Entry::new(&token, options.tenant.clone(), options.rights, expires)?;
     edit(path, |text| {
         let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         Ok(format!("{text}{line_end}{entry}\n"))
@@ -145,7 +145,7 @@ mod tests {
 
     fn add(path: &Path) -> Result<String> {
         let token = Token::generate().unwrap();
-        let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None);
+        let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None)?;
         edit(path, |text| Ok(format!("{text}{entry}\n")))?;
         Ok(token.id().to_owned())
     }

@@ -138,3 +138,17 @@ fn i13_a_token_is_printed_once_and_neither_kept_nor_listed() {
         assert_eq!(output.status.code(), Some(64), "{wrong:?}");
     }
 }
+
+#[test]
+fn a_token_cannot_be_told_to_outlive_the_calendar() {
+    let dir = tempfile::tempdir().unwrap();
+    let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
+    let create =
+        |life: &str| cstore(&["admin", "token", "create", "--tenant", "acme", "--expires", life], &variables);
+    for life in ["10000y", "101y", "36526d", "soon"] {
+        let output = create(life);
+        assert_eq!(output.status.code(), Some(64), "{life}: {}", stderr(&output));
+    }
+    assert!(stderr(&create("10000y")).contains("at most 100y"));
+    assert_eq!(create("100y").status.code(), Some(0));
+}

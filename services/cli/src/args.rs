@@ -82,7 +82,10 @@ pub(crate) enum Command {
 impl Command {
     /// Whether failures are told as JSON.
     pub(crate) fn json(&self) -> bool {
-        self.door().is_some_and(|door| door.json)
+        match self {
+            Self::Admin { command: Admin::Gc { json, .. } } => *json,
+            _ => self.door().is_some_and(|door| door.json),
+        }
     }
 
     /// Of the commands over files.
@@ -209,8 +212,8 @@ pub(crate) enum Admin {
     Certs(Certs),
     /// Says how far the space of storage nodes has come back, and what compaction does.
     Gc {
-        /// Admin ports of storage nodes, host:port
-        #[arg(long = "addr", value_name = "ADDR", default_value = "127.0.0.1:9100")]
+        /// Admin ports of storage nodes, host:port [default: CSTORE_ADMIN_PORT on this machine, or 9103]
+        #[arg(long = "addr", value_name = "ADDR")]
         addrs: Vec<String>,
         /// One line of JSON a node
         #[arg(long)]

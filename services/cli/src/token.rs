@@ -25,9 +25,10 @@ pub(crate) fn run(command: &args::Token, source: &dyn Source) -> Result<(), Fail
     match command {
         args::Token::Create { options, file } => create(options, &path(file.as_deref(), source)?),
         args::Token::List { file } => list(&path(file.as_deref(), source)?),
-        args::Token::Revoke { id, file } => revoke(id, &path(file.as_deref(), source)?),
+        args::Token::Revoke { id, file } => {
+            revoke(id, &path(file.as_deref(), source)?).map_err(Failure::usage)
+        }
     }
-    .map_err(Failure::usage)
 }
 
 fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
@@ -37,7 +38,19 @@ fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
     Ok(given.map_or(found, Path::to_path_buf))
 }
 
-fn create(options: &args::NewToken, path: &Path) -> Result<()> {
+fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
+    let (token, entry) = add(options, path).map_err(Failure::usage)?;
+    writeln!(std::io::stdout().lock(), "{}", token.expose()).map_err(Failure::output)?;
+    let until = entry.expires().map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
+    let (id, tenant, rights) = (entry.id(), entry.tenant(), entry.rights());
+    let told =
+        format!("token {id} of tenant {tenant} may {rights} {until}; it is shown this once and kept nowhere");
+    // The token is out: a closed stderr changes nothing.
+    let _ = writeln!(std::io::stderr().lock(), "{told}");
+    Ok(())
+}
+
+fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {
     let token = Token::generate().map_err(|error| anyhow!("no random numbers: {error}"))?;
     let expires = match options.expires {
         None => None,
@@ -51,22 +64,16 @@ fn create(options: &args::NewToken, path: &Path) -> Result<()> {
         let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         Ok(format!("{text}{line_end}{entry}\n"))
     })?;
-    writeln!(std::io::stdout().lock(), "{}", token.expose())?;
-    let until = entry.expires().map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
-    let (id, tenant, rights) = (entry.id(), entry.tenant(), entry.rights());
-    let told =
-        format!("token {id} of tenant {tenant} may {rights} {until}; it is shown this once and kept nowhere");
-    // The token is out: a closed stderr changes nothing.
-    let _ = writeln!(std::io::stderr().lock(), "{told}");
-    Ok(())
+    Ok((token, entry))
 }
 
-fn list(path: &Path) -> Result<()> {
-    let set = parse(path, &load(path)?)?;
+fn list(path: &Path) -> Result<(), Failure> {
+    let set = load(path).and_then(|text| parse(path, &text)).map_err(Failure::usage)?;
     let mut out = std::io::stdout().lock();
     for entry in set.entries() {
         let until = entry.expires().unwrap_or_else(|| "never".to_owned());
-        writeln!(out, "{}  {}  {}  expires {until}", entry.id(), entry.tenant(), entry.rights())?;
+        writeln!(out, "{}  {}  {}  expires {until}", entry.id(), entry.tenant(), entry.rights())
+            .map_err(Failure::output)?;
     }
     Ok(())
 }

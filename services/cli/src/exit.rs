@@ -74,6 +74,9 @@ pub(crate) enum Failure {
 pub(crate) struct Trouble {
     #[serde(skip)]
     pub(crate) end: End,
+    /// It concerns every other file as well, such as a full disk of this machine.
+    #[serde(skip)]
+    pub(crate) concerns_all: bool,
     pub(crate) code: String,
     pub(crate) message: String,
     /// The file it is about.
@@ -112,8 +115,17 @@ impl Failure {
 
     /// What a client met that is not the gateway's own word.
     pub(crate) fn client(end: End, message: impl Into<String>) -> Self {
+        let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
         let (code, message) = (end.code().to_owned(), message.into());
-        Self::Client(Box::new(Trouble { end, code, message, name: None, trace_id: None }))
+        Self::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id: None }))
+    }
+
+    /// A failure of this machine, which its kind says to concern one file or all of them.
+    pub(crate) fn local(error: &std::io::Error, message: String) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let concerns_all = matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded);
+        let (end, code) = (End::Failed, End::Failed.code().to_owned());
+        Self::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id: None }))
     }
 
     /// Failed, perhaps only because nobody reads what was written to stdout.
@@ -144,6 +156,13 @@ impl Failure {
         Self::Client(Box::new(trouble))
     }
 
+    /// The same, and why.
+    pub(crate) fn because(self, why: &str) -> Self {
+        let mut trouble = self.trouble();
+        trouble.message = format!("{}: {why}", trouble.message);
+        Self::Client(Box::new(trouble))
+    }
+
     pub(crate) fn end(&self) -> End {
         match self {
             Self::Usage(_) => End::Usage,
@@ -152,13 +171,18 @@ impl Failure {
         }
     }
 
+    /// Whether others will fail likewise.
+    pub(crate) fn concerns_all(&self) -> bool {
+        matches!(self, Self::Client(trouble) if trouble.concerns_all)
+    }
+
     fn trouble(&self) -> Trouble {
         if let Self::Client(trouble) = self {
             return (**trouble).clone();
         }
         let end = self.end();
         let (code, message) = (end.code().to_owned(), self.to_string());
-        Trouble { end, code, message, name: None, trace_id: None }
+        Trouble { end, concerns_all: false, code, message, name: None, trace_id: None }
     }
 
     /// Says it on stderr, as a line of JSON where that is wished.

@@ -15,7 +15,6 @@ mod place;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, IF_RANGE, RANGE};
@@ -31,7 +30,7 @@ use super::many::each;
 use super::out::human;
 use super::{Session, folder, name};
 use crate::args::files::Get;
-use crate::client::{Download, Opened, header, quoted};
+use crate::client::{Download, Opened, Wait, header, quoted};
 use crate::exit::{End, Failure, printable};
 
 /// What became of one file.
@@ -51,7 +50,7 @@ struct Got {
 enum Tried {
     Whole,
     /// Another one can do no harm, after this pause.
-    Again(Failure, Option<Duration>),
+    Again(Failure, Wait),
 }
 
 pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure> {
@@ -200,15 +199,15 @@ async fn receive(session: &Session, name: &str, part: &mut Part) -> Result<Tried
         headers.insert(IF_RANGE, value(&quoted(&known.etag))?);
     }
     let mut body = match session.gateway.open(name, headers).await {
-        Err(lost) => return Ok(Tried::Again(session.lost(lost), None)),
+        Err(lost) => return Ok(Tried::Again(session.lost(lost), lost.wait())),
         Ok(Opened::Body(body)) => body,
         Ok(Opened::Answer(answer)) if answer.is_busy() => {
-            return Ok(Tried::Again(answer.failure(), answer.retry_after()));
+            return Ok(Tried::Again(answer.failure(), answer.wait()));
         }
         // The file has become shorter than the part of it.
         Ok(Opened::Answer(answer)) if answer.status.as_u16() == 416 && from > 0 => {
             part.restart(None).await?;
-            return Ok(Tried::Again(answer.failure(), None));
+            return Ok(Tried::Again(answer.failure(), Wait::Usual));
         }
         Ok(Opened::Answer(answer)) => return Err(answer.failure()),
     };
@@ -217,7 +216,7 @@ async fn receive(session: &Session, name: &str, part: &mut Part) -> Result<Tried
     } else if !continues(&body, part) {
         part.restart(None).await?;
         let message = "the gateway sent another range than it was asked for";
-        return Ok(Tried::Again(Failure::Failed(message.to_owned()), None));
+        return Ok(Tried::Again(Failure::Failed(message.to_owned()), Wait::Usual));
     }
     session.out.expect(part.missing());
     let told = body_into(session, &mut body, part).await;
@@ -238,10 +237,13 @@ async fn body_into(session: &Session, body: &mut Download, part: &mut Part) -> R
             }
             Ok(None) if part.missing() == 0 => return Ok(Tried::Whole),
             Ok(None) => {
-                return Ok(Tried::Again(Failure::client(End::Unavailable, "the answer was cut short"), None));
+                return Ok(Tried::Again(
+                    Failure::client(End::Unavailable, "the answer was cut short"),
+                    Wait::Usual,
+                ));
             }
             Err(lost) => {
-                return Ok(Tried::Again(session.lost(lost), None));
+                return Ok(Tried::Again(session.lost(lost), lost.wait()));
             }
         }
     }
@@ -301,10 +303,10 @@ async fn flow(
         }
     }
     let mut body = match session.gateway.open(name, headers).await {
-        Err(lost) => return Ok(Tried::Again(session.lost(lost), None)),
+        Err(lost) => return Ok(Tried::Again(session.lost(lost), lost.wait())),
         Ok(Opened::Body(body)) => body,
         Ok(Opened::Answer(answer)) if answer.is_busy() => {
-            return Ok(Tried::Again(answer.failure(), answer.retry_after()));
+            return Ok(Tried::Again(answer.failure(), answer.wait()));
         }
         Ok(Opened::Answer(answer)) => return Err(answer.failure()),
     };
@@ -331,9 +333,12 @@ async fn flow(
             }
             Ok(None) if *sent == known.size => return Ok(Tried::Whole),
             Ok(None) => {
-                return Ok(Tried::Again(Failure::client(End::Unavailable, "the answer was cut short"), None));
+                return Ok(Tried::Again(
+                    Failure::client(End::Unavailable, "the answer was cut short"),
+                    Wait::Usual,
+                ));
             }
-            Err(lost) => return Ok(Tried::Again(session.lost(lost), None)),
+            Err(lost) => return Ok(Tried::Again(session.lost(lost), lost.wait())),
         }
     }
 }

@@ -13,8 +13,6 @@
 mod body;
 mod walk;
 
-use std::time::Duration;
-
 use futures_util::stream;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -27,7 +25,7 @@ use super::known::Known;
 use super::many::each;
 use super::out::human;
 use crate::args::files::Put;
-use crate::client::{Answer, Meter, quoted};
+use crate::client::{Answer, Meter, Wait, quoted};
 use crate::exit::{End, Failure, printable};
 
 /// From this size on it is worth a question whether the name is taken.
@@ -85,7 +83,7 @@ struct Task<'a> {
 enum Tried {
     Stored(Stored),
     /// Another one can do no harm, after this pause.
-    Again(Failure, Option<Duration>),
+    Again(Failure, Wait),
 }
 
 impl Task<'_> {
@@ -129,25 +127,25 @@ impl Task<'_> {
         let (body, fault) = upload.body(meter.clone(), out.mover(size.is_none()));
         let name = self.item.name.as_str();
         let sent = self.session.gateway.send(name, self.options.overwrite, headers, body, &meter).await;
-        if !matches!(&sent, Ok(answer) if answer.status.is_success()) {
+        if !matches!(&sent, Ok(answer) if answer.is_success()) {
             out.back(meter.total(), size.unwrap_or_else(|| meter.total()));
         }
         if let Some(fault) = fault.lock().take() {
             return Err(Failure::Failed(fault));
         }
         match sent {
-            Ok(answer) if answer.status.is_success() => {
+            Ok(answer) if answer.is_success() => {
                 self.stored(&answer, size.unwrap_or_else(|| meter.total()), sha256).map(Tried::Stored)
             }
             Ok(answer) if answer.failure().end() == End::Conflict => {
                 self.taken(answer.failure()).await.map(Tried::Stored)
             }
             Ok(answer) if answer.is_busy() && self.repeats() => {
-                Ok(Tried::Again(answer.failure(), answer.retry_after()))
+                Ok(Tried::Again(answer.failure(), answer.wait()))
             }
             Ok(answer) => Err(answer.failure()),
             Err(lost) if self.repeats() || lost.never_left() => {
-                Ok(Tried::Again(self.session.lost(lost), None))
+                Ok(Tried::Again(self.session.lost(lost), lost.wait()))
             }
             Err(lost) => Err(self.session.lost(lost)),
         }
@@ -165,7 +163,7 @@ impl Task<'_> {
     /// Asked once: when it cannot be said, the upload will tell.
     async fn is_there(&self) -> bool {
         let answer = self.session.gateway.head(self.item.name.as_str()).await;
-        answer.is_ok_and(|answer| answer.status.as_u16() == 200)
+        answer.is_ok_and(|answer| answer.is_success())
     }
 
     fn stored(&self, answer: &Answer, sent: u64, sha256: Option<&str>) -> Result<Stored, Failure> {

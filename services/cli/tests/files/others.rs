@@ -204,6 +204,14 @@ fn what_makes_no_sense_ends_with_64_before_anybody_is_asked() {
         &["ls", "--url", "http://127.0.0.1:1/?a=b"],
         &["rm", "a", "--if-match", "e\n1"],
         &["put", "x", "y", "--if-match", ""],
+        &["put", "x", "y", "--meta", "a b=1"],
+        &["put", "x", "y", "--meta", "a=\u{e4}"],
+        &["put", "x", "y", "--meta", "a=1", "--meta", "A=2"],
+        &["put", "x", "y", "--content-type", ""],
+        &["put", "x", "y", "--content-type", "a\nb"],
+        &["put", "-", "y", "--verify"],
+        &["put", "a", "b", "d/", "--if-match", "e"],
+        &["put", "a/x", "b/x", "d/"],
         &["ls", "--token", "cst_1_secret"],
         &["completions", "tcsh"],
         &["man", "nothing"],
@@ -245,7 +253,7 @@ fn completions_and_manual_pages_know_the_commands() {
 #[test]
 fn a_server_that_is_no_gateway_is_told_and_not_believed() {
     let dir = tempfile::tempdir().unwrap();
-    let src = dir.path().join("src");
+    let (src, dest) = (dir.path().join("src"), dir.path().join("dest"));
     std::fs::write(&src, "four").unwrap();
     for http in [200, 204, 404] {
         let body = r#"{"files":[],"prefixes":[],"size":4,"etag":"e","code":"not_found"}"#;
@@ -260,6 +268,8 @@ fn a_server_that_is_no_gateway_is_told_and_not_believed() {
             &["rm", "-r", "a"],
             &["cp", "a", "b"],
             &["du"],
+            &["get", "a", "-"],
+            &["get", "a", text(&dest)],
             &["put", text(&src), "a"],
         ] {
             let output = cstore(&fake, args);
@@ -311,7 +321,9 @@ fn a_folder_that_is_not_there_is_told_among_others_and_a_folder_is_hinted_at() {
     for (names, expected) in [(&["missing"][..], 3), (&["missing", "gone"], 3), (&["a"], 0)] {
         assert_eq!(status(&cstore(&fake, &[&["rm", "-r"], names].concat())), expected, "{names:?}");
     }
-    for (args, hinted) in [(["rm", "a"], true), (["rm", "missing"], false)] {
+    for (args, hinted) in
+        [(["rm", "a"], true), (["get", "a"], true), (["rm", "missing"], false), (["get", "missing"], false)]
+    {
         let dir = tempfile::tempdir().unwrap();
         let output = command(&fake.url, &args).current_dir(dir.path()).output().unwrap();
         assert_eq!(

@@ -1,7 +1,7 @@
 //! The commands over files: `put get ls stat rm cp mv du`.
 //!
 //! All of them are clients of the gateway like any other. Invariants: a token never stands among the arguments; memory
-//! does not grow with files, folders or lists; a command that is interrupted leaves no half file under its final name,
+//! does not grow with files, trees or lists; a command that is interrupted leaves no half file under its final name,
 //! neither here nor there; a request is only repeated where a second one can do no harm.
 
 mod digest;

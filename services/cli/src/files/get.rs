@@ -6,6 +6,7 @@
 //!                         206: the rest ──┐   200: another file ───┴──> part emptied, its ETag noted
 //!                                         └──> bytes behind the part, until all are there
 //! cut off, busy ──> again from what is here          all there ──> [verify] ─> fsync ─> rename
+//! all there since before? ──> HEAD: still this ETag? ─> as above, else as another file
 //! ```
 //! Invariants: bytes of two states of a file never meet in one part; nothing stands under the final name but a whole
 //! file; whatever the gateway says, only files below the destination are written.

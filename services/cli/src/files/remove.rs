@@ -147,6 +147,6 @@ async fn would(session: &Session, options: &Rm, name: &str) -> Result<(), Failur
     session.out.show(&would, || {
         let freed = freed_bytes.map_or_else(|| "it is not told how much".to_owned(), human);
         let what = if options.recursive { format!("{files} files, ") } else { String::new() };
-        format!("{}  {what}{}, would free {freed}", printable(name), human(logical_bytes))
+        format!("{}  {what}{}, would free {freed}", printable(shown(name)), human(logical_bytes))
     })
 }

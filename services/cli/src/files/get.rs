@@ -69,7 +69,7 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
     let path = match &options.dest {
         None => PathBuf::from(last),
         Some(dest) if is_folder(dest) => {
-            std::fs::create_dir_all(dest).map_err(|error| place::unusable(dest, &error))?;
+            make(session, &name, dest).await?;
             dest.join(last)
         }
         Some(dest) if dest.is_dir() => dest.join(last),
@@ -82,6 +82,17 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
         Ok(()) => Ok(()),
         Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
     }
+}
+
+/// Makes the folder of a file, but for one that is not there.
+async fn make(session: &Session, name: &str, folder: &Path) -> Result<(), Failure> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Err(failure) = Known::ask(session, name).await {
+        return Err(session.hint(name, failure).await.of(name));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| place::unusable(folder, &error).of(name))
 }
 
 fn is_folder(dest: &Path) -> bool {
@@ -154,8 +165,9 @@ async fn in_the_way(
     if found.is_dir() {
         return Err(taken("is a folder"));
     }
-    if !found.is_file() && !found.is_symlink() {
-        // A device or a pipe is there for others: not even --force makes a file of it.
+    // A device or a pipe is there for others, also through a link such as /dev/stdout: not even --force makes a file of it.
+    let behind = if found.is_symlink() { std::fs::metadata(path).ok() } else { Some(found.clone()) };
+    if behind.is_some_and(|behind| !behind.is_file() && !behind.is_dir()) {
         return Err(taken("is no ordinary file and is not replaced; - as DEST writes to stdout"));
     }
     if found.is_file() {

@@ -51,8 +51,11 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
     }
     if options.dry_run {
         let work = |name: String| async move {
-            let said = would(session, options, &name).await;
-            said.map_err(|failure| failure.of(shown(&name)))
+            match would(session, options, &name).await {
+                Ok(()) => Ok(()),
+                Err(failure) if options.recursive => Err(failure.of(shown(&name))),
+                Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
+            }
         };
         return each(session, options.jobs.jobs, stream::iter(wanted).map(Ok), work).await.map(drop);
     }

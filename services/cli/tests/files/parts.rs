@@ -117,12 +117,17 @@ fn a_pipe_is_not_replaced_even_with_force() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("f");
     pipe(&dest);
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&dest, &link).unwrap();
     let fake = Fake::start(|request| Reply::file(request, b"theirs", "e-1"));
     for force in [&[][..], &["--force"]] {
-        let output = cstore(&fake, &[&["get", "f", text(&dest)], force].concat());
-        assert!(status(&output) == 4 && said(&output).contains("- as DEST"), "{}", said(&output));
+        for dest in [&dest, &link] {
+            let output = cstore(&fake, &[&["get", "f", text(dest)], force].concat());
+            assert!(status(&output) == 4 && said(&output).contains("- as DEST"), "{}", said(&output));
+        }
     }
-    assert_eq!(files_in(dir.path()), ["f"]);
+    assert_eq!(files_in(dir.path()), ["f", "link"]);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     assert!(!std::fs::symlink_metadata(&dest).unwrap().is_file());
 }
 
@@ -155,9 +160,30 @@ fn a_destination_with_a_slash_is_a_folder_and_what_is_the_same_already_can_be_ve
         assert_eq!((&got["status"], &got["verified"]), (&expected.into(), &true.into()));
     }
     assert_eq!(files_in(&dir.path().join("new/er")), ["f"]);
+    let gone = Fake::start(|_| Reply::problem(404, "not_found"));
+    let other = format!("{}/other/", text(dir.path()));
+    assert_eq!(status(&cstore(&gone, &["get", "a/f", &other])), 3);
+    assert_eq!(files_in(dir.path()), ["new"], "no folder is made for nothing");
     // A folder cannot be made where a file is, and that is said once for all files.
     std::fs::write(dir.path().join("file"), "x").unwrap();
     let root = format!("{}/file/below", text(dir.path()));
     let output = cstore(&fake, &["get", "-r", "a", &root]);
     assert_eq!((status(&output), said(&output).lines().count()), (1, 1), "{}", said(&output));
+}
+
+#[test]
+fn on_a_terminal_no_bar_wipes_what_stdout_has_shown() {
+    let fake = Fake::start(|request| Reply::file(request, b"first\nlast", "e-1"));
+    let line = format!("{} get f -", env!("CARGO_BIN_EXE_cstore"));
+    let mut script = std::process::Command::new("script");
+    script
+        .args(["-qec", &line, "/dev/null"])
+        .env("CSTORE_URL", &fake.url)
+        .env("TERM", "xterm")
+        .env_remove("CSTORE_TOKEN");
+    let Ok(output) = script.stdin(std::process::Stdio::null()).output() else {
+        println!("SKIP: there is no script(1), which makes a terminal");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "first\r\nlast");
 }

@@ -103,8 +103,11 @@ mod tests {
         let path = dir.path().join("api-tokens");
         let token = Token::generate().unwrap();
         let tenant = Tenant::new("acme").unwrap();
-        std::fs::write(&path, Entry::new(&token, tenant, Rights::of(&[Right::Read]), None).to_string())
-            .unwrap();
+        std::fs::write(
+            &path,
+            Entry::new(&token, tenant, Rights::of(&[Right::Read]), None).unwrap().to_string(),
+        )
+        .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         (Auth { anonymous, tokens: Arc::new(TokenFile::open(path).unwrap()) }, token)
     }

@@ -135,7 +135,7 @@ mod tests {
 
     fn made(expires: Option<SystemTime>) -> (Token, String) {
         let token = Token::generate().unwrap();
-        let entry = Entry::new(&token, Tenant::new("acme").unwrap(), Rights::ALL, expires);
+        let entry = Entry::new(&token, Tenant::new("acme").unwrap(), Rights::ALL, expires).unwrap();
         (token, entry.to_string())
     }
 

@@ -7,6 +7,9 @@ use cstore_types::{Tenant, TenantError};
 
 use super::{Rights, RightsError, Token};
 
+/// 10000-01-01T00:00:00Z, in seconds since 1970.
+const YEAR_10000: u64 = 253_402_300_800;
+
 /// What the file knows of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -38,8 +41,8 @@ pub enum EntryError {
     /// Missing or not rights.
     #[error("rights {0}")]
     Rights(#[from] RightsError),
-    /// Not a time.
-    #[error("expires must be a time in UTC such as 2027-01-31T00:00:00Z")]
+    /// Not a time, or one that has no such text.
+    #[error("expires must be a time in UTC such as 2027-01-31T00:00:00Z, from 1970 to 9999")]
     Expires,
     /// Missing or not a hash.
     #[error("sha256 must be there, as 64 hexadecimal digits")]
@@ -50,10 +53,26 @@ pub(super) fn is_id(text: &str) -> bool {
     (2..=32).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Whether a time has a text of RFC 3339, whose years have four digits. The formatter panics at others.
+fn can_be_written(when: SystemTime) -> bool {
+    when.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since.as_secs() < YEAR_10000)
+}
+
 impl Entry {
     /// What the file is to know of `token`.
-    pub fn new(token: &Token, tenant: Tenant, rights: Rights, expires: Option<SystemTime>) -> Self {
-        Self { id: token.id.clone(), tenant, rights, expires, hash: token.hash() }
+    ///
+    /// # Errors
+    /// [`EntryError::Expires`]: a time before 1970 or after 9999 cannot be written into a line.
+    pub fn new(
+        token: &Token,
+        tenant: Tenant,
+        rights: Rights,
+        expires: Option<SystemTime>,
+    ) -> Result<Self, EntryError> {
+        if !expires.is_none_or(can_be_written) {
+            return Err(EntryError::Expires);
+        }
+        Ok(Self { id: token.id.clone(), tenant, rights, expires, hash: token.hash() })
     }
 
     /// By which the token is found.
@@ -110,6 +129,9 @@ impl Entry {
         }
         let hash = hash.and_then(|text| hex::decode(text).ok()).and_then(|bytes| bytes.try_into().ok());
         let expires = expires.map(humantime::parse_rfc3339).transpose().map_err(|_| EntryError::Expires)?;
+        if !expires.is_none_or(can_be_written) {
+            return Err(EntryError::Expires);
+        }
         Ok(Some(Self {
             id: id.filter(|id| is_id(id)).ok_or(EntryError::Id)?.to_owned(),
             tenant: tenant.filter(|name| !name.is_empty()).ok_or(TenantError).and_then(Tenant::new)?,
@@ -127,5 +149,27 @@ impl fmt::Display for Entry {
             write!(f, " expires={expires}")?;
         }
         write!(f, " sha256={}", hex::encode(self.hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_time_that_has_no_text_is_refused_before_it_is_written() {
+        let entry = |seconds: u64| {
+            let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            Entry::new(&Token::generate().unwrap(), Tenant::default(), Rights::ALL, Some(expires))
+        };
+        let last = entry(YEAR_10000 - 1).unwrap();
+        assert_eq!(last.expires().as_deref(), Some("9999-12-31T23:59:59Z"));
+        let read = Entry::of_line(&last.to_string()).unwrap();
+        assert_eq!(read.and_then(|entry| entry.expires()), last.expires());
+        assert_eq!(entry(YEAR_10000), Err(EntryError::Expires));
+        let early = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        let early = Entry::new(&Token::generate().unwrap(), Tenant::default(), Rights::ALL, Some(early));
+        assert_eq!(early, Err(EntryError::Expires));
     }
 }

@@ -185,7 +185,7 @@ mod tests {
         let file = TokenFile::open(path.clone()).unwrap();
         let token = Token::generate().unwrap();
         assert!(file.find(&token).is_err(), "no file, no tokens");
-        let line = Entry::new(&token, Tenant::default(), Rights::ALL, None).to_string();
+        let line = Entry::new(&token, Tenant::default(), Rights::ALL, None).unwrap().to_string();
 
         write(&path, &line, 0o600);
         file.refresh();

@@ -23,10 +23,10 @@ pub(crate) fn bearer(ttl: Duration, source: &dyn Source) -> Result<(), Failure> 
     env.finish().map_err(Failure::usage)?;
     let secret = secret::read(&path).map_err(Failure::usage)?;
     let bearer = Signer::new(&secret, Caller::Operator).for_ttl(ttl);
-    writeln!(std::io::stdout().lock(), "{bearer}").map_err(Failure::failed)
+    writeln!(std::io::stdout().lock(), "{bearer}").map_err(Failure::output)
 }
 
 /// Says what a storage directory holds.
 pub(crate) fn inspect(dir: &Path) -> Result<(), Failure> {
-    cstore_storage::inspect(dir, &mut std::io::stdout().lock()).map_err(Failure::failed)
+    cstore_storage::inspect(dir, &mut std::io::stdout().lock()).map_err(Failure::while_writing)
 }

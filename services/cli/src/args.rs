@@ -3,6 +3,7 @@
 pub(crate) mod files;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cstore_gateway::tokens::Rights;
@@ -13,6 +14,9 @@ use crate::exit::STATUSES;
 
 /// Most nodes of one kind in one process.
 pub(crate) const MAX_NODES: u16 = 16;
+
+/// Longest life of a token that has an end: 100 years.
+const MAX_LIFE: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// Distributed, deduplicating, content-addressed object store.
 #[derive(Debug, Parser)]
@@ -78,7 +82,10 @@ pub(crate) enum Command {
 impl Command {
     /// Whether failures are told as JSON.
     pub(crate) fn json(&self) -> bool {
-        self.door().is_some_and(|door| door.json)
+        match self {
+            Self::Admin { command: Admin::Gc { json, .. } } => *json,
+            _ => self.door().is_some_and(|door| door.json),
+        }
     }
 
     /// Of the commands over files.
@@ -205,8 +212,8 @@ pub(crate) enum Admin {
     Certs(Certs),
     /// Says how far the space of storage nodes has come back, and what compaction does.
     Gc {
-        /// Admin ports of storage nodes, host:port
-        #[arg(long = "addr", value_name = "ADDR", default_value = "127.0.0.1:9100")]
+        /// Admin ports of storage nodes, host:port [default: CSTORE_ADMIN_PORT on this machine, or 9103]
+        #[arg(long = "addr", value_name = "ADDR")]
         addrs: Vec<String>,
         /// One line of JSON a node
         #[arg(long)]
@@ -257,9 +264,19 @@ pub(crate) struct NewToken {
     /// What it allows
     #[arg(long, default_value = "read,write,delete")]
     pub(crate) rights: Rights,
-    /// How long it lives, such as 12h or 30d [default: for ever]
-    #[arg(long)]
+    /// How long it lives, such as 12h or 30d, at most 100 years [default: for ever]
+    #[arg(long, value_parser = life)]
     pub(crate) expires: Option<humantime::Duration>,
+}
+
+/// A life that ends at a time which can be written down.
+fn life(text: &str) -> Result<humantime::Duration, String> {
+    let life: humantime::Duration =
+        text.parse().map_err(|error: humantime::DurationError| error.to_string())?;
+    if *life > MAX_LIFE {
+        return Err("allowed is at most 100y; without --expires a token lives for ever".to_owned());
+    }
+    Ok(life)
 }
 
 fn tenant(text: &str) -> Result<Tenant, TenantError> {

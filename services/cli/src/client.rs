@@ -11,10 +11,10 @@ use bytes::Bytes;
 use cstore_node::{Env, Source};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, Url};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-pub(crate) use self::again::Again;
-pub(crate) use self::answer::{Answer, header};
+pub(crate) use self::again::{Again, Wait};
+pub(crate) use self::answer::{Answer, header, stranger};
 pub(crate) use self::lost::Lost;
 pub(crate) use self::transfer::{Download, Meter, Opened};
 use crate::exit::Failure;
@@ -37,6 +37,8 @@ pub(crate) struct Gateway {
     token: Option<String>,
     /// For one answer that is read whole.
     timeout: Duration,
+    /// For its beginning.
+    first_byte: Duration,
 }
 
 impl Gateway {
@@ -51,17 +53,20 @@ impl Gateway {
         let token = env.string(TOKEN, "");
         env.finish().map_err(Failure::usage)?;
         let token = Some(token).filter(|token| !token.is_empty());
-        Self::new(url.unwrap_or(&found), token, timeout)
+        if token.as_deref().is_some_and(|token| !is_token(token)) {
+            // Not even a part of it is shown.
+            return Err(Failure::Usage(format!(
+                "{TOKEN}: allowed is one token, of printable ASCII characters without spaces"
+            )));
+        }
+        match url {
+            Some(url) => Self::new("--url", url, token, timeout),
+            None => Self::new(URL, &found, token, timeout),
+        }
     }
 
-    fn new(url: &str, token: Option<String>, timeout: Duration) -> Result<Self, Failure> {
-        let wrong =
-            || Failure::Usage(format!("{url:?} is not the URL of a gateway; one is http://127.0.0.1:8000"));
-        // Without its last slash the last part of a path would be replaced and not added to.
-        let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong())?;
-        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
-            return Err(wrong());
-        }
+    fn new(from: &str, url: &str, token: Option<String>, timeout: Duration) -> Result<Self, Failure> {
+        let base = base(from, url)?;
         // Whoever came first has installed the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
@@ -77,7 +82,12 @@ impl Gateway {
             http = http.tls_certs_only([]).no_proxy();
         }
         let http = http.build().map_err(Failure::failed)?;
-        Ok(Self { http, base, token, timeout })
+        Ok(Self { http, base, token, timeout, first_byte: timeout })
+    }
+
+    /// The same gateway, given up when it says nothing for so long.
+    pub(crate) fn answering_within(self, first_byte: Duration) -> Self {
+        Self { first_byte, ..self }
     }
 
     /// The same gateway, asked with another token.
@@ -180,8 +190,8 @@ impl Gateway {
     ) -> Result<Answer, Lost> {
         let begun = Instant::now();
         let request = with(self.request(method, path)?).timeout(self.timeout);
-        let response = request.send().await.map_err(|error| Lost::from(&error))?;
-        Answer::read(response, begun).await
+        let response = timeout(self.first_byte, request.send()).await.map_err(|_| Lost::Timeout)?;
+        Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
     }
 
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Lost> {
@@ -193,6 +203,34 @@ impl Gateway {
             None => request,
         })
     }
+}
+
+/// The URL of a gateway, to which paths can be added.
+fn base(from: &str, url: &str) -> Result<Url, Failure> {
+    // What may hold a password is not repeated.
+    let found = if url.contains('@') { "a URL with an @".to_owned() } else { format!("{url:?}") };
+    let wrong = |why: &str| {
+        Failure::Usage(format!(
+            "{from}: {found} {why}; allowed is the http or https URL of a gateway, such as http://127.0.0.1:8000"
+        ))
+    };
+    // Without its last slash the last part of a path would be replaced and not added to.
+    let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong("is no URL"))?;
+    if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
+        return Err(wrong("is of another kind"));
+    }
+    if !base.username().is_empty() || base.password().is_some() {
+        return Err(wrong(&format!("has a user or a password, and {TOKEN} is for secrets")));
+    }
+    if base.query().is_some() || base.fragment().is_some() {
+        return Err(wrong("has a query or a fragment"));
+    }
+    Ok(base)
+}
+
+/// Whether a text can stand in a header as a token.
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn encode(text: &str) -> impl std::fmt::Display {
@@ -221,11 +259,24 @@ mod tests {
 
     #[test]
     fn what_is_no_url_of_a_gateway_is_told_so() {
-        for bad in ["", "127.0.0.1:8000", "ftp://x", "mailto:a@b"] {
-            let failure = Gateway::new(bad, None, CONNECT_TIMEOUT).unwrap_err();
-            assert!(failure.to_string().contains("http://127.0.0.1:8000"), "{bad:?}: {failure}");
+        let new = |url: &str| Gateway::new(URL, url, None, CONNECT_TIMEOUT);
+        for bad in ["", "127.0.0.1:8000", "ftp://x", "mailto:a@b", "http://g/?a", "http://g/#a"] {
+            let told = new(bad).unwrap_err().to_string();
+            assert!(
+                told.contains("http://127.0.0.1:8000") && told.starts_with("CSTORE_URL: "),
+                "{bad:?}: {told}"
+            );
         }
-        Gateway::new("http://gateway:8000", None, CONNECT_TIMEOUT).unwrap();
+        new("http://gateway:8000").unwrap();
+    }
+
+    #[test]
+    fn i13_a_url_with_a_password_is_refused_and_not_repeated() {
+        for bad in ["http://ada:s3cret@g:8000", "https://:s3cret@g", "htp://ada:s3cret@g", "http://s3cret@g"]
+        {
+            let told = Gateway::new("--url", bad, None, CONNECT_TIMEOUT).unwrap_err().to_string();
+            assert!(told.starts_with("--url: ") && !told.contains("s3cret"), "{told}");
+        }
     }
 
     #[test]
@@ -243,7 +294,28 @@ mod tests {
     async fn a_refused_connection_is_told_from_others() {
         // Bound and dropped: nobody listens there.
         let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let gateway = Gateway::new(&format!("http://{addr}"), None, CONNECT_TIMEOUT).unwrap();
+        let gateway = Gateway::new(URL, &format!("http://{addr}"), None, CONNECT_TIMEOUT).unwrap();
         assert_eq!(gateway.get("x").await.unwrap_err(), Lost::Refused);
+        // A label of more than 63 bytes is no name, so that no server is asked for it.
+        let gateway =
+            Gateway::new(URL, &format!("http://{}", "g".repeat(64)), None, CONNECT_TIMEOUT).unwrap();
+        assert_eq!(gateway.get("x").await.unwrap_err(), Lost::Lookup);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_put_together_is_no_lost_connection() {
+        let gateway = Gateway::new(URL, "http://127.0.0.1:1", None, CONNECT_TIMEOUT).unwrap();
+        let lost = gateway.delete_if("a", Some("line\nbreak")).await.unwrap_err();
+        assert_eq!((lost, lost.failure("g").end()), (Lost::Impossible, crate::exit::End::Failed));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_says_nothing_is_given_up() {
+        // It takes connections, and nobody reads them.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let gateway = Gateway::new(URL, &url, None, Duration::from_secs(600)).unwrap();
+        let lost = gateway.answering_within(Duration::from_millis(20)).head("x").await.unwrap_err();
+        assert_eq!(lost, Lost::Timeout);
     }
 }

@@ -74,6 +74,9 @@ pub(crate) enum Failure {
 pub(crate) struct Trouble {
     #[serde(skip)]
     pub(crate) end: End,
+    /// It concerns every other file as well, such as a full disk of this machine.
+    #[serde(skip)]
+    pub(crate) concerns_all: bool,
     pub(crate) code: String,
     pub(crate) message: String,
     /// The file it is about.
@@ -112,8 +115,30 @@ impl Failure {
 
     /// What a client met that is not the gateway's own word.
     pub(crate) fn client(end: End, message: impl Into<String>) -> Self {
+        let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
         let (code, message) = (end.code().to_owned(), message.into());
-        Self::Client(Box::new(Trouble { end, code, message, name: None, trace_id: None }))
+        Self::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id: None }))
+    }
+
+    /// A failure of this machine, which its kind says to concern one file or all of them.
+    pub(crate) fn local(error: &std::io::Error, message: String) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let concerns_all = matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded);
+        let (end, code) = (End::Failed, End::Failed.code().to_owned());
+        Self::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id: None }))
+    }
+
+    /// Failed, perhaps only because nobody reads what was written to stdout.
+    pub(crate) fn while_writing(error: impl Into<anyhow::Error>) -> Self {
+        let error = error.into();
+        let broken = |cause: &(dyn std::error::Error + 'static)| {
+            let io = cause.downcast_ref::<std::io::Error>();
+            io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+        };
+        if error.chain().any(broken) {
+            return Self::output(std::io::ErrorKind::BrokenPipe.into());
+        }
+        Self::failed(error)
     }
 
     /// A write to stdout or to a pipe that failed.
@@ -131,6 +156,13 @@ impl Failure {
         Self::Client(Box::new(trouble))
     }
 
+    /// The same, and why.
+    pub(crate) fn because(self, why: &str) -> Self {
+        let mut trouble = self.trouble();
+        trouble.message = format!("{}: {why}", trouble.message);
+        Self::Client(Box::new(trouble))
+    }
+
     pub(crate) fn end(&self) -> End {
         match self {
             Self::Usage(_) => End::Usage,
@@ -139,13 +171,18 @@ impl Failure {
         }
     }
 
+    /// Whether others will fail likewise.
+    pub(crate) fn concerns_all(&self) -> bool {
+        matches!(self, Self::Client(trouble) if trouble.concerns_all)
+    }
+
     fn trouble(&self) -> Trouble {
         if let Self::Client(trouble) = self {
             return (**trouble).clone();
         }
         let end = self.end();
         let (code, message) = (end.code().to_owned(), self.to_string());
-        Trouble { end, code, message, name: None, trace_id: None }
+        Trouble { end, concerns_all: false, code, message, name: None, trace_id: None }
     }
 
     /// Says it on stderr, as a line of JSON where that is wished.
@@ -163,7 +200,12 @@ impl Failure {
         } else {
             let about = trouble.name.as_deref().map(|name| format!("{}: ", printable(name)));
             let trace = trouble.trace_id.as_deref().map(|id| format!(" (trace {})", printable(id)));
-            let message = trouble.message.lines().map(printable).collect::<Vec<_>>().join("\n");
+            let message = match self {
+                // Several mistakes are said at once, one a line.
+                Self::Usage(lines) => lines.lines().map(printable).collect::<Vec<_>>().join("\n"),
+                // A line that breaks comes out of a name, which must not look like a message of its own.
+                Self::Failed(_) | Self::Client(_) => printable(&trouble.message),
+            };
             writeln!(stderr, "cstore: {}{message}{}", about.unwrap_or_default(), trace.unwrap_or_default())
         };
     }
@@ -173,19 +215,42 @@ impl Failure {
     }
 }
 
-/// Text of others without what would steer a terminal.
+/// Text of others without what would steer a terminal, or make it show something else than is there.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    // What turns the direction of writing lets `gpj.exe` look like `exe.jpg`.
+    let turns = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let breaks = |c| matches!(c, '\u{2028}' | '\u{2029}');
+    let hidden = |c: char| c.is_control() || turns(c) || breaks(c);
+    text.chars().map(|c| if hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// What clap has to say: help and version are not failures.
-pub(crate) fn arguments(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(End::Usage as u8) } else { ExitCode::SUCCESS }
+/// What clap has to say: help and version are not failures. With `json` a mistake is a line of JSON, like others.
+pub(crate) fn arguments(error: &clap::Error, json: bool) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if json {
+        let text = error.render().to_string();
+        let text = text.trim();
+        Failure::Usage(text.strip_prefix("error: ").unwrap_or(text).to_owned()).tell(true);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(End::Usage as u8)
 }
 
+/// An error with its causes. Some say their cause themselves: it is not said again.
 fn chain(error: &anyhow::Error) -> String {
-    format!("{error:#}")
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.ends_with(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 #[cfg(test)]
@@ -201,6 +266,17 @@ mod tests {
     fn an_error_is_said_with_its_causes() {
         let error = anyhow::anyhow!("disk is gone").context("open segment");
         assert_eq!(Failure::failed(error).to_string(), "open segment: disk is gone");
+        let io = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = anyhow::Error::new(io).context("write: entity not found");
+        assert_eq!(Failure::failed(error).to_string(), "write: entity not found", "and no cause twice");
+    }
+
+    #[test]
+    fn a_name_can_neither_break_a_line_nor_turn_it() {
+        assert_eq!(
+            printable("a\nb\u{202e}c\u{2066}\u{1b}d \u{e4}"),
+            "a\u{fffd}b\u{fffd}c\u{fffd}\u{fffd}d \u{e4}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The commands over files: `put get ls stat rm cp mv du`.
 //!
 //! All of them are clients of the gateway like any other. Invariants: a token never stands among the arguments; memory
-//! does not grow with files, folders or lists; a command that is interrupted leaves no half file under its final name,
+//! does not grow with files, trees or lists; a command that is interrupted leaves no half file under its final name,
 //! neither here nor there; a request is only repeated where a second one can do no harm.
 
 mod digest;
@@ -16,24 +16,27 @@ mod remove;
 mod second;
 mod stat;
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use cstore_node::shutdown::on_signal;
 use cstore_node::{Shutdown, Source};
 use cstore_types::FileName;
+use rustix::fs::OFlags;
 
 use self::out::Out;
 use crate::args::Command;
 use crate::args::files::Door;
-use crate::client::{Again, Answer, Gateway, Lost};
+use crate::client::{Again, Answer, Gateway, Lost, TOKEN, is_token};
 use crate::exit::{End, Failure};
 
 /// Longest wait for one answer: a question about space goes to all storage nodes.
 const TIMEOUT: Duration = Duration::from_secs(100);
+/// Longest wait for its beginning.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// Longest token file that makes sense.
 const MAX_TOKEN_FILE: u64 = 4_096;
 /// For what is still read or written when the command ends.
@@ -48,7 +51,7 @@ struct Session {
 
 /// Runs one of the commands over files to its end, or to a signal.
 pub(crate) fn run(command: &Command, door: &Door, source: &dyn Source) -> Result<(), Failure> {
-    let mut gateway = Gateway::from_env(door.url.as_deref(), TIMEOUT, source)?;
+    let mut gateway = Gateway::from_env(door.url.as_deref(), TIMEOUT, source)?.answering_within(FIRST_BYTE);
     if let Some(path) = &door.token_file {
         gateway = gateway.with_token(&token(path)?);
     }
@@ -108,16 +111,34 @@ impl Session {
         let mut again = self.again();
         loop {
             let (failure, wait) = match call().await {
-                Ok(answer) if answer.status.is_success() => return Ok(answer),
-                Ok(answer) if answer.is_busy() => (answer.failure(), answer.retry_after()),
+                Ok(answer) if answer.is_success() => return Ok(answer),
+                Ok(answer) if answer.is_busy() => (answer.failure(), answer.wait()),
                 Ok(answer) => return Err(answer.failure()),
-                Err(lost) => (self.lost(lost), None),
+                Err(lost) => (self.lost(lost), lost.wait()),
             };
             if !again.pause(wait).await {
                 return Err(failure);
             }
         }
     }
+
+    /// A failure to find `name`, with a hint when it is a folder.
+    async fn hint(&self, name: &str, failure: Failure) -> Failure {
+        if failure.end() != End::NotFound {
+            return failure;
+        }
+        // Asked once: it is only a hint.
+        let found = self.gateway.list_some(&format!("{name}/"), "", Some(1), "").await;
+        let below = found.ok().filter(Answer::is_success).map(|answer| answer.json());
+        let is_folder =
+            below.is_some_and(|page| page["files"].as_array().is_some_and(|files| !files.is_empty()));
+        if is_folder { failure.because("it is a folder, which --recursive takes") } else { failure }
+    }
+}
+
+/// What the names begin with that are looked at; `/` alone is the folder of everything, and no name begins with it.
+fn all_of(prefix: &str) -> &str {
+    if prefix == "/" { "" } else { prefix }
 }
 
 /// A name as people type it.
@@ -140,23 +161,34 @@ fn target(dest: &str, last: &str) -> Result<FileName, Failure> {
 
 fn token(path: &Path) -> Result<String, Failure> {
     let wrong = |why: String| Failure::Usage(format!("--token-file {}: {why}", path.display()));
-    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    // A pipe would be waited for, perhaps for ever.
+    let file = OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path);
+    let file = file.map_err(|error| wrong(error.to_string()))?;
     let metadata = file.metadata().map_err(|error| wrong(error.to_string()))?;
-    if metadata.is_file() && metadata.permissions().mode() & 0o007 != 0 {
+    if !metadata.is_file() {
+        return Err(wrong(format!("it is no ordinary file; what comes out of a pipe can stand in {TOKEN}")));
+    }
+    if metadata.permissions().mode() & 0o007 != 0 {
         return Err(wrong("others can use it; run: chmod 600 on it".to_owned()));
     }
     let mut text = String::new();
     file.take(MAX_TOKEN_FILE).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
     let token = text.trim();
-    if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
+    if !is_token(token) {
         return Err(wrong("it must hold one token and nothing else".to_owned()));
     }
     Ok(token.to_owned())
 }
 
+/// Flags for opening a file, as the standard library takes them.
+fn flags(flags: OFlags) -> i32 {
+    i32::try_from(flags.bits()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, FileType, Mode};
 
     #[test]
     fn a_slash_behind_makes_a_folder() {
@@ -186,5 +218,9 @@ mod tests {
             std::fs::write(&path, bad).unwrap();
             assert!(token(&path).is_err(), "{bad:?}");
         }
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let refused = token(&pipe).unwrap_err().to_string();
+        assert!(refused.contains("no ordinary file"), "nobody writes into it: {refused}");
     }
 }

@@ -4,12 +4,16 @@
 use std::io::Write;
 use std::time::Duration;
 
-use cstore_node::HostPort;
+use cstore_node::{Env, HostPort, Source};
 use serde::Serialize;
 
 use crate::admin_port;
-use crate::exit::Failure;
+use crate::exit::{End, Failure};
 use crate::files::out::human;
+use crate::process::ADMIN_PORT;
+
+/// Where the admin port of a storage node is by default.
+const STORAGE_PORT: u16 = 9_103;
 
 /// Between two looks with `--watch`.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -37,23 +41,69 @@ struct Progress {
     clippy::disallowed_methods,
     reason = "a watch has no condition to await: it ends by a signal or a closed pipe"
 )]
-pub(crate) fn run(addrs: &[String], json: bool, watch: bool) -> Result<(), Failure> {
-    let wrong = |_| Failure::Usage("an address must be host:port, that of the admin port".to_owned());
-    let addrs = addrs.iter().map(|text| text.parse().map_err(wrong)).collect::<Result<Vec<HostPort>, _>>()?;
+pub(crate) fn run(addrs: &[String], json: bool, watch: bool, source: &dyn Source) -> Result<(), Failure> {
+    let addrs = nodes(addrs, source)?;
     loop {
-        for addr in &addrs {
-            let progress = read(&addr.to_string(), &admin_port::get(addr, "/metrics")?.body)?;
-            let text = if json {
-                serde_json::to_string(&progress).map_err(Failure::failed)?
-            } else {
-                progress.to_string()
-            };
-            writeln!(std::io::stdout().lock(), "{text}").map_err(Failure::failed)?;
-        }
-        if !watch {
-            return Ok(());
+        let looked = look(&addrs, json);
+        // A watch outlives a node that is away for a while, but not all of them.
+        match looked {
+            Ok(()) if watch => {}
+            Err(failure) if watch && failure.end() == End::Partial => failure.tell(json),
+            ended => return ended,
         }
         std::thread::sleep(PAUSE);
+    }
+}
+
+fn nodes(addrs: &[String], source: &dyn Source) -> Result<Vec<HostPort>, Failure> {
+    let mut env = Env::new(source);
+    let port = env.port(ADMIN_PORT, STORAGE_PORT);
+    env.finish().map_err(Failure::usage)?;
+    if addrs.is_empty() {
+        return Ok(vec![HostPort::new("127.0.0.1", port)]);
+    }
+    let parse = |text: &String| {
+        let wrong = |_| {
+            Failure::Usage(format!(
+                "--addr: found {text:?}, allowed is host:port of an admin port, such as 127.0.0.1:{STORAGE_PORT}"
+            ))
+        };
+        text.parse().map_err(wrong)
+    };
+    addrs.iter().map(parse).collect()
+}
+
+/// One look at each node. One that is away is told, and the others are shown all the same.
+fn look(addrs: &[HostPort], json: bool) -> Result<(), Failure> {
+    let mut failed = Vec::new();
+    for addr in addrs {
+        let found =
+            admin_port::get(addr, "/metrics").and_then(|answer| read(&addr.to_string(), &answer.body));
+        let progress = match found {
+            Ok(progress) => progress,
+            Err(failure) => {
+                if addrs.len() > 1 {
+                    failure.tell(json);
+                }
+                failed.push(failure);
+                continue;
+            }
+        };
+        let text = if json {
+            serde_json::to_string(&progress).map_err(Failure::failed)?
+        } else {
+            progress.to_string()
+        };
+        writeln!(std::io::stdout().lock(), "{text}").map_err(Failure::output)?;
+    }
+    let count = failed.len();
+    match failed.pop() {
+        None => Ok(()),
+        Some(failure) if addrs.len() == 1 => Err(failure),
+        Some(failure) => {
+            let end = if count == addrs.len() { failure.end() } else { End::Partial };
+            Err(Failure::client(end, format!("{count} of {} nodes could not be asked", addrs.len())))
+        }
     }
 }
 

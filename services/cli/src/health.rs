@@ -20,5 +20,5 @@ pub(crate) fn run(addr: Option<&str>, source: &dyn Source) -> Result<(), Failure
     if !answer.ok {
         return Err(Failure::Failed(format!("not ready: {}", answer.body)));
     }
-    writeln!(std::io::stdout().lock(), "ready").map_err(Failure::failed)
+    writeln!(std::io::stdout().lock(), "ready").map_err(Failure::output)
 }

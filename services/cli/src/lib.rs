@@ -35,9 +35,14 @@ use crate::exit::Failure;
 
 /// Runs one command line in one environment, to its end.
 pub fn main_with(args: impl IntoIterator<Item = OsString>, env: &dyn Source) -> ExitCode {
-    let args = match Args::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let args = match Args::try_parse_from(&args) {
         Ok(args) => args,
-        Err(error) => return exit::arguments(&error),
+        Err(error) => {
+            // What could not be parsed may still say how it wants to be told.
+            let flags = args.iter().take_while(|arg| *arg != "--");
+            return exit::arguments(&error, flags.into_iter().any(|arg| arg == "--json"));
+        }
     };
     match run(&args.command, env) {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,7 +71,7 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Admin { command: Admin::Token { command } } => token::run(command, env),
         Command::Admin { command: Admin::Certs(options) } => certs::run(options).map_err(Failure::usage),
         Command::Admin { command: Admin::Inspect { dir } } => admin::inspect(dir),
-        Command::Admin { command: Admin::Gc { addrs, json, watch } } => gc::run(addrs, *json, *watch),
+        Command::Admin { command: Admin::Gc { addrs, json, watch } } => gc::run(addrs, *json, *watch, env),
         // They have a door, and are gone through it.
         Command::Put(_)
         | Command::Get(_)

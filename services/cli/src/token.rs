@@ -25,9 +25,10 @@ pub(crate) fn run(command: &args::Token, source: &dyn Source) -> Result<(), Fail
     match command {
         args::Token::Create { options, file } => create(options, &path(file.as_deref(), source)?),
         args::Token::List { file } => list(&path(file.as_deref(), source)?),
-        args::Token::Revoke { id, file } => revoke(id, &path(file.as_deref(), source)?),
+        args::Token::Revoke { id, file } => {
+            revoke(id, &path(file.as_deref(), source)?).map_err(Failure::usage)
+        }
     }
-    .map_err(Failure::usage)
 }
 
 fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
@@ -37,21 +38,9 @@ fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
     Ok(given.map_or(found, Path::to_path_buf))
 }
 
-fn create(options: &args::NewToken, path: &Path) -> Result<()> {
-    let token = Token::generate().map_err(|error| anyhow!("no random numbers: {error}"))?;
-    let expires = match options.expires {
-        None => None,
-        Some(life) => {
-            let end = SystemTime::now().checked_add(*life).context("--expires is too far away")?;
-            Some(end)
-        }
-    };
-    let entry = Entry::new(&token, options.tenant.clone(), options.rights, expires);
-    edit(path, |text| {
-        let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-        Ok(format!("{text}{line_end}{entry}\n"))
-    })?;
-    writeln!(std::io::stdout().lock(), "{}", token.expose())?;
+fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
+    let (token, entry) = add(options, path).map_err(Failure::usage)?;
+    writeln!(std::io::stdout().lock(), "{}", token.expose()).map_err(Failure::output)?;
     let until = entry.expires().map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
     let (id, tenant, rights) = (entry.id(), entry.tenant(), entry.rights());
     let told =
@@ -61,12 +50,30 @@ fn create(options: &args::NewToken, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn list(path: &Path) -> Result<()> {
-    let set = parse(path, &load(path)?)?;
+fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {
+    let token = Token::generate().map_err(|error| anyhow!("no random numbers: {error}"))?;
+    let expires = match options.expires {
+        None => None,
+        Some(life) => {
+            let end = SystemTime::now().checked_add(*life).context("--expires is too far away")?;
+            Some(end)
+        }
+    };
+    let entry = Entry::new(&token, options.tenant.clone(), options.rights, expires)?;
+    edit(path, |text| {
+        let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        Ok(format!("{text}{line_end}{entry}\n"))
+    })?;
+    Ok((token, entry))
+}
+
+fn list(path: &Path) -> Result<(), Failure> {
+    let set = load(path).and_then(|text| parse(path, &text)).map_err(Failure::usage)?;
     let mut out = std::io::stdout().lock();
     for entry in set.entries() {
         let until = entry.expires().unwrap_or_else(|| "never".to_owned());
-        writeln!(out, "{}  {}  {}  expires {until}", entry.id(), entry.tenant(), entry.rights())?;
+        writeln!(out, "{}  {}  {}  expires {until}", entry.id(), entry.tenant(), entry.rights())
+            .map_err(Failure::output)?;
     }
     Ok(())
 }
@@ -145,7 +152,7 @@ mod tests {
 
     fn add(path: &Path) -> Result<String> {
         let token = Token::generate().unwrap();
-        let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None);
+        let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None)?;
         edit(path, |text| Ok(format!("{text}{entry}\n")))?;
         Ok(token.id().to_owned())
     }

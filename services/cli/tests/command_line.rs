@@ -138,3 +138,94 @@ fn i13_a_token_is_printed_once_and_neither_kept_nor_listed() {
         assert_eq!(output.status.code(), Some(64), "{wrong:?}");
     }
 }
+
+/// A port that answers every request with this body, as the admin port of a role does.
+fn port_with(body: &'static str) -> String {
+    use std::io::{Read, Write};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1_024]);
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{body}");
+        }
+    });
+    addr
+}
+
+const METRICS: &str = "cstore_storage_capacity_bytes 1\ncstore_storage_allocated_bytes 1\n\
+    cstore_storage_free_bytes 1\ncstore_storage_physical_bytes 1\ncstore_storage_dead_bytes 1\n\
+    cstore_storage_winnable_bytes 1\ncstore_storage_releases_total 1\ncstore_storage_compacted_files_total 1\n\
+    cstore_storage_retired_files_total 1\ncstore_storage_moved_records_total 1\n\
+    cstore_storage_moved_bytes_total 1\ncstore_storage_pinned_files 1\n";
+
+#[test]
+fn a_reader_that_goes_away_ends_operators_commands_in_silence_and_a_full_disk_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("cluster-secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
+    let made = cstore(&["admin", "token", "create", "--tenant", "acme"], &variables);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let (ready, metrics) = (port_with("[]"), port_with(METRICS));
+    let disk = dir.path().to_str().unwrap();
+    for args in [
+        &["admin", "bearer"][..],
+        &["admin", "token", "list"],
+        &["admin", "token", "create", "--tenant", "acme"],
+        &["admin", "inspect", disk],
+        &["health", "--addr", &ready],
+        &["admin", "gc", "--addr", &metrics],
+        &["admin", "gc", "--watch", "--addr", &metrics],
+    ] {
+        let start = |stdout: std::process::Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_cstore"));
+            command.args(args).env_clear().envs(variables).stdout(stdout).output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = start(writer.into());
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(141), ""), "{args:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert_eq!(start(full.into()).status.code(), Some(1), "{args:?}");
+    }
+}
+
+#[test]
+fn a_storage_node_that_is_away_does_not_hide_the_others() {
+    let metrics = port_with(METRICS);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = cstore(&["admin", "gc", "--json", "--addr", &free, "--addr", &metrics], &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert_eq!(String::from_utf8(output.stdout.clone()).unwrap().lines().count(), 1);
+    let told: Vec<serde_json::Value> =
+        stderr(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(told[0]["error"]["message"].as_str().unwrap().contains(&free), "{told:?}");
+    assert_eq!((told.len(), &told[1]["error"]["code"]), (2, &"partial".into()));
+    let alone = cstore(&["admin", "gc", "--addr", &free], &[]);
+    assert_eq!((alone.status.code(), stderr(&alone).lines().count()), (Some(1), 1));
+    let wrong = cstore(&["admin", "gc", "--addr", "nowhere"], &[]);
+    assert!(
+        wrong.status.code() == Some(64) && stderr(&wrong).contains("found \"nowhere\""),
+        "{}",
+        stderr(&wrong)
+    );
+    // By default it is the storage node of this machine, where a variable may say another port.
+    let (_, port) = metrics.rsplit_once(':').unwrap();
+    assert_eq!(cstore(&["admin", "gc"], &[("CSTORE_ADMIN_PORT", port)]).status.code(), Some(0));
+}
+
+#[test]
+fn a_token_cannot_be_told_to_outlive_the_calendar() {
+    let dir = tempfile::tempdir().unwrap();
+    let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
+    let create =
+        |life: &str| cstore(&["admin", "token", "create", "--tenant", "acme", "--expires", life], &variables);
+    for life in ["10000y", "101y", "36526d", "soon"] {
+        let output = create(life);
+        assert_eq!(output.status.code(), Some(64), "{life}: {}", stderr(&output));
+    }
+    assert!(stderr(&create("10000y")).contains("at most 100y"));
+    assert_eq!(create("100y").status.code(), Some(0));
+}

@@ -35,7 +35,7 @@ impl Purse {
     /// A token that the file knows.
     fn token(&mut self, tenant: &str, rights: Rights, expires: Option<SystemTime>) -> String {
         let token = Token::generate().unwrap();
-        let entry = Entry::new(&token, Tenant::new(tenant).unwrap(), rights, expires);
+        let entry = Entry::new(&token, Tenant::new(tenant).unwrap(), rights, expires).unwrap();
         self.lines.push_str(&format!("{entry}\n"));
         token.expose()
     }

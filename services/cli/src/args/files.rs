@@ -9,6 +9,9 @@ const MAX_JOBS: u64 = 64;
 /// Most repeats of one request.
 const MAX_RETRIES: i64 = 20;
 
+/// Longest content type.
+const MAX_TYPE: usize = 255;
+
 /// Which gateway, who asks, and how it is told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Door {
@@ -54,10 +57,10 @@ pub(crate) struct Put {
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Replaces only the file with this ETag
-    #[arg(long, value_name = "ETAG", conflicts_with_all = ["overwrite", "recursive"])]
+    #[arg(long, value_name = "ETAG", value_parser = etag, conflicts_with_all = ["overwrite", "recursive"])]
     pub(crate) if_match: Option<String>,
     /// Content type [default: guessed from the extension]
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", value_parser = content_type)]
     pub(crate) content_type: Option<String>,
     /// Noted beside the file, may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
@@ -130,7 +133,7 @@ pub(crate) struct Rm {
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
     /// Removes only the file with this ETag
-    #[arg(long, value_name = "ETAG", conflicts_with_all = ["recursive", "dry_run"])]
+    #[arg(long, value_name = "ETAG", value_parser = etag, conflicts_with_all = ["recursive", "dry_run"])]
     pub(crate) if_match: Option<String>,
     #[command(flatten)]
     pub(crate) jobs: Jobs,
@@ -149,7 +152,7 @@ pub(crate) struct Name {
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Only while the file has this ETag
-    #[arg(long, value_name = "ETAG")]
+    #[arg(long, value_name = "ETAG", value_parser = etag)]
     pub(crate) if_match: Option<String>,
     #[command(flatten)]
     pub(crate) door: Door,
@@ -168,6 +171,20 @@ pub(crate) struct Du {
     pub(crate) bytes: bool,
     #[command(flatten)]
     pub(crate) door: Door,
+}
+
+/// What can stand in a header between quotes; people type it with them or without.
+fn etag(text: &str) -> Result<String, String> {
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let fine = !inner.is_empty() && inner.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    if fine { Ok(text.to_owned()) } else { Err("must be printable ASCII, as `stat` shows it".to_owned()) }
+}
+
+/// As the gateway takes it, which would refuse each file for itself.
+fn content_type(text: &str) -> Result<String, String> {
+    let fine = (1..=MAX_TYPE).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let fine = fine && text.trim() == text;
+    if fine { Ok(text.to_owned()) } else { Err("must be 1 to 255 printable ASCII characters".to_owned()) }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

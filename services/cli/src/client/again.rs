@@ -5,7 +5,22 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(5);
+/// A gateway that is away comes back in seconds: the usual four repeats wait for 11 to 15 s.
+const FIRST_AWAY: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(8);
+
+/// For how long a request is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Short pauses that grow.
+    Usual,
+    /// Nobody is there: longer ones.
+    Away,
+    /// As long as the gateway asks for.
+    Wished(Duration),
+    /// The same would come to the same.
+    Never,
+}
 
 /// What is left of the tries for one thing.
 #[derive(Debug, Clone)]
@@ -19,13 +34,18 @@ impl Again {
         Self { retries, used: 0 }
     }
 
-    /// Pauses before the next try, or answers at once that there is none. A gateway's own wish counts more.
-    pub(crate) async fn pause(&mut self, wished: Option<Duration>) -> bool {
+    /// Pauses before the next try, or answers at once that there is none.
+    pub(crate) async fn pause(&mut self, wait: Wait) -> bool {
         if self.used >= self.retries {
             return false;
         }
-        let pause =
-            wished.unwrap_or_else(|| spread(FIRST.saturating_mul(1 << self.used.min(8)).min(LONGEST)));
+        let grown = |first: Duration| spread(first.saturating_mul(1 << self.used.min(8)).min(LONGEST));
+        let pause = match wait {
+            Wait::Usual => grown(FIRST),
+            Wait::Away => grown(FIRST_AWAY),
+            Wait::Wished(pause) => pause,
+            Wait::Never => return false,
+        };
         self.used += 1;
         sleep(pause).await;
         true
@@ -37,10 +57,10 @@ impl Again {
     }
 }
 
-/// From half to the whole: clients that failed together do not come back together.
+/// From three quarters to the whole: clients that failed together do not come back together.
 fn spread(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX);
-    pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+    pause / 4 * 3 + (pause / 4).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
@@ -53,17 +73,26 @@ mod tests {
         let (mut again, begun) = (Again::new(20), Instant::now());
         let mut last = Duration::ZERO;
         let mut n = 0;
-        while again.pause(None).await {
+        while again.pause(Wait::Usual).await {
             n += 1;
             assert!(begun.elapsed() - last <= LONGEST);
             last = begun.elapsed();
         }
         assert!(n == 20 && last > LONGEST * 6, "{n} pauses of {last:?} together");
-        assert!(!again.pause(Some(Duration::ZERO)).await);
+        assert!(!again.pause(Wait::Wished(Duration::ZERO)).await);
         again.progressed();
         assert!(
-            again.pause(Some(Duration::from_secs(9))).await
+            again.pause(Wait::Wished(Duration::from_secs(9))).await
                 && begun.elapsed() - last >= Duration::from_secs(9)
         );
+        assert!(!again.pause(Wait::Never).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_usual_repeats_outlast_the_restart_of_a_gateway() {
+        let (mut again, begun) = (Again::new(4), Instant::now());
+        while again.pause(Wait::Away).await {}
+        let waited = begun.elapsed();
+        assert!((Duration::from_secs(10)..=Duration::from_secs(15)).contains(&waited), "{waited:?}");
     }
 }

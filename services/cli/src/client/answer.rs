@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::again::Wait;
 use super::lost::Lost;
 use crate::exit::{End, Failure, Trouble};
 
@@ -93,18 +94,57 @@ impl Answer {
         matches!(self.status.as_u16(), 429 | 502 | 503)
     }
 
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    fn retry_after(&self) -> Option<Duration> {
         let seconds = header(&self.headers, "retry-after")?.parse().ok()?;
         Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
     }
 
     /// The refusal as the end of what was asked for.
     pub(crate) fn failure(&self) -> Failure {
-        let end = end(self.status);
+        // A path that no gateway knows is not a file that is not there.
+        let strange = self.status.as_u16() == 404 && !self.is_not_found();
+        let end = if strange { End::Failed } else { end(self.status) };
+        if !self.is_gateways() && !matches!(end, End::Denied | End::Unavailable | End::Full) {
+            return stranger(&self.status.to_string());
+        }
         let trace_id = Some(self.trace_id.clone()).filter(|id| !id.is_empty());
+        let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
         let (code, message) = (self.code(), self.told());
-        Failure::Client(Box::new(Trouble { end, code, message, name: None, trace_id }))
+        Failure::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id }))
     }
+
+    /// A gateway names the trace in every answer. What any other server says of a name means nothing; that it is busy or
+    /// wants to know who asks can be the word of a proxy in front of a gateway.
+    fn is_gateways(&self) -> bool {
+        !self.trace_id.is_empty()
+    }
+
+    /// A gateway has done what it was asked for.
+    pub(crate) fn is_success(&self) -> bool {
+        self.status.is_success() && self.is_gateways()
+    }
+
+    /// A gateway says that there is no such file. Its word for an unknown path is the same: only its own are asked.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status.as_u16() == 404
+            && self.is_gateways()
+            && (self.body.is_empty() || self.code() == End::NotFound.code())
+    }
+
+    /// When the same may be asked again.
+    pub(crate) fn wait(&self) -> Wait {
+        match self.retry_after() {
+            Some(wished) => Wait::Wished(wished),
+            // A proxy says so while the gateway behind it is away.
+            None if self.status.as_u16() == 502 => Wait::Away,
+            None => Wait::Usual,
+        }
+    }
+}
+
+/// An answer that no gateway has given.
+pub(crate) fn stranger(what: &str) -> Failure {
+    Failure::Failed(format!("{what}, and no x-cstore-trace-id: that is no C-Store gateway"))
 }
 
 fn end(status: StatusCode) -> End {
@@ -150,6 +190,26 @@ mod tests {
             assert_eq!((answer.code().as_str(), answer.told().as_str()), (code, told), "{body}");
             assert_eq!(answer.failure().end(), End::Conflict);
         }
+    }
+
+    #[test]
+    fn what_a_stranger_says_of_a_name_means_nothing() {
+        for (status, end) in [
+            (200, End::Failed),
+            (404, End::Failed),
+            (409, End::Failed),
+            (401, End::Denied),
+            (502, End::Unavailable),
+        ] {
+            let answer = Answer { trace_id: String::new(), ..answer(status, "") };
+            assert_eq!(
+                (answer.failure().end(), answer.is_success(), answer.is_not_found()),
+                (end, false, false)
+            );
+        }
+        assert!(answer(404, "").is_not_found() && answer(404, r#"{"code":"not_found"}"#).is_not_found());
+        assert_eq!(answer(404, r#"{"code":"other"}"#).failure().end(), End::Failed);
+        assert!(!answer(404, r#"{"code":"other"}"#).is_not_found() && answer(204, "").is_success());
     }
 
     #[test]

@@ -6,24 +6,24 @@
 //!                         206: the rest ──┐   200: another file ───┴──> part emptied, its ETag noted
 //!                                         └──> bytes behind the part, until all are there
 //! cut off, busy ──> again from what is here          all there ──> [verify] ─> fsync ─> rename
+//! all there since before? ──> HEAD: still this ETag? ─> as above, else as another file
 //! ```
 //! Invariants: bytes of two states of a file never meet in one part; nothing stands under the final name but a whole
 //! file; whatever the gateway says, only files below the destination are written.
 
+mod note;
 mod part;
 mod place;
+mod stdout;
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, IF_RANGE, RANGE};
+use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use serde::Serialize;
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
 
 use self::part::Part;
+pub(super) use self::part::is_reserved;
 use super::digest::{self, Same};
 use super::known::Known;
 use super::list::Names;
@@ -31,8 +31,10 @@ use super::many::each;
 use super::out::human;
 use super::{Session, folder, name};
 use crate::args::files::Get;
-use crate::client::{Download, Opened, header, quoted};
+use crate::client::{Download, Opened, Wait, header, quoted, stranger};
 use crate::exit::{End, Failure, printable};
+
+const CUT_SHORT: &str = "the answer was cut short";
 
 /// What became of one file.
 #[derive(Debug, Serialize)]
@@ -51,12 +53,12 @@ struct Got {
 enum Tried {
     Whole,
     /// Another one can do no harm, after this pause.
-    Again(Failure, Option<Duration>),
+    Again(Failure, Wait),
 }
 
 pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure> {
     if options.dest.as_deref() == Some(Path::new("-")) {
-        return to_stdout(session, options).await;
+        return stdout::run(session, options).await;
     }
     session.out.progress();
     if options.recursive {
@@ -66,10 +68,35 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
     let last = name.rsplit('/').next().unwrap_or(&name);
     let path = match &options.dest {
         None => PathBuf::from(last),
-        Some(dest) if dest.is_dir() || dest.as_os_str().as_encoded_bytes().ends_with(b"/") => dest.join(last),
+        Some(dest) if is_folder(dest) => {
+            make(session, &name, dest).await?;
+            dest.join(last)
+        }
+        Some(dest) if dest.is_dir() => dest.join(last),
         Some(dest) => dest.clone(),
     };
-    one(session, options, &name, &path).await.map_err(|failure| failure.of(&name))
+    if path.file_name().and_then(|last| last.to_str()).is_some_and(is_reserved) {
+        return Err(place::reserved().of(&name));
+    }
+    match one(session, options, &name, &path).await {
+        Ok(()) => Ok(()),
+        Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
+    }
+}
+
+/// Makes the folder of a file, but for one that is not there.
+async fn make(session: &Session, name: &str, folder: &Path) -> Result<(), Failure> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Err(failure) = Known::ask(session, name).await {
+        return Err(session.hint(name, failure).await.of(name));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| place::unusable(folder, &error).of(name))
+}
+
+fn is_folder(dest: &Path) -> bool {
+    dest.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
 async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
@@ -77,9 +104,10 @@ async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
     let last = prefix.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let root = match &options.dest {
         None => Path::new(".").join(last),
-        Some(dest) if dest.as_os_str().as_encoded_bytes().ends_with(b"/") => dest.join(last),
+        Some(dest) if is_folder(dest) => dest.join(last),
         Some(dest) => dest.clone(),
     };
+    place::check_root(&root)?;
     let (root, prefix) = (root.as_path(), prefix.as_str());
     let names = stream::unfold(Names::below(session, prefix), |mut names| async {
         let next = names.next().await?;
@@ -99,7 +127,9 @@ async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
 async fn one(session: &Session, options: &Get, name: &str, path: &Path) -> Result<(), Failure> {
     session.out.at(name);
     let got = if let Some(known) = in_the_way(session, options, name, path).await? {
-        Got { status: "unchanged", verified: None, ..got(name, path, &known) }
+        // The bytes that are here were read and compared.
+        let verified = options.verify.then_some(true);
+        Got { status: "unchanged", verified, ..got(name, path, &known) }
     } else {
         fetch(session, options, name, path).await?
     };
@@ -135,6 +165,11 @@ async fn in_the_way(
     if found.is_dir() {
         return Err(taken("is a folder"));
     }
+    // A device or a pipe is there for others, also through a link such as /dev/stdout: not even --force makes a file of it.
+    let behind = if found.is_symlink() { std::fs::metadata(path).ok() } else { Some(found.clone()) };
+    if behind.is_some_and(|behind| !behind.is_file() && !behind.is_dir()) {
+        return Err(taken("is no ordinary file and is not replaced; - as DEST writes to stdout"));
+    }
     if found.is_file() {
         let known = Known::ask(session, name).await?;
         if matches!(digest::compare(path, &known).await, Ok(Same::Yes)) {
@@ -145,12 +180,20 @@ async fn in_the_way(
 }
 
 async fn fetch(session: &Session, options: &Get, name: &str, path: &Path) -> Result<Got, Failure> {
-    let mut part = Part::open(path, session.gateway.url(), name)?;
-    let resumed = part.len() > 0;
+    let mut part = Part::open(path, session.gateway.url(), name).await?;
     let mut again = session.again();
     loop {
         let before = part.len();
-        let tried = receive(session, name, &mut part).await?;
+        let tried = match receive(session, name, &mut part).await {
+            Ok(tried) => tried,
+            Err(failure) => {
+                // What is not there any more has no rest.
+                if failure.end() == End::NotFound {
+                    part.discard();
+                }
+                return Err(failure);
+            }
+        };
         if part.len() > before {
             again.progressed();
         }
@@ -183,15 +226,31 @@ async fn fetch(session: &Session, options: &Get, name: &str, path: &Path) -> Res
             }
         }
     }
+    let status = if part.is_resumed() { "resumed" } else { "received" };
     part.publish(path, options.force).await?;
-    let status = if resumed { "resumed" } else { "received" };
     Ok(Got { status, verified: options.verify.then_some(true), ..got(name, path, &known) })
 }
 
 /// One request, and its body behind what is here.
 async fn receive(session: &Session, name: &str, part: &mut Part) -> Result<Tried, Failure> {
-    if part.known().is_some_and(|known| known.size == part.len()) {
-        return Ok(Tried::Whole);
+    if part.is_whole() {
+        // Only the bytes that this process has received are surely those of now.
+        if !part.is_of_before() {
+            return Ok(Tried::Whole);
+        }
+        match session.gateway.head(name).await {
+            Err(lost) => return Ok(Tried::Again(session.lost(lost), lost.wait())),
+            Ok(answer) if answer.is_busy() => return Ok(Tried::Again(answer.failure(), answer.wait())),
+            Ok(answer) if answer.is_success() => {
+                let now = Known::from_headers(&answer.headers, None)?;
+                if part.known().is_some_and(|known| (&known.etag, known.size) == (&now.etag, now.size)) {
+                    part.confirm();
+                    return Ok(Tried::Whole);
+                }
+                part.restart(None).await?;
+            }
+            Ok(answer) => return Err(answer.failure()),
+        }
     }
     let mut headers = HeaderMap::new();
     let from = part.len();
@@ -200,24 +259,28 @@ async fn receive(session: &Session, name: &str, part: &mut Part) -> Result<Tried
         headers.insert(IF_RANGE, value(&quoted(&known.etag))?);
     }
     let mut body = match session.gateway.open(name, headers).await {
-        Err(lost) => return Ok(Tried::Again(session.lost(lost), None)),
+        Err(lost) => return Ok(Tried::Again(session.lost(lost), lost.wait())),
         Ok(Opened::Body(body)) => body,
         Ok(Opened::Answer(answer)) if answer.is_busy() => {
-            return Ok(Tried::Again(answer.failure(), answer.retry_after()));
+            return Ok(Tried::Again(answer.failure(), answer.wait()));
         }
         // The file has become shorter than the part of it.
         Ok(Opened::Answer(answer)) if answer.status.as_u16() == 416 && from > 0 => {
             part.restart(None).await?;
-            return Ok(Tried::Again(answer.failure(), None));
+            return Ok(Tried::Again(answer.failure(), Wait::Usual));
         }
         Ok(Opened::Answer(answer)) => return Err(answer.failure()),
     };
+    gateways(&body)?;
     if !body.partial {
         part.restart(Some(Known::from_headers(&body.headers, body.length)?)).await?;
     } else if !continues(&body, part) {
         part.restart(None).await?;
         let message = "the gateway sent another range than it was asked for";
-        return Ok(Tried::Again(Failure::Failed(message.to_owned()), None));
+        return Ok(Tried::Again(Failure::Failed(message.to_owned()), Wait::Usual));
+    }
+    if body.partial {
+        part.confirm();
     }
     session.out.expect(part.missing());
     let told = body_into(session, &mut body, part).await;
@@ -238,13 +301,19 @@ async fn body_into(session: &Session, body: &mut Download, part: &mut Part) -> R
             }
             Ok(None) if part.missing() == 0 => return Ok(Tried::Whole),
             Ok(None) => {
-                return Ok(Tried::Again(Failure::client(End::Unavailable, "the answer was cut short"), None));
+                return Ok(Tried::Again(Failure::client(End::Unavailable, CUT_SHORT), Wait::Usual));
             }
             Err(lost) => {
-                return Ok(Tried::Again(session.lost(lost), None));
+                return Ok(Tried::Again(session.lost(lost), lost.wait()));
             }
         }
     }
+}
+
+/// Whatever any other server sends is no file.
+fn gateways(body: &Download) -> Result<(), Failure> {
+    let traced = header(&body.headers, "x-cstore-trace-id").is_some();
+    if traced { Ok(()) } else { Err(stranger("an answer with a body")) }
 }
 
 /// Whether a 206 is the rest of what is here.
@@ -253,89 +322,6 @@ fn continues(body: &Download, part: &Part) -> bool {
     let wanted = format!("bytes {}-{}/{}", part.len(), known.size.saturating_sub(1), known.size);
     header(&body.headers, "content-range") == Some(wanted.as_str())
         && header(&body.headers, "etag") == Some(quoted(&known.etag).as_str())
-}
-
-/// What has flowed cannot be called back: another state of the file is the end.
-async fn to_stdout(session: &Session, options: &Get) -> Result<(), Failure> {
-    if options.recursive || options.door.json || options.verify || options.force {
-        let message = "stdout takes one file as it comes: no --recursive, --json, --verify or --force";
-        return Err(Failure::Usage(message.to_owned()));
-    }
-    let name = name(&options.name)?.to_string();
-    session.out.progress();
-    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(Failure::output)?;
-    let (mut stdout, mut again) = (File::from_std(stdout.into()), session.again());
-    let mut state: Option<(Known, u64)> = None;
-    loop {
-        let before = state.as_ref().map_or(0, |(_, sent)| *sent);
-        let tried =
-            flow(session, &name, &mut state, &mut stdout).await.map_err(|failure| failure.of(&name))?;
-        if state.as_ref().is_some_and(|(_, sent)| *sent > before) {
-            again.progressed();
-        }
-        match tried {
-            Tried::Whole => return stdout.flush().await.map_err(Failure::output),
-            Tried::Again(failure, wait) => {
-                if !again.pause(wait).await {
-                    return Err(failure.of(&name));
-                }
-            }
-        }
-    }
-}
-
-async fn flow(
-    session: &Session,
-    name: &str,
-    state: &mut Option<(Known, u64)>,
-    stdout: &mut File,
-) -> Result<Tried, Failure> {
-    let mut headers = HeaderMap::new();
-    if let Some((known, sent)) = state.as_ref() {
-        if *sent == known.size {
-            return Ok(Tried::Whole);
-        }
-        headers.insert(IF_MATCH, value(&quoted(&known.etag))?);
-        if *sent > 0 {
-            headers.insert(RANGE, value(&format!("bytes={sent}-"))?);
-        }
-    }
-    let mut body = match session.gateway.open(name, headers).await {
-        Err(lost) => return Ok(Tried::Again(session.lost(lost), None)),
-        Ok(Opened::Body(body)) => body,
-        Ok(Opened::Answer(answer)) if answer.is_busy() => {
-            return Ok(Tried::Again(answer.failure(), answer.retry_after()));
-        }
-        Ok(Opened::Answer(answer)) => return Err(answer.failure()),
-    };
-    if state.is_none() {
-        let known = Known::from_headers(&body.headers, body.length)?;
-        session.out.expect(known.size);
-        *state = Some((known, 0));
-    }
-    let Some((known, sent)) = state.as_mut() else { return Ok(Tried::Whole) };
-    let start = format!("bytes {sent}-");
-    let ranged = header(&body.headers, "content-range").is_some_and(|range| range.starts_with(&start));
-    if header(&body.headers, "etag") != Some(quoted(&known.etag).as_str()) || (*sent > 0 && !ranged) {
-        return Err(Failure::client(End::Conflict, "the file was replaced while it was read"));
-    }
-    loop {
-        match body.next().await {
-            Ok(Some(piece)) if piece.len() as u64 > known.size.saturating_sub(*sent) => {
-                return Err(Failure::Failed("the gateway sent more than the file has".to_owned()));
-            }
-            Ok(Some(piece)) => {
-                stdout.write_all(&piece).await.map_err(Failure::output)?;
-                *sent += piece.len() as u64;
-                session.out.moved(piece.len() as u64);
-            }
-            Ok(None) if *sent == known.size => return Ok(Tried::Whole),
-            Ok(None) => {
-                return Ok(Tried::Again(Failure::client(End::Unavailable, "the answer was cut short"), None));
-            }
-            Err(lost) => return Ok(Tried::Again(session.lost(lost), None)),
-        }
-    }
 }
 
 fn value(text: &str) -> Result<HeaderValue, Failure> {

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::Session;
 use super::out::human;
+use super::{Session, all_of};
 use crate::args::files::Ls;
 use crate::exit::{Failure, printable};
 
@@ -71,7 +71,7 @@ impl Line {
 pub(super) async fn run(session: &Session, options: &Ls) -> Result<(), Failure> {
     let delimiter = if options.recursive { "" } else { "/" };
     let mut left = options.limit.unwrap_or(u64::MAX);
-    let mut pages = Pages::new(session, &options.prefix, delimiter);
+    let mut pages = Pages::new(session, all_of(&options.prefix), delimiter);
     while left > 0
         && let Some(page) = pages.next(left).await?
     {

@@ -58,8 +58,7 @@ impl Tally {
 
     fn bad(&mut self, session: &Session, failure: Failure) {
         let end = failure.end();
-        let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
-        self.in_a_row = if concerns_all { self.in_a_row + 1 } else { 0 };
+        self.in_a_row = if failure.concerns_all() { self.in_a_row + 1 } else { 0 };
         let same = self.failed == 0 || self.end == Some(end);
         self.end = same.then_some(end);
         self.release(session);

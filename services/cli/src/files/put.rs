@@ -6,6 +6,7 @@
 //!     busy, or the connection is lost: ────┤   409, 412: the same bytes already? done : conflict
 //!     again from the first byte            └─> anything else: failed
 //! ```
+//! With `--overwrite` a second try could replace what somebody else has written: whatever was sent whole is not repeated.
 //! Without `--overwrite` a name is written once, so a second try can replace nothing, and a lost answer to the first is
 //! recognised by the bytes that are there. A file that changes while it is read is never published: its last bytes are
 //! held back until it was looked at again.
@@ -13,8 +14,9 @@
 mod body;
 mod walk;
 
-use std::time::Duration;
+use std::path::Path;
 
+use cstore_types::UserMetadata;
 use futures_util::stream;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,7 @@ use super::known::Known;
 use super::many::each;
 use super::out::human;
 use crate::args::files::Put;
-use crate::client::{Answer, Meter, quoted};
+use crate::client::{Answer, Meter, Wait, quoted};
 use crate::exit::{End, Failure, printable};
 
 /// From this size on it is worth a question whether the name is taken.
@@ -60,6 +62,7 @@ struct Said {
 }
 
 pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure> {
+    check(options)?;
     let items = walk::items(options)?;
     session.out.progress();
     let work = |item: Item| async move {
@@ -72,7 +75,27 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
         };
         session.out.done(&stored, text)
     };
-    each(session, options.jobs.jobs, stream::iter(items), work).await.map(drop)
+    let done = each(session, options.jobs.jobs, stream::iter(items), work).await?;
+    if done == 0 {
+        return Err(Failure::client(End::NotFound, "there is no file in what is to be uploaded"));
+    }
+    Ok(())
+}
+
+/// What is wrong for all files is said once, and before any of them moves.
+fn check(options: &Put) -> Result<(), Failure> {
+    let usage = |message: String| Err(Failure::Usage(message));
+    let pairs = options.meta.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    if let Err(error) = UserMetadata::new(pairs) {
+        return usage(format!("--meta: {error}"));
+    }
+    if options.verify && options.src.iter().any(|src| src == Path::new("-")) {
+        return usage("--verify reads twice what stdin says once; leave it away".to_owned());
+    }
+    if options.if_match.is_some() && options.src.len() > 1 {
+        return usage("--if-match is for one file".to_owned());
+    }
+    Ok(())
 }
 
 struct Task<'a> {
@@ -85,13 +108,15 @@ struct Task<'a> {
 enum Tried {
     Stored(Stored),
     /// Another one can do no harm, after this pause.
-    Again(Failure, Option<Duration>),
+    Again(Failure, Wait),
 }
 
 impl Task<'_> {
     async fn run(&self) -> Result<Stored, Failure> {
         let sha256 = match &self.item.source {
             Source::File(path) if self.options.verify => {
+                // What is no ordinary file is refused here: a pipe would be waited for.
+                drop(Upload::open(&self.item.source).await?);
                 Some(digest::sha256(path).await.map_err(|error| body::unreadable(path, &error))?)
             }
             _ => None,
@@ -126,29 +151,33 @@ impl Task<'_> {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
         }
         out.expect(size.unwrap_or_default());
-        let (body, fault) = upload.body(meter.clone(), out.mover(size.is_none()));
+        let (body, ended) = upload.body(meter.clone(), out.mover(size.is_none()));
         let name = self.item.name.as_str();
         let sent = self.session.gateway.send(name, self.options.overwrite, headers, body, &meter).await;
-        if !matches!(&sent, Ok(answer) if answer.status.is_success()) {
+        if !matches!(&sent, Ok(answer) if answer.is_success()) {
             out.back(meter.total(), size.unwrap_or_else(|| meter.total()));
         }
-        if let Some(fault) = fault.lock().take() {
+        if let Some(fault) = ended.fault() {
             return Err(Failure::Failed(fault));
         }
         match sent {
-            Ok(answer) if answer.status.is_success() => {
+            Ok(answer) if answer.is_success() => {
                 self.stored(&answer, size.unwrap_or_else(|| meter.total()), sha256).map(Tried::Stored)
             }
             Ok(answer) if answer.failure().end() == End::Conflict => {
                 self.taken(answer.failure()).await.map(Tried::Stored)
             }
             Ok(answer) if answer.is_busy() && self.repeats() => {
-                Ok(Tried::Again(answer.failure(), answer.retry_after()))
+                Ok(Tried::Again(answer.failure(), answer.wait()))
             }
             Ok(answer) => Err(answer.failure()),
-            Err(lost) if self.repeats() || lost.never_left() => {
-                Ok(Tried::Again(self.session.lost(lost), None))
+            Err(lost) if lost.never_left() => Ok(Tried::Again(self.session.lost(lost), lost.wait())),
+            // What was sent without its end is never stored. A whole file may have been, and then a second one could
+            // replace what somebody else has written meanwhile.
+            Err(lost) if self.repeats() && !(self.options.overwrite && ended.is_whole()) => {
+                Ok(Tried::Again(self.session.lost(lost), lost.wait()))
             }
+            Err(lost) if ended.is_whole() => Err(self.session.unknown(lost)),
             Err(lost) => Err(self.session.lost(lost)),
         }
     }
@@ -165,7 +194,7 @@ impl Task<'_> {
     /// Asked once: when it cannot be said, the upload will tell.
     async fn is_there(&self) -> bool {
         let answer = self.session.gateway.head(self.item.name.as_str()).await;
-        answer.is_ok_and(|answer| answer.status.as_u16() == 200)
+        answer.is_ok_and(|answer| answer.is_success())
     }
 
     fn stored(&self, answer: &Answer, sent: u64, sha256: Option<&str>) -> Result<Stored, Failure> {

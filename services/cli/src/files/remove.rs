@@ -12,6 +12,7 @@ use super::many::each;
 use super::out::human;
 use super::{Session, folder, name};
 use crate::args::files::Rm;
+use crate::client::Answer;
 use crate::exit::{End, Failure, printable};
 
 #[derive(Debug, Serialize)]
@@ -50,12 +51,19 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
     }
     if options.dry_run {
         let work = |name: String| async move {
-            would(session, options, &name).await.map_err(|failure| failure.of(&name))
+            match would(session, options, &name).await {
+                Ok(()) => Ok(()),
+                Err(failure) if options.recursive => Err(failure.of(shown(&name))),
+                Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
+            }
         };
         return each(session, options.jobs.jobs, stream::iter(wanted).map(Ok), work).await.map(drop);
     }
     let work = |name: String| async move {
-        remove(session, options, &name).await.map_err(|failure| failure.of(&name))?;
+        if let Err(failure) = remove(session, options, &name).await {
+            let failure = if options.recursive { failure } else { session.hint(&name, failure).await };
+            return Err(failure.of(&name));
+        }
         let done = Removed { status: "removed", name: &name };
         session.out.done(&done, || format!("{}  removed", printable(&name)))
     };
@@ -63,22 +71,37 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
         return each(session, options.jobs.jobs, stream::iter(wanted).map(Ok), work).await.map(drop);
     }
     let names = stream::iter(&wanted).flat_map(|prefix| all_below(session, prefix).boxed());
-    let done = each(session, options.jobs.jobs, names, work).await?;
-    if done == 0 {
-        let message = format!("there is no file below {}", wanted.join(", "));
-        return Err(Failure::client(End::NotFound, message));
-    }
-    Ok(())
+    each(session, options.jobs.jobs, names, work).await.map(drop)
 }
 
+/// All names of a folder. One that has none is a failure of its own, whatever the others have.
 fn all_below<'a>(
     session: &'a Session,
     prefix: &'a str,
 ) -> impl Stream<Item = Result<String, Failure>> + use<'a> {
-    stream::unfold(Names::below(session, prefix), |mut names| async {
-        let next = names.next().await?;
-        Some((next.map(|(name, _)| name), names))
+    stream::unfold((Names::below(session, prefix), false), move |(mut names, any)| async move {
+        match names.next().await {
+            Some(next) => Some((next.map(|(name, _)| name), (names, true))),
+            None if any => None,
+            None => Some((Err(nothing_below(prefix)), (names, true))),
+        }
     })
+}
+
+fn nothing_below(prefix: &str) -> Failure {
+    Failure::client(End::NotFound, "there is no file below it").of(shown(prefix))
+}
+
+/// A folder as people type it.
+fn shown(prefix: &str) -> &str {
+    if prefix.is_empty() { "/" } else { prefix }
+}
+
+fn odd(answer: &Answer) -> Failure {
+    Failure::Failed(format!(
+        "a removal is answered by 204 No Content, found {}: nothing is known",
+        answer.status
+    ))
 }
 
 async fn remove(session: &Session, options: &Rm, name: &str) -> Result<(), Failure> {
@@ -86,14 +109,15 @@ async fn remove(session: &Session, options: &Rm, name: &str) -> Result<(), Failu
     let (mut again, mut uncertain) = (session.again(), false);
     loop {
         let (failure, wait) = match session.gateway.delete_if(name, etag).await {
-            Ok(answer) if answer.status.is_success() => return Ok(()),
-            Ok(answer) if uncertain && answer.status.as_u16() == 404 => return Ok(()),
-            Ok(answer) if answer.is_busy() => (answer.failure(), answer.retry_after()),
+            Ok(answer) if answer.is_success() && answer.status.as_u16() == 204 => return Ok(()),
+            Ok(answer) if answer.is_success() => return Err(odd(&answer)),
+            Ok(answer) if uncertain && answer.is_not_found() => return Ok(()),
+            Ok(answer) if answer.is_busy() => (answer.failure(), answer.wait()),
             Ok(answer) => return Err(answer.failure()),
             Err(lost) if !lost.never_left() && etag.is_some() => return Err(session.unknown(lost)),
             Err(lost) => {
                 uncertain |= !lost.never_left();
-                (session.lost(lost), None)
+                (session.lost(lost), lost.wait())
             }
         };
         if !again.pause(wait).await {
@@ -120,12 +144,12 @@ async fn would(session: &Session, options: &Rm, name: &str) -> Result<(), Failur
         }
     };
     if files == 0 {
-        return Err(Failure::client(End::NotFound, "there is no file below it"));
+        return Err(nothing_below(name));
     }
     let would = Would { status: "would_remove", name: name.to_owned(), files, logical_bytes, freed_bytes };
     session.out.show(&would, || {
         let freed = freed_bytes.map_or_else(|| "it is not told how much".to_owned(), human);
         let what = if options.recursive { format!("{files} files, ") } else { String::new() };
-        format!("{}  {what}{}, would free {freed}", printable(name), human(logical_bytes))
+        format!("{}  {what}{}, would free {freed}", printable(shown(name)), human(logical_bytes))
     })
 }

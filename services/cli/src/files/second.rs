@@ -45,10 +45,12 @@ async fn ask(session: &Session, verb: &str, options: &Name, from: &str, to: &str
     loop {
         let (failure, wait) = match session.gateway.second_name(verb, from, to, options.overwrite, etag).await
         {
-            Ok(answer) if answer.status.is_success() => return Ok(answer),
-            Ok(answer) if answer.is_busy() => (answer.failure(), answer.retry_after()),
+            Ok(answer) if answer.is_success() => return Ok(answer),
+            Ok(answer) if answer.is_busy() => (answer.failure(), answer.wait()),
+            // The new name is the one that is taken; a condition is about the old one.
+            Ok(answer) if answer.status.as_u16() == 409 => return Err(answer.failure().of(to)),
             Ok(answer) => return Err(answer.failure()),
-            Err(lost) if lost.never_left() => (session.lost(lost), None),
+            Err(lost) if lost.never_left() => (session.lost(lost), lost.wait()),
             Err(lost) => return Err(session.unknown(lost)),
         };
         if !again.pause(wait).await {

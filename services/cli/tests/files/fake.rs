@@ -34,6 +34,8 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// Or the connection stays open, and nothing more comes.
     pub(crate) hang: bool,
+    /// It is no gateway that answers.
+    pub(crate) stranger: bool,
 }
 
 impl Reply {
@@ -49,6 +51,11 @@ impl Reply {
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Of a server that is no gateway.
+    pub(crate) fn of_stranger(self) -> Self {
+        Self { stranger: true, ..self }
     }
 
     pub(crate) fn cut(self, at: usize) -> Self {
@@ -154,6 +161,9 @@ fn write(mut stream: &TcpStream, request: &Request, reply: &Reply) -> std::io::R
     let mut head = format!("HTTP/1.1 {} Said\r\nconnection: close\r\n", reply.status);
     if !reply.headers.iter().any(|(name, _)| name == "content-length") && reply.status != 204 {
         head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
+    }
+    if !reply.stranger && !reply.headers.iter().any(|(name, _)| name == "x-cstore-trace-id") {
+        head.push_str("x-cstore-trace-id: t-0\r\n");
     }
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));

@@ -5,5 +5,6 @@
 mod fake;
 mod get;
 mod others;
+mod parts;
 mod put;
 mod run;

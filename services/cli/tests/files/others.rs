@@ -33,14 +33,16 @@ fn every_refusal_has_its_status_and_its_line_of_json() {
         );
         let plain = cstore(&fake, &["cp", "a", "b", "--retries", "0"]);
         assert_eq!(status(&plain), expected);
-        assert_eq!(said(&plain), "cstore: a: said by a test (trace t-1)\n");
+        // What is taken is the new name.
+        let about = if http == 409 { "b" } else { "a" };
+        assert_eq!(said(&plain), format!("cstore: {about}: said by a test (trace t-1)\n"));
     }
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = command(&format!("http://{nobody}"), &["ls", "--retries", "1"]).output().unwrap();
     assert!(status(&output) == 6 && said(&output).contains("connection refused"), "{}", said(&output));
     // HEAD has no body to say why.
     let fake = Fake::start(|_| Reply::new(404, ""));
-    assert_eq!(said(&cstore(&fake, &["stat", "a"])), "cstore: a: 404 Not Found\n");
+    assert_eq!(said(&cstore(&fake, &["stat", "a"])), "cstore: a: 404 Not Found (trace t-0)\n");
 }
 
 #[test]
@@ -198,6 +200,18 @@ fn what_makes_no_sense_ends_with_64_before_anybody_is_asked() {
         &["ls", "--limit", "0"],
         &["get", "x", "--jobs", "0"],
         &["ls", "--url", "nowhere"],
+        &["ls", "--url", "http://ada:secret@127.0.0.1:1"],
+        &["ls", "--url", "http://127.0.0.1:1/?a=b"],
+        &["rm", "a", "--if-match", "e\n1"],
+        &["put", "x", "y", "--if-match", ""],
+        &["put", "x", "y", "--meta", "a b=1"],
+        &["put", "x", "y", "--meta", "a=\u{e4}"],
+        &["put", "x", "y", "--meta", "a=1", "--meta", "A=2"],
+        &["put", "x", "y", "--content-type", ""],
+        &["put", "x", "y", "--content-type", "a\nb"],
+        &["put", "-", "y", "--verify"],
+        &["put", "a", "b", "d/", "--if-match", "e"],
+        &["put", "a/x", "b/x", "d/"],
         &["ls", "--token", "cst_1_secret"],
         &["completions", "tcsh"],
         &["man", "nothing"],
@@ -205,7 +219,20 @@ fn what_makes_no_sense_ends_with_64_before_anybody_is_asked() {
         let output = cstore(&fake, args);
         assert_eq!(status(&output), 64, "{args:?}: {}", said(&output));
     }
+    for (variable, value) in [("CSTORE_TOKEN", "cst_1_\u{1}s3cret"), ("CSTORE_URL", "http://ada:s3cret@g")] {
+        let output = command(&fake.url, &["ls"]).env(variable, value).output().unwrap();
+        assert_eq!(status(&output), 64, "{}", said(&output));
+        assert!(said(&output).contains(variable) && !said(&output).contains("s3cret"), "{}", said(&output));
+    }
     assert_eq!(fake.seen().len(), 0);
+    // Whoever wants JSON gets it, also of a command line that cannot be parsed.
+    for args in
+        [&["ls", "--json", "--limit", "0"][..], &["put", "--json"], &["admin", "gc", "--json", "--fly"]]
+    {
+        let output = cstore(&fake, args);
+        let told = lines(&output.stderr);
+        assert_eq!((told.len(), &told[0]["error"]["code"]), (1, &"usage".into()), "{}", said(&output));
+    }
 }
 
 #[test]
@@ -221,4 +248,90 @@ fn completions_and_manual_pages_know_the_commands() {
     assert!(said(&cstore(&fake, &["man", "admin", "token", "create"])).contains("rights"));
     let help = cstore(&fake, &["help"]);
     assert!(status(&help) == 0 && said(&help).contains("Exit status:"), "{}", said(&help));
+}
+
+#[test]
+fn a_server_that_is_no_gateway_is_told_and_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (src, dest) = (dir.path().join("src"), dir.path().join("dest"));
+    std::fs::write(&src, "four").unwrap();
+    for http in [200, 204, 404] {
+        let body = r#"{"files":[],"prefixes":[],"size":4,"etag":"e","code":"not_found"}"#;
+        let fake = Fake::start(move |_| {
+            let body = if http == 204 { "" } else { body };
+            Reply::new(http, body).with("etag", "\"e\"").of_stranger()
+        });
+        for args in [
+            &["ls"][..],
+            &["stat", "a"],
+            &["rm", "a"],
+            &["rm", "-r", "a"],
+            &["cp", "a", "b"],
+            &["du"],
+            &["get", "a", "-"],
+            &["get", "a", text(&dest)],
+            &["put", text(&src), "a"],
+        ] {
+            let output = cstore(&fake, args);
+            assert_eq!(status(&output), 1, "{http} {args:?}: {}", said(&output));
+            assert!(said(&output).contains("no C-Store gateway"), "{http} {args:?}: {}", said(&output));
+        }
+    }
+    assert_eq!(files_in(dir.path()), ["src"]);
+    // A gateway itself answers a removal by 204 alone.
+    let fake = Fake::start(|_| Reply::new(200, "{}"));
+    assert_eq!(status(&cstore(&fake, &["rm", "a"])), 1);
+}
+
+#[test]
+fn a_slash_alone_is_the_folder_of_everything() {
+    let fake = Fake::start(|request| {
+        if request.path.starts_with("/api/usage") {
+            let usage = r#"{"prefix":"","files":1,"logical_bytes":1,"unique_bytes":1,"shared_bytes":0,"freed_bytes":1}"#;
+            return Reply::new(200, usage);
+        }
+        Reply::new(200, r#"{"files":[],"prefixes":["a/"],"next_page_token":""}"#)
+    });
+    assert_eq!((status(&cstore(&fake, &["ls", "/"])), status(&cstore(&fake, &["du", "/"]))), (0, 0));
+    let seen = fake.seen();
+    assert!(seen[0].path.starts_with("/api/files?prefix=&"), "{}", seen[0].path);
+    assert_eq!(seen[1].path, "/api/usage?prefix=");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_told_among_others_and_a_folder_is_hinted_at() {
+    let fake = Fake::start(|request: &Request| {
+        if request.path.starts_with("/api/files?prefix=a%2F") {
+            return Reply::new(200, r#"{"files":[{"name":"a/x","size":1,"etag":"e"}],"prefixes":[]}"#);
+        }
+        if request.path.starts_with("/api/files?") {
+            return Reply::new(200, r#"{"files":[],"prefixes":[]}"#);
+        }
+        if request.method == "DELETE" && request.path == "/api/files/a/x" {
+            return Reply::new(204, "");
+        }
+        Reply::problem(404, "not_found")
+    });
+    let output = cstore(&fake, &["rm", "-r", "a", "missing"]);
+    assert!(
+        status(&output) == 2 && said(&output).contains("missing/: there is no file"),
+        "{}",
+        said(&output)
+    );
+    for (names, expected) in [(&["missing"][..], 3), (&["missing", "gone"], 3), (&["a"], 0)] {
+        assert_eq!(status(&cstore(&fake, &[&["rm", "-r"], names].concat())), expected, "{names:?}");
+    }
+    for (args, hinted) in
+        [(["rm", "a"], true), (["get", "a"], true), (["rm", "missing"], false), (["get", "missing"], false)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let output = command(&fake.url, &args).current_dir(dir.path()).output().unwrap();
+        assert_eq!(
+            (status(&output), said(&output).contains("--recursive")),
+            (3, hinted),
+            "{}",
+            said(&output)
+        );
+        assert!(files_in(dir.path()).is_empty());
+    }
 }

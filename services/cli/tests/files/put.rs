@@ -94,12 +94,15 @@ fn stdin_is_sent_once() {
     });
     let put = || {
         let mut command = command(&fake.url, &["put", "-", "f", "--overwrite"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(&bytes(1 << 20, 9)).unwrap();
         child.wait_with_output().unwrap()
     };
     assert_eq!(status(&put()), 0);
-    assert_eq!((status(&put()), fake.count("PUT")), (6, 2));
+    let lost = put();
+    assert_eq!((status(&lost), fake.count("PUT")), (6, 2));
+    assert!(said(&lost).contains("whether it was done is unknown"), "{}", said(&lost));
     assert!(fake.seen()[0].body == bytes(1 << 20, 9) && fake.seen()[0].path == "/api/files/f?overwrite=true");
 }
 
@@ -126,6 +129,14 @@ fn a_request_that_may_have_been_carried_out_is_repeated_only_where_that_is_harml
         assert_eq!((status(&output), fake.seen().len()), (6, 1), "{verb}");
         assert!(said(&output).contains("unknown"), "{}", said(&output));
     }
+    // Somebody else may have written meanwhile what a second upload would replace.
+    let dir = tempfile::tempdir().unwrap();
+    let src = dir.path().join("f");
+    std::fs::write(&src, bytes(300_000, 11)).unwrap();
+    let fake = lost();
+    let output = cstore(&fake, &["put", text(&src), "f", "--overwrite"]);
+    assert_eq!((status(&output), fake.count("PUT")), (6, 1), "{}", said(&output));
+    assert!(said(&output).contains("unknown"), "{}", said(&output));
     let fake = lost();
     assert_eq!((status(&cstore(&fake, &["rm", "a", "--if-match", "e-1"])), fake.seen().len()), (6, 1));
     assert_eq!(fake.seen()[0].header("if-match"), Some("\"e-1\""));
@@ -137,4 +148,33 @@ fn a_request_that_may_have_been_carried_out_is_repeated_only_where_that_is_harml
     });
     assert_eq!(status(&cstore(&fake, &["rm", "a"])), 0);
     assert_eq!(status(&cstore(&fake, &["rm", "a"])), 3);
+}
+
+#[test]
+fn what_cannot_be_uploaded_is_told_and_nothing_of_it_is_sent() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::start(|_| Reply::lost());
+    let pipe = dir.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    for (source, why) in [(text(&pipe), "no ordinary file"), ("/proc/self/status", "says that it is empty")] {
+        for verify in [&[][..], &["--verify"]] {
+            let output = cstore(&fake, &[&["put", source, "x"], verify].concat());
+            assert!(status(&output) == 1 && said(&output).contains(why), "{}", said(&output));
+        }
+    }
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    let output = cstore(&fake, &["put", "-r", text(&tree), "x"]);
+    assert!(status(&output) == 3 && said(&output).contains("no file"), "{}", said(&output));
+    // A failure is told under the name that the file would have had, and its line cannot be broken by it.
+    std::fs::write(tree.join("a.cstore-part"), "part").unwrap();
+    std::os::unix::fs::symlink("nowhere", tree.join("li\nnk")).unwrap();
+    let output = cstore(&fake, &["put", "-r", text(&tree), "x", "--json"]);
+    let told = lines(&output.stderr);
+    let names: Vec<&str> = told.iter().filter_map(|line| line["error"]["name"].as_str()).collect();
+    assert_eq!((status(&output), names), (1, vec!["x/a.cstore-part", "x/li\nnk"]), "{}", said(&output));
+    let plain = cstore(&fake, &["put", "-r", text(&tree), "x"]);
+    assert_eq!(said(&plain).lines().count(), 3, "{}", said(&plain));
+    assert_eq!(fake.seen().len(), 0);
 }

@@ -6,30 +6,29 @@
 //! ```
 //! The note is written when the part is empty and before its first byte, so bytes are always those of the note. After a
 //! power cut the length of a file may count bytes that never reached the disk: a part of another boot is begun anew.
-//! One process at a time has the part: it is locked.
+//! One process at a time has the part: it is locked. What has such a name and is no part stays as it is.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
+use super::note::{self, Found, Note};
 use super::place::unusable;
 use crate::exit::{End, Failure};
+use crate::files::flags;
 use crate::files::known::Known;
 
 const SUFFIX: &str = ".cstore-part";
 const NOTE: &str = ".json";
 /// A name that is longer has no room for the suffixes in the 255 bytes of a file system.
 const MAX_LAST: usize = 230;
-/// Longest note that makes sense.
-const MAX_NOTE: u64 = 16 << 10;
 
 /// The first bytes of a file.
 pub(super) struct Part {
@@ -37,35 +36,51 @@ pub(super) struct Part {
     path: PathBuf,
     len: u64,
     note: Note,
+    of_before: bool,
+    resumed: bool,
+    /// There is a note beside it.
+    noted: bool,
+    /// It is left there at the end: it has bytes, or another name by now.
+    keeps: bool,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-struct Note {
-    url: String,
-    name: String,
-    boot: String,
-    size: u64,
-    etag: String,
-    sha256: Option<String>,
-    #[serde(skip)]
-    known: Option<Known>,
+/// A part without bytes is of no use to anybody, whatever the end.
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.keeps {
+            self.remove();
+        }
+    }
 }
 
 /// Whether a file of this name would be taken for a part.
-pub(super) fn is_reserved(last: &str) -> bool {
+pub(in crate::files) fn is_reserved(last: &str) -> bool {
     last.ends_with(SUFFIX) || last.ends_with(&format!("{SUFFIX}{NOTE}"))
 }
 
 impl Part {
     /// Takes up the part that is beside `dest`, when it is of this file, or begins one.
-    pub(super) fn open(dest: &Path, url: &str, name: &str) -> Result<Self, Failure> {
-        let path = beside(dest);
+    pub(super) async fn open(dest: &Path, url: &str, name: &str) -> Result<Self, Failure> {
+        let (path, fresh) = (beside(dest), Note::new(url, name));
+        // Whatever a file system may wait for, signals are heard meanwhile.
+        let opened = tokio::task::spawn_blocking(move || Self::take_up(path, fresh)).await;
+        opened.map_err(Failure::failed)?
+    }
+
+    fn take_up(path: PathBuf, fresh: Note) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| unusable(&path, &error);
-        let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).custom_flags(no_link);
-        let mut file = file.open(&path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK))
+            .open(&path)
+            .map_err(failed)?;
+        let held = file.metadata().map_err(failed)?;
+        if !held.is_file() {
+            return Err(in_the_way(&path, "no ordinary file"));
+        }
         let busy =
             || Failure::client(End::Conflict, format!("{} is being written by another", path.display()));
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -76,25 +91,60 @@ impl Part {
         // The one who had the lock before may have given the file its final name meanwhile.
         let (held, there) =
             (file.metadata().map_err(failed)?, std::fs::symlink_metadata(&path).map_err(failed)?);
-        if (held.dev(), held.ino()) != (there.dev(), there.ino()) || !held.is_file() {
+        if (held.dev(), held.ino()) != (there.dev(), there.ino()) {
             return Err(busy());
         }
-        let fresh = Note { url: url.to_owned(), name: name.to_owned(), boot: boot(), ..Note::default() };
-        let note = read(&note_of(&path)).filter(|note| {
-            (&note.url, &note.name, &note.boot) == (&fresh.url, &fresh.name, &fresh.boot)
-                && !note.boot.is_empty()
-                && !note.etag.is_empty()
-                && held.len() <= note.size
-        });
         // Bytes come behind those that are here; when these are of no use, it is emptied first.
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let mut part = Self { file: File::from_std(file), path: path.clone(), len: 0, note: fresh };
-        if let Some(mut note) = note.filter(|_| held.len() > 0) {
+        let mut part = Self {
+            file: File::from_std(file),
+            path: path.clone(),
+            len: 0,
+            note: fresh,
+            of_before: held.len() > 0,
+            resumed: false,
+            noted: false,
+            keeps: held.len() > 0,
+        };
+        let note_path = note_of(&path);
+        let note = match note::find(&note_path).map_err(|error| unusable(&note_path, &error))? {
+            Found::Other(what) => return Err(in_the_way(&note_path, what)),
+            Found::Nothing => None,
+            Found::Note(note) => Some(note),
+        };
+        part.noted = note.is_some();
+        let note = note.filter(|note| held.len() <= note.size);
+        // Bytes without a note that fits are of others, who happen to have the name.
+        if note.is_none() && held.len() > 0 {
+            return Err(in_the_way(&path, "not noted as an unfinished download"));
+        }
+        if let Some(mut note) = note.filter(|note| held.len() > 0 && note.is_of(&part.note)) {
             let Note { size, etag, sha256, .. } = note.clone();
             note.known = Some(Known { size, etag, sha256 });
             (part.note, part.len) = (note, held.len());
         }
         Ok(part)
+    }
+
+    /// All bytes are here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.known().is_some_and(|known| known.size == self.len)
+    }
+
+    /// Some of the bytes are of an earlier process, and the gateway has not said that they are good.
+    pub(super) fn is_of_before(&self) -> bool {
+        self.of_before
+    }
+
+    /// The gateway has said that the bytes which are here are those of the file.
+    pub(super) fn confirm(&mut self) {
+        self.resumed |= self.of_before;
+        self.of_before = false;
+    }
+
+    /// Bytes of an earlier process are a part of what is here.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -122,13 +172,12 @@ impl Part {
             self.file.rewind().await
         };
         emptied.await.map_err(|error| unusable(&self.path, &error))?;
-        self.len = 0;
+        (self.len, self.keeps, self.of_before, self.resumed) = (0, false, false, false);
         if let Some(Known { size, etag, sha256 }) = known.clone() {
             let note = Note { size, etag, sha256, known, ..self.note.clone() };
-            let text = serde_json::to_vec(&note).map_err(Failure::failed)?;
             let path = note_of(&self.path);
-            std::fs::write(&path, text).map_err(|error| unusable(&path, &error))?;
-            self.note = note;
+            note.write(&path).map_err(|error| unusable(&path, &error))?;
+            (self.note, self.noted) = (note, true);
         } else {
             self.note.known = None;
         }
@@ -139,6 +188,7 @@ impl Part {
     pub(super) async fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
         self.file.write_all(piece).await.map_err(|error| unusable(&self.path, &error))?;
         self.len += piece.len() as u64;
+        self.keeps = true;
         Ok(())
     }
 
@@ -148,21 +198,44 @@ impl Part {
     }
 
     /// The part becomes the file, durably.
-    pub(super) async fn publish(self, dest: &Path, replace: bool) -> Result<(), Failure> {
+    pub(super) async fn publish(mut self, dest: &Path, replace: bool) -> Result<(), Failure> {
         self.file.sync_all().await.map_err(|error| unusable(&self.path, &error))?;
-        rename(&self.path, dest, replace)?;
-        let _ = std::fs::remove_file(note_of(&self.path));
+        if let Err(failure) = rename(&self.path, dest, replace) {
+            // A folder is never replaced, so that the part would wait for ever.
+            if is_folder(dest) {
+                self.discard();
+            }
+            return Err(failure);
+        }
+        self.keeps = true;
+        let _ = note::remove(&note_of(&self.path));
         let folder = dest.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or_else(|| Path::new("."));
         let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| unusable(folder, &error))
     }
 
-    pub(super) fn discard(self) {
-        // What stays is only litter, and begun anew the next time.
-        let _ = std::fs::remove_file(note_of(&self.path));
-        let _ = std::fs::remove_file(&self.path);
+    pub(super) fn discard(mut self) {
+        self.keeps = false;
     }
+
+    fn remove(&self) {
+        // What stays is only litter, and begun anew the next time.
+        let _ = std::fs::remove_file(&self.path);
+        if self.noted {
+            let _ = note::remove(&note_of(&self.path));
+        }
+    }
+}
+
+fn in_the_way(path: &Path, what: &str) -> Failure {
+    let message =
+        format!("{} is in the way: it is {what}; give it another name, or get under one", path.display());
+    Failure::client(End::Conflict, message)
+}
+
+fn is_folder(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 fn rename(from: &Path, to: &Path, replace: bool) -> Result<(), Failure> {
@@ -175,6 +248,13 @@ fn rename(from: &Path, to: &Path, replace: bool) -> Result<(), Failure> {
         renamed => renamed,
     };
     renamed.map_err(|error| match error {
+        Errno::EXIST | Errno::ISDIR if is_folder(to) => Failure::client(
+            End::Conflict,
+            format!(
+                "{} is a folder here, which is never replaced; get the file under another name",
+                to.display()
+            ),
+        ),
         Errno::EXIST => {
             Failure::client(End::Conflict, format!("{} has appeared; --force replaces it", to.display()))
         }
@@ -198,18 +278,6 @@ fn note_of(part: &Path) -> PathBuf {
     path.into()
 }
 
-fn read(path: &Path) -> Option<Note> {
-    let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(MAX_NOTE).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
-/// This life of the machine; empty where it is not told, and then nothing is taken up.
-fn boot() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    text.map(|text| text.trim().to_owned()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,88 +286,145 @@ mod tests {
         Known { size, etag: etag.to_owned(), sha256: None }
     }
 
-    fn open(dest: &Path) -> Part {
-        Part::open(dest, "http://g/", "n").unwrap()
+    async fn open(dest: &Path) -> Part {
+        Part::open(dest, "http://g/", "n").await.unwrap()
+    }
+
+    /// Leaves the first three bytes of a file of six.
+    async fn leave(dest: &Path) {
+        let mut part = open(dest).await;
+        part.restart(Some(known("e-1", 6))).await.unwrap();
+        part.write(b"abc").await.unwrap();
+        part.keep().await.unwrap();
+    }
+
+    fn count(dir: &Path) -> usize {
+        std::fs::read_dir(dir).unwrap().count()
     }
 
     #[tokio::test]
     async fn a_part_is_taken_up_where_it_was_left_and_only_by_its_own_file() {
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("f");
-        let mut part = open(&dest);
+        let mut part = open(&dest).await;
         assert_eq!((part.len(), part.known()), (0, None));
         part.restart(Some(known("e-1", 6))).await.unwrap();
         part.write(b"abc").await.unwrap();
         part.keep().await.unwrap();
-        assert!(Part::open(&dest, "http://g/", "n").is_err(), "it is locked");
+        assert!(Part::open(&dest, "http://g/", "n").await.is_err(), "it is locked");
+        assert!(!part.is_of_before());
         drop(part);
         for (url, name) in [("http://other/", "n"), ("http://g/", "m")] {
-            assert_eq!(Part::open(&dest, url, name).unwrap().len(), 0, "{url} {name}");
+            assert_eq!(Part::open(&dest, url, name).await.unwrap().len(), 0, "{url} {name}");
         }
-        let mut part = open(&dest);
+        let mut part = open(&dest).await;
         assert_eq!((part.len(), part.missing(), part.known()), (3, 3, Some(&known("e-1", 6))));
+        assert!(part.is_of_before() && !part.is_resumed());
+        part.confirm();
         part.write(b"def").await.unwrap();
+        assert!(part.is_whole() && part.is_resumed() && !part.is_of_before());
         part.publish(&dest, false).await.unwrap();
         assert_eq!(std::fs::read(&dest).unwrap(), b"abcdef");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(count(dir.path()), 1, "nothing is left beside it");
     }
 
     #[tokio::test]
-    async fn a_part_of_another_boot_of_another_size_or_without_its_note_is_begun_anew() {
+    async fn a_part_of_another_boot_is_begun_anew_and_its_old_bytes_are_gone_before_new_ones_come() {
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("f");
-        let make = async || {
-            let mut part = open(&dest);
-            part.restart(Some(known("e-1", 6))).await.unwrap();
-            part.write(b"abc").await.unwrap();
-            part.keep().await.unwrap();
-        };
         let path = note_of(&beside(&dest));
-        for change in ["boot", "size", "etag", "broken", "none", "nothing"] {
-            make().await;
+        for (change, expected) in [("boot", 0), ("nothing", 3)] {
+            leave(&dest).await;
             let mut note: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-            match change {
-                "boot" => note["boot"] = "another".into(),
-                "size" => note["size"] = 2.into(),
-                "etag" => note["etag"] = "".into(),
-                _ => {}
+            if change == "boot" {
+                note["boot"] = "another".into();
             }
-            match change {
-                "broken" => std::fs::write(&path, "{").unwrap(),
-                "none" => std::fs::remove_file(&path).unwrap(),
-                _ => std::fs::write(&path, note.to_string()).unwrap(),
-            }
-            assert_eq!(open(&dest).len(), if change == "nothing" { 3 } else { 0 }, "{change}");
+            std::fs::write(&path, note.to_string()).unwrap();
+            assert_eq!(open(&dest).await.len(), expected, "{change}");
         }
-        // The old bytes are gone before new ones come.
-        let mut part = open(&dest);
+        let mut part = open(&dest).await;
         part.restart(Some(known("e-2", 2))).await.unwrap();
         part.write(b"xy").await.unwrap();
+        assert!(!part.is_resumed());
         part.publish(&dest, false).await.unwrap();
         assert_eq!(std::fs::read(&dest).unwrap(), b"xy");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_no_note_knows_are_of_others_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().join("f");
+        let (part, note) = (beside(&dest), note_of(&beside(&dest)));
+        for change in ["broken", "none", "size", "etag"] {
+            leave(&dest).await;
+            match change {
+                "broken" => std::fs::write(&note, "{").unwrap(),
+                "none" => std::fs::remove_file(&note).unwrap(),
+                "size" => std::fs::write(&note, r#"{"size":2,"etag":"e-1"}"#).unwrap(),
+                _ => std::fs::write(&note, r#"{"size":6,"etag":""}"#).unwrap(),
+            }
+            let failure = Part::open(&dest, "http://g/", "n").await.err().unwrap();
+            assert!(failure.end() == End::Conflict, "{change}: {failure}");
+            assert!(failure.to_string().contains("another name"), "{change}: {failure}");
+            assert_eq!(std::fs::read(&part).unwrap(), b"abc", "{change}");
+            std::fs::remove_file(&part).unwrap();
+            let _ = std::fs::remove_file(&note);
+        }
+        // A note of others is no reason to leave an empty part.
+        std::fs::write(&note, "mine").unwrap();
+        assert!(Part::open(&dest, "http://g/", "n").await.is_err());
+        assert_eq!((count(dir.path()), std::fs::read(&note).unwrap()), (1, b"mine".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_part_without_bytes_is_not_left_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().join("f");
+        drop(open(&dest).await);
+        assert_eq!(count(dir.path()), 0);
+        leave(&dest).await;
+        open(&dest).await.restart(None).await.unwrap();
+        assert_eq!(count(dir.path()), 0, "nor its note");
+        leave(&dest).await;
+        open(&dest).await.discard();
+        assert_eq!(count(dir.path()), 0);
     }
 
     #[tokio::test]
     async fn what_has_appeared_meanwhile_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("f");
-        let mut part = open(&dest);
+        let mut part = open(&dest).await;
         part.restart(Some(known("e-1", 1))).await.unwrap();
         part.write(b"a").await.unwrap();
         std::fs::write(&dest, "mine").unwrap();
         assert_eq!(part.publish(&dest, false).await.unwrap_err().end(), End::Conflict);
         assert_eq!(std::fs::read(&dest).unwrap(), b"mine");
-        open(&dest).publish(&dest, true).await.unwrap();
+        open(&dest).await.publish(&dest, true).await.unwrap();
         assert_eq!(std::fs::read(&dest).unwrap(), b"a");
+        // A folder is not, even when files may be: the part would wait for ever.
+        std::fs::remove_file(&dest).unwrap();
+        std::fs::create_dir(&dest).unwrap();
+        for replace in [false, true] {
+            leave(&dest).await;
+            let failure = open(&dest).await.publish(&dest, replace).await.unwrap_err();
+            assert!(failure.end() == End::Conflict && !failure.to_string().contains("--force"), "{failure}");
+            assert_eq!(count(dir.path()), 1);
+        }
     }
 
-    #[test]
-    fn a_link_in_place_of_the_part_is_not_followed() {
+    #[tokio::test]
+    async fn a_link_or_a_pipe_in_place_of_the_part_is_not_followed() {
+        use rustix::fs::{FileType, Mode, mknodat};
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("f");
         std::fs::write(dir.path().join("victim"), "mine").unwrap();
         std::os::unix::fs::symlink("victim", beside(&dest)).unwrap();
-        assert!(Part::open(&dest, "http://g/", "n").is_err());
+        assert!(Part::open(&dest, "http://g/", "n").await.is_err());
+        std::fs::remove_file(beside(&dest)).unwrap();
+        mknodat(CWD, beside(&dest), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(Part::open(&dest, "http://g/", "n").await.err().unwrap().end(), End::Conflict);
+        assert_eq!(count(dir.path()), 2, "and both stay");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use cstore_types::FileName;
+use rustix::fs::{Access, access};
 
 use super::part;
 use crate::exit::{End, Failure};
@@ -22,7 +23,7 @@ pub(super) fn below(root: &Path, prefix: &str, name: &str) -> Result<PathBuf, Fa
     let mut parts: Vec<&str> = relative.as_str().split('/').collect();
     let last = parts.pop().unwrap_or_default();
     if part::is_reserved(last) {
-        return Err(Failure::client(End::Conflict, "unfinished downloads have such names"));
+        return Err(reserved());
     }
     std::fs::create_dir_all(root).map_err(|error| unusable(root, &error))?;
     let mut path = root.to_path_buf();
@@ -34,9 +35,38 @@ pub(super) fn below(root: &Path, prefix: &str, name: &str) -> Result<PathBuf, Fa
     Ok(path)
 }
 
+/// A file of such a name would be taken for an unfinished download, or be destroyed by one.
+pub(super) fn reserved() -> Failure {
+    Failure::client(End::Conflict, "unfinished downloads have such names; get it alone, under another one")
+}
+
+/// Looks once whether the files of a folder can go below `root`, which need not be there yet. Nothing is made: there
+/// may be no file.
+pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
+    for place in root.ancestors() {
+        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        match std::fs::metadata(place) {
+            Ok(found) if !found.is_dir() => return Err(no_folder(place)),
+            // What is there already may all be unchanged, so that nobody writes.
+            Ok(_) if place == root => return Ok(()),
+            Ok(_) => {
+                return access(place, Access::WRITE_OK | Access::EXEC_OK)
+                    .map_err(|error| unusable(place, &error.into()));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(unusable(place, &error)),
+        }
+    }
+    Ok(())
+}
+
+fn no_folder(path: &Path) -> Failure {
+    Failure::client(End::Conflict, format!("{} is in the way: it is no folder", path.display()))
+}
+
 /// What is told of a path of this machine that is of no use.
 pub(super) fn unusable(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("cannot use {}: {error}", path.display()))
+    Failure::local(error, format!("cannot use {}: {error}", path.display()))
 }
 
 fn enter(path: &Path) -> Result<(), Failure> {
@@ -48,9 +78,7 @@ fn enter(path: &Path) -> Result<(), Failure> {
     // The link itself is looked at, not where it leads.
     match std::fs::symlink_metadata(path).as_ref().map(Metadata::is_dir) {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            Err(Failure::client(End::Conflict, format!("{} is in the way: it is no folder", path.display())))
-        }
+        Ok(false) => Err(no_folder(path)),
         Err(error) => Err(unusable(path, error)),
     }
 }
@@ -58,6 +86,21 @@ fn enter(path: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_that_can_hold_nothing_is_told_once_and_nothing_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        check_root(dir.path()).unwrap();
+        check_root(&dir.path().join("new/er")).unwrap();
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        for bad in ["file", "file/below"] {
+            assert!(check_root(&dir.path().join(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let full = |kind: ErrorKind| unusable(dir.path(), &kind.into()).concerns_all();
+        assert!(full(ErrorKind::StorageFull) && full(ErrorKind::ReadOnlyFilesystem));
+        assert!(full(ErrorKind::QuotaExceeded) && !full(ErrorKind::PermissionDenied));
+    }
 
     #[test]
     fn hostile_names_stay_below_the_root_or_are_refused() {

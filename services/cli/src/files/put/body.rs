@@ -11,11 +11,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use parking_lot::Mutex;
 use reqwest::Body;
+use rustix::fs::OFlags;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::client::Meter;
 use crate::exit::Failure;
+use crate::files::flags;
 
 const PIECE: usize = 256 << 10;
 
@@ -37,7 +39,7 @@ impl fmt::Display for Source {
 
 /// What is told of a file that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("cannot read {}: {error}", path.display()))
+    Failure::local(error, format!("cannot read {}: {error}", path.display()))
 }
 
 /// One reading of a source.
@@ -59,8 +61,21 @@ struct FileInput {
     before: (u64, Option<SystemTime>),
 }
 
-/// Why a body broke off, when it did so on this side.
-pub(super) type Fault = Arc<Mutex<Option<String>>>;
+/// How a body came to its end on this side. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ended(Arc<Mutex<(bool, Option<String>)>>);
+
+impl Ended {
+    /// All of it was given away.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.lock().0
+    }
+
+    /// Why it broke off.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.0.lock().1.take()
+    }
+}
 
 impl Upload {
     pub(super) async fn open(source: &Source) -> Result<Self, Failure> {
@@ -69,8 +84,13 @@ impl Upload {
             return Ok(Self { size: None, input: Input::Stdin(File::from_std(stdin.into())) });
         };
         let opened = async {
-            let file = File::open(path).await?;
+            // A pipe would be waited for, perhaps for ever; ordinary files do not know the flag.
+            let mut options = tokio::fs::OpenOptions::new();
+            let file = options.read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path).await?;
             let before = state(&file).await?;
+            if before.0 == 0 {
+                refuse_sizeless(&file).await?;
+            }
             Ok((file, before))
         };
         let (file, before) = opened.await.map_err(|error| unreadable(path, &error))?;
@@ -79,30 +99,38 @@ impl Upload {
     }
 
     /// The body. Each piece is counted when it is given away.
-    pub(super) fn body(self, meter: Meter, moved: impl Fn(u64) + Send + Sync + 'static) -> (Body, Fault) {
-        let fault = Fault::default();
-        if self.size == Some(0) {
-            return (Body::from(Bytes::new()), fault);
+    pub(super) fn body(self, meter: Meter, moved: impl Fn(u64) + Send + Sync + 'static) -> (Body, Ended) {
+        let (ended, size) = (Ended::default(), self.size);
+        if size == Some(0) {
+            ended.0.lock().0 = true;
+            return (Body::from(Bytes::new()), ended);
         }
-        let told = fault.clone();
+        let told = ended.clone();
         let pieces = stream::try_unfold((self.input, moved), move |(mut input, moved)| {
             let (told, meter) = (told.clone(), meter.clone());
             async move {
                 match input.next().await {
-                    Ok(piece) if piece.is_empty() => Ok(None),
+                    Ok(piece) if piece.is_empty() => {
+                        told.0.lock().0 = true;
+                        Ok(None)
+                    }
                     Ok(piece) => {
                         meter.add(piece.len());
+                        if size == Some(meter.total()) {
+                            // Nobody asks for more than the length that was said.
+                            told.0.lock().0 = true;
+                        }
                         moved(piece.len() as u64);
                         Ok(Some((piece, (input, moved))))
                     }
                     Err(error) => {
-                        *told.lock() = Some(error.to_string());
+                        told.0.lock().1 = Some(error.to_string());
                         Err(error)
                     }
                 }
             }
         });
-        (Body::wrap_stream(pieces), fault)
+        (Body::wrap_stream(pieces), ended)
     }
 }
 
@@ -137,6 +165,16 @@ async fn read(input: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<B
     let mut piece = BytesMut::with_capacity(most);
     input.take(most as u64).read_buf(&mut piece).await?;
     Ok(piece.freeze())
+}
+
+/// Files of `/proc` and `/sys` say that they are empty, and are made while they are read.
+async fn refuse_sizeless(file: &File) -> io::Result<()> {
+    let mut file = file.try_clone().await?;
+    if file.read(&mut [0]).await? > 0 {
+        let message = "it says that it is empty, and is not; `put - NAME` takes what comes out of it";
+        return Err(io::Error::other(message));
+    }
+    Ok(())
 }
 
 async fn state(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
@@ -186,8 +224,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_is_no_body() {
+    async fn what_is_no_ordinary_file_is_no_body_and_is_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
         let dir = tempfile::tempdir().unwrap();
-        assert!(Upload::open(&Source::File(dir.path().to_path_buf())).await.is_err());
+        let pipe = dir.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        for path in [dir.path(), &pipe, Path::new("/dev/zero")] {
+            let error = Upload::open(&Source::File(path.to_path_buf())).await.err().unwrap();
+            assert!(error.to_string().contains("no ordinary file"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_only_says_it_is_empty_is_not_stored_as_nothing() {
+        let path = Path::new("/proc/self/status");
+        let error = Upload::open(&Source::File(path.to_path_buf())).await.err().unwrap();
+        assert!(error.to_string().contains("says that it is empty"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("empty");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(Upload::open(&Source::File(path)).await.unwrap().size, Some(0));
     }
 }

@@ -1,5 +1,7 @@
 //! What is to be uploaded, and under which names: found while it is taken, never all at once.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::Path;
 
 use cstore_types::FileName;
@@ -8,6 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::body::{Source, unreadable};
 use crate::args::files::Put;
 use crate::exit::Failure;
+use crate::files::get::is_reserved;
 use crate::files::{folder, name, target};
 
 /// One file to upload.
@@ -33,6 +36,7 @@ pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, F
     } else {
         name(&options.dest)?.to_string()
     };
+    refuse_twins(options)?;
     let mut sources: Vec<Items<'_>> = Vec::new();
     for path in &options.src {
         if path == Path::new("-") {
@@ -53,6 +57,19 @@ pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, F
     Ok(sources.into_iter().flatten())
 }
 
+/// Two sources of one last name would become one file, or their folders one. Those without a name, such as `..`, go
+/// straight into the folder and are meant to meet.
+fn refuse_twins(options: &Put) -> Result<(), Failure> {
+    let mut seen: HashMap<&OsStr, &Path> = HashMap::new();
+    for path in &options.src {
+        let Some(last) = path.file_name() else { continue };
+        if let Some(other) = seen.insert(last, path) {
+            return Err(Failure::Usage(format!("{other:?} and {path:?} would get one name, {last:?}")));
+        }
+    }
+    Ok(())
+}
+
 /// The files of a folder.
 fn below<'a>(
     root: &'a Path,
@@ -68,15 +85,37 @@ fn below<'a>(
         (false, _) => folder(&format!("{}/", options.dest))?,
     };
     let follow = options.follow;
+    // The names of one folder are held, for the order; those of all folders are not.
     let walk = WalkDir::new(root).follow_links(follow).sort_by_file_name();
     Ok(walk.into_iter().filter_map(move |found| match found {
         Ok(entry) if entry.depth() == 0 || entry.file_type().is_dir() => None,
         Ok(entry) => Some(item(root, &prefix, &entry)),
-        Err(error) => Some(Err(Failure::Failed(format!("cannot read {error}")))),
+        Err(error) => Some(Err(unwalkable(root, &prefix, &error))),
     }))
 }
 
+/// What cannot be walked through, under the name that it would have had.
+fn unwalkable(root: &Path, prefix: &str, error: &walkdir::Error) -> Failure {
+    let path = error.path().unwrap_or(root);
+    let relative = path.strip_prefix(root).unwrap_or(path).to_string_lossy();
+    let failure = match (error.loop_ancestor(), error.io_error()) {
+        (Some(above), _) => {
+            let message = format!("{} leads back to {}: a loop", path.display(), above.display());
+            Failure::Failed(message)
+        }
+        (None, Some(io)) => unreadable(path, io),
+        (None, None) => Failure::Failed(format!("cannot read {error}")),
+    };
+    failure.of(format!("{prefix}{relative}").trim_end_matches('/'))
+}
+
 fn item(root: &Path, prefix: &str, entry: &DirEntry) -> Result<Item, Failure> {
+    let relative = entry.path().strip_prefix(root).unwrap_or_else(|_| entry.path()).to_string_lossy();
+    let would_be = format!("{prefix}{relative}");
+    ordinary(root, prefix, entry).map_err(|failure| failure.of(&would_be))
+}
+
+fn ordinary(root: &Path, prefix: &str, entry: &DirEntry) -> Result<Item, Failure> {
     let path = entry.path();
     let kind = entry.file_type();
     if kind.is_symlink() {
@@ -85,6 +124,10 @@ fn item(root: &Path, prefix: &str, entry: &DirEntry) -> Result<Item, Failure> {
     }
     if !kind.is_file() {
         return Err(Failure::Failed(format!("{} is no ordinary file", path.display())));
+    }
+    if entry.file_name().to_str().is_some_and(is_reserved) {
+        let message = format!("{} is an unfinished download by its name; put it alone", path.display());
+        return Err(Failure::Failed(message));
     }
     let relative = path.strip_prefix(root).unwrap_or(path);
     let relative = relative.to_str().ok_or_else(|| not_utf8(path))?;
@@ -132,7 +175,7 @@ mod tests {
         let found = |args: &[&str]| names(args).map(|names| names.join(" "));
         assert_eq!(found(&[a, "x"]).as_deref(), Ok("x"));
         assert_eq!(found(&[a, "x/"]).as_deref(), Ok("x/a.txt"));
-        assert_eq!(found(&[a, a, "/"]).as_deref(), Ok("a.txt a.txt"));
+        assert_eq!(found(&[a, &format!("{tree}/b"), "/"]).as_deref(), Ok("a.txt b"));
         assert_eq!(found(&["-", "x"]).as_deref(), Ok("x"));
         assert_eq!(found(&["-r", &tree, "x"]).as_deref(), Ok("x/a.txt x/b x/sub/c"));
         assert_eq!(found(&["-r", &tree, "x/"]).as_deref(), Ok("x/tree/a.txt x/tree/b x/tree/sub/c"));
@@ -140,6 +183,8 @@ mod tests {
         assert_eq!(found(&["-r", &inside, "x/"]).as_deref(), Ok("x/a.txt x/b x/sub/c"));
         for (args, said) in [
             (&[a, a, "x"][..], "several files"),
+            (&[a, a, "/"], "one name"),
+            (&["-r", &tree, a, &tree, "/"], "one name"),
             (&["-", "x/"], "stdin"),
             (&[&tree, "x"], "--recursive"),
             (&[a, "../x"], "'..'"),
@@ -173,5 +218,15 @@ mod tests {
         assert!(followed[..2] == ["x/file", "x/link"] && followed[2].contains("loop"), "{followed:?}");
         let absent = dir.path().join("absent");
         assert_eq!(told(&[absent.to_str().unwrap(), "x"]), ["x"], "it is told when it is opened");
+        // A name of an unfinished download goes alone: get would refuse it ever after.
+        std::fs::remove_file(format!("{root}/self")).unwrap();
+        std::fs::rename(format!("{root}/file"), format!("{root}/a.cstore-part")).unwrap();
+        assert!(
+            told(&["-r", root, "x"])[0].contains("unfinished download"),
+            "{:?}",
+            told(&["-r", root, "x"])
+        );
+        let part = format!("{root}/a.cstore-part");
+        assert_eq!(told(&[&part, "x/"]), ["x/a.cstore-part"]);
     }
 }

@@ -1,5 +1,7 @@
 //! The web page in a real browser, in front of a real cluster: what a person does, by mouse and keys.
 
+mod large;
+
 use std::path::{Path, PathBuf};
 
 use cstore_gateway::tokens::Token;

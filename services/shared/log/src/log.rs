@@ -32,6 +32,9 @@ pub struct Options {
     pub max_frame_bytes: usize,
     /// Bytes that may wait for the disk.
     pub max_queue_bytes: usize,
+    /// Sequences up to this one were used, whatever the files say: the ones that held them may be gone. 0 when the
+    /// owner keeps no record of it.
+    pub least_seq: u64,
 }
 
 /// Ways to break the log on purpose; a program can only have [`Sabotage::None`].

@@ -20,6 +20,7 @@ fn options() -> Options {
         compaction_bytes: 0,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
+        least_seq: 0,
     }
 }
 
@@ -299,5 +300,39 @@ fn i7_a_crash_of_a_log_that_is_full_to_the_last_byte_opens_within_its_bound() {
         assert_eq!(report.copied_frames, 1);
         // The copy needs a header and a footer of its own.
         assert!(log.allocated_bytes() <= options().max_bytes + (12 << 10), "{}", log.allocated_bytes());
+    }
+}
+
+#[test]
+fn i6_sequences_go_on_from_the_floor_when_every_file_is_gone_and_nothing_is_lost_after_that() {
+    for seed in 0..24 {
+        let (mut faulty, mut disk) = memory();
+        let mut floor = 0;
+        let mut kept = 0;
+        for round in 0..6 {
+            let options = Options { least_seq: floor, ..options() };
+            let mut seen = 0;
+            let (log, report) = Log::open(disk.clone(), options, &mut |_| seen += 1).unwrap();
+            assert!(report.last_seq >= floor, "seed {seed} round {round}: {report:?} below {floor}");
+            assert_eq!(seen, kept, "seed {seed} round {round}");
+            floor = log.durable_seq();
+            if (seed + round) % 3 == 0 {
+                let (active, others): (Vec<_>, Vec<_>) =
+                    log.files().into_iter().partition(|file| file.state == FileState::Active);
+                for file in others {
+                    log.retire(file.id).unwrap();
+                }
+                // The one that a copy of the last frame lies in.
+                kept = active.len();
+            }
+            for _ in 0..(seed + 2 * round) % 4 {
+                append(&log, "k", vec![1; 3_000], Urgency::Normal).unwrap();
+                kept += 1;
+            }
+            // Only what was written at the start is known of, as after a kill.
+            drop(log);
+            faulty = if seed % 2 == 0 { faulty.kill() } else { faulty.power_loss(seed) };
+            disk = Arc::new(faulty.clone());
+        }
     }
 }

@@ -127,6 +127,7 @@ impl Engine {
         lock: Arc<cstore_log::LockGuard>,
     ) -> Result<Self, OpenError> {
         superblock.capacity = options.capacity;
+        let was_clean = superblock.clean;
         let bitmap_allowance = (superblock.capacity / 64).max(4_096);
         let segments = disk.subdir(SEGMENTS_DIR).map_err(io_error("open segments"))?;
         let segment_bytes = superblock.segment_bytes;
@@ -139,6 +140,7 @@ impl Engine {
             compaction_bytes: segment_bytes + segment_bytes / 4,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_queue_bytes: MAX_QUEUE_BYTES,
+            least_seq: superblock.seal_seq.0,
         };
         let mut recovery = Recovery::default();
         let (log, report) =
@@ -165,21 +167,25 @@ impl Engine {
             bitmap_allowance,
             _lock: lock,
         };
-        engine.restore_references(report.last_seq, recovery.unreadable)?;
+        engine.restore_references(report.last_seq, recovery.unreadable, was_clean)?;
         engine.shared.lock().state.adopt_orphans();
         engine.write_superblock(false).map_err(|error| OpenError::Log(error.to_string()))?;
+        remove_bitmap(&engine.disk).map_err(io_error("remove stale bitmap"))?;
         Ok(engine)
     }
 
-    /// Counts references: from the derived cache when it is of exactly this log, else from the reference sets.
-    fn restore_references(&self, last_seq: u64, unreadable: usize) -> Result<(), OpenError> {
+    /// Counts references: from the derived cache when it is of exactly this log, else from the reference sets. The
+    /// cache is of this log when the disk was stopped in good order and nothing was written since: a sequence alone
+    /// does not tell one log from a later one.
+    fn restore_references(&self, last_seq: u64, unreadable: usize, was_clean: bool) -> Result<(), OpenError> {
         if unreadable > 0 {
             return Err(OpenError::Log(format!(
                 "{unreadable} records have keys that this program cannot read"
             )));
         }
         let mut shared = self.shared.lock();
-        if let Some(bitmap) = self.load_bitmap()
+        if was_clean
+            && let Some(bitmap) = self.load_bitmap()
             && bitmap.last_seq == last_seq
             && shared.state.restore_counts(&bitmap.files)
         {
@@ -214,10 +220,7 @@ impl Engine {
         let bitmap = Bitmap { last_seq: self.log.durable_seq(), files };
         let bytes = bitmap.encode(self.superblock.lock().store);
         let write = || -> io::Result<()> {
-            match self.disk.remove(BITMAP_FILE) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_bitmap(&self.disk)?;
             if bytes.len() as u64 <= self.bitmap_allowance {
                 let file = self.disk.create(BITMAP_FILE, bytes.len() as u64)?;
                 file.write_all_vectored_at(&[bytes], 0)?;
@@ -226,6 +229,15 @@ impl Engine {
             self.disk.sync_dir()
         };
         write().map_err(|error| EngineError::Disk(format!("write bitmap: {error}")))
+    }
+}
+
+/// From the first write on, a cache of an earlier stop says nothing.
+fn remove_bitmap(disk: &Arc<dyn Disk>) -> io::Result<()> {
+    match disk.remove(BITMAP_FILE) {
+        Ok(()) => disk.sync_dir(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Space: what is left, reservation before a write, recycling of wholly dead segments.
 
-use cstore_log::{FileState, LogError, Urgency};
+use cstore_log::{FileInfo, FileState, LogError, Urgency};
 
 use super::Engine;
 use super::state::ORPHANS;
@@ -96,6 +96,10 @@ impl Engine {
             if file.state == FileState::Active || !self.shared.lock().state.is_dead(file.id) {
                 continue;
             }
+            if let Err(error) = self.keep_seal_seq(&file) {
+                tracing::warn!(file = file.id, %error, "segment of the highest sequence could not be recycled");
+                continue;
+            }
             match self.log.retire(file.id) {
                 Ok(()) => {
                     let mut shared = self.shared.lock();
@@ -113,6 +117,15 @@ impl Engine {
         }
         self.counters.retired_files.add(retired as u64);
         retired
+    }
+
+    /// Sequences never go back: before the file that holds the highest one goes, the superblock says which it was.
+    fn keep_seal_seq(&self, file: &FileInfo) -> Result<(), EngineError> {
+        let is_last = file.seqs.is_some_and(|(_, last)| last >= self.log.durable_seq());
+        if is_last && self.superblock.lock().seal_seq < self.seal_seq() {
+            return self.write_superblock(false);
+        }
+        Ok(())
     }
 }
 

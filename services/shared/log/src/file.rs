@@ -42,8 +42,16 @@ struct Inner {
     active_free: u64,
     /// What the file that is being made will have; it is allocated, but not active yet.
     making: u64,
-    /// What groups of compaction took since the last [`Files::settle_compaction`], from their part of the reserve.
-    compacting: u64,
+    /// What compaction empties.
+    victim: Option<Victim>,
+}
+
+/// The file that groups of compaction are copied out of.
+#[derive(Debug)]
+struct Victim {
+    file: u32,
+    /// What they took so far, of their part of the reserve. It comes back with the file.
+    taken: u64,
 }
 
 /// All files of one log.
@@ -102,7 +110,7 @@ impl Files {
     /// What compaction has taken so far is not kept for it a second time: others see the same room as before it began,
     /// until its file is retired.
     fn left_by(&self, inner: &Inner, urgency: Urgency) -> u64 {
-        let taken = inner.compacting.min(self.options.compaction_bytes);
+        let taken = inner.victim.as_ref().map_or(0, |victim| victim.taken.min(self.options.compaction_bytes));
         match urgency {
             Urgency::Normal => self.options.reserve_bytes.saturating_sub(taken),
             Urgency::Urgent => self.options.compaction_bytes - taken,
@@ -110,16 +118,32 @@ impl Files {
         }
     }
 
-    /// A frame has landed: the active file has `free` left, and groups of compaction took `compacted` of it.
+    /// A frame has landed: the active file has `free` left, and groups of compaction took `compacted` of it. Without
+    /// a file that is being emptied nothing comes back for what they took.
     pub(crate) fn landed(&self, free: u64, compacted: u64) {
         let mut inner = self.inner.lock();
         inner.active_free = free;
-        inner.compacting += compacted;
+        if let Some(victim) = &mut inner.victim {
+            victim.taken += compacted;
+        }
+    }
+
+    /// Groups of compaction are copied out of `file` from now on.
+    pub(crate) fn begin_compaction(&self, file: u32) {
+        let mut inner = self.inner.lock();
+        inner.victim = inner.files.contains_key(&file).then_some(Victim { file, taken: 0 });
     }
 
     /// What compaction took counts as taken from now on, and its whole reserve is kept again.
     pub(crate) fn settle_compaction(&self) {
-        self.inner.lock().compacting = 0;
+        self.inner.lock().victim = None;
+    }
+
+    /// What the part of the reserve that is compaction's lacks.
+    pub(crate) fn missing(&self) -> u64 {
+        let inner = self.inner.lock();
+        let room = self.room_of(&inner) + inner.active_free + inner.making;
+        self.left_by(&inner, Urgency::Urgent).saturating_sub(room)
     }
 
     /// The active file, which may be a new one, has so much left.
@@ -266,6 +290,10 @@ impl Files {
         }
         let len = file.info.lock().size;
         let mut inner = self.inner.lock();
+        // At the moment in which its bytes are there again: they are not promised a second time.
+        if inner.victim.as_ref().is_some_and(|victim| victim.file == id) {
+            inner.victim = None;
+        }
         if recycle {
             inner.spares.push(Spare { name: spare, len });
         } else {

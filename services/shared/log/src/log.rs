@@ -350,8 +350,20 @@ impl Log {
         self.shared.options.compaction_bytes
     }
 
-    /// The file that groups of compaction were copied out of is retired or given up: from now on the room that they
-    /// took is missed, and all of their reserve is kept again.
+    /// Groups of compaction are copied out of `file` from now on. Until it is retired others see the same room as
+    /// before, because what the copies take comes back with it.
+    pub fn begin_compaction(&self, file: u32) {
+        self.shared.files.begin_compaction(file);
+    }
+
+    /// What the part of the reserve that only compaction may use lacks; nothing, as long as every file that a copy was
+    /// begun of could be retired.
+    pub fn missing_bytes(&self) -> u64 {
+        self.shared.files.missing()
+    }
+
+    /// The file that groups of compaction were copied out of is given up: from now on the room that they took is
+    /// missed, and all of their reserve is kept again.
     pub fn settle_compaction(&self) {
         self.shared.files.settle_compaction();
     }

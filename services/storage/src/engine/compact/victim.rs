@@ -63,6 +63,11 @@ impl Candidate {
         self.live + self.live.div_ceil(group.max(1)) * FRAME
     }
 
+    /// Room that there must be before the copy begins.
+    pub(super) fn room(&self, sizes: &Sizes) -> u64 {
+        self.cost(sizes.group) + sizes.margin()
+    }
+
     fn gain(&self, group: u64) -> u64 {
         self.size.saturating_sub(self.cost(group))
     }
@@ -95,9 +100,9 @@ pub(super) fn best(
     room: u64,
     sizes: &Sizes,
 ) -> Option<Candidate> {
-    let (group, margin) = (sizes.group, sizes.margin());
+    let group = sizes.group;
     candidates
-        .filter(|candidate| candidate.is_worth_it(need, group) && candidate.cost(group) + margin <= room)
+        .filter(|candidate| candidate.is_worth_it(need, group) && candidate.room(sizes) <= room)
         .min_by_key(|candidate| (std::cmp::Reverse(candidate.score(need, group)), candidate.file))
 }
 

@@ -150,3 +150,24 @@ async fn i7_damaged_blocks_on_a_full_disk_do_not_use_up_the_reserve() {
         assert_eq!(engine.compaction().missing_bytes, 0);
     }
 }
+
+/// Each start begins a segment of its own: with one release a life, a full disk is soon full of tiny ones.
+#[tokio::test]
+async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
+    for kills in [false, true] {
+        let mut disk = FaultyDisk::new();
+        let mut engine = open(&disk, 6 << 20);
+        let n = fill(&engine, 2_000).await;
+        for (life, n) in spread(n).into_iter().take(400).enumerate() {
+            if !kills {
+                engine.close().unwrap();
+            }
+            drop(engine);
+            disk = disk.kill();
+            engine = open(&disk, 6 << 20);
+            let released = release_all(&engine, &[n]).await;
+            released.unwrap_or_else(|error| panic!("kills {kills}, life {life}: {error}"));
+            assert!(engine.space().allocated <= 6 << 20, "FS_SIZE bounds everything");
+        }
+    }
+}

@@ -30,7 +30,8 @@ pub(super) struct Candidate {
 
 /// Gains below this are not worth it while there is enough space.
 const MIN_GAIN: u64 = 64 << 10;
-/// Nor these, ever: headers and padding of the copy may take them.
+/// Nor these, ever, of a large segment: headers and padding of the copy may take them. The tiny ones that restarts leave
+/// are worth it for a quarter of their size: their copies share a segment.
 const MIN_SHORT_GAIN: u64 = 16 << 10;
 /// Frames start on boundaries of this many bytes.
 const FRAME: u64 = 4 << 10;
@@ -75,7 +76,7 @@ impl Candidate {
     fn is_worth_it(&self, need: Need, group: u64) -> bool {
         let least = match need {
             Need::Ample => MIN_GAIN.max(self.size / 2),
-            Need::Short | Need::Now => MIN_SHORT_GAIN.max(self.size / 10),
+            Need::Short | Need::Now => MIN_SHORT_GAIN.max(self.size / 10).min(self.size / 4),
         };
         self.gain(group) >= least
     }

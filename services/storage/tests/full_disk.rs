@@ -171,3 +171,14 @@ async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
         }
     }
 }
+
+/// Half of what one segment holds, many times: more than a few segments must be emptied for one large block.
+#[tokio::test]
+async fn i7_a_large_request_wins_back_as_much_as_it_needs() {
+    let engine = open(&FaultyDisk::new(), 24 << 20);
+    let n = fill(&engine, 50_000).await;
+    let gone: Vec<u64> = (0..n).filter(|n| n % 2 == 0).collect();
+    release_all(&engine, &gone).await.unwrap();
+    assert!(engine.space().free < 4 << 20, "{:?}", engine.space());
+    store(&engine, 1_000_000, 4 << 20).await.unwrap();
+}

@@ -39,8 +39,8 @@ const MAX_LOOKS: usize = 64;
 const BUSY: Duration = Duration::from_millis(10);
 /// Steps that one caller makes for its own room.
 const MAX_STEPS: usize = 4_096;
-/// Segments that one caller empties for its own room.
-const MAX_EMPTIED: usize = 8;
+/// Segments that one caller empties without any more room than there was: others take it, or nothing is won.
+const MAX_VAIN: usize = 8;
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub enum CompactStep {
 pub struct CompactionStats {
     /// Bytes of segments, without the active one, in which nothing is needed; padding is among them.
     pub dead_bytes: u64,
-    /// What compaction would win of them when somebody waits for room.
+    /// What compaction would win of them when somebody waits for room, without what its own reserve takes first.
     pub winnable_bytes: u64,
     /// Segments that cannot be emptied, because something in them is damaged.
     pub pinned_files: u64,
@@ -73,8 +73,8 @@ pub(super) struct Cleaning {
     /// Segments that could not be emptied.
     stuck: HashMap<u32, Stuck>,
     looks: u64,
-    /// When the last look found nothing: records that had died, frames of the log, and what was wanted.
-    fruitless: Option<(u64, u64, Need)>,
+    /// When the last look found nothing: records that had died, frames of the log, what was wanted, and the room.
+    fruitless: Option<(u64, u64, Need, u64)>,
 }
 
 /// Why a segment is left alone for a while.
@@ -188,17 +188,23 @@ impl Engine {
         Candidate { file: victim.file, size: 0, live, age: 0 }.room(&self.sizes())
     }
 
-    /// Compacts until `done`. Answers false when nothing is to be won, or one caller has done enough.
+    /// Compacts until `done`. Answers false when nothing is to be won, or all that is won goes to others.
     pub(super) async fn compact_until(&self, done: impl Fn() -> bool) -> bool {
-        let mut emptied = 0;
+        let (mut most, mut in_vain) = (self.space().free, 0);
         for _ in 0..MAX_STEPS {
             if done() {
                 return true;
             }
             match self.compact_step(Need::Now).await {
-                Ok(CompactStep::Moved(_)) => {}
-                Ok(CompactStep::Emptied) if emptied < MAX_EMPTIED => emptied += 1,
-                Ok(CompactStep::Emptied | CompactStep::Idle) | Err(_) => return done(),
+                Ok(CompactStep::Moved(_)) => continue,
+                Ok(CompactStep::Emptied) => {}
+                Ok(CompactStep::Idle) | Err(_) => return done(),
+            }
+            let free = self.space().free;
+            in_vain = if free > most { 0 } else { in_vain + 1 };
+            most = most.max(free);
+            if in_vain > MAX_VAIN {
+                return done();
             }
         }
         false
@@ -206,22 +212,23 @@ impl Engine {
 
     /// How far compaction is.
     pub fn compaction(&self) -> CompactionStats {
+        let (room, missing, sizes) = (self.room_for_copies(), self.log.missing_bytes(), self.sizes());
         let files = self.log.files();
         let shared = self.shared.lock();
-        let complete = files.iter().filter(|file| file.state != FileState::Active);
         let mut stats = CompactionStats {
             pinned_files: shared.pinned.len() as u64,
-            missing_bytes: self.log.missing_bytes(),
+            missing_bytes: missing,
             ..CompactionStats::default()
         };
-        for file in complete {
+        let mut candidates = Vec::new();
+        for file in files.iter().filter(|file| file.state != FileState::Active) {
             let live = shared.state.file_use(file.id).bytes;
             stats.dead_bytes += file.size.saturating_sub(live);
             if !shared.pinned.contains(&file.id) {
-                let candidate = Candidate { file: file.id, size: file.size, live, age: 0 };
-                stats.winnable_bytes += candidate.winnable(self.group_bytes as u64);
+                candidates.push(Candidate { file: file.id, size: file.size, live, age: 0 });
             }
         }
+        stats.winnable_bytes = victim::winnable(&candidates, room, missing, &sizes);
         stats
     }
 
@@ -255,12 +262,11 @@ impl Engine {
 
     fn choose(&self, cleaning: &mut Cleaning, need: Need) -> Option<u32> {
         let seq = self.log.durable_seq();
-        // Of more than its own part of the reserve others may take what they want meanwhile.
-        let room = self.log.free_bytes(Urgency::Compaction).min(self.log.compaction_bytes());
+        let room = self.room_for_copies();
         let files = self.log.files();
         cleaning.looks += 1;
         let shared = self.shared.lock();
-        let now = (shared.state.died(), seq, need);
+        let now = (shared.state.died(), seq, need, room);
         if cleaning.fruitless == Some(now) {
             return None;
         }
@@ -274,6 +280,11 @@ impl Engine {
         drop(shared);
         cleaning.fruitless = best.is_none().then_some(now);
         best.map(|candidate| candidate.file)
+    }
+
+    /// Of more than its own part of the reserve others may take what they want meanwhile.
+    fn room_for_copies(&self) -> u64 {
+        self.log.free_bytes(Urgency::Compaction).min(self.log.compaction_bytes())
     }
 
     fn sizes(&self) -> Sizes {
@@ -344,5 +355,38 @@ impl Victim {
         // They are met again.
         self.held.clear();
         self.limit > group_bytes / 64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cstore_types::{BlockId, SessionId};
+
+    use super::*;
+
+    fn entry(live: Live) -> Entry {
+        Entry { kind: 1, live, location: Location { file: 1, offset: 0, len: 1 } }
+    }
+
+    /// Each would be copied twice otherwise.
+    #[test]
+    fn a_victim_that_starts_again_with_smaller_groups_meets_held_records_once() {
+        let entries = vec![entry(Live::Block(BlockId::from_bytes([1; 32]))); 3];
+        let mut victim = Victim::new(1, entries, 1 << 20);
+        victim.at = 2;
+        victim.held.push(entry(Live::Release(SessionId::from_bytes([1; 16]))));
+        assert!(victim.shrink(1 << 20));
+        assert_eq!((victim.at, victim.held.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_victim_takes_a_batch_again_that_did_not_land() {
+        let entries = vec![entry(Live::Block(BlockId::from_bytes([1; 32]))); 3];
+        let mut victim = Victim::new(1, entries, 1 << 20);
+        let begun = victim.place();
+        victim.at = 2;
+        victim.held.push(entry(Live::Release(SessionId::from_bytes([1; 16]))));
+        victim.return_to(begun);
+        assert_eq!((victim.at, victim.held.len()), (0, 0));
     }
 }

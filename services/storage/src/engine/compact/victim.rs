@@ -81,11 +81,6 @@ impl Candidate {
         self.gain(group) >= least
     }
 
-    /// What it would give back now; nothing when it is not worth it.
-    pub(super) fn winnable(&self, group: u64) -> u64 {
-        if self.is_worth_it(Need::Now, group) { self.gain(group) } else { 0 }
-    }
-
     fn score(&self, need: Need, group: u64) -> u128 {
         let age = if need == Need::Now { 1 } else { self.age.max(1) };
         let benefit = (u128::from(self.gain(group)) * u128::from(age)) << 16;
@@ -105,6 +100,16 @@ pub(super) fn best(
     candidates
         .filter(|candidate| candidate.is_worth_it(need, group) && candidate.room(sizes) <= room)
         .min_by_key(|candidate| (std::cmp::Reverse(candidate.score(need, group)), candidate.file))
+}
+
+/// What all of them would give back now to who waits for room. Nothing when none can be begun with; and the first of it
+/// is what compaction's own reserve lacks.
+pub(super) fn winnable(candidates: &[Candidate], room: u64, missing: u64, sizes: &Sizes) -> u64 {
+    let worth = || candidates.iter().filter(|candidate| candidate.is_worth_it(Need::Now, sizes.group));
+    if !worth().any(|candidate| candidate.room(sizes) <= room) {
+        return 0;
+    }
+    worth().map(|candidate| candidate.gain(sizes.group)).sum::<u64>().saturating_sub(missing)
 }
 
 #[cfg(test)]
@@ -152,9 +157,21 @@ mod tests {
     }
 
     #[test]
+    fn what_no_copy_can_begin_with_is_not_promised_nor_what_the_reserve_lacks() {
+        let all = [candidate(1, 50, 10), candidate(2, 50, 10), candidate(3, 99, 10)];
+        let each = all[0].gain(SIZES.group);
+        assert_eq!(winnable(&all, ROOM, 0, &SIZES), 2 * each);
+        assert_eq!(winnable(&all, ROOM, each, &SIZES), each);
+        assert_eq!(winnable(&all, ROOM, 3 * each, &SIZES), 0);
+        assert_eq!(winnable(&all, 2 << 20, 0, &SIZES), 0, "no copy can be finished");
+    }
+
+    #[test]
     fn many_small_files_of_restarts_are_merged_when_space_is_short() {
         let small = Candidate { file: 1, size: 24 << 10, live: 200, age: 10 };
         assert_eq!(choice(Need::Ample, ROOM, &[small]), None);
         assert_eq!(choice(Need::Short, ROOM, &[small]), Some(1));
+        let tiny = Candidate { size: 8 << 10, live: 52, ..small };
+        assert_eq!(choice(Need::Now, ROOM, &[tiny]), Some(1));
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, Sabotage};
 use cstore_storage::EngineError;
 use cstore_storage::engine::{
-    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Need, NewBlock, SealOutcome,
+    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Need, NewBlock, PutOutcome, SealOutcome,
 };
 use cstore_types::{BlockId, PartNo};
 use rand::rngs::StdRng;
@@ -181,4 +181,28 @@ async fn i7_a_large_request_wins_back_as_much_as_it_needs() {
     release_all(&engine, &gone).await.unwrap();
     assert!(engine.space().free < 4 << 20, "{:?}", engine.space());
     store(&engine, 1_000_000, 4 << 20).await.unwrap();
+}
+
+/// Blocks that a restart found without a set are not kept from who must make room.
+#[tokio::test]
+async fn i7_a_release_that_finds_no_room_gives_up_what_no_set_holds() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20);
+    let mut blocks = 1_000..;
+    for n in 0..40 {
+        store(&engine, n, 2_000).await.unwrap();
+    }
+    let orphan = numbered(1_000, 40_000).id;
+    loop {
+        let block = blocks.next().map(|n| numbered(n, 40_000)).unwrap();
+        if !matches!(engine.put_blocks(session(900), vec![block]).await[..], [PutOutcome::Stored]) {
+            break;
+        }
+    }
+    let disk = disk.kill();
+    drop(engine);
+    let engine = open(&disk, 6 << 20);
+    assert!(engine.read_block(&orphan).is_ok(), "its upload may still be running");
+    release_all(&engine, &(0..40).collect::<Vec<_>>()).await.unwrap();
+    assert!(matches!(engine.read_block(&orphan), Err(EngineError::NotFound)));
 }

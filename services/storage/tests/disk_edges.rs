@@ -271,6 +271,23 @@ async fn i1_a_bitmap_is_believed_after_a_clean_stop_only() {
     assert_eq!(open(&disk, 6 << 20).unwrap().totals(), totals);
 }
 
+/// One segment that cannot be removed does not keep the others.
+#[tokio::test]
+async fn i3_a_segment_that_cannot_be_recycled_does_not_keep_others_from_it() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    for n in 0..3 {
+        store(&engine, n, numbered(n, 150_000)).await.unwrap();
+    }
+    for n in 0..2 {
+        engine.release(session(n)).await.unwrap();
+    }
+    disk.strike(Verb::Name, 1, Fault::Eio);
+    assert_eq!(engine.reclaim(), 1);
+    assert_eq!(engine.read_only(), None);
+    assert_eq!(engine.reclaim(), 1, "it is tried again");
+}
+
 #[tokio::test]
 async fn i7_a_full_disk_still_reads_everything_that_it_took() {
     let disk = FaultyDisk::new();

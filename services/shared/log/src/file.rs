@@ -211,13 +211,27 @@ impl Files {
 
     /// The new header is durable before the name is: a file of a log name always has a valid header.
     fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
-        let io = LogError::io("recycle log file");
-        let handle = self.disk.open(&spare.name).map_err(&io)?;
-        handle.write_all_vectored_at(&[self.header(id, spare.len, durable_seq)], 0).map_err(&io)?;
-        handle.sync_data().map_err(&io)?;
-        self.disk.rename(&spare.name, &file_name(id)).map_err(&io)?;
-        self.disk.sync_dir().map_err(&io)?;
+        let make = || {
+            let handle = self.disk.open(&spare.name)?;
+            handle.write_all_vectored_at(&[self.header(id, spare.len, durable_seq)], 0)?;
+            handle.sync_data()?;
+            self.disk.rename(&spare.name, &file_name(id))?;
+            Ok(handle)
+        };
+        let handle = make().map_err(|error| {
+            // It is not tried again: what cannot be written goes, and its room comes back.
+            if self.disk.remove(&spare.name).is_ok() {
+                self.inner.lock().allocated -= spare.len;
+            }
+            LogError::io("recycle log file")(error)
+        })?;
+        self.sync_folder("recycle log file")?;
         Ok((handle, spare.len))
+    }
+
+    /// A failed sync of the folder is never tried again: which names the disk has is unknown from then on.
+    fn sync_folder(&self, doing: &str) -> Result<(), LogError> {
+        self.disk.sync_dir().map_err(|error| LogError::Poisoned(format!("{doing}: sync folder: {error}")))
     }
 
     /// Makes a file of `size` bytes that were granted.
@@ -237,10 +251,11 @@ impl Files {
             handle.write_all_vectored_at(&[self.header(id, size, durable_seq)], 0)?;
             handle.sync_data()?;
             self.disk.rename(&unfinished_name(id), &file_name(id))?;
-            self.disk.sync_dir()?;
             Ok(handle)
         };
-        make().map(|handle| (handle, size)).map_err(undo)
+        let handle = make().map_err(undo)?;
+        self.sync_folder("create log file")?;
+        Ok((handle, size))
     }
 
     /// Decides the size of a new file and counts it. Spares that are too small make room for it.
@@ -249,7 +264,14 @@ impl Files {
         while self.new_room(&inner) < needed {
             let free = self.new_room(&inner);
             let Some(spare) = inner.spares.pop() else { return Err(LogError::Full { needed, free }) };
-            self.disk.remove(&spare.name).map_err(LogError::io("remove spare log file"))?;
+            // Nobody waits for the file system with the lock.
+            drop(inner);
+            let removed = self.disk.remove(&spare.name);
+            inner = self.inner.lock();
+            if let Err(error) = removed {
+                inner.spares.push(spare);
+                return Err(LogError::io("remove spare log file")(error));
+            }
             inner.allocated -= spare.len;
         }
         // A file made for one large group has room for the small ones that follow it.
@@ -268,7 +290,8 @@ impl Files {
         info.size = size;
     }
 
-    /// The content of a file can never come back when this returns. A file of standard size that nobody reads is kept
+    /// The content of a file can never come back when this returns. After a failed sync of the folder the log is
+    /// poisoned, and the file is gone for this process; after other errors it is as it was. A file of standard size that nobody reads is kept
     /// for the next roll, others are removed.
     pub(crate) fn retire(&self, id: u32) -> Result<(), LogError> {
         let (file, recycle) = {
@@ -284,10 +307,11 @@ impl Files {
         };
         let (name, spare) = (file_name(id), spare_name(id));
         let moved = if recycle { self.disk.rename(&name, &spare) } else { self.disk.remove(&name) };
-        if let Err(error) = moved.and_then(|()| self.disk.sync_dir()) {
+        if let Err(error) = moved {
             self.inner.lock().files.insert(id, file);
             return Err(LogError::io("retire log file")(error));
         }
+        self.sync_folder("retire log file")?;
         let len = file.info.lock().size;
         let mut inner = self.inner.lock();
         // At the moment in which its bytes are there again: they are not promised a second time.

@@ -188,6 +188,13 @@ pub(crate) struct Shared {
     pub(crate) observer: Observed,
 }
 
+impl Shared {
+    pub(crate) fn poison(&self, why: String) {
+        tracing::error!(%why, "log is poisoned: nothing is written any more until a restart");
+        self.poisoned.lock().get_or_insert(why);
+    }
+}
+
 /// Who is told of group commits; nobody at first.
 #[derive(Default)]
 pub(crate) struct Observed(OnceLock<Observer>);
@@ -325,9 +332,14 @@ impl Log {
     /// back, not even after a power loss.
     ///
     /// # Errors
-    /// [`LogError::NoFile`] when it is not there or active, `Io`; the file is as it was then.
+    /// [`LogError::NoFile`] when it is not there or active, `Io`; the file is as it was then. `Poisoned` when the sync
+    /// of the folder failed: whether the file is gone shows at the next open.
     pub fn retire(&self, file: u32) -> Result<(), LogError> {
-        self.shared.files.retire(file)
+        self.shared.files.retire(file).inspect_err(|error| {
+            if let LogError::Poisoned(why) = error {
+                self.shared.poison(why.clone());
+            }
+        })
     }
 
     /// What lies in a file that is not active, in the order of the log. A file that was sealed is asked through its

@@ -336,3 +336,67 @@ fn i6_sequences_go_on_from_the_floor_when_every_file_is_gone_and_nothing_is_lost
         }
     }
 }
+
+const EIGHTH: usize = 8_000;
+
+/// Three files that are full to the end, so that they keep their size and are recycled: where a record of the first
+/// and one of the second lie.
+fn full_files(log: &Log) -> [Location; 2] {
+    let kept: Vec<Location> =
+        (0..21).map(|_| append(log, "k", vec![1; EIGHTH], Urgency::Normal).unwrap()).collect();
+    [kept[0], kept[7]]
+}
+
+#[test]
+fn i6_a_failed_sync_of_the_folder_in_a_retire_poisons_and_is_never_retried() {
+    for seed in 0..8 {
+        let (faulty, disk) = memory();
+        let (log, ..) = open(&disk).unwrap();
+        let [gone, kept] = full_files(&log);
+        faulty.strike(Verb::SyncDir, 1, Fault::Eio);
+        assert!(matches!(log.retire(gone.file), Err(LogError::Poisoned(_))));
+        assert!(log.poisoned().is_some());
+        assert!(matches!(append(&log, "g", vec![1], Urgency::Normal), Err(LogError::Poisoned(_))));
+        let syncs = faulty.calls(Verb::SyncDir);
+        assert_eq!(log.retire(gone.file), Err(LogError::NoFile(gone.file)), "its name is another one now");
+        assert_eq!(faulty.calls(Verb::SyncDir), syncs);
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+        let disk: Arc<dyn Disk> = Arc::new(faulty.power_loss(seed));
+        let (log, _, seen) = open(&disk).unwrap();
+        assert!(seen.len() >= 14, "{seen:?}");
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+    }
+}
+
+#[test]
+fn i6_a_failed_sync_of_the_folder_when_a_file_is_made_poisons() {
+    for recycles in [true, false] {
+        let (faulty, disk) = memory();
+        let (log, ..) = open(&disk).unwrap();
+        let [gone, kept] = full_files(&log);
+        if recycles {
+            log.retire(gone.file).unwrap();
+        }
+        faulty.strike(Verb::SyncDir, 1, Fault::Eio);
+        assert!(matches!(append(&log, "g", vec![1; EIGHTH], Urgency::Normal), Err(LogError::Poisoned(_))));
+        assert!(matches!(append(&log, "h", vec![1], Urgency::Normal), Err(LogError::Poisoned(_))));
+        let disk: Arc<dyn Disk> = Arc::new(faulty.power_loss(1));
+        let (log, _, seen) = open(&disk).unwrap();
+        assert_eq!(seen.len(), if recycles { 14 } else { 21 });
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+    }
+}
+
+#[test]
+fn i7_a_spare_that_cannot_be_written_gives_its_room_back() {
+    let (faulty, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    let [gone, _] = full_files(&log);
+    log.retire(gone.file).unwrap();
+    let allocated = log.allocated_bytes();
+    assert_eq!(allocated, 3 * options().file_bytes, "it is kept for the next one");
+    faulty.strike(Verb::Write, 1, Fault::Eio);
+    assert!(matches!(append(&log, "g", vec![1; EIGHTH], Urgency::Normal), Err(LogError::Io { .. })));
+    assert_eq!(log.allocated_bytes(), allocated - options().file_bytes);
+    append(&log, "g", vec![1; EIGHTH], Urgency::Normal).unwrap();
+}

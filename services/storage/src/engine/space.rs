@@ -111,7 +111,6 @@ impl Engine {
                 Err(LogError::NoFile(_)) => {}
                 Err(error) => {
                     tracing::warn!(file = file.id, %error, "segment could not be recycled");
-                    break;
                 }
             }
         }

@@ -32,6 +32,10 @@ pub enum Verb {
     Sync,
     /// Reading.
     Read,
+    /// Renaming or removing a file.
+    Name,
+    /// Syncing a folder.
+    SyncDir,
 }
 
 /// What happens to the struck call.
@@ -297,6 +301,9 @@ impl Disk for FaultyDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut world = self.live()?;
+        if let Some(error) = world.strike(Verb::Name).and_then(error_of) {
+            return Err(error);
+        }
         let path = self.path(name);
         if !world.names.contains_key(&path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -307,6 +314,9 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut world = self.live()?;
+        if let Some(error) = world.strike(Verb::Name).and_then(error_of) {
+            return Err(error);
+        }
         let (from, to) = (self.path(from), self.path(to));
         if !world.names.contains_key(&from) {
             return Err(io::ErrorKind::NotFound.into());
@@ -317,15 +327,20 @@ impl Disk for FaultyDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut world = self.live()?;
+        let fault = world.strike(Verb::SyncDir);
+        if fault == Some(Fault::Skip) {
+            return Ok(());
+        }
         let pending = std::mem::take(&mut world.pending_names);
+        let error = fault.and_then(error_of);
         for (dir, change) in pending {
-            if dir == self.dir {
-                apply_dir(&mut world.durable_names, &change);
-            } else {
+            if dir != self.dir {
                 world.pending_names.push((dir, change));
+            } else if error.is_none() {
+                apply_dir(&mut world.durable_names, &change);
             }
         }
-        Ok(())
+        error.map_or(Ok(()), Err)
     }
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {

@@ -147,6 +147,43 @@ async fn a_size_below_what_is_in_use_is_refused_and_nothing_is_lost() {
     }
 }
 
+/// Just above what is in use there would be no room for a single release.
+#[tokio::test]
+async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 24 << 20).unwrap();
+    for n in 0..300 {
+        store(&engine, n, numbered(n, 30_000)).await.unwrap();
+    }
+    engine.close().unwrap();
+    let used = engine.space().allocated;
+    drop(engine);
+    let refused = open(&disk, used + (200 << 10)).unwrap_err();
+    let OpenError::TooSmall { least, .. } = refused else { panic!("{refused}") };
+    assert!(refused.to_string().contains(&least.to_string()), "{refused}");
+    assert!(refused.to_string().contains(&used.to_string()), "{refused}");
+    let engine = open(&disk, least).unwrap();
+    for n in 0..300 {
+        engine.release(session(n)).await.unwrap_or_else(|error| panic!("release {n}: {error}"));
+    }
+    drop(engine);
+    // Once it is that small, it opens again whatever its reserve is used for.
+    open(&disk, least).unwrap();
+}
+
+#[tokio::test]
+async fn an_erase_may_make_the_disk_smaller() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 40 << 20).unwrap();
+    for n in 0..10 {
+        store(&engine, n, numbered(n, 1 << 20)).await.unwrap();
+    }
+    drop(engine);
+    let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
+    let engine = Engine::open(Arc::new(disk), "memory", &identity(), &meant).unwrap();
+    assert_eq!((engine.sessions().len(), engine.space().capacity), (0, 6 << 20));
+}
+
 #[tokio::test]
 async fn a_bitmap_of_an_earlier_stop_is_ignored() {
     let disk = FaultyDisk::new();

@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, Log, Options, RecoveredRecord};
+use cstore_log::{Disk, Log, Options, RecoveredRecord, Urgency};
 use cstore_types::{ClusterUuid, DedupKey, NodeId, SealSeq, SessionId, StoreUuid};
 use parking_lot::Mutex;
 
@@ -106,7 +106,9 @@ impl Engine {
             return Self::recover(disk, path, found, identity, options, lock);
         }
         let store = found.store;
-        let old = Self::recover(disk.clone(), path, found, identity, options, lock.clone())?;
+        // What is only looked at before it goes need not fit the new size.
+        let looked_at = DiskOptions { capacity: options.capacity.max(found.capacity), ..options.clone() };
+        let old = Self::recover(disk.clone(), path, found, identity, &looked_at, lock.clone())?;
         let sessions = old.shared.lock().state.n_sessions();
         if sessions > 0 && options.erase != Some(store) {
             return Err(OpenError::HoldsFiles { sessions, store });
@@ -126,17 +128,19 @@ impl Engine {
         options: &DiskOptions,
         lock: Arc<cstore_log::LockGuard>,
     ) -> Result<Self, OpenError> {
+        let lowered = options.capacity < superblock.capacity;
         superblock.capacity = options.capacity;
         let was_clean = superblock.clean;
         let bitmap_allowance = (superblock.capacity / 64).max(4_096);
         let segments = disk.subdir(SEGMENTS_DIR).map_err(io_error("open segments"))?;
         let segment_bytes = superblock.segment_bytes;
+        // Compaction can always copy a segment, and before that there is room for releases.
+        let reserve_bytes = segment_bytes + segment_bytes / 2;
         let log_options = Options {
             owner: *superblock.store.as_bytes(),
             file_bytes: segment_bytes,
             max_bytes: superblock.capacity - SLOTS * SLOT as u64 - bitmap_allowance,
-            // Compaction can always copy a segment, and before that there is room for releases.
-            reserve_bytes: segment_bytes + segment_bytes / 2,
+            reserve_bytes,
             compaction_bytes: segment_bytes + segment_bytes / 4,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_queue_bytes: MAX_QUEUE_BYTES,
@@ -146,11 +150,13 @@ impl Engine {
         let (log, report) =
             Log::open_with(segments, log_options, options.sabotage, &mut |record| recovery.take(&record))
                 .map_err(|error| OpenError::Log(error.to_string()))?;
-        if log.allocated_bytes() > superblock.capacity {
-            return Err(OpenError::TooSmall {
-                wanted: superblock.capacity,
-                allocated: log.allocated_bytes(),
-            });
+        // A disk that is full has used its reserve by right; one that was made smaller must have it.
+        let lacks_reserve = lowered && log.free_bytes(Urgency::Compaction) < reserve_bytes;
+        if log.allocated_bytes() > superblock.capacity || lacks_reserve {
+            let (wanted, allocated) = (superblock.capacity, log.allocated_bytes());
+            let needed = allocated + reserve_bytes + SLOTS * SLOT as u64;
+            let least = needed + (needed / 63).max(4_096) + 4_096;
+            return Err(OpenError::TooSmall { wanted, allocated, least });
         }
         tracing::info!(path, store = %superblock.store, ?report, "disk recovered");
         let engine = Self {

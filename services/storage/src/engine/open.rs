@@ -168,6 +168,7 @@ impl Engine {
             superblock: Arc::new(Mutex::new(superblock)),
             key: identity.key.clone(),
             cleaning: Arc::default(),
+            retiring: Arc::default(),
             flaw: options.flaw,
             group_bytes: usize::try_from((segment_bytes / 4).min(MAX_GROUP_BYTES)).unwrap_or(usize::MAX),
             bitmap_allowance,

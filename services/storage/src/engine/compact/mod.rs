@@ -235,7 +235,7 @@ impl Engine {
     /// The next victim, with its directory.
     async fn victim(&self, cleaning: &mut Cleaning, need: Need) -> Option<Victim> {
         for _ in 0..MAX_TRIES {
-            self.reclaim();
+            self.reclaim_aside().await;
             self.log.settle_compaction();
             let file = self.choose(cleaning, need)?;
             let log = self.log.clone();
@@ -294,7 +294,7 @@ impl Engine {
     /// All that could move has moved. What is left is damaged, or a seal or release holds it and it may move later.
     async fn finish(&self, cleaning: &mut Cleaning) -> CompactStep {
         let Some(victim) = cleaning.victim.take() else { return CompactStep::Moved(0) };
-        self.reclaim();
+        self.reclaim_aside().await;
         self.log.settle_compaction();
         if !self.log.files().iter().any(|file| file.id == victim.file) {
             self.counters.compacted_files.add(1);

@@ -290,9 +290,9 @@ impl Files {
         info.size = size;
     }
 
-    /// The content of a file can never come back when this returns. After a failed sync of the folder the log is
-    /// poisoned, and the file is gone for this process; after other errors it is as it was. A file of standard size that nobody reads is kept
-    /// for the next roll, others are removed.
+    /// The content of a file can never come back when this returns. After a failed sync of the folder the log is to be
+    /// poisoned, and the file is gone for this process; after other errors it is as it was. A file of standard size
+    /// that nobody reads is kept for the next roll, others are removed.
     pub(crate) fn retire(&self, id: u32) -> Result<(), LogError> {
         let (file, recycle) = {
             let mut inner = self.inner.lock();

@@ -86,8 +86,8 @@ impl Engine {
         self.retire(&self.dead_files())
     }
 
-    /// As [`Self::reclaim`], on a thread for it. One at a time: who comes while another one is at it finds the room that
-    /// that one has won.
+    /// As [`Self::reclaim`], on a thread for it. One at a time: who comes while another one is at it finds the room
+    /// that this one has won.
     pub(crate) async fn reclaim_aside(&self) {
         let turn = self.retiring.clone().lock_owned().await;
         let dead = self.dead_files();

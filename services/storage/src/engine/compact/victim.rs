@@ -30,8 +30,8 @@ pub(super) struct Candidate {
 
 /// Gains below this are not worth it while there is enough space.
 const MIN_GAIN: u64 = 64 << 10;
-/// Nor these, ever, of a large segment: headers and padding of the copy may take them. The tiny ones that restarts leave
-/// are worth it for a quarter of their size: their copies share a segment.
+/// Nor these, ever, of a large segment: headers and padding of the copy may take them. The tiny ones that restarts
+/// leave are worth it for a quarter of their size: their copies share a segment.
 const MIN_SHORT_GAIN: u64 = 16 << 10;
 /// Frames start on boundaries of this many bytes.
 const FRAME: u64 = 4 << 10;

@@ -60,11 +60,14 @@ pub(crate) struct Files {
     disk: Arc<dyn Disk>,
     options: Options,
     inner: Mutex<Inner>,
+    /// Why the folder is not synced any more.
+    broken: Mutex<Option<String>>,
 }
 
 impl Files {
     pub(crate) fn new(disk: Arc<dyn Disk>, options: Options) -> Self {
-        Self { disk, options, inner: Mutex::new(Inner { next_id: 1, ..Inner::default() }) }
+        let inner = Mutex::new(Inner { next_id: 1, ..Inner::default() });
+        Self { disk, options, inner, broken: Mutex::default() }
     }
 
     pub(crate) fn get(&self, id: u32) -> Result<Arc<LogFile>, LogError> {
@@ -230,8 +233,15 @@ impl Files {
     }
 
     /// A failed sync of the folder is never tried again: which names the disk has is unknown from then on.
+    /// Syncs follow each other, so that one that returns after a failed one is not taken for a success: it may have
+    /// covered nothing.
     fn sync_folder(&self, doing: &str) -> Result<(), LogError> {
-        self.disk.sync_dir().map_err(|error| LogError::Poisoned(format!("{doing}: sync folder: {error}")))
+        let mut broken = self.broken.lock();
+        if broken.is_none() {
+            let synced = self.disk.sync_dir();
+            *broken = synced.err().map(|error| format!("{doing}: sync folder: {error}"));
+        }
+        broken.clone().map_or(Ok(()), |why| Err(LogError::Poisoned(why)))
     }
 
     /// Makes a file of `size` bytes that were granted.

@@ -331,16 +331,20 @@ impl Disk for FaultyDisk {
         if fault == Some(Fault::Skip) {
             return Ok(());
         }
+        if let Some(error) = fault.and_then(error_of) {
+            // Unlike data, names are in the journal: none of them is durable now, and a later sync that returns covers
+            // them, of another process too.
+            return Err(error);
+        }
         let pending = std::mem::take(&mut world.pending_names);
-        let error = fault.and_then(error_of);
         for (dir, change) in pending {
-            if dir != self.dir {
-                world.pending_names.push((dir, change));
-            } else if error.is_none() {
+            if dir == self.dir {
                 apply_dir(&mut world.durable_names, &change);
+            } else {
+                world.pending_names.push((dir, change));
             }
         }
-        error.map_or(Ok(()), Err)
+        Ok(())
     }
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {

@@ -93,13 +93,17 @@ pub enum OpenError {
         /// What to name to erase it.
         store: StoreUuid,
     },
-    /// FS_SIZE is below what lies there.
-    #[error("FS_SIZE is {wanted} bytes, but {allocated} bytes are in use; give at least that")]
+    /// FS_SIZE is below what lies there, or was lowered so far that nothing could be deleted any more.
+    #[error(
+        "FS_SIZE is {wanted} bytes, but {allocated} bytes are in use and deletes need some room; give at least {least}"
+    )]
     TooSmall {
         /// FS_SIZE.
         wanted: u64,
-        /// Bytes on the disk.
+        /// Bytes of the segments.
         allocated: u64,
+        /// With the room that deletes and compaction need.
+        least: u64,
     },
     /// FS_SIZE is too small for any disk.
     #[error("FS_SIZE is {wanted} bytes, a disk needs at least {least}")]

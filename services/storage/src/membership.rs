@@ -95,7 +95,7 @@ impl Member {
                     }
                 }
             }
-            self.sweep();
+            self.sweep().await;
         }
     }
 
@@ -156,9 +156,9 @@ impl Member {
     }
 
     /// Confirmed sessions that hold nothing here any more are forgotten, dead segments are recycled, old pins dropped.
-    fn sweep(&mut self) {
+    async fn sweep(&mut self) {
         self.beats += 1;
-        self.engine.reclaim();
+        self.engine.reclaim_aside().await;
         if self.beats.is_multiple_of(PIN_SWEEP_BEATS) {
             self.engine.sweep_pins();
             let held: HashSet<SessionId> = self.engine.sessions().into_iter().collect();

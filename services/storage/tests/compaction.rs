@@ -184,7 +184,7 @@ async fn half_dead(seed: u64) -> (World, StdRng) {
 #[tokio::test]
 async fn i6_an_error_or_a_crash_at_any_call_of_a_compaction_loses_nothing() {
     let mut struck = 0;
-    for verb in [Verb::Write, Verb::Sync, Verb::Create, Verb::Read] {
+    for verb in [Verb::Write, Verb::Sync, Verb::Create, Verb::Read, Verb::Name, Verb::SyncDir] {
         for nth in 1..60 {
             let (mut world, mut rng) = half_dead(nth).await;
             let before = world.disk.calls(verb);

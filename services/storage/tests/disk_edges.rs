@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
+use cstore_log::{Disk, DiskFile, Fault, FaultyDisk, LockGuard, Sabotage, Verb};
 use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Flaw, Identity, NewBlock, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
+use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
 
 fn identity() -> Identity {
     Identity {
@@ -147,6 +147,43 @@ async fn a_size_below_what_is_in_use_is_refused_and_nothing_is_lost() {
     }
 }
 
+/// Just above what is in use there would be no room for a single release.
+#[tokio::test]
+async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 24 << 20).unwrap();
+    for n in 0..300 {
+        store(&engine, n, numbered(n, 30_000)).await.unwrap();
+    }
+    engine.close().unwrap();
+    let used = engine.space().allocated;
+    drop(engine);
+    let refused = open(&disk, used + (200 << 10)).unwrap_err();
+    let OpenError::TooSmall { least, .. } = refused else { panic!("{refused}") };
+    assert!(refused.to_string().contains(&least.to_string()), "{refused}");
+    assert!(refused.to_string().contains(&used.to_string()), "{refused}");
+    let engine = open(&disk, least).unwrap();
+    for n in 0..300 {
+        engine.release(session(n)).await.unwrap_or_else(|error| panic!("release {n}: {error}"));
+    }
+    drop(engine);
+    // Once it is that small, it opens again whatever its reserve is used for.
+    open(&disk, least).unwrap();
+}
+
+#[tokio::test]
+async fn an_erase_may_make_the_disk_smaller() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 40 << 20).unwrap();
+    for n in 0..10 {
+        store(&engine, n, numbered(n, 1 << 20)).await.unwrap();
+    }
+    drop(engine);
+    let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
+    let engine = Engine::open(Arc::new(disk), "memory", &identity(), &meant).unwrap();
+    assert_eq!((engine.sessions().len(), engine.space().capacity), (0, 6 << 20));
+}
+
 #[tokio::test]
 async fn a_bitmap_of_an_earlier_stop_is_ignored() {
     let disk = FaultyDisk::new();
@@ -154,15 +191,138 @@ async fn a_bitmap_of_an_earlier_stop_is_ignored() {
     store(&engine, 0, numbered(0, 1_000)).await.unwrap();
     engine.close().unwrap();
     drop(engine);
+    let old = content(&disk, "bitmap.bin");
     let engine = open(&disk, 6 << 20).unwrap();
+    assert!(Disk::open(&disk, "bitmap.bin").is_err(), "an open takes it away");
     // Another size: a count of the wrong one of the two must not look right.
     store(&engine, 1, numbered(1, 2_000)).await.unwrap();
     engine.release(session(0)).await.unwrap();
     let totals = engine.totals();
     let disk = disk.kill();
     drop(engine);
-    assert!(Disk::open(&disk, "bitmap.bin").is_ok(), "the old cache is still there");
+    // A backup brought it back.
+    put_file(&disk, "bitmap.bin", old);
     assert_eq!(open(&disk, 6 << 20).unwrap().totals(), totals);
+}
+
+fn content(disk: &FaultyDisk, name: &str) -> Vec<u8> {
+    let file = Disk::open(disk, name).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn put_file(disk: &FaultyDisk, name: &str, bytes: Vec<u8>) {
+    let file = Disk::create(disk, name, bytes.len() as u64).unwrap();
+    file.write_all_vectored_at(&[bytes.into()], 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir().unwrap();
+}
+
+/// A clean stop at a sequence; then the newest segment goes, and as many frames as it had come after it. Answers the
+/// disk after a kill at that moment, with the blocks that were sealed last.
+async fn reach_the_sequence_of_the_last_stop(keeps_one: bool, frames: u32) -> (FaultyDisk, SealSeq) {
+    let mut disk = FaultyDisk::new();
+    let mut engine = open(&disk, 6 << 20).unwrap();
+    if keeps_one {
+        store(&engine, 500, numbered(500, 5_000)).await.unwrap();
+        engine.close().unwrap();
+        drop(engine);
+        engine = open(&disk, 6 << 20).unwrap();
+    }
+    for n in 0..3 {
+        store(&engine, n, numbered(n, 5_000)).await.unwrap();
+    }
+    for n in 0..3 {
+        engine.release(session(n)).await.unwrap();
+    }
+    let seen = engine.seal_seq();
+    engine.close().unwrap();
+    drop(engine);
+    engine = open(&disk, 6 << 20).unwrap();
+    engine.forget_orphans();
+    assert_eq!(engine.reclaim(), 1);
+    assert!(engine.seal_seq() >= seen);
+    disk = disk.kill();
+    drop(engine);
+    engine = open(&disk, 6 << 20).unwrap();
+    assert!(engine.seal_seq() >= seen, "{:?} after {seen:?}", engine.seal_seq());
+    for n in 10..10 + frames {
+        store(&engine, n, numbered(n, 5_000)).await.unwrap();
+    }
+    (disk.kill(), seen)
+}
+
+#[tokio::test]
+async fn i1_i6_blocks_that_are_sealed_after_the_newest_segment_went_survive_a_kill() {
+    for keeps_one in [false, true] {
+        for frames in 1..8 {
+            let (disk, seen) = reach_the_sequence_of_the_last_stop(keeps_one, frames).await;
+            let engine = open(&disk, 6 << 20).unwrap();
+            assert!(engine.seal_seq() >= seen, "the sequence went back");
+            engine.forget_orphans();
+            engine.reclaim();
+            for n in 10..10 + frames {
+                let block = numbered(n, 5_000);
+                assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes, "{keeps_one} {frames} {n}");
+            }
+        }
+    }
+}
+
+/// The old segment is sealed and dead, the new one has no frame yet: nothing but the superblock knows the sequence.
+#[tokio::test]
+async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_with_it() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    store(&engine, 0, numbered(0, 150_000)).await.unwrap();
+    engine.release(session(0)).await.unwrap();
+    let seen = engine.seal_seq();
+    // Header of the new segment, footer of the old one, then the frame.
+    disk.strike(Verb::Write, 3, Fault::Eio);
+    assert!(store(&engine, 1, numbered(1, 150_000)).await.is_err());
+    assert_eq!(engine.reclaim(), 1);
+    assert_eq!(engine.superblock().seal_seq, seen);
+    let disk = disk.power_loss(1);
+    assert!(open(&disk, 6 << 20).unwrap().seal_seq() >= seen);
+}
+
+/// The clean mark counts, not the sequence: a cache that names the right one is not believed after a kill.
+#[tokio::test]
+async fn i1_a_bitmap_is_believed_after_a_clean_stop_only() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    store(&engine, 0, numbered(0, 1_000)).await.unwrap();
+    let totals = engine.totals();
+    engine.close().unwrap();
+    drop(engine);
+    // Magic, store and sequence of the right one, and no counts.
+    let mut empty = content(&disk, "bitmap.bin");
+    empty.truncate(32);
+    empty.extend_from_slice(&0u32.to_le_bytes());
+    empty.extend_from_slice(&crc32c::crc32c(&empty).to_le_bytes());
+    let engine = open(&disk, 6 << 20).unwrap();
+    let disk = disk.kill();
+    drop(engine);
+    put_file(&disk, "bitmap.bin", empty);
+    assert_eq!(open(&disk, 6 << 20).unwrap().totals(), totals);
+}
+
+/// One segment that cannot be removed does not keep the others.
+#[tokio::test]
+async fn i3_a_segment_that_cannot_be_recycled_does_not_keep_others_from_it() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    for n in 0..3 {
+        store(&engine, n, numbered(n, 150_000)).await.unwrap();
+    }
+    for n in 0..2 {
+        engine.release(session(n)).await.unwrap();
+    }
+    disk.strike(Verb::Name, 1, Fault::Eio);
+    assert_eq!(engine.reclaim(), 1);
+    assert_eq!(engine.read_only(), None);
+    assert_eq!(engine.reclaim(), 1, "it is tried again");
 }
 
 #[tokio::test]

@@ -84,6 +84,7 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         compaction_bytes: 0,
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
+        least_seq: 0,
     };
     let segments = Disk::subdir(&world.disk, "segments").unwrap();
     let (log, _) = Log::open(segments, options, &mut |_| {}).unwrap();

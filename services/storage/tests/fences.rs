@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
+use cstore_storage::EngineError;
 use cstore_storage::engine::{
-    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Identity, Need, NewBlock, SealOutcome,
+    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Identity, Need, NewBlock, PutOutcome, SealOutcome,
 };
 use cstore_types::{BlockId, PartNo};
 use parking_lot::{Condvar, Mutex};
@@ -115,8 +116,12 @@ struct Bench {
 }
 
 fn open(disk: Arc<dyn Disk>, flaw: Flaw) -> Engine {
+    open_sized(disk, flaw, CAPACITY)
+}
+
+fn open_sized(disk: Arc<dyn Disk>, flaw: Flaw, capacity: u64) -> Engine {
     let options = DiskOptions {
-        capacity: CAPACITY,
+        capacity,
         block_size: 64,
         fresh_start: false,
         erase: None,
@@ -150,9 +155,13 @@ async fn compact_one(engine: &Engine) {
 
 impl Bench {
     fn new(flaw: Flaw) -> Self {
+        Self::sized(flaw, CAPACITY)
+    }
+
+    fn sized(flaw: Flaw, capacity: u64) -> Self {
         let (disk, gate) = (FaultyDisk::new(), Arc::new(Gate::default()));
         let gated = Gated { inner: Arc::new(disk.clone()) as Arc<dyn Disk>, gate: gate.clone() };
-        Self { engine: open(Arc::new(gated), flaw), disk, gate }
+        Self { engine: open_sized(Arc::new(gated), flaw, capacity), disk, gate }
     }
 
     /// More than a segment of what is released again.
@@ -243,4 +252,38 @@ async fn i1_a_release_does_not_move_past_a_set_that_is_being_sealed() {
 #[tokio::test]
 async fn i1_a_release_that_moves_past_a_later_set_is_caught() {
     assert!(!late_set_survives(Flaw::NoFence).await);
+}
+
+/// More waits for the disk than the log takes: the copy is refused, and the same segment goes on when there is room.
+#[tokio::test]
+async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
+    let bench = Bench::sized(Flaw::None, 256 << 20);
+    let engine = &bench.engine;
+    let len = 100_000;
+    // A segment has 8 MiB.
+    for n in 0..100 {
+        store(engine, n, 0, len).await;
+    }
+    for n in 0..80 {
+        engine.release(session(n)).await.unwrap();
+    }
+    let blocks: Vec<NewBlock> = (1_000..1_800).map(|n| numbered(n, len)).collect();
+    bench.gate.set_closed(true);
+    let puts = blocks.into_iter().map(|block| engine.put_blocks(session(900), vec![block]));
+    let puts = futures_util::future::join_all(puts);
+    let step = async {
+        let step = engine.compact_step(Need::Now).await;
+        bench.gate.set_closed(false);
+        step
+    };
+    let (outcomes, step) = tokio::join!(biased; puts, step);
+    let busy = |outcome: &PutOutcome| matches!(outcome, PutOutcome::Refused(EngineError::Busy(_)));
+    assert!(outcomes.iter().flatten().any(busy), "the queue was full");
+    assert_eq!(step.unwrap(), CompactStep::Moved(0));
+    let moved = |step: CompactStep| matches!(step, CompactStep::Moved(bytes) if bytes > 0);
+    assert!(moved(engine.compact_step(Need::Now).await.unwrap()), "the same records again");
+    compact(engine).await;
+    for n in 80..100 {
+        assert_eq!(engine.read_block(&numbered(n, len).id).unwrap(), numbered(n, len).bytes);
+    }
 }

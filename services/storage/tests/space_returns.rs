@@ -172,6 +172,7 @@ async fn clients_fill_beside_compaction() {
         }
         let bytes = engine.totals().unique_bytes;
         println!("round {round}: {} held of {bytes} bytes", held.len());
+        assert_eq!(engine.compaction().missing_bytes, 0, "round {round}: of compaction's reserve");
         full = full.max(bytes);
         assert!(bytes * 10 >= full * 9, "round {round}: {bytes} bytes where {full} fit");
         for n in held.extract_if(.., |n| *n % 2 == 0).collect::<Vec<_>>() {

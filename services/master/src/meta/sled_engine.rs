@@ -261,6 +261,8 @@ fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> 
         compaction_bytes: 0,
         max_frame_bytes: 8 << 20,
         max_queue_bytes: 64 << 20,
+        // Positions are kept in the records themselves.
+        least_seq: 0,
     })
 }
 

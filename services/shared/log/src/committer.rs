@@ -205,6 +205,9 @@ impl Committer {
                     }
                 }
                 Err(error) => {
+                    if let LogError::Poisoned(why) = &error {
+                        self.poison(why.clone());
+                    }
                     if let Some(group) = groups.pop_front() {
                         group.fail(error);
                     }
@@ -388,8 +391,7 @@ impl Committer {
     }
 
     fn poison(&self, why: String) {
-        tracing::error!(%why, "log is poisoned: nothing is written any more until a restart");
-        self.shared.poisoned.lock().get_or_insert(why);
+        self.shared.poison(why);
     }
 
     pub(crate) fn publish_free(&self) {

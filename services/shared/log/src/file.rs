@@ -42,8 +42,16 @@ struct Inner {
     active_free: u64,
     /// What the file that is being made will have; it is allocated, but not active yet.
     making: u64,
-    /// What groups of compaction took since the last [`Files::settle_compaction`], from their part of the reserve.
-    compacting: u64,
+    /// What compaction empties.
+    victim: Option<Victim>,
+}
+
+/// The file that groups of compaction are copied out of.
+#[derive(Debug)]
+struct Victim {
+    file: u32,
+    /// What they took so far, of their part of the reserve. It comes back with the file.
+    taken: u64,
 }
 
 /// All files of one log.
@@ -52,11 +60,14 @@ pub(crate) struct Files {
     disk: Arc<dyn Disk>,
     options: Options,
     inner: Mutex<Inner>,
+    /// Why the folder is not synced any more.
+    broken: Mutex<Option<String>>,
 }
 
 impl Files {
     pub(crate) fn new(disk: Arc<dyn Disk>, options: Options) -> Self {
-        Self { disk, options, inner: Mutex::new(Inner { next_id: 1, ..Inner::default() }) }
+        let inner = Mutex::new(Inner { next_id: 1, ..Inner::default() });
+        Self { disk, options, inner, broken: Mutex::default() }
     }
 
     pub(crate) fn get(&self, id: u32) -> Result<Arc<LogFile>, LogError> {
@@ -102,7 +113,7 @@ impl Files {
     /// What compaction has taken so far is not kept for it a second time: others see the same room as before it began,
     /// until its file is retired.
     fn left_by(&self, inner: &Inner, urgency: Urgency) -> u64 {
-        let taken = inner.compacting.min(self.options.compaction_bytes);
+        let taken = inner.victim.as_ref().map_or(0, |victim| victim.taken.min(self.options.compaction_bytes));
         match urgency {
             Urgency::Normal => self.options.reserve_bytes.saturating_sub(taken),
             Urgency::Urgent => self.options.compaction_bytes - taken,
@@ -110,16 +121,32 @@ impl Files {
         }
     }
 
-    /// A frame has landed: the active file has `free` left, and groups of compaction took `compacted` of it.
+    /// A frame has landed: the active file has `free` left, and groups of compaction took `compacted` of it. Without
+    /// a file that is being emptied nothing comes back for what they took.
     pub(crate) fn landed(&self, free: u64, compacted: u64) {
         let mut inner = self.inner.lock();
         inner.active_free = free;
-        inner.compacting += compacted;
+        if let Some(victim) = &mut inner.victim {
+            victim.taken += compacted;
+        }
+    }
+
+    /// Groups of compaction are copied out of `file` from now on.
+    pub(crate) fn begin_compaction(&self, file: u32) {
+        let mut inner = self.inner.lock();
+        inner.victim = inner.files.contains_key(&file).then_some(Victim { file, taken: 0 });
     }
 
     /// What compaction took counts as taken from now on, and its whole reserve is kept again.
     pub(crate) fn settle_compaction(&self) {
-        self.inner.lock().compacting = 0;
+        self.inner.lock().victim = None;
+    }
+
+    /// What the part of the reserve that is compaction's lacks.
+    pub(crate) fn missing(&self) -> u64 {
+        let inner = self.inner.lock();
+        let room = self.room_of(&inner) + inner.active_free + inner.making;
+        self.left_by(&inner, Urgency::Urgent).saturating_sub(room)
     }
 
     /// The active file, which may be a new one, has so much left.
@@ -187,13 +214,34 @@ impl Files {
 
     /// The new header is durable before the name is: a file of a log name always has a valid header.
     fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
-        let io = LogError::io("recycle log file");
-        let handle = self.disk.open(&spare.name).map_err(&io)?;
-        handle.write_all_vectored_at(&[self.header(id, spare.len, durable_seq)], 0).map_err(&io)?;
-        handle.sync_data().map_err(&io)?;
-        self.disk.rename(&spare.name, &file_name(id)).map_err(&io)?;
-        self.disk.sync_dir().map_err(&io)?;
+        let make = || {
+            let handle = self.disk.open(&spare.name)?;
+            handle.write_all_vectored_at(&[self.header(id, spare.len, durable_seq)], 0)?;
+            handle.sync_data()?;
+            self.disk.rename(&spare.name, &file_name(id))?;
+            Ok(handle)
+        };
+        let handle = make().map_err(|error| {
+            // It is not tried again: what cannot be written goes, and its room comes back.
+            if self.disk.remove(&spare.name).is_ok() {
+                self.inner.lock().allocated -= spare.len;
+            }
+            LogError::io("recycle log file")(error)
+        })?;
+        self.sync_folder("recycle log file")?;
         Ok((handle, spare.len))
+    }
+
+    /// A failed sync of the folder is never tried again: which names the disk has is unknown from then on.
+    /// Syncs follow each other, so that one that returns after a failed one is not taken for a success: it may have
+    /// covered nothing.
+    fn sync_folder(&self, doing: &str) -> Result<(), LogError> {
+        let mut broken = self.broken.lock();
+        if broken.is_none() {
+            let synced = self.disk.sync_dir();
+            *broken = synced.err().map(|error| format!("{doing}: sync folder: {error}"));
+        }
+        broken.clone().map_or(Ok(()), |why| Err(LogError::Poisoned(why)))
     }
 
     /// Makes a file of `size` bytes that were granted.
@@ -213,10 +261,11 @@ impl Files {
             handle.write_all_vectored_at(&[self.header(id, size, durable_seq)], 0)?;
             handle.sync_data()?;
             self.disk.rename(&unfinished_name(id), &file_name(id))?;
-            self.disk.sync_dir()?;
             Ok(handle)
         };
-        make().map(|handle| (handle, size)).map_err(undo)
+        let handle = make().map_err(undo)?;
+        self.sync_folder("create log file")?;
+        Ok((handle, size))
     }
 
     /// Decides the size of a new file and counts it. Spares that are too small make room for it.
@@ -225,7 +274,14 @@ impl Files {
         while self.new_room(&inner) < needed {
             let free = self.new_room(&inner);
             let Some(spare) = inner.spares.pop() else { return Err(LogError::Full { needed, free }) };
-            self.disk.remove(&spare.name).map_err(LogError::io("remove spare log file"))?;
+            // Nobody waits for the file system with the lock.
+            drop(inner);
+            let removed = self.disk.remove(&spare.name);
+            inner = self.inner.lock();
+            if let Err(error) = removed {
+                inner.spares.push(spare);
+                return Err(LogError::io("remove spare log file")(error));
+            }
             inner.allocated -= spare.len;
         }
         // A file made for one large group has room for the small ones that follow it.
@@ -244,8 +300,9 @@ impl Files {
         info.size = size;
     }
 
-    /// The content of a file can never come back when this returns. A file of standard size that nobody reads is kept
-    /// for the next roll, others are removed.
+    /// The content of a file can never come back when this returns. After a failed sync of the folder the log is to be
+    /// poisoned, and the file is gone for this process; after other errors it is as it was. A file of standard size
+    /// that nobody reads is kept for the next roll, others are removed.
     pub(crate) fn retire(&self, id: u32) -> Result<(), LogError> {
         let (file, recycle) = {
             let mut inner = self.inner.lock();
@@ -260,12 +317,17 @@ impl Files {
         };
         let (name, spare) = (file_name(id), spare_name(id));
         let moved = if recycle { self.disk.rename(&name, &spare) } else { self.disk.remove(&name) };
-        if let Err(error) = moved.and_then(|()| self.disk.sync_dir()) {
+        if let Err(error) = moved {
             self.inner.lock().files.insert(id, file);
             return Err(LogError::io("retire log file")(error));
         }
+        self.sync_folder("retire log file")?;
         let len = file.info.lock().size;
         let mut inner = self.inner.lock();
+        // At the moment in which its bytes are there again: they are not promised a second time.
+        if inner.victim.as_ref().is_some_and(|victim| victim.file == id) {
+            inner.victim = None;
+        }
         if recycle {
             inner.spares.push(Spare { name: spare, len });
         } else {

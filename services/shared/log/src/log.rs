@@ -32,6 +32,9 @@ pub struct Options {
     pub max_frame_bytes: usize,
     /// Bytes that may wait for the disk.
     pub max_queue_bytes: usize,
+    /// Sequences up to this one were used, whatever the files say: the ones that held them may be gone. 0 when the
+    /// owner keeps no record of it.
+    pub least_seq: u64,
 }
 
 /// Ways to break the log on purpose; a program can only have [`Sabotage::None`].
@@ -185,6 +188,13 @@ pub(crate) struct Shared {
     pub(crate) observer: Observed,
 }
 
+impl Shared {
+    pub(crate) fn poison(&self, why: String) {
+        tracing::error!(%why, "log is poisoned: nothing is written any more until a restart");
+        self.poisoned.lock().get_or_insert(why);
+    }
+}
+
 /// Who is told of group commits; nobody at first.
 #[derive(Default)]
 pub(crate) struct Observed(OnceLock<Observer>);
@@ -322,9 +332,14 @@ impl Log {
     /// back, not even after a power loss.
     ///
     /// # Errors
-    /// [`LogError::NoFile`] when it is not there or active, `Io`; the file is as it was then.
+    /// [`LogError::NoFile`] when it is not there or active, `Io`; the file is as it was then. `Poisoned` when the sync
+    /// of the folder failed: whether the file is gone shows at the next open.
     pub fn retire(&self, file: u32) -> Result<(), LogError> {
-        self.shared.files.retire(file)
+        self.shared.files.retire(file).inspect_err(|error| {
+            if let LogError::Poisoned(why) = error {
+                self.shared.poison(why.clone());
+            }
+        })
     }
 
     /// What lies in a file that is not active, in the order of the log. A file that was sealed is asked through its
@@ -347,8 +362,20 @@ impl Log {
         self.shared.options.compaction_bytes
     }
 
-    /// The file that groups of compaction were copied out of is retired or given up: from now on the room that they
-    /// took is missed, and all of their reserve is kept again.
+    /// Groups of compaction are copied out of `file` from now on. Until it is retired others see the same room as
+    /// before, because what the copies take comes back with it.
+    pub fn begin_compaction(&self, file: u32) {
+        self.shared.files.begin_compaction(file);
+    }
+
+    /// What the part of the reserve that only compaction may use lacks; nothing, as long as every file that a copy was
+    /// begun of could be retired.
+    pub fn missing_bytes(&self) -> u64 {
+        self.shared.files.missing()
+    }
+
+    /// The file that groups of compaction were copied out of is given up: from now on the room that they took is
+    /// missed, and all of their reserve is kept again.
     pub fn settle_compaction(&self) {
         self.shared.files.settle_compaction();
     }

@@ -119,7 +119,8 @@ pub(crate) fn recover(
         .iter()
         .flat_map(|file| file.frames.iter().map(|frame| frame.seq))
         .chain(superseded.iter().copied())
-        .chain([proven])
+        // The file of the highest sequence may be retired by now; its numbers are not given to other frames.
+        .chain([proven, options.least_seq])
         .max()
         .unwrap_or(0);
 

@@ -20,6 +20,7 @@ fn options() -> Options {
         compaction_bytes: 0,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
+        least_seq: 0,
     }
 }
 
@@ -300,4 +301,102 @@ fn i7_a_crash_of_a_log_that_is_full_to_the_last_byte_opens_within_its_bound() {
         // The copy needs a header and a footer of its own.
         assert!(log.allocated_bytes() <= options().max_bytes + (12 << 10), "{}", log.allocated_bytes());
     }
+}
+
+#[test]
+fn i6_sequences_go_on_from_the_floor_when_every_file_is_gone_and_nothing_is_lost_after_that() {
+    for seed in 0..24 {
+        let (mut faulty, mut disk) = memory();
+        let mut floor = 0;
+        let mut kept = 0;
+        for round in 0..6 {
+            let options = Options { least_seq: floor, ..options() };
+            let mut seen = 0;
+            let (log, report) = Log::open(disk.clone(), options, &mut |_| seen += 1).unwrap();
+            assert!(report.last_seq >= floor, "seed {seed} round {round}: {report:?} below {floor}");
+            assert_eq!(seen, kept, "seed {seed} round {round}");
+            floor = log.durable_seq();
+            if (seed + round) % 3 == 0 {
+                let (active, others): (Vec<_>, Vec<_>) =
+                    log.files().into_iter().partition(|file| file.state == FileState::Active);
+                for file in others {
+                    log.retire(file.id).unwrap();
+                }
+                // The one that a copy of the last frame lies in.
+                kept = active.len();
+            }
+            for _ in 0..(seed + 2 * round) % 4 {
+                append(&log, "k", vec![1; 3_000], Urgency::Normal).unwrap();
+                kept += 1;
+            }
+            // Only what was written at the start is known of, as after a kill.
+            drop(log);
+            faulty = if seed % 2 == 0 { faulty.kill() } else { faulty.power_loss(seed) };
+            disk = Arc::new(faulty.clone());
+        }
+    }
+}
+
+const EIGHTH: usize = 8_000;
+
+/// Three files that are full to the end, so that they keep their size and are recycled: where a record of the first
+/// and one of the second lie.
+fn full_files(log: &Log) -> [Location; 2] {
+    let kept: Vec<Location> =
+        (0..21).map(|_| append(log, "k", vec![1; EIGHTH], Urgency::Normal).unwrap()).collect();
+    [kept[0], kept[7]]
+}
+
+#[test]
+fn i6_a_failed_sync_of_the_folder_in_a_retire_poisons_and_is_never_retried() {
+    for seed in 0..8 {
+        let (faulty, disk) = memory();
+        let (log, ..) = open(&disk).unwrap();
+        let [gone, kept] = full_files(&log);
+        faulty.strike(Verb::SyncDir, 1, Fault::Eio);
+        assert!(matches!(log.retire(gone.file), Err(LogError::Poisoned(_))));
+        assert!(log.poisoned().is_some());
+        assert!(matches!(append(&log, "g", vec![1], Urgency::Normal), Err(LogError::Poisoned(_))));
+        let syncs = faulty.calls(Verb::SyncDir);
+        assert_eq!(log.retire(gone.file), Err(LogError::NoFile(gone.file)), "its name is another one now");
+        assert_eq!(faulty.calls(Verb::SyncDir), syncs);
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+        let disk: Arc<dyn Disk> = Arc::new(faulty.power_loss(seed));
+        let (log, _, seen) = open(&disk).unwrap();
+        assert!(seen.len() >= 14, "{seen:?}");
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+    }
+}
+
+#[test]
+fn i6_a_failed_sync_of_the_folder_when_a_file_is_made_poisons() {
+    for recycles in [true, false] {
+        let (faulty, disk) = memory();
+        let (log, ..) = open(&disk).unwrap();
+        let [gone, kept] = full_files(&log);
+        if recycles {
+            log.retire(gone.file).unwrap();
+        }
+        faulty.strike(Verb::SyncDir, 1, Fault::Eio);
+        assert!(matches!(append(&log, "g", vec![1; EIGHTH], Urgency::Normal), Err(LogError::Poisoned(_))));
+        assert!(matches!(append(&log, "h", vec![1], Urgency::Normal), Err(LogError::Poisoned(_))));
+        let disk: Arc<dyn Disk> = Arc::new(faulty.power_loss(1));
+        let (log, _, seen) = open(&disk).unwrap();
+        assert_eq!(seen.len(), if recycles { 14 } else { 21 });
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+    }
+}
+
+#[test]
+fn i7_a_spare_that_cannot_be_written_gives_its_room_back() {
+    let (faulty, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    let [gone, _] = full_files(&log);
+    log.retire(gone.file).unwrap();
+    let allocated = log.allocated_bytes();
+    assert_eq!(allocated, 3 * options().file_bytes, "it is kept for the next one");
+    faulty.strike(Verb::Write, 1, Fault::Eio);
+    assert!(matches!(append(&log, "g", vec![1; EIGHTH], Urgency::Normal), Err(LogError::Io { .. })));
+    assert_eq!(log.allocated_bytes(), allocated - options().file_bytes);
+    append(&log, "g", vec![1; EIGHTH], Urgency::Normal).unwrap();
 }

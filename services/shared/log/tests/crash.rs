@@ -29,6 +29,7 @@ fn options() -> Options {
         compaction_bytes: 0,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
+        least_seq: 0,
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Engine {
     key: DedupKey,
     /// One compaction at a time.
     cleaning: Arc<tokio::sync::Mutex<compact::Cleaning>>,
+    /// One recycling of dead segments at a time, of those that wait for it.
+    retiring: Arc<tokio::sync::Mutex<()>>,
     flaw: Flaw,
     /// Most payload bytes that one group of records takes, so that groups fit the segments of a small disk.
     group_bytes: usize,

@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, Log, Options, RecoveredRecord};
+use cstore_log::{Disk, Log, Options, RecoveredRecord, Urgency};
 use cstore_types::{ClusterUuid, DedupKey, NodeId, SealSeq, SessionId, StoreUuid};
 use parking_lot::Mutex;
 
@@ -106,7 +106,9 @@ impl Engine {
             return Self::recover(disk, path, found, identity, options, lock);
         }
         let store = found.store;
-        let old = Self::recover(disk.clone(), path, found, identity, options, lock.clone())?;
+        // What is only looked at before it goes need not fit the new size.
+        let looked_at = DiskOptions { capacity: options.capacity.max(found.capacity), ..options.clone() };
+        let old = Self::recover(disk.clone(), path, found, identity, &looked_at, lock.clone())?;
         let sessions = old.shared.lock().state.n_sessions();
         if sessions > 0 && options.erase != Some(store) {
             return Err(OpenError::HoldsFiles { sessions, store });
@@ -126,29 +128,35 @@ impl Engine {
         options: &DiskOptions,
         lock: Arc<cstore_log::LockGuard>,
     ) -> Result<Self, OpenError> {
+        let lowered = options.capacity < superblock.capacity;
         superblock.capacity = options.capacity;
+        let was_clean = superblock.clean;
         let bitmap_allowance = (superblock.capacity / 64).max(4_096);
         let segments = disk.subdir(SEGMENTS_DIR).map_err(io_error("open segments"))?;
         let segment_bytes = superblock.segment_bytes;
+        // Compaction can always copy a segment, and before that there is room for releases.
+        let reserve_bytes = segment_bytes + segment_bytes / 2;
         let log_options = Options {
             owner: *superblock.store.as_bytes(),
             file_bytes: segment_bytes,
             max_bytes: superblock.capacity - SLOTS * SLOT as u64 - bitmap_allowance,
-            // Compaction can always copy a segment, and before that there is room for releases.
-            reserve_bytes: segment_bytes + segment_bytes / 2,
+            reserve_bytes,
             compaction_bytes: segment_bytes + segment_bytes / 4,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_queue_bytes: MAX_QUEUE_BYTES,
+            least_seq: superblock.seal_seq.0,
         };
         let mut recovery = Recovery::default();
         let (log, report) =
             Log::open_with(segments, log_options, options.sabotage, &mut |record| recovery.take(&record))
                 .map_err(|error| OpenError::Log(error.to_string()))?;
-        if log.allocated_bytes() > superblock.capacity {
-            return Err(OpenError::TooSmall {
-                wanted: superblock.capacity,
-                allocated: log.allocated_bytes(),
-            });
+        // A disk that is full has used its reserve by right; one that was made smaller must have it.
+        let lacks_reserve = lowered && log.free_bytes(Urgency::Compaction) < reserve_bytes;
+        if log.allocated_bytes() > superblock.capacity || lacks_reserve {
+            let (wanted, allocated) = (superblock.capacity, log.allocated_bytes());
+            let needed = allocated + reserve_bytes + SLOTS * SLOT as u64;
+            let least = needed + (needed / 63).max(4_096) + 4_096;
+            return Err(OpenError::TooSmall { wanted, allocated, least });
         }
         tracing::info!(path, store = %superblock.store, ?report, "disk recovered");
         let engine = Self {
@@ -160,26 +168,31 @@ impl Engine {
             superblock: Arc::new(Mutex::new(superblock)),
             key: identity.key.clone(),
             cleaning: Arc::default(),
+            retiring: Arc::default(),
             flaw: options.flaw,
             group_bytes: usize::try_from((segment_bytes / 4).min(MAX_GROUP_BYTES)).unwrap_or(usize::MAX),
             bitmap_allowance,
             _lock: lock,
         };
-        engine.restore_references(report.last_seq, recovery.unreadable)?;
+        engine.restore_references(report.last_seq, recovery.unreadable, was_clean)?;
         engine.shared.lock().state.adopt_orphans();
         engine.write_superblock(false).map_err(|error| OpenError::Log(error.to_string()))?;
+        remove_bitmap(&engine.disk).map_err(io_error("remove stale bitmap"))?;
         Ok(engine)
     }
 
-    /// Counts references: from the derived cache when it is of exactly this log, else from the reference sets.
-    fn restore_references(&self, last_seq: u64, unreadable: usize) -> Result<(), OpenError> {
+    /// Counts references: from the derived cache when it is of exactly this log, else from the reference sets. The
+    /// cache is of this log when the disk was stopped in good order and nothing was written since: a sequence alone
+    /// does not tell one log from a later one.
+    fn restore_references(&self, last_seq: u64, unreadable: usize, was_clean: bool) -> Result<(), OpenError> {
         if unreadable > 0 {
             return Err(OpenError::Log(format!(
                 "{unreadable} records have keys that this program cannot read"
             )));
         }
         let mut shared = self.shared.lock();
-        if let Some(bitmap) = self.load_bitmap()
+        if was_clean
+            && let Some(bitmap) = self.load_bitmap()
             && bitmap.last_seq == last_seq
             && shared.state.restore_counts(&bitmap.files)
         {
@@ -214,10 +227,7 @@ impl Engine {
         let bitmap = Bitmap { last_seq: self.log.durable_seq(), files };
         let bytes = bitmap.encode(self.superblock.lock().store);
         let write = || -> io::Result<()> {
-            match self.disk.remove(BITMAP_FILE) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_bitmap(&self.disk)?;
             if bytes.len() as u64 <= self.bitmap_allowance {
                 let file = self.disk.create(BITMAP_FILE, bytes.len() as u64)?;
                 file.write_all_vectored_at(&[bytes], 0)?;
@@ -226,6 +236,15 @@ impl Engine {
             self.disk.sync_dir()
         };
         write().map_err(|error| EngineError::Disk(format!("write bitmap: {error}")))
+    }
+}
+
+/// From the first write on, a cache of an earlier stop says nothing.
+fn remove_bitmap(disk: &Arc<dyn Disk>) -> io::Result<()> {
+    match disk.remove(BITMAP_FILE) {
+        Ok(()) => disk.sync_dir(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -136,7 +136,7 @@ impl Engine {
     /// Decides under the lock what to do with each block and hands the new ones to the log.
     fn plan(&self, session: SessionId, blocks: &[NewBlock], good: &[bool]) -> (Vec<Plan>, Vec<Write>) {
         let needed = self.bytes_of_new(blocks);
-        let room = self.make_room(needed);
+        let room = self.check_room(needed);
         let mut shared = self.shared.lock();
         let mut fresh: Vec<&NewBlock> = Vec::new();
         let mut plans = Vec::with_capacity(blocks.len());

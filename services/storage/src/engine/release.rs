@@ -67,10 +67,14 @@ impl Engine {
     /// then only a release can change anything. No compaction begins before it has landed, so it takes no room that a
     /// copy under way counts on.
     async fn append_releases(&self, sessions: &[SessionId]) -> Result<Dropped, EngineError> {
-        for _ in 0..MAX_STEPS {
+        for step in 0..MAX_STEPS {
             match self.append_release_group(sessions, Urgency::Urgent).await {
                 Err(EngineError::Full { .. }) => {}
                 other => return other,
+            }
+            if step == 0 {
+                // As for a put without room: an upload that still wants them sends them again.
+                self.forget_orphans();
             }
             let mut cleaning = self.cleaning.lock().await;
             if self.compact(&mut cleaning, Need::Now).await? == CompactStep::Idle {

@@ -159,7 +159,7 @@ impl Engine {
         blocks: &[NewBlock],
     ) -> Result<Step, EngineError> {
         let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len()) + GROUP_OVERHEAD;
-        let room = self.make_room(needed);
+        let room = self.check_room(needed);
         let mut shared = self.shared.lock();
         if let Some(set) = shared.state.refset(session, part) {
             return Ok(Step::Known(set));

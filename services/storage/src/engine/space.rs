@@ -1,6 +1,6 @@
 //! Space: what is left, reservation before a write, recycling of wholly dead segments.
 
-use cstore_log::{FileState, LogError, Urgency};
+use cstore_log::{FileInfo, FileState, LogError, Urgency};
 
 use super::Engine;
 use super::state::ORPHANS;
@@ -52,24 +52,18 @@ impl Engine {
         if self.read_only().is_some() {
             return false;
         }
+        self.reclaim_aside().await;
+        if self.fits(needed) {
+            return true;
+        }
         self.forget_orphans();
-        self.reclaim();
+        self.reclaim_aside().await;
         self.compact_until(|| self.fits(needed)).await
     }
 
-    /// Succeeds when `needed` more bytes fit, after recycling what is dead if they do not fit at once.
-    pub(super) fn make_room(&self, needed: u64) -> Result<(), EngineError> {
-        let fits = || self.fits(needed);
-        if needed == 0 || fits() {
-            return Ok(());
-        }
-        self.reclaim();
-        if fits() {
-            return Ok(());
-        }
-        self.forget_orphans();
-        self.reclaim();
-        if fits() {
+    /// Succeeds when `needed` more bytes fit as it is. Who must have room looks for it first ([`Self::await_room`]).
+    pub(super) fn check_room(&self, needed: u64) -> Result<(), EngineError> {
+        if needed == 0 || self.fits(needed) {
             return Ok(());
         }
         Err(EngineError::Full { needed, free: self.space().free })
@@ -87,13 +81,43 @@ impl Engine {
         self.shared.lock().state.unpin(ORPHANS);
     }
 
-    /// Retires every segment in which nothing is needed. Answers how many.
+    /// Retires every segment in which nothing is needed. Answers how many. Blocks the thread.
     pub fn reclaim(&self) -> usize {
+        self.retire(&self.dead_files())
+    }
+
+    /// As [`Self::reclaim`], on a thread for it. One at a time: who comes while another one is at it finds the room
+    /// that this one has won.
+    pub(crate) async fn reclaim_aside(&self) {
+        let turn = self.retiring.clone().lock_owned().await;
+        let dead = self.dead_files();
+        if dead.is_empty() {
+            return;
+        }
+        let engine = self.clone();
+        let retire = cstore_node::blocking(move || {
+            engine.retire(&dead);
+            drop(turn);
+        });
+        if let Err(error) = retire.await {
+            tracing::error!(%error, "recycling of segments broke off");
+        }
+    }
+
+    /// The states are read before the counts: a file that is not active any more gets no new records, and the callbacks
+    /// of its last frame have run.
+    fn dead_files(&self) -> Vec<FileInfo> {
+        let mut files = self.log.files();
+        let shared = self.shared.lock();
+        files.retain(|file| file.state != FileState::Active && shared.state.is_dead(file.id));
+        files
+    }
+
+    fn retire(&self, dead: &[FileInfo]) -> usize {
         let mut retired = 0;
-        // The states are read before the counts: a file that is not active any more gets no new records, and the
-        // callbacks of its last frame have run.
-        for file in self.log.files() {
-            if file.state == FileState::Active || !self.shared.lock().state.is_dead(file.id) {
+        for file in dead {
+            if let Err(error) = self.keep_seal_seq(file) {
+                tracing::warn!(file = file.id, %error, "segment of the highest sequence could not be recycled");
                 continue;
             }
             match self.log.retire(file.id) {
@@ -107,12 +131,20 @@ impl Engine {
                 Err(LogError::NoFile(_)) => {}
                 Err(error) => {
                     tracing::warn!(file = file.id, %error, "segment could not be recycled");
-                    break;
                 }
             }
         }
         self.counters.retired_files.add(retired as u64);
         retired
+    }
+
+    /// Sequences never go back: before the file that holds the highest one goes, the superblock says which it was.
+    fn keep_seal_seq(&self, file: &FileInfo) -> Result<(), EngineError> {
+        let is_last = file.seqs.is_some_and(|(_, last)| last >= self.log.durable_seq());
+        if is_last && self.superblock.lock().seal_seq < self.seal_seq() {
+            return self.write_superblock(false);
+        }
+        Ok(())
     }
 }
 

@@ -293,7 +293,8 @@ impl World {
             11 | 12 => self.compact_beside_others(rng).await,
             13 => {
                 // A fault, and the end of the process, in the middle of a compaction.
-                let verb = [Verb::Sync, Verb::Write, Verb::Create, Verb::Read][rng.random_range(0..4)];
+                let verbs = [Verb::Sync, Verb::Write, Verb::Create, Verb::Read, Verb::Name, Verb::SyncDir];
+                let verb = verbs[rng.random_range(0..verbs.len())];
                 let fault = if rng.random_bool(0.6) { Fault::Eio } else { Fault::Enospc };
                 self.disk.strike(verb, rng.random_range(1..6), fault);
                 self.reads_fail = verb == Verb::Read;

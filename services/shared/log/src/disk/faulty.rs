@@ -32,6 +32,10 @@ pub enum Verb {
     Sync,
     /// Reading.
     Read,
+    /// Renaming or removing a file.
+    Name,
+    /// Syncing a folder.
+    SyncDir,
 }
 
 /// What happens to the struck call.
@@ -297,6 +301,9 @@ impl Disk for FaultyDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut world = self.live()?;
+        if let Some(error) = world.strike(Verb::Name).and_then(error_of) {
+            return Err(error);
+        }
         let path = self.path(name);
         if !world.names.contains_key(&path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -307,6 +314,9 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut world = self.live()?;
+        if let Some(error) = world.strike(Verb::Name).and_then(error_of) {
+            return Err(error);
+        }
         let (from, to) = (self.path(from), self.path(to));
         if !world.names.contains_key(&from) {
             return Err(io::ErrorKind::NotFound.into());
@@ -317,6 +327,15 @@ impl Disk for FaultyDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut world = self.live()?;
+        let fault = world.strike(Verb::SyncDir);
+        if fault == Some(Fault::Skip) {
+            return Ok(());
+        }
+        if let Some(error) = fault.and_then(error_of) {
+            // Unlike data, names are in the journal: none of them is durable now, and a later sync that returns covers
+            // them, of another process too.
+            return Err(error);
+        }
         let pending = std::mem::take(&mut world.pending_names);
         for (dir, change) in pending {
             if dir == self.dir {

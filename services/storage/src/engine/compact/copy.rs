@@ -100,6 +100,31 @@ impl Engine {
         Ok(bytes)
     }
 
+    /// Whether all of these records that are needed are good. Blocks the thread.
+    pub(super) fn verify(&self, entries: &[Entry]) -> bool {
+        for some in entries.chunks(MAX_RECORDS) {
+            let needed: Vec<Entry> = {
+                let shared = self.shared.lock();
+                some.iter()
+                    .filter(|entry| shared.state.is_live(&entry.live, entry.location))
+                    .copied()
+                    .collect()
+            };
+            for entry in needed {
+                let is_needed = || self.shared.lock().state.is_live(&entry.live, entry.location);
+                // A block that was found to be damaged before does not move, whatever its bytes are now. One that
+                // cannot be read because it went meanwhile is no damage.
+                let stays = matches!(entry.live, Live::Block(_))
+                    && !self.shared.lock().state.may_move(&entry.live)
+                    && !self.flaw.moves_unverified();
+                if (stays || self.read_entry(&entry).is_none()) && is_needed() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     /// The verified payload of a record. A damaged one stays where it is.
     fn read_entry(&self, entry: &Entry) -> Option<Bytes> {
         match &entry.live {

@@ -30,7 +30,8 @@ pub(super) struct Candidate {
 
 /// Gains below this are not worth it while there is enough space.
 const MIN_GAIN: u64 = 64 << 10;
-/// Nor these, ever: headers and padding of the copy may take them.
+/// Nor these, ever, of a large segment: headers and padding of the copy may take them. The tiny ones that restarts
+/// leave are worth it for a quarter of their size: their copies share a segment.
 const MIN_SHORT_GAIN: u64 = 16 << 10;
 /// Frames start on boundaries of this many bytes.
 const FRAME: u64 = 4 << 10;
@@ -63,6 +64,11 @@ impl Candidate {
         self.live + self.live.div_ceil(group.max(1)) * FRAME
     }
 
+    /// Room that there must be before the copy begins.
+    pub(super) fn room(&self, sizes: &Sizes) -> u64 {
+        self.cost(sizes.group) + sizes.margin()
+    }
+
     fn gain(&self, group: u64) -> u64 {
         self.size.saturating_sub(self.cost(group))
     }
@@ -70,14 +76,9 @@ impl Candidate {
     fn is_worth_it(&self, need: Need, group: u64) -> bool {
         let least = match need {
             Need::Ample => MIN_GAIN.max(self.size / 2),
-            Need::Short | Need::Now => MIN_SHORT_GAIN.max(self.size / 10),
+            Need::Short | Need::Now => MIN_SHORT_GAIN.max(self.size / 10).min(self.size / 4),
         };
         self.gain(group) >= least
-    }
-
-    /// What it would give back now; nothing when it is not worth it.
-    pub(super) fn winnable(&self, group: u64) -> u64 {
-        if self.is_worth_it(Need::Now, group) { self.gain(group) } else { 0 }
     }
 
     fn score(&self, need: Need, group: u64) -> u128 {
@@ -95,10 +96,20 @@ pub(super) fn best(
     room: u64,
     sizes: &Sizes,
 ) -> Option<Candidate> {
-    let (group, margin) = (sizes.group, sizes.margin());
+    let group = sizes.group;
     candidates
-        .filter(|candidate| candidate.is_worth_it(need, group) && candidate.cost(group) + margin <= room)
+        .filter(|candidate| candidate.is_worth_it(need, group) && candidate.room(sizes) <= room)
         .min_by_key(|candidate| (std::cmp::Reverse(candidate.score(need, group)), candidate.file))
+}
+
+/// What all of them would give back now to who waits for room. Nothing when none can be begun with; and the first of it
+/// is what compaction's own reserve lacks.
+pub(super) fn winnable(candidates: &[Candidate], room: u64, missing: u64, sizes: &Sizes) -> u64 {
+    let worth = || candidates.iter().filter(|candidate| candidate.is_worth_it(Need::Now, sizes.group));
+    if !worth().any(|candidate| candidate.room(sizes) <= room) {
+        return 0;
+    }
+    worth().map(|candidate| candidate.gain(sizes.group)).sum::<u64>().saturating_sub(missing)
 }
 
 #[cfg(test)]
@@ -146,9 +157,21 @@ mod tests {
     }
 
     #[test]
+    fn what_no_copy_can_begin_with_is_not_promised_nor_what_the_reserve_lacks() {
+        let all = [candidate(1, 50, 10), candidate(2, 50, 10), candidate(3, 99, 10)];
+        let each = all[0].gain(SIZES.group);
+        assert_eq!(winnable(&all, ROOM, 0, &SIZES), 2 * each);
+        assert_eq!(winnable(&all, ROOM, each, &SIZES), each);
+        assert_eq!(winnable(&all, ROOM, 3 * each, &SIZES), 0);
+        assert_eq!(winnable(&all, 2 << 20, 0, &SIZES), 0, "no copy can be finished");
+    }
+
+    #[test]
     fn many_small_files_of_restarts_are_merged_when_space_is_short() {
         let small = Candidate { file: 1, size: 24 << 10, live: 200, age: 10 };
         assert_eq!(choice(Need::Ample, ROOM, &[small]), None);
         assert_eq!(choice(Need::Short, ROOM, &[small]), Some(1));
+        let tiny = Candidate { size: 8 << 10, live: 52, ..small };
+        assert_eq!(choice(Need::Now, ROOM, &[tiny]), Some(1));
     }
 }

@@ -9,6 +9,7 @@
 //!   would bring it back. Copies that a move left behind count ([`State::stale_sets`]).
 
 mod moves;
+mod releases;
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,6 +19,7 @@ use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
 
 use super::format;
 pub(crate) use moves::Live;
+use releases::Releases;
 
 /// Sessions are random; this one stands for blocks that a restart found without a reference set. Their upload may
 /// still be running, so they stay until space is short or long enough has passed.
@@ -68,20 +70,6 @@ pub(crate) struct FileUse {
     pub(crate) bytes: u64,
 }
 
-#[derive(Debug, Default)]
-struct Release {
-    location: Location,
-    /// Files that still hold a copy of a reference set that this release dropped.
-    graves: HashSet<u32>,
-}
-
-impl Release {
-    /// Its own file goes with the sets in it, so only others keep it needed.
-    fn is_needed(&self) -> bool {
-        self.graves.iter().any(|file| *file != self.location.file)
-    }
-}
-
 /// Live totals, kept up with every change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -105,7 +93,7 @@ struct Pins {
 pub(crate) struct State {
     blocks: HashMap<BlockId, Block>,
     refsets: HashMap<SessionId, HashMap<PartNo, RefSet>>,
-    releases: HashMap<SessionId, Release>,
+    releases: Releases,
     pins: HashMap<SessionId, Pins>,
     n_pins: usize,
     sweep: u64,
@@ -285,27 +273,6 @@ impl State {
         }
     }
 
-    /// A release of `session` is durable at `location`: its sets are gone. Their references are still counted; the
-    /// caller reads the sets and drops them (see [`Self::drop_refs`]).
-    pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
-        let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
-        let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
-        graves.extend(self.take_stale_sets(session));
-        if let Some(old) = self.releases.remove(&session) {
-            graves.extend(&old.graves);
-            self.drop_record(old.location, RELEASE_KEY);
-        }
-        for (_, set) in &parts {
-            self.totals.physical_bytes -= u64::from(set.location.len) + record_overhead(SET_KEY);
-        }
-        let release = Release { location, graves };
-        if release.is_needed() {
-            self.add_record(location, RELEASE_KEY);
-            self.releases.insert(session, release);
-        }
-        parts
-    }
-
     /// The set's record is needed no more. Separate from [`Self::release`], because the payload is read in between.
     pub(crate) fn bury(&mut self, set: RefSet) {
         self.drop_record(set.location, SET_KEY);
@@ -338,23 +305,6 @@ impl State {
     /// Whether nothing in the file is needed.
     pub(crate) fn is_dead(&self, file: u32) -> bool {
         self.files.get(&file).is_none_or(|usage| usage.live == 0)
-    }
-
-    /// The file's old content can never come back: release records that waited for it are needed no more.
-    pub(crate) fn retired(&mut self, file: u32) {
-        self.files.remove(&file);
-        self.stale_sets.remove(&file);
-        let mut done = Vec::new();
-        self.releases.retain(|_, release| {
-            release.graves.remove(&file);
-            if !release.is_needed() {
-                done.push(release.location);
-            }
-            release.is_needed()
-        });
-        for location in done {
-            self.drop_record(location, RELEASE_KEY);
-        }
     }
 
     /// Pins every block without a reference under [`ORPHANS`]; called once, at the end of recovery.
@@ -468,18 +418,6 @@ mod tests {
             state.pin(S2, id(2));
         }
         assert!(!state.has(&id(1)) && state.has(&id(2)));
-    }
-
-    #[test]
-    fn a_release_record_outlives_the_files_of_the_sets_that_it_dropped() {
-        let mut state = State::default();
-        state.insert_block(id(1), at(1, 0));
-        with_set(&mut state, S1, 1, &[id(1)]);
-        release(&mut state, S1, 2, &[id(1)]);
-        assert!(state.is_dead(1));
-        assert!(!state.is_dead(2), "a restart before file 1 is gone would bring the set back");
-        state.retired(1);
-        assert!(state.is_dead(2));
     }
 
     #[test]

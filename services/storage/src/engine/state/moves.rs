@@ -37,7 +37,7 @@ impl State {
         let found = match live {
             Live::Block(id) => self.blocks.get(id).map(|block| block.location),
             Live::Set(session, part) => self.refset(*session, *part).map(|set| set.location),
-            Live::Release(session) => self.releases.get(session).map(|release| release.location),
+            Live::Release(session) => self.releases.location(*session),
         };
         found == Some(location)
     }
@@ -73,8 +73,10 @@ impl State {
                 SET_KEY
             }
             Live::Release(session) => {
-                if let Some(release) = self.releases.get_mut(session) {
-                    release.location = to;
+                if !self.releases.moved(*session, to) {
+                    // It lies beside the only sets that it keeps away: both go together.
+                    self.drop_record(from, RELEASE_KEY);
+                    return true;
                 }
                 RELEASE_KEY
             }

@@ -1,0 +1,197 @@
+//! Release records: how long each is needed, and by which files.
+
+use std::collections::{HashMap, HashSet};
+
+use cstore_log::Location;
+use cstore_types::{PartNo, SessionId};
+
+use super::{RELEASE_KEY, RefSet, SET_KEY, State, record_overhead};
+
+#[derive(Debug, Default)]
+pub(super) struct Release {
+    pub(super) location: Location,
+    /// Files that still hold a copy of a reference set that this release dropped.
+    graves: HashSet<u32>,
+}
+
+impl Release {
+    /// Its own file goes with the sets in it, so only others keep it needed.
+    fn is_needed(&self) -> bool {
+        self.graves.iter().any(|file| *file != self.location.file)
+    }
+}
+
+/// The releases that are needed. There may be millions, so that a file that goes must find its own.
+#[derive(Debug, Default)]
+pub(super) struct Releases {
+    of: HashMap<SessionId, Release>,
+    /// For each file the sessions whose release it is a grave of. Some may be released again or needed no more since.
+    by_grave: HashMap<u32, Vec<SessionId>>,
+}
+
+impl Releases {
+    pub(super) fn location(&self, session: SessionId) -> Option<Location> {
+        self.of.get(&session).map(|release| release.location)
+    }
+
+    /// Takes the release if it is needed. Answers whether it is, and the one that it replaces.
+    fn put(
+        &mut self,
+        session: SessionId,
+        location: Location,
+        mut graves: HashSet<u32>,
+    ) -> (bool, Option<Location>) {
+        let old = self.of.remove(&session);
+        let replaced = old.as_ref().map(|old| old.location);
+        let old = old.unwrap_or_default();
+        for file in graves.difference(&old.graves) {
+            self.by_grave.entry(*file).or_default().push(session);
+        }
+        graves.extend(&old.graves);
+        let release = Release { location, graves };
+        let is_needed = release.is_needed();
+        if is_needed {
+            self.of.insert(session, release);
+        }
+        (is_needed, replaced)
+    }
+
+    /// The release lies elsewhere now. Answers whether it is still needed there.
+    pub(super) fn moved(&mut self, session: SessionId, to: Location) -> bool {
+        let Some(release) = self.of.get_mut(&session) else { return false };
+        release.location = to;
+        let is_needed = release.is_needed();
+        if !is_needed {
+            self.of.remove(&session);
+        }
+        is_needed
+    }
+
+    /// The file is gone: answers where the releases lay that are needed no more.
+    fn retired(&mut self, file: u32) -> Vec<Location> {
+        let mut done = Vec::new();
+        for session in self.by_grave.remove(&file).unwrap_or_default() {
+            let Some(release) = self.of.get_mut(&session) else { continue };
+            release.graves.remove(&file);
+            if !release.is_needed() {
+                done.push(release.location);
+                self.of.remove(&session);
+            }
+        }
+        done
+    }
+}
+
+impl State {
+    /// A release of `session` is durable at `location`: its sets are gone. Their references are still counted; the
+    /// caller reads the sets and drops them (see [`Self::drop_refs`]).
+    pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
+        let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
+        let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
+        graves.extend(self.take_stale_sets(session));
+        for (_, set) in &parts {
+            self.totals.physical_bytes -= u64::from(set.location.len) + record_overhead(SET_KEY);
+        }
+        let (is_needed, replaced) = self.releases.put(session, location, graves);
+        if let Some(old) = replaced {
+            self.drop_record(old, RELEASE_KEY);
+        }
+        if is_needed {
+            self.add_record(location, RELEASE_KEY);
+        }
+        parts
+    }
+
+    /// The file's old content can never come back: release records that waited for it are needed no more.
+    pub(crate) fn retired(&mut self, file: u32) {
+        self.files.remove(&file);
+        self.stale_sets.remove(&file);
+        for location in self.releases.retired(file) {
+            self.drop_record(location, RELEASE_KEY);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::print_stdout, reason = "a random test prints its seed")]
+mod tests {
+    use cstore_types::SealSeq;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    const S: SessionId = SessionId::from_bytes([1; 16]);
+
+    fn at(file: u32, offset: u32) -> Location {
+        Location { file, offset, len: 100 }
+    }
+
+    #[test]
+    fn a_release_record_outlives_the_files_of_the_sets_that_it_dropped() {
+        let mut state = State::default();
+        state.insert_refset(S, PartNo(0), RefSet { location: at(1, 900), seal_seq: SealSeq(1) });
+        for (_, set) in state.release(S, at(2, 950)) {
+            state.bury(set);
+        }
+        assert!(state.is_dead(1));
+        assert!(!state.is_dead(2), "a restart before file 1 is gone would bring the set back");
+        state.retired(1);
+        assert!(state.is_dead(2));
+    }
+
+    #[test]
+    fn a_release_that_moves_beside_the_only_sets_that_it_dropped_is_needed_no_more() {
+        let mut releases = Releases::default();
+        assert_eq!(releases.put(S, at(2, 0), HashSet::from([1, 3])), (true, None));
+        assert_eq!(releases.retired(3), []);
+        assert!(!releases.moved(S, at(1, 900)));
+        assert_eq!((releases.location(S), releases.retired(1)), (None, vec![]));
+    }
+
+    /// What is needed by the definition, looking at all of them each time.
+    #[test]
+    fn i3_the_index_by_file_finds_the_same_releases_as_a_look_at_all_of_them() {
+        let given = std::env::vars().find(|(key, _)| key == "CSTORE_SEED");
+        let seed = given.and_then(|(_, value)| value.parse().ok()).unwrap_or(1);
+        println!("CSTORE_SEED={seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (mut releases, mut all) = (Releases::default(), HashMap::<u8, Release>::new());
+        for step in 0..20_000 {
+            let (n, file) = (rng.random_range(0..40u8), rng.random_range(0..12));
+            let session = SessionId::from_bytes([n; 16]);
+            match rng.random_range(0..4) {
+                0 => {
+                    let graves: HashSet<u32> = (0..2).map(|_| rng.random_range(0..12)).collect();
+                    let (_, replaced) = releases.put(session, at(file, step), graves.clone());
+                    let old = all.remove(&n);
+                    assert_eq!(replaced, old.as_ref().map(|old| old.location));
+                    let graves = &graves | &old.unwrap_or_default().graves;
+                    all.insert(n, Release { location: at(file, step), graves });
+                }
+                1 => {
+                    releases.moved(session, at(file, step));
+                    all.entry(n).and_modify(|release| release.location = at(file, step));
+                }
+                2 => {
+                    let mut done = releases.retired(file);
+                    let gone = |release: &mut Release| release.graves.remove(&file) && !release.is_needed();
+                    let mut expected: Vec<Location> = all
+                        .values_mut()
+                        .filter_map(|release| gone(release).then_some(release.location))
+                        .collect();
+                    let key = |place: &Location| (place.file, place.offset);
+                    done.sort_unstable_by_key(key);
+                    expected.sort_unstable_by_key(key);
+                    assert_eq!(done, expected, "step {step}");
+                }
+                _ => {}
+            }
+            all.retain(|_, release| release.is_needed());
+            for n in 0..40 {
+                let found = releases.location(SessionId::from_bytes([n; 16]));
+                assert_eq!(found, all.get(&n).map(|release| release.location), "step {step}");
+            }
+        }
+    }
+}

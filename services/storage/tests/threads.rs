@@ -1,0 +1,108 @@
+//! Who waits for the file system: never a thread that serves requests.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod model;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::ThreadId;
+
+use bytes::Bytes;
+use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
+use cstore_node::shutdown::spawn;
+use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Flaw, NewBlock};
+use cstore_types::{BlockId, PartNo};
+use parking_lot::Mutex;
+
+use model::{CAPACITY, identity, session};
+
+/// Remembers which threads removed and renamed files.
+#[derive(Debug, Clone)]
+struct Watched {
+    inner: Arc<dyn Disk>,
+    threads: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl Watched {
+    fn note(&self) {
+        self.threads.lock().push(std::thread::current().id());
+    }
+}
+
+impl Disk for Watched {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.create(name, len)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.open(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.note();
+        self.inner.remove(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.note();
+        self.inner.rename(from, to)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.note();
+        self.inner.sync_dir()
+    }
+
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, ..self.clone() }))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<LockGuard> {
+        self.inner.lock(name)
+    }
+}
+
+async fn store(engine: &Engine, n: u64) -> bool {
+    let bytes = [&n.to_le_bytes()[..], &vec![7; 30_000]].concat();
+    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
+    let block = NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) };
+    engine.put_seal(session(n), PartNo(0), vec![id], vec![block]).await.is_ok()
+}
+
+/// A full disk, everything of which is released; then puts that must recycle segments, and compact.
+async fn fill_release_and_fill(engine: Engine) -> ThreadId {
+    for round in 0..4 {
+        let mut n = round * 1_000;
+        while store(&engine, n).await {
+            engine.unpin(session(n));
+            n += 1;
+        }
+        for gone in (round * 1_000..n).filter(|n| round % 2 == 0 || n % 2 == 0) {
+            engine.release(session(gone)).await.unwrap();
+        }
+    }
+    std::thread::current().id()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_thread_that_serves_requests_waits_for_a_removal_or_a_sync_of_the_folder() {
+    let threads = Arc::new(Mutex::new(Vec::new()));
+    let disk = Watched { inner: Arc::new(FaultyDisk::new()), threads: threads.clone() };
+    let options = DiskOptions {
+        capacity: CAPACITY,
+        block_size: 64,
+        fresh_start: false,
+        erase: None,
+        sabotage: Sabotage::None,
+        flaw: Flaw::None,
+    };
+    let engine = Engine::open(Arc::new(disk), "memory", &identity(), &options).unwrap();
+    let server = spawn("requests", fill_release_and_fill(engine.clone())).await.unwrap();
+    assert!(engine.counters().retired_files.get() > 50, "{:?}", engine.counters());
+    assert!(!threads.lock().contains(&server));
+}

@@ -36,7 +36,7 @@ fn nonsense(random: &mut StdRng, pieces: &[&[u8]]) -> Vec<u8> {
 }
 
 fn each(kind: &str, mut case: impl FnMut(&mut StdRng)) {
-    let (seed, cases) = (env("CSTORE_SEED", 20_261_124), env("CSTORE_CASES", 5_000));
+    let (seed, cases) = (env("CSTORE_SEED", 20_261_124), env("CSTORE_CASES", 100_000));
     println!("CSTORE_SEED={seed} CSTORE_CASES={cases}: {kind}");
     let mut random = StdRng::seed_from_u64(seed);
     (0..cases).for_each(|_| case(&mut random));

@@ -99,7 +99,7 @@ fn decode(frame: &[u8]) -> u64 {
 
 #[test]
 fn i10_damaged_frames_are_answered_or_refused_and_never_a_panic() {
-    let (seed, cases) = (env("CSTORE_SEED", 20_261_124), env("CSTORE_CASES", 50_000));
+    let (seed, cases) = (env("CSTORE_SEED", 20_261_124), env("CSTORE_CASES", 1_000_000));
     println!("CSTORE_SEED={seed} CSTORE_CASES={cases}");
     let mut random = StdRng::seed_from_u64(seed);
     let sound = sound();

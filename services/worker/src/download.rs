@@ -20,8 +20,10 @@ use crate::error::Failure;
 use crate::fetch::{Window, fetch};
 use crate::recipe_walk::RecipeWalk;
 
-/// Bytes of one window: at most, and at first or for a reader that is slow.
+/// Bytes of one window: at most, at first, and for a reader that is slow. What goes wrong in the first one is an error
+/// before the first byte; what is missing later breaks the download off.
 const MAX_WINDOW: u64 = 2 << 20;
+const FIRST_WINDOW: u64 = 1 << 20;
 const MIN_WINDOW: u64 = 256 << 10;
 const WINDOW_BLOCKS: usize = 1_024;
 /// Small blocks are joined to chunks of this size.
@@ -88,8 +90,9 @@ impl Part<'_> {
     /// Sends until the end of the range, or until the reader pauses.
     async fn send_all(&self, is_first: bool) -> Result<Sent, Failure> {
         let mut walk = RecipeWalk::new(self.root, self.range.clone());
-        let (mut size, mut bytes) = (MIN_WINDOW, 0);
+        let (mut size, mut bytes) = (if is_first { FIRST_WINDOW } else { MIN_WINDOW }, 0);
         let mut next = Some(self.fetch(&mut walk, size, is_first).await?);
+        size = size.min(self.max_window());
         while let Some((window, hold)) = next.take().filter(|(window, _)| !window.is_empty()) {
             let begun = Instant::now();
             let send = async {
@@ -100,10 +103,14 @@ impl Part<'_> {
             let (ahead, sent) = both(self.fetch(&mut walk, size, false), send).await?;
             bytes += sent.bytes;
             let Some(ahead) = ahead else { return Ok(Sent { bytes, paused: true }) };
-            size = next_size(size, begun.elapsed()).min(self.budget.max_window().max(MIN_WINDOW));
+            size = next_size(size, begun.elapsed()).min(self.max_window());
             next = Some(ahead);
         }
         Ok(Sent { bytes, paused: false })
+    }
+
+    fn max_window(&self) -> u64 {
+        self.budget.max_window().max(MIN_WINDOW)
     }
 
     async fn fetch(

@@ -14,10 +14,10 @@ pub use cstore_types::{Caller, ClusterSecret, ErrorCode};
 pub use access::{ACCESS, may_call};
 pub use bearer::{BearerError, Signer, Verifier};
 pub use convert::{
-    FieldError, cluster_uuid, file_name, metadata, node_id, placement, placement_map, session, store_uuid,
-    tenant,
+    FieldError, FieldProblem, cluster_uuid, file_name, metadata, node_id, placement, placement_map, session,
+    session_usage, sha256, store_uuid, tenant, write_condition,
 };
-pub use status::{code_of, retry_after, status, status_with_retry};
+pub use status::{code_of, from_status, retry_after, status, status_with_retry, to_status};
 pub use ticket::{TicketClaims, TicketError};
 
 /// Generated from `cstore/v1/*.proto`.

@@ -1,8 +1,11 @@
-//! [`ErrorCode`] in a `tonic::Status` and back, with google.rpc details (ErrorInfo, RetryInfo).
+//! [`ErrorCode`] and [`Fault`] in a `tonic::Status` and back, with google.rpc details (ErrorInfo, RetryInfo).
+//!
+//! `Fault` and `Status` belong to other crates, so the conversions are functions: `.map_err(to_status)` where a service
+//! returns, `.map_err(from_status)` where a client receives.
 
 use std::time::Duration;
 
-use cstore_types::ErrorCode;
+use cstore_types::{ErrorCode, Fault, error_chain};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -39,6 +42,26 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().and_then(|info| info.retry_delay)
 }
 
+/// Makes the status that tells a peer about `fault`: its code, its message with the texts of all causes, its delay.
+pub fn to_status(fault: Fault) -> Status {
+    let text = error_chain(&fault).to_string();
+    match fault.retry_after {
+        Some(delay) => status_with_retry(fault.code, text, delay),
+        None => status(fault.code, text),
+    }
+}
+
+/// Reads the fault that a peer reported. The status stays as its source.
+pub fn from_status(status: Status) -> Fault {
+    let fault = Fault {
+        code: code_of(&status),
+        message: status.message().to_owned(),
+        retry_after: retry_after(&status),
+        source: None,
+    };
+    fault.with_source(status)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +85,22 @@ mod tests {
     fn the_retry_delay_travels() {
         let status = status_with_retry(ErrorCode::Overloaded, "busy", Duration::from_millis(250));
         assert_eq!(retry_after(&status), Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_fault_survives_its_status() {
+        for code in ErrorCode::ALL {
+            let fault = Fault::new(code, "no");
+            assert_eq!(from_status(to_status(fault.clone())), fault);
+        }
+        let busy = Fault::new(ErrorCode::Overloaded, "busy").retry_after(Duration::from_millis(100));
+        assert_eq!(from_status(to_status(busy.clone())), busy);
+    }
+
+    #[test]
+    fn a_peer_reads_the_causes_in_the_message() {
+        let fault = Fault::new(ErrorCode::Unavailable, "disk is read-only");
+        let status = to_status(fault.with_source(std::io::Error::other("no space left")));
+        assert_eq!(status.message(), "disk is read-only: no space left");
     }
 }

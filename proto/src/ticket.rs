@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 use cstore_types::{
-    Chunking, ClusterUuid, ErrorCode, Incarnation, MapVersion, NodeId, SessionId, Tenant, TicketKey,
+    Chunking, ChunkingError, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId, SessionId,
+    Tenant, TicketKey,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
 use tonic::Status;
 
-use crate::{convert, v1};
+use crate::convert::{self, FieldError};
+use crate::v1;
 
 /// What a valid ticket says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +45,12 @@ pub enum TicketError {
     /// The MAC is not ours: forged, damaged, or of another cluster.
     #[error("upload ticket was not made by this cluster")]
     Foreign,
-    /// Authentic, but not what this program writes.
-    #[error("upload ticket cannot be read: {0}")]
-    Unreadable(String),
+    /// Authentic, but its body is no message.
+    #[error("upload ticket cannot be read")]
+    Unreadable(#[from] prost::DecodeError),
+    /// Authentic, but a field of it breaks its rule.
+    #[error("upload ticket cannot be read")]
+    Field(#[from] FieldError),
     /// Too old.
     #[error("upload ticket has expired")]
     Expired,
@@ -54,13 +59,21 @@ pub enum TicketError {
     Tenant,
 }
 
-impl From<TicketError> for Status {
+impl From<TicketError> for Fault {
     fn from(error: TicketError) -> Self {
         let code = match error {
-            TicketError::Missing | TicketError::Unreadable(_) => ErrorCode::InvalidArgument,
+            TicketError::Missing | TicketError::Unreadable(_) | TicketError::Field(_) => {
+                ErrorCode::InvalidArgument
+            }
             TicketError::Foreign | TicketError::Expired | TicketError::Tenant => ErrorCode::PermissionDenied,
         };
-        crate::status(code, error.to_string())
+        Self::from_error(code, error)
+    }
+}
+
+impl From<TicketError> for Status {
+    fn from(error: TicketError) -> Self {
+        crate::to_status(error.into())
     }
 }
 
@@ -95,17 +108,18 @@ impl TicketClaims {
     pub fn verify(ticket: Option<&v1::Ticket>, key: &TicketKey) -> Result<Self, TicketError> {
         let ticket = ticket.ok_or(TicketError::Missing)?;
         mac(key, &ticket.body).verify_slice(&ticket.mac).map_err(|_| TicketError::Foreign)?;
-        let unreadable = |error: &dyn std::fmt::Display| TicketError::Unreadable(error.to_string());
-        let body = v1::TicketBody::decode(ticket.body.clone()).map_err(|error| unreadable(&error))?;
+        let body = v1::TicketBody::decode(ticket.body.clone())?;
+        let chunking =
+            body.chunking.parse().map_err(|error: ChunkingError| FieldError::new("chunking", error))?;
         Ok(Self {
-            session: convert::session(&body.session).map_err(|error| unreadable(&error))?,
-            cluster: convert::cluster_uuid(&body.cluster_uuid).map_err(|error| unreadable(&error))?,
+            session: convert::session(&body.session)?,
+            cluster: convert::cluster_uuid(&body.cluster_uuid)?,
             incarnation: Incarnation(body.incarnation),
-            worker: convert::node_id(&body.worker_id).map_err(|error| unreadable(&error))?,
+            worker: convert::node_id(&body.worker_id)?,
             worker_addr: body.worker_addr,
             map_version: MapVersion(body.map_version),
-            chunking: body.chunking.parse().map_err(|error| unreadable(&error))?,
-            tenant: convert::tenant(&body.tenant).map_err(|error| unreadable(&error))?,
+            chunking,
+            tenant: convert::tenant(&body.tenant)?,
             expires_ms: body.expires_ms,
         })
     }
@@ -182,5 +196,22 @@ mod tests {
     fn a_ticket_expires() {
         assert_eq!(claims().check_expiry(999), Ok(()));
         assert_eq!(claims().check_expiry(1_000), Err(TicketError::Expired));
+    }
+
+    #[test]
+    fn an_authentic_ticket_that_cannot_be_read_says_why() {
+        let key = key("0123456789abcdef0123456789abcdef");
+        let signed = |body: &[u8]| v1::Ticket {
+            body: Bytes::copy_from_slice(body),
+            mac: Bytes::copy_from_slice(&mac(&key, body).finalize().into_bytes()),
+            worker_addr: String::new(),
+        };
+        let error = TicketClaims::verify(Some(&signed(&[0xff])), &key).unwrap_err();
+        assert!(matches!(error, TicketError::Unreadable(_)), "{error:?}");
+        let error = TicketClaims::verify(Some(&signed(&[])), &key).unwrap_err();
+        assert!(matches!(error, TicketError::Field(_)), "{error:?}");
+        let status = Status::from(error);
+        assert_eq!(crate::code_of(&status), ErrorCode::InvalidArgument);
+        assert!(status.message().starts_with("upload ticket cannot be read: field "), "{}", status.message());
     }
 }

@@ -26,6 +26,10 @@ mod disk;
 mod error;
 mod file;
 mod format;
+#[cfg(feature = "faulty")]
+pub mod golden;
+#[cfg(test)]
+mod golden_format;
 mod log;
 mod recovery;
 

@@ -13,6 +13,8 @@ mod compact;
 mod counters;
 mod flaw;
 pub(crate) mod format;
+#[cfg(test)]
+mod golden;
 mod open;
 mod put;
 mod read;

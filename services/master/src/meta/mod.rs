@@ -3,6 +3,8 @@
 //! Rules produce batches; log, snapshot and index live inside of the engine.
 
 mod batch;
+#[cfg(test)]
+mod golden;
 pub(crate) mod keys;
 mod sled_engine;
 mod snapshot;

@@ -1,0 +1,140 @@
+//! The bytes of the metadata, compared with `fixtures/metadata-format-1.txt`.
+
+use cstore_log::golden::GoldenFile;
+use cstore_types::{
+    ClusterUuid, DedupKey, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode, SealSeq,
+    SessionId, StoreUuid, Tenant, UserMetadata,
+};
+
+use super::batch::Batch;
+use super::keys::{
+    CLUSTER, ClusterRecord, FileRecord, NAMES, PLACEMENT, RELEASES, ReleaseRecord, STORES, SessionRecord,
+    StoreRecord, decode_placement, encode_placement, name_key, names_prefix, release_key, root_key,
+    session_key, store_key, tenant_of, uuid_of,
+};
+use super::snapshot;
+
+const SESSION: SessionId = SessionId::from_bytes(*b"session of tests");
+const STORE: StoreUuid = StoreUuid::from_bytes(*b"uuid of a store.");
+
+fn file() -> FileRecord {
+    FileRecord {
+        session: SESSION,
+        version: 0x0102_0304_0506_0708,
+        size: 0x1122_3344_5566,
+        modified_ms: -4,
+        blocks: 5,
+        etag: "9e107d9d372bb6826bd81d3542a419d6-1".to_owned(),
+        content_type: "text/plain; charset=utf-8".to_owned(),
+        chunking: "fixed:65536".to_owned(),
+        sha256: (0..32).collect(),
+        metadata: UserMetadata::default(),
+    }
+}
+
+fn file_with_metadata() -> FileRecord {
+    let metadata = UserMetadata::new([("author", "J. Doe"), ("empty", "")]).unwrap();
+    FileRecord { metadata, ..file() }
+}
+
+fn committed(stores: Vec<StoreUuid>, file: FileRecord) -> SessionRecord {
+    let file = Box::new(file);
+    SessionRecord::Committed { names: 2, root_crc: 0x0102_0304, stores, name: "a/b".to_owned(), file }
+}
+
+fn check_keys(golden: &mut GoldenFile) {
+    let name = FileName::new("folder/ä file").unwrap();
+    for (title, tenant) in
+        [("of the default tenant", Tenant::default()), ("of tenant acme", Tenant::new("acme").unwrap())]
+    {
+        let bytes = golden.check(&format!("key of a name {title}"), &name_key(&tenant, &name));
+        assert_eq!(tenant_of(&bytes), Ok(tenant.clone()));
+        golden.check(&format!("prefix of all names {title}"), &names_prefix(&tenant));
+    }
+
+    for (title, key, uuid) in [
+        ("session", session_key(SESSION), SESSION.as_bytes()),
+        ("recipe root", root_key(SESSION), SESSION.as_bytes()),
+        ("release", release_key(SESSION), SESSION.as_bytes()),
+        ("store", store_key(STORE), STORE.as_bytes()),
+    ] {
+        let bytes = golden.check(&format!("key of a {title}"), &key);
+        assert_eq!(uuid_of(&bytes).as_ref(), Ok(uuid), "{title}");
+    }
+    golden.check("key of the cluster", CLUSTER);
+    golden.check("key of the placement", PLACEMENT);
+    golden.check("first bytes of names, releases, stores", &[NAMES, RELEASES, STORES]);
+}
+
+fn check_values(golden: &mut GoldenFile) {
+    let cluster = ClusterRecord {
+        cluster: ClusterUuid::from_bytes(*b"uuid of cluster."),
+        dedup_key: DedupKey::from_bytes(*b"dedup key of the golden records."),
+        incarnation: Incarnation(0x0102_0304_0506_0708),
+    };
+    let bytes = golden.check("cluster", &cluster.encode());
+    assert_eq!(ClusterRecord::decode(&bytes), Ok(cluster));
+
+    let node =
+        |id, domain: &str| PlacementNode { id: NodeId::new(id).unwrap(), failure_domain: domain.to_owned() };
+    let nodes = vec![node("storage-1", "rack-1"), node("storage-2", "")];
+    let placement = Placement::new(MapVersion(1), nodes).unwrap();
+    let bytes = golden.check("placement of two nodes", &encode_placement(&placement));
+    assert_eq!(decode_placement(&bytes), Ok(placement));
+
+    for (title, record) in [("file", file()), ("file with metadata", file_with_metadata())] {
+        let bytes = golden.check(title, &record.encode());
+        assert_eq!(FileRecord::decode(&bytes), Ok(record), "{title}");
+    }
+
+    let other = StoreUuid::from_bytes(*b"another of them.");
+    for (title, record) in [
+        ("committed session", committed(vec![STORE], file())),
+        ("committed session of a file with metadata", committed(vec![STORE, other], file_with_metadata())),
+        ("tombstoned session", SessionRecord::Tombstoned),
+    ] {
+        let bytes = golden.check(title, &record.encode());
+        assert_eq!(SessionRecord::decode(&bytes), Ok(record), "{title}");
+    }
+
+    let release = ReleaseRecord { not_before_ms: 1_700_000_000_123, stores: vec![STORE, other] };
+    let bytes = golden.check("release", &release.encode());
+    assert_eq!(ReleaseRecord::decode(&bytes), Ok(release));
+
+    let store = StoreRecord { seal_seq: SealSeq(77), node: NodeId::new("storage-1").unwrap() };
+    let bytes = golden.check("store", &store.encode());
+    assert_eq!(StoreRecord::decode(&bytes), Ok(store));
+}
+
+fn check_containers(golden: &mut GoldenFile) {
+    let mut batch = Batch::default();
+    batch.put(b"key".to_vec(), b"value".to_vec());
+    batch.put(b"empty".to_vec(), Vec::new());
+    batch.delete(b"deleted".to_vec());
+    let bytes = golden.check("batch of a put, an empty put and a delete", &batch.encode());
+    assert_eq!(Batch::decode(&bytes), Ok(batch));
+    golden.check("batch without a change", &Batch::default().encode());
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("snapshot.bin");
+    let items = vec![(b"key".to_vec(), b"value".to_vec()), (b"longer key".to_vec(), Vec::new())];
+    snapshot::write(dir.path(), 0x0102_0304_0506_0708, 2, items.clone().into_iter().map(Ok)).unwrap();
+    let bytes = golden.check("snapshot of two items", &std::fs::read(&path).unwrap());
+    std::fs::write(&path, bytes).unwrap();
+    let mut read = Vec::new();
+    let position = snapshot::read(dir.path(), &mut |key, value| {
+        read.push((key, value));
+        Ok(())
+    });
+    assert_eq!((position, read), (Ok(0x0102_0304_0506_0708), items));
+}
+
+#[test]
+fn keys_values_batches_and_snapshots_have_the_bytes_of_version_1() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/metadata-format-1.txt");
+    let mut golden = GoldenFile::open(path, "Metadata format, version 1: values of src/meta/golden.rs.");
+    check_keys(&mut golden);
+    check_values(&mut golden);
+    check_containers(&mut golden);
+    golden.finish();
+}

@@ -45,6 +45,8 @@ pub enum Fault {
     Eio,
     /// It fails with ENOSPC.
     Enospc,
+    /// It fails with EMFILE: the process has no descriptor left.
+    Emfile,
     /// It says that all is well and does nothing (syncs only).
     Skip,
 }
@@ -127,6 +129,7 @@ fn error_of(fault: Fault) -> Option<io::Error> {
     match fault {
         Fault::Eio => Some(io::Error::from_raw_os_error(5)),
         Fault::Enospc => Some(io::Error::from_raw_os_error(28)),
+        Fault::Emfile => Some(io::Error::from_raw_os_error(24)),
         Fault::Skip => None,
     }
 }

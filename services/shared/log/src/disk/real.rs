@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +18,9 @@ const MAX_BUFFERS: usize = 1_024;
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    /// The folder itself, open for as long as the disk is: a sync of it MUST NOT fail for lack of a descriptor, because
+    /// a failed sync is final.
+    folder: File,
 }
 
 impl RealDisk {
@@ -28,7 +31,12 @@ impl RealDisk {
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Arc<dyn Disk>> {
         let root = root.into();
         std::fs::create_dir_all(&root)?;
-        Ok(Arc::new(Self { root }))
+        Ok(Arc::new(Self::new(root)?))
+    }
+
+    fn new(root: PathBuf) -> io::Result<Self> {
+        let folder = File::open(&root)?;
+        Ok(Self { root, folder })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -67,17 +75,17 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        sync_folder(&self.root)
+        self.folder.sync_all()
     }
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
         let root = self.path(name);
         match std::fs::create_dir(&root) {
-            Ok(()) => sync_folder(&self.root)?,
+            Ok(()) => self.sync_dir()?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
-        Ok(Arc::new(Self { root }))
+        Ok(Arc::new(Self::new(root)?))
     }
 
     fn lock(&self, name: &str) -> io::Result<LockGuard> {
@@ -85,10 +93,6 @@ impl Disk for RealDisk {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(LockGuard::new(file))
     }
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 fn reserve(file: &File, len: u64) -> io::Result<()> {

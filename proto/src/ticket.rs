@@ -109,8 +109,7 @@ impl TicketClaims {
         let ticket = ticket.ok_or(TicketError::Missing)?;
         mac(key, &ticket.body).verify_slice(&ticket.mac).map_err(|_| TicketError::Foreign)?;
         let body = v1::TicketBody::decode(ticket.body.clone())?;
-        let chunking =
-            body.chunking.parse().map_err(|error: ChunkingError| FieldError::new("chunking", error))?;
+        let chunking = chunking(&body)?;
         Ok(Self {
             session: convert::session(&body.session)?,
             cluster: convert::cluster_uuid(&body.cluster_uuid)?,
@@ -124,6 +123,15 @@ impl TicketClaims {
         })
     }
 
+    /// Reads how a ticket's file is cut, without the key: for whoever carries the ticket and trusts the master that sent
+    /// it.
+    ///
+    /// # Errors
+    /// [`TicketError`] if the body is unreadable.
+    pub fn chunking_of(ticket: &v1::Ticket) -> Result<Chunking, TicketError> {
+        Ok(chunking(&v1::TicketBody::decode(ticket.body.clone())?)?)
+    }
+
     /// # Errors
     /// [`TicketError::Tenant`] when the ticket was made for another tenant than the one that a request names.
     pub fn check_tenant(&self, tenant: &str) -> Result<(), TicketError> {
@@ -135,6 +143,10 @@ impl TicketClaims {
     pub fn check_expiry(&self, now_ms: i64) -> Result<(), TicketError> {
         if now_ms >= self.expires_ms { Err(TicketError::Expired) } else { Ok(()) }
     }
+}
+
+fn chunking(body: &v1::TicketBody) -> Result<Chunking, FieldError> {
+    body.chunking.parse().map_err(|error: ChunkingError| FieldError::new("chunking", error))
 }
 
 fn mac(key: &TicketKey, body: &[u8]) -> Hmac<Sha256> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use cstore_log::{Disk, FaultyDisk};
 use cstore_mesh::{RoleIo, RoleMetrics};
 use cstore_node::admin::Readiness;
+use cstore_node::clock::Clock;
 use cstore_node::{ByteSize, HostPort, Shutdown};
 use cstore_types::{Chunking, ClusterSecret, NodeId};
 use turmoil::Sim;
@@ -32,6 +33,19 @@ const STORAGE_PORT: u16 = 4_000;
 
 pub(crate) fn secret() -> ClusterSecret {
     ClusterSecret::parse("0123456789abcdef0123456789abcdef").expect("it is long enough")
+}
+
+/// The time of day of the simulated world: it moves with the simulation, from a fixed beginning.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SimulatedClock;
+
+impl Clock for SimulatedClock {
+    fn now_ms(&self) -> i64 {
+        const BEGIN_MS: i64 = 1_700_000_000_000;
+
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+        BEGIN_MS + i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX - BEGIN_MS)
+    }
 }
 
 /// Names of all nodes, the master first.
@@ -112,7 +126,7 @@ pub(crate) fn add_master(
                 config,
                 secret(),
                 incoming,
-                Some(platter.next_life()),
+                Some(cstore_master::Simulated { log: platter.next_life(), clock: Arc::new(SimulatedClock) }),
                 Readiness::new(&[]),
                 RoleMetrics::default(),
                 Shutdown::new(),

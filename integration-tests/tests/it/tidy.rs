@@ -89,7 +89,7 @@ fn layouts_and_their_documents_change_together() {
         ("services/shared/wire/src/frame.rs", "docs/wire-protocol.md"),
         ("services/shared/log/src/format.rs", "docs/log-format.md"),
         ("services/storage/src/engine/format.rs", "docs/disk-format.md"),
-        ("services/master/src/meta/keys.rs", "docs/metadata-format.md"),
+        ("services/master/src/store/keys.rs", "docs/metadata-format.md"),
     ] {
         let bytes = std::fs::read(root().join(layout)).unwrap();
         let line = format!("layout: {layout} {:08x}", crc32c::crc32c(&bytes));

@@ -9,6 +9,8 @@ use cstore_node::size::ByteSize;
 use cstore_types::Chunking;
 use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_STORAGE_NODES};
 
+use crate::domain::Limits;
+
 /// The master's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -24,7 +26,7 @@ pub struct Config {
     pub release_delay: Duration,
     /// CSTORE_TICKET_TTL_MS.
     pub ticket_ttl: Duration,
-    /// CSTORE_SNAPSHOT_BYTES: log after which a snapshot is written.
+    /// CSTORE_SNAPSHOT_BYTES: log after which a snapshot is written; more if the last snapshot was larger.
     pub snapshot_bytes: ByteSize,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
@@ -73,6 +75,18 @@ impl Config {
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
             sabotage: Sabotage::None,
+        }
+    }
+
+    /// Returns the settings that the rules depend on.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            chunking: self.chunking,
+            storage_nodes: self.storage_nodes,
+            heartbeat: self.heartbeat,
+            lease: self.lease(),
+            release_delay: self.release_delay,
+            ticket_ttl: self.ticket_ttl,
         }
     }
 

@@ -1,27 +1,21 @@
 //! The master: names, upload sessions, membership, placement. It never sees file bytes.
 //!
-//! * `meta`: the metadata engine. Its log is the truth, sled its index.
-//! * `namespace`, `listing`, `uploads`, `releases`, `membership`: the rules, free of sockets.
-//! * `grpc`: the doors; they only translate.
+//! * `store`: the metadata. Its log is the truth, sled its index, one writer applies every change.
+//! * `domain`: the rules, free of sockets and messages, and the state that is derived from the metadata.
+//! * `grpc`: the services; they only translate.
 //!
-//! Truth about sessions: a session is committed, tombstoned, or neither; a tombstoned one never becomes committed, and
-//! a release is handed out only after its tombstone is durable.
+//! # Invariants
+//! * A session is open, committed, or ended; an ended one never commits (again).
+//! * A release is handed out only after the tombstone of its session is durable.
+//! * Memory that depends on metadata is derived by one fold over its changes (`domain::Derived`), never by a request.
 
 mod config;
-mod core;
-mod error;
+mod domain;
 mod grpc;
-mod listing;
-mod membership;
-mod meta;
 mod metrics;
-mod namespace;
-mod releases;
 mod run;
-mod selection;
-mod uploads;
+mod store;
 
 pub use config::{Config, Sabotage};
-pub use error::Refusal;
-pub use meta::MetaError;
-pub use run::{RunError, run, run_over};
+pub use run::{RunError, Simulated, run, run_over};
+pub use store::MetaError;

@@ -1,47 +1,70 @@
 //! The master from start to stop.
 
 use std::fs::OpenOptions;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, LockGuard, RealDisk};
 use cstore_mesh::{
-    BoxIo, GrpcServer, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics, ServerOptions, secured_incoming,
+    BoxIo, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics, ServerOptions,
+    secured_incoming,
 };
 use cstore_node::admin::{PartState, Readiness};
+use cstore_node::clock::{Clock, SystemClock};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::Verifier;
 use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
-use cstore_proto::v1::uploads_server::UploadsServer;
-use cstore_types::ClusterSecret;
+use cstore_proto::v1::uploads_server::{SERVICE_NAME as UPLOADS, UploadsServer};
+use cstore_types::{ClusterSecret, Fault};
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
+use tokio::task::JoinError;
 
 use crate::config::Config;
-use crate::core::Master;
-use crate::error::Refusal;
-use crate::grpc::Doors;
-use crate::meta::{MetaError, MetaStore, SledMeta, SledOptions};
+use crate::domain::{Context, Derived, Master, NodeState};
+use crate::grpc::Services;
+use crate::store::{Batch, MetaError, MetaStore, SledMeta, SledOptions, WriterState};
 
-/// Why the master ended.
+/// Name of the metadata in the master's readiness.
+const PART: &str = "metadata";
+/// Time between two tries to write while the writer is blocked.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The reason why the master ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Another master has the folder.
-    #[error("metadata folder {0} is in use by another master")]
-    InUse(String),
+    #[error("metadata folder {} is in use by another master", .0.display())]
+    InUse(PathBuf),
     /// Metadata cannot be opened or closed.
-    #[error("metadata: {0}")]
+    #[error(transparent)]
     Meta(#[from] MetaError),
     /// The rules could not start.
     #[error("metadata: {0}")]
-    Rules(#[from] Refusal),
+    Rules(#[from] Fault),
+    /// A write or sync of metadata failed, so that nothing may be written until the log is opened again.
+    #[error("metadata cannot be written any more: {0}")]
+    WriterEnded(#[source] MetaError),
     /// The server ended.
     #[error(transparent)]
     Mesh(#[from] MeshError),
     /// The folder cannot be used.
     #[error("metadata folder: {0}")]
     Io(#[from] std::io::Error),
+    /// The thread that opened the metadata panicked.
+    #[error("open metadata: {0}")]
+    Task(#[source] JoinError),
+}
+
+/// Parts of the world that a simulation brings along.
+#[derive(Debug, Clone)]
+pub struct Simulated {
+    /// The disk of the metadata log.
+    pub log: Arc<dyn Disk>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Runs until `shutdown`.
@@ -60,8 +83,7 @@ pub async fn run(
     run_over(config, secret, incoming, None, readiness, metrics, shutdown).await
 }
 
-/// As [`run`], over connections and, if one is given, a disk for the log of the caller's: a simulated network and disk
-/// come in here.
+/// Runs like [`run`], over connections of the caller's and, if given, a simulated disk and clock.
 ///
 /// # Errors
 /// [`RunError`].
@@ -69,21 +91,30 @@ pub async fn run_over(
     config: Config,
     secret: ClusterSecret,
     incoming: BoxStream<'static, std::io::Result<BoxIo>>,
-    log: Option<Arc<dyn Disk>>,
+    simulated: Option<Simulated>,
     readiness: Readiness,
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    readiness.set("metadata", PartState::NotReady("opening".to_owned()));
-    let opening = config.clone();
-    let opened = cstore_node::blocking(move || open(&opening, log)).await;
-    let (meta, _lock) = opened.map_err(|error| MetaError::Unavailable(error.to_string()))??;
-    let meta: Arc<dyn MetaStore> = Arc::new(meta);
-    let master = Arc::new(Master::open(config.clone(), meta.clone(), secret.ticket_key()).await?);
+    readiness.set(PART, PartState::NotReady("opening".to_owned()));
+    let clock: Arc<dyn Clock> = match &simulated {
+        Some(simulated) => simulated.clock.clone(),
+        None => Arc::new(SystemClock),
+    };
+    let derived = Arc::new(Derived::default());
+    let opening = {
+        let (config, derived) = (config.clone(), derived.clone());
+        cstore_node::blocking(move || open(&config, simulated, derived))
+    };
+    let (store, _lock) = opening.await.map_err(RunError::Task)??;
+    let store: Arc<dyn MetaStore> = Arc::new(store);
+    let limits = Arc::new(config.limits());
+    let context = Context { store: store.clone(), derived, clock, limits };
+    let master = Arc::new(Master::open(context, secret.ticket_key()).await?);
     crate::metrics::register(&mut metrics.registry.lock(), &master);
-    readiness.set("metadata", PartState::Ready);
+    readiness.set(PART, PartState::Ready);
 
-    let doors = Doors(master.clone(), shutdown.clone());
+    let services = Services { master: master.clone(), shutdown: shutdown.clone() };
     let options = ServerOptions {
         drain: config.drain_timeout,
         role: "master",
@@ -94,40 +125,52 @@ pub async fn run_over(
     let server = GrpcServer::new(options).await?;
     let health = server.health();
     let server = server
-        .add_service(NamespaceServer::new(doors.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(UploadsServer::new(doors.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(ClusterServer::new(doors).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        .add_service(NamespaceServer::new(services.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(UploadsServer::new(services.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(ClusterServer::new(services).max_decoding_message_size(MAX_MESSAGE_BYTES));
     health.set_serving(true).await;
-    let watcher = spawn("leases", watch_leases(master.clone(), readiness, shutdown.clone()));
-    tracing::info!(cluster = %master.cluster, "master serves");
+    health.set_service_serving(UPLOADS, true).await;
+    let leases = spawn("leases", watch_leases(master.clone(), shutdown.clone()));
+    let writer = spawn("metadata writer", watch_writer(master.clone(), readiness, health, shutdown.clone()));
+    tracing::info!(cluster = %master.identity.cluster, "master serves");
     let stop = shutdown.clone();
     let served = server.serve_over(incoming, async move { stop.triggered().await }).await;
     shutdown.trigger();
-    let _ = watcher.await;
-    meta.close().await?;
+    let _ = tokio::join!(leases, writer);
+
+    let closed = store.close().await;
+    if let WriterState::Ended(why) = &*store.writer_state().borrow() {
+        return Err(RunError::WriterEnded(why.clone()));
+    }
+    closed?;
     Ok(served?)
 }
 
-fn open(config: &Config, log: Option<Arc<dyn Disk>>) -> Result<(SledMeta, LockGuard), RunError> {
+fn open(
+    config: &Config,
+    simulated: Option<Simulated>,
+    derived: Arc<Derived>,
+) -> Result<(SledMeta, LockGuard), RunError> {
     std::fs::create_dir_all(&config.dir)?;
     let dir = RealDisk::open(&config.dir)?;
     let lock = dir.lock("LOCK").map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => RunError::InUse(config.dir.display().to_string()),
+        std::io::ErrorKind::WouldBlock => RunError::InUse(config.dir.clone()),
         _ => RunError::Io(error),
     })?;
     // The key to all blocks lies in this folder: nobody else may read it.
     restrict(&config.dir)?;
+
     let mut options = SledOptions { snapshot_bytes: config.snapshot_bytes.bytes(), ..SledOptions::default() };
-    let log = match log {
-        Some(log) => {
-            // It lies in memory.
+    let log = match simulated {
+        Some(simulated) => {
+            // The log lies in memory.
             options.file_bytes = 256 << 10;
             options.cache_bytes = 1 << 20;
-            log
+            simulated.log
         }
         None => dir.subdir("log")?,
     };
-    Ok((SledMeta::open(&config.dir, log, &options)?, lock))
+    Ok((SledMeta::open(&config.dir, log, &options, derived)?, lock))
 }
 
 fn restrict(dir: &std::path::Path) -> std::io::Result<()> {
@@ -136,33 +179,65 @@ fn restrict(dir: &std::path::Path) -> std::io::Result<()> {
     folder.set_permissions(std::fs::Permissions::from_mode(0o700))
 }
 
-/// Tells watchers when a lease runs out, and readiness when metadata cannot be written.
-async fn watch_leases(master: Arc<Master>, readiness: Readiness, shutdown: Shutdown) {
-    let lease = master.config.lease();
+/// Tells watchers when a lease runs out.
+async fn watch_leases(master: Arc<Master>, shutdown: Shutdown) {
+    let lease = master.context.limits.lease;
     let mut ticks = tokio::time::interval((lease / 5).max(Duration::from_millis(10)));
-    let mut before = Vec::new();
+    let mut before: Vec<(String, NodeState)> = Vec::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shutdown.triggered() => return,
         }
-        master.members.forget_workers(lease);
-        let states: Vec<(String, i32)> =
-            master.members.nodes(lease).into_iter().map(|node| (node.node_id, node.state)).collect();
-        if states != before {
-            for (node, state) in states.iter().filter(|now| !before.contains(now)) {
-                let state = cstore_proto::v1::NodeState::try_from(*state).unwrap_or_default();
-                tracing::info!(%node, ?state, "node state");
-            }
-            before = states;
-            master.members.changed();
+        master.members.forget_workers();
+        let states: Vec<(String, NodeState)> =
+            master.members.nodes().into_iter().map(|view| (view.id.to_string(), view.state)).collect();
+        if states == before {
+            continue;
         }
-        readiness.set(
-            "metadata",
-            match master.meta.failed() {
-                None => PartState::Ready,
-                Some(why) => PartState::NotReady(format!("metadata cannot be written: {why}")),
-            },
-        );
+        for (node, state) in states.iter().filter(|now| !before.contains(now)) {
+            tracing::info!(%node, ?state, "node state");
+        }
+        before = states;
+        master.context.derived.changed();
+    }
+}
+
+/// Shows in readiness, health and the cluster's view whether metadata can be written, and ends the role when the writer
+/// has ended.
+///
+/// While the writer is blocked, an empty batch is proposed from time to time: nobody may send one that would unblock it,
+/// because a gateway that is not ready gets no requests.
+async fn watch_writer(master: Arc<Master>, readiness: Readiness, health: HealthHandle, shutdown: Shutdown) {
+    let mut state = master.context.store.writer_state();
+    loop {
+        let seen = state.borrow_and_update().clone();
+        match &seen {
+            WriterState::Writable => readiness.set(PART, PartState::Ready),
+            WriterState::Blocked(why) | WriterState::Ended(why) => {
+                let reason = format!("metadata cannot be written: {why}");
+                readiness.set(PART, PartState::NotReady(reason));
+            }
+        }
+        health.set_service_serving(UPLOADS, matches!(seen, WriterState::Writable)).await;
+        master.context.derived.changed();
+
+        let probe = match seen {
+            WriterState::Writable => None,
+            WriterState::Blocked(_) => Some(PROBE_INTERVAL),
+            WriterState::Ended(_) => return shutdown.trigger(),
+        };
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            () = sleep_or_never(probe) => drop(master.context.store.commit(Batch::default()).await),
+            () = shutdown.triggered() => return,
+        }
+    }
+}
+
+async fn sleep_or_never(delay: Option<Duration>) {
+    match delay {
+        Some(delay) => tokio::time::sleep(delay).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,6 +1,7 @@
-//! The gRPC doors of the master. They only translate: rules live in the modules above.
+//! The gRPC services of the master. They translate between messages and the rules' types, and nothing else.
 
 mod cluster;
+mod convert;
 mod namespace;
 mod uploads;
 
@@ -8,8 +9,12 @@ use std::sync::Arc;
 
 use cstore_node::shutdown::Shutdown;
 
-use crate::core::Master;
+use crate::domain::Master;
 
-/// One value behind all three services: the rules, and when streams that never end have to.
+/// The implementation of all three services.
 #[derive(Debug, Clone)]
-pub(crate) struct Doors(pub(crate) Arc<Master>, pub(crate) Shutdown);
+pub(crate) struct Services {
+    pub(crate) master: Arc<Master>,
+    /// Ends the streams that would never end by themselves.
+    pub(crate) shutdown: Shutdown,
+}

@@ -2,29 +2,42 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use cstore_proto::v1::namespace_server::Namespace;
-use cstore_proto::{FieldError, file_name, tenant, v1};
-use cstore_types::SessionId;
+use cstore_proto::{FieldError, file_name, tenant, to_status, v1};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::Doors;
-use crate::core::file_info;
-use crate::listing::ListQuery;
-use crate::namespace::SecondName;
-use crate::selection::Selection;
+use super::Services;
+use crate::domain::{CopyOrRename, ListQuery, ListedFile, Selection};
+
+/// Converts a file of a list, without its metadata: a page of files with all of it would not fit a message.
+fn listed_file(file: ListedFile) -> v1::FileInfo {
+    let ListedFile { name, meta } = file;
+    v1::FileInfo {
+        name,
+        size: meta.size,
+        etag: meta.etag.to_string(),
+        version: meta.version,
+        modified_ms: meta.modified_ms,
+        content_type: meta.content_type,
+        chunking: meta.chunking.to_string(),
+        blocks: meta.blocks,
+        sha256: meta.sha256.map(|sha256| sha256.to_vec().into()).unwrap_or_default(),
+        metadata: BTreeMap::new(),
+    }
+}
 
 #[async_trait]
-impl Namespace for Doors {
+impl Namespace for Services {
     async fn get_file(
         &self,
         request: Request<v1::GetFileRequest>,
     ) -> Result<Response<v1::GetFileResponse>, Status> {
         let request = request.into_inner();
         let name = file_name("name", &request.name)?;
-        let (file, recipe_root) = self.0.get_file(&tenant(&request.tenant)?, &name).await?;
-        let file = Some(file_info(name.as_str(), &file));
-        Ok(Response::new(v1::GetFileResponse { state: self.0.state(), file, recipe_root }))
+        let tenant = tenant(&request.tenant)?;
+        let (file, recipe_root) = self.master.namespace.get_file(&tenant, &name).await.map_err(to_status)?;
+        let state = Some(self.master.state().into());
+        Ok(Response::new(v1::GetFileResponse { state, file: Some(file.into()), recipe_root }))
     }
 
     async fn list_files(
@@ -32,13 +45,15 @@ impl Namespace for Doors {
         request: Request<v1::ListFilesRequest>,
     ) -> Result<Response<v1::ListFilesResponse>, Status> {
         let r = request.into_inner();
-        let query = ListQuery::new(tenant(&r.tenant)?, r.prefix, &r.delimiter, r.page_size, r.page_token)?;
-        let page = self.0.list_files(&query).await?;
-        // A page of files with all their metadata would not fit a message.
-        let listed = page.files.iter().map(|(name, file)| file_info(name, file));
-        let files = listed.map(|file| v1::FileInfo { metadata: BTreeMap::new(), ..file }).collect();
-        let (prefixes, next_page_token) = (page.prefixes, page.next_page_token);
-        Ok(Response::new(v1::ListFilesResponse { state: self.0.state(), files, prefixes, next_page_token }))
+        let query = ListQuery::new(tenant(&r.tenant)?, r.prefix, &r.delimiter, r.page_size, r.page_token)
+            .map_err(to_status)?;
+        let page = self.master.namespace.list_files(&query).await.map_err(to_status)?;
+        Ok(Response::new(v1::ListFilesResponse {
+            files: page.files.into_iter().map(listed_file).collect(),
+            prefixes: page.prefixes,
+            next_page_token: page.next_page_token,
+            state: Some(self.master.state().into()),
+        }))
     }
 
     async fn delete_file(
@@ -47,8 +62,9 @@ impl Namespace for Doors {
     ) -> Result<Response<v1::DeleteFileResponse>, Status> {
         let request = request.into_inner();
         let name = file_name("name", &request.name)?;
-        self.0.delete_file(&tenant(&request.tenant)?, &name, &request.etag).await?;
-        Ok(Response::new(v1::DeleteFileResponse { state: self.0.state() }))
+        let tenant = tenant(&request.tenant)?;
+        self.master.namespace.delete_file(&tenant, &name, &request.etag).await.map_err(to_status)?;
+        Ok(Response::new(v1::DeleteFileResponse { state: Some(self.master.state().into()) }))
     }
 
     async fn rename_file(
@@ -56,16 +72,16 @@ impl Namespace for Doors {
         request: Request<v1::RenameFileRequest>,
     ) -> Result<Response<v1::RenameFileResponse>, Status> {
         let request = request.into_inner();
-        let change = SecondName {
+        let change = CopyOrRename {
             tenant: tenant(&request.tenant)?,
             from: file_name("from", &request.from)?,
             to: file_name("to", &request.to)?,
             overwrite: request.overwrite,
             etag: request.etag,
         };
-        let file = self.0.rename_file(&change).await?;
-        let file = Some(file_info(change.to.as_str(), &file));
-        Ok(Response::new(v1::RenameFileResponse { state: self.0.state(), file }))
+        let file = self.master.namespace.rename_file(&change).await.map_err(to_status)?;
+        let state = Some(self.master.state().into());
+        Ok(Response::new(v1::RenameFileResponse { state, file: Some(file.into()) }))
     }
 
     async fn copy_file(
@@ -73,16 +89,16 @@ impl Namespace for Doors {
         request: Request<v1::CopyFileRequest>,
     ) -> Result<Response<v1::CopyFileResponse>, Status> {
         let request = request.into_inner();
-        let change = SecondName {
+        let change = CopyOrRename {
             tenant: tenant(&request.tenant)?,
             from: file_name("from", &request.from)?,
             to: file_name("to", &request.to)?,
             overwrite: request.overwrite,
             etag: request.etag,
         };
-        let file = self.0.copy_file(&change).await?;
-        let file = Some(file_info(change.to.as_str(), &file));
-        Ok(Response::new(v1::CopyFileResponse { state: self.0.state(), file }))
+        let file = self.master.namespace.copy_file(&change).await.map_err(to_status)?;
+        let state = Some(self.master.state().into());
+        Ok(Response::new(v1::CopyFileResponse { state, file: Some(file.into()) }))
     }
 
     async fn select_files(
@@ -96,17 +112,14 @@ impl Namespace for Doors {
             Some(Wire::Prefix(prefix)) => Selection::Prefix(prefix),
             None => return Err(FieldError::new("selection", "give a name or a prefix").into()),
         };
-        let found = self.0.select_files(&tenant(&request.tenant)?, &selection).await?;
-        let session = |(session, ends): &(SessionId, bool)| v1::SessionUse {
-            session: Bytes::copy_from_slice(session.as_bytes()),
-            ends: *ends,
-        };
+        let tenant = tenant(&request.tenant)?;
+        let found = self.master.namespace.select_files(&tenant, &selection).await.map_err(to_status)?;
         Ok(Response::new(v1::SelectFilesResponse {
-            state: self.0.state(),
             files: found.files,
             logical_bytes: found.logical_bytes,
-            sessions: found.sessions.iter().map(session).collect(),
+            sessions: found.sessions.into_iter().map(v1::SessionUse::from).collect(),
             other_names: found.other_names,
+            state: Some(self.master.state().into()),
         }))
     }
 
@@ -114,21 +127,22 @@ impl Namespace for Doors {
         &self,
         request: Request<v1::GetUsageRequest>,
     ) -> Result<Response<v1::GetUsageResponse>, Status> {
-        let (files, logical_bytes) = self.0.usage.of(&tenant(&request.into_inner().tenant)?);
-        let (cluster_files, cluster_logical_bytes) = self.0.usage.total();
-        let storage = self.0.members.storage_totals();
+        let derived = &self.master.context.derived;
+        let own = derived.usage.of(&tenant(&request.into_inner().tenant)?);
+        let cluster = derived.usage.total();
+        let storage = self.master.members.storage_totals();
         Ok(Response::new(v1::GetUsageResponse {
-            state: self.0.state(),
-            files,
-            logical_bytes,
+            files: own.files,
+            logical_bytes: own.logical_bytes,
             unique_bytes: storage.unique_bytes,
             physical_bytes: storage.physical_bytes,
             blocks: storage.blocks,
             capacity_bytes: storage.capacity_bytes,
             free_bytes: storage.free_bytes,
-            pending_releases: self.0.releases.len() as u64,
-            cluster_files,
-            cluster_logical_bytes,
+            pending_releases: derived.releases.len() as u64,
+            cluster_files: cluster.files,
+            cluster_logical_bytes: cluster.logical_bytes,
+            state: Some(self.master.state().into()),
         }))
     }
 }

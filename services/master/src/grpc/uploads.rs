@@ -1,18 +1,42 @@
 //! cstore.v1.Uploads.
 
 use cstore_proto::v1::uploads_server::Uploads;
-use cstore_proto::{FieldError, TicketClaims, file_name, metadata, store_uuid, tenant, v1};
-use cstore_types::SealSeq;
+use cstore_proto::{
+    FieldError, TicketClaims, file_name, metadata, sha256, tenant, to_status, v1, write_condition,
+};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::Doors;
-use crate::uploads::Commit;
+use super::{Services, convert};
+use crate::domain::{Aborted, Commit};
 
-/// Longest content type that is kept.
+/// Longest content type that is kept, in bytes.
 const MAX_CONTENT_TYPE: usize = 255;
 
+/// Checks the fields of a commit; the ticket's MAC and tenant are part of it.
+fn commit(request: v1::CommitUploadRequest, claims: TicketClaims) -> Result<Commit, Status> {
+    claims.check_tenant(&request.tenant)?;
+    if request.content_type.len() > MAX_CONTENT_TYPE {
+        let found = request.content_type.len();
+        let text = format!("must have at most {MAX_CONTENT_TYPE} bytes, found {found}");
+        return Err(FieldError::new("content_type", text).into());
+    }
+    Ok(Commit {
+        claims,
+        name: file_name("name", &request.name)?,
+        condition: write_condition(request.condition),
+        root: request.recipe_root.to_vec(),
+        etag: convert::etag(&request.etag)?,
+        blocks: request.blocks,
+        content_type: request.content_type,
+        sha256: sha256(&request.sha256)?,
+        metadata: metadata(request.metadata)?,
+        size: request.size,
+        seals: request.seals.iter().map(convert::seal).collect::<Result<_, _>>()?,
+    })
+}
+
 #[async_trait]
-impl Uploads for Doors {
+impl Uploads for Services {
     async fn begin_upload(
         &self,
         request: Request<v1::BeginUploadRequest>,
@@ -22,10 +46,16 @@ impl Uploads for Doors {
             "" => None,
             name => Some(file_name("name", name)?),
         };
-        let condition = request.condition.into();
+        let condition = write_condition(request.condition);
         let tenant = tenant(&request.tenant)?;
-        let tickets = self.0.begin_upload(&tenant, name.as_ref(), &condition, request.count).await?;
-        Ok(Response::new(v1::BeginUploadResponse { state: self.0.state(), tickets }))
+        let master = &self.master;
+        let claims = master
+            .uploads
+            .begin(&master.members, &tenant, name.as_ref(), &condition, request.count)
+            .await
+            .map_err(to_status)?;
+        let tickets = claims.iter().map(|claims| claims.sign(&master.ticket_key)).collect();
+        Ok(Response::new(v1::BeginUploadResponse { tickets, state: Some(master.state().into()) }))
     }
 
     async fn commit_upload(
@@ -33,39 +63,35 @@ impl Uploads for Doors {
         request: Request<v1::CommitUploadRequest>,
     ) -> Result<Response<v1::CommitUploadResponse>, Status> {
         let request = request.into_inner();
-        let claims = TicketClaims::verify(request.ticket.as_ref(), &self.0.ticket_key)?;
-        claims.check_tenant(&request.tenant)?;
-        if request.content_type.len() > MAX_CONTENT_TYPE || ![0, 32].contains(&request.sha256.len()) {
-            return Err(FieldError::new("content_type or sha256", "is too long").into());
-        }
-        let mut seals = Vec::with_capacity(request.seals.len());
-        for seal in &request.seals {
-            seals.push((store_uuid(&seal.store_uuid)?, SealSeq(seal.seal_seq)));
-        }
-        let commit = Commit {
-            claims,
-            name: file_name("name", &request.name)?,
-            condition: request.condition.into(),
-            root: request.recipe_root.to_vec(),
-            etag: request.etag,
-            blocks: request.blocks,
-            content_type: request.content_type,
-            sha256: request.sha256.to_vec(),
-            metadata: metadata(request.metadata)?,
-            size: request.size,
-            seals,
-        };
-        let (file, replaced) = self.0.commit_upload(&commit).await?;
-        let response = v1::CommitUploadResponse { state: self.0.state(), file: Some(file), replaced };
-        Ok(Response::new(response))
+        let claims = TicketClaims::verify(request.ticket.as_ref(), &self.master.ticket_key)?;
+        let commit = commit(request, claims)?;
+        let published = self.master.uploads.commit(&commit).await.map_err(to_status)?;
+        Ok(Response::new(v1::CommitUploadResponse {
+            file: Some(published.file.into()),
+            replaced: published.replaced,
+            state: Some(self.master.state().into()),
+        }))
     }
 
     async fn abort_upload(
         &self,
         request: Request<v1::AbortUploadRequest>,
     ) -> Result<Response<v1::AbortUploadResponse>, Status> {
-        let claims = TicketClaims::verify(request.into_inner().ticket.as_ref(), &self.0.ticket_key)?;
-        let committed = self.0.abort_upload(&claims).await?;
-        Ok(Response::new(v1::AbortUploadResponse { state: self.0.state(), committed }))
+        let claims = TicketClaims::verify(request.into_inner().ticket.as_ref(), &self.master.ticket_key)?;
+        let aborted = self.master.uploads.abort(&claims).await.map_err(to_status)?;
+        let state = Some(self.master.state().into());
+        let response = match aborted {
+            Aborted::Ended => v1::AbortUploadResponse { state, ..v1::AbortUploadResponse::default() },
+            Aborted::Committed(file) => v1::AbortUploadResponse {
+                state,
+                committed: true,
+                version: file.meta.version,
+                file: Some(file.into()),
+            },
+            Aborted::Removed { version } => {
+                v1::AbortUploadResponse { state, committed: true, version, file: None }
+            }
+        };
+        Ok(Response::new(response))
     }
 }

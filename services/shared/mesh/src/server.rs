@@ -73,6 +73,12 @@ impl HealthHandle {
         self.0.set_service_status("", status).await;
     }
 
+    /// Sets the status of one service. The mesh asks for the whole server only; this one is for people and monitors.
+    pub async fn set_service_serving(&self, service: &str, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.0.set_service_status(service, status).await;
+    }
+
     async fn end_watches(&self) {
         let mut reporter = self.0.clone();
         reporter.clear_service_status("").await;

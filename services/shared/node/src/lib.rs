@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod blocking;
+pub mod clock;
 pub mod commit;
 pub mod env;
 mod exposition;

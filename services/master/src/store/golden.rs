@@ -2,17 +2,17 @@
 
 use cstore_log::golden::GoldenFile;
 use cstore_types::{
-    ClusterUuid, DedupKey, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode, SealSeq,
-    SessionId, StoreUuid, Tenant, UserMetadata,
+    ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode,
+    SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
 };
 
-use super::batch::Batch;
+use super::batch::{self, ResolvedChange};
 use super::keys::{
-    CLUSTER, ClusterRecord, FileRecord, NAMES, PLACEMENT, RELEASES, ReleaseRecord, STORES, SessionRecord,
-    StoreRecord, decode_placement, encode_placement, name_key, names_prefix, release_key, root_key,
-    session_key, store_key, tenant_of, uuid_of,
+    CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, RELEASES, ReleaseRecord,
+    STORES, SessionRecord, StoreRecord, decode_placement, encode_placement, name_key, names_prefix,
+    release_key, root_key, session_key, store_key, tenant_of, uuid_of,
 };
-use super::snapshot;
+use super::snapshot::{self, SnapshotWriter};
 
 const SESSION: SessionId = SessionId::from_bytes(*b"session of tests");
 const STORE: StoreUuid = StoreUuid::from_bytes(*b"uuid of a store.");
@@ -20,26 +20,34 @@ const STORE: StoreUuid = StoreUuid::from_bytes(*b"uuid of a store.");
 fn file() -> FileRecord {
     FileRecord {
         session: SESSION,
-        version: 0x0102_0304_0506_0708,
-        size: 0x1122_3344_5566,
-        modified_ms: -4,
-        blocks: 5,
-        etag: "9e107d9d372bb6826bd81d3542a419d6-1".to_owned(),
-        content_type: "text/plain; charset=utf-8".to_owned(),
-        chunking: "fixed:65536".to_owned(),
-        sha256: (0..32).collect(),
-        metadata: UserMetadata::default(),
+        meta: FileMeta {
+            version: 0x0102_0304_0506_0708,
+            size: 0x1122_3344_5566,
+            modified_ms: -4,
+            blocks: 5,
+            etag: "9e107d9d372bb6826bd81d3542a419d6-1".parse().unwrap(),
+            content_type: "text/plain; charset=utf-8".to_owned(),
+            chunking: "fixed:65536".parse().unwrap(),
+            sha256: Some(std::array::from_fn(|i| i as u8)),
+            metadata: UserMetadata::default(),
+        },
     }
 }
 
 fn file_with_metadata() -> FileRecord {
     let metadata = UserMetadata::new([("author", "J. Doe"), ("empty", "")]).unwrap();
-    FileRecord { metadata, ..file() }
+    FileRecord { meta: FileMeta { metadata, ..file().meta }, ..file() }
 }
 
 fn committed(stores: Vec<StoreUuid>, file: FileRecord) -> SessionRecord {
-    let file = Box::new(file);
-    SessionRecord::Committed { names: 2, root_crc: 0x0102_0304, stores, name: "a/b".to_owned(), file }
+    let name = FileName::new("a/b").unwrap();
+    SessionRecord::Committed(Box::new(CommittedSession {
+        names: 2,
+        root_crc: 0x0102_0304,
+        stores,
+        name,
+        file,
+    }))
 }
 
 fn check_keys(golden: &mut GoldenFile) {
@@ -91,7 +99,12 @@ fn check_values(golden: &mut GoldenFile) {
     for (title, record) in [
         ("committed session", committed(vec![STORE], file())),
         ("committed session of a file with metadata", committed(vec![STORE, other], file_with_metadata())),
-        ("tombstoned session", SessionRecord::Tombstoned),
+        ("tombstoned session", SessionRecord::Ended(Ending::Unknown)),
+        ("tombstone of a session that was aborted", SessionRecord::Ended(Ending::Aborted)),
+        (
+            "tombstone of a session whose file was removed",
+            SessionRecord::Ended(Ending::Removed { version: 0x0102_0304_0506_0708 }),
+        ),
     ] {
         let bytes = golden.check(title, &record.encode());
         assert_eq!(SessionRecord::decode(&bytes), Ok(record), "{title}");
@@ -107,26 +120,30 @@ fn check_values(golden: &mut GoldenFile) {
 }
 
 fn check_containers(golden: &mut GoldenFile) {
-    let mut batch = Batch::default();
-    batch.put(b"key".to_vec(), b"value".to_vec());
-    batch.put(b"empty".to_vec(), Vec::new());
-    batch.delete(b"deleted".to_vec());
-    let bytes = golden.check("batch of a put, an empty put and a delete", &batch.encode());
-    assert_eq!(Batch::decode(&bytes), Ok(batch));
-    golden.check("batch without a change", &Batch::default().encode());
+    let changes: Vec<ResolvedChange> = vec![
+        (b"key".to_vec(), Some(b"value".to_vec())),
+        (b"empty".to_vec(), Some(Vec::new())),
+        (b"deleted".to_vec(), None),
+    ];
+    let encoded = batch::encode(changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref())));
+    let bytes = golden.check("batch of a put, an empty put and a delete", &encoded);
+    assert_eq!(batch::decode(&bytes).unwrap(), changes);
+    golden.check("batch without a change", &batch::encode(std::iter::empty()));
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("snapshot.bin");
     let items = vec![(b"key".to_vec(), b"value".to_vec()), (b"longer key".to_vec(), Vec::new())];
-    snapshot::write(dir.path(), 0x0102_0304_0506_0708, 2, items.clone().into_iter().map(Ok)).unwrap();
+    let mut writer = SnapshotWriter::create(dir.path(), 0x0102_0304_0506_0708).unwrap();
+    items.iter().for_each(|(key, value)| writer.put(key, value).unwrap());
+    writer.finish().unwrap();
     let bytes = golden.check("snapshot of two items", &std::fs::read(&path).unwrap());
     std::fs::write(&path, bytes).unwrap();
     let mut read = Vec::new();
-    let position = snapshot::read(dir.path(), &mut |key, value| {
-        read.push((key, value));
+    let position = snapshot::read(dir.path(), &mut |pairs| {
+        read.extend(pairs);
         Ok(())
     });
-    assert_eq!((position, read), (Ok(0x0102_0304_0506_0708), items));
+    assert_eq!((position.unwrap(), read), (0x0102_0304_0506_0708, items));
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! Lists of files, page by page, with folders rolled up.
 
 use cstore_types::limits::{MAX_NAME_BYTES, MAX_PAGE_SIZE};
-use cstore_types::{ErrorCode, Tenant};
+use cstore_types::{Fault, FileMeta, Tenant};
 
-use crate::core::Master;
-use crate::error::Refusal;
-use crate::meta::keys::{self, FileRecord};
+use super::Namespace;
+use crate::store::keys::{self, FileRecord};
 
+/// Names that are read from the store together.
 const SCAN: usize = 256;
 
-/// What is asked for.
+/// A request for one page of names.
 #[derive(Debug, Clone)]
 pub(crate) struct ListQuery {
     pub(crate) tenant: Tenant,
@@ -19,24 +19,34 @@ pub(crate) struct ListQuery {
     pub(crate) page_token: String,
 }
 
-/// One page.
+/// One page of names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Page {
-    pub(crate) files: Vec<(String, FileRecord)>,
+    pub(crate) files: Vec<ListedFile>,
     pub(crate) prefixes: Vec<String>,
     pub(crate) next_page_token: String,
 }
 
+/// A file in a list. Its name is the text that the store has, so that no name can break a list.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ListedFile {
+    pub(crate) name: String,
+    pub(crate) meta: FileMeta,
+}
+
 impl ListQuery {
-    /// Checks what a caller sent.
+    /// Checks the fields of a request.
+    ///
+    /// # Errors
+    /// `invalid_argument` that names the field and its bound.
     pub(crate) fn new(
         tenant: Tenant,
         prefix: String,
         delimiter: &str,
         page_size: u32,
         page_token: String,
-    ) -> Result<Self, Refusal> {
-        let invalid = |text: String| Err(Refusal::new(ErrorCode::InvalidArgument, text));
+    ) -> Result<Self, Fault> {
+        let invalid = |text: String| Err(Fault::invalid(text));
         let mut characters = delimiter.chars();
         let delimiter = characters.next();
         if characters.next().is_some() {
@@ -55,7 +65,7 @@ impl ListQuery {
         Ok(Self { tenant, prefix, delimiter, page_size, page_token })
     }
 
-    /// Binds a token to the query that it continues.
+    /// Returns a checksum that binds a token to the query that it continues.
     fn check_value(&self) -> u32 {
         let parts = [self.tenant.as_str(), "\0", &self.prefix, "\0"];
         let crc = parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part.as_bytes()));
@@ -66,12 +76,12 @@ impl ListQuery {
         format!("1-{:08x}-{}", self.check_value(), hex::encode(after))
     }
 
-    /// The key behind which the page begins.
-    fn after(&self) -> Result<Option<Vec<u8>>, Refusal> {
+    /// Returns the key after which the page begins.
+    fn after(&self) -> Result<Option<Vec<u8>>, Fault> {
         if self.page_token.is_empty() {
             return Ok(None);
         }
-        let invalid = || Refusal::new(ErrorCode::InvalidArgument, "page token does not belong to this list");
+        let invalid = || Fault::invalid("page token does not belong to this list");
         let rest =
             self.page_token.strip_prefix(&format!("1-{:08x}-", self.check_value())).ok_or_else(invalid)?;
         let after = hex::decode(rest).map_err(|_| invalid())?;
@@ -79,15 +89,19 @@ impl ListQuery {
     }
 }
 
-impl Master {
-    pub(crate) async fn list_files(&self, query: &ListQuery) -> Result<Page, Refusal> {
+impl Namespace {
+    /// Returns the page of names that the query asks for.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a page token of another list.
+    pub(crate) async fn list_files(&self, query: &ListQuery) -> Result<Page, Fault> {
         let names = keys::names_prefix(&query.tenant);
         let mut range = names.clone();
         range.extend(query.prefix.as_bytes());
         let mut after = query.after()?;
         let mut page = Page::default();
         loop {
-            let found = self.meta.scan(&range, after.as_deref(), SCAN).await?;
+            let found = self.context().store.scan(&range, after.as_deref(), SCAN).await?;
             let complete = found.len() < SCAN;
             let mut skipped = false;
             for (key, value) in found {
@@ -97,7 +111,7 @@ impl Master {
                 }
                 let name = String::from_utf8_lossy(key.get(names.len()..).unwrap_or_default()).into_owned();
                 if let Some(folder) = roll_up(&name, query) {
-                    // The next key that can be listed lies behind everything in this folder.
+                    // The next key that can be listed lies after everything in this folder.
                     let mut last = names.clone();
                     last.extend(folder.as_bytes());
                     last.push(0xff);
@@ -106,7 +120,7 @@ impl Master {
                     skipped = true;
                     break;
                 }
-                page.files.push((name, FileRecord::decode(&value.value)?));
+                page.files.push(ListedFile { name, meta: FileRecord::decode(&value.value)?.meta });
                 after = Some(key);
             }
             if complete && !skipped {
@@ -116,7 +130,7 @@ impl Master {
     }
 }
 
-/// The folder that stands for a name: up to the first delimiter behind the prefix.
+/// Returns the folder that stands for a name: its text up to the first delimiter after the prefix.
 fn roll_up(name: &str, query: &ListQuery) -> Option<String> {
     let rest = name.get(query.prefix.len()..)?;
     let delimiter = query.delimiter?;

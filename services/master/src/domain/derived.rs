@@ -1,0 +1,203 @@
+//! Everything that the master keeps in memory because of what is in its metadata: one fold over changes.
+//!
+//! [`Derived::observe`] is the only way in. The open feeds it every key, the store's writer every change of every batch.
+//! So the memory equals what a restart would derive, also when the request that made a change is gone.
+//!
+//! | key | derived |
+//! |---|---|
+//! | `n` name | usage of its tenant |
+//! | `s` session | its activity ends; files published |
+//! | `l` release | the release list |
+//! | `t` store | known stores, their nodes and newest seals |
+//! | `m` placement | the placement map; watchers are told |
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cstore_types::{NodeId, Placement, SessionId, StoreUuid};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::release_list::{PendingRelease, ReleaseList};
+use super::usage::Usage;
+use crate::store::keys::{self, FileRecord, ReleaseRecord, SessionRecord, StoreRecord};
+use crate::store::{Change, DamageKind, MetaError, Observer, Versioned};
+
+/// Open sessions that are remembered; more are reported as open without a clock.
+const MAX_OPEN: usize = 100_000;
+
+/// State derived from the metadata.
+#[derive(Debug, Default)]
+pub(crate) struct Derived {
+    pub(crate) usage: Usage,
+    pub(crate) releases: ReleaseList,
+    pub(crate) activity: SessionActivity,
+    stores: Mutex<HashMap<StoreUuid, StoreRecord>>,
+    placement: Mutex<Option<Placement>>,
+    published_files: AtomicU64,
+    /// Counts changes that those who watch the cluster should see.
+    changes: watch::Sender<u64>,
+}
+
+impl Derived {
+    /// Returns a receiver that is marked at each change of the cluster's view.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Tells the watchers that the view has changed.
+    pub(crate) fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(crate) fn placement(&self) -> Option<Placement> {
+        self.placement.lock().clone()
+    }
+
+    /// Returns every store that ever registered.
+    pub(crate) fn store_uuids(&self) -> Vec<StoreUuid> {
+        let mut stores: Vec<StoreUuid> = self.stores.lock().keys().copied().collect();
+        stores.sort_unstable();
+        stores
+    }
+
+    pub(crate) fn store(&self, store: StoreUuid) -> Option<StoreRecord> {
+        self.stores.lock().get(&store).cloned()
+    }
+
+    /// Whether some store belongs to `node`.
+    pub(crate) fn owns_store(&self, node: &NodeId) -> bool {
+        self.stores.lock().values().any(|record| record.node == *node)
+    }
+
+    /// Returns the sessions that published a file since the oldest one that is still there.
+    pub(crate) fn published_files(&self) -> u64 {
+        self.published_files.load(Ordering::Relaxed)
+    }
+
+    fn observe_name(&self, change: Change<'_>) -> Result<(), DamageKind> {
+        let size = |value: &Versioned| FileRecord::decode(&value.value).map(|file| file.meta.size);
+        let old = change.old.map(size).transpose()?;
+        let new = change.new.map(size).transpose()?;
+        self.usage.replace(&keys::tenant_of(change.key)?, old, new);
+        Ok(())
+    }
+
+    fn observe_session(&self, change: Change<'_>) -> Result<(), DamageKind> {
+        let Some(new) = change.new else { return Ok(()) };
+        let session = SessionId::from_bytes(keys::uuid_of(change.key)?);
+        self.activity.forget(session);
+        if change.old.is_none() && matches!(SessionRecord::decode(&new.value)?, SessionRecord::Committed(_)) {
+            self.published_files.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn observe_release(&self, change: Change<'_>) -> Result<(), DamageKind> {
+        let session = SessionId::from_bytes(keys::uuid_of(change.key)?);
+        let pending = |new: &Versioned| {
+            let record = ReleaseRecord::decode(&new.value)?;
+            Ok::<_, DamageKind>(PendingRelease { version: new.version, record })
+        };
+        self.releases.replace(session, change.new.map(pending).transpose()?);
+        Ok(())
+    }
+
+    fn observe_store(&self, change: Change<'_>) -> Result<(), DamageKind> {
+        let store = StoreUuid::from_bytes(keys::uuid_of(change.key)?);
+        match change.new {
+            Some(new) => drop(self.stores.lock().insert(store, StoreRecord::decode(&new.value)?)),
+            None => drop(self.stores.lock().remove(&store)),
+        }
+        Ok(())
+    }
+
+    fn observe_placement(&self, change: Change<'_>) -> Result<(), DamageKind> {
+        let placement = change.new.map(|new| keys::decode_placement(&new.value)).transpose()?;
+        *self.placement.lock() = placement;
+        self.changed();
+        Ok(())
+    }
+}
+
+impl Observer for Derived {
+    fn follows(&self, key: &[u8]) -> bool {
+        let tag = key.first().copied();
+        key == keys::PLACEMENT
+            || matches!(tag, Some(keys::NAMES | keys::SESSIONS | keys::RELEASES | keys::STORES))
+    }
+
+    fn observe(&self, change: Change<'_>) -> Result<(), MetaError> {
+        let observed = match change.key.first().copied() {
+            Some(keys::NAMES) => self.observe_name(change),
+            Some(keys::SESSIONS) => self.observe_session(change),
+            Some(keys::RELEASES) => self.observe_release(change),
+            Some(keys::STORES) => self.observe_store(change),
+            _ if change.key == keys::PLACEMENT => self.observe_placement(change),
+            _ => Ok(()),
+        };
+        observed.map_err(MetaError::Damaged)
+    }
+}
+
+/// When open sessions were last known to be alive, in this life of the master.
+#[derive(Debug, Default)]
+pub(crate) struct SessionActivity {
+    /// When a session without a verdict was first reported, or last made progress.
+    open: Mutex<HashMap<SessionId, Instant>>,
+}
+
+impl SessionActivity {
+    /// Notes that uploads are running: their tickets do not expire while they make progress.
+    pub(crate) fn progress(&self, sessions: impl Iterator<Item = SessionId>) {
+        let mut open = self.open.lock();
+        for session in sessions {
+            if open.len() < MAX_OPEN || open.contains_key(&session) {
+                open.insert(session, Instant::now());
+            }
+        }
+    }
+
+    /// Whether a session made progress within `within`.
+    pub(crate) fn is_active(&self, session: SessionId, within: Duration) -> bool {
+        self.open.lock().get(&session).is_some_and(|last| last.elapsed() < within)
+    }
+
+    /// Whether an open session has been silent for at least `ttl`. The first call for a session starts its clock.
+    pub(super) fn is_abandoned(&self, session: SessionId, ttl: Duration) -> bool {
+        let mut open = self.open.lock();
+        if open.len() >= MAX_OPEN && !open.contains_key(&session) {
+            open.retain(|_, last| last.elapsed() < ttl);
+            return false;
+        }
+        open.entry(session).or_insert_with(Instant::now).elapsed() >= ttl
+    }
+
+    pub(super) fn forget(&self, session: SessionId) {
+        self.open.lock().remove(&session);
+    }
+}
+
+/// A comparable copy of everything durable that is derived.
+#[cfg(test)]
+#[derive(Debug, PartialEq)]
+pub(super) struct Folded {
+    usage: std::collections::BTreeMap<String, super::FileTotals>,
+    releases: std::collections::BTreeMap<SessionId, PendingRelease>,
+    stores: std::collections::BTreeMap<StoreUuid, StoreRecord>,
+    placement: Option<Placement>,
+}
+
+#[cfg(test)]
+impl Derived {
+    pub(super) fn folded(&self) -> Folded {
+        Folded {
+            usage: self.usage.snapshot(),
+            releases: self.releases.snapshot(),
+            stores: self.stores.lock().clone().into_iter().collect(),
+            placement: self.placement(),
+        }
+    }
+}

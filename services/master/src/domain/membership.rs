@@ -1,0 +1,420 @@
+//! Members: workers and storage nodes, their health, the placement map.
+//!
+//! Leases and health live in memory only. The stores that ever registered and the frozen map are durable, and are read
+//! from the derived state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_types::{ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{Context, MAX_TRIES};
+use crate::store::keys::{self, StoreRecord};
+use crate::store::{Batch, MetaError};
+
+/// Nodes that may register.
+const MAX_NODES: usize = 4_096;
+/// Free bytes below which a storage node takes no uploads.
+const MIN_FREE: u64 = 16 << 10;
+/// Time after which a lost worker is forgotten: it keeps nothing, and under an orchestrator its name never comes back.
+/// Storage nodes are remembered for ever, because blocks lie on them.
+const FORGET_WORKER: Duration = Duration::from_secs(600);
+
+/// The role of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeRole {
+    Worker,
+    Storage,
+}
+
+/// The state of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeState {
+    /// Takes work.
+    Ready,
+    /// Was heard of and takes no work.
+    NotReady,
+    /// Was not heard of within its lease.
+    Lost,
+    /// Its disk is older than what the master has seen of it.
+    Suspect,
+}
+
+impl NodeState {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::NotReady => "not ready",
+            Self::Lost => "lost",
+            Self::Suspect => "suspect",
+        }
+    }
+}
+
+/// Bytes and blocks of one disk, or of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DiskTotals {
+    pub(crate) capacity_bytes: u64,
+    /// Bytes that could still be written.
+    pub(crate) free_bytes: u64,
+    /// Payload of distinct live blocks.
+    pub(crate) unique_bytes: u64,
+    /// Live blocks with their overhead.
+    pub(crate) physical_bytes: u64,
+    /// Distinct live blocks.
+    pub(crate) blocks: u64,
+}
+
+impl std::ops::AddAssign<&Self> for DiskTotals {
+    /// Adds another disk. Saturates: the numbers come from peers.
+    fn add_assign(&mut self, other: &Self) {
+        self.capacity_bytes = self.capacity_bytes.saturating_add(other.capacity_bytes);
+        self.free_bytes = self.free_bytes.saturating_add(other.free_bytes);
+        self.unique_bytes = self.unique_bytes.saturating_add(other.unique_bytes);
+        self.physical_bytes = self.physical_bytes.saturating_add(other.physical_bytes);
+        self.blocks = self.blocks.saturating_add(other.blocks);
+    }
+}
+
+/// The report of a storage node about its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DiskReport {
+    pub(crate) store: StoreUuid,
+    pub(crate) seal_seq: SealSeq,
+    pub(crate) totals: DiskTotals,
+}
+
+/// A member as it registered and was last heard of.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) role: NodeRole,
+    /// host:port where it serves.
+    pub(crate) addr: String,
+    /// Empty if the node is a failure domain of its own.
+    pub(crate) failure_domain: String,
+    /// Version of its program.
+    pub(crate) version: String,
+    pub(crate) ready: bool,
+    /// Why it is not ready.
+    pub(crate) reason: String,
+    pub(crate) suspect: bool,
+    pub(crate) last_seen: Instant,
+    /// The same as Unix time, for people.
+    pub(crate) last_seen_ms: i64,
+    /// Storage nodes only.
+    pub(crate) disk: Option<DiskReport>,
+}
+
+impl Node {
+    fn state(&self, lease: Duration) -> NodeState {
+        if self.last_seen.elapsed() > lease {
+            NodeState::Lost
+        } else if self.suspect {
+            NodeState::Suspect
+        } else if self.ready {
+            NodeState::Ready
+        } else {
+            NodeState::NotReady
+        }
+    }
+}
+
+/// A member as callers see it.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeView {
+    pub(crate) id: NodeId,
+    pub(crate) node: Node,
+    pub(crate) state: NodeState,
+    /// Why it is not ready, or holds no data.
+    pub(crate) reason: String,
+    /// Storage: it has partitions.
+    pub(crate) in_map: bool,
+}
+
+/// A worker that was chosen for an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChosenWorker {
+    pub(crate) id: NodeId,
+    pub(crate) addr: String,
+}
+
+/// A heartbeat, checked.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    pub(crate) id: NodeId,
+    pub(crate) role: NodeRole,
+    pub(crate) ready: bool,
+    pub(crate) reason: String,
+    pub(crate) disk: Option<DiskReport>,
+    /// The last heartbeat of a worker that stops cleanly.
+    pub(crate) leaving: bool,
+}
+
+/// What a heartbeat led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeartbeatOutcome {
+    /// The node is not known, or not with this disk: it has to register.
+    RegisterAgain,
+    /// The node is no member any more, as it asked for.
+    Left,
+    /// The lease is renewed.
+    Renewed {
+        /// The disk is older than what the master has seen of it.
+        suspect: bool,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    nodes: BTreeMap<NodeId, Node>,
+    /// Counts the workers that were chosen, for their rotation.
+    turn: usize,
+}
+
+/// The rules of membership.
+#[derive(Debug, Clone)]
+pub(crate) struct Membership {
+    context: Context,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Membership {
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context, inner: Arc::default() }
+    }
+
+    fn lease(&self) -> Duration {
+        self.context.limits.lease
+    }
+
+    /// Returns the version of the map that uploads use.
+    ///
+    /// # Errors
+    /// `unavailable` or `full` if an upload could not succeed now.
+    pub(crate) fn check_takes_uploads(&self) -> Result<MapVersion, Fault> {
+        if let Some(why) = self.waiting_for() {
+            return Err(Fault::new(ErrorCode::Unavailable, why));
+        }
+        let Some(placement) = self.context.derived.placement() else {
+            return Err(Fault::new(ErrorCode::Unavailable, "placement map is not there"));
+        };
+        let inner = self.inner.lock();
+        for node in placement.nodes() {
+            let disk = inner.nodes.get(&node.id).and_then(|node| node.disk.as_ref());
+            if disk.is_some_and(|disk| disk.totals.free_bytes < MIN_FREE) {
+                return Err(Fault::new(ErrorCode::Full, format!("storage node {} is full", node.id)));
+            }
+        }
+        Ok(placement.version())
+    }
+
+    /// Returns what keeps the members from taking uploads.
+    pub(crate) fn waiting_for(&self) -> Option<String> {
+        let placement = self.context.derived.placement();
+        let inner = self.inner.lock();
+        let Some(placement) = placement else {
+            let found = inner.nodes.values().filter(|node| node.role == NodeRole::Storage).count();
+            let wanted = self.context.limits.storage_nodes;
+            return Some(format!("waiting for {wanted} storage nodes to register, {found} have"));
+        };
+        for node in placement.nodes() {
+            let state = inner.nodes.get(&node.id).map_or(NodeState::Lost, |node| node.state(self.lease()));
+            if state != NodeState::Ready {
+                return Some(format!("storage node {} is {}", node.id, state.as_str()));
+            }
+        }
+        if !inner.nodes.values().any(|node| self.is_ready_worker(node)) {
+            return Some("no worker is ready".to_owned());
+        }
+        None
+    }
+
+    fn is_ready_worker(&self, node: &Node) -> bool {
+        node.role == NodeRole::Worker && node.state(self.lease()) == NodeState::Ready
+    }
+
+    /// Returns the next ready worker in turn.
+    ///
+    /// # Errors
+    /// `unavailable` if none is ready.
+    pub(super) fn next_worker(&self) -> Result<ChosenWorker, Fault> {
+        let mut inner = self.inner.lock();
+        let ready: Vec<ChosenWorker> = inner
+            .nodes
+            .iter()
+            .filter(|(_, node)| self.is_ready_worker(node))
+            .map(|(id, node)| ChosenWorker { id: id.clone(), addr: node.addr.clone() })
+            .collect();
+        let chosen = inner.turn.checked_rem(ready.len()).and_then(|i| ready.into_iter().nth(i));
+        inner.turn = inner.turn.wrapping_add(1);
+        chosen.ok_or_else(|| Fault::new(ErrorCode::Unavailable, "no worker is ready"))
+    }
+
+    /// Returns all members, in order of their ids.
+    pub(crate) fn nodes(&self) -> Vec<NodeView> {
+        let placement = self.context.derived.placement();
+        let inner = self.inner.lock();
+        let view = |(id, node): (&NodeId, &Node)| {
+            let in_map = placement.as_ref().is_some_and(|map| map.nodes().iter().any(|n| n.id == *id));
+            let is_spare = node.role == NodeRole::Storage && placement.is_some() && !in_map;
+            let reason = if node.suspect {
+                "its disk is older than what the master has seen of it".to_owned()
+            } else if is_spare && node.reason.is_empty() {
+                "it came after the placement map was frozen and holds no partition".to_owned()
+            } else {
+                node.reason.clone()
+            };
+            NodeView { id: id.clone(), node: node.clone(), state: node.state(self.lease()), reason, in_map }
+        };
+        inner.nodes.iter().map(view).collect()
+    }
+
+    /// Forgets workers that have been lost for long.
+    pub(crate) fn forget_workers(&self) {
+        self.inner.lock().nodes.retain(|id, node| {
+            let keep =
+                node.role != NodeRole::Worker || node.last_seen.elapsed() <= self.lease() + FORGET_WORKER;
+            if !keep {
+                tracing::info!(node = %id, "forgetting a worker that has been lost for long");
+            }
+            keep
+        });
+    }
+
+    /// Returns the sums over all storage nodes.
+    pub(crate) fn storage_totals(&self) -> DiskTotals {
+        let inner = self.inner.lock();
+        let mut sum = DiskTotals::default();
+        for disk in inner.nodes.values().filter_map(|node| node.disk.as_ref()) {
+            sum += &disk.totals;
+        }
+        sum
+    }
+
+    /// Takes a node in. A storage node whose disk was formatted again comes with another store.
+    ///
+    /// # Errors
+    /// `permission_denied` if the store belongs to another node or the node is known in another role; `overloaded` if
+    /// too many nodes are known; those of the store of metadata.
+    pub(crate) async fn register(&self, id: NodeId, mut node: Node) -> Result<(), Fault> {
+        if let Some(disk) = &node.disk {
+            let seen = self.register_store(&id, disk.store).await?;
+            node.suspect = disk.seal_seq < seen;
+        }
+        let owns_store = self.context.derived.owns_store(&id);
+        {
+            let mut inner = self.inner.lock();
+            let known = inner.nodes.get(&id).map(|known| known.role);
+            if inner.nodes.len() >= MAX_NODES && known.is_none() {
+                return Err(Fault::new(ErrorCode::Overloaded, "too many nodes have registered"));
+            }
+            let other_role = known.is_some_and(|known| known != node.role);
+            if other_role || (owns_store && node.role != NodeRole::Storage) {
+                let text = format!("node {id} is known in another role");
+                return Err(Fault::new(ErrorCode::PermissionDenied, text));
+            }
+            inner.nodes.insert(id, node);
+        }
+        self.freeze_map().await?;
+        self.context.derived.changed();
+        Ok(())
+    }
+
+    /// Makes `store` known as a store of `id`. Returns its newest seal that the master has seen.
+    async fn register_store(&self, id: &NodeId, store: StoreUuid) -> Result<SealSeq, Fault> {
+        for _ in 0..MAX_TRIES {
+            match self.context.derived.store(store) {
+                Some(record) if record.node == *id => return Ok(record.seal_seq),
+                Some(record) => {
+                    let text = format!("store {store} belongs to node {}", record.node);
+                    return Err(Fault::new(ErrorCode::PermissionDenied, text));
+                }
+                None => {}
+            }
+            if self.context.derived.owns_store(id) {
+                tracing::warn!(node = %id, %store, "storage node comes with a disk that was formatted anew");
+            }
+            let record = StoreRecord { seal_seq: SealSeq(0), node: id.clone() };
+            let mut batch = Batch::default();
+            batch.require_absent(keys::store_key(store));
+            batch.put(keys::store_key(store), record.encode());
+            self.context.propose(batch).await?;
+        }
+        Err(MetaError::Conflict.into())
+    }
+
+    /// Freezes the map once enough storage nodes have registered. It is durable before anybody sees it.
+    async fn freeze_map(&self) -> Result<(), Fault> {
+        if self.context.derived.placement().is_some() {
+            return Ok(());
+        }
+        let storages = self.first_storages();
+        if storages.len() < self.context.limits.storage_nodes {
+            return Ok(());
+        }
+        let placement = Placement::new(MapVersion(1), storages)
+            .map_err(|error| Fault::from_error(ErrorCode::Internal, error))?;
+        let mut batch = Batch::default();
+        batch.require_absent(keys::PLACEMENT.to_vec());
+        batch.put(keys::PLACEMENT.to_vec(), keys::encode_placement(&placement));
+        // On a conflict another registration has frozen it.
+        if self.context.propose(batch).await?.is_some() {
+            tracing::info!(nodes = placement.nodes().len(), "placement map is frozen");
+        }
+        Ok(())
+    }
+
+    fn first_storages(&self) -> Vec<PlacementNode> {
+        let inner = self.inner.lock();
+        let storages = inner.nodes.iter().filter(|(_, node)| node.role == NodeRole::Storage);
+        let as_placed = |(id, node): (&NodeId, &Node)| PlacementNode {
+            id: id.clone(),
+            failure_domain: match node.failure_domain.as_str() {
+                "" => id.to_string(),
+                domain => domain.to_owned(),
+            },
+        };
+        storages.map(as_placed).take(self.context.limits.storage_nodes).collect()
+    }
+
+    /// Renews a lease.
+    pub(crate) fn heartbeat(&self, beat: Heartbeat) -> HeartbeatOutcome {
+        let seen = beat.disk.as_ref().map(|disk| self.context.derived.store(disk.store));
+        let mut inner = self.inner.lock();
+        if beat.leaving && beat.role == NodeRole::Worker {
+            let left = inner.nodes.get(&beat.id).is_some_and(|node| node.role == beat.role);
+            if left {
+                inner.nodes.remove(&beat.id);
+                tracing::info!(node = %beat.id, "worker has left");
+            }
+            drop(inner);
+            self.context.derived.changed();
+            return HeartbeatOutcome::Left;
+        }
+
+        let known = inner.nodes.get_mut(&beat.id).filter(|node| node.role == beat.role);
+        let Some(node) = known else { return HeartbeatOutcome::RegisterAgain };
+        let before = (node.state(self.lease()), node.reason.clone());
+        node.last_seen = Instant::now();
+        node.last_seen_ms = self.context.clock.now_ms();
+        node.ready = beat.ready;
+        node.reason = beat.reason;
+        if let Some(disk) = beat.disk {
+            let Some(Some(seen)) = seen else { return HeartbeatOutcome::RegisterAgain };
+            // Only a restart can bring an older disk: a heartbeat that a commit overtook proves nothing.
+            node.suspect = node.suspect && disk.seal_seq < seen.seal_seq;
+            node.disk = Some(disk);
+        }
+
+        let suspect = node.suspect;
+        let after = (node.state(self.lease()), node.reason.clone());
+        drop(inner);
+        if before != after {
+            self.context.derived.changed();
+        }
+        HeartbeatOutcome::Renewed { suspect }
+    }
+}

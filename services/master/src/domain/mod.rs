@@ -1,0 +1,177 @@
+//! The rules of the master, over a store, a clock and limits. Free of sockets, messages and the environment.
+//!
+//! ```text
+//! grpc ─▶ Namespace, Uploads, Releases, Membership ─ propose ─▶ store ─ observe ─▶ Derived
+//!                       └────────────── read ◀─────────────────────┴──── read ◀─────┘
+//! ```
+//! A rule reads, decides, and proposes one batch that requires what it has read; on a conflict it decides again. It does
+//! nothing after its batch: what follows from a change is derived from it by [`Derived`], whether or not the caller still
+//! waits.
+
+mod derived;
+mod listing;
+mod membership;
+mod namespace;
+mod release_list;
+mod releases;
+mod selection;
+#[cfg(test)]
+mod tests;
+mod uploads;
+mod usage;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_node::clock::Clock;
+use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketKey};
+
+pub(crate) use derived::Derived;
+pub(crate) use listing::{ListQuery, ListedFile};
+pub(crate) use membership::{
+    DiskReport, DiskTotals, Heartbeat, HeartbeatOutcome, Membership, Node, NodeRole, NodeState, NodeView,
+};
+pub(crate) use namespace::{CopyOrRename, Namespace};
+pub(crate) use releases::{Releases, Verdict};
+pub(crate) use selection::Selection;
+pub(crate) use uploads::{Aborted, Commit, Seal, Uploads};
+pub(crate) use usage::FileTotals;
+
+use crate::store::keys::{self, ClusterRecord};
+use crate::store::{Batch, MetaError, MetaStore, Position};
+
+/// Times that a decision is taken again because another change came first.
+const MAX_TRIES: usize = 64;
+
+/// Settings that the rules depend on.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Cut of new files.
+    pub(crate) chunking: Chunking,
+    /// Storage nodes that must have registered before the placement map is frozen.
+    pub(crate) storage_nodes: usize,
+    /// Interval of heartbeats.
+    pub(crate) heartbeat: Duration,
+    /// Time after which a node that was not heard of is lost.
+    pub(crate) lease: Duration,
+    /// Time for which deleted blocks stay, for downloads that run.
+    pub(crate) release_delay: Duration,
+    /// Life of a ticket without progress.
+    pub(crate) ticket_ttl: Duration,
+}
+
+/// What every rule works on. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) store: Arc<dyn MetaStore>,
+    pub(crate) derived: Arc<Derived>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Arc<Limits>,
+}
+
+impl Context {
+    /// Proposes a batch. Returns `None` if another change came first: read again and decide again.
+    async fn propose(&self, batch: Batch) -> Result<Option<Position>, Fault> {
+        match self.store.commit(batch).await {
+            Ok(position) => Ok(Some(position)),
+            Err(MetaError::Conflict) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The identity of the metadata and the place that it has reached: part of every answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MasterState {
+    pub(crate) cluster: ClusterUuid,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) position: Position,
+}
+
+/// All rules of one master.
+#[derive(Debug)]
+pub(crate) struct Master {
+    pub(crate) context: Context,
+    pub(crate) identity: ClusterRecord,
+    pub(crate) ticket_key: TicketKey,
+    pub(crate) namespace: Namespace,
+    pub(crate) uploads: Uploads,
+    pub(crate) releases: Releases,
+    pub(crate) members: Membership,
+}
+
+impl Master {
+    /// Reads the cluster's identity, or makes it in an empty store, and puts the rules together.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub(crate) async fn open(context: Context, ticket_key: TicketKey) -> Result<Self, Fault> {
+        let identity = identity(&*context.store).await?;
+        let members = Membership::new(context.clone());
+        let releases = Releases::new(context.clone());
+        let namespace = Namespace::new(context.clone());
+        let uploads = Uploads::new(context.clone(), identity.clone(), namespace.clone(), releases.clone());
+        Ok(Self { context, identity, ticket_key, namespace, uploads, releases, members })
+    }
+
+    /// Returns the state for an answer. Call it AFTER everything that the answer rests on was read; otherwise the
+    /// answer could show a change that lies beyond its position.
+    pub(crate) fn state(&self) -> MasterState {
+        MasterState {
+            cluster: self.identity.cluster,
+            incarnation: self.identity.incarnation,
+            position: self.context.store.position(),
+        }
+    }
+
+    /// Returns the reason why no metadata can be written now.
+    pub(crate) fn not_writable(&self) -> Option<String> {
+        let state = self.context.store.writer_state().borrow().clone();
+        state.reason().map(|why| format!("metadata cannot be written: {why}"))
+    }
+
+    /// Returns what keeps the cluster from taking uploads.
+    pub(crate) fn waiting_for(&self) -> Option<String> {
+        self.not_writable().or_else(|| self.members.waiting_for())
+    }
+}
+
+async fn identity(store: &dyn MetaStore) -> Result<ClusterRecord, MetaError> {
+    if let Some(found) = store.get(keys::CLUSTER).await? {
+        return Ok(ClusterRecord::decode(&found.value)?);
+    }
+    let record = ClusterRecord::random().map_err(MetaError::Random)?;
+    let mut batch = Batch::default();
+    batch.require_absent(keys::CLUSTER.to_vec());
+    batch.put(keys::CLUSTER.to_vec(), record.encode());
+    store.commit(batch).await?;
+    tracing::info!(cluster = %record.cluster, "cluster formatted");
+    Ok(record)
+}
+
+impl From<MetaError> for Fault {
+    fn from(error: MetaError) -> Self {
+        let code = match &error {
+            MetaError::Conflict | MetaError::Busy => ErrorCode::Overloaded,
+            MetaError::Full => ErrorCode::Full,
+            MetaError::Damaged(_) => ErrorCode::DataLoss,
+            MetaError::Io { .. }
+            | MetaError::Log(_)
+            | MetaError::Index(_)
+            | MetaError::Random(_)
+            | MetaError::Closed => ErrorCode::Unavailable,
+        };
+        Self::from_error(code, error)
+    }
+}
+
+impl From<crate::store::DamageKind> for Fault {
+    fn from(kind: crate::store::DamageKind) -> Self {
+        MetaError::from(kind).into()
+    }
+}
+
+/// Converts a duration of the settings to milliseconds for stored times.
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

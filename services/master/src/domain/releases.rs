@@ -1,0 +1,173 @@
+//! Verdicts on sessions, and the releases that follow from them.
+//!
+//! A release is written in the batch that writes the tombstone, so one that is handed out can never be followed by a
+//! commit. It ends when every store has acknowledged it.
+
+use cstore_types::{Fault, SessionId, StoreUuid};
+use futures_util::future::join_all;
+
+use super::namespace::end_session;
+use super::{Context, MAX_TRIES};
+use crate::store::keys::{self, CommittedSession, Ending, ReleaseRecord, SessionRecord};
+use crate::store::{Batch, MetaError};
+
+/// Sessions that one answer releases at most.
+const MAX_RELEASES: usize = 1_000;
+/// Percent of its space in use from which a node gets releases before their time.
+const HIGH_PRESSURE: u32 = 80;
+
+/// What became of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Neither committed nor ended.
+    Open,
+    Committed(Box<CommittedSession>),
+    Ended(Ending),
+}
+
+/// The rules of verdicts and releases.
+#[derive(Debug, Clone)]
+pub(crate) struct Releases {
+    context: Context,
+}
+
+impl Releases {
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// Returns the sessions that `store` has to release now, oldest first. `fill_pressure` is the percentage of its
+    /// space that is in use.
+    pub(crate) fn due(&self, store: StoreUuid, fill_pressure: u32) -> Vec<SessionId> {
+        let until_ms = if fill_pressure >= HIGH_PRESSURE { i64::MAX } else { self.context.clock.now_ms() };
+        self.context.derived.releases.due(store, until_ms, MAX_RELEASES)
+    }
+
+    /// Takes off the list what `store` has durably dropped.
+    ///
+    /// # Errors
+    /// Of the store of metadata: the sessions stay on the list and are handed out again.
+    pub(crate) async fn acknowledge(&self, store: StoreUuid, sessions: &[SessionId]) -> Result<(), Fault> {
+        for _ in 0..MAX_TRIES {
+            let mut batch = Batch::default();
+            let mut waiting = false;
+            for session in sessions {
+                let Some(mut release) = self.context.derived.releases.get(*session) else { continue };
+                if !release.record.stores.contains(&store) {
+                    continue;
+                }
+                waiting = true;
+                release.record.stores.retain(|left| *left != store);
+                let key = keys::release_key(*session);
+                batch.require_version(key.clone(), release.version);
+                if release.record.stores.is_empty() {
+                    batch.delete(key);
+                } else {
+                    batch.put(key, release.record.encode());
+                }
+            }
+            // Another store may have acknowledged some of them at the same time: then look again.
+            if !waiting || self.context.propose(batch).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(MetaError::Conflict.into())
+    }
+
+    /// Returns the verdicts on sessions that `store` holds sets of, in their order. An open one that was silent for
+    /// longer than a ticket lives is ended first; an ended one that is not on the store's list is put there again.
+    ///
+    /// # Errors
+    /// Of the store of metadata: nothing is lost, the store reports the sessions again.
+    pub(crate) async fn judge(
+        &self,
+        store: StoreUuid,
+        sessions: &[SessionId],
+    ) -> Result<Vec<(SessionId, Verdict)>, Fault> {
+        // Together, so that the changes of all sessions share their syncs.
+        let verdicts = join_all(sessions.iter().map(|session| self.judge_one(store, *session))).await;
+        sessions.iter().zip(verdicts).map(|(session, verdict)| Ok((*session, verdict?))).collect()
+    }
+
+    async fn judge_one(&self, store: StoreUuid, session: SessionId) -> Result<Verdict, Fault> {
+        match self.verdict(session).await? {
+            Verdict::Ended(ending) => {
+                if !self.context.derived.releases.waits_for(session, store) {
+                    self.release_again(store, session).await?;
+                }
+                Ok(Verdict::Ended(ending))
+            }
+            Verdict::Open if self.is_abandoned(session) => {
+                tracing::info!(%session, "abandoned upload is ended");
+                self.end(session).await?;
+                // The store hears of it with the next report, when its release is on the list.
+                Ok(Verdict::Open)
+            }
+            Verdict::Committed(committed) => {
+                // A report of its worker may have come after the commit.
+                self.context.derived.activity.forget(session);
+                Ok(Verdict::Committed(committed))
+            }
+            Verdict::Open => Ok(Verdict::Open),
+        }
+    }
+
+    fn is_abandoned(&self, session: SessionId) -> bool {
+        self.context.derived.activity.is_abandoned(session, self.context.limits.ticket_ttl)
+    }
+
+    async fn release_again(&self, store: StoreUuid, session: SessionId) -> Result<(), Fault> {
+        for _ in 0..MAX_TRIES {
+            let key = keys::release_key(session);
+            let mut batch = Batch::default();
+            let mut release = match self.context.derived.releases.get(session) {
+                Some(pending) => {
+                    batch.require_version(key.clone(), pending.version);
+                    pending.record
+                }
+                None => {
+                    batch.require_absent(key.clone());
+                    ReleaseRecord { not_before_ms: 0, stores: Vec::new() }
+                }
+            };
+            if release.stores.contains(&store) {
+                return Ok(());
+            }
+            release.stores.push(store);
+            batch.put(key, release.encode());
+            if self.context.propose(batch).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(MetaError::Conflict.into())
+    }
+
+    /// Returns what became of a session.
+    pub(crate) async fn verdict(&self, session: SessionId) -> Result<Verdict, Fault> {
+        let Some(found) = self.context.store.get(&keys::session_key(session)).await? else {
+            return Ok(Verdict::Open);
+        };
+        Ok(match SessionRecord::decode(&found.value)? {
+            SessionRecord::Committed(session) => Verdict::Committed(session),
+            SessionRecord::Ended(ending) => Verdict::Ended(ending),
+        })
+    }
+
+    /// Ends a session that is open, and returns its verdict, which is not [`Verdict::Open`] any more.
+    pub(crate) async fn end(&self, session: SessionId) -> Result<Verdict, Fault> {
+        for _ in 0..MAX_TRIES {
+            match self.verdict(session).await? {
+                Verdict::Open => {}
+                verdict => return Ok(verdict),
+            }
+            let release = ReleaseRecord { not_before_ms: 0, stores: self.context.derived.store_uuids() };
+            let mut batch = Batch::default();
+            batch.require_absent(keys::session_key(session));
+            end_session(&mut batch, session, Ending::Aborted, &release);
+            if self.context.propose(batch).await?.is_some() {
+                return Ok(Verdict::Ended(Ending::Aborted));
+            }
+        }
+        Err(MetaError::Conflict.into())
+    }
+}

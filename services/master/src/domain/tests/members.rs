@@ -1,0 +1,117 @@
+//! Members: leases, roles, disks that went back in time, the frozen map.
+
+use cstore_types::{ErrorCode, NodeId, WriteCondition};
+
+use super::super::*;
+use super::fixture::*;
+
+fn state_of(fixture: &Fixture, id: &str) -> Option<NodeState> {
+    let nodes = fixture.master.members.nodes();
+    nodes.into_iter().find(|view| view.id.as_str() == id).map(|view| view.state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_lost_after_its_lease_and_uploads_wait_for_it() {
+    let fixture = Fixture::new().await;
+    let begin = async || {
+        let uploads = &fixture.master.uploads;
+        uploads.begin(&fixture.master.members, &tenant(), None, &WriteCondition::Absent, 1).await
+    };
+    begin().await.unwrap();
+    tokio::time::advance(LEASE + std::time::Duration::from_millis(1)).await;
+    fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 0)));
+    fixture.beat("worker-1", NodeRole::Worker, None);
+    assert_eq!(state_of(&fixture, "storage-2"), Some(NodeState::Lost));
+    let refused = begin().await.unwrap_err();
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        (ErrorCode::Unavailable, "storage node storage-2 is lost")
+    );
+    fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 0)));
+    assert_eq!(begin().await.unwrap()[0].worker.as_str(), "worker-1", "the other worker is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() {
+    let fixture = Fixture::new().await;
+    tokio::time::advance(std::time::Duration::from_secs(600)).await;
+    fixture.register_worker(3).await;
+    fixture.master.members.forget_workers();
+    assert!(state_of(&fixture, "worker-1").is_some());
+    tokio::time::advance(LEASE * 2).await;
+    fixture.master.members.forget_workers();
+    assert_eq!(state_of(&fixture, "worker-1"), None);
+    assert!(state_of(&fixture, "worker-3").is_some() && state_of(&fixture, "storage-1").is_some());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up() {
+    let fixture = Fixture::new().await;
+    let mut commit = fixture.commit(session(1), "a", WriteCondition::Any);
+    commit.seals.iter_mut().for_each(|seal| seal.seq = cstore_types::SealSeq(10));
+    fixture.master.uploads.commit(&commit).await.unwrap();
+
+    fixture.register_storage(1, 9).await.unwrap();
+    fixture.register_storage(2, 10).await.unwrap();
+    assert_eq!(
+        fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 9))),
+        HeartbeatOutcome::Renewed { suspect: true }
+    );
+    // A heartbeat that a commit overtook proves nothing: only a registration can find a disk suspect.
+    assert_eq!(
+        fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 1))),
+        HeartbeatOutcome::Renewed { suspect: false }
+    );
+    assert_eq!(state_of(&fixture, "storage-1"), Some(NodeState::Suspect));
+    assert_eq!(
+        fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 10))),
+        HeartbeatOutcome::Renewed { suspect: false }
+    );
+}
+
+#[tokio::test]
+async fn a_store_belongs_to_one_node_and_a_node_has_one_role() {
+    let fixture = Fixture::new().await;
+    let register = async |id: &str, node: Node| {
+        let id = NodeId::new(id).unwrap();
+        fixture.master.members.register(id, node).await.map_err(|fault| fault.code)
+    };
+    let denied = Err(ErrorCode::PermissionDenied);
+    assert_eq!(register("storage-9", node(NodeRole::Storage, Some(disk(1, 0)))).await, denied);
+    assert_eq!(register("storage-1", node(NodeRole::Worker, None)).await, denied);
+    assert_eq!(register("worker-1", node(NodeRole::Storage, Some(disk(8, 0)))).await, denied);
+    assert_eq!(
+        fixture.beat("storage-1", NodeRole::Worker, None),
+        HeartbeatOutcome::RegisterAgain,
+        "a beat of another role renews nothing"
+    );
+    assert_eq!(fixture.beat("nobody", NodeRole::Worker, None), HeartbeatOutcome::RegisterAgain);
+}
+
+#[tokio::test]
+async fn the_map_has_the_nodes_that_came_first_and_later_ones_hold_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.register_storage(3, 0).await.unwrap();
+    let in_map = |view: &NodeView| view.in_map;
+    let nodes = fixture.master.members.nodes();
+    let mapped: Vec<&str> = nodes.iter().filter(|view| in_map(view)).map(|view| view.id.as_str()).collect();
+    assert_eq!(mapped, ["storage-1", "storage-2"]);
+    let spare = nodes.iter().find(|view| view.id.as_str() == "storage-3").unwrap();
+    assert!(spare.reason.contains("holds no partition"), "{}", spare.reason);
+    assert_eq!(fixture.master.waiting_for(), None);
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_is_no_member_and_not_lost() {
+    let fixture = Fixture::new().await;
+    let beat = Heartbeat {
+        id: NodeId::new("worker-1").unwrap(),
+        role: NodeRole::Worker,
+        ready: false,
+        reason: String::new(),
+        disk: None,
+        leaving: true,
+    };
+    assert_eq!(fixture.master.members.heartbeat(beat), HeartbeatOutcome::Left);
+    assert_eq!(state_of(&fixture, "worker-1"), None);
+}

@@ -1,0 +1,7 @@
+//! The rules over a real store on a simulated disk, with a clock that the tests set.
+
+mod dropped;
+mod fixture;
+mod members;
+mod names;
+mod sessions;

@@ -1,0 +1,325 @@
+//! Upload sessions: tickets, the one batch that publishes a file, aborts.
+
+use cstore_proto::TicketClaims;
+use cstore_types::limits::MAX_TICKETS;
+use cstore_types::{
+    ETag, ErrorCode, Fault, FileMeta, FileName, NamedFile, Root, SealSeq, SessionId, StoreUuid, Tenant,
+    UserMetadata, WriteCondition,
+};
+
+use super::namespace::{FoundFile, Namespace, missing, taken};
+use super::releases::{Releases, Verdict};
+use super::{Context, MAX_TRIES, Membership, millis};
+use crate::store::keys::{self, ClusterRecord, CommittedSession, Ending, FileRecord, SessionRecord};
+use crate::store::{Batch, MetaError};
+
+/// The proof of one store that it durably holds its part of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub(crate) store: StoreUuid,
+    pub(crate) seq: SealSeq,
+}
+
+/// A commit as it was asked for, checked as far as no state is needed.
+#[derive(Debug, Clone)]
+pub(crate) struct Commit {
+    pub(crate) claims: TicketClaims,
+    pub(crate) name: FileName,
+    pub(crate) condition: WriteCondition,
+    pub(crate) root: Vec<u8>,
+    pub(crate) etag: ETag,
+    pub(crate) blocks: u64,
+    pub(crate) content_type: String,
+    pub(crate) sha256: Option<[u8; 32]>,
+    pub(crate) metadata: UserMetadata,
+    pub(crate) size: u64,
+    pub(crate) seals: Vec<Seal>,
+}
+
+impl Commit {
+    fn file(&self, version: u64, modified_ms: i64) -> FileRecord {
+        let meta = FileMeta {
+            size: self.size,
+            version,
+            modified_ms,
+            etag: self.etag,
+            content_type: self.content_type.clone(),
+            chunking: self.claims.chunking,
+            blocks: self.blocks,
+            sha256: self.sha256,
+            metadata: self.metadata.clone(),
+        };
+        FileRecord { session: self.claims.session, meta }
+    }
+}
+
+/// A published file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) file: NamedFile,
+    /// Whether a file of the name was there before.
+    pub(crate) replaced: bool,
+}
+
+/// The outcome of an abort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Aborted {
+    /// The session never committed and never will.
+    Ended,
+    /// Too late: the session has published this file, which is still there.
+    Committed(NamedFile),
+    /// Too late: the session has published a file with this version, and the file was removed or overwritten since.
+    Removed { version: u64 },
+}
+
+/// The rules of upload sessions.
+#[derive(Debug, Clone)]
+pub(crate) struct Uploads {
+    context: Context,
+    identity: ClusterRecord,
+    namespace: Namespace,
+    releases: Releases,
+}
+
+impl Uploads {
+    pub(crate) fn new(
+        context: Context,
+        identity: ClusterRecord,
+        namespace: Namespace,
+        releases: Releases,
+    ) -> Self {
+        Self { context, identity, namespace, releases }
+    }
+
+    /// Returns the claims of `count` tickets (0 means 1), for uploads to ready workers in turn.
+    ///
+    /// # Errors
+    /// Those of `condition` if a name is given; `unavailable` or `full` if an upload could not succeed now.
+    pub(crate) async fn begin(
+        &self,
+        members: &Membership,
+        tenant: &Tenant,
+        name: Option<&FileName>,
+        condition: &WriteCondition,
+        count: u32,
+    ) -> Result<Vec<TicketClaims>, Fault> {
+        if count > MAX_TICKETS {
+            return Err(Fault::invalid(format!("count must be 1 to {MAX_TICKETS}, found {count}")));
+        }
+        if let Some(name) = name {
+            let found = self.namespace.find(tenant, name).await?;
+            check_condition(condition, name, found.as_ref())?;
+        }
+        if let Some(why) = self.context.store.writer_state().borrow().reason() {
+            return Err(why.clone().into());
+        }
+
+        let map_version = members.check_takes_uploads()?;
+        let expires_ms = self.context.clock.now_ms().saturating_add(millis(self.context.limits.ticket_ttl));
+        let mut tickets = Vec::new();
+        for _ in 0..count.max(1) {
+            let worker = members.next_worker()?;
+            let session = SessionId::random().map_err(|error| Fault::from(MetaError::Random(error)))?;
+            tickets.push(TicketClaims {
+                session,
+                cluster: self.identity.cluster,
+                incarnation: self.identity.incarnation,
+                worker: worker.id,
+                worker_addr: worker.addr,
+                map_version,
+                chunking: self.context.limits.chunking,
+                tenant: tenant.clone(),
+                expires_ms,
+            });
+        }
+        Ok(tickets)
+    }
+
+    /// Publishes a file: one durable batch in which everything is checked. Idempotent: a commit that was published is
+    /// answered with what it published, also after the file was removed.
+    ///
+    /// # Errors
+    /// Those of the condition, `permission_denied` for a ticket that is not valid (any more) and `invalid_argument`
+    /// are final: the session never commits. Any other leaves the outcome unknown: repeat the call.
+    pub(crate) async fn commit(&self, commit: &Commit) -> Result<Published, Fault> {
+        check_recipe(commit)?;
+        self.check_origin(&commit.claims)?;
+        for _ in 0..MAX_TRIES {
+            match self.releases.verdict(commit.claims.session).await? {
+                Verdict::Open => {}
+                Verdict::Committed(session) => return published_before(commit, *session),
+                Verdict::Ended(ending) => return self.ended_before(commit, ending),
+            }
+            self.check_expiry(&commit.claims)?;
+
+            let found = self.namespace.find(&commit.claims.tenant, &commit.name).await?;
+            if let Err(fault) = check_condition(&commit.condition, &commit.name, found.as_ref()) {
+                // Final: the session can never commit, and its blocks come back.
+                match self.releases.end(commit.claims.session).await? {
+                    Verdict::Ended(Ending::Aborted) => return Err(fault),
+                    // An earlier try of this commit came through: the condition failed against its own file.
+                    _ => continue,
+                }
+            }
+            if let Some(published) = self.try_commit(commit, found).await? {
+                return Ok(published);
+            }
+        }
+        Err(MetaError::Conflict.into())
+    }
+
+    async fn try_commit(
+        &self,
+        commit: &Commit,
+        found: Option<FoundFile>,
+    ) -> Result<Option<Published>, Fault> {
+        let session = commit.claims.session;
+        let tenant = &commit.claims.tenant;
+        let name_key = keys::name_key(tenant, &commit.name);
+        let mut batch = Batch::default();
+        batch.require_absent(keys::session_key(session));
+
+        let version = match &found {
+            None => {
+                batch.require_absent(name_key.clone());
+                1
+            }
+            Some(old) => {
+                self.namespace.drop_name(&mut batch, tenant, &commit.name, old).await?;
+                old.record.meta.version + 1
+            }
+        };
+        let file = commit.file(version, self.context.clock.now_ms());
+        let record = SessionRecord::Committed(Box::new(CommittedSession {
+            names: 1,
+            root_crc: crc32c::crc32c(&commit.root),
+            stores: commit.seals.iter().map(|seal| seal.store).collect(),
+            name: commit.name.clone(),
+            file: file.clone(),
+        }));
+        batch.put(name_key, file.encode());
+        batch.put(keys::session_key(session), record.encode());
+        batch.put(keys::root_key(session), commit.root.clone());
+        self.raise_seals(&mut batch, commit)?;
+
+        let published = self.context.propose(batch).await?.map(|_| Published {
+            file: NamedFile { name: commit.name.clone(), meta: file.meta },
+            replaced: found.is_some(),
+        });
+        Ok(published)
+    }
+
+    /// Remembers how far the seals of each store have come, so that a disk that went back in time is noticed.
+    fn raise_seals(&self, batch: &mut Batch, commit: &Commit) -> Result<(), Fault> {
+        for seal in &commit.seals {
+            let Some(record) = self.context.derived.store(seal.store) else {
+                let text = format!("store {} is not registered", seal.store);
+                return Err(Fault::new(ErrorCode::Unavailable, text));
+            };
+            if record.seal_seq < seal.seq {
+                batch.raise_seal(keys::store_key(seal.store), seal.seq);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a session never commits, unless it has.
+    ///
+    /// # Errors
+    /// `unavailable` if the session ended and how was not kept; others leave the outcome unknown.
+    pub(crate) async fn abort(&self, claims: &TicketClaims) -> Result<Aborted, Fault> {
+        if claims.cluster != self.identity.cluster {
+            return Err(Fault::new(ErrorCode::PermissionDenied, "upload ticket is of another cluster"));
+        }
+        match self.releases.end(claims.session).await? {
+            Verdict::Committed(session) => {
+                Ok(Aborted::Committed(NamedFile { name: session.name, meta: session.file.meta }))
+            }
+            Verdict::Ended(Ending::Removed { version }) => Ok(Aborted::Removed { version }),
+            Verdict::Ended(Ending::Unknown) => Err(unknown_ending()),
+            Verdict::Ended(Ending::Aborted) | Verdict::Open => Ok(Aborted::Ended),
+        }
+    }
+
+    fn check_origin(&self, claims: &TicketClaims) -> Result<(), Fault> {
+        if claims.cluster != self.identity.cluster {
+            return Err(Fault::new(ErrorCode::PermissionDenied, "upload ticket is of another cluster"));
+        }
+        if claims.incarnation != self.identity.incarnation {
+            let text = "upload ticket is of another incarnation of the metadata";
+            return Err(Fault::new(ErrorCode::PermissionDenied, text));
+        }
+        Ok(())
+    }
+
+    fn check_expiry(&self, claims: &TicketClaims) -> Result<(), Fault> {
+        let ttl = self.context.limits.ticket_ttl;
+        match claims.check_expiry(self.context.clock.now_ms()) {
+            Err(error) if !self.context.derived.activity.is_active(claims.session, ttl) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers a commit of a session that has ended.
+    fn ended_before(&self, commit: &Commit, ending: Ending) -> Result<Published, Fault> {
+        match ending {
+            Ending::Removed { version } => {
+                // The record of the file is gone with its last name; what was published is what is asked for again.
+                let file = commit.file(version, self.context.clock.now_ms());
+                let file = NamedFile { name: commit.name.clone(), meta: file.meta };
+                Ok(Published { file, replaced: version > 1 })
+            }
+            Ending::Aborted => {
+                Err(Fault::new(ErrorCode::PermissionDenied, "this upload was aborted or given up"))
+            }
+            Ending::Unknown => Err(unknown_ending()),
+        }
+    }
+}
+
+/// Answers a commit of a session that has committed.
+fn published_before(commit: &Commit, session: CommittedSession) -> Result<Published, Fault> {
+    if session.root_crc != crc32c::crc32c(&commit.root) || session.name != commit.name {
+        let text = "this upload was committed before with another content or name";
+        return Err(Fault::new(ErrorCode::PreconditionFailed, text));
+    }
+    let replaced = session.file.meta.version > 1;
+    Ok(Published { file: NamedFile { name: session.name, meta: session.file.meta }, replaced })
+}
+
+fn unknown_ending() -> Fault {
+    let text = "this upload has ended, and an older program did not keep whether it had committed";
+    Fault::new(ErrorCode::Unavailable, text)
+}
+
+/// Refuses if `condition` does not hold of the file that has the name.
+fn check_condition(
+    condition: &WriteCondition,
+    name: &FileName,
+    found: Option<&FoundFile>,
+) -> Result<(), Fault> {
+    match (condition, found) {
+        (WriteCondition::Absent, Some(_)) => Err(taken(name)),
+        (WriteCondition::Exists | WriteCondition::EtagEquals(_), None) => {
+            Err(Fault { code: ErrorCode::PreconditionFailed, ..missing(name) })
+        }
+        (WriteCondition::EtagEquals(etag), Some(found)) if *etag != found.record.meta.etag.to_string() => {
+            let text = format!("file has etag {}, expected {etag}", found.record.meta.etag);
+            Err(Fault::new(ErrorCode::PreconditionFailed, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_recipe(commit: &Commit) -> Result<(), Fault> {
+    let root = Root::decode(&commit.root)
+        .map_err(|error| Fault::invalid(format!("field recipe_root: {error}")).with_source(error))?;
+    if root.size() != commit.size {
+        let text = format!("field size: is {}, but the recipe has {} bytes", commit.size, root.size());
+        return Err(Fault::invalid(text));
+    }
+    if commit.size > 0 && commit.seals.is_empty() {
+        return Err(Fault::invalid("field seals: a file with blocks must be sealed on some store"));
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Conversions between messages and the rules' types. Every failure names its field.
+
+use bytes::Bytes;
+use cstore_proto::{FieldError, session, store_uuid, v1};
+use cstore_types::{ETag, ETagError, SealSeq, SessionId};
+
+use crate::domain::{DiskReport, DiskTotals, MasterState, NodeRole, NodeState, NodeView, Seal, Verdict};
+
+/// Longest text of a node about itself, in bytes.
+pub(super) const MAX_TEXT: usize = 256;
+
+impl From<MasterState> for v1::MasterState {
+    fn from(state: MasterState) -> Self {
+        Self {
+            cluster_uuid: Bytes::copy_from_slice(state.cluster.as_bytes()),
+            incarnation: state.incarnation.0,
+            log_position: state.position,
+        }
+    }
+}
+
+impl From<NodeRole> for v1::Role {
+    fn from(role: NodeRole) -> Self {
+        match role {
+            NodeRole::Worker => Self::Worker,
+            NodeRole::Storage => Self::Storage,
+        }
+    }
+}
+
+impl From<NodeState> for v1::NodeState {
+    fn from(state: NodeState) -> Self {
+        match state {
+            NodeState::Ready => Self::Ready,
+            NodeState::NotReady => Self::NotReady,
+            NodeState::Lost => Self::Lost,
+            NodeState::Suspect => Self::Suspect,
+        }
+    }
+}
+
+impl From<NodeView> for v1::Node {
+    fn from(view: NodeView) -> Self {
+        let NodeView { id, node, state, reason, in_map } = view;
+        let totals = node.disk.map(|disk| disk.totals).unwrap_or_default();
+        Self {
+            role: v1::Role::from(node.role).into(),
+            node_id: id.to_string(),
+            addr: node.addr,
+            state: v1::NodeState::from(state).into(),
+            reason,
+            last_seen_ms: node.last_seen_ms,
+            version: node.version,
+            in_map,
+            store_uuid: node
+                .disk
+                .map(|disk| Bytes::copy_from_slice(disk.store.as_bytes()))
+                .unwrap_or_default(),
+            capacity_bytes: totals.capacity_bytes,
+            free_bytes: totals.free_bytes,
+        }
+    }
+}
+
+impl From<&Verdict> for v1::SessionState {
+    fn from(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Open => Self::Open,
+            Verdict::Committed(_) => Self::Committed,
+            Verdict::Ended(_) => Self::Tombstoned,
+        }
+    }
+}
+
+/// Reads the report of a disk.
+pub(super) fn disk_report(report: &v1::StorageReport) -> Result<DiskReport, FieldError> {
+    let totals = DiskTotals {
+        capacity_bytes: report.capacity_bytes,
+        free_bytes: report.free_bytes,
+        unique_bytes: report.unique_bytes,
+        physical_bytes: report.physical_bytes,
+        blocks: report.blocks,
+    };
+    Ok(DiskReport { store: store_uuid(&report.store_uuid)?, seal_seq: SealSeq(report.seal_seq), totals })
+}
+
+/// Reads a list of sessions of at most `max`.
+pub(super) fn sessions(field: &'static str, raw: &[Bytes], max: usize) -> Result<Vec<SessionId>, FieldError> {
+    if raw.len() > max {
+        return Err(FieldError::new(field, format!("must name at most {max} sessions, found {}", raw.len())));
+    }
+    raw.iter().map(|raw| session(raw)).collect()
+}
+
+pub(super) fn seal(seal: &v1::StoreSeal) -> Result<Seal, FieldError> {
+    Ok(Seal { store: store_uuid(&seal.store_uuid)?, seq: SealSeq(seal.seal_seq) })
+}
+
+pub(super) fn etag(text: &str) -> Result<ETag, FieldError> {
+    text.parse().map_err(|error: ETagError| FieldError::new("etag", error))
+}
+
+/// Refuses a text that is too long or not printable.
+pub(super) fn check_text(field: &'static str, text: &str) -> Result<(), FieldError> {
+    if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+        return Err(FieldError::new(field, format!("must have at most {MAX_TEXT} printable bytes")));
+    }
+    Ok(())
+}

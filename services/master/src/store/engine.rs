@@ -1,0 +1,246 @@
+//! The sled engine of the metadata: opening, reading, proposing, closing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use cstore_log::Disk;
+use cstore_node::commit::{CommitSpans, CommittedFrame};
+use cstore_node::metrics::CommitMetrics;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tracing::Instrument;
+
+use super::batch::Batch;
+use super::checkpoint::{Checkpoint, LogFiles, Walk};
+use super::index::Index;
+use super::recovery::{self, Recovered};
+use super::room::{Gauge, Room, by_statvfs};
+use super::writer::{self, Job, Outcome, Published, Writer};
+use super::{Change, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
+
+/// Batches that wait for the writer at most; more are refused as [`MetaError::Busy`].
+const MAX_QUEUE: usize = 4_096;
+
+/// Layout and bounds of the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct SledOptions {
+    /// Bytes of log after which a snapshot truncates it; more if the last snapshot was larger, so that the bytes
+    /// written for snapshots stay in proportion to those of the log.
+    pub(crate) snapshot_bytes: u64,
+    /// Bound of the log.
+    pub(crate) max_log_bytes: u64,
+    /// Standard size of a file of the log.
+    pub(crate) file_bytes: u64,
+    /// Memory that sled caches in.
+    pub(crate) cache_bytes: u64,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self { snapshot_bytes: 64 << 20, max_log_bytes: 64 << 30, file_bytes: 8 << 20, cache_bytes: 64 << 20 }
+    }
+}
+
+/// Log, index and writer of one master. Dropped without [`MetaStore::close`], it behaves as if the process was killed.
+#[derive(Debug)]
+pub(crate) struct SledMeta {
+    index: Index,
+    writer: Mutex<WriterMode>,
+    published: Published,
+    abandoned: Arc<AtomicBool>,
+    commits: CommitSpans,
+    commit_metrics: CommitMetrics,
+}
+
+/// How the writer runs.
+#[derive(Debug)]
+enum WriterMode {
+    Thread(SyncSender<Job>, JoinHandle<Result<(), MetaError>>),
+    /// Each caller in turn, on a disk that has one thread only.
+    Callers(Box<Writer>),
+    Closed,
+}
+
+impl SledMeta {
+    /// Opens `dir` with the log on `log_disk`, brings the index up to date, and feeds `observer` every key.
+    ///
+    /// # Errors
+    /// [`MetaError::Damaged`] if stored bytes cannot be used, else of the disk. Blocks the thread.
+    pub(crate) fn open(
+        dir: &Path,
+        log_disk: Arc<dyn Disk>,
+        options: &SledOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, MetaError> {
+        Self::open_with(dir, log_disk, options, observer, by_statvfs())
+    }
+
+    /// Opens like [`SledMeta::open`], with another way to measure the file system.
+    fn open_with(
+        dir: &Path,
+        log_disk: Arc<dyn Disk>,
+        options: &SledOptions,
+        observer: Arc<dyn Observer>,
+        gauge: Gauge,
+    ) -> Result<Self, MetaError> {
+        std::fs::create_dir_all(dir).map_err(MetaError::io("create the metadata folder"))?;
+        let by_callers = log_disk.has_one_thread();
+        let Recovered { log, index, position, files, uncovered_bytes, snapshot_bytes } =
+            recovery::recover(dir, log_disk, options)?;
+        let commit_metrics = CommitMetrics::default();
+        let counted = commit_metrics.clone();
+        log.observe(Box::new(move |frame| counted.observe(frame.took, frame.bytes)));
+
+        index.for_each(&mut |key, value| {
+            if !observer.follows(key) {
+                return Ok(());
+            }
+            observer.observe(Change { key, old: None, new: Some(&value) })
+        })?;
+
+        let published = Published {
+            position: Arc::new(AtomicU64::new(position)),
+            frames: Arc::new(AtomicU64::new(log.durable_seq())),
+            state: watch::Sender::new(WriterState::Writable),
+        };
+        let log = Arc::new(log);
+        let checkpoint = Checkpoint {
+            dir: dir.to_path_buf(),
+            index: index.clone(),
+            log: log.clone(),
+            files: Arc::new(LogFiles::new(files)),
+            walk: Arc::new(Walk::default()),
+            last_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
+            cancelled: Arc::default(),
+        };
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            index: index.clone(),
+            log,
+            observer,
+            published: published.clone(),
+            checkpoint,
+            room: Room::open(dir, gauge),
+            snapshot_bytes: options.snapshot_bytes,
+            uncovered_bytes,
+            taking: None,
+            abandoned: abandoned.clone(),
+            by_callers,
+        };
+        let mode = if by_callers { WriterMode::Callers(Box::new(writer)) } else { on_a_thread(writer)? };
+        let commits = CommitSpans::default();
+        Ok(Self { index, writer: Mutex::new(mode), published, abandoned, commits, commit_metrics })
+    }
+
+    /// Hands a batch to the writer and returns where its outcome will come.
+    fn propose(&self, batch: Batch) -> Result<oneshot::Receiver<Outcome>, MetaError> {
+        let (answer, outcome) = oneshot::channel();
+        let job = Job { batch, answer };
+        match &mut *self.writer.lock() {
+            WriterMode::Thread(queue, _) => queue.try_send(job).map_err(|error| match error {
+                TrySendError::Full(_) => MetaError::Busy,
+                TrySendError::Disconnected(_) => MetaError::Closed,
+            })?,
+            WriterMode::Callers(writer) => writer.turn(vec![job]),
+            WriterMode::Closed => return Err(MetaError::Closed),
+        }
+        Ok(outcome)
+    }
+}
+
+fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
+    let (sender, receiver) = sync_channel(MAX_QUEUE);
+    let state = writer.published.state.clone();
+    let run = move || {
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&receiver)));
+        ran.unwrap_or_else(|_| {
+            // A defect. Whether the last group is applied everywhere is unknown, so nothing may follow it.
+            writer::end(&state, MetaError::Closed);
+            Err(MetaError::Closed)
+        })
+    };
+    let thread = std::thread::Builder::new()
+        .name("metadata-writer".to_owned())
+        .spawn(run)
+        .map_err(MetaError::io("start the metadata writer"))?;
+    Ok(WriterMode::Thread(sender, thread))
+}
+
+#[async_trait]
+impl MetaStore for SledMeta {
+    async fn commit(&self, batch: Batch) -> Result<Position, MetaError> {
+        let outcome = self.propose(batch)?;
+        let span = self.commits.begin();
+        let (position, frame) = outcome.instrument(span.clone()).await.map_err(|_| MetaError::Closed)??;
+        self.commits.landed(
+            &span,
+            CommittedFrame {
+                seq: frame.seq,
+                records: frame.records,
+                bytes: frame.bytes,
+                // A record is the batch of one request.
+                requests: frame.records,
+                took: frame.took,
+            },
+        );
+        Ok(position)
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
+        self.index.get(key)
+    }
+
+    async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
+        self.index.scan(prefix, after, limit)
+    }
+
+    fn position(&self) -> Position {
+        self.published.position.load(Ordering::Acquire)
+    }
+
+    fn frames(&self) -> u64 {
+        self.published.frames.load(Ordering::Relaxed)
+    }
+
+    fn commit_metrics(&self) -> &CommitMetrics {
+        &self.commit_metrics
+    }
+
+    fn writer_state(&self) -> watch::Receiver<WriterState> {
+        self.published.state.subscribe()
+    }
+
+    async fn close(&self) -> Result<(), MetaError> {
+        let mode = std::mem::replace(&mut *self.writer.lock(), WriterMode::Closed);
+        match mode {
+            WriterMode::Thread(queue, thread) => {
+                // Without a sender the thread writes what waits and ends.
+                drop(queue);
+                let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+                joined.ok().and_then(Result::ok).unwrap_or(Err(MetaError::Closed))
+            }
+            WriterMode::Callers(writer) => writer.close(),
+            WriterMode::Closed => Ok(()),
+        }
+    }
+}
+
+impl Drop for SledMeta {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        let mode = std::mem::replace(self.writer.get_mut(), WriterMode::Closed);
+        if let WriterMode::Thread(queue, thread) = mode {
+            drop(queue);
+            let _ = thread.join();
+        }
+    }
+}

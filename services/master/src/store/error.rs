@@ -1,0 +1,112 @@
+//! Errors of the metadata store, by what the caller can do.
+
+use std::io;
+use std::sync::Arc;
+
+use cstore_log::LogError;
+use cstore_types::codec::CodecError;
+use cstore_types::{ChunkingError, ETagError, PlacementError, UserMetadataError};
+
+/// The reason why metadata was not read or written. Cheap to clone: one failed sync fails many batches.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MetaError {
+    /// A requirement of the batch does not hold: read again and decide again.
+    #[error("another change came first")]
+    Conflict,
+    /// The disk of the master has no room.
+    #[error("metadata disk is full")]
+    Full,
+    /// Too many batches wait.
+    #[error("too many metadata changes at once")]
+    Busy,
+    /// A file of the metadata folder could not be used.
+    #[error("{doing}: {source}")]
+    Io {
+        /// The step that failed.
+        doing: &'static str,
+        /// The system's error.
+        source: Arc<io::Error>,
+    },
+    /// The log refused a batch, or cannot be opened.
+    #[error("metadata log: {0}")]
+    Log(#[source] LogError),
+    /// The index could not be read or written.
+    #[error("metadata index: {0}")]
+    Index(#[source] sled::Error),
+    /// The operating system's random generator failed.
+    #[error("random generator: {0}")]
+    Random(#[source] getrandom::Error),
+    /// Stored bytes cannot be used.
+    #[error("metadata is damaged: {0}")]
+    Damaged(#[source] DamageKind),
+    /// The writer has ended: the store was closed, or a thread of it panicked.
+    #[error("metadata writer has ended")]
+    Closed,
+}
+
+impl MetaError {
+    /// Names the step in which an I/O error happened.
+    pub(super) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Io { doing, source: Arc::new(error) }
+    }
+}
+
+impl From<DamageKind> for MetaError {
+    fn from(kind: DamageKind) -> Self {
+        Self::Damaged(kind)
+    }
+}
+
+/// The kind of damage that was found in stored metadata.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DamageKind {
+    /// A key or value is shorter, longer or other than this program writes.
+    #[error("{0} has other bytes than this program writes")]
+    Layout(&'static str),
+    /// Fields that are cut off or have a rest.
+    #[error("stored value {0}")]
+    Fields(#[from] CodecError),
+    /// A text that is no ETag.
+    #[error("stored etag: {0}")]
+    ETag(#[source] ETagError),
+    /// A text that is no chunking.
+    #[error("stored chunking: {0}")]
+    Chunking(#[source] ChunkingError),
+    /// A value of a version that this program does not know.
+    #[error("value has version {found}, known are {known:?}")]
+    Version {
+        /// The version that was found.
+        found: u8,
+        /// Versions that this program reads.
+        known: &'static [u8],
+    },
+    /// User metadata beyond its bounds.
+    #[error(transparent)]
+    Metadata(#[from] UserMetadataError),
+    /// A placement map that breaks its rules.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// Positions are missing: a file of the log was removed.
+    #[error("log goes on with position {next} after {last}")]
+    Gap {
+        /// The position after the gap.
+        next: u64,
+        /// The last position before the gap.
+        last: u64,
+    },
+    /// The snapshot has another magic number.
+    #[error("snapshot has another magic number")]
+    SnapshotMagic,
+    /// The snapshot is cut off or cannot be read.
+    #[error("snapshot ends too early")]
+    SnapshotShort,
+    /// The snapshot has an item larger than 1 MiB.
+    #[error("snapshot has an item beyond 1 MiB")]
+    SnapshotItem,
+    /// The checksum of the snapshot does not match.
+    #[error("snapshot has a wrong checksum")]
+    SnapshotChecksum,
+    /// The file `log-owner` does not have 16 bytes.
+    #[error("file log-owner does not have 16 bytes")]
+    LogOwner,
+}

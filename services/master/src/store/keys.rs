@@ -1,0 +1,406 @@
+//! The only place that knows the bytes of keys and values; `docs/metadata-format.md` says the same in prose.
+//!
+//! ```text
+//! c                              cluster: uuid [16] · dedup key [32] · incarnation u64
+//! m                              placement: version u64 · n u32 · n × (node id · failure domain)
+//! n tenant 0x00 name             file: session [16] · version u64 · size u64 · modified ms i64 · blocks u64 · etag
+//!                                · content type · chunking · sha256 [· n u32 · n × (key · value) in version 2]
+//! s session [16]                 session: 1 · names u32 · CRC-32C of the root u32 · stores · file name · file
+//!                                or tombstone: 2 [· had committed u8 · version u64 in version 2]
+//! r session [16]                 recipe root as in cstore-types
+//! l session [16]                 release: not before ms i64 · stores
+//! t store uuid [16]              store: seal seq u64 · node id
+//! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
+//! ```
+//! Every value begins with its version, 1. A file with metadata and a tombstone that keeps how its session ended have
+//! version 2, so that a program that does not know them refuses them instead of losing them. Keys sort by bytes, so
+//! names list in their order.
+
+use cstore_types::codec::{FieldWriter, Fields};
+use cstore_types::{
+    ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode,
+    SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
+};
+
+use super::DamageKind;
+
+/// Version of all values but those below.
+const VERSION: u8 = 1;
+/// Version of a file with user metadata.
+const WITH_METADATA: u8 = 2;
+/// Version of a tombstone that keeps how its session ended.
+const WITH_ENDING: u8 = 2;
+/// Tags of a session record.
+const COMMITTED: u8 = 1;
+const ENDED: u8 = 2;
+pub(crate) const CLUSTER: &[u8] = b"c";
+pub(crate) const PLACEMENT: &[u8] = b"m";
+pub(crate) const NAMES: u8 = b'n';
+pub(crate) const SESSIONS: u8 = b's';
+pub(crate) const RELEASES: u8 = b'l';
+pub(crate) const STORES: u8 = b't';
+
+pub(crate) fn name_key(tenant: &Tenant, name: &FileName) -> Vec<u8> {
+    let mut key = names_prefix(tenant);
+    key.extend(name.as_str().as_bytes());
+    key
+}
+
+/// What all names of a tenant begin with. A tenant has no NUL, so tenants do not mix.
+pub(crate) fn names_prefix(tenant: &Tenant) -> Vec<u8> {
+    let mut key = vec![NAMES];
+    key.extend(tenant.as_str().as_bytes());
+    key.push(0);
+    key
+}
+
+/// The tenant of a name's key.
+pub(crate) fn tenant_of(key: &[u8]) -> Result<Tenant, DamageKind> {
+    let tenant = key.get(1..).and_then(|rest| rest.split(|byte| *byte == 0).next());
+    let text = tenant.and_then(|tenant| std::str::from_utf8(tenant).ok()).ok_or(DamageKind::Layout("key"))?;
+    Tenant::new(text).map_err(|_| DamageKind::Layout("key"))
+}
+
+pub(crate) fn session_key(session: SessionId) -> Vec<u8> {
+    tagged(SESSIONS, session.as_bytes())
+}
+
+pub(crate) fn root_key(session: SessionId) -> Vec<u8> {
+    tagged(b'r', session.as_bytes())
+}
+
+pub(crate) fn release_key(session: SessionId) -> Vec<u8> {
+    tagged(RELEASES, session.as_bytes())
+}
+
+pub(crate) fn store_key(store: StoreUuid) -> Vec<u8> {
+    tagged(STORES, store.as_bytes())
+}
+
+fn tagged(tag: u8, bytes: &[u8; 16]) -> Vec<u8> {
+    let mut key = vec![tag];
+    key.extend(bytes);
+    key
+}
+
+/// The 16 bytes behind a key's tag.
+pub(crate) fn uuid_of(key: &[u8]) -> Result<[u8; 16], DamageKind> {
+    key.get(1..).and_then(|rest| rest.try_into().ok()).ok_or(DamageKind::Layout("key"))
+}
+
+/// Who the cluster is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClusterRecord {
+    pub(crate) cluster: ClusterUuid,
+    pub(crate) dedup_key: DedupKey,
+    pub(crate) incarnation: Incarnation,
+}
+
+/// A visible file: its metadata and the session whose blocks it shares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileRecord {
+    pub(crate) session: SessionId,
+    pub(crate) meta: FileMeta,
+}
+
+/// The verdict on a session that has ended or committed. A session without a record is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SessionRecord {
+    /// The session published a file that is still there.
+    Committed(Box<CommittedSession>),
+    /// The session will never publish anything (again): a tombstone.
+    Ended(Ending),
+}
+
+/// A session that published a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CommittedSession {
+    /// Names that share its blocks.
+    pub(crate) names: u32,
+    /// CRC-32C of the recipe root: a repeated commit must bring the same.
+    pub(crate) root_crc: u32,
+    /// Stores that hold its reference sets.
+    pub(crate) stores: Vec<StoreUuid>,
+    /// The name under which it was published.
+    pub(crate) name: FileName,
+    /// The file as it was published.
+    pub(crate) file: FileRecord,
+}
+
+/// How a session came to its tombstone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The tombstone was written by a program that did not keep it.
+    Unknown,
+    /// The session never committed.
+    Aborted,
+    /// The session committed, and later its last name was removed or overwritten.
+    Removed {
+        /// The version of the file that the commit published.
+        version: u64,
+    },
+}
+
+/// Stores that still have to drop the reference sets of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReleaseRecord {
+    pub(crate) not_before_ms: i64,
+    pub(crate) stores: Vec<StoreUuid>,
+}
+
+/// A storage disk that ever registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoreRecord {
+    pub(crate) seal_seq: SealSeq,
+    pub(crate) node: NodeId,
+}
+
+fn writer(version: u8) -> FieldWriter {
+    FieldWriter::default().u8(version)
+}
+
+fn write_stores(writer: FieldWriter, stores: &[StoreUuid]) -> FieldWriter {
+    stores.iter().fold(writer.count(stores.len()), |writer, store| writer.raw(store.as_bytes()))
+}
+
+/// Takes the version off a value; it must be one of `known`.
+fn versioned<'a>(bytes: &'a [u8], known: &'static [u8]) -> Result<(u8, Fields<'a>), DamageKind> {
+    let mut fields = Fields::new(bytes);
+    match fields.u8()? {
+        version if known.contains(&version) => Ok((version, fields)),
+        found => Err(DamageKind::Version { found, known }),
+    }
+}
+
+fn read_stores(fields: &mut Fields<'_>) -> Result<Vec<StoreUuid>, DamageKind> {
+    let count = fields.u32()?;
+    (0..count).map(|_| Ok(StoreUuid::from_bytes(fields.array()?))).collect()
+}
+
+fn read_metadata(fields: &mut Fields<'_>) -> Result<UserMetadata, DamageKind> {
+    let count = fields.u32()?;
+    let entries: Result<Vec<_>, DamageKind> =
+        (0..count).map(|_| Ok((fields.text()?.to_owned(), fields.text()?.to_owned()))).collect();
+    Ok(UserMetadata::new(entries?)?)
+}
+
+fn read_node(fields: &mut Fields<'_>) -> Result<NodeId, DamageKind> {
+    NodeId::new(fields.text()?).map_err(|_| DamageKind::Layout("node id"))
+}
+
+impl ClusterRecord {
+    /// Makes the identity of a new cluster.
+    ///
+    /// # Errors
+    /// The random generator's.
+    pub(crate) fn random() -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            cluster: ClusterUuid::random()?,
+            dedup_key: DedupKey::random()?,
+            incarnation: Incarnation(1),
+        })
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        writer(VERSION)
+            .raw(self.cluster.as_bytes())
+            .raw(self.dedup_key.as_bytes())
+            .u64(self.incarnation.0)
+            .finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
+        let (_, mut fields) = versioned(bytes, &[VERSION])?;
+        let record = Self {
+            cluster: ClusterUuid::from_bytes(fields.array()?),
+            dedup_key: DedupKey::from_bytes(fields.array()?),
+            incarnation: Incarnation(fields.u64()?),
+        };
+        fields.end()?;
+        Ok(record)
+    }
+}
+
+impl FileRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let meta = &self.meta;
+        let version = if meta.metadata.is_empty() { VERSION } else { WITH_METADATA };
+        let mut out = writer(version)
+            .raw(self.session.as_bytes())
+            .u64(meta.version)
+            .u64(meta.size)
+            .i64(meta.modified_ms)
+            .u64(meta.blocks)
+            .text(&meta.etag.to_string())
+            .text(&meta.content_type)
+            .text(&meta.chunking.to_string())
+            .bytes(meta.sha256.as_ref().map_or(&[], |sha256| &sha256[..]));
+        if version == WITH_METADATA {
+            out = out.count(meta.metadata.len());
+            for (key, value) in meta.metadata.iter() {
+                out = out.text(key).text(value);
+            }
+        }
+        out.finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
+        let (version, mut fields) = versioned(bytes, &[VERSION, WITH_METADATA])?;
+        let session = SessionId::from_bytes(fields.array()?);
+        let meta = FileMeta {
+            version: fields.u64()?,
+            size: fields.u64()?,
+            modified_ms: fields.i64()?,
+            blocks: fields.u64()?,
+            etag: fields.text()?.parse().map_err(DamageKind::ETag)?,
+            content_type: fields.text()?.to_owned(),
+            chunking: fields.text()?.parse().map_err(DamageKind::Chunking)?,
+            sha256: match fields.bytes()? {
+                [] => None,
+                sha256 => Some(sha256.try_into().map_err(|_| DamageKind::Layout("sha256"))?),
+            },
+            metadata: match version {
+                WITH_METADATA => read_metadata(&mut fields)?,
+                _ => UserMetadata::default(),
+            },
+        };
+        fields.end()?;
+        Ok(Self { session, meta })
+    }
+}
+
+impl SessionRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let ended = |had_committed: u8, version: u64| {
+            writer(WITH_ENDING).u8(ENDED).u8(had_committed).u64(version).finish()
+        };
+        match self {
+            Self::Committed(session) => {
+                let CommittedSession { names, root_crc, stores, name, file } = &**session;
+                let out = writer(VERSION).u8(COMMITTED).u32(*names).u32(*root_crc);
+                write_stores(out, stores).text(name.as_str()).bytes(&file.encode()).finish()
+            }
+            Self::Ended(Ending::Unknown) => writer(VERSION).u8(ENDED).finish(),
+            Self::Ended(Ending::Aborted) => ended(0, 0),
+            Self::Ended(Ending::Removed { version }) => ended(1, *version),
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
+        let (version, mut fields) = versioned(bytes, &[VERSION, WITH_ENDING])?;
+        let record = match (version, fields.u8()?) {
+            (VERSION, COMMITTED) => Self::Committed(Box::new(CommittedSession {
+                names: fields.u32()?,
+                root_crc: fields.u32()?,
+                stores: read_stores(&mut fields)?,
+                name: FileName::new(fields.text()?).map_err(|_| DamageKind::Layout("file name"))?,
+                file: FileRecord::decode(fields.bytes()?)?,
+            })),
+            (VERSION, ENDED) => Self::Ended(Ending::Unknown),
+            (WITH_ENDING, ENDED) => match (fields.u8()?, fields.u64()?) {
+                (0, 0) => Self::Ended(Ending::Aborted),
+                (1, version) => Self::Ended(Ending::Removed { version }),
+                _ => return Err(DamageKind::Layout("session")),
+            },
+            _ => return Err(DamageKind::Layout("session")),
+        };
+        fields.end()?;
+        Ok(record)
+    }
+}
+
+impl ReleaseRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        write_stores(writer(VERSION).i64(self.not_before_ms), &self.stores).finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
+        let (_, mut fields) = versioned(bytes, &[VERSION])?;
+        let record = Self { not_before_ms: fields.i64()?, stores: read_stores(&mut fields)? };
+        fields.end()?;
+        Ok(record)
+    }
+}
+
+impl StoreRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        writer(VERSION).u64(self.seal_seq.0).text(self.node.as_str()).finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
+        let (_, mut fields) = versioned(bytes, &[VERSION])?;
+        let record = Self { seal_seq: SealSeq(fields.u64()?), node: read_node(&mut fields)? };
+        fields.end()?;
+        Ok(record)
+    }
+}
+
+pub(crate) fn encode_placement(placement: &Placement) -> Vec<u8> {
+    let out = writer(VERSION).u64(placement.version().0).count(placement.nodes().len());
+    let add = |out: FieldWriter, node: &PlacementNode| out.text(node.id.as_str()).text(&node.failure_domain);
+    placement.nodes().iter().fold(out, add).finish()
+}
+
+pub(crate) fn decode_placement(bytes: &[u8]) -> Result<Placement, DamageKind> {
+    let (_, mut fields) = versioned(bytes, &[VERSION])?;
+    let version = MapVersion(fields.u64()?);
+    let count = fields.u32()?;
+    let mut nodes = Vec::new();
+    for _ in 0..count {
+        let id = read_node(&mut fields)?;
+        nodes.push(PlacementNode { id, failure_domain: fields.text()?.to_owned() });
+    }
+    fields.end()?;
+    Ok(Placement::new(version, nodes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> FileRecord {
+        FileRecord {
+            session: SessionId::from_bytes([1; 16]),
+            meta: FileMeta {
+                version: 2,
+                size: 3,
+                modified_ms: -4,
+                blocks: 5,
+                etag: "9e107d9d372bb6826bd81d3542a419d6-5".parse().unwrap(),
+                content_type: "text/plain".to_owned(),
+                chunking: "fixed:64".parse().unwrap(),
+                sha256: Some([9; 32]),
+                metadata: UserMetadata::default(),
+            },
+        }
+    }
+
+    #[test]
+    fn cut_and_newer_values_are_refused() {
+        let bytes = file().encode();
+        for cut in 0..bytes.len() {
+            assert!(FileRecord::decode(&bytes[..cut]).is_err());
+        }
+        let mut newer = bytes;
+        newer[0] = 3;
+        assert!(FileRecord::decode(&newer).unwrap_err().to_string().contains("version 3"));
+    }
+
+    #[test]
+    fn a_file_without_metadata_is_what_it_was_before_there_was_metadata() {
+        let plain = file().encode();
+        assert_eq!(plain[0], 1);
+        let metadata = UserMetadata::new([("a", "1"), ("b", "")]).unwrap();
+        let noted = FileRecord { meta: FileMeta { metadata, ..file().meta }, ..file() };
+        let bytes = noted.encode();
+        assert_eq!((bytes[0], &bytes[1..plain.len()]), (2, &plain[1..]));
+        assert_eq!(
+            hex::encode(&bytes[plain.len()..]),
+            "02000000010000006101000000310100000062".to_owned() + "00000000"
+        );
+        assert_eq!(FileRecord::decode(&bytes), Ok(noted));
+        for cut in 0..bytes.len() {
+            assert!(FileRecord::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The metadata store: the log is the truth, the sled index and the derived state follow it.
+//!
+//! ```text
+//! rules ─ propose(Batch) ─▶ queue ─▶ Writer (one thread)
+//!                                    │ 1 checks what each batch requires, in order
+//!                                    │ 2 appends the accepted ones as one group, waits for the sync
+//!                                    │ 3 publishes the position
+//!                                    │ 4 applies them to the index
+//!                                    │ 5 tells the observer each change (key, old, new)
+//!                                    ▼ 6 answers the callers
+//!                                 Checkpoint (a thread while one runs): cut of the index ─▶ snapshot.bin ─▶ retires log files
+//! ```
+//!
+//! # Invariants
+//! * A batch whose future was dropped is applied like any other: steps 1 to 5 never depend on the caller.
+//! * The position is published after the sync and BEFORE the index shows the change; otherwise an answer could rest on
+//!   a change that lies beyond the position that the answer carries.
+//! * Index and observer have every acknowledged batch when its caller hears of it.
+//! * An error before the first byte of a frame refuses the batch and changes nothing. Only a failed write or sync of
+//!   promised bytes ends the writer.
+
+mod batch;
+mod checkpoint;
+mod engine;
+mod error;
+#[cfg(test)]
+mod golden;
+mod index;
+pub(crate) mod keys;
+mod recovery;
+mod room;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use async_trait::async_trait;
+use cstore_node::metrics::CommitMetrics;
+use tokio::sync::watch;
+
+pub(crate) use batch::Batch;
+pub(crate) use engine::{SledMeta, SledOptions};
+pub(crate) use error::DamageKind;
+pub use error::MetaError;
+
+/// A place in the metadata log: the number of batches up to and including this one.
+pub(crate) type Position = u64;
+
+/// A value and the position at which it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Versioned {
+    pub(crate) version: Position,
+    pub(crate) value: Vec<u8>,
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change<'a> {
+    pub(crate) key: &'a [u8],
+    /// The value before. Given only for keys that the observer follows.
+    pub(crate) old: Option<&'a Versioned>,
+    /// The value after; `None` if the key was deleted.
+    pub(crate) new: Option<&'a Versioned>,
+}
+
+/// State that is derived from the metadata and kept up with every applied batch.
+///
+/// The open feeds every key of the index (with `old` unset); after it the writer feeds every change of every batch, in
+/// order of the log, before the batch is answered. Both paths use [`Observer::observe`], so that a restart derives the
+/// same state.
+pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
+    /// Whether changes of `key` matter to this observer. The writer reads old values of these keys only.
+    fn follows(&self, key: &[u8]) -> bool;
+
+    /// Takes one change into account. MUST NOT wait for anything.
+    ///
+    /// # Errors
+    /// [`MetaError::Damaged`] if a value cannot be decoded; the open or the writer ends with it.
+    fn observe(&self, change: Change<'_>) -> Result<(), MetaError>;
+}
+
+/// Whether batches can be committed.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum WriterState {
+    #[default]
+    Writable,
+    /// The last group was refused for a passing reason; the next batch tries again.
+    Blocked(MetaError),
+    /// Nothing is written any more in this process.
+    Ended(MetaError),
+}
+
+impl WriterState {
+    /// The reason why nothing can be written now, if there is one.
+    pub(crate) fn reason(&self) -> Option<&MetaError> {
+        match self {
+            Self::Writable => None,
+            Self::Blocked(why) | Self::Ended(why) => Some(why),
+        }
+    }
+}
+
+/// The metadata engine.
+#[async_trait]
+pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
+    /// Proposes a batch: it is applied durably if all that it requires holds. Returns its position.
+    ///
+    /// Dropping the future neither stops nor changes what was proposed.
+    async fn commit(&self, batch: Batch) -> Result<Position, MetaError>;
+
+    /// Returns the value of a key.
+    async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError>;
+
+    /// Returns up to `limit` pairs in key order, whose keys begin with `prefix` and are greater than `after`.
+    async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError>;
+
+    /// Returns the position of the last durable batch.
+    fn position(&self) -> Position;
+
+    /// Returns the number of group commits so far, one sync each.
+    fn frames(&self) -> u64;
+
+    /// Returns the histograms of group commits: duration and size.
+    fn commit_metrics(&self) -> &CommitMetrics;
+
+    /// Returns a receiver of the writer's state.
+    fn writer_state(&self) -> watch::Receiver<WriterState>;
+
+    /// Stops cleanly: writes what waits, marks the index as complete.
+    async fn close(&self) -> Result<(), MetaError>;
+}

@@ -1,0 +1,330 @@
+//! The store as a whole: requirements, crashes, snapshots, passing and final errors.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use cstore_log::{Disk, Fault, FaultyDisk, Verb};
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+
+/// An observer that keeps what it was told of keys that begin with `n`.
+#[derive(Debug, Default)]
+struct Mirror(Mutex<BTreeMap<Vec<u8>, Versioned>>);
+
+impl Mirror {
+    fn copy(&self) -> BTreeMap<Vec<u8>, Versioned> {
+        self.0.lock().clone()
+    }
+}
+
+impl Observer for Mirror {
+    fn follows(&self, key: &[u8]) -> bool {
+        key.starts_with(b"n")
+    }
+
+    fn observe(&self, Change { key, old, new }: Change<'_>) -> Result<(), MetaError> {
+        let mut mirror = self.0.lock();
+        if let Some(old) = old {
+            assert_eq!(mirror.get(key), Some(old), "the old value is the one before");
+        }
+        match new {
+            Some(new) => drop(mirror.insert(key.to_vec(), new.clone())),
+            None => drop(mirror.remove(key)),
+        }
+        Ok(())
+    }
+}
+
+fn options(snapshot_bytes: u64) -> SledOptions {
+    SledOptions { snapshot_bytes, max_log_bytes: 1 << 30, file_bytes: 64 << 10, cache_bytes: 4 << 20 }
+}
+
+fn open_mirrored(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> (SledMeta, Arc<Mirror>) {
+    let mirror = Arc::new(Mirror::default());
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    (SledMeta::open(dir, disk, &options(snapshot_bytes), mirror.clone()).unwrap(), mirror)
+}
+
+fn open(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> SledMeta {
+    open_mirrored(dir, disk, snapshot_bytes).0
+}
+
+fn put(key: &[u8], value: Vec<u8>) -> Batch {
+    let mut batch = Batch::default();
+    batch.put(key.to_vec(), value);
+    batch
+}
+
+async fn content(meta: &SledMeta) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let found = meta.scan(b"n", None, usize::MAX).await.unwrap();
+    found.into_iter().map(|(key, found)| (key, found.value)).collect()
+}
+
+async fn pairs(meta: &SledMeta) -> BTreeMap<Vec<u8>, Versioned> {
+    meta.scan(b"n", None, usize::MAX).await.unwrap().into_iter().collect()
+}
+
+#[tokio::test]
+async fn i2_requirements_are_checked_within_one_group_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = Arc::new(open(dir.path(), &FaultyDisk::new(), 1 << 30));
+    let racers = (0..50u8).map(|n| {
+        let meta = meta.clone();
+        async move {
+            let mut batch = put(b"none", vec![n]);
+            batch.require_absent(b"none".to_vec());
+            meta.commit(batch).await
+        }
+    });
+    let results = futures_util::future::join_all(racers).await;
+    let won = results.iter().filter(|result| result.is_ok()).count();
+    let lost = results.iter().filter(|result| matches!(result, Err(MetaError::Conflict))).count();
+    assert_eq!((won, lost), (1, 49));
+    let version = meta.get(b"none").await.unwrap().unwrap().version;
+    let mut stale = put(b"none", vec![99]);
+    stale.require_version(b"none".to_vec(), version + 1);
+    assert!(matches!(meta.commit(stale).await, Err(MetaError::Conflict)));
+}
+
+#[tokio::test]
+async fn on_a_disk_with_one_thread_a_commit_is_answered_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::with_one_thread();
+    let meta = open(dir.path(), &disk, 1 << 30);
+    assert_eq!(meta.commit(put(b"na", vec![1])).now_or_never().unwrap().unwrap(), 1);
+    drop(meta);
+    let meta = open(dir.path(), &disk.power_loss(1), 1 << 30);
+    assert_eq!(content(&meta).await.len(), 1);
+    meta.close().await.unwrap();
+    assert!(meta.commit(put(b"nb", vec![1])).await.is_err());
+}
+
+/// A proposal is polled once, so that the writer has it, then dropped.
+#[tokio::test]
+async fn i11_a_batch_whose_caller_is_gone_is_applied_and_observed_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (meta, mirror) = open_mirrored(dir.path(), &FaultyDisk::new(), 1 << 30);
+    for n in 0..100u8 {
+        let dropped = meta.commit(put(&[b'n', n], vec![n])).now_or_never();
+        assert!(dropped.is_none_or(|result| result.is_ok()));
+    }
+    // The queue is in order: what comes after this one's answer has seen all the others.
+    meta.commit(Batch::default()).await.unwrap();
+    assert_eq!(meta.position(), 101);
+    let stored = pairs(&meta).await;
+    assert_eq!(stored.len(), 100);
+    assert_eq!(mirror.copy(), stored);
+}
+
+/// Acknowledged changes survive kills, power loss and the loss of the whole index, with and without snapshots; what the
+/// observer is told at the open equals what it was told live.
+#[tokio::test]
+async fn i6_acknowledged_changes_survive_power_loss_and_a_lost_index() {
+    for seed in 1..25u64 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot_bytes = if seed % 2 == 0 { 4_096 } else { 1 << 30 };
+        let mut disk = FaultyDisk::new();
+        let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for _ in 0..4 {
+            let (meta, mirror) = open_mirrored(dir.path(), &disk, snapshot_bytes);
+            assert_eq!(content(&meta).await, model, "seed {seed}");
+            assert_eq!(pairs(&meta).await, mirror.copy(), "seed {seed}: told at the open");
+            for _ in 0..rng.random_range(1..60) {
+                let key = format!("n{}", rng.random_range(0..20)).into_bytes();
+                if rng.random_bool(0.3) {
+                    let mut batch = Batch::default();
+                    batch.delete(key.clone());
+                    meta.commit(batch).await.unwrap();
+                    model.remove(&key);
+                } else {
+                    let value = vec![rng.random(); rng.random_range(0..300)];
+                    meta.commit(put(&key, value.clone())).await.unwrap();
+                    model.insert(key, value);
+                }
+            }
+            assert_eq!(pairs(&meta).await, mirror.copy(), "seed {seed}: told live");
+            if rng.random_bool(0.3) {
+                meta.close().await.unwrap();
+            }
+            drop(meta);
+            disk = if rng.random_bool(0.5) { disk.kill() } else { disk.power_loss(rng.random()) };
+            if rng.random_bool(0.5) {
+                std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+            }
+        }
+    }
+}
+
+/// Commits race with checkpoints on their own thread; each life ends in a kill without the index.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i6_snapshots_beside_commits_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FaultyDisk::new();
+    let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    for life in 0..6u8 {
+        let meta = Arc::new(open(dir.path(), &disk, 16 << 10));
+        assert_eq!(content(&meta).await, model, "life {life}");
+        let writers = (0..4u8).map(|writer| {
+            let meta = meta.clone();
+            async move {
+                let mut rng = StdRng::seed_from_u64(u64::from(life) * 4 + u64::from(writer));
+                let mut written = BTreeMap::new();
+                for n in 0..400u32 {
+                    let key = format!("n{writer}/{}", rng.random_range(0..200)).into_bytes();
+                    let value = [vec![life], n.to_le_bytes().to_vec(), vec![7; 60]].concat();
+                    meta.commit(put(&key, value.clone())).await.unwrap();
+                    written.insert(key, value);
+                }
+                written
+            }
+        });
+        for written in futures_util::future::join_all(writers).await {
+            model.extend(written);
+        }
+        drop(meta);
+        disk = disk.kill();
+        std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    }
+    let (covered, _) = snapshot::peek(dir.path()).unwrap().expect("snapshots were taken");
+    assert!(covered > 0);
+}
+
+#[tokio::test]
+async fn an_index_that_ends_before_the_log_begins_is_rebuilt_from_the_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let old_index = tempfile::tempdir().unwrap();
+    // On this disk checkpoints run within the commit that makes them due.
+    let disk = FaultyDisk::with_one_thread();
+    let meta = open(dir.path(), &disk, 2_048);
+    meta.commit(put(b"n0", vec![0])).await.unwrap();
+    meta.close().await.unwrap();
+    drop(meta);
+    copy_folder(&dir.path().join("index"), &old_index.path().join("index"));
+
+    let disk = disk.kill();
+    let meta = open(dir.path(), &disk, 2_048);
+    for n in 0..3_000u32 {
+        meta.commit(put(format!("n{n}").as_bytes(), vec![1; 100])).await.unwrap();
+    }
+    let expected = content(&meta).await;
+    drop(meta);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    copy_folder(&old_index.path().join("index"), &dir.path().join("index"));
+
+    let meta = open(dir.path(), &disk.kill(), 2_048);
+    assert_eq!(content(&meta).await, expected);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn i6_a_failed_sync_ends_writes_and_keeps_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let meta = open(dir.path(), &disk, 1 << 30);
+    meta.commit(put(b"na", vec![1])).await.unwrap();
+    disk.strike(Verb::Sync, 1, Fault::Eio);
+    assert!(matches!(meta.commit(put(b"nb", vec![2])).await, Err(MetaError::Log(_))));
+    assert!(matches!(meta.commit(put(b"nc", vec![3])).await, Err(MetaError::Log(_))));
+    assert!(matches!(&*meta.writer_state().borrow(), WriterState::Ended(_)));
+    assert_eq!(content(&meta).await, BTreeMap::from([(b"na".to_vec(), vec![1])]));
+}
+
+/// Commits until the log rolls to its next file while no file can be made.
+async fn strike_a_roll(fault: Fault) -> (SledMeta, FaultyDisk, tempfile::TempDir, u32) {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let meta = open(dir.path(), &disk, 1 << 30);
+    meta.commit(put(b"nfirst", vec![1])).await.unwrap();
+    disk.strike(Verb::Create, 1, fault);
+    for n in 0..1_000u32 {
+        if meta.commit(put(&n.to_be_bytes(), vec![7; 2_000])).await.is_err() {
+            return (meta, disk, dir, n);
+        }
+    }
+    panic!("the log never rolled");
+}
+
+#[tokio::test]
+async fn i12_a_roll_without_descriptors_is_an_answer_and_the_next_batch_tries_again() {
+    for fault in [Fault::Emfile, Fault::Eio] {
+        let (meta, disk, dir, n) = strike_a_roll(fault).await;
+        assert!(matches!(&*meta.writer_state().borrow(), WriterState::Blocked(MetaError::Log(_))));
+        let refused = meta.get(&n.to_be_bytes()).await.unwrap();
+        assert_eq!(refused, None, "a refused batch changes nothing");
+
+        let position = meta.commit(put(&n.to_be_bytes(), vec![8])).await.unwrap();
+        assert!(matches!(&*meta.writer_state().borrow(), WriterState::Writable));
+        drop(meta);
+        let meta = open(dir.path(), &disk.power_loss(1), 1 << 30);
+        assert_eq!(meta.position(), position);
+        assert_eq!(meta.get(&n.to_be_bytes()).await.unwrap().unwrap().value, [8]);
+    }
+}
+
+#[tokio::test]
+async fn a_roll_without_room_is_full_and_blocks_nothing() {
+    let (meta, _disk, _dir, n) = strike_a_roll(Fault::Enospc).await;
+    assert!(matches!(&*meta.writer_state().borrow(), WriterState::Writable));
+    meta.commit(put(&n.to_be_bytes(), vec![8])).await.unwrap();
+}
+
+/// Whoever reads a change from the index reads a position that is not before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_never_seen_before_its_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = Arc::new(open(dir.path(), &FaultyDisk::new(), 1 << 30));
+    let writing = {
+        let meta = meta.clone();
+        tokio::task::spawn_blocking(move || {
+            for _ in 0..2_000 {
+                let proposed = meta.commit(put(b"n", vec![1]));
+                futures_util::FutureExt::now_or_never(proposed);
+            }
+        })
+    };
+    while !writing.is_finished() {
+        if let Some(found) = meta.get(b"n").await.unwrap() {
+            assert!(meta.position() >= found.version);
+        }
+        tokio::task::yield_now().await;
+    }
+    writing.await.unwrap();
+}
+
+#[tokio::test]
+async fn seals_only_rise_whatever_the_order_of_the_commits() {
+    use cstore_types::{NodeId, SealSeq, StoreUuid};
+    let dir = tempfile::tempdir().unwrap();
+    let meta = open(dir.path(), &FaultyDisk::new(), 1 << 30);
+    let key = keys::store_key(StoreUuid::from_bytes([1; 16]));
+    let raise = |seq| {
+        let mut batch = Batch::default();
+        batch.raise_seal(key.clone(), SealSeq(seq));
+        batch
+    };
+    assert!(matches!(meta.commit(raise(1)).await, Err(MetaError::Conflict)), "the store is not known");
+    let record = keys::StoreRecord { seal_seq: SealSeq(0), node: NodeId::new("s1").unwrap() };
+    meta.commit(put(&key, record.encode())).await.unwrap();
+    let raised = [7, 5, 9, 9, 2].map(|seq| meta.commit(raise(seq)));
+    assert!(futures_util::future::join_all(raised).await.iter().all(Result::is_ok));
+    let found = meta.get(&key).await.unwrap().unwrap();
+    assert_eq!(keys::StoreRecord::decode(&found.value).unwrap().seal_seq, SealSeq(9));
+}

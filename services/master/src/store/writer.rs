@@ -1,0 +1,449 @@
+//! The writer: the one place where a proposed batch becomes log, index and derived state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use cstore_log::{FrameFacts, Log, LogError, Record, Urgency};
+use tokio::sync::{oneshot, watch};
+
+use super::batch::{self, Batch, Edit};
+use super::checkpoint::{Checkpoint, LogFiles, Walk};
+use super::index::{Index, Staged, stored};
+use super::keys::StoreRecord;
+use super::recovery::RECORD_OVERHEAD;
+use super::room::{Headroom, Room};
+use super::{Change, MetaError, Observer, Position, Versioned, WriterState};
+
+/// Kind of the log's records: one batch each.
+const KIND_BATCH: u8 = 1;
+/// Batches that share a group commit at most.
+const MAX_GROUP: usize = 1_024;
+/// The same while the disk is nearly full, so that one group cannot take the rest of it.
+const MAX_TIGHT_GROUP: usize = 64;
+
+/// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
+pub(super) type Outcome = Result<(Position, FrameFacts), MetaError>;
+
+/// A proposed batch and the caller that waits for its outcome, who may be gone.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) batch: Batch,
+    pub(super) answer: oneshot::Sender<Outcome>,
+}
+
+/// What the writer publishes.
+#[derive(Debug, Clone)]
+pub(super) struct Published {
+    pub(super) position: Arc<AtomicU64>,
+    /// Group commits of the log.
+    pub(super) frames: Arc<AtomicU64>,
+    pub(super) state: watch::Sender<WriterState>,
+}
+
+/// One change of an accepted batch.
+#[derive(Debug)]
+struct AppliedChange {
+    key: Vec<u8>,
+    /// The value before, if somebody needs it.
+    old: Option<Versioned>,
+    new: Option<Versioned>,
+}
+
+/// A batch whose requirements hold, with the position that it will have.
+#[derive(Debug)]
+struct Accepted {
+    position: Position,
+    changes: Vec<AppliedChange>,
+    job: Job,
+}
+
+impl Accepted {
+    /// Returns the job as it was proposed, to be decided again.
+    fn into_job(self) -> Job {
+        self.job
+    }
+
+    fn payload(&self) -> Vec<u8> {
+        let values = self
+            .changes
+            .iter()
+            .map(|change| (change.key.as_slice(), change.new.as_ref().map(|new| new.value.as_slice())));
+        batch::encode(values)
+    }
+}
+
+/// Current values of the keys that a group has touched, over those of the index.
+#[derive(Debug, Default)]
+struct Overlay {
+    current: HashMap<Vec<u8>, Option<Versioned>>,
+    /// Values before the group.
+    original: HashMap<Vec<u8>, Option<Versioned>>,
+}
+
+impl Overlay {
+    fn read(&mut self, index: &Index, key: &[u8]) -> Result<Option<&Versioned>, MetaError> {
+        if !self.current.contains_key(key) {
+            let value = index.get(key)?;
+            self.current.insert(key.to_vec(), value);
+        }
+        Ok(self.current.get(key).and_then(Option::as_ref))
+    }
+
+    /// Returns the current value of a key that was read or written before; `None` also if it was neither.
+    fn known(&self, key: &[u8]) -> Option<&Versioned> {
+        self.current.get(key).and_then(Option::as_ref)
+    }
+
+    fn write(&mut self, key: &[u8], value: Option<Versioned>) {
+        let before = self.current.insert(key.to_vec(), value);
+        if let Some(before) = before {
+            self.original.entry(key.to_vec()).or_insert(before);
+        }
+    }
+}
+
+/// The writer of one metadata folder.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) index: Index,
+    pub(super) log: Arc<Log>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) published: Published,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) room: Room,
+    /// Bytes of log after which a snapshot is due, unless the last snapshot was larger.
+    pub(super) snapshot_bytes: u64,
+    /// Bytes of log that the last snapshot does not cover.
+    pub(super) uncovered_bytes: u64,
+    /// The checkpoint that runs.
+    pub(super) taking: Option<JoinHandle<()>>,
+    /// Set when the process is to be treated as killed: nothing is marked as complete.
+    pub(super) abandoned: Arc<AtomicBool>,
+    /// Whether checkpoints run on the caller's thread: on a disk that has one thread only.
+    pub(super) by_callers: bool,
+}
+
+impl Writer {
+    fn walk(&self) -> &Walk {
+        &self.checkpoint.walk
+    }
+
+    fn files(&self) -> &LogFiles {
+        &self.checkpoint.files
+    }
+
+    /// Works until the queue's senders are gone, then closes.
+    pub(super) fn run(mut self, queue: &Receiver<Job>) -> Result<(), MetaError> {
+        while let Ok(first) = queue.recv() {
+            let mut jobs = vec![first];
+            while jobs.len() < MAX_GROUP
+                && let Ok(job) = queue.try_recv()
+            {
+                jobs.push(job);
+            }
+            self.turn(jobs);
+        }
+        self.close()
+    }
+
+    /// Commits `jobs`, then begins a checkpoint if one is due.
+    pub(super) fn turn(&mut self, jobs: Vec<Job>) {
+        self.commit(jobs);
+        if self.taking.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.taking = None;
+        }
+        let threshold = self.snapshot_bytes.max(self.checkpoint.last_bytes.load(Ordering::Relaxed));
+        if self.uncovered_bytes > threshold && self.taking.is_none() {
+            self.begin_checkpoint();
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        // What is committed while the checkpoint runs counts for the next one. After a failure the log has to grow by
+        // as much again before the next try.
+        self.uncovered_bytes = 0;
+        let position = self.published.position.load(Ordering::Acquire);
+        self.walk().begin();
+
+        let checkpoint = self.checkpoint.clone();
+        let rests = !self.by_callers;
+        let take = move || match checkpoint.take(position, rests) {
+            Ok(()) | Err(MetaError::Closed) => {}
+            Err(error) => tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing"),
+        };
+        if self.by_callers {
+            return take();
+        }
+        let thread = std::thread::Builder::new().name("metadata-snapshot".to_owned());
+        match thread.spawn(take) {
+            Ok(handle) => self.taking = Some(handle),
+            Err(error) => {
+                self.walk().end();
+                tracing::error!(%error, "snapshot of the metadata cannot start; the log keeps growing");
+            }
+        }
+    }
+
+    /// Ends a running checkpoint, closes the log and marks the index as complete.
+    pub(super) fn close(mut self) -> Result<(), MetaError> {
+        self.checkpoint.cancelled.store(true, Ordering::Relaxed);
+        if let Some(taking) = self.taking.take() {
+            let _ = taking.join();
+        }
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.log.close().map_err(MetaError::Log)?;
+        if matches!(&*self.published.state.borrow(), WriterState::Ended(_)) {
+            // The log may have batches that the index lacks.
+            return Ok(());
+        }
+        self.index.close()
+    }
+
+    /// Decides `jobs` in their order and commits those that hold as one group.
+    fn commit(&mut self, jobs: Vec<Job>) {
+        if let WriterState::Ended(why) = &*self.published.state.borrow() {
+            return answer_all(jobs, why);
+        }
+        let headroom = self.room.headroom();
+        let jobs = refuse_without_room(jobs, headroom);
+        if headroom == Headroom::Ample {
+            return self.commit_group(jobs);
+        }
+
+        // Nearly full: small groups, and an index that hides nothing in its buffers.
+        let mut rest = jobs;
+        while !rest.is_empty() {
+            let later = rest.split_off(rest.len().min(MAX_TIGHT_GROUP));
+            self.commit_group(rest);
+            if let Err(error) = self.index.flush() {
+                self.end(error);
+            }
+            rest = later;
+        }
+    }
+
+    fn commit_group(&mut self, jobs: Vec<Job>) {
+        let mut overlay = Overlay::default();
+        let mut next = self.published.position.load(Ordering::Acquire);
+        let mut accepted = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            match self.decide(&job.batch, &mut overlay, next + 1) {
+                Ok(Some(changes)) => {
+                    next += 1;
+                    accepted.push(Accepted { position: next, changes, job });
+                }
+                Ok(None) => drop(job.answer.send(Err(MetaError::Conflict))),
+                Err(error) => drop(job.answer.send(Err(error))),
+            }
+        }
+        if !accepted.is_empty() {
+            self.write(accepted, overlay);
+        }
+    }
+
+    /// Returns the changes of a batch at `position`, or `None` if a requirement does not hold.
+    fn decide(
+        &self,
+        batch: &Batch,
+        overlay: &mut Overlay,
+        position: Position,
+    ) -> Result<Option<Vec<AppliedChange>>, MetaError> {
+        for require in &batch.require {
+            if !require.holds(overlay.read(&self.index, require.key())?) {
+                return Ok(None);
+            }
+        }
+
+        // Every read comes BEFORE the first write to the overlay: a batch that fails must leave nothing in it.
+        let saves_all = self.walk().is_running();
+        for (key, edit) in &batch.edits {
+            let raises = matches!(edit, Edit::RaiseSeal(_));
+            if saves_all || raises || self.observer.follows(key) {
+                let current = overlay.read(&self.index, key)?;
+                match current {
+                    None if raises => return Ok(None),
+                    Some(current) if raises => drop(StoreRecord::decode(&current.value)?),
+                    _ => {}
+                }
+            }
+        }
+
+        let mut changes = Vec::with_capacity(batch.edits.len());
+        for (key, edit) in &batch.edits {
+            let old = overlay.known(key).cloned();
+            let value = match edit {
+                Edit::Put(value) => Some(value.clone()),
+                Edit::Delete => None,
+                Edit::RaiseSeal(seal_seq) => {
+                    let record = old.as_ref().and_then(|old| StoreRecord::decode(&old.value).ok());
+                    match record {
+                        Some(record) if record.seal_seq < *seal_seq => {
+                            Some(StoreRecord { seal_seq: *seal_seq, ..record }.encode())
+                        }
+                        _ => continue,
+                    }
+                }
+            };
+            let new = value.map(|value| Versioned { version: position, value });
+            overlay.write(key, new.clone());
+            changes.push(AppliedChange { key: key.clone(), old, new });
+        }
+        Ok(Some(changes))
+    }
+
+    fn write(&mut self, accepted: Vec<Accepted>, overlay: Overlay) {
+        let adds = |accepted: &Accepted| accepted.job.batch.adds_names();
+        // Deletes and tombstones must work on a full disk.
+        let urgency = if accepted.iter().any(adds) { Urgency::Normal } else { Urgency::Urgent };
+        let records = accepted.iter().map(|accepted| Record {
+            kind: KIND_BATCH,
+            key: Bytes::copy_from_slice(&accepted.position.to_be_bytes()),
+            payload: accepted.payload().into(),
+        });
+
+        match self.append(records.collect(), urgency) {
+            Ok((file, frame)) => self.apply(accepted, overlay, file, frame),
+            Err(LogError::Full { .. }) => {
+                let (adding, freeing): (Vec<_>, Vec<_>) = accepted.into_iter().partition(adds);
+                if adding.is_empty() {
+                    return answer_all(freeing.into_iter().map(Accepted::into_job), &MetaError::Full);
+                }
+                answer_all(adding.into_iter().map(Accepted::into_job), &MetaError::Full);
+                if !freeing.is_empty() {
+                    self.commit_group(freeing.into_iter().map(Accepted::into_job).collect());
+                }
+            }
+            Err(error @ (LogError::Poisoned(_) | LogError::Closed)) => {
+                let error = MetaError::Log(error);
+                self.end(error.clone());
+                answer_all(accepted.into_iter().map(Accepted::into_job), &error);
+            }
+            Err(LogError::Busy) => {
+                answer_all(accepted.into_iter().map(Accepted::into_job), &MetaError::Busy);
+            }
+            Err(error @ LogError::TooLarge { .. }) => {
+                answer_all(accepted.into_iter().map(Accepted::into_job), &MetaError::Log(error));
+            }
+            Err(error) => {
+                // Nothing of the group was written: the next one tries again.
+                tracing::warn!(%error, "metadata change is refused");
+                let error = MetaError::Log(error);
+                self.published.state.send_replace(WriterState::Blocked(error.clone()));
+                answer_all(accepted.into_iter().map(Accepted::into_job), &error);
+            }
+        }
+    }
+
+    fn append(&mut self, records: Vec<Record>, urgency: Urgency) -> Result<(u32, FrameFacts), LogError> {
+        let bytes: u64 = records.iter().map(|record| record.payload.len() as u64 + RECORD_OVERHEAD).sum();
+        let (sender, landed) = sync_channel(1);
+        let done = move |result: Result<cstore_log::Committed<'_>, LogError>| {
+            let landed = result.map(|committed| {
+                (committed.locations.first().map_or(0, |location| location.file), committed.frame)
+            });
+            let _ = sender.send(landed);
+        };
+        self.log.append(records, urgency, Box::new(done));
+        let landed = landed.recv().unwrap_or(Err(LogError::Closed))?;
+        self.uncovered_bytes += bytes;
+        Ok(landed)
+    }
+
+    /// Applies a durable group: position, index, derived state, answers, in this order (see the module `store`).
+    fn apply(&mut self, accepted: Vec<Accepted>, mut overlay: Overlay, file: u32, frame: FrameFacts) {
+        let last = accepted.last().map_or(0, |accepted| accepted.position);
+        self.files().note(file, last);
+        self.published.position.store(last, Ordering::Release);
+        self.published.frames.store(self.log.durable_seq(), Ordering::Relaxed);
+
+        let mut staged = Staged::default();
+        for Accepted { position, changes, .. } in &accepted {
+            for change in changes {
+                let value = change.new.as_ref().map(|new| new.value.as_slice());
+                staged.stage(&change.key, value, *position);
+            }
+            staged.advance(*position);
+        }
+        let originals = overlay.original.drain().map(|(key, value)| {
+            let value = value.map(|value| stored(value.version, &value.value));
+            (key, value)
+        });
+        let index = &self.index;
+        if let Err(error) = self.checkpoint.walk.save_then(originals, || index.apply(staged)) {
+            // Durable in the log, but not visible: only a restart can show it, so nothing may be built on it.
+            self.end(error.clone());
+            return answer_all(accepted.into_iter().map(Accepted::into_job), &error);
+        }
+
+        if let Err(error) = self.observe(&accepted) {
+            self.end(error.clone());
+            return answer_all(accepted.into_iter().map(Accepted::into_job), &error);
+        }
+        self.unblock();
+        for accepted in accepted {
+            let _ = accepted.job.answer.send(Ok((accepted.position, frame)));
+        }
+    }
+
+    fn observe(&self, accepted: &[Accepted]) -> Result<(), MetaError> {
+        let followed = accepted
+            .iter()
+            .flat_map(|accepted| &accepted.changes)
+            .filter(|change| self.observer.follows(&change.key));
+        for AppliedChange { key, old, new } in followed {
+            self.observer.observe(Change { key, old: old.as_ref(), new: new.as_ref() })?;
+        }
+        Ok(())
+    }
+
+    /// Counts as writable again after a group was refused for a passing reason.
+    fn unblock(&self) {
+        self.published.state.send_if_modified(|state| {
+            let blocked = matches!(state, WriterState::Blocked(_));
+            if blocked {
+                *state = WriterState::Writable;
+            }
+            blocked
+        });
+    }
+
+    fn end(&self, why: MetaError) {
+        end(&self.published.state, why);
+    }
+}
+
+/// Ends the writer for good, with the first reason.
+pub(super) fn end(state: &watch::Sender<WriterState>, why: MetaError) {
+    state.send_if_modified(|state| {
+        if matches!(state, WriterState::Ended(_)) {
+            return false;
+        }
+        tracing::error!(error = %why, "metadata writer ends: nothing is written any more in this process");
+        *state = WriterState::Ended(why);
+        true
+    });
+}
+
+/// Answers the jobs that find no room; returns the others.
+fn refuse_without_room(jobs: Vec<Job>, headroom: Headroom) -> Vec<Job> {
+    let fits = |job: &Job| match headroom {
+        Headroom::None => false,
+        Headroom::FreeingOnly => !job.batch.adds_names(),
+        Headroom::Tight | Headroom::Ample => true,
+    };
+    let (fitting, refused): (Vec<_>, Vec<_>) = jobs.into_iter().partition(fits);
+    answer_all(refused, &MetaError::Full);
+    fitting
+}
+
+fn answer_all(jobs: impl IntoIterator<Item = Job>, error: &MetaError) {
+    for job in jobs {
+        let _ = job.answer.send(Err(error.clone()));
+    }
+}

@@ -7,14 +7,17 @@
 //! Invariants: Finish is sent only behind the proper end of the body. A body that breaks off drops the call, which
 //! resets the stream; the request stream itself never ends without Finish. A failed try is repeated only when no byte
 //! is lost, and only after the master has said what became of it: an abort is answered `committed` when it was too
-//! late, and then the upload has succeeded.
+//! late, and then the upload has succeeded, whatever others did to the name since.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_proto::v1;
+use cstore_node::clock::{Clock, SystemClock};
 use cstore_proto::v1::upload_request::Message;
-use cstore_types::{ErrorCode, FileName, Tenant, UserMetadata, limits};
+use cstore_proto::{TicketClaims, v1};
+use cstore_types::{
+    BlockId, ETagBuilder, ErrorCode, FileMeta, FileName, NamedFile, Tenant, UserMetadata, limits, md5_many,
+};
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -23,6 +26,7 @@ use crate::app::App;
 use crate::body::{self, Source};
 use crate::condition::WriteCondition;
 use crate::error::ApiError;
+use crate::routes::answer::no_file;
 
 const CHUNK: usize = 256 << 10;
 /// For a worker to take the next chunk.
@@ -110,7 +114,7 @@ async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::Uploa
     if failed.is_worth_another() {
         app.tickets.clear();
     }
-    if let Some(answer) = settle(app, write, failed).await? {
+    if let Some(answer) = settle(app, write, failed, &whole).await? {
         return Ok(answer);
     }
     let ticket = app.tickets.take(&app.master, &write.tenant, |worker| app.is_usable(worker)).await?;
@@ -147,7 +151,8 @@ async fn store_stream(
     if source.started() {
         return Err(failed.error);
     }
-    if let Some(answer) = settle(app, write, failed).await? {
+    // No byte was taken from the body, so what may have been published is an empty file.
+    if let Some(answer) = settle(app, write, failed, &[]).await? {
         return Ok(answer);
     }
     let ticket = begin(app, write).await?;
@@ -176,25 +181,73 @@ async fn begin(app: &App, write: &Write) -> Result<v1::Ticket, ApiError> {
     }
 }
 
-/// Finds out what became of a failed try. `None`: it never happened and never will, so another may follow.
-async fn settle(app: &App, write: &Write, failed: Failed) -> Result<Option<v1::UploadResponse>, ApiError> {
+/// Finds out what became of a failed try of `body`. Returns its answer if it was published after all, also if the file
+/// was removed or overwritten since; `None` if it never happened and never will, so that another try may follow.
+///
+/// # Errors
+/// The error of the try if the master does not say.
+async fn settle(
+    app: &App,
+    write: &Write,
+    failed: Failed,
+    body: &[u8],
+) -> Result<Option<v1::UploadResponse>, ApiError> {
     if !failed.is_worth_another() {
         return Err(failed.error);
     }
     tracing::info!(code = %failed.error.code(), worker = failed.ticket.worker_addr, "an upload failed, trying another worker");
-    let request = v1::AbortUploadRequest { ticket: Some(failed.ticket) };
-    match app.master.abort_upload(request).await {
-        Ok(answer) if answer.committed => {
+    let request = v1::AbortUploadRequest { ticket: Some(failed.ticket.clone()) };
+    let answer = match app.master.abort_upload(request).await {
+        Ok(answer) => answer,
+        // A ticket that the master does not take can never commit.
+        Err(status) if cstore_proto::code_of(&status) == ErrorCode::PermissionDenied => return Ok(None),
+        Err(_) => return Err(failed.error),
+    };
+    if !answer.committed {
+        return Ok(None);
+    }
+
+    let replaced = answer.version > 1;
+    let file = match (answer.file, answer.version) {
+        (Some(file), _) => file,
+        // An older master says only that it was published.
+        (None, 0) => {
             let (name, tenant) = (write.name.to_string(), write.tenant.as_str().to_owned());
             let request = v1::GetFileRequest { name, tenant };
-            let file = app.master.get_file(request).await?.file;
-            Ok(Some(v1::UploadResponse { file, ..v1::UploadResponse::default() }))
+            app.master.get_file(request).await?.file.ok_or_else(no_file)?
         }
-        Ok(_) => Ok(None),
-        // A ticket that the master does not take can never commit.
-        Err(status) if cstore_proto::code_of(&status) == ErrorCode::PermissionDenied => Ok(None),
-        Err(_) => Err(failed.error),
+        (None, version) => published(write, &failed.ticket, body, version)?,
+    };
+    Ok(Some(v1::UploadResponse { file: Some(file), replaced, ..v1::UploadResponse::default() }))
+}
+
+/// Returns the file that a try of `body` published with `version`, and that somebody has removed since.
+fn published(
+    write: &Write,
+    ticket: &v1::Ticket,
+    body: &[u8],
+    version: u64,
+) -> Result<v1::FileInfo, ApiError> {
+    let chunking = TicketClaims::chunking_of(ticket)
+        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("ticket of the master: {error}")))?;
+    let mut etag = ETagBuilder::default();
+    let blocks: Vec<&[u8]> = body.chunks(chunking.max_block_bytes()).collect();
+    for md5 in md5_many(&blocks) {
+        etag.push(&BlockId::from_halves(md5, [0; 16]));
     }
+
+    let meta = FileMeta {
+        size: body.len() as u64,
+        version,
+        modified_ms: SystemClock.now_ms(),
+        etag: etag.finish(),
+        content_type: write.content_type.clone(),
+        chunking,
+        blocks: blocks.len() as u64,
+        sha256: write.sha256.as_ref().try_into().ok(),
+        metadata: write.metadata.clone(),
+    };
+    Ok(NamedFile { name: write.name.clone(), meta }.into())
 }
 
 async fn put_stream(

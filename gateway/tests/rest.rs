@@ -189,6 +189,25 @@ async fn i11_a_small_upload_whose_answer_was_lost_succeeds_once() {
     assert_eq!(setup.fake.with(|state| (state.commits, state.aborts)), (2, 2));
 }
 
+/// The file was published, its answer was lost, and somebody removed it before the gateway asked: the client is told of
+/// its own write, and nothing is stored a second time.
+#[tokio::test]
+async fn i11_a_small_upload_whose_answer_and_file_are_gone_has_succeeded_and_is_not_stored_again() {
+    let setup = start().await;
+    setup.fake.with(|state| {
+        state.lose_answer = Some(cstore_proto::status(ErrorCode::Unavailable, "gone"));
+        state.remove_before_abort = true;
+    });
+    let answer = put(&setup, "/api/files/a", "", "six by").await;
+    assert_eq!(answer.status, 200, "version 3 replaced a file");
+    let body = answer.json();
+    // MD5 of the MD5s of "six " and "by", which any S3 client would compute for parts of 4 bytes.
+    assert_eq!((&body["size"], &body["blocks"]), (&6.into(), &2.into()));
+    assert_eq!(body["etag"], "b865fe9ffc5c33ac0294d929411f13e9-2");
+    let (commits, aborts, files) = setup.fake.with(|state| (state.commits, state.aborts, state.files.len()));
+    assert_eq!((commits, aborts, files), (1, 1, 0));
+}
+
 #[tokio::test]
 async fn tickets_in_stock_serve_many_small_files() {
     let setup = start().await;

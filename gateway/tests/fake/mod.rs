@@ -9,13 +9,16 @@ use bytes::{Bytes, BytesMut};
 use cstore_gateway::Config;
 use cstore_node::admin::Readiness;
 use cstore_node::{HostPort, Shutdown};
-use cstore_proto::v1;
 use cstore_proto::v1::cluster_server::{Cluster, ClusterServer};
 use cstore_proto::v1::namespace_server::{Namespace, NamespaceServer};
 use cstore_proto::v1::transfer_server::{Transfer, TransferServer};
 use cstore_proto::v1::uploads_server::{Uploads, UploadsServer};
 use cstore_proto::v1::write_condition::Condition;
-use cstore_types::{ClusterSecret, ErrorCode};
+use cstore_proto::{TicketClaims, v1};
+use cstore_types::{
+    Chunking, ClusterSecret, ClusterUuid, ErrorCode, Incarnation, MapVersion, NodeId, SessionId, Tenant,
+    TicketKey,
+};
 use futures_util::{Stream, StreamExt, stream};
 use std::pin::Pin;
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +40,8 @@ pub(crate) struct State {
     pub(crate) refuse_put: Option<Status>,
     /// The next put commits and then fails so: its answer is lost.
     pub(crate) lose_answer: Option<Status>,
+    /// Before the next abort somebody else removes what its session published.
+    pub(crate) remove_before_abort: bool,
     /// An upload is refused after this many bytes.
     pub(crate) full_after: Option<u64>,
     /// Downloads stop after this many bytes, without End.
@@ -127,6 +132,27 @@ async fn started(addr: SocketAddr) {
     }
 }
 
+fn key() -> TicketKey {
+    ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap().ticket_key()
+}
+
+/// The claims of the `n`th ticket: its file is cut into blocks of 4 bytes.
+fn claims(n: u64, worker_addr: &str) -> TicketClaims {
+    let mut session = [0; 16];
+    session[..8].copy_from_slice(&n.to_le_bytes());
+    TicketClaims {
+        session: SessionId::from_bytes(session),
+        cluster: ClusterUuid::from_bytes([1; 16]),
+        incarnation: Incarnation(1),
+        worker: NodeId::new("worker-1").unwrap(),
+        worker_addr: worker_addr.to_owned(),
+        map_version: MapVersion(1),
+        chunking: Chunking::Fixed(4),
+        tenant: Tenant::default(),
+        expires_ms: i64::MAX,
+    }
+}
+
 impl Fake {
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.state.lock().unwrap())
@@ -212,11 +238,7 @@ impl Uploads for Fake {
             }
             let addr =
                 if std::mem::take(&mut state.dead_ticket) { &self.dead_addr } else { &self.worker_addr };
-            let ticket = |n: u64| v1::Ticket {
-                body: Bytes::from(n.to_string()),
-                worker_addr: addr.clone(),
-                ..v1::Ticket::default()
-            };
+            let ticket = |n: u64| claims(n, addr).sign(&key());
             let tickets =
                 (0..u64::from(request.count.max(1))).map(|n| ticket(state.begun * 100 + n)).collect();
             state.begun += 1;
@@ -238,9 +260,23 @@ impl Uploads for Fake {
         let session = request.into_inner().ticket.unwrap_or_default().body;
         self.with(|state| {
             state.aborts += 1;
-            let committed = state.committed.contains(&session);
+            let committed = state.committed.iter().position(|known| *known == session);
             state.aborted.push(session);
-            Ok(Response::new(v1::AbortUploadResponse { committed, ..v1::AbortUploadResponse::default() }))
+            let Some(nth) = committed else { return Ok(Response::new(v1::AbortUploadResponse::default())) };
+            let removed = std::mem::take(&mut state.remove_before_abort);
+            if removed {
+                state.files.clear();
+            }
+            let published = format!("e{nth}-1");
+            let file =
+                state.files.values().map(|(_, info)| info).find(|info| info.etag == published).cloned();
+            let answer = v1::AbortUploadResponse {
+                committed: true,
+                version: if removed { 3 } else { 1 },
+                file,
+                state: None,
+            };
+            Ok(Response::new(answer))
         })
     }
 }

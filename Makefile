@@ -1,4 +1,4 @@
-.PHONY: help run test up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo fmt clippy
+.PHONY: help run test up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -53,6 +53,9 @@ helm-live: ## the chart on the Kubernetes of $KUBECONFIG: install, break, upgrad
 
 trace-demo: ## upload and download one file over four services and print the traces
 	cargo run -p cstore-integration-tests --bin trace-demo
+
+data-fixture: ## before a format changes: pack data folders of this program for the tests; L=0.1.0-log1-disk2-meta1
+	@cargo run -p cstore-integration-tests --bin data-fixture -- make "$(L)"
 
 fmt: ## format
 	cargo fmt --all

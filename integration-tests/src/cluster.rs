@@ -19,6 +19,9 @@ use crate::wait::until;
 /// How long a start, a restart or a recovery may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Name of the file with the cluster secret.
+const SECRET_FILE: &str = "cluster-secret";
+
 /// How a cluster is made.
 #[derive(Debug)]
 pub struct Builder {
@@ -26,6 +29,7 @@ pub struct Builder {
     workers: usize,
     storages: usize,
     dev: bool,
+    folder: Option<tempfile::TempDir>,
     env: BTreeMap<String, String>,
     env_of: Vec<(String, String, String)>,
 }
@@ -58,6 +62,13 @@ fn free_port() -> u16 {
     }
 }
 
+/// Writes a new cluster secret, readable by its owner only.
+fn write_secret(path: &Path) {
+    let text = ClusterSecret::generate().expect("the system has random numbers");
+    std::fs::write(path, text.expose()).expect("the secret can be written");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("its mode can be set");
+}
+
 impl Builder {
     /// Workers as processes of their own.
     #[must_use]
@@ -77,6 +88,13 @@ impl Builder {
     #[must_use]
     pub fn dev(mut self) -> Self {
         self.dev = true;
+        self
+    }
+
+    /// Starts on a data folder that is there already, with the cluster secret in it.
+    #[must_use]
+    pub fn folder(mut self, folder: tempfile::TempDir) -> Self {
+        self.folder = Some(folder);
         self
     }
 
@@ -109,12 +127,12 @@ impl Builder {
     /// # Panics
     /// When a process cannot be started.
     pub fn start_unready(self) -> Cluster {
-        let dir = tempfile::tempdir().expect("a temporary folder can be made");
-        let secret = dir.path().join("cluster-secret");
-        let text = ClusterSecret::generate().expect("the system has random numbers");
-        std::fs::write(&secret, text.expose()).expect("the secret can be written");
-        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))
-            .expect("its mode can be set");
+        let dir = self.folder.unwrap_or_else(|| {
+            let dir = tempfile::tempdir().expect("a temporary folder can be made");
+            write_secret(&dir.path().join(SECRET_FILE));
+            dir
+        });
+        let secret = dir.path().join(SECRET_FILE);
         let (gateway, master) = (free_port(), free_port());
         let mut env = BTreeMap::new();
         let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
@@ -176,6 +194,7 @@ impl Cluster {
             workers: 2,
             storages: 3,
             dev: false,
+            folder: None,
             env: BTreeMap::new(),
             env_of: Vec::new(),
         }
@@ -215,7 +234,7 @@ impl Cluster {
     /// # Panics
     /// When it cannot be read.
     pub fn secret(&self) -> ClusterSecret {
-        let text = std::fs::read_to_string(self.dir().join("cluster-secret")).expect("the secret is there");
+        let text = std::fs::read_to_string(self.dir().join(SECRET_FILE)).expect("the secret is there");
         ClusterSecret::parse(&text).expect("the secret is valid")
     }
 

@@ -11,6 +11,7 @@
 pub mod browser;
 pub mod cluster;
 pub mod content;
+pub mod data_folder;
 pub mod grpc;
 pub mod http;
 pub mod mesh;

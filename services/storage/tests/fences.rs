@@ -20,22 +20,42 @@ use parking_lot::{Condvar, Mutex};
 
 use model::{CAPACITY, identity, session};
 
-/// Where syncs wait while it is closed.
+/// Bound of every wait on a [`Gate`]. Only a hanging test meets it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Holds every sync of a disk while it is closed.
 #[derive(Debug, Default)]
 struct Gate {
-    closed: Mutex<bool>,
-    opened: Condvar,
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    is_closed: bool,
+    /// Syncs that are held now.
+    held: usize,
 }
 
 impl Gate {
-    fn set_closed(&self, closed: bool) {
-        *self.closed.lock() = closed;
-        self.opened.notify_all();
+    fn set_closed(&self, is_closed: bool) {
+        self.state.lock().is_closed = is_closed;
+        self.changed.notify_all();
+    }
+
+    /// Blocks the thread until a sync is held: from then on the log writes nothing until the gate opens.
+    fn await_held(&self) {
+        let mut state = self.state.lock();
+        let waited = self.changed.wait_while_for(&mut state, |state| state.held == 0, PATIENCE);
+        assert!(!waited.timed_out(), "no sync came within {PATIENCE:?}");
     }
 
     fn pass(&self) -> io::Result<()> {
-        let mut closed = self.closed.lock();
-        let waited = self.opened.wait_while_for(&mut closed, |closed| *closed, Duration::from_secs(20));
+        let mut state = self.state.lock();
+        state.held += 1;
+        self.changed.notify_all();
+        let waited = self.changed.wait_while_for(&mut state, |state| state.is_closed, PATIENCE);
+        state.held -= 1;
         if waited.timed_out() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
@@ -269,14 +289,21 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
     }
     let blocks: Vec<NewBlock> = (1_000..1_800).map(|n| numbered(n, len)).collect();
     bench.gate.set_closed(true);
-    let puts = blocks.into_iter().map(|block| engine.put_blocks(session(900), vec![block]));
-    let puts = futures_util::future::join_all(puts);
+    // The committer takes all that waits when it wakes. So one block keeps it in a sync before the others come:
+    // otherwise it could take a part of them, and the rest would not fill the queue.
+    let first = engine.put_blocks(session(900), vec![numbered(900, len)]);
+    let puts = async {
+        bench.gate.await_held();
+        let puts = blocks.into_iter().map(|block| engine.put_blocks(session(900), vec![block]));
+        futures_util::future::join_all(puts).await
+    };
     let step = async {
         let step = engine.compact_step(Need::Now).await;
         bench.gate.set_closed(false);
         step
     };
-    let (outcomes, step) = tokio::join!(biased; puts, step);
+    let (first, outcomes, step) = tokio::join!(biased; first, puts, step);
+    assert!(matches!(first[..], [PutOutcome::Stored]), "{first:?}");
     let busy = |outcome: &PutOutcome| matches!(outcome, PutOutcome::Refused(EngineError::Busy(_)));
     assert!(outcomes.iter().flatten().any(busy), "the queue was full");
     assert_eq!(step.unwrap(), CompactStep::Moved(0));

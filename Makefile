@@ -1,4 +1,4 @@
-.PHONY: help run test up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -8,6 +8,9 @@ run: ## build and start the whole system on 127.0.0.1, data in ./data
 
 test: ## everything that must hold: format, lints, tests, documentation, image, Compose, chart
 	bash .ci/test
+
+flaky: ## the tests N=10 times beside LOAD=2 busy loops: which failed how often; ARGS="-p cstore-log -- crash"
+	@.ci/flaky
 
 up: ## start it with Docker Compose and wait until it is healthy
 	@deploy/compose.sh up

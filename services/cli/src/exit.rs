@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use cstore_types::error_chain;
 use serde::Serialize;
 
 /// The statuses that the program ends with. They are part of its interface: `docs/cli.md` and `cstore help` list them.
@@ -94,7 +95,7 @@ struct Told<'a> {
 impl Failure {
     /// Started wrongly, with the causes of an error.
     pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self::Usage(chain(&error.into()))
+        Self::Usage(error_chain(error.into().as_ref()).to_string())
     }
 
     /// Started wrongly in several ways, one a line; what two readers have found is said once.
@@ -110,7 +111,7 @@ impl Failure {
 
     /// Failed, with the causes of an error.
     pub(crate) fn failed(error: impl Into<anyhow::Error>) -> Self {
-        Self::Failed(chain(&error.into()))
+        Self::Failed(error_chain(error.into().as_ref()).to_string())
     }
 
     /// What a client met that is not the gateway's own word.
@@ -238,19 +239,6 @@ pub(crate) fn arguments(error: &clap::Error, json: bool) -> ExitCode {
         let _ = error.print();
     }
     ExitCode::from(End::Usage as u8)
-}
-
-/// An error with its causes. Some say their cause themselves: it is not said again.
-fn chain(error: &anyhow::Error) -> String {
-    let mut told = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if told.is_empty() {
-            told = cause;
-        } else if !told.ends_with(&cause) {
-            told = format!("{told}: {cause}");
-        }
-    }
-    told
 }
 
 #[cfg(test)]

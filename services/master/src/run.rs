@@ -42,19 +42,19 @@ pub enum RunError {
     #[error(transparent)]
     Meta(#[from] MetaError),
     /// The rules could not start.
-    #[error("metadata: {0}")]
+    #[error("metadata rules")]
     Rules(#[from] Fault),
     /// A write or sync of metadata failed, so that nothing may be written until the log is opened again.
-    #[error("metadata cannot be written any more: {0}")]
+    #[error("metadata cannot be written any more")]
     WriterEnded(#[source] MetaError),
     /// The server ended.
     #[error(transparent)]
     Mesh(#[from] MeshError),
     /// The folder cannot be used.
-    #[error("metadata folder: {0}")]
+    #[error("metadata folder")]
     Io(#[from] std::io::Error),
     /// The thread that opened the metadata panicked.
-    #[error("open metadata: {0}")]
+    #[error("open metadata")]
     Task(#[source] JoinError),
 }
 
@@ -212,13 +212,7 @@ async fn watch_writer(master: Arc<Master>, readiness: Readiness, health: HealthH
     let mut state = master.context.store.writer_state();
     loop {
         let seen = state.borrow_and_update().clone();
-        match &seen {
-            WriterState::Writable => readiness.set(PART, PartState::Ready),
-            WriterState::Blocked(why) | WriterState::Ended(why) => {
-                let reason = format!("metadata cannot be written: {why}");
-                readiness.set(PART, PartState::NotReady(reason));
-            }
-        }
+        readiness.set(PART, master.not_writable().map_or(PartState::Ready, PartState::NotReady));
         health.set_service_serving(UPLOADS, matches!(seen, WriterState::Writable)).await;
         master.context.derived.changed();
 

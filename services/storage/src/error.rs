@@ -1,8 +1,17 @@
-//! What can go wrong on a storage node, by what the caller can do.
+//! Failures of a storage node, by what the caller can do.
+//!
+//! Causes are sources and not part of the text: print them with `cstore_types::error_chain`.
 
-use cstore_types::{ErrorCode, StoreUuid};
+use std::io;
+use std::sync::Arc;
 
-/// A failure of the engine.
+use cstore_log::LogError;
+use cstore_types::{ErrorCode, SessionId, StoreUuid};
+use tokio::task::JoinError;
+
+use crate::engine::FormatError;
+
+/// A failure of the engine. Cheap to clone: one failed sync fails many requests, so causes are shared.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// No room for new blocks; reads and releases go on.
@@ -14,8 +23,8 @@ pub enum EngineError {
         free: u64,
     },
     /// A write or sync failed; the node serves reads only until it is restarted.
-    #[error("disk is read-only after a failed write: {0}")]
-    ReadOnly(String),
+    #[error("disk is read-only after a failed write")]
+    ReadOnly(#[source] Arc<LogError>),
     /// Too much waits already, or the same part is being sealed; retry.
     #[error("storage is busy: {0}")]
     Busy(&'static str),
@@ -28,9 +37,30 @@ pub enum EngineError {
     /// The request contradicts itself or its limits.
     #[error("{0}")]
     Invalid(String),
-    /// Reading failed, or the engine is closed.
-    #[error("storage disk: {0}")]
-    Disk(String),
+    /// The log failed or is closed.
+    #[error("storage disk")]
+    Log(#[source] LogError),
+    /// Input or output beside the log failed.
+    #[error("{doing}")]
+    Io {
+        /// The attempted operation, in the present tense.
+        doing: &'static str,
+        /// The operating system's error.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A stored reference set cannot be read.
+    #[error("reference set of session {session} cannot be read")]
+    RefSet {
+        /// Owner of the set.
+        session: SessionId,
+        /// The damage.
+        #[source]
+        source: FormatError,
+    },
+    /// Work on another thread panicked: a defect. Nothing was written for the request.
+    #[error("work on a blocking thread broke off")]
+    Task(#[source] Arc<JoinError>),
 }
 
 impl EngineError {
@@ -42,9 +72,37 @@ impl EngineError {
             Self::Busy(_) => ErrorCode::Overloaded,
             Self::NotFound => ErrorCode::NotFound,
             Self::DataLoss => ErrorCode::DataLoss,
-            Self::Invalid(_) => ErrorCode::InvalidArgument,
-            Self::Disk(_) => ErrorCode::Internal,
+            Self::Invalid(_) | Self::Log(LogError::TooLarge { .. }) => ErrorCode::InvalidArgument,
+            Self::Log(_) | Self::Io { .. } | Self::RefSet { .. } | Self::Task(_) => ErrorCode::Internal,
         }
+    }
+
+    /// Makes the error of a request whose group was dropped without an outcome. The log drops a group only if the thread
+    /// that writes it panicked, and is poisoned then; whether the group is durable is unknown.
+    pub(crate) fn writer_gone() -> Self {
+        Self::ReadOnly(Arc::new(LogError::Panicked))
+    }
+
+    /// Returns a function for `map_err` that wraps errors of the operation `doing`.
+    pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Io { doing, source: Arc::new(error) }
+    }
+}
+
+impl From<LogError> for EngineError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Full { needed, free } => Self::Full { needed, free },
+            LogError::Busy => Self::Busy("too many bytes wait for the disk"),
+            LogError::Poisoned(cause) => Self::ReadOnly(cause),
+            other => Self::Log(other),
+        }
+    }
+}
+
+impl From<JoinError> for EngineError {
+    fn from(error: JoinError) -> Self {
+        Self::Task(Arc::new(error))
     }
 }
 
@@ -63,12 +121,13 @@ pub enum OpenError {
         found: String,
     },
     /// The superblock cannot be used.
-    #[error("superblock of {path} {problem}; nothing was changed")]
+    #[error("superblock of {path} cannot be used and nothing was changed")]
     Superblock {
         /// The disk.
         path: String,
-        /// What is wrong.
-        problem: String,
+        /// The problem of the newest slot.
+        #[source]
+        problem: FormatError,
     },
     /// The disk belongs to another cluster, node or key.
     #[error("disk {path} belongs to {what} {found}, expected {expected}")]
@@ -113,15 +172,44 @@ pub enum OpenError {
         /// Bytes of the smallest disk.
         least: u64,
     },
-    /// The log did not open.
-    #[error("segments of the disk: {0}")]
-    Log(String),
+    /// The segments, or the structures beside them, cannot be read or written.
+    #[error("open segments of the disk")]
+    Segments(#[from] EngineError),
+    /// Records of a newer program, or of another one.
+    #[error("{0} records have keys that this program cannot read")]
+    Keys(usize),
     /// Input or output failed.
-    #[error("{doing}: {source}")]
+    #[error("{doing}")]
     Io {
-        /// What was attempted.
+        /// The attempted operation, in the present tense.
         doing: &'static str,
-        /// The failure.
-        source: std::io::Error,
+        /// The operating system's error.
+        source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use cstore_types::error_chain;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_write_keeps_the_error_of_the_disk_under_every_name() {
+        let io =
+            LogError::Io { doing: "write log frame", source: Arc::new(io::ErrorKind::StorageFull.into()) };
+        let error = EngineError::from(LogError::Poisoned(Arc::new(io)));
+        assert_eq!(error.code(), ErrorCode::Unavailable);
+        let text = error_chain(&OpenError::from(error)).to_string();
+        assert_eq!(
+            text,
+            "open segments of the disk: disk is read-only after a failed write: write log frame: no storage space"
+        );
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_has_one_code() {
+        assert_eq!(EngineError::writer_gone().code(), ErrorCode::Unavailable);
+        assert!(!matches!(EngineError::writer_gone(), EngineError::Busy(_) | EngineError::Log(_)));
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SessionId};
+use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SessionId, error_chain};
 use cstore_wire::{
     BlockKind as WireKind, BlockSink, Context, Handler, Opcode, PutStatus, Refusal, Request, Response,
     SealedBlock, SessionUse, SpaceUse, WireBlock,
@@ -234,5 +234,5 @@ const fn kind(kind: WireKind) -> BlockKind {
 
 fn refusal(error: EngineError) -> Refusal {
     let retry_after_ms = if error.code().is_retryable() { 100 } else { 0 };
-    Refusal { code: error.code(), retry_after_ms, message: error.to_string() }
+    Refusal { code: error.code(), retry_after_ms, message: error_chain(&error).to_string() }
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_node::clock::Clock;
-use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketKey};
+use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketKey, error_chain};
 
 pub(crate) use derived::Derived;
 pub(crate) use listing::{ListQuery, ListedFile};
@@ -127,7 +127,7 @@ impl Master {
     /// Returns the reason why no metadata can be written now.
     pub(crate) fn not_writable(&self) -> Option<String> {
         let state = self.context.store.writer_state().borrow().clone();
-        state.reason().map(|why| format!("metadata cannot be written: {why}"))
+        state.reason().map(|why| format!("metadata cannot be written: {}", error_chain(why)))
     }
 
     /// Returns what keeps the cluster from taking uploads.

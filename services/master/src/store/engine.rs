@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use cstore_log::Disk;
-use cstore_node::commit::{CommitSpans, CommittedFrame};
+use cstore_node::commit::CommitSpans;
 use cstore_node::metrics::CommitMetrics;
+use cstore_types::CommitFacts;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
@@ -176,17 +177,8 @@ impl MetaStore for SledMeta {
         let outcome = self.propose(batch)?;
         let span = self.commits.begin();
         let (position, frame) = outcome.instrument(span.clone()).await.map_err(|_| MetaError::Closed)??;
-        self.commits.landed(
-            &span,
-            CommittedFrame {
-                seq: frame.seq,
-                records: frame.records,
-                bytes: frame.bytes,
-                // A record is the batch of one request.
-                requests: frame.records,
-                took: frame.took,
-            },
-        );
+        // All batches of a frame are one group of the log, and each record is the batch of one request.
+        self.commits.landed(&span, CommitFacts { requests: frame.records, ..frame });
         Ok(position)
     }
 

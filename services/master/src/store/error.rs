@@ -8,6 +8,8 @@ use cstore_types::codec::CodecError;
 use cstore_types::{ChunkingError, ETagError, PlacementError, UserMetadataError};
 
 /// The reason why metadata was not read or written. Cheap to clone: one failed sync fails many batches.
+///
+/// Causes are sources and not part of the text: print them with `cstore_types::error_chain`.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MetaError {
     /// A requirement of the batch does not hold: read again and decide again.
@@ -20,24 +22,25 @@ pub enum MetaError {
     #[error("too many metadata changes at once")]
     Busy,
     /// A file of the metadata folder could not be used.
-    #[error("{doing}: {source}")]
+    #[error("{doing}")]
     Io {
         /// The step that failed.
         doing: &'static str,
         /// The system's error.
+        #[source]
         source: Arc<io::Error>,
     },
     /// The log refused a batch, or cannot be opened.
-    #[error("metadata log: {0}")]
+    #[error("metadata log")]
     Log(#[source] LogError),
     /// The index could not be read or written.
-    #[error("metadata index: {0}")]
+    #[error("metadata index")]
     Index(#[source] sled::Error),
     /// The operating system's random generator failed.
-    #[error("random generator: {0}")]
+    #[error("random generator")]
     Random(#[source] getrandom::Error),
     /// Stored bytes cannot be used.
-    #[error("metadata is damaged: {0}")]
+    #[error("metadata is damaged")]
     Damaged(#[source] DamageKind),
     /// The writer has ended: the store was closed, or a thread of it panicked.
     #[error("metadata writer has ended")]
@@ -64,13 +67,13 @@ pub enum DamageKind {
     #[error("{0} has other bytes than this program writes")]
     Layout(&'static str),
     /// Fields that are cut off or have a rest.
-    #[error("stored value {0}")]
+    #[error("stored value")]
     Fields(#[from] CodecError),
     /// A text that is no ETag.
-    #[error("stored etag: {0}")]
+    #[error("stored etag")]
     ETag(#[source] ETagError),
     /// A text that is no chunking.
-    #[error("stored chunking: {0}")]
+    #[error("stored chunking")]
     Chunking(#[source] ChunkingError),
     /// A value of a version that this program does not know.
     #[error("value has version {found}, known are {known:?}")]

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use cstore_log::{FrameFacts, Log, LogError, Record, Urgency};
+use cstore_log::{Log, LogError, Record, Urgency};
+use cstore_types::{CommitFacts, error_chain};
 use tokio::sync::{oneshot, watch};
 
 use super::batch::{self, Batch, Edit};
@@ -26,7 +27,7 @@ const MAX_GROUP: usize = 1_024;
 const MAX_TIGHT_GROUP: usize = 64;
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
-pub(super) type Outcome = Result<(Position, FrameFacts), MetaError>;
+pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
 
 /// A proposed batch and the caller that waits for its outcome, who may be gone.
 #[derive(Debug)]
@@ -173,7 +174,10 @@ impl Writer {
         let rests = !self.by_callers;
         let take = move || match checkpoint.take(position, rests) {
             Ok(()) | Err(MetaError::Closed) => {}
-            Err(error) => tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing"),
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
+            }
         };
         if self.by_callers {
             return take();
@@ -332,7 +336,7 @@ impl Writer {
             }
             Err(error) => {
                 // Nothing of the group was written: the next one tries again.
-                tracing::warn!(%error, "metadata change is refused");
+                tracing::warn!(error = %error_chain(&error), "metadata change is refused");
                 let error = MetaError::Log(error);
                 self.published.state.send_replace(WriterState::Blocked(error.clone()));
                 answer_all(accepted.into_iter().map(Accepted::into_job), &error);
@@ -340,7 +344,7 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, records: Vec<Record>, urgency: Urgency) -> Result<(u32, FrameFacts), LogError> {
+    fn append(&mut self, records: Vec<Record>, urgency: Urgency) -> Result<(u32, CommitFacts), LogError> {
         let bytes: u64 = records.iter().map(|record| record.payload.len() as u64 + RECORD_OVERHEAD).sum();
         let (sender, landed) = sync_channel(1);
         let done = move |result: Result<cstore_log::Committed<'_>, LogError>| {
@@ -356,7 +360,7 @@ impl Writer {
     }
 
     /// Applies a durable group: position, index, derived state, answers, in this order (see the module `store`).
-    fn apply(&mut self, accepted: Vec<Accepted>, mut overlay: Overlay, file: u32, frame: FrameFacts) {
+    fn apply(&mut self, accepted: Vec<Accepted>, mut overlay: Overlay, file: u32, frame: CommitFacts) {
         let last = accepted.last().map_or(0, |accepted| accepted.position);
         self.files().note(file, last);
         self.published.position.store(last, Ordering::Release);
@@ -424,7 +428,7 @@ pub(super) fn end(state: &watch::Sender<WriterState>, why: MetaError) {
         if matches!(state, WriterState::Ended(_)) {
             return false;
         }
-        tracing::error!(error = %why, "metadata writer ends: nothing is written any more in this process");
+        tracing::error!(error = %error_chain(&why), "metadata writer ends: nothing is written any more in this process");
         *state = WriterState::Ended(why);
         true
     });

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cstore_types::CommitFacts;
+
 use crate::error::LogError;
 use crate::file::LogFile;
 use crate::format::{BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes};
-use crate::log::{Committed, Done, FileState, FrameFacts, Location, Record, Shared, Urgency};
+use crate::log::{Committed, Done, FileState, Location, Record, Shared, Urgency};
 
 /// How the thread ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -201,7 +203,7 @@ impl Committer {
                 Ok(count) => {
                     let batch: Vec<Group> = groups.drain(..count).collect();
                     if catch_unwind(AssertUnwindSafe(|| self.write_frame(batch))).is_err() {
-                        self.poison("a thread that wrote or called back panicked".to_owned());
+                        self.poison(Arc::new(LogError::Panicked));
                     }
                 }
                 Err(error) => {
@@ -279,7 +281,7 @@ impl Committer {
     }
 
     fn seal_or_poison(&mut self) -> Result<(), LogError> {
-        self.seal().inspect_err(|error| self.poison(error.to_string()))
+        self.seal().inspect_err(|error| self.poison(Arc::new(error.clone())))
     }
 
     /// Whether a new file of so many bytes fits when the active one is cut.
@@ -349,11 +351,11 @@ impl Committer {
         let locations: Vec<Location> = frame.entries.iter().map(locate).collect();
         #[allow(clippy::disallowed_types, reason = "the log has no runtime, and a sync takes real time")]
         let begun = std::time::Instant::now();
-        let mut facts = FrameFacts {
+        let mut facts = CommitFacts {
             seq,
             records: frame.entries.len(),
             bytes: frame.disk_len,
-            groups: batch.len(),
+            requests: batch.len(),
             took: Duration::ZERO,
         };
         let compacted = bytes_of_compaction(&batch, frame.disk_len);
@@ -371,7 +373,7 @@ impl Committer {
         if let Err(error) =
             written.and_then(|()| if unsynced { Ok(()) } else { active.file.handle.sync_data() })
         {
-            let why = error.to_string();
+            let why = Arc::new(LogError::io("write log frame")(error));
             self.poison(why.clone());
             batch.into_iter().for_each(|group| group.fail(LogError::Poisoned(why.clone())));
             return;
@@ -390,7 +392,7 @@ impl Committer {
         self.shared.durable_seq.load(Ordering::Acquire)
     }
 
-    fn poison(&self, why: String) {
+    fn poison(&self, why: Arc<LogError>) {
         self.shared.poison(why);
     }
 
@@ -408,7 +410,7 @@ fn bytes_of_compaction(batch: &[Group], disk_len: u64) -> u64 {
     if count == batch.len() { disk_len } else { bytes as u64 }
 }
 
-fn tell(batch: Vec<Group>, frame: FrameFacts, locations: &[Location]) {
+fn tell(batch: Vec<Group>, frame: CommitFacts, locations: &[Location]) {
     let mut rest = locations;
     for group in batch {
         let (own, others) = rest.split_at(group.records.len());

@@ -1,7 +1,14 @@
-//! What can go wrong with a log, by what the caller can do.
+//! Failures of a log, by what the caller can do.
 
-/// A failure of the log. Cheap to clone: one failed sync fails many groups.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+use std::io;
+use std::sync::Arc;
+
+use crate::format::Damage;
+
+/// A failure of the log. Cheap to clone: one failed sync fails many groups, so causes are shared.
+///
+/// Causes are sources and not part of the text: print them with `cstore_types::error_chain`.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum LogError {
     /// The group does not fit; others may. Retiring files helps.
     #[error("log is full: {needed} bytes needed, {free} bytes free")]
@@ -25,26 +32,31 @@ pub enum LogError {
         allowed: usize,
     },
     /// A write or sync failed; nothing is appended any more until the log is opened again.
-    #[error("log is poisoned: {0}")]
-    Poisoned(String),
+    #[error("log is poisoned")]
+    Poisoned(#[source] Arc<LogError>),
     /// Durable bytes are damaged. Nothing was changed.
-    #[error("log file {file:08x} is damaged at offset {offset}: {what}")]
+    #[error("log file {file:08x} is damaged at offset {offset}")]
     Corrupt {
-        /// The file.
+        /// Id of the file.
         file: u32,
-        /// Where.
+        /// Offset of the damage in the file.
         offset: u64,
-        /// What is wrong there.
-        what: String,
+        /// The damage.
+        #[source]
+        damage: Damage,
     },
     /// Input or output failed.
-    #[error("{doing}: {why}")]
+    #[error("{doing}")]
     Io {
-        /// What was attempted.
+        /// The attempted operation, in the present tense.
         doing: &'static str,
-        /// The operating system's words.
-        why: String,
+        /// The operating system's error.
+        #[source]
+        source: Arc<io::Error>,
     },
+    /// A thread that wrote, or a callback of a group, panicked: a defect. Whether the frame is durable is unknown.
+    #[error("a thread that wrote the log or a callback panicked")]
+    Panicked,
     /// The log was closed.
     #[error("log is closed")]
     Closed,
@@ -54,7 +66,8 @@ pub enum LogError {
 }
 
 impl LogError {
-    pub(crate) fn io(doing: &'static str) -> impl Fn(std::io::Error) -> Self {
-        move |error| Self::Io { doing, why: error.to_string() }
+    /// Returns a function for `map_err` that wraps errors of the operation `doing`.
+    pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Io { doing, source: Arc::new(error) }
     }
 }

@@ -60,8 +60,8 @@ pub(crate) struct Files {
     disk: Arc<dyn Disk>,
     options: Options,
     inner: Mutex<Inner>,
-    /// Why the folder is not synced any more.
-    broken: Mutex<Option<String>>,
+    /// The failed sync after which the folder is not synced any more.
+    broken: Mutex<Option<Arc<LogError>>>,
 }
 
 impl Files {
@@ -228,18 +228,18 @@ impl Files {
             }
             LogError::io("recycle log file")(error)
         })?;
-        self.sync_folder("recycle log file")?;
+        self.sync_folder("sync folder of recycled log file")?;
         Ok((handle, spare.len))
     }
 
     /// A failed sync of the folder is never tried again: which names the disk has is unknown from then on.
     /// Syncs follow each other, so that one that returns after a failed one is not taken for a success: it may have
     /// covered nothing.
-    fn sync_folder(&self, doing: &str) -> Result<(), LogError> {
+    fn sync_folder(&self, doing: &'static str) -> Result<(), LogError> {
         let mut broken = self.broken.lock();
         if broken.is_none() {
-            let synced = self.disk.sync_dir();
-            *broken = synced.err().map(|error| format!("{doing}: sync folder: {error}"));
+            let synced = self.disk.sync_dir().map_err(LogError::io(doing));
+            *broken = synced.err().map(Arc::new);
         }
         broken.clone().map_or(Ok(()), |why| Err(LogError::Poisoned(why)))
     }
@@ -253,7 +253,7 @@ impl Files {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     LogError::Full { needed: size, free: 0 }
                 }
-                _ => LogError::Io { doing: "create log file", why: error.to_string() },
+                _ => LogError::io("create log file")(error),
             }
         };
         let make = || {
@@ -264,7 +264,7 @@ impl Files {
             Ok(handle)
         };
         let handle = make().map_err(undo)?;
-        self.sync_folder("create log file")?;
+        self.sync_folder("sync folder of new log file")?;
         Ok((handle, size))
     }
 
@@ -321,7 +321,7 @@ impl Files {
             self.inner.lock().files.insert(id, file);
             return Err(LogError::io("retire log file")(error));
         }
-        self.sync_folder("retire log file")?;
+        self.sync_folder("sync folder of retired log file")?;
         let len = file.info.lock().size;
         let mut inner = self.inner.lock();
         // At the moment in which its bytes are there again: they are not promised a second time.

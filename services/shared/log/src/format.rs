@@ -17,6 +17,7 @@
 //! that of the last frame.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use cstore_types::codec::{CodecError, Fields};
 
 pub(crate) const BLOCK: u64 = 4_096;
 pub(crate) const FRAME_HEADER: usize = 64;
@@ -61,6 +62,44 @@ pub(crate) const fn footer_bytes(records: usize, key_bytes: usize) -> u64 {
     align((FRAME_HEADER + records * FOOTER_ENTRY + key_bytes + TRAILER) as u64)
 }
 
+/// Bytes of a log file that no crash of this program leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The file ends inside of its header.
+    #[error("file is {0} bytes long, shorter than its header")]
+    Short(u64),
+    /// Block 0 has another magic number.
+    #[error("is not a log file")]
+    Magic,
+    /// Another program wrote the file.
+    #[error("has version {0}, this program knows {VERSION}")]
+    Version(u16),
+    /// The checksum of block 0 does not match.
+    #[error("has a damaged header")]
+    Header,
+    /// Block 0 names another owner or another file id.
+    #[error("file belongs to another log or has another name")]
+    Foreign,
+    /// The directory of a valid frame does not hold the records that the frame announces.
+    #[error("directory does not fit its records")]
+    Directory(#[from] CodecError),
+    /// The payload of a record lies where no location can point.
+    #[error("payload lies beyond 4 GiB")]
+    PayloadOffset,
+    /// A frame of a file that was complete does not validate.
+    #[error("frame does not validate in a file that was complete")]
+    Frame,
+    /// A frame does not validate, although a frame that was written after its sync does.
+    #[error("frame does not validate, but a later one does")]
+    FrameBeforeValid,
+    /// A frame that was proven durable is missing.
+    #[error("frame {0} was durable and does not validate")]
+    Lost(u64),
+    /// A second frame is unproven; a crash leaves one at most.
+    #[error("frame {0} is not the only one that nothing proves")]
+    SecondTail(u64),
+}
+
 /// Start value of every frame checksum of a file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seed(u32);
@@ -96,20 +135,20 @@ impl FileHeader {
         block.freeze()
     }
 
-    pub(crate) fn decode(block: &[u8]) -> Result<Self, String> {
-        let mut fields = Fields(block);
+    pub(crate) fn decode(block: &[u8]) -> Result<Self, Damage> {
+        let mut fields = Fields::new(block);
         if fields.array::<8>()? != *FILE_MAGIC {
-            return Err("is not a log file".to_owned());
+            return Err(Damage::Magic);
         }
-        let version = u16::from_le_bytes(fields.array()?);
+        let version = fields.u16()?;
         if version != VERSION {
-            return Err(format!("has version {version}, this program knows {VERSION}"));
+            return Err(Damage::Version(version));
         }
-        let (body, crc) = block.split_last_chunk::<4>().ok_or("is too short")?;
+        let (body, crc) = block.split_last_chunk::<4>().ok_or(Damage::Short(block.len() as u64))?;
         if crc32c::crc32c(body).to_le_bytes() != *crc {
-            return Err("has a damaged header".to_owned());
+            return Err(Damage::Header);
         }
-        fields.array::<2>()?;
+        fields.u16()?;
         let file = fields.u32()?;
         let owner = fields.array()?;
         Ok(Self { file, owner, capacity: fields.u64()?, durable_seq: fields.u64()? })
@@ -147,7 +186,7 @@ impl FrameHeader {
 
     /// Reads a header that claims to be of `file`; the checksum is not looked at yet.
     pub(crate) fn decode(bytes: &[u8], file: u32) -> Option<Self> {
-        let mut fields = Fields(bytes);
+        let mut fields = Fields::new(bytes);
         if fields.array::<4>().ok()? != *FRAME_MAGIC {
             return None;
         }
@@ -296,7 +335,7 @@ pub(crate) fn encode_footer(seed: Seed, place: FramePlace, entries: &[Entry]) ->
 
 /// Length of the footer that ends a file, from the file's last 16 bytes.
 pub(crate) fn decode_trailer(seed: Seed, trailer: &[u8; TRAILER]) -> Option<u64> {
-    let mut fields = Fields(trailer);
+    let mut fields = Fields::new(trailer);
     let magic = fields.array::<4>().ok()?;
     let (crc, len) = (fields.u32().ok()?, fields.u64().ok()?);
     (magic == *TRAILER_MAGIC && crc == crc32c::crc32c_append(seed.0, &len.to_le_bytes())).then_some(len)
@@ -312,8 +351,8 @@ pub(crate) fn decode_directory(
     header: &FrameHeader,
     offset: u64,
     directory: &[u8],
-) -> Result<Vec<Entry>, String> {
-    let mut fields = Fields(directory);
+) -> Result<Vec<Entry>, Damage> {
+    let mut fields = Fields::new(directory);
     let mut entries = Vec::with_capacity((header.records as usize).min(directory.len()));
     let mut payload = offset + FRAME_HEADER as u64 + u64::from(header.directory_len);
     for _ in 0..header.records {
@@ -323,39 +362,15 @@ pub(crate) fn decode_directory(
             let at = fields.u32()?;
             (at, header.seq.saturating_sub(fields.u32()?.into()))
         } else {
-            let at = u32::try_from(payload).map_err(|_| "payload lies beyond 4 GiB")?;
+            let at = u32::try_from(payload).map_err(|_| Damage::PayloadOffset)?;
             payload += u64::from(len);
             (at, header.seq)
         };
         let key = Bytes::copy_from_slice(fields.take(key_len.into())?);
         entries.push(Entry { kind, key, len, offset: at, seq });
     }
-    if fields.0.is_empty() { Ok(entries) } else { Err("directory is longer than its records".to_owned()) }
-}
-
-/// Takes little-endian fields off the front of a slice.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
-        let (front, rest) = self.0.split_at_checked(len).ok_or("is too short")?;
-        self.0 = rest;
-        Ok(front)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (front, rest) = self.0.split_first_chunk().ok_or("is too short")?;
-        self.0 = rest;
-        Ok(*front)
-    }
-
-    fn u32(&mut self) -> Result<u32, String> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, String> {
-        self.array().map(u64::from_le_bytes)
-    }
+    fields.end()?;
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -434,8 +449,21 @@ mod tests {
         assert_eq!(FileHeader::decode(&block), Ok(header));
         let mut newer = block.to_vec();
         newer[8] = 9;
-        assert!(FileHeader::decode(&newer).unwrap_err().contains("version 9"));
-        assert!(FileHeader::decode(&[0; 4_096]).unwrap_err().contains("not a log file"));
+        assert_eq!(FileHeader::decode(&newer), Err(Damage::Version(9)));
+        assert_eq!(FileHeader::decode(&[0; 4_096]), Err(Damage::Magic));
+        let mut flipped = block.to_vec();
+        flipped[20] ^= 1;
+        assert_eq!(FileHeader::decode(&flipped), Err(Damage::Header));
+    }
+
+    #[test]
+    fn a_directory_that_does_not_fit_its_frame_says_how() {
+        let bytes = frame().buffers.concat();
+        let header = FrameHeader::decode(&bytes, 3).unwrap();
+        let directory = |end: usize| decode_directory(&header, 4_096, &bytes[64..end]);
+        assert!(matches!(directory(72), Err(Damage::Directory(CodecError::TooShort { .. }))));
+        assert_eq!(directory(75), Err(Damage::Directory(CodecError::Trailing(2))));
+        assert_eq!(decode_directory(&header, 1 << 32, &bytes[64..73]), Err(Damage::PayloadOffset));
     }
 
     proptest! {

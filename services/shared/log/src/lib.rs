@@ -37,9 +37,8 @@ pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Verb};
 pub use error::LogError;
-pub use format::{MAX_KEY, frame_bytes};
+pub use format::{Damage, MAX_KEY, frame_bytes};
 pub use log::{
-    Committed, Done, FileInfo, FileState, FrameFacts, Location, Log, Observer, Options, Record, Sabotage,
-    Urgency,
+    Committed, Done, FileInfo, FileState, Location, Log, Observer, Options, Record, Sabotage, Urgency,
 };
 pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
+use cstore_types::{CommitFacts, error_chain};
 use parking_lot::{Condvar, Mutex};
 
 use crate::committer::{Committer, Group, Queue, Stop};
@@ -111,26 +111,11 @@ pub struct Committed<'a> {
     /// Where its payloads lie, in the order of its records.
     pub locations: &'a [Location],
     /// The frame that it shares with other groups.
-    pub frame: FrameFacts,
-}
-
-/// What a group commit did.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FrameFacts {
-    /// Sequence of the frame.
-    pub seq: u64,
-    /// Records of all groups.
-    pub records: usize,
-    /// Bytes that it takes on the disk.
-    pub bytes: u64,
-    /// Groups that share it.
-    pub groups: usize,
-    /// Time to write and sync it.
-    pub took: Duration,
+    pub frame: CommitFacts,
 }
 
 /// Told of every group commit, on the committer's thread: it must not wait for anything.
-pub type Observer = Box<dyn Fn(&FrameFacts) + Send + Sync>;
+pub type Observer = Box<dyn Fn(&CommitFacts) + Send + Sync>;
 
 /// Told once, for every outcome: on the committer's thread in order of the log, or at once when refused.
 pub type Done = Box<dyn FnOnce(Result<Committed<'_>, LogError>) + Send>;
@@ -184,13 +169,13 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     /// Highest frame_seq whose sync has returned.
     pub(crate) durable_seq: AtomicU64,
-    pub(crate) poisoned: Mutex<Option<String>>,
+    pub(crate) poisoned: Mutex<Option<Arc<LogError>>>,
     pub(crate) observer: Observed,
 }
 
 impl Shared {
-    pub(crate) fn poison(&self, why: String) {
-        tracing::error!(%why, "log is poisoned: nothing is written any more until a restart");
+    pub(crate) fn poison(&self, why: Arc<LogError>) {
+        tracing::error!(why = %error_chain(&*why), "log is poisoned: nothing is written any more until a restart");
         self.poisoned.lock().get_or_insert(why);
     }
 }
@@ -206,7 +191,7 @@ impl std::fmt::Debug for Observed {
 }
 
 impl Observed {
-    pub(crate) fn tell(&self, frame: &FrameFacts) {
+    pub(crate) fn tell(&self, frame: &CommitFacts) {
         if let Some(observer) = self.0.get() {
             observer(frame);
         }
@@ -395,8 +380,8 @@ impl Log {
         let _ = self.shared.observer.0.set(observer);
     }
 
-    /// Why nothing can be appended any more.
-    pub fn poisoned(&self) -> Option<String> {
+    /// Returns the failure after which nothing can be appended any more.
+    pub fn poisoned(&self) -> Option<Arc<LogError>> {
         self.shared.poisoned.lock().clone()
     }
 

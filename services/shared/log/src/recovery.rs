@@ -21,8 +21,8 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::file::{Files, LogFile, is_leftover};
 use crate::format::{
-    BLOCK, Entry, FRAME_HEADER, FileHeader, FrameHeader, FramePlace, KIND_SUPERSEDES, Seed, decode_directory,
-    decode_trailer, encode_frame, footer_bytes, frame_bytes, parse_file_name,
+    BLOCK, Damage, Entry, FRAME_HEADER, FileHeader, FrameHeader, FramePlace, KIND_SUPERSEDES, Seed,
+    decode_directory, decode_trailer, encode_frame, footer_bytes, frame_bytes, parse_file_name,
 };
 use crate::log::{FileInfo, FileState, Location, Options, Sabotage};
 
@@ -185,16 +185,15 @@ fn read_file(
     report: &mut RecoveryReport,
 ) -> Result<Found, LogError> {
     let io = LogError::io("read log file");
-    let corrupt = |offset, what: String| LogError::Corrupt { file: id, offset, what };
+    let corrupt = |damage| LogError::Corrupt { file: id, offset: 0, damage };
     let handle = disk.open(name).map_err(&io)?;
     let len = handle.size().map_err(&io)?;
     if len < BLOCK {
-        return Err(corrupt(0, format!("file is {len} bytes long, shorter than its header")));
+        return Err(corrupt(Damage::Short(len)));
     }
-    let header =
-        FileHeader::decode(&read_at(&handle, 0, BLOCK as usize)?).map_err(|what| corrupt(0, what))?;
+    let header = FileHeader::decode(&read_at(&handle, 0, BLOCK as usize)?).map_err(corrupt)?;
     if header.file != id || header.owner != options.owner {
-        return Err(corrupt(0, "file belongs to another log or has another name".to_owned()));
+        return Err(corrupt(Damage::Foreign));
     }
     let mut file = Found {
         id,
@@ -278,7 +277,7 @@ fn read_footer(file: &mut Found, seed: Seed) -> Result<bool, LogError> {
     if !header.verify(seed, content) {
         return Ok(false);
     }
-    let corrupt = |what| LogError::Corrupt { file: file.id, offset, what };
+    let corrupt = |damage| LogError::Corrupt { file: file.id, offset, damage };
     let entries = decode_directory(&header, offset, content.get(FRAME_HEADER..).unwrap_or_default());
     for entry in entries.map_err(corrupt)? {
         match file.frames.last_mut() {
@@ -305,16 +304,16 @@ fn walk(file: &mut Found, seed: Seed) -> Result<(), LogError> {
         }
         let directory = content.get(FRAME_HEADER..FRAME_HEADER + header.directory_len as usize);
         let entries = decode_directory(&header, file.end, directory.unwrap_or_default())
-            .map_err(|what| LogError::Corrupt { file: file.id, offset: file.end, what })?;
+            .map_err(|damage| LogError::Corrupt { file: file.id, offset: file.end, damage })?;
         file.frames.push(Frame { seq: header.seq, start: file.end, entries });
         file.end += header.disk_len();
     }
-    let damaged = |what: &str| LogError::Corrupt { file: file.id, offset: file.end, what: what.to_owned() };
+    let damaged = |damage| LogError::Corrupt { file: file.id, offset: file.end, damage };
     if !file.crashed && file.end != file.len {
-        return Err(damaged("frame does not validate in a file that was complete"));
+        return Err(damaged(Damage::Frame));
     }
     if frame_behind(file, seed)? {
-        return Err(damaged("frame does not validate, but a later one does"));
+        return Err(damaged(Damage::FrameBeforeValid));
     }
     Ok(())
 }
@@ -371,8 +370,8 @@ fn check_gaps(found: &[Found], proven: u64, superseded: &BTreeSet<u64>) -> Resul
         let Some(last) = file.frames.last() else { continue };
         let next = last.seq + 1;
         if next <= proven && !present.contains(&next) && !superseded.contains(&next) {
-            let what = format!("frame {next} was durable and does not validate");
-            return Err(LogError::Corrupt { file: file.id, offset: file.end, what });
+            let damage = Damage::Lost(next);
+            return Err(LogError::Corrupt { file: file.id, offset: file.end, damage });
         }
     }
     Ok(())
@@ -401,8 +400,8 @@ fn take_tail(
         for frame in taken.into_iter().filter(|frame| !superseded.contains(&frame.seq)) {
             let (offset, seq) = (frame.start, frame.seq);
             if tail.replace((file.handle.clone(), frame)).is_some() {
-                let what = format!("frame {seq} is not the only one that nothing proves");
-                return Err(LogError::Corrupt { file: file.id, offset, what });
+                let damage = Damage::SecondTail(seq);
+                return Err(LogError::Corrupt { file: file.id, offset, damage });
             }
         }
     }

@@ -3,27 +3,11 @@
 //! Requests of several traces share a frame and its sync. Each has a `commit` span of its own, so that no trace ends in
 //! another's; those that came later link to the first of the frame.
 
-use std::time::Duration;
-
+use cstore_types::CommitFacts;
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use parking_lot::Mutex;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-
-/// A frame that was synced.
-#[derive(Debug, Clone, Copy)]
-pub struct CommittedFrame {
-    /// Its sequence in the log.
-    pub seq: u64,
-    /// Records in it.
-    pub records: usize,
-    /// Its bytes on the disk.
-    pub bytes: u64,
-    /// Requests that shared it.
-    pub requests: usize,
-    /// Time to write and sync it.
-    pub took: Duration,
-}
 
 /// The commits of one log.
 #[derive(Debug, Default)]
@@ -39,7 +23,7 @@ impl CommitSpans {
     }
 
     /// Says what landed.
-    pub fn landed(&self, span: &Span, frame: CommittedFrame) {
+    pub fn landed(&self, span: &Span, frame: CommitFacts) {
         let context = span.context();
         let own = context.span().span_context().clone();
         if !own.is_sampled() {

@@ -28,6 +28,7 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
+use cstore_types::codec::{CodecError, Fields};
 use cstore_types::limits::MAX_IDS;
 use cstore_types::{BlockId, ClusterUuid, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
 
@@ -74,7 +75,7 @@ pub struct Superblock {
     pub clean: bool,
 }
 
-/// Why bytes are not what they should be.
+/// Bytes of the disk that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// All zero: never written.
@@ -89,9 +90,12 @@ pub enum FormatError {
     /// Uses a feature that this program does not know.
     #[error("uses unknown incompatible features {0:#x}")]
     Features(u64),
-    /// Length or checksum does not fit.
+    /// A checksum or a value does not fit.
     #[error("is damaged")]
     Damaged,
+    /// The bytes end before their last field, or go on after it.
+    #[error("is damaged")]
+    Fields(#[from] CodecError),
 }
 
 impl Superblock {
@@ -121,7 +125,7 @@ impl Superblock {
         if slot.iter().all(|byte| *byte == 0) {
             return Err(FormatError::Empty);
         }
-        let mut reader = Reader(slot);
+        let mut reader = Fields::new(slot);
         if reader.array::<8>()? != *SUPERBLOCK_MAGIC {
             return Err(FormatError::Foreign);
         }
@@ -129,11 +133,11 @@ impl Superblock {
         if crc != crc32c::crc32c(body).to_le_bytes() {
             return Err(FormatError::Damaged);
         }
-        let version = u16::from_le_bytes(reader.array()?);
+        let version = reader.u16()?;
         if version != VERSION {
             return Err(FormatError::Version(version));
         }
-        let flags = u16::from_le_bytes(reader.array()?);
+        let flags = reader.u16()?;
         reader.array::<4>()?;
         let incompatible = reader.u64()?;
         if incompatible != 0 {
@@ -145,7 +149,7 @@ impl Superblock {
         let key_check = reader.array()?;
         let (capacity, segment_bytes, block_size) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (seal_seq, seq) = (SealSeq(reader.u64()?), reader.u64()?);
-        let [name_len] = reader.array()?;
+        let name_len = reader.u8()?;
         let name = reader.take(name_len.into())?;
         let node = std::str::from_utf8(name).ok().and_then(|text| NodeId::new(text).ok());
         let node = node.ok_or(FormatError::Damaged)?;
@@ -174,10 +178,11 @@ pub(crate) fn refset_key(session: SessionId, part: PartNo) -> Bytes {
 }
 
 pub(crate) fn parse_refset_key(key: &[u8]) -> Result<(SessionId, PartNo), FormatError> {
-    let mut reader = Reader(key);
+    let mut reader = Fields::new(key);
     let session = SessionId::from_bytes(reader.array()?);
-    let part = PartNo(u32::from_le_bytes(reader.array()?));
-    if reader.0.is_empty() { Ok((session, part)) } else { Err(FormatError::Damaged) }
+    let part = PartNo(reader.u32()?);
+    reader.end()?;
+    Ok((session, part))
 }
 
 pub(crate) fn parse_release_key(key: &[u8]) -> Result<SessionId, FormatError> {
@@ -208,14 +213,14 @@ pub(crate) fn decode_refset(
     part: PartNo,
     payload: &[u8],
 ) -> Result<Vec<BlockId>, FormatError> {
-    let mut reader = Reader(payload);
-    let count = u32::from_le_bytes(reader.array()?) as usize;
-    let crc = u32::from_le_bytes(reader.array()?);
-    if count > MAX_IDS || reader.0.len() != count * BlockId::LEN || crc != refset_crc(session, part, reader.0)
-    {
+    let mut reader = Fields::new(payload);
+    let count = reader.u32()? as usize;
+    let crc = reader.u32()?;
+    let ids = reader.rest();
+    if count > MAX_IDS || ids.len() != count * BlockId::LEN || crc != refset_crc(session, part, ids) {
         return Err(FormatError::Damaged);
     }
-    reader.0.chunks_exact(BlockId::LEN).map(parse_block_key).collect()
+    ids.chunks_exact(BlockId::LEN).map(parse_block_key).collect()
 }
 
 fn refset_crc(session: SessionId, part: PartNo, ids: &[u8]) -> u32 {
@@ -261,21 +266,21 @@ impl Bitmap {
         if crc32c::crc32c(body).to_le_bytes() != *crc {
             return Err(FormatError::Damaged);
         }
-        let mut reader = Reader(body);
+        let mut reader = Fields::new(body);
         if reader.array::<8>()? != *BITMAP_MAGIC || reader.array::<16>()? != *store.as_bytes() {
             return Err(FormatError::Foreign);
         }
         let last_seq = reader.u64()?;
-        let n_files = u32::from_le_bytes(reader.array()?);
+        let n_files = reader.u32()?;
         let mut files = Vec::new();
         for _ in 0..n_files {
-            let file = u32::from_le_bytes(reader.array()?);
-            let records = u32::from_le_bytes(reader.array()?) as usize;
-            let mut counts = Vec::with_capacity(records.min(reader.0.len()));
+            let file = reader.u32()?;
+            let records = reader.u32()? as usize;
+            let mut counts = Vec::with_capacity(records.min(reader.rest().len()));
             let mut offset = 0u32;
             for _ in 0..records {
-                offset = offset.checked_add(reader.varint()?).ok_or(FormatError::Damaged)?;
-                counts.push((offset, reader.varint()?));
+                offset = offset.checked_add(varint(&mut reader)?).ok_or(FormatError::Damaged)?;
+                counts.push((offset, varint(&mut reader)?));
             }
             files.push((file, counts));
         }
@@ -291,37 +296,17 @@ fn put_varint(out: &mut BytesMut, mut number: u32) {
     out.extend_from_slice(&[number as u8]);
 }
 
-/// Takes fields off the front of a slice; a slice that is too short is damaged.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], FormatError> {
-        let (front, rest) = self.0.split_at_checked(len).ok_or(FormatError::Damaged)?;
-        self.0 = rest;
-        Ok(front)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let (front, rest) = self.0.split_first_chunk().ok_or(FormatError::Damaged)?;
-        self.0 = rest;
-        Ok(*front)
-    }
-
-    fn u64(&mut self) -> Result<u64, FormatError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn varint(&mut self) -> Result<u32, FormatError> {
-        let mut number = 0u32;
-        for shift in [0, 7, 14, 21, 28] {
-            let [byte] = self.array()?;
-            number |= u32::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
+/// Takes a LEB128 number of at most 32 bits.
+fn varint(fields: &mut Fields<'_>) -> Result<u32, FormatError> {
+    let mut number = 0u32;
+    for shift in [0, 7, 14, 21, 28] {
+        let byte = fields.u8()?;
+        number |= u32::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(number);
         }
-        Err(FormatError::Damaged)
     }
+    Err(FormatError::Damaged)
 }
 
 #[cfg(test)]

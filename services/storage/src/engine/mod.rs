@@ -29,9 +29,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Disk, FrameFacts, Log, Observer};
-use cstore_node::commit::{CommitSpans, CommittedFrame};
-use cstore_types::{BlockId, DedupKey, PartNo, SealSeq, SessionId, StoreUuid};
+use cstore_log::{Disk, Log, Observer};
+use cstore_node::commit::CommitSpans;
+use cstore_types::{BlockId, CommitFacts, DedupKey, PartNo, SealSeq, SessionId, StoreUuid, error_chain};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tracing::Instrument;
@@ -181,21 +181,12 @@ impl Engine {
     /// Waits for a group of this request to be durable, in a span of its own.
     async fn await_commit<T>(
         &self,
-        landed: oneshot::Receiver<Result<(T, FrameFacts), EngineError>>,
+        landed: oneshot::Receiver<Result<(T, CommitFacts), EngineError>>,
     ) -> Result<T, EngineError> {
         let span = self.commits.begin();
-        let lost = EngineError::Disk("segment writer is gone".to_owned());
-        let (answer, frame) = landed.instrument(span.clone()).await.unwrap_or(Err(lost))?;
-        self.commits.landed(
-            &span,
-            CommittedFrame {
-                seq: frame.seq,
-                records: frame.records,
-                bytes: frame.bytes,
-                requests: frame.groups,
-                took: frame.took,
-            },
-        );
+        let landed = landed.instrument(span.clone()).await;
+        let (answer, frame) = landed.unwrap_or_else(|_| Err(EngineError::writer_gone()))?;
+        self.commits.landed(&span, frame);
         Ok(answer)
     }
 
@@ -216,7 +207,7 @@ impl Engine {
 
     /// Why the node takes no writes any more, after a failed write or sync.
     pub fn read_only(&self) -> Option<String> {
-        self.log.poisoned().map(|why| why.to_string())
+        self.log.poisoned().map(|cause| error_chain(&*cause).to_string())
     }
 
     /// Tells `observer` of every group commit of this disk.
@@ -259,7 +250,7 @@ impl Engine {
     /// # Errors
     /// Of the disk. The next start recovers all the same.
     pub fn close(&self) -> Result<(), crate::EngineError> {
-        self.log.close().map_err(|error| crate::EngineError::Disk(error.to_string()))?;
+        self.log.close()?;
         self.save_bitmap()?;
         self.write_superblock(true)
     }

@@ -71,9 +71,7 @@ pub fn peek(disk: &Arc<dyn Disk>, path: &str) -> Result<Option<Superblock>, Open
     match superblock::read(disk).map_err(io_error("read superblock"))? {
         Found::Nothing => Ok(None),
         Found::Valid(superblock) => Ok(Some(superblock)),
-        Found::Unusable(error) => {
-            Err(OpenError::Superblock { path: path.to_owned(), problem: error.to_string() })
-        }
+        Found::Unusable(problem) => Err(OpenError::Superblock { path: path.to_owned(), problem }),
     }
 }
 
@@ -149,7 +147,7 @@ impl Engine {
         let mut recovery = Recovery::default();
         let (log, report) =
             Log::open_with(segments, log_options, options.sabotage, &mut |record| recovery.take(&record))
-                .map_err(|error| OpenError::Log(error.to_string()))?;
+                .map_err(EngineError::from)?;
         // A disk that is full has used its reserve by right; one that was made smaller must have it.
         let lacks_reserve = lowered && log.free_bytes(Urgency::Compaction) < reserve_bytes;
         if log.allocated_bytes() > superblock.capacity || lacks_reserve {
@@ -176,7 +174,7 @@ impl Engine {
         };
         engine.restore_references(report.last_seq, recovery.unreadable, was_clean)?;
         engine.shared.lock().state.adopt_orphans();
-        engine.write_superblock(false).map_err(|error| OpenError::Log(error.to_string()))?;
+        engine.write_superblock(false)?;
         remove_bitmap(&engine.disk).map_err(io_error("remove stale bitmap"))?;
         Ok(engine)
     }
@@ -186,9 +184,7 @@ impl Engine {
     /// does not tell one log from a later one.
     fn restore_references(&self, last_seq: u64, unreadable: usize, was_clean: bool) -> Result<(), OpenError> {
         if unreadable > 0 {
-            return Err(OpenError::Log(format!(
-                "{unreadable} records have keys that this program cannot read"
-            )));
+            return Err(OpenError::Keys(unreadable));
         }
         let mut shared = self.shared.lock();
         if was_clean
@@ -201,9 +197,7 @@ impl Engine {
         let sessions: Vec<SessionId> = shared.state.sessions().collect();
         for session in sessions {
             for (part, set) in shared.state.parts(session) {
-                let ids = self
-                    .read_refset(session, part, set)
-                    .map_err(|error| OpenError::Log(error.to_string()))?;
+                let ids = self.read_refset(session, part, set)?;
                 let missing = shared.state.add_refs(&ids);
                 if missing > 0 {
                     tracing::error!(%session, part = part.0, missing, "reference set names blocks that are not here");
@@ -235,7 +229,7 @@ impl Engine {
             }
             self.disk.sync_dir()
         };
-        write().map_err(|error| EngineError::Disk(format!("write bitmap: {error}")))
+        write().map_err(EngineError::io("write bitmap"))
     }
 }
 

@@ -1,8 +1,8 @@
 //! PutBlocks: new blocks become durable, known ones are counted as duplicates; both are pinned.
 
-use cstore_log::{Committed, FrameFacts, LogError, Record, Urgency};
+use cstore_log::{Committed, LogError, Record, Urgency};
 use cstore_types::limits::MAX_BLOCK_BYTES;
-use cstore_types::{BlockId, SessionId};
+use cstore_types::{BlockId, CommitFacts, SessionId};
 use tokio::sync::oneshot;
 
 use super::format::{KIND_DATA, KIND_MANIFEST};
@@ -41,7 +41,12 @@ enum Plan {
 impl Engine {
     /// Makes blocks durable. Answers when every one of them is synced, known or refused, in the order of `blocks`.
     pub async fn put_blocks(&self, session: SessionId, blocks: Vec<NewBlock>) -> Vec<PutOutcome> {
-        let (blocks, good) = self.check(blocks).await;
+        let count = blocks.len();
+        let (blocks, good) = match self.check(blocks).await {
+            Ok(checked) => checked,
+            // An answer without outcomes would break the frame's own bounds, and the worker would drop the connection.
+            Err(error) => return vec![PutOutcome::Refused(error); count],
+        };
         let mut outcomes = self.put_checked(session, &blocks, &good).await;
         for _ in 1..MAX_ROOM_TRIES {
             let is_full =
@@ -83,7 +88,7 @@ impl Engine {
                 Plan::Write => match landed.next() {
                     Some(Ok(())) => PutOutcome::Stored,
                     Some(Err(error)) => PutOutcome::Refused(error),
-                    None => PutOutcome::Refused(EngineError::Busy("segment writer is gone")),
+                    None => PutOutcome::Refused(EngineError::writer_gone()),
                 },
                 Plan::Await(landing) => self.join_other_put(session, block.id, landing).await,
             });
@@ -113,24 +118,19 @@ impl Engine {
         PutOutcome::Refused(EngineError::Busy("another write of this block failed"))
     }
 
-    /// Checks lengths and the keyed half of every id, off the async threads when there is much to hash.
-    pub(super) async fn check(&self, blocks: Vec<NewBlock>) -> (Vec<NewBlock>, Vec<bool>) {
+    /// Checks the length and the keyed half of every block's id. Returns the blocks with one verdict each.
+    ///
+    /// # Errors
+    /// [`EngineError::Task`] if the check panicked. Nothing is known of any block then.
+    pub(super) async fn check(
+        &self,
+        blocks: Vec<NewBlock>,
+    ) -> Result<(Vec<NewBlock>, Vec<bool>), EngineError> {
         let key = self.key.clone();
-        let check = move |blocks: &[NewBlock]| -> Vec<bool> {
-            let fits = |block: &NewBlock| (1..=MAX_BLOCK_BYTES).contains(&block.bytes.len());
-            blocks.iter().map(|block| fits(block) && block.id.matches(&key, &block.bytes)).collect()
+        let is_good = move |block: &NewBlock| {
+            (1..=MAX_BLOCK_BYTES).contains(&block.bytes.len()) && block.id.matches(&key, &block.bytes)
         };
-        let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
-        if bytes <= INLINE_CHECK_BYTES {
-            let good = check(&blocks);
-            return (blocks, good);
-        }
-        let checked = cstore_node::blocking(move || {
-            let good = check(&blocks);
-            (blocks, good)
-        });
-        // A panic in a hash function is a defect; the request is answered as if every block were wrong.
-        checked.await.unwrap_or_default()
+        judge(blocks, is_good).await
     }
 
     /// Decides under the lock what to do with each block and hands the new ones to the log.
@@ -221,6 +221,19 @@ impl Engine {
     }
 }
 
+/// Judges each block with `is_good`, on a blocking thread when there is much to hash.
+async fn judge(
+    blocks: Vec<NewBlock>,
+    is_good: impl Fn(&NewBlock) -> bool + Send + 'static,
+) -> Result<(Vec<NewBlock>, Vec<bool>), EngineError> {
+    let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+    let judge = move || {
+        let good = blocks.iter().map(is_good).collect();
+        (blocks, good)
+    };
+    if bytes <= INLINE_CHECK_BYTES { Ok(judge()) } else { Ok(cstore_node::blocking(judge).await?) }
+}
+
 fn reservation(group: &[&NewBlock]) -> u64 {
     group.iter().map(|block| block.footprint()).sum::<u64>() + GROUP_OVERHEAD
 }
@@ -228,5 +241,35 @@ fn reservation(group: &[&NewBlock]) -> u64 {
 /// One group on its way to the disk.
 struct Write {
     blocks: usize,
-    landed: oneshot::Receiver<Result<((), FrameFacts), EngineError>>,
+    landed: oneshot::Receiver<Result<((), CommitFacts), EngineError>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cstore_types::{DedupKey, ErrorCode};
+
+    use super::*;
+
+    fn block(len: usize) -> NewBlock {
+        let bytes = Bytes::from(vec![7; len]);
+        let id = BlockId::of_many(&DedupKey::from_bytes([1; 32]), &[&bytes])[0];
+        NewBlock { id, kind: BlockKind::Data, bytes }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_block_gets_a_verdict_wherever_it_is_judged() {
+        for len in [1, INLINE_CHECK_BYTES] {
+            let blocks = vec![block(len), block(len + 1)];
+            let (judged, good) = judge(blocks.clone(), move |block| block.bytes.len() == len).await.unwrap();
+            assert_eq!(judged.len(), blocks.len());
+            assert_eq!(good, [true, false]);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_of_the_check_is_an_internal_error_and_not_an_answer_without_outcomes() {
+        let judged = judge(vec![block(INLINE_CHECK_BYTES + 1)], |_| panic!("on purpose")).await;
+        assert_eq!(judged.unwrap_err().code(), ErrorCode::Internal);
+    }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Committed, FrameFacts, LogError, Record, Urgency};
-use cstore_types::{PartNo, SessionId};
+use cstore_log::{Committed, LogError, Record, Urgency};
+use cstore_types::{CommitFacts, PartNo, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -113,7 +113,7 @@ impl Engine {
         for (part, set) in parts {
             let engine = self.clone();
             let read = cstore_node::blocking(move || engine.read_refset(session, part, set));
-            let ids = read.await.map_err(|error| EngineError::Disk(error.to_string()))??;
+            let ids = read.await??;
             let mut shared = self.shared.lock();
             shared.state.drop_refs(&ids);
             shared.state.bury(set);
@@ -149,7 +149,7 @@ impl Releasing {
     }
 
     /// The records are durable: the sets are gone.
-    fn end(self, committed: &Committed<'_>) -> (Dropped, FrameFacts) {
+    fn end(self, committed: &Committed<'_>) -> (Dropped, CommitFacts) {
         let mut shared = self.shared.lock();
         let landed = self.sessions.iter().zip(committed.locations);
         let dropped = landed.map(|(session, at)| (*session, shared.state.release(*session, *at))).collect();

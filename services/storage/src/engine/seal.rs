@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use cstore_log::{Committed, FrameFacts, LogError, Record, Urgency};
+use cstore_log::{Committed, LogError, Record, Urgency};
 use cstore_types::limits::MAX_IDS;
-use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
+use cstore_types::{BlockId, CommitFacts, PartNo, SealSeq, SessionId};
 use tokio::sync::oneshot;
 
 use super::format::{KIND_REFSET, encode_refset, refset_key};
@@ -25,7 +25,7 @@ enum Step {
     /// Wait for other requests' writes, then look again.
     Wait(Vec<oneshot::Receiver<bool>>),
     Answer(SealOutcome),
-    Written(oneshot::Receiver<Result<(SealSeq, FrameFacts), EngineError>>, Vec<bool>),
+    Written(oneshot::Receiver<Result<(SealSeq, CommitFacts), EngineError>>, Vec<bool>),
 }
 
 impl Engine {
@@ -54,7 +54,7 @@ impl Engine {
         blocks: Vec<NewBlock>,
     ) -> Result<SealOutcome, EngineError> {
         self.validate(session, &ids, &blocks)?;
-        let (blocks, good) = self.check(blocks).await;
+        let (blocks, good) = self.check(blocks).await?;
         if let Some((bad, _)) = blocks.iter().zip(&good).find(|(_, good)| !**good) {
             return Err(EngineError::Invalid(format!(
                 "bytes of block {:?} are not what its id says",
@@ -209,7 +209,7 @@ impl Engine {
         sealing: Sealing,
         ids: &[BlockId],
         fresh: &[NewBlock],
-    ) -> oneshot::Receiver<Result<(SealSeq, FrameFacts), EngineError>> {
+    ) -> oneshot::Receiver<Result<(SealSeq, CommitFacts), EngineError>> {
         let mut records: Vec<Record> = fresh.iter().map(NewBlock::record).collect();
         records.push(Record {
             kind: KIND_REFSET,
@@ -275,7 +275,7 @@ impl Engine {
     ) -> Result<Vec<BlockId>, EngineError> {
         let payload: Bytes = self.log.read(set.location)?;
         super::format::decode_refset(session, part, &payload)
-            .map_err(|error| EngineError::Disk(format!("reference set of session {session} {error}")))
+            .map_err(|source| EngineError::RefSet { session, source })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Space: what is left, reservation before a write, recycling of wholly dead segments.
 
 use cstore_log::{FileInfo, FileState, LogError, Urgency};
+use cstore_types::error_chain;
 
 use super::Engine;
 use super::state::ORPHANS;
@@ -117,7 +118,7 @@ impl Engine {
         let mut retired = 0;
         for file in dead {
             if let Err(error) = self.keep_seal_seq(file) {
-                tracing::warn!(file = file.id, %error, "segment of the highest sequence could not be recycled");
+                tracing::warn!(file = file.id, error = %error_chain(&error), "segment of the highest sequence could not be recycled");
                 continue;
             }
             match self.log.retire(file.id) {
@@ -130,7 +131,7 @@ impl Engine {
                 // Somebody else was faster.
                 Err(LogError::NoFile(_)) => {}
                 Err(error) => {
-                    tracing::warn!(file = file.id, %error, "segment could not be recycled");
+                    tracing::warn!(file = file.id, error = %error_chain(&error), "segment could not be recycled");
                 }
             }
         }
@@ -145,17 +146,5 @@ impl Engine {
             return self.write_superblock(false);
         }
         Ok(())
-    }
-}
-
-impl From<LogError> for EngineError {
-    fn from(error: LogError) -> Self {
-        match error {
-            LogError::Full { needed, free } => Self::Full { needed, free },
-            LogError::Busy => Self::Busy("too many bytes wait for the disk"),
-            LogError::Poisoned(why) => Self::ReadOnly(why.to_string()),
-            LogError::TooLarge { .. } => Self::Invalid(error.to_string()),
-            other => Self::Disk(other.to_string()),
-        }
     }
 }

@@ -73,7 +73,7 @@ impl Engine {
         let mut superblock = self.superblock.lock();
         let next =
             Superblock { seq: superblock.seq + 1, seal_seq: self.seal_seq(), clean, ..superblock.clone() };
-        write(&self.disk, &next).map_err(|error| EngineError::Disk(format!("write superblock: {error}")))?;
+        write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
         *superblock = next;
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! One batch of records from a victim to the end of the log.
 
 use bytes::Bytes;
-use cstore_log::{Committed, DirectoryEntry, LogError, Record, Urgency};
-use cstore_types::SessionId;
+use cstore_log::{Committed, DirectoryEntry, Location, LogError, Record, Urgency};
+use cstore_types::{PartNo, SessionId, error_chain};
 use tokio::sync::oneshot;
 
 use super::super::format::{
@@ -88,14 +88,14 @@ impl Engine {
             let read = |entry: Entry| engine.read_entry(&entry).map(|payload| (entry, payload));
             batch.into_iter().filter_map(read).collect::<Vec<_>>()
         });
-        let read = read.await.map_err(|error| EngineError::Disk(error.to_string()))?;
+        let read = read.await?;
         victim.damaged |= read.len() < wanted;
         let batch = self.fence(read, &mut victim.held);
         if batch.is_empty() {
             return Ok(0);
         }
         let bytes = batch.iter().map(|(entry, _)| u64::from(entry.location.len)).sum();
-        self.append_copy(batch).await.unwrap_or_else(|_| Err(LogError::Closed.into()))?;
+        self.append_copy(batch).await.unwrap_or_else(|_| Err(EngineError::writer_gone()))?;
         self.counters.moved_bytes.add(bytes);
         Ok(bytes)
     }
@@ -130,22 +130,29 @@ impl Engine {
         match &entry.live {
             Live::Block(_) if self.flaw.moves_unverified() => self.log.read(entry.location).ok(),
             Live::Block(id) => self.read_verified(id, entry.location).ok(),
-            Live::Set(session, part) => {
-                let found = self.log.read(entry.location).map_err(|error| error.to_string());
-                let whole = |payload: &Bytes| {
-                    decode_refset(*session, *part, payload).map(drop).map_err(|error| error.to_string())
-                };
-                match found.and_then(|payload| whole(&payload).map(|()| payload)) {
-                    Ok(payload) => Some(payload),
-                    Err(error) => {
-                        self.counters.damaged_sets.add(1);
-                        tracing::error!(%session, part = part.0, %error, "reference set is damaged and not moved");
-                        None
-                    }
+            Live::Set(session, part) => match self.read_whole_refset(*session, *part, entry.location) {
+                Ok(payload) => Some(payload),
+                Err(error) => {
+                    self.counters.damaged_sets.add(1);
+                    let error = error_chain(&error);
+                    tracing::error!(%session, part = part.0, %error, "reference set is damaged and not moved");
+                    None
                 }
-            }
+            },
             Live::Release(_) => Some(Bytes::new()),
         }
+    }
+
+    /// Reads the payload of a reference set and checks that it is whole.
+    fn read_whole_refset(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        location: Location,
+    ) -> Result<Bytes, EngineError> {
+        let payload = self.log.read(location)?;
+        decode_refset(session, part, &payload).map_err(|source| EngineError::RefSet { session, source })?;
+        Ok(payload)
     }
 
     /// Takes what is still needed and may move, and keeps seals and releases of its sessions away until it has landed.

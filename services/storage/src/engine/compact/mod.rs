@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use cstore_log::{FileState, Location, LogError, Urgency};
+use cstore_types::error_chain;
 
 use super::Engine;
 use super::state::Live;
@@ -173,7 +174,7 @@ impl Engine {
         }
         let (engine, file, entries) = (self.clone(), victim.file, victim.entries.clone());
         let verify = cstore_node::blocking(move || engine.verify(&entries));
-        let good = verify.await.map_err(|error| EngineError::Disk(error.to_string()))?;
+        let good = verify.await?;
         victim.verified = good;
         victim.damaged |= !good;
         if good {
@@ -240,22 +241,17 @@ impl Engine {
             let file = self.choose(cleaning, need)?;
             let log = self.log.clone();
             let directory = cstore_node::blocking(move || log.directory(file)).await.ok()?;
-            let entries: Result<Vec<Entry>, String> = match directory {
-                Ok(entries) => {
-                    let entries = entries.iter().map(copy::entry).collect::<Result<_, _>>();
-                    entries.map_err(|error| error.to_string())
-                }
-                // Its last record died meanwhile, and somebody retired it.
+            let damage = match directory {
+                Ok(entries) => match entries.iter().map(copy::entry).collect::<Result<_, _>>() {
+                    Ok(entries) => return Some(Victim::new(file, entries, self.group_bytes)),
+                    Err(error) => error_chain(&error).to_string(),
+                },
+                // Its last record died in the meantime, and another request retired it.
                 Err(LogError::NoFile(_)) => continue,
-                Err(error) => Err(error.to_string()),
+                Err(error) => error_chain(&error).to_string(),
             };
-            match entries {
-                Ok(entries) => return Some(Victim::new(file, entries, self.group_bytes)),
-                Err(error) => {
-                    tracing::error!(file, %error, "directory of a segment is damaged: it cannot be emptied");
-                    self.stick(cleaning, file, u64::MAX);
-                }
-            }
+            tracing::error!(file, error = %damage, "directory of a segment is damaged: it cannot be emptied");
+            self.stick(cleaning, file, u64::MAX);
         }
         None
     }

@@ -1,13 +1,11 @@
 //! The frames of `cstore-wire` on top of the engine. Only translates.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SessionId, error_chain};
-use cstore_wire::{
-    BlockKind as WireKind, BlockSink, Context, Handler, Opcode, PutStatus, Refusal, Request, Response,
-    SealedBlock, SessionUse, SpaceUse, WireBlock,
-};
+use cstore_types::{Block, BlockId, ErrorCode, Fault, MapVersion, PartNo, SessionId, SessionUsage};
+use cstore_wire::{BlockSink, Context, Handler, Opcode, PutStatus, Request, Response, SealedBlock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -16,13 +14,15 @@ use tokio::time::Instant;
 use tracing::{Instrument, field};
 
 use crate::EngineError;
-use crate::engine::{BlockKind, Engine, NewBlock, PutOutcome, SealOutcome};
+use crate::engine::{Engine, PutOutcome, SealOutcome};
 use crate::metrics::FrameMetrics;
 
 /// Blocks that one blocking call reads before it sends them.
 const READ_BATCH: usize = 16;
 /// Batches that are read at once over all connections: more would only queue at the disk.
 const MAX_READERS: usize = 16;
+/// Time after which a worker should repeat a request that was refused for now: a few syncs of the disk.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Answers workers.
 #[derive(Debug)]
@@ -44,20 +44,19 @@ impl BlockServer {
         }
     }
 
-    fn check_map(&self, context: &Context) -> Result<(), Refusal> {
+    fn check_map(&self, context: &Context) -> Result<(), Fault> {
         let oldest = *self.oldest_map.lock();
         if context.map_version < oldest {
             let text = format!("placement map {} is too old, this node needs {oldest}", context.map_version);
-            return Err(Refusal::new(ErrorCode::PreconditionFailed, text));
+            return Err(Fault::new(ErrorCode::PreconditionFailed, text));
         }
         Ok(())
     }
 
-    async fn answer(&self, request: Request) -> Result<Response, Refusal> {
+    async fn answer(&self, request: Request) -> Result<Response, Fault> {
         match request {
             Request::HaveBlocks { session, ids } => {
-                let missing: Vec<bool> =
-                    self.engine.have_blocks(session, &ids).iter().map(|have| !have).collect();
+                let missing = self.engine.missing_blocks(session, &ids);
                 if missing.contains(&true) {
                     Ok(Response::SomeMissing(missing))
                 } else {
@@ -73,33 +72,25 @@ impl BlockServer {
             }
             Request::Usage { sessions } => self.usage(sessions).await,
             Request::GetBlocks { .. } | Request::Ping | Request::Goodbye => {
-                Err(Refusal::new(ErrorCode::Internal, "the connection answers this itself"))
+                Err(Fault::new(ErrorCode::Internal, "the connection answers this itself"))
             }
         }
     }
 
     /// Reads many reference sets, so it takes the place of a reader.
-    async fn usage(&self, sessions: Vec<SessionUse>) -> Result<Response, Refusal> {
+    async fn usage(&self, sessions: Vec<SessionUsage>) -> Result<Response, Fault> {
         let permit = self.readers.clone().acquire_owned().await;
         let engine = self.engine.clone();
         let counted = cstore_node::blocking(move || {
             let _permit = permit;
-            let sessions: Vec<_> = sessions.iter().map(|of| (of.session, of.ends)).collect();
             engine.usage(&sessions)
         });
-        let counted = counted.await.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
-        let found = counted.map_err(refusal)?;
-        Ok(Response::Usage(SpaceUse {
-            blocks: found.blocks,
-            bytes: found.bytes,
-            shared_blocks: found.shared_blocks,
-            shared_bytes: found.shared_bytes,
-        }))
+        let counted = counted.await.map_err(EngineError::from).flatten();
+        counted.map(Response::Usage).map_err(fault)
     }
 
-    async fn put(&self, session: SessionId, blocks: Vec<WireBlock>) -> Response {
-        let new = |block: WireBlock| NewBlock { id: block.id, kind: kind(block.kind), bytes: block.bytes };
-        let outcomes = self.engine.put_blocks(session, blocks.into_iter().map(new).collect()).await;
+    async fn put(&self, session: SessionId, blocks: Vec<Block>) -> Response {
+        let outcomes = self.engine.put_blocks(session, blocks).await;
         let status = |outcome: PutOutcome| match outcome {
             PutOutcome::Stored => PutStatus::Stored,
             PutOutcome::Duplicate => PutStatus::Duplicate,
@@ -114,15 +105,15 @@ impl BlockServer {
         part: PartNo,
         ids: Vec<BlockId>,
         blocks: Vec<SealedBlock>,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<Response, Fault> {
         let new = |block: SealedBlock| {
             let id = usize::try_from(block.index).ok().and_then(|at| ids.get(at)).copied();
-            id.map(|id| NewBlock { id, kind: kind(block.kind), bytes: block.bytes })
+            id.map(|id| Block { id, kind: block.kind, bytes: block.bytes })
         };
-        let blocks: Option<Vec<NewBlock>> = blocks.into_iter().map(new).collect();
+        let blocks: Option<Vec<Block>> = blocks.into_iter().map(new).collect();
         let blocks =
-            blocks.ok_or_else(|| Refusal::new(ErrorCode::InvalidArgument, "block index beyond the ids"))?;
-        Ok(match self.engine.put_seal(session, part, ids, blocks).await.map_err(refusal)? {
+            blocks.ok_or_else(|| Fault::new(ErrorCode::InvalidArgument, "block index beyond the ids"))?;
+        Ok(match self.engine.put_seal(session, part, ids, blocks).await.map_err(fault)? {
             SealOutcome::Sealed { seal_seq, stored } => {
                 Response::Sealed { store: self.engine.store(), seal_seq, new: stored }
             }
@@ -132,14 +123,14 @@ impl BlockServer {
     }
 
     /// One count and one line a request, as the other roles have for their calls.
-    fn answered(&self, opcode: Opcode, refused: Option<&Refusal>, begun: Instant) {
-        let (code, took) = (refused.map(|refusal| refusal.code), begun.elapsed());
+    fn answered(&self, opcode: Opcode, refused: Option<&Fault>, begun: Instant) {
+        let (code, took) = (refused.map(|fault| fault.code), begun.elapsed());
         self.metrics.answered(opcode, code, took);
         tracing::debug!(?opcode, refused = code.map(field::debug), ?took, "answered");
     }
 
     /// Reads batch by batch on blocking threads, one ahead of the socket.
-    async fn read_all(&self, ids: Vec<BlockId>, mut blocks: BlockSink) -> Result<(), Refusal> {
+    async fn read_all(&self, ids: Vec<BlockId>, mut blocks: BlockSink) -> Result<(), Fault> {
         let mut batches: Vec<(usize, Vec<BlockId>)> =
             ids.chunks(READ_BATCH).enumerate().map(|(n, ids)| (n * READ_BATCH, ids.to_vec())).collect();
         batches.reverse();
@@ -159,7 +150,7 @@ impl BlockServer {
                     let index = u32::try_from(start + n).unwrap_or(u32::MAX);
                     blocks.send(index, result).await?;
                 }
-                Ok::<_, Refusal>(())
+                Ok::<_, Fault>(())
             };
             let (ahead, sent) = futures_util::join!(ahead, send);
             sent?;
@@ -168,7 +159,7 @@ impl BlockServer {
         Ok(())
     }
 
-    async fn read_batch(&self, batch: (usize, Vec<BlockId>)) -> Result<ReadBatch, Refusal> {
+    async fn read_batch(&self, batch: (usize, Vec<BlockId>)) -> Result<ReadBatch, Fault> {
         let permit = self.readers.clone().acquire_owned().await;
         let engine = self.engine.clone();
         let (start, ids) = batch;
@@ -177,7 +168,7 @@ impl BlockServer {
             let read = |id: &BlockId| engine.read_block(id).map_err(|error| error.code());
             ids.iter().map(read).collect()
         });
-        let read = read.await.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
+        let read = read.await.map_err(|error| fault(error.into()))?;
         Ok((start, read))
     }
 }
@@ -189,7 +180,7 @@ impl Handler for BlockServer {
         self: Arc<Self>,
         context: Context,
         request: Request,
-    ) -> BoxFuture<'static, Result<Response, Refusal>> {
+    ) -> BoxFuture<'static, Result<Response, Fault>> {
         let span = crate::trace::request_span(&context, &request);
         async move {
             let (opcode, begun) = (request.opcode(), Instant::now());
@@ -209,7 +200,7 @@ impl Handler for BlockServer {
         context: Context,
         ids: Vec<BlockId>,
         blocks: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Refusal>> {
+    ) -> BoxFuture<'static, Result<(), Fault>> {
         let span = crate::trace::read_span(&context, ids.len());
         async move {
             let begun = Instant::now();
@@ -225,14 +216,7 @@ impl Handler for BlockServer {
     }
 }
 
-const fn kind(kind: WireKind) -> BlockKind {
-    match kind {
-        WireKind::Data => BlockKind::Data,
-        WireKind::Manifest => BlockKind::Manifest,
-    }
-}
-
-fn refusal(error: EngineError) -> Refusal {
-    let retry_after_ms = if error.code().is_retryable() { 100 } else { 0 };
-    Refusal { code: error.code(), retry_after_ms, message: error_chain(&error).to_string() }
+fn fault(error: EngineError) -> Fault {
+    let fault = Fault::from_error(error.code(), error);
+    if fault.code.is_retryable() { fault.retry_after(RETRY_AFTER) } else { fault }
 }

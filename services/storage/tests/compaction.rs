@@ -7,11 +7,9 @@ mod model;
 
 use bytes::Bytes;
 use cstore_log::{Disk, Fault, FaultyDisk, Sabotage, Verb};
-use cstore_storage::engine::{
-    BlockKind, CompactStep, CompactionStats, Engine, Flaw, Need, NewBlock, PutOutcome, SealOutcome,
-};
+use cstore_storage::engine::{CompactStep, CompactionStats, Engine, Flaw, Need, PutOutcome, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{BlockId, PartNo};
+use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -44,10 +42,10 @@ async fn i1_a_stale_index_after_a_move_is_caught() {
 }
 
 /// Bytes that follow from a number and are found on the disk by it.
-fn numbered(n: u64, len: usize) -> NewBlock {
+fn numbered(n: u64, len: usize) -> Block {
     let bytes = [&n.to_le_bytes()[..], b"numbered", &vec![7; len]].concat();
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
 }
 
 async fn store(engine: &Engine, n: u64, len: usize) {

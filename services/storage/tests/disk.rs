@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, RealDisk, Sabotage};
-use cstore_storage::engine::{
-    BlockKind, DiskOptions, Engine, Flaw, Identity, NewBlock, PutOutcome, SealOutcome,
-};
+use cstore_storage::engine::{DiskOptions, Engine, Flaw, Identity, PutOutcome, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
+use cstore_types::{Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 
 fn identity() -> Identity {
     Identity {
@@ -40,14 +38,14 @@ fn open(disk: &Arc<dyn Disk>) -> Result<Engine, OpenError> {
     Engine::open(disk.clone(), "memory", &identity(), &options(6 << 20))
 }
 
-fn block(bytes: Vec<u8>) -> NewBlock {
+fn block(bytes: Vec<u8>) -> Block {
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
 }
 
 const S: SessionId = SessionId::from_bytes([9; 16]);
 
-async fn store(engine: &Engine, part: u32, blocks: &[NewBlock]) -> Result<SealOutcome, EngineError> {
+async fn store(engine: &Engine, part: u32, blocks: &[Block]) -> Result<SealOutcome, EngineError> {
     let ids = blocks.iter().map(|block| block.id).collect();
     engine.put_seal(S, PartNo(part), ids, blocks.to_vec()).await
 }
@@ -101,7 +99,7 @@ async fn the_bitmap_is_a_cache_that_may_be_missing_or_wrong() {
     let faulty = FaultyDisk::new();
     let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
     let engine = open(&disk).unwrap();
-    let blocks: Vec<NewBlock> = (0..20u8).map(|n| block(vec![n; 1_000])).collect();
+    let blocks: Vec<Block> = (0..20u8).map(|n| block(vec![n; 1_000])).collect();
     store(&engine, 0, &blocks).await.unwrap();
     store(&engine, 1, &blocks[..5]).await.unwrap();
     let totals = engine.totals();
@@ -161,7 +159,7 @@ async fn i5_i8_bytes_that_are_not_their_id_are_refused_and_damage_is_healed_by_t
     let disk = RealDisk::open(dir.path()).unwrap();
     let engine = Engine::open(disk, "disk", &identity(), &options(6 << 20)).unwrap();
     let good = block(vec![42; 5_000]);
-    let forged = NewBlock { bytes: Bytes::from(vec![43; 5_000]), ..good.clone() };
+    let forged = Block { bytes: Bytes::from(vec![43; 5_000]), ..good.clone() };
     let outcomes = engine.put_blocks(S, vec![forged]).await;
     assert!(matches!(outcomes[..], [PutOutcome::Refused(EngineError::Invalid(_))]), "{outcomes:?}");
     store(&engine, 0, std::slice::from_ref(&good)).await.unwrap();
@@ -178,7 +176,7 @@ async fn i5_i8_bytes_that_are_not_their_id_are_refused_and_damage_is_healed_by_t
         }
     }
     assert!(matches!(engine.read_block(&good.id), Err(EngineError::DataLoss)));
-    assert_eq!(engine.have_blocks(S, &[good.id]), [false], "a damaged block counts as missing");
+    assert_eq!(engine.missing_blocks(S, &[good.id]), [true], "a damaged block counts as missing");
     assert!(matches!(engine.put_blocks(S, vec![good.clone()]).await[..], [PutOutcome::Stored]));
     assert_eq!(engine.read_block(&good.id).unwrap(), good.bytes);
     assert_eq!(engine.totals().blocks, 1);

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cstore_log::{Disk, DiskFile, Fault, FaultyDisk, LockGuard, Sabotage, Verb};
-use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Flaw, Identity, NewBlock, SealOutcome};
+use cstore_storage::engine::{DiskOptions, Engine, Flaw, Identity, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
+use cstore_types::{
+    Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+};
 
 fn identity() -> Identity {
     Identity {
@@ -37,13 +39,13 @@ fn open(disk: &FaultyDisk, capacity: u64) -> Result<Engine, OpenError> {
     Engine::open(Arc::new(disk.clone()), "memory", &identity(), &options(capacity))
 }
 
-fn block(bytes: Vec<u8>) -> NewBlock {
+fn block(bytes: Vec<u8>) -> Block {
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
 }
 
 /// Distinct bytes for each number.
-fn numbered(n: u32, len: usize) -> NewBlock {
+fn numbered(n: u32, len: usize) -> Block {
     block([&n.to_le_bytes()[..], &vec![7; len]].concat())
 }
 
@@ -51,7 +53,7 @@ fn session(n: u32) -> SessionId {
     SessionId::from_bytes([[9; 12].as_slice(), &n.to_le_bytes()].concat().try_into().unwrap())
 }
 
-async fn store(engine: &Engine, n: u32, block: NewBlock) -> Result<SealOutcome, EngineError> {
+async fn store(engine: &Engine, n: u32, block: Block) -> Result<SealOutcome, EngineError> {
     engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await
 }
 

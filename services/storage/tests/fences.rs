@@ -13,9 +13,9 @@ use bytes::Bytes;
 use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
 use cstore_storage::EngineError;
 use cstore_storage::engine::{
-    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Identity, Need, NewBlock, PutOutcome, SealOutcome,
+    CompactStep, DiskOptions, Engine, Flaw, Identity, Need, PutOutcome, SealOutcome,
 };
-use cstore_types::{BlockId, PartNo};
+use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::{Condvar, Mutex};
 
 use model::{CAPACITY, identity, session};
@@ -152,10 +152,10 @@ fn open_sized(disk: Arc<dyn Disk>, flaw: Flaw, capacity: u64) -> Engine {
     Engine::open(disk, "memory", &identity, &options).unwrap()
 }
 
-fn numbered(n: u64, len: usize) -> NewBlock {
+fn numbered(n: u64, len: usize) -> Block {
     let bytes = [&n.to_le_bytes()[..], &vec![7; len]].concat();
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
 }
 
 async fn store(engine: &Engine, n: u64, part: u32, len: usize) {
@@ -287,7 +287,7 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
     for n in 0..80 {
         engine.release(session(n)).await.unwrap();
     }
-    let blocks: Vec<NewBlock> = (1_000..1_800).map(|n| numbered(n, len)).collect();
+    let blocks: Vec<Block> = (1_000..1_800).map(|n| numbered(n, len)).collect();
     bench.gate.set_closed(true);
     // The committer takes all that waits when it wakes. So one block keeps it in a sync before the others come:
     // otherwise it could take a part of them, and the rest would not fill the queue.

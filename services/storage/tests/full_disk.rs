@@ -10,10 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, Sabotage};
 use cstore_storage::EngineError;
-use cstore_storage::engine::{
-    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Need, NewBlock, PutOutcome, SealOutcome,
-};
-use cstore_types::{BlockId, PartNo};
+use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Flaw, Need, PutOutcome, SealOutcome};
+use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -32,11 +30,11 @@ fn open(disk: &FaultyDisk, capacity: u64) -> Engine {
 }
 
 /// Bytes that follow from a number.
-fn numbered(n: u64, len: usize) -> NewBlock {
+fn numbered(n: u64, len: usize) -> Block {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(n).fill(&mut bytes[..]);
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
 }
 
 async fn store(engine: &Engine, n: u64, len: usize) -> Result<(), EngineError> {

@@ -13,10 +13,8 @@ use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, RealDisk, Sabotage};
 use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
-use cstore_storage::engine::{
-    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Need, NewBlock, SealOutcome,
-};
-use cstore_types::{BlockId, PartNo};
+use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Flaw, Need, SealOutcome};
+use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -36,11 +34,11 @@ fn open(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
 }
 
 /// Bytes that follow from a number.
-fn numbered(n: u64, len: usize) -> NewBlock {
+fn numbered(n: u64, len: usize) -> Block {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(n).fill(&mut bytes[..]);
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
 }
 
 async fn store(engine: &Engine, n: u64, len: usize) -> Result<(), EngineError> {
@@ -256,7 +254,7 @@ const POOL: u64 = 120;
 
 impl Race {
     /// The blocks of a session follow from its number, so that sessions share some.
-    fn blocks(n: u64) -> Vec<NewBlock> {
+    fn blocks(n: u64) -> Vec<Block> {
         let mut rng = StdRng::seed_from_u64(n);
         (0..3).map(|_| rng.random_range(0..POOL)).map(|n| numbered(n, 3_000 + 400 * n as usize)).collect()
     }
@@ -268,8 +266,8 @@ impl Race {
             let ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
             let mut last = None;
             for _ in 0..50 {
-                let have = self.engine.have_blocks(session(n), &ids);
-                let missing = blocks.iter().zip(have).filter(|(_, have)| !have);
+                let missing = self.engine.missing_blocks(session(n), &ids);
+                let missing = blocks.iter().zip(missing).filter(|(_, missing)| *missing);
                 let missing = missing.map(|(block, _)| block.clone()).collect();
                 self.engine.put_blocks(session(n), missing).await;
                 match self.engine.seal(session(n), PartNo(0), ids.clone()).await {

@@ -11,8 +11,8 @@ use std::thread::ThreadId;
 use bytes::Bytes;
 use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
 use cstore_node::shutdown::spawn;
-use cstore_storage::engine::{BlockKind, DiskOptions, Engine, Flaw, NewBlock};
-use cstore_types::{BlockId, PartNo};
+use cstore_storage::engine::{DiskOptions, Engine, Flaw};
+use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::Mutex;
 
 use model::{CAPACITY, identity, session};
@@ -70,7 +70,7 @@ impl Disk for Watched {
 async fn store(engine: &Engine, n: u64) -> bool {
     let bytes = [&n.to_le_bytes()[..], &vec![7; 30_000]].concat();
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    let block = NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) };
+    let block = Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) };
     engine.put_seal(session(n), PartNo(0), vec![id], vec![block]).await.is_ok()
 }
 

@@ -3,28 +3,21 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
-use cstore_types::{BlockId, ErrorCode, PartNo, SealSeq, SessionId, StoreUuid};
-use cstore_wire::{BlockKind, PutStatus, Request, Response, SealedBlock, WireBlock};
+use cstore_types::{Block, BlockId, ErrorCode, Fault, PartNo, SealSeq, SessionId, StoreUuid};
+use cstore_wire::{PutStatus, Request, Response, SealedBlock};
 use tracing::Instrument;
 
 use crate::cluster::{Route, WRITE_PATIENCE};
-use crate::error::Failure;
 use crate::trace;
 
 /// Bound of one request; a busy disk may take long over 8 MiB.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Times that a request is sent again over a new connection: all of them are idempotent.
 const MAX_TRIES: usize = 3;
-
-/// A block with its identity.
-#[derive(Debug, Clone)]
-pub(crate) struct Block {
-    pub(crate) id: BlockId,
-    pub(crate) kind: BlockKind,
-    pub(crate) bytes: Bytes,
-}
+/// Bounds of the pause before a busy node is asked again, whatever time it names.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a put found new.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,18 +40,13 @@ pub(crate) struct Seal {
     pub(crate) seq: SealSeq,
 }
 
-pub(crate) fn unexpected(response: &Response) -> Failure {
-    Failure::new(ErrorCode::Internal, format!("storage answered {:?}", response.opcode()))
+pub(crate) fn unexpected(response: &Response) -> Fault {
+    Fault::new(ErrorCode::Internal, format!("storage answered {:?}", response.opcode()))
 }
 
 impl Route {
     /// Asks a node, over a new connection when the one before broke.
-    pub(crate) async fn ask(
-        &self,
-        node: usize,
-        request: &Request,
-        blocks: usize,
-    ) -> Result<Response, Failure> {
+    pub(crate) async fn ask(&self, node: usize, request: &Request, blocks: usize) -> Result<Response, Fault> {
         let name = match request.opcode() {
             cstore_wire::Opcode::HaveBlocks => "HaveBlocks",
             cstore_wire::Opcode::PutBlocks => "PutBlocks",
@@ -75,16 +63,14 @@ impl Route {
                 let connection = self.connection(node, WRITE_PATIENCE).await?;
                 match connection.call(request, self.version(), field, DEADLINE).await {
                     Err(cstore_wire::ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
-                    Err(cstore_wire::ClientError::Refused(refusal))
-                        if refusal.code == ErrorCode::Overloaded && tries < MAX_TRIES =>
+                    Err(cstore_wire::ClientError::Refused(refused))
+                        if refused.code == ErrorCode::Overloaded && tries < MAX_TRIES =>
                     {
                         tries += 1;
-                        tokio::time::sleep(Duration::from_millis(
-                            refusal.retry_after_ms.clamp(10, 1_000).into(),
-                        ))
-                        .await;
+                        let pause = refused.retry_after.unwrap_or_default().clamp(MIN_PAUSE, MAX_PAUSE);
+                        tokio::time::sleep(pause).await;
                     }
-                    answer => return answer.map_err(Failure::from),
+                    answer => return answer.map_err(Fault::from),
                 }
             }
         };
@@ -97,7 +83,7 @@ impl Route {
         node: usize,
         session: SessionId,
         blocks: Vec<Block>,
-    ) -> Result<New, Failure> {
+    ) -> Result<New, Fault> {
         let mut seen = HashSet::new();
         let blocks: Vec<Block> = blocks.into_iter().filter(|block| seen.insert(block.id)).collect();
         let mut new = New::default();
@@ -117,9 +103,8 @@ impl Route {
         Ok(new)
     }
 
-    async fn put_missing(&self, node: usize, session: SessionId, blocks: Vec<Block>) -> Result<New, Failure> {
-        let wire = |block: &Block| WireBlock { id: block.id, kind: block.kind, bytes: block.bytes.clone() };
-        let request = Request::PutBlocks { session, blocks: blocks.iter().map(wire).collect() };
+    async fn put_missing(&self, node: usize, session: SessionId, blocks: Vec<Block>) -> Result<New, Fault> {
+        let request = Request::PutBlocks { session, blocks: blocks.clone() };
         let statuses = match self.ask(node, &request, blocks.len()).await? {
             Response::PutResult(statuses) if statuses.len() == blocks.len() => statuses,
             other => return Err(unexpected(&other)),
@@ -130,14 +115,14 @@ impl Route {
                 PutStatus::Stored => new.add(New { blocks: 1, bytes: block.bytes.len() as u64 }),
                 PutStatus::Duplicate => {}
                 PutStatus::Refused(ErrorCode::Full) => {
-                    return Err(Failure::new(
+                    return Err(Fault::new(
                         ErrorCode::Full,
                         format!("storage node {} is full", self.name(node)?),
                     ));
                 }
                 PutStatus::Refused(code) => {
                     let text = format!("storage node {} refused a block: {code}", self.name(node)?);
-                    return Err(Failure::new(code, text));
+                    return Err(Fault::new(code, text));
                 }
             }
         }
@@ -151,12 +136,12 @@ impl Route {
         session: SessionId,
         part: PartNo,
         ids: Vec<BlockId>,
-    ) -> Result<Seal, Failure> {
+    ) -> Result<Seal, Fault> {
         let n_ids = ids.len();
         match self.ask(node, &Request::Seal { session, part, ids }, n_ids).await? {
             Response::Sealed { store, seal_seq, .. } => Ok(Seal { store, seq: seal_seq }),
             // It restarted and dropped what nothing referred to; the bytes have left our memory.
-            Response::SealMissing(missing) => Err(Failure::new(
+            Response::SealMissing(missing) => Err(Fault::new(
                 ErrorCode::Unavailable,
                 format!(
                     "storage node {} lost {} blocks of this upload; send it again",
@@ -168,11 +153,11 @@ impl Route {
         }
     }
 
-    fn refused_seal(&self, node: usize, response: &Response) -> Failure {
+    fn refused_seal(&self, node: usize, response: &Response) -> Fault {
         match (response, self.name(node)) {
             (Response::SealConflict, Ok(name)) => {
                 let text = format!("storage node {name} has sealed this part with other blocks");
-                Failure::new(ErrorCode::Internal, text)
+                Fault::new(ErrorCode::Internal, text)
             }
             (other, _) => unexpected(other),
         }
@@ -186,7 +171,7 @@ impl Route {
         session: SessionId,
         blocks: &[Block],
         ask_first: bool,
-    ) -> Result<(Seal, New), Failure> {
+    ) -> Result<(Seal, New), Fault> {
         let mut seen = HashSet::new();
         let blocks: Vec<&Block> = blocks.iter().filter(|block| seen.insert(block.id)).collect();
         let ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
@@ -224,7 +209,7 @@ impl Route {
             }
         }
         let text = format!("storage node {} keeps losing blocks of this upload", self.name(node)?);
-        Err(Failure::new(ErrorCode::Unavailable, text))
+        Err(Fault::new(ErrorCode::Unavailable, text))
     }
 }
 
@@ -250,6 +235,9 @@ fn requests(blocks: impl Iterator<Item = Block>) -> Vec<Vec<Block>> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use cstore_types::BlockKind;
+
     use super::*;
 
     #[test]

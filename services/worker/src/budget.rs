@@ -13,12 +13,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_types::ErrorCode;
+use cstore_types::{ErrorCode, Fault};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::download::OPEN_BYTES;
-use crate::error::Failure;
 
 /// Bytes are counted in units of so many.
 const UNIT: u64 = 1_024;
@@ -42,10 +41,10 @@ impl Share {
     }
 
     /// Waits for its turn. Who wants more than there is at all gets all of it.
-    async fn take(&self, bytes: u64) -> Result<Hold, Failure> {
+    async fn take(&self, bytes: u64) -> Result<Hold, Fault> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.all);
         let held = self.units.clone().acquire_many_owned(units).await;
-        held.map_err(|error| Failure::new(ErrorCode::Unavailable, error.to_string()))
+        held.map_err(|error| Fault::from_error(ErrorCode::Unavailable, error))
     }
 }
 
@@ -69,7 +68,7 @@ impl Budget {
     }
 
     /// For blocks of an upload.
-    pub(crate) async fn upload(&self, bytes: u64) -> Result<Hold, Failure> {
+    pub(crate) async fn upload(&self, bytes: u64) -> Result<Hold, Fault> {
         self.uploads.take(bytes).await
     }
 
@@ -77,15 +76,15 @@ impl Budget {
     ///
     /// # Errors
     /// `Overloaded` when there were too many for too long.
-    pub(crate) async fn open(&self, bytes: u64) -> Result<Hold, Failure> {
+    pub(crate) async fn open(&self, bytes: u64) -> Result<Hold, Fault> {
         let taken = timeout(PATIENCE, self.open.take(bytes.min(OPEN_BYTES))).await;
         taken.unwrap_or_else(|_| {
-            Err(Failure::new(ErrorCode::Overloaded, "too many downloads are open at this worker"))
+            Err(Fault::new(ErrorCode::Overloaded, "too many downloads are open at this worker"))
         })
     }
 
     /// For a window of blocks of a download.
-    pub(crate) async fn window(&self, is_first: bool, bytes: u64) -> Result<Hold, Failure> {
+    pub(crate) async fn window(&self, is_first: bool, bytes: u64) -> Result<Hold, Fault> {
         let share = if is_first { &self.first } else { &self.next };
         share.take(bytes).await
     }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use cstore_mesh::{Dial, Target};
 use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::{Shutdown, spawn};
-use cstore_types::{BlockId, ClusterUuid, DedupKey, ErrorCode, FrameKey, MapVersion, NodeId, Placement};
+use cstore_types::{
+    BlockId, ClusterUuid, DedupKey, ErrorCode, Fault, FrameKey, MapVersion, NodeId, Placement, error_chain,
+};
 use cstore_wire::{ClientConfig, Connection};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
-
-use crate::error::Failure;
 
 /// How long an upload waits for a storage node that is away: its bytes have been sent already.
 pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -83,17 +83,17 @@ impl Stores {
     }
 
     /// The map that is known now.
-    pub(crate) fn placement(&self) -> Result<Placement, Failure> {
-        let missing = || Failure::new(ErrorCode::Unavailable, "placement map is not known yet");
+    pub(crate) fn placement(&self) -> Result<Placement, Fault> {
+        let missing = || Fault::new(ErrorCode::Unavailable, "placement map is not known yet");
         self.inner.view.borrow().placement.clone().ok_or_else(missing)
     }
 
     /// A live connection to a node; waits that long for one that is away.
-    pub(crate) async fn connection(&self, node: &NodeId, patience: Duration) -> Result<Connection, Failure> {
+    pub(crate) async fn connection(&self, node: &NodeId, patience: Duration) -> Result<Connection, Fault> {
         let link = self.link(node);
         let mut connection = link.connection.clone();
         let live = connection.wait_for(|found| found.as_ref().is_some_and(|found| !found.is_closed()));
-        let away = || Failure::new(ErrorCode::Unavailable, format!("storage node {node} is away"));
+        let away = || Fault::new(ErrorCode::Unavailable, format!("storage node {node} is away"));
         match timeout(patience, live).await {
             Ok(Ok(found)) => found.clone().ok_or_else(away),
             _ => Err(away()),
@@ -147,9 +147,9 @@ async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Send
         let attempt = match &addr {
             Some(addr) => {
                 let dialling = inner.dial.connect(Target::new(addr));
-                Connection::connect(dialling, &config).await.map_err(|error| error.to_string())
+                Connection::connect(dialling, &config).await.map_err(Fault::from)
             }
-            None => Err("address is not known".to_owned()),
+            None => Err(Fault::new(ErrorCode::Unavailable, "address is not known")),
         };
         match attempt {
             Ok(found) => {
@@ -164,7 +164,8 @@ async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Send
                 tracing::warn!(storage = %node, "connection to storage node is gone");
             }
             Err(error) => {
-                tracing::info!(storage = %node, %error, tries = backoff.tries(), "storage node is away");
+                let (error, tries) = (error_chain(&error), backoff.tries());
+                tracing::info!(storage = %node, %error, tries, "storage node is away");
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next_delay()) => {}
                     changed = view.changed() => if changed.is_err() { return },
@@ -183,7 +184,7 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    pub(crate) fn new(stores: &Stores) -> Result<Self, Failure> {
+    pub(crate) fn new(stores: &Stores) -> Result<Self, Fault> {
         Ok(Self { stores: stores.clone(), placement: Arc::new(stores.placement()?) })
     }
 
@@ -199,12 +200,12 @@ impl Route {
         self.placement.node_of(id)
     }
 
-    pub(crate) fn name(&self, node: usize) -> Result<&NodeId, Failure> {
-        let beyond = || Failure::new(ErrorCode::Internal, "placement names a node beyond its list");
+    pub(crate) fn name(&self, node: usize) -> Result<&NodeId, Fault> {
+        let beyond = || Fault::new(ErrorCode::Internal, "placement names a node beyond its list");
         self.placement.nodes().get(node).map(|node| &node.id).ok_or_else(beyond)
     }
 
-    pub(crate) async fn connection(&self, node: usize, patience: Duration) -> Result<Connection, Failure> {
+    pub(crate) async fn connection(&self, node: usize, patience: Duration) -> Result<Connection, Fault> {
         self.stores.connection(self.name(node)?, patience).await
     }
 }

@@ -1,10 +1,11 @@
 //! Digests over the whole body, only where the client gave one to compare with.
 
 use bytes::Bytes;
+use cstore_types::Fault;
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
-use crate::error::{Failure, lost_task};
+use crate::error::lost_task;
 
 /// Chunks up to this size are hashed where they arrive.
 const INLINE_BYTES: usize = 16 << 10;
@@ -18,12 +19,12 @@ pub(crate) struct Digests {
 
 impl Digests {
     /// Empty slices mean that the client gave none.
-    pub(crate) fn expect(md5: &[u8], sha256: &[u8]) -> Result<Self, Failure> {
+    pub(crate) fn expect(md5: &[u8], sha256: &[u8]) -> Result<Self, Fault> {
         if ![0, 16].contains(&md5.len()) {
-            return Err(Failure::invalid(format!("an MD5 digest has 16 bytes, found {}", md5.len())));
+            return Err(Fault::invalid(format!("an MD5 digest has 16 bytes, found {}", md5.len())));
         }
         if ![0, 32].contains(&sha256.len()) {
-            return Err(Failure::invalid(format!("a SHA-256 digest has 32 bytes, found {}", sha256.len())));
+            return Err(Fault::invalid(format!("a SHA-256 digest has 32 bytes, found {}", sha256.len())));
         }
         Ok(Self {
             md5: (!md5.is_empty()).then(|| (md5.to_vec(), Md5::new())),
@@ -31,7 +32,7 @@ impl Digests {
         })
     }
 
-    pub(crate) async fn update(&mut self, chunk: &Bytes) -> Result<(), Failure> {
+    pub(crate) async fn update(&mut self, chunk: &Bytes) -> Result<(), Fault> {
         if self.md5.is_none() && self.sha256.is_none() {
             return Ok(());
         }
@@ -44,7 +45,7 @@ impl Digests {
             digests.add(&chunk);
             digests
         };
-        *self = cstore_node::blocking(add).await.map_err(|error| lost_task(&error))?;
+        *self = cstore_node::blocking(add).await.map_err(lost_task)?;
         Ok(())
     }
 
@@ -58,17 +59,17 @@ impl Digests {
     }
 
     /// Compares, and answers the SHA-256 that was verified.
-    pub(crate) fn verify(self) -> Result<Bytes, Failure> {
+    pub(crate) fn verify(self) -> Result<Bytes, Fault> {
         if let Some((expected, md5)) = self.md5
             && md5.finalize()[..] != expected[..]
         {
-            return Err(Failure::invalid("body does not have the MD5 that Content-MD5 says"));
+            return Err(Fault::invalid("body does not have the MD5 that Content-MD5 says"));
         }
         let Some((expected, sha256)) = self.sha256 else { return Ok(Bytes::new()) };
         if sha256.finalize()[..] == expected[..] {
             Ok(expected.into())
         } else {
-            Err(Failure::invalid("body does not have the SHA-256 that x-cstore-sha256 says"))
+            Err(Fault::invalid("body does not have the SHA-256 that x-cstore-sha256 says"))
         }
     }
 }

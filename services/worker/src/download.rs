@@ -10,13 +10,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cstore_types::{ErrorCode, Root};
+use cstore_types::{ErrorCode, Fault, Root};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::budget::{Budget, Hold};
 use crate::cluster::Route;
-use crate::error::Failure;
 use crate::fetch::{Window, fetch};
 use crate::recipe_walk::RecipeWalk;
 
@@ -39,7 +38,7 @@ const QUICK: Duration = Duration::from_millis(250);
 const SLOW: Duration = Duration::from_millis(750);
 
 /// What a download hands to its stream.
-pub(crate) type Chunk = Result<Bytes, Failure>;
+pub(crate) type Chunk = Result<Bytes, Fault>;
 
 /// How far a window got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub(crate) async fn download(
     range: Range<u64>,
     budget: Budget,
     out: mpsc::Sender<Chunk>,
-) -> Result<u64, Failure> {
+) -> Result<u64, Fault> {
     let _open = budget.open(range.end - range.start).await?;
     let mut at = range.start;
     loop {
@@ -72,7 +71,7 @@ pub(crate) async fn download(
     }
     let (sent, wanted) = (at - range.start, range.end - range.start);
     if sent != wanted {
-        return Err(Failure::new(ErrorCode::DataLoss, format!("recipe covers {sent} of {wanted} bytes")));
+        return Err(Fault::new(ErrorCode::DataLoss, format!("recipe covers {sent} of {wanted} bytes")));
     }
     Ok(sent)
 }
@@ -88,7 +87,7 @@ struct Part<'a> {
 
 impl Part<'_> {
     /// Sends until the end of the range, or until the reader pauses.
-    async fn send_all(&self, is_first: bool) -> Result<Sent, Failure> {
+    async fn send_all(&self, is_first: bool) -> Result<Sent, Fault> {
         let mut walk = RecipeWalk::new(self.root, self.range.clone());
         let (mut size, mut bytes) = (if is_first { FIRST_WINDOW } else { MIN_WINDOW }, 0);
         let mut next = Some(self.fetch(&mut walk, size, is_first).await?);
@@ -113,12 +112,7 @@ impl Part<'_> {
         self.budget.max_window().max(MIN_WINDOW)
     }
 
-    async fn fetch(
-        &self,
-        walk: &mut RecipeWalk,
-        size: u64,
-        is_first: bool,
-    ) -> Result<(Window, Hold), Failure> {
+    async fn fetch(&self, walk: &mut RecipeWalk, size: u64, is_first: bool) -> Result<(Window, Hold), Fault> {
         let pieces = walk.next(self.route, size, WINDOW_BLOCKS).await?;
         let bytes = pieces.iter().map(|piece| piece.len).sum();
         let hold = self.budget.window(is_first, bytes).await?;
@@ -128,9 +122,9 @@ impl Part<'_> {
 
 /// Both at once; nothing is fetched any more once the reader pauses.
 async fn both<T>(
-    ahead: impl Future<Output = Result<T, Failure>>,
-    send: impl Future<Output = Result<Sent, Failure>>,
-) -> Result<(Option<T>, Sent), Failure> {
+    ahead: impl Future<Output = Result<T, Fault>>,
+    send: impl Future<Output = Result<Sent, Fault>>,
+) -> Result<(Option<T>, Sent), Fault> {
     tokio::pin!(ahead, send);
     let mut fetched = None;
     let sent = loop {
@@ -154,8 +148,8 @@ fn next_size(size: u64, took: Duration) -> u64 {
     }
 }
 
-fn gone() -> Failure {
-    Failure::new(ErrorCode::Unavailable, "nobody reads the download any more")
+fn gone() -> Fault {
+    Fault::new(ErrorCode::Unavailable, "nobody reads the download any more")
 }
 
 /// Sends the part of a window that lies in `range`. At the deadline it gives up what has not been sent.
@@ -164,7 +158,7 @@ async fn send(
     range: &Range<u64>,
     out: &mpsc::Sender<Chunk>,
     deadline: Instant,
-) -> Result<Sent, Failure> {
+) -> Result<Sent, Fault> {
     let mut sent = Sent { bytes: 0, paused: false };
     let mut small = BytesMut::new();
     for (piece, bytes) in window {
@@ -199,7 +193,7 @@ async fn give(
     out: &mpsc::Sender<Chunk>,
     deadline: Instant,
     sent: &mut Sent,
-) -> Result<(), Failure> {
+) -> Result<(), Fault> {
     if sent.paused {
         return Ok(());
     }

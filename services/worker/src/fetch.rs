@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::limits::MAX_BLOCK_BYTES;
-use cstore_types::{BlockId, ErrorCode};
+use cstore_types::{BlockId, ErrorCode, Fault, error_chain};
 use cstore_wire::{ClientError, Connection};
 use futures_util::future::try_join_all;
 use tracing::Instrument;
 
 use crate::cluster::{READ_PATIENCE, Route};
-use crate::error::{Failure, lost_task};
+use crate::error::lost_task;
 use crate::recipe_walk::Piece;
 use crate::trace;
 
@@ -24,7 +24,7 @@ const MAX_TRIES: usize = 3;
 pub(crate) type Window = Vec<(Piece, Bytes)>;
 
 /// One block by id, verified: a leaf of a recipe.
-pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Failure> {
+pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Fault> {
     let piece = Piece { id, offset: 0, len: 0 };
     let found = fetch_from(route, route.node_of(&id), &[piece], MAX_BLOCK_BYTES).await?;
     let bytes = found.into_values().next().ok_or_else(|| missing(&id))?;
@@ -35,7 +35,7 @@ pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Failu
 }
 
 /// Fetches the blocks of a window from all nodes at once, and verifies them off the async threads.
-pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, Failure> {
+pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, Fault> {
     let mut groups: Vec<Vec<Piece>> = (0..route.n_nodes()).map(|_| Vec::new()).collect();
     for piece in &pieces {
         if let Some(group) = groups.get_mut(route.node_of(&piece.id)) {
@@ -63,7 +63,7 @@ pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, F
     let found = if bytes <= INLINE_CHECK_BYTES {
         verify()?
     } else {
-        cstore_node::blocking(verify).await.map_err(|error| lost_task(&error))??
+        cstore_node::blocking(verify).await.map_err(lost_task)??
     };
     let take = |piece: Piece| {
         let bytes = found.get(&piece.id).filter(|bytes| bytes.len() as u64 == piece.len);
@@ -78,14 +78,14 @@ async fn fetch_from(
     node: usize,
     pieces: &[Piece],
     bytes: usize,
-) -> Result<HashMap<BlockId, Bytes>, Failure> {
+) -> Result<HashMap<BlockId, Bytes>, Fault> {
     let mut tries = 0;
     loop {
         // Not tried again: it has waited for as long as it may.
         let connection = route.connection(node, READ_PATIENCE).await?;
         match try_fetch(route, node, &connection, pieces, bytes).await {
-            Err(failure) if failure.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
-                tracing::debug!(%failure, tries, "fetch is tried again");
+            Err(fault) if fault.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
+                tracing::debug!(error = %error_chain(&fault), tries, "fetch is tried again");
                 tries += 1;
             }
             result => return result,
@@ -99,7 +99,7 @@ async fn try_fetch(
     connection: &Connection,
     pieces: &[Piece],
     bytes: usize,
-) -> Result<HashMap<BlockId, Bytes>, Failure> {
+) -> Result<HashMap<BlockId, Bytes>, Fault> {
     let mut ids: Vec<BlockId> = pieces.iter().map(|piece| piece.id).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -116,11 +116,10 @@ async fn try_fetch(
                 (Some(id), Err(ErrorCode::NotFound)) => return Err(missing(&id)),
                 (Some(id), Err(ErrorCode::DataLoss)) => return Err(damaged(&id)),
                 (_, Err(code)) => {
-                    return Err(Failure::new(code, format!("storage node refused a block: {code}")));
+                    return Err(Fault::new(code, format!("storage node refused a block: {code}")));
                 }
                 (None, Ok(_)) => {
-                    let broken = ClientError::Protocol("block index beyond the request".to_owned());
-                    return Err(broken.into());
+                    return Err(ClientError::Protocol("block index beyond the request").into());
                 }
             }
         }
@@ -129,10 +128,10 @@ async fn try_fetch(
     fetch.instrument(span).await
 }
 
-fn missing(id: &BlockId) -> Failure {
-    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is missing"))
+fn missing(id: &BlockId) -> Fault {
+    Fault::new(ErrorCode::DataLoss, format!("block {id:?} is missing"))
 }
 
-fn damaged(id: &BlockId) -> Failure {
-    Failure::new(ErrorCode::DataLoss, format!("block {id:?} is damaged"))
+fn damaged(id: &BlockId) -> Fault {
+    Fault::new(ErrorCode::DataLoss, format!("block {id:?} is damaged"))
 }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use cstore_node::shutdown::spawn;
 use cstore_proto::v1::transfer_server::Transfer;
 use cstore_proto::v1::upload_request::Message;
-use cstore_proto::{status, v1};
+use cstore_proto::{from_status, status, to_status, v1};
 use cstore_types::limits::MAX_SMALL_BYTES;
-use cstore_types::{ErrorCode, Root};
+use cstore_types::{ErrorCode, Fault, Root, error_chain};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::cluster::Route;
 use crate::download::{CHUNKS_AHEAD, Chunk, download};
-use crate::error::{Failure, lost_task};
+use crate::error::lost_task;
 use crate::metrics::TransferMetrics;
 use crate::recipe_walk::RecipeWalk;
 use crate::session::{Session, Sessions};
@@ -48,9 +48,9 @@ impl Transfer for Door {
         // On a reset the handler's future is dropped: the upload runs on a task of its own, which sees the broken
         // stream and aborts.
         let work = counted(self.metrics.clone(), async move { upload(&sessions, messages).await });
-        let result = spawn("upload", work).await.unwrap_or_else(|error| Err(lost_task(&error)));
+        let result = spawn("upload", work).await.unwrap_or_else(|error| Err(lost_task(error)));
         trace::describe_upload(result.as_ref().ok());
-        Ok(Response::new(result?))
+        Ok(Response::new(result.map_err(to_status)?))
     }
 
     async fn put_small(
@@ -63,9 +63,9 @@ impl Transfer for Door {
             return Err(status(ErrorCode::TooLarge, text));
         }
         let work = counted(self.metrics.clone(), async move { put_small(&sessions, request).await });
-        let result = spawn("small upload", work).await.unwrap_or_else(|error| Err(lost_task(&error)));
+        let result = spawn("small upload", work).await.unwrap_or_else(|error| Err(lost_task(error)));
         trace::describe_upload(result.as_ref().ok());
-        Ok(Response::new(result?))
+        Ok(Response::new(result.map_err(to_status)?))
     }
 
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::DownloadResponse, Status>> + Send>>;
@@ -75,7 +75,7 @@ impl Transfer for Door {
         request: Request<v1::DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
         let request = request.into_inner();
-        let root = Root::decode(&request.recipe_root).map_err(|error| Failure::invalid(error.to_string()))?;
+        let root = Root::decode(&request.recipe_root).map_err(|error| to_status(error.into()))?;
         let size = root.size();
         let end = match request.length {
             0 => size,
@@ -85,7 +85,7 @@ impl Transfer for Door {
             let text = format!("bytes {} to {end} are beyond the file's {size}", request.offset);
             return Err(status(ErrorCode::RangeNotSatisfiable, text));
         }
-        let route = Route::new(&self.sessions.stores)?;
+        let route = Route::new(&self.sessions.stores).map_err(to_status)?;
         let (out, chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
         let (range, metrics, budget) =
             (request.offset..end, self.metrics.clone(), self.sessions.budget.clone());
@@ -96,9 +96,9 @@ impl Transfer for Door {
                 metrics.sent(&mut running, bytes);
             }
             trace::describe_download(result.as_ref().ok().copied());
-            if let Err(failure) = result {
-                tracing::info!(code = %failure.code, %failure, "download ends early");
-                let _ = out.send(Err(failure)).await;
+            if let Err(fault) = result {
+                tracing::info!(code = %fault.code, error = %error_chain(&fault), "download ends early");
+                let _ = out.send(Err(fault)).await;
             }
         });
         // The end is told only when all chunks came: a download that failed is never a clean end.
@@ -110,7 +110,7 @@ impl Transfer for Door {
                     let sent = sent + chunk.len() as u64;
                     Some((Ok(answer(v1::download_response::Message::Chunk(chunk))), (chunks, sent, left)))
                 }
-                Some(Err(failure)) => Some((Err(failure.into()), (chunks, sent, None))),
+                Some(Err(fault)) => Some((Err(to_status(fault)), (chunks, sent, None))),
                 None if sent == total => {
                     let end = v1::DownloadEnd { length: sent };
                     Some((Ok(answer(v1::download_response::Message::End(end))), (chunks, sent, None)))
@@ -131,15 +131,15 @@ impl Transfer for Door {
         request: Request<v1::GetRecipeRequest>,
     ) -> Result<Response<Self::GetRecipeStream>, Status> {
         let root = Root::decode(&request.into_inner().recipe_root);
-        let root = root.map_err(|error| Failure::invalid(error.to_string()))?;
-        let route = Route::new(&self.sessions.stores)?;
+        let root = root.map_err(|error| to_status(error.into()))?;
+        let route = Route::new(&self.sessions.stores).map_err(to_status)?;
         let walk = RecipeWalk::new(&root, 0..root.size());
         let pages = futures_util::stream::unfold(Some((route, walk)), |state| async move {
             let (route, mut walk) = state?;
             match recipe_page(&route, &mut walk).await {
                 Ok(blocks) if blocks.is_empty() => None,
                 Ok(blocks) => Some((Ok(v1::GetRecipeResponse { blocks }), Some((route, walk)))),
-                Err(failure) => Some((Err(failure.into()), None)),
+                Err(fault) => Some((Err(to_status(fault)), None)),
             }
         });
         Ok(Response::new(Box::pin(pages)))
@@ -149,8 +149,9 @@ impl Transfer for Door {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        let route = Route::new(&self.sessions.stores)?;
-        Ok(Response::new(crate::explain::explain(&route, request.into_inner()).await?))
+        let route = Route::new(&self.sessions.stores).map_err(to_status)?;
+        let usage = crate::explain::explain(&route, request.into_inner()).await.map_err(to_status)?;
+        Ok(Response::new(usage.into()))
     }
 }
 
@@ -158,7 +159,7 @@ fn answer(message: v1::download_response::Message) -> v1::DownloadResponse {
     v1::DownloadResponse { message: Some(message) }
 }
 
-async fn recipe_page(route: &Route, walk: &mut RecipeWalk) -> Result<Vec<v1::RecipeBlock>, Failure> {
+async fn recipe_page(route: &Route, walk: &mut RecipeWalk) -> Result<Vec<v1::RecipeBlock>, Fault> {
     let pieces = walk.next(route, u64::MAX, RECIPE_PAGE).await?;
     let block = |piece: crate::recipe_walk::Piece| {
         Ok(v1::RecipeBlock {
@@ -174,8 +175,8 @@ async fn recipe_page(route: &Route, walk: &mut RecipeWalk) -> Result<Vec<v1::Rec
 /// Counts an upload from its task: on a reset nobody else sees how it ended.
 async fn counted(
     metrics: TransferMetrics,
-    upload: impl Future<Output = Result<v1::UploadResponse, Failure>>,
-) -> Result<v1::UploadResponse, Failure> {
+    upload: impl Future<Output = Result<v1::UploadResponse, Fault>>,
+) -> Result<v1::UploadResponse, Fault> {
     let mut running = metrics.upload();
     let result = upload.await;
     if let Ok(done) = &result {
@@ -184,8 +185,8 @@ async fn counted(
     result
 }
 
-async fn put_small(sessions: &Sessions, request: v1::PutSmallRequest) -> Result<v1::UploadResponse, Failure> {
-    let header = request.header.ok_or_else(|| Failure::invalid("field header is missing"))?;
+async fn put_small(sessions: &Sessions, request: v1::PutSmallRequest) -> Result<v1::UploadResponse, Fault> {
+    let header = request.header.ok_or_else(|| Fault::invalid("field header is missing"))?;
     let (session, mut upload) = sessions.begin(header)?;
     session.progress();
     let store = async {
@@ -200,9 +201,9 @@ async fn put_small(sessions: &Sessions, request: v1::PutSmallRequest) -> Result<
     };
     match store.await {
         Ok(stored) => session.commit(stored).await,
-        Err(failure) => {
+        Err(fault) => {
             session.abort().await;
-            Err(failure)
+            Err(fault)
         }
     }
 }
@@ -211,12 +212,12 @@ fn crc32c(bytes: &[u8]) -> u32 {
     ::crc32c::crc32c(bytes)
 }
 
-fn check_body(length: u64, announced: u64, crc: u32, announced_crc: u32) -> Result<(), Failure> {
+fn check_body(length: u64, announced: u64, crc: u32, announced_crc: u32) -> Result<(), Fault> {
     if length != announced {
-        return Err(Failure::invalid(format!("body has {length} bytes, {announced} were announced")));
+        return Err(Fault::invalid(format!("body has {length} bytes, {announced} were announced")));
     }
     if crc != announced_crc {
-        return Err(Failure::invalid("body does not have the checksum that was announced"));
+        return Err(Fault::invalid("body does not have the checksum that was announced"));
     }
     Ok(())
 }
@@ -224,17 +225,17 @@ fn check_body(length: u64, announced: u64, crc: u32, announced_crc: u32) -> Resu
 async fn upload(
     sessions: &Sessions,
     mut messages: Streaming<v1::UploadRequest>,
-) -> Result<v1::UploadResponse, Failure> {
+) -> Result<v1::UploadResponse, Fault> {
     let header = match next(&mut messages).await? {
         Message::Header(header) => header,
-        _ => return Err(Failure::invalid("an upload begins with its header")),
+        _ => return Err(Fault::invalid("an upload begins with its header")),
     };
     let (session, upload) = sessions.begin(header)?;
     match receive(&session, upload, &mut messages).await {
         Ok(stored) => session.commit(stored).await,
-        Err(failure) => {
+        Err(fault) => {
             session.abort().await;
-            Err(failure)
+            Err(fault)
         }
     }
 }
@@ -243,14 +244,14 @@ async fn receive(
     session: &Session,
     mut upload: Upload,
     messages: &mut Streaming<v1::UploadRequest>,
-) -> Result<crate::upload::Stored, Failure> {
+) -> Result<crate::upload::Stored, Fault> {
     let (mut length, mut crc) = (0u64, 0u32);
     loop {
         session.progress();
         match next(messages).await? {
-            Message::Header(_) => return Err(Failure::invalid("an upload has one header")),
+            Message::Header(_) => return Err(Fault::invalid("an upload has one header")),
             Message::Chunk(chunk) if chunk.len() > MAX_CHUNK => {
-                return Err(Failure::invalid(format!(
+                return Err(Fault::invalid(format!(
                     "a chunk has at most {MAX_CHUNK} bytes, found {}",
                     chunk.len()
                 )));
@@ -269,9 +270,10 @@ async fn receive(
 }
 
 /// The next message. A stream that ends or breaks before Finish is an upload that never happened.
-async fn next(messages: &mut Streaming<v1::UploadRequest>) -> Result<Message, Failure> {
-    let late = |_| Failure::new(ErrorCode::Deadline, format!("nothing came for {PROGRESS_DEADLINE:?}"));
+async fn next(messages: &mut Streaming<v1::UploadRequest>) -> Result<Message, Fault> {
+    let late = |_| Fault::new(ErrorCode::Deadline, format!("nothing came for {PROGRESS_DEADLINE:?}"));
     let message = timeout(PROGRESS_DEADLINE, messages.message()).await.map_err(late)?;
-    let message = message?.ok_or_else(|| Failure::invalid("upload ended without Finish"))?;
-    message.message.ok_or_else(|| Failure::invalid("empty message"))
+    let message =
+        message.map_err(from_status)?.ok_or_else(|| Fault::invalid("upload ended without Finish"))?;
+    message.message.ok_or_else(|| Fault::invalid("empty message"))
 }

@@ -28,5 +28,4 @@ mod trace;
 mod upload;
 
 pub use config::Config;
-pub use error::Failure;
 pub use run::{RunError, run, run_over};

@@ -3,10 +3,9 @@
 use std::ops::Range;
 
 use cstore_types::limits::MAX_RECIPE_DEPTH;
-use cstore_types::{BlockId, Entry, ErrorCode, Leaf, Root};
+use cstore_types::{BlockId, Entry, ErrorCode, Fault, Leaf, Root};
 
 use crate::cluster::Route;
-use crate::error::Failure;
 
 /// A data block of the range.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +54,7 @@ impl RecipeWalk {
         route: &Route,
         max_bytes: u64,
         max_blocks: usize,
-    ) -> Result<Vec<Piece>, Failure> {
+    ) -> Result<Vec<Piece>, Fault> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut bytes = 0;
         while let Some(level) = self.levels.last_mut() {
@@ -85,15 +84,15 @@ impl RecipeWalk {
     }
 }
 
-async fn fetch_leaf(route: &Route, id: BlockId, level: u8, covers: u64) -> Result<Vec<Entry>, Failure> {
-    let damaged = |what: String| Failure::new(ErrorCode::DataLoss, format!("recipe leaf {id:?}: {what}"));
+async fn fetch_leaf(route: &Route, id: BlockId, level: u8, covers: u64) -> Result<Vec<Entry>, Fault> {
+    let damaged = |what: &str| Fault::new(ErrorCode::DataLoss, format!("recipe leaf {id:?} {what}"));
     if level >= MAX_RECIPE_DEPTH {
-        return Err(damaged("lies too deep".to_owned()));
+        return Err(damaged("lies too deep"));
     }
     let bytes = crate::fetch::fetch_one(route, id).await?;
-    let leaf = Leaf::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let leaf = Leaf::decode(&bytes).map_err(|error| damaged("cannot be read").with_source(error))?;
     if leaf.level() != level || leaf.entries().last().map(|entry| entry.end) != Some(covers) {
-        return Err(damaged("does not fit the table above it".to_owned()));
+        return Err(damaged("does not fit the table above it"));
     }
     Ok(leaf.entries().to_vec())
 }

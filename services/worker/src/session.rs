@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_mesh::MasterClient;
-use cstore_proto::{TicketClaims, v1};
-use cstore_types::{ErrorCode, SessionId, TicketKey};
+use cstore_proto::{TicketClaims, from_status, v1};
+use cstore_types::{ErrorCode, Fault, SessionId, TicketKey, error_chain};
 use cstore_wire::Request;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep};
 use crate::budget::Budget;
 use crate::cluster::{Route, Stores};
 use crate::digests::Digests;
-use crate::error::Failure;
 use crate::upload::{Stored, Upload};
 
 /// How long a commit is repeated while its outcome is unknown: a master restarts within that.
@@ -47,25 +46,21 @@ pub(crate) struct Session {
 
 impl Sessions {
     /// Checks ticket and header.
-    pub(crate) fn begin(&self, header: v1::UploadHeader) -> Result<(Session, Upload), Failure> {
-        let claims = TicketClaims::verify(header.ticket.as_ref(), &self.ticket_key).map_err(|error| {
-            let status: tonic::Status = error.into();
-            Failure::from(status)
-        })?;
-        let denied = |text: &str| Failure::new(ErrorCode::PermissionDenied, text);
+    pub(crate) fn begin(&self, header: v1::UploadHeader) -> Result<(Session, Upload), Fault> {
+        let claims = TicketClaims::verify(header.ticket.as_ref(), &self.ticket_key)?;
+        let denied = |text: &str| Fault::new(ErrorCode::PermissionDenied, text);
         if claims.cluster != self.stores.cluster() {
             return Err(denied("upload ticket is of another cluster"));
         }
-        claims.check_expiry(now_ms()).map_err(|error| denied(&error.to_string()))?;
-        // The master checks it again; here it saves the body.
-        claims.check_tenant(&header.tenant).map_err(|error| denied(&error.to_string()))?;
-        cstore_proto::file_name("name", &header.name).map_err(|error| Failure::invalid(error.to_string()))?;
-        cstore_proto::metadata(header.metadata.clone())
-            .map_err(|error| Failure::invalid(error.to_string()))?;
+        claims.check_expiry(now_ms())?;
+        // The master checks the tenant again. A wrong one is refused here BEFORE the body is sent for nothing.
+        claims.check_tenant(&header.tenant)?;
+        cstore_proto::file_name("name", &header.name).map_err(|error| Fault::invalid(error.to_string()))?;
+        cstore_proto::metadata(header.metadata.clone()).map_err(|error| Fault::invalid(error.to_string()))?;
         let digests = Digests::expect(&header.expect_md5, &header.expect_sha256)?;
         let route = Route::new(&self.stores)?;
         if route.version() != claims.map_version {
-            return Err(Failure::new(
+            return Err(Fault::new(
                 ErrorCode::Unavailable,
                 "placement map of the ticket is not the one in use",
             ));
@@ -83,12 +78,12 @@ impl Session {
     }
 
     /// Publishes the file. Refused is final; anything else is unknown and repeated, never aborted.
-    pub(crate) async fn commit(self, stored: Stored) -> Result<v1::UploadResponse, Failure> {
+    pub(crate) async fn commit(self, stored: Stored) -> Result<v1::UploadResponse, Fault> {
         let sha256 = match stored.digests.verify() {
             Ok(sha256) => sha256,
-            Err(failure) => {
+            Err(fault) => {
                 self.abort().await;
-                return Err(failure);
+                return Err(fault);
             }
         };
         let seal = |seal: &crate::blocks::Seal| v1::StoreSeal {
@@ -114,10 +109,10 @@ impl Session {
             match self.shared.master.commit_upload(request.clone()).await {
                 Ok(committed) => break committed,
                 Err(status) => {
-                    let failure = Failure::from(status);
-                    if !failure.code.is_retryable() || Instant::now() + COMMIT_PAUSE > end {
+                    let fault = from_status(status);
+                    if !fault.code.is_retryable() || Instant::now() + COMMIT_PAUSE > end {
                         self.unpin().await;
-                        return Err(failure);
+                        return Err(fault);
                     }
                     self.progress();
                     sleep(COMMIT_PAUSE).await;
@@ -156,8 +151,8 @@ impl Session {
 
 async fn unpin(route: &Route, session: SessionId) {
     for node in 0..route.n_nodes() {
-        if let Err(failure) = route.ask(node, &Request::Unpin { session }, 0).await {
-            tracing::debug!(%session, %failure, "pins were not dropped");
+        if let Err(fault) = route.ask(node, &Request::Unpin { session }, 0).await {
+            tracing::debug!(%session, error = %error_chain(&fault), "pins were not dropped");
         }
     }
 }

@@ -12,17 +12,18 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES};
-use cstore_types::{BlockId, Chunking, ETagBuilder, PartNo, Root, RootBuilder, SessionId};
-use cstore_wire::BlockKind;
+use cstore_types::{
+    Block, BlockId, BlockKind, Chunking, ETagBuilder, Fault, PartNo, Root, RootBuilder, SessionId,
+};
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 
-use crate::blocks::{Block, New, Seal};
+use crate::blocks::{New, Seal};
 use crate::budget::{Budget, Hold};
 use crate::chunker::Chunker;
 use crate::cluster::Route;
 use crate::digests::Digests;
-use crate::error::{Failure, lost_task};
+use crate::error::lost_task;
 
 /// Bytes of one batch: enough blocks to fill the lanes of a hash and a frame worth sending.
 const BATCH_BYTES: usize = 1 << 20;
@@ -72,7 +73,7 @@ pub(crate) struct Upload {
     batch: Vec<Bytes>,
     batch_bytes: usize,
     in_flight_bytes: usize,
-    in_flight: FuturesOrdered<futures_util::future::BoxFuture<'static, Result<Done, Failure>>>,
+    in_flight: FuturesOrdered<futures_util::future::BoxFuture<'static, Result<Done, Fault>>>,
     started: bool,
     recipe: RootBuilder,
     etag: ETagBuilder,
@@ -116,7 +117,7 @@ impl Upload {
     }
 
     /// Takes the next bytes of the file. Waits while too much is in flight, which stops the sender.
-    pub(crate) async fn push(&mut self, chunk: Bytes) -> Result<(), Failure> {
+    pub(crate) async fn push(&mut self, chunk: Bytes) -> Result<(), Fault> {
         self.digests.update(&chunk).await?;
         let (batch, mut bytes) = (&mut self.batch, 0);
         self.chunker.push(chunk, &mut |block| {
@@ -132,7 +133,7 @@ impl Upload {
     }
 
     /// The body is whole: stores what is left and seals.
-    pub(crate) async fn finish(mut self) -> Result<Stored, Failure> {
+    pub(crate) async fn finish(mut self) -> Result<Stored, Fault> {
         if let Some(last) = self.chunker.finish() {
             self.batch_bytes += last.len();
             self.batch.push(last);
@@ -163,7 +164,7 @@ impl Upload {
     }
 
     /// Starts to hash and store up to one batch.
-    async fn send_batch(&mut self) -> Result<(), Failure> {
+    async fn send_batch(&mut self) -> Result<(), Fault> {
         let mut bytes = 0;
         let fits = |block: &&Bytes| {
             let first = bytes == 0;
@@ -191,12 +192,12 @@ impl Upload {
             Ok(Done { blocks: lengths, bytes, new, _held: held })
         });
         self.in_flight
-            .push_back(Box::pin(async move { task.await.unwrap_or_else(|error| Err(lost_task(&error))) }));
+            .push_back(Box::pin(async move { task.await.unwrap_or_else(|error| Err(lost_task(error))) }));
         Ok(())
     }
 
     /// Takes a stored batch into recipe and parts, in order of the file.
-    async fn take(&mut self, done: Done) -> Result<(), Failure> {
+    async fn take(&mut self, done: Done) -> Result<(), Fault> {
         self.new.add(done.new);
         self.in_flight_bytes -= done.bytes;
         let key = self.route.stores.key().clone();
@@ -213,7 +214,7 @@ impl Upload {
         Ok(())
     }
 
-    async fn put_leaves(&mut self, leaves: Vec<Block>) -> Result<(), Failure> {
+    async fn put_leaves(&mut self, leaves: Vec<Block>) -> Result<(), Fault> {
         let ids: Vec<(BlockId, u64)> = leaves.iter().map(|leaf| (leaf.id, leaf.bytes.len() as u64)).collect();
         put_everywhere(&self.route, self.session, leaves).await?;
         for (id, len) in ids {
@@ -222,7 +223,7 @@ impl Upload {
         Ok(())
     }
 
-    async fn add_to_part(&mut self, id: BlockId, len: u64) -> Result<(), Failure> {
+    async fn add_to_part(&mut self, id: BlockId, len: u64) -> Result<(), Fault> {
         let node = self.route.node_of(&id);
         let Some(part) = self.parts.get_mut(node) else { return Ok(()) };
         if part.known.insert(id) {
@@ -235,7 +236,7 @@ impl Upload {
         Ok(())
     }
 
-    async fn seal_part(&mut self, node: usize) -> Result<(), Failure> {
+    async fn seal_part(&mut self, node: usize) -> Result<(), Fault> {
         let Some(part) = self.parts.get_mut(node) else { return Ok(()) };
         if part.ids.is_empty() {
             return Ok(());
@@ -253,7 +254,7 @@ impl Upload {
     }
 
     /// The short way: everything is in memory, one PutSeal per node.
-    async fn finish_small(mut self) -> Result<Stored, Failure> {
+    async fn finish_small(mut self) -> Result<Stored, Fault> {
         let body = std::mem::take(&mut self.batch);
         let mut blocks = hash(&self.route, body).await?;
         let key = self.route.stores.key().clone();
@@ -292,7 +293,7 @@ fn keep_leaf(key: &cstore_types::DedupKey, leaf: Vec<u8>, leaves: &mut Vec<Block
 }
 
 /// Hashes blocks together, off the async threads.
-async fn hash(route: &Route, blocks: Vec<Bytes>) -> Result<Vec<Block>, Failure> {
+async fn hash(route: &Route, blocks: Vec<Bytes>) -> Result<Vec<Block>, Fault> {
     let key = route.stores.key().clone();
     let hash = move || {
         let slices: Vec<&[u8]> = blocks.iter().map(Bytes::as_ref).collect();
@@ -300,7 +301,7 @@ async fn hash(route: &Route, blocks: Vec<Bytes>) -> Result<Vec<Block>, Failure> 
         let pairs = ids.into_iter().zip(blocks);
         pairs.map(|(id, bytes)| Block { id, kind: BlockKind::Data, bytes }).collect()
     };
-    cstore_node::blocking(hash).await.map_err(|error| lost_task(&error))
+    cstore_node::blocking(hash).await.map_err(lost_task)
 }
 
 fn group(route: &Route, blocks: Vec<Block>) -> Vec<Vec<Block>> {
@@ -313,7 +314,7 @@ fn group(route: &Route, blocks: Vec<Block>) -> Vec<Vec<Block>> {
     groups
 }
 
-async fn put_everywhere(route: &Route, session: SessionId, blocks: Vec<Block>) -> Result<New, Failure> {
+async fn put_everywhere(route: &Route, session: SessionId, blocks: Vec<Block>) -> Result<New, Fault> {
     let groups = group(route, blocks).into_iter().enumerate().filter(|(_, blocks)| !blocks.is_empty());
     let puts = groups.map(|(node, blocks)| route.put(node, session, blocks));
     let mut new = New::default();

@@ -9,15 +9,12 @@ use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::grpc::call;
 use cstore_proto::v1;
 use cstore_types::{
-    BlockId, ClusterSecret, ClusterUuid, ErrorCode, FrameKey, MapVersion, NodeId, PartNo, SealSeq, SessionId,
-    StoreUuid,
+    Block, BlockId, BlockKind, ClusterSecret, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId,
+    PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,
 };
 use cstore_wire::frame::{HEADER, PREFIX};
 use cstore_wire::handshake::{Direction, Hello, prove};
-use cstore_wire::{
-    Block, BlockKind, Opcode, Prefix, PutStatus, Refusal, Request, Response, Role, SealedBlock, SessionUse,
-    SpaceUse, WireBlock,
-};
+use cstore_wire::{BlockReply, Opcode, Prefix, PutStatus, Request, Response, Role, SealedBlock};
 use prost::Message;
 
 use super::Tally;
@@ -41,7 +38,7 @@ fn frame(opcode: Opcode) -> Bytes {
     match opcode {
         Opcode::HaveBlocks => request(Request::HaveBlocks { session, ids }),
         Opcode::PutBlocks => {
-            request(Request::PutBlocks { session, blocks: vec![WireBlock { id: ids[0], kind, bytes }] })
+            request(Request::PutBlocks { session, blocks: vec![Block { id: ids[0], kind, bytes }] })
         }
         Opcode::GetBlocks => request(Request::GetBlocks { ids }),
         Opcode::Seal => request(Request::Seal { session, part, ids }),
@@ -50,17 +47,17 @@ fn frame(opcode: Opcode) -> Bytes {
             let blocks = vec![SealedBlock { index: 0, kind, bytes }];
             request(Request::PutSeal { session, part, ids, blocks })
         }
-        Opcode::UsageOf => request(Request::Usage { sessions: vec![SessionUse { session, ends: true }] }),
+        Opcode::UsageOf => request(Request::Usage { sessions: vec![SessionUsage { session, ends: true }] }),
         Opcode::Ping => request(Request::Ping),
         Opcode::Goodbye => request(Request::Goodbye),
         // A handshake that says nothing.
         Opcode::Handshake => Bytes::from_static(&[0x03, 0, 0, 0, 0]),
-        Opcode::Error => response(Response::Error(Refusal::new(ErrorCode::Full, "no"))),
+        Opcode::Error => response(Response::Error(Fault::new(ErrorCode::Full, "no"))),
         Opcode::Ok => response(Response::Ok),
         Opcode::AllHere => response(Response::AllHere),
         Opcode::SomeMissing => response(Response::SomeMissing(vec![true])),
         Opcode::PutResult => response(Response::PutResult(vec![PutStatus::Stored])),
-        Opcode::Block => response(Response::Block(Block { index: 0, last: true, result: Ok(bytes) })),
+        Opcode::Block => response(Response::Block(BlockReply { index: 0, last: true, result: Ok(bytes) })),
         Opcode::Sealed => response(Response::Sealed {
             store: StoreUuid::from_bytes([3; 16]),
             seal_seq: SealSeq(1),
@@ -68,7 +65,7 @@ fn frame(opcode: Opcode) -> Bytes {
         }),
         Opcode::SealMissing => response(Response::SealMissing(vec![0])),
         Opcode::SealConflict => response(Response::SealConflict),
-        Opcode::Usage => response(Response::Usage(SpaceUse::default())),
+        Opcode::Usage => response(Response::Usage(SpaceUsage::default())),
     }
 }
 

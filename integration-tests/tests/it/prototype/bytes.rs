@@ -7,8 +7,8 @@ use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
 use cstore_integration_tests::wait::until;
-use cstore_types::{BlockId, DedupKey, MapVersion, SessionId};
-use cstore_wire::{BlockKind, Prefix, PutStatus, Request, Response, WireBlock};
+use cstore_types::{Block, BlockId, BlockKind, DedupKey, MapVersion, SessionId};
+use cstore_wire::{Prefix, PutStatus, Request, Response};
 
 use super::{number, stats};
 use crate::PROGRAM;
@@ -62,7 +62,7 @@ fn b04_bytes_that_are_not_what_their_id_says_are_never_stored() {
     let honest = vec![b'G'; 64];
     let id = BlockId::of_many(&DedupKey::from_bytes([7; 32]), &[&honest])[0];
     let mut member = Visitor::member(&cluster, "storage-1");
-    let block = WireBlock { id, kind: BlockKind::Data, bytes: Bytes::from(vec![b'E'; 64]) };
+    let block = Block { id, kind: BlockKind::Data, bytes: Bytes::from(vec![b'E'; 64]) };
     let request = Request::PutBlocks { session: SessionId::from_bytes([1; 16]), blocks: vec![block] };
     member.send(&request.to_bytes(&Prefix { request_id: 1, map_version: MapVersion(1), trace: None }));
     let (opcode, payload) = member.receive().expect("an answer");

@@ -15,11 +15,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{ClientError, Refusal};
+use crate::error::{ClientError, Disconnect, HandshakeError};
 use crate::frame::{Opcode, Prefix, TraceField};
 use crate::handshake::{Answer, Direction, Hello, Role, VERSION, encode_proof, is_proof, prove};
-use crate::io::{Outgoing, ReadError, bare_frame, read_header, read_payload};
-use crate::message::{Block, Encoded, Request, Response};
+use crate::io::{Outgoing, bare_frame, read_header, read_payload};
+use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::pulse::{Heard, Pulse};
 use crate::task::spawn;
 
@@ -55,7 +55,7 @@ pub struct ClientConfig {
 
 enum Waiter {
     One(oneshot::Sender<Response>),
-    Blocks(mpsc::Sender<Block>),
+    Blocks(mpsc::Sender<BlockReply>),
 }
 
 /// What the tasks of a connection and its handles share.
@@ -65,25 +65,21 @@ struct Shared {
     credits: Arc<Semaphore>,
     max_credits: usize,
     closed: CancellationToken,
-    why_closed: Mutex<String>,
+    /// The first reason, once the connection is closed.
+    why_closed: Mutex<Option<Disconnect>>,
     pulse: Arc<Pulse>,
 }
 
 impl Shared {
-    fn close(&self, why: String) {
-        {
-            let mut reason = self.why_closed.lock();
-            if reason.is_empty() {
-                *reason = why;
-            }
-        }
+    fn close(&self, why: Disconnect) {
+        self.why_closed.lock().get_or_insert(why);
         self.closed.cancel();
         // Dropped senders tell every waiting call that the connection is gone.
         self.waiters.lock().clear();
     }
 
     fn lost(&self) -> ClientError {
-        ClientError::Disconnected(self.why_closed.lock().clone())
+        self.why_closed.lock().clone().unwrap_or(Disconnect::Closed).into()
     }
 }
 
@@ -105,7 +101,7 @@ impl std::fmt::Debug for Connection {
 /// Blocks of one GetBlocks as they arrive.
 #[derive(Debug)]
 pub struct BlockStream {
-    blocks: mpsc::Receiver<Block>,
+    blocks: mpsc::Receiver<BlockReply>,
     connection: Connection,
     left: usize,
     deadline: Duration,
@@ -143,10 +139,9 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        let connect = async { Self::over(dialling.await.map_err(|e| lost(&e))?, config).await };
-        let late =
-            || ClientError::Disconnected(format!("no handshake within {:?}", config.handshake_deadline));
-        timeout(config.handshake_deadline, connect).await.map_err(|_| late())?
+        let connect = async { Self::over(dialling.await.map_err(Disconnect::from)?, config).await };
+        let late = Disconnect::Late(config.handshake_deadline);
+        timeout(config.handshake_deadline, connect).await.map_err(|_| late)?
     }
 
     /// Shakes hands over a stream that is connected already.
@@ -211,7 +206,7 @@ impl Connection {
             let response = answer.await.map_err(|_| self.shared.lost())?;
             drop(pending);
             match response {
-                Response::Error(refusal) => Err(ClientError::Refused(refusal)),
+                Response::Error(fault) => Err(ClientError::Refused(fault)),
                 response => Ok(response),
             }
         };
@@ -275,7 +270,7 @@ impl BlockStream {
     ///
     /// # Errors
     /// [`ClientError`]; blocks that came before it are good.
-    pub async fn next(&mut self) -> Option<Result<Block, ClientError>> {
+    pub async fn next(&mut self) -> Option<Result<BlockReply, ClientError>> {
         if self.left == 0 {
             return None;
         }
@@ -289,10 +284,6 @@ impl BlockStream {
     }
 }
 
-fn lost(error: &dyn std::fmt::Display) -> ClientError {
-    ClientError::Disconnected(error.to_string())
-}
-
 async fn shake_hands<R, W>(
     reader: &mut R,
     writer: &mut W,
@@ -303,7 +294,7 @@ where
     W: AsyncWrite + Unpin,
 {
     let mut nonce = [0; 32];
-    getrandom::fill(&mut nonce).map_err(|error| ClientError::Handshake(error.to_string()))?;
+    getrandom::fill(&mut nonce).map_err(HandshakeError::from)?;
     let hello = Hello {
         min_version: VERSION,
         max_version: VERSION,
@@ -316,29 +307,28 @@ where
     let hello = hello.encode();
     let mut out = Outgoing::default();
     out.extend(bare_frame(Opcode::Handshake, hello.clone()));
-    out.write_to(writer).await.map_err(|e| lost(&e))?;
+    out.write_to(writer).await.map_err(Disconnect::from)?;
 
     let payload = expect(reader, Opcode::Handshake, config).await?;
-    let broken = |text: &str| Err(ClientError::Handshake(text.to_owned()));
-    let (welcome, proof) = match Answer::decode(payload).map_err(|e| ClientError::Handshake(e.to_string()))? {
+    let (welcome, proof) = match Answer::decode(payload).map_err(HandshakeError::from)? {
         Answer::Welcome(welcome, proof) => (welcome, proof),
-        Answer::Refused(refusal) => return Err(ClientError::Handshake(refusal.to_string())),
+        Answer::Refused(fault) => return Err(HandshakeError::Refused(fault).into()),
     };
     let signed = welcome.encode();
     if !is_proof(&config.key, Direction::Server, &hello, &signed, &proof) {
-        return broken("the node does not hold the cluster secret");
+        return Err(HandshakeError::Secret.into());
     }
     if welcome.cluster != config.cluster || welcome.role != Role::Storage || welcome.version != VERSION {
-        return broken("the node is of another cluster, role or version");
+        return Err(HandshakeError::Foreign.into());
     }
     if welcome.node != config.expect {
-        return broken(&format!("expected node {}, found {}", config.expect, welcome.node));
+        return Err(HandshakeError::Node { expected: config.expect.clone(), found: welcome.node }.into());
     }
     out.extend(bare_frame(
         Opcode::Handshake,
         encode_proof(prove(&config.key, Direction::Client, &hello, &signed)),
     ));
-    out.write_to(writer).await.map_err(|e| lost(&e))?;
+    out.write_to(writer).await.map_err(Disconnect::from)?;
     expect(reader, Opcode::Ok, config).await?;
     Ok((welcome.store, welcome.credits))
 }
@@ -350,16 +340,16 @@ async fn expect<R: AsyncRead + Unpin>(
 ) -> Result<Bytes, ClientError> {
     let read = async {
         let (opcode, len) = read_header(reader, config.handshake_deadline, config.progress_deadline).await?;
-        Ok::<_, ReadError>((opcode, read_payload(reader, len, config.progress_deadline).await?))
+        Ok::<_, Disconnect>((opcode, read_payload(reader, len, config.progress_deadline).await?))
     };
-    let (opcode, payload) = read.await.map_err(|e| lost(&e))?;
+    let (opcode, payload) = read.await?;
     if opcode == wanted {
         return Ok(payload);
     }
-    match Response::decode(opcode, payload) {
-        Ok((_, Response::Error(refusal))) => Err(ClientError::Handshake(refusal.to_string())),
-        _ => Err(ClientError::Handshake(format!("expected {wanted:?}, found {opcode:?}"))),
-    }
+    Err(match Response::decode(opcode, payload) {
+        Ok((_, Response::Error(fault))) => HandshakeError::Refused(fault).into(),
+        _ => HandshakeError::Opcode { expected: wanted, found: opcode }.into(),
+    })
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(
@@ -371,14 +361,14 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let mut batch = Vec::with_capacity(GATHER);
     loop {
         tokio::select! {
-            n = queue.recv_many(&mut batch, GATHER) => if n == 0 { return shared.close("closed by us".to_owned()) },
+            n = queue.recv_many(&mut batch, GATHER) => if n == 0 { return shared.close(Disconnect::ByUs) },
             () = shared.closed.cancelled() => return,
         }
         for encoded in batch.drain(..) {
             out.extend(encoded.buffers);
         }
         tokio::select! {
-            written = out.write_to(&mut writer) => if let Err(error) = written { return shared.close(error.to_string()) },
+            written = out.write_to(&mut writer) => if let Err(error) = written { return shared.close(error.into()) },
             () = shared.closed.cancelled() => return,
         }
     }
@@ -391,15 +381,15 @@ async fn read_all<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R, prog
             let payload = read_payload(&mut reader, len, progress).await?;
             let (prefix, response) = Response::decode(opcode, payload)?;
             tracing::debug!(target: "cstore_wire", ?opcode, request = prefix.request_id, bytes = len, "frame in");
-            deliver(&shared, prefix.request_id, response)?;
+            deliver(&shared, prefix.request_id, response);
         }
     };
-    let result: Result<std::convert::Infallible, ReadError> = tokio::select! {
+    let result: Result<std::convert::Infallible, Disconnect> = tokio::select! {
         result = read => result,
-        () = shared.closed.cancelled() => Err(ReadError::Closed),
+        () = shared.closed.cancelled() => Err(Disconnect::Closed),
     };
     let Err(error) = result;
-    shared.close(error.to_string());
+    shared.close(error);
 }
 
 /// Asks a silent side whether it is there, and closes the connection when nothing comes.
@@ -411,7 +401,7 @@ async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
         }
         let silence = shared.pulse.silence();
         if silence >= SILENT {
-            return shared.close(format!("peer has been silent for {} s", silence.as_secs()));
+            return shared.close(Disconnect::Silent(silence));
         }
         if silence >= QUIET {
             // Nobody waits for the answer: its bytes are all that counts. A full queue is no reason not to judge.
@@ -424,7 +414,7 @@ async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
 }
 
 /// Hands an answer to its caller. Nobody waiting is fine: the call was dropped.
-fn deliver(shared: &Shared, id: u32, response: Response) -> Result<(), ReadError> {
+fn deliver(shared: &Shared, id: u32, response: Response) {
     let mut waiters = shared.waiters.lock();
     match (waiters.remove(&id), response) {
         (Some(Waiter::Blocks(sender)), Response::Block(block)) => {
@@ -434,17 +424,16 @@ fn deliver(shared: &Shared, id: u32, response: Response) -> Result<(), ReadError
                 waiters.insert(id, Waiter::Blocks(sender));
             }
         }
-        (Some(Waiter::Blocks(sender)), Response::Error(refusal)) => {
-            let failed = Block { index: u32::MAX, last: true, result: Err(refusal.code) };
+        (Some(Waiter::Blocks(sender)), Response::Error(fault)) => {
+            let failed = BlockReply { index: u32::MAX, last: true, result: Err(fault.code) };
             let _ = sender.try_send(failed);
         }
         (Some(Waiter::One(sender)), response) => drop(sender.send(response)),
         // An error without a request is about the connection: the server closes after it.
-        (None, Response::Error(Refusal { code, message, .. })) if id == 0 => {
+        (None, Response::Error(fault)) if id == 0 => {
             drop(waiters);
-            shared.close(format!("{code}: {message}"));
+            shared.close(Disconnect::Refused(fault));
         }
         (Some(Waiter::Blocks(_)) | None, _) => {}
     }
-    Ok(())
 }

@@ -31,6 +31,7 @@
 //! | 0x46 | Usage | blocks u64 · bytes u64 · shared blocks u64 · shared bytes u64 |
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use cstore_types::codec::{CodecError, Fields};
 use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_IDS, MAX_REQUEST_BYTES, MAX_USAGE_SESSIONS};
 use cstore_types::{BlockId, MapVersion};
 
@@ -215,14 +216,13 @@ impl TraceField {
         Self(bytes)
     }
 
-    /// Trace id, span id and flags.
+    /// Returns trace id, span id and flags.
     pub fn parts(&self) -> ([u8; 16], [u8; 8], u8) {
-        let mut fields = Fields::new(Bytes::copy_from_slice(&self.0));
-        let read = || -> Result<_, DecodeError> {
+        let mut fields = Fields::new(&self.0);
+        let mut read = || -> Result<_, CodecError> {
             fields.u8()?;
             Ok((fields.array()?, fields.array()?, fields.u8()?))
         };
-        let mut read = read;
         read().unwrap_or_default()
     }
 }
@@ -253,7 +253,7 @@ impl Prefix {
         }
     }
 
-    pub(crate) fn decode(fields: &mut Fields) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(fields: &mut Payload) -> Result<Self, DecodeError> {
         let request_id = fields.u32()?;
         let flags = fields.u8()?;
         if flags & !FLAG_TRACE != 0 {
@@ -265,11 +265,11 @@ impl Prefix {
     }
 }
 
-/// Takes little-endian fields off the front of a payload; one that is too short is an error, never a panic.
+/// Reader of a payload. Reads fields as [`Fields`] does, and hands out block bytes as slices of the received buffer.
 #[derive(Debug)]
-pub(crate) struct Fields(Bytes);
+pub(crate) struct Payload(Bytes);
 
-impl Fields {
+impl Payload {
     pub(crate) fn new(payload: Bytes) -> Self {
         Self(payload)
     }
@@ -278,21 +278,23 @@ impl Fields {
         self.0.len()
     }
 
+    /// Takes `len` bytes without copying them.
     pub(crate) fn bytes(&mut self, len: usize) -> Result<Bytes, DecodeError> {
-        if len > self.0.len() {
-            return Err(DecodeError::Fields("ends inside of a field"));
+        let left = self.0.len();
+        if len > left {
+            return Err(CodecError::TooShort { needed: len, left }.into());
         }
         Ok(self.0.split_to(len))
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let found = self.0.first_chunk().copied().ok_or(DecodeError::Fields("ends inside of a field"))?;
+        let array = Fields::new(&self.0).array()?;
         self.0.advance(N);
-        Ok(found)
+        Ok(array)
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.array().map(|[byte]| byte)
+        self.array().map(u8::from_le_bytes)
     }
 
     pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
@@ -315,7 +317,7 @@ impl Fields {
             return Err(DecodeError::Value { field, value: count.into() });
         }
         if n.saturating_mul(each) > self.remaining() {
-            return Err(DecodeError::Fields("announces more than it holds"));
+            return Err(DecodeError::Count(field));
         }
         Ok(n)
     }
@@ -329,6 +331,6 @@ impl Fields {
     }
 
     pub(crate) fn end(&self) -> Result<(), DecodeError> {
-        if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Fields("goes on behind its last field")) }
+        Ok(Fields::new(&self.0).end()?)
     }
 }

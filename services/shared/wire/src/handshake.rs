@@ -13,12 +13,13 @@
 //! Credits are bytes of requests that may be in flight.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use cstore_types::{ClusterUuid, ErrorCode, FrameKey, NodeId, StoreUuid};
+use cstore_types::codec::CodecError;
+use cstore_types::{ClusterUuid, ErrorCode, Fault, FrameKey, NodeId, StoreUuid, error_chain};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::error::{DecodeError, Refusal};
-use crate::frame::{Fields, MAX_ERROR_TEXT};
+use crate::error::DecodeError;
+use crate::frame::{MAX_ERROR_TEXT, Payload};
 
 /// The only version that this program speaks.
 pub const VERSION: u16 = 2;
@@ -99,7 +100,7 @@ pub struct Welcome {
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Welcome(Welcome, [u8; 32]),
-    Refused(Refusal),
+    Refused(Fault),
 }
 
 fn put_node(out: &mut BytesMut, node: &NodeId) {
@@ -107,14 +108,14 @@ fn put_node(out: &mut BytesMut, node: &NodeId) {
     out.put_slice(node.as_str().as_bytes());
 }
 
-fn take_node(fields: &mut Fields) -> Result<NodeId, DecodeError> {
+fn take_node(fields: &mut Payload) -> Result<NodeId, DecodeError> {
     let len = fields.u8()?;
     let text = fields.bytes(len.into())?;
-    let node = std::str::from_utf8(&text).ok().and_then(|text| NodeId::new(text).ok());
-    node.ok_or(DecodeError::Fields("node id is not a node id"))
+    let text = std::str::from_utf8(&text).map_err(CodecError::from)?;
+    Ok(NodeId::new(text)?)
 }
 
-fn expect_stage(fields: &mut Fields, stage: u8) -> Result<(), DecodeError> {
+fn expect_stage(fields: &mut Payload, stage: u8) -> Result<(), DecodeError> {
     match fields.u8()? {
         found if found == stage => Ok(()),
         found => Err(DecodeError::Value { field: "handshake stage", value: found.into() }),
@@ -139,7 +140,7 @@ impl Hello {
     /// # Errors
     /// [`DecodeError`] for anything that [`Self::encode`] does not make.
     pub fn decode(payload: Bytes) -> Result<Self, DecodeError> {
-        let mut fields = Fields::new(payload);
+        let mut fields = Payload::new(payload);
         expect_stage(&mut fields, HELLO)?;
         let hello = Self {
             min_version: fields.u16()?,
@@ -174,7 +175,7 @@ impl Welcome {
 
 impl Answer {
     pub(crate) fn decode(payload: Bytes) -> Result<Self, DecodeError> {
-        let mut fields = Fields::new(payload);
+        let mut fields = Payload::new(payload);
         let answer = match fields.u8()? {
             WELCOME => {
                 let welcome = Welcome {
@@ -195,7 +196,7 @@ impl Answer {
                 let (min, max, len) = (fields.u16()?, fields.u16()?, fields.u16()?);
                 let text = fields.bytes(len.into())?;
                 let text = String::from_utf8_lossy(&text);
-                Self::Refused(Refusal::new(code, format!("{text} (it speaks versions {min} to {max})")))
+                Self::Refused(Fault::new(code, format!("{text} (it speaks versions {min} to {max})")))
             }
             other => return Err(DecodeError::Value { field: "handshake stage", value: other.into() }),
         };
@@ -205,11 +206,11 @@ impl Answer {
 }
 
 /// A Refused message.
-pub(crate) fn encode_refused(refusal: &Refusal) -> Bytes {
+pub(crate) fn encode_refused(fault: &Fault) -> Bytes {
     let mut out = BytesMut::new();
-    let text: String = refusal.message.chars().take(MAX_ERROR_TEXT / 4).collect();
+    let text: String = error_chain(fault).to_string().chars().take(MAX_ERROR_TEXT / 4).collect();
     out.put_u8(REFUSED);
-    out.put_u8(refusal.code.wire_byte());
+    out.put_u8(fault.code.wire_byte());
     out.put_u16_le(VERSION);
     out.put_u16_le(VERSION);
     out.put_u16_le(u16::try_from(text.len()).unwrap_or_default());
@@ -226,7 +227,7 @@ pub(crate) fn encode_proof(proof: [u8; 32]) -> Bytes {
 }
 
 pub(crate) fn decode_proof(payload: Bytes) -> Result<[u8; 32], DecodeError> {
-    let mut fields = Fields::new(payload);
+    let mut fields = Payload::new(payload);
     expect_stage(&mut fields, PROOF)?;
     let proof = fields.array()?;
     fields.end()?;

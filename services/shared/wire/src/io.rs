@@ -8,42 +8,25 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::error::DecodeError;
+use crate::error::Disconnect;
 use crate::frame::{HEADER, Opcode, decode_header};
 
 /// Reserved for a payload before its first bytes are there.
 const FIRST_RESERVATION: usize = 64 << 10;
-
-/// Why no frame could be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    /// The peer closed between two frames.
-    #[error("peer closed the connection")]
-    Closed,
-    /// Nothing came in time: `true` between two frames, `false` inside of one.
-    #[error("peer sent nothing for too long")]
-    Idle,
-    /// The connection broke, also inside of a frame.
-    #[error("read frame: {0}")]
-    Io(#[from] io::Error),
-    /// Not a frame.
-    #[error("{0}")]
-    Decode(#[from] DecodeError),
-}
 
 /// Reads opcode and length. `idle` bounds the wait for the first byte, `progress` each wait after it.
 pub(crate) async fn read_header<R: AsyncRead + Unpin>(
     reader: &mut R,
     idle: Duration,
     progress: Duration,
-) -> Result<(Opcode, u32), ReadError> {
+) -> Result<(Opcode, u32), Disconnect> {
     let mut header = [0; HEADER];
     let (first, rest) = header.split_at_mut(1);
-    let read = timeout(idle, reader.read(first)).await.map_err(|_| ReadError::Idle)??;
+    let read = timeout(idle, reader.read(first)).await.map_err(|_| Disconnect::Idle)??;
     if read == 0 {
-        return Err(ReadError::Closed);
+        return Err(Disconnect::Closed);
     }
-    timeout(progress, reader.read_exact(rest)).await.map_err(|_| ReadError::Idle)??;
+    timeout(progress, reader.read_exact(rest)).await.map_err(|_| Disconnect::Idle)??;
     Ok(decode_header(header)?)
 }
 
@@ -52,7 +35,7 @@ pub(crate) async fn read_payload<R: AsyncRead + Unpin>(
     reader: &mut R,
     len: u32,
     progress: Duration,
-) -> Result<Bytes, ReadError> {
+) -> Result<Bytes, Disconnect> {
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let mut payload = BytesMut::with_capacity(len.min(FIRST_RESERVATION));
     while payload.len() < len {
@@ -61,9 +44,9 @@ pub(crate) async fn read_payload<R: AsyncRead + Unpin>(
         }
         let rest = len.saturating_sub(payload.len()) as u64;
         let mut limited = (&mut *reader).take(rest);
-        if timeout(progress, limited.read_buf(&mut payload)).await.map_err(|_| ReadError::Idle)?? == 0 {
+        if timeout(progress, limited.read_buf(&mut payload)).await.map_err(|_| Disconnect::Idle)?? == 0 {
             let cut = "peer closed the connection inside of a frame";
-            return Err(ReadError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, cut)));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut).into());
         }
     }
     Ok(payload.freeze())

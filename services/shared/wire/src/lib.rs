@@ -1,8 +1,7 @@
 //! The framed protocol between worker and storage, version 2.
 //!
 //! A frame is `[opcode u8][payload length u32][payload]`, strict little endian, over TCP with TCP_NODELAY. The byte
-//! tables stand in [`frame`] and [`handshake`], nowhere else; `docs/wire-protocol.md` repeats them for people who write
-//! another implementation.
+//! tables stand in [`frame`] and [`handshake`], nowhere else; `docs/wire-protocol.md` explains the protocol around them.
 //!
 //! ```text
 //! worker                                   storage
@@ -40,10 +39,8 @@ mod server;
 mod task;
 
 pub use client::{BlockStream, ClientConfig, Connection};
-pub use error::{ClientError, DecodeError, Refusal};
+pub use error::{ClientError, DecodeError, Disconnect, HandshakeError};
 pub use frame::{Opcode, Prefix, TraceField};
 pub use handshake::{Role, VERSION};
-pub use message::{
-    Block, BlockKind, PutStatus, Request, Response, SealedBlock, SessionUse, SpaceUse, WireBlock,
-};
+pub use message::{BlockReply, PutStatus, Request, Response, SealedBlock};
 pub use server::{BlockSink, Context, Handler, ServerConfig, serve_connection};

@@ -4,50 +4,13 @@ mod request;
 mod response;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use cstore_types::{BlockId, ErrorCode, SessionId};
+use cstore_types::{BlockId, BlockKind, ErrorCode};
 
 use crate::error::DecodeError;
 use crate::frame::{HEADER, Opcode, Prefix};
 
 pub use request::Request;
 pub use response::Response;
-
-/// What a block holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlockKind {
-    /// Bytes of a file.
-    Data,
-    /// A leaf of a recipe.
-    Manifest,
-}
-
-impl BlockKind {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Data => 1,
-            Self::Manifest => 2,
-        }
-    }
-
-    fn from_byte(byte: u8) -> Result<Self, DecodeError> {
-        match byte {
-            1 => Ok(Self::Data),
-            2 => Ok(Self::Manifest),
-            other => Err(DecodeError::Value { field: "kind", value: other.into() }),
-        }
-    }
-}
-
-/// A block of PutBlocks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WireBlock {
-    /// Its identity.
-    pub id: BlockId,
-    /// What it holds.
-    pub kind: BlockKind,
-    /// 1 byte to 4 MiB.
-    pub bytes: Bytes,
-}
 
 /// A block of PutSeal: which of the seal's ids it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,28 +21,6 @@ pub struct SealedBlock {
     pub kind: BlockKind,
     /// 1 byte to 4 MiB.
     pub bytes: Bytes,
-}
-
-/// A session whose use of space is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionUse {
-    /// Whose reference sets are meant.
-    pub session: SessionId,
-    /// Whether its sets would be dropped; otherwise it stays.
-    pub ends: bool,
-}
-
-/// What sessions hold on one store.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SpaceUse {
-    /// Distinct blocks.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Those of them that are still held when the sessions that end are gone.
-    pub shared_blocks: u64,
-    /// Their bytes.
-    pub shared_bytes: u64,
 }
 
 /// What became of a block of PutBlocks.
@@ -95,7 +36,7 @@ pub enum PutStatus {
 
 /// One block of an answer to GetBlocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
+pub struct BlockReply {
     /// Position in the request's ids.
     pub index: u32,
     /// Whether it ends the answer.
@@ -141,6 +82,21 @@ fn put_ids(head: &mut BytesMut, ids: &[BlockId]) {
     head.put_u32_le(u32_of(ids.len()));
     for id in ids {
         head.put_slice(id.as_bytes());
+    }
+}
+
+const fn kind_byte(kind: BlockKind) -> u8 {
+    match kind {
+        BlockKind::Data => 1,
+        BlockKind::Manifest => 2,
+    }
+}
+
+fn kind(byte: u8) -> Result<BlockKind, DecodeError> {
+    match byte {
+        1 => Ok(BlockKind::Data),
+        2 => Ok(BlockKind::Manifest),
+        other => Err(DecodeError::Value { field: "kind", value: other.into() }),
     }
 }
 

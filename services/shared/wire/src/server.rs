@@ -6,20 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_types::{BlockId, ClusterUuid, ErrorCode, FrameKey, MapVersion, NodeId, StoreUuid};
+use cstore_types::{
+    BlockId, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, StoreUuid, error_chain,
+};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::error::Refusal;
+use crate::error::{DecodeError, Disconnect};
 use crate::frame::{Opcode, Prefix, TraceField};
 use crate::handshake::{
     Direction, Hello, Role, VERSION, Welcome, decode_proof, encode_refused, is_proof, prove,
 };
-use crate::io::{Outgoing, ReadError, bare_frame, read_header, read_payload};
-use crate::message::{Block, Encoded, Request, Response};
+use crate::io::{Outgoing, bare_frame, read_header, read_payload};
+use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::task::spawn;
 
 const UNIT: usize = 1_024;
@@ -67,7 +69,7 @@ pub trait Handler: Send + Sync + 'static {
         self: Arc<Self>,
         context: Context,
         request: Request,
-    ) -> BoxFuture<'static, Result<Response, Refusal>>;
+    ) -> BoxFuture<'static, Result<Response, Fault>>;
 
     /// Sends one answer for each id into `blocks`.
     fn get_blocks(
@@ -75,7 +77,7 @@ pub trait Handler: Send + Sync + 'static {
         context: Context,
         ids: Vec<BlockId>,
         blocks: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Refusal>>;
+    ) -> BoxFuture<'static, Result<(), Fault>>;
 }
 
 struct Frame {
@@ -103,12 +105,12 @@ impl BlockSink {
     /// Sends block `index`; waits while too many bytes wait for the socket.
     ///
     /// # Errors
-    /// A [`Refusal`] when the connection is gone: stop reading blocks.
-    pub async fn send(&mut self, index: u32, result: Result<Bytes, ErrorCode>) -> Result<(), Refusal> {
-        let gone = |()| Refusal::new(ErrorCode::Unavailable, "connection is gone");
+    /// A [`Fault`] when the connection is gone: stop reading blocks.
+    pub async fn send(&mut self, index: u32, result: Result<Bytes, ErrorCode>) -> Result<(), Fault> {
+        let gone = |()| Fault::new(ErrorCode::Unavailable, "connection is gone");
         self.left = self.left.saturating_sub(1);
         let last = self.left == 0;
-        let response = Response::Block(Block { index, last, result });
+        let response = Response::Block(BlockReply { index, last, result });
         let encoded = response.encode(&Prefix::answer(self.request_id));
         let units = u32::try_from(encoded.len.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX);
         let held = self.budget.clone().acquire_many_owned(units).await.map_err(|_| gone(()))?;
@@ -131,7 +133,7 @@ pub async fn serve_connection<S, H>(
     let shake = shake_hands(&mut reader, &mut writer, &config);
     let peer = match timeout(config.handshake_deadline, shake).await {
         Ok(Ok(peer)) => peer,
-        Ok(Err(why)) => return tracing::info!(%why, "connection refused"),
+        Ok(Err(why)) => return tracing::info!(why = %error_chain(&why), "connection refused"),
         Err(_) => return tracing::info!("connection refused: no handshake in time"),
     };
     let (frames, queue) = mpsc::channel(WRITE_QUEUE);
@@ -183,7 +185,7 @@ struct Serving<H: ?Sized> {
 }
 
 impl<H: Handler + ?Sized> Serving<H> {
-    async fn read_all<R: AsyncRead + Unpin>(&self, reader: &mut R) -> ReadError {
+    async fn read_all<R: AsyncRead + Unpin>(&self, reader: &mut R) -> Disconnect {
         loop {
             if let Err(error) = self.read_one(reader).await {
                 return error;
@@ -192,8 +194,8 @@ impl<H: Handler + ?Sized> Serving<H> {
     }
 
     /// Reads one request and starts to work on it. Stops reading while the connection has too much in flight.
-    async fn read_one<R: AsyncRead + Unpin>(&self, reader: &mut R) -> Result<(), ReadError> {
-        let gone = || ReadError::Closed;
+    async fn read_one<R: AsyncRead + Unpin>(&self, reader: &mut R) -> Result<(), Disconnect> {
+        let gone = || Disconnect::Closed;
         let (opcode, len) =
             read_header(reader, self.config.idle_deadline, self.config.progress_deadline).await?;
         let units = (len as usize).div_ceil(UNIT).clamp(1, self.units);
@@ -204,7 +206,7 @@ impl<H: Handler + ?Sized> Serving<H> {
         let (prefix, request) = Request::decode(opcode, payload)?;
         tracing::debug!(target: "cstore_wire", ?opcode, request = prefix.request_id, bytes = len, peer = %self.peer, "frame in");
         if request == Request::Goodbye {
-            return Err(ReadError::Closed);
+            return Err(Disconnect::Closed);
         }
         let context =
             Context { peer: self.peer.clone(), map_version: prefix.map_version, trace: prefix.trace };
@@ -214,7 +216,7 @@ impl<H: Handler + ?Sized> Serving<H> {
         spawn(async move {
             let answer = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
                 tracing::error!("request handler panicked");
-                Some(Response::Error(Refusal::new(ErrorCode::Internal, "request handler panicked")))
+                Some(Response::Error(Fault::new(ErrorCode::Internal, "request handler panicked")))
             });
             if let Some(response) = answer {
                 let encoded = response.encode(&Prefix::answer(id));
@@ -248,15 +250,15 @@ impl<H: Handler + ?Sized> Serving<H> {
     }
 
     /// A peer that broke the protocol is told why before the connection closes.
-    async fn say_why(&self, error: ReadError) {
+    async fn say_why(&self, error: Disconnect) {
         match error {
-            ReadError::Decode(error) => {
-                tracing::info!(peer = %self.peer, %error, "peer broke the protocol");
+            Disconnect::Decode(error) => {
+                tracing::info!(peer = %self.peer, error = %error_chain(&error), "peer broke the protocol");
                 let encoded = Response::Error(error.into()).encode(&Prefix::answer(0));
                 let _ = self.frames.send(Frame { encoded, _held: None }).await;
             }
-            ReadError::Closed => {}
-            error => tracing::info!(peer = %self.peer, %error, "connection ended"),
+            Disconnect::Closed => {}
+            error => tracing::info!(peer = %self.peer, error = %error_chain(&error), "connection ended"),
         }
     }
 }
@@ -283,26 +285,64 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
 }
 
+/// A handshake that failed at the storage node's end.
+#[derive(Debug, thiserror::Error)]
+enum HelloError {
+    /// The connection ended.
+    #[error("connection ended")]
+    Disconnected(#[from] Disconnect),
+    /// The peer sent something that is no handshake message.
+    #[error("handshake message cannot be read")]
+    Decode(#[from] DecodeError),
+    /// The operating system gave no random bytes.
+    #[error("no nonce")]
+    Nonce(#[from] getrandom::Error),
+    /// The first frame does not belong into a handshake.
+    #[error("expected a handshake, found {0:?}")]
+    Opcode(Opcode),
+    /// The peer speaks other versions only.
+    #[error("versions {min} to {max} are not spoken here, version {VERSION} is")]
+    Versions {
+        /// Oldest version of the peer.
+        min: u16,
+        /// Newest version of the peer.
+        max: u16,
+    },
+    /// The peer is no worker.
+    #[error("only workers may connect")]
+    Role,
+    /// The peer is of another cluster than ours.
+    #[error("this node belongs to cluster {0}")]
+    Cluster(ClusterUuid),
+    /// The peer does not hold the frame key.
+    #[error("proof does not fit the cluster secret")]
+    Proof,
+}
+
 /// Answers Hello with Welcome or Refused, and OK to a good proof. Everything else ends the connection.
-async fn shake_hands<R, W>(reader: &mut R, writer: &mut W, config: &ServerConfig) -> Result<NodeId, String>
+async fn shake_hands<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    config: &ServerConfig,
+) -> Result<NodeId, HelloError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut out = Outgoing::default();
     let payload = read_handshake(reader, config).await?;
-    let hello = Hello::decode(payload.clone()).map_err(|error| error.to_string());
+    let hello = Hello::decode(payload.clone()).map_err(HelloError::from);
     let hello = match hello.and_then(|hello| check_hello(hello, config)) {
         Ok(hello) => hello,
         Err(why) => {
-            let refusal = Refusal::new(ErrorCode::PermissionDenied, why.clone());
-            out.extend(bare_frame(Opcode::Handshake, encode_refused(&refusal)));
+            let fault = Fault::new(ErrorCode::PermissionDenied, error_chain(&why).to_string());
+            out.extend(bare_frame(Opcode::Handshake, encode_refused(&fault)));
             let _ = out.write_to(writer).await;
             return Err(why);
         }
     };
     let mut nonce = [0; 32];
-    getrandom::fill(&mut nonce).map_err(|error| error.to_string())?;
+    getrandom::fill(&mut nonce)?;
     let welcome = Welcome {
         version: VERSION,
         role: Role::Storage,
@@ -317,42 +357,40 @@ where
     let mut answer = bytes::BytesMut::from(&signed[..]);
     answer.extend_from_slice(&prove(&config.key, Direction::Server, &payload, &signed));
     out.extend(bare_frame(Opcode::Handshake, answer.freeze()));
-    out.write_to(writer).await.map_err(|error| error.to_string())?;
+    out.write_to(writer).await.map_err(Disconnect::from)?;
 
-    let proof = decode_proof(read_handshake(reader, config).await?).map_err(|error| error.to_string())?;
+    let proof = decode_proof(read_handshake(reader, config).await?)?;
     if !is_proof(&config.key, Direction::Client, &payload, &signed, &proof) {
-        let refusal = Refusal::new(ErrorCode::Unauthenticated, "proof does not fit the cluster secret");
-        out.extend(Response::Error(refusal.clone()).encode(&Prefix::answer(0)).buffers);
+        let fault = Fault::from_error(ErrorCode::Unauthenticated, HelloError::Proof);
+        out.extend(Response::Error(fault).encode(&Prefix::answer(0)).buffers);
         let _ = out.write_to(writer).await;
-        return Err(refusal.message);
+        return Err(HelloError::Proof);
     }
     out.extend(bare_frame(Opcode::Ok, Bytes::from_static(&[0; crate::frame::PREFIX])));
-    out.write_to(writer).await.map_err(|error| error.to_string())?;
+    out.write_to(writer).await.map_err(Disconnect::from)?;
     Ok(hello.node)
 }
 
 async fn read_handshake<R: AsyncRead + Unpin>(
     reader: &mut R,
     config: &ServerConfig,
-) -> Result<Bytes, String> {
-    let header = read_header(reader, config.handshake_deadline, config.progress_deadline).await;
-    let (opcode, len) = header.map_err(|error| error.to_string())?;
+) -> Result<Bytes, HelloError> {
+    let (opcode, len) = read_header(reader, config.handshake_deadline, config.progress_deadline).await?;
     if opcode != Opcode::Handshake {
-        return Err(format!("expected a handshake, found {opcode:?}"));
+        return Err(HelloError::Opcode(opcode));
     }
-    read_payload(reader, len, config.progress_deadline).await.map_err(|error| error.to_string())
+    Ok(read_payload(reader, len, config.progress_deadline).await?)
 }
 
-fn check_hello(hello: Hello, config: &ServerConfig) -> Result<Hello, String> {
+fn check_hello(hello: Hello, config: &ServerConfig) -> Result<Hello, HelloError> {
     if !(hello.min_version..=hello.max_version).contains(&VERSION) {
-        let (min, max) = (hello.min_version, hello.max_version);
-        return Err(format!("versions {min} to {max} are not spoken here, version {VERSION} is"));
+        return Err(HelloError::Versions { min: hello.min_version, max: hello.max_version });
     }
     if hello.role != Role::Worker {
-        return Err("only workers may connect".to_owned());
+        return Err(HelloError::Role);
     }
     if hello.cluster != config.cluster {
-        return Err(format!("this node belongs to cluster {}", config.cluster));
+        return Err(HelloError::Cluster(config.cluster));
     }
     Ok(hello)
 }

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_types::{BlockId, ClusterUuid, ErrorCode, FrameKey, MapVersion, NodeId, SessionId, StoreUuid};
+use cstore_types::{
+    BlockId, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, SessionId, StoreUuid, error_chain,
+};
 use cstore_wire::{
-    BlockSink, ClientConfig, ClientError, Connection, Context, Handler, Refusal, Request, Response,
-    ServerConfig, serve_connection,
+    BlockSink, ClientConfig, ClientError, Connection, Context, Handler, Request, Response, ServerConfig,
+    serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -27,13 +29,13 @@ const SHORT: Duration = Duration::from_millis(300);
 struct Fake;
 
 impl Handler for Fake {
-    fn call(self: Arc<Self>, _: Context, request: Request) -> BoxFuture<'static, Result<Response, Refusal>> {
+    fn call(self: Arc<Self>, _: Context, request: Request) -> BoxFuture<'static, Result<Response, Fault>> {
         async move {
             match request {
                 Request::HaveBlocks { .. } => Ok(Response::AllHere),
                 Request::Unpin { .. } => std::future::pending().await,
                 Request::Seal { .. } => panic!("a defect of the handler"),
-                _ => Err(Refusal::new(ErrorCode::Full, "no room")),
+                _ => Err(Fault::new(ErrorCode::Full, "no room")),
             }
         }
         .boxed()
@@ -44,7 +46,7 @@ impl Handler for Fake {
         _: Context,
         ids: Vec<BlockId>,
         mut blocks: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Refusal>> {
+    ) -> BoxFuture<'static, Result<(), Fault>> {
         async move {
             for (index, id) in ids.iter().enumerate().rev() {
                 let n = id.as_bytes()[0];
@@ -100,13 +102,13 @@ fn have() -> Request {
 async fn i13_a_wrong_key_cluster_or_name_never_gets_past_the_handshake() {
     assert!(connect(client_config()).await.is_ok());
     let wrong_key = ClientConfig { key: FrameKey::from_bytes([9; 32]), ..client_config() };
-    let error = connect(wrong_key).await.unwrap_err().to_string();
+    let error = error_chain(&connect(wrong_key).await.unwrap_err()).to_string();
     assert!(error.contains("does not hold the cluster secret"), "{error}");
     let wrong_cluster = ClientConfig { cluster: ClusterUuid::from_bytes([9; 16]), ..client_config() };
-    let error = connect(wrong_cluster).await.unwrap_err().to_string();
+    let error = error_chain(&connect(wrong_cluster).await.unwrap_err()).to_string();
     assert!(error.contains("belongs to cluster"), "{error}");
     let wrong_name = ClientConfig { expect: NodeId::new("storage-2").unwrap(), ..client_config() };
-    let error = connect(wrong_name).await.unwrap_err().to_string();
+    let error = error_chain(&connect(wrong_name).await.unwrap_err()).to_string();
     assert!(error.contains("expected node storage-2, found storage-1"), "{error}");
 }
 
@@ -173,9 +175,9 @@ async fn answers_come_in_any_order_and_a_slow_one_holds_nobody_up() {
 #[tokio::test]
 async fn a_refusal_and_a_panicking_handler_answer_that_call_only() {
     let connection = connect(client_config()).await.unwrap();
-    let blocks = vec![cstore_wire::WireBlock {
+    let blocks = vec![cstore_types::Block {
         id: BlockId::from_bytes([1; 32]),
-        kind: cstore_wire::BlockKind::Data,
+        kind: cstore_types::BlockKind::Data,
         bytes: Bytes::from_static(b"x"),
     }];
     let full = ask(&connection, Request::PutBlocks { session: S, blocks }).await.unwrap_err();

@@ -5,13 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and says its seed")]
 
 use bytes::Bytes;
-use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SealSeq, SessionId, StoreUuid};
+use cstore_types::{
+    Block, BlockId, BlockKind, ErrorCode, Fault, MapVersion, PartNo, SealSeq, SessionId, SessionUsage,
+    SpaceUsage, StoreUuid,
+};
 use cstore_wire::frame::{HEADER, decode_header};
 use cstore_wire::handshake::Hello;
-use cstore_wire::{
-    Block, BlockKind, Opcode, Prefix, PutStatus, Refusal, Request, Response, SealedBlock, SessionUse,
-    SpaceUse, TraceField, WireBlock,
-};
+use cstore_wire::{BlockReply, Opcode, Prefix, PutStatus, Request, Response, SealedBlock, TraceField};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -25,8 +25,7 @@ fn sound() -> Vec<Bytes> {
     let trace = Some(TraceField::new([1; 16], [2; 8], 1));
     let (session, part) = (SessionId::from_bytes([3; 16]), PartNo(4));
     let ids = |n: u8| (0..n).map(|n| BlockId::from_bytes([n; 32])).collect::<Vec<_>>();
-    let block =
-        |n: u8| WireBlock { id: ids(1)[0], kind: BlockKind::Data, bytes: Bytes::from(vec![n; n.into()]) };
+    let block = |n: u8| Block { id: ids(1)[0], kind: BlockKind::Data, bytes: Bytes::from(vec![n; n.into()]) };
     let sent = SealedBlock { index: 1, kind: BlockKind::Manifest, bytes: Bytes::from_static(b"leaf") };
     let requests = [
         Request::HaveBlocks { session, ids: ids(9) },
@@ -35,7 +34,7 @@ fn sound() -> Vec<Bytes> {
         Request::Seal { session, part, ids: ids(20) },
         Request::Unpin { session },
         Request::PutSeal { session, part, ids: ids(2), blocks: vec![sent] },
-        Request::Usage { sessions: vec![SessionUse { session, ends: true }; 5] },
+        Request::Usage { sessions: vec![SessionUsage { session, ends: true }; 5] },
         Request::Ping,
         Request::Goodbye,
     ];
@@ -44,12 +43,12 @@ fn sound() -> Vec<Bytes> {
         Response::AllHere,
         Response::SomeMissing(vec![true, false, true]),
         Response::PutResult(vec![PutStatus::Stored, PutStatus::Refused(ErrorCode::Full)]),
-        Response::Block(Block { index: 0, last: true, result: Ok(Bytes::from_static(b"bytes")) }),
+        Response::Block(BlockReply { index: 0, last: true, result: Ok(Bytes::from_static(b"bytes")) }),
         Response::Sealed { store: StoreUuid::from_bytes([5; 16]), seal_seq: SealSeq(6), new: vec![true] },
         Response::SealMissing(vec![1, 2]),
         Response::SealConflict,
-        Response::Usage(SpaceUse { blocks: 1, bytes: 2, shared_blocks: 3, shared_bytes: 4 }),
-        Response::Error(Refusal::new(ErrorCode::Full, "no room")),
+        Response::Usage(SpaceUsage { blocks: 1, bytes: 2, shared_blocks: 3, shared_bytes: 4 }),
+        Response::Error(Fault::new(ErrorCode::Full, "no room")),
     ];
     let prefix = |trace| Prefix { request_id: 7, map_version: MapVersion(8), trace };
     let asked = requests.iter().flat_map(|r| [r.to_bytes(&prefix(None)), r.to_bytes(&prefix(trace))]);

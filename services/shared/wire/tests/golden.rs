@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
-use cstore_types::{BlockId, ErrorCode, MapVersion, PartNo, SealSeq, SessionId, StoreUuid};
-use cstore_wire::frame::{HEADER, decode_header};
-use cstore_wire::{
-    Block, BlockKind, Opcode, Prefix, PutStatus, Refusal, Request, Response, SealedBlock, SessionUse,
-    SpaceUse, TraceField, WireBlock,
+use cstore_types::{
+    Block, BlockId, BlockKind, ErrorCode, Fault, MapVersion, PartNo, SealSeq, SessionId, SessionUsage,
+    SpaceUsage, StoreUuid,
 };
+use cstore_wire::frame::{HEADER, decode_header};
+use cstore_wire::{BlockReply, Opcode, Prefix, PutStatus, Request, Response, SealedBlock, TraceField};
 use proptest::prelude::*;
 
 const S: SessionId = SessionId::from_bytes([0x11; 16]);
@@ -34,7 +36,7 @@ fn requests() -> Vec<(Request, String)> {
         (
             Request::PutBlocks {
                 session: S,
-                blocks: vec![WireBlock { id: id(0xaa), kind: BlockKind::Data, bytes: bytes.clone() }],
+                blocks: vec![Block { id: id(0xaa), kind: BlockKind::Data, bytes: bytes.clone() }],
             },
             format!("3148000000{head}{s}01000000{a}01020000007879"),
         ),
@@ -54,7 +56,7 @@ fn requests() -> Vec<(Request, String)> {
             format!("3554000000{head}{s}0900000001000000{a}010000000000000002020000007879"),
         ),
         (
-            Request::Usage { sessions: vec![SessionUse { session: S, ends: true }] },
+            Request::Usage { sessions: vec![SessionUsage { session: S, ends: true }] },
             format!("3622000000{head}01000000{s}01"),
         ),
         (Request::Ping, format!("3e0d000000{head}")),
@@ -65,7 +67,7 @@ fn requests() -> Vec<(Request, String)> {
 fn responses() -> Vec<(Response, String)> {
     let head = "07000000000000000000000000".to_owned();
     let (store, seal_seq) = (StoreUuid::from_bytes([0x22; 16]), SealSeq(5));
-    let refusal = Refusal { code: ErrorCode::Full, retry_after_ms: 100, message: "no".to_owned() };
+    let refusal = Fault::new(ErrorCode::Full, "no").retry_after(Duration::from_millis(100));
     vec![
         (Response::Ok, format!("020d000000{head}")),
         (Response::AllHere, format!("060d000000{head}")),
@@ -79,11 +81,11 @@ fn responses() -> Vec<(Response, String)> {
             format!("4114000000{head}03000000000149"),
         ),
         (
-            Response::Block(Block { index: 1, last: true, result: Ok(Bytes::from_static(b"z")) }),
+            Response::Block(BlockReply { index: 1, last: true, result: Ok(Bytes::from_static(b"z")) }),
             format!("4214000000{head}0100000001007a"),
         ),
         (
-            Response::Block(Block { index: 1, last: false, result: Err(ErrorCode::NotFound) }),
+            Response::Block(BlockReply { index: 1, last: false, result: Err(ErrorCode::NotFound) }),
             format!("4213000000{head}010000000041"),
         ),
         (
@@ -93,7 +95,7 @@ fn responses() -> Vec<(Response, String)> {
         (Response::SealMissing(vec![4]), format!("4415000000{head}0100000004000000")),
         (Response::SealConflict, format!("450d000000{head}")),
         (
-            Response::Usage(SpaceUse { blocks: 1, bytes: 2, shared_blocks: 3, shared_bytes: 4 }),
+            Response::Usage(SpaceUsage { blocks: 1, bytes: 2, shared_blocks: 3, shared_bytes: 4 }),
             format!("462d000000{head}0100000000000000020000000000000003000000000000000400000000000000"),
         ),
         (Response::Error(refusal), format!("0016000000{head}096400000002006e6f")),

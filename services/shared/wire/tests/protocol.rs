@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::{
-    BlockId, ClusterUuid, ErrorCode, FrameKey, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+    Block, BlockId, BlockKind, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, PartNo, SealSeq,
+    SessionId, SessionUsage, SpaceUsage, StoreUuid,
 };
 use cstore_wire::frame::{HEADER, decode_header};
 use cstore_wire::handshake::{Direction, Hello, Role, prove};
 use cstore_wire::{
-    Block, BlockKind, BlockSink, ClientConfig, Connection, Context, Handler, Prefix, PutStatus, Refusal,
-    Request, Response, SealedBlock, ServerConfig, SessionUse, SpaceUse, TraceField, WireBlock,
-    serve_connection,
+    BlockReply, BlockSink, ClientConfig, Connection, Context, Handler, Prefix, PutStatus, Request, Response,
+    SealedBlock, ServerConfig, TraceField, serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -35,7 +35,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct Fake;
 
 impl Handler for Fake {
-    fn call(self: Arc<Self>, _: Context, request: Request) -> BoxFuture<'static, Result<Response, Refusal>> {
+    fn call(self: Arc<Self>, _: Context, request: Request) -> BoxFuture<'static, Result<Response, Fault>> {
         match request {
             Request::Unpin { .. } => std::future::pending().boxed(),
             _ => async { Ok(Response::AllHere) }.boxed(),
@@ -47,7 +47,7 @@ impl Handler for Fake {
         _: Context,
         _: Vec<BlockId>,
         _: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Refusal>> {
+    ) -> BoxFuture<'static, Result<(), Fault>> {
         async { Ok(()) }.boxed()
     }
 }
@@ -184,7 +184,7 @@ fn content() -> impl Strategy<Value = Bytes> {
 fn request() -> impl Strategy<Value = Request> {
     let session = || any::<[u8; 16]>().prop_map(SessionId::from_bytes);
     let part = || any::<u32>().prop_map(PartNo);
-    let block = (any::<[u8; 32]>(), kind(), content()).prop_map(|(id, kind, bytes)| WireBlock {
+    let block = (any::<[u8; 32]>(), kind(), content()).prop_map(|(id, kind, bytes)| Block {
         id: BlockId::from_bytes(id),
         kind,
         bytes,
@@ -208,7 +208,7 @@ fn request() -> impl Strategy<Value = Request> {
             blocks: block.into_iter().collect(),
         }),
         vec((session(), any::<bool>()), 1..20).prop_map(|sessions| Request::Usage {
-            sessions: sessions.into_iter().map(|(session, ends)| SessionUse { session, ends }).collect(),
+            sessions: sessions.into_iter().map(|(session, ends)| SessionUsage { session, ends }).collect(),
         }),
         Just(Request::Ping),
         Just(Request::Goodbye),
@@ -229,11 +229,11 @@ fn response() -> impl Strategy<Value = Response> {
         Just(Response::AllHere),
         Just(Response::SealConflict),
         any::<[u64; 4]>().prop_map(|[blocks, bytes, shared_blocks, shared_bytes]| Response::Usage(
-            SpaceUse { blocks, bytes, shared_blocks, shared_bytes }
+            SpaceUsage { blocks, bytes, shared_blocks, shared_bytes }
         )),
         vec(any::<bool>(), 1..100).prop_map(Response::SomeMissing),
         vec(status, 1..40).prop_map(Response::PutResult),
-        block.prop_map(|(index, last, result)| Response::Block(Block { index, last, result })),
+        block.prop_map(|(index, last, result)| Response::Block(BlockReply { index, last, result })),
         sealed.prop_map(|(store, seq, new)| Response::Sealed {
             store: StoreUuid::from_bytes(store),
             seal_seq: SealSeq(seq),
@@ -241,7 +241,12 @@ fn response() -> impl Strategy<Value = Response> {
         }),
         vec(any::<u32>(), 1..40).prop_map(Response::SealMissing),
         (code(), any::<u32>(), "[ -~]{0,100}").prop_map(|(code, retry_after_ms, message)| {
-            Response::Error(Refusal { code, retry_after_ms, message })
+            Response::Error(Fault {
+                code,
+                message,
+                retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms.into())),
+                source: None,
+            })
         }),
     ]
 }

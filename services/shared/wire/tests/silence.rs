@@ -9,10 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_types::{BlockId, ClusterUuid, FrameKey, MapVersion, NodeId, StoreUuid};
+use cstore_types::{BlockId, ClusterUuid, Fault, FrameKey, MapVersion, NodeId, StoreUuid};
 use cstore_wire::{
-    BlockSink, ClientConfig, Connection, Context, Handler, Refusal, Request, Response, ServerConfig,
-    serve_connection,
+    BlockSink, ClientConfig, Connection, Context, Handler, Request, Response, ServerConfig, serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -27,7 +26,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct Fake;
 
 impl Handler for Fake {
-    fn call(self: Arc<Self>, _: Context, _: Request) -> BoxFuture<'static, Result<Response, Refusal>> {
+    fn call(self: Arc<Self>, _: Context, _: Request) -> BoxFuture<'static, Result<Response, Fault>> {
         std::future::pending().boxed()
     }
 
@@ -36,7 +35,7 @@ impl Handler for Fake {
         _: Context,
         _: Vec<BlockId>,
         _: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Refusal>> {
+    ) -> BoxFuture<'static, Result<(), Fault>> {
         async { Ok(()) }.boxed()
     }
 }

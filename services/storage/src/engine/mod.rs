@@ -28,7 +28,6 @@ mod usage;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cstore_log::{Disk, Log, Observer};
 use cstore_node::commit::CommitSpans;
 use cstore_types::{BlockId, CommitFacts, DedupKey, PartNo, SealSeq, SessionId, StoreUuid, error_chain};
@@ -44,30 +43,9 @@ pub use open::{DiskOptions, Identity, peek};
 pub use read::MAX_READ_TRIES;
 pub use space::Space;
 pub use state::Totals;
-pub use usage::Usage;
 
 use crate::EngineError;
 use state::State;
-
-/// What a block holds; both kinds share one id space and are deduplicated alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlockKind {
-    /// Bytes of a file.
-    Data,
-    /// A leaf of a recipe.
-    Manifest,
-}
-
-/// A block on its way in.
-#[derive(Debug, Clone)]
-pub struct NewBlock {
-    /// Its identity, claimed by the worker; the keyed half is checked.
-    pub id: BlockId,
-    /// What it holds.
-    pub kind: BlockKind,
-    /// 1 byte to 4 MiB.
-    pub bytes: Bytes,
-}
 
 /// What became of one block of a put.
 #[derive(Debug, Clone)]
@@ -225,14 +203,15 @@ impl Engine {
         self.shared.lock().state.totals()
     }
 
-    /// Which ids are here, synced and good. Those are pinned under `session`.
-    pub fn have_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
+    /// Returns for each id whether its block is missing. Blocks that are here, synced and good, are pinned under
+    /// `session`.
+    pub fn missing_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
         let mut shared = self.shared.lock();
-        let have: Vec<bool> = ids.iter().map(|id| shared.state.has(id)).collect();
-        for (id, _) in ids.iter().zip(&have).filter(|(_, have)| **have) {
+        let missing: Vec<bool> = ids.iter().map(|id| !shared.state.has(id)).collect();
+        for (id, _) in ids.iter().zip(&missing).filter(|(_, missing)| !**missing) {
             shared.state.pin(session, *id);
         }
-        have
+        missing
     }
 
     /// Drops the pins of a session.

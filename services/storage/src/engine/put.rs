@@ -1,31 +1,32 @@
 //! PutBlocks: new blocks become durable, known ones are counted as duplicates; both are pinned.
 
+use bytes::Bytes;
 use cstore_log::{Committed, LogError, Record, Urgency};
 use cstore_types::limits::MAX_BLOCK_BYTES;
-use cstore_types::{BlockId, CommitFacts, SessionId};
+use cstore_types::{Block, BlockId, BlockKind, CommitFacts, SessionId};
 use tokio::sync::oneshot;
 
 use super::format::{KIND_DATA, KIND_MANIFEST};
 use super::space::GROUP_OVERHEAD;
 use super::state::record_overhead;
-use super::{BlockKind, Engine, NewBlock, PutOutcome};
+use super::{Engine, PutOutcome};
 use crate::EngineError;
 
 /// Requests up to this size are checked where they arrive; larger ones on a blocking thread.
 const INLINE_CHECK_BYTES: usize = 128 << 10;
 
-impl NewBlock {
-    pub(super) fn record(&self) -> Record {
-        let kind = match self.kind {
-            BlockKind::Data => KIND_DATA,
-            BlockKind::Manifest => KIND_MANIFEST,
-        };
-        Record { kind, key: bytes::Bytes::copy_from_slice(self.id.as_bytes()), payload: self.bytes.clone() }
-    }
+/// Returns the record of a block, which shares the block's bytes.
+pub(super) fn record(block: &Block) -> Record {
+    let kind = match block.kind {
+        BlockKind::Data => KIND_DATA,
+        BlockKind::Manifest => KIND_MANIFEST,
+    };
+    Record { kind, key: Bytes::copy_from_slice(block.id.as_bytes()), payload: block.bytes.clone() }
+}
 
-    pub(super) fn footprint(&self) -> u64 {
-        self.bytes.len() as u64 + record_overhead(32)
-    }
+/// Returns the bytes that a block takes on the disk, with its place in the directories.
+pub(super) fn footprint(block: &Block) -> u64 {
+    block.bytes.len() as u64 + record_overhead(32)
 }
 
 /// How often a request looks for room that others took first.
@@ -40,7 +41,7 @@ enum Plan {
 
 impl Engine {
     /// Makes blocks durable. Answers when every one of them is synced, known or refused, in the order of `blocks`.
-    pub async fn put_blocks(&self, session: SessionId, blocks: Vec<NewBlock>) -> Vec<PutOutcome> {
+    pub async fn put_blocks(&self, session: SessionId, blocks: Vec<Block>) -> Vec<PutOutcome> {
         let count = blocks.len();
         let (blocks, good) = match self.check(blocks).await {
             Ok(checked) => checked,
@@ -56,7 +57,7 @@ impl Engine {
             if full.is_empty() {
                 break;
             }
-            let again: Vec<NewBlock> = full.iter().filter_map(|at| blocks.get(*at)).cloned().collect();
+            let again: Vec<Block> = full.iter().filter_map(|at| blocks.get(*at)).cloned().collect();
             if !self.await_room(self.bytes_of_new(&again)).await {
                 self.counters.full.add(1);
                 break;
@@ -73,7 +74,7 @@ impl Engine {
     }
 
     /// Puts what fits.
-    async fn put_checked(&self, session: SessionId, blocks: &[NewBlock], good: &[bool]) -> Vec<PutOutcome> {
+    async fn put_checked(&self, session: SessionId, blocks: &[Block], good: &[bool]) -> Vec<PutOutcome> {
         let (plans, writes) = self.plan(session, blocks, good);
         let mut landed: Vec<Result<(), EngineError>> = Vec::with_capacity(writes.len());
         for write in writes {
@@ -97,9 +98,9 @@ impl Engine {
     }
 
     /// Room that the blocks take which are not here.
-    pub(super) fn bytes_of_new(&self, blocks: &[NewBlock]) -> u64 {
+    pub(super) fn bytes_of_new(&self, blocks: &[Block]) -> u64 {
         let shared = self.shared.lock();
-        blocks.iter().filter(|block| !shared.state.has(&block.id)).map(NewBlock::footprint).sum()
+        blocks.iter().filter(|block| !shared.state.has(&block.id)).map(footprint).sum()
     }
 
     /// Two puts of one block become one write; the second waits for the first.
@@ -122,23 +123,20 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Task`] if the check panicked. Nothing is known of any block then.
-    pub(super) async fn check(
-        &self,
-        blocks: Vec<NewBlock>,
-    ) -> Result<(Vec<NewBlock>, Vec<bool>), EngineError> {
+    pub(super) async fn check(&self, blocks: Vec<Block>) -> Result<(Vec<Block>, Vec<bool>), EngineError> {
         let key = self.key.clone();
-        let is_good = move |block: &NewBlock| {
+        let is_good = move |block: &Block| {
             (1..=MAX_BLOCK_BYTES).contains(&block.bytes.len()) && block.id.matches(&key, &block.bytes)
         };
         judge(blocks, is_good).await
     }
 
     /// Decides under the lock what to do with each block and hands the new ones to the log.
-    fn plan(&self, session: SessionId, blocks: &[NewBlock], good: &[bool]) -> (Vec<Plan>, Vec<Write>) {
+    fn plan(&self, session: SessionId, blocks: &[Block], good: &[bool]) -> (Vec<Plan>, Vec<Write>) {
         let needed = self.bytes_of_new(blocks);
         let room = self.check_room(needed);
         let mut shared = self.shared.lock();
-        let mut fresh: Vec<&NewBlock> = Vec::new();
+        let mut fresh: Vec<&Block> = Vec::new();
         let mut plans = Vec::with_capacity(blocks.len());
         for (block, good) in blocks.iter().zip(good) {
             plans.push(if !good {
@@ -165,8 +163,8 @@ impl Engine {
     }
 
     /// Cuts blocks into groups that fit the segments of this disk.
-    fn groups<'a>(&self, fresh: &[&'a NewBlock]) -> Vec<Vec<&'a NewBlock>> {
-        let mut groups: Vec<Vec<&NewBlock>> = Vec::new();
+    fn groups<'a>(&self, fresh: &[&'a Block]) -> Vec<Vec<&'a Block>> {
+        let mut groups: Vec<Vec<&Block>> = Vec::new();
         let mut bytes = 0;
         for block in fresh {
             match groups.last_mut() {
@@ -181,8 +179,8 @@ impl Engine {
         groups
     }
 
-    fn write(&self, session: SessionId, group: Vec<&NewBlock>) -> Write {
-        let records: Vec<Record> = group.iter().map(|block| block.record()).collect();
+    fn write(&self, session: SessionId, group: Vec<&Block>) -> Write {
+        let records: Vec<Record> = group.iter().map(|block| record(block)).collect();
         let ids: Vec<BlockId> = group.iter().map(|block| block.id).collect();
         let reserved = reservation(&group);
         let (sender, landed) = oneshot::channel();
@@ -207,7 +205,7 @@ impl Engine {
         Write { blocks, landed }
     }
 
-    fn count(&self, blocks: &[NewBlock], outcomes: &[PutOutcome]) {
+    fn count(&self, blocks: &[Block], outcomes: &[PutOutcome]) {
         for (block, outcome) in blocks.iter().zip(outcomes) {
             match outcome {
                 PutOutcome::Stored => {
@@ -223,9 +221,9 @@ impl Engine {
 
 /// Judges each block with `is_good`, on a blocking thread when there is much to hash.
 async fn judge(
-    blocks: Vec<NewBlock>,
-    is_good: impl Fn(&NewBlock) -> bool + Send + 'static,
-) -> Result<(Vec<NewBlock>, Vec<bool>), EngineError> {
+    blocks: Vec<Block>,
+    is_good: impl Fn(&Block) -> bool + Send + 'static,
+) -> Result<(Vec<Block>, Vec<bool>), EngineError> {
     let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
     let judge = move || {
         let good = blocks.iter().map(is_good).collect();
@@ -234,8 +232,8 @@ async fn judge(
     if bytes <= INLINE_CHECK_BYTES { Ok(judge()) } else { Ok(cstore_node::blocking(judge).await?) }
 }
 
-fn reservation(group: &[&NewBlock]) -> u64 {
-    group.iter().map(|block| block.footprint()).sum::<u64>() + GROUP_OVERHEAD
+fn reservation(group: &[&Block]) -> u64 {
+    group.iter().map(|block| footprint(block)).sum::<u64>() + GROUP_OVERHEAD
 }
 
 /// One group on its way to the disk.
@@ -246,15 +244,14 @@ struct Write {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use cstore_types::{DedupKey, ErrorCode};
 
     use super::*;
 
-    fn block(len: usize) -> NewBlock {
+    fn block(len: usize) -> Block {
         let bytes = Bytes::from(vec![7; len]);
         let id = BlockId::of_many(&DedupKey::from_bytes([1; 32]), &[&bytes])[0];
-        NewBlock { id, kind: BlockKind::Data, bytes }
+        Block { id, kind: BlockKind::Data, bytes }
     }
 
     #[tokio::test(flavor = "multi_thread")]

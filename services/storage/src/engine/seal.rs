@@ -5,14 +5,14 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use cstore_log::{Committed, LogError, Record, Urgency};
 use cstore_types::limits::MAX_IDS;
-use cstore_types::{BlockId, CommitFacts, PartNo, SealSeq, SessionId};
+use cstore_types::{Block, BlockId, CommitFacts, PartNo, SealSeq, SessionId};
 use tokio::sync::oneshot;
 
 use super::format::{KIND_REFSET, encode_refset, refset_key};
-use super::put::MAX_ROOM_TRIES;
+use super::put::{MAX_ROOM_TRIES, record};
 use super::space::GROUP_OVERHEAD;
 use super::state::{ORPHANS, RefSet, record_overhead};
-use super::{Engine, MAX_READ_TRIES, NewBlock, PutOutcome, SealOutcome, Shared};
+use super::{Engine, MAX_READ_TRIES, PutOutcome, SealOutcome, Shared};
 use crate::EngineError;
 
 /// How often a seal waits for blocks that other requests are writing.
@@ -51,7 +51,7 @@ impl Engine {
         session: SessionId,
         part: PartNo,
         ids: Vec<BlockId>,
-        blocks: Vec<NewBlock>,
+        blocks: Vec<Block>,
     ) -> Result<SealOutcome, EngineError> {
         self.validate(session, &ids, &blocks)?;
         let (blocks, good) = self.check(blocks).await?;
@@ -87,7 +87,7 @@ impl Engine {
         Err(EngineError::Busy("other requests keep writing the same blocks"))
     }
 
-    fn validate(&self, session: SessionId, ids: &[BlockId], blocks: &[NewBlock]) -> Result<(), EngineError> {
+    fn validate(&self, session: SessionId, ids: &[BlockId], blocks: &[Block]) -> Result<(), EngineError> {
         if session == ORPHANS {
             return Err(EngineError::Invalid("session must not be zero".to_owned()));
         }
@@ -110,7 +110,7 @@ impl Engine {
         session: SessionId,
         part: PartNo,
         ids: Vec<BlockId>,
-        blocks: Vec<NewBlock>,
+        blocks: Vec<Block>,
     ) -> Result<SealOutcome, EngineError> {
         let mut stored = Vec::with_capacity(blocks.len());
         for outcome in self.put_blocks(session, blocks).await {
@@ -132,7 +132,7 @@ impl Engine {
         session: SessionId,
         part: PartNo,
         ids: &[BlockId],
-        blocks: &[NewBlock],
+        blocks: &[Block],
     ) -> Result<Step, EngineError> {
         for _ in 0..MAX_ROOM_TRIES {
             let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len()) + GROUP_OVERHEAD;
@@ -156,7 +156,7 @@ impl Engine {
         session: SessionId,
         part: PartNo,
         ids: &[BlockId],
-        blocks: &[NewBlock],
+        blocks: &[Block],
     ) -> Result<Step, EngineError> {
         let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len()) + GROUP_OVERHEAD;
         let room = self.check_room(needed);
@@ -171,7 +171,7 @@ impl Engine {
         if shared.sealing.contains(&(session, part)) {
             return Err(EngineError::Busy("this part is being sealed by another request"));
         }
-        let fresh: Vec<&NewBlock> = blocks.iter().filter(|block| !shared.state.has(&block.id)).collect();
+        let fresh: Vec<&Block> = blocks.iter().filter(|block| !shared.state.has(&block.id)).collect();
         let fresh_ids: HashSet<BlockId> = fresh.iter().map(|block| block.id).collect();
         let wanted: Vec<BlockId> = ids.iter().copied().filter(|id| !shared.state.has(id)).collect();
         let landings: Vec<_> = wanted.iter().filter_map(|id| shared.wait_for(id)).collect();
@@ -193,7 +193,7 @@ impl Engine {
         let mut first = HashSet::new();
         let stored: Vec<bool> =
             blocks.iter().map(|block| fresh_ids.contains(&block.id) && first.insert(block.id)).collect();
-        let fresh: Vec<NewBlock> = blocks
+        let fresh: Vec<Block> = blocks
             .iter()
             .zip(&stored)
             .filter(|(_, stored)| **stored)
@@ -208,9 +208,9 @@ impl Engine {
         &self,
         sealing: Sealing,
         ids: &[BlockId],
-        fresh: &[NewBlock],
+        fresh: &[Block],
     ) -> oneshot::Receiver<Result<(SealSeq, CommitFacts), EngineError>> {
-        let mut records: Vec<Record> = fresh.iter().map(NewBlock::record).collect();
+        let mut records: Vec<Record> = fresh.iter().map(record).collect();
         records.push(Record {
             kind: KIND_REFSET,
             key: refset_key(sealing.session, sealing.part),
@@ -298,7 +298,7 @@ impl Sealing {
         session: SessionId,
         part: PartNo,
         ids: &[BlockId],
-        fresh: &[NewBlock],
+        fresh: &[Block],
         reserved: u64,
     ) -> Self {
         let fresh: Vec<BlockId> = fresh.iter().map(|block| block.id).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cstore_types::{BlockId, SessionId};
+use cstore_types::{BlockId, SessionId, SessionUsage, SpaceUsage};
 
 use super::Engine;
 use crate::EngineError;
@@ -12,19 +12,6 @@ const MAX_BLOCKS: usize = 2 << 20;
 /// Blocks that are looked up under one hold of the mutex.
 const LOOKUP: usize = 1_024;
 
-/// Distinct blocks of some sessions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// How many.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Those of them that are still held when the sessions that end are gone.
-    pub shared_blocks: u64,
-    /// Their bytes.
-    pub shared_bytes: u64,
-}
-
 impl Engine {
     /// What these sessions hold, with whether each of them would end. Sessions without sets hold nothing. Blocking.
     ///
@@ -32,10 +19,10 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] when they hold more than 2 Mi distinct blocks; of the disk.
-    pub fn usage(&self, sessions: &[(SessionId, bool)]) -> Result<Usage, EngineError> {
+    pub fn usage(&self, sessions: &[SessionUsage]) -> Result<SpaceUsage, EngineError> {
         // How often each block stands in sets that would go.
         let mut blocks: HashMap<BlockId, u32> = HashMap::new();
-        for (session, ends) in sessions {
+        for SessionUsage { session, ends } in sessions {
             for id in self.ids_of(*session)? {
                 *blocks.entry(id).or_default() += u32::from(*ends);
             }
@@ -45,7 +32,7 @@ impl Engine {
                 return Err(EngineError::Invalid(text));
             }
         }
-        let mut usage = Usage::default();
+        let mut usage = SpaceUsage::default();
         let blocks: Vec<(BlockId, u32)> = blocks.into_iter().collect();
         for some in blocks.chunks(LOOKUP) {
             let shared = self.shared.lock();

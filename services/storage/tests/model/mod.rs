@@ -16,9 +16,9 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use cstore_log::{Disk, Fault, FaultyDisk, Sabotage, Verb};
 use cstore_storage::engine::{
-    BlockKind, CompactStep, DiskOptions, Engine, Flaw, Identity, Need, NewBlock, PutOutcome, SealOutcome,
+    CompactStep, DiskOptions, Engine, Flaw, Identity, Need, PutOutcome, SealOutcome,
 };
-use cstore_types::{BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
+use cstore_types::{Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -58,18 +58,18 @@ pub fn open(disk: &FaultyDisk, Defects { sabotage, flaw }: Defects) -> Result<En
 }
 
 /// Blocks follow from a number: few, so that sessions share them, made once.
-pub fn block(n: u64) -> NewBlock {
-    static BLOCKS: OnceLock<Vec<NewBlock>> = OnceLock::new();
+pub fn block(n: u64) -> Block {
+    static BLOCKS: OnceLock<Vec<Block>> = OnceLock::new();
     let blocks = BLOCKS.get_or_init(|| (0..61).map(make_block).collect());
     blocks[usize::try_from(n).unwrap()].clone()
 }
 
-fn make_block(n: u64) -> NewBlock {
+fn make_block(n: u64) -> Block {
     let mut rng = StdRng::seed_from_u64(n);
     let mut bytes = vec![0u8; rng.random_range(1..40_000)];
     rng.fill(&mut bytes[..]);
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
 }
 
 pub fn session(n: u64) -> SessionId {
@@ -141,15 +141,19 @@ impl World {
         for part in first..first + rng.random_range(1..3u32) {
             // From a small pool, so that sessions share blocks.
             let numbers: Vec<u64> = (0..rng.random_range(1..8)).map(|_| rng.random_range(0..60)).collect();
-            let blocks: Vec<NewBlock> = numbers.iter().map(|n| block(*n)).collect();
+            let blocks: Vec<Block> = numbers.iter().map(|n| block(*n)).collect();
             let ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
             let engine = self.engine();
             let outcome = if rng.random_bool(0.5) {
                 engine.put_seal(session(n), PartNo(part), ids, blocks).await
             } else {
-                let have = engine.have_blocks(session(n), &ids);
-                let missing =
-                    blocks.into_iter().zip(have).filter(|(_, have)| !have).map(|(block, _)| block).collect();
+                let missing = engine.missing_blocks(session(n), &ids);
+                let missing = blocks
+                    .into_iter()
+                    .zip(missing)
+                    .filter(|(_, missing)| *missing)
+                    .map(|(block, _)| block)
+                    .collect();
                 let outcomes = engine.put_blocks(session(n), missing).await;
                 if outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Refused(_))) {
                     continue;

@@ -2,11 +2,11 @@
 
 use bytes::{BufMut, Bytes};
 use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_REQUEST_BYTES, MAX_USAGE_SESSIONS};
-use cstore_types::{BlockId, PartNo, SessionId};
+use cstore_types::{Block, BlockId, PartNo, SessionId, SessionUsage};
 
-use super::{BlockKind, Encoded, SealedBlock, SessionUse, WireBlock, begin, finish, flag, put_ids, u32_of};
+use super::{Encoded, SealedBlock, begin, finish, flag, kind, kind_byte, put_ids, u32_of};
 use crate::error::DecodeError;
-use crate::frame::{Fields, Opcode, Prefix};
+use crate::frame::{Opcode, Payload, Prefix};
 
 /// What a worker asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Request {
         /// The upload.
         session: SessionId,
         /// 1 to 8,192, together at most 8 MiB.
-        blocks: Vec<WireBlock>,
+        blocks: Vec<Block>,
     },
     /// Send these. Answered by one Block each, in any order.
     GetBlocks {
@@ -58,7 +58,7 @@ pub enum Request {
     /// What do these sessions hold here? Changes nothing. Answered by Usage.
     Usage {
         /// 1 to 4,096.
-        sessions: Vec<SessionUse>,
+        sessions: Vec<SessionUsage>,
     },
     /// Are you there? Answered by Ok.
     Ping,
@@ -95,7 +95,7 @@ impl Request {
                 head.put_u32_le(u32_of(blocks.len()));
                 for block in blocks {
                     head.put_slice(block.id.as_bytes());
-                    head.put_u8(block.kind.byte());
+                    head.put_u8(kind_byte(block.kind));
                     head.put_u32_le(u32_of(block.bytes.len()));
                     payloads.push(block.bytes.clone());
                 }
@@ -114,7 +114,7 @@ impl Request {
                 head.put_u32_le(u32_of(blocks.len()));
                 for block in blocks {
                     head.put_u32_le(block.index);
-                    head.put_u8(block.kind.byte());
+                    head.put_u8(kind_byte(block.kind));
                     head.put_u32_le(u32_of(block.bytes.len()));
                     payloads.push(block.bytes.clone());
                 }
@@ -141,9 +141,9 @@ impl Request {
     /// # Errors
     /// [`DecodeError`] for anything that [`Request`] would not encode to.
     pub fn decode(opcode: Opcode, payload: Bytes) -> Result<(Prefix, Self), DecodeError> {
-        let mut fields = Fields::new(payload);
+        let mut fields = Payload::new(payload);
         let prefix = Prefix::decode(&mut fields)?;
-        let session = |fields: &mut Fields| fields.array().map(SessionId::from_bytes);
+        let session = |fields: &mut Payload| fields.array().map(SessionId::from_bytes);
         let request = match opcode {
             Opcode::HaveBlocks => Self::HaveBlocks { session: session(&mut fields)?, ids: fields.ids()? },
             Opcode::PutBlocks => {
@@ -170,18 +170,18 @@ impl Request {
     }
 }
 
-fn sessions(fields: &mut Fields) -> Result<Vec<SessionUse>, DecodeError> {
+fn sessions(fields: &mut Payload) -> Result<Vec<SessionUsage>, DecodeError> {
     let n = fields.count("number of sessions", 17)?;
     if !(1..=MAX_USAGE_SESSIONS).contains(&n) {
         let value = u64::try_from(n).unwrap_or(u64::MAX);
         return Err(DecodeError::Value { field: "number of sessions", value });
     }
     let session =
-        |_| Ok(SessionUse { session: SessionId::from_bytes(fields.array()?), ends: flag(fields.u8()?)? });
+        |_| Ok(SessionUsage { session: SessionId::from_bytes(fields.array()?), ends: flag(fields.u8()?)? });
     (0..n).map(session).collect()
 }
 
-fn block_len(fields: &mut Fields, total: &mut usize) -> Result<usize, DecodeError> {
+fn block_len(fields: &mut Payload, total: &mut usize) -> Result<usize, DecodeError> {
     let len = fields.u32()?;
     let n = usize::try_from(len).unwrap_or(usize::MAX);
     *total = total.saturating_add(n);
@@ -191,7 +191,7 @@ fn block_len(fields: &mut Fields, total: &mut usize) -> Result<usize, DecodeErro
     Ok(n)
 }
 
-fn put_blocks(fields: &mut Fields) -> Result<Vec<WireBlock>, DecodeError> {
+fn put_blocks(fields: &mut Payload) -> Result<Vec<Block>, DecodeError> {
     let n = fields.count("number of blocks", 37)?;
     if n == 0 {
         return Err(DecodeError::Value { field: "number of blocks", value: 0 });
@@ -200,12 +200,12 @@ fn put_blocks(fields: &mut Fields) -> Result<Vec<WireBlock>, DecodeError> {
     let mut total = 0;
     for _ in 0..n {
         let id = fields.array().map(BlockId::from_bytes)?;
-        heads.push((id, BlockKind::from_byte(fields.u8()?)?, block_len(fields, &mut total)?));
+        heads.push((id, kind(fields.u8()?)?, block_len(fields, &mut total)?));
     }
-    heads.into_iter().map(|(id, kind, len)| Ok(WireBlock { id, kind, bytes: fields.bytes(len)? })).collect()
+    heads.into_iter().map(|(id, kind, len)| Ok(Block { id, kind, bytes: fields.bytes(len)? })).collect()
 }
 
-fn sealed_blocks(fields: &mut Fields, n_ids: usize) -> Result<Vec<SealedBlock>, DecodeError> {
+fn sealed_blocks(fields: &mut Payload, n_ids: usize) -> Result<Vec<SealedBlock>, DecodeError> {
     let n = fields.count("number of blocks", 9)?;
     let mut heads = Vec::with_capacity(n);
     let mut total = 0;
@@ -214,7 +214,7 @@ fn sealed_blocks(fields: &mut Fields, n_ids: usize) -> Result<Vec<SealedBlock>, 
         if usize::try_from(index).unwrap_or(usize::MAX) >= n_ids {
             return Err(DecodeError::Value { field: "index", value: index.into() });
         }
-        heads.push((index, BlockKind::from_byte(fields.u8()?)?, block_len(fields, &mut total)?));
+        heads.push((index, kind(fields.u8()?)?, block_len(fields, &mut total)?));
     }
     heads
         .into_iter()

@@ -1,11 +1,13 @@
 //! What a storage node answers, and its bytes.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use cstore_types::{ErrorCode, SealSeq, StoreUuid};
+use std::time::Duration;
 
-use super::{Block, Encoded, PutStatus, SpaceUse, begin, finish, flag, u32_of};
-use crate::error::{DecodeError, Refusal};
-use crate::frame::{Fields, MAX_ERROR_TEXT, Opcode, Prefix};
+use bytes::{BufMut, Bytes, BytesMut};
+use cstore_types::{ErrorCode, Fault, SealSeq, SpaceUsage, StoreUuid, error_chain};
+
+use super::{BlockReply, Encoded, PutStatus, begin, finish, flag, u32_of};
+use crate::error::DecodeError;
+use crate::frame::{MAX_ERROR_TEXT, Opcode, Payload, Prefix};
 
 /// Added to an error code where 0 and 1 mean something else.
 const STATUS_ERROR: u8 = 64;
@@ -22,7 +24,7 @@ pub enum Response {
     /// To PutBlocks: one entry per block.
     PutResult(Vec<PutStatus>),
     /// To GetBlocks.
-    Block(Block),
+    Block(BlockReply),
     /// To Seal and PutSeal: the reference set is durable.
     Sealed {
         /// The disk.
@@ -37,9 +39,9 @@ pub enum Response {
     /// To Seal and PutSeal: the part was sealed with other ids.
     SealConflict,
     /// To Usage.
-    Usage(SpaceUse),
+    Usage(SpaceUsage),
     /// No.
-    Error(Refusal),
+    Error(Fault),
 }
 
 impl Response {
@@ -106,7 +108,7 @@ impl Response {
                     head.put_u64_le(number);
                 }
             }
-            Self::Error(refusal) => put_error(&mut head, refusal),
+            Self::Error(fault) => put_error(&mut head, fault),
         }
         finish(self.opcode(), head, payloads)
     }
@@ -121,7 +123,7 @@ impl Response {
     /// # Errors
     /// [`DecodeError`] for anything that [`Response`] would not encode to.
     pub fn decode(opcode: Opcode, payload: Bytes) -> Result<(Prefix, Self), DecodeError> {
-        let mut fields = Fields::new(payload);
+        let mut fields = Payload::new(payload);
         let prefix = Prefix::decode(&mut fields)?;
         let response = match opcode {
             Opcode::Ok => Self::Ok,
@@ -139,7 +141,7 @@ impl Response {
                 } else {
                     Err(error_status(status)?)
                 };
-                Self::Block(Block { index, last, result })
+                Self::Block(BlockReply { index, last, result })
             }
             Opcode::Sealed => {
                 let (store, seal_seq) = (StoreUuid::from_bytes(fields.array()?), SealSeq(fields.u64()?));
@@ -151,7 +153,7 @@ impl Response {
                 let n = fields.count("number of indices", 4)?;
                 Self::SealMissing((0..n).map(|_| fields.u32()).collect::<Result<_, _>>()?)
             }
-            Opcode::Usage => Self::Usage(SpaceUse {
+            Opcode::Usage => Self::Usage(SpaceUsage {
                 blocks: fields.u64()?,
                 bytes: fields.u64()?,
                 shared_blocks: fields.u64()?,
@@ -165,29 +167,37 @@ impl Response {
     }
 }
 
-fn put_error(head: &mut BytesMut, refusal: &Refusal) {
-    let mut end = refusal.message.len().min(MAX_ERROR_TEXT);
-    while !refusal.message.is_char_boundary(end) {
+/// Writes a fault with the texts of its causes, which do not travel otherwise.
+fn put_error(head: &mut BytesMut, fault: &Fault) {
+    let message = error_chain(fault).to_string();
+    let mut end = message.len().min(MAX_ERROR_TEXT);
+    while !message.is_char_boundary(end) {
         end = end.saturating_sub(1);
     }
-    let text = refusal.message.get(..end).unwrap_or_default();
-    head.put_u8(refusal.code.wire_byte());
-    head.put_u32_le(refusal.retry_after_ms);
+    let text = message.get(..end).unwrap_or_default();
+    // 0 means that the server does not say.
+    let retry_after = fault.retry_after.unwrap_or_default().as_millis();
+    head.put_u8(fault.code.wire_byte());
+    head.put_u32_le(u32::try_from(retry_after).unwrap_or(u32::MAX));
     head.put_u16_le(u16::try_from(text.len()).unwrap_or_default());
     head.put_slice(text.as_bytes());
 }
 
-fn error(fields: &mut Fields) -> Result<Refusal, DecodeError> {
+fn error(fields: &mut Payload) -> Result<Fault, DecodeError> {
     let byte = fields.u8()?;
     let code = ErrorCode::from_wire_byte(byte)
         .ok_or_else(|| DecodeError::Value { field: "error code", value: byte.into() })?;
     let retry_after_ms = fields.u32()?;
     let len = fields.u16()?;
     let message = String::from_utf8_lossy(&fields.bytes(len.into())?).into_owned();
-    Ok(Refusal { code, retry_after_ms, message })
+    let fault = Fault::new(code, message);
+    Ok(match retry_after_ms {
+        0 => fault,
+        delay => fault.retry_after(Duration::from_millis(delay.into())),
+    })
 }
 
-fn bitmap(fields: &mut Fields) -> Result<Vec<bool>, DecodeError> {
+fn bitmap(fields: &mut Payload) -> Result<Vec<bool>, DecodeError> {
     let n = fields.count("number of ids", 0)?;
     let bytes = fields.bytes(n.div_ceil(8))?;
     let bits = bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));

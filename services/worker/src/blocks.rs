@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
-use cstore_types::{Block, BlockId, ErrorCode, Fault, PartNo, SealSeq, SessionId, StoreUuid};
+use cstore_types::{Block, BlockId, ErrorCode, Fault, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
 use cstore_wire::{PutStatus, Request, Response, SealedBlock};
 use tracing::Instrument;
 
@@ -46,7 +46,12 @@ pub(crate) fn unexpected(response: &Response) -> Fault {
 
 impl Route {
     /// Asks a node, over a new connection when the one before broke.
-    pub(crate) async fn ask(&self, node: usize, request: &Request, blocks: usize) -> Result<Response, Fault> {
+    pub(crate) async fn ask(
+        &self,
+        node: &NodeId,
+        request: &Request,
+        blocks: usize,
+    ) -> Result<Response, Fault> {
         let name = match request.opcode() {
             cstore_wire::Opcode::HaveBlocks => "HaveBlocks",
             cstore_wire::Opcode::PutBlocks => "PutBlocks",
@@ -55,12 +60,12 @@ impl Route {
             cstore_wire::Opcode::UsageOf => "UsageOf",
             _ => "Unpin",
         };
-        let span = trace::batch_span(name, self.name(node)?.as_str(), blocks);
+        let span = trace::batch_span(name, node.as_str(), blocks);
         let field = trace::field(&span);
         let ask = async {
             let mut tries = 0;
             loop {
-                let connection = self.connection(node, WRITE_PATIENCE).await?;
+                let connection = self.stores.connection(node, WRITE_PATIENCE).await?;
                 match connection.call(request, self.version(), field, DEADLINE).await {
                     Err(cstore_wire::ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
                     Err(cstore_wire::ClientError::Refused(refused))
@@ -80,7 +85,7 @@ impl Route {
     /// Makes sure that a node has these blocks, which it pins: asks which are missing and sends only those.
     pub(crate) async fn put(
         &self,
-        node: usize,
+        node: &NodeId,
         session: SessionId,
         blocks: Vec<Block>,
     ) -> Result<New, Fault> {
@@ -103,7 +108,7 @@ impl Route {
         Ok(new)
     }
 
-    async fn put_missing(&self, node: usize, session: SessionId, blocks: Vec<Block>) -> Result<New, Fault> {
+    async fn put_missing(&self, node: &NodeId, session: SessionId, blocks: Vec<Block>) -> Result<New, Fault> {
         let request = Request::PutBlocks { session, blocks: blocks.clone() };
         let statuses = match self.ask(node, &request, blocks.len()).await? {
             Response::PutResult(statuses) if statuses.len() == blocks.len() => statuses,
@@ -115,13 +120,10 @@ impl Route {
                 PutStatus::Stored => new.add(New { blocks: 1, bytes: block.bytes.len() as u64 }),
                 PutStatus::Duplicate => {}
                 PutStatus::Refused(ErrorCode::Full) => {
-                    return Err(Fault::new(
-                        ErrorCode::Full,
-                        format!("storage node {} is full", self.name(node)?),
-                    ));
+                    return Err(Fault::new(ErrorCode::Full, format!("storage node {node} is full")));
                 }
                 PutStatus::Refused(code) => {
-                    let text = format!("storage node {} refused a block: {code}", self.name(node)?);
+                    let text = format!("storage node {node} refused a block: {code}");
                     return Err(Fault::new(code, text));
                 }
             }
@@ -132,7 +134,7 @@ impl Route {
     /// Seals a part over blocks that the node has.
     pub(crate) async fn seal(
         &self,
-        node: usize,
+        node: &NodeId,
         session: SessionId,
         part: PartNo,
         ids: Vec<BlockId>,
@@ -143,23 +145,9 @@ impl Route {
             // It restarted and dropped what nothing referred to; the bytes have left our memory.
             Response::SealMissing(missing) => Err(Fault::new(
                 ErrorCode::Unavailable,
-                format!(
-                    "storage node {} lost {} blocks of this upload; send it again",
-                    self.name(node)?,
-                    missing.len()
-                ),
+                format!("storage node {node} lost {} blocks of this upload; send it again", missing.len()),
             )),
-            other => Err(self.refused_seal(node, &other)),
-        }
-    }
-
-    fn refused_seal(&self, node: usize, response: &Response) -> Fault {
-        match (response, self.name(node)) {
-            (Response::SealConflict, Ok(name)) => {
-                let text = format!("storage node {name} has sealed this part with other blocks");
-                Fault::new(ErrorCode::Internal, text)
-            }
-            (other, _) => unexpected(other),
+            other => Err(refused_seal(node, &other)),
         }
     }
 
@@ -167,7 +155,7 @@ impl Route {
     /// sent again.
     pub(crate) async fn put_seal(
         &self,
-        node: usize,
+        node: &NodeId,
         session: SessionId,
         blocks: &[Block],
         ask_first: bool,
@@ -205,11 +193,21 @@ impl Route {
                 Response::SealMissing(missing) => {
                     send = missing.iter().filter_map(|at| usize::try_from(*at).ok()).collect();
                 }
-                other => return Err(self.refused_seal(node, &other)),
+                other => return Err(refused_seal(node, &other)),
             }
         }
-        let text = format!("storage node {} keeps losing blocks of this upload", self.name(node)?);
+        let text = format!("storage node {node} keeps losing blocks of this upload");
         Err(Fault::new(ErrorCode::Unavailable, text))
+    }
+}
+
+fn refused_seal(node: &NodeId, response: &Response) -> Fault {
+    match response {
+        Response::SealConflict => {
+            let text = format!("storage node {node} has sealed this part with other blocks");
+            Fault::new(ErrorCode::Internal, text)
+        }
+        other => unexpected(other),
     }
 }
 

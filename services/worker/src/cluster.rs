@@ -1,6 +1,6 @@
 //! What this worker knows of the cluster: identity, placement, and a live connection to each storage node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,20 +192,26 @@ impl Route {
         self.placement.version()
     }
 
-    pub(crate) fn n_nodes(&self) -> usize {
-        self.placement.nodes().len()
+    /// Returns all storage nodes of the map.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.placement.nodes().iter().map(|node| &node.id)
     }
 
-    pub(crate) fn node_of(&self, id: &BlockId) -> usize {
-        self.placement.node_of(id)
+    /// Returns the storage node that holds a block.
+    pub(crate) fn node_of(&self, id: &BlockId) -> &NodeId {
+        &self.placement.node_of(id).id
     }
 
-    pub(crate) fn name(&self, node: usize) -> Result<&NodeId, Fault> {
-        let beyond = || Fault::new(ErrorCode::Internal, "placement names a node beyond its list");
-        self.placement.nodes().get(node).map(|node| &node.id).ok_or_else(beyond)
-    }
-
-    pub(crate) async fn connection(&self, node: usize, patience: Duration) -> Result<Connection, Fault> {
-        self.stores.connection(self.name(node)?, patience).await
+    /// Sorts items by the storage node of their block. Keeps their order; nodes without items are left out.
+    pub(crate) fn by_node<T>(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        id_of: impl Fn(&T) -> BlockId,
+    ) -> BTreeMap<&NodeId, Vec<T>> {
+        let mut groups: BTreeMap<&NodeId, Vec<T>> = BTreeMap::new();
+        for item in items {
+            groups.entry(self.node_of(&id_of(&item))).or_default().push(item);
+        }
+        groups
     }
 }

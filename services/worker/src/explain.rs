@@ -22,7 +22,7 @@ pub(crate) async fn explain(route: &Route, request: v1::ExplainRequest) -> Resul
     }
 
     let question = Request::Usage { sessions };
-    let asked = (0..route.n_nodes()).map(|node| route.ask(node, &question, 0));
+    let asked = route.nodes().map(|node| route.ask(node, &question, 0));
     let mut sum = SpaceUsage::default();
     for answer in try_join_all(asked).await? {
         let Response::Usage(found) = answer else { return Err(unexpected(&answer)) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::limits::MAX_BLOCK_BYTES;
-use cstore_types::{BlockId, ErrorCode, Fault, error_chain};
+use cstore_types::{BlockId, ErrorCode, Fault, NodeId, error_chain};
 use cstore_wire::{ClientError, Connection};
 use futures_util::future::try_join_all;
 use tracing::Instrument;
@@ -26,7 +26,7 @@ pub(crate) type Window = Vec<(Piece, Bytes)>;
 /// One block by id, verified: a leaf of a recipe.
 pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Fault> {
     let piece = Piece { id, offset: 0, len: 0 };
-    let found = fetch_from(route, route.node_of(&id), &[piece], MAX_BLOCK_BYTES).await?;
+    let found = fetch_from(route, route.node_of(&id), &[&piece], MAX_BLOCK_BYTES).await?;
     let bytes = found.into_values().next().ok_or_else(|| missing(&id))?;
     if !id.matches(route.stores.key(), &bytes) {
         return Err(damaged(&id));
@@ -36,13 +36,8 @@ pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Fault
 
 /// Fetches the blocks of a window from all nodes at once, and verifies them off the async threads.
 pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, Fault> {
-    let mut groups: Vec<Vec<Piece>> = (0..route.n_nodes()).map(|_| Vec::new()).collect();
-    for piece in &pieces {
-        if let Some(group) = groups.get_mut(route.node_of(&piece.id)) {
-            group.push(piece.clone());
-        }
-    }
-    let fetches = groups.iter().enumerate().filter(|(_, group)| !group.is_empty()).map(|(node, group)| {
+    let groups = route.by_node(&pieces, |piece| piece.id);
+    let fetches = groups.iter().map(|(node, group)| {
         let bytes: u64 = group.iter().map(|piece| piece.len).sum();
         fetch_from(route, node, group, usize::try_from(bytes).unwrap_or(usize::MAX))
     });
@@ -75,14 +70,14 @@ pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, F
 
 async fn fetch_from(
     route: &Route,
-    node: usize,
-    pieces: &[Piece],
+    node: &NodeId,
+    pieces: &[&Piece],
     bytes: usize,
 ) -> Result<HashMap<BlockId, Bytes>, Fault> {
     let mut tries = 0;
     loop {
         // Not tried again: it has waited for as long as it may.
-        let connection = route.connection(node, READ_PATIENCE).await?;
+        let connection = route.stores.connection(node, READ_PATIENCE).await?;
         match try_fetch(route, node, &connection, pieces, bytes).await {
             Err(fault) if fault.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
                 tracing::debug!(error = %error_chain(&fault), tries, "fetch is tried again");
@@ -95,15 +90,15 @@ async fn fetch_from(
 
 async fn try_fetch(
     route: &Route,
-    node: usize,
+    node: &NodeId,
     connection: &Connection,
-    pieces: &[Piece],
+    pieces: &[&Piece],
     bytes: usize,
 ) -> Result<HashMap<BlockId, Bytes>, Fault> {
     let mut ids: Vec<BlockId> = pieces.iter().map(|piece| piece.id).collect();
     ids.sort_unstable();
     ids.dedup();
-    let span = trace::batch_span("GetBlocks", route.name(node)?.as_str(), ids.len());
+    let span = trace::batch_span("GetBlocks", node.as_str(), ids.len());
     let field = trace::field(&span);
     let fetch = async {
         let mut stream = connection.get_blocks(ids.clone(), bytes, route.version(), field, DEADLINE).await?;

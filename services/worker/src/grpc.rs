@@ -161,15 +161,13 @@ fn answer(message: v1::download_response::Message) -> v1::DownloadResponse {
 
 async fn recipe_page(route: &Route, walk: &mut RecipeWalk) -> Result<Vec<v1::RecipeBlock>, Fault> {
     let pieces = walk.next(route, u64::MAX, RECIPE_PAGE).await?;
-    let block = |piece: crate::recipe_walk::Piece| {
-        Ok(v1::RecipeBlock {
-            id: Bytes::copy_from_slice(piece.id.as_bytes()),
-            offset: piece.offset,
-            length: u32::try_from(piece.len).unwrap_or(u32::MAX),
-            node_id: route.name(route.node_of(&piece.id))?.to_string(),
-        })
+    let block = |piece: crate::recipe_walk::Piece| v1::RecipeBlock {
+        id: Bytes::copy_from_slice(piece.id.as_bytes()),
+        offset: piece.offset,
+        length: u32::try_from(piece.len).unwrap_or(u32::MAX),
+        node_id: route.node_of(&piece.id).to_string(),
     };
-    pieces.into_iter().map(block).collect()
+    Ok(pieces.into_iter().map(block).collect())
 }
 
 /// Counts an upload from its task: on a reset nobody else sees how it ended.

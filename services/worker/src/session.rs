@@ -150,7 +150,7 @@ impl Session {
 }
 
 async fn unpin(route: &Route, session: SessionId) {
-    for node in 0..route.n_nodes() {
+    for node in route.nodes() {
         if let Err(fault) = route.ask(node, &Request::Unpin { session }, 0).await {
             tracing::debug!(%session, error = %error_chain(&fault), "pins were not dropped");
         }

@@ -8,12 +8,12 @@
 //! ```
 //! A body that is whole before the first batch is full takes the short way: one PutSeal per node.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES};
 use cstore_types::{
-    Block, BlockId, BlockKind, Chunking, ETagBuilder, Fault, PartNo, Root, RootBuilder, SessionId,
+    Block, BlockId, BlockKind, Chunking, ETagBuilder, Fault, NodeId, PartNo, Root, RootBuilder, SessionId,
 };
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -79,7 +79,8 @@ pub(crate) struct Upload {
     etag: ETagBuilder,
     blocks: u64,
     new: New,
-    parts: Vec<Part>,
+    /// The open part of each storage node that holds blocks of the file.
+    parts: BTreeMap<NodeId, Part>,
 }
 
 impl std::fmt::Debug for Upload {
@@ -96,7 +97,6 @@ impl Upload {
         digests: Digests,
         budget: Budget,
     ) -> Self {
-        let parts = (0..route.n_nodes()).map(|_| Part::default()).collect();
         Self {
             route,
             session,
@@ -112,7 +112,7 @@ impl Upload {
             etag: ETagBuilder::default(),
             blocks: 0,
             new: New::default(),
-            parts,
+            parts: BTreeMap::new(),
         }
     }
 
@@ -151,10 +151,11 @@ impl Upload {
         let key = self.route.stores.key().clone();
         let root = self.take_recipe().finish(&mut |leaf: Vec<u8>| keep_leaf(&key, leaf, &mut leaves))?;
         self.put_leaves(leaves).await?;
-        for node in 0..self.parts.len() {
+        let nodes: Vec<NodeId> = self.parts.keys().cloned().collect();
+        for node in &nodes {
             self.seal_part(node).await?;
         }
-        let seals = self.parts.iter().filter_map(|part| part.last_seal).collect();
+        let seals = self.parts.values().filter_map(|part| part.last_seal).collect();
         let (etag, blocks) = (self.etag.finish().to_string(), self.blocks);
         Ok(Stored { root, etag, blocks, new: self.new, seals, digests: self.digests })
     }
@@ -225,18 +226,22 @@ impl Upload {
 
     async fn add_to_part(&mut self, id: BlockId, len: u64) -> Result<(), Fault> {
         let node = self.route.node_of(&id);
-        let Some(part) = self.parts.get_mut(node) else { return Ok(()) };
+        let part = match self.parts.get_mut(node) {
+            Some(part) => part,
+            None => self.parts.entry(node.clone()).or_default(),
+        };
         if part.known.insert(id) {
             part.ids.push(id);
             part.bytes += len;
         }
         if part.ids.len() >= MAX_IDS || part.bytes >= MAX_PART_BYTES {
-            self.seal_part(node).await?;
+            let node = node.clone();
+            self.seal_part(&node).await?;
         }
         Ok(())
     }
 
-    async fn seal_part(&mut self, node: usize) -> Result<(), Fault> {
+    async fn seal_part(&mut self, node: &NodeId) -> Result<(), Fault> {
         let Some(part) = self.parts.get_mut(node) else { return Ok(()) };
         if part.ids.is_empty() {
             return Ok(());
@@ -269,11 +274,9 @@ impl Upload {
         blocks.extend(leaves);
         let ask_first = self.batch_bytes > BLIND_BYTES;
         let (route, session) = (&self.route, self.session);
-        let groups = group(route, blocks);
+        let groups = route.by_node(blocks, |block| block.id);
         let put = groups
             .iter()
-            .enumerate()
-            .filter(|(_, blocks)| !blocks.is_empty())
             .map(|(node, blocks)| async move { route.put_seal(node, session, blocks, ask_first).await });
         let mut new = New::default();
         let mut seals = Vec::new();
@@ -304,19 +307,9 @@ async fn hash(route: &Route, blocks: Vec<Bytes>) -> Result<Vec<Block>, Fault> {
     cstore_node::blocking(hash).await.map_err(lost_task)
 }
 
-fn group(route: &Route, blocks: Vec<Block>) -> Vec<Vec<Block>> {
-    let mut groups: Vec<Vec<Block>> = (0..route.n_nodes()).map(|_| Vec::new()).collect();
-    for block in blocks {
-        if let Some(group) = groups.get_mut(route.node_of(&block.id)) {
-            group.push(block);
-        }
-    }
-    groups
-}
-
 async fn put_everywhere(route: &Route, session: SessionId, blocks: Vec<Block>) -> Result<New, Fault> {
-    let groups = group(route, blocks).into_iter().enumerate().filter(|(_, blocks)| !blocks.is_empty());
-    let puts = groups.map(|(node, blocks)| route.put(node, session, blocks));
+    let groups = route.by_node(blocks, |block| block.id);
+    let puts = groups.into_iter().map(|(node, blocks)| route.put(node, session, blocks));
     let mut new = New::default();
     for found in try_join_all(puts).await? {
         new.add(found);

@@ -152,11 +152,19 @@ pub fn placement(map: &v1::PlacementMap) -> Result<Placement, FieldError> {
 /// # Errors
 /// [`FieldProblem::Length`] for any other number of bytes.
 pub fn sha256(bytes: &[u8]) -> Result<Option<[u8; 32]>, FieldError> {
+    digest("sha256", bytes)
+}
+
+/// Reads a digest that may be missing: `N` bytes, or empty for `None`.
+///
+/// # Errors
+/// [`FieldProblem::Length`] for any other number of bytes.
+pub fn digest<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<Option<[u8; N]>, FieldError> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let length = FieldProblem::Length { expected: 32, found: bytes.len() };
-    bytes.try_into().map(Some).map_err(|_| FieldError::new("sha256", length))
+    let length = FieldProblem::Length { expected: N, found: bytes.len() };
+    bytes.try_into().map(Some).map_err(|_| FieldError::new(field, length))
 }
 
 /// Reads a session whose use of space is asked for.
@@ -311,6 +319,9 @@ mod tests {
         }
         let error = sha256(b"12345").unwrap_err();
         assert_eq!(error.to_string(), "field sha256: expected 32 bytes, found 5");
+        assert_eq!(digest("expect_md5", &[7; 16]), Ok(Some([7; 16])));
+        assert_eq!(digest::<16>("expect_md5", &[]), Ok(None));
+        assert_eq!(digest::<16>("expect_md5", &[7; 17]).unwrap_err().field, "expect_md5");
     }
 
     #[test]

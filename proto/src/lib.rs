@@ -14,8 +14,8 @@ pub use cstore_types::{Caller, ClusterSecret, ErrorCode};
 pub use access::{ACCESS, may_call};
 pub use bearer::{BearerError, Signer, Verifier};
 pub use convert::{
-    FieldError, FieldProblem, cluster_uuid, file_name, metadata, node_id, placement, placement_map, session,
-    session_usage, sha256, store_uuid, tenant, write_condition,
+    FieldError, FieldProblem, cluster_uuid, digest, file_name, metadata, node_id, placement, placement_map,
+    session, session_usage, sha256, store_uuid, tenant, write_condition,
 };
 pub use status::{code_of, from_status, retry_after, status, status_with_retry, to_status};
 pub use ticket::{TicketClaims, TicketError};

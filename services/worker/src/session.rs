@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_mesh::MasterClient;
-use cstore_proto::{TicketClaims, from_status, v1};
-use cstore_types::{ErrorCode, Fault, SessionId, TicketKey, error_chain};
+use cstore_proto::{TicketClaims, digest, file_name, from_status, metadata, v1, write_condition};
+use cstore_types::{
+    ErrorCode, Fault, FileName, SessionId, TicketKey, UserMetadata, WriteCondition, error_chain,
+};
 use cstore_wire::Request;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -35,29 +37,41 @@ pub(crate) struct Sessions {
     pub(crate) worker_id: String,
 }
 
-/// An upload that was let in.
+/// An admitted upload. The header's fields are kept as the values that were read from them.
 #[derive(Debug)]
 pub(crate) struct Session {
     shared: Sessions,
-    header: v1::UploadHeader,
+    /// Proof for the master, passed on as it came.
+    ticket: Option<v1::Ticket>,
     claims: TicketClaims,
+    name: FileName,
+    condition: WriteCondition,
+    content_type: String,
+    metadata: UserMetadata,
     route: Route,
 }
 
 impl Sessions {
     /// Checks ticket and header.
+    ///
+    /// # Errors
+    /// [`ErrorCode::PermissionDenied`] for a ticket that is not valid here, [`ErrorCode::InvalidArgument`] for a field
+    /// that breaks its rule, [`ErrorCode::Unavailable`] if the placement map is not the ticket's.
     pub(crate) fn begin(&self, header: v1::UploadHeader) -> Result<(Session, Upload), Fault> {
         let claims = TicketClaims::verify(header.ticket.as_ref(), &self.ticket_key)?;
-        let denied = |text: &str| Fault::new(ErrorCode::PermissionDenied, text);
         if claims.cluster != self.stores.cluster() {
-            return Err(denied("upload ticket is of another cluster"));
+            return Err(Fault::new(ErrorCode::PermissionDenied, "upload ticket is of another cluster"));
         }
         claims.check_expiry(now_ms())?;
         // The master checks the tenant again. A wrong one is refused here BEFORE the body is sent for nothing.
         claims.check_tenant(&header.tenant)?;
-        cstore_proto::file_name("name", &header.name).map_err(|error| Fault::invalid(error.to_string()))?;
-        cstore_proto::metadata(header.metadata.clone()).map_err(|error| Fault::invalid(error.to_string()))?;
-        let digests = Digests::expect(&header.expect_md5, &header.expect_sha256)?;
+
+        let name = file_name("name", &header.name)?;
+        let metadata = metadata(header.metadata)?;
+        let md5 = digest("expect_md5", &header.expect_md5)?;
+        let sha256 = digest("expect_sha256", &header.expect_sha256)?;
+        let digests = Digests::expect(md5, sha256);
+
         let route = Route::new(&self.stores)?;
         if route.version() != claims.map_version {
             return Err(Fault::new(
@@ -67,7 +81,17 @@ impl Sessions {
         }
         let upload =
             Upload::new(route.clone(), claims.session, claims.chunking, digests, self.budget.clone());
-        Ok((Session { shared: self.clone(), header, claims, route }, upload))
+        let session = Session {
+            shared: self.clone(),
+            ticket: header.ticket,
+            claims,
+            name,
+            condition: write_condition(header.condition),
+            content_type: header.content_type,
+            metadata,
+            route,
+        };
+        Ok((session, upload))
     }
 }
 
@@ -91,17 +115,17 @@ impl Session {
             seal_seq: seal.seq.0,
         };
         let request = v1::CommitUploadRequest {
-            ticket: self.header.ticket.clone(),
+            ticket: self.ticket.clone(),
             tenant: self.claims.tenant.as_str().to_owned(),
-            name: self.header.name.clone(),
-            condition: self.header.condition.clone(),
+            name: self.name.as_str().to_owned(),
+            condition: Some(self.condition.clone().into()),
             recipe_root: stored.root.encode().into(),
             size: stored.root.size(),
-            etag: stored.etag,
+            etag: stored.etag.to_string(),
             blocks: stored.blocks,
-            content_type: self.header.content_type.clone(),
-            sha256,
-            metadata: self.header.metadata.clone(),
+            content_type: self.content_type.clone(),
+            sha256: sha256.map(|sha256| Bytes::copy_from_slice(&sha256)).unwrap_or_default(),
+            metadata: self.metadata.clone().into(),
             seals: stored.seals.iter().map(seal).collect(),
         };
         let end = Instant::now() + COMMIT_PATIENCE;
@@ -132,7 +156,7 @@ impl Session {
     /// Ends an upload that never asked for its commit: the master makes sure that it never will, storage drops its
     /// pins. Nobody waits for it longer than the bounds of the calls.
     pub(crate) async fn abort(&self) {
-        let request = v1::AbortUploadRequest { ticket: self.header.ticket.clone() };
+        let request = v1::AbortUploadRequest { ticket: self.ticket.clone() };
         if let Err(status) = self.shared.master.abort_upload(request).await {
             tracing::info!(session = %self.claims.session, %status, "upload could not be aborted; it will be given up");
         }

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES};
 use cstore_types::{
-    Block, BlockId, BlockKind, Chunking, ETagBuilder, Fault, NodeId, PartNo, Root, RootBuilder, SessionId,
+    Block, BlockId, BlockKind, Chunking, ETag, ETagBuilder, Fault, NodeId, PartNo, Root, RootBuilder,
+    SessionId,
 };
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -38,7 +39,7 @@ const BLIND_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) root: Root,
-    pub(crate) etag: String,
+    pub(crate) etag: ETag,
     pub(crate) blocks: u64,
     pub(crate) new: New,
     pub(crate) seals: Vec<Seal>,
@@ -156,8 +157,14 @@ impl Upload {
             self.seal_part(node).await?;
         }
         let seals = self.parts.values().filter_map(|part| part.last_seal).collect();
-        let (etag, blocks) = (self.etag.finish().to_string(), self.blocks);
-        Ok(Stored { root, etag, blocks, new: self.new, seals, digests: self.digests })
+        Ok(Stored {
+            root,
+            etag: self.etag.finish(),
+            blocks: self.blocks,
+            new: self.new,
+            seals,
+            digests: self.digests,
+        })
     }
 
     fn take_recipe(&mut self) -> RootBuilder {
@@ -284,8 +291,7 @@ impl Upload {
             new.add(found);
             seals.push(seal);
         }
-        let etag = self.etag.finish().to_string();
-        Ok(Stored { root, etag, blocks: self.blocks, new, seals, digests: self.digests })
+        Ok(Stored { root, etag: self.etag.finish(), blocks: self.blocks, new, seals, digests: self.digests })
     }
 }
 

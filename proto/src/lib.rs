@@ -9,7 +9,7 @@ mod convert;
 mod status;
 mod ticket;
 
-pub use cstore_types::{Caller, ClusterSecret, ErrorCode};
+pub use cstore_types::{Caller, ClusterSecret, ErrorCode, error_chain};
 
 pub use access::{ACCESS, may_call};
 pub use bearer::{BearerError, Signer, Verifier};

@@ -12,7 +12,7 @@ use cstore_mesh::{RoleIo, RoleMetrics};
 use cstore_node::admin::Readiness;
 use cstore_node::clock::Clock;
 use cstore_node::{ByteSize, HostPort, Shutdown};
-use cstore_types::{Chunking, ClusterSecret, NodeId};
+use cstore_types::{Chunking, ClusterSecret, NodeId, error_chain};
 use turmoil::Sim;
 
 use crate::book::Book;
@@ -87,9 +87,9 @@ impl Platter {
 fn ended(
     book: &Rc<RefCell<Book>>,
     node: &str,
-    result: Result<(), impl std::fmt::Display>,
+    result: Result<(), impl std::error::Error + 'static>,
 ) -> turmoil::Result {
-    let why = result.map_or_else(|error| error.to_string(), |()| "without an error".to_owned());
+    let why = result.map_or_else(|error| error_chain(&error).to_string(), |()| "without an error".to_owned());
     book.borrow_mut().violated(format!("{node} ended: {why}"));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use cstore_mesh::Tls;
 use cstore_node::Env;
+use cstore_types::error_chain;
 
 pub(crate) const DIR: &str = "CSTORE_TLS_DIR";
 
@@ -12,10 +13,8 @@ pub(crate) fn read(env: &mut Env<'_>) -> Option<Tls> {
     match Tls::load(dir?, client_auth) {
         Ok(tls) => Some(tls),
         Err(error) => {
-            env.refuse(
-                DIR,
-                &format!("a folder with ca.pem, cert.pem and key.pem that can be used ({error})"),
-            );
+            let why = error_chain(&error);
+            env.refuse(DIR, &format!("a folder with ca.pem, cert.pem and key.pem that can be used ({why})"));
             None
         }
     }

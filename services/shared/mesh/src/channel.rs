@@ -75,12 +75,23 @@ pub enum MeshError {
     Address {
         /// What was given.
         addr: String,
-        /// What is wrong.
-        why: String,
+        /// The part that is wrong.
+        why: &'static str,
+    },
+    /// The address cannot be part of a URI.
+    #[error("address {addr:?} cannot be used")]
+    Endpoint {
+        /// The address.
+        addr: String,
+        /// The rule of URIs that the address breaks.
+        source: tonic::transport::Error,
     },
     /// The server ended with an error.
-    #[error("gRPC server: {0}")]
-    Serve(String),
+    #[error("gRPC server")]
+    Serve(#[from] tonic::transport::Error),
+    /// The descriptors cannot be read: a defect of the build.
+    #[error("gRPC reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// All endpoints of one service, called as one. Cheap to clone.
@@ -141,12 +152,9 @@ impl Service {
 
 /// A channel to one endpoint, lazily connected, remade when it breaks.
 fn connection(target: &Target, options: &ClientOptions) -> Result<GrpcChannel, MeshError> {
-    let bad = |error: &dyn std::fmt::Display| MeshError::Address {
-        addr: target.addr.clone(),
-        why: error.to_string(),
-    };
+    let unusable = |source| MeshError::Endpoint { addr: target.addr.clone(), source };
     let endpoint = Endpoint::from_shared(format!("http://{}", target.addr))
-        .map_err(|error| bad(&error))?
+        .map_err(unusable)?
         .connect_timeout(options.connect_timeout)
         .http2_keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1)

@@ -50,7 +50,7 @@ impl Discovery {
     /// # Errors
     /// [`MeshError::Address`].
     pub fn of(addr: &str) -> Result<Self, MeshError> {
-        let bad = |why: &str| MeshError::Address { addr: addr.to_owned(), why: why.to_owned() };
+        let bad = |why| MeshError::Address { addr: addr.to_owned(), why };
         let (host, port) = addr.rsplit_once(':').ok_or_else(|| bad("the port is missing"))?;
         let port: u16 = port.parse().map_err(|_| bad("the port is not a number up to 65535"))?;
         let target = Target::new(addr);

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_proto::error_chain;
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, BoxFuture, abortable};
 use futures_util::stream::FuturesUnordered;
@@ -106,6 +107,7 @@ impl Keeper {
         let channel = match (self.connect)(target) {
             Ok(channel) => channel,
             Err(error) => {
+                let error = error_chain(&error);
                 tracing::error!(service = self.table.service, addr = target.addr, %error, "endpoint cannot be used");
                 return None;
             }

@@ -97,20 +97,19 @@ impl GrpcServer {
     /// Health and reflection; the role adds its services.
     ///
     /// # Errors
-    /// [`MeshError::Serve`] when the descriptors cannot be read, which is a defect.
+    /// [`MeshError::Reflection`] when the descriptors cannot be read, which is a defect.
     pub async fn new(options: ServerOptions) -> Result<Self, MeshError> {
         let (health, service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
         let mut routes = Routes::new(service);
         if options.reflection {
-            let serve = |error: tonic_reflection::server::Error| MeshError::Serve(error.to_string());
             let builder = || {
                 tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(cstore_proto::DESCRIPTORS)
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             };
-            routes = routes.add_service(builder().build_v1().map_err(serve)?);
-            routes = routes.add_service(builder().build_v1alpha().map_err(serve)?);
+            routes = routes.add_service(builder().build_v1()?);
+            routes = routes.add_service(builder().build_v1alpha()?);
         }
         Ok(Self { options, routes, health })
     }
@@ -212,7 +211,7 @@ impl GrpcServer {
             tokio::time::sleep(patience).await;
         };
         tokio::select! {
-            served = server => served.map_err(|error| MeshError::Serve(error.to_string())),
+            served = server => served.map_err(MeshError::from),
             () = drain => {
                 tracing::warn!("calls still in work after {patience:?} are cut off");
                 Ok(())

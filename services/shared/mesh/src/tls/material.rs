@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -18,13 +18,19 @@ const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13
 /// Certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is missing or is not PEM of the right kind.
-    #[error("{}: {why}", path.display())]
+    /// A file cannot be read or is not PEM of the right kind.
+    #[error("{}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
-        why: String,
+        /// The rule of PEM that the file breaks, or the operating system's error.
+        source: pem::Error,
+    },
+    /// A file of certificates holds none.
+    #[error("{}: holds no certificate", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
     },
     /// The key can be read by everybody.
     #[error("{} has mode {mode:03o}, so that others can read it; run: chmod 600 {}", path.display(), path.display())]
@@ -35,10 +41,10 @@ pub enum TlsError {
         mode: u32,
     },
     /// The files do not fit together.
-    #[error("certificates do not fit together: {0}")]
+    #[error("certificates do not fit together")]
     Unfit(#[from] rustls::Error),
     /// The CA cannot judge callers.
-    #[error("ca.pem cannot judge callers: {0}")]
+    #[error("ca.pem cannot judge callers")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
@@ -122,23 +128,22 @@ fn pair(
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bad = |why: String| TlsError::File { path: path.to_path_buf(), why };
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?.collect();
-    match found.map_err(|error| bad(error.to_string()))? {
-        none if none.is_empty() => Err(bad("holds no certificate".to_owned())),
+    let bad = |source| TlsError::File { path: path.to_path_buf(), source };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(bad)?.collect();
+    match found.map_err(bad)? {
+        none if none.is_empty() => Err(TlsError::Empty { path: path.to_path_buf() }),
         found => Ok(found),
     }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     use std::os::unix::fs::PermissionsExt;
-    let bad = |why: String| TlsError::File { path: path.to_path_buf(), why };
-    let found = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?;
+    let bad = |source| TlsError::File { path: path.to_path_buf(), source };
+    let found = std::fs::metadata(path).map_err(|error| bad(pem::Error::Io(error)))?;
     let mode = found.permissions().mode() & 0o777;
     // A group may read it, as with secrets that an orchestrator mounts; the world may not.
     if mode & 0o007 != 0 {
         return Err(TlsError::Open { path: path.to_path_buf(), mode });
     }
-    PrivateKeyDer::from_pem_file(path).map_err(|error| bad(error.to_string()))
+    PrivateKeyDer::from_pem_file(path).map_err(bad)
 }

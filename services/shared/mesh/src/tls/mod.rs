@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_proto::error_chain;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
@@ -104,6 +105,7 @@ impl Tls {
                     state.material = Arc::new(material);
                 }
                 Err(error) => {
+                    let error = error_chain(&error);
                     tracing::warn!(dir = %self.0.dir.display(), %error, "new certificates cannot be used, the old ones stay");
                 }
             }

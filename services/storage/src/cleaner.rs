@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use cstore_node::shutdown::Shutdown;
+use cstore_types::error_chain;
 
 use crate::EngineError;
 use crate::engine::{CompactStep, Engine, Need, Space};
@@ -61,7 +62,7 @@ pub(crate) async fn run(engine: Engine, shutdown: Shutdown) {
             () = shutdown.triggered() => return,
         };
         if let Err(error) = &step {
-            tracing::debug!(%error, "compaction rests");
+            tracing::debug!(error = %error_chain(error), "compaction rests");
         }
         tokio::select! {
             () = tokio::time::sleep(pace.pause(&step)) => {}

@@ -11,7 +11,7 @@ use cstore_mesh::MasterClient;
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::Shutdown;
 use cstore_proto::v1;
-use cstore_types::SessionId;
+use cstore_types::{SessionId, error_chain};
 
 use crate::config::Config;
 use crate::engine::Engine;
@@ -150,7 +150,9 @@ impl Member {
                     self.confirmed.remove(&session);
                     self.released.insert(session);
                 }
-                Err(error) => tracing::error!(%session, %error, "session could not be released"),
+                Err(error) => {
+                    tracing::error!(%session, error = %error_chain(&error), "session could not be released");
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cstore-node", &["cstore-types"]),
     ("cstore-wire", &["cstore-types"]),
     ("cstore-proto", &["cstore-types"]),
-    ("cstore-mesh", &["cstore-proto"]),
+    ("cstore-mesh", &["cstore-types", "cstore-proto", "cstore-node"]),
     (
         "cstore-storage",
         &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node", "cstore-wire", "cstore-log"],

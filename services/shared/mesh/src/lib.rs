@@ -12,6 +12,8 @@
 //!   endpoint  credentials, trace headers, connection by [`Dial`], remade with back-off
 //! ```
 //! Streams take the lower half only: nothing but the pipeline knows what of them was acknowledged.
+//!
+//! On top of the client, [`member`] is a role's life as a member of the cluster: registration, heartbeats, the view.
 
 #![warn(missing_docs)]
 
@@ -28,6 +30,7 @@ mod endpoint;
 pub mod exemplar;
 mod keeper;
 mod master_client;
+pub mod member;
 mod methods;
 mod metrics;
 mod observe;

@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
-fn secret() -> ClusterSecret {
+pub(crate) fn secret() -> ClusterSecret {
     ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
 }
 

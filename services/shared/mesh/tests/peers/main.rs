@@ -4,4 +4,5 @@
 
 mod fake;
 mod faults;
+mod member;
 mod membership;

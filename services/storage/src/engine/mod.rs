@@ -83,6 +83,8 @@ pub struct Engine {
     commits: Arc<CommitSpans>,
     disk: Arc<dyn Disk>,
     superblock: Arc<Mutex<Superblock>>,
+    /// Held while a superblock is written. Taken BEFORE `superblock`, which is not held over the write.
+    superblock_writes: Arc<Mutex<()>>,
     key: DedupKey,
     /// One compaction at a time.
     cleaning: Arc<tokio::sync::Mutex<compact::Cleaning>>,

@@ -164,6 +164,7 @@ impl Engine {
             commits: Arc::default(),
             disk,
             superblock: Arc::new(Mutex::new(superblock)),
+            superblock_writes: Arc::default(),
             key: identity.key.clone(),
             cleaning: Arc::default(),
             retiring: Arc::default(),

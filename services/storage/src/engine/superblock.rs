@@ -70,11 +70,13 @@ pub(super) fn write(disk: &Arc<dyn Disk>, superblock: &Superblock) -> io::Result
 impl Engine {
     /// Writes the superblock as of now.
     pub(super) fn write_superblock(&self, clean: bool) -> Result<(), EngineError> {
-        let mut superblock = self.superblock.lock();
-        let next =
-            Superblock { seq: superblock.seq + 1, seal_seq: self.seal_seq(), clean, ..superblock.clone() };
+        // One writer at a time, under a lock of its own: identity and capacity are read for every heartbeat and every put,
+        // which must not wait for a slow disk.
+        let _one = self.superblock_writes.lock();
+        let known = self.superblock();
+        let next = Superblock { seq: known.seq + 1, seal_seq: self.seal_seq(), clean, ..known };
         write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
-        *superblock = next;
+        *self.superblock.lock() = next;
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! * [`engine`]: blocks, reference sets, space. Knows no socket.
 //! * `cleaner`: compaction in the background.
 //! * `server`: the frames of `cstore-wire` on top of it.
-//! * `membership`: register, heartbeat, releases; a gRPC client of the master, nothing dials this node but workers.
+//! * `membership`: what heartbeats report and take from the answers; nothing dials this node but workers.
+//! * `releaser`, `roll_call`, `sweeper`: the work that heartbeats ask for, each a task of its own.
 //! * [`inspect`](fn@inspect): what lies on a disk, for people.
 
 mod cleaner;
@@ -13,8 +14,11 @@ mod error;
 mod inspect;
 mod membership;
 mod metrics;
+mod releaser;
+mod roll_call;
 mod run;
 mod server;
+mod sweeper;
 mod trace;
 
 pub use config::{Config, MIN_FS_SIZE};

@@ -1,189 +1,84 @@
-//! The node's life as a member: register, heartbeat, and the releases that the answers carry.
+//! The storage node as a member of the cluster: what its heartbeats report, and what it takes from the answers.
 //!
 //! Only the master decides what is dead. This node reports the sessions whose sets it holds and that nobody confirmed
-//! to it; it never releases anything on its own.
-
-use std::collections::{BTreeSet, HashSet};
-use std::time::Duration;
+//! to it; it never releases anything on its own. An answer is handed to the releaser, never worked on here.
 
 use bytes::Bytes;
-use cstore_mesh::MasterClient;
+use cstore_mesh::member::{Member, Occasion, Report};
 use cstore_node::admin::{PartState, Readiness};
-use cstore_node::shutdown::Shutdown;
 use cstore_proto::v1;
-use cstore_types::{SessionId, error_chain};
+use cstore_types::SessionId;
 
-use crate::config::Config;
 use crate::engine::Engine;
+use crate::releaser::Releases;
+use crate::roll_call::RollCall;
 
-/// Sessions that one heartbeat names at most, released and unconfirmed each.
-const MAX_REPORTED: usize = 1_000;
-/// Heartbeats after which a lost master is a reason not to be ready.
-const MAX_MISSED: u32 = 5;
-/// Heartbeats between two sweeps over old pins and dead segments.
-const PIN_SWEEP_BEATS: u64 = 600;
-
-/// What the master knows this node by.
-pub(crate) fn registration(config: &Config, addr: &str, storage: v1::StorageReport) -> v1::RegisterRequest {
-    v1::RegisterRequest {
-        role: v1::Role::Storage.into(),
-        node_id: config.node.to_string(),
-        addr: addr.to_owned(),
-        failure_domain: config.failure_domain.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        storage: Some(storage),
-    }
-}
-
-/// Sends heartbeats until shutdown.
+/// Reports of one storage node.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) config: Config,
-    pub(crate) addr: String,
-    pub(crate) engine: Engine,
-    pub(crate) master: MasterClient,
-    pub(crate) readiness: Readiness,
-    /// Released and not yet told to the master.
-    released: BTreeSet<SessionId>,
-    /// The master said that these are committed.
-    confirmed: HashSet<SessionId>,
-    /// Last session that was reported as unconfirmed; the next report goes on behind it.
-    cursor: Option<SessionId>,
-    missed: u32,
-    beats: u64,
+pub(crate) struct StorageMember {
+    engine: Engine,
+    readiness: Readiness,
+    releases: Releases,
+    roll_call: RollCall,
+    /// Sessions that the last report acknowledged.
+    acknowledging: Vec<SessionId>,
 }
 
-impl Member {
-    pub(crate) fn new(
-        config: Config,
-        addr: String,
-        engine: Engine,
-        master: MasterClient,
-        readiness: Readiness,
-    ) -> Self {
-        let (released, confirmed) = (BTreeSet::new(), HashSet::new());
-        Self {
-            config,
-            addr,
-            engine,
-            master,
-            readiness,
-            released,
-            confirmed,
-            cursor: None,
-            missed: 0,
-            beats: 0,
-        }
+impl StorageMember {
+    pub(crate) fn new(engine: Engine, readiness: Readiness, releases: Releases, roll_call: RollCall) -> Self {
+        Self { engine, readiness, releases, roll_call, acknowledging: Vec::new() }
     }
 
-    pub(crate) async fn run(mut self, interval: Duration, shutdown: Shutdown) {
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.triggered() => return,
-            }
-            match self.beat(&shutdown).await {
-                Ok(()) => self.missed = 0,
-                Err(error) => {
-                    self.missed = self.missed.saturating_add(1);
-                    if self.missed == MAX_MISSED {
-                        tracing::warn!(%error, "master does not answer heartbeats");
-                        self.readiness
-                            .set("master", PartState::NotReady(format!("master does not answer: {error}")));
-                    }
-                }
-            }
-            self.sweep().await;
-        }
+    /// Returns the sessions to ask the master about.
+    fn unconfirmed(&self) -> Vec<SessionId> {
+        let mut sessions = self.roll_call.take();
+        self.engine.retain_held(&mut sessions);
+        sessions
+    }
+}
+
+impl Member for StorageMember {
+    fn health(&mut self) -> PartState {
+        self.engine.read_only().map_or(PartState::Ready, PartState::NotReady)
     }
 
-    async fn beat(&mut self, shutdown: &Shutdown) -> Result<(), tonic::Status> {
-        let read_only = self.engine.read_only();
-        let request = v1::HeartbeatRequest {
-            role: v1::Role::Storage.into(),
-            node_id: self.config.node.to_string(),
-            ready: read_only.is_none(),
-            not_ready_reason: read_only.unwrap_or_default(),
-            storage: Some(self.report()),
-            worker: None,
+    fn report(&mut self, occasion: Occasion) -> Report {
+        // BEFORE the sessions to ask about are looked up, otherwise one that is released in between would be in both
+        // lists, and the master would put it on its release list again.
+        self.acknowledging = self.releases.to_acknowledge();
+        let unconfirmed = match occasion {
+            Occasion::Tick => self.unconfirmed(),
+            Occasion::Early => Vec::new(),
         };
-        let told: Vec<SessionId> = self.released.iter().take(MAX_REPORTED).copied().collect();
-        // A master that is away must not hold up the end.
-        let answer = tokio::select! {
-            answer = self.master.heartbeat(request) => answer?,
-            () = shutdown.triggered() => return Err(tonic::Status::cancelled("stopping")),
+        Report::Storage(v1::StorageReport {
+            released: self.acknowledging.iter().map(raw).collect(),
+            unconfirmed: unconfirmed.iter().map(raw).collect(),
+            ..report(&self.engine)
+        })
+    }
+
+    fn handle_answer(&mut self, answer: v1::HeartbeatResponse) {
+        self.releases.acknowledged(&self.acknowledging);
+        let age = match answer.suspect {
+            true => PartState::NotReady("disk is older than what the master has seen of it".to_owned()),
+            false => PartState::Ready,
         };
-        for session in told {
-            self.released.remove(&session);
-        }
-        if answer.register_again {
-            let storage = self.report();
-            self.master.register(registration(&self.config, &self.addr, storage)).await?;
-        }
-        let suspect = if answer.suspect {
-            PartState::NotReady("disk is older than what the master has seen of it".to_owned())
+        self.readiness.set("disk age", age);
+
+        let committed = answer.verdicts.iter().filter(|v| v.state() == v1::SessionState::Committed);
+        self.roll_call.confirm(committed.filter_map(|verdict| parse(&verdict.session)));
+
+        // A disk that may be too old frees nothing: its references may be those of another time.
+        if answer.suspect {
+            self.releases.withdraw();
         } else {
-            PartState::Ready
-        };
-        self.readiness.set("disk age", suspect);
-        self.readiness.set("master", PartState::Ready);
-        for verdict in answer.verdicts {
-            let committed = verdict.state() == v1::SessionState::Committed;
-            if let (true, Ok(session)) = (committed, SessionId::try_from(&verdict.session[..])) {
-                self.confirmed.insert(session);
-            }
-        }
-        if !answer.suspect {
-            self.release(&answer.releases).await;
-        }
-        Ok(())
-    }
-
-    async fn release(&mut self, releases: &[Bytes]) {
-        let sessions: Vec<SessionId> =
-            releases.iter().filter_map(|raw| SessionId::try_from(&raw[..]).ok()).collect();
-        for (session, result) in self.engine.release_all(&sessions).await {
-            match result {
-                Ok(()) => {
-                    self.confirmed.remove(&session);
-                    self.released.insert(session);
-                }
-                Err(error) => {
-                    tracing::error!(%session, error = %error_chain(&error), "session could not be released");
-                }
-            }
+            let named: Vec<SessionId> = answer.releases.iter().filter_map(|raw| parse(raw)).collect();
+            self.releases.offer(&named);
         }
     }
 
-    /// Confirmed sessions that hold nothing here any more are forgotten, dead segments are recycled, old pins dropped.
-    async fn sweep(&mut self) {
-        self.beats += 1;
-        self.engine.reclaim_aside().await;
-        if self.beats.is_multiple_of(PIN_SWEEP_BEATS) {
-            self.engine.sweep_pins();
-            let held: HashSet<SessionId> = self.engine.sessions().into_iter().collect();
-            self.confirmed.retain(|session| held.contains(session));
-        }
-    }
-
-    fn report(&mut self) -> v1::StorageReport {
-        let unconfirmed = self.unconfirmed();
-        let released = self.released.iter().take(MAX_REPORTED).map(raw).collect();
-        v1::StorageReport { released, unconfirmed, ..report(&self.engine) }
-    }
-
-    /// The next unconfirmed sessions in rotation.
-    fn unconfirmed(&mut self) -> Vec<Bytes> {
-        let mut open: Vec<SessionId> =
-            self.engine.sessions().into_iter().filter(|session| !self.confirmed.contains(session)).collect();
-        open.sort_unstable();
-        let start = self.cursor.map_or(0, |cursor| open.partition_point(|session| *session <= cursor));
-        let rotated = open.iter().skip(start).chain(open.iter().take(start)).take(MAX_REPORTED);
-        let chosen: Vec<SessionId> = rotated.copied().collect();
-        self.cursor = chosen.last().copied();
-        chosen.iter().map(raw).collect()
+    fn disk(&self) -> Option<v1::StorageReport> {
+        Some(report(&self.engine))
     }
 }
 
@@ -191,7 +86,11 @@ fn raw(session: &SessionId) -> Bytes {
     Bytes::copy_from_slice(session.as_bytes())
 }
 
-/// The node's disk as the master sees it, without sessions.
+fn parse(raw: &[u8]) -> Option<SessionId> {
+    SessionId::try_from(raw).ok()
+}
+
+/// Returns the state of the disk as the master sees it, without sessions.
 pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
     let (totals, space) = (engine.totals(), engine.space());
     let used = space.capacity.saturating_sub(space.free);

@@ -7,23 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, RealDisk};
-use cstore_mesh::{
-    BoxIo, ClientOptions, Discovery, MasterClient, MeshError, Protocol, RoleIo, RoleMetrics, Service,
+use cstore_mesh::member::{
+    HeartbeatTrigger, Heartbeats, IdentityError, MasterLink, NodeProfile, connect_master,
 };
+use cstore_mesh::{BoxIo, ClientOptions, MeshError, Protocol, RoleIo, RoleMetrics};
+use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
-use cstore_node::backoff::{Backoff, retry_until};
 use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::{Caller, Signer, v1};
-use cstore_types::{ClusterSecret, ClusterUuid, DedupKey, StoreUuid};
+use cstore_types::{ClusterSecret, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinError;
 
 use crate::config::Config;
-use crate::engine::{DiskOptions, Engine, Identity, peek};
-use crate::membership::{Member, registration, report};
+use crate::engine::{DiskOptions, Engine, Identity, Superblock, peek};
+use crate::membership::{StorageMember, report};
 use crate::metrics::FrameMetrics;
+use crate::releaser::{Releaser, Releases};
+use crate::roll_call::RollCall;
 use crate::server::BlockServer;
 use crate::{EngineError, OpenError};
 
@@ -42,12 +47,23 @@ pub enum RunError {
     /// The disk failed at the end.
     #[error("close disk: {0}")]
     Close(#[from] EngineError),
+    /// The work on the disk panicked, or its runtime ended.
+    #[error("{doing}")]
+    Task {
+        /// What was attempted.
+        doing: &'static str,
+        /// How the work ended.
+        source: JoinError,
+    },
+    /// The system has no random bytes for the identity of a new disk.
+    #[error("choose the identity of a new disk")]
+    StoreUuid(#[source] getrandom::Error),
     /// The master's address cannot be used.
     #[error(transparent)]
     Mesh(#[from] MeshError),
-    /// The master answered something that is no identity.
-    #[error("master sent no usable cluster identity: {0}")]
-    Identity(String),
+    /// The answer of the master does not identify the cluster.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The listener has no address.
     #[error("listener: {0}")]
     Listener(#[from] std::io::Error),
@@ -89,14 +105,63 @@ pub async fn run_over(
     let RoleIo { addr, incoming, dial, .. } = io;
     let signer = Signer::new(&secret, Caller::Storage);
     let options = ClientOptions { dial, ..ClientOptions::new("storage", signer, metrics.mesh.clone()) };
-    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options);
-    drop(spawn("endpoints of the master", keeper.run()));
-    let master = MasterClient::new(&service);
+    let link = MasterLink {
+        client: connect_master(&config.master.to_string(), &options)?,
+        profile: NodeProfile {
+            role: v1::Role::Storage,
+            node: config.node.clone(),
+            addr: addr.clone(),
+            failure_domain: config.failure_domain.clone(),
+        },
+        retry_step: config.retry_step,
+    };
 
-    let Some((identity, interval)) = join(&config, &addr, &disk, &path, &master, &shutdown).await? else {
+    let found = peek(&disk, &path)?;
+    let store = match &found {
+        Some(superblock) => superblock.store,
+        None => StoreUuid::random().map_err(RunError::StoreUuid)?,
+    };
+    let first_report = report_unopened(&config, store, found.as_ref());
+    let Some(membership) = link.join(Some(first_report), &readiness, &shutdown).await? else {
         return Ok(());
     };
-    let disk_options = DiskOptions {
+    let identity =
+        Identity { store, cluster: membership.cluster, node: config.node.clone(), key: membership.key };
+    let engine = open(&config, disk, &path, &identity).await?;
+    let frame_metrics = crate::metrics::register(&mut metrics.registry.lock(), &engine);
+    // The identity of the disk may have changed by a fresh start: say so before workers come.
+    link.register_until_known(Some(report(&engine)), &shutdown).await;
+    readiness.set("disk", PartState::Ready);
+    tracing::info!(%path, store = %engine.store(), %addr, "storage node serves");
+
+    let background = Background::start(&engine, link, membership.heartbeat, &readiness, &shutdown);
+    serve(&config, &secret, &identity, (&engine, frame_metrics), incoming, &shutdown).await;
+    background.end(config.drain_timeout).await;
+
+    let closing = engine.clone();
+    cstore_node::blocking(move || closing.close())
+        .await
+        .map_err(|source| RunError::Task { doing: "close disk", source })??;
+    Ok(())
+}
+
+/// Returns what is known of a disk before the cluster's identity is: enough to register.
+fn report_unopened(config: &Config, store: StoreUuid, found: Option<&Superblock>) -> v1::StorageReport {
+    v1::StorageReport {
+        store_uuid: bytes::Bytes::copy_from_slice(store.as_bytes()),
+        seal_seq: found.map_or(0, |superblock| superblock.seal_seq.0),
+        capacity_bytes: config.capacity.bytes(),
+        ..v1::StorageReport::default()
+    }
+}
+
+async fn open(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    path: &str,
+    identity: &Identity,
+) -> Result<Engine, RunError> {
+    let options = DiskOptions {
         capacity: config.capacity.bytes(),
         block_size: config.block_size.bytes(),
         fresh_start: config.fresh_start,
@@ -104,69 +169,61 @@ pub async fn run_over(
         sabotage: cstore_log::Sabotage::None,
         flaw: crate::engine::Flaw::None,
     };
-    let opening = {
-        let (path, identity) = (path.clone(), identity.clone());
-        cstore_node::blocking(move || Engine::open(disk, &path, &identity, &disk_options))
-    };
-    let engine = opening.await.map_err(|error| RunError::Identity(error.to_string()))??;
-    let frame_metrics = crate::metrics::register(&mut metrics.registry.lock(), &engine);
-    // The identity of the disk may have changed by a fresh start: say so before workers come.
-    register(&config, &addr, &engine, &master, &shutdown).await;
-    readiness.set("disk", PartState::Ready);
-    tracing::info!(%path, store = %engine.store(), %addr, "storage node serves");
-
-    let member = Member::new(config.clone(), addr, engine.clone(), master, readiness.clone());
-    let heartbeats = spawn("heartbeats", member.run(interval, shutdown.clone()));
-    let cleaner = spawn("compaction", crate::cleaner::run(engine.clone(), shutdown.clone()));
-    serve(&config, &secret, &identity, (&engine, frame_metrics), incoming, &shutdown).await;
-    let _ = heartbeats.await;
-    let _ = cleaner.await;
-    let closing = engine.clone();
-    cstore_node::blocking(move || closing.close())
-        .await
-        .map_err(|error| RunError::Identity(error.to_string()))??;
-    Ok(())
+    let (path, identity) = (path.to_owned(), identity.clone());
+    let opening = cstore_node::blocking(move || Engine::open(disk, &path, &identity, &options));
+    let opened = opening.await.map_err(|source| RunError::Task { doing: "open disk", source })?;
+    Ok(opened?)
 }
 
-/// Waits for the master and learns who the cluster is. `None` when the shutdown came first.
-async fn join(
-    config: &Config,
-    addr: &str,
-    disk: &Arc<dyn Disk>,
-    path: &str,
-    master: &MasterClient,
-    shutdown: &Shutdown,
-) -> Result<Option<(Identity, Duration)>, RunError> {
-    let found = peek(disk, path)?;
-    let store = match &found {
-        Some(superblock) => superblock.store,
-        None => StoreUuid::random().map_err(|error| RunError::Identity(error.to_string()))?,
-    };
-    let report = v1::StorageReport {
-        store_uuid: bytes::Bytes::copy_from_slice(store.as_bytes()),
-        seal_seq: found.map_or(0, |superblock| superblock.seal_seq.0),
-        capacity_bytes: config.capacity.bytes(),
-        ..v1::StorageReport::default()
-    };
-    let mut backoff = Backoff::new(config.retry_step, None);
-    let ask = || master.register(registration(config, addr, report.clone()));
-    let Some(answer) = retry_until("register at the master", shutdown, &mut backoff, ask).await else {
-        return Ok(None);
-    };
-    let wrong = |what: &str| RunError::Identity(what.to_owned());
-    let state = answer.state.ok_or_else(|| wrong("no state"))?;
-    let cluster =
-        ClusterUuid::try_from(&state.cluster_uuid[..]).map_err(|error| wrong(&error.to_string()))?;
-    let key = answer.dedup_key.first_chunk().copied().ok_or_else(|| wrong("no dedup key"))?;
-    let identity = Identity { store, cluster, node: config.node.clone(), key: DedupKey::from_bytes(key) };
-    let interval = Duration::from_millis(answer.heartbeat_ms.clamp(10, 60_000).into());
-    Ok(Some((identity, interval)))
+/// Everything that a storage node does beside serving frames.
+#[derive(Debug)]
+struct Background {
+    /// Tasks that may be dropped at any await.
+    tasks: TaskGroup,
+    /// Tasks whose current step MUST end before the disk is closed.
+    steps: [tokio::task::JoinHandle<()>; 2],
 }
 
-async fn register(config: &Config, addr: &str, engine: &Engine, master: &MasterClient, shutdown: &Shutdown) {
-    let mut backoff = Backoff::new(config.retry_step, None);
-    let ask = || master.register(registration(config, addr, report(engine)));
-    retry_until("register the disk", shutdown, &mut backoff, ask).await;
+impl Background {
+    fn start(
+        engine: &Engine,
+        link: MasterLink,
+        interval: Duration,
+        readiness: &Readiness,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let tasks = TaskGroup::new(shutdown.child());
+        let stop = tasks.shutdown().clone();
+        let releases = Releases::default();
+        let roll_call = RollCall::default();
+        let trigger = HeartbeatTrigger::default();
+        let freed = Arc::new(Notify::new());
+
+        let member =
+            StorageMember::new(engine.clone(), readiness.clone(), releases.clone(), roll_call.clone());
+        let heartbeats = Heartbeats::new(link, interval, readiness.clone(), trigger.clone(), member);
+        drop(tasks.spawn("roll call", roll_call.clone().run(engine.clone(), stop.clone())));
+        drop(tasks.spawn("heartbeats", heartbeats.run(stop.clone())));
+        drop(tasks.spawn("compaction", crate::cleaner::run(engine.clone(), stop.clone())));
+
+        let releaser = Releaser { releases, roll_call, heartbeat: trigger, freed: freed.clone() };
+        let engine_of_releases = engine.clone();
+        let release = move |sessions: Vec<_>| {
+            let engine = engine_of_releases.clone();
+            async move { engine.release_all(&sessions).await }
+        };
+        let releasing = spawn("releases", releaser.run(release, stop.clone()));
+        let sweeping = spawn("sweeper", crate::sweeper::run(engine.clone(), interval, freed, stop));
+        Self { tasks, steps: [releasing, sweeping] }
+    }
+
+    /// Ends all tasks. Steps that the disk depends on are waited for, however long they take.
+    async fn end(self, deadline: Duration) {
+        self.tasks.drain(deadline).await;
+        for step in self.steps {
+            let _ = step.await;
+        }
+    }
 }
 
 async fn serve(

@@ -226,6 +226,12 @@ impl Engine {
         self.shared.lock().state.sessions().collect()
     }
 
+    /// Removes sessions that hold no reference sets here from `sessions`.
+    pub(crate) fn retain_held(&self, sessions: &mut Vec<SessionId>) {
+        let shared = self.shared.lock();
+        sessions.retain(|session| !shared.state.parts(*session).is_empty());
+    }
+
     /// Stops in good order: drains the log, seals the active segment, writes the derived cache and the clean mark.
     ///
     /// # Errors

@@ -50,10 +50,13 @@ impl Defects {
     }
 }
 
-pub fn open(disk: &FaultyDisk, Defects { sabotage, flaw }: Defects) -> Result<Engine, String> {
+pub fn open(disk: &FaultyDisk, defects: Defects) -> Result<Engine, String> {
+    open_on(Arc::new(disk.clone()), defects)
+}
+
+pub fn open_on(disk: Arc<dyn Disk>, Defects { sabotage, flaw }: Defects) -> Result<Engine, String> {
     let options =
         DiskOptions { capacity: CAPACITY, block_size: 64, fresh_start: false, erase: None, sabotage, flaw };
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     Engine::open(disk, "memory", &identity(), &options).map_err(|error| error.to_string())
 }
 

@@ -1,0 +1,39 @@
+//! The sweeper: recycles segments in which nothing is needed, and drops pins of uploads that fell silent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cstore_node::shutdown::Shutdown;
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+
+use crate::engine::Engine;
+
+/// Ticks between two sweeps over old pins.
+const PIN_SWEEP_TICKS: u64 = 600;
+
+/// Sweeps at every tick of `interval`, and when `freed` says that segments may have died, until the shutdown. A sweep
+/// that has begun then is finished first, because the disk is closed after it.
+pub(crate) async fn run(engine: Engine, interval: Duration, freed: Arc<Notify>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut n_ticks = 0u64;
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.triggered() => return,
+            _ = ticks.tick() => n_ticks += 1,
+            () = freed.notified() => {
+                engine.reclaim_aside().await;
+                continue;
+            }
+        }
+        engine.reclaim_aside().await;
+        if n_ticks.is_multiple_of(PIN_SWEEP_TICKS) {
+            let engine = engine.clone();
+            if let Err(error) = cstore_node::blocking(move || engine.sweep_pins()).await {
+                tracing::error!(%error, "sweep over old pins broke off");
+            }
+        }
+    }
+}

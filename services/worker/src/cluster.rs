@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_mesh::member::Membership;
 use cstore_mesh::{Dial, Target};
 use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::{Shutdown, spawn};
@@ -21,13 +22,6 @@ pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(2);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Identity of the cluster, learned at registration.
-#[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    pub(crate) cluster: ClusterUuid,
-    pub(crate) key: DedupKey,
-}
 
 /// Where the storage nodes are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +44,7 @@ pub(crate) struct Stores {
 
 #[derive(Debug)]
 struct Inner {
-    identity: Identity,
+    membership: Membership,
     node: NodeId,
     frame_key: FrameKey,
     retry_step: Duration,
@@ -62,7 +56,7 @@ struct Inner {
 
 impl Stores {
     pub(crate) fn new(
-        identity: Identity,
+        membership: Membership,
         node: NodeId,
         frame_key: FrameKey,
         retry_step: Duration,
@@ -71,15 +65,17 @@ impl Stores {
         shutdown: Shutdown,
     ) -> Self {
         let links = Mutex::default();
-        Self { inner: Arc::new(Inner { identity, node, frame_key, retry_step, dial, shutdown, view, links }) }
+        Self {
+            inner: Arc::new(Inner { membership, node, frame_key, retry_step, dial, shutdown, view, links }),
+        }
     }
 
     pub(crate) fn key(&self) -> &DedupKey {
-        &self.inner.identity.key
+        &self.inner.membership.key
     }
 
     pub(crate) fn cluster(&self) -> ClusterUuid {
-        self.inner.identity.cluster
+        self.inner.membership.cluster
     }
 
     /// The map that is known now.
@@ -134,7 +130,7 @@ impl Stores {
 async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Sender<Option<Connection>>) {
     let config = ClientConfig {
         key: inner.frame_key.clone(),
-        cluster: inner.identity.cluster,
+        cluster: inner.membership.cluster,
         node: inner.node.clone(),
         expect: node.clone(),
         handshake_deadline: HANDSHAKE_DEADLINE,

@@ -1,99 +1,59 @@
-//! The worker's life as a member: heartbeats, and the view of the cluster that the master streams.
+//! The worker as a member of the cluster: its heartbeats, and what it takes from the view that the master streams.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_mesh::MasterClient;
+use cstore_mesh::member::{Member, Occasion, Report, ViewObserver};
 use cstore_node::admin::{PartState, Readiness};
-use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::Shutdown;
 use cstore_proto::{node_id, placement, placement_map, v1};
+use cstore_types::SessionId;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::cluster::{Stores, View};
-use crate::config::Config;
 use crate::session::Active;
 
-/// Sessions that one heartbeat names.
+/// Sessions that one heartbeat names at most. The master refuses reports with more.
 const MAX_ACTIVE: usize = 10_000;
-const MAX_MISSED: u32 = 5;
-/// For the last heartbeat, when nothing else is waited for.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// How often readiness is looked at between two heartbeats.
-const READINESS_CHECK: Duration = Duration::from_millis(100);
 
-pub(crate) fn registration(config: &Config, addr: &str) -> v1::RegisterRequest {
-    v1::RegisterRequest {
-        role: v1::Role::Worker.into(),
-        node_id: config.node.to_string(),
-        addr: addr.to_owned(),
-        failure_domain: String::new(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        storage: None,
-    }
-}
-
-/// Follows the master's view of the cluster; starts anew when the stream ends.
-pub(crate) async fn follow_view(
-    master: MasterClient,
-    config: Config,
-    view: watch::Sender<View>,
-    shutdown: Shutdown,
-) {
-    let mut backoff = Backoff::new(config.retry_step, None);
-    while !shutdown.is_triggered() {
-        let request = v1::WatchMapRequest { node_id: config.node.to_string() };
-        let follow = async {
-            let mut views = master.watch_map(request).await?;
-            while let Some(found) = views.message().await? {
-                backoff.reset();
-                publish(&view, &found);
-            }
-            Ok::<(), tonic::Status>(())
-        };
-        tokio::select! {
-            ended = follow => if let Err(error) = ended {
-                tracing::info!(%error, "view of the cluster is interrupted");
-            },
-            () = shutdown.triggered() => return,
-        }
-        tokio::select! {
-            () = tokio::time::sleep(backoff.next_delay()) => {}
-            () = shutdown.triggered() => return,
-        }
-    }
-}
-
-fn publish(view: &watch::Sender<View>, found: &v1::ClusterView) {
-    // A map takes a hash for each partition and node, and views change far more often than maps.
-    let known = view.borrow().placement.clone();
-    let known = known.filter(|known| Some(placement_map(known)) == found.map);
-    let placement = match known.map_or_else(|| found.map.as_ref().map(placement).transpose(), |k| Ok(Some(k)))
-    {
-        Ok(placement) => placement,
-        Err(error) => return tracing::error!(%error, "master sent a placement map that cannot be used"),
-    };
-    let storage = found.nodes.iter().filter(|node| node.role() == v1::Role::Storage);
-    let addrs: HashMap<_, _> =
-        storage.filter_map(|node| Some((node_id(&node.node_id).ok()?, node.addr.clone()))).collect();
-    let next = View { placement, addrs };
-    view.send_if_modified(|view| {
-        let changed = *view != next;
-        if changed {
-            *view = next;
-        }
-        changed
-    });
-}
-
-/// Sends heartbeats and keeps readiness: ready when registered, the map known and all its nodes connected.
+/// Publishes the view of the cluster to the connections to storage nodes.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) master: MasterClient,
-    pub(crate) config: Config,
-    pub(crate) addr: String,
+pub(crate) struct ViewPublisher(pub(crate) watch::Sender<View>);
+
+impl ViewObserver for ViewPublisher {
+    fn view(&mut self, found: v1::ClusterView) {
+        // A map takes a hash for each partition and node, and views change far more often than maps.
+        let known = self.0.borrow().placement.clone();
+        let known = known.filter(|known| Some(placement_map(known)) == found.map);
+        let placement = match known {
+            Some(known) => Ok(Some(known)),
+            None => found.map.as_ref().map(placement).transpose(),
+        };
+        let placement = match placement {
+            Ok(placement) => placement,
+            Err(error) => {
+                tracing::error!(%error, "master sent a placement map that cannot be used");
+                return;
+            }
+        };
+
+        let storage = found.nodes.iter().filter(|node| node.role() == v1::Role::Storage);
+        let addrs: HashMap<_, _> =
+            storage.filter_map(|node| Some((node_id(&node.node_id).ok()?, node.addr.clone()))).collect();
+        let next = View { placement, addrs };
+        self.0.send_if_modified(|view| {
+            let changed = *view != next;
+            if changed {
+                *view = next;
+            }
+            changed
+        });
+    }
+}
+
+/// Reports of one worker. Ready if registered, the map known and all its nodes connected.
+#[derive(Debug)]
+pub(crate) struct WorkerMember {
     pub(crate) stores: Stores,
     pub(crate) active: Active,
     pub(crate) readiness: Readiness,
@@ -101,87 +61,59 @@ pub(crate) struct Member {
     pub(crate) stopping: Shutdown,
 }
 
-impl Member {
-    /// Until the shutdown; then says good-bye, so that nobody takes this worker for lost.
-    pub(crate) async fn run(self, interval: Duration, shutdown: Shutdown) {
-        self.beat_until(interval, shutdown).await;
-        let farewell = self.beat(false, "stopping".to_owned(), true);
-        if !matches!(tokio::time::timeout(FAREWELL, farewell).await, Ok(Ok(_))) {
-            tracing::info!("the master did not hear that this worker leaves");
+impl Member for WorkerMember {
+    fn health(&mut self) -> PartState {
+        let mut reasons = self.stores.away();
+        if self.stopping.is_triggered() {
+            reasons.push("stopping".to_owned());
         }
+        let state = match reasons.is_empty() {
+            true => PartState::Ready,
+            false => PartState::NotReady(reasons.join(", ")),
+        };
+        self.readiness.set("storage", state.clone());
+        state
     }
 
-    async fn beat_until(&self, interval: Duration, shutdown: Shutdown) {
-        let mut ticks = tokio::time::interval(interval.min(READINESS_CHECK));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut missed, mut told, mut last) = (0u32, None, None::<Instant>);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.triggered() => return,
-            }
-            let mut away = self.stores.away();
-            if self.stopping.is_triggered() {
-                away.push("stopping".to_owned());
-            }
-            let ready = away.is_empty();
-            let state = if ready { PartState::Ready } else { PartState::NotReady(away.join(", ")) };
-            self.readiness.set("storage", state);
-            // A change of readiness is told at once, everything else at the interval.
-            if told == Some(ready) && last.is_some_and(|last| last.elapsed() < interval) {
-                continue;
-            }
-            last = Some(Instant::now());
-            // A master that is away must not hold up the end.
-            let beat = tokio::select! {
-                beat = self.beat(ready, away.join(", "), false) => beat,
-                () = shutdown.triggered() => return,
-            };
-            match beat {
-                Ok(registered) => {
-                    missed = 0;
-                    told = registered.then_some(ready);
-                    self.readiness.set("master", PartState::Ready);
-                }
-                Err(error) => {
-                    missed = missed.saturating_add(1);
-                    if missed == MAX_MISSED {
-                        tracing::warn!(%error, "master does not answer heartbeats");
-                        let why = format!("master does not answer: {error}");
-                        self.readiness.set("master", PartState::NotReady(why));
-                    }
-                }
-            }
-        }
+    fn report(&mut self, _: Occasion) -> Report {
+        let active = take_some(&self.active, MAX_ACTIVE);
+        let active_sessions =
+            active.iter().map(|session| Bytes::copy_from_slice(session.as_bytes())).collect();
+        Report::Worker(v1::WorkerReport { active_sessions, leaving: false })
     }
 
-    /// One heartbeat. Answers whether the master knew this worker.
-    async fn beat(
-        &self,
-        ready: bool,
-        not_ready_reason: String,
-        leaving: bool,
-    ) -> Result<bool, tonic::Status> {
-        let active_sessions: Vec<Bytes> = {
-            let mut active = self.active.lock();
-            active
-                .drain()
-                .take(MAX_ACTIVE)
-                .map(|session| Bytes::copy_from_slice(session.as_bytes()))
-                .collect()
-        };
-        let request = v1::HeartbeatRequest {
-            role: v1::Role::Worker.into(),
-            node_id: self.config.node.to_string(),
-            ready,
-            not_ready_reason,
-            storage: None,
-            worker: Some(v1::WorkerReport { active_sessions, leaving }),
-        };
-        let known = !self.master.heartbeat(request).await?.register_again;
-        if !known && !leaving {
-            self.master.register(registration(&self.config, &self.addr)).await?;
-        }
-        Ok(known)
+    fn handle_answer(&mut self, _: v1::HeartbeatResponse) {}
+
+    fn farewell(&mut self) -> Option<Report> {
+        Some(Report::Worker(v1::WorkerReport { active_sessions: Vec::new(), leaving: true }))
+    }
+}
+
+/// Takes at most `max` sessions out of `active`. The others stay for the next report.
+fn take_some(active: &Active, max: usize) -> Vec<SessionId> {
+    let mut active = active.lock();
+    let taken: Vec<SessionId> = active.iter().take(max).copied().collect();
+    for session in &taken {
+        active.remove(session);
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn sessions_beyond_the_bound_of_a_report_are_in_the_next_one() {
+        let session = |n: u64| SessionId::from_bytes([[7; 8], n.to_be_bytes()].concat().try_into().unwrap());
+        let active = Active::default();
+        active.lock().extend((0..25).map(session));
+        let reports: Vec<_> = (0..4).map(|_| take_some(&active, 10)).collect();
+        let lengths: Vec<usize> = reports.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [10, 10, 5, 0]);
+        let all: HashSet<SessionId> = reports.into_iter().flatten().collect();
+        assert_eq!(all.len(), 25);
     }
 }

@@ -2,26 +2,31 @@
 
 use std::time::Duration;
 
-use cstore_mesh::{
-    ClientOptions, Discovery, GrpcServer, MAX_MESSAGE_BYTES, MasterClient, MeshError, Protocol, RoleIo,
-    RoleMetrics, ServerOptions, Service,
+use cstore_mesh::member::{
+    HeartbeatTrigger, Heartbeats, IdentityError, MasterLink, NodeProfile, connect_master, follow_view,
 };
+use cstore_mesh::{
+    ClientOptions, GrpcServer, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleIo, RoleMetrics, ServerOptions,
+};
+use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
-use cstore_node::backoff::{Backoff, retry_until};
-use cstore_node::shutdown::{Shutdown, spawn};
+use cstore_node::shutdown::Shutdown;
 use cstore_proto::v1::transfer_server::TransferServer;
-use cstore_proto::{Caller, Signer, Verifier};
-use cstore_types::{ClusterSecret, ClusterUuid, DedupKey};
+use cstore_proto::{Caller, Signer, Verifier, v1};
+use cstore_types::ClusterSecret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::budget::Budget;
-use crate::cluster::{Identity, Stores, View};
+use crate::cluster::{Stores, View};
 use crate::config::Config;
 use crate::grpc::Door;
-use crate::membership::{Member, follow_view, registration};
+use crate::membership::{ViewPublisher, WorkerMember};
 use crate::metrics::TransferMetrics;
 use crate::session::{Active, Sessions};
+
+/// Time that the last heartbeat and the other tasks may take at the end.
+const END: Duration = Duration::from_secs(5);
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +34,9 @@ pub enum RunError {
     /// An address cannot be used, or the server ended.
     #[error(transparent)]
     Mesh(#[from] MeshError),
-    /// The master answered something that is no identity.
-    #[error("master sent no usable cluster identity: {0}")]
-    Identity(String),
+    /// The answer of the master does not identify the cluster.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The listener has no address.
     #[error("listener: {0}")]
     Listener(#[from] std::io::Error),
@@ -65,23 +70,39 @@ pub async fn run_over(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    readiness.set("master", PartState::NotReady("not registered".to_owned()));
+    readiness.set("storage", PartState::NotReady("waiting for the master".to_owned()));
     let RoleIo { addr, incoming, dial, dial_frames } = io;
     let signer = Signer::new(&secret, Caller::Worker);
     let options = ClientOptions { dial, ..ClientOptions::new("worker", signer, metrics.mesh.clone()) };
-    let (service, keeper) = Service::new("master", Discovery::of(&config.master.to_string())?, &options);
-    drop(spawn("endpoints of the master", keeper.run()));
-    let master = MasterClient::new(&service);
-    let Some((identity, interval)) = join(&config, &addr, &master, &shutdown).await? else { return Ok(()) };
-    readiness.set("master", PartState::Ready);
+    let master = connect_master(&config.master.to_string(), &options)?;
+    let link = MasterLink {
+        client: master.clone(),
+        profile: NodeProfile {
+            role: v1::Role::Worker,
+            node: config.node.clone(),
+            addr: addr.clone(),
+            failure_domain: String::new(),
+        },
+        retry_step: config.retry_step,
+    };
+    let Some(membership) = link.join(None, &readiness, &shutdown).await? else { return Ok(()) };
+    let interval = membership.heartbeat;
 
-    // Uploads that end while the worker drains still need the map, the links and a worker that is not lost.
-    let ended = Shutdown::new();
+    // Not a child of the shutdown: uploads that end while the worker drains still need the map, the links and a worker
+    // that is not lost.
+    let tasks = TaskGroup::new(Shutdown::new());
+    let ended = tasks.shutdown().clone();
     let (view_sender, view) = watch::channel(View::default());
-    let watching =
-        spawn("cluster view", follow_view(master.clone(), config.clone(), view_sender, ended.clone()));
+    let follow = follow_view(
+        master.clone(),
+        v1::WatchMapRequest { node_id: config.node.to_string() },
+        config.retry_step,
+        ViewPublisher(view_sender),
+        ended.clone(),
+    );
+    drop(tasks.spawn("cluster view", follow));
     let stores = Stores::new(
-        identity,
+        membership,
         config.node.clone(),
         secret.frame_key(),
         config.retry_step,
@@ -92,7 +113,7 @@ pub async fn run_over(
     let active = Active::default();
     let sessions = Sessions {
         stores: stores.clone(),
-        master: master.clone(),
+        master,
         ticket_key: secret.ticket_key(),
         budget: Budget::new(config.memory_budget.bytes()),
         active: active.clone(),
@@ -113,35 +134,12 @@ pub async fn run_over(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = server.add_service(service);
     health.set_serving(true).await;
-    let stopping = shutdown.clone();
-    let member =
-        Member { master, config: config.clone(), addr: addr.clone(), stores, active, readiness, stopping };
-    let beats = spawn("heartbeats", member.run(interval, ended.clone()));
+    let member = WorkerMember { stores, active, readiness: readiness.clone(), stopping: shutdown.clone() };
+    let heartbeats = Heartbeats::new(link, interval, readiness, HeartbeatTrigger::default(), member);
+    drop(tasks.spawn("heartbeats", heartbeats.run(ended)));
     tracing::info!(%addr, "worker serves");
     let stop = shutdown.clone();
     let served = server.serve_over(incoming, async move { stop.triggered().await }).await;
-    ended.trigger();
-    let _ = tokio::join!(watching, beats);
+    tasks.drain(END).await;
     Ok(served?)
-}
-
-/// Waits for the master and learns who the cluster is. `None` when the shutdown came first.
-async fn join(
-    config: &Config,
-    addr: &str,
-    master: &MasterClient,
-    shutdown: &Shutdown,
-) -> Result<Option<(Identity, Duration)>, RunError> {
-    let mut backoff = Backoff::new(config.retry_step, None);
-    let ask = || master.register(registration(config, addr));
-    let Some(answer) = retry_until("register at the master", shutdown, &mut backoff, ask).await else {
-        return Ok(None);
-    };
-    let wrong = |what: &str| RunError::Identity(what.to_owned());
-    let state = answer.state.ok_or_else(|| wrong("no state"))?;
-    let cluster =
-        ClusterUuid::try_from(&state.cluster_uuid[..]).map_err(|error| wrong(&error.to_string()))?;
-    let key = answer.dedup_key.first_chunk().copied().ok_or_else(|| wrong("no dedup key"))?;
-    let interval = Duration::from_millis(answer.heartbeat_ms.clamp(10, 60_000).into());
-    Ok(Some((Identity { cluster, key: DedupKey::from_bytes(key) }, interval)))
 }

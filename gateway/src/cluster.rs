@@ -2,18 +2,15 @@
 //! readiness, because the last view is better than none.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use cstore_mesh::{Class, Endpoints, MasterClient, Target};
+use cstore_mesh::member::ViewObserver;
+use cstore_mesh::{Class, Endpoints, Target};
 use cstore_node::admin::{PartState, Readiness};
-use cstore_node::{Backoff, Shutdown};
 use cstore_proto::v1;
 use tokio::sync::watch;
-use tonic::Status;
 
 /// Name of the gateway's part in its readiness.
 pub(crate) const PART: &str = "cluster";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What matters of a `ClusterView`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,64 +91,6 @@ impl Cluster {
         let _ = self.view.subscribe().wait_for(|view| view.state() == PartState::Ready).await;
     }
 
-    /// Follows the master until the shutdown.
-    pub(crate) async fn follow(
-        self,
-        master: MasterClient,
-        step: Duration,
-        readiness: Readiness,
-        shutdown: Shutdown,
-    ) {
-        let mut backoff = Backoff::new(step, None);
-        let mut served = false;
-        loop {
-            let lost = tokio::select! {
-                biased;
-                () = shutdown.triggered() => return,
-                status = self.watch(&master, &readiness, (&mut backoff, &mut served)) => status,
-            };
-            let delay = backoff.next_delay();
-            readiness.set(PART, PartState::NotReady("the master cannot be reached".to_owned()));
-            let (error, tries) = (lost.message(), backoff.tries());
-            tracing::info!(error, ?delay, tries, "lost sight of the cluster, trying again");
-            tokio::select! {
-                biased;
-                () = shutdown.triggered() => return,
-                () = tokio::time::sleep(delay) => {}
-            }
-        }
-    }
-
-    /// Takes in views until the stream ends, which it only does by failing.
-    async fn watch(
-        &self,
-        master: &MasterClient,
-        readiness: &Readiness,
-        (backoff, served): (&mut Backoff, &mut bool),
-    ) -> Status {
-        let opened =
-            tokio::time::timeout(CONNECT_TIMEOUT, master.watch_map(v1::WatchMapRequest::default())).await;
-        let mut views = match opened {
-            Ok(Ok(views)) => views,
-            Ok(Err(status)) => return status,
-            Err(_) => return Status::deadline_exceeded("the master did not answer in time"),
-        };
-        loop {
-            match views.message().await {
-                Ok(Some(view)) => {
-                    backoff.reset();
-                    let view = View::new(&view);
-                    let complete = view.state();
-                    *served |= complete == PartState::Ready;
-                    readiness.set(PART, if *served { view.state_later() } else { complete });
-                    self.take_in(view);
-                }
-                Ok(None) => return Status::unavailable("the master ended the stream"),
-                Err(status) => return status,
-            }
-        }
-    }
-
     fn take_in(&self, view: View) {
         self.workers.send_if_modified(|workers| {
             let changed = *workers != view.workers;
@@ -161,6 +100,35 @@ impl Cluster {
             changed
         });
         self.view.send_replace(Arc::new(view));
+    }
+}
+
+/// Keeps the gateway's view and its readiness.
+#[derive(Debug)]
+pub(crate) struct ViewKeeper {
+    cluster: Cluster,
+    readiness: Readiness,
+    /// The cluster was complete once. Since then a missing part of it is no reason not to be ready.
+    has_served: bool,
+}
+
+impl ViewKeeper {
+    pub(crate) fn new(cluster: Cluster, readiness: Readiness) -> Self {
+        Self { cluster, readiness, has_served: false }
+    }
+}
+
+impl ViewObserver for ViewKeeper {
+    fn view(&mut self, view: v1::ClusterView) {
+        let view = View::new(&view);
+        let complete = view.state();
+        self.has_served |= complete == PartState::Ready;
+        self.readiness.set(PART, if self.has_served { view.state_later() } else { complete });
+        self.cluster.take_in(view);
+    }
+
+    fn interrupted(&mut self) {
+        self.readiness.set(PART, PartState::NotReady("the master cannot be reached".to_owned()));
     }
 }
 

@@ -4,19 +4,21 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cstore_mesh::member::{connect_master, follow_view};
 use cstore_mesh::{
-    ClientOptions, Dial, Discovery, Keeper, MasterClient, MeshError, MeshMetrics, Protocol, RoleMetrics,
-    Service, WorkerClients,
+    ClientOptions, Dial, Discovery, Keeper, MeshError, MeshMetrics, Protocol, RoleMetrics, Service,
+    WorkerClients,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::spawn;
 use cstore_node::{Shutdown, TaskGroup};
-use cstore_proto::{Caller, Signer};
+use cstore_proto::{Caller, Signer, v1};
 use cstore_types::ClusterSecret;
 use tokio::net::TcpListener;
 
 use crate::app::{App, Shared};
 use crate::auth::Auth;
+use crate::cluster::ViewKeeper;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tickets::Tickets;
@@ -54,18 +56,17 @@ pub fn run(
     async move {
         let tokens = tokens(&config)?;
         let auth = Auth { anonymous: config.anonymous, tokens: tokens.clone() };
-        let (app, keepers) =
+        let (app, keeper) =
             connect(config, auth, &secret, (own, &metrics.mesh), readiness.clone()).map_err(Error::Mesh)?;
         let app = Arc::new(app);
         let tasks = TaskGroup::new(shutdown.child());
-        // They outlive the shutdown: requests that drain still call. They end with the last client.
-        for keeper in keepers {
-            drop(spawn("endpoints", keeper.run()));
-        }
-        let follow = app.cluster.clone().follow(
+        // It outlives the shutdown, as that of the master: requests that drain still call. It ends with the last client.
+        drop(spawn("endpoints of the workers", keeper.run()));
+        let follow = follow_view(
             app.master.clone(),
+            v1::WatchMapRequest::default(),
             app.config.retry_step,
-            readiness,
+            ViewKeeper::new(app.cluster.clone(), readiness),
             tasks.shutdown().clone(),
         );
         drop(tasks.spawn("follow the cluster", follow));
@@ -89,19 +90,18 @@ fn connect(
     secret: &ClusterSecret,
     (metrics, mesh): (Metrics, &MeshMetrics),
     readiness: Readiness,
-) -> Result<(App, [Keeper; 2]), MeshError> {
+) -> Result<(App, Keeper), MeshError> {
     let options = ClientOptions {
         dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc),
         ..ClientOptions::new("gateway", Signer::new(secret, Caller::Gateway), mesh.clone())
     };
-    let found = Discovery::of(&config.master_addr.to_string())?;
-    let (master, master_keeper) = Service::new("master", found, &options);
+    let master = connect_master(&config.master_addr.to_string(), &options)?;
     let cluster = cluster::Cluster::new();
     let members = Discovery::Members(cluster.workers());
-    let (workers, workers_keeper) = Service::new("worker", members, &options);
+    let (workers, keeper) = Service::new("worker", members, &options);
     let app = App {
         auth,
-        master: MasterClient::new(&master),
+        master,
         workers: WorkerClients::new(workers),
         cluster,
         tickets: Tickets::default(),
@@ -110,7 +110,7 @@ fn connect(
         started: AtomicBool::new(false),
         config,
     };
-    Ok((app, [master_keeper, workers_keeper]))
+    Ok((app, keeper))
 }
 
 /// Opens the door when the cluster is complete for the first time, and says so.

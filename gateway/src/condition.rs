@@ -1,35 +1,34 @@
 //! Conditions in headers: what must hold of a name before it is written, read or removed (RFC 9110 §13).
 
-use cstore_proto::v1::write_condition::Condition as Proto;
-use cstore_types::ErrorCode;
+use cstore_types::{ErrorCode, WriteCondition};
 use http::HeaderMap;
 use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 
 use crate::date;
 use crate::error::ApiError;
 
-/// What a write demands of the name.
+/// A condition of a write, with the header that stated it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct WriteCondition {
-    pub(crate) proto: Proto,
+pub(crate) struct StatedCondition {
+    pub(crate) condition: WriteCondition,
     /// `If-None-Match: *` was sent: a taken name is then 412 and not 409.
     explicit_absent: bool,
 }
 
-impl WriteCondition {
+impl StatedCondition {
     /// Without a header a name must be free, unless `overwrite` was asked for. A header is stricter and wins.
     pub(crate) fn from_headers(headers: &HeaderMap, overwrite: bool) -> Result<Self, ApiError> {
         refuse_dates(headers)?;
-        let (explicit_absent, proto) = match (text(headers, IF_NONE_MATCH)?, text(headers, IF_MATCH)?) {
+        let (explicit_absent, condition) = match (text(headers, IF_NONE_MATCH)?, text(headers, IF_MATCH)?) {
             (Some(_), Some(_)) => return Err(ApiError::invalid("send If-Match or If-None-Match, not both")),
-            (Some("*"), None) => (true, Proto::Absent(true)),
+            (Some("*"), None) => (true, WriteCondition::Absent),
             (Some(_), None) => return Err(ApiError::invalid("If-None-Match of a write must be *")),
-            (None, Some("*")) => (false, Proto::Exists(true)),
-            (None, Some(tag)) => (false, Proto::EtagEquals(one_tag(tag)?.to_owned())),
-            (None, None) if overwrite => (false, Proto::Any(true)),
-            (None, None) => (false, Proto::Absent(true)),
+            (None, Some("*")) => (false, WriteCondition::Exists),
+            (None, Some(tag)) => (false, WriteCondition::EtagEquals(one_tag(tag)?.to_owned())),
+            (None, None) if overwrite => (false, WriteCondition::Any),
+            (None, None) => (false, WriteCondition::Absent),
         };
-        Ok(Self { proto, explicit_absent })
+        Ok(Self { condition, explicit_absent })
     }
 
     /// A refusal in the words of the header that asked for the condition.
@@ -140,13 +139,13 @@ mod tests {
 
     #[test]
     fn the_conditions_of_a_write() {
-        let tag = |text: &str| Some(Proto::EtagEquals(text.to_owned()));
-        let cases: [(Pairs, bool, Option<Proto>); 14] = [
-            (&[], false, Some(Proto::Absent(true))),
-            (&[], true, Some(Proto::Any(true))),
-            (&[(IF_NONE_MATCH, "*")], false, Some(Proto::Absent(true))),
-            (&[(IF_NONE_MATCH, "*")], true, Some(Proto::Absent(true))),
-            (&[(IF_MATCH, "*")], false, Some(Proto::Exists(true))),
+        let tag = |text: &str| Some(WriteCondition::EtagEquals(text.to_owned()));
+        let cases: [(Pairs, bool, Option<WriteCondition>); 14] = [
+            (&[], false, Some(WriteCondition::Absent)),
+            (&[], true, Some(WriteCondition::Any)),
+            (&[(IF_NONE_MATCH, "*")], false, Some(WriteCondition::Absent)),
+            (&[(IF_NONE_MATCH, "*")], true, Some(WriteCondition::Absent)),
+            (&[(IF_MATCH, "*")], false, Some(WriteCondition::Exists)),
             (&[(IF_MATCH, "\"a-1\"")], false, tag("a-1")),
             (&[(IF_MATCH, "\"a-1\"")], true, tag("a-1")),
             (&[(IF_MATCH, "a-1")], false, None),
@@ -158,8 +157,8 @@ mod tests {
             (&[(IF_MODIFIED_SINCE, AT)], true, None),
         ];
         for (pairs, overwrite, expected) in cases {
-            let found =
-                WriteCondition::from_headers(&headers(pairs), overwrite).ok().map(|found| found.proto);
+            let stated = StatedCondition::from_headers(&headers(pairs), overwrite);
+            let found = stated.ok().map(|stated| stated.condition);
             assert_eq!(found, expected, "{pairs:?} overwrite {overwrite}");
         }
     }
@@ -167,9 +166,9 @@ mod tests {
     #[test]
     fn a_taken_name_is_412_only_when_the_header_asked() {
         let taken = || ApiError::new(ErrorCode::AlreadyExists, "taken");
-        let plain = WriteCondition::from_headers(&headers(&[]), false).unwrap();
+        let plain = StatedCondition::from_headers(&headers(&[]), false).unwrap();
         assert_eq!(plain.refusal(taken()).code(), ErrorCode::AlreadyExists);
-        let asked = WriteCondition::from_headers(&headers(&[(IF_NONE_MATCH, "*")]), false).unwrap();
+        let asked = StatedCondition::from_headers(&headers(&[(IF_NONE_MATCH, "*")]), false).unwrap();
         assert_eq!(asked.refusal(taken()).code(), ErrorCode::PreconditionFailed);
     }
 

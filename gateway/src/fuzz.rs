@@ -128,13 +128,9 @@ fn i10_headers_and_queries_are_read_or_refused() {
                 headers.append(name, value.clone());
             }
         }
-        let _ = condition::WriteCondition::from_headers(&headers, false);
+        let _ = condition::StatedCondition::from_headers(&headers, false);
         let _ = condition::read(&headers, "a-1", 0);
-        assert!(
-            digest::md5(&headers).is_ok_and(|md5| [0, 16].contains(&md5.len()))
-                || digest::md5(&headers).is_err()
-        );
-        let _ = (digest::sha256(&headers), metadata::from_headers(&headers));
+        let _ = (digest::md5(&headers), digest::sha256(&headers), metadata::from_headers(&headers));
         headers.remove(IF_MATCH);
         headers.remove(IF_NONE_MATCH);
         let _ = condition::etag_of_source(&headers);

@@ -24,7 +24,7 @@ use tonic::Status;
 
 use crate::app::App;
 use crate::body::{self, Source};
-use crate::condition::WriteCondition;
+use crate::condition::StatedCondition;
 use crate::error::ApiError;
 use crate::routes::answer::no_file;
 
@@ -42,10 +42,12 @@ const MAX_TICKETS: u32 = 4;
 pub(crate) struct Write {
     pub(crate) tenant: Tenant,
     pub(crate) name: FileName,
-    pub(crate) condition: WriteCondition,
+    pub(crate) condition: StatedCondition,
     pub(crate) content_type: String,
-    pub(crate) md5: Bytes,
-    pub(crate) sha256: Bytes,
+    /// MD5 of the body. `None` if the client did not state it.
+    pub(crate) md5: Option<[u8; 16]>,
+    /// SHA-256 of the body. `None` if the client did not state it.
+    pub(crate) sha256: Option<[u8; 32]>,
     pub(crate) metadata: UserMetadata,
     /// The body has at most this many bytes, when that is known.
     pub(crate) at_most: Option<u64>,
@@ -57,21 +59,22 @@ impl Write {
             ticket: Some(ticket),
             tenant: self.tenant.as_str().to_owned(),
             name: self.name.to_string(),
-            condition: Some(self.proto_condition()),
+            condition: Some(self.condition.condition.clone().into()),
             content_type: self.content_type.clone(),
-            expect_md5: self.md5.clone(),
-            expect_sha256: self.sha256.clone(),
+            expect_md5: bytes_of(self.md5),
+            expect_sha256: bytes_of(self.sha256),
             metadata: self.metadata.clone().into(),
         }
-    }
-
-    fn proto_condition(&self) -> v1::WriteCondition {
-        v1::WriteCondition { condition: Some(self.condition.proto.clone()) }
     }
 
     fn is_small(&self) -> bool {
         self.at_most.is_some_and(|bytes| bytes <= limits::MAX_SMALL_BYTES as u64)
     }
+}
+
+/// A digest as messages carry it: empty if there is none.
+fn bytes_of<const N: usize>(digest: Option<[u8; N]>) -> Bytes {
+    digest.map(|digest| Bytes::copy_from_slice(&digest)).unwrap_or_default()
 }
 
 /// A try that failed, and the ticket that it used.
@@ -163,7 +166,7 @@ async fn begin(app: &App, write: &Write) -> Result<v1::Ticket, ApiError> {
     let request = v1::BeginUploadRequest {
         tenant: write.tenant.as_str().to_owned(),
         name: write.name.to_string(),
-        condition: Some(write.proto_condition()),
+        condition: Some(write.condition.condition.clone().into()),
         count: 1,
     };
     let mut tries = 0;

@@ -11,7 +11,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 use crate::app::Shared;
 use crate::auth::Access;
 use crate::body::Incoming;
-use crate::condition::WriteCondition;
+use crate::condition::StatedCondition;
 use crate::error::ApiError;
 use crate::openapi::{Content, Refused};
 use crate::problem::Problem;
@@ -76,7 +76,7 @@ fn plan(
     Ok(Write {
         tenant,
         name: name::from_path(uri.path(), FILES)?,
-        condition: WriteCondition::from_headers(headers, overwrite)?,
+        condition: StatedCondition::from_headers(headers, overwrite)?,
         content_type: content_type(given.unwrap_or(DEFAULT_TYPE))?,
         md5: digest::md5(headers)?,
         sha256: digest::sha256(headers)?,

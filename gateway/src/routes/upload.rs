@@ -4,7 +4,6 @@ use axum::Extension;
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use bytes::Bytes;
 use cstore_types::{FileName, Tenant};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -13,7 +12,7 @@ use utoipa::ToSchema;
 use crate::app::{App, Shared};
 use crate::auth::Access;
 use crate::body::Incoming;
-use crate::condition::WriteCondition;
+use crate::condition::StatedCondition;
 use crate::error::ApiError;
 use crate::multipart::{FilePart, Multipart};
 use crate::openapi::Refused;
@@ -114,9 +113,9 @@ fn plan(
     Ok(Write {
         tenant: tenant.clone(),
         name: FileName::new(name)?,
-        condition: WriteCondition::from_headers(headers, query.flag("overwrite")?)?,
+        condition: StatedCondition::from_headers(headers, query.flag("overwrite")?)?,
         content_type: content_type(part.content_type.as_deref().unwrap_or(DEFAULT_TYPE))?,
-        md5: Bytes::new(),
+        md5: None,
         sha256: digest::sha256(headers)?,
         metadata: metadata::from_headers(headers)?,
         at_most,

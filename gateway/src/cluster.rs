@@ -12,6 +12,9 @@ use tokio::sync::watch;
 /// Name of the gateway's part in its readiness.
 pub(crate) const PART: &str = "cluster";
 
+/// Name of the master's metadata in the gateway's readiness.
+const METADATA: &str = "metadata";
+
 /// What matters of a `ClusterView`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
@@ -120,6 +123,12 @@ impl ViewKeeper {
 
 impl ViewObserver for ViewKeeper {
     fn view(&mut self, view: v1::ClusterView) {
+        // Unlike a missing part of the cluster, this fails every write: whoever watches the gateway has to know.
+        let metadata = match view.not_writable.as_str() {
+            "" => PartState::Ready,
+            why => PartState::NotReady(why.to_owned()),
+        };
+        self.readiness.set(METADATA, metadata);
         let view = View::new(&view);
         let complete = view.state();
         self.has_served |= complete == PartState::Ready;
@@ -164,6 +173,24 @@ mod tests {
         seen.nodes.push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
         seen.map = None;
         assert_ne!(View::new(&seen).state(), PartState::Ready);
+    }
+
+    #[test]
+    fn a_master_that_cannot_write_is_told_with_its_reason_until_it_can() {
+        let readiness = Readiness::new(&[]);
+        let mut keeper = ViewKeeper::new(Cluster::new(), readiness.clone());
+        let view = |not_writable: &str| v1::ClusterView {
+            nodes: vec![node(v1::Role::Worker, v1::NodeState::Ready, "a:1")],
+            map: Some(v1::PlacementMap::default()),
+            not_writable: not_writable.to_owned(),
+            ..v1::ClusterView::default()
+        };
+        keeper.view(view(""));
+        assert!(readiness.is_ready());
+        keeper.view(view("no descriptors"));
+        assert_eq!(readiness.reasons(), [(METADATA, "no descriptors".to_owned())]);
+        keeper.view(view(""));
+        assert!(readiness.is_ready());
     }
 
     #[test]

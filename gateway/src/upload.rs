@@ -247,7 +247,7 @@ fn published(
         content_type: write.content_type.clone(),
         chunking,
         blocks: blocks.len() as u64,
-        sha256: write.sha256.as_ref().try_into().ok(),
+        sha256: write.sha256,
         metadata: write.metadata.clone(),
     };
     Ok(NamedFile { name: write.name.clone(), meta }.into())

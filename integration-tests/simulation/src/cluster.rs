@@ -166,7 +166,15 @@ pub(crate) fn add_worker(
             let incoming = io::listen(WORKER_PORT).await?;
             let io = RoleIo { addr, incoming, dial_frames: dial.clone(), dial };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
-            let run = cstore_worker::run_over(config, secret(), io, readiness, metrics, Shutdown::new());
+            let run = cstore_worker::run_over(
+                config,
+                secret(),
+                io,
+                Arc::new(SimulatedClock),
+                readiness,
+                metrics,
+                Shutdown::new(),
+            );
             ended(&book, &name, Box::pin(run).await)
         }
     });

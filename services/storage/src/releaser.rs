@@ -125,7 +125,9 @@ impl Releases {
                     state.released.insert(session);
                     n_released += 1;
                 }
-                Err(error) => tracing::error!(%session, error = %cstore_types::error_chain(&error), "session could not be released"),
+                Err(error) => {
+                    tracing::error!(%session, error = %cstore_types::error_chain(&error), "session could not be released")
+                }
             }
         }
         std::mem::take(&mut state.more_wait) && n_released > 0

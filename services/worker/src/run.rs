@@ -1,5 +1,6 @@
 //! A worker from start to stop.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::member::{
@@ -10,6 +11,7 @@ use cstore_mesh::{
 };
 use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
+use cstore_node::clock::{Clock, SystemClock};
 use cstore_node::shutdown::Shutdown;
 use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_proto::{Caller, Signer, Verifier, v1};
@@ -55,10 +57,10 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Grpc)?;
-    run_over(config, secret, io, readiness, metrics, shutdown).await
+    run_over(config, secret, io, Arc::new(SystemClock), readiness, metrics, shutdown).await
 }
 
-/// As [`run`], over connections of the caller's: a simulated network comes in here.
+/// Runs like [`run`], over connections and a clock of the caller's: a simulated network and time come in here.
 ///
 /// # Errors
 /// [`RunError`].
@@ -66,6 +68,7 @@ pub async fn run_over(
     config: Config,
     secret: ClusterSecret,
     io: RoleIo,
+    clock: Arc<dyn Clock>,
     readiness: Readiness,
     metrics: RoleMetrics,
     shutdown: Shutdown,
@@ -117,6 +120,7 @@ pub async fn run_over(
         ticket_key: secret.ticket_key(),
         budget: Budget::new(config.memory_budget.bytes()),
         active: active.clone(),
+        clock,
         worker_id: config.node.to_string(),
     };
     let door = Door { sessions, metrics: TransferMetrics::register(&mut metrics.registry.lock()) };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_mesh::MasterClient;
+use cstore_node::clock::Clock;
 use cstore_proto::{TicketClaims, digest, file_name, from_status, metadata, v1, write_condition};
 use cstore_types::{
     ErrorCode, Fault, FileName, SessionId, TicketKey, UserMetadata, WriteCondition, error_chain,
@@ -34,6 +35,8 @@ pub(crate) struct Sessions {
     pub(crate) ticket_key: TicketKey,
     pub(crate) budget: Budget,
     pub(crate) active: Active,
+    /// The time of day, for the expiry of tickets.
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) worker_id: String,
 }
 
@@ -62,7 +65,7 @@ impl Sessions {
         if claims.cluster != self.stores.cluster() {
             return Err(Fault::new(ErrorCode::PermissionDenied, "upload ticket is of another cluster"));
         }
-        claims.check_expiry(now_ms())?;
+        claims.check_expiry(self.clock.now_ms())?;
         // The master checks the tenant again. A wrong one is refused here BEFORE the body is sent for nothing.
         claims.check_tenant(&header.tenant)?;
 
@@ -179,10 +182,4 @@ async fn unpin(route: &Route, session: SessionId) {
             tracing::debug!(%session, error = %error_chain(&fault), "pins were not dropped");
         }
     }
-}
-
-/// Unix time in milliseconds.
-fn now_ms() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

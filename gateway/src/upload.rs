@@ -72,7 +72,7 @@ impl Write {
     }
 }
 
-/// A digest as messages carry it: empty if there is none.
+/// Encodes a digest for a message, where an empty field means that it is missing.
 fn bytes_of<const N: usize>(digest: Option<[u8; N]>) -> Bytes {
     digest.map(|digest| Bytes::copy_from_slice(&digest)).unwrap_or_default()
 }

@@ -1,4 +1,5 @@
-//! Listening sockets: binding with an error that says what to do, and the one accept loop of all TCP servers.
+//! Listening sockets: binding with an error that says what to do, and the accept loop of frames and
+//! of the admin port. The gateway and gRPC have loops of their own.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 

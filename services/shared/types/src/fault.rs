@@ -17,9 +17,9 @@ use crate::recipe::RecipeError;
 /// Displays as its message alone. Print the causes, too, with [`error_chain`].
 #[derive(Debug, Clone)]
 pub struct Fault {
-    /// What the caller can do about it.
+    /// The class of the failure: tells the caller what it can do.
     pub code: ErrorCode,
-    /// What happened, to what, and what is allowed. Lower case, without a full stop.
+    /// Sentence for people: the event, its subject, and what is allowed. Lower case, without a full stop.
     pub message: String,
     /// Time after which the caller should try again. `None` if the server does not say.
     pub retry_after: Option<Duration>,

@@ -115,7 +115,8 @@ number!(
     PartNo(u32)
 );
 number!(
-    /// Counts the durable seals of one store; never goes back while the disk is what it was.
+    /// Sequence of the log frame that made a seal durable, on one store. Grows with every group commit of the store and
+    /// never goes back while the disk is what it was.
     SealSeq(u64)
 );
 

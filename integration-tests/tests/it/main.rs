@@ -24,6 +24,7 @@ mod kills;
 mod logs;
 mod matrix;
 mod members;
+mod metadata;
 mod metrics;
 mod monitoring;
 mod network;

@@ -1,0 +1,80 @@
+//! Passing trouble of the master's metadata: writes are refused, everybody says why, and nothing needs a restart.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cstore_integration_tests::cluster::{Cluster, PATIENCE};
+use cstore_integration_tests::http::Client;
+use cstore_integration_tests::wait::until;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::PROGRAM;
+
+/// Files that make the log of the metadata roll, at most: it is 8 MiB, and each of them takes more than 8 KiB.
+const MAX_FILES: usize = 2_000;
+
+/// Sets the soft limit of descriptors of a process; returns the one before.
+fn limit_descriptors(pid: u32, soft: Option<u64>) -> Option<u64> {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let now = rustix::process::getrlimit(Resource::Nofile);
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: soft, maximum: now.maximum }).unwrap().current
+}
+
+/// Connections to admin ports, open before descriptors are short: none can be opened while they are.
+struct AdminPorts(Vec<(&'static str, Client)>);
+
+impl AdminPorts {
+    fn connect(cluster: &Cluster) -> Self {
+        let connect = |role| (role, Client::connect(&cluster.admin_addr(role)).unwrap());
+        Self(["master", "gateway"].map(connect).into())
+    }
+
+    /// Waits until `/ready` of each role has this status, and a reason that contains `reason`.
+    fn await_ready(&mut self, status: u16, reason: &str) {
+        for (role, client) in &mut self.0 {
+            until(&format!("{role} to answer {status}"), PATIENCE, || {
+                let answer = client.call("GET", "/ready", "", b"").unwrap();
+                (answer.status == status && answer.text().contains(reason)).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
+fn i12_a_master_that_cannot_open_its_next_log_file_says_so_and_goes_on_when_it_can() {
+    let cluster = Cluster::one_of_each(PROGRAM).start();
+    assert_eq!(cluster.ask("PUT", "/api/files/kept", b"kept").status, 201);
+    let mut admin = AdminPorts::connect(&cluster);
+    admin.await_ready(200, "[]");
+    let pid = cluster.pid("master");
+    let before = limit_descriptors(pid, Some(3));
+
+    let entries: String = (0..3).map(|n| format!("x-cstore-meta-{n}: {}\r\n", "m".repeat(1_000))).collect();
+    let stop = AtomicBool::new(false);
+    let stored = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut client = Client::connect(&cluster.gateway).unwrap();
+            let mut put =
+                |n: usize| client.call("PUT", &format!("/api/files/f/{n}"), &entries, b"x").unwrap().status;
+            // The commit that meets the roll is repeated by its worker until it goes through.
+            (0..MAX_FILES)
+                .take_while(|_| !stop.load(Ordering::Relaxed))
+                .map(|n| assert_eq!(put(n), 201))
+                .count()
+        });
+        admin.await_ready(503, "metadata cannot be written");
+        let large = cluster.ask("PUT", "/api/files/large", &[7; 100_000]);
+        assert_eq!(large.status, 503, "{}", large.text());
+        assert_eq!(cluster.ask("GET", "/api/files/kept", b"").body, b"kept", "reads go on");
+
+        limit_descriptors(pid, before);
+        admin.await_ready(200, "[]");
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap()
+    });
+
+    assert!(stored < MAX_FILES, "the log never rolled");
+    assert_eq!(cluster.ask("PUT", "/api/files/large", &[7; 100_000]).status, 201, "without a restart");
+    let stats = cluster.ask("GET", "/api/stats", b"").json();
+    assert_eq!(stats["files"].as_u64(), Some(stored as u64 + 2), "what was refused is in no count");
+    cluster.audit(&[]);
+}

@@ -1,4 +1,6 @@
 //! Both ends of a connection over a pipe: who gets in, what happens when somebody is rude.
+//!
+//! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no deadline.
 
 #![allow(
     clippy::unwrap_used,
@@ -98,7 +100,7 @@ fn have() -> Request {
     Request::HaveBlocks { session: S, ids: vec![BlockId::from_bytes([1; 32])] }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn i13_a_wrong_key_cluster_or_name_never_gets_past_the_handshake() {
     assert!(connect(client_config()).await.is_ok());
     let wrong_key = ClientConfig { key: FrameKey::from_bytes([9; 32]), ..client_config() };
@@ -112,7 +114,7 @@ async fn i13_a_wrong_key_cluster_or_name_never_gets_past_the_handshake() {
     assert!(error.contains("expected node storage-2, found storage-1"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn i13_a_peer_without_the_key_or_with_the_servers_own_proof_gets_no_answer() {
     use cstore_wire::handshake::{Hello, Role};
     for reflect in [false, true] {
@@ -150,7 +152,7 @@ async fn i13_a_peer_without_the_key_or_with_the_servers_own_proof_gets_no_answer
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn i13_a_peer_that_does_not_shake_hands_in_time_is_dropped() {
     let (mut ours, theirs) = tokio::io::duplex(1 << 10);
     let server = serve(theirs);
@@ -158,21 +160,23 @@ async fn i13_a_peer_that_does_not_shake_hands_in_time_is_dropped() {
     tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn answers_come_in_any_order_and_a_slow_one_holds_nobody_up() {
     let connection = connect(client_config()).await.unwrap();
     let slow = connection.call(&Request::Unpin { session: S }, MapVersion(1), None, SHORT);
+    let begun = tokio::time::Instant::now();
     let quick = async {
         for _ in 0..100 {
             assert_eq!(ask(&connection, have()).await.unwrap(), Response::AllHere);
         }
+        assert!(begun.elapsed() < SHORT, "the quick calls waited for the slow one");
     };
     let (slow, ()) = tokio::join!(slow, quick);
     assert!(matches!(slow, Err(ClientError::Deadline(_))), "{slow:?}");
     assert_eq!(ask(&connection, Request::Ping).await.unwrap(), Response::Ok);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refusal_and_a_panicking_handler_answer_that_call_only() {
     let connection = connect(client_config()).await.unwrap();
     let blocks = vec![cstore_types::Block {
@@ -188,7 +192,7 @@ async fn a_refusal_and_a_panicking_handler_answer_that_call_only() {
     assert_eq!(ask(&connection, have()).await.unwrap(), Response::AllHere);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn blocks_arrive_in_any_order_with_their_index() {
     let connection = connect(client_config()).await.unwrap();
     let ids: Vec<BlockId> = (1..=200u8).map(|n| BlockId::from_bytes([n; 32])).collect();
@@ -204,7 +208,7 @@ async fn blocks_arrive_in_any_order_with_their_index() {
     assert_eq!(seen, 200);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_broken_connection_ends_every_waiting_call_as_unknown() {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let server = serve(theirs);

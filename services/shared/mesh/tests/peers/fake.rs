@@ -21,6 +21,13 @@ pub(crate) fn secret() -> ClusterSecret {
     ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
 }
 
+/// Deadline of every wait for something that must happen. Far beyond what any of it takes on an idle machine: only a
+/// defect meets it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Time-out of one attempt of a call. A peer that answers meets it only on a machine that gives it no time for so long.
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
+
 /// How a server behaves; may be changed while it runs.
 #[derive(Debug, Default)]
 pub(crate) struct Manners {
@@ -120,7 +127,7 @@ impl Peer {
         let addr = listener.local_addr().unwrap();
         let manners = Arc::<Manners>::default();
         let options = ServerOptions {
-            drain: Duration::from_secs(10),
+            drain: PATIENCE,
             role: "fake",
             verifier: Verifier::new(&secret()),
             reflection: false,
@@ -170,11 +177,7 @@ impl Caller {
         let (service, keeper) = Service::new("fake", Discovery::Members(members), &options);
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
-        let bounds = CallBounds {
-            deadline: Duration::from_secs(10),
-            attempt: Duration::from_millis(500),
-            ..CallBounds::default()
-        };
+        let bounds = CallBounds { deadline: PATIENCE, attempt: ATTEMPT, ..CallBounds::default() };
         let client = MasterClient::with_bounds(&service, bounds);
         Self { client, endpoints, registry, _keeper: tasks }
     }
@@ -220,9 +223,10 @@ pub(crate) async fn nobody() -> Target {
 
 /// Waits for a condition that the peers bring about.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    let end = tokio::time::Instant::now() + PATIENCE;
     while !holds() {
-        assert!(tokio::time::Instant::now() < end, "waited in vain for {what}");
-        tokio::task::yield_now().await;
+        assert!(tokio::time::Instant::now() < end, "{what} did not happen within {PATIENCE:?}");
+        // A loop without a pause would take the time of the peers that are waited for.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -14,9 +14,8 @@ use bytes::Bytes;
 use fake::{Setup, connect, start, start_with};
 use h2::Reason;
 use h2::client::SendRequest;
+use http::PATIENCE;
 use tokio::time::timeout;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection whose streams may be sent so many bytes each without being asked for more.
 async fn client(setup: &Setup, window: u32) -> SendRequest<Bytes> {

@@ -10,10 +10,9 @@ mod http;
 use std::time::Duration;
 
 use fake::{connect, start, start_with};
+use http::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Everything that comes until the end of the connection.
 async fn rest(stream: &mut TcpStream) -> String {

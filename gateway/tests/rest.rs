@@ -171,7 +171,7 @@ async fn a_full_store_answers_507_while_the_client_still_sends_and_closes() {
     reader.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"HTTP/1.1 507");
     // The connection ends, so that the sender notices too.
-    tokio::time::timeout(Duration::from_secs(20), sending).await.unwrap().unwrap();
+    tokio::time::timeout(http::PATIENCE, sending).await.unwrap().unwrap();
     assert_eq!(setup.fake.with(|state| state.commits), 0);
 }
 
@@ -449,7 +449,7 @@ async fn clients_that_send_nothing_or_half_a_head_are_let_go() {
     for sent in ["", "PRI * HTTP", "GET / HTTP/1.1\r\nHost: x"] {
         let mut stream = fake::connect(setup.addr).await;
         stream.write_all(sent.as_bytes()).await.unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut Vec::new())).await;
+        let ended = tokio::time::timeout(http::PATIENCE, stream.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "after {sent:?}");
     }
 }

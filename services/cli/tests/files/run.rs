@@ -59,9 +59,12 @@ pub(crate) fn files_in(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Deadline of every wait for another process. Far beyond what it takes on an idle machine: only a defect meets it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Waits for what another process does.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < end, "{what} did not happen");
         pause();

@@ -270,6 +270,7 @@ mod tests {
         });
         let begin = tokio::time::Instant::now();
         Telemetry { provider }.shutdown().await;
-        assert!(begin.elapsed() < FLUSH_TIMEOUT + Duration::from_secs(2));
+        // Far beyond the time-out, so that other work on the machine does not matter.
+        assert!(begin.elapsed() < FLUSH_TIMEOUT * 10);
     }
 }

@@ -9,7 +9,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,9 +16,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::tools::find;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const CLICKS: usize = 5;
 /// Of complaints that are kept.

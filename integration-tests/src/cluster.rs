@@ -14,10 +14,7 @@ use cstore_types::ClusterSecret;
 use parking_lot::Mutex;
 
 use crate::http::{Answer, Client};
-use crate::wait::until;
-
-/// How long a start, a restart or a recovery may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use crate::wait::{PATIENCE, until};
 
 /// Name of the file with the cluster secret.
 const SECRET_FILE: &str = "cluster-secret";
@@ -383,6 +380,46 @@ impl Cluster {
             let got = self.call("GET", "/api/files/.ready", b"").ok()?;
             let deleted = || self.call("DELETE", "/api/files/.ready", b"").ok();
             (put.status < 300 && got.status == 200).then(deleted)?.filter(|answer| answer.status == 204)
+        });
+    }
+
+    /// Waits until the master calls every worker and storage node of the cluster ready. [`Self::wait_ready`] needs only as
+    /// many as one upload does.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_all_ready(&self) {
+        until("all nodes to be ready", PATIENCE, || {
+            let seen = self.call("GET", "/api/cluster", b"").ok()?.json();
+            let nodes = seen["nodes"].as_array()?;
+            let is_ready =
+                |id: &String| nodes.iter().any(|node| node["node_id"] == **id && node["state"] == "ready");
+            let mut members = self.roles.keys().filter(|role| role.contains('-'));
+            members.all(is_ready).then_some(())
+        });
+    }
+
+    /// Sum of the samples of a process's metrics whose lines begin with `begin`; 0 if there is none.
+    ///
+    /// # Panics
+    /// When the admin port does not answer.
+    pub fn metric(&self, name: &str, begin: &str) -> f64 {
+        let mut client = Client::connect(&self.admin_addr(name)).expect("the admin port takes connections");
+        let text = client.call("GET", "/metrics", "", b"").expect("the admin port answers").text();
+        let samples = text.lines().filter(|line| line.starts_with(begin));
+        samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Waits until `count` uploads run in the workers: until then an upload whose client has begun to send may still be
+    /// unknown to everybody but the gateway.
+    ///
+    /// # Panics
+    /// When they do not reach the workers in time.
+    pub fn wait_uploads_in_flight(&self, count: u32) {
+        until(&format!("{count} uploads in flight"), PATIENCE, || {
+            let workers = self.roles.keys().filter(|role| role.starts_with("worker"));
+            let running = |worker: &String| self.metric(worker, "cstore_worker_uploads_in_flight ");
+            (workers.map(running).sum::<f64>() >= f64::from(count)).then_some(())
         });
     }
 

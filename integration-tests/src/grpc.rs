@@ -1,14 +1,12 @@
 //! gRPC without generated code: any path with any bytes, for doors that should stay shut.
 
-use std::time::Duration;
-
 use bytes::{Buf, BufMut, Bytes};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
-const TIMEOUT: Duration = Duration::from_secs(20);
+use crate::wait::PATIENCE;
 
 /// Sends one message to `path` (`/package.Service/Method`) and answers the first that comes back.
 ///
@@ -28,7 +26,7 @@ pub async fn call(addr: &str, path: &str, bearer: Option<&str>, message: Bytes) 
         request.metadata_mut().insert("authorization", value);
     }
     let path = path.parse().expect("the path is one");
-    let answered = tokio::time::timeout(TIMEOUT, async {
+    let answered = tokio::time::timeout(PATIENCE, async {
         let mut answers = client.streaming(request, path, Raw).await?.into_inner();
         Ok(answers.message().await?.unwrap_or_default())
     });

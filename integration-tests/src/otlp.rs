@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// One span as it was exported. Ids in hex; a root has an empty parent.
 #[derive(Debug, Clone)]
@@ -80,6 +80,12 @@ impl Trace {
     /// Spans whose parent never came.
     pub fn orphans(&self) -> Vec<&Span> {
         self.0.iter().filter(|span| !span.parent.is_empty() && self.parent(span).is_none()).collect()
+    }
+
+    /// Whether the root has been exported and the parent of every other span. Spans end, and are exported, from the leaves
+    /// to the root, each process by itself: leaves may still be missing.
+    pub fn is_whole(&self) -> bool {
+        self.0.iter().any(|span| span.parent.is_empty()) && self.orphans().is_empty()
     }
 
     /// As indented lines, in the order of their beginnings.
@@ -160,9 +166,8 @@ impl Collector {
     /// When that does not come in time.
     pub fn trace(&self, id: &str, complete: impl Fn(&Trace) -> bool) -> Trace {
         let of = |id: &str| Trace(self.all().into_iter().filter(|span| span.trace == id).collect());
-        let deadline = Duration::from_secs(20);
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until(&format!("trace {id}"), deadline, || Some(of(id)).filter(&complete))
+            until(&format!("trace {id}"), PATIENCE, || Some(of(id)).filter(&complete))
         }));
         found.unwrap_or_else(|_| panic!("trace {id} is not complete:\n{}", of(id).tree()))
     }

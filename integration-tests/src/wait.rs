@@ -2,6 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+/// Deadline of every wait for something that must happen.
+///
+/// Far beyond what any of it takes on an idle machine: a test must not fail because other work runs beside it. Only a
+/// defect meets this deadline.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Looks until `condition` answers something.
 ///
 /// # Panics

@@ -4,12 +4,11 @@ mod table;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
 
@@ -56,7 +55,7 @@ fn i2_i10_a_body_that_breaks_off_leaves_no_file_and_gives_its_space_back() {
         client.send(&body).unwrap();
         drop(client);
     }
-    until("space of broken uploads", Duration::from_secs(20), || {
+    until("space of broken uploads", PATIENCE, || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
         (stats["physical_bytes"] == 0 && stats["pending_releases"] == 0 && stats["files"] == 0).then_some(())
     });
@@ -76,7 +75,7 @@ fn i10_garbage_on_every_port_is_refused_and_memory_stays_flat() {
         for attack in [&greedy[..], &hello_too_long, &noise, &[0x30, 0, 0, 0, 0]] {
             for addr in [&storage, &cluster.master, &cluster.addr("worker-1"), &cluster.gateway] {
                 let mut stream = TcpStream::connect(addr).unwrap();
-                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 let _ = stream.write_all(attack);
                 let _ = stream.shutdown(std::net::Shutdown::Write);
                 let mut answer = Vec::new();

@@ -5,17 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::{Answer, Client};
 use cstore_integration_tests::tools;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 use serde_json::Value;
 
 use crate::PROGRAM;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const SERVICES: [&str; 7] =
     ["gateway", "master", "storage-1", "storage-2", "storage-3", "worker-1", "worker-2"];
 

@@ -1,11 +1,9 @@
 //! I7 and the disk's own settings, on a small disk.
 
-use std::time::Duration;
-
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
 
@@ -22,7 +20,7 @@ fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_
         404,
         "nothing of the refused file is visible"
     );
-    until("room again", Duration::from_secs(20), || {
+    until("room again", PATIENCE, || {
         let put = cluster.ask("PUT", "/api/files/small?overwrite=true", &random(100_000, 3));
         (put.status < 300).then_some(())
     });
@@ -38,7 +36,7 @@ fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_
     assert!(got.body == tree, "status {}, {} bytes: {:.200}", got.status, got.body.len(), got.text());
     let body = random(1 << 20, 4);
     // The space of what was deleted and refused comes back with heartbeats.
-    let put = until("an upload of larger blocks", Duration::from_secs(20), || {
+    let put = until("an upload of larger blocks", PATIENCE, || {
         Some(cluster.ask("PUT", "/api/files/larger-blocks", &body)).filter(|put| put.status == 201)
     });
     assert_eq!((put.status, put.json()["blocks"].as_u64()), (201, Some(16)), "{}", put.text());
@@ -66,7 +64,7 @@ fn i7_a_disk_that_was_filled_ten_times_takes_files_after_each_delete() {
             assert!(cluster.ask("GET", &path, b"").body == *body, "round {round} file {n}");
             assert_eq!(cluster.ask("DELETE", &path, b"").status, 204);
         }
-        until("space back", Duration::from_secs(20), || {
+        until("space back", PATIENCE, || {
             let stats = cluster.ask("GET", "/api/stats", b"").json();
             (stats["physical_bytes"] == 0 && stats["pending_releases"] == 0).then_some(())
         });
@@ -104,12 +102,12 @@ fn i8_a_damaged_block_is_never_served() {
         }
     }
     cluster.launch("storage-1");
-    until("the storage node", Duration::from_secs(20), || {
+    until("the storage node", PATIENCE, || {
         let nodes = cluster.ask("GET", "/api/cluster", b"").text();
         (!nodes.contains("not_ready") && !nodes.contains("lost")).then_some(())
     });
     // A download that is cut off is an error of the connection, which until() sees as no answer: so ask for one block.
-    let damaged = until("the damaged block's answer", Duration::from_secs(20), || {
+    let damaged = until("the damaged block's answer", PATIENCE, || {
         let mut client = Client::connect(&cluster.gateway).ok()?;
         let range = "range: bytes=200000-200063\r\n";
         client.call("GET", "/api/files/rot", range, b"").ok().filter(|answer| answer.status != 503)
@@ -120,7 +118,7 @@ fn i8_a_damaged_block_is_never_served() {
     }
     // The next upload of the same bytes heals the file.
     cluster.wait_ready();
-    let healed = until("an upload", Duration::from_secs(20), || {
+    let healed = until("an upload", PATIENCE, || {
         Some(cluster.ask("PUT", "/api/files/heal", &body)).filter(|put| put.status != 503)
     });
     assert_eq!(healed.json()["new_blocks"], 1);

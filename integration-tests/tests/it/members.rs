@@ -1,16 +1,13 @@
 //! Membership: who takes work, who is skipped, who comes back (I1, I2, I12).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Uploads, and how many of them each worker took.
 fn put_many(cluster: &Cluster, base: &str, count: u64, size: usize) -> BTreeMap<String, u32> {
@@ -83,6 +80,7 @@ fn i2_a_worker_that_dies_in_mid_upload_is_a_clean_error_that_may_be_tried_again(
     let mut client = Client::connect(&cluster.gateway).unwrap();
     client.head("PUT", "/api/files/cut", &format!("content-length: {}\r\n", body.len())).unwrap();
     client.send(&body[..2 << 20]).unwrap();
+    cluster.wait_uploads_in_flight(1);
     cluster.kill("worker-1");
     // The gateway may close as soon as it has answered.
     let _ = client.send(&body[2 << 20..]);

@@ -8,6 +8,7 @@ use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::{Answer, Client};
 use cstore_integration_tests::tools;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
 
@@ -60,6 +61,7 @@ fn sum(text: &str, begin: &str) -> f64 {
 /// A cluster that has done some of everything, and the trace of an upload.
 fn busy() -> (Cluster, String) {
     let cluster = Cluster::builder(PROGRAM).start();
+    cluster.wait_all_ready();
     let body = random(3 << 20, 5);
     let put = cluster.ask("PUT", "/api/files/one", &body);
     assert_eq!(put.status, 201, "{}", put.text());
@@ -72,9 +74,27 @@ fn busy() -> (Cluster, String) {
     (cluster, id)
 }
 
+/// Beginnings of samples, and their least sum after [`busy`]. A role may count a request after its answer was sent.
+const COUNTED: [(&str, f64); 7] = [
+    ("cstore_worker_known_blocks_total", 48.0),
+    ("cstore_worker_new_blocks_total", 48.0),
+    ("cstore_worker_uploads_total{outcome=\"committed\"}", 3.0),
+    ("cstore_storage_commit_seconds_count", 3.0),
+    ("cstore_master_commit_bytes_sum", 4_096.0),
+    ("cstore_gateway_requests_total{method=\"GET\",route=\"/api/files/{*name}\",status=\"404\"}", 1.0),
+    ("cstore_mesh_served_total{role=\"worker\",method=\"cstore.v1.Transfer/Upload\",code=\"Ok\"}", 2.0),
+];
+
 #[test]
 fn metrics_of_a_running_cluster_are_those_of_their_document() {
     let (cluster, _) = busy();
+    for (begin, least) in COUNTED {
+        until(&format!("{begin} to be at least {least}"), PATIENCE, || {
+            let roles = cluster.roles();
+            let sums = roles.iter().map(|role| sum(&scrape(&cluster, role, "*/*").text(), begin));
+            (sums.sum::<f64>() >= least).then_some(())
+        });
+    }
     let mut found = BTreeMap::new();
     let mut texts = BTreeMap::new();
     for role in cluster.roles() {
@@ -90,21 +110,6 @@ fn metrics_of_a_running_cluster_are_those_of_their_document() {
     assert_eq!(found, documented(), "left is what runs, right is docs/metrics.md");
 
     let all: String = texts.values().map(String::as_str).collect();
-    let at_least =
-        |begin: &str, least: f64| assert!(sum(&all, begin) >= least, "{begin} is {}", sum(&all, begin));
-    at_least("cstore_worker_known_blocks_total", 48.0);
-    at_least("cstore_worker_new_blocks_total", 48.0);
-    at_least("cstore_worker_uploads_total{outcome=\"committed\"}", 3.0);
-    at_least("cstore_storage_commit_seconds_count", 3.0);
-    at_least("cstore_master_commit_bytes_sum", 4_096.0);
-    at_least(
-        "cstore_gateway_requests_total{method=\"GET\",route=\"/api/files/{*name}\",status=\"404\"}",
-        1.0,
-    );
-    at_least(
-        "cstore_mesh_served_total{role=\"worker\",method=\"cstore.v1.Transfer/Upload\",code=\"Ok\"}",
-        2.0,
-    );
     assert_eq!(sum(&texts["master"], "cstore_master_nodes{role=\"storage\",state=\"ready\"}"), 3.0);
     assert_eq!(sum(&texts["master"], "cstore_master_nodes{"), 5.0, "each node has one state");
     assert_eq!(sum(&all, "cstore_build_info{"), 7.0, "seven processes");
@@ -132,6 +137,13 @@ fn check_with_promtool(texts: &BTreeMap<String, String>) {
 fn whoever_asks_for_openmetrics_gets_exemplars_that_name_traces() {
     let (cluster, id) = busy();
     let exemplar = format!(" # {{trace_id=\"{id}\"}} ");
+    until("the upload to be an exemplar of a storage node", PATIENCE, || {
+        let text: String = cluster.roles().iter().map(|role| scrape(&cluster, role, OPEN).text()).collect();
+        let is_named = |line: &str| {
+            line.starts_with("cstore_storage_request_seconds_bucket") && line.contains(&exemplar)
+        };
+        text.lines().any(is_named).then_some(())
+    });
     let mut named = Vec::new();
     for role in cluster.roles() {
         let answer = scrape(&cluster, &role, OPEN);

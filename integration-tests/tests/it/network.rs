@@ -1,16 +1,14 @@
 //! A bad network between the parts: cut, stalled, losing answers, flipping bits (I8, I11, I12).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::proxy::{HOST, Proxy, Way, Weather};
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cluster whose worker reaches its storage node only through the proxy.
 fn storage_behind_a_proxy() -> (Cluster, Proxy) {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use cstore_gateway::tokens::Token;
 use cstore_integration_tests::browser::Browser;
-use cstore_integration_tests::cluster::{Cluster, PATIENCE};
+use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
 use crate::tenants::{closed, until_status};

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
+use cstore_integration_tests::wait::PATIENCE;
 use serde_json::Value;
 
 use crate::PROGRAM;
@@ -186,7 +187,7 @@ fn i13_a_token_opens_its_own_names_and_a_wrong_one_ends_with_5() {
     let with =
         |args: &[&str]| run(&cluster, &[args, &["--token-file", text(&path), "--retries", "20"]].concat());
     // The gateway takes a new token in within a second.
-    let put = cstore_integration_tests::wait::until("the token", std::time::Duration::from_secs(20), || {
+    let put = cstore_integration_tests::wait::until("the token", PATIENCE, || {
         let put = with(&["put", text(&path), "a/secret.txt"]);
         (put.status.code() != Some(5) && put.status.code() != Some(6)).then_some(put)
     });

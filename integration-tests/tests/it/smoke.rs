@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use cstore_integration_tests::cluster::Cluster;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
 
@@ -33,11 +34,27 @@ fn a_load_under_kills_counts_what_failed_and_loses_nothing() {
     let cluster = Cluster::builder(PROGRAM).start();
     let names = cluster.dir().join("names");
     let names = names.to_str().unwrap();
-    let load =
-        ["--load", "--for", "4s", "--clients", "4", "--keep", "--prefix", "kept", "--names", names, "--json"];
+    let load = [
+        "--load",
+        "--for",
+        "10s",
+        "--clients",
+        "4",
+        "--keep",
+        "--prefix",
+        "kept",
+        "--names",
+        names,
+        "--json",
+    ];
     let output = std::thread::scope(|scope| {
         let load = scope.spawn(|| smoke(&cluster, &load));
-        for role in ["worker-1", "gateway", "storage-1", "master"] {
+        // The kills strike while the load runs, the one that no client can miss first.
+        until("files of the load", PATIENCE, || {
+            let files = cluster.ask("GET", "/api/files?prefix=kept", b"").json();
+            (files["files"].as_array()?.len() >= 8).then_some(())
+        });
+        for role in ["gateway", "worker-1", "storage-1", "master"] {
             cluster.restart(role);
             cluster.wait_ready();
         }

@@ -1,12 +1,11 @@
 //! I3, I7: space returns from half-dead segments, through REST, on one storage node of 256 MiB.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
 
@@ -43,7 +42,7 @@ impl Store {
             assert_eq!(cluster.ask("DELETE", &format!("/api/files/{name}"), b"").status, 204);
             freed += self.files.remove(&name).map_or(0, |(size, _)| size);
         }
-        until("releases", Duration::from_secs(60), || {
+        until("releases", PATIENCE, || {
             let stats = cluster.ask("GET", "/api/stats", b"").json();
             (stats["pending_releases"] == 0).then_some(())
         });
@@ -102,7 +101,7 @@ fn i6_kill_in_the_middle_of_compaction_loses_nothing() {
         let moved = metric(&cluster, "cstore_storage_moved_bytes_total");
         // The disk is nearly full: the background compacts as soon as the releases have arrived.
         let _freed = store.thin(&cluster);
-        until("compaction", Duration::from_secs(30), || {
+        until("compaction", PATIENCE, || {
             (metric(&cluster, "cstore_storage_moved_bytes_total") > moved).then_some(())
         });
         cluster.kill("storage-1");

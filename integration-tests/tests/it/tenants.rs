@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use cstore_integration_tests::cluster::{Cluster, PATIENCE};
+use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::{Answer, Client};
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use crate::PROGRAM;
 

@@ -2,19 +2,17 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::mesh;
 use cstore_integration_tests::proxy::{HOST, Proxy, Way};
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 use cstore_mesh::{ClientOptions, Dial, Discovery, MasterClient, MeshMetrics, Protocol, Service, Tls};
 use cstore_proto::{Caller, Signer, v1};
 
 use crate::PROGRAM;
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const HOSTS: &str = "127.0.0.1,127.0.0.2,127.0.0.3,127.0.0.4";
 
 /// A certificate of the CA in `out` for a node that is dialled as `hosts`.

@@ -1,10 +1,8 @@
 //! What the store says that a removal would free is what comes back when it is done.
 
-use std::time::Duration;
-
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 use serde_json::Value;
 
 use crate::PROGRAM;
@@ -23,7 +21,7 @@ fn usage(cluster: &Cluster, prefix: &str) -> Value {
 
 /// Bytes on the storage nodes, when all releases have been carried out.
 fn settled(cluster: &Cluster, expected: u64) {
-    until(&format!("{expected} unique bytes"), Duration::from_secs(20), || {
+    until(&format!("{expected} unique bytes"), PATIENCE, || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
         (stats["pending_releases"] == 0 && stats["unique_bytes"] == expected).then_some(())
     });
@@ -84,7 +82,7 @@ fn a_storage_node_that_is_away_makes_the_answer_wait_or_fail_and_never_wrong() {
     let away = cluster.ask("GET", "/api/files/a?explain=freed", b"");
     assert_eq!((away.status, away.json()["code"].clone()), (503, "unavailable".into()), "{}", away.text());
     cluster.launch("storage-2");
-    until("the storage node", Duration::from_secs(20), || {
+    until("the storage node", PATIENCE, || {
         let answer = cluster.ask("GET", "/api/files/a?explain=freed", b"");
         (answer.status == 200 && answer.json()["unique_bytes"] == before).then_some(())
     });

@@ -13,10 +13,10 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use cstore_integration_tests::cluster::{Cluster, PATIENCE};
+use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::data_folder::{Manifest, folder, pack, path_of};
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 /// Tenant with files of its own.
 const TENANT: &str = "acme";

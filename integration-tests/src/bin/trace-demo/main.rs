@@ -39,10 +39,7 @@ fn main() -> ExitCode {
         let id = answer.header("x-cstore-trace-id").unwrap();
         println!("trace {id}");
         if let Some(collector) = &collector {
-            let trace = collector.trace(id, |trace| {
-                let ended = trace.0.iter().any(|span| span.parent.is_empty());
-                ended && trace.orphans().is_empty() && trace.services().len() == 4
-            });
+            let trace = collector.trace(id, |trace| trace.is_whole() && trace.services().len() == 4);
             println!("{}", trace.tree());
         }
     }

@@ -3,22 +3,19 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::grpc;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 use cstore_proto::v1;
 use prost::Message;
 use serde_json::Value;
 
 use crate::PROGRAM;
 use crate::matrix::frames::Visitor;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One input over HTTP: what it is, its head without line end, its body, and the status and words of its answer.
 type Case = (&'static str, String, Vec<u8>, u16, &'static str);

@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::grpc::call;
+use cstore_integration_tests::wait::PATIENCE;
 use cstore_proto::v1;
 use cstore_types::{
     Block, BlockId, BlockKind, ClusterSecret, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId,
@@ -89,7 +89,7 @@ impl Visitor {
 
     fn connect(addr: &str) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { stream, hello: Vec::new(), welcome: Vec::new() }
     }
 

@@ -1,12 +1,10 @@
 //! What happens to bytes: acknowledged ones are there, forged ones never come in, none are changed.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 use cstore_types::{Block, BlockId, BlockKind, DedupKey, MapVersion, SessionId};
 use cstore_wire::{Prefix, PutStatus, Request, Response};
 
@@ -30,7 +28,7 @@ fn b02_a_storage_node_that_is_down_never_answers_success_and_later_uploads_are_s
     let refused = cluster.ask("PUT", "/api/files/a", &body);
     assert!([503, 504].contains(&refused.status), "{} {}", refused.status, refused.text());
     cluster.launch("storage-1");
-    let stored = until("an upload that is taken", Duration::from_secs(30), || {
+    let stored = until("an upload that is taken", PATIENCE, || {
         Some(cluster.ask("PUT", "/api/files/a", &body)).filter(|put| put.status == 201)
     });
     assert_eq!(number(&stored.json(), "new_bytes"), body.len() as u64);
@@ -50,7 +48,7 @@ fn b03_a_wrong_digest_of_the_whole_file_is_refused() {
         assert_eq!(answer.status, 400, "{header} {}", answer.text());
     }
     assert_eq!(cluster.ask("GET", "/api/files/a", b"").status, 404);
-    until("space of what was refused", Duration::from_secs(20), || {
+    until("space of what was refused", PATIENCE, || {
         (number(&stats(&cluster), "physical_bytes") == 0).then_some(())
     });
 }

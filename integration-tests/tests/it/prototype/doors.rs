@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
+use cstore_integration_tests::wait::PATIENCE;
 
 use crate::PROGRAM;
 use crate::matrix::frames::Visitor;
@@ -82,9 +82,7 @@ fn b19_nobody_comes_in_unasked() {
     cluster.set_env_of("gateway", "CSTORE_ANONYMOUS", "FALSE");
     cluster.restart("gateway");
     let status = |path: &str| Client::connect(&cluster.gateway).ok()?.call("GET", path, "", b"").ok();
-    let refused = cstore_integration_tests::wait::until("the gateway", Duration::from_secs(20), || {
-        status("/api/files")
-    });
+    let refused = cstore_integration_tests::wait::until("the gateway", PATIENCE, || status("/api/files"));
     assert_eq!(refused.status, 401, "{}", refused.text());
     // No other site may use a browser that can reach it.
     let mut client = Client::connect(&cluster.gateway).unwrap();

@@ -1,10 +1,8 @@
 //! What happens to space: a freed block is not there, a popular one is no trouble, small ones are no files.
 
-use std::time::Duration;
-
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::content::random;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 
 use super::{number, stats};
 use crate::PROGRAM;
@@ -22,7 +20,7 @@ fn b06_what_was_freed_is_written_anew_and_nothing_is_taken_for_it() {
     for round in 0..3 {
         assert_eq!(cluster.ask("PUT", "/api/files/old", &old).status, 201);
         assert_eq!(cluster.ask("DELETE", "/api/files/old", b"").status, 204);
-        until("the space", Duration::from_secs(20), || is_empty(&cluster).then_some(()));
+        until("the space", PATIENCE, || is_empty(&cluster).then_some(()));
         // In the room of the old blocks.
         assert_eq!(cluster.ask("PUT", "/api/files/new", &new).status, 201);
         let again = cluster.ask("PUT", "/api/files/again", &old);
@@ -36,7 +34,7 @@ fn b06_what_was_freed_is_written_anew_and_nothing_is_taken_for_it() {
         for name in ["new", "again"] {
             assert_eq!(cluster.ask("DELETE", &format!("/api/files/{name}"), b"").status, 204);
         }
-        until("the space", Duration::from_secs(20), || is_empty(&cluster).then_some(()));
+        until("the space", PATIENCE, || is_empty(&cluster).then_some(()));
     }
 }
 
@@ -48,7 +46,7 @@ fn b14_a_crash_neither_loses_the_index_nor_leaks_its_space() {
     // Its blocks, and the leaves of its recipe with 1,024 of them each.
     let n = body.len().div_ceil(64);
     let settled = || {
-        until("its blocks and nothing else in the statistics", Duration::from_secs(20), || {
+        until("its blocks and nothing else in the statistics", PATIENCE, || {
             let found = stats(&cluster);
             (number(&found, "blocks") == (n + n.div_ceil(1_024)) as u64)
                 .then(|| number(&found, "unique_bytes"))
@@ -72,7 +70,7 @@ fn b15_small_blocks_are_no_crawl() {
     let cluster = Cluster::one_of_each(PROGRAM).env("BLOCK_SIZE", "64").start();
     let begun = std::time::Instant::now();
     assert_eq!(cluster.ask("PUT", "/api/files/a", &random(1_500_000, 15)).status, 201);
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -108,5 +106,5 @@ fn b17_a_block_may_stand_in_any_number_of_places() {
     assert_eq!(cluster.ask("DELETE", "/api/files/a", b"").status, 204);
     assert!(cluster.ask("GET", "/api/files/b", b"").body == body);
     assert_eq!(cluster.ask("DELETE", "/api/files/b", b"").status, 204);
-    until("the space", Duration::from_secs(20), || is_empty(&cluster).then_some(()));
+    until("the space", PATIENCE, || is_empty(&cluster).then_some(()));
 }

@@ -20,7 +20,7 @@ use cstore_types::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use std::pin::Pin;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -61,8 +61,9 @@ pub(crate) struct State {
 pub(crate) struct Fake {
     pub(crate) state: Arc<Mutex<State>>,
     worker_addr: String,
-    /// Where nobody listens.
+    /// Where nobody listens, and the socket that keeps it so.
     dead_addr: String,
+    _nobody: Arc<TcpSocket>,
 }
 
 /// A gateway before the fakes.
@@ -81,8 +82,13 @@ pub(crate) async fn start() -> Setup {
 pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     let inner = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let inner_addr = inner.local_addr().unwrap();
-    let fake =
-        Fake { state: Arc::default(), worker_addr: inner_addr.to_string(), dead_addr: dead_addr().await };
+    let nobody = nobody();
+    let fake = Fake {
+        state: Arc::default(),
+        worker_addr: inner_addr.to_string(),
+        dead_addr: nobody.local_addr().unwrap().to_string(),
+        _nobody: Arc::new(nobody),
+    };
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -115,9 +121,12 @@ pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     Setup { addr, fake, shutdown, done }
 }
 
-/// An address that was free a moment ago.
-async fn dead_addr() -> String {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives; a port that was
+/// given back could be the next one of another test.
+fn nobody() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
 }
 
 /// Waits until requests are no longer refused because it starts.

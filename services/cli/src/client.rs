@@ -292,8 +292,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_is_told_from_others() {
-        // Bound and dropped: nobody listens there.
-        let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Bound, and nobody listens there. The socket keeps the port from other tests.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = held.local_addr().unwrap();
         let gateway = Gateway::new(URL, &format!("http://{addr}"), None, CONNECT_TIMEOUT).unwrap();
         assert_eq!(gateway.get("x").await.unwrap_err(), Lost::Refused);
         // A label of more than 63 bytes is no name, so that no server is asked for it.

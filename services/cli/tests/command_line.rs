@@ -6,10 +6,20 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
+use tokio::net::TcpSocket;
+
 /// Runs the program with these variables and no others.
 fn cstore(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cstore"));
     command.args(args).env_clear().envs(variables.iter().copied()).output().unwrap()
+}
+
+/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives; a port that was
+/// given back could be the next one of another test.
+fn nobody() -> (String, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap().to_string(), socket)
 }
 
 fn stderr(output: &Output) -> String {
@@ -107,7 +117,7 @@ fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
 
 #[test]
 fn health_of_a_role_that_is_not_there_is_1() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (free, _held) = nobody();
     assert_eq!(cstore(&["health", "--addr", &free], &[]).status.code(), Some(1));
     assert_eq!(cstore(&["health", "--addr", "nowhere"], &[]).status.code(), Some(64));
 }
@@ -195,7 +205,7 @@ fn a_reader_that_goes_away_ends_operators_commands_in_silence_and_a_full_disk_do
 #[test]
 fn a_storage_node_that_is_away_does_not_hide_the_others() {
     let metrics = port_with(METRICS);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (free, _held) = nobody();
     let output = cstore(&["admin", "gc", "--json", "--addr", &free, "--addr", &metrics], &[]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert_eq!(String::from_utf8(output.stdout.clone()).unwrap().lines().count(), 1);

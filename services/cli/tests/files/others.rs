@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::fake::{Fake, Reply, Request};
-use crate::run::{command, cstore, etag, files_in, lines, said, status, text};
+use crate::run::{command, cstore, etag, files_in, lines, nobody, said, status, text};
 
 #[test]
 fn every_refusal_has_its_status_and_its_line_of_json() {
@@ -37,8 +37,8 @@ fn every_refusal_has_its_status_and_its_line_of_json() {
         let about = if http == 409 { "b" } else { "a" };
         assert_eq!(said(&plain), format!("cstore: {about}: said by a test (trace t-1)\n"));
     }
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let output = command(&format!("http://{nobody}"), &["ls", "--retries", "1"]).output().unwrap();
+    let (free, _held) = nobody();
+    let output = command(&format!("http://{free}"), &["ls", "--retries", "1"]).output().unwrap();
     assert!(status(&output) == 6 && said(&output).contains("connection refused"), "{}", said(&output));
     // HEAD has no body to say why.
     let fake = Fake::start(|_| Reply::new(404, ""));

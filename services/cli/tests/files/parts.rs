@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::fake::{Fake, Reply, Request};
-use crate::run::{bytes, command, cstore, etag, files_in, lines, said, status, text};
+use crate::run::{bytes, command, cstore, etag, files_in, lines, nobody, said, status, text};
 
 /// What has become of the file of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +135,7 @@ fn a_pipe_is_not_replaced_even_with_force() {
 fn a_get_that_fails_before_the_first_byte_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("f");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (free, _held) = nobody();
     let answers: [fn(&Request) -> Reply; 3] =
         [|_| Reply::problem(404, "not_found"), |_| Reply::problem(401, "unauthenticated"), |_| Reply::lost()];
     let mut urls: Vec<String> = answers.into_iter().map(|answer| Fake::start(answer).url).collect();

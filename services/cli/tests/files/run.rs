@@ -5,6 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
 use crate::fake::Fake;
@@ -74,6 +75,14 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
 #[allow(clippy::disallowed_methods, reason = "bounded by the deadline of the condition that is awaited")]
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(5));
+}
+
+/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives; a port that was
+/// given back could be the next one of another test.
+pub(crate) fn nobody() -> (String, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap().to_string(), socket)
 }
 
 pub(crate) fn interrupt(child: Child) -> Output {

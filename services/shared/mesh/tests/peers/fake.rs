@@ -12,7 +12,7 @@ use cstore_mesh::{
 use cstore_proto::v1::namespace_server::{Namespace, NamespaceServer};
 use cstore_proto::{ClusterSecret, Signer, Verifier, v1};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
@@ -215,10 +215,12 @@ impl Caller {
     }
 }
 
-/// An address where nobody listens.
-pub(crate) async fn nobody() -> Target {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    Target::new(free.to_string())
+/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives; a port that was
+/// given back could be the next one of another test.
+pub(crate) fn nobody() -> (Target, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (Target::new(socket.local_addr().unwrap().to_string()), socket)
 }
 
 /// Waits for a condition that the peers bring about.

@@ -13,7 +13,8 @@ use crate::fake::{ATTEMPT, Caller, Peer, nobody, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_call_succeeds() {
-    let (well, ill, dead) = (Peer::start().await, Peer::start().await, nobody().await);
+    let (well, ill) = (Peer::start().await, Peer::start().await);
+    let (dead, _held) = nobody();
     ill.manners.fail_of_ten.store(3, Ordering::Relaxed);
     let caller = Caller::new([&well.target(), &ill.target(), &dead]);
     let failed = caller.get_files(1_000, 16).await;
@@ -85,7 +86,7 @@ async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_no
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_nobody_can_be_reached_the_error_says_so_and_why() {
-    let dead = nobody().await;
+    let (dead, _held) = nobody();
     let caller = Caller::new([&dead]);
     let error = caller.client.delete_file(v1::DeleteFileRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error}");

@@ -16,6 +16,8 @@ const FOUR: [&str; 4] = ["cstore-gateway", "cstore-master", "cstore-storage", "c
 
 fn traced(collector: &Collector) -> Cluster {
     Cluster::builder(PROGRAM)
+        // A node that is lost for a moment is a refusal and a retry in the tree, which these tests take for a defect.
+        .env("CSTORE_HEARTBEAT_MS", "2000")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint)
         .env("OTEL_BSP_SCHEDULE_DELAY", "50")
         .start()

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cstore_integration_tests::cluster::{Cluster, PATIENCE};
+use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::until;
+use cstore_integration_tests::wait::{PATIENCE, until};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::PROGRAM;

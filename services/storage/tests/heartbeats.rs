@@ -22,8 +22,8 @@ use cstore_node::{ByteSize, HostPort, Shutdown};
 use cstore_proto::v1::cluster_server::{Cluster, ClusterServer};
 use cstore_proto::{Verifier, v1};
 use cstore_storage::Config;
-use cstore_storage::engine::{BlockKind, Engine, NewBlock, SealOutcome};
-use cstore_types::{BlockId, ClusterSecret, PartNo, SessionId};
+use cstore_storage::engine::{Engine, SealOutcome};
+use cstore_types::{Block, BlockId, BlockKind, ClusterSecret, PartNo, SessionId};
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
@@ -372,7 +372,7 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let large = |n: u64| {
         let bytes = [&n.to_le_bytes()[..], &[7; 150_000]].concat();
         let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-        NewBlock { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+        Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
     };
     let store = async |n| engine.put_seal(session(n), PartNo(0), vec![large(n).id], vec![large(n)]).await;
     store(0).await.unwrap();

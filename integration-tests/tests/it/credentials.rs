@@ -2,6 +2,7 @@
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::mesh;
+use cstore_integration_tests::wait::{PATIENCE, until};
 use cstore_mesh::MasterClient;
 use cstore_proto::{Caller, Signer, v1};
 use tonic::Code;
@@ -63,4 +64,44 @@ async fn i11_i13_tickets_must_be_ours_and_a_repeated_upload_answers_the_same() {
     let denied = master(&cluster, &as_worker).commit_upload(commit).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
     tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
+}
+
+/// The answer of a commit was lost, somebody else removed or replaced the file, and the commit is repeated: it is answered
+/// like the first time, changes nothing, and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_a_ticket_that_was_used_is_answered_alike_after_others_removed_its_file() {
+    let cluster = tokio::task::spawn_blocking(|| Cluster::one_of_each(PROGRAM).start()).await.unwrap();
+    let signer = Signer::new(&cluster.secret(), Caller::Gateway);
+    let mut worker = mesh::worker(&cluster.addr("worker-1"), &signer);
+    let master = master(&cluster, &signer);
+    let begun = master.begin_upload(v1::BeginUploadRequest::default()).await.unwrap();
+    let ticket = begun.tickets.into_iter().next();
+    let first = worker.put_small(small(ticket.clone(), "a", b"mine")).await.unwrap().into_inner();
+
+    let delete = v1::DeleteFileRequest { name: "a".to_owned(), ..v1::DeleteFileRequest::default() };
+    master.delete_file(delete).await.unwrap();
+    let again = worker.put_small(small(ticket.clone(), "a", b"mine")).await.unwrap().into_inner();
+    let as_told = |answer: &v1::UploadResponse| {
+        let file = answer.file.clone().unwrap_or_default();
+        (file.name, file.size, file.etag, file.version, answer.replaced)
+    };
+    assert_eq!(as_told(&again), as_told(&first));
+    let aborted = master.abort_upload(v1::AbortUploadRequest { ticket }).await.unwrap();
+    assert!(aborted.committed && aborted.version == 1 && aborted.file.is_none(), "{aborted:?}");
+
+    let read = v1::GetFileRequest { name: "a".to_owned(), ..v1::GetFileRequest::default() };
+    assert_eq!(
+        master.get_file(read).await.unwrap_err().code(),
+        Code::NotFound,
+        "a deleted name stays deleted"
+    );
+    tokio::task::spawn_blocking(move || {
+        until("the space of both tries", PATIENCE, || {
+            let stats = cluster.ask("GET", "/api/stats", b"").json();
+            (stats["files"] == 0 && stats["unique_bytes"] == 0 && stats["pending_releases"] == 0)
+                .then_some(())
+        });
+    })
+    .await
+    .unwrap();
 }

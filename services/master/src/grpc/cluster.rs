@@ -46,25 +46,23 @@ fn check_node(request: &v1::RegisterRequest, role: NodeRole, now_ms: i64) -> Res
     })
 }
 
-/// Returns the role that a node says it has, if its bearer proves it: a worker cannot register a disk, nor report one.
+/// Returns the role that a node says it has, if its bearer proves it.
 fn check_role<T>(request: &Request<T>, said: v1::Role) -> Result<NodeRole, Status> {
-    let role = match said {
-        v1::Role::Worker => NodeRole::Worker,
-        v1::Role::Storage => NodeRole::Storage,
-        v1::Role::Gateway | v1::Role::Unspecified => {
-            return Err(FieldError::new("role", "must be worker or storage").into());
-        }
-    };
     let proven = match request.extensions().get::<Caller>() {
         Some(Caller::Worker) => Some(NodeRole::Worker),
         Some(Caller::Storage) => Some(NodeRole::Storage),
         Some(Caller::Gateway | Caller::Operator) | None => None,
     };
-    if proven != Some(role) {
-        let text = format!("field role: {}, but the bearer is of another role", said.as_str_name());
-        return Err(status(ErrorCode::PermissionDenied, text));
+    if said == v1::Role::Unspecified {
+        return Err(FieldError::new("role", "must be worker or storage").into());
     }
-    Ok(role)
+    match proven {
+        Some(role) if v1::Role::from(role) == said => Ok(role),
+        _ => {
+            let text = format!("field role: {}, but the bearer is of another role", said.as_str_name());
+            Err(status(ErrorCode::PermissionDenied, text))
+        }
+    }
 }
 
 fn view(master: &Master) -> v1::ClusterView {
@@ -105,12 +103,13 @@ impl Cluster for Services {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let role = check_role(&request, request.get_ref().role())?;
-        let reports_as = |report: bool, of: NodeRole, field| match report && role != of {
-            true => Err(FieldError::new(field, "is of another role than the node")),
-            false => Ok(()),
-        };
-        reports_as(request.get_ref().storage.is_some(), NodeRole::Storage, "storage")?;
-        reports_as(request.get_ref().worker.is_some(), NodeRole::Worker, "worker")?;
+        // A worker cannot report a disk, nor a storage node uploads.
+        if request.get_ref().storage.is_some() {
+            check_role(&request, v1::Role::Storage)?;
+        }
+        if request.get_ref().worker.is_some() {
+            check_role(&request, v1::Role::Worker)?;
+        }
         let request = request.into_inner();
         let id = node_id(&request.node_id)?;
         let master = &self.master;

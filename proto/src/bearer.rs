@@ -116,7 +116,23 @@ fn mac(key: &RpcKey, caller: Caller, path: &str, expiry: i64) -> Hmac<Sha256> {
     mac
 }
 
+#[cfg(feature = "simulated")]
+thread_local! {
+    static CLOCK: std::cell::Cell<Option<fn() -> i64>> = const { std::cell::Cell::new(None) };
+}
+
+/// Makes this thread sign and check bearers at the time of `clock`, in Unix seconds. For simulations only: a bearer of
+/// the real time would differ between two runs of one seed.
+#[cfg(feature = "simulated")]
+pub fn set_bearer_clock(clock: fn() -> i64) {
+    CLOCK.set(Some(clock));
+}
+
 fn unix_now() -> i64 {
+    #[cfg(feature = "simulated")]
+    if let Some(clock) = CLOCK.get() {
+        return clock();
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }

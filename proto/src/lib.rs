@@ -12,6 +12,8 @@ mod ticket;
 pub use cstore_types::{Caller, ClusterSecret, ErrorCode, error_chain};
 
 pub use access::{ACCESS, may_call};
+#[cfg(feature = "simulated")]
+pub use bearer::set_bearer_clock;
 pub use bearer::{BearerError, Signer, Verifier};
 pub use convert::{
     FieldError, FieldProblem, cluster_uuid, digest, file_name, metadata, node_id, placement, placement_map,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use cstore_node::clock::Clock;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use turmoil::Builder;
@@ -58,6 +59,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     cstore_types::seed_identities(rng.random());
     cstore_node::backoff::seed_jitter(rng.random());
     cstore_mesh::seed_chance(rng.random());
+    cstore_proto::set_bearer_clock(|| cluster::SimulatedClock.now_ms() / 1_000);
     let mut sim = Builder::new()
         .tick_duration(TICK)
         .simulation_duration(LONGEST)

@@ -186,6 +186,7 @@ async fn watch_leases(master: Arc<Master>, shutdown: Shutdown) {
     let mut before: Vec<(String, NodeState)> = Vec::new();
     loop {
         tokio::select! {
+            biased;
             _ = ticks.tick() => {}
             () = shutdown.triggered() => return,
         }
@@ -222,6 +223,7 @@ async fn watch_writer(master: Arc<Master>, readiness: Readiness, health: HealthH
             WriterState::Ended(_) => return shutdown.trigger(),
         };
         tokio::select! {
+            biased;
             changed = state.changed() => if changed.is_err() { return },
             () = sleep_or_never(probe) => drop(master.context.store.commit(Batch::default()).await),
             () = shutdown.triggered() => return,

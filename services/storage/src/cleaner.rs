@@ -58,15 +58,17 @@ pub(crate) async fn run(engine: Engine, shutdown: Shutdown) {
     loop {
         let pace = Pace::of(engine.space());
         let step = tokio::select! {
-            step = engine.compact_step(pace.need) => step,
+            biased;
             () = shutdown.triggered() => return,
+            step = engine.compact_step(pace.need) => step,
         };
         if let Err(error) = &step {
             tracing::debug!(error = %error_chain(error), "compaction rests");
         }
         tokio::select! {
-            () = tokio::time::sleep(pace.pause(&step)) => {}
+            biased;
             () = shutdown.triggered() => return,
+            () = tokio::time::sleep(pace.pause(&step)) => {}
         }
     }
 }

@@ -153,6 +153,7 @@ async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Send
                 backoff.reset();
                 connection.send_replace(Some(found.clone()));
                 tokio::select! {
+                    biased;
                     () = found.closed() => {}
                     () = inner.shutdown.triggered() => return,
                 }
@@ -163,6 +164,7 @@ async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Send
                 let (error, tries) = (error_chain(&error), backoff.tries());
                 tracing::info!(storage = %node, %error, tries, "storage node is away");
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(backoff.next_delay()) => {}
                     changed = view.changed() => if changed.is_err() { return },
                     () = inner.shutdown.triggered() => return,

@@ -129,6 +129,7 @@ async fn both<T>(
     let mut fetched = None;
     let sent = loop {
         tokio::select! {
+            biased;
             sent = &mut send => break sent?,
             found = &mut ahead, if fetched.is_none() => fetched = Some(found?),
         }

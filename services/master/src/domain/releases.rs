@@ -3,7 +3,7 @@
 //! A release is written in the batch that writes the tombstone, so one that is handed out can never be followed by a
 //! commit. It ends when every store has acknowledged it.
 
-use cstore_types::{Fault, SessionId, StoreUuid};
+use cstore_types::{Fault, SessionId, StoreUuid, error_chain};
 use futures_util::future::join_all;
 
 use super::namespace::end_session;
@@ -13,6 +13,8 @@ use crate::store::{Batch, MetaError};
 
 /// Sessions that one answer releases at most.
 const MAX_RELEASES: usize = 1_000;
+/// Sessions whose verdicts are made at the same time.
+const JUDGED_TOGETHER: usize = 64;
 /// Percent of its space in use from which a node gets releases before their time.
 const HIGH_PRESSURE: u32 = 80;
 
@@ -77,16 +79,23 @@ impl Releases {
     /// Returns the verdicts on sessions that `store` holds sets of, in their order. An open one that was silent for
     /// longer than a ticket lives is ended first; an ended one that is not on the store's list is put there again.
     ///
-    /// # Errors
-    /// Of the store of metadata: nothing is lost, the store reports the sessions again.
-    pub(crate) async fn judge(
-        &self,
-        store: StoreUuid,
-        sessions: &[SessionId],
-    ) -> Result<Vec<(SessionId, Verdict)>, Fault> {
-        // Together, so that the changes of all sessions share their syncs.
-        let verdicts = join_all(sessions.iter().map(|session| self.judge_one(store, *session))).await;
-        sessions.iter().zip(verdicts).map(|(session, verdict)| Ok((*session, verdict?))).collect()
+    /// A session whose verdict fails is logged and left out: the store reports it again, and the others must not wait
+    /// for it.
+    pub(crate) async fn judge(&self, store: StoreUuid, sessions: &[SessionId]) -> Vec<(SessionId, Verdict)> {
+        let mut verdicts = Vec::with_capacity(sessions.len());
+        // Some at a time: their changes share syncs, and leave room for others in the writer's queue.
+        for chunk in sessions.chunks(JUDGED_TOGETHER) {
+            let judged = join_all(chunk.iter().map(|session| self.judge_one(store, *session))).await;
+            for (session, verdict) in chunk.iter().zip(judged) {
+                match verdict {
+                    Ok(verdict) => verdicts.push((*session, verdict)),
+                    Err(fault) => {
+                        tracing::warn!(%session, error = %error_chain(&fault), "verdict on a session is put off");
+                    }
+                }
+            }
+        }
+        verdicts
     }
 
     async fn judge_one(&self, store: StoreUuid, session: SessionId) -> Result<Verdict, Fault> {

@@ -1,11 +1,15 @@
 //! Upload sessions: tickets, the one batch that publishes a file, aborts.
 
-use cstore_proto::TicketClaims;
-use cstore_types::limits::MAX_TICKETS;
+use std::collections::BTreeSet;
+
+use cstore_proto::{TicketClaims, TicketError};
+use cstore_types::limits::{MAX_STORAGE_NODES, MAX_TICKETS};
 use cstore_types::{
     ETag, ErrorCode, Fault, FileMeta, FileName, NamedFile, Root, SealSeq, SessionId, StoreUuid, Tenant,
     UserMetadata, WriteCondition,
 };
+
+use tokio::time::Instant;
 
 use super::namespace::{FoundFile, Namespace, missing, taken};
 use super::releases::{Releases, Verdict};
@@ -79,6 +83,8 @@ pub(crate) struct Uploads {
     identity: ClusterRecord,
     namespace: Namespace,
     releases: Releases,
+    /// When this life of the master began.
+    started: Instant,
 }
 
 impl Uploads {
@@ -88,7 +94,7 @@ impl Uploads {
         namespace: Namespace,
         releases: Releases,
     ) -> Self {
-        Self { context, identity, namespace, releases }
+        Self { context, identity, namespace, releases, started: Instant::now() }
     }
 
     /// Returns the claims of `count` tickets (0 means 1), for uploads to ready workers in turn.
@@ -150,7 +156,18 @@ impl Uploads {
                 Verdict::Committed(session) => return published_before(commit, *session),
                 Verdict::Ended(ending) => return self.ended_before(commit, ending),
             }
-            self.check_expiry(&commit.claims)?;
+            if let Err(error) = self.check_expiry(&commit.claims) {
+                if self.started.elapsed() < self.context.limits.lease {
+                    // After a start nothing is known of the progress that renews tickets, until workers were heard.
+                    let text = "upload ticket has expired, unless its worker reports progress";
+                    return Err(Fault::new(ErrorCode::Unavailable, text));
+                }
+                // Final: no later try may publish.
+                match self.releases.end(commit.claims.session).await? {
+                    Verdict::Ended(Ending::Aborted) => return Err(error.into()),
+                    _ => continue,
+                }
+            }
 
             let found = self.namespace.find(&commit.claims.tenant, &commit.name).await?;
             if let Err(fault) = check_condition(&commit.condition, &commit.name, found.as_ref()) {
@@ -252,11 +269,11 @@ impl Uploads {
         Ok(())
     }
 
-    fn check_expiry(&self, claims: &TicketClaims) -> Result<(), Fault> {
+    fn check_expiry(&self, claims: &TicketClaims) -> Result<(), TicketError> {
         let ttl = self.context.limits.ticket_ttl;
         match claims.check_expiry(self.context.clock.now_ms()) {
-            Err(error) if !self.context.derived.activity.is_active(claims.session, ttl) => Err(error.into()),
-            _ => Ok(()),
+            Err(_) if self.context.derived.activity.is_active(claims.session, ttl) => Ok(()),
+            checked => checked,
         }
     }
 
@@ -316,6 +333,11 @@ fn check_recipe(commit: &Commit) -> Result<(), Fault> {
         .map_err(|error| Fault::invalid(format!("field recipe_root: {error}")).with_source(error))?;
     if root.size() != commit.size {
         let text = format!("field size: is {}, but the recipe has {} bytes", commit.size, root.size());
+        return Err(Fault::invalid(text));
+    }
+    let stores: BTreeSet<StoreUuid> = commit.seals.iter().map(|seal| seal.store).collect();
+    if commit.seals.len() > MAX_STORAGE_NODES || stores.len() != commit.seals.len() {
+        let text = format!("field seals: must name at most {MAX_STORAGE_NODES} stores, each once");
         return Err(Fault::invalid(text));
     }
     if commit.size > 0 && commit.seals.is_empty() {

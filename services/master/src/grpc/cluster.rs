@@ -5,7 +5,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use cstore_proto::v1::cluster_server::Cluster;
 use cstore_proto::{FieldError, node_id, placement_map, status, to_status, v1};
-use cstore_types::{Caller, ErrorCode};
+use cstore_types::{Caller, ErrorCode, error_chain};
 use futures_util::Stream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
@@ -152,6 +152,7 @@ impl Cluster for Services {
         let state = (self.master.clone(), changes, self.shutdown.clone());
         let views = futures_util::stream::unfold(state, |(master, mut changes, shutdown)| async move {
             tokio::select! {
+                biased;
                 changed = changes.changed() => changed.ok()?,
                 () = shutdown.triggered() => return None,
             }
@@ -181,8 +182,12 @@ impl Services {
         let released = convert::sessions("released", &report.released, MAX_REPORTED)?;
         let unconfirmed = convert::sessions("unconfirmed", &report.unconfirmed, MAX_REPORTED)?;
         let releases = &self.master.releases;
-        releases.acknowledge(store, &released).await.map_err(to_status)?;
-        for (session, verdict) in releases.judge(store, &unconfirmed).await.map_err(to_status)? {
+        if let Err(fault) = releases.acknowledge(store, &released).await {
+            // The lease is renewed, and the answer must arrive. The sessions stay on the list and are named again; a
+            // session without sets is released at once.
+            tracing::warn!(%store, error = %error_chain(&fault), "released sessions are not taken off the list yet");
+        }
+        for (session, verdict) in releases.judge(store, &unconfirmed).await {
             let session = Bytes::copy_from_slice(session.as_bytes());
             let state = v1::SessionState::from(&verdict).into();
             response.verdicts.push(v1::SessionVerdict { session, state });

@@ -22,6 +22,7 @@ use cstore_log::{FileState, Log};
 use parking_lot::{Condvar, Mutex};
 
 use super::index::{Index, StoredPair};
+use super::room::{self, SharedGauge};
 use super::{MetaError, Position, snapshot};
 
 /// Pairs that the walk copies under the lock at most: about 0.3 ms.
@@ -32,6 +33,8 @@ const CHUNK_BYTES: usize = 128 << 10;
 const MAX_SAVED_BYTES: usize = 64 << 20;
 /// The walk rests this many times as long as a chunk took, so that commits keep the processor.
 const REST_FACTOR: u32 = 2;
+/// Bytes of snapshot after which the room on the disk is measured again: the index beside it must never meet a full disk.
+const MEASURE_BYTES: u64 = 1 << 20;
 /// Longest rest between two chunks.
 const MAX_REST: Duration = Duration::from_millis(5);
 
@@ -129,8 +132,11 @@ impl Progress {
     }
 }
 
+/// Memory of one saved value: its bytes, and what the map takes for an entry, roughly.
 fn size_of_saved(key: &[u8], value: Option<&[u8]>) -> usize {
-    key.len() + value.map_or(0, <[u8]>::len)
+    const ENTRY: usize = 128;
+
+    key.len() + value.map_or(0, <[u8]>::len) + ENTRY
 }
 
 /// Takes the entries after `last` out of `map`.
@@ -181,6 +187,16 @@ pub(super) struct Checkpoint {
     /// Size of the last snapshot, which decides when the next one is due.
     pub(super) last_bytes: Arc<AtomicU64>,
     pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) gauge: SharedGauge,
+}
+
+/// Ends the walk also when the thread panics: otherwise the writer would wait for it for ever.
+struct EndOnDrop<'a>(&'a Walk);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Checkpoint {
@@ -190,9 +206,9 @@ impl Checkpoint {
     /// # Errors
     /// Of the disk: the snapshot before stays, and the log keeps growing.
     pub(super) fn take(&self, position: Position, rests: bool) -> Result<(), MetaError> {
-        let result = self.write(position, rests);
-        self.walk.end();
-        let written = result?;
+        let ending = EndOnDrop(&self.walk);
+        let written = self.write(position, rests)?;
+        drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
 
         // The index MUST be on the disk BEFORE log files go: otherwise a killed process could leave an index that is
@@ -207,6 +223,7 @@ impl Checkpoint {
         let mut out = snapshot::SnapshotWriter::create(&self.dir, position)?;
         let rest = Mutex::new(());
         let woken = Condvar::new();
+        let mut measured = 0;
         loop {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(MetaError::Closed);
@@ -215,6 +232,12 @@ impl Checkpoint {
             let (pairs, complete) = self.walk.next_chunk(&self.index)?;
             for (key, value) in &pairs {
                 out.put(key, value)?;
+            }
+            if out.bytes() >= measured + MEASURE_BYTES {
+                measured = out.bytes();
+                if !room::leaves_reserve(&self.gauge, &self.dir, 0) {
+                    return Err(MetaError::Full);
+                }
             }
             if complete {
                 return out.finish();

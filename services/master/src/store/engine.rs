@@ -19,12 +19,16 @@ use super::batch::Batch;
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::index::Index;
 use super::recovery::{self, Recovered};
-use super::room::{Gauge, Room, by_statvfs};
+use super::room::{Room, SharedGauge, by_statvfs};
+use super::snapshot;
 use super::writer::{self, Job, Outcome, Published, Writer};
 use super::{Change, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
 
 /// Batches that wait for the writer at most; more are refused as [`MetaError::Busy`].
 const MAX_QUEUE: usize = 4_096;
+
+/// Files of the log for which an open needs room: the copy of an unproven tail, and a new one.
+const OPEN_FILES: u64 = 2;
 
 /// Layout and bounds of the engine.
 #[derive(Debug, Clone)]
@@ -81,15 +85,19 @@ impl SledMeta {
     }
 
     /// Opens like [`SledMeta::open`], with another way to measure the file system.
-    fn open_with(
+    pub(super) fn open_with(
         dir: &Path,
         log_disk: Arc<dyn Disk>,
         options: &SledOptions,
         observer: Arc<dyn Observer>,
-        gauge: Gauge,
+        gauge: SharedGauge,
     ) -> Result<Self, MetaError> {
         std::fs::create_dir_all(dir).map_err(MetaError::io("create the metadata folder"))?;
         let by_callers = log_disk.has_one_thread();
+
+        // BEFORE anything is written: on a full disk the open itself needs room.
+        snapshot::remove_unfinished(dir)?;
+        let room = Room::open(dir, gauge.clone(), OPEN_FILES * options.file_bytes);
         let Recovered { log, index, position, files, uncovered_bytes, snapshot_bytes } =
             recovery::recover(dir, log_disk, options)?;
         let commit_metrics = CommitMetrics::default();
@@ -117,6 +125,7 @@ impl SledMeta {
             walk: Arc::new(Walk::default()),
             last_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
             cancelled: Arc::default(),
+            gauge,
         };
         let abandoned = Arc::new(AtomicBool::new(false));
         let writer = Writer {
@@ -125,9 +134,11 @@ impl SledMeta {
             observer,
             published: published.clone(),
             checkpoint,
-            room: Room::open(dir, gauge),
+            room,
             snapshot_bytes: options.snapshot_bytes,
             uncovered_bytes,
+            applied: position,
+            lacked_room: false,
             taking: None,
             abandoned: abandoned.clone(),
             by_callers,

@@ -43,7 +43,10 @@ impl Index {
         // sled panics on some damage; snapshot and log rebuild whatever the index held.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
         if let Ok(Ok(db)) = opened {
-            let same_boot = db.get(BOOT).ok().flatten().is_some_and(|found| found == boot_id());
+            let boot = boot_id();
+            // Without an id of the boot nothing tells whether the machine went down since.
+            let same_boot =
+                !boot.is_empty() && db.get(BOOT).ok().flatten().is_some_and(|found| found == boot);
             let clean = db.get(CLEAN).ok().flatten().is_some();
             if same_boot || clean || db.is_empty() {
                 let index = Self { db };
@@ -95,6 +98,13 @@ impl Index {
     pub(super) fn applied(&self) -> Result<Position, MetaError> {
         let value = self.db.get(APPLIED).map_err(MetaError::Index)?;
         Ok(value.and_then(|value| value.first_chunk().map(|raw| u64::from_be_bytes(*raw))).unwrap_or(0))
+    }
+
+    /// Whether the index has no key of the rules. One that has some although it has applied nothing was left by a restore
+    /// that did not end, and MUST NOT be restored into: keys that the snapshot lacks would stay.
+    pub(super) fn is_empty(&self) -> Result<bool, MetaError> {
+        let (pairs, _) = self.stored_after(None, 1, 0)?;
+        Ok(pairs.is_empty())
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {

@@ -5,14 +5,16 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use cstore_log::{Disk, FileState, Location, Log, Options};
+use cstore_log::{Disk, FileState, Location, Log, Options, RecoveredRecord};
 
 use super::engine::SledOptions;
 use super::index::{Index, Staged};
 use super::{DamageKind, MetaError, Position, batch, snapshot};
 
-/// Bytes that a record takes in the log beyond its payload, roughly.
-pub(super) const RECORD_OVERHEAD: u64 = 64;
+/// Bytes on which frames of the log are aligned. A batch is often a frame of its own, so this is what it takes at least.
+const FRAME_ALIGN: u64 = 4_096;
+/// Bytes of a frame beyond the payloads, roughly.
+const FRAME_OVERHEAD: u64 = 128;
 /// Batches that are replayed into the index together.
 const REPLAY_GROUP: usize = 256;
 
@@ -35,14 +37,17 @@ pub(super) struct Recovered {
 struct LogScan {
     first: Option<Position>,
     last_of_file: HashMap<u32, Position>,
+    /// Sequence of the frame whose records are being visited, and their payload bytes.
+    frame: (u64, u64),
     newest_file: u32,
     newest_records: Vec<(Position, Location)>,
     uncovered_bytes: u64,
 }
 
 impl LogScan {
-    fn visit(&mut self, key: &[u8], location: Location, covered: Position) {
-        let position = position_of(key);
+    fn visit(&mut self, record: &RecoveredRecord<'_>, covered: Position) {
+        let position = position_of(record.key);
+        let location = record.location;
         self.first.get_or_insert(position);
         if location.file != self.newest_file {
             self.newest_file = location.file;
@@ -52,7 +57,18 @@ impl LogScan {
         let last = self.last_of_file.entry(location.file).or_default();
         *last = position.max(*last);
         if position > covered {
-            self.uncovered_bytes += u64::from(location.len) + RECORD_OVERHEAD;
+            if record.frame_seq != self.frame.0 {
+                self.end_frame();
+                self.frame.0 = record.frame_seq;
+            }
+            self.frame.1 += u64::from(location.len);
+        }
+    }
+
+    fn end_frame(&mut self) {
+        let payload = std::mem::take(&mut self.frame.1);
+        if payload > 0 {
+            self.uncovered_bytes += (payload + FRAME_OVERHEAD).next_multiple_of(FRAME_ALIGN);
         }
     }
 }
@@ -72,19 +88,20 @@ pub(super) fn recover(
     let (covered, snapshot_bytes) = snapshot::peek(dir)?.unwrap_or_default();
     let mut scan = LogScan::default();
     let (log, _) = Log::open(log_disk, log_options(dir, options)?, &mut |record| {
-        scan.visit(record.key, record.location, covered);
+        scan.visit(&record, covered);
     })
     .map_err(MetaError::Log)?;
+    scan.end_frame();
 
     let mut index = Index::open(dir, options.cache_bytes)?;
     let mut applied = index.applied()?;
-    let first_needed = scan.first.unwrap_or_default();
-    if applied > 0 && applied + 1 < first_needed && covered > applied {
-        tracing::warn!(
-            applied,
-            first_needed,
-            "index ends before the log begins: it is rebuilt from the snapshot"
-        );
+    let reaches_log = scan.first.is_some_and(|first| applied + 1 >= first);
+    let is_behind = applied > 0 && !reaches_log && covered > applied;
+    if is_behind {
+        tracing::warn!(applied, covered, "index ends before the log begins: it is rebuilt from the snapshot");
+    }
+    // An index that has applied nothing and is not empty was left by a restore that did not end.
+    if is_behind || (applied == 0 && !index.is_empty()?) {
         drop(index);
         index = Index::rebuilt(dir, options.cache_bytes)?;
         applied = 0;

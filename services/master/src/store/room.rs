@@ -11,6 +11,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
@@ -27,15 +28,36 @@ pub(super) struct Space {
 }
 
 /// Measures the file system of a folder.
-pub(super) type Gauge = Box<dyn Fn(&Path) -> io::Result<Space> + Send>;
+pub(super) type Gauge = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
+
+/// A gauge that the writer and the checkpoint share.
+#[derive(Clone)]
+pub(super) struct SharedGauge(pub(super) Arc<Gauge>);
+
+impl std::fmt::Debug for SharedGauge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedGauge")
+    }
+}
+
+/// The reserve of a file system.
+fn reserve_of(space: Space) -> u64 {
+    (space.total / 8).clamp(MIN_RESERVE, MAX_RESERVE)
+}
+
+/// Whether `needed` bytes can be written to the file system of `dir` without coming close to its reserve. A file system
+/// that cannot be measured is left to its own errors.
+pub(super) fn leaves_reserve(gauge: &SharedGauge, dir: &Path, needed: u64) -> bool {
+    (gauge.0)(dir).map_or(true, |space| space.free >= needed.saturating_add(reserve_of(space)))
+}
 
 /// Measures the file system by statvfs.
-pub(super) fn by_statvfs() -> Gauge {
-    Box::new(|path| {
+pub(super) fn by_statvfs() -> SharedGauge {
+    SharedGauge(Arc::new(|path| {
         let found = statvfs(path)?;
         let unit = found.f_frsize;
         Ok(Space { free: found.f_bavail.saturating_mul(unit), total: found.f_blocks.saturating_mul(unit) })
-    })
+    }))
 }
 
 /// The room that is left for a group.
@@ -53,8 +75,10 @@ pub(super) enum Headroom {
 /// The guard of the file system that holds the index.
 pub(super) struct Room {
     dir: PathBuf,
-    gauge: Gauge,
+    gauge: SharedGauge,
     has_ballast: bool,
+    /// The file system cannot hold room for a file: then there is no ballast.
+    cannot_hold: bool,
 }
 
 impl std::fmt::Debug for Room {
@@ -64,27 +88,39 @@ impl std::fmt::Debug for Room {
 }
 
 impl Room {
-    /// Looks for the ballast of `dir`, or makes it if there is room.
-    pub(super) fn open(dir: &Path, gauge: Gauge) -> Self {
+    /// Looks for the ballast of `dir`. Frees it if less than `needed` bytes are there: opening the log and the index
+    /// writes, too.
+    pub(super) fn open(dir: &Path, gauge: SharedGauge, needed: u64) -> Self {
         let has_ballast = dir.join(NAME).try_exists().unwrap_or(false);
-        let mut room = Self { dir: dir.to_path_buf(), gauge, has_ballast };
-        room.headroom();
+        let mut room = Self { dir: dir.to_path_buf(), gauge, has_ballast, cannot_hold: false };
+        if has_ballast && (room.gauge.0)(dir).is_ok_and(|space| space.free < needed) {
+            room.drop_ballast(0);
+        }
         room
+    }
+
+    /// Frees the ballast for what makes room. Returns whether there was one.
+    pub(super) fn free_ballast(&mut self) -> bool {
+        let had = self.has_ballast;
+        if had {
+            self.drop_ballast(0);
+        }
+        had && !self.has_ballast
     }
 
     /// Measures the room for the next group; frees or restores the ballast as needed.
     pub(super) fn headroom(&mut self) -> Headroom {
-        let Ok(space) = (self.gauge)(&self.dir) else {
+        let Ok(space) = (self.gauge.0)(&self.dir) else {
             // A file system that cannot be measured is left to its own errors.
             return Headroom::Ample;
         };
-        let reserve = (space.total / 8).clamp(MIN_RESERVE, MAX_RESERVE);
+        let reserve = reserve_of(space);
         let ballast = reserve / 2;
         let mut free = space.free;
 
         if self.has_ballast && free < reserve / 4 {
             free += self.drop_ballast(ballast);
-        } else if !self.has_ballast && free > reserve + ballast {
+        } else if !self.has_ballast && !self.cannot_hold && free > reserve + ballast {
             self.make_ballast(ballast);
         }
 
@@ -121,8 +157,10 @@ impl Room {
         };
         match make() {
             Ok(()) => self.has_ballast = true,
-            Err(_) => {
+            Err(error) => {
                 // Without preallocation a file holds no room, so it would only pretend.
+                tracing::warn!(%error, "no ballast can be made beside the index");
+                self.cannot_hold = true;
                 let _ = std::fs::remove_file(&path);
             }
         }
@@ -131,7 +169,6 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
@@ -141,11 +178,11 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let dir = tempfile::tempdir().unwrap();
         let free = Arc::new(AtomicU64::new(1 << 30));
-        let gauge: Gauge = {
+        let gauge = {
             let free = free.clone();
-            Box::new(move |_| Ok(Space { free: free.load(Ordering::Relaxed), total: 256 * MIB }))
+            SharedGauge(Arc::new(move |_| Ok(Space { free: free.load(Ordering::Relaxed), total: 256 * MIB })))
         };
-        let mut room = Room::open(dir.path(), gauge);
+        let mut room = Room::open(dir.path(), gauge, 0);
         let ballast = dir.path().join(NAME);
         let mut at = |mib: u64| {
             free.store(mib * MIB, Ordering::Relaxed);

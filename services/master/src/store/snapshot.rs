@@ -65,8 +65,20 @@ impl SnapshotWriter {
         })
     }
 
+    /// Returns the bytes of the items so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.item_bytes
+    }
+
     /// Appends one item. Keys MUST come in byte order.
+    ///
+    /// # Errors
+    /// [`MetaError::Damaged`] for an item that [`read`] would refuse: a snapshot that cannot be read must not replace one
+    /// that can.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+        if key.len().max(value.len()) > MAX_ITEM as usize {
+            return Err(DamageKind::SnapshotItem.into());
+        }
         let mut lengths = [0; 8];
         lengths[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         lengths[4..].copy_from_slice(&(value.len() as u32).to_le_bytes());
@@ -115,6 +127,14 @@ impl Drop for SnapshotWriter {
             // Half a snapshot must not take the room that the log lacks.
             let _ = std::fs::remove_file(self.dir.join(UNFINISHED));
         }
+    }
+}
+
+/// Removes what an earlier process left of a snapshot that it did not finish.
+pub(super) fn remove_unfinished(dir: &Path) -> Result<(), MetaError> {
+    match std::fs::remove_file(dir.join(UNFINISHED)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(unwritten(error)),
+        _ => Ok(()),
     }
 }
 
@@ -192,7 +212,9 @@ pub(super) fn peek(dir: &Path) -> Result<Option<(Position, u64)>, MetaError> {
 /// Hands the items of the snapshot in `dir` to `take`, some at a time, and returns its position; 0 if there is none.
 ///
 /// # Errors
-/// [`MetaError::Damaged`]: what was handed out before MUST NOT be used then.
+/// [`MetaError::Damaged`]: what was handed out before MUST NOT be used then; see [`Index::is_empty`].
+///
+/// [`Index::is_empty`]: super::index::Index::is_empty
 pub(super) fn read(
     dir: &Path,
     take: &mut dyn FnMut(Vec<StoredPair>) -> Result<(), MetaError>,

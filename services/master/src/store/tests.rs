@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::index::Index;
 use super::*;
 
 /// An observer that keeps what it was told of keys that begin with `n`.
@@ -247,15 +248,21 @@ async fn i6_a_failed_sync_ends_writes_and_keeps_reads() {
     assert_eq!(content(&meta).await, BTreeMap::from([(b"na".to_vec(), vec![1])]));
 }
 
+fn key_of(tag: u8, n: u32) -> Vec<u8> {
+    [&[tag][..], &n.to_be_bytes()].concat()
+}
+
 /// Commits until the log rolls to its next file while no file can be made.
-async fn strike_a_roll(fault: Fault) -> (SledMeta, FaultyDisk, tempfile::TempDir, u32) {
+///
+/// Keys begin with `tag`. Returns the number of the batch that was refused.
+async fn strike_a_roll(fault: Fault, tag: u8) -> (SledMeta, FaultyDisk, tempfile::TempDir, u32) {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::new();
     let meta = open(dir.path(), &disk, 1 << 30);
     meta.commit(put(b"nfirst", vec![1])).await.unwrap();
     disk.strike(Verb::Create, 1, fault);
     for n in 0..1_000u32 {
-        if meta.commit(put(&n.to_be_bytes(), vec![7; 2_000])).await.is_err() {
+        if meta.commit(put(&key_of(tag, n), vec![7; 2_000])).await.is_err() {
             return (meta, disk, dir, n);
         }
     }
@@ -265,48 +272,110 @@ async fn strike_a_roll(fault: Fault) -> (SledMeta, FaultyDisk, tempfile::TempDir
 #[tokio::test]
 async fn i12_a_roll_without_descriptors_is_an_answer_and_the_next_batch_tries_again() {
     for fault in [Fault::Emfile, Fault::Eio] {
-        let (meta, disk, dir, n) = strike_a_roll(fault).await;
+        let (meta, disk, dir, n) = strike_a_roll(fault, b'x').await;
+        let key = key_of(b'x', n);
         assert!(matches!(&*meta.writer_state().borrow(), WriterState::Blocked(MetaError::Log(_))));
-        let refused = meta.get(&n.to_be_bytes()).await.unwrap();
-        assert_eq!(refused, None, "a refused batch changes nothing");
+        assert_eq!(meta.get(&key).await.unwrap(), None, "a refused batch changes nothing");
 
-        let position = meta.commit(put(&n.to_be_bytes(), vec![8])).await.unwrap();
+        let position = meta.commit(put(&key, vec![8])).await.unwrap();
         assert!(matches!(&*meta.writer_state().borrow(), WriterState::Writable));
         drop(meta);
         let meta = open(dir.path(), &disk.power_loss(1), 1 << 30);
         assert_eq!(meta.position(), position);
-        assert_eq!(meta.get(&n.to_be_bytes()).await.unwrap().unwrap().value, [8]);
+        assert_eq!(meta.get(&key).await.unwrap().unwrap().value, [8]);
     }
 }
 
 #[tokio::test]
-async fn a_roll_without_room_is_full_and_blocks_nothing() {
-    let (meta, _disk, _dir, n) = strike_a_roll(Fault::Enospc).await;
-    assert!(matches!(&*meta.writer_state().borrow(), WriterState::Writable));
-    meta.commit(put(&n.to_be_bytes(), vec![8])).await.unwrap();
+async fn i7_a_roll_without_room_refuses_names_and_gives_the_ballast_to_the_rest() {
+    let (meta, disk, dir, n) = strike_a_roll(Fault::Enospc, b'n').await;
+    assert!(
+        matches!(&*meta.writer_state().borrow(), WriterState::Writable),
+        "full is no trouble of the writer"
+    );
+    assert!(dir.path().join("ballast").try_exists().unwrap());
+
+    // The next roll finds no room either, but a delete has to go through.
+    disk.strike(Verb::Create, 1, Fault::Enospc);
+    let mut batch = Batch::default();
+    batch.delete(key_of(b'n', n - 1));
+    meta.commit(batch).await.unwrap();
+    assert!(!dir.path().join("ballast").try_exists().unwrap());
+    assert_eq!(meta.get(&key_of(b'n', n - 1)).await.unwrap(), None);
+    meta.commit(put(&key_of(b'n', n), vec![8])).await.unwrap();
 }
 
-/// Whoever reads a change from the index reads a position that is not before it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// An observer that is told of a change reads a position that is not before it.
+#[derive(Debug, Default)]
+struct PositionWatch(std::sync::OnceLock<std::sync::Weak<SledMeta>>);
+
+impl Observer for PositionWatch {
+    fn follows(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn observe(&self, change: Change<'_>) -> Result<(), MetaError> {
+        if let (Some(meta), Some(new)) = (self.0.get().and_then(std::sync::Weak::upgrade), change.new) {
+            assert!(meta.position() >= new.version, "position {} of {}", meta.position(), new.version);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
 async fn a_change_is_never_seen_before_its_position() {
     let dir = tempfile::tempdir().unwrap();
-    let meta = Arc::new(open(dir.path(), &FaultyDisk::new(), 1 << 30));
-    let writing = {
-        let meta = meta.clone();
-        tokio::task::spawn_blocking(move || {
-            for _ in 0..2_000 {
-                let proposed = meta.commit(put(b"n", vec![1]));
-                futures_util::FutureExt::now_or_never(proposed);
-            }
-        })
-    };
-    while !writing.is_finished() {
-        if let Some(found) = meta.get(b"n").await.unwrap() {
-            assert!(meta.position() >= found.version);
-        }
-        tokio::task::yield_now().await;
+    let watch = Arc::new(PositionWatch::default());
+    let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
+    let meta = Arc::new(SledMeta::open(dir.path(), disk, &options(1 << 30), watch.clone()).unwrap());
+    watch.0.set(Arc::downgrade(&meta)).unwrap();
+    for n in 0..10 {
+        meta.commit(put(b"n", vec![n])).await.unwrap();
     }
-    writing.await.unwrap();
+    assert!(matches!(&*meta.writer_state().borrow(), WriterState::Writable));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_would_not_fit_is_not_begun_and_the_log_stays() {
+    use super::room::{SharedGauge, Space};
+    let dir = tempfile::tempdir().unwrap();
+    let free = Arc::new(std::sync::atomic::AtomicU64::new(1 << 30));
+    let gauge = {
+        let free = free.clone();
+        let free = move || free.load(std::sync::atomic::Ordering::Relaxed);
+        SharedGauge(Arc::new(move |_: &Path| Ok(Space { free: free(), total: 1 << 28 })))
+    };
+    let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::with_one_thread());
+    let mirror = Arc::new(Mirror::default());
+    let meta = SledMeta::open_with(dir.path(), disk, &options(16 << 10), mirror, gauge).unwrap();
+    // The reserve is 32 MiB: above it everything is written, but nothing beside it.
+    free.store(31 << 20, std::sync::atomic::Ordering::Relaxed);
+    for n in 0..2_000u32 {
+        meta.commit(put(&n.to_be_bytes(), vec![1; 100])).await.unwrap();
+    }
+    assert!(snapshot::peek(dir.path()).unwrap().is_none());
+    free.store(1 << 30, std::sync::atomic::Ordering::Relaxed);
+    meta.commit(put(b"one more", vec![1])).await.unwrap();
+    assert!(snapshot::peek(dir.path()).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_index_that_a_restore_left_behind_is_not_restored_into() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::with_one_thread();
+    let meta = open(dir.path(), &disk, 4_096);
+    for n in 0..50u32 {
+        meta.commit(put(format!("n{n}").as_bytes(), vec![1])).await.unwrap();
+    }
+    let expected = content(&meta).await;
+    drop(meta);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let left = Index::open(dir.path(), 1 << 20).unwrap();
+    left.insert_stored(vec![(b"nghost".to_vec(), super::index::stored(1, b"x"))]).unwrap();
+    left.flush().unwrap();
+    drop(left);
+    let meta = open(dir.path(), &disk.kill(), 4_096);
+    assert_eq!(content(&meta).await, expected);
 }
 
 #[tokio::test]

@@ -15,8 +15,7 @@ use super::batch::{self, Batch, Edit};
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::index::{Index, Staged, stored};
 use super::keys::StoreRecord;
-use super::recovery::RECORD_OVERHEAD;
-use super::room::{Headroom, Room};
+use super::room::{self, Headroom, Room};
 use super::{Change, MetaError, Observer, Position, Versioned, WriterState};
 
 /// Kind of the log's records: one batch each.
@@ -25,6 +24,9 @@ const KIND_BATCH: u8 = 1;
 const MAX_GROUP: usize = 1_024;
 /// The same while the disk is nearly full, so that one group cannot take the rest of it.
 const MAX_TIGHT_GROUP: usize = 64;
+
+/// Bytes of log after which a snapshot is due while the disk is nearly full.
+const TIGHT_SNAPSHOT_BYTES: u64 = 4 << 20;
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -120,6 +122,10 @@ pub(super) struct Writer {
     pub(super) snapshot_bytes: u64,
     /// Bytes of log that the last snapshot does not cover.
     pub(super) uncovered_bytes: u64,
+    /// Position that the index has applied: the cut of the next snapshot.
+    pub(super) applied: Position,
+    /// A snapshot was due and found no room. Said once.
+    pub(super) lacked_room: bool,
     /// The checkpoint that runs.
     pub(super) taking: Option<JoinHandle<()>>,
     /// Set when the process is to be treated as killed: nothing is marked as complete.
@@ -153,21 +159,46 @@ impl Writer {
 
     /// Commits `jobs`, then begins a checkpoint if one is due.
     pub(super) fn turn(&mut self, jobs: Vec<Job>) {
-        self.commit(jobs);
+        let headroom = self.commit(jobs);
         if self.taking.as_ref().is_some_and(JoinHandle::is_finished) {
             self.taking = None;
         }
-        let threshold = self.snapshot_bytes.max(self.checkpoint.last_bytes.load(Ordering::Relaxed));
-        if self.uncovered_bytes > threshold && self.taking.is_none() {
+        if self.taking.is_none() && !self.has_ended() && self.is_checkpoint_due(headroom) {
             self.begin_checkpoint();
         }
+    }
+
+    /// Whether a snapshot should be taken now: after as much log as the last one was large, or earlier if the disk is
+    /// nearly full, because the log that a snapshot covers gives its room back.
+    fn is_checkpoint_due(&mut self, headroom: Headroom) -> bool {
+        let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
+        let threshold = match headroom {
+            Headroom::Ample => self.snapshot_bytes.max(last_bytes),
+            Headroom::Tight | Headroom::FreeingOnly | Headroom::None => TIGHT_SNAPSHOT_BYTES.max(last_bytes),
+        };
+        if self.uncovered_bytes <= threshold {
+            return false;
+        }
+
+        // The snapshot before stays until the new one is whole. The index must not meet a full disk meanwhile.
+        let needed = last_bytes + last_bytes / 4;
+        let fits = room::leaves_reserve(&self.checkpoint.gauge, &self.checkpoint.dir, needed);
+        if !fits && !std::mem::replace(&mut self.lacked_room, true) {
+            tracing::warn!(needed, "no room for a snapshot of the metadata; the log keeps growing");
+        }
+        self.lacked_room = !fits;
+        fits
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(&*self.published.state.borrow(), WriterState::Ended(_))
     }
 
     fn begin_checkpoint(&mut self) {
         // What is committed while the checkpoint runs counts for the next one. After a failure the log has to grow by
         // as much again before the next try.
         self.uncovered_bytes = 0;
-        let position = self.published.position.load(Ordering::Acquire);
+        let position = self.applied;
         self.walk().begin();
 
         let checkpoint = self.checkpoint.clone();
@@ -202,22 +233,20 @@ impl Writer {
             return Ok(());
         }
         self.log.close().map_err(MetaError::Log)?;
-        if matches!(&*self.published.state.borrow(), WriterState::Ended(_)) {
+        if self.has_ended() {
             // The log may have batches that the index lacks.
             return Ok(());
         }
         self.index.close()
     }
 
-    /// Decides `jobs` in their order and commits those that hold as one group.
-    fn commit(&mut self, jobs: Vec<Job>) {
-        if let WriterState::Ended(why) = &*self.published.state.borrow() {
-            return answer_all(jobs, why);
-        }
+    /// Decides `jobs` in their order and commits those that hold. Returns the room that was found.
+    fn commit(&mut self, jobs: Vec<Job>) -> Headroom {
         let headroom = self.room.headroom();
         let jobs = refuse_without_room(jobs, headroom);
         if headroom == Headroom::Ample {
-            return self.commit_group(jobs);
+            self.commit_group(jobs);
+            return headroom;
         }
 
         // Nearly full: small groups, and an index that hides nothing in its buffers.
@@ -230,9 +259,14 @@ impl Writer {
             }
             rest = later;
         }
+        headroom
     }
 
+    /// Commits the jobs that hold as one group of the log.
     fn commit_group(&mut self, jobs: Vec<Job>) {
+        if let WriterState::Ended(why) = &*self.published.state.borrow() {
+            return answer_all(jobs, why);
+        }
         let mut overlay = Overlay::default();
         let mut next = self.published.position.load(Ordering::Acquire);
         let mut accepted = Vec::with_capacity(jobs.len());
@@ -313,16 +347,7 @@ impl Writer {
 
         match self.append(records.collect(), urgency) {
             Ok((file, frame)) => self.apply(accepted, overlay, file, frame),
-            Err(LogError::Full { .. }) => {
-                let (adding, freeing): (Vec<_>, Vec<_>) = accepted.into_iter().partition(adds);
-                if adding.is_empty() {
-                    return answer_all(freeing.into_iter().map(Accepted::into_job), &MetaError::Full);
-                }
-                answer_all(adding.into_iter().map(Accepted::into_job), &MetaError::Full);
-                if !freeing.is_empty() {
-                    self.commit_group(freeing.into_iter().map(Accepted::into_job).collect());
-                }
-            }
+            Err(LogError::Full { .. }) => self.commit_without_room(accepted),
             Err(error @ (LogError::Poisoned(_) | LogError::Closed)) => {
                 let error = MetaError::Log(error);
                 self.end(error.clone());
@@ -332,20 +357,45 @@ impl Writer {
                 answer_all(accepted.into_iter().map(Accepted::into_job), &MetaError::Busy);
             }
             Err(error @ LogError::TooLarge { .. }) => {
-                answer_all(accepted.into_iter().map(Accepted::into_job), &MetaError::Log(error));
+                let mut jobs: Vec<Job> = accepted.into_iter().map(Accepted::into_job).collect();
+                if jobs.len() == 1 {
+                    return answer_all(jobs, &MetaError::Log(error));
+                }
+                let later = jobs.split_off(jobs.len() / 2);
+                self.commit_group(jobs);
+                self.commit_group(later);
             }
             Err(error) => {
                 // Nothing of the group was written: the next one tries again.
                 tracing::warn!(error = %error_chain(&error), "metadata change is refused");
                 let error = MetaError::Log(error);
-                self.published.state.send_replace(WriterState::Blocked(error.clone()));
+                self.block(error.clone());
                 answer_all(accepted.into_iter().map(Accepted::into_job), &error);
             }
         }
     }
 
+    /// Goes on after the log had no room for a group: what adds names is refused, the rest gets the ballast's room.
+    fn commit_without_room(&mut self, accepted: Vec<Accepted>) {
+        let adds = |accepted: &Accepted| accepted.job.batch.adds_names();
+        let (adding, freeing): (Vec<_>, Vec<_>) = accepted.into_iter().partition(adds);
+        let had_adding = !adding.is_empty();
+        answer_all(adding.into_iter().map(Accepted::into_job), &MetaError::Full);
+
+        let mut jobs: Vec<Job> = freeing.into_iter().map(Accepted::into_job).collect();
+        if had_adding || self.room.free_ballast() {
+            return self.commit_group(jobs);
+        }
+        if jobs.len() <= 1 {
+            return answer_all(jobs, &MetaError::Full);
+        }
+        // A smaller group may still fit.
+        let later = jobs.split_off(jobs.len() / 2);
+        self.commit_group(jobs);
+        self.commit_group(later);
+    }
+
     fn append(&mut self, records: Vec<Record>, urgency: Urgency) -> Result<(u32, CommitFacts), LogError> {
-        let bytes: u64 = records.iter().map(|record| record.payload.len() as u64 + RECORD_OVERHEAD).sum();
         let (sender, landed) = sync_channel(1);
         let done = move |result: Result<cstore_log::Committed<'_>, LogError>| {
             let landed = result.map(|committed| {
@@ -355,7 +405,7 @@ impl Writer {
         };
         self.log.append(records, urgency, Box::new(done));
         let landed = landed.recv().unwrap_or(Err(LogError::Closed))?;
-        self.uncovered_bytes += bytes;
+        self.uncovered_bytes += landed.1.bytes;
         Ok(landed)
     }
 
@@ -385,6 +435,7 @@ impl Writer {
             return answer_all(accepted.into_iter().map(Accepted::into_job), &error);
         }
 
+        self.applied = last;
         if let Err(error) = self.observe(&accepted) {
             self.end(error.clone());
             return answer_all(accepted.into_iter().map(Accepted::into_job), &error);
@@ -404,6 +455,17 @@ impl Writer {
             self.observer.observe(Change { key, old: old.as_ref(), new: new.as_ref() })?;
         }
         Ok(())
+    }
+
+    /// Counts as not writable for a passing reason, unless the writer has ended.
+    fn block(&self, why: MetaError) {
+        self.published.state.send_if_modified(|state| {
+            let ended = matches!(state, WriterState::Ended(_));
+            if !ended {
+                *state = WriterState::Blocked(why);
+            }
+            !ended
+        });
     }
 
     /// Counts as writable again after a group was refused for a passing reason.

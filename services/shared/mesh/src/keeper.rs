@@ -62,6 +62,7 @@ impl Keeper {
         self.reconcile(&known, &mut watched, &mut watchers);
         loop {
             tokio::select! {
+                biased;
                 found = self.discovery.next(&known) => {
                     known = found;
                     self.reconcile(&known, &mut watched, &mut watchers);

@@ -211,6 +211,7 @@ impl GrpcServer {
             tokio::time::sleep(patience).await;
         };
         tokio::select! {
+            biased;
             served = server => served.map_err(MeshError::from),
             () = drain => {
                 tracing::warn!("calls still in work after {patience:?} are cut off");

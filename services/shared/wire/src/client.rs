@@ -259,8 +259,9 @@ impl Connection {
         let units = bytes.div_ceil(UNIT).clamp(1, self.shared.max_credits);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         tokio::select! {
-            permit = self.shared.credits.clone().acquire_many_owned(units) => permit.map_err(|_| self.shared.lost()),
+            biased;
             () = self.closed() => Err(self.shared.lost()),
+            permit = self.shared.credits.clone().acquire_many_owned(units) => permit.map_err(|_| self.shared.lost()),
         }
     }
 }
@@ -361,15 +362,17 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let mut batch = Vec::with_capacity(GATHER);
     loop {
         tokio::select! {
-            n = queue.recv_many(&mut batch, GATHER) => if n == 0 { return shared.close(Disconnect::ByUs) },
+            biased;
             () = shared.closed.cancelled() => return,
+            n = queue.recv_many(&mut batch, GATHER) => if n == 0 { return shared.close(Disconnect::ByUs) },
         }
         for encoded in batch.drain(..) {
             out.extend(encoded.buffers);
         }
         tokio::select! {
-            written = out.write_to(&mut writer) => if let Err(error) = written { return shared.close(error.into()) },
+            biased;
             () = shared.closed.cancelled() => return,
+            written = out.write_to(&mut writer) => if let Err(error) = written { return shared.close(error.into()) },
         }
     }
 }
@@ -385,8 +388,9 @@ async fn read_all<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R, prog
         }
     };
     let result: Result<std::convert::Infallible, Disconnect> = tokio::select! {
-        result = read => result,
+        biased;
         () = shared.closed.cancelled() => Err(Disconnect::Closed),
+        result = read => result,
     };
     let Err(error) = result;
     shared.close(error);
@@ -396,6 +400,7 @@ async fn read_all<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R, prog
 async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
     loop {
         tokio::select! {
+            biased;
             () = sleep(QUIET) => {}
             () = shared.closed.cancelled() => return,
         }

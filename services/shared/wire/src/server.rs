@@ -150,6 +150,7 @@ pub async fn serve_connection<S, H>(
         units,
     };
     tokio::select! {
+        biased;
         error = connection.read_all(&mut reader) => connection.say_why(error).await,
         () = shutdown => {}
         // The writer ends early only when the peer is gone or does not read.

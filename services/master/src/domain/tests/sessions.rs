@@ -13,7 +13,7 @@ async fn publish(fixture: &Fixture, commit: &Commit) -> Result<Published, ErrorC
     fixture.master.uploads.commit(commit).await.map_err(|fault| fault.code)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_ticket_is_good_until_it_expires_and_longer_while_its_upload_makes_progress() {
     let fixture = Fixture::new().await;
     let tickets = fixture
@@ -32,7 +32,15 @@ async fn a_ticket_is_good_until_it_expires_and_longer_while_its_upload_makes_pro
     fixture.clock.advance(TTL - std::time::Duration::from_millis(1));
     publish(&fixture, &in_time).await.unwrap();
     fixture.clock.advance(std::time::Duration::from_millis(1));
+    assert_eq!(
+        publish(&fixture, &late).await,
+        Err(ErrorCode::Unavailable),
+        "workers may yet report progress"
+    );
+    tokio::time::advance(LEASE).await;
     assert_eq!(publish(&fixture, &late).await, Err(ErrorCode::PermissionDenied));
+    let verdict = fixture.master.releases.verdict(session(2)).await;
+    assert_eq!(verdict, Ok(Verdict::Ended(Ending::Aborted)), "final: no later try may publish");
     fixture.master.context.derived.activity.progress([session(3)].into_iter());
     publish(&fixture, &active).await.unwrap();
     // What was published stays published: an expired ticket only ends what is open.
@@ -59,6 +67,7 @@ async fn a_commit_without_a_whole_recipe_or_a_known_store_is_refused() {
         Commit { root: vec![1, 2, 3], ..fine.clone() },
         Commit { size: 17, ..fine.clone() },
         Commit { seals: Vec::new(), ..fine.clone() },
+        Commit { seals: vec![fine.seals[0]; 2], ..fine.clone() },
     ] {
         assert_eq!(publish(&fixture, &wrong).await, Err(ErrorCode::InvalidArgument));
     }
@@ -185,7 +194,7 @@ async fn i3_a_release_is_due_after_its_delay_or_under_pressure_until_every_store
     assert_eq!(fixture.master.context.derived.releases.len(), 0);
 
     // A store that still reports sets of it has not dropped them, whatever it said.
-    let verdicts = releases.judge(store_of(2), &[session(1)]).await.unwrap();
+    let verdicts = releases.judge(store_of(2), &[session(1)]).await;
     assert_eq!(verdicts, [(session(1), Verdict::Ended(Ending::Removed { version: 1 }))]);
     assert_eq!(releases.due(store_of(2), 0), [session(1)]);
     assert_eq!(releases.due(store_of(1), 0), []);
@@ -215,7 +224,7 @@ async fn an_open_session_is_given_up_when_it_was_silent_for_the_life_of_a_ticket
     let fixture = Fixture::new().await;
     let releases = &fixture.master.releases;
     let store = store_of(1);
-    let judged = async |n| releases.judge(store, &[session(n)]).await.unwrap().remove(0).1;
+    let judged = async |n| releases.judge(store, &[session(n)]).await.remove(0).1;
     assert_eq!(judged(1).await, Verdict::Open, "the first report starts the clock");
     tokio::time::advance(TTL / 2).await;
     fixture.master.context.derived.activity.progress([session(2)].into_iter());

@@ -12,12 +12,13 @@
 //! | `m` placement | the placement map; watchers are told |
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cstore_types::{NodeId, Placement, SessionId, StoreUuid};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::release_list::{PendingRelease, ReleaseList};
@@ -37,19 +38,54 @@ pub(crate) struct Derived {
     stores: Mutex<HashMap<StoreUuid, StoreRecord>>,
     placement: Mutex<Option<Placement>>,
     published_files: AtomicU64,
-    /// Counts changes that those who watch the cluster should see.
-    changes: watch::Sender<u64>,
+    changes: ViewChanges,
+}
+
+/// Counts the changes that those who watch the cluster should see, and wakes them in the order in which they wait.
+///
+/// Not a `tokio::sync::watch`: it wakes in random order, so that two runs of one simulation would differ.
+#[derive(Debug, Default)]
+struct ViewChanges {
+    count: AtomicU64,
+    counted: Notify,
+}
+
+/// A watcher of the cluster's view.
+#[derive(Debug)]
+pub(crate) struct ViewWatch {
+    derived: Arc<Derived>,
+    /// The count that was seen last; `None` before the first view.
+    seen: Option<u64>,
+}
+
+impl ViewWatch {
+    /// Waits for a change that this watcher has not seen; the first call returns at once. Cancel safe.
+    pub(crate) async fn changed(&mut self) {
+        let changes = &self.derived.changes;
+        loop {
+            // Registered BEFORE the count is read: otherwise a change between the two would be missed.
+            let counted = changes.counted.notified();
+            tokio::pin!(counted);
+            counted.as_mut().enable();
+            let count = changes.count.load(Ordering::Acquire);
+            if self.seen.replace(count) != Some(count) {
+                return;
+            }
+            counted.await;
+        }
+    }
 }
 
 impl Derived {
-    /// Returns a receiver that is marked at each change of the cluster's view.
-    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    /// Returns a watcher of the cluster's view.
+    pub(crate) fn watch(self: &Arc<Self>) -> ViewWatch {
+        ViewWatch { derived: self.clone(), seen: None }
     }
 
     /// Tells the watchers that the view has changed.
     pub(crate) fn changed(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.changes.count.fetch_add(1, Ordering::Release);
+        self.changes.counted.notify_waiters();
     }
 
     pub(crate) fn placement(&self) -> Option<Placement> {

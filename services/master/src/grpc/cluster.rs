@@ -146,15 +146,13 @@ impl Cluster for Services {
         &self,
         _: Request<v1::WatchMapRequest>,
     ) -> Result<Response<Self::WatchMapStream>, Status> {
-        let mut changes = self.master.context.derived.watch();
-        // The first view comes at once.
-        changes.mark_changed();
+        let changes = self.master.context.derived.watch();
         let state = (self.master.clone(), changes, self.shutdown.clone());
         let views = futures_util::stream::unfold(state, |(master, mut changes, shutdown)| async move {
             tokio::select! {
                 biased;
-                changed = changes.changed() => changed.ok()?,
                 () = shutdown.triggered() => return None,
+                () = changes.changed() => {}
             }
             Some((Ok(view(&master)), (master, changes, shutdown)))
         });

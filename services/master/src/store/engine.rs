@@ -164,6 +164,25 @@ impl SledMeta {
     }
 }
 
+#[cfg(test)]
+impl SledMeta {
+    /// Hands batches to the writer as one group, on a disk that has one thread.
+    pub(super) fn propose_together(&self, batches: Vec<Batch>) -> Vec<oneshot::Receiver<Outcome>> {
+        let mut jobs = Vec::new();
+        let mut outcomes = Vec::new();
+        for batch in batches {
+            let (answer, outcome) = oneshot::channel();
+            jobs.push(Job { batch, answer });
+            outcomes.push(outcome);
+        }
+        match &mut *self.writer.lock() {
+            WriterMode::Callers(writer) => writer.turn(jobs),
+            WriterMode::Thread(..) | WriterMode::Closed => panic!("the disk has one thread"),
+        }
+        outcomes
+    }
+}
+
 fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
     let (sender, receiver) = sync_channel(MAX_QUEUE);
     let state = writer.published.state.clone();

@@ -305,6 +305,44 @@ async fn i7_a_roll_without_room_refuses_names_and_gives_the_ballast_to_the_rest(
     meta.commit(put(&key_of(b'n', n), vec![8])).await.unwrap();
 }
 
+#[tokio::test]
+async fn i7_a_group_without_room_refuses_its_names_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::with_one_thread();
+    let meta = open(dir.path(), &disk, 1 << 30);
+    meta.commit(put(b"nold", vec![1])).await.unwrap();
+    // The log tries again after it has cut the active file.
+    disk.strike(Verb::Create, 1, Fault::Enospc);
+    disk.strike(Verb::Create, 2, Fault::Enospc);
+    let mut delete = Batch::default();
+    delete.delete(b"nold".to_vec());
+    // More than what the first file has left: the group has to roll.
+    let outcomes = meta.propose_together(vec![put(b"nnew", vec![7; 70_000]), delete]);
+    let [added, deleted] = outcomes.try_into().unwrap();
+    assert!(matches!(added.await.unwrap(), Err(MetaError::Full)));
+    deleted.await.unwrap().unwrap();
+    assert_eq!(content(&meta).await, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_store_that_is_restarted_often_takes_its_snapshots_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FaultyDisk::with_one_thread();
+    for life in 0..4u8 {
+        assert!(snapshot::peek(dir.path()).unwrap().is_none(), "life {life}");
+        let meta = open(dir.path(), &disk, 64 << 10);
+        for n in 0..6u8 {
+            meta.commit(put(&[b'n', life, n], vec![1; 100])).await.unwrap();
+        }
+        drop(meta);
+        disk = disk.kill();
+        if snapshot::peek(dir.path()).unwrap().is_some() {
+            return;
+        }
+    }
+    panic!("four times 24 KiB of log are more than 64 KiB");
+}
+
 /// An observer that is told of a change reads a position that is not before it.
 #[derive(Debug, Default)]
 struct PositionWatch(std::sync::OnceLock<std::sync::Weak<SledMeta>>);

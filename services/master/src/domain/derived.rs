@@ -114,7 +114,7 @@ impl Derived {
     }
 
     fn observe_name(&self, change: Change<'_>) -> Result<(), DamageKind> {
-        let size = |value: &Versioned| FileRecord::decode(&value.value).map(|file| file.meta.size);
+        let size = |value: &Versioned| FileRecord::size_of(&value.value);
         let old = change.old.map(size).transpose()?;
         let new = change.new.map(size).transpose()?;
         self.usage.replace(&keys::tenant_of(change.key)?, old, new);
@@ -125,7 +125,7 @@ impl Derived {
         let Some(new) = change.new else { return Ok(()) };
         let session = SessionId::from_bytes(keys::uuid_of(change.key)?);
         self.activity.forget(session);
-        if change.old.is_none() && matches!(SessionRecord::decode(&new.value)?, SessionRecord::Committed(_)) {
+        if change.old.is_none() && SessionRecord::has_committed(&new.value)? {
             self.published_files.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -92,6 +92,7 @@ fn check_values(golden: &mut GoldenFile) {
 
     for (title, record) in [("file", file()), ("file with metadata", file_with_metadata())] {
         let bytes = golden.check(title, &record.encode());
+        assert_eq!(FileRecord::size_of(&bytes), Ok(record.meta.size), "{title}");
         assert_eq!(FileRecord::decode(&bytes), Ok(record), "{title}");
     }
 
@@ -107,6 +108,8 @@ fn check_values(golden: &mut GoldenFile) {
         ),
     ] {
         let bytes = golden.check(title, &record.encode());
+        let committed = matches!(record, SessionRecord::Committed(_));
+        assert_eq!(SessionRecord::has_committed(&bytes), Ok(committed), "{title}");
         assert_eq!(SessionRecord::decode(&bytes), Ok(record), "{title}");
     }
 

@@ -244,6 +244,14 @@ impl FileRecord {
         out.finish()
     }
 
+    /// Reads the size of a stored file, without the rest of it.
+    pub(crate) fn size_of(bytes: &[u8]) -> Result<u64, DamageKind> {
+        let (_, mut fields) = versioned(bytes, &[VERSION, WITH_METADATA])?;
+        let _session: [u8; 16] = fields.array()?;
+        let _version = fields.u64()?;
+        Ok(fields.u64()?)
+    }
+
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
         let (version, mut fields) = versioned(bytes, &[VERSION, WITH_METADATA])?;
         let session = SessionId::from_bytes(fields.array()?);
@@ -284,6 +292,12 @@ impl SessionRecord {
             Self::Ended(Ending::Aborted) => ended(0, 0),
             Self::Ended(Ending::Removed { version }) => ended(1, *version),
         }
+    }
+
+    /// Whether a stored session has committed, without reading the rest of it.
+    pub(crate) fn has_committed(bytes: &[u8]) -> Result<bool, DamageKind> {
+        let (_, mut fields) = versioned(bytes, &[VERSION, WITH_ENDING])?;
+        Ok(fields.u8()? == COMMITTED)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {

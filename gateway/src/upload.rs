@@ -26,7 +26,6 @@ use crate::app::App;
 use crate::body::{self, Source};
 use crate::condition::StatedCondition;
 use crate::error::ApiError;
-use crate::routes::answer::no_file;
 
 const CHUNK: usize = 256 << 10;
 /// For a worker to take the next chunk.
@@ -217,7 +216,8 @@ async fn settle(
         (None, 0) => {
             let (name, tenant) = (write.name.to_string(), write.tenant.as_str().to_owned());
             let request = v1::GetFileRequest { name, tenant };
-            app.master.get_file(request).await?.file.ok_or_else(no_file)?
+            let file = app.master.get_file(request).await?.file;
+            file.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the master answered no file"))?
         }
         (None, version) => published(write, &failed.ticket, body, version)?,
     };

@@ -189,8 +189,8 @@ async fn i11_a_small_upload_whose_answer_was_lost_succeeds_once() {
     assert_eq!(setup.fake.with(|state| (state.commits, state.aborts)), (2, 2));
 }
 
-/// The file was published, its answer was lost, and somebody removed it before the gateway asked: the client is told of
-/// its own write, and nothing is stored a second time.
+/// Another client removes a published file after its answer was lost and before the gateway asks the master. The upload
+/// still succeeds, and the body is not stored a second time.
 #[tokio::test]
 async fn i11_a_small_upload_whose_answer_and_file_are_gone_has_succeeded_and_is_not_stored_again() {
     let setup = start().await;

@@ -399,7 +399,7 @@ impl Cluster {
         });
     }
 
-    /// Sum of the samples of a process's metrics whose lines begin with `begin`; 0 if there is none.
+    /// Adds up the samples of a process's metrics whose lines begin with `begin`; 0 if no line does.
     ///
     /// # Panics
     /// When the admin port does not answer.

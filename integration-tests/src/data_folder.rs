@@ -28,7 +28,7 @@ const MAX_NAMES: usize = 1_000;
 /// A data folder and what must be in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Whether all roles ran in one process (`cstore dev`).
+    /// `true` if all roles ran in one process (`cstore dev`).
     pub dev: bool,
     /// Storage nodes.
     pub storages: usize,
@@ -53,9 +53,9 @@ pub struct FileEntry {
     pub size: usize,
     /// Seed of the content.
     pub seed: u64,
-    /// As the gateway gave it, without quotes: MD5 of the content in hexadecimal digits.
+    /// ETag from the gateway, without quotes: hex(MD5 of the concatenated block MD5s)-N.
     pub etag: String,
-    /// As it was uploaded.
+    /// MIME type that was sent with the upload.
     pub content_type: String,
     /// When the file was committed, in milliseconds since 1970.
     pub modified_ms: i64,

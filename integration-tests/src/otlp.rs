@@ -82,8 +82,9 @@ impl Trace {
         self.0.iter().filter(|span| !span.parent.is_empty() && self.parent(span).is_none()).collect()
     }
 
-    /// Whether the root has been exported and the parent of every other span. Spans end, and are exported, from the leaves
-    /// to the root, each process by itself: leaves may still be missing.
+    /// Returns `true` if the root and the parent of every other span have been exported.
+    ///
+    /// Each process exports its spans from the leaves to the root, so leaves of other processes may still be missing.
     pub fn is_whole(&self) -> bool {
         self.0.iter().any(|span| span.parent.is_empty()) && self.orphans().is_empty()
     }

@@ -88,7 +88,7 @@ fn fill(cluster: &Cluster, manifest: &mut Manifest) {
         ("", "empty", 0, 1),
         ("", "small", 100, 2),
         ("", "one block", 256, 3),
-        // Its recipe has a leaf: more than 100 blocks.
+        // More than 100 blocks, so that the recipe has a leaf.
         ("", "folder/large", 40_000, 4),
         ("", "folder/ä/ß", 5_000, 5),
         // The blocks of another file.
@@ -107,7 +107,7 @@ fn fill(cluster: &Cluster, manifest: &mut Manifest) {
         kept.push(("", name, 30 + n, 100 + n as u64));
     }
 
-    // Replaced by new bytes and no metadata. The metadata before is so long that the master writes a snapshot.
+    // Replaces files that have long metadata by files without any. The long metadata makes the master write a snapshot.
     let value = "x".repeat(1_000);
     let long: String = (1..=3).map(|n| format!("x-cstore-meta-long-{n}: {value}\r\n")).collect();
     for seed in 1..20 {

@@ -38,6 +38,13 @@ enum Displaced {
     OtherSession,
 }
 
+/// The fate of a file's old name when it is given another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OldName {
+    Kept,
+    Removed,
+}
+
 /// The rules of names.
 #[derive(Debug, Clone)]
 pub(crate) struct Namespace {
@@ -113,28 +120,7 @@ impl Namespace {
     /// # Errors
     /// `not_found`; `already_exists` if the new name is taken and may not be replaced; `precondition_failed`.
     pub(crate) async fn rename_file(&self, request: &CopyOrRename) -> Result<NamedFile, Fault> {
-        let CopyOrRename { tenant, from, to, .. } = request;
-        for _ in 0..MAX_TRIES {
-            let found = self.source_of(request).await?;
-            if from == to {
-                return Ok(NamedFile { name: to.clone(), meta: found.record.meta });
-            }
-
-            let mut batch = Batch::default();
-            batch.require_version(keys::name_key(tenant, from), found.version);
-            let (displaced, version) = self.claim(&mut batch, request, &found.record).await?;
-            if displaced == Displaced::SameSession {
-                // Two names of one session become one.
-                self.count_names(&mut batch, found.record.session, -1).await?;
-            }
-            let renamed = self.under_new_version(found.record, version);
-            batch.delete(keys::name_key(tenant, from));
-            batch.put(keys::name_key(tenant, to), renamed.encode());
-            if self.context.propose(batch).await?.is_some() {
-                return Ok(NamedFile { name: to.clone(), meta: renamed.meta });
-            }
-        }
-        Err(MetaError::Conflict.into())
+        self.give_name(request, OldName::Removed).await
     }
 
     /// Gives a file a second name.
@@ -142,6 +128,10 @@ impl Namespace {
     /// # Errors
     /// Those of [`Self::rename_file`].
     pub(crate) async fn copy_file(&self, request: &CopyOrRename) -> Result<NamedFile, Fault> {
+        self.give_name(request, OldName::Kept).await
+    }
+
+    async fn give_name(&self, request: &CopyOrRename, old_name: OldName) -> Result<NamedFile, Fault> {
         let CopyOrRename { tenant, from, to, .. } = request;
         for _ in 0..MAX_TRIES {
             let found = self.source_of(request).await?;
@@ -152,14 +142,20 @@ impl Namespace {
             let mut batch = Batch::default();
             batch.require_version(keys::name_key(tenant, from), found.version);
             let (displaced, version) = self.claim(&mut batch, request, &found.record).await?;
-            // A copy over a name that shares the blocks leaves the number of names as it is.
-            if displaced != Displaced::SameSession {
-                self.count_names(&mut batch, found.record.session, 1).await?;
+            let lost_by_source = i32::from(old_name == OldName::Removed);
+            let lost_by_target = i32::from(displaced == Displaced::SameSession);
+            let change = 1 - lost_by_source - lost_by_target;
+            if change != 0 {
+                self.count_names(&mut batch, found.record.session, change).await?;
             }
-            let copy = self.under_new_version(found.record, version);
-            batch.put(keys::name_key(tenant, to), copy.encode());
+
+            let named = self.under_new_version(found.record, version);
+            if old_name == OldName::Removed {
+                batch.delete(keys::name_key(tenant, from));
+            }
+            batch.put(keys::name_key(tenant, to), named.encode());
             if self.context.propose(batch).await?.is_some() {
-                return Ok(NamedFile { name: to.clone(), meta: copy.meta });
+                return Ok(NamedFile { name: to.clone(), meta: named.meta });
             }
         }
         Err(MetaError::Conflict.into())

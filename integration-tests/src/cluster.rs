@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cstore_proto::{Caller, Signer};
@@ -14,6 +12,7 @@ use cstore_types::ClusterSecret;
 use parking_lot::Mutex;
 
 use crate::http::{Answer, Client};
+use crate::port::Port;
 use crate::wait::{PATIENCE, until};
 
 /// Name of the file with the cluster secret.
@@ -39,24 +38,12 @@ pub struct Cluster {
     env: BTreeMap<String, String>,
     roles: BTreeMap<String, BTreeMap<String, String>>,
     children: Mutex<BTreeMap<String, Child>>,
+    /// Kept from other tests also while no process listens on them.
+    _ports: Vec<Port>,
     /// host:port of the gateway.
     pub gateway: String,
     /// host:port of the master.
     pub master: String,
-}
-
-/// A free port below the range that the system gives to outgoing connections: a port of that range could be taken by
-/// a client while its server is being restarted.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(97);
-    loop {
-        let n = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000;
-        let port = 16_000 + u16::try_from(n).expect("below 16,000");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// Writes a new cluster secret, readable by its owner only.
@@ -130,6 +117,13 @@ impl Builder {
             dir
         });
         let secret = dir.path().join(SECRET_FILE);
+        let mut ports = Vec::new();
+        let mut free_port = || {
+            let port = Port::reserve();
+            let number = port.number();
+            ports.push(port);
+            number
+        };
         let (gateway, master) = (free_port(), free_port());
         let mut env = BTreeMap::new();
         let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
@@ -139,7 +133,7 @@ impl Builder {
         set("CSTORE_STORAGE_NODES", self.storages.to_string());
         set("CSTORE_ANONYMOUS", "TRUE".to_owned());
         set("CSTORE_ADMIN_PORT", "0".to_owned());
-        set("CSTORE_HEARTBEAT_MS", "50".to_owned());
+        set("CSTORE_HEARTBEAT_MS", "500".to_owned());
         set("CSTORE_RELEASE_DELAY_MS", "0".to_owned());
         set("CSTORE_RETRY_STEP", "20".to_owned());
         set("FS_SIZE", "256MiB".to_owned());
@@ -169,6 +163,7 @@ impl Builder {
             dir,
             env,
             children: Mutex::default(),
+            _ports: ports,
             gateway: format!("127.0.0.1:{gateway}"),
             master: format!("127.0.0.1:{master}"),
             roles,
@@ -365,37 +360,30 @@ impl Cluster {
         self.launch(name);
     }
 
-    /// Waits until an upload and its download succeed; removes it again.
+    /// Waits until the master calls every running worker and storage node ready, and an upload and its download succeed,
+    /// which is removed again. Either alone says less: an upload needs only some of the nodes, and its ticket may be
+    /// older than a master that was started again and knows no node yet.
     ///
     /// # Panics
-    /// When a process has ended, or nothing succeeds in time.
+    /// When a process has ended, or that does not happen in time.
     pub fn wait_ready(&self) {
-        until("an upload", PATIENCE, || {
+        until("all nodes to be ready, and an upload", PATIENCE, || {
             for (name, child) in self.children.lock().iter() {
                 let status =
                     std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
                 assert!(!status.is_empty() && !status.contains(") Z "), "{name} has ended");
             }
+
+            let seen = self.call("GET", "/api/cluster", b"").ok().filter(|seen| seen.status == 200)?.json();
+            let nodes = seen["nodes"].as_array()?;
+            let is_ready =
+                |id: &String| nodes.iter().any(|node| node["node_id"] == **id && node["state"] == "ready");
+            self.children.lock().keys().filter(|name| name.contains('-')).all(is_ready).then_some(())?;
+
             let put = self.call("PUT", "/api/files/.ready?overwrite=true", b"ready").ok()?;
             let got = self.call("GET", "/api/files/.ready", b"").ok()?;
             let deleted = || self.call("DELETE", "/api/files/.ready", b"").ok();
             (put.status < 300 && got.status == 200).then(deleted)?.filter(|answer| answer.status == 204)
-        });
-    }
-
-    /// Waits until the master calls every worker and storage node of the cluster ready. [`Self::wait_ready`] needs only as
-    /// many as one upload does.
-    ///
-    /// # Panics
-    /// When that does not happen in time.
-    pub fn wait_all_ready(&self) {
-        until("all nodes to be ready", PATIENCE, || {
-            let seen = self.call("GET", "/api/cluster", b"").ok()?.json();
-            let nodes = seen["nodes"].as_array()?;
-            let is_ready =
-                |id: &String| nodes.iter().any(|node| node["node_id"] == **id && node["state"] == "ready");
-            let mut members = self.roles.keys().filter(|role| role.contains('-'));
-            members.all(is_ready).then_some(())
         });
     }
 

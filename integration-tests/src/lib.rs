@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod http;
 pub mod mesh;
 pub mod otlp;
+pub mod port;
 pub mod proxy;
 pub mod tools;
 pub mod wait;

@@ -59,7 +59,6 @@ fn i1_a_worker_finishes_the_upload_that_runs_while_it_stops() {
 #[test]
 fn a_worker_that_leaves_in_good_order_is_not_lost_but_gone() {
     let cluster = Cluster::builder(PROGRAM).start();
-    cluster.wait_all_ready();
     assert!(cluster.stop("worker-1").success());
     let workers = || -> Option<Vec<(String, String)>> {
         let nodes = cluster.fetch("/api/cluster").json()["nodes"].as_array()?.clone();

@@ -138,7 +138,7 @@ fn i8_what_is_noted_beside_a_file_stays_with_it() {
     assert_eq!((copied.status, &copied.json()["metadata"]["owner"]), (200, &"Ada".into()));
     cluster.kill("master");
     cluster.launch("master");
-    until("the master", PATIENCE, || (cluster.ask("GET", "/api/files/a", b"").status == 200).then_some(()));
+    cluster.wait_ready();
     check("a", 200);
     check("c", 200);
     let listed = cluster.ask("GET", "/api/files?prefix=a", b"").json();

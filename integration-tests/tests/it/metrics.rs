@@ -61,7 +61,6 @@ fn sum(text: &str, begin: &str) -> f64 {
 /// A cluster that has done some of everything, and the trace of an upload.
 fn busy() -> (Cluster, String) {
     let cluster = Cluster::builder(PROGRAM).start();
-    cluster.wait_all_ready();
     let body = random(3 << 20, 5);
     let put = cluster.ask("PUT", "/api/files/one", &body);
     assert_eq!(put.status, 201, "{}", put.text());

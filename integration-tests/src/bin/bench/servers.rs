@@ -1,10 +1,10 @@
 //! The program under test as processes on loopback, and what they used.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cstore_integration_tests::http::Client;
+use cstore_integration_tests::port::Port;
 
 /// Clock ticks per second of /proc (USER_HZ on Linux).
 const TICKS: f64 = 100.0;
@@ -14,6 +14,7 @@ pub(crate) struct Servers {
     children: Vec<Child>,
     admin: Vec<String>,
     _dir: tempfile::TempDir,
+    _ports: Vec<Port>,
 }
 
 /// What the servers used so far.
@@ -28,10 +29,6 @@ impl Usage {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Servers {
     pub(crate) fn start(setup: &str) -> Self {
         Self::start_with(setup, &[])
@@ -40,7 +37,8 @@ impl Servers {
     /// As [`Self::start`], with more variables for all processes.
     pub(crate) fn start_with(setup: &str, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir_in(std::env::current_dir().unwrap().join("target")).unwrap();
-        let ports: Vec<u16> = (0..8).map(|_| free_port()).collect();
+        let reserved: Vec<Port> = (0..8).map(|_| Port::reserve()).collect();
+        let ports: Vec<u16> = reserved.iter().map(Port::number).collect();
         let secret = dir.path().join("cluster-secret");
         let generated = cstore_types::ClusterSecret::generate().unwrap();
         std::fs::write(&secret, generated.expose()).unwrap();
@@ -79,7 +77,8 @@ impl Servers {
             other => panic!("BENCH_SETUPS may name dev and four, found {other}"),
         };
         let admin = admin.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let servers = Self { gateway: format!("127.0.0.1:{}", ports[0]), children, admin, _dir: dir };
+        let servers =
+            Self { gateway: format!("127.0.0.1:{}", ports[0]), children, admin, _dir: dir, _ports: reserved };
         servers.wait();
         servers
     }

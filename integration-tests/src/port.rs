@@ -1,0 +1,65 @@
+//! TCP ports of loopback that no other test of this machine uses meanwhile.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// The ports that tests take: below the range that the system gives to outgoing connections, as a client could have such
+/// a port while its server is being restarted.
+const FIRST: u16 = 16_000;
+const COUNT: u16 = 16_000;
+
+/// A port that is reserved until this is dropped, whether somebody listens on it or not.
+#[derive(Debug)]
+pub struct Port {
+    number: u16,
+    /// Locked. The lock goes with the process, so a killed test leaves nothing behind.
+    _lock: File,
+}
+
+impl Port {
+    /// Reserves a port on which nobody listens.
+    ///
+    /// # Panics
+    /// When all are taken, or the files of the reservations cannot be written.
+    pub fn reserve() -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        // Processes begin in different places, so that they seldom meet.
+        let start = std::process::id().wrapping_mul(97);
+        let locks = std::env::temp_dir().join("cstore-test-ports");
+        std::fs::create_dir_all(&locks).expect("a temporary folder can be made");
+
+        for _ in 0..COUNT {
+            let n = start.wrapping_add(u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % u32::from(COUNT);
+            let number = FIRST + u16::try_from(n).expect("below the count");
+            let lock = File::create(locks.join(number.to_string())).expect("a reservation can be written");
+            if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok() {
+                return Self { number, _lock: lock };
+            }
+        }
+        panic!("no port of {COUNT} is free");
+    }
+
+    /// The port.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_given_once_until_it_is_given_back() {
+        let ports: Vec<Port> = (0..50).map(|_| Port::reserve()).collect();
+        let lock_of = |port: &Port| {
+            File::create(std::env::temp_dir().join("cstore-test-ports").join(port.number.to_string()))
+                .unwrap()
+        };
+        for (at, port) in ports.iter().enumerate() {
+            assert!(ports[..at].iter().all(|other| other.number != port.number));
+            assert!(lock_of(port).try_lock().is_err(), "another process could take {}", port.number);
+        }
+    }
+}

@@ -20,22 +20,25 @@ fn limit_descriptors(pid: u32, soft: Option<u64>) -> Option<u64> {
 }
 
 /// Connections to admin ports, open before descriptors are short: none can be opened while they are.
-struct AdminPorts(Vec<(&'static str, Client)>);
+struct AdminPorts(Vec<Client>);
 
 impl AdminPorts {
     fn connect(cluster: &Cluster) -> Self {
-        let connect = |role| (role, Client::connect(&cluster.admin_addr(role)).unwrap());
+        let connect = |role| Client::connect(&cluster.admin_addr(role)).unwrap();
         Self(["master", "gateway"].map(connect).into())
     }
 
     /// Waits until `/ready` of each role has this status, and a reason that contains `reason`.
     fn await_ready(&mut self, status: u16, reason: &str) {
-        for (role, client) in &mut self.0 {
-            until(&format!("{role} to answer {status}"), PATIENCE, || {
+        until(&format!("all roles to answer {status}"), PATIENCE, || {
+            // Both are asked each time: a connection that is idle for long is closed.
+            let answers_so = |client: &mut Client| {
                 let answer = client.call("GET", "/ready", "", b"").unwrap();
-                (answer.status == status && answer.text().contains(reason)).then_some(())
-            });
-        }
+                answer.status == status && answer.text().contains(reason)
+            };
+            let n_ready = self.0.iter_mut().map(answers_so).filter(|so| *so).count();
+            (n_ready == self.0.len()).then_some(())
+        });
     }
 }
 
@@ -55,11 +58,15 @@ fn i12_a_master_that_cannot_open_its_next_log_file_says_so_and_goes_on_when_it_c
             let mut client = Client::connect(&cluster.gateway).unwrap();
             let mut put =
                 |n: usize| client.call("PUT", &format!("/api/files/f/{n}"), &entries, b"x").unwrap().status;
-            // The commit that meets the roll is repeated by its worker until it goes through.
-            (0..MAX_FILES)
-                .take_while(|_| !stop.load(Ordering::Relaxed))
-                .map(|n| assert_eq!(put(n), 201))
-                .count()
+            // The commit that meets the roll is repeated by its worker for 30 seconds. On a busy machine that may be too
+            // short, and then the file is refused.
+            let statuses = (0..MAX_FILES).take_while(|_| !stop.load(Ordering::Relaxed)).map(&mut put);
+            let mut stored = 0;
+            for status in statuses {
+                assert!(matches!(status, 201 | 503), "{status}");
+                stored += usize::from(status == 201);
+            }
+            stored
         });
         admin.await_ready(503, "metadata cannot be written");
         let large = cluster.ask("PUT", "/api/files/large", &[7; 100_000]);

@@ -1,16 +1,13 @@
 //! The storage node: one virtual disk of fixed capacity behind the framed protocol.
 //!
 //! * [`engine`]: blocks, reference sets, space. Knows no socket.
-//! * `cleaner`: compaction in the background.
 //! * `server`: the frames of `cstore-wire` on top of it.
 //! * `membership`: what heartbeats report and take from the answers; nothing dials this node but workers.
 //! * `releaser`, `roll_call`, `sweeper`: the work that heartbeats ask for, each a task of its own.
 //! * [`inspect`](fn@inspect): what lies on a disk, for people.
 
-mod cleaner;
 mod config;
 pub mod engine;
-mod error;
 mod inspect;
 mod membership;
 mod metrics;
@@ -22,6 +19,6 @@ mod sweeper;
 mod trace;
 
 pub use config::{Config, MIN_FS_SIZE};
-pub use error::{EngineError, OpenError};
+pub use engine::{EngineError, OpenError};
 pub use inspect::{InspectError, inspect};
 pub use run::{RunError, run, run_over};

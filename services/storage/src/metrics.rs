@@ -28,6 +28,7 @@ pub(crate) fn register(registry: &mut Registry, engine: &Engine) -> FrameMetrics
     registry.register("storage_commit_bytes", "size of frames on the disk", commits.bytes.clone());
     engine.observe_commits(Box::new(move |frame| commits.observe(frame.took, frame.bytes)));
     registry.register_collector(Box::new(EngineMetrics(engine.clone())));
+    engine.counters().register(registry);
     let frames = FrameMetrics::default();
     registry.register("storage_requests", "requests of workers by opcode and code", frames.answers.clone());
     registry.register("storage_request_seconds", "time to their answers", frames.seconds.clone());
@@ -83,7 +84,8 @@ fn as_gauge(value: u64) -> ConstGauge<i64> {
 
 impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (totals, space, counters) = (self.0.totals(), self.0.space(), self.0.counters());
+        let totals = self.0.totals();
+        let space = self.0.space();
         let compaction = self.0.compaction();
         let gauges: [(&str, &str, Option<&Unit>, u64); 10] = [
             ("storage_capacity", "FS_SIZE", Some(&Unit::Bytes), space.capacity),
@@ -121,31 +123,14 @@ impl Collector for EngineMetrics {
             let gauge = as_gauge(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
         }
-        let counts: [(&str, &str, u64); 15] = [
-            ("storage_log_frames", "group commits of this disk, one sync each", self.0.seal_seq().0),
-            ("storage_stored_blocks", "blocks written", counters.stored_blocks.get()),
-            ("storage_stored_bytes", "payload bytes written", counters.stored_bytes.get()),
-            ("storage_duplicate_blocks", "blocks that a put found here", counters.duplicate_blocks.get()),
-            ("storage_seals", "reference sets written", counters.seals.get()),
-            ("storage_releases", "sessions released", counters.releases.get()),
-            ("storage_read_blocks", "blocks read and verified", counters.read_blocks.get()),
-            ("storage_read_bytes", "bytes read and verified", counters.read_bytes.get()),
-            ("storage_damaged_blocks", "blocks that failed verification", counters.damaged_blocks.get()),
-            ("storage_full", "requests refused because the disk is full", counters.full.get()),
-            ("storage_retired_files", "segment files retired", counters.retired_files.get()),
-            ("storage_compacted_files", "segments that compaction emptied", counters.compacted_files.get()),
-            ("storage_moved_records", "records that compaction moved", counters.moved_records.get()),
-            ("storage_moved_bytes", "their payload bytes", counters.moved_bytes.get()),
-            (
-                "storage_damaged_sets",
-                "damaged reference sets that compaction met",
-                counters.damaged_sets.get(),
-            ),
-        ];
-        for (name, help, value) in counts {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
-        }
+        let frames = ConstCounter::new(self.0.seal_seq().0);
+        let help = "group commits of this disk, one sync each";
+        frames.encode(encoder.encode_descriptor(
+            "storage_log_frames",
+            help,
+            None,
+            frames.metric_type(),
+        )?)?;
         Ok(())
     }
 }

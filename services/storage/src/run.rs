@@ -166,8 +166,6 @@ async fn open(
         block_size: config.block_size.bytes(),
         fresh_start: config.fresh_start,
         erase: config.erase,
-        sabotage: cstore_log::Sabotage::None,
-        flaw: crate::engine::Flaw::None,
     };
     let (path, identity) = (path.to_owned(), identity.clone());
     let opening = cstore_node::blocking(move || Engine::open(disk, &path, &identity, &options));
@@ -204,7 +202,7 @@ impl Background {
         let heartbeats = Heartbeats::new(link, interval, readiness.clone(), trigger.clone(), member);
         drop(tasks.spawn("roll call", roll_call.clone().run(engine.clone(), stop.clone())));
         drop(tasks.spawn("heartbeats", heartbeats.run(stop.clone())));
-        drop(tasks.spawn("compaction", crate::cleaner::run(engine.clone(), stop.clone())));
+        drop(tasks.spawn("compaction", engine.clone().compact_in_background(stop.clone())));
 
         let releaser = Releaser { releases, roll_call, heartbeat: trigger, freed: freed.clone() };
         let engine_of_releases = engine.clone();

@@ -360,19 +360,7 @@ impl Committer {
         };
         let compacted = bytes_of_compaction(&batch, frame.disk_len);
         let written = active.file.handle.write_all_vectored_at(&frame.buffers, active.offset);
-        let unsynced = batch.iter().all(|group| self.shared.sabotage.skips_sync(group.urgency));
-        if self.shared.sabotage.acknowledges_early() {
-            self.last_seq = seq;
-            active.advance(seq, frame.entries, frame.disk_len);
-            self.publish_free();
-            tell(batch, facts, &locations);
-            let Some(active) = &self.active else { return };
-            let _ = active.file.handle.sync_data();
-            return;
-        }
-        if let Err(error) =
-            written.and_then(|()| if unsynced { Ok(()) } else { active.file.handle.sync_data() })
-        {
+        if let Err(error) = written.and_then(|()| active.file.handle.sync_data()) {
             let why = Arc::new(LogError::io("write log frame")(error));
             self.poison(why.clone());
             batch.into_iter().for_each(|group| group.fail(LogError::Poisoned(why.clone())));

@@ -38,7 +38,5 @@ pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 pub use disk::{Fault, FaultyDisk, Verb};
 pub use error::LogError;
 pub use format::{Damage, MAX_KEY, frame_bytes};
-pub use log::{
-    Committed, Done, FileInfo, FileState, Location, Log, Observer, Options, Record, Sabotage, Urgency,
-};
+pub use log::{Committed, Done, FileInfo, FileState, Location, Log, Observer, Options, Record, Urgency};
 pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};

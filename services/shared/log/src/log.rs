@@ -37,50 +37,6 @@ pub struct Options {
     pub least_seq: u64,
 }
 
-/// Ways to break the log on purpose; a program can only have [`Sabotage::None`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sabotage {
-    /// A working log.
-    #[default]
-    None,
-    /// Recovery believes frames that nothing proves.
-    #[cfg(feature = "faulty")]
-    TrustTail,
-    /// Callers are told before the sync.
-    #[cfg(feature = "faulty")]
-    AcknowledgeBeforeSync,
-    /// Groups of compaction are told without any sync.
-    #[cfg(feature = "faulty")]
-    SkipCompactionSync,
-}
-
-impl Sabotage {
-    pub(crate) fn trusts_tail(self) -> bool {
-        #[cfg(feature = "faulty")]
-        return self == Self::TrustTail;
-        #[cfg(not(feature = "faulty"))]
-        false
-    }
-
-    pub(crate) fn acknowledges_early(self) -> bool {
-        #[cfg(feature = "faulty")]
-        return self == Self::AcknowledgeBeforeSync;
-        #[cfg(not(feature = "faulty"))]
-        false
-    }
-
-    /// Whether a frame of groups of this urgency is not synced.
-    pub(crate) fn skips_sync(self, urgency: Urgency) -> bool {
-        #[cfg(feature = "faulty")]
-        return self == Self::SkipCompactionSync && urgency == Urgency::Compaction;
-        #[cfg(not(feature = "faulty"))]
-        {
-            let _ = urgency;
-            false
-        }
-    }
-}
-
 /// One record.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -164,7 +120,6 @@ pub struct FileInfo {
 pub(crate) struct Shared {
     pub(crate) files: Files,
     pub(crate) options: Options,
-    pub(crate) sabotage: Sabotage,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) wake: Condvar,
     /// Highest frame_seq whose sync has returned.
@@ -226,25 +181,11 @@ impl Log {
         options: Options,
         visit: &mut dyn FnMut(RecoveredRecord<'_>),
     ) -> Result<(Self, RecoveryReport), LogError> {
-        Self::open_with(disk, options, Sabotage::None, visit)
-    }
-
-    /// As [`Self::open`], with a defect when a test wants one.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn open_with(
-        disk: Arc<dyn Disk>,
-        options: Options,
-        sabotage: Sabotage,
-        visit: &mut dyn FnMut(RecoveredRecord<'_>),
-    ) -> Result<(Self, RecoveryReport), LogError> {
         let files = Files::new(disk.clone(), options.clone());
-        let recovered = recovery::recover(&disk, &files, &options, sabotage, visit)?;
+        let recovered = recovery::recover(&disk, &files, &options, visit)?;
         let shared = Arc::new(Shared {
             files,
             options,
-            sabotage,
             queue: Mutex::new(Queue::default()),
             wake: Condvar::new(),
             durable_seq: AtomicU64::new(recovered.report.last_seq),

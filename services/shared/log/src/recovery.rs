@@ -24,7 +24,7 @@ use crate::format::{
     BLOCK, Damage, Entry, FRAME_HEADER, FileHeader, FrameHeader, FramePlace, KIND_SUPERSEDES, Seed,
     decode_directory, decode_trailer, encode_frame, footer_bytes, frame_bytes, parse_file_name,
 };
-use crate::log::{FileInfo, FileState, Location, Options, Sabotage};
+use crate::log::{FileInfo, FileState, Location, Options};
 
 /// Bytes read at once when a crashed file is searched for frames behind its valid end.
 const SCAN_BYTES: usize = 1 << 20;
@@ -107,7 +107,6 @@ pub(crate) fn recover(
     disk: &Arc<dyn Disk>,
     files: &Files,
     options: &Options,
-    sabotage: Sabotage,
     visit: &mut dyn FnMut(RecoveredRecord<'_>),
 ) -> Result<Recovered, LogError> {
     let mut report = RecoveryReport::default();
@@ -126,7 +125,7 @@ pub(crate) fn recover(
 
     let mut active = None;
     let mut copied = None;
-    if let Some((handle, frame)) = take_tail(&mut found, proven, &superseded, sabotage)? {
+    if let Some((handle, frame)) = take_tail(&mut found, proven, &superseded)? {
         report.last_seq += 1;
         report.copied_frames = 1;
         let others = found.iter().map(Found::settled_size).sum();
@@ -385,12 +384,8 @@ fn take_tail(
     found: &mut [Found],
     proven: u64,
     superseded: &BTreeSet<u64>,
-    sabotage: Sabotage,
 ) -> Result<Option<TailFrame>, LogError> {
     let mut tail = None;
-    if sabotage.trusts_tail() {
-        return Ok(tail);
-    }
     for file in found {
         let goes = |frame: &mut Frame| frame.seq > proven || superseded.contains(&frame.seq);
         let taken: Vec<Frame> = file.frames.extract_if(.., goes).collect();

@@ -1,9 +1,10 @@
-//! Counters that the engine keeps for metrics. Plain atomics: reading them costs the hot path nothing.
+//! Counters of the engine since the process started. The parts share them, and metrics read them without a lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 
-/// Monotonic counters since the process started.
-#[derive(Debug, Default)]
+/// Counters of one disk. Clones share them.
+#[derive(Debug, Clone, Default)]
 pub struct Counters {
     /// Blocks written.
     pub stored_blocks: Counter,
@@ -27,25 +28,35 @@ pub struct Counters {
     pub retired_files: Counter,
     /// Segments that compaction emptied.
     pub compacted_files: Counter,
-    /// Records that it moved.
+    /// Records that compaction moved.
     pub moved_records: Counter,
     /// Their payload bytes.
     pub moved_bytes: Counter,
-    /// Reference sets that were found damaged when they should move.
+    /// Damaged reference sets that compaction met.
     pub damaged_sets: Counter,
 }
 
-/// One counter.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// The count now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+impl Counters {
+    /// Registers all counters.
+    pub fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("storage_stored_blocks", "blocks written", &self.stored_blocks),
+            ("storage_stored_bytes", "payload bytes written", &self.stored_bytes),
+            ("storage_duplicate_blocks", "blocks that a put found here", &self.duplicate_blocks),
+            ("storage_seals", "reference sets written", &self.seals),
+            ("storage_releases", "sessions released", &self.releases),
+            ("storage_read_blocks", "blocks read and verified", &self.read_blocks),
+            ("storage_read_bytes", "bytes read and verified", &self.read_bytes),
+            ("storage_damaged_blocks", "blocks that failed verification", &self.damaged_blocks),
+            ("storage_full", "requests refused because the disk is full", &self.full),
+            ("storage_retired_files", "segment files retired", &self.retired_files),
+            ("storage_compacted_files", "segments that compaction emptied", &self.compacted_files),
+            ("storage_moved_records", "records that compaction moved", &self.moved_records),
+            ("storage_moved_bytes", "their payload bytes", &self.moved_bytes),
+            ("storage_damaged_sets", "damaged reference sets that compaction met", &self.damaged_sets),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
     }
 }

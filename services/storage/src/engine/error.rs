@@ -9,7 +9,7 @@ use cstore_log::LogError;
 use cstore_types::{ErrorCode, SessionId, StoreUuid};
 use tokio::task::JoinError;
 
-use crate::engine::FormatError;
+use super::format::FormatError;
 
 /// A failure of the engine. Cheap to clone: one failed sync fails many requests, so causes are shared.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -186,6 +186,13 @@ pub enum OpenError {
         /// The operating system's error.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// Returns a function for `map_err` that wraps errors of the operation `doing`.
+    pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::format::{
     SUPERBLOCK_FILE, Superblock, decode_refset, encode_refset, parse_block_key, parse_refset_key,
     parse_release_key, refset_key,
 };
-use super::superblock;
+use super::volume::superblock;
 
 const SESSION: SessionId = SessionId::from_bytes(*b"session of tests");
 const STORE: StoreUuid = StoreUuid::from_bytes(*b"uuid of a store.");

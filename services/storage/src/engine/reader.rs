@@ -1,57 +1,73 @@
 //! Reading blocks: every byte is verified before it leaves (I8).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use cstore_log::Location;
-use cstore_types::BlockId;
+use cstore_log::{Location, Log};
+use cstore_types::{BlockId, DedupKey};
 
-use super::Engine;
-use crate::EngineError;
+use super::EngineError;
+use super::counters::Counters;
+use super::index::SharedIndex;
+use super::sets::MAX_READ_TRIES;
 
-/// How often a read starts again because its block moved meanwhile.
-pub const MAX_READ_TRIES: usize = 3;
+/// Reads blocks. Every method blocks the thread. Clones share the log and the index.
+#[derive(Debug, Clone)]
+pub(super) struct BlockReader {
+    log: Arc<Log>,
+    index: SharedIndex,
+    counters: Counters,
+    key: DedupKey,
+}
 
-impl Engine {
-    /// The verified bytes of a block. Blocks the thread: call it from a blocking one.
+impl BlockReader {
+    pub(super) fn new(log: Arc<Log>, index: SharedIndex, counters: Counters, key: DedupKey) -> Self {
+        Self { log, index, counters, key }
+    }
+
+    /// Returns the verified bytes of a block.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] when it is not here, [`EngineError::DataLoss`] when its bytes are damaged; it then
-    /// counts as missing until it is put again.
-    pub fn read_block(&self, id: &BlockId) -> Result<Bytes, EngineError> {
+    /// [`EngineError::NotFound`] if the block is not here, [`EngineError::DataLoss`] if its bytes are damaged: it counts
+    /// as missing then until it is put again. [`EngineError::Busy`] if it keeps moving.
+    pub(super) fn read(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         for _ in 0..MAX_READ_TRIES {
-            let block = self.shared.lock().state.block(id).ok_or(EngineError::NotFound)?;
+            let block = self.index.lock().block(id).ok_or(EngineError::NotFound)?;
             if block.bad {
                 return Err(EngineError::DataLoss);
             }
-            match self.read_verified(id, block.location) {
+            match self.read_at(id, block.location) {
                 Ok(bytes) => {
-                    self.counters.read_blocks.add(1);
-                    self.counters.read_bytes.add(bytes.len() as u64);
+                    self.counters.read_blocks.inc();
+                    self.counters.read_bytes.inc_by(bytes.len() as u64);
                     return Ok(bytes);
                 }
                 Err(EngineError::DataLoss) => return Err(EngineError::DataLoss),
-                // It moved meanwhile, and its old file was recycled.
+                // The block moved after the look at the index, and its old file was recycled.
                 Err(_) => {}
             }
         }
         Err(EngineError::Busy("block keeps moving"))
     }
 
-    /// The bytes at `location`, if they are the block. Otherwise the block is marked as damaged, if that is still its
-    /// place.
-    pub(super) fn read_verified(&self, id: &BlockId, location: Location) -> Result<Bytes, EngineError> {
-        let read = self.log.read(location);
-        if let Ok(bytes) = &read
-            && id.matches(&self.key, bytes)
+    /// Returns the bytes at `location` if they are the block. If they are not, and that is still the place of the block,
+    /// the block is marked as damaged.
+    ///
+    /// # Errors
+    /// [`EngineError::DataLoss`] if the block is damaged, [`EngineError::NotFound`] if it is not there any more.
+    pub(super) fn read_at(&self, id: &BlockId, location: Location) -> Result<Bytes, EngineError> {
+        if let Ok(bytes) = self.log.read(location)
+            && id.matches(&self.key, &bytes)
         {
-            return read.map_err(EngineError::from);
+            return Ok(bytes);
         }
-        // The file may have been recycled after a move. Only a record that is still the current one is damaged.
-        let damaged = self.shared.lock().state.mark_bad(id, location);
-        if damaged {
-            self.counters.damaged_blocks.add(1);
-            tracing::error!(block = ?id, ?location, "stored block is damaged");
-            return Err(EngineError::DataLoss);
+
+        // The file may have been recycled after a move: only a record that is still the current one is damaged.
+        if !self.index.lock().mark_bad(id, location) {
+            return Err(EngineError::NotFound);
         }
-        Err(EngineError::NotFound)
+        self.counters.damaged_blocks.inc();
+        tracing::error!(block = ?id, ?location, "stored block is damaged");
+        Err(EngineError::DataLoss)
     }
 }

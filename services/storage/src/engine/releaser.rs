@@ -1,169 +1,148 @@
-//! Release: the reference sets of a session are durably dropped. Reached from the master's heartbeat answer only.
+//! Release: the reference sets of a session are durably dropped. Reached from the master's heartbeat response only.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Committed, LogError, Record, Urgency};
-use cstore_types::{CommitFacts, PartNo, SessionId};
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use cstore_log::{Record, Urgency};
+use cstore_types::{PartNo, SessionId};
 
+use super::EngineError;
+use super::appender::Appender;
+use super::compactor::{CompactStep, Need};
+use super::counters::Counters;
+use super::fences::Fences;
 use super::format::KIND_RELEASE;
-use super::state::RefSet;
-use super::{CompactStep, Engine, Need, Shared};
-use crate::EngineError;
+use super::index::{RefSet, SharedIndex};
+use super::room::Room;
+use super::sets::SetReader;
 
-/// Sessions whose release records share a group.
+/// Limit of the sessions whose release records share a group.
 const MAX_GROUP: usize = 1_024;
-/// Steps of compaction that make room for a release on a full disk.
+/// Limit of the steps of compaction that make room for a release on a full disk.
 const MAX_STEPS: usize = 4_096;
 
-type Dropped = Vec<(SessionId, Vec<(PartNo, RefSet)>)>;
+/// The sets that a release has dropped.
+#[derive(Debug)]
+struct DroppedSets {
+    session: SessionId,
+    parts: Vec<(PartNo, RefSet)>,
+}
 
-impl Engine {
-    /// Drops all reference sets of `session`; see [`Self::release_all`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn release(&self, session: SessionId) -> Result<(), EngineError> {
-        match self.release_all(&[session]).await.pop() {
-            Some((_, result)) => result,
-            None => Ok(()),
-        }
-    }
+/// Releases sessions.
+#[derive(Debug)]
+pub(super) struct Releaser {
+    pub(super) appender: Appender,
+    pub(super) index: SharedIndex,
+    pub(super) fences: Fences,
+    pub(super) room: Room,
+    pub(super) sets: SetReader,
+    pub(super) counters: Counters,
+}
 
-    /// Drops all reference sets of sessions. Idempotent: a session without sets is released already.
+impl Releaser {
+    /// Drops all reference sets of sessions. Repeating it is safe: a session without sets is released already.
     ///
-    /// The release records are synced first, many in one group; only then are references counted down and blocks
-    /// freed. They may use a reserve, so that a full disk can always be emptied.
+    /// The release records are synced first, many in one group. Only then are references counted down and blocks freed.
+    /// The records may use a reserve, so that a full disk can always be emptied.
     ///
-    /// The answers have errors of the disk. After an error while the sets were read, their space comes back with the
+    /// The results hold errors of the disk. After an error while the sets were read, their space comes back with the
     /// next restart.
-    pub async fn release_all(&self, sessions: &[SessionId]) -> Vec<(SessionId, Result<(), EngineError>)> {
-        let mut answers = Vec::with_capacity(sessions.len());
+    pub(super) async fn release_all(
+        &self,
+        sessions: &[SessionId],
+    ) -> Vec<(SessionId, Result<(), EngineError>)> {
+        let mut results = Vec::with_capacity(sessions.len());
         let mut held = Vec::new();
         for session in sessions.iter().copied().collect::<BTreeSet<_>>() {
-            self.unpin(session);
-            match self.shared.lock().state.parts(session).is_empty() {
-                true => answers.push((session, Ok(()))),
-                false => held.push(session),
+            let mut index = self.index.lock();
+            index.unpin(session);
+            match index.holds_sets(session) {
+                true => held.push(session),
+                false => results.push((session, Ok(()))),
             }
         }
+
         for group in held.chunks(MAX_GROUP) {
             match self.append_releases(group).await {
                 Ok(dropped) => {
-                    for (session, parts) in dropped {
-                        answers.push((session, self.bury(session, parts).await));
+                    for sets in dropped {
+                        let session = sets.session;
+                        results.push((session, self.count_down(sets).await));
                     }
                 }
-                Err(error) => answers.extend(group.iter().map(|session| (*session, Err(error.clone())))),
+                Err(error) => results.extend(group.iter().map(|session| (*session, Err(error.clone())))),
             }
         }
-        answers
+        results
     }
 
-    /// Makes room for the records when there is none. The last reserve is compaction's, until that has nothing to win:
-    /// then only a release can change anything. No compaction begins before it has landed, so it takes no room that a
-    /// copy under way counts on.
-    async fn append_releases(&self, sessions: &[SessionId]) -> Result<Dropped, EngineError> {
+    /// Appends the release records, compacting first if the log is full.
+    ///
+    /// The last reserve belongs to compaction. Once compaction has nothing left to reclaim, only a release can free
+    /// space, so the reserve is spent on it. The right to compact is held until the append completes: otherwise a
+    /// running copy could lose space that it has already counted on.
+    async fn append_releases(&self, sessions: &[SessionId]) -> Result<Vec<DroppedSets>, EngineError> {
         for step in 0..MAX_STEPS {
-            match self.append_release_group(sessions, Urgency::Urgent).await {
+            match self.append_group(sessions, Urgency::Urgent).await {
                 Err(EngineError::Full { .. }) => {}
                 other => return other,
             }
             if step == 0 {
-                // As for a put without room: an upload that still wants them sends them again.
-                self.forget_orphans();
+                self.room.forget_orphans();
             }
-            let mut cleaning = self.cleaning.lock().await;
-            if self.compact(&mut cleaning, Need::Now).await? == CompactStep::Idle {
-                return self.append_release_group(sessions, Urgency::Compaction).await;
+            let mut turn = self.room.compactor.turn().await;
+            if self.room.compactor.step_in(&mut turn, Need::Now).await? == CompactStep::Idle {
+                return self.append_group(sessions, Urgency::Compaction).await;
             }
         }
-        Err(EngineError::Busy("others take the room that comes back"))
+        Err(EngineError::Busy("free space is being claimed by other writers"))
     }
 
-    async fn append_release_group(
+    async fn append_group(
         &self,
         sessions: &[SessionId],
         urgency: Urgency,
-    ) -> Result<Dropped, EngineError> {
-        let (fence, moves) = Releasing::begin(self, sessions)?;
-        for landing in moves {
-            let _ = landing.await;
+    ) -> Result<Vec<DroppedSets>, EngineError> {
+        let mut fence = self.fences.fence();
+        // A statement of its own: the claims MUST be unlocked before `fence` is dropped.
+        let claimed = self.fences.lock().claim_releases(&mut fence, sessions);
+        for completion in claimed? {
+            let _ = completion.await;
         }
+
         let record = |session: &SessionId| Record {
             kind: KIND_RELEASE,
             key: Bytes::copy_from_slice(session.as_bytes()),
             payload: Bytes::new(),
         };
         let records = sessions.iter().map(record).collect();
-        let (sender, landed) = oneshot::channel();
-        let done = move |result: Result<Committed<'_>, LogError>| {
-            let answer = result.map(|committed| fence.end(&committed)).map_err(EngineError::from);
-            let _ = sender.send(answer);
-        };
-        self.log.append(records, urgency, Box::new(done));
-        self.await_commit(landed).await
+        let sessions = sessions.to_vec();
+        let index = self.index.clone();
+        let append = self.appender.append(records, urgency, move |committed| {
+            let mut index = index.lock();
+            let drop_sets = |(session, location): (&SessionId, &_)| DroppedSets {
+                session: *session,
+                parts: index.release(*session, *location),
+            };
+            let dropped = sessions.iter().zip(committed.locations).map(drop_sets).collect();
+            drop(index);
+            fence.end();
+            dropped
+        });
+        self.appender.wait(append).await
     }
 
     /// Counts the references of dropped sets down.
-    async fn bury(&self, session: SessionId, parts: Vec<(PartNo, RefSet)>) -> Result<(), EngineError> {
-        for (part, set) in parts {
-            let engine = self.clone();
-            let read = cstore_node::blocking(move || engine.read_refset(session, part, set));
-            let ids = read.await??;
-            let mut shared = self.shared.lock();
-            shared.state.drop_refs(&ids);
-            shared.state.bury(set);
+    async fn count_down(&self, dropped: DroppedSets) -> Result<(), EngineError> {
+        for (part, set) in dropped.parts {
+            let sets = self.sets.clone();
+            let session = dropped.session;
+            let ids = cstore_node::blocking(move || sets.read(session, part, set)).await??;
+            let mut index = self.index.lock();
+            index.drop_refs(&ids);
+            index.drop_set_record(set);
         }
-        self.counters.releases.add(1);
+        self.counters.releases.inc();
         Ok(())
-    }
-}
-
-/// Sessions whose sets do not move as long as this lives.
-struct Releasing {
-    shared: Arc<Mutex<Shared>>,
-    sessions: Vec<SessionId>,
-}
-
-impl Releasing {
-    /// Keeps new moves away; the moves that are under way are answered.
-    fn begin(
-        engine: &Engine,
-        sessions: &[SessionId],
-    ) -> Result<(Self, Vec<oneshot::Receiver<bool>>), EngineError> {
-        let mut shared = engine.shared.lock();
-        if sessions.iter().any(|session| shared.releasing.contains(session)) {
-            return Err(EngineError::Busy("this session is being released by another request"));
-        }
-        shared.releasing.extend(sessions);
-        let moves = match engine.flaw.has_no_fence() {
-            true => Vec::new(),
-            false => sessions.iter().filter_map(|session| shared.wait_for_move(*session)).collect(),
-        };
-        let (shared, sessions) = (engine.shared.clone(), sessions.to_vec());
-        Ok((Self { shared, sessions }, moves))
-    }
-
-    /// The records are durable: the sets are gone.
-    fn end(self, committed: &Committed<'_>) -> (Dropped, CommitFacts) {
-        let mut shared = self.shared.lock();
-        let landed = self.sessions.iter().zip(committed.locations);
-        let dropped = landed.map(|(session, at)| (*session, shared.state.release(*session, *at))).collect();
-        drop(shared);
-        (dropped, committed.frame)
-    }
-}
-
-impl Drop for Releasing {
-    fn drop(&mut self) {
-        let mut shared = self.shared.lock();
-        for session in &self.sessions {
-            shared.releasing.remove(session);
-        }
-        shared.fences.notify_waiters();
     }
 }

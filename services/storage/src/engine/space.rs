@@ -1,150 +1,157 @@
-//! Space: what is left, reservation before a write, recycling of wholly dead segments.
+//! Space: how much is free, and reservations before a write.
+//!
+//! A reservation is a token: as long as it lives its bytes do not count as free. It travels with the group of records
+//! that it is for, and goes when they are durable (the log counts them then) or have failed.
 
-use cstore_log::{FileInfo, FileState, LogError, Urgency};
-use cstore_types::error_chain;
+use std::sync::Arc;
 
-use super::Engine;
-use super::state::ORPHANS;
-use crate::EngineError;
+use cstore_log::{Log, Urgency};
+use parking_lot::Mutex;
 
-/// Room that a group may lose to the header and padding of its frame.
+use super::EngineError;
+
+/// Bytes that a group may lose to the header and padding of its frame.
 pub(super) const GROUP_OVERHEAD: u64 = 4 << 10;
-/// Room that a segment may lose to its header and footer.
+/// Bytes that a segment may lose to its header and footer.
 const SEGMENT_OVERHEAD: u64 = 12 << 10;
 
-/// How full the disk is, in bytes.
+/// The fill of the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     /// FS_SIZE.
     pub capacity: u64,
-    /// What new blocks could still take, promises deducted.
+    /// Bytes that new blocks could still take, reservations deducted.
     pub free: u64,
     /// Size of all segment files.
     pub allocated: u64,
 }
 
-impl Engine {
-    /// How full the disk is.
-    pub fn space(&self) -> Space {
-        let reserved = self.shared.lock().reserved;
+/// Sizes of an open disk. They do not change while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Geometry {
+    /// FS_SIZE in bytes.
+    pub(super) capacity: u64,
+    /// Bytes of a standard segment.
+    pub(super) segment_bytes: u64,
+    /// Limit of the payload bytes of one group of records, so that groups fit the segments of a small disk.
+    pub(super) group_bytes: usize,
+}
+
+impl Geometry {
+    /// Returns the bytes that `needed` bytes of records take in groups.
+    fn bytes_in_groups(&self, needed: u64) -> u64 {
+        let group_bytes = self.group_bytes as u64;
+        needed.saturating_add(needed.div_ceil(group_bytes.max(1)) * GROUP_OVERHEAD)
+    }
+
+    /// Returns the bytes that `needed` bytes of records may take at most with everything around them.
+    fn bytes_with_overhead(&self, needed: u64) -> u64 {
+        let group_bytes = self.group_bytes as u64;
+        let segments = needed / self.segment_bytes.max(1) + 1;
+
+        // The end of a segment in which a group does not fit is lost, unless it is so large that it is cut off.
+        let lost_end = needed.min(group_bytes).saturating_add(SEGMENT_OVERHEAD).min(self.segment_bytes / 16);
+
+        let overhead = GROUP_OVERHEAD + segments * (SEGMENT_OVERHEAD + lost_end);
+        self.bytes_in_groups(needed).saturating_add(overhead)
+    }
+}
+
+/// The free space of an open disk and the reservations of it. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct SpaceLedger {
+    log: Arc<Log>,
+    pub(super) geometry: Geometry,
+    /// Bytes promised to groups that are not durable yet.
+    reserved: Arc<Mutex<u64>>,
+}
+
+impl SpaceLedger {
+    pub(super) fn new(log: Arc<Log>, geometry: Geometry) -> Self {
+        Self { log, geometry, reserved: Arc::default() }
+    }
+
+    /// Returns the fill of the disk.
+    pub(super) fn space(&self) -> Space {
+        let reserved = *self.reserved.lock();
         Space {
-            capacity: self.superblock.lock().capacity,
+            capacity: self.geometry.capacity,
             free: self.log.free_bytes(Urgency::Normal).saturating_sub(reserved),
             allocated: self.log.allocated_bytes(),
         }
     }
 
-    fn fits(&self, needed: u64) -> bool {
-        let (group, segment) = (self.group_bytes as u64, self.superblock.lock().segment_bytes);
-        let groups = needed.div_ceil(group.max(1)) + 1;
-        let segments = needed / segment.max(1) + 1;
-        // The end of a segment in which a group does not fit is lost, unless it is so large that it is cut off.
-        let lost = needed.min(group).saturating_add(SEGMENT_OVERHEAD).min(segment / 16);
-        let overhead = groups * GROUP_OVERHEAD + segments * (SEGMENT_OVERHEAD + lost);
-        self.space().free >= needed.saturating_add(overhead)
+    /// Returns true if records of `needed` bytes fit as the disk is now.
+    pub(super) fn fits(&self, needed: u64) -> bool {
+        needed == 0 || self.space().free >= self.geometry.bytes_with_overhead(needed)
     }
 
-    /// Compacts on behalf of a request for which there is no room, as long as it helps and within bounds. Answers
-    /// whether there is room now; others may take it first.
-    pub(super) async fn await_room(&self, needed: u64) -> bool {
-        if needed == 0 || self.fits(needed) {
-            return true;
+    /// Reserves space for records of `needed` bytes and the overhead of their groups, if [`Self::fits`] says that they
+    /// fit.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`]; nothing is reserved then.
+    pub(super) fn reserve(&self, needed: u64) -> Result<Reservation, EngineError> {
+        let mut reserved = self.reserved.lock();
+        let free = self.log.free_bytes(Urgency::Normal).saturating_sub(*reserved);
+        if needed > 0 && free < self.geometry.bytes_with_overhead(needed) {
+            return Err(EngineError::Full { needed, free });
         }
-        if self.read_only().is_some() {
-            return false;
-        }
-        self.reclaim_aside().await;
-        if self.fits(needed) {
-            return true;
-        }
-        self.forget_orphans();
-        self.reclaim_aside().await;
-        self.compact_until(|| self.fits(needed)).await
+        let bytes = self.geometry.bytes_in_groups(needed);
+        *reserved = reserved.saturating_add(bytes);
+        Ok(Reservation { reserved: self.reserved.clone(), bytes })
+    }
+}
+
+/// Bytes that do not count as free as long as this lives.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    reserved: Arc<Mutex<u64>>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Takes `bytes` of this reservation as one of their own; at most all of it.
+    pub(super) fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { reserved: self.reserved.clone(), bytes }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut reserved = self.reserved.lock();
+        *reserved = reserved.saturating_sub(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_bytes_come_back_once_however_a_reservation_is_split() {
+        let reserved = Arc::new(Mutex::new(100));
+        let mut whole = Reservation { reserved: reserved.clone(), bytes: 70 };
+        let part = whole.split(50);
+        let rest = whole.split(50);
+        assert_eq!((part.bytes, rest.bytes, whole.bytes), (50, 20, 0));
+        drop(part);
+        assert_eq!(*reserved.lock(), 50);
+        drop(rest);
+        drop(whole);
+        assert_eq!(*reserved.lock(), 30);
     }
 
-    /// Succeeds when `needed` more bytes fit as it is. Who must have room looks for it first ([`Self::await_room`]).
-    pub(super) fn check_room(&self, needed: u64) -> Result<(), EngineError> {
-        if needed == 0 || self.fits(needed) {
-            return Ok(());
-        }
-        Err(EngineError::Full { needed, free: self.space().free })
-    }
-
-    /// Drops the pins of uploads that fell silent, blocks that a restart found without a reference set among them. Two
-    /// calls must lie further apart than an upload may be silent.
-    pub fn sweep_pins(&self) {
-        self.shared.lock().state.sweep_pins();
-    }
-
-    /// Drops the blocks that a restart found without a reference set. An upload that still wanted them sends them
-    /// again.
-    pub fn forget_orphans(&self) {
-        self.shared.lock().state.unpin(ORPHANS);
-    }
-
-    /// Retires every segment in which nothing is needed. Answers how many. Blocks the thread.
-    pub fn reclaim(&self) -> usize {
-        self.retire(&self.dead_files())
-    }
-
-    /// As [`Self::reclaim`], on a thread for it. One at a time: who comes while another one is at it finds the room
-    /// that this one has won.
-    pub(crate) async fn reclaim_aside(&self) {
-        let turn = self.retiring.clone().lock_owned().await;
-        let dead = self.dead_files();
-        if dead.is_empty() {
-            return;
-        }
-        let engine = self.clone();
-        let retire = cstore_node::blocking(move || {
-            engine.retire(&dead);
-            drop(turn);
-        });
-        if let Err(error) = retire.await {
-            tracing::error!(%error, "recycling of segments broke off");
-        }
-    }
-
-    /// The states are read before the counts: a file that is not active any more gets no new records, and the callbacks
-    /// of its last frame have run.
-    fn dead_files(&self) -> Vec<FileInfo> {
-        let mut files = self.log.files();
-        let shared = self.shared.lock();
-        files.retain(|file| file.state != FileState::Active && shared.state.is_dead(file.id));
-        files
-    }
-
-    fn retire(&self, dead: &[FileInfo]) -> usize {
-        let mut retired = 0;
-        for file in dead {
-            if let Err(error) = self.keep_seal_seq(file) {
-                tracing::warn!(file = file.id, error = %error_chain(&error), "segment of the highest sequence could not be recycled");
-                continue;
-            }
-            match self.log.retire(file.id) {
-                Ok(()) => {
-                    let mut shared = self.shared.lock();
-                    shared.state.retired(file.id);
-                    shared.pinned.remove(&file.id);
-                    retired += 1;
-                }
-                // Somebody else was faster.
-                Err(LogError::NoFile(_)) => {}
-                Err(error) => {
-                    tracing::warn!(file = file.id, error = %error_chain(&error), "segment could not be recycled");
-                }
-            }
-        }
-        self.counters.retired_files.add(retired as u64);
-        retired
-    }
-
-    /// Sequences never go back: before the file that holds the highest one goes, the superblock says which it was.
-    fn keep_seal_seq(&self, file: &FileInfo) -> Result<(), EngineError> {
-        let is_last = file.seqs.is_some_and(|(_, last)| last >= self.log.durable_seq());
-        if is_last && self.superblock.lock().seal_seq < self.seal_seq() {
-            return self.write_superblock(false);
-        }
-        Ok(())
+    #[test]
+    fn the_overhead_covers_a_group_that_ends_a_segment_early() {
+        let geometry = Geometry { capacity: 1 << 30, segment_bytes: 1 << 20, group_bytes: 256 << 10 };
+        let needed = 256 << 10;
+        let lost_end = (1 << 20) / 16;
+        assert_eq!(
+            geometry.bytes_with_overhead(needed),
+            needed + 2 * GROUP_OVERHEAD + SEGMENT_OVERHEAD + lost_end
+        );
     }
 }

@@ -1,75 +1,58 @@
-//! What sessions hold here, and what would come back if some of them ended: from the reference sets, changing nothing.
+//! Usage: what sessions hold here, and what would come back if some of them ended. Computed from the reference sets,
+//! changing nothing.
 
 use std::collections::HashMap;
 
-use cstore_types::{BlockId, SessionId, SessionUsage, SpaceUsage};
+use cstore_types::{BlockId, SessionUsage, SpaceUsage};
 
-use super::Engine;
-use crate::EngineError;
+use super::EngineError;
+use super::index::SharedIndex;
+use super::sets::SetReader;
 
-/// Most distinct blocks of one question; beyond it the answer would take too much memory.
+/// Limit of the distinct blocks of one question, which bounds its memory.
 const MAX_BLOCKS: usize = 2 << 20;
-/// Blocks that are looked up under one hold of the mutex.
+/// Blocks that are looked up in one hold of the index, so that requests do not wait long.
 const LOOKUP: usize = 1_024;
 
-impl Engine {
-    /// What these sessions hold, with whether each of them would end. Sessions without sets hold nothing. Blocking.
-    ///
-    /// The answer is of a moment: uploads and releases go on meanwhile. Pins do not count, they go by themselves.
-    ///
-    /// # Errors
-    /// [`EngineError::Invalid`] when they hold more than 2 Mi distinct blocks; of the disk.
-    pub fn usage(&self, sessions: &[SessionUsage]) -> Result<SpaceUsage, EngineError> {
-        // How often each block stands in sets that would go.
-        let mut blocks: HashMap<BlockId, u32> = HashMap::new();
-        for SessionUsage { session, ends } in sessions {
-            for id in self.ids_of(*session)? {
-                *blocks.entry(id).or_default() += u32::from(*ends);
-            }
-            if blocks.len() > MAX_BLOCKS {
-                let text =
-                    format!("these files hold more than {MAX_BLOCKS} distinct blocks on one storage node");
-                return Err(EngineError::Invalid(text));
-            }
+/// Returns what these sessions hold, given which of them would end. Sessions without sets hold nothing. Blocks the
+/// thread.
+///
+/// The result is of a moment: uploads and releases go on. Pins do not count, they expire.
+///
+/// # Errors
+/// [`EngineError::Invalid`] if the sessions hold more than 2 Mi distinct blocks; of the disk.
+pub(super) fn usage(
+    index: &SharedIndex,
+    sets: &SetReader,
+    sessions: &[SessionUsage],
+) -> Result<SpaceUsage, EngineError> {
+    // For each block, its occurrences in sets that would go.
+    let mut blocks: HashMap<BlockId, u32> = HashMap::new();
+    for SessionUsage { session, ends } in sessions {
+        for id in sets.ids_of(*session)? {
+            *blocks.entry(id).or_default() += u32::from(*ends);
         }
-        let mut usage = SpaceUsage::default();
-        let blocks: Vec<(BlockId, u32)> = blocks.into_iter().collect();
-        for some in blocks.chunks(LOOKUP) {
-            let shared = self.shared.lock();
-            for (id, going) in some {
-                // Released meanwhile: it holds nothing any more.
-                let Some(block) = shared.state.block(id) else { continue };
-                let bytes = u64::from(block.location.len);
-                usage.blocks += 1;
-                usage.bytes += bytes;
-                if block.refs > *going {
-                    usage.shared_blocks += 1;
-                    usage.shared_bytes += bytes;
-                }
-            }
+        if blocks.len() > MAX_BLOCKS {
+            let text = format!("these files hold more than {MAX_BLOCKS} distinct blocks on one storage node");
+            return Err(EngineError::Invalid(text));
         }
-        Ok(usage)
     }
 
-    /// The ids in all sets of a session. A set that moves or goes while it is read is looked for again.
-    fn ids_of(&self, session: SessionId) -> Result<Vec<BlockId>, EngineError> {
-        let parts = self.shared.lock().state.parts(session);
-        let mut ids = Vec::new();
-        for (part, mut set) in parts {
-            loop {
-                match self.read_refset(session, part, set) {
-                    Ok(found) => {
-                        ids.extend(found);
-                        break;
-                    }
-                    Err(error) => match self.shared.lock().state.refset(session, part) {
-                        Some(now) if now == set => return Err(error),
-                        Some(now) => set = now,
-                        None => break,
-                    },
-                }
+    let mut usage = SpaceUsage::default();
+    let blocks: Vec<(BlockId, u32)> = blocks.into_iter().collect();
+    for chunk in blocks.chunks(LOOKUP) {
+        let index = index.lock();
+        for (id, going) in chunk {
+            // A block that was released since its set was read holds nothing any more.
+            let Some(block) = index.block(id) else { continue };
+            let bytes = u64::from(block.location.len);
+            usage.blocks += 1;
+            usage.bytes += bytes;
+            if block.refs > *going {
+                usage.shared_blocks += 1;
+                usage.shared_bytes += bytes;
             }
         }
-        Ok(ids)
     }
+    Ok(usage)
 }

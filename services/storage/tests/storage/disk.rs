@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Disk, FaultyDisk, RealDisk, Sabotage};
-use cstore_storage::engine::{DiskOptions, Engine, Flaw, Identity, PutOutcome, SealOutcome};
+use cstore_log::{Disk, FaultyDisk, RealDisk};
+use cstore_storage::engine::{DiskOptions, Engine, Identity, PutOutcome, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
 use cstore_types::{Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 
@@ -20,14 +20,7 @@ fn identity() -> Identity {
 }
 
 fn options(capacity: u64) -> DiskOptions {
-    DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-        sabotage: Sabotage::None,
-        flaw: Flaw::None,
-    }
+    DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None }
 }
 
 fn memory() -> Arc<dyn Disk> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, Fault, FaultyDisk, LockGuard, Sabotage, Verb};
-use cstore_storage::engine::{DiskOptions, Engine, Flaw, Identity, SealOutcome};
+use cstore_log::{Disk, DiskFile, Fault, FaultyDisk, LockGuard, Verb};
+use cstore_storage::engine::{DiskOptions, Engine, Identity, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
 use cstore_types::{
     Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
@@ -25,14 +25,7 @@ fn identity() -> Identity {
 }
 
 fn options(capacity: u64) -> DiskOptions {
-    DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-        sabotage: Sabotage::None,
-        flaw: Flaw::None,
-    }
+    DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None }
 }
 
 fn open(disk: &FaultyDisk, capacity: u64) -> Result<Engine, OpenError> {

@@ -3,22 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-mod model;
-
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
+use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard};
 use cstore_storage::EngineError;
-use cstore_storage::engine::{
-    CompactStep, DiskOptions, Engine, Flaw, Identity, Need, PutOutcome, SealOutcome,
-};
+use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::{Condvar, Mutex};
 
-use model::{CAPACITY, identity, session};
+use crate::model::{CAPACITY, identity, session};
 
 /// Bound of every wait on a [`Gate`]. Only a hanging test meets it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -135,19 +131,12 @@ struct Bench {
     engine: Engine,
 }
 
-fn open(disk: Arc<dyn Disk>, flaw: Flaw) -> Engine {
-    open_sized(disk, flaw, CAPACITY)
+fn open(disk: Arc<dyn Disk>) -> Engine {
+    open_sized(disk, CAPACITY)
 }
 
-fn open_sized(disk: Arc<dyn Disk>, flaw: Flaw, capacity: u64) -> Engine {
-    let options = DiskOptions {
-        capacity,
-        block_size: 64,
-        fresh_start: false,
-        erase: None,
-        sabotage: Sabotage::None,
-        flaw,
-    };
+fn open_sized(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
+    let options = DiskOptions { capacity, block_size: 64, fresh_start: false, erase: None };
     let identity: Identity = identity();
     Engine::open(disk, "memory", &identity, &options).unwrap()
 }
@@ -168,20 +157,20 @@ async fn compact(engine: &Engine) {
     while engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
 }
 
-/// Empties one segment only: more would clean up behind the flaws.
+/// Empties one segment only: more would clean up what went wrong.
 async fn compact_one(engine: &Engine) {
     while let CompactStep::Moved(_) = engine.compact_step(Need::Now).await.unwrap() {}
 }
 
 impl Bench {
-    fn new(flaw: Flaw) -> Self {
-        Self::sized(flaw, CAPACITY)
+    fn new() -> Self {
+        Self::sized(CAPACITY)
     }
 
-    fn sized(flaw: Flaw, capacity: u64) -> Self {
+    fn sized(capacity: u64) -> Self {
         let (disk, gate) = (FaultyDisk::new(), Arc::new(Gate::default()));
         let gated = Gated { inner: Arc::new(disk.clone()) as Arc<dyn Disk>, gate: gate.clone() };
-        Self { engine: open_sized(Arc::new(gated), flaw, capacity), disk, gate }
+        Self { engine: open_sized(Arc::new(gated), capacity), disk, gate }
     }
 
     /// More than a segment of what is released again.
@@ -207,35 +196,26 @@ impl Bench {
     /// Whether the session holds sets after a kill.
     fn holds_after_kill(self, n: u64) -> bool {
         drop(self.engine);
-        open(Arc::new(self.disk.kill()), Flaw::None).sessions().contains(&session(n))
+        open(Arc::new(self.disk.kill())).sessions().contains(&session(n))
     }
 }
 
 /// A set whose segment is worth emptying, and a release of it that is appended first.
-async fn released_set_comes_back(flaw: Flaw) -> bool {
-    let bench = Bench::new(flaw);
+#[tokio::test]
+async fn i3_a_set_does_not_move_while_it_is_released() {
+    let bench = Bench::new();
     store(&bench.engine, 1, 0, 5_000).await;
     store(&bench.engine, 2, 0, 5_000).await;
     bench.pad(10).await;
     let release = async { bench.engine.release(session(1)).await.unwrap() };
     bench.at_once(release, compact_one(&bench.engine)).await;
     assert!(!bench.engine.sessions().contains(&session(1)));
-    bench.holds_after_kill(1)
-}
-
-#[tokio::test]
-async fn i3_a_set_does_not_move_while_it_is_released() {
-    assert!(!released_set_comes_back(Flaw::None).await);
-}
-
-#[tokio::test]
-async fn i3_a_set_that_moves_past_its_release_is_caught() {
-    assert!(released_set_comes_back(Flaw::NoFence).await);
+    assert!(!bench.holds_after_kill(1), "the set moved past its release");
 }
 
 #[tokio::test]
 async fn i3_a_release_waits_for_a_move_of_its_sets() {
-    let bench = Bench::new(Flaw::None);
+    let bench = Bench::new();
     store(&bench.engine, 1, 0, 5_000).await;
     bench.pad(10).await;
     let release = async { bench.engine.release(session(1)).await.unwrap() };
@@ -247,8 +227,9 @@ async fn i3_a_release_waits_for_a_move_of_its_sets() {
 }
 
 /// A release that must move, and a set that a late worker seals for its session.
-async fn late_set_survives(flaw: Flaw) -> bool {
-    let bench = Bench::new(flaw);
+#[tokio::test]
+async fn i1_a_release_does_not_move_past_a_set_that_is_being_sealed() {
+    let bench = Bench::new();
     // The dropped set stays in a segment that is full of what is needed.
     store(&bench.engine, 1, 0, 100).await;
     for (n, len) in [(2, 56_000), (3, 56_000), (4, 44_000)] {
@@ -261,23 +242,13 @@ async fn late_set_survives(flaw: Flaw) -> bool {
     bench.engine.reclaim();
     let late = async { store(&bench.engine, 1, 9, 3_000).await };
     bench.at_once(late, compact_one(&bench.engine)).await;
-    bench.holds_after_kill(1)
-}
-
-#[tokio::test]
-async fn i1_a_release_does_not_move_past_a_set_that_is_being_sealed() {
-    assert!(late_set_survives(Flaw::None).await);
-}
-
-#[tokio::test]
-async fn i1_a_release_that_moves_past_a_later_set_is_caught() {
-    assert!(!late_set_survives(Flaw::NoFence).await);
+    assert!(bench.holds_after_kill(1), "the release moved past a later set");
 }
 
 /// More waits for the disk than the log takes: the copy is refused, and the same segment goes on when there is room.
 #[tokio::test]
 async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
-    let bench = Bench::sized(Flaw::None, 256 << 20);
+    let bench = Bench::sized(256 << 20);
     let engine = &bench.engine;
     let len = 100_000;
     // A segment has 8 MiB.

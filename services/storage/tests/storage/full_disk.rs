@@ -2,30 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints what it did")]
 
-mod model;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Disk, FaultyDisk, Sabotage};
+use cstore_log::{Disk, FaultyDisk};
 use cstore_storage::EngineError;
-use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Flaw, Need, PutOutcome, SealOutcome};
+use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Need, PutOutcome, SealOutcome};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use model::{env, identity, session};
+use crate::model::{env, identity, session};
 
 fn open(disk: &FaultyDisk, capacity: u64) -> Engine {
-    let options = DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-        sabotage: Sabotage::None,
-        flaw: Flaw::None,
-    };
+    let options = DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None };
     Engine::open(Arc::new(disk.clone()), "disk", &identity(), &options).unwrap()
 }
 

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-mod model;
-
 use std::collections::BTreeSet;
 use std::future::pending;
 use std::io;
@@ -31,7 +29,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Response, Status};
 
-use model::{CAPACITY, Defects, block, identity, session};
+use crate::model::{CAPACITY, block, identity, session};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Sessions that one answer of the real master names at most.
@@ -156,7 +154,7 @@ impl Setup {
     /// A disk with one set of each session.
     async fn new(sessions: std::ops::Range<u64>) -> Self {
         let disk = FaultyDisk::new();
-        let engine = model::open(&disk, Defects::default()).unwrap();
+        let engine = crate::model::open(&disk).unwrap();
         for n in sessions {
             store(&engine, n).await;
         }
@@ -368,7 +366,7 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let faulty = FaultyDisk::new();
     let gate = Arc::new(Gate::default());
     let disk = Gated { inner: Arc::new(faulty.clone()) as Arc<dyn Disk>, gate: gate.clone() };
-    let engine = model::open_on(Arc::new(disk), Defects::default()).unwrap();
+    let engine = crate::model::open_on(Arc::new(disk)).unwrap();
     let large = |n: u64| {
         let bytes = [&n.to_le_bytes()[..], &[7; 150_000]].concat();
         let id = BlockId::of_many(&identity().key, &[&bytes])[0];
@@ -437,7 +435,7 @@ async fn i11_a_release_is_told_until_the_master_has_answered_and_again_by_the_ne
     sleep(INTERVAL * 3).await;
     assert_eq!(setup.master.n_acknowledged(session(0)), told + 1, "once, when the master answers");
     life.stop().await;
-    let engine = model::open(&setup.disk.kill(), Defects::default()).unwrap();
+    let engine = crate::model::open(&setup.disk.kill()).unwrap();
     assert_eq!(engine.sessions(), [session(1)]);
 }
 

@@ -14,10 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use cstore_log::{Disk, Fault, FaultyDisk, Sabotage, Verb};
-use cstore_storage::engine::{
-    CompactStep, DiskOptions, Engine, Flaw, Identity, Need, PutOutcome, SealOutcome,
-};
+use cstore_log::{Disk, Fault, FaultyDisk, Verb};
+use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome};
 use cstore_types::{Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -37,26 +35,12 @@ pub fn identity() -> Identity {
     }
 }
 
-/// What is broken on purpose.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Defects {
-    pub sabotage: Sabotage,
-    pub flaw: Flaw,
+pub fn open(disk: &FaultyDisk) -> Result<Engine, String> {
+    open_on(Arc::new(disk.clone()))
 }
 
-impl Defects {
-    pub const fn of(flaw: Flaw) -> Self {
-        Self { sabotage: Sabotage::None, flaw }
-    }
-}
-
-pub fn open(disk: &FaultyDisk, defects: Defects) -> Result<Engine, String> {
-    open_on(Arc::new(disk.clone()), defects)
-}
-
-pub fn open_on(disk: Arc<dyn Disk>, Defects { sabotage, flaw }: Defects) -> Result<Engine, String> {
-    let options =
-        DiskOptions { capacity: CAPACITY, block_size: 64, fresh_start: false, erase: None, sabotage, flaw };
+pub fn open_on(disk: Arc<dyn Disk>) -> Result<Engine, String> {
+    let options = DiskOptions { capacity: CAPACITY, block_size: 64, fresh_start: false, erase: None };
     Engine::open(disk, "memory", &identity(), &options).map_err(|error| error.to_string())
 }
 
@@ -99,7 +83,6 @@ pub struct World {
     pub disk: FaultyDisk,
     pub engine: Option<Engine>,
     pub model: Model,
-    defects: Defects,
     pub power_losses: u64,
     /// Segments that compaction emptied.
     pub emptied: u64,
@@ -108,18 +91,10 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(defects: Defects) -> Self {
+    pub fn new() -> Self {
         let disk = FaultyDisk::new();
-        let engine = Some(open(&disk, defects).unwrap());
-        Self {
-            disk,
-            engine,
-            model: Model::default(),
-            defects,
-            power_losses: 0,
-            emptied: 0,
-            reads_fail: false,
-        }
+        let engine = Some(open(&disk).unwrap());
+        Self { disk, engine, model: Model::default(), power_losses: 0, emptied: 0, reads_fail: false }
     }
 
     pub fn engine(&self) -> &Engine {
@@ -241,7 +216,7 @@ impl World {
     /// Opens the disk again and learns what became of unknown outcomes.
     pub async fn reopen(&mut self) -> Result<(), String> {
         self.engine = None;
-        self.engine = Some(open(&self.disk, self.defects)?);
+        self.engine = Some(open(&self.disk)?);
         let held: BTreeSet<SessionId> = self.engine().sessions().into_iter().collect();
         let sealed = self.model.sealed.keys().chain(self.model.unknown.keys()).map(|(n, _)| session(*n));
         let expected: BTreeSet<SessionId> = sealed.collect();
@@ -365,9 +340,8 @@ async fn compact(engine: Engine, steps: usize) -> u64 {
 }
 
 /// One sequence; answers the world at its end.
-pub async fn run(seed: u64, steps: usize, defects: Defects) -> Result<World, String> {
+pub async fn run(seed: u64, steps: usize, mut world: World) -> Result<World, String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut world = World::new(defects);
     for step in 0..steps {
         world.step(&mut rng).await.map_err(|error| format!("seed {seed} step {step}: {error}"))?;
     }

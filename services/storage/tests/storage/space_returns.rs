@@ -3,33 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints its seed")]
 
-mod model;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cstore_log::{Disk, FaultyDisk, RealDisk, Sabotage};
+use cstore_log::{Disk, FaultyDisk, RealDisk};
 use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
-use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Flaw, Need, SealOutcome};
+use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Need, SealOutcome};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use model::{env, identity, session};
+use crate::model::{env, identity, session};
 
 fn open(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
-    let options = DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-        sabotage: Sabotage::None,
-        flaw: Flaw::None,
-    };
+    let options = DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None };
     Engine::open(disk, "disk", &identity(), &options).unwrap()
 }
 

@@ -2,20 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-mod model;
-
 use std::io;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard, Sabotage};
+use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard};
 use cstore_node::shutdown::spawn;
-use cstore_storage::engine::{DiskOptions, Engine, Flaw};
+use cstore_storage::engine::{DiskOptions, Engine};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::Mutex;
 
-use model::{CAPACITY, identity, session};
+use crate::model::{CAPACITY, identity, session};
 
 /// Remembers which threads removed and renamed files.
 #[derive(Debug, Clone)]
@@ -93,14 +91,7 @@ async fn fill_release_and_fill(engine: Engine) -> ThreadId {
 async fn no_thread_that_serves_requests_waits_for_a_removal_or_a_sync_of_the_folder() {
     let threads = Arc::new(Mutex::new(Vec::new()));
     let disk = Watched { inner: Arc::new(FaultyDisk::new()), threads: threads.clone() };
-    let options = DiskOptions {
-        capacity: CAPACITY,
-        block_size: 64,
-        fresh_start: false,
-        erase: None,
-        sabotage: Sabotage::None,
-        flaw: Flaw::None,
-    };
+    let options = DiskOptions { capacity: CAPACITY, block_size: 64, fresh_start: false, erase: None };
     let engine = Engine::open(Arc::new(disk), "memory", &identity(), &options).unwrap();
     let server = spawn("requests", fill_release_and_fill(engine.clone())).await.unwrap();
     assert!(engine.counters().retired_files.get() > 50, "{:?}", engine.counters());

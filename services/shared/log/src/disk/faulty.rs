@@ -111,6 +111,7 @@ struct World {
     locks: HashSet<String>,
     faults: Vec<(Verb, u64, Fault)>,
     calls: HashMap<Verb, u64>,
+    ignores_syncs: bool,
     one_thread: bool,
 }
 
@@ -120,6 +121,9 @@ impl World {
         let count = self.calls.entry(verb).or_default();
         *count += 1;
         let nth = *count;
+        if verb == Verb::Sync && self.ignores_syncs {
+            return Some(Fault::Skip);
+        }
         let at = self.faults.iter().position(|(v, n, _)| *v == verb && *n == nth)?;
         Some(self.faults.swap_remove(at).2)
     }
@@ -166,6 +170,11 @@ impl FaultyDisk {
         let mut world = self.world.lock();
         let done = world.calls.get(&verb).copied().unwrap_or_default();
         world.faults.push((verb, done + nth, fault));
+    }
+
+    /// From now on every sync of a file returns at once and does nothing, as on a disk that lies about its cache.
+    pub fn ignore_syncs(&self) {
+        self.world.lock().ignores_syncs = true;
     }
 
     /// Forgets faults that have not struck.

@@ -6,28 +6,29 @@
 //! | less | the same | 64 MiB a second |
 //! | less than an eighth | segments that are a tenth dead | as fast as the disk takes it |
 //!
-//! Requests that find no room compact for themselves (`Engine::put_blocks`), so this never has to hurry for anybody.
+//! Requests that find no room compact for themselves (`Room`), so the background never has to hurry for them.
 
 use std::time::Duration;
 
 use cstore_node::shutdown::Shutdown;
 use cstore_types::error_chain;
 
-use crate::EngineError;
-use crate::engine::{CompactStep, Engine, Need, Space};
+use super::super::EngineError;
+use super::super::space::Space;
+use super::{CompactStep, Compactor, Need};
 
 const AMPLE_BYTES_PER_SECOND: u64 = 16 << 20;
 const LESS_BYTES_PER_SECOND: u64 = 64 << 20;
-/// Between two looks for something to win.
+/// Pause between two looks for a segment that is worth emptying.
 const IDLE: Duration = Duration::from_secs(1);
-/// After an error: the disk is read-only or about to close.
+/// Pause after an error: the disk is read-only or about to close.
 const FAILED: Duration = Duration::from_secs(10);
 
-/// What a fill of the disk asks for.
+/// The effort that a fill of the disk asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pace {
     need: Need,
-    /// `None` for no bound.
+    /// Copied bytes per second; `None` for no limit.
     bytes_per_second: Option<u64>,
 }
 
@@ -53,18 +54,19 @@ impl Pace {
     }
 }
 
-/// Compacts until shutdown. What is under way then either lands or is as if it had never begun.
-pub(crate) async fn run(engine: Engine, shutdown: Shutdown) {
+/// Compacts until the shutdown. A step that runs then either completes or leaves everything as it was.
+pub(in crate::engine) async fn run(compactor: Compactor, shutdown: Shutdown) {
     loop {
-        let pace = Pace::of(engine.space());
+        let pace = Pace::of(compactor.space());
         let step = tokio::select! {
             biased;
             () = shutdown.triggered() => return,
-            step = engine.compact_step(pace.need) => step,
+            step = compactor.step(pace.need) => step,
         };
         if let Err(error) = &step {
             tracing::debug!(error = %error_chain(error), "compaction rests");
         }
+
         tokio::select! {
             biased;
             () = shutdown.triggered() => return,

@@ -1,18 +1,18 @@
-//! Which segment is emptied next: the one that gives most space for what it costs to copy.
+//! The choice of the next segment to empty: the one that gives the most space for the cost of its copy.
 //!
 //! Cost-benefit as in Rosenblum and Ousterhout, "The design and implementation of a log-structured file system" (1992):
 //! with u the part of a segment that is needed, cleaning costs 1 to read and u to write and frees 1 − u, and space that
 //! stayed free for long so far will stay free; so the largest (1 − u) · age / (1 + u) goes first. When somebody waits for
 //! space, age does not count.
 
-/// How much space is wanted.
+/// The urgency of a request for space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// There is enough: only what is at least half dead.
+    /// There is enough: only segments that are at least half dead.
     Ample,
-    /// It becomes short: what gives back a tenth.
+    /// It becomes short: segments that give back a tenth.
     Short,
-    /// Somebody waits for it: as [`Self::Short`], and the cheapest first.
+    /// A request waits for it: as [`Self::Short`], and the cheapest first.
     Now,
 }
 
@@ -20,38 +20,38 @@ pub enum Need {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) file: u32,
-    /// Bytes that come back when it is retired.
+    /// Bytes that come back when the segment is retired.
     pub(super) size: u64,
-    /// Bytes of what is needed of it, with directory entries.
+    /// Bytes of its needed records, with directory entries.
     pub(super) live: u64,
-    /// Group commits since its last one.
+    /// Group commits since the last one in it.
     pub(super) age: u64,
 }
 
-/// Gains below this are not worth it while there is enough space.
+/// Minimum gain in bytes while there is enough space. Less is not worth a copy.
 const MIN_GAIN: u64 = 64 << 10;
-/// Nor these, ever, of a large segment: headers and padding of the copy may take them. The tiny ones that restarts
-/// leave are worth it for a quarter of their size: their copies share a segment.
+/// Minimum gain in bytes even under pressure: less is eaten by the headers and padding of the copy. Tiny segments that
+/// restarts leave only need to give back a quarter of their size, because many of them are packed into one new segment.
 const MIN_SHORT_GAIN: u64 = 16 << 10;
 /// Frames start on boundaries of this many bytes.
 const FRAME: u64 = 4 << 10;
 
-/// What decides how much room a copy takes.
+/// Sizes that decide how much room a copy takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
-    /// Most bytes of a group of records.
+    /// Limit of the payload bytes of a group of records.
     pub(super) group: u64,
     /// Bytes of a segment.
     pub(super) segment: u64,
 }
 
-/// Segments that a copy goes to: the rest of the active one, and what room there is behind it, in two pieces at worst.
+/// Segments that a copy may go to: the rest of the active one, and the room after it, in two pieces at worst.
 const ROLLS: u64 = 2;
-/// What a segment takes for itself: header, and the padding of its footer.
+/// Bytes that a segment takes for itself: header, and the padding of its footer.
 const SEGMENT: u64 = 3 * FRAME;
 
 impl Sizes {
-    /// Room that there must be beyond the bytes of a copy, so that it can always be finished. The end of a segment in
+    /// Returns the room that MUST be free beyond the bytes of a copy, so that the copy can always be finished. The end of a segment in
     /// which a group finds no room is lost up to a sixteenth of it, and cut off beyond that.
     fn margin(&self) -> u64 {
         ROLLS * (self.segment / 16 + SEGMENT)
@@ -59,12 +59,12 @@ impl Sizes {
 }
 
 impl Candidate {
-    /// Bytes that the copy of what is needed takes, in groups of `group` bytes.
+    /// Returns the bytes that the copy of the needed records takes, in groups of `group` bytes.
     pub(super) fn cost(&self, group: u64) -> u64 {
         self.live + self.live.div_ceil(group.max(1)) * FRAME
     }
 
-    /// Room that there must be before the copy begins.
+    /// Returns the room that MUST be free before the copy begins.
     pub(super) fn room(&self, sizes: &Sizes) -> u64 {
         self.cost(sizes.group) + sizes.margin()
     }
@@ -88,8 +88,8 @@ impl Candidate {
     }
 }
 
-/// The best of those whose copy fits `room`; the first one of equals. One that did not fit would end half-way, and
-/// what it had taken would be missing for the next one.
+/// Returns the best of the candidates whose copy fits `room`; the first of equals. A copy that does not fit would end
+/// half-way, and the room that it had taken would be missing for the next one.
 pub(super) fn best(
     candidates: impl Iterator<Item = Candidate>,
     need: Need,
@@ -102,9 +102,9 @@ pub(super) fn best(
         .min_by_key(|candidate| (std::cmp::Reverse(candidate.score(need, group)), candidate.file))
 }
 
-/// What all of them would give back now to who waits for room. Nothing when none can be begun with; and the first of it
-/// is what compaction's own reserve lacks.
-pub(super) fn winnable(candidates: &[Candidate], room: u64, missing: u64, sizes: &Sizes) -> u64 {
+/// Returns the bytes that compaction could free for a waiting write: the sum of all gains, minus what is needed to refill
+/// compaction's reserve. Zero if no candidate fits the room for copies.
+pub(super) fn reclaimable(candidates: &[Candidate], room: u64, missing: u64, sizes: &Sizes) -> u64 {
     let worth = || candidates.iter().filter(|candidate| candidate.is_worth_it(Need::Now, sizes.group));
     if !worth().any(|candidate| candidate.room(sizes) <= room) {
         return 0;
@@ -160,10 +160,10 @@ mod tests {
     fn what_no_copy_can_begin_with_is_not_promised_nor_what_the_reserve_lacks() {
         let all = [candidate(1, 50, 10), candidate(2, 50, 10), candidate(3, 99, 10)];
         let each = all[0].gain(SIZES.group);
-        assert_eq!(winnable(&all, ROOM, 0, &SIZES), 2 * each);
-        assert_eq!(winnable(&all, ROOM, each, &SIZES), each);
-        assert_eq!(winnable(&all, ROOM, 3 * each, &SIZES), 0);
-        assert_eq!(winnable(&all, 2 << 20, 0, &SIZES), 0, "no copy can be finished");
+        assert_eq!(reclaimable(&all, ROOM, 0, &SIZES), 2 * each);
+        assert_eq!(reclaimable(&all, ROOM, each, &SIZES), each);
+        assert_eq!(reclaimable(&all, ROOM, 3 * each, &SIZES), 0);
+        assert_eq!(reclaimable(&all, 2 << 20, 0, &SIZES), 0, "no copy can be finished");
     }
 
     #[test]

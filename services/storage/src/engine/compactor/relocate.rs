@@ -1,76 +1,58 @@
-//! One batch of records from a victim to the end of the log.
+//! The copy of one batch of records from a victim to the end of the log.
 
 use bytes::Bytes;
-use cstore_log::{Committed, DirectoryEntry, Location, LogError, Record, Urgency};
-use cstore_types::{PartNo, SessionId, error_chain};
-use tokio::sync::oneshot;
+use cstore_log::{Record, Urgency};
+use cstore_types::error_chain;
 
-use super::super::format::{
-    FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, decode_refset, parse_block_key,
-    parse_refset_key, parse_release_key, refset_key,
-};
-use super::super::state::Live;
-use super::super::{Engine, Shared};
-use super::{Entry, Victim};
-use crate::EngineError;
+use super::super::EngineError;
+use super::super::appender::{Append, Appender};
+use super::super::counters::Counters;
+use super::super::fences::{Fence, Fences};
+use super::super::index::{Live, SharedIndex};
+use super::super::reader::BlockReader;
+use super::super::sets::SetReader;
+use super::victim::{Entry, Victim};
 
-/// Records of one batch.
+/// Limit of the records of one batch.
 const MAX_RECORDS: usize = 4_096;
-/// Directory entries that are looked up under one lock.
+/// Directory entries that are looked up in one hold of the index.
 const MAX_SCAN: usize = 16_384;
 
-/// What a directory entry names.
-pub(super) fn entry(entry: &DirectoryEntry) -> Result<Entry, FormatError> {
-    let live = match entry.kind {
-        KIND_DATA | KIND_MANIFEST => Live::Block(parse_block_key(&entry.key)?),
-        KIND_REFSET => {
-            let (session, part) = parse_refset_key(&entry.key)?;
-            Live::Set(session, part)
-        }
-        KIND_RELEASE => Live::Release(parse_release_key(&entry.key)?),
-        _ => return Err(FormatError::Damaged),
-    };
-    Ok(Entry { kind: entry.kind, live, location: entry.location })
+/// Copies records. Clones share everything.
+#[derive(Debug, Clone)]
+pub(super) struct Relocator {
+    pub(super) appender: Appender,
+    pub(super) index: SharedIndex,
+    pub(super) fences: Fences,
+    pub(super) blocks: BlockReader,
+    pub(super) sets: SetReader,
+    pub(super) counters: Counters,
 }
 
-impl Entry {
-    fn key(&self) -> Bytes {
-        match &self.live {
-            Live::Block(id) => Bytes::copy_from_slice(id.as_bytes()),
-            Live::Set(session, part) => refset_key(*session, *part),
-            Live::Release(session) => Bytes::copy_from_slice(session.as_bytes()),
-        }
-    }
+/// A record with its verified payload.
+#[derive(Debug)]
+struct Verified {
+    entry: Entry,
+    payload: Bytes,
 }
 
-impl Engine {
-    /// The next entries of the victim that are needed.
+impl Relocator {
+    /// Returns the next entries of the victim that are needed.
     pub(super) fn gather(&self, victim: &mut Victim) -> Vec<Entry> {
-        let mut shared = self.shared.lock();
+        let index = self.index.lock();
         let mut batch: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         for entry in victim.entries.iter().skip(victim.at).take(MAX_SCAN) {
-            if !shared.state.is_live(&entry.live, entry.location) {
+            if !index.is_live(&entry.live, entry.location) {
                 victim.at += 1;
                 continue;
             }
-            if self.flaw.forgets(&entry.live) {
-                if let Live::Set(session, part) = entry.live
-                    && let Some(set) = shared.state.refset(session, part)
-                {
-                    shared.state.bury(set);
-                }
-                victim.at += 1;
-                continue;
-            }
-            if matches!(entry.live, Live::Block(_))
-                && !shared.state.may_move(&entry.live)
-                && !self.flaw.moves_unverified()
-            {
+            if matches!(entry.live, Live::Block(_)) && !index.may_move(&entry.live) {
                 victim.at += 1;
                 victim.damaged = true;
                 continue;
             }
+
             bytes += entry.location.len as usize;
             if !batch.is_empty() && (bytes > victim.limit || batch.len() >= MAX_RECORDS) {
                 break;
@@ -81,59 +63,67 @@ impl Engine {
         batch
     }
 
-    /// Reads, verifies and appends a batch. When this returns its records have their new places. Answers the bytes.
+    /// Reads, verifies and appends a batch. When this returns, the records that could move have their new places.
+    /// Returns the copied payload bytes.
+    ///
+    /// # Errors
+    /// [`EngineError`] of the log. Nothing has moved then.
     pub(super) async fn copy(&self, victim: &mut Victim, batch: Vec<Entry>) -> Result<u64, EngineError> {
-        let (engine, wanted) = (self.clone(), batch.len());
+        let wanted = batch.len();
+        let reader = self.clone();
         let read = cstore_node::blocking(move || {
-            let read = |entry: Entry| engine.read_entry(&entry).map(|payload| (entry, payload));
+            let read = |entry| reader.read_entry(&entry).map(|payload| Verified { entry, payload });
             batch.into_iter().filter_map(read).collect::<Vec<_>>()
         });
-        let read = read.await?;
-        victim.damaged |= read.len() < wanted;
-        let batch = self.fence(read, &mut victim.held);
+        let verified = read.await?;
+        victim.damaged |= verified.len() < wanted;
+
+        let mut fence = self.fences.fence();
+        let batch = self.fence(&mut fence, verified, &mut victim.kept);
         if batch.is_empty() {
             return Ok(0);
         }
-        let bytes = batch.iter().map(|(entry, _)| u64::from(entry.location.len)).sum();
-        self.append_copy(batch).await.unwrap_or_else(|_| Err(EngineError::writer_gone()))?;
-        self.counters.moved_bytes.add(bytes);
+
+        let bytes = batch.iter().map(|record| u64::from(record.entry.location.len)).sum();
+        self.append(fence, batch).outcome().await?;
+        self.counters.moved_bytes.inc_by(bytes);
         Ok(bytes)
     }
 
-    /// Whether all of these records that are needed are good. Blocks the thread.
+    /// Returns true if all needed records among `entries` are good. Blocks the thread.
     pub(super) fn verify(&self, entries: &[Entry]) -> bool {
-        for some in entries.chunks(MAX_RECORDS) {
+        for chunk in entries.chunks(MAX_RECORDS) {
             let needed: Vec<Entry> = {
-                let shared = self.shared.lock();
-                some.iter()
-                    .filter(|entry| shared.state.is_live(&entry.live, entry.location))
-                    .copied()
-                    .collect()
+                let index = self.index.lock();
+                let is_live = |entry: &&Entry| index.is_live(&entry.live, entry.location);
+                chunk.iter().filter(is_live).copied().collect()
             };
-            for entry in needed {
-                let is_needed = || self.shared.lock().state.is_live(&entry.live, entry.location);
-                // A block that was found to be damaged before does not move, whatever its bytes are now. One that
-                // cannot be read because it went meanwhile is no damage.
-                let stays = matches!(entry.live, Live::Block(_))
-                    && !self.shared.lock().state.may_move(&entry.live)
-                    && !self.flaw.moves_unverified();
-                if (stays || self.read_entry(&entry).is_none()) && is_needed() {
-                    return false;
-                }
+            if !needed.iter().all(|entry| self.is_good(entry)) {
+                return false;
             }
         }
         true
     }
 
-    /// The verified payload of a record. A damaged one stays where it is.
+    /// Returns true if a record is good, or not needed any more.
+    fn is_good(&self, entry: &Entry) -> bool {
+        // A block that was found to be damaged before does not move, whatever its bytes are now.
+        let may_move = !matches!(entry.live, Live::Block(_)) || self.index.lock().may_move(&entry.live);
+        if may_move && self.read_entry(entry).is_some() {
+            return true;
+        }
+        // A record that could not be read because it went in between is no damage.
+        !self.index.lock().is_live(&entry.live, entry.location)
+    }
+
+    /// Returns the verified payload of a record, or `None` if it is damaged: a damaged record stays where it is.
     fn read_entry(&self, entry: &Entry) -> Option<Bytes> {
         match &entry.live {
-            Live::Block(_) if self.flaw.moves_unverified() => self.log.read(entry.location).ok(),
-            Live::Block(id) => self.read_verified(id, entry.location).ok(),
-            Live::Set(session, part) => match self.read_whole_refset(*session, *part, entry.location) {
+            Live::Block(id) => self.blocks.read_at(id, entry.location).ok(),
+            Live::Set(session, part) => match self.sets.read_payload(*session, *part, entry.location) {
                 Ok(payload) => Some(payload),
                 Err(error) => {
-                    self.counters.damaged_sets.add(1);
+                    self.counters.damaged_sets.inc();
                     let error = error_chain(&error);
                     tracing::error!(%session, part = part.0, %error, "reference set is damaged and not moved");
                     None
@@ -143,101 +133,72 @@ impl Engine {
         }
     }
 
-    /// Reads the payload of a reference set and checks that it is whole.
-    fn read_whole_refset(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        location: Location,
-    ) -> Result<Bytes, EngineError> {
-        let payload = self.log.read(location)?;
-        decode_refset(session, part, &payload).map_err(|source| EngineError::RefSet { session, source })?;
-        Ok(payload)
-    }
-
-    /// Takes what is still needed and may move, and keeps seals and releases of its sessions away until it has landed.
-    /// What may move later is added to `waiting`.
-    fn fence(&self, read: Vec<(Entry, Bytes)>, waiting: &mut Vec<Entry>) -> Vec<(Entry, Bytes)> {
-        let mut shared = self.shared.lock();
-        let mut batch = Vec::with_capacity(read.len());
-        let mut ours: Vec<SessionId> = Vec::new();
-        for (entry, payload) in read {
-            if !shared.state.is_live(&entry.live, entry.location) {
+    /// Returns the records that are still needed and may move, and claims their sessions: seals and releases of those
+    /// are kept away until the copy is durable. Records that may move later are added to `kept`.
+    fn fence(&self, fence: &mut Fence, records: Vec<Verified>, kept: &mut Vec<Entry>) -> Vec<Verified> {
+        let index = self.index.lock();
+        let mut claims = self.fences.lock();
+        let mut batch = Vec::with_capacity(records.len());
+        for record in records {
+            let Entry { live, location, .. } = &record.entry;
+            if !index.is_live(live, *location) {
                 continue;
             }
-            if let Some(session) = entry.live.session() {
-                if !shared.state.may_move(&entry.live) {
+            if live.session().is_some() {
+                if !index.may_move(live) {
                     continue;
                 }
-                if shared.is_held(&entry.live, session, &ours) && !self.flaw.has_no_fence() {
-                    waiting.push(entry);
+                if claims.is_kept(live, Some(fence)) {
+                    kept.push(record.entry);
                     continue;
                 }
-                let moving = shared.moving.entry(session).or_default();
-                moving.release |= matches!(entry.live, Live::Release(_));
-                ours.push(session);
+                claims.claim_move(fence, live);
             }
-            batch.push((entry, payload));
+            batch.push(record);
         }
         batch
     }
 
-    /// Waits until one of these records may move. Answers false when none was held, so that nothing would change.
-    pub(super) async fn await_fences(&self, held: &[Entry]) -> bool {
-        let fences = self.shared.lock().fences.clone();
-        let changed = fences.notified();
-        tokio::pin!(changed);
-        // From here on no change is missed.
-        changed.as_mut().enable();
-        let is_held = {
-            let shared = self.shared.lock();
-            let keeps = |entry: &Entry| {
-                entry.live.session().is_some_and(|session| shared.is_held(&entry.live, session, &[]))
-            };
-            !held.is_empty() && held.iter().all(keeps)
-        };
-        if is_held {
-            changed.await;
+    /// Waits until one of the records may move. Returns false if there is none.
+    pub(super) async fn wait_until_free(&self, kept: &[Entry]) -> bool {
+        if kept.is_empty() {
+            return false;
         }
-        !held.is_empty()
+        let freed = self.fences.session_freed();
+        tokio::pin!(freed);
+        // From here on no end of a claim is missed.
+        freed.as_mut().enable();
+
+        let all_kept = {
+            let claims = self.fences.lock();
+            kept.iter().all(|entry| claims.is_kept(&entry.live, None))
+        };
+        if all_kept {
+            freed.await;
+        }
+        true
     }
 
-    fn append_copy(&self, batch: Vec<(Entry, Bytes)>) -> oneshot::Receiver<Result<(), EngineError>> {
-        let record = |(entry, payload): &(Entry, Bytes)| Record {
-            kind: entry.kind,
-            key: entry.key(),
-            payload: payload.clone(),
+    fn append(&self, fence: Fence, batch: Vec<Verified>) -> Append<()> {
+        let record = |copied: &Verified| Record {
+            kind: copied.entry.kind,
+            key: copied.entry.key(),
+            payload: copied.payload.clone(),
         };
         let records = batch.iter().map(record).collect();
-        let entries: Vec<Entry> = batch.into_iter().map(|(entry, _)| entry).collect();
-        let (sender, landed) = oneshot::channel();
-        let (owner, counters, flaw) = (self.shared.clone(), self.counters.clone(), self.flaw);
-        let done = move |result: Result<Committed<'_>, LogError>| {
-            let mut shared = owner.lock();
-            if let Ok(committed) = &result {
-                let mut moved = 0;
-                for (entry, to) in entries.iter().zip(committed.locations) {
-                    moved += u64::from(shared.state.relocate(&entry.live, entry.location, *to));
-                    flaw.after_move(&mut shared.state, &entry.live, entry.location);
-                }
-                counters.moved_records.add(moved);
-            }
-            for session in entries.iter().filter_map(|entry| entry.live.session()) {
-                shared.moved(session);
-            }
-            drop(shared);
-            let _ = sender.send(result.map(drop).map_err(EngineError::from));
-        };
-        self.log.append(records, Urgency::Compaction, Box::new(done));
-        landed
-    }
-}
+        let entries: Vec<Entry> = batch.into_iter().map(|copied| copied.entry).collect();
+        let index = self.index.clone();
+        let moved_records = self.counters.moved_records.clone();
 
-impl Shared {
-    /// Whether a seal, a release or another move of the session is under way; `ours` are of this batch.
-    fn is_held(&self, live: &Live, session: SessionId, ours: &[SessionId]) -> bool {
-        let sealing = matches!(live, Live::Release(_)) && self.sealing.iter().any(|(s, _)| *s == session);
-        let moving = self.moving.contains_key(&session) && !ours.contains(&session);
-        sealing || moving || self.releasing.contains(&session)
+        self.appender.append(records, Urgency::Compaction, move |committed| {
+            let mut index = index.lock();
+            let mut moved = 0;
+            for (entry, to) in entries.iter().zip(committed.locations) {
+                moved += u64::from(index.relocate(&entry.live, entry.location, *to));
+            }
+            drop(index);
+            moved_records.inc_by(moved);
+            fence.end();
+        })
     }
 }

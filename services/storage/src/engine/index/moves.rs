@@ -1,16 +1,16 @@
-//! Moves of records from one file to another: what is needed of a file, and what a landed copy changes.
+//! Moves of records from one file to another: which records of a file are needed, and what a durable copy changes.
 //!
 //! Invariants
-//! * A move is compare-and-set on the old place: whatever happened to the record meanwhile wins, and the copy is dead.
-//! * The old place is given up only here, after the copy is durable. There is no moment without a durable record.
+//! * A move is a compare-and-set on the old place: if the record changed since it was read, the copy is dead.
+//! * The old place is given up only here, AFTER the copy is durable. There is no moment without a durable record.
 //! * A copy of a set that a move left behind is remembered until its file is gone, so that a release outlives it.
 
 use cstore_log::Location;
 use cstore_types::{BlockId, PartNo, SessionId};
 
-use super::{BLOCK_KEY, RELEASE_KEY, SET_KEY, State};
+use super::{BLOCK_KEY, Index, RELEASE_KEY, SET_KEY};
 
-/// What a record is, if it is needed.
+/// A record by what it stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Live {
     /// A block that a set, a seal or a pin holds.
@@ -22,7 +22,7 @@ pub(crate) enum Live {
 }
 
 impl Live {
-    /// Whose sets and releases must not change while this moves.
+    /// Returns the session whose sets and releases MUST NOT change while the record moves.
     pub(crate) fn session(&self) -> Option<SessionId> {
         match self {
             Self::Block(_) => None,
@@ -31,19 +31,19 @@ impl Live {
     }
 }
 
-impl State {
-    /// Whether the record at `location` is the one that is needed.
+impl Index {
+    /// Returns true if the record at `location` is the one that is needed.
     pub(crate) fn is_live(&self, live: &Live, location: Location) -> bool {
-        let found = match live {
+        let current = match live {
             Live::Block(id) => self.blocks.get(id).map(|block| block.location),
             Live::Set(session, part) => self.refset(*session, *part).map(|set| set.location),
             Live::Release(session) => self.releases.location(*session),
         };
-        found == Some(location)
+        current == Some(location)
     }
 
-    /// Whether a copy of the record may be written now. A damaged block stays where it is, for people to look at. A
-    /// release does not pass sets that came after it: a restart would drop them.
+    /// Returns true if a copy of the record may be written now. A damaged block stays where it is, for people to look
+    /// at. A release MUST NOT pass sets that came after it, otherwise a restart would drop them.
     pub(crate) fn may_move(&self, live: &Live) -> bool {
         match live {
             Live::Block(id) => self.has(id),
@@ -52,17 +52,20 @@ impl State {
         }
     }
 
-    /// A copy of the record at `from` is durable at `to`. Answers whether it is the one that is needed now.
+    /// Takes the copy at `to`, which is durable, for the record at `from`. Returns false if the record at `from` is not
+    /// needed any more; the copy is dead then.
     pub(crate) fn relocate(&mut self, live: &Live, from: Location, to: Location) -> bool {
         if !self.is_live(live, from) {
             return false;
         }
+
         let key_len = match live {
             Live::Block(id) => {
-                if let Some(block) = self.blocks.get_mut(id) {
-                    // The bytes were verified on their way, so a read that failed meanwhile is made good.
-                    (block.location, block.bad) = (to, false);
-                }
+                self.blocks.update(id, |block| {
+                    block.location = to;
+                    // The bytes were verified when they were copied, so a read that failed since is repaired.
+                    block.bad = false;
+                });
                 BLOCK_KEY
             }
             Live::Set(session, part) => {
@@ -73,20 +76,22 @@ impl State {
                 SET_KEY
             }
             Live::Release(session) => {
-                if !self.releases.moved(*session, to) {
-                    // It lies beside the only sets that it keeps away: both go together.
-                    self.drop_record(from, RELEASE_KEY);
+                if !self.releases.relocate(*session, to) {
+                    // The copy lies in the file of the only sets that it keeps away: that file goes as a whole.
+                    self.files.drop_record(from, RELEASE_KEY);
                     return true;
                 }
                 RELEASE_KEY
             }
         };
-        self.add_record(to, key_len);
-        self.drop_record(from, key_len);
+
+        self.files.add(to, key_len);
+        self.files.drop_record(from, key_len);
         true
     }
 
-    /// Files in which moves left copies of the session's sets behind; from now on its release remembers them.
+    /// Removes and returns the files in which moves left copies of the session's sets behind. From now on the release of
+    /// the session remembers them.
     pub(super) fn take_stale_sets(&mut self, session: SessionId) -> Vec<u32> {
         let mut files = Vec::new();
         self.stale_sets.retain(|file, sessions| {
@@ -96,26 +101,6 @@ impl State {
             !sessions.is_empty()
         });
         files
-    }
-
-    /// A moved record keeps its old place, as [`super::super::Flaw::StaleIndex`] has it.
-    #[cfg(feature = "faulty")]
-    pub(crate) fn misplace(&mut self, live: &Live, from: Location) {
-        if let Live::Block(id) = live
-            && let Some(block) = self.blocks.get_mut(id)
-        {
-            block.location = from;
-        }
-    }
-
-    /// The copy that a move left behind is forgotten, as [`super::super::Flaw::ForgottenCopies`] has it.
-    #[cfg(feature = "faulty")]
-    pub(crate) fn forget_copies(&mut self, live: &Live, from: Location) {
-        if let Live::Set(session, _) = live
-            && let Some(sessions) = self.stale_sets.get_mut(&from.file)
-        {
-            sessions.remove(session);
-        }
     }
 }
 
@@ -135,80 +120,80 @@ mod tests {
     const RELEASE: Live = Live::Release(S);
 
     /// A block in file 1, a set over it in file 2.
-    fn sealed() -> State {
-        let mut state = State::default();
-        state.insert_block(ID, at(1, 0));
-        assert_eq!(state.add_refs(&[ID]), 0);
-        state.insert_refset(S, PartNo(0), RefSet { location: at(2, 0), seal_seq: SealSeq(7) });
-        state
+    fn sealed() -> Index {
+        let mut index = Index::default();
+        index.insert_block(ID, at(1, 0));
+        assert_eq!(index.add_refs(&[ID]), 0);
+        index.insert_refset(S, PartNo(0), RefSet { location: at(2, 0), seal_seq: SealSeq(7) });
+        index
     }
 
-    fn release(state: &mut State, location: Location) {
-        for (_, set) in state.release(S, location) {
-            state.drop_refs(&[ID]);
-            state.bury(set);
+    fn release(index: &mut Index, location: Location) {
+        for (_, set) in index.release(S, location) {
+            index.drop_refs(&[ID]);
+            index.drop_set_record(set);
         }
     }
 
     #[test]
     fn a_moved_record_empties_its_old_file_and_fills_the_new_one() {
-        let mut state = sealed();
-        let totals = state.totals();
-        let bytes = state.file_use(1).bytes;
-        assert!(state.relocate(&BLOCK, at(1, 0), at(5, 0)) && state.relocate(&SET, at(2, 0), at(5, 100)));
-        assert!(state.is_dead(1) && state.is_dead(2) && !state.is_dead(5));
-        assert_eq!(state.file_use(5).live, 2);
-        assert!(state.file_use(5).bytes > bytes);
-        assert_eq!(state.totals(), totals);
-        assert_eq!(state.refset(S, PartNo(0)).unwrap().seal_seq, SealSeq(7));
+        let mut index = sealed();
+        let totals = index.totals();
+        let bytes = index.file_use(1).bytes;
+        assert!(index.relocate(&BLOCK, at(1, 0), at(5, 0)) && index.relocate(&SET, at(2, 0), at(5, 100)));
+        assert!(index.is_dead(1) && index.is_dead(2) && !index.is_dead(5));
+        assert_eq!(index.file_use(5).live, 2);
+        assert!(index.file_use(5).bytes > bytes);
+        assert_eq!(index.totals(), totals);
+        assert_eq!(index.refset(S, PartNo(0)).unwrap().seal_seq, SealSeq(7));
     }
 
     #[test]
     fn a_copy_of_what_was_freed_or_written_again_is_dead() {
-        let mut state = sealed();
-        release(&mut state, at(3, 0));
-        assert!(!state.relocate(&BLOCK, at(1, 0), at(5, 0)) && !state.relocate(&SET, at(2, 0), at(5, 100)));
-        assert!(state.is_dead(5));
-        state.insert_block(ID, at(6, 0));
-        assert!(!state.relocate(&BLOCK, at(1, 0), at(5, 0)), "it has another place now");
-        assert_eq!(state.block(&ID).unwrap().location, at(6, 0));
+        let mut index = sealed();
+        release(&mut index, at(3, 0));
+        assert!(!index.relocate(&BLOCK, at(1, 0), at(5, 0)) && !index.relocate(&SET, at(2, 0), at(5, 100)));
+        assert!(index.is_dead(5));
+        index.insert_block(ID, at(6, 0));
+        assert!(!index.relocate(&BLOCK, at(1, 0), at(5, 0)), "it has another place now");
+        assert_eq!(index.block(&ID).unwrap().location, at(6, 0));
     }
 
     #[test]
     fn a_release_outlives_copies_of_its_sets_that_moves_left_behind() {
-        let mut state = sealed();
-        assert!(state.relocate(&SET, at(2, 0), at(5, 0)));
-        release(&mut state, at(6, 0));
-        state.retired(5);
-        assert!(!state.is_dead(6), "file 2 still has a copy of the set");
-        state.retired(2);
-        assert!(state.is_dead(6));
+        let mut index = sealed();
+        assert!(index.relocate(&SET, at(2, 0), at(5, 0)));
+        release(&mut index, at(6, 0));
+        index.remove_file(5);
+        assert!(!index.is_dead(6), "file 2 still has a copy of the set");
+        index.remove_file(2);
+        assert!(index.is_dead(6));
     }
 
     #[test]
     fn a_release_in_the_file_of_its_set_is_not_needed_and_one_that_moves_out_is() {
-        let mut state = sealed();
-        release(&mut state, at(2, 500));
-        assert!(state.is_dead(2), "both go together");
-        let mut state = sealed();
-        assert!(state.relocate(&SET, at(2, 0), at(5, 0)));
-        release(&mut state, at(5, 500));
-        assert!(state.relocate(&RELEASE, at(5, 500), at(6, 0)));
-        state.retired(2);
-        assert!(!state.is_dead(6), "file 5 still has the set");
-        state.retired(5);
-        assert!(state.is_dead(6));
+        let mut index = sealed();
+        release(&mut index, at(2, 500));
+        assert!(index.is_dead(2), "both go together");
+        let mut index = sealed();
+        assert!(index.relocate(&SET, at(2, 0), at(5, 0)));
+        release(&mut index, at(5, 500));
+        assert!(index.relocate(&RELEASE, at(5, 500), at(6, 0)));
+        index.remove_file(2);
+        assert!(!index.is_dead(6), "file 5 still has the set");
+        index.remove_file(5);
+        assert!(index.is_dead(6));
     }
 
     #[test]
     fn a_damaged_block_and_a_release_before_new_sets_do_not_move() {
-        let mut state = sealed();
-        assert!(state.may_move(&BLOCK) && state.may_move(&SET));
-        state.mark_bad(&ID, at(1, 0));
-        assert!(!state.may_move(&BLOCK));
-        release(&mut state, at(3, 0));
-        assert!(state.may_move(&RELEASE));
-        state.insert_refset(S, PartNo(1), RefSet { location: at(4, 0), seal_seq: SealSeq(9) });
-        assert!(!state.may_move(&RELEASE));
+        let mut index = sealed();
+        assert!(index.may_move(&BLOCK) && index.may_move(&SET));
+        index.mark_bad(&ID, at(1, 0));
+        assert!(!index.may_move(&BLOCK));
+        release(&mut index, at(3, 0));
+        assert!(index.may_move(&RELEASE));
+        index.insert_refset(S, PartNo(1), RefSet { location: at(4, 0), seal_seq: SealSeq(9) });
+        assert!(!index.may_move(&RELEASE));
     }
 }

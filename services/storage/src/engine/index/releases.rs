@@ -1,15 +1,15 @@
-//! Release records: how long each is needed, and by which files.
+//! Release records: how long each is needed, and because of which files.
 
 use std::collections::{HashMap, HashSet};
 
 use cstore_log::Location;
 use cstore_types::{PartNo, SessionId};
 
-use super::{RELEASE_KEY, RefSet, SET_KEY, State, record_overhead};
+use super::{Index, RELEASE_KEY, RefSet};
 
 #[derive(Debug, Default)]
-pub(super) struct Release {
-    pub(super) location: Location,
+struct Release {
+    location: Location,
     /// Files that still hold a copy of a reference set that this release dropped.
     graves: HashSet<u32>,
 }
@@ -34,7 +34,7 @@ impl Releases {
         self.of.get(&session).map(|release| release.location)
     }
 
-    /// Takes the release if it is needed. Answers whether it is, and the one that it replaces.
+    /// Adds a release if it is needed. Returns whether it is, and the place of the release that it replaces.
     fn put(
         &mut self,
         session: SessionId,
@@ -56,8 +56,8 @@ impl Releases {
         (is_needed, replaced)
     }
 
-    /// The release lies elsewhere now. Answers whether it is still needed there.
-    pub(super) fn moved(&mut self, session: SessionId, to: Location) -> bool {
+    /// Gives a release another place. Returns true if it is still needed there.
+    pub(super) fn relocate(&mut self, session: SessionId, to: Location) -> bool {
         let Some(release) = self.of.get_mut(&session) else { return false };
         release.location = to;
         let is_needed = release.is_needed();
@@ -67,8 +67,8 @@ impl Releases {
         is_needed
     }
 
-    /// The file is gone: answers where the releases lay that are needed no more.
-    fn retired(&mut self, file: u32) -> Vec<Location> {
+    /// Forgets a file that is gone. Returns the places of the releases that are not needed any more.
+    fn remove_file(&mut self, file: u32) -> Vec<Location> {
         let mut done = Vec::new();
         for session in self.by_grave.remove(&file).unwrap_or_default() {
             let Some(release) = self.of.get_mut(&session) else { continue };
@@ -82,32 +82,33 @@ impl Releases {
     }
 }
 
-impl State {
-    /// A release of `session` is durable at `location`: its sets are gone. Their references are still counted; the
-    /// caller reads the sets and drops them (see [`Self::drop_refs`]).
+impl Index {
+    /// Drops the sets of `session`, whose release is durable at `location`, and returns them. Their references are still
+    /// counted: the caller reads the sets and counts them down ([`Self::drop_refs`]).
     pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
         let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
         let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
         graves.extend(self.take_stale_sets(session));
         for (_, set) in &parts {
-            self.totals.physical_bytes -= u64::from(set.location.len) + record_overhead(SET_KEY);
+            self.totals.remove_set(set);
         }
+
         let (is_needed, replaced) = self.releases.put(session, location, graves);
         if let Some(old) = replaced {
-            self.drop_record(old, RELEASE_KEY);
+            self.files.drop_record(old, RELEASE_KEY);
         }
         if is_needed {
-            self.add_record(location, RELEASE_KEY);
+            self.files.add(location, RELEASE_KEY);
         }
         parts
     }
 
-    /// The file's old content can never come back: release records that waited for it are needed no more.
-    pub(crate) fn retired(&mut self, file: u32) {
-        self.files.remove(&file);
+    /// Forgets a file whose contents can never come back. Release records that kept its sets away die.
+    pub(crate) fn remove_file(&mut self, file: u32) {
+        self.files.remove(file);
         self.stale_sets.remove(&file);
-        for location in self.releases.retired(file) {
-            self.drop_record(location, RELEASE_KEY);
+        for location in self.releases.remove_file(file) {
+            self.files.drop_record(location, RELEASE_KEY);
         }
     }
 }
@@ -129,24 +130,24 @@ mod tests {
 
     #[test]
     fn a_release_record_outlives_the_files_of_the_sets_that_it_dropped() {
-        let mut state = State::default();
-        state.insert_refset(S, PartNo(0), RefSet { location: at(1, 900), seal_seq: SealSeq(1) });
-        for (_, set) in state.release(S, at(2, 950)) {
-            state.bury(set);
+        let mut index = Index::default();
+        index.insert_refset(S, PartNo(0), RefSet { location: at(1, 900), seal_seq: SealSeq(1) });
+        for (_, set) in index.release(S, at(2, 950)) {
+            index.drop_set_record(set);
         }
-        assert!(state.is_dead(1));
-        assert!(!state.is_dead(2), "a restart before file 1 is gone would bring the set back");
-        state.retired(1);
-        assert!(state.is_dead(2));
+        assert!(index.is_dead(1));
+        assert!(!index.is_dead(2), "a restart before file 1 is gone would bring the set back");
+        index.remove_file(1);
+        assert!(index.is_dead(2));
     }
 
     #[test]
     fn a_release_that_moves_beside_the_only_sets_that_it_dropped_is_needed_no_more() {
         let mut releases = Releases::default();
         assert_eq!(releases.put(S, at(2, 0), HashSet::from([1, 3])), (true, None));
-        assert_eq!(releases.retired(3), []);
-        assert!(!releases.moved(S, at(1, 900)));
-        assert_eq!((releases.location(S), releases.retired(1)), (None, vec![]));
+        assert_eq!(releases.remove_file(3), []);
+        assert!(!releases.relocate(S, at(1, 900)));
+        assert_eq!((releases.location(S), releases.remove_file(1)), (None, vec![]));
     }
 
     /// What is needed by the definition, looking at all of them each time.
@@ -170,11 +171,11 @@ mod tests {
                     all.insert(n, Release { location: at(file, step), graves });
                 }
                 1 => {
-                    releases.moved(session, at(file, step));
+                    releases.relocate(session, at(file, step));
                     all.entry(n).and_modify(|release| release.location = at(file, step));
                 }
                 2 => {
-                    let mut done = releases.retired(file);
+                    let mut done = releases.remove_file(file);
                     let gone = |release: &mut Release| release.graves.remove(&file) && !release.is_needed();
                     let mut expected: Vec<Location> = all
                         .values_mut()

@@ -5,27 +5,30 @@ use std::sync::Arc;
 
 use cstore_log::Disk;
 
-use super::Engine;
-use super::format::{FormatError, SLOT, SLOTS, SUPERBLOCK_FILE, Superblock};
-use crate::EngineError;
+use super::super::format::{FormatError, SLOT, SLOTS, SUPERBLOCK_FILE, Superblock};
 
-/// What the superblock file holds.
+/// The contents of the superblock file.
 #[derive(Debug)]
-pub(super) enum Found {
-    /// No file, or one that was never written: formatting broke off, or nothing is there.
-    Nothing,
+pub(in crate::engine) enum SlotContents {
+    /// No file, or one that was never written: the disk is empty, or formatting broke off.
+    Unformatted,
     /// The newest valid slot.
     Valid(Superblock),
     /// No valid slot, and at least one that is not empty.
     Unusable(FormatError),
 }
 
-pub(super) fn read(disk: &Arc<dyn Disk>) -> io::Result<Found> {
+/// Reads all slots.
+///
+/// # Errors
+/// Of the disk.
+pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> {
     let file = match disk.open(SUPERBLOCK_FILE) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SlotContents::Unformatted),
         Err(error) => return Err(error),
     };
+
     let len = file.size()?;
     let mut best: Option<Superblock> = None;
     let mut problem = None;
@@ -42,17 +45,23 @@ pub(super) fn read(disk: &Arc<dyn Disk>) -> io::Result<Found> {
             Err(error) => problem = Some(error),
         }
     }
+
     Ok(match (best, problem) {
         // A newer format in any slot wins over an older valid one: the disk was upgraded.
-        (_, Some(error @ (FormatError::Version(_) | FormatError::Features(_)))) => Found::Unusable(error),
-        (Some(found), _) => Found::Valid(found),
-        (None, Some(error)) => Found::Unusable(error),
-        (None, None) => Found::Nothing,
+        (_, Some(error @ (FormatError::Version(_) | FormatError::Features(_)))) => {
+            SlotContents::Unusable(error)
+        }
+        (Some(found), _) => SlotContents::Valid(found),
+        (None, Some(error)) => SlotContents::Unusable(error),
+        (None, None) => SlotContents::Unformatted,
     })
 }
 
-/// Writes the next slot and syncs it.
-pub(super) fn write(disk: &Arc<dyn Disk>, superblock: &Superblock) -> io::Result<()> {
+/// Writes the slot of the superblock's sequence number and syncs it.
+///
+/// # Errors
+/// Of the disk. The slots before are as they were.
+pub(in crate::engine) fn write(disk: &Arc<dyn Disk>, superblock: &Superblock) -> io::Result<()> {
     let file = match disk.open(SUPERBLOCK_FILE) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -65,18 +74,4 @@ pub(super) fn write(disk: &Arc<dyn Disk>, superblock: &Superblock) -> io::Result
     let offset = (superblock.seq % SLOTS) * SLOT as u64;
     file.write_all_vectored_at(&[superblock.encode()], offset)?;
     file.sync_data()
-}
-
-impl Engine {
-    /// Writes the superblock as of now.
-    pub(super) fn write_superblock(&self, clean: bool) -> Result<(), EngineError> {
-        // One writer at a time, under a lock of its own: identity and capacity are read for every heartbeat and every put,
-        // which must not wait for a slow disk.
-        let _one = self.superblock_writes.lock();
-        let known = self.superblock();
-        let next = Superblock { seq: known.seq + 1, seal_seq: self.seal_seq(), clean, ..known };
-        write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
-        *self.superblock.lock() = next;
-        Ok(())
-    }
 }

@@ -2,116 +2,90 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
-use cstore_log::{Committed, LogError, Record, Urgency};
+use cstore_log::{Record, Urgency};
 use cstore_types::limits::MAX_IDS;
-use cstore_types::{Block, BlockId, CommitFacts, PartNo, SealSeq, SessionId};
-use tokio::sync::oneshot;
+use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId};
 
-use super::format::{KIND_REFSET, encode_refset, refset_key};
-use super::put::{MAX_ROOM_TRIES, record};
-use super::space::GROUP_OVERHEAD;
-use super::state::{ORPHANS, RefSet, record_overhead};
-use super::{Engine, MAX_READ_TRIES, PutOutcome, SealOutcome, Shared};
-use crate::EngineError;
+use super::check::check;
+use super::{MAX_ROOM_TRIES, PutOutcome, Writer, record};
+use crate::engine::appender::Append;
+use crate::engine::error::EngineError;
+use crate::engine::fences::{Completion, Fence};
+use crate::engine::format::{KIND_REFSET, encode_refset, refset_key};
+use crate::engine::index::{Index, ORPHANS, RefSet, SharedIndex, record_overhead};
+use crate::engine::space::{GROUP_OVERHEAD, Reservation};
 
-/// How often a seal waits for blocks that other requests are writing.
+/// Limit of how often a seal waits for blocks that other requests are writing.
 const MAX_ROUNDS: usize = 4;
 
-/// What one look under the lock decided.
-enum Step {
-    /// The part is sealed already; compare what it holds.
-    Known(RefSet),
-    /// Wait for other requests' writes, then look again.
-    Wait(Vec<oneshot::Receiver<bool>>),
-    Answer(SealOutcome),
-    Written(oneshot::Receiver<Result<(SealSeq, CommitFacts), EngineError>>, Vec<bool>),
+/// The outcome of a seal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealOutcome {
+    /// The reference set is durable.
+    Sealed {
+        /// Sequence of the seal on this disk.
+        seal_seq: SealSeq,
+        /// For each block that was sent along, whether it was new.
+        stored: Vec<bool>,
+    },
+    /// Positions in the request's ids of blocks that are not here. Nothing was written.
+    Missing(Vec<u32>),
+    /// The part was sealed before with other ids.
+    Conflict,
 }
 
-impl Engine {
-    /// Seals `(session, part)` over blocks that are here. Idempotent; other ids for the same part are a conflict.
-    ///
-    /// # Errors
-    /// [`EngineError`]; nothing was sealed then, or (read-only, disk) the outcome is unknown until a restart.
-    pub async fn seal(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        ids: Vec<BlockId>,
-    ) -> Result<SealOutcome, EngineError> {
-        self.put_seal(session, part, ids, Vec::new()).await
-    }
+/// A part of a session with the blocks that its set names.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    session: SessionId,
+    number: PartNo,
+    ids: &'a [BlockId],
+    /// Blocks that were sent along. Each is good and among `ids`.
+    blocks: &'a [Block],
+}
 
-    /// Puts `blocks`, checks that all `ids` are here, and seals them: one frame and one sync when they fit one group.
+/// The decision of one look at the index.
+enum Step {
+    /// The part is sealed already: compare what it holds.
+    Known(RefSet),
+    /// Wait for records of other requests, then look again.
+    Wait(Vec<Completion>),
+    Return(SealOutcome),
+    /// The set was appended, with the blocks that were new.
+    Appended {
+        append: Append<SealSeq>,
+        stored: Vec<bool>,
+    },
+}
+
+impl Writer {
+    /// Puts `blocks`, checks that all `ids` are here, and seals them: one frame and one sync if they fit one group.
+    /// Repeating it is safe; other ids for the same part are a conflict.
     ///
     /// # Errors
-    /// As [`Self::seal`], and for a block that is not what its id says or is not among `ids`.
-    pub async fn put_seal(
+    /// [`EngineError`], also for a block that is not what its id says or is not among `ids`. Nothing was sealed then,
+    /// except that after a failed write the outcome is unknown until a restart.
+    pub(in crate::engine) async fn put_seal(
         &self,
         session: SessionId,
-        part: PartNo,
+        number: PartNo,
         ids: Vec<BlockId>,
         blocks: Vec<Block>,
     ) -> Result<SealOutcome, EngineError> {
-        self.validate(session, &ids, &blocks)?;
-        let (blocks, good) = self.check(blocks).await?;
-        if let Some((bad, _)) = blocks.iter().zip(&good).find(|(_, good)| !**good) {
-            return Err(EngineError::Invalid(format!(
-                "bytes of block {:?} are not what its id says",
-                bad.id
-            )));
-        }
-        let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
-        if bytes > self.group_bytes {
-            return self.put_then_seal(session, part, ids, blocks).await;
-        }
-        for round in 0..MAX_ROUNDS {
-            match self.step_with_room(session, part, &ids, &blocks).await? {
-                Step::Answer(outcome) => return Ok(outcome),
-                Step::Known(set) => return self.compare(session, part, set, &ids, blocks.len()),
-                Step::Wait(landings) => {
-                    for landing in landings {
-                        let _ = landing.await;
-                    }
-                }
-                Step::Written(landed, stored) => {
-                    let seal_seq = match self.await_commit(landed).await {
-                        Err(EngineError::Full { .. }) if round + 1 < MAX_ROUNDS => continue,
-                        other => other?,
-                    };
-                    self.counters.seals.add(1);
-                    return Ok(SealOutcome::Sealed { seal_seq, stored });
-                }
-            }
-        }
-        Err(EngineError::Busy("other requests keep writing the same blocks"))
-    }
-
-    fn validate(&self, session: SessionId, ids: &[BlockId], blocks: &[Block]) -> Result<(), EngineError> {
-        if session == ORPHANS {
-            return Err(EngineError::Invalid("session must not be zero".to_owned()));
-        }
-        if ids.is_empty() || ids.len() > MAX_IDS {
-            let text = format!("a seal must name 1 to {MAX_IDS} blocks, found {}", ids.len());
+        validate(session, &ids, &blocks)?;
+        let checked = check(&self.key, blocks).await?;
+        let blocks = checked.blocks;
+        if let Some((bad, _)) = blocks.iter().zip(&checked.good).find(|(_, good)| !**good) {
+            let text = format!("bytes of block {:?} are not what its id says", bad.id);
             return Err(EngineError::Invalid(text));
         }
-        let named: HashSet<&BlockId> = ids.iter().collect();
-        match blocks.iter().find(|block| !named.contains(&block.id)) {
-            Some(block) => {
-                Err(EngineError::Invalid(format!("block {:?} is not among the seal's ids", block.id)))
-            }
-            None => Ok(()),
-        }
-    }
 
-    /// More bytes than one group takes: the blocks first, then the set. Pins hold them in between.
-    async fn put_then_seal(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        ids: Vec<BlockId>,
-        blocks: Vec<Block>,
-    ) -> Result<SealOutcome, EngineError> {
+        let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+        if bytes <= self.ledger.geometry.group_bytes {
+            return self.seal_part(Part { session, number, ids: &ids, blocks: &blocks }).await;
+        }
+
+        // More bytes than one group takes: the blocks first, then the set. Pins hold the blocks in between.
         let mut stored = Vec::with_capacity(blocks.len());
         for outcome in self.put_blocks(session, blocks).await {
             stored.push(match outcome {
@@ -120,223 +94,234 @@ impl Engine {
                 PutOutcome::Refused(error) => return Err(error),
             });
         }
-        match Box::pin(self.seal(session, part, ids)).await? {
+        match self.seal_part(Part { session, number, ids: &ids, blocks: &[] }).await? {
             SealOutcome::Sealed { seal_seq, .. } => Ok(SealOutcome::Sealed { seal_seq, stored }),
             other => Ok(other),
         }
     }
 
-    /// As [`Self::step`], again when others took the room that there was.
-    async fn step_with_room(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        ids: &[BlockId],
-        blocks: &[Block],
-    ) -> Result<Step, EngineError> {
+    async fn seal_part(&self, part: Part<'_>) -> Result<SealOutcome, EngineError> {
+        for round in 0..MAX_ROUNDS {
+            match self.step_with_room(part).await? {
+                Step::Return(outcome) => return Ok(outcome),
+                Step::Known(set) => return self.compare(part, set),
+                Step::Wait(completions) => {
+                    for completion in completions {
+                        let _ = completion.await;
+                    }
+                }
+                Step::Appended { append, stored } => {
+                    let seal_seq = match self.appender.wait(append).await {
+                        // Another writer claimed the room in the log.
+                        Err(EngineError::Full { .. }) if round + 1 < MAX_ROUNDS => continue,
+                        other => other?,
+                    };
+                    self.counters.seals.inc();
+                    return Ok(SealOutcome::Sealed { seal_seq, stored });
+                }
+            }
+        }
+        Err(EngineError::Busy("other requests keep writing the same blocks"))
+    }
+
+    /// Makes room and takes a step, again if other writers claimed the room.
+    async fn step_with_room(&self, part: Part<'_>) -> Result<Step, EngineError> {
         for _ in 0..MAX_ROOM_TRIES {
-            let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len()) + GROUP_OVERHEAD;
-            let hope = self.await_room(needed).await;
-            match self.step(session, part, ids, blocks) {
-                Err(EngineError::Full { .. }) if hope => {}
+            let has_room = self.room.make(self.bytes_of(part)).await;
+            match self.step(part) {
+                Err(EngineError::Full { .. }) if has_room => {}
                 Err(full @ EngineError::Full { .. }) => {
-                    self.counters.full.add(1);
+                    self.counters.full.inc();
                     return Err(full);
                 }
                 other => return other,
             }
         }
-        Err(EngineError::Busy("others take the room that comes back"))
+        Err(EngineError::Busy("free space is being claimed by other writers"))
     }
 
-    /// One look under the lock. When everything is here it counts the references and hands the set to the log, so
-    /// that from this moment on no release can free a block of it.
-    fn step(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        ids: &[BlockId],
-        blocks: &[Block],
-    ) -> Result<Step, EngineError> {
-        let needed = self.bytes_of_new(blocks) + refset_footprint(ids.len()) + GROUP_OVERHEAD;
-        let room = self.check_room(needed);
-        let mut shared = self.shared.lock();
-        if let Some(set) = shared.state.refset(session, part) {
+    /// Returns the bytes that a part takes on the disk, with those of its blocks that are not here.
+    fn bytes_of(&self, part: Part<'_>) -> u64 {
+        self.bytes_of_new(part.blocks) + refset_footprint(part.ids.len()) + GROUP_OVERHEAD
+    }
+
+    /// Takes one look at the index. If everything is here, counts the references and hands the set to the log, so that
+    /// from this moment on no release can free a block of it.
+    fn step(&self, part: Part<'_>) -> Result<Step, EngineError> {
+        let Part { session, number, ids, .. } = part;
+        let room = self.ledger.reserve(self.bytes_of(part));
+        let mut fence = self.fences.fence();
+
+        let mut index = self.index.lock();
+        let mut claims = self.fences.lock();
+        if let Some(set) = index.refset(session, number) {
             return Ok(Step::Known(set));
         }
-        if shared.moving.get(&session).is_some_and(|moving| moving.release) {
-            // A set that landed before the copy of a release would be dropped by it.
-            return Ok(Step::Wait(shared.wait_for_move(session).into_iter().collect()));
+        if let Some(completion) = claims.wait_for_move_of_release(session) {
+            return Ok(Step::Wait(vec![completion]));
         }
-        if shared.sealing.contains(&(session, part)) {
+        if claims.is_sealing(session, number) {
             return Err(EngineError::Busy("this part is being sealed by another request"));
         }
-        let fresh: Vec<&Block> = blocks.iter().filter(|block| !shared.state.has(&block.id)).collect();
-        let fresh_ids: HashSet<BlockId> = fresh.iter().map(|block| block.id).collect();
-        let wanted: Vec<BlockId> = ids.iter().copied().filter(|id| !shared.state.has(id)).collect();
-        let landings: Vec<_> = wanted.iter().filter_map(|id| shared.wait_for(id)).collect();
-        if !landings.is_empty() {
-            return Ok(Step::Wait(landings));
+
+        let absent = ids.iter().filter(|id| !index.has(id));
+        let completions: Vec<_> = absent.filter_map(|id| claims.wait_for_block(id)).collect();
+        if !completions.is_empty() {
+            return Ok(Step::Wait(completions));
         }
-        let missing = |(at, id): (usize, &BlockId)| {
-            let absent = !shared.state.has(id) && !fresh_ids.contains(id);
-            absent.then(|| u32::try_from(at).unwrap_or(u32::MAX))
-        };
-        let missing: Vec<u32> = ids.iter().enumerate().filter_map(missing).collect();
+
+        let new = NewBlocks::among(part, &index);
+        let missing = new.missing(part, &index);
         if !missing.is_empty() {
+            // The blocks that are here must stay until those that are not were sent.
             for id in ids {
-                shared.state.pin(session, *id);
+                index.pin(session, *id);
             }
-            return Ok(Step::Answer(SealOutcome::Missing(missing)));
+            return Ok(Step::Return(SealOutcome::Missing(missing)));
         }
-        room?;
-        let mut first = HashSet::new();
-        let stored: Vec<bool> =
-            blocks.iter().map(|block| fresh_ids.contains(&block.id) && first.insert(block.id)).collect();
-        let fresh: Vec<Block> = blocks
-            .iter()
-            .zip(&stored)
-            .filter(|(_, stored)| **stored)
-            .map(|(block, _)| block.clone())
-            .collect();
-        let sealing = Sealing::begin(&mut shared, session, part, ids, &fresh, needed);
-        drop(shared);
-        Ok(Step::Written(self.append_set(sealing, ids, &fresh), stored))
+
+        let reservation = room?;
+        claims.claim_seal(&mut fence, session, number);
+        for block in &new.blocks {
+            claims.claim_block(&mut fence, block.id);
+        }
+        let (refs_of_new, refs_of_stored): (Vec<BlockId>, Vec<BlockId>) =
+            ids.iter().copied().partition(|id| new.ids.contains(id));
+        index.add_refs(&refs_of_stored);
+        // The log may refuse the group at once. What undoes itself then locks both again.
+        drop(claims);
+        drop(index);
+
+        let counted = CountedRefs { index: self.index.clone(), ids: refs_of_stored };
+        let pending = PendingSet { counted, refs_of_new, fence, reservation };
+        Ok(Step::Appended { append: self.append_set(part, &new.blocks, pending), stored: new.stored })
     }
 
-    fn append_set(
-        &self,
-        sealing: Sealing,
-        ids: &[BlockId],
-        fresh: &[Block],
-    ) -> oneshot::Receiver<Result<(SealSeq, CommitFacts), EngineError>> {
-        let mut records: Vec<Record> = fresh.iter().map(record).collect();
+    fn append_set(&self, part: Part<'_>, new: &[&Block], pending: PendingSet) -> Append<SealSeq> {
+        let Part { session, number, ids, .. } = part;
+        let mut records: Vec<Record> = new.iter().map(|block| record(block)).collect();
         records.push(Record {
             kind: KIND_REFSET,
-            key: refset_key(sealing.session, sealing.part),
-            payload: encode_refset(sealing.session, sealing.part, ids),
+            key: refset_key(session, number),
+            payload: encode_refset(session, number, ids),
         });
-        let new_bytes: u64 = fresh.iter().map(|block| block.bytes.len() as u64).sum();
-        let (sender, landed) = oneshot::channel();
-        let (owner, counters) = (self.shared.clone(), self.counters.clone());
-        let done = move |result: Result<Committed<'_>, LogError>| {
-            sealing.end(&mut owner.lock(), &result);
-            if result.is_ok() {
-                counters.stored_blocks.add(sealing.fresh.len() as u64);
-                counters.stored_bytes.add(new_bytes);
+        let new_ids: Vec<BlockId> = new.iter().map(|block| block.id).collect();
+        let new_bytes: u64 = new.iter().map(|block| block.bytes.len() as u64).sum();
+        let index = self.index.clone();
+        let counters = self.counters.clone();
+
+        self.appender.append(records, Urgency::Normal, move |committed| {
+            let PendingSet { counted, refs_of_new, fence, reservation } = pending;
+            let seal_seq = SealSeq(committed.frame_seq);
+            drop(reservation);
+
+            let mut index = index.lock();
+            for (id, location) in new_ids.iter().zip(committed.locations) {
+                index.insert_block(*id, *location);
             }
-            let answer = result.map(|committed| (SealSeq(committed.frame_seq), committed.frame));
-            let answer = answer.map_err(EngineError::from);
-            let _ = sender.send(answer);
-        };
-        self.log.append(records, Urgency::Normal, Box::new(done));
-        landed
-    }
-
-    /// A repeated seal: the same ids get the same answer, others are a conflict.
-    fn compare(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        set: RefSet,
-        ids: &[BlockId],
-        n_blocks: usize,
-    ) -> Result<SealOutcome, EngineError> {
-        if self.read_moving_refset(session, part, set)? != ids {
-            return Ok(SealOutcome::Conflict);
-        }
-        Ok(SealOutcome::Sealed { seal_seq: set.seal_seq, stored: vec![false; n_blocks] })
-    }
-
-    /// As [`Self::read_refset`] of a set that may move meanwhile.
-    fn read_moving_refset(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        mut set: RefSet,
-    ) -> Result<Vec<BlockId>, EngineError> {
-        for _ in 1..MAX_READ_TRIES {
-            match self.read_refset(session, part, set) {
-                Ok(ids) => return Ok(ids),
-                Err(error) => match self.shared.lock().state.refset(session, part) {
-                    Some(now) if now != set => set = now,
-                    _ => return Err(error),
-                },
+            index.add_refs(&refs_of_new);
+            counted.keep();
+            if let Some(location) = committed.locations.last() {
+                index.insert_refset(session, number, RefSet { location: *location, seal_seq });
             }
-        }
-        self.read_refset(session, part, set)
+            drop(index);
+            fence.end();
+
+            counters.stored_blocks.inc_by(new_ids.len() as u64);
+            counters.stored_bytes.inc_by(new_bytes);
+            seal_seq
+        })
     }
 
-    pub(super) fn read_refset(
-        &self,
-        session: SessionId,
-        part: PartNo,
-        set: RefSet,
-    ) -> Result<Vec<BlockId>, EngineError> {
-        let payload: Bytes = self.log.read(set.location)?;
-        super::format::decode_refset(session, part, &payload)
-            .map_err(|source| EngineError::RefSet { session, source })
+    /// Compares a repeated seal with the set that is stored: the same ids get the same result, others are a conflict.
+    fn compare(&self, part: Part<'_>, set: RefSet) -> Result<SealOutcome, EngineError> {
+        let Part { session, number, ids, blocks } = part;
+        match self.sets.read_current(session, number, set)? {
+            None => Err(EngineError::Busy("this session was released by another request")),
+            Some(sealed) if sealed != ids => Ok(SealOutcome::Conflict),
+            Some(_) => Ok(SealOutcome::Sealed { seal_seq: set.seal_seq, stored: vec![false; blocks.len()] }),
+        }
     }
 }
 
-/// A reference set between its presence check and its landing.
-///
-/// References to blocks that are here are counted at once, so that no release can free them meanwhile; those to
-/// blocks that travel in the same frame are counted when the frame has landed.
-struct Sealing {
-    session: SessionId,
-    part: PartNo,
-    fresh: Vec<BlockId>,
-    refs_of_fresh: Vec<BlockId>,
-    refs_of_held: Vec<BlockId>,
-    reserved: u64,
-}
-
-impl Sealing {
-    fn begin(
-        shared: &mut Shared,
-        session: SessionId,
-        part: PartNo,
-        ids: &[BlockId],
-        fresh: &[Block],
-        reserved: u64,
-    ) -> Self {
-        let fresh: Vec<BlockId> = fresh.iter().map(|block| block.id).collect();
-        let is_fresh: HashSet<BlockId> = fresh.iter().copied().collect();
-        let (refs_of_fresh, refs_of_held): (Vec<BlockId>, Vec<BlockId>) =
-            ids.iter().copied().partition(|id| is_fresh.contains(id));
-        shared.state.add_refs(&refs_of_held);
-        shared.sealing.insert((session, part));
-        shared.reserved += reserved;
-        for id in &fresh {
-            shared.in_flight.insert(*id, Vec::new());
-        }
-        Self { session, part, fresh, refs_of_fresh, refs_of_held, reserved }
+fn validate(session: SessionId, ids: &[BlockId], blocks: &[Block]) -> Result<(), EngineError> {
+    if session == ORPHANS {
+        return Err(EngineError::Invalid("session must not be zero".to_owned()));
     }
-
-    fn end(&self, shared: &mut Shared, result: &Result<Committed<'_>, LogError>) {
-        shared.sealing.remove(&(self.session, self.part));
-        shared.fences.notify_waiters();
-        shared.reserved = shared.reserved.saturating_sub(self.reserved);
-        match result {
-            Ok(committed) => {
-                for (id, location) in self.fresh.iter().zip(committed.locations) {
-                    shared.state.insert_block(*id, *location);
-                }
-                shared.state.add_refs(&self.refs_of_fresh);
-                if let Some(location) = committed.locations.last() {
-                    let set = RefSet { location: *location, seal_seq: SealSeq(committed.frame_seq) };
-                    shared.state.insert_refset(self.session, self.part, set);
-                }
-            }
-            Err(_) => shared.state.drop_refs(&self.refs_of_held),
-        }
-        for id in &self.fresh {
-            shared.land(id, result.is_ok());
-        }
+    if ids.is_empty() || ids.len() > MAX_IDS {
+        let text = format!("a seal must name 1 to {MAX_IDS} blocks, found {}", ids.len());
+        return Err(EngineError::Invalid(text));
+    }
+    let named: HashSet<&BlockId> = ids.iter().collect();
+    match blocks.iter().find(|block| !named.contains(&block.id)) {
+        Some(block) => Err(EngineError::Invalid(format!("block {:?} is not among the seal's ids", block.id))),
+        None => Ok(()),
     }
 }
 
 fn refset_footprint(n_ids: usize) -> u64 {
     8 + (n_ids * BlockId::LEN) as u64 + record_overhead(20)
+}
+
+/// The blocks of a part that are not stored yet.
+struct NewBlocks<'a> {
+    /// Each once.
+    blocks: Vec<&'a Block>,
+    ids: HashSet<BlockId>,
+    /// For each block that was sent along, whether it is one of `blocks`.
+    stored: Vec<bool>,
+}
+
+impl<'a> NewBlocks<'a> {
+    fn among(part: Part<'a>, index: &Index) -> Self {
+        let mut new = Self { blocks: Vec::new(), ids: HashSet::new(), stored: Vec::new() };
+        for block in part.blocks {
+            let is_new = !index.has(&block.id) && new.ids.insert(block.id);
+            if is_new {
+                new.blocks.push(block);
+            }
+            new.stored.push(is_new);
+        }
+        new
+    }
+
+    /// Returns the positions of the part's ids that are neither stored nor among the new blocks.
+    fn missing(&self, part: Part<'_>, index: &Index) -> Vec<u32> {
+        let is_missing = |id: &BlockId| !index.has(id) && !self.ids.contains(id);
+        let missing = part.ids.iter().enumerate().filter(|(_, id)| is_missing(id));
+        missing.map(|(i, _)| u32::try_from(i).unwrap_or(u32::MAX)).collect()
+    }
+}
+
+/// A reference set between its presence check and its durability. If the write fails, dropping it undoes everything.
+#[derive(Debug)]
+struct PendingSet {
+    /// References to blocks that are stored, counted at the check.
+    counted: CountedRefs,
+    /// References to blocks of the same group, to be counted when the group is durable.
+    refs_of_new: Vec<BlockId>,
+    fence: Fence,
+    reservation: Reservation,
+}
+
+/// References that were counted before their set is durable. Dropping them counts them down again.
+#[derive(Debug)]
+struct CountedRefs {
+    index: SharedIndex,
+    ids: Vec<BlockId>,
+}
+
+impl CountedRefs {
+    /// Leaves the references counted: their set is durable.
+    fn keep(mut self) {
+        self.ids.clear();
+    }
+}
+
+impl Drop for CountedRefs {
+    fn drop(&mut self) {
+        if !self.ids.is_empty() {
+            self.index.lock().drop_refs(&self.ids);
+        }
+    }
 }

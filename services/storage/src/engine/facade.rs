@@ -1,0 +1,186 @@
+//! The engine: an open disk as one value. Each method belongs to one part and is described there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cstore_log::{Disk, Observer};
+use cstore_node::shutdown::Shutdown;
+use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid};
+
+use super::compactor::{CompactStep, CompactionStats, Need, pacer};
+use super::counters::Counters;
+use super::error::{EngineError, OpenError};
+use super::format::{Bitmap, Superblock};
+use super::index::Totals;
+use super::open::{self, Parts};
+use super::space::Space;
+use super::usage;
+use super::volume::mount::{DiskOptions, Identity};
+use super::writer::{PutOutcome, SealOutcome};
+
+/// A storage disk in use. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    parts: Arc<Parts>,
+}
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+#[allow(clippy::missing_errors_doc, reason = "each method belongs to a part, which says it")]
+impl Engine {
+    /// Opens the disk for this identity; formats an empty one. The disk is as it was after an error.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        path: &str,
+        identity: &Identity,
+        options: &DiskOptions,
+    ) -> std::result::Result<Self, OpenError> {
+        Ok(Self { parts: Arc::new(open::open(disk, path, identity, options)?) })
+    }
+
+    /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and the clean mark. After
+    /// an error the next start recovers all the same.
+    pub fn close(&self) -> Result<()> {
+        self.parts.log.close()?;
+        let files = self.parts.index.lock().counts();
+        self.parts.volume.save_bitmap(&Bitmap { last_seq: self.seal_seq().0, files })?;
+        self.parts.volume.write_superblock(self.seal_seq(), true)
+    }
+
+    /// Returns for each id whether its block is missing, and pins the blocks that are here under `session`.
+    pub fn missing_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
+        self.parts.writer.missing_blocks(session, ids)
+    }
+
+    /// Makes blocks durable. Returns an outcome for each, in their order.
+    pub async fn put_blocks(&self, session: SessionId, blocks: Vec<Block>) -> Vec<PutOutcome> {
+        self.parts.writer.put_blocks(session, blocks).await
+    }
+
+    /// Puts `blocks` and seals the set of `ids`.
+    pub async fn put_seal(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        ids: Vec<BlockId>,
+        blocks: Vec<Block>,
+    ) -> Result<SealOutcome> {
+        self.parts.writer.put_seal(session, part, ids, blocks).await
+    }
+
+    /// Seals the set of `ids`, all of which must be here.
+    pub async fn seal(&self, session: SessionId, part: PartNo, ids: Vec<BlockId>) -> Result<SealOutcome> {
+        self.put_seal(session, part, ids, Vec::new()).await
+    }
+
+    /// Drops the pins of a session.
+    pub fn unpin(&self, session: SessionId) {
+        self.parts.index.lock().unpin(session);
+    }
+
+    /// Drops the pins of uploads that are gone. Two calls MUST be further apart than an upload may be silent.
+    pub fn sweep_pins(&self) {
+        self.parts.index.lock().sweep_pins();
+    }
+
+    /// Drops the blocks that a restart found without a reference set.
+    pub fn forget_orphans(&self) {
+        self.parts.room.forget_orphans();
+    }
+
+    /// Returns the verified bytes of a block. Blocks the thread.
+    pub fn read_block(&self, id: &BlockId) -> Result<Bytes> {
+        self.parts.blocks.read(id)
+    }
+
+    /// Returns what sessions hold here, and what would come back if some of them ended. Blocks the thread.
+    pub fn usage(&self, sessions: &[SessionUsage]) -> Result<SpaceUsage> {
+        usage::usage(&self.parts.index, &self.parts.sets, sessions)
+    }
+
+    /// Returns the sessions that hold reference sets here.
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.parts.index.lock().sessions().collect()
+    }
+
+    /// Removes the sessions that hold no reference sets here from `sessions`.
+    pub(crate) fn retain_held(&self, sessions: &mut Vec<SessionId>) {
+        let index = self.parts.index.lock();
+        sessions.retain(|session| index.holds_sets(*session));
+    }
+
+    /// Drops all reference sets of a session.
+    pub async fn release(&self, session: SessionId) -> Result<()> {
+        self.release_all(&[session]).await.pop().map_or(Ok(()), |(_, result)| result)
+    }
+
+    /// Drops all reference sets of sessions. Returns a result for each, in any order.
+    pub async fn release_all(&self, sessions: &[SessionId]) -> Vec<(SessionId, Result<()>)> {
+        self.parts.releaser.release_all(sessions).await
+    }
+
+    /// Takes one step of compaction.
+    pub async fn compact_step(&self, need: Need) -> Result<CompactStep> {
+        self.parts.compactor.step(need).await
+    }
+
+    /// Compacts until the shutdown, at a pace that follows the fill of the disk.
+    pub(crate) async fn compact_in_background(self, shutdown: Shutdown) {
+        pacer::run(self.parts.compactor.clone(), shutdown).await;
+    }
+
+    /// Returns the state of compaction.
+    pub fn compaction(&self) -> CompactionStats {
+        self.parts.compactor.stats()
+    }
+
+    /// Retires every segment in which nothing is needed. Blocks the thread.
+    pub fn reclaim(&self) -> usize {
+        self.parts.recycler.reclaim()
+    }
+
+    /// Like [`Self::reclaim`], but on a blocking thread.
+    pub(crate) async fn reclaim_aside(&self) {
+        self.parts.recycler.reclaim_aside().await;
+    }
+
+    /// Returns the fill of the disk.
+    pub fn space(&self) -> Space {
+        self.parts.compactor.space()
+    }
+
+    /// Returns the live totals.
+    pub fn totals(&self) -> Totals {
+        self.parts.index.lock().totals()
+    }
+
+    /// Returns the counters for metrics.
+    pub fn counters(&self) -> &Counters {
+        &self.parts.counters
+    }
+
+    /// Returns the identity of the disk.
+    pub fn store(&self) -> StoreUuid {
+        self.parts.volume.store()
+    }
+
+    /// Returns a copy of the superblock as it was last written.
+    pub fn superblock(&self) -> Superblock {
+        self.parts.volume.superblock()
+    }
+
+    /// Returns the highest sequence that a seal of this disk may have used. It never goes back.
+    pub fn seal_seq(&self) -> SealSeq {
+        SealSeq(self.parts.log.durable_seq())
+    }
+
+    /// Returns why the disk takes no writes any more, after a failed write or sync.
+    pub fn read_only(&self) -> Option<String> {
+        self.parts.log.poisoned().map(|cause| cstore_types::error_chain(&*cause).to_string())
+    }
+
+    /// Calls `observer` for every group commit of this disk.
+    pub fn observe_commits(&self, observer: Observer) {
+        self.parts.log.observe(observer);
+    }
+}

@@ -1,0 +1,75 @@
+//! The table of stored blocks. The only file that knows how the table is kept in memory, so that a denser one can take
+//! its place.
+
+use std::collections::HashMap;
+
+use cstore_log::Location;
+use cstore_types::BlockId;
+
+use super::{BLOCK_KEY, record_overhead};
+
+/// Reference count that stays as it is: the count is not known any more, so the block is never freed. A restart counts
+/// again.
+pub(super) const MAX_REFS: u32 = u32::MAX;
+
+/// One stored block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Block {
+    /// Place of its current record.
+    pub(crate) location: Location,
+    /// Occurrences in reference sets that are durable or on their way to the disk. Sticks at [`MAX_REFS`].
+    pub(crate) refs: u32,
+    /// Sessions that pin the block.
+    pub(crate) pins: u32,
+    /// A verification failed. The block counts as missing until it is put again.
+    pub(crate) bad: bool,
+}
+
+impl Block {
+    /// Returns the bytes that the block takes on the disk, with its directory entries.
+    pub(super) fn footprint(&self) -> u64 {
+        u64::from(self.location.len) + record_overhead(BLOCK_KEY)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.refs > 0 || self.pins > 0
+    }
+}
+
+/// All blocks by their ids.
+#[derive(Debug, Default)]
+pub(super) struct BlockTable {
+    blocks: HashMap<BlockId, Block>,
+}
+
+impl BlockTable {
+    pub(super) fn get(&self, id: &BlockId) -> Option<Block> {
+        self.blocks.get(id).copied()
+    }
+
+    /// Adds a block, or replaces the one of the same id.
+    pub(super) fn insert(&mut self, id: BlockId, block: Block) {
+        self.blocks.insert(id, block);
+    }
+
+    pub(super) fn remove(&mut self, id: &BlockId) {
+        self.blocks.remove(id);
+    }
+
+    /// Changes a block and returns it as it is then. Returns `None` if there is no such block.
+    pub(super) fn update(&mut self, id: &BlockId, change: impl FnOnce(&mut Block)) -> Option<Block> {
+        let block = self.blocks.get_mut(id)?;
+        change(block);
+        Some(*block)
+    }
+
+    /// Changes every block, in no particular order.
+    pub(super) fn update_all(&mut self, change: impl FnMut(&mut Block)) {
+        self.blocks.values_mut().for_each(change);
+    }
+
+    /// Visits every block, in no particular order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (BlockId, Block)> + '_ {
+        self.blocks.iter().map(|(id, block)| (*id, *block))
+    }
+}

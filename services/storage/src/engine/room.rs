@@ -1,0 +1,47 @@
+//! Room for a request: retires dead segments, forgets orphans and compacts until the request fits.
+
+use std::sync::Arc;
+
+use cstore_log::Log;
+
+use super::compactor::Compactor;
+use super::index::{ORPHANS, SharedIndex};
+use super::recycler::Recycler;
+use super::space::SpaceLedger;
+
+/// Makes room on behalf of requests. Clones share everything.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    pub(super) log: Arc<Log>,
+    pub(super) index: SharedIndex,
+    pub(super) ledger: SpaceLedger,
+    pub(super) recycler: Recycler,
+    pub(super) compactor: Compactor,
+}
+
+impl Room {
+    /// Makes room for records of `needed` bytes, within bounds. Returns true if there is room now; other writers may
+    /// claim it first, so whoever writes reserves it ([`SpaceLedger::reserve`]).
+    pub(super) async fn make(&self, needed: u64) -> bool {
+        if self.ledger.fits(needed) {
+            return true;
+        }
+        // A log that takes no writes gives no space back either.
+        if self.log.poisoned().is_some() {
+            return false;
+        }
+        self.recycler.reclaim_aside().await;
+        if self.ledger.fits(needed) {
+            return true;
+        }
+
+        self.forget_orphans();
+        self.recycler.reclaim_aside().await;
+        self.compactor.compact_until(|| self.ledger.fits(needed)).await
+    }
+
+    /// Drops the blocks that a restart found without a reference set. An upload that still wants them sends them again.
+    pub(super) fn forget_orphans(&self) {
+        self.index.lock().unpin(ORPHANS);
+    }
+}

@@ -1,0 +1,107 @@
+//! The volume: everything on the disk beside the segments. Superblock, derived cache, lock.
+
+pub(super) mod mount;
+pub(super) mod superblock;
+
+use std::io;
+use std::sync::Arc;
+
+use cstore_log::{Disk, LockGuard};
+use cstore_types::{SealSeq, StoreUuid};
+use parking_lot::Mutex;
+
+use super::EngineError;
+use super::format::{BITMAP_FILE, Bitmap, SEGMENTS_DIR, Superblock};
+
+/// The volume of an open disk.
+#[derive(Debug)]
+pub(super) struct Volume {
+    disk: Arc<dyn Disk>,
+    /// The superblock as it was last written.
+    superblock: Mutex<Superblock>,
+    /// Held while a superblock is written. Taken BEFORE `superblock`, which is not held over the write: identity and
+    /// capacity are read for every heartbeat, which must not wait for a slow disk.
+    writes: Mutex<()>,
+    /// Keeps other processes away until the last part of the engine is gone.
+    _lock: Arc<LockGuard>,
+}
+
+impl Volume {
+    pub(super) fn new(disk: Arc<dyn Disk>, superblock: Superblock, lock: Arc<LockGuard>) -> Self {
+        Self { disk, superblock: Mutex::new(superblock), writes: Mutex::default(), _lock: lock }
+    }
+
+    /// Returns the identity of the disk.
+    pub(super) fn store(&self) -> StoreUuid {
+        self.superblock.lock().store
+    }
+
+    /// Returns a copy of the superblock as it was last written.
+    pub(super) fn superblock(&self) -> Superblock {
+        self.superblock.lock().clone()
+    }
+
+    /// Opens the folder of segments.
+    pub(super) fn segments(&self) -> io::Result<Arc<dyn Disk>> {
+        self.disk.subdir(SEGMENTS_DIR)
+    }
+
+    /// Writes the next superblock, with the highest sequence that a seal may have used.
+    ///
+    /// # Errors
+    /// Of the disk. The superblock before is still valid.
+    pub(super) fn write_superblock(&self, seal_seq: SealSeq, clean: bool) -> Result<(), EngineError> {
+        let _writing = self.writes.lock();
+        let written = self.superblock();
+        let next = Superblock { seq: written.seq + 1, seal_seq, clean, ..written };
+        superblock::write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
+        *self.superblock.lock() = next;
+        Ok(())
+    }
+
+    /// Reads the derived cache. Returns `None` if there is none, or it cannot be used.
+    pub(super) fn load_bitmap(&self) -> Option<Bitmap> {
+        let file = self.disk.open(BITMAP_FILE).ok()?;
+        let len = usize::try_from(file.size().ok()?.min(self.bitmap_allowance())).ok()?;
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0).ok()?;
+        Bitmap::decode(self.store(), &bytes).ok()
+    }
+
+    /// Replaces the derived cache. A cache that is too large for its part of the disk is left out: the next start counts
+    /// references from the sets.
+    ///
+    /// # Errors
+    /// Of the disk. There is no cache then, or a partial one, which the next start refuses.
+    pub(super) fn save_bitmap(&self, bitmap: &Bitmap) -> Result<(), EngineError> {
+        let bytes = bitmap.encode(self.store());
+        let write = || -> io::Result<()> {
+            self.remove_bitmap()?;
+            if bytes.len() as u64 <= self.bitmap_allowance() {
+                let file = self.disk.create(BITMAP_FILE, bytes.len() as u64)?;
+                file.write_all_vectored_at(&[bytes], 0)?;
+                file.sync_data()?;
+            }
+            self.disk.sync_dir()
+        };
+        write().map_err(EngineError::io("write bitmap"))
+    }
+
+    /// Removes the derived cache. From the first write on, a cache of an earlier stop MUST NOT be there.
+    pub(super) fn remove_bitmap(&self) -> io::Result<()> {
+        match self.disk.remove(BITMAP_FILE) {
+            Ok(()) => self.disk.sync_dir(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn bitmap_allowance(&self) -> u64 {
+        bitmap_allowance(self.superblock.lock().capacity)
+    }
+}
+
+/// Returns the bytes of a disk that are kept for the derived cache.
+pub(super) fn bitmap_allowance(capacity: u64) -> u64 {
+    (capacity / 64).max(4_096)
+}

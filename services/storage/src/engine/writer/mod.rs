@@ -1,0 +1,90 @@
+//! Writing: blocks and reference sets become durable.
+//!
+//! ```text
+//! PutBlocks ─┐                       ┌─ put:  known ─▶ pin · on its way ─▶ wait · new ─▶ claim, reserve ─┐
+//! PutSeal   ─┼─ check the keyed half ─┤                                                                  ├─▶ append
+//! Seal      ─┘  of every id           └─ seal: all ids here? ─▶ count references, claim the part ────────┘
+//! ```
+//! Invariants
+//! * Nothing is acknowledged BEFORE its group is synced.
+//! * A set is appended only if all its ids are stored, or stand in the same group (the presence check of I4). Their
+//!   references are counted in the same look at the index, so that no release can free them until the set is durable.
+
+mod check;
+mod put;
+mod seal;
+
+use bytes::Bytes;
+use cstore_log::Record;
+use cstore_types::{Block, BlockId, BlockKind, DedupKey, SessionId};
+
+use super::EngineError;
+use super::appender::Appender;
+use super::counters::Counters;
+use super::fences::Fences;
+use super::format::{KIND_DATA, KIND_MANIFEST};
+use super::index::{SharedIndex, record_overhead};
+use super::room::Room;
+use super::sets::SetReader;
+use super::space::SpaceLedger;
+pub use seal::SealOutcome;
+
+/// Limit of how often a request makes room that other writers claim first.
+const MAX_ROOM_TRIES: usize = 16;
+
+/// Writes for requests.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) appender: Appender,
+    pub(super) index: SharedIndex,
+    pub(super) fences: Fences,
+    pub(super) ledger: SpaceLedger,
+    pub(super) room: Room,
+    pub(super) sets: SetReader,
+    pub(super) counters: Counters,
+    pub(super) key: DedupKey,
+}
+
+/// The outcome for one block of a put.
+#[derive(Debug, Clone)]
+pub enum PutOutcome {
+    /// Written and synced.
+    Stored,
+    /// Synced before, or by another put that was just writing it.
+    Duplicate,
+    /// Refused. The other blocks of the request are not affected.
+    Refused(EngineError),
+}
+
+impl Writer {
+    /// Returns for each id whether its block is missing. Blocks that are here, synced and good, are pinned under
+    /// `session`.
+    pub(super) fn missing_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
+        let mut index = self.index.lock();
+        let missing: Vec<bool> = ids.iter().map(|id| !index.has(id)).collect();
+        for (id, _) in ids.iter().zip(&missing).filter(|(_, missing)| !**missing) {
+            index.pin(session, *id);
+        }
+        missing
+    }
+
+    /// Returns the bytes that those of the blocks take that are not here.
+    fn bytes_of_new(&self, blocks: &[Block]) -> u64 {
+        let index = self.index.lock();
+        blocks.iter().filter(|block| !index.has(&block.id)).map(footprint).sum()
+    }
+}
+
+/// Returns the record of a block, which shares the block's bytes.
+fn record(block: &Block) -> Record {
+    let kind = match block.kind {
+        BlockKind::Data => KIND_DATA,
+        BlockKind::Manifest => KIND_MANIFEST,
+    };
+    Record { kind, key: Bytes::copy_from_slice(block.id.as_bytes()), payload: block.bytes.clone() }
+}
+
+/// Returns the bytes that a block takes on the disk, with its place in the directories.
+fn footprint(block: &Block) -> u64 {
+    block.bytes.len() as u64 + record_overhead(32)
+}

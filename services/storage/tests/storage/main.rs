@@ -1,0 +1,12 @@
+//! The engine and the storage node, over disks that lie.
+
+mod compaction;
+mod disk;
+mod disk_edges;
+mod engine_model;
+mod fences;
+mod full_disk;
+mod heartbeats;
+mod model;
+mod space_returns;
+mod threads;

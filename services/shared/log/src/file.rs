@@ -70,6 +70,10 @@ impl Files {
         Self { disk, options, inner, broken: Mutex::default() }
     }
 
+    pub(crate) fn holds_commits(&self) -> bool {
+        self.disk.holds_commits()
+    }
+
     pub(crate) fn get(&self, id: u32) -> Result<Arc<LogFile>, LogError> {
         self.inner.lock().files.get(&id).cloned().ok_or(LogError::NoFile(id))
     }

@@ -35,7 +35,7 @@ mod recovery;
 
 pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 #[cfg(feature = "faulty")]
-pub use disk::{Fault, FaultyDisk, Verb};
+pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};
 pub use error::LogError;
 pub use format::{Damage, MAX_KEY, frame_bytes};
 pub use log::{Committed, Done, FileInfo, FileState, Location, Log, Observer, Options, Record, Urgency};

@@ -226,6 +226,9 @@ impl Log {
         match refused {
             Some((group, error)) => group.fail(error),
             None if self.by_callers => {
+                if self.shared.files.holds_commits() {
+                    return;
+                }
                 if let Some(Hands::Callers(committer)) = &mut *self.hands.lock() {
                     committer.turn();
                 }

@@ -7,8 +7,8 @@ use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 use cstore_log::{
-    Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, Options, RealDisk, Record, RecoveryReport,
-    Urgency, Verb,
+    Disk, Fault, FaultyDisk, FileState, Gate, HookedDisk, Location, Log, LogError, Options, RealDisk, Record,
+    RecoveryReport, Urgency, Verb,
 };
 use cstore_types::error_chain;
 
@@ -417,4 +417,54 @@ fn i7_a_spare_that_cannot_be_written_gives_its_room_back() {
     assert!(matches!(append(&log, "g", vec![1; EIGHTH], Urgency::Normal), Err(LogError::Io { .. })));
     assert_eq!(log.allocated_bytes(), allocated - options().file_bytes);
     append(&log, "g", vec![1; EIGHTH], Urgency::Normal).unwrap();
+}
+
+/// Only the last frame of a file that was not closed may be missing without a word: the frames before it are proven.
+#[test]
+fn i6_a_proven_frame_that_rots_at_the_end_of_a_crashed_file_is_noticed() {
+    let (faulty, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    append(&log, "a", vec![1; 5_000], Urgency::Normal).unwrap();
+    let proven = append(&log, "b", vec![2; 5_000], Urgency::Normal).unwrap();
+    append(&log, "tail", vec![3; 5_000], Urgency::Normal).unwrap();
+    drop(log);
+
+    // The tail is copied into a file of its own, whose frame proves the one that is the last of the old file now.
+    let faulty = faulty.kill();
+    let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+    let (log, report, seen) = open(&disk).unwrap();
+    assert_eq!((report.copied_frames, seen.len()), (1, 3));
+    let file = disk.list().unwrap().into_iter().min().unwrap();
+    drop(log);
+
+    let faulty = faulty.kill();
+    faulty.rot(&file, u64::from(proven.offset), 1).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(faulty);
+    let refused = open(&disk).unwrap_err();
+    assert!(matches!(refused, LogError::Corrupt { .. }), "{refused}");
+}
+
+/// A retired file becomes the next segment. Whoever still reads it must get the old bytes, not the new ones.
+#[test]
+fn i8_a_file_that_somebody_reads_is_not_used_again() {
+    let gate = Arc::new(Gate::default());
+    let disk = HookedDisk::gated(FaultyDisk::new(), &gate);
+    let (log, ..) = open(&disk).unwrap();
+    let first = append(&log, "first", vec![1; 20_000], Urgency::Normal).unwrap();
+    while log.files().iter().filter(|file| file.state == FileState::Sealed).count() < 1 {
+        append(&log, "filler", vec![2; 20_000], Urgency::Normal).unwrap();
+    }
+
+    std::thread::scope(|scope| {
+        gate.close(Verb::Read);
+        let reading = scope.spawn(|| log.read(first).unwrap());
+        gate.await_held(Verb::Read);
+        log.retire(first.file).unwrap();
+        for _ in 0..9 {
+            append(&log, "next", vec![3; 20_000], Urgency::Normal).unwrap();
+        }
+        gate.open(Verb::Read);
+        assert_eq!(reading.join().unwrap(), vec![1; 20_000]);
+    });
+    assert!(log.files().len() > 2, "the segments after it were written");
 }

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use cstore_log::{Committed, Log, LogError, Record, Urgency};
+use cstore_log::{Committed, LogError, Record, Urgency};
 use cstore_node::commit::CommitSpans;
 use cstore_types::CommitFacts;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use super::EngineError;
+use super::locked_log::LockedLog;
 
 /// The writing end of the log. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Appender {
-    log: Arc<Log>,
+    log: Arc<LockedLog>,
     spans: Arc<CommitSpans>,
 }
 
@@ -24,7 +25,7 @@ pub(super) struct Append<T> {
 }
 
 impl Appender {
-    pub(super) fn new(log: Arc<Log>) -> Self {
+    pub(super) fn new(log: Arc<LockedLog>) -> Self {
         Self { log, spans: Arc::default() }
     }
 

@@ -12,8 +12,8 @@
 //! the group is durable or has failed, also if nobody waits for it any more.
 //!
 //! Invariants
-//! * A claim is made under the mutex of the index, together with the look at the index that led to it. The index is
-//!   changed BEFORE the claim ends: otherwise a second request could find neither the block nor its claim.
+//! * A claim that follows from a look at the index is made in the same hold of the index's mutex. The index is changed
+//!   BEFORE the claim ends: otherwise a second request could find neither the block nor its claim.
 //! * The mutex of the fences is the inner one: it MAY be taken while the index is locked, never the reverse.
 
 use std::collections::{HashMap, HashSet};
@@ -116,8 +116,8 @@ impl Fences {
         Fence { fences: self.clone(), claims: Vec::new(), is_durable: false }
     }
 
-    /// Locks the claims to look at them and to add some. Keep the index locked meanwhile, and drop no [`Fence`]:
-    /// dropping it locks the claims.
+    /// Locks the claims to look at them and to add some. A caller that decides by the index keeps it locked until then. No
+    /// [`Fence`] MAY be dropped while the claims are locked, because its drop locks them.
     pub(super) fn lock(&self) -> ClaimsGuard<'_> {
         ClaimsGuard { claims: self.shared.claims.lock() }
     }
@@ -139,6 +139,10 @@ impl ClaimsGuard<'_> {
     /// Returns the end of the write of a block that is on its way.
     pub(super) fn wait_for_block(&mut self, id: &BlockId) -> Option<Completion> {
         Some(add_waiter(self.claims.blocks.get_mut(id)?))
+    }
+
+    pub(super) fn is_on_its_way(&self, id: &BlockId) -> bool {
+        self.claims.blocks.contains_key(id)
     }
 
     /// Claims a block that is neither stored nor on its way.

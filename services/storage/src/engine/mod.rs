@@ -15,7 +15,7 @@
 //! Each part is a struct whose fields say what it may touch; [`open`] puts them together.
 //!
 //! Invariants
-//! * What is acknowledged is synced. The index changes only by callbacks of the log, AFTER the sync.
+//! * What is acknowledged is synced. Records enter and leave the index only by callbacks of the log, AFTER the sync.
 //! * The mutex of the index is never held over I/O, the log or an await. The mutexes of the fences and of the space
 //!   ledger are inner ones: they MAY be taken while the index is locked, never the reverse.
 
@@ -29,6 +29,7 @@ pub(crate) mod format;
 #[cfg(test)]
 mod golden;
 mod index;
+mod locked_log;
 mod open;
 mod reader;
 mod recovery;

@@ -22,6 +22,7 @@ use super::error::{EngineError, OpenError};
 use super::fences::Fences;
 use super::format::{LOCK_FILE, SLOT, SLOTS, Superblock};
 use super::index::SharedIndex;
+use super::locked_log::LockedLog;
 use super::reader::BlockReader;
 use super::recovery::{Recovery, count_references};
 use super::recycler::Recycler;
@@ -46,7 +47,7 @@ const MAX_FRAME_BYTES: usize = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) volume: Arc<Volume>,
-    pub(super) log: Arc<Log>,
+    pub(super) log: Arc<LockedLog>,
     pub(super) index: SharedIndex,
     pub(super) counters: Counters,
     pub(super) blocks: BlockReader,
@@ -141,6 +142,7 @@ impl Opening<'_> {
             recovery.take(&record);
         });
         let (log, report) = opened.map_err(EngineError::from)?;
+        let log = LockedLog::new(log, self.lock.clone());
 
         // A disk that is full has used its reserve by right. One that was made smaller must have it.
         let lacks_reserve = was_lowered && log.free_bytes(Urgency::Compaction) < reserve_bytes;
@@ -179,7 +181,7 @@ impl Parts {
     /// Gives each part what it may touch.
     fn assemble(
         volume: Volume,
-        log: Log,
+        log: LockedLog,
         index: SharedIndex,
         geometry: Geometry,
         identity: &Identity,

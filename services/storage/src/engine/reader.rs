@@ -3,25 +3,26 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Location, Log};
+use cstore_log::Location;
 use cstore_types::{BlockId, DedupKey};
 
 use super::EngineError;
 use super::counters::Counters;
 use super::index::SharedIndex;
+use super::locked_log::LockedLog;
 use super::sets::MAX_READ_TRIES;
 
 /// Reads blocks. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]
 pub(super) struct BlockReader {
-    log: Arc<Log>,
+    log: Arc<LockedLog>,
     index: SharedIndex,
     counters: Counters,
     key: DedupKey,
 }
 
 impl BlockReader {
-    pub(super) fn new(log: Arc<Log>, index: SharedIndex, counters: Counters, key: DedupKey) -> Self {
+    pub(super) fn new(log: Arc<LockedLog>, index: SharedIndex, counters: Counters, key: DedupKey) -> Self {
         Self { log, index, counters, key }
     }
 

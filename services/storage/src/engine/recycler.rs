@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use cstore_log::{FileInfo, FileState, Log, LogError};
+use cstore_log::{FileInfo, FileState, LogError};
 use cstore_types::{SealSeq, error_chain};
 
 use super::EngineError;
 use super::counters::Counters;
 use super::index::SharedIndex;
+use super::locked_log::LockedLog;
 use super::volume::Volume;
 
 /// Retires dead segments. Clones share everything.
 #[derive(Debug, Clone)]
 pub(super) struct Recycler {
-    log: Arc<Log>,
+    log: Arc<LockedLog>,
     index: SharedIndex,
     volume: Arc<Volume>,
     counters: Counters,
@@ -22,7 +23,12 @@ pub(super) struct Recycler {
 }
 
 impl Recycler {
-    pub(super) fn new(log: Arc<Log>, index: SharedIndex, volume: Arc<Volume>, counters: Counters) -> Self {
+    pub(super) fn new(
+        log: Arc<LockedLog>,
+        index: SharedIndex,
+        volume: Arc<Volume>,
+        counters: Counters,
+    ) -> Self {
         Self { log, index, volume, counters, turn: Arc::default() }
     }
 

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use cstore_log::Log;
-
 use super::compactor::Compactor;
 use super::index::{ORPHANS, SharedIndex};
+use super::locked_log::LockedLog;
 use super::recycler::Recycler;
 use super::space::SpaceLedger;
 
 /// Makes room on behalf of requests. Clones share everything.
 #[derive(Debug, Clone)]
 pub(super) struct Room {
-    pub(super) log: Arc<Log>,
+    pub(super) log: Arc<LockedLog>,
     pub(super) index: SharedIndex,
     pub(super) ledger: SpaceLedger,
     pub(super) recycler: Recycler,

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cstore_log::{Location, Log};
+use cstore_log::Location;
 use cstore_types::{BlockId, PartNo, SessionId};
 
 use super::EngineError;
 use super::format::decode_refset;
 use super::index::{RefSet, SharedIndex};
+use super::locked_log::LockedLog;
 
 /// Limit of how often a read is repeated because its record moved to another file.
 pub const MAX_READ_TRIES: usize = 3;
@@ -16,12 +17,12 @@ pub const MAX_READ_TRIES: usize = 3;
 /// Reads reference sets. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]
 pub(super) struct SetReader {
-    log: Arc<Log>,
+    log: Arc<LockedLog>,
     index: SharedIndex,
 }
 
 impl SetReader {
-    pub(super) fn new(log: Arc<Log>, index: SharedIndex) -> Self {
+    pub(super) fn new(log: Arc<LockedLog>, index: SharedIndex) -> Self {
         Self { log, index }
     }
 
@@ -58,7 +59,7 @@ impl SetReader {
     /// Returns the ids of a set that may be moved or released while it is read; `None` if it was released.
     ///
     /// # Errors
-    /// As [`Self::read`], if the set is still at the place that failed, or keeps moving.
+    /// As [`Self::read`], if the set is still at the place that failed; [`EngineError::Busy`] if it keeps moving.
     pub(super) fn read_current(
         &self,
         session: SessionId,
@@ -73,6 +74,9 @@ impl SetReader {
             };
             match self.index.lock().refset(session, part) {
                 Some(current) if current != set && tries < MAX_READ_TRIES => set = current,
+                Some(current) if current != set => {
+                    return Err(EngineError::Busy("reference set keeps moving"));
+                }
                 Some(_) => return Err(error),
                 None => return Ok(None),
             }

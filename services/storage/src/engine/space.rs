@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use cstore_log::{Log, Urgency};
+use cstore_log::Urgency;
 use parking_lot::Mutex;
 
 use super::EngineError;
+use super::locked_log::LockedLog;
 
 /// Bytes that a group may lose to the header and padding of its frame.
 pub(super) const GROUP_OVERHEAD: u64 = 4 << 10;
@@ -38,36 +39,30 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// Returns the bytes that `needed` bytes of records take in groups.
-    fn bytes_in_groups(&self, needed: u64) -> u64 {
-        let group_bytes = self.group_bytes as u64;
-        needed.saturating_add(needed.div_ceil(group_bytes.max(1)) * GROUP_OVERHEAD)
-    }
-
     /// Returns the bytes that `needed` bytes of records may take at most with everything around them.
     fn bytes_with_overhead(&self, needed: u64) -> u64 {
         let group_bytes = self.group_bytes as u64;
+        let groups = needed.div_ceil(group_bytes.max(1)) + 1;
         let segments = needed / self.segment_bytes.max(1) + 1;
 
         // The end of a segment in which a group does not fit is lost, unless it is so large that it is cut off.
         let lost_end = needed.min(group_bytes).saturating_add(SEGMENT_OVERHEAD).min(self.segment_bytes / 16);
 
-        let overhead = GROUP_OVERHEAD + segments * (SEGMENT_OVERHEAD + lost_end);
-        self.bytes_in_groups(needed).saturating_add(overhead)
+        needed.saturating_add(groups * GROUP_OVERHEAD + segments * (SEGMENT_OVERHEAD + lost_end))
     }
 }
 
 /// The free space of an open disk and the reservations of it. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct SpaceLedger {
-    log: Arc<Log>,
+    log: Arc<LockedLog>,
     pub(super) geometry: Geometry,
     /// Bytes promised to groups that are not durable yet.
     reserved: Arc<Mutex<u64>>,
 }
 
 impl SpaceLedger {
-    pub(super) fn new(log: Arc<Log>, geometry: Geometry) -> Self {
+    pub(super) fn new(log: Arc<LockedLog>, geometry: Geometry) -> Self {
         Self { log, geometry, reserved: Arc::default() }
     }
 
@@ -86,18 +81,18 @@ impl SpaceLedger {
         needed == 0 || self.space().free >= self.geometry.bytes_with_overhead(needed)
     }
 
-    /// Reserves space for records of `needed` bytes and the overhead of their groups, if [`Self::fits`] says that they
-    /// fit.
+    /// Reserves space for records of `needed` bytes and the overhead of `n_groups` groups, if [`Self::fits`] says that
+    /// they fit.
     ///
     /// # Errors
     /// [`EngineError::Full`]; nothing is reserved then.
-    pub(super) fn reserve(&self, needed: u64) -> Result<Reservation, EngineError> {
+    pub(super) fn reserve(&self, needed: u64, n_groups: u64) -> Result<Reservation, EngineError> {
         let mut reserved = self.reserved.lock();
         let free = self.log.free_bytes(Urgency::Normal).saturating_sub(*reserved);
         if needed > 0 && free < self.geometry.bytes_with_overhead(needed) {
             return Err(EngineError::Full { needed, free });
         }
-        let bytes = self.geometry.bytes_in_groups(needed);
+        let bytes = needed + n_groups * GROUP_OVERHEAD;
         *reserved = reserved.saturating_add(bytes);
         Ok(Reservation { reserved: self.reserved.clone(), bytes })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, Fault, FaultyDisk, LockGuard, Verb};
+use cstore_log::{Disk, Fault, FaultyDisk, HookedDisk, Verb};
 use cstore_storage::engine::{DiskOptions, Engine, Identity, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
 use cstore_types::{
@@ -50,50 +50,6 @@ async fn store(engine: &Engine, n: u32, block: Block) -> Result<SealOutcome, Eng
     engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await
 }
 
-/// A disk whose process dies at a removal: that one and all later ones fail.
-#[derive(Debug, Clone)]
-struct Mortal {
-    inner: Arc<dyn Disk>,
-    removals_left: Arc<AtomicU64>,
-}
-
-impl Disk for Mortal {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.inner.create(name, len)
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.inner.open(name)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let take = |left: u64| left.checked_sub(1);
-        let taken = self.removals_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.map_err(|_| io::Error::other("this process is dead"))?;
-        self.inner.remove(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-
-    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, ..self.clone() }))
-    }
-
-    fn lock(&self, name: &str) -> io::Result<LockGuard> {
-        self.inner.lock(name)
-    }
-}
-
 /// Erases a disk of several segments, dies after `removals`, starts again. Answers whether it died at all.
 async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
     let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
@@ -104,8 +60,13 @@ async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
     }
     engine.close().unwrap();
     drop(engine);
-    let removals_left = Arc::new(AtomicU64::new(removals));
-    let mortal = Arc::new(Mortal { inner: Arc::new(disk.clone()), removals_left });
+    // The process dies at a removal: that one and all later ones fail.
+    let removals_left = AtomicU64::new(removals);
+    let mortal = HookedDisk::with_hook(disk.clone(), move |verb| {
+        let take = |left: u64| if verb == Verb::Name { left.checked_sub(1) } else { Some(left) };
+        let taken = removals_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.map(drop).map_err(|_| io::Error::other("this process is dead"))
+    });
     let died = Engine::open(mortal, "memory", &identity(), &meant).is_err();
     let next = if loses_power { disk.power_loss(removals) } else { disk.kill() };
     let engine = Engine::open(Arc::new(next), "memory", &identity(), &meant)
@@ -362,4 +323,41 @@ async fn i8_two_blocks_with_one_md5_stay_two() {
             assert_eq!(engine.read_block(&twin.id).unwrap(), twin.bytes);
         }
     }
+}
+
+/// Flips a bit of the stored set that holds only this block. The same call again undoes it.
+fn rot_set(disk: &FaultyDisk, id: &BlockId) {
+    let segments = Disk::subdir(disk, "segments").unwrap();
+    for name in segments.list().unwrap() {
+        let file = segments.open(&name).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        // Number of ids, checksum, ids.
+        let is_set = |window: &[u8]| window[..4] == 1u32.to_le_bytes() && window[8..] == *id.as_bytes();
+        if let Some(at) = bytes.windows(8 + BlockId::LEN).position(is_set) {
+            return disk.rot(&format!("segments/{name}"), at as u64 + 4, 1).unwrap();
+        }
+    }
+    panic!("the set is not on the disk");
+}
+
+#[tokio::test]
+async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk, 6 << 20).unwrap();
+    let blocks = [numbered(1, 5_000), numbered(2, 5_000)];
+    for (n, block) in (0..).zip(&blocks) {
+        store(&engine, n, block.clone()).await.unwrap();
+    }
+    drop(engine);
+
+    let disk = disk.kill();
+    rot_set(&disk, &blocks[0].id);
+    assert!(open(&disk, 6 << 20).is_err());
+    rot_set(&disk, &blocks[0].id);
+    let engine = open(&disk.kill(), 6 << 20).unwrap();
+    for block in &blocks {
+        assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);
+    }
+    assert_eq!(engine.totals().blocks, 2);
 }

@@ -3,127 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard};
+use cstore_log::{Disk, FaultyDisk, Gate, HookedDisk, Verb};
+use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
 use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
-use parking_lot::{Condvar, Mutex};
 
 use crate::model::{CAPACITY, identity, session};
-
-/// Bound of every wait on a [`Gate`]. Only a hanging test meets it.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Holds every sync of a disk while it is closed.
-#[derive(Debug, Default)]
-struct Gate {
-    state: Mutex<GateState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct GateState {
-    is_closed: bool,
-    /// Syncs that are held now.
-    held: usize,
-}
-
-impl Gate {
-    fn set_closed(&self, is_closed: bool) {
-        self.state.lock().is_closed = is_closed;
-        self.changed.notify_all();
-    }
-
-    /// Blocks the thread until a sync is held: from then on the log writes nothing until the gate opens.
-    fn await_held(&self) {
-        let mut state = self.state.lock();
-        let waited = self.changed.wait_while_for(&mut state, |state| state.held == 0, PATIENCE);
-        assert!(!waited.timed_out(), "no sync came within {PATIENCE:?}");
-    }
-
-    fn pass(&self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.held += 1;
-        self.changed.notify_all();
-        let waited = self.changed.wait_while_for(&mut state, |state| state.is_closed, PATIENCE);
-        state.held -= 1;
-        if waited.timed_out() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Gated<T> {
-    inner: T,
-    gate: Arc<Gate>,
-}
-
-impl Gated<Arc<dyn Disk>> {
-    fn file(&self, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(Gated { inner, gate: self.gate.clone() })
-    }
-}
-
-impl Disk for Gated<Arc<dyn Disk>> {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(self.inner.create(name, len)?))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(self.inner.open(name)?))
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-
-    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, gate: self.gate.clone() }))
-    }
-
-    fn lock(&self, name: &str) -> io::Result<LockGuard> {
-        self.inner.lock(name)
-    }
-}
-
-impl DiskFile for Gated<Arc<dyn DiskFile>> {
-    fn size(&self) -> io::Result<u64> {
-        self.inner.size()
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_exact_at(buf, offset)
-    }
-
-    fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()> {
-        self.inner.write_all_vectored_at(bufs, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.gate.pass()?;
-        self.inner.sync_data()
-    }
-}
 
 struct Bench {
     disk: FaultyDisk,
@@ -169,8 +58,8 @@ impl Bench {
 
     fn sized(capacity: u64) -> Self {
         let (disk, gate) = (FaultyDisk::new(), Arc::new(Gate::default()));
-        let gated = Gated { inner: Arc::new(disk.clone()) as Arc<dyn Disk>, gate: gate.clone() };
-        Self { engine: open_sized(Arc::new(gated), capacity), disk, gate }
+        let gated = HookedDisk::gated(disk.clone(), &gate);
+        Self { engine: open_sized(gated, capacity), disk, gate }
     }
 
     /// More than a segment of what is released again.
@@ -185,10 +74,10 @@ impl Bench {
 
     /// Everything of this is appended before anything of it is synced, in this order.
     async fn at_once(&self, first: impl Future<Output = ()>, second: impl Future<Output = ()>) {
-        self.gate.set_closed(true);
+        self.gate.close(Verb::Sync);
         let open = async {
             tokio::task::yield_now().await;
-            self.gate.set_closed(false);
+            self.gate.open(Verb::Sync);
         };
         tokio::join!(biased; first, second, open);
     }
@@ -259,18 +148,18 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
         engine.release(session(n)).await.unwrap();
     }
     let blocks: Vec<Block> = (1_000..1_800).map(|n| numbered(n, len)).collect();
-    bench.gate.set_closed(true);
+    bench.gate.close(Verb::Sync);
     // The committer takes all that waits when it wakes. So one block keeps it in a sync before the others come:
     // otherwise it could take a part of them, and the rest would not fill the queue.
     let first = engine.put_blocks(session(900), vec![numbered(900, len)]);
     let puts = async {
-        bench.gate.await_held();
+        bench.gate.await_held(Verb::Sync);
         let puts = blocks.into_iter().map(|block| engine.put_blocks(session(900), vec![block]));
         futures_util::future::join_all(puts).await
     };
     let step = async {
         let step = engine.compact_step(Need::Now).await;
-        bench.gate.set_closed(false);
+        bench.gate.open(Verb::Sync);
         step
     };
     let (first, outcomes, step) = tokio::join!(biased; first, puts, step);
@@ -284,4 +173,33 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
     for n in 80..100 {
         assert_eq!(engine.read_block(&numbered(n, len).id).unwrap(), numbered(n, len).bytes);
     }
+}
+
+/// The references of a set are counted when its blocks are found, not when it is durable: in between a release of the
+/// only other set must not free them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i4_a_release_that_ends_while_a_set_is_written_frees_none_of_its_blocks() {
+    let bench = Bench::new();
+    let shared = numbered(1, 5_000);
+    store(&bench.engine, 1, 0, 5_000).await;
+    bench.engine.unpin(session(1));
+
+    // The release is durable and waits to read which references it drops.
+    bench.gate.close(Verb::Read);
+    let engine = bench.engine.clone();
+    let release = spawn("release", async move { engine.release(session(1)).await });
+    bench.gate.await_held(Verb::Read);
+    // The set has found its block and waits for its sync.
+    bench.gate.close(Verb::Sync);
+    let engine = bench.engine.clone();
+    let ids = vec![shared.id];
+    let seal = spawn("seal", async move { engine.seal(session(2), PartNo(0), ids).await });
+    bench.gate.await_held(Verb::Sync);
+    bench.gate.open(Verb::Read);
+    release.await.unwrap().unwrap();
+    bench.gate.open(Verb::Sync);
+
+    assert!(matches!(seal.await.unwrap(), Ok(SealOutcome::Sealed { .. })));
+    assert_eq!(bench.engine.read_block(&shared.id).unwrap(), shared.bytes);
+    assert!(bench.holds_after_kill(2));
 }

@@ -8,11 +8,10 @@ use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, Fault, FaultyDisk, LockGuard, Verb};
+use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_mesh::{BoxIo, Dial, GrpcServer, MeshMetrics, RoleIo, RoleMetrics, ServerOptions};
 use cstore_node::admin::Readiness;
 use cstore_node::shutdown::spawn;
@@ -23,7 +22,7 @@ use cstore_storage::Config;
 use cstore_storage::engine::{Engine, SealOutcome};
 use cstore_types::{Block, BlockId, BlockKind, ClusterSecret, PartNo, SessionId};
 use futures_util::{Stream, StreamExt, stream};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -250,110 +249,21 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("{what} did not happen");
 }
 
-/// Holds syncs back while it is closed.
-#[derive(Debug, Default)]
-struct Gate {
-    is_closed: Mutex<bool>,
-    opened: Condvar,
-    n_waiting: AtomicUsize,
-}
-
-impl Gate {
-    fn set_closed(&self, is_closed: bool) {
-        *self.is_closed.lock() = is_closed;
-        self.opened.notify_all();
-    }
-}
-
-/// A disk or a file whose syncs pass a gate.
-#[derive(Debug, Clone)]
-struct Gated<T> {
-    inner: T,
-    gate: Arc<Gate>,
-}
-
-impl Gated<Arc<dyn Disk>> {
-    fn file(&self, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(Gated { inner, gate: self.gate.clone() })
-    }
-}
-
-impl Disk for Gated<Arc<dyn Disk>> {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(self.inner.create(name, len)?))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(self.inner.open(name)?))
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-
-    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, gate: self.gate.clone() }))
-    }
-
-    fn lock(&self, name: &str) -> io::Result<LockGuard> {
-        self.inner.lock(name)
-    }
-}
-
-impl DiskFile for Gated<Arc<dyn DiskFile>> {
-    fn size(&self) -> io::Result<u64> {
-        self.inner.size()
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_exact_at(buf, offset)
-    }
-
-    fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()> {
-        self.inner.write_all_vectored_at(bufs, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut is_closed = self.gate.is_closed.lock();
-        if *is_closed {
-            self.gate.n_waiting.fetch_add(1, Ordering::Relaxed);
-        }
-        self.gate.opened.wait_while(&mut is_closed, |is_closed| *is_closed);
-        self.inner.sync_data()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn i12_heartbeats_keep_their_interval_while_the_disk_holds_a_release_up() {
     let setup = Setup::new(0..1).await;
     let gate = Arc::new(Gate::default());
-    let disk = Gated { inner: Arc::new(setup.disk.kill()) as Arc<dyn Disk>, gate: gate.clone() };
-    let life = setup.start_on(Arc::new(disk));
+    let disk = HookedDisk::gated(setup.disk.kill(), &gate);
+    let life = setup.start_on(disk);
     until("a first heartbeat", || setup.master.n_heartbeats() > 0).await;
 
-    gate.set_closed(true);
+    gate.close(Verb::Sync);
     setup.release(0..1);
     let before = setup.master.n_heartbeats();
     sleep(INTERVAL * 20).await;
     let heartbeats = setup.master.n_heartbeats() - before;
     let gap = setup.master.longest_gap();
-    gate.set_closed(false);
+    gate.open(Verb::Sync);
     assert!(heartbeats >= 19, "{heartbeats} heartbeats in 20 intervals");
     assert!(gap < INTERVAL * 2, "no heartbeat for {gap:?}");
     until("the release", || setup.master.is_drained()).await;
@@ -365,8 +275,8 @@ async fn i12_heartbeats_keep_their_interval_while_the_disk_holds_a_release_up() 
 async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let faulty = FaultyDisk::new();
     let gate = Arc::new(Gate::default());
-    let disk = Gated { inner: Arc::new(faulty.clone()) as Arc<dyn Disk>, gate: gate.clone() };
-    let engine = crate::model::open_on(Arc::new(disk)).unwrap();
+    let disk = HookedDisk::gated(faulty.clone(), &gate);
+    let engine = crate::model::open_on(disk).unwrap();
     let large = |n: u64| {
         let bytes = [&n.to_le_bytes()[..], &[7; 150_000]].concat();
         let id = BlockId::of_many(&identity().key, &[&bytes])[0];
@@ -380,10 +290,10 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     faulty.strike(Verb::Write, 3, Fault::Eio);
     assert!(store(1).await.is_err());
 
-    gate.set_closed(true);
+    gate.close(Verb::Sync);
     let retiring = engine.clone();
     let retired = std::thread::spawn(move || retiring.reclaim());
-    let is_blocked = || gate.n_waiting.load(Ordering::Relaxed) > 0;
+    let is_blocked = || gate.holds(Verb::Sync);
     let end = Instant::now() + Duration::from_secs(20);
     while !is_blocked() && Instant::now() < end {
         std::thread::yield_now();
@@ -393,7 +303,7 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let asked = engine.clone();
     std::thread::spawn(move || told.send((asked.space(), asked.store())));
     let answer = answer.recv_timeout(Duration::from_secs(5));
-    gate.set_closed(false);
+    gate.open(Verb::Sync);
     assert!(answer.is_ok(), "the question waited for the disk");
     assert!(retired.join().unwrap() >= 1);
 }

@@ -8,5 +8,6 @@ mod fences;
 mod full_disk;
 mod heartbeats;
 mod model;
+mod races;
 mod space_returns;
 mod threads;

@@ -2,68 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::io;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
 use bytes::Bytes;
-use cstore_log::{Disk, DiskFile, FaultyDisk, LockGuard};
+use cstore_log::{FaultyDisk, HookedDisk, Verb};
 use cstore_node::shutdown::spawn;
 use cstore_storage::engine::{DiskOptions, Engine};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::Mutex;
 
 use crate::model::{CAPACITY, identity, session};
-
-/// Remembers which threads removed and renamed files.
-#[derive(Debug, Clone)]
-struct Watched {
-    inner: Arc<dyn Disk>,
-    threads: Arc<Mutex<Vec<ThreadId>>>,
-}
-
-impl Watched {
-    fn note(&self) {
-        self.threads.lock().push(std::thread::current().id());
-    }
-}
-
-impl Disk for Watched {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.inner.create(name, len)
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.inner.open(name)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.note();
-        self.inner.remove(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.note();
-        self.inner.rename(from, to)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.note();
-        self.inner.sync_dir()
-    }
-
-    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, ..self.clone() }))
-    }
-
-    fn lock(&self, name: &str) -> io::Result<LockGuard> {
-        self.inner.lock(name)
-    }
-}
 
 async fn store(engine: &Engine, n: u64) -> bool {
     let bytes = [&n.to_le_bytes()[..], &vec![7; 30_000]].concat();
@@ -90,9 +39,15 @@ async fn fill_release_and_fill(engine: Engine) -> ThreadId {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_thread_that_serves_requests_waits_for_a_removal_or_a_sync_of_the_folder() {
     let threads = Arc::new(Mutex::new(Vec::new()));
-    let disk = Watched { inner: Arc::new(FaultyDisk::new()), threads: threads.clone() };
+    let noted = threads.clone();
+    let disk = HookedDisk::with_hook(FaultyDisk::new(), move |verb| {
+        if matches!(verb, Verb::Name | Verb::SyncDir) {
+            noted.lock().push(std::thread::current().id());
+        }
+        Ok(())
+    });
     let options = DiskOptions { capacity: CAPACITY, block_size: 64, fresh_start: false, erase: None };
-    let engine = Engine::open(Arc::new(disk), "memory", &identity(), &options).unwrap();
+    let engine = Engine::open(disk, "memory", &identity(), &options).unwrap();
     let server = spawn("requests", fill_release_and_fill(engine.clone())).await.unwrap();
     assert!(engine.counters().retired_files.get() > 50, "{:?}", engine.counters());
     assert!(!threads.lock().contains(&server));

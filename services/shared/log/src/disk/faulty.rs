@@ -113,6 +113,7 @@ struct World {
     calls: HashMap<Verb, u64>,
     ignores_syncs: bool,
     one_thread: bool,
+    holds_commits: bool,
 }
 
 impl World {
@@ -163,6 +164,11 @@ impl FaultyDisk {
         let disk = Self::new();
         disk.world.lock().one_thread = true;
         disk
+    }
+
+    /// Sets [`Disk::holds_commits`].
+    pub fn hold_commits(&self, holds: bool) {
+        self.world.lock().holds_commits = holds;
     }
 
     /// The `nth` call of `verb` from now on (1 is the next) meets `fault`.
@@ -375,6 +381,10 @@ impl Disk for FaultyDisk {
 
     fn has_one_thread(&self) -> bool {
         self.world.lock().one_thread
+    }
+
+    fn holds_commits(&self) -> bool {
+        self.world.lock().holds_commits
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "faulty")]
 mod faulty;
+#[cfg(feature = "faulty")]
+mod hooked;
 mod real;
 
 use std::any::Any;
@@ -13,6 +15,8 @@ use bytes::Bytes;
 
 #[cfg(feature = "faulty")]
 pub use faulty::{Fault, FaultyDisk, Verb};
+#[cfg(feature = "faulty")]
+pub use hooked::{Gate, Hook, HookedDisk};
 pub use real::RealDisk;
 
 /// A folder. Names are plain file names without separators.
@@ -68,6 +72,12 @@ pub trait Disk: Send + Sync + Debug {
     /// Whether all that is done with this disk is done by one thread, as in a simulation: a log on it has no thread
     /// of its own then, and its callers write, which costs no time.
     fn has_one_thread(&self) -> bool {
+        false
+    }
+
+    /// Returns true if a log on this disk of one thread leaves its groups waiting. They are written with the first group
+    /// that is appended after that. A test orders the steps of requests that run at once with it.
+    fn holds_commits(&self) -> bool {
         false
     }
 }

@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_log::{FileState, Log, LogError, Urgency};
+use cstore_log::{FileState, LogError, Urgency};
 use cstore_types::error_chain;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -33,6 +33,7 @@ use super::appender::Appender;
 use super::counters::Counters;
 use super::fences::Fences;
 use super::index::SharedIndex;
+use super::locked_log::LockedLog;
 use super::reader::BlockReader;
 use super::recycler::Recycler;
 use super::sets::SetReader;
@@ -125,7 +126,7 @@ pub(super) struct CompactionTurn<'a> {
 /// Empties segments. Clones share everything.
 #[derive(Debug, Clone)]
 pub(super) struct Compactor {
-    log: Arc<Log>,
+    log: Arc<LockedLog>,
     index: SharedIndex,
     ledger: SpaceLedger,
     recycler: Recycler,
@@ -138,7 +139,7 @@ pub(super) struct Compactor {
 /// The parts that compaction works with.
 #[derive(Debug)]
 pub(super) struct CompactorParts {
-    pub(super) log: Arc<Log>,
+    pub(super) log: Arc<LockedLog>,
     pub(super) index: SharedIndex,
     pub(super) fences: Fences,
     pub(super) ledger: SpaceLedger,

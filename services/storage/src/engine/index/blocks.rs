@@ -2,14 +2,15 @@
 //! its place.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use cstore_log::Location;
 use cstore_types::BlockId;
 
 use super::{BLOCK_KEY, record_overhead};
 
-/// Reference count that stays as it is: the count is not known any more, so the block is never freed. A restart counts
-/// again.
+/// Reference count that stays as it is: the count is not known any more, so the block is never freed. The next start
+/// counts again.
 pub(super) const MAX_REFS: u32 = u32::MAX;
 
 /// One stored block.
@@ -47,13 +48,15 @@ impl BlockTable {
         self.blocks.get(id).copied()
     }
 
-    /// Adds a block, or replaces the one of the same id.
-    pub(super) fn insert(&mut self, id: BlockId, block: Block) {
-        self.blocks.insert(id, block);
-    }
-
-    pub(super) fn remove(&mut self, id: &BlockId) {
-        self.blocks.remove(id);
+    /// Adds a block if there is none of the same id; returns that one otherwise.
+    pub(super) fn try_insert(&mut self, id: BlockId, block: Block) -> Option<Block> {
+        match self.blocks.entry(id) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(block);
+                None
+            }
+            Entry::Occupied(occupied) => Some(*occupied.get()),
+        }
     }
 
     /// Changes a block and returns it as it is then. Returns `None` if there is no such block.
@@ -61,6 +64,17 @@ impl BlockTable {
         let block = self.blocks.get_mut(id)?;
         change(block);
         Some(*block)
+    }
+
+    /// Changes a block, returns it as it is then, and removes it if nothing holds it any more.
+    pub(super) fn release(&mut self, id: BlockId, change: impl FnOnce(&mut Block)) -> Option<Block> {
+        let Entry::Occupied(mut occupied) = self.blocks.entry(id) else { return None };
+        change(occupied.get_mut());
+        let block = *occupied.get();
+        if !block.is_held() {
+            occupied.remove();
+        }
+        Some(block)
     }
 
     /// Changes every block, in no particular order.

@@ -149,16 +149,17 @@ impl Index {
 impl Index {
     /// Pins a block that is here, so that it stays while an upload may still refer to it.
     pub(crate) fn pin(&mut self, session: SessionId, id: BlockId) {
-        if self.blocks.get(&id).is_some() && self.pins.add(session, id) {
-            self.blocks.update(&id, |block| block.pins = block.pins.saturating_add(1));
-        }
+        let pins = &mut self.pins;
+        self.blocks.update(&id, |block| {
+            let is_new = pins.add(session, id);
+            block.pins = block.pins.saturating_add(is_new.into());
+        });
     }
 
     /// Drops all pins of a session and frees blocks that nothing else holds.
     pub(crate) fn unpin(&mut self, session: SessionId) {
         for id in self.pins.remove(session) {
-            self.blocks.update(&id, |block| block.pins = block.pins.saturating_sub(1));
-            self.free_unless_held(id);
+            self.release_block(id, |block| block.pins = block.pins.saturating_sub(1));
         }
     }
 
@@ -177,7 +178,7 @@ impl Index {
         for id in orphans {
             self.pin(ORPHANS, id);
             // Beyond the limit of pins the block was not pinned.
-            self.free_unless_held(id);
+            self.release_block(id, |_| {});
         }
     }
 }
@@ -187,28 +188,34 @@ impl Index {
     /// Adds a block whose record is durable. A good block keeps its place, and the new record is dead. A damaged one is
     /// repaired for every file that refers to it.
     pub(crate) fn insert_block(&mut self, id: BlockId, location: Location) {
-        match self.blocks.get(&id) {
-            None => self.add_block(id, location),
-            Some(block) if block.bad => self.replace_block(id, block, location),
-            Some(_) => {}
+        if let Some(known) = self.add_block(id, location)
+            && known.bad
+        {
+            self.replace_block(id, known, location);
         }
     }
 
     /// Adds a block at recovery, where the later record of an id is the current one.
     pub(crate) fn recover_block(&mut self, id: BlockId, location: Location) {
-        match self.blocks.get(&id) {
-            None => self.add_block(id, location),
-            Some(block) => self.replace_block(id, block, location),
+        if let Some(known) = self.add_block(id, location) {
+            self.replace_block(id, known, location);
         }
     }
 
-    fn add_block(&mut self, id: BlockId, location: Location) {
-        self.blocks.insert(id, Block { location, refs: 0, pins: 0, bad: false });
-        self.files.add(location, BLOCK_KEY);
+    /// Adds a block if there is none of the same id; returns that one otherwise.
+    fn add_block(&mut self, id: BlockId, location: Location) -> Option<Block> {
+        let known = self.blocks.try_insert(id, Block { location, refs: 0, pins: 0, bad: false });
+        if known.is_none() {
+            self.files.add(location, BLOCK_KEY);
+        }
+        known
     }
 
     fn replace_block(&mut self, id: BlockId, old: Block, location: Location) {
-        self.blocks.insert(id, Block { location, bad: false, ..old });
+        self.blocks.update(&id, |block| {
+            block.location = location;
+            block.bad = false;
+        });
         self.files.add(location, BLOCK_KEY);
         self.files.drop_record(old.location, BLOCK_KEY);
     }
@@ -239,27 +246,30 @@ impl Index {
     /// reference, are skipped.
     pub(crate) fn drop_refs(&mut self, ids: &[BlockId]) {
         for id in ids {
-            let known = self.blocks.get(id).map_or(0, |block| block.refs);
-            if known == 0 || known == MAX_REFS {
-                continue;
-            }
-            let changed = self.blocks.update(id, |block| block.refs -= 1);
-            if let Some(block) = changed.filter(|block| block.refs == 0) {
+            let mut was_last = false;
+            let block = self.release_block(*id, |block| {
+                was_last = block.refs == 1;
+                if block.refs != MAX_REFS {
+                    block.refs = block.refs.saturating_sub(1);
+                }
+            });
+            if let Some(block) = block.filter(|_| was_last) {
                 self.totals.remove_block(&block);
-                self.free_unless_held(*id);
             }
         }
     }
 
-    fn free_unless_held(&mut self, id: BlockId) {
-        if let Some(block) = self.blocks.get(&id).filter(|block| !block.is_held()) {
-            self.blocks.remove(&id);
+    /// Changes a block and frees it if nothing holds it any more. Returns the block as it is then.
+    fn release_block(&mut self, id: BlockId, change: impl FnOnce(&mut Block)) -> Option<Block> {
+        let block = self.blocks.release(id, change)?;
+        if !block.is_held() {
             self.files.drop_record(block.location, BLOCK_KEY);
         }
+        Some(block)
     }
 
     /// Takes the reference counts of the derived cache. Returns false, and counts nothing, if a place in the cache holds
-    /// no block.
+    /// no block, or a count was not known any more ([`MAX_REFS`]).
     pub(crate) fn restore_counts(&mut self, files: &[(u32, format::FileCounts)]) -> bool {
         let counts: HashMap<(u32, u32), u32> = files
             .iter()
@@ -267,7 +277,7 @@ impl Index {
             .collect();
         let place = |block: &Block| (block.location.file, block.location.offset);
         let found = self.blocks.iter().filter(|(_, block)| counts.contains_key(&place(block))).count();
-        if found != counts.len() {
+        if found != counts.len() || counts.values().any(|refs| *refs == MAX_REFS) {
             return false;
         }
 

@@ -22,7 +22,7 @@ pub(super) struct Volume {
     /// Held while a superblock is written. Taken BEFORE `superblock`, which is not held over the write: identity and
     /// capacity are read for every heartbeat, which must not wait for a slow disk.
     writes: Mutex<()>,
-    /// Keeps other processes away until the last part of the engine is gone.
+    /// Keeps other processes away; the log holds it too.
     _lock: Arc<LockGuard>,
 }
 
@@ -46,13 +46,15 @@ impl Volume {
         self.disk.subdir(SEGMENTS_DIR)
     }
 
-    /// Writes the next superblock, with the highest sequence that a seal may have used.
+    /// Writes the next superblock, with the highest sequence that a seal may have used. The sequence of a superblock never
+    /// goes back, also if two callers looked at the log at different times.
     ///
     /// # Errors
     /// Of the disk. The superblock before is still valid.
     pub(super) fn write_superblock(&self, seal_seq: SealSeq, clean: bool) -> Result<(), EngineError> {
         let _writing = self.writes.lock();
         let written = self.superblock();
+        let seal_seq = seal_seq.max(written.seal_seq);
         let next = Superblock { seq: written.seq + 1, seal_seq, clean, ..written };
         superblock::write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
         *self.superblock.lock() = next;

@@ -117,12 +117,13 @@ impl Writer {
         blocks: &[Block],
         good: &[bool],
     ) -> (Vec<BlockPlan>, Vec<GroupAppend>) {
-        let mut room = self.ledger.reserve(self.bytes_of_new(blocks));
         let mut groups: Vec<Group<'_>> = Vec::new();
         let mut plans = Vec::with_capacity(blocks.len());
 
         let mut index = self.index.lock();
         let mut claims = self.fences.lock();
+        let is_new = |block: &Block| !index.has(&block.id) && !claims.is_on_its_way(&block.id);
+        let mut room = self.reserve_for(blocks.iter().filter(|block| is_new(block)));
         for (block, is_good) in blocks.iter().zip(good) {
             plans.push(if !is_good {
                 let text = format!("bytes of block {:?} are not what its id says", block.id);
@@ -148,6 +149,22 @@ impl Writer {
             Err(_) => Vec::new(),
         };
         (plans, appends)
+    }
+
+    /// Reserves space for new blocks, in the groups that [`Self::claim`] makes of them.
+    fn reserve_for<'a>(&self, new: impl Iterator<Item = &'a Block>) -> Result<Reservation, EngineError> {
+        let mut needed = 0;
+        let mut n_groups = 0;
+        let mut group_bytes = usize::MAX;
+        for block in new {
+            needed += footprint(block);
+            group_bytes = group_bytes.saturating_add(block.bytes.len());
+            if group_bytes > self.ledger.geometry.group_bytes {
+                n_groups += 1;
+                group_bytes = block.bytes.len();
+            }
+        }
+        self.ledger.reserve(needed, n_groups)
     }
 
     /// Adds a new block to the last group, or to another one if it does not fit the segments of this disk, and claims it.

@@ -7,13 +7,13 @@ use cstore_types::limits::MAX_IDS;
 use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId};
 
 use super::check::check;
-use super::{MAX_ROOM_TRIES, PutOutcome, Writer, record};
+use super::{MAX_ROOM_TRIES, PutOutcome, Writer, footprint, record};
 use crate::engine::appender::Append;
 use crate::engine::error::EngineError;
 use crate::engine::fences::{Completion, Fence};
 use crate::engine::format::{KIND_REFSET, encode_refset, refset_key};
 use crate::engine::index::{Index, ORPHANS, RefSet, SharedIndex, record_overhead};
-use crate::engine::space::{GROUP_OVERHEAD, Reservation};
+use crate::engine::space::Reservation;
 
 /// Limit of how often a seal waits for blocks that other requests are writing.
 const MAX_ROUNDS: usize = 4;
@@ -142,14 +142,13 @@ impl Writer {
 
     /// Returns the bytes that a part takes on the disk, with those of its blocks that are not here.
     fn bytes_of(&self, part: Part<'_>) -> u64 {
-        self.bytes_of_new(part.blocks) + refset_footprint(part.ids.len()) + GROUP_OVERHEAD
+        self.bytes_of_new(part.blocks) + refset_footprint(part.ids.len())
     }
 
     /// Takes one look at the index. If everything is here, counts the references and hands the set to the log, so that
     /// from this moment on no release can free a block of it.
     fn step(&self, part: Part<'_>) -> Result<Step, EngineError> {
         let Part { session, number, ids, .. } = part;
-        let room = self.ledger.reserve(self.bytes_of(part));
         let mut fence = self.fences.fence();
 
         let mut index = self.index.lock();
@@ -180,7 +179,9 @@ impl Writer {
             return Ok(Step::Return(SealOutcome::Missing(missing)));
         }
 
-        let reservation = room?;
+        let needed =
+            new.blocks.iter().map(|block| footprint(block)).sum::<u64>() + refset_footprint(ids.len());
+        let reservation = self.ledger.reserve(needed, 1)?;
         claims.claim_seal(&mut fence, session, number);
         for block in &new.blocks {
             claims.claim_block(&mut fence, block.id);
@@ -208,7 +209,8 @@ impl Writer {
         let new_ids: Vec<BlockId> = new.iter().map(|block| block.id).collect();
         let new_bytes: u64 = new.iter().map(|block| block.bytes.len() as u64).sum();
         let index = self.index.clone();
-        let counters = self.counters.clone();
+        let stored_blocks = self.counters.stored_blocks.clone();
+        let stored_bytes = self.counters.stored_bytes.clone();
 
         self.appender.append(records, Urgency::Normal, move |committed| {
             let PendingSet { counted, refs_of_new, fence, reservation } = pending;
@@ -227,8 +229,8 @@ impl Writer {
             drop(index);
             fence.end();
 
-            counters.stored_blocks.inc_by(new_ids.len() as u64);
-            counters.stored_bytes.inc_by(new_bytes);
+            stored_blocks.inc_by(new_ids.len() as u64);
+            stored_bytes.inc_by(new_bytes);
             seal_seq
         })
     }
@@ -237,7 +239,7 @@ impl Writer {
     fn compare(&self, part: Part<'_>, set: RefSet) -> Result<SealOutcome, EngineError> {
         let Part { session, number, ids, blocks } = part;
         match self.sets.read_current(session, number, set)? {
-            None => Err(EngineError::Busy("this session was released by another request")),
+            None => Err(EngineError::Invalid("this session was released by another request".to_owned())),
             Some(sealed) if sealed != ids => Ok(SealOutcome::Conflict),
             Some(_) => Ok(SealOutcome::Sealed { seal_seq: set.seal_seq, stored: vec![false; blocks.len()] }),
         }

@@ -42,6 +42,7 @@ pub(crate) struct Seal {
     pub(crate) seq: SealSeq,
 }
 
+/// Makes the fault of a reply that does not belong to the request, or has another number of entries.
 pub(crate) fn unexpected(node: &NodeId, response: &Response) -> Fault {
     Fault::new(ErrorCode::Internal, format!("storage node {node} answered {:?}", response.opcode()))
 }

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
-use cstore_types::{Block, BlockId, ErrorCode, Fault, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
-use cstore_wire::{PutStatus, Request, Response, SealedBlock};
+use cstore_types::{
+    Block, BlockId, BlockKind, ErrorCode, Fault, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+};
+use cstore_wire::{ClientError, PutStatus, Request, Response, SealedBlock};
 use tracing::Instrument;
 
 use crate::cluster::{Route, WRITE_PATIENCE};
@@ -19,7 +21,7 @@ const MAX_TRIES: usize = 3;
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a put found new.
+/// Data blocks that a put found new.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct New {
     pub(crate) blocks: u64,
@@ -40,8 +42,19 @@ pub(crate) struct Seal {
     pub(crate) seq: SealSeq,
 }
 
-pub(crate) fn unexpected(response: &Response) -> Fault {
-    Fault::new(ErrorCode::Internal, format!("storage answered {:?}", response.opcode()))
+/// Makes the fault of a reply that does not belong to the request, or has another number of entries.
+pub(crate) fn unexpected(node: &NodeId, response: &Response) -> Fault {
+    Fault::new(ErrorCode::Internal, format!("storage node {node} answered {:?}", response.opcode()))
+}
+
+/// Makes the fault of a request that failed at `node`. Keeps the time after which a busy node wants to be asked again.
+fn failed(node: &NodeId, error: ClientError) -> Fault {
+    let retry_after = match &error {
+        ClientError::Refused(refused) => refused.retry_after,
+        _ => None,
+    };
+    let fault = Fault::new(error.code(), format!("storage node {node}: {error}"));
+    Fault { retry_after, ..fault.with_source(error) }
 }
 
 impl Route {
@@ -67,15 +80,15 @@ impl Route {
             loop {
                 let connection = self.stores.connection(node, WRITE_PATIENCE).await?;
                 match connection.call(request, self.version(), field, DEADLINE).await {
-                    Err(cstore_wire::ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
-                    Err(cstore_wire::ClientError::Refused(refused))
+                    Err(ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
+                    Err(ClientError::Refused(refused))
                         if refused.code == ErrorCode::Overloaded && tries < MAX_TRIES =>
                     {
                         tries += 1;
                         let pause = refused.retry_after.unwrap_or_default().clamp(MIN_PAUSE, MAX_PAUSE);
                         tokio::time::sleep(pause).await;
                     }
-                    answer => return answer.map_err(Fault::from),
+                    answer => return answer.map_err(|error| failed(node, error)),
                 }
             }
         };
@@ -97,7 +110,7 @@ impl Route {
             let missing = match self.ask(node, &Request::HaveBlocks { session, ids }, some.len()).await? {
                 Response::AllHere => continue,
                 Response::SomeMissing(missing) if missing.len() == some.len() => missing,
-                other => return Err(unexpected(&other)),
+                other => return Err(unexpected(node, &other)),
             };
             let missing =
                 some.iter().zip(missing).filter(|(_, missing)| *missing).map(|(block, _)| block.clone());
@@ -112,7 +125,7 @@ impl Route {
         let request = Request::PutBlocks { session, blocks: blocks.clone() };
         let statuses = match self.ask(node, &request, blocks.len()).await? {
             Response::PutResult(statuses) if statuses.len() == blocks.len() => statuses,
-            other => return Err(unexpected(&other)),
+            other => return Err(unexpected(node, &other)),
         };
         let mut new = New::default();
         for (block, status) in blocks.iter().zip(statuses) {
@@ -168,8 +181,10 @@ impl Route {
             let request = Request::HaveBlocks { session, ids: ids.clone() };
             match self.ask(node, &request, ids.len()).await? {
                 Response::AllHere => send.clear(),
-                Response::SomeMissing(missing) => send.retain(|at| missing.get(*at) == Some(&true)),
-                other => return Err(unexpected(&other)),
+                Response::SomeMissing(missing) if missing.len() == ids.len() => {
+                    send.retain(|at| missing.get(*at) == Some(&true));
+                }
+                other => return Err(unexpected(node, &other)),
             }
         }
         for _ in 0..MAX_TRIES {
@@ -184,9 +199,11 @@ impl Route {
             match self.ask(node, &request, send.len()).await? {
                 Response::Sealed { store, seal_seq, new } => {
                     let mut sum = New::default();
-                    for (at, _) in send.iter().zip(new).filter(|(_, new)| *new) {
-                        let bytes = blocks.get(*at).map_or(0, |block| block.bytes.len() as u64);
-                        sum.add(New { blocks: 1, bytes });
+                    let stored = send.iter().zip(new).filter(|(_, new)| *new);
+                    let stored = stored.filter_map(|(at, _)| blocks.get(*at));
+                    // Leaves of the recipe are not counted, as they are not among the blocks of a file.
+                    for block in stored.filter(|block| block.kind == BlockKind::Data) {
+                        sum.add(New { blocks: 1, bytes: block.bytes.len() as u64 });
                     }
                     return Ok((Seal { store, seq: seal_seq }, sum));
                 }
@@ -207,7 +224,7 @@ fn refused_seal(node: &NodeId, response: &Response) -> Fault {
             let text = format!("storage node {node} has sealed this part with other blocks");
             Fault::new(ErrorCode::Internal, text)
         }
-        other => unexpected(other),
+        other => unexpected(node, other),
     }
 }
 
@@ -234,7 +251,6 @@ fn requests(blocks: impl Iterator<Item = Block>) -> Vec<Vec<Block>> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use cstore_types::BlockKind;
 
     use super::*;
 

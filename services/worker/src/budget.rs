@@ -89,6 +89,14 @@ impl Budget {
         share.take(bytes).await
     }
 
+    /// Returns the bytes that are held at the moment, in whole units.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> u64 {
+        let shares = [&self.uploads, &self.open, &self.first, &self.next];
+        let held = |share: &Share| (share.all as usize - share.units.available_permits()) as u64 * UNIT;
+        shares.into_iter().map(held).sum()
+    }
+
     /// The largest window that leaves room for some others.
     pub(crate) fn max_window(&self) -> u64 {
         u64::from(self.next.all) * UNIT / 8

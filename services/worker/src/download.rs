@@ -22,7 +22,7 @@ use crate::recipe_walk::RecipeWalk;
 /// Bytes of one window: at most, at first, and for a reader that is slow. What goes wrong in the first one is an error
 /// before the first byte; what is missing later breaks the download off.
 const MAX_WINDOW: u64 = 2 << 20;
-const FIRST_WINDOW: u64 = 1 << 20;
+pub(crate) const FIRST_WINDOW: u64 = 1 << 20;
 const MIN_WINDOW: u64 = 256 << 10;
 const WINDOW_BLOCKS: usize = 1_024;
 /// Small blocks are joined to chunks of this size.

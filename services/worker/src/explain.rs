@@ -22,10 +22,12 @@ pub(crate) async fn explain(route: &Route, request: v1::ExplainRequest) -> Resul
     }
 
     let question = Request::Usage { sessions };
-    let asked = route.nodes().map(|node| route.ask(node, &question, 0));
+    let ask = async |node| match route.ask(node, &question, 0).await? {
+        Response::Usage(found) => Ok(found),
+        other => Err(unexpected(node, &other)),
+    };
     let mut sum = SpaceUsage::default();
-    for answer in try_join_all(asked).await? {
-        let Response::Usage(found) = answer else { return Err(unexpected(&answer)) };
+    for found in try_join_all(route.nodes().map(ask)).await? {
         sum += found;
     }
     Ok(sum)

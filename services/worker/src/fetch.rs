@@ -111,7 +111,7 @@ async fn try_fetch(
                 (Some(id), Err(ErrorCode::NotFound)) => return Err(missing(&id)),
                 (Some(id), Err(ErrorCode::DataLoss)) => return Err(damaged(&id)),
                 (_, Err(code)) => {
-                    return Err(Fault::new(code, format!("storage node refused a block: {code}")));
+                    return Err(Fault::new(code, format!("storage node {node} refused a block: {code}")));
                 }
                 (None, Ok(_)) => {
                     return Err(ClientError::Protocol("block index beyond the request").into());

@@ -24,6 +24,8 @@ mod metrics;
 mod recipe_walk;
 mod run;
 mod session;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod upload;
 

@@ -18,22 +18,23 @@ use cstore_types::{
 };
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::blocks::{New, Seal};
-use crate::budget::{Budget, Hold};
+use crate::budget::Budget;
 use crate::chunker::Chunker;
 use crate::cluster::Route;
 use crate::digests::Digests;
 use crate::error::lost_task;
 
 /// Bytes of one batch: enough blocks to fill the lanes of a hash and a frame worth sending.
-const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// Blocks of one batch, for small ones.
-const BATCH_BLOCKS: usize = 4_096;
+pub(crate) const BATCH_BLOCKS: usize = 4_096;
 /// Bytes of one stream in flight; with the batch and the block that are being filled that is at most 8 MiB.
-const MAX_IN_FLIGHT: usize = 4 << 20;
+pub(crate) const MAX_IN_FLIGHT: usize = 4 << 20;
 /// Bodies up to this size are put without asking first which blocks are known.
-const BLIND_BYTES: usize = 64 << 10;
+pub(crate) const BLIND_BYTES: usize = 64 << 10;
 
 /// What an upload came to, before its commit.
 #[derive(Debug)]
@@ -51,7 +52,6 @@ struct Done {
     blocks: Vec<(BlockId, u64)>,
     bytes: usize,
     new: New,
-    _held: Hold,
 }
 
 /// Blocks of one node that are put and not sealed yet.
@@ -197,8 +197,13 @@ impl Upload {
             let blocks = hash(&route, blocks).await?;
             let lengths = blocks.iter().map(|block| (block.id, block.bytes.len() as u64)).collect();
             let new = put_everywhere(&route, session, blocks).await?;
-            Ok(Done { blocks: lengths, bytes, new, _held: held })
+            // Given back BEFORE the batch is taken: an upload that waits for the budget takes no batches, so uploads
+            // would wait for each other's stored batches for ever otherwise.
+            drop(held);
+            Ok(Done { blocks: lengths, bytes, new })
         });
+        // An upload that ends early MUST NOT go on putting blocks, otherwise they are pinned again after its Unpin.
+        let task = AbortOnDropHandle::new(task);
         self.in_flight
             .push_back(Box::pin(async move { task.await.unwrap_or_else(|error| Err(lost_task(error))) }));
         Ok(())

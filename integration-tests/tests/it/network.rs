@@ -129,7 +129,8 @@ fn i11_an_upload_whose_commit_was_answered_into_the_void_is_one_success_and_one_
 #[test]
 fn i12_with_one_storage_node_down_files_on_the_others_are_read() {
     let cluster = Cluster::one_of_each(PROGRAM).storages(2).start();
-    let bodies: Vec<Vec<u8>> = (0..8).map(|n| random(1_000, 50 + n)).collect();
+    // Where a block goes follows from the secret of the cluster: of so many, each node has some.
+    let bodies: Vec<Vec<u8>> = (0..40).map(|n| random(1_000, 50 + n)).collect();
     for (n, body) in bodies.iter().enumerate() {
         assert_eq!(cluster.ask("PUT", &format!("/api/files/{n}"), body).status, 201);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cstore_log::{Disk, RealDisk};
 
-use crate::OpenError;
+use crate::engine::OpenError;
 use crate::engine::peek;
 
 /// Writes what the superblock and the folders say. Opens nothing for writing and takes no lock.

@@ -27,7 +27,7 @@ use cstore_types::SessionId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::EngineError;
+use crate::engine::EngineError;
 use crate::roll_call::RollCall;
 
 /// Sessions that one heartbeat acknowledges at most. The master refuses reports with more.

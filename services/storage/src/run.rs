@@ -25,12 +25,12 @@ use tokio::task::JoinError;
 
 use crate::config::Config;
 use crate::engine::{DiskOptions, Engine, Identity, Superblock, peek};
+use crate::engine::{EngineError, OpenError};
 use crate::membership::{StorageMember, report};
 use crate::metrics::FrameMetrics;
 use crate::releaser::{Releaser, Releases};
 use crate::roll_call::RollCall;
 use crate::server::BlockServer;
-use crate::{EngineError, OpenError};
 
 const CREDITS: u32 = 32 << 20;
 const MAX_REQUESTS: usize = 256;

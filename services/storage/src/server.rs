@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
 
-use crate::EngineError;
+use crate::engine::EngineError;
 use crate::engine::{Engine, PutOutcome, SealOutcome};
 use crate::metrics::FrameMetrics;
 

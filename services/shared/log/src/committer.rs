@@ -13,65 +13,8 @@ use cstore_types::CommitFacts;
 use crate::error::LogError;
 use crate::file::LogFile;
 use crate::format::{BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes};
-use crate::log::{Committed, Done, FileState, Location, Record, Shared, Urgency};
-
-/// How the thread ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Stop {
-    /// It goes on.
-    #[default]
-    No,
-    /// It drains the queue and seals the file.
-    Close,
-    /// It leaves everything as it is.
-    Abandon,
-}
-
-/// Groups that wait for the disk.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    groups: VecDeque<Group>,
-    pub(crate) bytes: usize,
-    pub(crate) stop: Stop,
-}
-
-impl Queue {
-    pub(crate) fn push(&mut self, group: Group) {
-        self.bytes += group.bytes();
-        self.groups.push_back(group);
-    }
-}
-
-/// Records that land together, and who is to be told.
-pub(crate) struct Group {
-    records: Vec<Record>,
-    key_bytes: usize,
-    payload_bytes: usize,
-    urgency: Urgency,
-    done: Done,
-}
-
-impl std::fmt::Debug for Group {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Group({} records, {} bytes)", self.records.len(), self.payload_bytes)
-    }
-}
-
-impl Group {
-    pub(crate) fn new(records: Vec<Record>, urgency: Urgency, done: Done) -> Self {
-        let key_bytes = records.iter().map(|record| record.key.len()).sum();
-        let payload_bytes = records.iter().map(|record| record.payload.len()).sum();
-        Self { records, key_bytes, payload_bytes, urgency, done }
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.payload_bytes + self.key_bytes + 64 * self.records.len()
-    }
-
-    pub(crate) fn fail(self, error: LogError) {
-        (self.done)(Err(error));
-    }
-}
+use crate::queue::{Group, Shared, Stop};
+use crate::types::{Committed, FileState, Location, Urgency};
 
 /// Sums of a frame in the making.
 #[derive(Debug, Clone, Copy, Default)]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::format::{BLOCK, FileHeader, file_name};
-use crate::log::{FileInfo, FileState, Options, Urgency};
+use crate::types::{FileInfo, FileState, Options, Urgency};
 
 /// Recycled files that are kept for the next roll; more are removed.
 const MAX_SPARES: usize = 2;

@@ -31,12 +31,15 @@ pub mod golden;
 #[cfg(test)]
 mod golden_format;
 mod log;
+mod queue;
 mod recovery;
+mod types;
 
 pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};
 pub use error::LogError;
 pub use format::{Damage, MAX_KEY, frame_bytes};
-pub use log::{Committed, Done, FileInfo, FileState, Location, Log, Observer, Options, Record, Urgency};
+pub use log::Log;
 pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};
+pub use types::{Committed, Done, FileInfo, FileState, Location, Observer, Options, Record, Urgency};

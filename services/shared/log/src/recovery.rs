@@ -24,7 +24,7 @@ use crate::format::{
     BLOCK, Damage, Entry, FRAME_HEADER, FileHeader, FrameHeader, FramePlace, KIND_SUPERSEDES, Seed,
     decode_directory, decode_trailer, encode_frame, footer_bytes, frame_bytes, parse_file_name,
 };
-use crate::log::{FileInfo, FileState, Location, Options};
+use crate::types::{FileInfo, FileState, Location, Options};
 
 /// Bytes read at once when a crashed file is searched for frames behind its valid end.
 const SCAN_BYTES: usize = 1 << 20;

@@ -35,7 +35,7 @@ use cstore_types::codec::{CodecError, Fields};
 use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_IDS, MAX_REQUEST_BYTES, MAX_USAGE_SESSIONS};
 use cstore_types::{BlockId, MapVersion};
 
-use crate::error::DecodeError;
+use crate::decode_error::DecodeError;
 
 /// Bytes of opcode and length.
 pub const HEADER: usize = 5;
@@ -46,6 +46,9 @@ pub const TRACE: usize = 26;
 const FLAG_TRACE: u8 = 1;
 /// Bytes of text that an ERROR frame carries at most.
 pub const MAX_ERROR_TEXT: usize = 512;
+
+/// Upper bound of every handshake payload, in bytes.
+pub(crate) const MAX_HANDSHAKE: usize = 1_024;
 
 /// First byte of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -152,7 +155,7 @@ impl Opcode {
         match self {
             Self::Error => (7, 7 + MAX_ERROR_TEXT),
             Self::Ok | Self::AllHere | Self::Ping | Self::Goodbye | Self::SealConflict => (0, 0),
-            Self::Handshake => (0, crate::handshake::MAX_BYTES),
+            Self::Handshake => (0, MAX_HANDSHAKE),
             Self::SomeMissing => (5, 4 + MAX_IDS / 8),
             Self::HaveBlocks => (20 + 32, 20 + IDS),
             Self::PutBlocks => (20 + 37 + 1, 20 + MAX_IDS * 37 + MAX_REQUEST_BYTES),

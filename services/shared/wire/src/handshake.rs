@@ -18,13 +18,11 @@ use cstore_types::{ClusterUuid, ErrorCode, Fault, FrameKey, NodeId, StoreUuid, e
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::error::DecodeError;
+use crate::decode_error::DecodeError;
 use crate::frame::{MAX_ERROR_TEXT, Payload};
 
 /// The only version that this program speaks.
 pub const VERSION: u16 = 2;
-/// Upper bound of every handshake payload.
-pub(crate) const MAX_BYTES: usize = 1_024;
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const REFUSED: u8 = 3;

@@ -29,6 +29,7 @@
 #![warn(missing_docs)]
 
 mod client;
+mod decode_error;
 mod error;
 pub mod frame;
 pub mod handshake;
@@ -39,7 +40,8 @@ mod server;
 mod task;
 
 pub use client::{BlockStream, ClientConfig, Connection};
-pub use error::{ClientError, DecodeError, Disconnect, HandshakeError};
+pub use decode_error::DecodeError;
+pub use error::{ClientError, Disconnect, HandshakeError};
 pub use frame::{Opcode, Prefix, TraceField};
 pub use handshake::{Role, VERSION};
 pub use message::{BlockReply, PutStatus, Request, Response, SealedBlock};

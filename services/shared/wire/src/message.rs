@@ -6,7 +6,7 @@ mod response;
 use bytes::{BufMut, Bytes, BytesMut};
 use cstore_types::{BlockId, BlockKind, ErrorCode};
 
-use crate::error::DecodeError;
+use crate::decode_error::DecodeError;
 use crate::frame::{HEADER, Opcode, Prefix};
 
 pub use request::Request;

@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::error::{DecodeError, Disconnect};
+use crate::decode_error::DecodeError;
+use crate::error::Disconnect;
 use crate::frame::{Opcode, Prefix, TraceField};
 use crate::handshake::{
     Direction, Hello, Role, VERSION, Welcome, decode_proof, encode_refused, is_proof, prove,

@@ -8,7 +8,7 @@ use cstore_types::CommitFacts;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
-use super::EngineError;
+use super::error::EngineError;
 use super::locked_log::LockedLog;
 
 /// The writing end of the log. Clones share it.

@@ -10,7 +10,7 @@ use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId, SessionUsage, Spa
 use super::compactor::{CompactStep, CompactionStats, Need, pacer};
 use super::counters::Counters;
 use super::error::{EngineError, OpenError};
-use super::format::{Bitmap, Superblock};
+use super::format::Superblock;
 use super::index::Totals;
 use super::open::{self, Parts};
 use super::space::Space;
@@ -38,13 +38,9 @@ impl Engine {
         Ok(Self { parts: Arc::new(open::open(disk, path, identity, options)?) })
     }
 
-    /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and the clean mark. After
-    /// an error the next start recovers all the same.
+    /// Shuts down cleanly. After an error the next start recovers all the same.
     pub fn close(&self) -> Result<()> {
-        self.parts.log.close()?;
-        let files = self.parts.index.lock().counts();
-        self.parts.volume.save_bitmap(&Bitmap { last_seq: self.seal_seq().0, files })?;
-        self.parts.volume.write_superblock(self.seal_seq(), true)
+        self.parts.close()
     }
 
     /// Returns for each id whether its block is missing, and pins the blocks that are here under `session`.
@@ -57,7 +53,7 @@ impl Engine {
         self.parts.writer.put_blocks(session, blocks).await
     }
 
-    /// Puts `blocks` and seals the set of `ids`.
+    /// Puts `blocks` and seals the set of `ids`; without blocks all ids must be here.
     pub async fn put_seal(
         &self,
         session: SessionId,
@@ -66,11 +62,6 @@ impl Engine {
         blocks: Vec<Block>,
     ) -> Result<SealOutcome> {
         self.parts.writer.put_seal(session, part, ids, blocks).await
-    }
-
-    /// Seals the set of `ids`, all of which must be here.
-    pub async fn seal(&self, session: SessionId, part: PartNo, ids: Vec<BlockId>) -> Result<SealOutcome> {
-        self.put_seal(session, part, ids, Vec::new()).await
     }
 
     /// Drops the pins of a session.

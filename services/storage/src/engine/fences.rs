@@ -24,7 +24,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
-use super::EngineError;
+use super::error::EngineError;
 use super::index::Live;
 
 /// The end of somebody else's claim: true if its records are durable. An error counts as false.

@@ -20,7 +20,7 @@ use super::compactor::{Compactor, CompactorParts};
 use super::counters::Counters;
 use super::error::{EngineError, OpenError};
 use super::fences::Fences;
-use super::format::{LOCK_FILE, SLOT, SLOTS, Superblock};
+use super::format::{Bitmap, LOCK_FILE, SLOT, SLOTS, Superblock};
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
@@ -178,6 +178,18 @@ fn too_small(wanted: u64, allocated: u64, reserve_bytes: u64) -> OpenError {
 }
 
 impl Parts {
+    /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and the clean mark.
+    ///
+    /// # Errors
+    /// Of the disk. The next start recovers all the same.
+    pub(super) fn close(&self) -> Result<(), EngineError> {
+        self.log.close()?;
+        let seal_seq = SealSeq(self.log.durable_seq());
+        let files = self.index.lock().counts();
+        self.volume.save_bitmap(&Bitmap { last_seq: seal_seq.0, files })?;
+        self.volume.write_superblock(seal_seq, true)
+    }
+
     /// Gives each part what it may touch.
     fn assemble(
         volume: Volume,

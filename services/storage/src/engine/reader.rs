@@ -6,8 +6,8 @@ use bytes::Bytes;
 use cstore_log::Location;
 use cstore_types::{BlockId, DedupKey};
 
-use super::EngineError;
 use super::counters::Counters;
+use super::error::EngineError;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::sets::MAX_READ_TRIES;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cstore_log::{FileInfo, FileState, LogError};
 use cstore_types::{SealSeq, error_chain};
 
-use super::EngineError;
 use super::counters::Counters;
+use super::error::EngineError;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::volume::Volume;

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use cstore_log::{Record, Urgency};
 use cstore_types::{PartNo, SessionId};
 
-use super::EngineError;
 use super::appender::Appender;
 use super::compactor::{CompactStep, Need};
 use super::counters::Counters;
+use super::error::EngineError;
 use super::fences::Fences;
 use super::format::KIND_RELEASE;
 use super::index::{RefSet, SharedIndex};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cstore_log::Location;
 use cstore_types::{BlockId, PartNo, SessionId};
 
-use super::EngineError;
+use super::error::EngineError;
 use super::format::decode_refset;
 use super::index::{RefSet, SharedIndex};
 use super::locked_log::LockedLog;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cstore_log::Urgency;
 use parking_lot::Mutex;
 
-use super::EngineError;
+use super::error::EngineError;
 use super::locked_log::LockedLog;
 
 /// Bytes that a group may lose to the header and padding of its frame.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use cstore_types::{BlockId, SessionUsage, SpaceUsage};
 
-use super::EngineError;
+use super::error::EngineError;
 use super::index::SharedIndex;
 use super::sets::SetReader;
 

@@ -59,7 +59,7 @@ async fn skipping_one_fsync_is_caught() {
 async fn i4_sealing_without_the_presence_check_is_caught() {
     let mut world = World::new();
     let absent = block(5);
-    let answer = world.engine().seal(session(0), PartNo(0), vec![absent.id]).await.unwrap();
+    let answer = world.engine().put_seal(session(0), PartNo(0), vec![absent.id], Vec::new()).await.unwrap();
     assert_eq!(answer, SealOutcome::Missing(vec![0]));
     assert!(world.engine().sessions().is_empty(), "nothing was written");
     // A seal that does not look: the record goes straight into the log.

@@ -193,7 +193,7 @@ async fn i4_a_release_that_ends_while_a_set_is_written_frees_none_of_its_blocks(
     bench.gate.close(Verb::Sync);
     let engine = bench.engine.clone();
     let ids = vec![shared.id];
-    let seal = spawn("seal", async move { engine.seal(session(2), PartNo(0), ids).await });
+    let seal = spawn("seal", async move { engine.put_seal(session(2), PartNo(0), ids, Vec::new()).await });
     bench.gate.await_held(Verb::Sync);
     bench.gate.open(Verb::Read);
     release.await.unwrap().unwrap();

@@ -136,7 +136,7 @@ impl World {
                 if outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Refused(_))) {
                     continue;
                 }
-                engine.seal(session(n), PartNo(part), ids).await
+                engine.put_seal(session(n), PartNo(part), ids, Vec::new()).await
             };
             match outcome {
                 Ok(SealOutcome::Sealed { .. }) => drop(self.model.sealed.insert((n, part), numbers)),
@@ -175,14 +175,14 @@ impl World {
         let engine = self.engine().clone();
         for ((n, part), numbers) in &self.model.sealed {
             let ids: Vec<BlockId> = numbers.iter().map(|n| block(*n).id).collect();
-            let again = engine.seal(session(*n), PartNo(*part), ids.clone()).await;
+            let again = engine.put_seal(session(*n), PartNo(*part), ids.clone(), Vec::new()).await;
             if !matches!(again, Ok(SealOutcome::Sealed { .. })) {
                 return Err(format!("set ({n}, {part}) is gone: {again:?}"));
             }
             let mut other = ids;
             other.reverse();
             other.push(block(60).id);
-            let conflict = engine.seal(session(*n), PartNo(*part), other).await;
+            let conflict = engine.put_seal(session(*n), PartNo(*part), other, Vec::new()).await;
             if !matches!(conflict, Ok(SealOutcome::Conflict)) {
                 return Err(format!("set ({n}, {part}) took other ids: {conflict:?}"));
             }
@@ -227,7 +227,9 @@ impl World {
         for ((n, part), numbers) in std::mem::take(&mut self.model.unknown) {
             let ids: Vec<BlockId> = numbers.iter().map(|n| block(*n).id).collect();
             // Sealing it again is what a worker would do; it succeeds when the set or its blocks came through.
-            if let Ok(SealOutcome::Sealed { .. }) = engine.seal(session(n), PartNo(part), ids).await {
+            if let Ok(SealOutcome::Sealed { .. }) =
+                engine.put_seal(session(n), PartNo(part), ids, Vec::new()).await
+            {
                 self.model.sealed.insert((n, part), numbers);
             }
         }

@@ -223,7 +223,8 @@ impl World {
             return false;
         }
         // No id of the pool is missing only because the question pins or writes: it sends no block.
-        let sealed = engine.seal(session(owner), PartNo(part), ids(numbers)).now_or_never().unwrap();
+        let sealed =
+            engine.put_seal(session(owner), PartNo(part), ids(numbers), Vec::new()).now_or_never().unwrap();
         matches!(sealed, Ok(SealOutcome::Sealed { .. }))
     }
 

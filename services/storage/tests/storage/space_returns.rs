@@ -261,7 +261,7 @@ impl Race {
                 let missing = blocks.iter().zip(missing).filter(|(_, missing)| *missing);
                 let missing = missing.map(|(block, _)| block.clone()).collect();
                 self.engine.put_blocks(session(n), missing).await;
-                match self.engine.seal(session(n), PartNo(0), ids.clone()).await {
+                match self.engine.put_seal(session(n), PartNo(0), ids.clone(), Vec::new()).await {
                     Ok(SealOutcome::Sealed { .. }) => {
                         self.held.lock().insert(n);
                         last = None;

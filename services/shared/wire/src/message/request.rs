@@ -5,7 +5,7 @@ use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_REQUEST_BYTES, MAX_USAGE_SESSION
 use cstore_types::{Block, BlockId, PartNo, SessionId, SessionUsage};
 
 use super::{Encoded, SealedBlock, begin, finish, flag, kind, kind_byte, put_ids, u32_of};
-use crate::error::DecodeError;
+use crate::decode_error::DecodeError;
 use crate::frame::{Opcode, Payload, Prefix};
 
 /// What a worker asks.

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use cstore_types::{ErrorCode, Fault, SealSeq, SpaceUsage, StoreUuid, error_chain};
 
 use super::{BlockReply, Encoded, PutStatus, begin, finish, flag, u32_of};
-use crate::error::DecodeError;
+use crate::decode_error::DecodeError;
 use crate::frame::{MAX_ERROR_TEXT, Opcode, Payload, Prefix};
 
 /// Added to an error code where 0 and 1 mean something else.

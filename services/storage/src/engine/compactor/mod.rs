@@ -28,9 +28,9 @@ use cstore_log::{FileState, LogError, Urgency};
 use cstore_types::error_chain;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::EngineError;
 use super::appender::Appender;
 use super::counters::Counters;
+use super::error::EngineError;
 use super::fences::Fences;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;

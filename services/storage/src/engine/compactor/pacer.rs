@@ -13,7 +13,7 @@ use std::time::Duration;
 use cstore_node::shutdown::Shutdown;
 use cstore_types::error_chain;
 
-use super::super::EngineError;
+use super::super::error::EngineError;
 use super::super::space::Space;
 use super::{CompactStep, Compactor, Need};
 

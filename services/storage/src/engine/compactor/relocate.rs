@@ -4,9 +4,9 @@ use bytes::Bytes;
 use cstore_log::{Record, Urgency};
 use cstore_types::error_chain;
 
-use super::super::EngineError;
 use super::super::appender::{Append, Appender};
 use super::super::counters::Counters;
+use super::super::error::EngineError;
 use super::super::fences::{Fence, Fences};
 use super::super::index::{Live, SharedIndex};
 use super::super::reader::BlockReader;

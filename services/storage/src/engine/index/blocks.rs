@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use cstore_log::Location;
 use cstore_types::BlockId;
 
-use super::{BLOCK_KEY, record_overhead};
+use super::records::{BLOCK_KEY, record_overhead};
 
 /// Reference count that stays as it is: the count is not known any more, so the block is never freed. The next start
 /// counts again.

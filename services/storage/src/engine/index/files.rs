@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use cstore_log::Location;
 
-use super::record_overhead;
+use super::records::record_overhead;
 
 /// The needed part of one segment file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

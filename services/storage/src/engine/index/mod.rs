@@ -18,6 +18,7 @@ mod blocks;
 mod files;
 mod moves;
 mod pins;
+mod records;
 mod releases;
 mod totals;
 
@@ -25,15 +26,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use cstore_log::Location;
-use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
+use cstore_types::{BlockId, PartNo, SessionId};
 use parking_lot::Mutex;
 
 use super::format;
 use blocks::{Block, BlockTable, MAX_REFS};
 use files::FileTable;
 pub(crate) use files::FileUse;
-pub(crate) use moves::Live;
 use pins::PinTable;
+use records::{BLOCK_KEY, RELEASE_KEY, SET_KEY};
+pub(crate) use records::{Live, RefSet, record_overhead};
 use releases::Releases;
 pub use totals::Totals;
 
@@ -44,23 +46,6 @@ pub(crate) type SharedIndex = Arc<Mutex<Index>>;
 /// Session that pins the blocks that a restart found without a reference set. Sessions of uploads are random. The upload
 /// of such a block may still be running, so it stays until space runs short or enough time has passed.
 pub(crate) const ORPHANS: SessionId = SessionId::from_bytes([0; 16]);
-
-/// Bytes of the keys of records.
-const BLOCK_KEY: u64 = 32;
-const SET_KEY: u64 = 20;
-const RELEASE_KEY: u64 = 16;
-
-/// Returns the bytes of directory entries that one record costs: in its frame and in the footer of its segment.
-pub(crate) const fn record_overhead(key_len: u64) -> u64 {
-    2 * (6 + key_len) + 8
-}
-
-/// One durable reference set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RefSet {
-    pub(crate) location: Location,
-    pub(crate) seal_seq: SealSeq,
-}
 
 /// Everything derived from the log.
 #[derive(Debug, Default)]
@@ -292,7 +277,7 @@ impl Index {
     }
 }
 
-/// Reference sets.
+/// Reference sets, releases and files.
 impl Index {
     /// Adds a durable reference set. Its references were counted before ([`Self::add_refs`]).
     pub(crate) fn insert_refset(&mut self, session: SessionId, part: PartNo, set: RefSet) {
@@ -311,6 +296,35 @@ impl Index {
         self.files.drop_record(set.location, SET_KEY);
     }
 
+    /// Drops the sets of `session`, whose release is durable at `location`, and returns them. Their references are still
+    /// counted: the caller reads the sets and counts them down ([`Self::drop_refs`]).
+    pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
+        let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
+        let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
+        graves.extend(self.take_stale_sets(session));
+        for (_, set) in &parts {
+            self.totals.remove_set(set);
+        }
+
+        let (is_needed, replaced) = self.releases.put(session, location, graves);
+        if let Some(old) = replaced {
+            self.files.drop_record(old, RELEASE_KEY);
+        }
+        if is_needed {
+            self.files.add(location, RELEASE_KEY);
+        }
+        parts
+    }
+
+    /// Forgets a file whose contents can never come back. Release records that kept its sets away die.
+    pub(crate) fn remove_file(&mut self, file: u32) {
+        self.files.remove(file);
+        self.stale_sets.remove(&file);
+        for location in self.releases.remove_file(file) {
+            self.files.drop_record(location, RELEASE_KEY);
+        }
+    }
+
     /// Remembers that a file holds something damaged.
     pub(crate) fn mark_file_damaged(&mut self, file: u32) {
         self.files.mark_damaged(file);
@@ -319,6 +333,8 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use cstore_types::SealSeq;
+
     use super::*;
 
     fn at(file: u32, offset: u32) -> Location {

@@ -6,30 +6,11 @@
 //! * A copy of a set that a move left behind is remembered until its file is gone, so that a release outlives it.
 
 use cstore_log::Location;
-use cstore_types::{BlockId, PartNo, SessionId};
 
-use super::{BLOCK_KEY, Index, RELEASE_KEY, SET_KEY};
+use cstore_types::SessionId;
 
-/// A record by what it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Live {
-    /// A block that a set, a seal or a pin holds.
-    Block(BlockId),
-    /// A reference set.
-    Set(SessionId, PartNo),
-    /// A release that keeps a set from coming back.
-    Release(SessionId),
-}
-
-impl Live {
-    /// Returns the session whose sets and releases MUST NOT change while the record moves.
-    pub(crate) fn session(&self) -> Option<SessionId> {
-        match self {
-            Self::Block(_) => None,
-            Self::Set(session, _) | Self::Release(session) => Some(*session),
-        }
-    }
-}
+use super::Index;
+use super::records::{BLOCK_KEY, Live, RELEASE_KEY, SET_KEY};
 
 impl Index {
     /// Returns true if the record at `location` is the one that is needed.
@@ -106,8 +87,10 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::super::*;
+    use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
+
     use super::*;
+    use crate::engine::index::RefSet;
 
     fn at(file: u32, offset: u32) -> Location {
         Location { file, offset, len: 100 }

@@ -3,9 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cstore_log::Location;
-use cstore_types::{PartNo, SessionId};
-
-use super::{Index, RELEASE_KEY, RefSet};
+use cstore_types::SessionId;
 
 #[derive(Debug, Default)]
 struct Release {
@@ -35,7 +33,7 @@ impl Releases {
     }
 
     /// Adds a release if it is needed. Returns whether it is, and the place of the release that it replaces.
-    fn put(
+    pub(super) fn put(
         &mut self,
         session: SessionId,
         location: Location,
@@ -68,7 +66,7 @@ impl Releases {
     }
 
     /// Forgets a file that is gone. Returns the places of the releases that are not needed any more.
-    fn remove_file(&mut self, file: u32) -> Vec<Location> {
+    pub(super) fn remove_file(&mut self, file: u32) -> Vec<Location> {
         let mut done = Vec::new();
         for session in self.by_grave.remove(&file).unwrap_or_default() {
             let Some(release) = self.of.get_mut(&session) else { continue };
@@ -82,45 +80,15 @@ impl Releases {
     }
 }
 
-impl Index {
-    /// Drops the sets of `session`, whose release is durable at `location`, and returns them. Their references are still
-    /// counted: the caller reads the sets and counts them down ([`Self::drop_refs`]).
-    pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
-        let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
-        let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
-        graves.extend(self.take_stale_sets(session));
-        for (_, set) in &parts {
-            self.totals.remove_set(set);
-        }
-
-        let (is_needed, replaced) = self.releases.put(session, location, graves);
-        if let Some(old) = replaced {
-            self.files.drop_record(old, RELEASE_KEY);
-        }
-        if is_needed {
-            self.files.add(location, RELEASE_KEY);
-        }
-        parts
-    }
-
-    /// Forgets a file whose contents can never come back. Release records that kept its sets away die.
-    pub(crate) fn remove_file(&mut self, file: u32) {
-        self.files.remove(file);
-        self.stale_sets.remove(&file);
-        for location in self.releases.remove_file(file) {
-            self.files.drop_record(location, RELEASE_KEY);
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::print_stdout, reason = "a random test prints its seed")]
 mod tests {
-    use cstore_types::SealSeq;
+    use cstore_types::{PartNo, SealSeq};
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
     use super::*;
+    use crate::engine::index::{Index, RefSet};
 
     const S: SessionId = SessionId::from_bytes([1; 16]);
 

@@ -1,7 +1,7 @@
 //! Live totals of the store. Counters saturate: a wrong total must not stop the node.
 
 use super::blocks::Block;
-use super::{RefSet, SET_KEY, record_overhead};
+use super::records::{RefSet, SET_KEY, record_overhead};
 
 /// Live totals, kept up to date with every change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use cstore_log::{Disk, LockGuard};
 use cstore_types::{SealSeq, StoreUuid};
 use parking_lot::Mutex;
 
-use super::EngineError;
+use super::error::EngineError;
 use super::format::{BITMAP_FILE, Bitmap, SEGMENTS_DIR, Superblock};
 
 /// The volume of an open disk.

@@ -3,7 +3,7 @@
 use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{Block, DedupKey};
 
-use super::EngineError;
+use crate::engine::error::EngineError;
 
 /// Bytes of a request up to which blocks are checked where they arrive. More are checked on a blocking thread.
 const INLINE_BYTES: usize = 128 << 10;

@@ -11,6 +11,7 @@
 //!   references are counted in the same look at the index, so that no release can free them until the set is durable.
 
 mod check;
+mod outcome;
 mod put;
 mod seal;
 
@@ -18,7 +19,6 @@ use bytes::Bytes;
 use cstore_log::Record;
 use cstore_types::{Block, BlockId, BlockKind, DedupKey, SessionId};
 
-use super::EngineError;
 use super::appender::Appender;
 use super::counters::Counters;
 use super::fences::Fences;
@@ -27,7 +27,7 @@ use super::index::{SharedIndex, record_overhead};
 use super::room::Room;
 use super::sets::SetReader;
 use super::space::SpaceLedger;
-pub use seal::SealOutcome;
+pub use outcome::{PutOutcome, SealOutcome};
 
 /// Limit of how often a request makes room that other writers claim first.
 const MAX_ROOM_TRIES: usize = 16;
@@ -43,17 +43,6 @@ pub(super) struct Writer {
     pub(super) sets: SetReader,
     pub(super) counters: Counters,
     pub(super) key: DedupKey,
-}
-
-/// The outcome for one block of a put.
-#[derive(Debug, Clone)]
-pub enum PutOutcome {
-    /// Written and synced.
-    Stored,
-    /// Synced before, or by another put that was just writing it.
-    Duplicate,
-    /// Refused. The other blocks of the request are not affected.
-    Refused(EngineError),
 }
 
 impl Writer {

@@ -4,7 +4,8 @@ use cstore_log::{Record, Urgency};
 use cstore_types::{Block, BlockId, SessionId};
 
 use super::check::check;
-use super::{MAX_ROOM_TRIES, PutOutcome, Writer, footprint, record};
+use super::outcome::PutOutcome;
+use super::{MAX_ROOM_TRIES, Writer, footprint, record};
 use crate::engine::appender::Append;
 use crate::engine::error::EngineError;
 use crate::engine::fences::{ClaimsGuard, Completion, Fence};

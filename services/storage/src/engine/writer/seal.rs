@@ -7,7 +7,8 @@ use cstore_types::limits::MAX_IDS;
 use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId};
 
 use super::check::check;
-use super::{MAX_ROOM_TRIES, PutOutcome, Writer, footprint, record};
+use super::outcome::{PutOutcome, SealOutcome};
+use super::{MAX_ROOM_TRIES, Writer, footprint, record};
 use crate::engine::appender::Append;
 use crate::engine::error::EngineError;
 use crate::engine::fences::{Completion, Fence};
@@ -17,22 +18,6 @@ use crate::engine::space::Reservation;
 
 /// Limit of how often a seal waits for blocks that other requests are writing.
 const MAX_ROUNDS: usize = 4;
-
-/// The outcome of a seal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SealOutcome {
-    /// The reference set is durable.
-    Sealed {
-        /// Sequence of the seal on this disk.
-        seal_seq: SealSeq,
-        /// For each block that was sent along, whether it was new.
-        stored: Vec<bool>,
-    },
-    /// Positions in the request's ids of blocks that are not here. Nothing was written.
-    Missing(Vec<u32>),
-    /// The part was sealed before with other ids.
-    Conflict,
-}
 
 /// A part of a session with the blocks that its set names.
 #[derive(Debug, Clone, Copy)]

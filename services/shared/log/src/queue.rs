@@ -1,0 +1,112 @@
+//! Groups on their way to the committer, and everything else that the committer shares with its callers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+
+use cstore_types::{CommitFacts, error_chain};
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::LogError;
+use crate::file::Files;
+use crate::types::{Done, Observer, Options, Record, Urgency};
+
+/// How the thread ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stop {
+    /// It goes on.
+    #[default]
+    No,
+    /// It drains the queue and seals the file.
+    Close,
+    /// It leaves everything as it is.
+    Abandon,
+}
+
+/// Groups that wait for the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) groups: VecDeque<Group>,
+    pub(crate) bytes: usize,
+    pub(crate) stop: Stop,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, group: Group) {
+        self.bytes += group.bytes();
+        self.groups.push_back(group);
+    }
+}
+
+/// Records that land together, and who is to be told.
+pub(crate) struct Group {
+    pub(crate) records: Vec<Record>,
+    pub(crate) key_bytes: usize,
+    pub(crate) payload_bytes: usize,
+    pub(crate) urgency: Urgency,
+    pub(crate) done: Done,
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Group({} records, {} bytes)", self.records.len(), self.payload_bytes)
+    }
+}
+
+impl Group {
+    pub(crate) fn new(records: Vec<Record>, urgency: Urgency, done: Done) -> Self {
+        let key_bytes = records.iter().map(|record| record.key.len()).sum();
+        let payload_bytes = records.iter().map(|record| record.payload.len()).sum();
+        Self { records, key_bytes, payload_bytes, urgency, done }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload_bytes + self.key_bytes + 64 * self.records.len()
+    }
+
+    pub(crate) fn fail(self, error: LogError) {
+        (self.done)(Err(error));
+    }
+}
+
+/// What the committer and its callers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) files: Files,
+    pub(crate) options: Options,
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) wake: Condvar,
+    /// Highest frame_seq whose sync has returned.
+    pub(crate) durable_seq: AtomicU64,
+    pub(crate) poisoned: Mutex<Option<Arc<LogError>>>,
+    pub(crate) observer: Observed,
+}
+
+impl Shared {
+    pub(crate) fn poison(&self, why: Arc<LogError>) {
+        tracing::error!(why = %error_chain(&*why), "log is poisoned: nothing is written any more until a restart");
+        self.poisoned.lock().get_or_insert(why);
+    }
+}
+
+/// Who is told of group commits; nobody at first.
+#[derive(Default)]
+pub(crate) struct Observed(OnceLock<Observer>);
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Observed({})", self.0.get().is_some())
+    }
+}
+
+impl Observed {
+    pub(crate) fn set(&self, observer: Observer) {
+        let _ = self.0.set(observer);
+    }
+
+    pub(crate) fn tell(&self, frame: &CommitFacts) {
+        if let Some(observer) = self.0.get() {
+            observer(frame);
+        }
+    }
+}

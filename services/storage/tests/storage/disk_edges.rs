@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cstore_log::{Disk, Fault, FaultyDisk, HookedDisk, Verb};
+use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
+use cstore_node::shutdown::spawn;
 use cstore_storage::engine::{DiskOptions, Engine, Identity, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
 use cstore_types::{
@@ -360,4 +361,31 @@ async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
         assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);
     }
     assert_eq!(engine.totals().blocks, 2);
+}
+
+/// Otherwise a second process could cut the file that the first one is still writing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i6_a_disk_stays_locked_until_its_log_has_ended() {
+    let faulty = FaultyDisk::new();
+    let gate = Arc::new(Gate::default());
+    let engine =
+        Engine::open(HookedDisk::gated(faulty.clone(), &gate), "memory", &identity(), &options(6 << 20))
+            .unwrap();
+    gate.close(Verb::Sync);
+    let writing = engine.clone();
+    let put = spawn("put", async move { store(&writing, 1, numbered(1, 5_000)).await });
+    gate.await_held(Verb::Sync);
+    put.abort();
+    assert!(put.await.is_err(), "it was cut off");
+
+    // It waits for the write that hangs.
+    let dropping = std::thread::spawn(move || drop(engine));
+    for _ in 0..200 {
+        let second = open(&faulty, 6 << 20);
+        assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
+        std::thread::yield_now();
+    }
+    gate.open(Verb::Sync);
+    dropping.join().unwrap();
+    open(&faulty, 6 << 20).unwrap();
 }

@@ -107,3 +107,32 @@ impl Volume {
 pub(super) fn bitmap_allowance(capacity: u64) -> u64 {
     (capacity / 64).max(4_096)
 }
+
+#[cfg(test)]
+mod tests {
+    use cstore_log::FaultyDisk;
+    use cstore_types::{ClusterUuid, DedupKey, NodeId};
+
+    use super::mount::{DiskOptions, Identity};
+    use super::*;
+
+    #[test]
+    fn i6_the_sequence_of_the_superblock_never_goes_back() {
+        let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
+        let identity = Identity {
+            store: StoreUuid::from_bytes([1; 16]),
+            cluster: ClusterUuid::from_bytes([2; 16]),
+            node: NodeId::new("storage-1").unwrap(),
+            key: DedupKey::from_bytes([3; 32]),
+        };
+        let options = DiskOptions { capacity: 6 << 20, block_size: 1, fresh_start: false, erase: None };
+        let superblock = mount::format(&disk, &identity, &options).unwrap();
+        let lock = Arc::new(disk.lock("LOCK").unwrap());
+        let volume = Volume::new(disk.clone(), superblock, lock);
+        // Two callers looked at the log, and the one that looked first writes last.
+        volume.write_superblock(SealSeq(12), false).unwrap();
+        volume.write_superblock(SealSeq(10), false).unwrap();
+        let written = mount::peek(&disk, "memory").unwrap().unwrap();
+        assert_eq!(written.seal_seq, SealSeq(12));
+    }
+}

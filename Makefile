@@ -1,4 +1,4 @@
-.PHONY: help run test flaky up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -11,6 +11,9 @@ test: ## everything that must hold: format, lints, tests, documentation, image, 
 
 flaky: ## the tests N=10 times beside LOAD=2 busy loops: which failed how often; ARGS="-p cstore-log -- crash"
 	@.ci/flaky
+
+mutants: ## break the code with each patch of integration-tests/mutants: do the tests notice? ONLY=log
+	@.ci/mutants
 
 up: ## start it with Docker Compose and wait until it is healthy
 	@deploy/compose.sh up

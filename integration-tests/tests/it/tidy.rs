@@ -98,6 +98,81 @@ fn layouts_and_their_documents_change_together() {
     }
 }
 
+/// Dependencies that only generated code uses.
+const USED_BY_GENERATED_CODE: &[(&str, &str)] = &[("proto", "tonic-prost")];
+
+/// Returns the entries of all sections of a manifest whose headers end in `dependencies]`, with their sections.
+fn dependencies(manifest: &Path) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(manifest).unwrap();
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']).to_owned();
+        } else if section.ends_with("dependencies")
+            && let Some((name, _)) = line.split_once([' ', '.', '='])
+            && !name.is_empty()
+            && !name.starts_with('#')
+        {
+            found.push((section.clone(), name.to_owned()));
+        }
+    }
+    found
+}
+
+/// Whether `name` stands in the text as a word, as a crate does in Rust.
+fn names_crate(text: &str, name: &str) -> bool {
+    let name = match name {
+        "md-5" => "md5".to_owned(),
+        other => other.replace('-', "_"),
+    };
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(&name)
+        .any(|(at, _)| !text[..at].ends_with(is_word) && !text[at + name.len()..].starts_with(is_word))
+}
+
+#[test]
+fn every_dependency_is_used_and_says_what_for() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = manifest.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
+    let members: Vec<&str> = members.split('"').filter(|part| part.contains(char::is_alphabetic)).collect();
+    let mut used = BTreeSet::new();
+    for member in members {
+        let text_of = |folders: &[&str]| {
+            let mut found = Vec::new();
+            for folder in folders.iter().map(|folder| root().join(member).join(folder)) {
+                if folder.is_dir() {
+                    sources(&folder, &mut found);
+                }
+            }
+            found.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>()
+        };
+        let product = text_of(&["src"]);
+        let all = product.clone() + &text_of(&["tests"]);
+        let build = std::fs::read_to_string(root().join(member).join("build.rs")).unwrap_or_default();
+        for (section, name) in dependencies(&root().join(member).join("Cargo.toml")) {
+            let text = match section.as_str() {
+                "dev-dependencies" => &all,
+                "build-dependencies" => &build,
+                _ => &product,
+            };
+            let is_used =
+                names_crate(text, &name) || USED_BY_GENERATED_CODE.contains(&(member, name.as_str()));
+            assert!(is_used, "{member}: nothing uses {name} of [{section}]");
+            used.insert(name);
+        }
+    }
+
+    for (_, name) in dependencies(&root().join("Cargo.toml")) {
+        assert!(used.contains(&name), "no crate uses {name} of the workspace");
+        let says_what_for = name.starts_with("cstore")
+            || manifest.lines().zip(manifest.lines().skip(1)).any(|(before, line)| {
+                line.starts_with(&format!("{name} = ")) && before.starts_with("# ") && !before.contains("==")
+            });
+        assert!(says_what_for, "Cargo.toml does not say what {name} is for, in a line above it");
+    }
+}
+
 #[test]
 fn metrics_and_settings_are_documented() {
     let mut found = Vec::new();
@@ -119,7 +194,8 @@ fn metrics_and_settings_are_documented() {
     }
     assert!(n_keys > 20, ".env names only {n_keys} settings");
     let documented = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
-    for path in found.iter().filter(|path| path.ends_with("metrics.rs")) {
+    let declares = |path: &&PathBuf| path.ends_with("metrics.rs") || path.ends_with("counters.rs");
+    for path in found.iter().filter(declares) {
         let text = std::fs::read_to_string(path).unwrap();
         let names = text.split('"').filter(|word| {
             ["storage_", "master_", "worker_", "gateway_", "mesh_"].iter().any(|part| word.starts_with(part))

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use cstore_types::{ErrorCode, Fault, FileMeta, FileName, NamedFile, SessionId, Tenant};
 
 use super::{Context, MAX_TRIES, millis};
-use crate::store::keys::{self, CommittedSession, Ending, FileRecord, ReleaseRecord, SessionRecord};
+use crate::store::keys::{
+    self, CommittedSession, Ending, FileRecord, Publication, ReleaseRecord, SessionRecord,
+};
 use crate::store::{Batch, MetaError, Position};
 
 /// Arguments of a copy or rename: gives an existing file the name `to`, in addition to (copy) or instead of (rename)
@@ -195,7 +197,8 @@ impl Namespace {
             SessionRecord::Committed(committed) => {
                 let not_before_ms =
                     self.context.clock.now_ms().saturating_add(millis(self.context.limits.release_delay));
-                let ending = Ending::Removed { version: committed.file.meta.version };
+                let publication = Publication::new(&committed.name, committed.root_crc);
+                let ending = Ending::Removed { version: committed.file.meta.version, publication };
                 let release = ReleaseRecord { not_before_ms, stores: committed.stores };
                 end_session(batch, session, ending, &release);
             }

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use super::namespace::{FoundFile, Namespace, missing, taken};
 use super::releases::{Releases, Verdict};
 use super::{Context, MAX_TRIES, Membership, millis};
-use crate::store::keys::{self, ClusterRecord, CommittedSession, Ending, FileRecord, SessionRecord};
+use crate::store::keys::{
+    self, ClusterRecord, CommittedSession, Ending, FileRecord, Publication, SessionRecord,
+};
 use crate::store::{Batch, MetaError};
 
 /// The proof of one store that it durably holds its part of a session.
@@ -252,7 +254,7 @@ impl Uploads {
             Verdict::Committed(session) => {
                 Ok(Aborted::Committed(NamedFile { name: session.name, meta: session.file.meta }))
             }
-            Verdict::Ended(Ending::Removed { version }) => Ok(Aborted::Removed { version }),
+            Verdict::Ended(Ending::Removed { version, .. }) => Ok(Aborted::Removed { version }),
             Verdict::Ended(Ending::Unknown) => Err(unknown_ending()),
             Verdict::Ended(Ending::Aborted) | Verdict::Open => Ok(Aborted::Ended),
         }
@@ -280,8 +282,11 @@ impl Uploads {
     /// Answers a commit of a session that has ended.
     fn ended_before(&self, commit: &Commit, ending: Ending) -> Result<Published, Fault> {
         match ending {
-            Ending::Removed { version } => {
-                // The record of the file is gone with its last name; what was published is what is asked for again.
+            Ending::Removed { version, publication } => {
+                if publication != Publication::new(&commit.name, crc32c::crc32c(&commit.root)) {
+                    return Err(committed_otherwise());
+                }
+                // The record of the file is gone with its last name. The same was asked for, so it is made again.
                 let file = commit.file(version, self.context.clock.now_ms());
                 let file = NamedFile { name: commit.name.clone(), meta: file.meta };
                 Ok(Published { file, replaced: version > 1 })
@@ -297,11 +302,15 @@ impl Uploads {
 /// Answers a commit of a session that has committed.
 fn published_before(commit: &Commit, session: CommittedSession) -> Result<Published, Fault> {
     if session.root_crc != crc32c::crc32c(&commit.root) || session.name != commit.name {
-        let text = "this upload was committed before with another content or name";
-        return Err(Fault::new(ErrorCode::PreconditionFailed, text));
+        return Err(committed_otherwise());
     }
     let replaced = session.file.meta.version > 1;
     Ok(Published { file: NamedFile { name: session.name, meta: session.file.meta }, replaced })
+}
+
+fn committed_otherwise() -> Fault {
+    let text = "this upload was committed before with another content or name";
+    Fault::new(ErrorCode::PreconditionFailed, text)
 }
 
 fn unknown_ending() -> Fault {

@@ -8,9 +8,9 @@ use cstore_types::{
 
 use super::batch::{self, ResolvedChange};
 use super::keys::{
-    CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, RELEASES, ReleaseRecord,
-    STORES, SessionRecord, StoreRecord, decode_placement, encode_placement, name_key, names_prefix,
-    release_key, root_key, session_key, store_key, tenant_of, uuid_of,
+    CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, Publication, RELEASES,
+    ReleaseRecord, STORES, SessionRecord, StoreRecord, decode_placement, encode_placement, name_key,
+    names_prefix, release_key, root_key, session_key, store_key, tenant_of, uuid_of,
 };
 use super::snapshot::{self, SnapshotWriter};
 
@@ -104,13 +104,22 @@ fn check_values(golden: &mut GoldenFile) {
         ("tombstone of a session that was aborted", SessionRecord::Ended(Ending::Aborted)),
         (
             "tombstone of a session whose file was removed",
-            SessionRecord::Ended(Ending::Removed { version: 0x0102_0304_0506_0708 }),
+            SessionRecord::Ended(Ending::Removed {
+                version: 0x0102_0304_0506_0708,
+                publication: Publication::new(&FileName::new("a/b").unwrap(), 0x1122_3344),
+            }),
         ),
     ] {
         let bytes = golden.check(title, &record.encode());
         let committed = matches!(record, SessionRecord::Committed(_));
         assert_eq!(SessionRecord::has_committed(&bytes), Ok(committed), "{title}");
         assert_eq!(SessionRecord::decode(&bytes), Ok(record), "{title}");
+    }
+
+    // Of a program that kept whether the session had committed, and not what.
+    for (had_committed, ending) in [(0, Ending::Aborted), (1, Ending::Unknown)] {
+        let bytes = [2, 2, had_committed, 0, 0, 0, 0, 0, 0, 0, had_committed];
+        assert_eq!(SessionRecord::decode(&bytes), Ok(SessionRecord::Ended(ending)));
     }
 
     let release = ReleaseRecord { not_before_ms: 1_700_000_000_123, stores: vec![STORE, other] };

@@ -28,8 +28,10 @@ use super::DamageKind;
 const VERSION: u8 = 1;
 /// Version of a file with user metadata.
 const WITH_METADATA: u8 = 2;
+/// Version of a tombstone that keeps whether its session had committed, and not what. Only read.
+const WITH_VERSION: u8 = 2;
 /// Version of a tombstone that keeps how its session ended.
-const WITH_ENDING: u8 = 2;
+const WITH_ENDING: u8 = 3;
 /// Tags of a session record.
 const COMMITTED: u8 = 1;
 const ENDED: u8 = 2;
@@ -138,7 +140,21 @@ pub(crate) enum Ending {
     Removed {
         /// The version of the file that the commit published.
         version: u64,
+        /// What the commit published.
+        publication: Publication,
     },
+}
+
+/// Recognises what a commit published, its name and content, after the record of the file is gone: CRC-32C of the name,
+/// a zero byte and the CRC-32C of the recipe root. A repeated commit must bring the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Publication(pub(crate) u32);
+
+impl Publication {
+    pub(crate) fn new(name: &FileName, root_crc: u32) -> Self {
+        let crc = crc32c::crc32c(name.as_str().as_bytes());
+        Self(crc32c::crc32c_append(crc, &[&[0][..], &root_crc.to_le_bytes()].concat()))
+    }
 }
 
 /// Stores that still have to drop the reference sets of a session.
@@ -279,8 +295,8 @@ impl FileRecord {
 
 impl SessionRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let ended = |had_committed: u8, version: u64| {
-            writer(WITH_ENDING).u8(ENDED).u8(had_committed).u64(version).finish()
+        let ended = |had_committed: u8, version: u64, publication: u32| {
+            writer(WITH_ENDING).u8(ENDED).u8(had_committed).u64(version).u32(publication).finish()
         };
         match self {
             Self::Committed(session) => {
@@ -289,19 +305,19 @@ impl SessionRecord {
                 write_stores(out, stores).text(name.as_str()).bytes(&file.encode()).finish()
             }
             Self::Ended(Ending::Unknown) => writer(VERSION).u8(ENDED).finish(),
-            Self::Ended(Ending::Aborted) => ended(0, 0),
-            Self::Ended(Ending::Removed { version }) => ended(1, *version),
+            Self::Ended(Ending::Aborted) => ended(0, 0, 0),
+            Self::Ended(Ending::Removed { version, publication }) => ended(1, *version, publication.0),
         }
     }
 
     /// Whether a stored session has committed, without reading the rest of it.
     pub(crate) fn has_committed(bytes: &[u8]) -> Result<bool, DamageKind> {
-        let (_, mut fields) = versioned(bytes, &[VERSION, WITH_ENDING])?;
+        let (_, mut fields) = versioned(bytes, &[VERSION, WITH_VERSION, WITH_ENDING])?;
         Ok(fields.u8()? == COMMITTED)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
-        let (version, mut fields) = versioned(bytes, &[VERSION, WITH_ENDING])?;
+        let (version, mut fields) = versioned(bytes, &[VERSION, WITH_VERSION, WITH_ENDING])?;
         let record = match (version, fields.u8()?) {
             (VERSION, COMMITTED) => Self::Committed(Box::new(CommittedSession {
                 names: fields.u32()?,
@@ -311,9 +327,16 @@ impl SessionRecord {
                 file: FileRecord::decode(fields.bytes()?)?,
             })),
             (VERSION, ENDED) => Self::Ended(Ending::Unknown),
-            (WITH_ENDING, ENDED) => match (fields.u8()?, fields.u64()?) {
+            (WITH_VERSION, ENDED) => match (fields.u8()?, fields.u64()?) {
                 (0, 0) => Self::Ended(Ending::Aborted),
-                (1, version) => Self::Ended(Ending::Removed { version }),
+                (1, _) => Self::Ended(Ending::Unknown),
+                _ => return Err(DamageKind::Layout("session")),
+            },
+            (WITH_ENDING, ENDED) => match (fields.u8()?, fields.u64()?, fields.u32()?) {
+                (0, 0, 0) => Self::Ended(Ending::Aborted),
+                (1, version, publication) => {
+                    Self::Ended(Ending::Removed { version, publication: Publication(publication) })
+                }
                 _ => return Err(DamageKind::Layout("session")),
             },
             _ => return Err(DamageKind::Layout("session")),

@@ -154,6 +154,30 @@ async fn i11_a_repeated_commit_is_answered_alike_also_when_others_have_changed_t
     }
 }
 
+/// Otherwise a ticket that is used twice would "succeed" with a file that is stored nowhere.
+#[tokio::test]
+async fn i1_a_commit_that_asks_for_something_else_than_the_first_is_refused_also_after_its_removal() {
+    let fixture = Fixture::new().await;
+    let first = fixture.commit(session(1), "a", WriteCondition::Any);
+    let other_name = fixture.commit(session(1), "b", WriteCondition::Any);
+    // The recipe of this one names another block.
+    let other_root = fixture.commit(session(2), "a", WriteCondition::Any).root;
+    let other_content = Commit { root: other_root, ..first.clone() };
+
+    publish(&fixture, &first).await.unwrap();
+    for is_removed in [false, true] {
+        if is_removed {
+            fixture.delete("a").await.unwrap();
+        }
+        for other in [&other_name, &other_content] {
+            assert_eq!(publish(&fixture, other).await, Err(ErrorCode::PreconditionFailed), "{is_removed}");
+        }
+        publish(&fixture, &first).await.unwrap();
+    }
+    assert_eq!(fixture.master.context.derived.usage.total().files, 0);
+    fixture.check("after all tries").await;
+}
+
 #[tokio::test]
 async fn an_aborted_session_never_commits_and_says_so() {
     let fixture = Fixture::new().await;
@@ -195,7 +219,10 @@ async fn i3_a_release_is_due_after_its_delay_or_under_pressure_until_every_store
 
     // A store that still reports sets of it has not dropped them, whatever it said.
     let verdicts = releases.judge(store_of(2), &[session(1)]).await;
-    assert_eq!(verdicts, [(session(1), Verdict::Ended(Ending::Removed { version: 1 }))]);
+    let [(judged, Verdict::Ended(Ending::Removed { version: 1, .. }))] = &verdicts[..] else {
+        panic!("{verdicts:?}")
+    };
+    assert_eq!(*judged, session(1));
     assert_eq!(releases.due(store_of(2), 0), [session(1)]);
     assert_eq!(releases.due(store_of(1), 0), []);
     fixture.check("after all acknowledgements").await;

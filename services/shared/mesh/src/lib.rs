@@ -17,45 +17,27 @@
 
 #![warn(missing_docs)]
 
-mod attempt;
-mod auth;
-mod balance;
-mod call;
-mod chance;
-mod channel;
-mod deadline;
-mod dial;
-mod discovery;
-mod endpoint;
-pub mod exemplar;
-mod keeper;
-mod master_client;
+mod client;
+mod clients;
+mod endpoints;
+mod jitter;
 pub mod member;
-mod methods;
-mod metrics;
-mod observe;
-mod outlier;
-mod patience;
-mod rescue;
-mod retry;
 mod sabotage;
-mod served;
 mod server;
-mod stream;
-mod tls;
-mod trace;
-mod worker_clients;
+mod telemetry;
+mod transport;
 
-pub use call::{CallBounds, Unary};
+pub use client::call::{CallBounds, Unary};
+pub use clients::master::MasterClient;
+pub use clients::worker::{Attempts, TransferClient, WorkerClients};
+pub use endpoints::discovery::{Class, Discovery, Endpoints};
+pub use endpoints::manager::Keeper;
 #[cfg(feature = "faulty")]
-pub use chance::seed_chance;
-pub use channel::{ClientOptions, GrpcChannel, MeshError, Service};
-pub use dial::{BoxIo, Dial, Io, RoleIo, Target, secured_incoming, tcp_incoming};
-pub use discovery::{Class, Discovery, Endpoints};
-pub use keeper::Keeper;
-pub use master_client::MasterClient;
-pub use metrics::{MeshMetrics, RoleMetrics};
+pub use jitter::seed_chance;
 pub use sabotage::Sabotage;
-pub use server::{GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, ServerOptions};
-pub use tls::{Protocol, Tls, TlsError};
-pub use worker_clients::{Attempts, TransferClient, WorkerClients};
+pub use server::stack::{GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, ServerOptions};
+pub use telemetry::exemplar;
+pub use telemetry::metrics::{MeshMetrics, RoleMetrics};
+pub use transport::channel::{ClientOptions, GrpcChannel, MeshError, Service};
+pub use transport::dial::{BoxIo, Dial, Io, RoleIo, Target, secured_incoming, tcp_incoming};
+pub use transport::tls::{Protocol, Tls, TlsError};

@@ -9,9 +9,9 @@ use cstore_proto::v1;
 use cstore_types::{ClusterUuid, DedupKey, IdError, NodeId};
 
 use super::Report;
-use crate::channel::{ClientOptions, MeshError, Service};
-use crate::discovery::Discovery;
-use crate::master_client::MasterClient;
+use crate::clients::master::MasterClient;
+use crate::endpoints::discovery::Discovery;
+use crate::transport::channel::{ClientOptions, MeshError, Service};
 
 /// Part of a role's readiness that says whether the master knows this node.
 pub(super) const MASTER_PART: &str = "master";

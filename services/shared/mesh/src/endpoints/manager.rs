@@ -17,12 +17,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::balance::Table;
-use crate::channel::GrpcChannel;
-use crate::dial::Target;
-use crate::discovery::{Class, Discovery, Endpoints};
-use crate::endpoint::{Endpoint, Gate};
-use crate::metrics::{EndpointState, ServiceMetrics};
+use crate::endpoints::balance::Table;
+use crate::endpoints::discovery::{Class, Discovery, Endpoints};
+use crate::endpoints::endpoint::{Endpoint, Gate};
+use crate::telemetry::metrics::{EndpointState, ServiceMetrics};
+use crate::transport::channel::GrpcChannel;
+use crate::transport::dial::Target;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -172,7 +172,7 @@ async fn watch_health(
         {
             endpoint.renew(channel);
         }
-        sleep(crate::chance::jittered(pause)).await;
+        sleep(crate::jitter::jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

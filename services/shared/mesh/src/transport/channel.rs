@@ -12,14 +12,14 @@ use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-use crate::auth::AddCredentialsLayer;
-use crate::balance::{Balance, Table};
-use crate::dial::{Dial, Target};
-use crate::discovery::Discovery;
-use crate::keeper::Keeper;
-use crate::metrics::{MeshMetrics, ServiceMetrics};
+use crate::endpoints::balance::{Balance, Table};
+use crate::endpoints::discovery::Discovery;
+use crate::endpoints::manager::Keeper;
 use crate::sabotage::Sabotage;
-use crate::trace::InjectTraceLayer;
+use crate::server::auth::AddCredentialsLayer;
+use crate::telemetry::metrics::{MeshMetrics, ServiceMetrics};
+use crate::telemetry::trace::InjectTraceLayer;
+use crate::transport::dial::{Dial, Target};
 
 /// What the other side may send ahead on one stream.
 pub(crate) const STREAM_WINDOW: u32 = 512 << 10;
@@ -110,7 +110,7 @@ impl Service {
             let metrics = metrics.clone();
             Arc::new_cyclic(|table: &std::sync::Weak<Table>| {
                 let table = table.clone();
-                let eject = move |endpoint: &crate::endpoint::Endpoint| {
+                let eject = move |endpoint: &crate::endpoints::endpoint::Endpoint| {
                     if table.upgrade().is_some_and(|table| table.eject(endpoint)) {
                         tracing::warn!(
                             service = name,

@@ -18,9 +18,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::chance;
-use crate::dial::Target;
-use crate::endpoint::{self, Endpoint, Gate, OnOutlier};
+use crate::endpoints::endpoint::{self, Endpoint, Gate, OnOutlier};
+use crate::jitter;
+use crate::transport::dial::Target;
 
 /// How long a call waits for an endpoint that serves.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -91,8 +91,8 @@ impl Table {
         let fresh = if fresh.is_empty() { fit } else { fresh };
         let best = fresh.iter().map(|one| one.class()).min()?;
         let best: Vec<_> = fresh.into_iter().filter(|one| one.class() == best).collect();
-        let first = chance::place(best.len());
-        let other = (first + 1 + chance::place(best.len().max(2) - 1)) % best.len();
+        let first = jitter::place(best.len());
+        let other = (first + 1 + jitter::place(best.len().max(2) - 1)) % best.len();
         let pair = [best.get(first)?, best.get(other)?];
         pair.into_iter().min_by_key(|one| one.pending()).map(|one| Arc::clone(one))
     }

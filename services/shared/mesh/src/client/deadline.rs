@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tower::{Layer, Service};
 
-use crate::call::Call;
+use crate::client::call::Call;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeadlineLayer(Duration);

@@ -10,8 +10,8 @@ use tonic::Status;
 use tower::retry::Policy;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
-use crate::call::{Call, CallBounds, Method};
-use crate::metrics::ServiceMetrics;
+use crate::client::call::{Call, CallBounds, Method};
+use crate::telemetry::metrics::ServiceMetrics;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl RetryPolicy {
     /// Before the next attempt: grows, jittered, and never below what the server asked for.
     fn pause(error: &Status, retries: u32) -> Duration {
         let grown = FIRST_PAUSE.saturating_mul(1 << retries.min(6)).min(LONGEST_PAUSE);
-        let jittered = crate::chance::jittered(grown);
+        let jittered = crate::jitter::jittered(grown);
         cstore_proto::retry_after(error).map_or(jittered, |asked| asked.min(LONGEST_PAUSE).max(jittered))
     }
 }
@@ -94,7 +94,7 @@ impl<Req: Clone, Res> Policy<Call<Req>, Res, Status> for RetryPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::MeshMetrics;
+    use crate::telemetry::metrics::MeshMetrics;
     use tower::{Layer, ServiceExt};
     use tower_test::mock;
 

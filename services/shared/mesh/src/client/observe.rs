@@ -8,9 +8,9 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use crate::call::Method;
-use crate::metrics::ServiceMetrics;
-use crate::trace;
+use crate::client::call::Method;
+use crate::telemetry::metrics::ServiceMetrics;
+use crate::telemetry::trace;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ObserveLayer {

@@ -9,9 +9,9 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use crate::call::{Call, Method};
-use crate::deadline::late;
-use crate::metrics::ServiceMetrics;
+use crate::client::call::{Call, Method};
+use crate::client::deadline::late;
+use crate::telemetry::metrics::ServiceMetrics;
 
 #[derive(Debug, Clone)]
 pub(crate) struct AttemptLayer {

@@ -10,12 +10,12 @@ use tower::retry::RetryLayer;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, service_fn};
 
-use crate::attempt::AttemptLayer;
-use crate::balance::Tried;
-use crate::deadline::DeadlineLayer;
-use crate::metrics::ServiceMetrics;
-use crate::observe::ObserveLayer;
-use crate::retry::{Budget, RetryPolicy};
+use crate::client::attempt::AttemptLayer;
+use crate::client::deadline::DeadlineLayer;
+use crate::client::observe::ObserveLayer;
+use crate::client::retry::{Budget, RetryPolicy};
+use crate::endpoints::balance::Tried;
+use crate::telemetry::metrics::ServiceMetrics;
 
 /// A typed call: message in, message or status out.
 pub type Unary<Req, Res> = BoxCloneSyncService<Req, Res, Status>;

@@ -14,9 +14,9 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
-use crate::methods;
-use crate::metrics::ServiceMetrics;
-use crate::trace;
+use crate::telemetry::methods;
+use crate::telemetry::metrics::ServiceMetrics;
+use crate::telemetry::trace;
 
 #[derive(Debug, Clone)]
 pub(crate) struct StreamLayer(ServiceMetrics);

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tonic::Code;
 
-use crate::exemplar::{TracedSeconds, observe, traced_seconds};
+use crate::telemetry::exemplar::{TracedSeconds, observe, traced_seconds};
 
 /// What a role is given to count with.
 #[derive(Debug, Clone, Default)]

@@ -21,7 +21,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use crate::dial::{BoxIo, Target};
+use crate::transport::dial::{BoxIo, Target};
 pub use material::TlsError;
 use material::{Material, Stamp};
 

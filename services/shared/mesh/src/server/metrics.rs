@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::methods;
-use crate::metrics::MeshMetrics;
-use crate::trace;
+use crate::telemetry::methods;
+use crate::telemetry::metrics::MeshMetrics;
+use crate::telemetry::trace;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ServedLayer {

@@ -21,14 +21,14 @@ use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
-use crate::auth::RequireCredentialsLayer;
-use crate::channel::{CONNECTION_WINDOW, MeshError, STREAM_WINDOW};
-use crate::dial::{Accepted, BoxIo, tcp_incoming};
-use crate::metrics::MeshMetrics;
-use crate::patience::PatienceLayer;
-use crate::rescue::RescueLayer;
-use crate::served::ServedLayer;
-use crate::trace::{self, server_span};
+use crate::server::auth::RequireCredentialsLayer;
+use crate::server::metrics::ServedLayer;
+use crate::server::rescue::RescueLayer;
+use crate::server::timeout::PatienceLayer;
+use crate::telemetry::metrics::MeshMetrics;
+use crate::telemetry::trace::{self, server_span};
+use crate::transport::channel::{CONNECTION_WINDOW, MeshError, STREAM_WINDOW};
+use crate::transport::dial::{Accepted, BoxIo, tcp_incoming};
 
 /// Bound of one message, both ways; file data travels in chunks far below it.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

@@ -21,10 +21,10 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-use crate::channel::GrpcChannel;
-use crate::dial::Target;
-use crate::discovery::Class;
-use crate::outlier::Outlier;
+use crate::endpoints::discovery::Class;
+use crate::endpoints::outlier::Outlier;
+use crate::transport::channel::GrpcChannel;
+use crate::transport::dial::Target;
 
 /// A call that is given up without any answer after this long was a fault of the endpoint, not a whim of the caller.
 const NO_ANSWER: Duration = Duration::from_secs(1);

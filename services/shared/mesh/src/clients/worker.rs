@@ -4,11 +4,11 @@
 
 use tonic::Request;
 
-use crate::balance::Tried;
-use crate::channel::{GrpcChannel, Service};
-use crate::dial::Target;
-use crate::server::MAX_MESSAGE_BYTES;
-use crate::stream::StreamLayer;
+use crate::client::stream::StreamLayer;
+use crate::endpoints::balance::Tried;
+use crate::server::stack::MAX_MESSAGE_BYTES;
+use crate::transport::channel::{GrpcChannel, Service};
+use crate::transport::dial::Target;
 use tower::Layer;
 
 /// The generated client of a worker.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::{Connected, TcpIncoming};
 
-use crate::tls::{Protocol, Tls};
+use crate::transport::tls::{Protocol, Tls};
 
 /// A connection, whatever it runs over.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

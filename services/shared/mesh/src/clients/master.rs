@@ -7,10 +7,10 @@ use cstore_proto::v1::uploads_client::UploadsClient;
 use tonic::{Request, Status, Streaming};
 use tower::ServiceExt;
 
-use crate::call::{CallBounds, CallStack, Method, Unary};
-use crate::channel::{GrpcChannel, Service};
-use crate::retry::Budget;
-use crate::server::MAX_MESSAGE_BYTES;
+use crate::client::call::{CallBounds, CallStack, Method, Unary};
+use crate::client::retry::Budget;
+use crate::server::stack::MAX_MESSAGE_BYTES;
+use crate::transport::channel::{GrpcChannel, Service};
 
 macro_rules! master_client {
     ($($(#[$doc:meta])* $name:ident: $client:ident $path:literal $request:ident -> $response:ident, idempotent $idempotent:literal;)*) => {

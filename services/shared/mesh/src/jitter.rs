@@ -1,4 +1,4 @@
-//! Jitter and draws; a simulation makes them follow from a seed.
+//! Random draws: jitter of pauses, and indexes. A simulation seeds them.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -24,12 +24,12 @@ fn draw<T: rand::distr::uniform::SampleUniform + PartialOrd + Clone>(range: Rang
     rand::random_range(range)
 }
 
-/// Half to one and a half of a pause.
+/// Returns half to one and a half of `pause`.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(draw(0.5..1.5))
 }
 
-/// One of `count` places; `count` is not 0.
-pub(crate) fn place(count: usize) -> usize {
+/// Draws an index below `count`, which MUST NOT be 0: otherwise the range is empty and the draw panics.
+pub(crate) fn draw_index(count: usize) -> usize {
     draw(0..count)
 }

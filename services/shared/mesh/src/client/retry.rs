@@ -11,6 +11,7 @@ use tower::retry::Policy;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
 use crate::client::call::{Call, CallBounds, Method};
+use crate::jitter;
 use crate::telemetry::metrics::ServiceMetrics;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -52,7 +53,7 @@ impl RetryPolicy {
     /// Before the next attempt: grows, jittered, and never below what the server asked for.
     fn pause(error: &Status, retries: u32) -> Duration {
         let grown = FIRST_PAUSE.saturating_mul(1 << retries.min(6)).min(LONGEST_PAUSE);
-        let jittered = crate::jitter::jittered(grown);
+        let jittered = jitter::jittered(grown);
         cstore_proto::retry_after(error).map_or(jittered, |asked| asked.min(LONGEST_PAUSE).max(jittered))
     }
 }

@@ -14,9 +14,8 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
-use crate::telemetry::methods;
 use crate::telemetry::metrics::ServiceMetrics;
-use crate::telemetry::trace;
+use crate::telemetry::{methods, trace};
 
 #[derive(Debug, Clone)]
 pub(crate) struct StreamLayer(ServiceMetrics);

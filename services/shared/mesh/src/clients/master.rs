@@ -7,10 +7,12 @@ use cstore_proto::v1::uploads_client::UploadsClient;
 use tonic::{Request, Status, Streaming};
 use tower::ServiceExt;
 
-use crate::client::call::{CallBounds, CallStack, Method, Unary};
+use crate::client::call::{CallBounds, Method, Unary};
 use crate::client::retry::Budget;
-use crate::server::stack::MAX_MESSAGE_BYTES;
-use crate::transport::channel::{GrpcChannel, Service};
+use crate::client::stack::CallStack;
+use crate::endpoints::service::Service;
+use crate::transport::channel::GrpcChannel;
+use crate::transport::limits::MAX_MESSAGE_BYTES;
 
 macro_rules! master_client {
     ($($(#[$doc:meta])* $name:ident: $client:ident $path:literal $request:ident -> $response:ident, idempotent $idempotent:literal;)*) => {

@@ -3,13 +3,14 @@
 //! Streams take the lower half of the client stack only: nothing but the pipeline knows what of them was acknowledged.
 
 use tonic::Request;
+use tower::Layer;
 
 use crate::client::stream::StreamLayer;
-use crate::endpoints::balance::Tried;
-use crate::server::stack::MAX_MESSAGE_BYTES;
-use crate::transport::channel::{GrpcChannel, Service};
-use crate::transport::dial::Target;
-use tower::Layer;
+use crate::endpoints::history::AttemptHistory;
+use crate::endpoints::service::Service;
+use crate::transport::channel::GrpcChannel;
+use crate::transport::io::Target;
+use crate::transport::limits::MAX_MESSAGE_BYTES;
 
 /// The generated client of a worker.
 pub type TransferClient = cstore_proto::v1::transfer_client::TransferClient<GrpcChannel>;
@@ -49,7 +50,7 @@ impl WorkerClients {
 
 /// Attempts of one stream that its pipeline starts anew: each goes to a worker that was not tried, if there is one.
 #[derive(Debug, Clone, Default)]
-pub struct Attempts(Tried);
+pub struct Attempts(AttemptHistory);
 
 impl Attempts {
     /// The request of the next attempt.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::transport::channel::MeshError;
-use crate::transport::dial::Target;
+use crate::error::MeshError;
+use crate::transport::io::Target;
 
 /// How often a name is resolved again. A headless service changes its addresses when its pods do.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);

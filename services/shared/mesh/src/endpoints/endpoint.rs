@@ -24,14 +24,14 @@ use tower::ServiceExt;
 use crate::endpoints::discovery::Class;
 use crate::endpoints::outlier::Outlier;
 use crate::transport::channel::GrpcChannel;
-use crate::transport::dial::Target;
+use crate::transport::io::Target;
 
 /// A call that is given up without any answer after this long was a fault of the endpoint, not a whim of the caller.
 const NO_ANSWER: Duration = Duration::from_secs(1);
 
-/// What an endpoint says of itself.
+/// Health of an endpoint as its own health service reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Gate {
+pub(crate) enum HealthState {
     Connecting,
     Serving,
     Down(String),
@@ -48,13 +48,13 @@ pub(crate) struct Endpoint {
 #[derive(Debug)]
 struct State {
     class: Class,
-    gate: Gate,
+    health: HealthState,
     outlier: Outlier,
 }
 
 impl Endpoint {
     pub(crate) fn new(target: Target, class: Class, channel: GrpcChannel) -> Self {
-        let state = State { class, gate: Gate::Connecting, outlier: Outlier::default() };
+        let state = State { class, health: HealthState::Connecting, outlier: Outlier::default() };
         Self { target, channel: Mutex::new(channel), pending: AtomicUsize::new(0), state: Mutex::new(state) }
     }
 
@@ -67,16 +67,16 @@ impl Endpoint {
         *self.channel.lock() = channel;
     }
 
-    pub(crate) fn gate(&self) -> Gate {
-        self.state.lock().gate.clone()
+    pub(crate) fn health(&self) -> HealthState {
+        self.state.lock().health.clone()
     }
 
-    pub(crate) fn set_gate(&self, gate: Gate) {
-        self.state.lock().gate = gate;
+    pub(crate) fn set_health(&self, health: HealthState) {
+        self.state.lock().health = health;
     }
 
     pub(crate) fn is_serving(&self) -> bool {
-        self.state.lock().gate == Gate::Serving
+        self.state.lock().health == HealthState::Serving
     }
 
     pub(crate) fn class(&self) -> Class {

@@ -1,55 +1,14 @@
-//! Credentials: added by clients, demanded by servers. Deny is the default.
+//! Credentials that a server demands of its callers. Deny is the default; `transport::credentials` adds them.
 
 use std::task::{Context, Poll};
 
-use cstore_proto::{Caller, Signer, Verifier, may_call};
+use cstore_proto::{Caller, Verifier, may_call};
 use futures_util::future::{Either, Ready, ready};
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
-
-/// Adds a fresh bearer to every request, good for its method only.
-#[derive(Debug, Clone)]
-pub(crate) struct AddCredentialsLayer(Signer);
-
-impl AddCredentialsLayer {
-    pub(crate) fn new(signer: Signer) -> Self {
-        Self(signer)
-    }
-}
-
-impl<S> Layer<S> for AddCredentialsLayer {
-    type Service = AddCredentials<S>;
-    fn layer(&self, inner: S) -> Self::Service {
-        AddCredentials { inner, signer: self.0.clone() }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct AddCredentials<S> {
-    inner: S,
-    signer: Signer,
-}
-
-impl<S: Service<Request<B>>, B> Service<Request<B>> for AddCredentials<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let bearer = format!("Bearer {}", self.signer.bearer(request.uri().path()));
-        let mut value = HeaderValue::try_from(bearer).expect("a bearer is printable ASCII");
-        value.set_sensitive(true);
-        request.headers_mut().insert(AUTHORIZATION, value);
-        self.inner.call(request)
-    }
-}
 
 /// Refuses every request without a bearer of somebody who may call its method, but for health and reflection. What is
 /// let in carries its [`Caller`] as an extension, for rules that go by what the request says.
@@ -131,7 +90,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cstore_proto::ClusterSecret;
+    use cstore_proto::{ClusterSecret, Signer};
     use tonic::Code;
 
     fn secret() -> ClusterSecret {

@@ -1,4 +1,4 @@
-//! Counts what a server answers, refused calls too: it stands outside of everything that refuses.
+//! Counts the answers of a server. Stands outside every layer that refuses calls, so that refusals are counted too.
 
 use std::task::{Context, Poll};
 
@@ -9,46 +9,45 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::telemetry::methods;
 use crate::telemetry::metrics::MeshMetrics;
-use crate::telemetry::trace;
+use crate::telemetry::{methods, trace};
 
 #[derive(Debug, Clone)]
-pub(crate) struct ServedLayer {
+pub(crate) struct ServerMetricsLayer {
     metrics: MeshMetrics,
     role: &'static str,
 }
 
-impl ServedLayer {
+impl ServerMetricsLayer {
     pub(crate) fn new(metrics: MeshMetrics, role: &'static str) -> Self {
         Self { metrics, role }
     }
 }
 
-impl<S> Layer<S> for ServedLayer {
-    type Service = Served<S>;
+impl<S> Layer<S> for ServerMetricsLayer {
+    type Service = ServerMetrics<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        Served { inner, layer: self.clone(), in_flight: self.metrics.in_flight(self.role) }
+        ServerMetrics { inner, layer: self.clone(), in_flight: self.metrics.in_flight(self.role) }
     }
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Served<S> {
+pub(crate) struct ServerMetrics<S> {
     inner: S,
-    layer: ServedLayer,
+    layer: ServerMetricsLayer,
     in_flight: Gauge,
 }
 
-/// One call in flight.
-struct Flying(Gauge);
+/// A call without an answer yet. Counts in the gauge until it is dropped.
+struct InFlight(Gauge);
 
-impl Drop for Flying {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl<S, A, B> Service<Request<A>> for Served<S>
+impl<S, A, B> Service<Request<A>> for ServerMetrics<S>
 where
     S: Service<Request<A>, Response = Response<B>>,
     S::Future: Send + 'static,
@@ -65,14 +64,14 @@ where
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let method = methods::name(request.uri().path());
         let is_logged = trace::is_traced(method);
-        let ServedLayer { metrics, role } = self.layer.clone();
+        let ServerMetricsLayer { metrics, role } = self.layer.clone();
         let begun = Instant::now();
         self.in_flight.inc();
-        let flying = Flying(self.in_flight.clone());
+        let in_flight = InFlight(self.in_flight.clone());
         let answering = self.inner.call(request);
         Box::pin(async move {
             let result = answering.await;
-            drop(flying);
+            drop(in_flight);
             let code = match &result {
                 Ok(response) => Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code()),
                 Err(_) => Code::Unknown,

@@ -1,5 +1,6 @@
 //! The server stack: one file for each layer of ours, put together in `stack`.
 
+pub(crate) mod accepted;
 pub(crate) mod auth;
 pub(crate) mod metrics;
 pub(crate) mod rescue;

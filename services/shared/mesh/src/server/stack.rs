@@ -21,17 +21,18 @@ use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
+use crate::error::MeshError;
+use crate::server::accepted::Accepted;
 use crate::server::auth::RequireCredentialsLayer;
-use crate::server::metrics::ServedLayer;
+use crate::server::metrics::ServerMetricsLayer;
 use crate::server::rescue::RescueLayer;
-use crate::server::timeout::PatienceLayer;
+use crate::server::timeout::GrpcTimeoutLayer;
 use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::trace::{self, server_span};
-use crate::transport::channel::{CONNECTION_WINDOW, MeshError, STREAM_WINDOW};
-use crate::transport::dial::{Accepted, BoxIo, tcp_incoming};
+use crate::transport::dial::tcp_incoming;
+use crate::transport::io::BoxIo;
+use crate::transport::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
 
-/// Bound of one message, both ways; file data travels in chunks far below it.
-pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 const MAX_FRAME: u32 = 256 << 10;
 /// Calls that a role works on at once; more are refused with Unavailable.
 const MAX_CALLS: usize = 4_096;
@@ -158,7 +159,7 @@ impl GrpcServer {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         let health = self.health();
-        let patience = self.options.drain;
+        let drain_time = self.options.drain;
         let stack = ServiceBuilder::new()
             // A span for each call, continuing the caller's trace.
             .layer(
@@ -170,11 +171,11 @@ impl GrpcServer {
                     .on_failure(()),
             )
             // What is refused below is counted too.
-            .layer(ServedLayer::new(self.options.metrics.clone(), self.options.role))
+            .layer(ServerMetricsLayer::new(self.options.metrics.clone(), self.options.role))
             // Deny by default, before anything costs.
             .layer(RequireCredentialsLayer::new(self.options.verifier, self.options.reflection))
             // What nobody waits for any more is given up.
-            .layer(PatienceLayer)
+            .layer(GrpcTimeoutLayer)
             // Refused calls become a status, once.
             .layer(RescueLayer)
             // Sheds when the limit below is not ready.
@@ -208,13 +209,13 @@ impl GrpcServer {
             // Those who watch health would hold their connections open for ever.
             health.end_watches().await;
             let _ = stop.send(());
-            tokio::time::sleep(patience).await;
+            tokio::time::sleep(drain_time).await;
         };
         tokio::select! {
             biased;
             served = server => served.map_err(MeshError::from),
             () = drain => {
-                tracing::warn!("calls still in work after {patience:?} are cut off");
+                tracing::warn!("calls still in work after {drain_time:?} are cut off");
                 Ok(())
             }
         }

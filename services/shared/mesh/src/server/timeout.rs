@@ -1,4 +1,4 @@
-//! The caller's patience at the server: work that nobody waits for any more is given up, as DeadlineExceeded.
+//! The caller's `grpc-timeout` at the server: a call that exceeds it is dropped and ends as DeadlineExceeded.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,23 +10,24 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// Part of the caller's time after which it is told, so that it hears it from us and not from its own clock.
+/// Share of the caller's time after which the call is dropped. Below 1, so that the caller receives the status before
+/// its own clock ends the call.
 const SHARE: f64 = 0.95;
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PatienceLayer;
+pub(crate) struct GrpcTimeoutLayer;
 
-impl<S> Layer<S> for PatienceLayer {
-    type Service = Patience<S>;
+impl<S> Layer<S> for GrpcTimeoutLayer {
+    type Service = GrpcTimeout<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        Patience(inner)
+        GrpcTimeout(inner)
     }
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Patience<S>(S);
+pub(crate) struct GrpcTimeout<S>(S);
 
-impl<S, A> Service<Request<A>> for Patience<S>
+impl<S, A> Service<Request<A>> for GrpcTimeout<S>
 where
     S: Service<Request<A>, Response = Response<Body>>,
     S::Future: Send + 'static,
@@ -41,7 +42,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let given = patience(request.headers());
+        let given = grpc_timeout(request.headers());
         let answering = self.0.call(request);
         Box::pin(async move {
             let Some(given) = given else { return answering.await };
@@ -53,8 +54,8 @@ where
     }
 }
 
-/// The header grpc-timeout: up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
-fn patience(headers: &HeaderMap) -> Option<Duration> {
+/// Reads the header grpc-timeout: up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -81,7 +82,7 @@ mod tests {
     fn given(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", text.parse().unwrap());
-        patience(&headers)
+        grpc_timeout(&headers)
     }
 
     #[test]
@@ -92,7 +93,7 @@ mod tests {
         for bad in ["", "S", "1", "1x", "-1S", "123456789S", "1.5S", "ü"] {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", http::HeaderValue::from_bytes(bad.as_bytes()).unwrap());
-            assert_eq!(patience(&headers), None, "{bad:?}");
+            assert_eq!(grpc_timeout(&headers), None, "{bad:?}");
         }
     }
 
@@ -100,7 +101,7 @@ mod tests {
     async fn work_that_takes_longer_than_the_caller_waits_is_given_up() {
         let slow = tower::service_fn(|_: Request<()>| std::future::pending::<Result<_, Infallible>>());
         let request = Request::builder().header("grpc-timeout", "100m").body(()).unwrap();
-        let answer: Response<Body> = PatienceLayer.layer(slow).oneshot(request).await.unwrap();
+        let answer: Response<Body> = GrpcTimeoutLayer.layer(slow).oneshot(request).await.unwrap();
         let status = Status::from_header_map(answer.headers()).unwrap();
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
     }

@@ -1,31 +1,24 @@
-//! The lower half of the client stack: endpoints of one service behind one channel.
+//! A channel to one target: credentials and trace headers over a connection that is made when it is needed.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_proto::Signer;
 use hyper_util::rt::TokioIo;
-use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-use crate::endpoints::balance::{Balance, Table};
-use crate::endpoints::discovery::Discovery;
-use crate::endpoints::manager::Keeper;
+use crate::error::MeshError;
 use crate::sabotage::Sabotage;
-use crate::server::auth::AddCredentialsLayer;
-use crate::telemetry::metrics::{MeshMetrics, ServiceMetrics};
+use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::trace::InjectTraceLayer;
-use crate::transport::dial::{Dial, Target};
+use crate::transport::credentials::AddCredentialsLayer;
+use crate::transport::dial::Dial;
+use crate::transport::io::Target;
+use crate::transport::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
 
-/// What the other side may send ahead on one stream.
-pub(crate) const STREAM_WINDOW: u32 = 512 << 10;
-/// The most that HTTP/2 knows: only the windows of streams push back. Streams whose readers pause would use a smaller
-/// one up, and then no other call over the connection would get its answer.
-pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// An endpoint that does not answer a ping within the second of these is gone.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 
@@ -67,91 +60,11 @@ impl std::fmt::Debug for ClientOptions {
     }
 }
 
-/// A mesh that cannot be built or served.
-#[derive(Debug, thiserror::Error)]
-pub enum MeshError {
-    /// Not host:port.
-    #[error("address {addr:?} is not host:port: {why}")]
-    Address {
-        /// What was given.
-        addr: String,
-        /// The part that is wrong.
-        why: &'static str,
-    },
-    /// The address cannot be part of a URI.
-    #[error("address {addr:?} cannot be used")]
-    Endpoint {
-        /// The address.
-        addr: String,
-        /// The rule of URIs that the address breaks.
-        source: tonic::transport::Error,
-    },
-    /// The server ended with an error.
-    #[error("gRPC server")]
-    Serve(#[from] tonic::transport::Error),
-    /// The descriptors cannot be read: a defect of the build.
-    #[error("gRPC reflection")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
-
-/// All endpoints of one service, called as one. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Service {
-    balance: Balance,
-    pub(crate) metrics: ServiceMetrics,
-    pub(crate) sabotage: Sabotage,
-}
-
-impl Service {
-    /// The endpoints of `name` as `discovery` finds them, and the keeper that the caller must run.
-    pub fn new(name: &'static str, discovery: Discovery, options: &ClientOptions) -> (Self, Keeper) {
-        let metrics = options.metrics.service(options.role, name);
-        let table = {
-            let metrics = metrics.clone();
-            Arc::new_cyclic(|table: &std::sync::Weak<Table>| {
-                let table = table.clone();
-                let eject = move |endpoint: &crate::endpoints::endpoint::Endpoint| {
-                    if table.upgrade().is_some_and(|table| table.eject(endpoint)) {
-                        tracing::warn!(
-                            service = name,
-                            addr = endpoint.target.addr,
-                            "endpoint fails and is left alone"
-                        );
-                        metrics.ejected();
-                    }
-                };
-                Table::new(name, Arc::new(eject))
-            })
-        };
-        let changes = watch::Sender::new(0);
-        let balance = Balance::new(table.clone(), changes.subscribe());
-        let connect = {
-            let options = options.clone();
-            Arc::new(move |target: &Target| connection(target, &options))
-        };
-        let news = Arc::default();
-        let keeper = Keeper { table, discovery, connect, changes, metrics: metrics.clone(), news };
-        (Self { balance, metrics, sabotage: options.sabotage }, keeper)
-    }
-
-    /// A channel that sends each call to the endpoint with the least to do.
-    pub fn channel(&self) -> GrpcChannel {
-        BoxCloneSyncService::new(self.balance.clone())
-    }
-
-    /// Whether an endpoint is not known to be down.
-    pub(crate) fn may_serve(&self, target: &Target) -> bool {
-        self.balance.pin(target.clone()).may_come()
-    }
-
-    /// A channel to one endpoint of the service.
-    pub(crate) fn pinned(&self, target: Target) -> GrpcChannel {
-        BoxCloneSyncService::new(self.balance.pin(target))
-    }
-}
-
-/// A channel to one endpoint, lazily connected, remade when it breaks.
-fn connection(target: &Target, options: &ClientOptions) -> Result<GrpcChannel, MeshError> {
+/// Returns a channel to `target` that connects at its first call and connects again when the connection breaks.
+///
+/// # Errors
+/// [`MeshError::Endpoint`] if the address cannot be part of a URI.
+pub(crate) fn connection(target: &Target, options: &ClientOptions) -> Result<GrpcChannel, MeshError> {
     let unusable = |source| MeshError::Endpoint { addr: target.addr.clone(), source };
     let endpoint = Endpoint::from_shared(format!("http://{}", target.addr))
         .map_err(unusable)?

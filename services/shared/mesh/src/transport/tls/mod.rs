@@ -6,6 +6,7 @@
 //! connection, without a restart; a set that cannot be used leaves the one before in place.
 
 mod material;
+pub(crate) mod protocol;
 
 use std::io;
 use std::net::IpAddr;
@@ -21,33 +22,16 @@ use rustls_pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use crate::transport::dial::{BoxIo, Target};
+use crate::transport::io::{BoxIo, Target};
 pub use material::TlsError;
 use material::{Material, Stamp};
+use protocol::Protocol;
 
 /// How often files are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Callers that shake hands at a time; more wait in the kernel's queue.
 const MAX_HANDSHAKES: usize = 64;
-
-/// What is spoken inside, said by ALPN (RFC 7301).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/2.
-    Grpc,
-    /// The framing of the data path.
-    Frames,
-}
-
-impl Protocol {
-    const fn alpn(self) -> &'static [u8] {
-        match self {
-            Self::Grpc => b"h2",
-            Self::Frames => b"cstore-frames/2",
-        }
-    }
-}
 
 /// Certificates of one node. Cheap to clone.
 #[derive(Clone)]

@@ -1,13 +1,14 @@
-//! Who may hold a connection: bounds in total and per address, kept by sending away who has nothing to do.
+//! Bounds of connections, in total and per address. When a bound is reached, the connection that has been idle longest
+//! is evicted.
 //!
-//! A guest is *busy* while a request of it runs, else it *waits*: it has sent nothing, half a head, or keeps its
-//! connection for later. Waiting guests may be sent away at any time, but for those whose last answer still waits for the
-//! socket; nothing is lost with them, and a client that kept its
-//! connection opens another. So sockets that only wait, however many, never keep out who asks for something.
+//! A connection is *busy* while a request of it runs, otherwise it is *idle*: it has sent nothing, has sent half a head,
+//! or is kept for a later request. An idle connection may be evicted at any time, unless its last answer still waits for
+//! the socket. Nothing is lost with it, because a client that kept its connection opens another. So connections that
+//! only wait, however many there are, never keep out a client that has a request.
 //!
 //! ```text
-//! enter ──> waiting ──begin──> busy ──end (the answer has gone)──> waiting
-//!              └── sent away, when the house or the share of an address is full
+//! admit ──> idle ──begin──> busy ──end (the answer is sent)──> idle
+//!            └── evicted, when the total or the share of an address is reached
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,203 +21,221 @@ use tokio::sync::Notify;
 
 /// Connections at a time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Caps {
+pub(crate) struct Limits {
     pub(crate) total: usize,
     pub(crate) per_address: usize,
 }
 
-/// The door of a gateway. Cheap to clone.
+/// The limiter of a gateway. Cheap to clone; clones share the connections.
 #[derive(Debug, Clone)]
-pub(crate) struct Door(Arc<Inner>);
+pub(crate) struct ConnectionLimiter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    caps: Caps,
-    house: Mutex<House>,
-    /// Somebody left, or waits again.
-    room: Notify,
+    limits: Limits,
+    connections: Mutex<Connections>,
+    /// Notified when a connection ends, becomes idle or has sent its answer.
+    changes: Notify,
 }
 
 #[derive(Debug, Default)]
-struct House {
-    guests: usize,
+struct Connections {
+    /// Connections that count. An evicted connection does not count, even before its task ends.
+    total: usize,
     by_address: HashMap<IpAddr, usize>,
-    /// In the order in which they began to wait.
-    waiting: BTreeMap<u64, Waiting>,
-    next: u64,
+    /// Idle connections by ticket, longest idle first.
+    idle: BTreeMap<u64, Idle>,
+    last_ticket: u64,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Idle {
     address: IpAddr,
-    away: Arc<Notify>,
-    sending: Arc<AtomicBool>,
+    eviction: Arc<Notify>,
+    is_sending: Arc<AtomicBool>,
 }
 
-impl Waiting {
-    fn may_go(&self) -> bool {
-        !self.sending.load(Ordering::Relaxed)
+impl Idle {
+    fn is_evictable(&self) -> bool {
+        !self.is_sending.load(Ordering::Relaxed)
     }
 }
 
-/// Why a guest does not come in.
+/// The bound that keeps a connection out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum LimitReached {
     /// All connections of its address are busy.
     Address,
     /// All connections are busy.
-    House,
+    Total,
 }
 
-/// One connection that was let in.
+/// The slot of an admitted connection, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Guest {
-    door: Door,
+pub(crate) struct Slot {
+    limiter: ConnectionLimiter,
     address: IpAddr,
     state: Mutex<State>,
-    away: Arc<Notify>,
-    /// Bytes of an answer wait for the client: it may be cut off only when it takes none.
-    sending: Arc<AtomicBool>,
+    eviction: Arc<Notify>,
+    /// Bytes of an answer wait for the client. The connection is not evicted before the client has taken them.
+    is_sending: Arc<AtomicBool>,
     sent: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    busy: usize,
-    /// Its place among those that wait.
-    place: u64,
+    /// Requests that run.
+    requests: usize,
+    /// Ticket among the idle connections. Stale while requests run.
+    ticket: u64,
 }
 
-impl Door {
-    pub(crate) fn new(caps: Caps) -> Self {
-        Self(Arc::new(Inner { caps, house: Mutex::default(), room: Notify::new() }))
+impl ConnectionLimiter {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self(Arc::new(Inner { limits, connections: Mutex::default(), changes: Notify::new() }))
     }
 
-    /// Lets somebody in; sends away who waits longest when there is no room. Answers how many were sent away, too.
-    pub(crate) fn enter(&self, address: IpAddr) -> Result<(Arc<Guest>, usize), Full> {
-        let mut house = self.0.house.lock();
-        let mut sent_away = 0;
-        if house.by_address.get(&address).is_some_and(|held| *held >= self.0.caps.per_address) {
-            let oldest = house.oldest_of(address).ok_or(Full::Address)?;
-            house.send_away(oldest);
-            sent_away += 1;
+    /// Admits a connection, evicting the longest-idle one if a limit is reached. Returns the slot and the number of
+    /// connections evicted.
+    ///
+    /// # Errors
+    /// [`LimitReached`] if all connections that count against the limit are busy. An eviction for the other limit is
+    /// not undone.
+    pub(crate) fn admit(&self, address: IpAddr) -> Result<(Arc<Slot>, usize), LimitReached> {
+        let mut connections = self.0.connections.lock();
+        let mut n_evicted = 0;
+
+        if connections.by_address.get(&address).is_some_and(|count| *count >= self.0.limits.per_address) {
+            let oldest = connections.oldest_of(address).ok_or(LimitReached::Address)?;
+            connections.evict(oldest);
+            n_evicted += 1;
         }
-        if house.guests >= self.0.caps.total {
-            let oldest = house.oldest_of_the_heaviest().ok_or(Full::House)?;
-            house.send_away(oldest);
-            sent_away += 1;
+        if connections.total >= self.0.limits.total {
+            let oldest = connections.oldest_of_the_heaviest().ok_or(LimitReached::Total)?;
+            connections.evict(oldest);
+            n_evicted += 1;
         }
-        house.guests += 1;
-        *house.by_address.entry(address).or_default() += 1;
-        let (away, sending) = (Arc::<Notify>::default(), Arc::<AtomicBool>::default());
-        let place = house.wait(address, &away, &sending);
-        let state = Mutex::new(State { busy: 0, place });
-        let guest = Guest { door: self.clone(), address, state, away, sending, sent: Notify::new() };
-        Ok((Arc::new(guest), sent_away))
+
+        connections.total += 1;
+        *connections.by_address.entry(address).or_default() += 1;
+        let eviction = Arc::<Notify>::default();
+        let is_sending = Arc::<AtomicBool>::default();
+        let ticket = connections.insert_idle(address, &eviction, &is_sending);
+        let state = Mutex::new(State { requests: 0, ticket });
+        let slot = Slot { limiter: self.clone(), address, state, eviction, is_sending, sent: Notify::new() };
+        Ok((Arc::new(slot), n_evicted))
     }
 
-    /// Sends one away who waits, as when the process has no more file descriptors. Answers whether there was one.
-    pub(crate) fn make_room(&self) -> bool {
-        let mut house = self.0.house.lock();
-        let oldest = house.oldest_of_the_heaviest();
-        oldest.map(|oldest| house.send_away(oldest)).is_some()
+    /// Evicts one idle connection, as when the process has no more file descriptors. Returns whether there was one.
+    pub(crate) fn evict_idle(&self) -> bool {
+        let mut connections = self.0.connections.lock();
+        let oldest = connections.oldest_of_the_heaviest();
+        oldest.map(|oldest| connections.evict(oldest)).is_some()
     }
 
-    /// Ends when somebody has left or waits again.
-    pub(crate) async fn room(&self) {
-        self.0.room.notified().await;
+    /// Returns when a connection has ended or may be evicted, so that [`Self::admit`] is worth another try.
+    pub(crate) async fn changed(&self) {
+        self.0.changes.notified().await;
     }
 }
 
-impl House {
-    fn wait(&mut self, address: IpAddr, away: &Arc<Notify>, sending: &Arc<AtomicBool>) -> u64 {
-        self.next += 1;
-        self.waiting.insert(self.next, Waiting { address, away: away.clone(), sending: sending.clone() });
-        self.next
+impl Connections {
+    fn insert_idle(&mut self, address: IpAddr, eviction: &Arc<Notify>, is_sending: &Arc<AtomicBool>) -> u64 {
+        self.last_ticket += 1;
+        let idle = Idle { address, eviction: eviction.clone(), is_sending: is_sending.clone() };
+        self.idle.insert(self.last_ticket, idle);
+        self.last_ticket
     }
 
     fn oldest_of(&self, address: IpAddr) -> Option<u64> {
-        let of = |waiting: &Waiting| waiting.address == address && waiting.may_go();
-        self.waiting.iter().find(|(_, waiting)| of(waiting)).map(|(place, _)| *place)
+        self.oldest(|idle| idle.address == address)
     }
 
-    /// Whoever floods loses first: the address with the most connections, else anybody.
+    /// Returns an idle connection of the address with the most connections, otherwise of any: whoever floods loses
+    /// first.
     fn oldest_of_the_heaviest(&self) -> Option<u64> {
-        let heaviest = self.by_address.iter().max_by_key(|(_, held)| **held).map(|(address, _)| *address)?;
-        let anybody = || self.waiting.iter().find(|(_, waiting)| waiting.may_go()).map(|(place, _)| *place);
-        self.oldest_of(heaviest).or_else(anybody)
+        let heaviest =
+            self.by_address.iter().max_by_key(|(_, count)| **count).map(|(address, _)| *address)?;
+        self.oldest_of(heaviest).or_else(|| self.oldest(|_| true))
     }
 
-    /// It counts no more from now on: its connection ends as soon as its task runs.
-    fn send_away(&mut self, place: u64) {
-        if let Some(waiting) = self.waiting.remove(&place) {
-            self.leave(waiting.address);
-            waiting.away.notify_one();
+    fn oldest(&self, fits: impl Fn(&Idle) -> bool) -> Option<u64> {
+        let mut idle = self.idle.iter();
+        idle.find(|(_, idle)| fits(idle) && idle.is_evictable()).map(|(ticket, _)| *ticket)
+    }
+
+    /// Stops counting a connection. The connection itself ends as soon as its task runs.
+    fn evict(&mut self, ticket: u64) {
+        if let Some(idle) = self.idle.remove(&ticket) {
+            self.release(idle.address);
+            idle.eviction.notify_one();
         }
     }
 
-    fn leave(&mut self, address: IpAddr) {
-        self.guests = self.guests.saturating_sub(1);
-        if let Some(held) = self.by_address.get_mut(&address) {
-            *held = held.saturating_sub(1);
-            if *held == 0 {
+    fn release(&mut self, address: IpAddr) {
+        self.total = self.total.saturating_sub(1);
+        if let Some(count) = self.by_address.get_mut(&address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
                 self.by_address.remove(&address);
             }
         }
     }
 }
 
-impl Guest {
-    /// A request begins. `false`: the guest was sent away, and the request must not run.
+impl Slot {
+    /// Marks the begin of a request. Returns false if the connection was evicted: the request MUST NOT run then.
     pub(crate) fn begin(&self) -> bool {
-        let (mut house, mut state) = (self.door.0.house.lock(), self.state.lock());
-        if state.busy == 0 && house.waiting.remove(&state.place).is_none() {
+        let mut connections = self.limiter.0.connections.lock();
+        let mut state = self.state.lock();
+        if state.requests == 0 && connections.idle.remove(&state.ticket).is_none() {
             return false;
         }
-        state.busy += 1;
+        state.requests += 1;
         true
     }
 
-    /// The answer of a request has gone, or will never go.
+    /// Marks the end of a request: its answer is sent, or will never be.
     pub(crate) fn end(&self) {
-        let (mut house, mut state) = (self.door.0.house.lock(), self.state.lock());
-        state.busy = state.busy.saturating_sub(1);
-        if state.busy == 0 {
-            state.place = house.wait(self.address, &self.away, &self.sending);
-            self.door.0.room.notify_one();
+        let mut connections = self.limiter.0.connections.lock();
+        let mut state = self.state.lock();
+        state.requests = state.requests.saturating_sub(1);
+        if state.requests == 0 {
+            state.ticket = connections.insert_idle(self.address, &self.eviction, &self.is_sending);
+            self.limiter.0.changes.notify_one();
         }
     }
 
-    /// Whether bytes wait for the client to take them.
-    pub(crate) fn sends(&self, sending: bool) {
-        self.sending.store(sending, Ordering::Relaxed);
-        if !sending {
+    /// Sets whether bytes wait for the client to take them.
+    pub(crate) fn set_sending(&self, is_sending: bool) {
+        self.is_sending.store(is_sending, Ordering::Relaxed);
+        if !is_sending {
             self.sent.notify_one();
-            self.door.0.room.notify_one();
+            self.limiter.0.changes.notify_one();
         }
     }
 
-    /// Ends when nothing waits for the client to take it.
-    pub(crate) async fn has_sent(&self) {
-        while self.sending.load(Ordering::Relaxed) {
+    /// Returns when no bytes wait for the client.
+    pub(crate) async fn all_sent(&self) {
+        while self.is_sending.load(Ordering::Relaxed) {
             self.sent.notified().await;
         }
     }
 
-    /// Ends when the guest is sent away.
-    pub(crate) async fn sent_away(&self) {
-        self.away.notified().await;
+    /// Returns when the connection is evicted.
+    pub(crate) async fn evicted(&self) {
+        self.eviction.notified().await;
     }
 }
 
-impl Drop for Guest {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut house = self.door.0.house.lock();
+        let mut connections = self.limiter.0.connections.lock();
         let state = self.state.get_mut();
-        // Who was sent away has been counted out.
-        if state.busy > 0 || house.waiting.remove(&state.place).is_some() {
-            house.leave(self.address);
-            self.door.0.room.notify_one();
+        // An evicted connection is not counted any more.
+        if state.requests > 0 || connections.idle.remove(&state.ticket).is_some() {
+            connections.release(self.address);
+            self.limiter.0.changes.notify_one();
         }
     }
 }
@@ -226,92 +245,92 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    fn door(total: usize, per_address: usize) -> Door {
-        Door::new(Caps { total, per_address })
+    fn limiter(total: usize, per_address: usize) -> ConnectionLimiter {
+        ConnectionLimiter::new(Limits { total, per_address })
     }
 
     fn from(last: u8) -> IpAddr {
         IpAddr::from([127, 0, 0, last])
     }
 
-    fn is_away(guest: &Guest) -> bool {
-        guest.sent_away().now_or_never().is_some()
+    fn is_evicted(slot: &Slot) -> bool {
+        slot.evicted().now_or_never().is_some()
     }
 
     #[test]
-    fn who_waits_longest_makes_room_and_who_is_busy_stays() {
-        let door = door(2, 2);
-        let (busy, _) = door.enter(from(1)).unwrap();
+    fn the_longest_idle_is_evicted_and_the_busy_stay() {
+        let limiter = limiter(2, 2);
+        let (busy, _) = limiter.admit(from(1)).unwrap();
         assert!(busy.begin());
-        let (idle, _) = door.enter(from(1)).unwrap();
-        let (newcomer, sent_away) = door.enter(from(1)).unwrap();
-        assert_eq!(sent_away, 1);
-        assert!(is_away(&idle) && !is_away(&busy) && !is_away(&newcomer));
-        assert!(!idle.begin(), "what was sent away runs no request");
+        let (idle, _) = limiter.admit(from(1)).unwrap();
+        let (newcomer, n_evicted) = limiter.admit(from(1)).unwrap();
+        assert_eq!(n_evicted, 1);
+        assert!(is_evicted(&idle) && !is_evicted(&busy) && !is_evicted(&newcomer));
+        assert!(!idle.begin(), "an evicted connection runs no request");
         assert!(newcomer.begin());
-        assert_eq!(door.enter(from(1)).map(drop), Err(Full::Address));
+        assert_eq!(limiter.admit(from(1)).map(drop), Err(LimitReached::Address));
         drop(idle);
-        assert_eq!(door.enter(from(2)).map(drop), Err(Full::House), "it had been counted out before");
+        assert_eq!(limiter.admit(from(2)).map(drop), Err(LimitReached::Total), "it was not counted any more");
         busy.end();
-        let (_, sent_away) = door.enter(from(2)).unwrap();
-        assert!(sent_away == 1 && is_away(&busy));
+        let (_, n_evicted) = limiter.admit(from(2)).unwrap();
+        assert!(n_evicted == 1 && is_evicted(&busy));
     }
 
     #[test]
-    fn who_has_not_taken_all_of_his_answer_stays_until_he_has() {
-        let door = door(2, 2);
-        let (sending, _) = door.enter(from(1)).unwrap();
+    fn a_connection_is_not_evicted_before_its_answer_is_sent() {
+        let limiter = limiter(2, 2);
+        let (sending, _) = limiter.admit(from(1)).unwrap();
         assert!(sending.begin());
-        sending.sends(true);
+        sending.set_sending(true);
         sending.end();
-        let (other, _) = door.enter(from(1)).unwrap();
-        let (newcomer, _) = door.enter(from(1)).unwrap();
-        assert!(is_away(&other) && !is_away(&sending));
+        let (other, _) = limiter.admit(from(1)).unwrap();
+        let (newcomer, _) = limiter.admit(from(1)).unwrap();
+        assert!(is_evicted(&other) && !is_evicted(&sending));
         assert!(newcomer.begin());
-        assert_eq!(door.enter(from(1)).map(drop), Err(Full::Address));
-        assert!(sending.has_sent().now_or_never().is_none());
-        sending.sends(false);
-        assert!(sending.has_sent().now_or_never().is_some());
-        assert!(door.enter(from(1)).is_ok() && is_away(&sending));
+        assert_eq!(limiter.admit(from(1)).map(drop), Err(LimitReached::Address));
+        assert!(sending.all_sent().now_or_never().is_none());
+        sending.set_sending(false);
+        assert!(sending.all_sent().now_or_never().is_some());
+        assert!(limiter.admit(from(1)).is_ok() && is_evicted(&sending));
     }
 
     #[test]
-    fn a_flood_from_one_address_sends_away_its_own() {
-        let door = door(4, 3);
-        let (good, _) = door.enter(from(1)).unwrap();
-        let flood: Vec<_> = (0..3).map(|_| door.enter(from(2)).unwrap().0).collect();
-        let more: Vec<_> = (0..50).map(|_| door.enter(from(2)).unwrap().0).collect();
-        assert!(!is_away(&good) && flood.iter().all(|guest| is_away(guest)));
-        let (other, _) = door.enter(from(3)).unwrap();
-        assert!(!is_away(&good) && !is_away(&other), "the heaviest address gives way");
+    fn a_flood_from_one_address_evicts_its_own() {
+        let limiter = limiter(4, 3);
+        let (good, _) = limiter.admit(from(1)).unwrap();
+        let flood: Vec<_> = (0..3).map(|_| limiter.admit(from(2)).unwrap().0).collect();
+        let more: Vec<_> = (0..50).map(|_| limiter.admit(from(2)).unwrap().0).collect();
+        assert!(!is_evicted(&good) && flood.iter().all(|slot| is_evicted(slot)));
+        let (other, _) = limiter.admit(from(3)).unwrap();
+        assert!(!is_evicted(&good) && !is_evicted(&other), "the heaviest address loses first");
         drop((flood, more));
-        assert!(door.enter(from(4)).is_ok());
+        assert!(limiter.admit(from(4)).is_ok());
     }
 
     #[test]
-    fn a_guest_with_two_requests_waits_when_both_have_ended() {
-        let door = door(1, 1);
-        let (guest, _) = door.enter(from(1)).unwrap();
-        assert!(guest.begin() && guest.begin());
-        guest.end();
-        assert!(!door.make_room());
-        guest.end();
-        assert!(door.make_room() && is_away(&guest) && !door.make_room());
+    fn a_slot_with_two_requests_is_idle_when_both_have_ended() {
+        let limiter = limiter(1, 1);
+        let (slot, _) = limiter.admit(from(1)).unwrap();
+        assert!(slot.begin() && slot.begin());
+        slot.end();
+        assert!(!limiter.evict_idle());
+        slot.end();
+        assert!(limiter.evict_idle() && is_evicted(&slot) && !limiter.evict_idle());
     }
 
     #[tokio::test]
-    async fn room_is_told_of_by_who_leaves_and_by_who_waits_again() {
-        let door = door(1, 1);
-        let (guest, _) = door.enter(from(1)).unwrap();
-        assert!(guest.begin());
-        assert!(door.room().now_or_never().is_none());
-        guest.end();
-        door.room().await;
-        assert!(guest.begin());
-        drop(guest);
-        door.room().await;
-        assert!(door.enter(from(1)).is_ok());
-        let house = door.0.house.lock();
-        assert!(house.by_address.len() <= 1 && house.guests <= 1);
+    async fn a_change_is_notified_by_an_end_and_by_a_connection_that_becomes_idle() {
+        let limiter = limiter(1, 1);
+        let (slot, _) = limiter.admit(from(1)).unwrap();
+        assert!(slot.begin());
+        assert!(limiter.changed().now_or_never().is_none());
+        slot.end();
+        limiter.changed().await;
+        assert!(slot.begin());
+        drop(slot);
+        limiter.changed().await;
+        assert!(limiter.admit(from(1)).is_ok());
+        let connections = limiter.0.connections.lock();
+        assert!(connections.by_address.len() <= 1 && connections.total <= 1);
     }
 }

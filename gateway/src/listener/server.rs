@@ -2,7 +2,7 @@
 //!
 //! | what a client does | bound |
 //! |---|---|
-//! | connects and says nothing, or half a head | `CSTORE_HEADER_TIMEOUT_MS`; sent away sooner when room is needed |
+//! | connects and says nothing, or half a head | `CSTORE_HEADER_TIMEOUT_MS`; evicted sooner if a limit is reached |
 //! | keeps a connection without a request | the same over HTTP/1.1; over HTTP/2 it must answer pings |
 //! | sends a body, or takes an answer, not at all | `CSTORE_IDLE_TIMEOUT_MS`; over HTTP/2 its stream is reset, see [`crate::listener::stall`] |
 //! | … byte by byte | `CSTORE_MIN_RATE`, over 30 s of waiting |
@@ -29,8 +29,8 @@ use tower::ServiceExt;
 
 use crate::app::Shared;
 use crate::config::Config;
-use crate::listener::held::Held;
-use crate::listener::limiter::{Caps, Door, Full, Guest};
+use crate::listener::limiter::{ConnectionLimiter, LimitReached, Limits, Slot};
+use crate::listener::slot_body::SlotBody;
 use crate::listener::stall::Watched;
 use crate::listener::timed_io::TimedIo;
 
@@ -43,16 +43,16 @@ const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 /// hyper's least for the first read: also the bound of what one connection buffers of a body.
 const READ_BUFFER: usize = 256 << 10;
 const H2_PING: Duration = Duration::from_secs(20);
-/// What somebody is told for whom there is no room. It fits every socket buffer, so it is sent without waiting.
+/// Answer to a connection that is not admitted. It fits every socket buffer, so it is sent without waiting.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Serves until the shutdown, then lets running requests end.
 pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, shutdown: Shutdown) {
-    let caps =
-        Caps { total: app.config.max_connections, per_address: app.config.max_connections_per_address };
+    let limits =
+        Limits { total: app.config.max_connections, per_address: app.config.max_connections_per_address };
     let host = Host {
-        door: Door::new(caps),
+        limiter: ConnectionLimiter::new(limits),
         builder: builder(&app.config),
         router,
         app: app.clone(),
@@ -73,7 +73,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
 /// What all connections share.
 #[derive(Clone)]
 struct Host {
-    door: Door,
+    limiter: ConnectionLimiter,
     builder: auto::Builder<Watched>,
     router: Router,
     app: Shared,
@@ -88,34 +88,34 @@ impl Host {
                 Ok((stream, peer)) => {
                     failures = 0;
                     set_nodelay(&stream);
-                    if let Some(guest) = self.enter(&stream, peer.ip()).await {
+                    if let Some(slot) = self.admit(&stream, peer.ip()).await {
                         let host = self.clone();
-                        group.spawn("connection", host.attend(stream, guest));
+                        group.spawn("connection", host.attend(stream, slot));
                     }
                 }
                 Err(error) => {
                     failures += 1;
                     let pause = pause_after(&error, failures);
-                    // Without file descriptors nobody comes in until somebody goes.
-                    let made_room = !pause.is_zero() && self.door.make_room();
-                    tracing::warn!(%error, ?pause, made_room, "cannot accept a connection");
+                    // Without file descriptors no connection can be accepted before another one ends.
+                    let evicted = !pause.is_zero() && self.limiter.evict_idle();
+                    tracing::warn!(%error, ?pause, made_room = evicted, "cannot accept a connection");
                     tokio::time::sleep(pause).await;
                 }
             }
         }
     }
 
-    /// A place for a connection. Whose address has its share is refused; when the house is full of requests that run,
-    /// this one and those behind it in the kernel's bounded queue wait.
-    async fn enter(&self, stream: &TcpStream, address: std::net::IpAddr) -> Option<Arc<Guest>> {
+    /// Returns the slot of a connection, `None` if all connections of its address are busy. If all connections of the
+    /// gateway are busy, this one waits, and those after it wait in the kernel's bounded queue.
+    async fn admit(&self, stream: &TcpStream, address: std::net::IpAddr) -> Option<Arc<Slot>> {
         loop {
-            match self.door.enter(address) {
-                Ok((guest, sent_away)) => {
-                    self.app.metrics.sent_away(sent_away);
-                    return Some(guest);
+            match self.limiter.admit(address) {
+                Ok((slot, n_evicted)) => {
+                    self.app.metrics.sent_away(n_evicted);
+                    return Some(slot);
                 }
-                Err(Full::House) => self.door.room().await,
-                Err(Full::Address) => {
+                Err(LimitReached::Total) => self.limiter.changed().await,
+                Err(LimitReached::Address) => {
                     self.app.metrics.refused_address();
                     tracing::debug!(%address, "all connections of this address are busy");
                     let _ = stream.try_write(NO_ROOM);
@@ -125,23 +125,23 @@ impl Host {
         }
     }
 
-    async fn attend(self, stream: TcpStream, guest: Arc<Guest>) {
+    async fn attend(self, stream: TcpStream, slot: Arc<Slot>) {
         let counted = self.app.metrics.connection();
         let config = &self.app.config;
         let io =
-            TimedIo::new(stream, guest.clone(), config.header_timeout, config.idle_timeout, config.min_rate);
-        let connection = self.connection(io, &guest);
+            TimedIo::new(stream, slot.clone(), config.header_timeout, config.idle_timeout, config.min_rate);
+        let connection = self.connection(io, &slot);
         tokio::pin!(connection);
         let mut ended = tokio::select! {
             ended = &mut connection => Some(ended),
-            () = guest.sent_away() => None,
+            () = slot.evicted() => None,
         };
         if ended.is_none() {
             tracing::debug!("a connection without a request makes room for another");
             // Its last answer may still be on the way to the socket, with the deadlines that hold there.
             ended = tokio::select! {
                 biased;
-                () = guest.has_sent() => None,
+                () = slot.all_sent() => None,
                 ended = &mut connection => Some(ended),
             };
         }
@@ -155,9 +155,9 @@ impl Host {
     async fn connection(
         &self,
         io: TimedIo,
-        guest: &Arc<Guest>,
+        slot: &Arc<Slot>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let service = service_fn(|request| answer(self.router.clone(), guest.clone(), request));
+        let service = service_fn(|request| answer(self.router.clone(), slot.clone(), request));
         let connection = self.builder.serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         tokio::select! {
@@ -168,10 +168,10 @@ impl Host {
     }
 }
 
-/// Keeps its guest busy until it is dropped.
-struct Busy(Arc<Guest>);
+/// A request that runs. Keeps its slot busy until it is dropped.
+struct RequestInFlight(Arc<Slot>);
 
-impl Drop for Busy {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -179,17 +179,17 @@ impl Drop for Busy {
 
 async fn answer(
     router: Router,
-    guest: Arc<Guest>,
+    slot: Arc<Slot>,
     request: hyper::Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    if !guest.begin() {
+    if !slot.begin() {
         // The connection is about to be dropped.
         return std::future::pending().await;
     }
-    let busy = Busy(guest);
+    let in_flight = RequestInFlight(slot);
     let request: Request = request.map(Body::new);
     let Ok(response) = router.oneshot(request).await;
-    Ok(response.map(|body| Body::new(Held::new(body, busy))))
+    Ok(response.map(|body| Body::new(SlotBody::new(body, in_flight))))
 }
 
 fn builder(config: &Config) -> auto::Builder<Watched> {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::http::pace::Pace;
-use crate::listener::limiter::Guest;
+use crate::listener::limiter::Slot;
 
 /// The preface of HTTP/2; what is longer has been told apart from HTTP/1.
 const PREFACE: usize = 24;
@@ -21,8 +21,8 @@ const PREFACE: usize = 24;
 #[derive(Debug)]
 pub(crate) struct TimedIo {
     stream: TcpStream,
-    /// Told whether something waits to be sent.
-    guest: Arc<Guest>,
+    /// Records whether bytes wait to be sent.
+    slot: Arc<Slot>,
     /// Bytes of the preface that have not come; 0 when the deadline no longer counts.
     preface: usize,
     first: Pin<Box<Sleep>>,
@@ -36,14 +36,14 @@ pub(crate) struct TimedIo {
 impl TimedIo {
     pub(crate) fn new(
         stream: TcpStream,
-        guest: Arc<Guest>,
+        slot: Arc<Slot>,
         first: Duration,
         idle: Duration,
         min_rate: u64,
     ) -> Self {
         Self {
             stream,
-            guest,
+            slot,
             preface: PREFACE,
             first: Box::pin(sleep(first)),
             write: Box::pin(sleep(idle)),
@@ -62,7 +62,7 @@ impl TimedIo {
         self.preface = 0;
         if let Poll::Ready(written) = attempt {
             let waited = self.write_pending.take().map_or(Duration::ZERO, |since| {
-                self.guest.sends(false);
+                self.slot.set_sending(false);
                 since.elapsed()
             });
             let bytes = written.as_ref().map_or(0, |bytes| *bytes as u64);
@@ -73,7 +73,7 @@ impl TimedIo {
         }
         if self.write_pending.is_none() {
             self.write_pending = Some(Instant::now());
-            self.guest.sends(true);
+            self.slot.set_sending(true);
             self.write.as_mut().reset(Instant::now() + self.idle);
         }
         ready!(self.write.as_mut().poll(context));

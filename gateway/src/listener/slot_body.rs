@@ -1,4 +1,4 @@
-//! An answer's body that holds something until it has gone: how long a request keeps its connection busy.
+//! The body of an answer, which keeps the slot of its connection busy until the body is sent or dropped.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use http_body::{Frame, SizeHint};
 
 use crate::listener::stall::Watch;
 
-/// A body, and what is dropped with it.
+/// A body, and a guard that is dropped with it.
 #[derive(Debug)]
-pub(crate) struct Held<G> {
+pub(crate) struct SlotBody<G> {
     body: Body,
-    /// Told whose turn it is, over HTTP/2.
+    /// Records over HTTP/2 whether the client or the gateway has to act next. `None` over HTTP/1.1.
     watch: Option<Arc<Watch>>,
-    _held: G,
+    _guard: G,
 }
 
-impl<G> Held<G> {
-    /// It is the client's turn from now on: hyper asks for the first bytes when there is window for them.
-    pub(crate) fn new(body: Body, held: G) -> Self {
+impl<G> SlotBody<G> {
+    /// Makes the body. The client has to act next: hyper asks for the first bytes when there is window for them.
+    pub(crate) fn new(body: Body, guard: G) -> Self {
         let watch = Watch::current();
         if let Some(watch) = &watch {
             watch.handed_out();
         }
-        Self { body, watch, _held: held }
+        Self { body, watch, _guard: guard }
     }
 }
 
-impl<G: Unpin> HttpBody for Held<G> {
+impl<G: Unpin> HttpBody for SlotBody<G> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use cstore_mesh::{MasterClient, WorkerClients};
 use cstore_node::admin::Readiness;
 
-use crate::auth::Auth;
-use crate::cluster::Cluster;
+use crate::auth::bearer::Auth;
+use crate::cluster::tickets::Tickets;
+use crate::cluster::view::Cluster;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::tickets::Tickets;
 
 /// Clients, the view of the cluster and the settings of one gateway.
 pub(crate) struct App {

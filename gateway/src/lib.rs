@@ -1,54 +1,40 @@
-//! The gateway: the only public door, REST over HTTP. It holds no state: every answer is the master's or a worker's.
+//! The gateway: the only public part, REST over HTTP. It holds no state: every answer is the master's or a worker's.
 //!
 //! ```text
-//! client ── HTTP ──> server (bounds) ──> router (trace, metrics, auth, ready) ──> routes/* (one verb a file)
-//!                                                                                  ├─> upload, download ──> worker
-//!                                                                                  └─> master
+//! client ── HTTP ──> listener (bounds) ──> api::router (trace, metrics, auth, ready) ──> api::* (one verb a file)
+//!                                                                                         ├─> transfer ──> worker
+//!                                                                                         └─> master
+//! ```
+//! Folders and files, from the top down. A file imports only from its own folder and from those below it:
+//!
+//! ```text
+//! run                   puts one gateway together
+//! api · listener        the REST surface · the sockets under it; neither imports the other
+//! transfer              bytes between a client and a worker
+//! app                   what all requests share
+//! auth · cluster        who may do what · the view of the cluster and tickets in stock
+//! http                  bodies and headers of requests
+//! config · metrics · error · problem · ui_url
 //! ```
 //! A request is refused as early as it can be judged; a body is read only when it will be used, and never held: a
 //! slow worker slows the client. Errors have one shape, see `docs/errors.md`.
 
-mod access;
+mod api;
 mod app;
-mod assets;
 mod auth;
-mod body;
 mod cluster;
-mod condition;
 mod config;
-mod date;
-mod digest;
-mod disposition;
-mod door;
-mod download;
 mod error;
-#[cfg(test)]
-mod fuzz;
-mod head;
-mod held;
-mod metadata;
+mod http;
+mod listener;
 mod metrics;
-mod multipart;
-mod name;
-mod needle;
-mod openapi;
-mod origin;
-mod pace;
 mod problem;
-mod query;
-mod range;
-mod router;
-mod routes;
 mod run;
-mod server;
-mod stall;
-mod tickets;
-mod timed_io;
-pub mod tokens;
+mod transfer;
 mod ui_url;
-mod upload;
 
-pub use access::{ROUTES, Route};
+pub use auth::route_rights::{ROUTES, Route};
+pub use auth::tokens;
 pub use config::{Config, tokens_file};
 pub use run::{Error, run};
 pub use ui_url::{InvalidUiUrl, UiUrl};

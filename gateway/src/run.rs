@@ -16,14 +16,15 @@ use cstore_proto::{Caller, Signer, v1};
 use cstore_types::ClusterSecret;
 use tokio::net::TcpListener;
 
+use crate::api::router;
 use crate::app::{App, Shared};
-use crate::auth::Auth;
-use crate::cluster::ViewKeeper;
+use crate::auth::bearer::Auth;
+use crate::auth::tokens::{TokenFile, TokenFileError};
+use crate::cluster::tickets::Tickets;
+use crate::cluster::view::{self, Cluster, ViewUpdater};
 use crate::config::Config;
+use crate::listener::server;
 use crate::metrics::Metrics;
-use crate::tickets::Tickets;
-use crate::tokens::{TokenFile, TokenFileError};
-use crate::{cluster, router, server};
 
 /// Why a gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -52,21 +53,21 @@ pub fn run(
 ) -> impl Future<Output = Result<(), Error>> + Send {
     let own = Metrics::register(&mut metrics.registry.lock());
     // Before the first await, so that nobody can take a gateway for ready that has not begun.
-    readiness.set(cluster::PART, PartState::NotReady("starting".to_owned()));
+    readiness.set(view::PART, PartState::NotReady("starting".to_owned()));
     async move {
         let tokens = tokens(&config)?;
         let auth = Auth { anonymous: config.anonymous, tokens: tokens.clone() };
-        let (app, keeper) =
+        let (app, manager) =
             connect(config, auth, &secret, (own, &metrics.mesh), readiness.clone()).map_err(Error::Mesh)?;
         let app = Arc::new(app);
         let tasks = TaskGroup::new(shutdown.child());
         // It outlives the shutdown, as that of the master: requests that drain still call. It ends with the last client.
-        drop(spawn("endpoints of the workers", keeper.run()));
+        drop(spawn("endpoints of the workers", manager.run()));
         let follow = follow_view(
             app.master.clone(),
             v1::WatchMapRequest::default(),
             app.config.retry_step,
-            ViewKeeper::new(app.cluster.clone(), readiness),
+            ViewUpdater::new(app.cluster.clone(), readiness),
             tasks.shutdown().clone(),
         );
         drop(tasks.spawn("follow the cluster", follow));
@@ -96,9 +97,9 @@ fn connect(
         ..ClientOptions::new("gateway", Signer::new(secret, Caller::Gateway), mesh.clone())
     };
     let master = connect_master(&config.master_addr.to_string(), &options)?;
-    let cluster = cluster::Cluster::new();
+    let cluster = Cluster::new();
     let members = Discovery::Members(cluster.workers());
-    let (workers, keeper) = Service::new("worker", members, &options);
+    let (workers, manager) = Service::new("worker", members, &options);
     let app = App {
         auth,
         master,
@@ -110,7 +111,7 @@ fn connect(
         started: AtomicBool::new(false),
         config,
     };
-    Ok((app, keeper))
+    Ok((app, manager))
 }
 
 /// Opens the door when the cluster is complete for the first time, and says so.

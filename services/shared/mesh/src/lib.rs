@@ -3,59 +3,58 @@
 //! ```text
 //! client, typed ([`MasterClient`])          server ([`GrpcServer::serve_over`])
 //!   observe   span, final outcome             trace        span, continues the caller's trace
-//!   deadline  all attempts together           served       counts, refused calls too
-//!   retry     idempotent only, budget         credentials  who calls, and whether he may
-//!   attempt   time-out, count                 patience     the caller's grpc-timeout
+//!   deadline  all attempts together           metrics      counts, refused calls too
+//!   retry     idempotent only, budget         auth         who calls, and whether the caller may
+//!   attempt   time-out, count                 timeout      the caller's grpc-timeout
 //! ── below: any gRPC client ──────────        rescue, load shed, one limit, panic catch
-//!   balance   two draws, least pending
-//!   gate      SERVING by health watch, not ejected
+//!   balance   two draws, fewest in flight
+//!   health    SERVING by health watch, not ejected
 //!   endpoint  credentials, trace headers, connection by [`Dial`], remade with back-off
 //! ```
 //! Streams take the lower half only: nothing but the pipeline knows what of them was acknowledged.
 //!
-//! On top of the client, [`member`] is a role's life as a member of the cluster: registration, heartbeats, the view.
+//! Folders, from the top down. A file imports only from its own folder and from those below it:
+//!
+//! ```text
+//! member       a role's life as a member of the cluster: registration, heartbeats, the view
+//! clients      the master and the workers as their callers see them
+//! client       layers of one call              server   layers of one served call
+//! endpoints    which endpoint gets a call
+//! transport    connections, TLS, the channel of one endpoint
+//! telemetry · error · jitter · sabotage
+//! ```
+//! `server` stands beside `client`: it needs `transport` only, and neither imports the other.
 
 #![warn(missing_docs)]
 
-mod attempt;
-mod auth;
-mod balance;
-mod call;
-mod chance;
-mod channel;
-mod deadline;
-mod dial;
-mod discovery;
-mod endpoint;
-pub mod exemplar;
-mod keeper;
-mod master_client;
+mod client;
+mod clients;
+mod endpoints;
+mod error;
+mod jitter;
 pub mod member;
-mod methods;
-mod metrics;
-mod observe;
-mod outlier;
-mod patience;
-mod rescue;
-mod retry;
 mod sabotage;
-mod served;
 mod server;
-mod stream;
-mod tls;
-mod trace;
-mod worker_clients;
+mod telemetry;
+mod transport;
 
-pub use call::{CallBounds, Unary};
+pub use client::call::{CallBounds, Unary};
+pub use clients::master::MasterClient;
+pub use clients::worker::{Attempts, TransferClient, WorkerClients};
+pub use endpoints::discovery::{Class, Discovery, Endpoints};
+pub use endpoints::manager::EndpointManager as Keeper;
+pub use endpoints::service::Service;
+pub use error::MeshError;
 #[cfg(feature = "faulty")]
-pub use chance::seed_chance;
-pub use channel::{ClientOptions, GrpcChannel, MeshError, Service};
-pub use dial::{BoxIo, Dial, Io, RoleIo, Target, secured_incoming, tcp_incoming};
-pub use discovery::{Class, Discovery, Endpoints};
-pub use keeper::Keeper;
-pub use master_client::MasterClient;
-pub use metrics::{MeshMetrics, RoleMetrics};
+pub use jitter::seed_chance;
 pub use sabotage::Sabotage;
-pub use server::{GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, ServerOptions};
-pub use tls::{Protocol, Tls, TlsError};
-pub use worker_clients::{Attempts, TransferClient, WorkerClients};
+pub use server::stack::{GrpcServer, HealthHandle, ServerOptions};
+pub use telemetry::exemplar;
+pub use telemetry::metrics::{MeshMetrics, RoleMetrics};
+pub use transport::channel::{ClientOptions, GrpcChannel};
+pub use transport::dial::{Dial, secured_incoming, tcp_incoming};
+pub use transport::io::{BoxIo, Io, Target};
+pub use transport::limits::MAX_MESSAGE_BYTES;
+pub use transport::role_io::RoleIo;
+pub use transport::tls::protocol::Protocol;
+pub use transport::tls::{Tls, TlsError};

@@ -19,7 +19,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
-use super::registration::{MASTER_PART, MasterLink};
+use crate::member::registration::{MASTER_PART, MasterLink};
+use crate::member::report::{Occasion, Report};
 
 /// Failed heartbeats in a row after which the node is not ready any more. The master's lease has as many.
 const MAX_MISSED: u32 = 5;
@@ -29,24 +30,6 @@ const HEALTH_CHECK: Duration = Duration::from_millis(100);
 const MIN_GAP: Duration = Duration::from_millis(10);
 /// Time that the farewell may take. Nothing else is waited for then.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Why a heartbeat is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Occasion {
-    /// The interval has passed.
-    Tick,
-    /// Readiness changed, or the role asked for it. What costs much to report belongs to ticks.
-    Early,
-}
-
-/// The part of a heartbeat that differs between roles.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Report {
-    /// State of a disk.
-    Storage(v1::StorageReport),
-    /// Uploads of a worker.
-    Worker(v1::WorkerReport),
-}
 
 /// What a role reports and what it does with the answers.
 ///

@@ -28,8 +28,10 @@
 
 mod heartbeat;
 mod registration;
+mod report;
 mod view;
 
-pub use heartbeat::{HeartbeatTrigger, Heartbeats, Member, Occasion, Report};
+pub use heartbeat::{HeartbeatTrigger, Heartbeats, Member};
 pub use registration::{IdentityError, MasterLink, Membership, NodeProfile, connect_master};
+pub use report::{Occasion, Report};
 pub use view::{ViewObserver, follow_view};

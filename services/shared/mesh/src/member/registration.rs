@@ -8,10 +8,12 @@ use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::v1;
 use cstore_types::{ClusterUuid, DedupKey, IdError, NodeId};
 
-use super::Report;
-use crate::channel::{ClientOptions, MeshError, Service};
-use crate::discovery::Discovery;
-use crate::master_client::MasterClient;
+use crate::clients::master::MasterClient;
+use crate::endpoints::discovery::Discovery;
+use crate::endpoints::service::Service;
+use crate::error::MeshError;
+use crate::member::report::Report;
+use crate::transport::channel::ClientOptions;
 
 /// Part of a role's readiness that says whether the master knows this node.
 pub(super) const MASTER_PART: &str = "master";
@@ -42,8 +44,8 @@ pub enum IdentityError {
 /// # Errors
 /// [`MeshError::Address`] if `addr` is not `host:port`. A master that cannot be reached is no error here.
 pub fn connect_master(addr: &str, options: &ClientOptions) -> Result<MasterClient, MeshError> {
-    let (service, keeper) = Service::new("master", Discovery::of(addr)?, options);
-    drop(spawn("endpoints of the master", keeper.run()));
+    let (service, manager) = Service::new("master", Discovery::of(addr)?, options);
+    drop(spawn("endpoints of the master", manager.run()));
     Ok(MasterClient::new(&service))
 }
 

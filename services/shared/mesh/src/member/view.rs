@@ -7,7 +7,7 @@ use cstore_proto::v1;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
-use crate::master_client::MasterClient;
+use crate::clients::master::MasterClient;
 
 /// Time in which the master must begin to stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);

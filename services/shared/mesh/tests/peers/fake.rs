@@ -163,7 +163,7 @@ pub(crate) struct Caller {
     pub(crate) client: MasterClient,
     pub(crate) endpoints: watch::Sender<Endpoints>,
     registry: Registry,
-    _keeper: JoinSet<()>,
+    _manager: JoinSet<()>,
 }
 
 impl Caller {
@@ -174,12 +174,12 @@ impl Caller {
             ClientOptions::new("test", Signer::new(&secret(), cstore_proto::Caller::Operator), metrics);
         let all = targets.into_iter().map(|target| (target.clone(), Class::Whole)).collect();
         let (endpoints, members) = watch::channel(all);
-        let (service, keeper) = Service::new("fake", Discovery::Members(members), &options);
+        let (service, manager) = Service::new("fake", Discovery::Members(members), &options);
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run());
+        tasks.spawn(manager.run());
         let bounds = CallBounds { deadline: PATIENCE, attempt: ATTEMPT, ..CallBounds::default() };
         let client = MasterClient::with_bounds(&service, bounds);
-        Self { client, endpoints, registry, _keeper: tasks }
+        Self { client, endpoints, registry, _manager: tasks }
     }
 
     /// The sum of a metric over the lines that contain all of `parts`.

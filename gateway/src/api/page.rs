@@ -1,0 +1,111 @@
+//! The web page: `GET /` for browsers, its parts under `/assets/`, and `GET /api/page` with what it must be told.
+//!
+//! The page and its parts hold no data and need no token: everything that they show comes from the REST routes, with the
+//! token that the user gives to the page.
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, VARY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::assets::{self, Asset};
+use crate::api::responses::Refused;
+use crate::api::{answer, index};
+use crate::app::Shared;
+use crate::auth::bearer::Access;
+use crate::error::ApiError;
+use crate::http::condition;
+use crate::http::query::Query;
+
+/// Only what comes from here, nothing inline, nothing in a frame; text can become markup nowhere.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+    trusted-types 'none'";
+
+/// No page of somebody else may load these.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// What the page is told by its gateway.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Page)]
+struct PageConfig<'a> {
+    /// Where traces are looked at, if anywhere: `{jaeger_url}/trace/{trace id}`.
+    jaeger_url: Option<&'a str>,
+}
+
+/// What the web page is told.
+#[utoipa::path(
+    get, path = "/api/page", tag = "cluster",
+    responses((status = 200, description = "Settings", body = PageConfig<'_>), Refused)
+)]
+pub(crate) async fn told(
+    State(app): State<Shared>,
+    Extension(_): Extension<Access>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    Query::only(query.as_deref(), &[])?;
+    let jaeger_url = app.config.jaeger_ui.as_ref().map(|url| url.as_str());
+    answer::json(StatusCode::OK, &PageConfig { jaeger_url })
+}
+
+/// The page for who asks for HTML, and a text for everybody else.
+pub(crate) async fn root(headers: HeaderMap) -> Result<Response, ApiError> {
+    let mut answer = if takes_html(&headers) { page(&headers)? } else { index::index().await };
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(answer)
+}
+
+pub(crate) async fn asset(
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::no_route())?;
+    serve(assets::find(&name).ok_or_else(ApiError::no_route)?, &headers)
+}
+
+fn page(headers: &HeaderMap) -> Result<Response, ApiError> {
+    serve(assets::find("index.html").ok_or_else(ApiError::no_route)?, headers)
+}
+
+/// curl says `*/*`, browsers name the type.
+fn takes_html(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|range| {
+        range.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/html"))
+    })
+}
+
+/// The parts belong together, so a browser asks each time whether they have changed; the answer is nearly always 304.
+fn serve(asset: &'static Asset, asked: &HeaderMap) -> Result<Response, ApiError> {
+    let known = asked.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let tag = asset.etag.to_str().unwrap_or_default().trim_matches('"');
+    let same = known.is_some_and(|known| condition::matches(known, tag, true));
+    let mut response = Response::new(if same { Body::empty() } else { Body::from(asset.bytes) });
+    if same {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    headers.insert(ETAG, asset.etag.clone());
+    if !same {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
+    }
+    for (name, value) in [
+        (CACHE_CONTROL, "no-cache"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (RESOURCE_POLICY, "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}

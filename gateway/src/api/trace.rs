@@ -1,0 +1,48 @@
+//! The trace of a request: continued from its headers, named in its answer.
+
+use axum::extract::Request;
+use http::{HeaderMap, HeaderName};
+use opentelemetry::global;
+use opentelemetry::propagation::Extractor;
+use tracing::{Span, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// Header of every answer with the trace id of its request.
+pub(super) const TRACE_HEADER: HeaderName = HeaderName::from_static("x-cstore-trace-id");
+/// Trace id of a request that has no valid span.
+pub(super) const NO_TRACE: &str = "00000000000000000000000000000000";
+
+/// Trace id of a request, 32 hexadecimal digits, for answers that carry it in their JSON.
+#[derive(Debug, Clone)]
+pub(crate) struct TraceId(pub(crate) String);
+
+/// Makes the server span of a request, as a child of the span that its headers name.
+pub(super) fn span(request: &Request, route: &str) -> Span {
+    let span = tracing::info_span!(
+        "request",
+        otel.name = %format!("{} {route}", request.method()),
+        otel.kind = "server",
+        otel.status_code = field::Empty,
+        http.request.method = %request.method(),
+        http.route = route,
+        url.path = request.uri().path(),
+        http.response.status_code = field::Empty,
+    );
+    let parent =
+        global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
+    // It fails only when nobody listens to spans, and then there is nothing to join.
+    let _ = span.set_parent(parent);
+    span
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}

@@ -1,0 +1,211 @@
+//! The cluster as the master shows it: which workers take work. Followed for life; a gap changes nothing but
+//! readiness, because the last view is better than none.
+
+use std::sync::Arc;
+
+use cstore_mesh::member::ViewObserver;
+use cstore_mesh::{Class, Endpoints, Target};
+use cstore_node::admin::{PartState, Readiness};
+use cstore_proto::v1;
+use tokio::sync::watch;
+
+/// Name of the gateway's part in its readiness.
+pub(crate) const PART: &str = "cluster";
+
+/// Name of the master's metadata in the gateway's readiness.
+const METADATA: &str = "metadata";
+
+/// What matters of a `ClusterView`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct View {
+    /// The workers that live: those that are ready, and those that miss a part of the cluster and can still read the
+    /// rest of it.
+    workers: Endpoints,
+    map_known: bool,
+}
+
+impl View {
+    fn new(view: &v1::ClusterView) -> Self {
+        let live = |node: &v1::Node| {
+            let class = match node.state() {
+                v1::NodeState::Ready => Class::Whole,
+                v1::NodeState::NotReady => Class::Partial,
+                v1::NodeState::Lost | v1::NodeState::Suspect | v1::NodeState::Unspecified => return None,
+            };
+            (node.role() == v1::Role::Worker).then(|| (Target::new(node.addr.clone()), class))
+        };
+        Self { workers: view.nodes.iter().filter_map(live).collect(), map_known: view.map.is_some() }
+    }
+
+    fn has_ready_worker(&self) -> bool {
+        self.workers.values().any(|class| *class == Class::Whole)
+    }
+
+    /// Of a gateway that starts: uploads would succeed.
+    fn state(&self) -> PartState {
+        if !self.map_known {
+            return PartState::NotReady(
+                "the storage nodes of the cluster have not all registered".to_owned(),
+            );
+        }
+        if !self.has_ready_worker() {
+            return PartState::NotReady("no worker is ready".to_owned());
+        }
+        PartState::Ready
+    }
+
+    /// Of a gateway that has served before: with a part of the cluster away it still reads the rest, and says itself
+    /// what it cannot do. Taking it from its clients would only take the reads away too.
+    fn state_later(&self) -> PartState {
+        if self.workers.is_empty() {
+            return PartState::NotReady("no worker is there".to_owned());
+        }
+        PartState::Ready
+    }
+}
+
+/// The latest view, shared by all requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    view: Arc<watch::Sender<Arc<View>>>,
+    workers: Arc<watch::Sender<Endpoints>>,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self {
+            view: Arc::new(watch::Sender::new(Arc::default())),
+            workers: Arc::new(watch::Sender::new(Endpoints::new())),
+        }
+    }
+
+    pub(crate) fn is_ready_worker(&self, addr: &str) -> bool {
+        self.view.borrow().workers.get(&Target::new(addr)) == Some(&Class::Whole)
+    }
+
+    /// The workers as they come and go.
+    pub(crate) fn workers(&self) -> watch::Receiver<Endpoints> {
+        self.workers.subscribe()
+    }
+
+    /// Ends when uploads would succeed, as far as the master knows.
+    pub(crate) async fn wait_ready(&self) {
+        // It cannot fail: `self` holds a sender.
+        let _ = self.view.subscribe().wait_for(|view| view.state() == PartState::Ready).await;
+    }
+
+    fn take_in(&self, view: View) {
+        self.workers.send_if_modified(|workers| {
+            let changed = *workers != view.workers;
+            if changed {
+                workers.clone_from(&view.workers);
+            }
+            changed
+        });
+        self.view.send_replace(Arc::new(view));
+    }
+}
+
+/// Observer of the master's view that updates the gateway's view and its readiness.
+#[derive(Debug)]
+pub(crate) struct ViewUpdater {
+    cluster: Cluster,
+    readiness: Readiness,
+    /// The cluster was complete once. Since then a missing part of it is no reason not to be ready.
+    has_served: bool,
+}
+
+impl ViewUpdater {
+    pub(crate) fn new(cluster: Cluster, readiness: Readiness) -> Self {
+        Self { cluster, readiness, has_served: false }
+    }
+}
+
+impl ViewObserver for ViewUpdater {
+    fn view(&mut self, view: v1::ClusterView) {
+        // Unlike a missing part of the cluster, this fails every write: whoever watches the gateway has to know.
+        let metadata = match view.not_writable.as_str() {
+            "" => PartState::Ready,
+            why => PartState::NotReady(why.to_owned()),
+        };
+        self.readiness.set(METADATA, metadata);
+        let view = View::new(&view);
+        let complete = view.state();
+        self.has_served |= complete == PartState::Ready;
+        self.readiness.set(PART, if self.has_served { view.state_later() } else { complete });
+        self.cluster.take_in(view);
+    }
+
+    fn interrupted(&mut self) {
+        self.readiness.set(PART, PartState::NotReady("the master cannot be reached".to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(role: v1::Role, state: v1::NodeState, addr: &str) -> v1::Node {
+        v1::Node { role: role.into(), state: state.into(), addr: addr.to_owned(), ..v1::Node::default() }
+    }
+
+    #[test]
+    fn only_ready_workers_with_a_known_map_make_it_ready() {
+        let mut seen = v1::ClusterView {
+            nodes: vec![
+                node(v1::Role::Worker, v1::NodeState::Lost, "a:1"),
+                node(v1::Role::Storage, v1::NodeState::Ready, "b:1"),
+                node(v1::Role::Worker, v1::NodeState::NotReady, "d:1"),
+            ],
+            map: Some(v1::PlacementMap::default()),
+            ..v1::ClusterView::default()
+        };
+        assert_ne!(View::new(&seen).state(), PartState::Ready);
+        seen.nodes.push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
+        assert_eq!(View::new(&seen).state(), PartState::Ready);
+        let expected = [(Target::new("c:1"), Class::Whole), (Target::new("d:1"), Class::Partial)];
+        assert_eq!(View::new(&seen).workers, Endpoints::from(expected));
+        seen.nodes.pop();
+        assert_ne!(View::new(&seen).state(), PartState::Ready);
+        assert_eq!(View::new(&seen).state_later(), PartState::Ready, "what is there can still be read");
+        seen.nodes.pop();
+        assert_ne!(View::new(&seen).state_later(), PartState::Ready);
+        seen.nodes.push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
+        seen.map = None;
+        assert_ne!(View::new(&seen).state(), PartState::Ready);
+    }
+
+    #[test]
+    fn a_master_that_cannot_write_is_told_with_its_reason_until_it_can() {
+        let readiness = Readiness::new(&[]);
+        let mut updater = ViewUpdater::new(Cluster::new(), readiness.clone());
+        let view = |not_writable: &str| v1::ClusterView {
+            nodes: vec![node(v1::Role::Worker, v1::NodeState::Ready, "a:1")],
+            map: Some(v1::PlacementMap::default()),
+            not_writable: not_writable.to_owned(),
+            ..v1::ClusterView::default()
+        };
+        updater.view(view(""));
+        assert!(readiness.is_ready());
+        updater.view(view("no descriptors"));
+        assert_eq!(readiness.reasons(), [(METADATA, "no descriptors".to_owned())]);
+        updater.view(view(""));
+        assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn tickets_are_used_for_ready_workers_only_and_readers_hear_of_changes() {
+        let cluster = Cluster::new();
+        let mut workers = cluster.workers();
+        let nodes = vec![
+            node(v1::Role::Worker, v1::NodeState::Ready, "a:1"),
+            node(v1::Role::Worker, v1::NodeState::NotReady, "b:1"),
+        ];
+        let view = v1::ClusterView { nodes, ..v1::ClusterView::default() };
+        cluster.take_in(View::new(&view));
+        assert!(cluster.is_ready_worker("a:1") && !cluster.is_ready_worker("b:1"));
+        assert_eq!(workers.borrow_and_update().len(), 2);
+        cluster.take_in(View::new(&view));
+        assert!(!workers.has_changed().unwrap(), "nothing new is no news");
+    }
+}

@@ -1,0 +1,21 @@
+//! What a heartbeat reports, and why it is sent.
+
+use cstore_proto::v1;
+
+/// Why a heartbeat is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// The interval has passed.
+    Tick,
+    /// Readiness changed, or the role asked for it. What costs much to report belongs to ticks.
+    Early,
+}
+
+/// The part of a heartbeat that differs between roles.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// State of a disk.
+    Storage(v1::StorageReport),
+    /// Uploads of a worker.
+    Worker(v1::WorkerReport),
+}

@@ -1,0 +1,8 @@
+//! The server stack: one file for each layer of ours, put together in `stack`.
+
+pub(crate) mod accepted;
+pub(crate) mod auth;
+pub(crate) mod metrics;
+pub(crate) mod rescue;
+pub(crate) mod stack;
+pub(crate) mod timeout;

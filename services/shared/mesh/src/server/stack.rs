@@ -1,0 +1,244 @@
+//! The server stack: what stands in front of every gRPC service of ours.
+
+use std::any::Any;
+use std::future::Future;
+use std::time::Duration;
+
+use cstore_proto::Verifier;
+use futures_util::{Stream, StreamExt};
+use http::Response;
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::{Code, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
+use tower::util::MapResponseLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+
+use crate::error::MeshError;
+use crate::server::accepted::Accepted;
+use crate::server::auth::RequireCredentialsLayer;
+use crate::server::metrics::ServerMetricsLayer;
+use crate::server::rescue::RescueLayer;
+use crate::server::timeout::GrpcTimeoutLayer;
+use crate::telemetry::metrics::MeshMetrics;
+use crate::telemetry::trace::{self, server_span};
+use crate::transport::dial::tcp_incoming;
+use crate::transport::io::BoxIo;
+use crate::transport::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
+
+const MAX_FRAME: u32 = 256 << 10;
+/// Calls that a role works on at once; more are refused with Unavailable.
+const MAX_CALLS: usize = 4_096;
+const MAX_STREAMS: u32 = 1_024;
+/// Between saying NOT_SERVING and closing the door: callers that watch health move away meanwhile.
+const NOTICE: Duration = Duration::from_millis(200);
+/// A connection is asked to end at this age, so that callers spread again over servers that came later.
+const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
+
+/// How a role serves gRPC.
+#[derive(Clone)]
+pub struct ServerOptions {
+    /// The role that serves, for the metrics.
+    pub role: &'static str,
+    /// Judges what callers send as `authorization: Bearer …`.
+    pub verifier: Verifier,
+    /// Whether reflection answers, without a bearer.
+    pub reflection: bool,
+    /// Where calls are counted.
+    pub metrics: MeshMetrics,
+    /// Calls in work get so long to end after a shutdown began.
+    pub drain: Duration,
+}
+
+impl std::fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerOptions").field("reflection", &self.reflection).finish_non_exhaustive()
+    }
+}
+
+/// Says to health checks whether this role takes work.
+#[derive(Debug, Clone)]
+pub struct HealthHandle(HealthReporter);
+
+impl HealthHandle {
+    /// Sets the status of the whole server (service name empty).
+    pub async fn set_serving(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.0.set_service_status("", status).await;
+    }
+
+    /// Sets the status of one service. The mesh asks for the whole server only; this one is for people and monitors.
+    pub async fn set_service_serving(&self, service: &str, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.0.set_service_status(service, status).await;
+    }
+
+    async fn end_watches(&self) {
+        let mut reporter = self.0.clone();
+        reporter.clear_service_status("").await;
+    }
+}
+
+/// Services of one role behind the server stack.
+#[derive(Debug)]
+pub struct GrpcServer {
+    options: ServerOptions,
+    routes: Routes,
+    health: HealthReporter,
+}
+
+impl GrpcServer {
+    /// Health and reflection; the role adds its services.
+    ///
+    /// # Errors
+    /// [`MeshError::Reflection`] when the descriptors cannot be read, which is a defect.
+    pub async fn new(options: ServerOptions) -> Result<Self, MeshError> {
+        let (health, service) = tonic_health::server::health_reporter();
+        health.set_service_status("", ServingStatus::NotServing).await;
+        let mut routes = Routes::new(service);
+        if options.reflection {
+            let builder = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(cstore_proto::DESCRIPTORS)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            };
+            routes = routes.add_service(builder().build_v1()?);
+            routes = routes.add_service(builder().build_v1alpha()?);
+        }
+        Ok(Self { options, routes, health })
+    }
+
+    /// Adds a generated service.
+    #[must_use]
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: tower::Service<http::Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// To say whether this role takes work. It does not at first.
+    pub fn health(&self) -> HealthHandle {
+        HealthHandle(self.health.clone())
+    }
+
+    /// Serves over TCP until `shutdown` ends; see [`Self::serve_over`].
+    ///
+    /// # Errors
+    /// [`MeshError::Serve`].
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), MeshError> {
+        self.serve_over(tcp_incoming(listener), shutdown).await
+    }
+
+    /// Serves until `shutdown` ends: health says NOT_SERVING first, then nothing new is accepted, and calls in work
+    /// get [`ServerOptions::drain`].
+    ///
+    /// # Errors
+    /// [`MeshError::Serve`].
+    pub async fn serve_over(
+        self,
+        incoming: impl Stream<Item = std::io::Result<BoxIo>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), MeshError> {
+        let health = self.health();
+        let drain_time = self.options.drain;
+        let stack = ServiceBuilder::new()
+            // A span for each call, continuing the caller's trace.
+            .layer(
+                TraceLayer::new_for_grpc()
+                    .make_span_with(server_span)
+                    .on_request(())
+                    .on_response(ended)
+                    .on_eos(streamed)
+                    .on_failure(()),
+            )
+            // What is refused below is counted too.
+            .layer(ServerMetricsLayer::new(self.options.metrics.clone(), self.options.role))
+            // Deny by default, before anything costs.
+            .layer(RequireCredentialsLayer::new(self.options.verifier, self.options.reflection))
+            // What nobody waits for any more is given up.
+            .layer(GrpcTimeoutLayer)
+            // Refused calls become a status, once.
+            .layer(RescueLayer)
+            // Sheds when the limit below is not ready.
+            .layer(LoadShedLayer::new())
+            // One limit for the process, not one per connection.
+            .layer(GlobalConcurrencyLimitLayer::new(MAX_CALLS))
+            // One body type for answers, whoever made them.
+            .layer(MapResponseLayer::new(|answer: Response<_>| answer.map(Body::new)))
+            // A defect ends one call, not the connection.
+            .layer(CatchPanicLayer::custom(internal));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = Server::builder()
+            .max_frame_size(MAX_FRAME)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            // Callers hang up on many downloads at once when their clients do: no reason to cut the other streams off.
+            .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_connection_age(CONNECTION_AGE)
+            .layer(stack.into_inner())
+            .add_routes(self.routes)
+            .serve_with_incoming_shutdown(incoming.map(|io| io.map(Accepted)), async {
+                let _ = stopped.await;
+            });
+        let drain = async {
+            shutdown.await;
+            health.set_serving(false).await;
+            tokio::time::sleep(NOTICE).await;
+            // Those who watch health would hold their connections open for ever.
+            health.end_watches().await;
+            let _ = stop.send(());
+            tokio::time::sleep(drain_time).await;
+        };
+        tokio::select! {
+            biased;
+            served = server => served.map_err(MeshError::from),
+            () = drain => {
+                tracing::warn!("calls still in work after {drain_time:?} are cut off");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A refusal comes with its status in the head.
+fn ended<B>(answer: &Response<B>, _: Duration, span: &tracing::Span) {
+    if let Some(status) = Status::from_header_map(answer.headers()) {
+        trace::record(span, status.code());
+    }
+}
+
+/// What was answered says at its end how it went.
+fn streamed(trailers: Option<&http::HeaderMap>, _: Duration, span: &tracing::Span) {
+    if let Some(status) = trailers.and_then(Status::from_header_map) {
+        trace::record(span, status.code());
+    }
+}
+
+fn internal(panic: Box<dyn Any + Send>) -> Response<Body> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+    tracing::error!(panic = text, "gRPC handler panicked");
+    Status::new(Code::Internal, "request handler panicked").into_http()
+}

@@ -1,0 +1,6 @@
+//! What the mesh says of itself: metrics and their exemplars, spans, names of methods.
+
+pub mod exemplar;
+pub(crate) mod methods;
+pub(crate) mod metrics;
+pub(crate) mod trace;

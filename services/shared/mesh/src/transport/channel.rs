@@ -1,0 +1,109 @@
+//! A channel to one target: credentials and trace headers over a connection that is made when it is needed.
+
+use std::time::Duration;
+
+use cstore_proto::Signer;
+use hyper_util::rt::TokioIo;
+use tonic::body::Body;
+use tonic::transport::{Endpoint, Uri};
+use tonic::{Code, Status};
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+use crate::error::MeshError;
+use crate::sabotage::Sabotage;
+use crate::telemetry::metrics::MeshMetrics;
+use crate::telemetry::trace::InjectTraceLayer;
+use crate::transport::credentials::AddCredentialsLayer;
+use crate::transport::dial::Dial;
+use crate::transport::io::Target;
+use crate::transport::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
+
+/// An endpoint that does not answer a ping within the second of these is gone.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+
+/// What generated clients run over. Boxed once, so that an in-process server can stand behind it too. Its errors are
+/// statuses already: wrapped errors would lose their code and end as Unknown.
+pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
+/// How a role talks to others.
+#[derive(Clone)]
+pub struct ClientOptions {
+    /// The role that calls, for the metrics.
+    pub role: &'static str,
+    /// Makes what is sent as `authorization: Bearer …`.
+    pub signer: Signer,
+    /// Bound of one attempt to connect.
+    pub connect_timeout: Duration,
+    /// How connections are made.
+    pub dial: Dial,
+    /// Where calls are counted.
+    pub metrics: MeshMetrics,
+    /// A defect on purpose; a program can only have none.
+    pub sabotage: Sabotage,
+}
+
+impl ClientOptions {
+    /// The usual bounds, over TCP.
+    pub fn new(role: &'static str, signer: Signer, metrics: MeshMetrics) -> Self {
+        let connect_timeout = Duration::from_secs(2);
+        Self { role, signer, connect_timeout, dial: Dial::tcp(), metrics, sabotage: Sabotage::None }
+    }
+}
+
+impl std::fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("role", &self.role)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns a channel to `target` that connects at its first call and connects again when the connection breaks.
+///
+/// # Errors
+/// [`MeshError::Endpoint`] if the address cannot be part of a URI.
+pub(crate) fn connection(target: &Target, options: &ClientOptions) -> Result<GrpcChannel, MeshError> {
+    let unusable = |source| MeshError::Endpoint { addr: target.addr.clone(), source };
+    let endpoint = Endpoint::from_shared(format!("http://{}", target.addr))
+        .map_err(unusable)?
+        .connect_timeout(options.connect_timeout)
+        .http2_keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    let (dial, target) = (options.dial.clone(), target.clone());
+    let connector = service_fn(move |_: Uri| {
+        let (dial, target) = (dial.clone(), target.clone());
+        async move { dial.connect(target).await.map(TokioIo::new) }
+    });
+    let stack = ServiceBuilder::new()
+        // A bearer for this call: every inner port denies by default.
+        .layer(AddCredentialsLayer::new(options.signer.clone()))
+        // The caller's span travels as W3C trace context.
+        .layer(InjectTraceLayer)
+        .service(endpoint.connect_with_connector_lazy(connector));
+    Ok(BoxCloneSyncService::new(stack.map_err(broken)))
+}
+
+/// What came over the wire as a status is an answer, not an error: here only the connection can have failed.
+fn broken(error: tonic::transport::Error) -> Status {
+    let status = Status::from_error(Box::new(error));
+    match status.code() {
+        Code::Unknown | Code::Internal => {
+            Status::unavailable(format!("connection broke: {}", root_cause(&status)))
+        }
+        _ => status,
+    }
+}
+
+/// The deepest reason: "transport error" alone helps nobody.
+fn root_cause(status: &Status) -> String {
+    let mut found: &dyn std::error::Error = status;
+    while let Some(source) = found.source() {
+        found = source;
+    }
+    if std::ptr::addr_eq(found, status) { status.message().to_owned() } else { found.to_string() }
+}

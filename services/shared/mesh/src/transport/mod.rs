@@ -1,0 +1,9 @@
+//! Connections: how one is made, accepted and secured, and the channel of gRPC over it.
+
+pub(crate) mod channel;
+pub(crate) mod credentials;
+pub(crate) mod dial;
+pub(crate) mod io;
+pub(crate) mod limits;
+pub(crate) mod role_io;
+pub(crate) mod tls;

@@ -1,9 +1,9 @@
 //! The trace of a request: continued from its headers, named in its answer.
 
 use axum::extract::Request;
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use opentelemetry::global;
-use opentelemetry::propagation::Extractor;
+use opentelemetry_http::HeaderExtractor;
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -29,20 +29,8 @@ pub(super) fn span(request: &Request, route: &str) -> Span {
         http.response.status_code = field::Empty,
     );
     let parent =
-        global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
+        global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(request.headers())));
     // It fails only when nobody listens to spans, and then there is nothing to join.
     let _ = span.set_parent(parent);
     span
-}
-
-struct Headers<'a>(&'a HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
 }

@@ -1,44 +1,33 @@
-//! Search for a short byte string by Horspool's method: on bytes that are not the string it moves by its length.
+//! Search for a short byte string in pieces of a stream.
 
-/// A byte string to look for, with its table of moves.
+use memchr::memmem::Finder;
+
+/// A byte string to look for. It must not be empty.
 #[derive(Debug)]
 pub(crate) struct Needle {
-    bytes: Vec<u8>,
-    /// How far the window may move when it ends in this byte.
-    moves: Box<[usize; 256]>,
+    finder: Finder<'static>,
 }
 
 impl Needle {
-    /// `bytes` must not be empty.
+    /// Prepares the search.
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        let mut moves = Box::new([bytes.len(); 256]);
-        let body = bytes.split_last().map_or(&[][..], |(_, body)| body);
-        for (at, &byte) in body.iter().enumerate() {
-            moves[usize::from(byte)] = bytes.len() - 1 - at;
-        }
-        Self { bytes: bytes.to_vec(), moves }
+        Self { finder: Finder::new(bytes).into_owned() }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.finder.needle().len()
     }
 
-    /// Where it stands first in `hay`.
+    /// Returns the position of its first occurrence in `hay`.
     pub(crate) fn find(&self, hay: &[u8]) -> Option<usize> {
-        let mut at = 0;
-        while let Some(window) = hay.get(at..at + self.bytes.len()) {
-            if window == self.bytes {
-                return Some(at);
-            }
-            at += window.last().map_or(1, |&last| self.moves[usize::from(last)]);
-        }
-        None
+        self.finder.find(hay)
     }
 
-    /// How many bytes at the end of `hay` could be its beginning.
+    /// Returns how many bytes at the end of `hay` could be its beginning: the rest may stand in the next piece.
     pub(crate) fn begun_in(&self, hay: &[u8]) -> usize {
-        let longest = hay.len().min(self.bytes.len().saturating_sub(1));
-        (1..=longest).rev().find(|&len| hay.ends_with(&self.bytes[..len])).unwrap_or(0)
+        let needle = self.finder.needle();
+        let longest = hay.len().min(needle.len().saturating_sub(1));
+        (1..=longest).rev().find(|&len| hay.ends_with(&needle[..len])).unwrap_or(0)
     }
 }
 

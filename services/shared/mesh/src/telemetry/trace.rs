@@ -2,34 +2,12 @@
 
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use opentelemetry::propagation::{Extractor, Injector};
+use http::Request;
+use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use tonic::Code;
 use tower::{Layer, Service};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-
-struct Headers<'a>(&'a mut HeaderMap);
-
-impl Injector for Headers<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        if let (Ok(key), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
-            self.0.insert(key, value);
-        }
-    }
-}
-
-struct Received<'a>(&'a HeaderMap);
-
-impl Extractor for Received<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
-}
 
 /// Writes the current span's context into every request.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +35,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for InjectTrace<S> {
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         let context = Span::current().context();
         opentelemetry::global::get_text_map_propagator(|propagator| {
-            propagator.inject_context(&context, &mut Headers(request.headers_mut()));
+            propagator.inject_context(&context, &mut HeaderInjector(request.headers_mut()));
         });
         self.0.call(request)
     }
@@ -123,7 +101,7 @@ pub(crate) fn server_span<B>(request: &Request<B>) -> Span {
         rpc.response.status_code = tracing::field::Empty,
     );
     let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
-        propagator.extract(&Received(request.headers()))
+        propagator.extract(&HeaderExtractor(request.headers()))
     });
     // Refused only when no OpenTelemetry layer is installed; then there is nothing to continue.
     let _ = span.set_parent(parent);

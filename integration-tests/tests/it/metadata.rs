@@ -23,9 +23,9 @@ fn limit_descriptors(pid: u32, soft: Option<u64>) -> Option<u64> {
 struct AdminPorts(Vec<Client>);
 
 impl AdminPorts {
-    fn connect(cluster: &Cluster) -> Self {
-        let connect = |role| Client::connect(&cluster.admin_addr(role)).unwrap();
-        Self(["master", "gateway"].map(connect).into())
+    fn connect(cluster: &Cluster, processes: &[&str]) -> Self {
+        let connect = |name: &&str| Client::connect(&cluster.admin_addr(name)).unwrap();
+        Self(processes.iter().map(connect).collect())
     }
 
     /// Waits until `/ready` of each role has this status, and a reason that contains `reason`.
@@ -42,32 +42,34 @@ impl AdminPorts {
     }
 }
 
+/// Stores files with large metadata, so that the log of the metadata rolls soon, until it is stopped. Returns how many
+/// were stored.
+fn store_until(stop: &AtomicBool, mut client: Client) -> usize {
+    let entries: String = (0..3).map(|n| format!("x-cstore-meta-{n}: {}\r\n", "m".repeat(1_000))).collect();
+    let mut stored = 0;
+    for n in (0..MAX_FILES).take_while(|_| !stop.load(Ordering::Relaxed)) {
+        let put = client.call("PUT", &format!("/api/files/f/{n}"), &entries, b"x").unwrap();
+        // The commit that meets the roll is repeated by its worker for 30 seconds. On a busy machine that may be too
+        // short, and then the file is refused.
+        assert!(matches!(put.status, 201 | 503), "{}", put.text());
+        stored += usize::from(put.status == 201);
+    }
+    stored
+}
+
 #[test]
 fn i12_a_master_that_cannot_open_its_next_log_file_says_so_and_goes_on_when_it_can() {
     let cluster = Cluster::one_of_each(PROGRAM).start();
     assert_eq!(cluster.ask("PUT", "/api/files/kept", b"kept").status, 201);
-    let mut admin = AdminPorts::connect(&cluster);
+    let mut admin = AdminPorts::connect(&cluster, &["master", "gateway"]);
     admin.await_ready(200, "[]");
     let pid = cluster.pid("master");
     let before = limit_descriptors(pid, Some(3));
 
-    let entries: String = (0..3).map(|n| format!("x-cstore-meta-{n}: {}\r\n", "m".repeat(1_000))).collect();
     let stop = AtomicBool::new(false);
     let stored = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut client = Client::connect(&cluster.gateway).unwrap();
-            let mut put =
-                |n: usize| client.call("PUT", &format!("/api/files/f/{n}"), &entries, b"x").unwrap().status;
-            // The commit that meets the roll is repeated by its worker for 30 seconds. On a busy machine that may be too
-            // short, and then the file is refused.
-            let statuses = (0..MAX_FILES).take_while(|_| !stop.load(Ordering::Relaxed)).map(&mut put);
-            let mut stored = 0;
-            for status in statuses {
-                assert!(matches!(status, 201 | 503), "{status}");
-                stored += usize::from(status == 201);
-            }
-            stored
-        });
+        let client = Client::connect(&cluster.gateway).unwrap();
+        let writer = scope.spawn(|| store_until(&stop, client));
         admin.await_ready(503, "metadata cannot be written");
         let large = cluster.ask("PUT", "/api/files/large", &[7; 100_000]);
         assert_eq!(large.status, 503, "{}", large.text());
@@ -84,4 +86,33 @@ fn i12_a_master_that_cannot_open_its_next_log_file_says_so_and_goes_on_when_it_c
     let stats = cluster.ask("GET", "/api/stats", b"").json();
     assert_eq!(stats["files"].as_u64(), Some(stored as u64 + 2), "what was refused is in no count");
     cluster.audit(&[]);
+}
+
+/// All roles are one process here: none of them can open a file or take a connection, and all go on when they can.
+#[test]
+fn i12_a_dev_process_without_descriptors_says_so_and_goes_on_when_it_has_some() {
+    let cluster = Cluster::one_of_each(PROGRAM).dev().start();
+    let mut admin = AdminPorts::connect(&cluster, &["dev"]);
+    let mut reader = Client::connect(&cluster.gateway).unwrap();
+    assert_eq!(reader.call("PUT", "/api/files/kept", "", b"kept").unwrap().status, 201);
+    admin.await_ready(200, "[]");
+    let mut client = Client::connect(&cluster.gateway).unwrap();
+    assert_eq!(client.call("GET", "/api/stats", "", b"").unwrap().status, 200);
+    let pid = cluster.pid("dev");
+    let before = limit_descriptors(pid, Some(3));
+
+    let stop = AtomicBool::new(false);
+    let stored = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| store_until(&stop, client));
+        admin.await_ready(503, "metadata cannot be written");
+        assert_eq!(reader.call("GET", "/api/files/kept", "", b"").unwrap().body, b"kept", "reads go on");
+        limit_descriptors(pid, before);
+        admin.await_ready(200, "[]");
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap()
+    });
+
+    assert!(stored < MAX_FILES, "the log never rolled");
+    let stats = cluster.ask("GET", "/api/stats", b"").json();
+    assert_eq!(stats["files"].as_u64(), Some(stored as u64 + 1), "what was refused is in no count");
 }

@@ -52,6 +52,8 @@ impl Appender {
             };
             let _ = sender.send(outcome);
         };
+
+        // The log may refuse the group at once. `done` runs in this call then.
         self.log.append(records, urgency, Box::new(done));
         Append { completion }
     }

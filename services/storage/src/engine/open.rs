@@ -108,6 +108,7 @@ impl Opening<'_> {
         if sessions > 0 && self.options.erase != Some(store) {
             return Err(OpenError::HoldsFiles { sessions, store });
         }
+        // Its log must have ended before its files go.
         drop(old);
 
         tracing::warn!(%store, sessions, "formatting the disk again: FRESH_START=TRUE");
@@ -121,6 +122,7 @@ impl Opening<'_> {
         let was_lowered = capacity < found.capacity;
         let was_clean = found.clean;
         let superblock = Superblock { capacity, ..found };
+
         let segment_bytes = superblock.segment_bytes;
         // Compaction can always copy a segment, and beside that there is room for releases.
         let reserve_bytes = segment_bytes + segment_bytes / 2;
@@ -136,6 +138,7 @@ impl Opening<'_> {
         };
         let volume = Volume::new(self.disk.clone(), superblock, self.lock.clone());
 
+        // Every record of the log passes the recovery, in the order of the log.
         let segments = volume.segments().map_err(OpenError::io("open segments"))?;
         let mut recovery = Recovery::default();
         let opened = Log::open(segments, log_options, &mut |record| {
@@ -159,12 +162,14 @@ impl Opening<'_> {
         let index: SharedIndex = Arc::new(Mutex::new(recovery.finish()?));
         let parts = Parts::assemble(volume, log, index, geometry, self.identity);
 
-        // A sequence alone does not tell one log from a later one: the cache counts only after a clean stop.
+        // References come last, because sets are read through the parts. A sequence alone does not tell one log from a
+        // later one, so the cache counts only after a clean stop.
         let cache = parts.volume.load_bitmap();
         let cache = cache.filter(|cache| was_clean && cache.last_seq == report.last_seq);
         count_references(&parts.index, &parts.sets, cache)?;
         parts.index.lock().adopt_orphans();
 
+        // From here on the disk counts as running: only a clean stop brings the mark and the cache back.
         parts.volume.write_superblock(SealSeq(parts.log.durable_seq()), false)?;
         parts.volume.remove_bitmap().map_err(OpenError::io("remove stale bitmap"))?;
         Ok(parts)
@@ -198,6 +203,7 @@ impl Parts {
         geometry: Geometry,
         identity: &Identity,
     ) -> Self {
+        // What several parts share.
         let volume = Arc::new(volume);
         let log = Arc::new(log);
         let counters = Counters::default();
@@ -206,6 +212,8 @@ impl Parts {
         let appender = Appender::new(log.clone());
         let sets = SetReader::new(log.clone(), index.clone());
         let blocks = BlockReader::new(log.clone(), index.clone(), counters.clone(), identity.key.clone());
+
+        // What gives space back.
         let recycler = Recycler::new(log.clone(), index.clone(), volume.clone(), counters.clone());
         let compactor = Compactor::new(CompactorParts {
             log: log.clone(),
@@ -225,6 +233,8 @@ impl Parts {
             recycler: recycler.clone(),
             compactor: compactor.clone(),
         };
+
+        // What changes the disk for requests.
         let writer = Writer {
             appender: appender.clone(),
             index: index.clone(),

@@ -34,6 +34,7 @@ impl BlockReader {
     pub(super) fn read(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         for _ in 0..MAX_READ_TRIES {
             let block = self.index.lock().block(id).ok_or(EngineError::NotFound)?;
+            // Not read again: whoever repairs it puts it anew.
             if block.bad {
                 return Err(EngineError::DataLoss);
             }

@@ -36,6 +36,7 @@ impl Recovery {
                 let set = RefSet { location: record.location, seal_seq: SealSeq(record.frame_seq) };
                 self.index.insert_refset(session, part, set);
             }
+            // The references of its sets were not counted yet, so only their records die.
             KIND_RELEASE => {
                 let session = parse_release_key(record.key)?;
                 for (_, set) in self.index.release(session, record.location) {
@@ -72,6 +73,7 @@ pub(super) fn count_references(
         return Ok(());
     }
 
+    // Nobody else has the disk yet, so the index does not change between these looks.
     let sessions: Vec<SessionId> = index.lock().sessions().collect();
     for session in sessions {
         let parts = index.lock().parts(session);

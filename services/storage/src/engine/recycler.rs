@@ -74,7 +74,10 @@ impl Recycler {
                 tracing::warn!(file = file.id, %error, "segment of the highest sequence could not be recycled");
                 continue;
             }
+
             match self.log.retire(file.id) {
+                // The index forgets the file AFTER its contents can never come back: releases that kept its sets away die
+                // with it.
                 Ok(()) => {
                     self.index.lock().remove_file(file.id);
                     retired += 1;
@@ -87,6 +90,7 @@ impl Recycler {
                 }
             }
         }
+
         self.counters.retired_files.inc_by(retired as u64);
         retired
     }

@@ -62,6 +62,7 @@ impl Releaser {
             }
         }
 
+        // One sync for many sessions.
         for group in held.chunks(MAX_GROUP) {
             match self.append_releases(group).await {
                 Ok(dropped) => {
@@ -88,6 +89,7 @@ impl Releaser {
                 other => return other,
             }
             if step == 0 {
+                // They need no copy: their space comes back with the next dead segment.
                 self.room.forget_orphans();
             }
             let mut turn = self.room.compactor.turn().await;

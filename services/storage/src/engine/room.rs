@@ -34,6 +34,7 @@ impl Room {
             return true;
         }
 
+        // The dearest comes last: orphans cost an upload its blocks, compaction costs copies.
         self.forget_orphans();
         self.recycler.reclaim_aside().await;
         self.compactor.compact_until(|| self.ledger.fits(needed)).await

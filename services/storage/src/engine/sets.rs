@@ -72,6 +72,8 @@ impl SetReader {
                 Ok(ids) => return Ok(Some(ids)),
                 Err(error) => error,
             };
+
+            // The file may have been recycled after a move: only the current place proves damage.
             match self.index.lock().refset(session, part) {
                 Some(current) if current != set && tries < MAX_READ_TRIES => set = current,
                 Some(current) if current != set => {

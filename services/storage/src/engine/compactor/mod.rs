@@ -260,6 +260,7 @@ impl Compactor {
     /// Ends the victim, out of which everything has moved that could. What is left is damaged, or a seal or release keeps
     /// it and it may move later.
     async fn finish(&self, progress: &mut Progress) -> CompactStep {
+        // A segment in which nothing is needed any more goes now; the room of its copy is settled with it.
         let Some(victim) = progress.victim.take() else { return CompactStep::Moved(0) };
         self.recycler.reclaim_aside().await;
         self.log.settle_compaction();
@@ -291,6 +292,7 @@ impl Compactor {
                 Ok(CompactStep::Idle) | Err(_) => return is_done(),
             }
 
+            // Segments that were emptied for others do not help this caller.
             let free = self.space().free;
             fruitless = if free > most_free { 0 } else { fruitless + 1 };
             most_free = most_free.max(free);
@@ -336,6 +338,7 @@ impl Compactor {
         let files = self.log.files();
         progress.looks += 1;
 
+        // In an unchanged situation the same look would find nothing again.
         let index = self.index.lock();
         let situation = Situation { died: index.died(), seq, need, room };
         if progress.fruitless == Some(situation) {

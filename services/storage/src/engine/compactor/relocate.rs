@@ -42,11 +42,13 @@ impl Relocator {
         let index = self.index.lock();
         let mut batch: Vec<Entry> = Vec::new();
         let mut bytes = 0;
+        // Bounded, so that requests do not wait long for the index.
         for entry in victim.entries.iter().skip(victim.at).take(MAX_SCAN) {
             if !index.is_live(&entry.live, entry.location) {
                 victim.at += 1;
                 continue;
             }
+            // Sets and releases are asked when they are fenced: what keeps them now may end until then.
             if matches!(entry.live, Live::Block(_)) && !index.may_move(&entry.live) {
                 victim.at += 1;
                 victim.damaged = true;
@@ -85,6 +87,7 @@ impl Relocator {
         }
 
         let bytes = batch.iter().map(|record| u64::from(record.entry.location.len)).sum();
+        // No span: a step of compaction belongs to no request.
         self.append(fence, batch).outcome().await?;
         self.counters.moved_bytes.inc_by(bytes);
         Ok(bytes)
@@ -141,9 +144,12 @@ impl Relocator {
         let mut batch = Vec::with_capacity(records.len());
         for record in records {
             let Entry { live, location, .. } = &record.entry;
+            // It died while it was read.
             if !index.is_live(live, *location) {
                 continue;
             }
+
+            // Blocks need no claim: their moves are compare-and-set.
             if live.session().is_some() {
                 if !index.may_move(live) {
                     continue;
@@ -154,6 +160,7 @@ impl Relocator {
                 }
                 claims.claim_move(fence, live);
             }
+
             batch.push(record);
         }
         batch

@@ -260,6 +260,7 @@ impl Index {
             .iter()
             .flat_map(|(file, counts)| counts.iter().map(|(offset, refs)| ((*file, *offset), *refs)))
             .collect();
+        // Counted before anything changes: a cache of another log must leave no trace.
         let place = |block: &Block| (block.location.file, block.location.offset);
         let found = self.blocks.iter().filter(|(_, block)| counts.contains_key(&place(block))).count();
         if found != counts.len() || counts.values().any(|refs| *refs == MAX_REFS) {

@@ -39,12 +39,15 @@ impl Releases {
         location: Location,
         mut graves: HashSet<u32>,
     ) -> (bool, Option<Location>) {
+        // A session can be released twice: a worker that did not know sealed more sets in between.
         let old = self.of.remove(&session);
         let replaced = old.as_ref().map(|old| old.location);
         let old = old.unwrap_or_default();
         for file in graves.difference(&old.graves) {
             self.by_grave.entry(*file).or_default().push(session);
         }
+
+        // The sets that the release before dropped must stay away, too.
         graves.extend(&old.graves);
         let release = Release { location, graves };
         let is_needed = release.is_needed();

@@ -93,6 +93,7 @@ pub(in crate::engine) fn refuse_foreign(disk: &Arc<dyn Disk>, path: &str) -> Res
 }
 
 fn segments_empty(disk: &Arc<dyn Disk>) -> bool {
+    // The superblock comes last: without it the folder counts as unformatted, and formatting begins again.
     disk.subdir(SEGMENTS_DIR).and_then(|segments| segments.list()).is_ok_and(|names| names.is_empty())
 }
 

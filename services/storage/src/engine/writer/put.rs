@@ -63,6 +63,7 @@ impl Writer {
                 self.counters.full.inc();
                 break;
             }
+            // They were checked, and other writers may have stored some of them in between.
             let next = self.put_checked(session, &again, &vec![true; again.len()]).await;
             for (i, outcome) in full.into_iter().zip(next) {
                 if let Some(place) = outcomes.get_mut(i) {
@@ -78,6 +79,7 @@ impl Writer {
     async fn put_checked(&self, session: SessionId, blocks: &[Block], good: &[bool]) -> Vec<PutOutcome> {
         let (plans, groups) = self.plan(session, blocks, good);
 
+        // In the order of the blocks: groups are cut in that order.
         let mut written: Vec<Result<(), EngineError>> = Vec::new();
         for group in groups {
             let result = self.appender.wait(group.append).await;
@@ -192,6 +194,7 @@ impl Writer {
         let index = self.index.clone();
 
         let append = self.appender.append(records, Urgency::Normal, move |committed| {
+            // The log counts the bytes from here on.
             drop(reservation);
             let mut index = index.lock();
             for (id, location) in ids.iter().zip(committed.locations) {

@@ -90,6 +90,7 @@ impl Writer {
             match self.step_with_room(part).await? {
                 Step::Return(outcome) => return Ok(outcome),
                 Step::Known(set) => return self.compare(part, set),
+                // Whether they succeed shows in the next look.
                 Step::Wait(completions) => {
                     for completion in completions {
                         let _ = completion.await;
@@ -101,6 +102,7 @@ impl Writer {
                         Err(EngineError::Full { .. }) if round + 1 < MAX_ROUNDS => continue,
                         other => other?,
                     };
+
                     self.counters.seals.inc();
                     return Ok(SealOutcome::Sealed { seal_seq, stored });
                 }
@@ -144,10 +146,12 @@ impl Writer {
         if let Some(completion) = claims.wait_for_move_of_release(session) {
             return Ok(Step::Wait(vec![completion]));
         }
+        // Its references are counted already. A second set would count them twice.
         if claims.is_sealing(session, number) {
             return Err(EngineError::Busy("this part is being sealed by another request"));
         }
 
+        // Blocks that others are writing may become durable: this seal needs no copy of them then.
         let absent = ids.iter().filter(|id| !index.has(id));
         let completions: Vec<_> = absent.filter_map(|id| claims.wait_for_block(id)).collect();
         if !completions.is_empty() {

@@ -1,0 +1,4 @@
+//! The log, over disks that lie and disks that do not.
+
+mod behaviour;
+mod crash;

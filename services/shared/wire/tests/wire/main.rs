@@ -1,0 +1,7 @@
+//! The protocol at both of its ends.
+
+mod connection;
+mod fuzz;
+mod golden;
+mod protocol;
+mod silence;

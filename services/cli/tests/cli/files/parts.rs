@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::fake::{Fake, Reply, Request};
-use crate::run::{bytes, command, cstore, etag, files_in, lines, nobody, said, status, text};
+use crate::files::fake::{Fake, Reply, Request};
+use crate::files::run::{bytes, command, cstore, etag, files_in, lines, nobody, said, status, text};
 
 /// What has become of the file of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::fake::{Fake, Reply};
-use crate::run::{bytes, command, cstore, etag, lines, said, status, text};
+use crate::files::fake::{Fake, Reply};
+use crate::files::run::{bytes, command, cstore, etag, lines, said, status, text};
 
 #[test]
 fn a_busy_gateway_is_asked_again_and_the_whole_file_is_sent_again() {

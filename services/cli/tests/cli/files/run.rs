@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
-use crate::fake::Fake;
+use crate::files::fake::Fake;
 
 pub(crate) fn command(url: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cstore"));

@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::fake::{Fake, Reply, Request};
-use crate::run::{bytes, command, cstore, files_in, interrupt, lines, said, status, text, until};
+use crate::files::fake::{Fake, Reply, Request};
+use crate::files::run::{bytes, command, cstore, files_in, interrupt, lines, said, status, text, until};
 
 #[test]
 fn a_get_that_is_cut_again_and_again_goes_on_from_what_it_has() {

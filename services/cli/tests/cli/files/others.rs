@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::fake::{Fake, Reply, Request};
-use crate::run::{command, cstore, etag, files_in, lines, nobody, said, status, text};
+use crate::files::fake::{Fake, Reply, Request};
+use crate::files::run::{command, cstore, etag, files_in, lines, nobody, said, status, text};
 
 #[test]
 fn every_refusal_has_its_status_and_its_line_of_json() {

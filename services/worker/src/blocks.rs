@@ -65,13 +65,16 @@ impl Route {
         request: &Request,
         blocks: usize,
     ) -> Result<Response, Fault> {
-        let name = match request.opcode() {
-            cstore_wire::Opcode::HaveBlocks => "HaveBlocks",
-            cstore_wire::Opcode::PutBlocks => "PutBlocks",
-            cstore_wire::Opcode::Seal => "Seal",
-            cstore_wire::Opcode::PutSeal => "PutSeal",
-            cstore_wire::Opcode::UsageOf => "UsageOf",
-            _ => "Unpin",
+        let name = match request {
+            Request::HaveBlocks { .. } => "HaveBlocks",
+            Request::PutBlocks { .. } => "PutBlocks",
+            Request::GetBlocks { .. } => "GetBlocks",
+            Request::Seal { .. } => "Seal",
+            Request::PutSeal { .. } => "PutSeal",
+            Request::Usage { .. } => "UsageOf",
+            Request::Unpin { .. } => "Unpin",
+            Request::Ping => "Ping",
+            Request::Goodbye => "Goodbye",
         };
         let span = trace::batch_span(name, node.as_str(), blocks);
         let field = trace::field(&span);

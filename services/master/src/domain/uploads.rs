@@ -325,15 +325,21 @@ fn check_condition(
     found: Option<&FoundFile>,
 ) -> Result<(), Fault> {
     match (condition, found) {
+        (WriteCondition::Any, _) | (WriteCondition::Absent, None) | (WriteCondition::Exists, Some(_)) => {
+            Ok(())
+        }
         (WriteCondition::Absent, Some(_)) => Err(taken(name)),
         (WriteCondition::Exists | WriteCondition::EtagEquals(_), None) => {
             Err(Fault { code: ErrorCode::PreconditionFailed, ..missing(name) })
         }
-        (WriteCondition::EtagEquals(etag), Some(found)) if *etag != found.record.meta.etag.to_string() => {
-            let text = format!("file has etag {}, expected {etag}", found.record.meta.etag);
+        (WriteCondition::EtagEquals(etag), Some(found)) => {
+            let current = found.record.meta.etag.to_string();
+            if *etag == current {
+                return Ok(());
+            }
+            let text = format!("file has etag {current}, expected {etag}");
             Err(Fault::new(ErrorCode::PreconditionFailed, text))
         }
-        _ => Ok(()),
     }
 }
 

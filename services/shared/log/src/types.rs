@@ -32,7 +32,7 @@ pub struct Options {
 pub struct Record {
     /// Meaning, up to the user; below 0xF0.
     pub kind: u8,
-    /// At most [`MAX_KEY`] bytes; readable at recovery without the payload.
+    /// At most [`crate::MAX_KEY`] bytes; readable at recovery without the payload.
     pub key: Bytes,
     /// Written from where it lies, never copied.
     pub payload: Bytes,

@@ -12,7 +12,7 @@
 //!   │            │         │           │            │
 //!   └─────── cstore-log ───┴── Index ──┴── Fences ──┘
 //! ```
-//! Each part is a struct whose fields say what it may touch; [`open`] puts them together.
+//! Each part is a struct whose fields say what it may touch; `open.rs` puts them together.
 //!
 //! Invariants
 //! * What is acknowledged is synced. Records enter and leave the index only by callbacks of the log, AFTER the sync.

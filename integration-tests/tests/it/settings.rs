@@ -117,6 +117,43 @@ fn env_lists_every_variable_of_the_program_with_its_default() {
     }
 }
 
+/// Defaults that the document describes, because they depend on something.
+const DESCRIBED: &[(&str, &str)] = &[
+    ("CSTORE_API_TOKENS_FILE", "`api-tokens` in `CSTORE_DATA_DIR`"),
+    ("CSTORE_CLUSTER_SECRET_FILE", "`cluster-secret` in `CSTORE_DATA_DIR`"),
+    ("CSTORE_FAILURE_DOMAIN", "the node itself"),
+    ("OTEL_SERVICE_NAME", "`cstore-<role>`"),
+];
+
+#[test]
+fn the_document_of_settings_has_the_default_of_every_variable() {
+    let document = read("docs/configuration.md");
+    let rows: BTreeMap<&str, &str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter_map(|(name, rest)| Some((name, rest.split_once(" | ")?.0)))
+        .collect();
+    for (name, values) in defaults() {
+        // Its row is that of OTEL_TRACES_SAMPLER.
+        if name == "OTEL_TRACES_SAMPLER_ARG" {
+            continue;
+        }
+        let told =
+            *rows.get(name.as_str()).unwrap_or_else(|| panic!("docs/configuration.md has no row for {name}"));
+        if let Some((_, described)) = DESCRIBED.iter().find(|(described, _)| *described == name) {
+            assert_eq!(told, *described, "{name}");
+            continue;
+        }
+        // Several roles may have several defaults. All of them must be there.
+        let words: Vec<&str> = told.split([' ', ',', ';', '`']).collect();
+        for value in &values {
+            let value = plain(value);
+            let is_told = if value.is_empty() { told == "unset" } else { words.contains(&value.as_str()) };
+            assert!(is_told, "docs/configuration.md says that {name} is {told:?}, the program {values:?}");
+        }
+    }
+}
+
 #[test]
 fn compose_and_the_chart_pass_every_variable_or_say_why_not() {
     let compose = read("deploy/compose.yaml");

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cstore_types::ErrorCode;
+
 /// Hard limit of a file without its tests.
 const MAX_LINES: usize = 600;
 
@@ -95,6 +97,27 @@ fn layouts_and_their_documents_change_together() {
         let line = format!("layout: {layout} {:08x}", crc32c::crc32c(&bytes));
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         assert!(text.contains(&line), "{document} must be checked against {layout}, and then say: {line}");
+    }
+}
+
+#[test]
+fn the_document_of_errors_has_the_renderings_of_every_code() {
+    let document = std::fs::read_to_string(root().join("docs/errors.md")).unwrap();
+    for code in ErrorCode::ALL {
+        let status = code.http_status();
+        // As the specification of gRPC writes it: NotFound is NOT_FOUND.
+        let mut grpc = String::new();
+        for c in format!("{:?}", tonic::Code::from(code.grpc_code())).chars() {
+            if c.is_uppercase() && !grpc.is_empty() {
+                grpc.push('_');
+            }
+            grpc.push(c.to_ascii_uppercase());
+        }
+        let retry = if code.is_retryable() { "yes" } else { "no" };
+        let begin = format!("| `{code}` | {status}");
+        let row = document.lines().find(|line| line.starts_with(&begin));
+        let row = row.unwrap_or_else(|| panic!("docs/errors.md has no row that begins with {begin:?}"));
+        assert!(row.contains(&format!(" | {grpc} | {retry} | ")), "{grpc}, retry {retry}: {row}");
     }
 }
 

@@ -101,13 +101,11 @@ impl Client {
         id: String,
         rng: StdRng,
         master: std::net::IpAddr,
-        sabotage: cstore_mesh::Sabotage,
         shared: Shared,
     ) -> Result<Self, cstore_mesh::MeshError> {
         let signer = Signer::new(&cluster::secret(), Caller::Gateway);
         let options = ClientOptions {
             dial: shared.resets.dial(&id),
-            sabotage,
             ..ClientOptions::new("gateway", signer, RoleMetrics::default().mesh)
         };
         let found = Discovery::of(&cluster::master_addr(master).to_string())?;

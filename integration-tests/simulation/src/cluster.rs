@@ -95,13 +95,7 @@ fn ended(
 }
 
 /// Puts the master on the network and answers its address.
-pub(crate) fn add_master(
-    sim: &mut Sim<'_>,
-    dir: PathBuf,
-    seed: u64,
-    sabotage: cstore_master::Sabotage,
-    book: &Rc<RefCell<Book>>,
-) -> IpAddr {
+pub(crate) fn add_master(sim: &mut Sim<'_>, dir: PathBuf, seed: u64, book: &Rc<RefCell<Book>>) -> IpAddr {
     let (platter, book) = (Platter::new(seed), book.clone());
     sim.host("master", move || {
         let (dir, platter, book) = (dir.clone(), platter.clone(), book.clone());
@@ -119,7 +113,6 @@ pub(crate) fn add_master(
                 ticket_ttl: TICKET_TTL,
                 snapshot_bytes: ByteSize::from_mib(64),
                 reflection: false,
-                sabotage,
             };
             let incoming = io::listen(MASTER_PORT).await?;
             let run = cstore_master::run_over(

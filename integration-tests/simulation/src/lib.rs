@@ -15,4 +15,4 @@ mod faults;
 mod io;
 mod run;
 
-pub use run::{Outcome, Sabotage, run};
+pub use run::{Outcome, run};

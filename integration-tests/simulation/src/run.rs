@@ -22,18 +22,6 @@ const TICK: Duration = Duration::from_millis(5);
 const START: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(240);
 
-/// Defects that a run can be given, to show that it finds them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sabotage {
-    /// None.
-    #[default]
-    None,
-    /// The mesh repeats calls that must not be repeated.
-    RepeatEverything,
-    /// The master takes nodes for ready that are down.
-    LeasesNeverEnd,
-}
-
 /// What a run was like.
 #[derive(Debug)]
 pub struct Outcome {
@@ -53,7 +41,7 @@ pub struct Outcome {
 ///
 /// # Panics
 /// When the machine gives no temporary folder.
-pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
+pub fn run(seed: u64) -> Outcome {
     let dir = folder();
     let mut rng = StdRng::seed_from_u64(seed);
     cstore_types::seed_identities(rng.random());
@@ -74,15 +62,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
         resets: Resets::default(),
         clients: CLIENTS,
     };
-    let in_master = match sabotage {
-        Sabotage::LeasesNeverEnd => cstore_master::Sabotage::LeasesNeverEnd,
-        Sabotage::None | Sabotage::RepeatEverything => cstore_master::Sabotage::None,
-    };
-    let in_mesh = match sabotage {
-        Sabotage::RepeatEverything => cstore_mesh::Sabotage::RepeatEverything,
-        Sabotage::None | Sabotage::LeasesNeverEnd => cstore_mesh::Sabotage::None,
-    };
-    let master = cluster::add_master(&mut sim, dir.path().into(), rng.random(), in_master, &shared.book);
+    let master = cluster::add_master(&mut sim, dir.path().into(), rng.random(), &shared.book);
     for n in 1..=cluster::WORKERS {
         cluster::add_worker(&mut sim, n, master, &shared.resets, &shared.book);
     }
@@ -92,7 +72,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     let clients: Vec<String> = (1..=CLIENTS).map(|n| format!("client-{n}")).collect();
     for id in &clients {
         let (own, rng, shared) = (id.clone(), StdRng::seed_from_u64(rng.random()), shared.clone());
-        sim.client(id.as_str(), async move { Client::new(own, rng, master, in_mesh, shared)?.run().await });
+        sim.client(id.as_str(), async move { Client::new(own, rng, master, shared)?.run().await });
     }
     // One latency for each link, so that what is sent in one moment does not draw for the order of its arrival.
     let everyone: Vec<String> = cluster::nodes().into_iter().chain(clients.iter().cloned()).collect();

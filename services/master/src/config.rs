@@ -34,19 +34,6 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
     pub tls: Option<Tls>,
-    /// A defect on purpose, to show that tests find it; a program can only have none.
-    pub sabotage: Sabotage,
-}
-
-/// Ways to break the master.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sabotage {
-    /// A working master.
-    #[default]
-    None,
-    /// A node that was ready once is so for ever.
-    #[cfg(feature = "faulty")]
-    LeasesNeverEnd,
 }
 
 impl Config {
@@ -74,7 +61,6 @@ impl Config {
             reflection: env.boolean("CSTORE_REFLECTION", true),
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
-            sabotage: Sabotage::None,
         }
     }
 
@@ -92,10 +78,6 @@ impl Config {
 
     /// Heartbeats that may be missed before a node is lost.
     pub fn lease(&self) -> Duration {
-        #[cfg(feature = "faulty")]
-        if self.sabotage == Sabotage::LeasesNeverEnd {
-            return Duration::from_secs(1 << 30);
-        }
         self.heartbeat * 5
     }
 }

@@ -16,6 +16,6 @@ mod metrics;
 mod run;
 mod store;
 
-pub use config::{Config, Sabotage};
+pub use config::Config;
 pub use run::{RunError, Simulated, run, run_over};
 pub use store::MetaError;

@@ -3,19 +3,19 @@
 use std::ops::Range;
 use std::time::Duration;
 
-#[cfg(feature = "faulty")]
+#[cfg(feature = "simulated")]
 thread_local! {
     static SEEDED: std::cell::RefCell<Option<rand::rngs::StdRng>> = const { std::cell::RefCell::new(None) };
 }
 
 /// From now on the draws of this thread follow from `seed`. For simulations only.
-#[cfg(feature = "faulty")]
+#[cfg(feature = "simulated")]
 pub fn seed_chance(seed: u64) {
     SEEDED.set(Some(rand::SeedableRng::seed_from_u64(seed)));
 }
 
 fn draw<T: rand::distr::uniform::SampleUniform + PartialOrd + Clone>(range: Range<T>) -> T {
-    #[cfg(feature = "faulty")]
+    #[cfg(feature = "simulated")]
     if let Some(drawn) =
         SEEDED.with_borrow_mut(|rng| rng.as_mut().map(|rng| rand::RngExt::random_range(rng, range.clone())))
     {

@@ -21,7 +21,7 @@
 //! client       layers of one call              server   layers of one served call
 //! endpoints    which endpoint gets a call
 //! transport    connections, TLS, the channel of one endpoint
-//! telemetry · error · jitter · sabotage
+//! telemetry · error · jitter
 //! ```
 //! `server` stands beside `client`: it needs `transport` only, and neither imports the other.
 
@@ -33,7 +33,6 @@ mod endpoints;
 mod error;
 mod jitter;
 pub mod member;
-mod sabotage;
 mod server;
 mod telemetry;
 mod transport;
@@ -45,9 +44,8 @@ pub use endpoints::discovery::{Class, Discovery, Endpoints};
 pub use endpoints::manager::EndpointManager as Keeper;
 pub use endpoints::service::Service;
 pub use error::MeshError;
-#[cfg(feature = "faulty")]
+#[cfg(feature = "simulated")]
 pub use jitter::seed_chance;
-pub use sabotage::Sabotage;
 pub use server::stack::{GrpcServer, HealthHandle, ServerOptions};
 pub use telemetry::exemplar;
 pub use telemetry::metrics::{MeshMetrics, RoleMetrics};

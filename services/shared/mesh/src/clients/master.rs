@@ -27,12 +27,11 @@ macro_rules! master_client {
             /// A client with other bounds.
             pub fn with_bounds(service: &Service, bounds: CallBounds) -> Self {
                 let channel = service.channel();
-                let repeats = service.sabotage.repeats_everything();
                 let stack =
                     CallStack { bounds, budget: Budget::default(), metrics: service.metrics.clone() };
                 Self {
                     $($name: {
-                        let method = Method { path: $path, idempotent: $idempotent || repeats };
+                        let method = Method { path: $path, idempotent: $idempotent };
                         let client = $client::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
                         stack.unary(method, move |request: Request<v1::$request>| {
                             let mut client = client.clone();

@@ -10,7 +10,6 @@ use crate::endpoints::discovery::Discovery;
 use crate::endpoints::endpoint::Endpoint;
 use crate::endpoints::manager::EndpointManager;
 use crate::endpoints::set::EndpointSet;
-use crate::sabotage::Sabotage;
 use crate::telemetry::metrics::ServiceMetrics;
 use crate::transport::channel::{ClientOptions, GrpcChannel, connection};
 use crate::transport::io::Target;
@@ -20,7 +19,6 @@ use crate::transport::io::Target;
 pub struct Service {
     balance: Balance,
     pub(crate) metrics: ServiceMetrics,
-    pub(crate) sabotage: Sabotage,
 }
 
 impl Service {
@@ -53,7 +51,7 @@ impl Service {
         };
         let news = Arc::default();
         let manager = EndpointManager { set, discovery, connect, changes, metrics: metrics.clone(), news };
-        (Self { balance, metrics, sabotage: options.sabotage }, manager)
+        (Self { balance, metrics }, manager)
     }
 
     /// Returns a channel that sends each call to an endpoint with few calls in flight.

@@ -11,7 +11,6 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::error::MeshError;
-use crate::sabotage::Sabotage;
 use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::trace::InjectTraceLayer;
 use crate::transport::credentials::AddCredentialsLayer;
@@ -39,15 +38,13 @@ pub struct ClientOptions {
     pub dial: Dial,
     /// Where calls are counted.
     pub metrics: MeshMetrics,
-    /// A defect on purpose; a program can only have none.
-    pub sabotage: Sabotage,
 }
 
 impl ClientOptions {
     /// The usual bounds, over TCP.
     pub fn new(role: &'static str, signer: Signer, metrics: MeshMetrics) -> Self {
         let connect_timeout = Duration::from_secs(2);
-        Self { role, signer, connect_timeout, dial: Dial::tcp(), metrics, sabotage: Sabotage::None }
+        Self { role, signer, connect_timeout, dial: Dial::tcp(), metrics }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cstore_mesh::member::{connect_master, follow_view};
 use cstore_mesh::{
-    ClientOptions, Dial, Discovery, Keeper, MeshError, MeshMetrics, Protocol, RoleMetrics, Service,
+    ClientOptions, Dial, Discovery, EndpointManager, MeshError, MeshMetrics, Protocol, RoleMetrics, Service,
     WorkerClients,
 };
 use cstore_node::admin::{PartState, Readiness};
@@ -91,7 +91,7 @@ fn connect(
     secret: &ClusterSecret,
     (metrics, mesh): (Metrics, &MeshMetrics),
     readiness: Readiness,
-) -> Result<(App, Keeper), MeshError> {
+) -> Result<(App, EndpointManager), MeshError> {
     let options = ClientOptions {
         dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc),
         ..ClientOptions::new("gateway", Signer::new(secret, Caller::Gateway), mesh.clone())

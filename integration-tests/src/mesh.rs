@@ -13,8 +13,8 @@ use cstore_proto::Signer;
 pub fn service(name: &'static str, addr: &str, signer: &Signer) -> Service {
     let options = ClientOptions::new("test", signer.clone(), MeshMetrics::default());
     let discovery = Discovery::of(addr).expect("the address is one");
-    let (service, keeper) = Service::new(name, discovery, &options);
-    drop(spawn("endpoints of a test", keeper.run()));
+    let (service, manager) = Service::new(name, discovery, &options);
+    drop(spawn("endpoints of a test", manager.run()));
     service
 }
 

@@ -1,19 +1,21 @@
-//! TCP ports of loopback that no other test of this machine uses meanwhile.
+//! Reservation of TCP ports on loopback, so that tests that run at the same time on one machine never share a port.
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The ports that tests take: below the range that the system gives to outgoing connections, as a client could have such
-/// a port while its server is being restarted.
+/// First port that tests use, and how many follow it. The range ends below the ports that the system assigns to outgoing
+/// connections: otherwise a client could occupy a server's port while the server restarts.
 const FIRST: u16 = 16_000;
 const COUNT: u16 = 16_000;
 
-/// A port that is reserved until this is dropped, whether somebody listens on it or not.
+/// A port that is reserved until the value is dropped, whether a server listens on it or not.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// Locked. The lock goes with the process, so a killed test leaves nothing behind.
+    /// The locked file of the reservation. The system releases the lock with the process, so a killed test leaves no
+    /// reservation.
     _lock: File,
 }
 
@@ -26,7 +28,7 @@ impl Port {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         // Processes begin in different places, so that they seldom meet.
         let start = std::process::id().wrapping_mul(97);
-        let locks = std::env::temp_dir().join("cstore-test-ports");
+        let locks = folder();
         std::fs::create_dir_all(&locks).expect("a temporary folder can be made");
 
         for _ in 0..COUNT {
@@ -46,6 +48,12 @@ impl Port {
     }
 }
 
+/// Returns the folder of the reservations. Each user has one: another user's could not be written.
+fn folder() -> PathBuf {
+    let user = rustix::process::getuid().as_raw();
+    std::env::temp_dir().join(format!("cstore-test-ports-{user}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,10 +61,7 @@ mod tests {
     #[test]
     fn a_port_is_given_once_until_it_is_given_back() {
         let ports: Vec<Port> = (0..50).map(|_| Port::reserve()).collect();
-        let lock_of = |port: &Port| {
-            File::create(std::env::temp_dir().join("cstore-test-ports").join(port.number.to_string()))
-                .unwrap()
-        };
+        let lock_of = |port: &Port| File::create(folder().join(port.number.to_string())).unwrap();
         for (at, port) in ports.iter().enumerate() {
             assert!(ports[..at].iter().all(|other| other.number != port.number));
             assert!(lock_of(port).try_lock().is_err(), "another process could take {}", port.number);

@@ -1,4 +1,5 @@
-//! Who sends a request, and whether the sender may: tokens, rights of routes, pages of other sites.
+//! Authentication and authorization of REST requests: API tokens, the right that each route needs, and the refusal of
+//! requests that pages of other sites make.
 
 pub(crate) mod bearer;
 pub(crate) mod origin;

@@ -109,12 +109,12 @@ impl Client {
             ..ClientOptions::new("gateway", signer, RoleMetrics::default().mesh)
         };
         let found = Discovery::of(&cluster::master_addr(master).to_string())?;
-        let (service, keeper) = Service::new("master", found, &options);
-        drop(spawn("endpoints of the master", keeper.run()));
+        let (service, manager) = Service::new("master", found, &options);
+        drop(spawn("endpoints of the master", manager.run()));
         let master = MasterClient::new(&service);
         let (sender, members) = watch::channel(Endpoints::new());
-        let (service, keeper) = Service::new("worker", Discovery::Members(members), &options);
-        drop(spawn("endpoints of the workers", keeper.run()));
+        let (service, manager) = Service::new("worker", Discovery::Members(members), &options);
+        drop(spawn("endpoints of the workers", manager.run()));
         drop(spawn("view", follow(master.clone(), sender)));
         Ok(Self { id, rng, shared, master, workers: WorkerClients::new(service), open: Vec::new() })
     }

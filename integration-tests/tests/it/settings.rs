@@ -117,7 +117,7 @@ fn env_lists_every_variable_of_the_program_with_its_default() {
     }
 }
 
-/// Defaults that the document describes, because they depend on something.
+/// Variables whose default depends on other settings, with the words of the document for it.
 const DESCRIBED: &[(&str, &str)] = &[
     ("CSTORE_API_TOKENS_FILE", "`api-tokens` in `CSTORE_DATA_DIR`"),
     ("CSTORE_CLUSTER_SECRET_FILE", "`cluster-secret` in `CSTORE_DATA_DIR`"),
@@ -134,7 +134,7 @@ fn the_document_of_settings_has_the_default_of_every_variable() {
         .filter_map(|(name, rest)| Some((name, rest.split_once(" | ")?.0)))
         .collect();
     for (name, values) in defaults() {
-        // Its row is that of OTEL_TRACES_SAMPLER.
+        // The row of OTEL_TRACES_SAMPLER documents this variable, too.
         if name == "OTEL_TRACES_SAMPLER_ARG" {
             continue;
         }
@@ -144,7 +144,7 @@ fn the_document_of_settings_has_the_default_of_every_variable() {
             assert_eq!(told, *described, "{name}");
             continue;
         }
-        // Several roles may have several defaults. All of them must be there.
+        // Roles may have different defaults. The document must name all of them.
         let words: Vec<&str> = told.split([' ', ',', ';', '`']).collect();
         for value in &values {
             let value = plain(value);

@@ -105,7 +105,7 @@ fn the_document_of_errors_has_the_renderings_of_every_code() {
     let document = std::fs::read_to_string(root().join("docs/errors.md")).unwrap();
     for code in ErrorCode::ALL {
         let status = code.http_status();
-        // As the specification of gRPC writes it: NotFound is NOT_FOUND.
+        // Converts the name of the code to the spelling of the gRPC specification: NotFound becomes NOT_FOUND.
         let mut grpc = String::new();
         for c in format!("{:?}", tonic::Code::from(code.grpc_code())).chars() {
             if c.is_uppercase() && !grpc.is_empty() {
@@ -143,7 +143,7 @@ fn dependencies(manifest: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// Whether `name` stands in the text as a word, as a crate does in Rust.
+/// Returns true if Rust source text mentions the crate `name` as a whole word.
 fn names_crate(text: &str, name: &str) -> bool {
     let name = match name {
         "md-5" => "md5".to_owned(),

@@ -91,8 +91,8 @@ async fn list_with(cluster: &Cluster, tls: &Tls) -> Result<v1::ListFilesResponse
     let dial = Dial::secured(Some(tls), Protocol::Grpc);
     let signer = Signer::new(&cluster.secret(), Caller::Operator);
     let options = ClientOptions { dial, ..ClientOptions::new("test", signer, MeshMetrics::default()) };
-    let (service, keeper) = Service::new("master", Discovery::of(&cluster.master).unwrap(), &options);
-    drop(cstore_node::shutdown::spawn("endpoints", keeper.run()));
+    let (service, manager) = Service::new("master", Discovery::of(&cluster.master).unwrap(), &options);
+    drop(cstore_node::shutdown::spawn("endpoints", manager.run()));
     MasterClient::new(&service).list_files(v1::ListFilesRequest::default()).await
 }
 

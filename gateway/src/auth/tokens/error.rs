@@ -1,27 +1,27 @@
-//! The error of a token file.
+//! Errors of reading a token file.
 
 use std::io;
 
 use crate::auth::tokens::entry::EntryError;
 
-/// Why a token file cannot be used.
+/// A token file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
-    /// It is not there, or cannot be read.
+    /// The file is missing or cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Somebody else could read or change it.
+    /// The file's mode lets other users read or change it.
     #[error("mode {0:03o} lets others use it; run chmod 600 on it")]
     Mode(u32),
-    /// More than a gateway takes.
+    /// The file exceeds the limits of a gateway.
     #[error("more than 10,000 tokens or 4 MiB")]
     TooLarge,
-    /// A line is none.
+    /// A line is not a valid token entry.
     #[error("line {line}: {error}")]
     Line {
-        /// Counted from 1.
+        /// Line number, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The rule that the line breaks.
         error: EntryError,
     },
 }

@@ -116,7 +116,7 @@ fn check_values(golden: &mut GoldenFile) {
         assert_eq!(SessionRecord::decode(&bytes), Ok(record), "{title}");
     }
 
-    // Of a program that kept whether the session had committed, and not what.
+    // Tombstones of value version 2 do not record what the session had published, so a commit of one is unknown.
     for (had_committed, ending) in [(0, Ending::Aborted), (1, Ending::Unknown)] {
         let bytes = [2, 2, had_committed, 0, 0, 0, 0, 0, 0, 0, had_committed];
         assert_eq!(SessionRecord::decode(&bytes), Ok(SessionRecord::Ended(ending)));

@@ -28,7 +28,7 @@ use super::DamageKind;
 const VERSION: u8 = 1;
 /// Version of a file with user metadata.
 const WITH_METADATA: u8 = 2;
-/// Version of a tombstone that keeps whether its session had committed, and not what. Only read.
+/// Version of a tombstone that records whether its session had committed, but not what it had published. Never written.
 const WITH_VERSION: u8 = 2;
 /// Version of a tombstone that keeps how its session ended.
 const WITH_ENDING: u8 = 3;
@@ -140,13 +140,14 @@ pub(crate) enum Ending {
     Removed {
         /// The version of the file that the commit published.
         version: u64,
-        /// What the commit published.
+        /// Checksum of the name and content that the commit published.
         publication: Publication,
     },
 }
 
-/// Recognises what a commit published, its name and content, after the record of the file is gone: CRC-32C of the name,
-/// a zero byte and the CRC-32C of the recipe root. A repeated commit must bring the same.
+/// Checksum of the name and content that a commit published: CRC-32C over the name, a zero byte and the CRC-32C of the
+/// recipe root. Kept after the record of the file is gone: a repeated commit MUST match it, otherwise it would succeed
+/// for a file that is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Publication(pub(crate) u32);
 

@@ -1,4 +1,4 @@
-//! Groups on their way to the committer, and everything else that the committer shares with its callers.
+//! The queue of groups that wait for the committer, and the other state that the committer shares with its callers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -11,15 +11,15 @@ use crate::error::LogError;
 use crate::file::Files;
 use crate::types::{Done, Observer, Options, Record, Urgency};
 
-/// How the thread ends.
+/// Request to end the committer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Stop {
-    /// It goes on.
+    /// The committer continues.
     #[default]
     No,
-    /// It drains the queue and seals the file.
+    /// The committer drains the queue, seals the active file and ends.
     Close,
-    /// It leaves everything as it is.
+    /// The committer ends at once and fails the groups that wait.
     Abandon,
 }
 
@@ -38,7 +38,7 @@ impl Queue {
     }
 }
 
-/// Records that land together, and who is to be told.
+/// Records that become durable together, with the callback for their outcome.
 pub(crate) struct Group {
     pub(crate) records: Vec<Record>,
     pub(crate) key_bytes: usize,
@@ -69,14 +69,14 @@ impl Group {
     }
 }
 
-/// What the committer and its callers share.
+/// State that the committer and its callers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) files: Files,
     pub(crate) options: Options,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) wake: Condvar,
-    /// Highest frame_seq whose sync has returned.
+    /// Highest sequence of a frame whose sync has returned.
     pub(crate) durable_seq: AtomicU64,
     pub(crate) poisoned: Mutex<Option<Arc<LogError>>>,
     pub(crate) observer: Observed,
@@ -89,7 +89,7 @@ impl Shared {
     }
 }
 
-/// Who is told of group commits; nobody at first.
+/// The observer of group commits, once it is set.
 #[derive(Default)]
 pub(crate) struct Observed(OnceLock<Observer>);
 

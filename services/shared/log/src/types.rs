@@ -1,106 +1,107 @@
-//! The nouns of the log: options, records, places, files.
+//! Types of the log's interface: options, records, locations, files.
 
 use bytes::Bytes;
 use cstore_types::CommitFacts;
 
 use crate::error::LogError;
 
-/// How a log is laid out and bounded.
+/// Layout and limits of a log.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Seeds every checksum; a log of another owner is refused.
+    /// Identity of the owner. Seeds every checksum, so that a log of another owner is refused.
     pub owner: [u8; 16],
     /// Standard size of a file, a multiple of 4 KiB. A group that needs more gets a larger file.
     pub file_bytes: u64,
-    /// Bound of all files together.
+    /// Limit of the bytes of all files together.
     pub max_bytes: u64,
-    /// Room that normal groups leave, wherever it lies: in the active file, in recycled ones or in new ones.
+    /// Bytes that [`Urgency::Normal`] groups leave free, counted over the active file, recycled files and new files.
     pub reserve_bytes: u64,
-    /// The part of the reserve that urgent groups leave too: only compaction may use it.
+    /// Part of the reserve that [`Urgency::Urgent`] groups leave free, too: only compaction uses it.
     pub compaction_bytes: u64,
-    /// A frame takes groups up to this many bytes (at least one group).
+    /// Limit of the bytes of a frame. A frame always holds at least one group, whatever its size.
     pub max_frame_bytes: usize,
-    /// Bytes that may wait for the disk.
+    /// Limit of the bytes that wait for the disk. Groups beyond it are refused as busy.
     pub max_queue_bytes: usize,
-    /// Sequences up to this one were used, whatever the files say: the ones that held them may be gone. 0 when the
-    /// owner keeps no record of it.
+    /// Highest sequence that the owner knows to be used. The log continues above it, also if the files that held such
+    /// sequences are gone. 0 if the owner keeps no record.
     pub least_seq: u64,
 }
 
 /// One record.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Meaning, up to the user; below 0xF0.
+    /// Kind of the record, defined by the owner; below 0xF0.
     pub kind: u8,
     /// At most [`crate::MAX_KEY`] bytes; readable at recovery without the payload.
     pub key: Bytes,
-    /// Written from where it lies, never copied.
+    /// Payload. Written from its own buffer, never copied.
     pub payload: Bytes,
 }
 
-/// Where a payload lies.
+/// Location of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Location {
-    /// The file; ids are never used twice.
+    /// Id of the file. Ids are never reused.
     pub file: u32,
-    /// First byte.
+    /// Offset of the first byte in the file.
     pub offset: u32,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
 }
 
 /// A durable group.
 #[derive(Debug, Clone, Copy)]
 pub struct Committed<'a> {
-    /// Sequence of its frame: grows with every group commit, never goes back on one disk.
+    /// Sequence of the frame. Grows with every group commit and never decreases on one disk.
     pub frame_seq: u64,
-    /// Where its payloads lie, in the order of its records.
+    /// Locations of the payloads, in the order of the group's records.
     pub locations: &'a [Location],
-    /// The frame that it shares with other groups.
+    /// Facts of the frame, which several groups may share.
     pub frame: CommitFacts,
 }
 
-/// Told of every group commit, on the committer's thread: it must not wait for anything.
+/// Callback for every group commit. Runs on the committer's thread, so it MUST NOT block.
 pub type Observer = Box<dyn Fn(&CommitFacts) + Send + Sync>;
 
-/// Told once, for every outcome: on the committer's thread in order of the log, or at once when refused.
+/// Callback for the outcome of one group, called exactly once: on the committer's thread in the order of the log, or
+/// inside of the append if the group is refused.
 pub type Done = Box<dyn FnOnce(Result<Committed<'_>, LogError>) + Send>;
 
-/// Whether a group may use the reserve.
+/// Share of the reserve that a group may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
     /// New data.
     Normal,
-    /// What makes room, or must work on a full disk.
+    /// Records that free space, or must be written on a full disk.
     Urgent,
-    /// What is copied out of a file so that it can be retired: it may take all that is left, because more comes back.
+    /// Copies out of a file that is to be retired. They may use all free space, because the retired file returns more.
     Compaction,
 }
 
-/// What a file is.
+/// State of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileState {
     /// Frames are being appended.
     Active,
-    /// Ends in a footer.
+    /// The file ends in a footer.
     Sealed,
-    /// Left by a process that did not stop in good order; complete up to its end.
+    /// A process left the file without shutting down cleanly. All its frames are complete.
     Cut,
 }
 
 /// A file of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileInfo {
-    /// Its id.
+    /// Id of the file.
     pub id: u32,
-    /// Bytes on disk.
+    /// Size on the disk in bytes.
     pub size: u64,
     /// Bytes up to the end of the last frame.
     pub used: u64,
-    /// Records in it.
+    /// Number of records.
     pub records: u64,
-    /// What it is.
+    /// State of the file.
     pub state: FileState,
-    /// First and last frame_seq, when it has frames.
+    /// First and last sequence of its frames; `None` if the file has no frame.
     pub seqs: Option<(u64, u64)>,
 }

@@ -41,7 +41,7 @@ pub use client::call::{CallBounds, Unary};
 pub use clients::master::MasterClient;
 pub use clients::worker::{Attempts, TransferClient, WorkerClients};
 pub use endpoints::discovery::{Class, Discovery, Endpoints};
-pub use endpoints::manager::EndpointManager as Keeper;
+pub use endpoints::manager::EndpointManager;
 pub use endpoints::service::Service;
 pub use error::MeshError;
 #[cfg(feature = "simulated")]

@@ -31,8 +31,8 @@ impl Appender {
 
     /// Hands a group to the log.
     ///
-    /// As soon as the group is durable, `apply` runs on the thread of the log: BEFORE the append returns to anybody, and
-    /// also if nobody waits for it any more. If the write fails, `apply` is dropped without a call, so everything that
+    /// Once the group is durable, `apply` runs on the committer's thread: BEFORE any caller learns the outcome, and also if
+    /// no caller waits any more. If the write fails, `apply` is dropped without a call, so everything that
     /// it owns MUST undo itself when it is dropped (fences, reservations, counted references).
     pub(super) fn append<T: Send + 'static>(
         &self,
@@ -61,7 +61,7 @@ impl Appender {
     /// Waits until a group of a request is durable, in a span of its own.
     ///
     /// # Errors
-    /// Of the log. Whether the group is durable is unknown after [`EngineError::ReadOnly`].
+    /// [`EngineError`] of the log. After [`EngineError::ReadOnly`] it is unknown whether the group is durable.
     pub(super) async fn wait<T>(&self, append: Append<T>) -> Result<T, EngineError> {
         let span = self.spans.begin();
         let (value, frame) = append.outcome().instrument(span.clone()).await?;
@@ -74,7 +74,7 @@ impl<T> Append<T> {
     /// Waits until the group is durable.
     ///
     /// # Errors
-    /// As [`Appender::wait`].
+    /// The errors of [`Appender::wait`].
     pub(super) async fn outcome(self) -> Result<(T, CommitFacts), EngineError> {
         self.completion.await.unwrap_or_else(|_| Err(EngineError::writer_gone()))
     }

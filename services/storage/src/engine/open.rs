@@ -186,7 +186,7 @@ impl Parts {
     /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and the clean mark.
     ///
     /// # Errors
-    /// Of the disk. The next start recovers all the same.
+    /// [`EngineError`] of the disk. The next start recovers all the same.
     pub(super) fn close(&self) -> Result<(), EngineError> {
         self.log.close()?;
         let seal_seq = SealSeq(self.log.durable_seq());
@@ -203,7 +203,7 @@ impl Parts {
         geometry: Geometry,
         identity: &Identity,
     ) -> Self {
-        // What several parts share.
+        // Shared by several parts.
         let volume = Arc::new(volume);
         let log = Arc::new(log);
         let counters = Counters::default();
@@ -213,7 +213,7 @@ impl Parts {
         let sets = SetReader::new(log.clone(), index.clone());
         let blocks = BlockReader::new(log.clone(), index.clone(), counters.clone(), identity.key.clone());
 
-        // What gives space back.
+        // Parts that return space.
         let recycler = Recycler::new(log.clone(), index.clone(), volume.clone(), counters.clone());
         let compactor = Compactor::new(CompactorParts {
             log: log.clone(),
@@ -234,7 +234,7 @@ impl Parts {
             compactor: compactor.clone(),
         };
 
-        // What changes the disk for requests.
+        // Parts that write for requests.
         let writer = Writer {
             appender: appender.clone(),
             index: index.clone(),

@@ -44,7 +44,7 @@ impl SetReader {
     /// Returns the payload of a set after it was verified.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// The errors of [`Self::read`].
     pub(super) fn read_payload(
         &self,
         session: SessionId,
@@ -59,7 +59,8 @@ impl SetReader {
     /// Returns the ids of a set that may be moved or released while it is read; `None` if it was released.
     ///
     /// # Errors
-    /// As [`Self::read`], if the set is still at the place that failed; [`EngineError::Busy`] if it keeps moving.
+    /// The errors of [`Self::read`] if the set is still at the location that failed; [`EngineError::Busy`] if the set keeps
+    /// moving.
     pub(super) fn read_current(
         &self,
         session: SessionId,
@@ -89,7 +90,7 @@ impl SetReader {
     /// Returns the ids in all sets of a session.
     ///
     /// # Errors
-    /// As [`Self::read_current`].
+    /// The errors of [`Self::read_current`].
     pub(super) fn ids_of(&self, session: SessionId) -> Result<Vec<BlockId>, EngineError> {
         let parts = self.index.lock().parts(session);
         let mut ids = Vec::new();

@@ -178,7 +178,7 @@ impl FaultyDisk {
         world.faults.push((verb, done + nth, fault));
     }
 
-    /// From now on every sync of a file returns at once and does nothing, as on a disk that lies about its cache.
+    /// Makes every later sync of a file return at once without effect, as on a disk that lies about its cache.
     pub fn ignore_syncs(&self) {
         self.world.lock().ignores_syncs = true;
     }

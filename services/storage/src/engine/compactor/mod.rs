@@ -189,7 +189,7 @@ impl Compactor {
     /// Like [`Self::step`], for a caller that keeps others from compacting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`Self::step`].
     pub(super) async fn step_in(
         &self,
         turn: &mut CompactionTurn<'_>,

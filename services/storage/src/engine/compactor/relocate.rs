@@ -166,7 +166,7 @@ impl Relocator {
         batch
     }
 
-    /// Waits until one of the records may move. Returns false if there is none.
+    /// Waits until one of the kept records may move. Returns false if `kept` is empty.
     pub(super) async fn wait_until_free(&self, kept: &[Entry]) -> bool {
         if kept.is_empty() {
             return false;

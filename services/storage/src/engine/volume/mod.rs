@@ -50,7 +50,7 @@ impl Volume {
     /// goes back, also if two callers looked at the log at different times.
     ///
     /// # Errors
-    /// Of the disk. The superblock before is still valid.
+    /// [`EngineError::Io`]. The previous superblock stays valid.
     pub(super) fn write_superblock(&self, seal_seq: SealSeq, clean: bool) -> Result<(), EngineError> {
         let _writing = self.writes.lock();
         let written = self.superblock();
@@ -61,7 +61,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Reads the derived cache. Returns `None` if there is none, or it cannot be used.
+    /// Reads the derived cache. Returns `None` if the cache is missing or cannot be used.
     pub(super) fn load_bitmap(&self) -> Option<Bitmap> {
         let file = self.disk.open(BITMAP_FILE).ok()?;
         let len = usize::try_from(file.size().ok()?.min(self.bitmap_allowance())).ok()?;
@@ -74,7 +74,7 @@ impl Volume {
     /// references from the sets.
     ///
     /// # Errors
-    /// Of the disk. There is no cache then, or a partial one, which the next start refuses.
+    /// [`EngineError::Io`]. No cache or a partial one is left, and the next start ignores a partial one.
     pub(super) fn save_bitmap(&self, bitmap: &Bitmap) -> Result<(), EngineError> {
         let bytes = bitmap.encode(self.store());
         let write = || -> io::Result<()> {

@@ -100,7 +100,7 @@ fn segments_empty(disk: &Arc<dyn Disk>) -> bool {
 /// Formats an empty folder.
 ///
 /// # Errors
-/// Of the disk. The folder can be formatted again.
+/// [`OpenError::Io`]. The folder can be formatted again.
 pub(in crate::engine) fn format(
     disk: &Arc<dyn Disk>,
     identity: &Identity,
@@ -131,7 +131,7 @@ pub(in crate::engine) fn format(
 /// The superblock is removed last, so that a crash in between leaves a disk that is still ours and can be erased again.
 ///
 /// # Errors
-/// Of the disk.
+/// The error of the disk. A part may be erased then, and the erase can be repeated.
 pub(in crate::engine) fn erase(disk: &Arc<dyn Disk>) -> io::Result<()> {
     let segments = disk.subdir(SEGMENTS_DIR)?;
     for name in segments.list()? {

@@ -21,7 +21,7 @@ pub(in crate::engine) enum SlotContents {
 /// Reads all slots.
 ///
 /// # Errors
-/// Of the disk.
+/// The error of the disk.
 pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> {
     let file = match disk.open(SUPERBLOCK_FILE) {
         Ok(file) => file,
@@ -60,7 +60,7 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
 /// Writes the slot of the superblock's sequence number and syncs it.
 ///
 /// # Errors
-/// Of the disk. The slots before are as they were.
+/// The error of the disk. The other slots are unchanged.
 pub(in crate::engine) fn write(disk: &Arc<dyn Disk>, superblock: &Superblock) -> io::Result<()> {
     let file = match disk.open(SUPERBLOCK_FILE) {
         Ok(file) => file,

@@ -11,7 +11,7 @@ use crate::engine::error::EngineError;
 use crate::engine::fences::{ClaimsGuard, Completion, Fence};
 use crate::engine::space::{GROUP_OVERHEAD, Reservation};
 
-/// What is to be done with one block of a put.
+/// The plan for one block of a put.
 enum BlockPlan {
     Done(PutOutcome),
     /// It is one of the next group of new blocks.

@@ -90,7 +90,7 @@ impl Writer {
             match self.step_with_room(part).await? {
                 Step::Return(outcome) => return Ok(outcome),
                 Step::Known(set) => return self.compare(part, set),
-                // Whether they succeed shows in the next look.
+                // Their outcomes do not matter here: the next step looks at the index again.
                 Step::Wait(completions) => {
                     for completion in completions {
                         let _ = completion.await;

@@ -22,7 +22,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// Says when the process is about to end.
     pub(crate) readiness: Readiness,
-    /// Set once, when the gateway could serve for the first time; later failures are told request by request.
+    /// Set once, when the gateway could serve for the first time; later failures are told request
+    /// by request.
     pub(crate) started: std::sync::atomic::AtomicBool,
 }
 

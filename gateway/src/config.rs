@@ -21,16 +21,20 @@ pub struct Config {
     pub anonymous: bool,
     /// `CSTORE_API_TOKENS_FILE`: the API tokens, by their hashes.
     pub tokens_file: PathBuf,
-    /// `CSTORE_MAX_CONNECTIONS`: of clients at a time. Beyond it those without a request make room; when all are busy, more
-    /// wait in the kernel's queue.
+    /// `CSTORE_MAX_CONNECTIONS`: of clients at a time. Beyond it those without a request make room;
+    /// when all are busy, more wait in the kernel's queue.
     pub max_connections: usize,
-    /// `CSTORE_MAX_CONNECTIONS_PER_ADDRESS`: of one client address; more are refused when all of these are busy.
+    /// `CSTORE_MAX_CONNECTIONS_PER_ADDRESS`: of one client address; more are refused when all of
+    /// these are busy.
     pub max_connections_per_address: usize,
-    /// `CSTORE_MIN_RATE`: bytes per second that a client must send or take while it is waited for; 0 demands nothing.
+    /// `CSTORE_MIN_RATE`: bytes per second that a client must send or take while it is waited for;
+    /// 0 demands nothing.
     pub min_rate: u64,
-    /// `CSTORE_HEADER_TIMEOUT_MS`: for the head of a request, from the first byte or the end of the answer before.
+    /// `CSTORE_HEADER_TIMEOUT_MS`: for the head of a request, from the first byte or the end of the
+    /// answer before.
     pub header_timeout: Duration,
-    /// `CSTORE_IDLE_TIMEOUT_MS`: a body, either way, that makes no progress for this long is given up.
+    /// `CSTORE_IDLE_TIMEOUT_MS`: a body, either way, that makes no progress for this long is given
+    /// up.
     pub idle_timeout: Duration,
     /// `CSTORE_DRAIN_TIMEOUT_MS`: for requests that run when the gateway stops.
     pub drain_timeout: Duration,
@@ -38,7 +42,8 @@ pub struct Config {
     pub retry_step: Duration,
     /// `CSTORE_JAEGER_UI_URL`: where the web page links traces to.
     pub jaeger_ui: Option<UiUrl>,
-    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
+    /// whole process.
     pub tls: Option<Tls>,
 }
 
@@ -46,7 +51,10 @@ impl Config {
     /// Whether only this machine can reach the gateway.
     pub(crate) fn is_local(&self) -> bool {
         let host = self.listen_host.as_str();
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 
     /// Reads the variables; mistakes stay in `env` until its `finish`.
@@ -64,7 +72,11 @@ impl Config {
             max_connections: usize::try_from(connections).unwrap_or(1_024),
             max_connections_per_address: usize::try_from(per_address).unwrap_or(512),
             min_rate: env.number("CSTORE_MIN_RATE", 1_024, 0..=1 << 20),
-            header_timeout: env.duration_ms("CSTORE_HEADER_TIMEOUT_MS", seconds(10), bounds.clone()),
+            header_timeout: env.duration_ms(
+                "CSTORE_HEADER_TIMEOUT_MS",
+                seconds(10),
+                bounds.clone(),
+            ),
             idle_timeout: env.duration_ms("CSTORE_IDLE_TIMEOUT_MS", seconds(60), bounds),
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             retry_step: env.duration_ms(
@@ -72,8 +84,10 @@ impl Config {
                 cstore_node::backoff::DEFAULT_STEP,
                 Duration::from_millis(1)..=seconds(60),
             ),
-            jaeger_ui: env
-                .optional("CSTORE_JAEGER_UI_URL", "an http or https URL without user, query and fragment"),
+            jaeger_ui: env.optional(
+                "CSTORE_JAEGER_UI_URL",
+                "an http or https URL without user, query and fragment",
+            ),
             tls: None,
         }
     }
@@ -82,5 +96,6 @@ impl Config {
 /// Where the API tokens are: `CSTORE_API_TOKENS_FILE`, or `api-tokens` in `CSTORE_DATA_DIR`.
 pub fn tokens_file(env: &mut Env<'_>) -> PathBuf {
     let data = env.path("CSTORE_DATA_DIR", "./data");
-    env.optional_path("CSTORE_API_TOKENS_FILE").unwrap_or_else(|| data.join("api-tokens"))
+    env.optional_path("CSTORE_API_TOKENS_FILE")
+        .unwrap_or_else(|| data.join("api-tokens"))
 }

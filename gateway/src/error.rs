@@ -1,9 +1,10 @@
-//! The one rendering of failures: problem details (RFC 9457) as `application/problem+json`, with the code and the trace
-//! id as members of our own. `error` says the same once more, for clients of before.
+//! The one rendering of failures: problem details (RFC 9457) as `application/problem+json`, with
+//! the code and the trace id as members of our own. `error` says the same once more, for clients of
+//! before.
 //!
-//! A handler returns [`ApiError`]; it travels in the response's extensions to the outermost layer, which knows
-//! the trace id and calls [`ApiError::render`]. What is not the caller's business (addresses, internal failures)
-//! is logged with the trace id and never sent.
+//! A handler returns [`ApiError`]; it travels in the response's extensions to the outermost layer,
+//! which knows the trace id and calls [`ApiError::render`]. What is not the caller's business
+//! (addresses, internal failures) is logged with the trace id and never sent.
 
 use std::time::Duration;
 
@@ -33,10 +34,17 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after =
             matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable).then_some(DEFAULT_RETRY);
-        Self { code, message: message.into(), status, retry_after, header: None }
+        Self {
+            code,
+            message: message.into(),
+            status,
+            retry_after,
+            header: None,
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -49,27 +57,41 @@ impl ApiError {
 
     /// A path that has no route.
     pub(crate) fn no_route() -> Self {
-        Self::new(ErrorCode::NotFound, "no such path; GET / lists what there is")
+        Self::new(
+            ErrorCode::NotFound,
+            "no such path; GET / lists what there is",
+        )
     }
 
     /// A route that does not take this method: 405, which has no code of its own.
     pub(crate) fn wrong_method() -> Self {
         let error = Self::invalid("this path does not take this method");
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, ..error }
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            ..error
+        }
     }
 
     /// A POST to a file without a verb behind its name.
     pub(crate) fn no_verb() -> Self {
         let error = Self::invalid("a POST to a file needs :copy or :rename behind its name");
         let allow = (ALLOW, HeaderValue::from_static("GET, HEAD, PUT, DELETE"));
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, header: Some(allow), ..error }
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            header: Some(allow),
+            ..error
+        }
     }
 
     /// A range outside of a file of `size` bytes.
     pub(crate) fn unsatisfiable(size: u64) -> Self {
-        let error = Self::new(ErrorCode::RangeNotSatisfiable, format!("the file has {size} bytes"));
-        let header =
-            HeaderValue::from_str(&format!("bytes */{size}")).ok().map(|value| (CONTENT_RANGE, value));
+        let error = Self::new(
+            ErrorCode::RangeNotSatisfiable,
+            format!("the file has {size} bytes"),
+        );
+        let header = HeaderValue::from_str(&format!("bytes */{size}"))
+            .ok()
+            .map(|value| (CONTENT_RANGE, value));
         Self { header, ..error }
     }
 
@@ -91,14 +113,19 @@ impl ApiError {
     /// What may be sent about it. Causes inside of the cluster stay in the log.
     fn public_message(&self) -> &str {
         match self.code {
-            ErrorCode::Internal => "internal error; the log of the gateway tells more under this trace id",
+            ErrorCode::Internal => {
+                "internal error; the log of the gateway tells more under this trace id"
+            }
             ErrorCode::DataLoss => "stored bytes of this file are damaged or gone",
             _ => &self.message,
         }
     }
 
     fn problem(&self, trace_id: &str) -> Problem {
-        let (code, detail) = (self.code.as_str().to_owned(), self.public_message().to_owned());
+        let (code, detail) = (
+            self.code.as_str().to_owned(),
+            self.public_message().to_owned(),
+        );
         let title = self.status.canonical_reason().unwrap_or("Error").to_owned();
         Problem {
             r#type: format!("urn:cstore:error:{code}"),
@@ -107,7 +134,11 @@ impl ApiError {
             detail: detail.clone(),
             code: code.clone(),
             trace_id: trace_id.to_owned(),
-            error: Earlier { code, message: detail, trace_id: trace_id.to_owned() },
+            error: Earlier {
+                code,
+                message: detail,
+                trace_id: trace_id.to_owned(),
+            },
         }
     }
 
@@ -120,10 +151,16 @@ impl ApiError {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.code == ErrorCode::Unauthenticated {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"cstore\""));
+            headers.insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"cstore\""),
+            );
         }
         if let Some(after) = self.retry_after {
             headers.insert(
@@ -143,8 +180,14 @@ impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let code = cstore_proto::code_of(&status);
         let ours = status.get_details_error_info().is_some();
-        if !ours && matches!(code, ErrorCode::Unauthenticated | ErrorCode::PermissionDenied) {
-            // An inner door does not let this gateway in: nothing that its client has done, or could do.
+        if !ours
+            && matches!(
+                code,
+                ErrorCode::Unauthenticated | ErrorCode::PermissionDenied
+            )
+        {
+            // An inner door does not let this gateway in: nothing that its client has done, or
+            // could do.
             return Self::new(ErrorCode::Internal, status.message().to_owned());
         }
         let message = if ours || code == ErrorCode::Internal {
@@ -152,7 +195,9 @@ impl From<Status> for ApiError {
         } else {
             tracing::warn!(%code, message = status.message(), "a call inside of the cluster failed");
             match code {
-                ErrorCode::Deadline => "the cluster did not answer in time; whether it happened is unknown",
+                ErrorCode::Deadline => {
+                    "the cluster did not answer in time; whether it happened is unknown"
+                }
                 ErrorCode::Unavailable => "a part of the cluster cannot be reached; try again",
                 _ => "a part of the cluster refused the call",
             }
@@ -160,7 +205,10 @@ impl From<Status> for ApiError {
         };
         let error = Self::new(code, message);
         let retry_after = cstore_proto::retry_after(&status).or(error.retry_after);
-        Self { retry_after, ..error }
+        Self {
+            retry_after,
+            ..error
+        }
     }
 }
 
@@ -198,10 +246,17 @@ mod tests {
             let challenged = response.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(challenged, code == ErrorCode::Unauthenticated, "{code}");
             let retried = matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable);
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), retried, "{code}");
+            assert_eq!(
+                response.headers().contains_key(RETRY_AFTER),
+                retried,
+                "{code}"
+            );
             let json = body(response).await;
             assert_eq!(json["type"], format!("urn:cstore:error:{code}"));
-            assert_eq!((&json["status"], &json["trace_id"]), (&code.http_status().into(), &"abc".into()));
+            assert_eq!(
+                (&json["status"], &json["trace_id"]),
+                (&code.http_status().into(), &"abc".into())
+            );
             assert_eq!(
                 (&json["error"]["code"], &json["code"]),
                 (&code.as_str().into(), &code.as_str().into())
@@ -219,13 +274,19 @@ mod tests {
     async fn all_codes_come_through_from_the_services_with_their_message() {
         for code in ErrorCode::ALL {
             let error = ApiError::from(cstore_proto::status(code, "said the master"));
-            assert_eq!((error.code(), error.message.as_str()), (code, "said the master"));
+            assert_eq!(
+                (error.code(), error.message.as_str()),
+                (code, "said the master")
+            );
         }
     }
 
     #[test]
     fn i13_a_gateway_that_is_not_let_in_does_not_blame_its_client() {
-        for status in [Status::unauthenticated("the bearer expired"), Status::permission_denied("not open")] {
+        for status in [
+            Status::unauthenticated("the bearer expired"),
+            Status::permission_denied("not open"),
+        ] {
             let error = ApiError::from(status);
             assert_eq!(error.code(), ErrorCode::Internal);
             assert!(!error.public_message().contains("bearer"), "{error:?}");
@@ -241,16 +302,25 @@ mod tests {
 
     #[test]
     fn the_delay_that_a_service_asks_for_is_passed_on_in_whole_seconds() {
-        let status =
-            cstore_proto::status_with_retry(ErrorCode::Overloaded, "busy", Duration::from_millis(1_200));
-        assert_eq!(ApiError::from(status).render("").headers()[RETRY_AFTER], "2");
+        let status = cstore_proto::status_with_retry(
+            ErrorCode::Overloaded,
+            "busy",
+            Duration::from_millis(1_200),
+        );
+        assert_eq!(
+            ApiError::from(status).render("").headers()[RETRY_AFTER],
+            "2"
+        );
     }
 
     #[test]
     fn a_range_outside_says_how_long_the_file_is() {
         let response = ApiError::unsatisfiable(7).render("");
         assert_eq!(
-            (response.status().as_u16(), &response.headers()[CONTENT_RANGE]),
+            (
+                response.status().as_u16(),
+                &response.headers()[CONTENT_RANGE]
+            ),
             (416, &HeaderValue::from_static("bytes */7"))
         );
     }

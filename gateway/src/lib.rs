@@ -1,11 +1,13 @@
-//! The gateway: the only public part, REST over HTTP. It holds no state: every answer is the master's or a worker's.
+//! The gateway: the only public part, REST over HTTP. It holds no state: every answer is the
+//! master's or a worker's.
 //!
 //! ```text
 //! client ── HTTP ──> listener (bounds) ──> api::router (trace, metrics, auth, ready) ──> api::* (one verb a file)
 //!                                                                                         ├─> transfer ──> worker
 //!                                                                                         └─> master
 //! ```
-//! Folders and files, from the top down. A file imports only from its own folder and from those below it:
+//! Folders and files, from the top down. A file imports only from its own folder and from those
+//! below it:
 //!
 //! ```text
 //! run                   puts one gateway together
@@ -16,8 +18,8 @@
 //! http                  bodies and headers of requests
 //! config · metrics · error · problem · ui_url
 //! ```
-//! A request is refused as early as it can be judged; a body is read only when it will be used, and never held: a
-//! slow worker slows the client. Errors have one shape, see `docs/errors.md`.
+//! A request is refused as early as it can be judged; a body is read only when it will be used, and
+//! never held: a slow worker slows the client. Errors have one shape, see `docs/errors.md`.
 
 mod api;
 mod app;

@@ -9,7 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Labels of one answer. Routes are templates and statuses are codes of our own, so both are closed sets.
+/// Labels of one answer. Routes are templates and statuses are codes of our own, so both are closed
+/// sets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
     method: &'static str,
@@ -49,7 +50,11 @@ impl Metrics {
             sent: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("gateway");
-        registry.register("requests", "Answers by method, route and status", metrics.answers.clone());
+        registry.register(
+            "requests",
+            "Answers by method, route and status",
+            metrics.answers.clone(),
+        );
         registry.register(
             "request_seconds",
             "Time to the head of the answer, by method and route",
@@ -60,7 +65,11 @@ impl Metrics {
             "Requests whose answer has no head yet",
             metrics.in_flight.clone(),
         );
-        registry.register("connections", "Open connections of clients", metrics.connections.clone());
+        registry.register(
+            "connections",
+            "Open connections of clients",
+            metrics.connections.clone(),
+        );
         registry.register(
             "connections_sent_away",
             "Connections without a request that made room for others",
@@ -76,7 +85,11 @@ impl Metrics {
             "File bytes of uploads that were stored",
             metrics.received.clone(),
         );
-        registry.register("sent_bytes", "File bytes that downloads were answered with", metrics.sent.clone());
+        registry.register(
+            "sent_bytes",
+            "File bytes that downloads were answered with",
+            metrics.sent.clone(),
+        );
         metrics
     }
 
@@ -100,8 +113,17 @@ impl Metrics {
 
     pub(crate) fn answered(&self, method: &http::Method, route: &str, status: u16, took: Duration) {
         let (method, route) = (closed(method), route.to_owned());
-        self.answers.get_or_create(&Answer { method, route: route.clone(), status }).inc();
-        observe(&self.seconds.get_or_create(&Route { method, route }), took.as_secs_f64());
+        self.answers
+            .get_or_create(&Answer {
+                method,
+                route: route.clone(),
+                status,
+            })
+            .inc();
+        observe(
+            &self.seconds.get_or_create(&Route { method, route }),
+            took.as_secs_f64(),
+        );
     }
 
     pub(crate) fn received(&self, bytes: u64) {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cstore_mesh::member::{connect_master, follow_view};
 use cstore_mesh::{
-    ClientOptions, Dial, Discovery, EndpointManager, MeshError, MeshMetrics, Protocol, RoleMetrics, Service,
-    WorkerClients,
+    ClientOptions, Dial, Discovery, EndpointManager, MeshError, MeshMetrics, Protocol, RoleMetrics,
+    Service, WorkerClients,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::spawn;
@@ -42,7 +42,8 @@ pub enum Error {
 /// Serves until the shutdown.
 ///
 /// # Errors
-/// When the master's address is none, or the token file cannot be used. A master that is away is waited for.
+/// When the master's address is none, or the token file cannot be used. A master that is away is
+/// waited for.
 pub fn run(
     config: Config,
     secret: ClusterSecret,
@@ -56,12 +57,22 @@ pub fn run(
     readiness.set(view::PART, PartState::NotReady("starting".to_owned()));
     async move {
         let tokens = tokens(&config)?;
-        let auth = Auth { anonymous: config.anonymous, tokens: tokens.clone() };
-        let (app, manager) =
-            connect(config, auth, &secret, (own, &metrics.mesh), readiness.clone()).map_err(Error::Mesh)?;
+        let auth = Auth {
+            anonymous: config.anonymous,
+            tokens: tokens.clone(),
+        };
+        let (app, manager) = connect(
+            config,
+            auth,
+            &secret,
+            (own, &metrics.mesh),
+            readiness.clone(),
+        )
+        .map_err(Error::Mesh)?;
         let app = Arc::new(app);
         let tasks = TaskGroup::new(shutdown.child());
-        // It outlives the shutdown, as that of the master: requests that drain still call. It ends with the last client.
+        // It outlives the shutdown, as that of the master: requests that drain still call. It ends
+        // with the last client.
         drop(spawn("endpoints of the workers", manager.run()));
         let follow = follow_view(
             app.master.clone(),
@@ -71,8 +82,14 @@ pub fn run(
             tasks.shutdown().clone(),
         );
         drop(tasks.spawn("follow the cluster", follow));
-        drop(tasks.spawn("follow the token file", tokens.follow(tasks.shutdown().clone())));
-        drop(tasks.spawn("wait for the cluster", announce(app.clone(), tasks.shutdown().clone())));
+        drop(tasks.spawn(
+            "follow the token file",
+            tokens.follow(tasks.shutdown().clone()),
+        ));
+        drop(tasks.spawn(
+            "wait for the cluster",
+            announce(app.clone(), tasks.shutdown().clone()),
+        ));
         let drain = app.config.drain_timeout;
         server::serve(listener, router::router(app.clone()), app, shutdown).await;
         tasks.drain(drain).await;
@@ -81,8 +98,13 @@ pub fn run(
 }
 
 fn tokens(config: &Config) -> Result<Arc<TokenFile>, Error> {
-    let refused = |error| Error::Tokens { path: config.tokens_file.display().to_string(), error };
-    TokenFile::open(config.tokens_file.clone()).map(Arc::new).map_err(refused)
+    let refused = |error| Error::Tokens {
+        path: config.tokens_file.display().to_string(),
+        error,
+    };
+    TokenFile::open(config.tokens_file.clone())
+        .map(Arc::new)
+        .map_err(refused)
 }
 
 fn connect(
@@ -94,7 +116,11 @@ fn connect(
 ) -> Result<(App, EndpointManager), MeshError> {
     let options = ClientOptions {
         dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc),
-        ..ClientOptions::new("gateway", Signer::new(secret, Caller::Gateway), mesh.clone())
+        ..ClientOptions::new(
+            "gateway",
+            Signer::new(secret, Caller::Gateway),
+            mesh.clone(),
+        )
     };
     let master = connect_master(&config.master_addr.to_string(), &options)?;
     let cluster = Cluster::new();

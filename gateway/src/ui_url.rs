@@ -5,8 +5,9 @@ use std::str::FromStr;
 
 use http::Uri;
 
-/// An absolute `http` or `https` URL without credentials, query, fragment or slash at its end. It becomes the begin of
-/// links in the page of everybody, so nothing else is taken: a URL of another scheme could run as a script.
+/// An absolute `http` or `https` URL without credentials, query, fragment or slash at its end. It
+/// becomes the begin of links in the page of everybody, so nothing else is taken: a URL of another
+/// scheme could run as a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UiUrl(String);
 
@@ -26,8 +27,12 @@ impl FromStr for UiUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidUiUrl> {
         let uri: Uri = text.parse().map_err(|_| InvalidUiUrl)?;
-        let scheme = uri.scheme_str().is_some_and(|scheme| scheme == "http" || scheme == "https");
-        let host = uri.authority().is_some_and(|at| !at.as_str().contains('@') && !at.host().is_empty());
+        let scheme = uri
+            .scheme_str()
+            .is_some_and(|scheme| scheme == "http" || scheme == "https");
+        let host = uri
+            .authority()
+            .is_some_and(|at| !at.as_str().contains('@') && !at.host().is_empty());
         if !scheme || !host || uri.query().is_some() || text.contains('#') {
             return Err(InvalidUiUrl);
         }
@@ -48,8 +53,14 @@ mod tests {
     #[test]
     fn only_plain_web_addresses_are_taken() {
         let parse = |text: &str| text.parse::<UiUrl>().ok().map(|url| url.to_string());
-        assert_eq!(parse("http://127.0.0.1:16686/").as_deref(), Some("http://127.0.0.1:16686"));
-        assert_eq!(parse("https://traces.example/ui").as_deref(), Some("https://traces.example/ui"));
+        assert_eq!(
+            parse("http://127.0.0.1:16686/").as_deref(),
+            Some("http://127.0.0.1:16686")
+        );
+        assert_eq!(
+            parse("https://traces.example/ui").as_deref(),
+            Some("https://traces.example/ui")
+        );
         for wrong in [
             "",
             "traces.example",

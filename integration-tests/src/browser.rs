@@ -1,7 +1,9 @@
-//! A headless Chromium, driven over the DevTools protocol through its pipe: no port, no driver, no client library.
+//! A headless Chromium, driven over the DevTools protocol through its pipe: no port, no driver, no
+//! client library.
 //!
-//! Messages are JSON, each ended by a zero byte: ours on the browser's descriptor 3, its own on descriptor 4. One thread
-//! reads; answers go to who waits, and of events only the errors of pages are kept.
+//! Messages are JSON, each ended by a zero byte: ours on the browser's descriptor 3, its own on
+//! descriptor 4. One thread reads; answers go to who waits, and of events only the errors of pages
+//! are kept.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -46,7 +48,8 @@ impl Browser {
     /// # Panics
     /// When it does not come up.
     pub fn start_or_skip(what: &str) -> Option<Self> {
-        // A browser beside everything else takes longer than any bound on two cores: `make page-test` runs them alone.
+        // A browser beside everything else takes longer than any bound on two cores: `make
+        // page-test` runs them alone.
         if !std::env::vars().any(|(key, _)| key == "CSTORE_BROWSER") {
             crate::tools::find_or_skip("CSTORE_BROWSER (make page-test)", what);
             return None;
@@ -56,38 +59,78 @@ impl Browser {
             return None;
         };
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
-        // The pipes of a child are its standard ones; a shell moves them to where the browser looks.
+        // The pipes of a child are its standard ones; a shell moves them to where the browser
+        // looks.
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 0</dev/null 1>&2"])
             .arg(program)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-            .args(["--disable-dev-shm-usage", "--no-first-run", "--disable-sync", "--mute-audio"])
-            .args(["--remote-debugging-pipe", "--lang=en-US", "--force-color-profile=srgb"])
-            .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+            ])
+            .args([
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--disable-sync",
+                "--mute-audio",
+            ])
+            .args([
+                "--remote-debugging-pipe",
+                "--lang=en-US",
+                "--force-color-profile=srgb",
+            ])
+            .arg(format!(
+                "--user-data-dir={}",
+                dir.path().join("profile").display()
+            ))
             .arg("about:blank")
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let mut child = command.spawn().expect("the browser starts");
-        let (to, from) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+        let (to, from) = (
+            child.stdin.take().expect("a pipe"),
+            child.stdout.take().expect("a pipe"),
+        );
         let heard: Arc<Mutex<Heard>> = Arc::default();
         let ears = heard.clone();
         std::thread::spawn(move || listen(from, &ears));
-        let mut browser = Self { child, to, heard, next: 0, session: String::new(), dir };
+        let mut browser = Self {
+            child,
+            to,
+            heard,
+            next: 0,
+            session: String::new(),
+            dir,
+        };
         let target = until("a page of the browser", PATIENCE, || {
             let found = browser.call("Target.getTargets", json!({}));
-            let page = found["targetInfos"].as_array()?.iter().find(|target| target["type"] == "page")?;
+            let page = found["targetInfos"]
+                .as_array()?
+                .iter()
+                .find(|target| target["type"] == "page")?;
             page["targetId"].as_str().map(str::to_owned)
         });
-        let attached = browser.call("Target.attachToTarget", json!({"targetId": target, "flatten": true}));
-        browser.session = attached["sessionId"].as_str().expect("a session").to_owned();
+        let attached = browser.call(
+            "Target.attachToTarget",
+            json!({"targetId": target, "flatten": true}),
+        );
+        browser.session = attached["sessionId"]
+            .as_str()
+            .expect("a session")
+            .to_owned();
         for domain in ["Page", "Runtime", "Log", "DOM", "Network"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
         let downloads = browser.downloads().display().to_string();
-        browser.call("Browser.setDownloadBehavior", json!({"behavior": "allow", "downloadPath": downloads}));
+        browser.call(
+            "Browser.setDownloadBehavior",
+            json!({"behavior": "allow", "downloadPath": downloads}),
+        );
         Some(browser)
     }
 
@@ -104,14 +147,18 @@ impl Browser {
         self.next += 1;
         let id = self.next;
         let mut message = json!({"id": id, "method": method, "params": params});
-        if !self.session.is_empty() && !method.starts_with("Browser.") && !method.starts_with("Target.") {
+        if !self.session.is_empty()
+            && !method.starts_with("Browser.")
+            && !method.starts_with("Target.")
+        {
             message["sessionId"] = self.session.clone().into();
         }
         let mut bytes = message.to_string().into_bytes();
         bytes.push(0);
         self.to.write_all(&bytes).expect("the browser listens");
-        let answer =
-            until(&format!("an answer to {method}"), PATIENCE, || self.heard.lock().answers.remove(&id));
+        let answer = until(&format!("an answer to {method}"), PATIENCE, || {
+            self.heard.lock().answers.remove(&id)
+        });
         assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
         answer["result"].clone()
     }
@@ -133,11 +180,16 @@ impl Browser {
     pub fn eval(&mut self, expression: &str) -> Value {
         let wanted = json!({"expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true});
         let found = self.call("Runtime.evaluate", wanted);
-        assert!(found["exceptionDetails"].is_null(), "{expression}: {}", found["exceptionDetails"]);
+        assert!(
+            found["exceptionDetails"].is_null(),
+            "{expression}: {}",
+            found["exceptionDetails"]
+        );
         found["result"]["value"].clone()
     }
 
-    /// Waits until an expression is true in the page, or has some other value that is not false, null, 0 or empty.
+    /// Waits until an expression is true in the page, or has some other value that is not false,
+    /// null, 0 or empty.
     ///
     /// # Panics
     /// When it does not become so in time.
@@ -149,7 +201,8 @@ impl Browser {
         })
     }
 
-    /// A click of the mouse in the middle of an element. What moved away meanwhile is clicked again where it is.
+    /// A click of the mouse in the middle of an element. What moved away meanwhile is clicked again
+    /// where it is.
     ///
     /// # Panics
     /// When it is not there, or always has something else before it.
@@ -162,7 +215,8 @@ impl Browser {
                  {{capture: true, once: true}}); 0"
             ));
             for kind in ["mousePressed", "mouseReleased"] {
-                let event = json!({"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1});
+                let event =
+                    json!({"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1});
                 self.call("Input.dispatchMouseEvent", event);
             }
             if self.eval("window.wasHit") == true {
@@ -179,7 +233,10 @@ impl Browser {
              const at = [r.x + r.width / 2, r.y + r.height / 2]; const hit = document.elementFromPoint(...at); \
              return hit && (e.contains(hit) || hit.contains(e)) ? at : null; }})()"
         ));
-        (found[0].as_f64().expect("a number"), found[1].as_f64().expect("a number"))
+        (
+            found[0].as_f64().expect("a number"),
+            found[1].as_f64().expect("a number"),
+        )
     }
 
     /// Lets files of the disk fall onto an element, as from a file manager.
@@ -187,7 +244,10 @@ impl Browser {
         let (x, y) = self.middle(selector);
         for kind in ["dragEnter", "dragOver", "drop"] {
             let data = json!({"items": [], "files": files, "dragOperationsMask": 1});
-            self.call("Input.dispatchDragEvent", json!({"type": kind, "x": x, "y": y, "data": data}));
+            self.call(
+                "Input.dispatchDragEvent",
+                json!({"type": kind, "x": x, "y": y, "data": data}),
+            );
         }
     }
 
@@ -200,7 +260,8 @@ impl Browser {
             _ => (0, ""),
         };
         for kind in ["keyDown", "keyUp"] {
-            let mut event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});
+            let mut event =
+                json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});
             if kind == "keyDown" && !text.is_empty() {
                 event["text"] = text.into();
             }
@@ -216,14 +277,14 @@ impl Browser {
     /// Bytes a second that go out; `None` is as fast as can be.
     pub fn throttle_uploads(&mut self, rate: Option<u32>) {
         let rate = rate.map_or(-1, i64::from);
-        let conditions =
-            json!({"offline": false, "latency": 0, "downloadThroughput": -1, "uploadThroughput": rate});
+        let conditions = json!({"offline": false, "latency": 0, "downloadThroughput": -1, "uploadThroughput": rate});
         self.call("Network.emulateNetworkConditions", conditions);
     }
 
     /// The size of the window, and `light` or `dark`.
     pub fn look(&mut self, width: u32, height: u32, scheme: &str) {
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.call("Emulation.setDeviceMetricsOverride", metrics);
         // A window of another system lays them over the page.
         self.call("Emulation.setScrollbarsHidden", json!({"hidden": true}));
@@ -237,7 +298,9 @@ impl Browser {
     /// When it cannot be written.
     pub fn screenshot(&mut self, path: &Path) {
         let shot = self.call("Page.captureScreenshot", json!({"format": "png"}));
-        let bytes = STANDARD.decode(shot["data"].as_str().expect("a picture")).expect("base64");
+        let bytes = STANDARD
+            .decode(shot["data"].as_str().expect("a picture"))
+            .expect("base64");
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
         std::fs::write(path, bytes).expect("the picture can be written");
     }
@@ -251,7 +314,9 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // The browser's own processes are in the group that was made for it.
-        let group = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let group = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(group) = group {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
@@ -282,7 +347,9 @@ fn complaint(message: &Value) -> Option<String> {
     let params = &message["params"];
     match message["method"].as_str()? {
         "Runtime.exceptionThrown" => Some(params["exceptionDetails"].to_string()),
-        "Log.entryAdded" if params["entry"]["level"] == "error" => Some(params["entry"].to_string()),
+        "Log.entryAdded" if params["entry"]["level"] == "error" => {
+            Some(params["entry"].to_string())
+        }
         "Runtime.consoleAPICalled" if params["type"] == "error" => Some(params["args"].to_string()),
         _ => None,
     }

@@ -50,7 +50,8 @@ pub struct Cluster {
 fn write_secret(path: &Path) {
     let text = ClusterSecret::generate().expect("the system has random numbers");
     std::fs::write(path, text.expose()).expect("the secret can be written");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("its mode can be set");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .expect("its mode can be set");
 }
 
 impl Builder {
@@ -92,7 +93,8 @@ impl Builder {
     /// A variable of one process.
     #[must_use]
     pub fn env_of(mut self, name: &str, key: &str, value: &str) -> Self {
-        self.env_of.push((name.to_owned(), key.to_owned(), value.to_owned()));
+        self.env_of
+            .push((name.to_owned(), key.to_owned(), value.to_owned()));
         self
     }
 
@@ -143,17 +145,25 @@ impl Builder {
         let mut roles = BTreeMap::new();
         if self.dev {
             let ports = [("STORAGE_PORT", free_port()), ("WORKER_PORT", free_port())];
-            roles
-                .insert("dev".to_owned(), ports.map(|(key, port)| (key.to_owned(), port.to_string())).into());
+            roles.insert(
+                "dev".to_owned(),
+                ports
+                    .map(|(key, port)| (key.to_owned(), port.to_string()))
+                    .into(),
+            );
         } else {
             roles.insert("master".to_owned(), BTreeMap::new());
             roles.insert("gateway".to_owned(), BTreeMap::new());
-            for (role, key, count) in
-                [("storage", "STORAGE_PORT", self.storages), ("worker", "WORKER_PORT", self.workers)]
-            {
+            for (role, key, count) in [
+                ("storage", "STORAGE_PORT", self.storages),
+                ("worker", "WORKER_PORT", self.workers),
+            ] {
                 for n in 1..=count {
                     let name = format!("{role}-{n}");
-                    let own = [("CSTORE_NODE_ID", name.clone()), (key, free_port().to_string())];
+                    let own = [
+                        ("CSTORE_NODE_ID", name.clone()),
+                        (key, free_port().to_string()),
+                    ];
                     roles.insert(name, own.map(|(key, value)| (key.to_owned(), value)).into());
                 }
             }
@@ -212,7 +222,10 @@ impl Cluster {
     /// # Panics
     /// When there is no such process.
     pub fn set_env_of(&mut self, name: &str, key: &str, value: &str) {
-        let own = self.roles.get_mut(name).expect("the process is part of the cluster");
+        let own = self
+            .roles
+            .get_mut(name)
+            .expect("the process is part of the cluster");
         own.insert(key.to_owned(), value.to_owned());
     }
 
@@ -226,7 +239,8 @@ impl Cluster {
     /// # Panics
     /// When it cannot be read.
     pub fn secret(&self) -> ClusterSecret {
-        let text = std::fs::read_to_string(self.dir().join(SECRET_FILE)).expect("the secret is there");
+        let text =
+            std::fs::read_to_string(self.dir().join(SECRET_FILE)).expect("the secret is there");
         ClusterSecret::parse(&text).expect("the secret is valid")
     }
 
@@ -244,9 +258,18 @@ impl Cluster {
     /// When it cannot be run or does not end well.
     pub fn admin_command(&self, args: &[&str]) -> String {
         let mut command = Command::new(&self.program);
-        let output = command.arg("admin").args(args).env_clear().envs(&self.env).output();
+        let output = command
+            .arg("admin")
+            .args(args)
+            .env_clear()
+            .envs(&self.env)
+            .output();
         let output = output.expect("the program runs");
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("it prints text")
     }
 
@@ -260,7 +283,11 @@ impl Cluster {
     /// # Panics
     /// When it is not running.
     pub fn pid(&self, name: &str) -> u32 {
-        self.children.lock().get(name).expect("the process runs").id()
+        self.children
+            .lock()
+            .get(name)
+            .expect("the process runs")
+            .id()
     }
 
     /// Address of a node, host:port.
@@ -268,8 +295,14 @@ impl Cluster {
     /// # Panics
     /// When there is no such node.
     pub fn addr(&self, name: &str) -> String {
-        let own = self.roles.get(name).expect("the node is part of the cluster");
-        let port = own.iter().find(|(key, _)| key.ends_with("_PORT")).expect("the node has a port");
+        let own = self
+            .roles
+            .get(name)
+            .expect("the node is part of the cluster");
+        let port = own
+            .iter()
+            .find(|(key, _)| key.ends_with("_PORT"))
+            .expect("the node has a port");
         format!("127.0.0.1:{}", port.1)
     }
 
@@ -280,9 +313,14 @@ impl Cluster {
     pub fn admin_addr(&self, name: &str) -> String {
         until(&format!("admin port of {name}"), PATIENCE, || {
             let log = self.log(name);
-            let line = log.lines().rev().find(|line| line.contains("admin port is open"))?;
+            let line = log
+                .lines()
+                .rev()
+                .find(|line| line.contains("admin port is open"))?;
             let at = line.find("127.0.0.1:")?;
-            let end = line[at..].find([' ', '"']).map_or(line.len(), |length| at + length);
+            let end = line[at..]
+                .find([' ', '"'])
+                .map_or(line.len(), |length| at + length);
             Some(line[at..end].to_owned())
         })
     }
@@ -297,7 +335,12 @@ impl Cluster {
             .append(true)
             .open(self.dir().join(format!("{name}.log")))
             .expect("the log can be opened");
-        let child = self.command(name).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts");
+        let child = self
+            .command(name)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
         self.children.lock().insert(name.to_owned(), child);
     }
 
@@ -336,9 +379,18 @@ impl Cluster {
     /// # Panics
     /// When it is not running.
     pub fn tell_to_stop(&self, name: &str) {
-        let id = self.children.lock().get(name).expect("the process runs").id();
-        let pid = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process can be told");
+        let id = self
+            .children
+            .lock()
+            .get(name)
+            .expect("the process runs")
+            .id();
+        let pid = i32::try_from(id)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .expect("the process can be told");
     }
 
     /// Waits for the end of a process that was told to stop.
@@ -347,7 +399,9 @@ impl Cluster {
     /// When it does not end in time.
     pub fn await_end(&self, name: &str) -> ExitStatus {
         let mut child = self.take(name);
-        until(&format!("end of {name}"), PATIENCE, || child.try_wait().expect("the process can be asked"))
+        until(&format!("end of {name}"), PATIENCE, || {
+            child.try_wait().expect("the process can be asked")
+        })
     }
 
     fn take(&self, name: &str) -> Child {
@@ -360,46 +414,73 @@ impl Cluster {
         self.launch(name);
     }
 
-    /// Waits until the master calls every running worker and storage node ready, and an upload and its download succeed,
-    /// which is removed again. Either alone says less: an upload needs only some of the nodes, and its ticket may be
-    /// older than a master that was started again and knows no node yet.
+    /// Waits until the master calls every running worker and storage node ready, and an upload and
+    /// its download succeed, which is removed again. Either alone says less: an upload needs only
+    /// some of the nodes, and its ticket may be older than a master that was started again and
+    /// knows no node yet.
     ///
     /// # Panics
     /// When a process has ended, or that does not happen in time.
     pub fn wait_ready(&self) {
         until("all nodes to be ready, and an upload", PATIENCE, || {
             for (name, child) in self.children.lock().iter() {
-                let status =
-                    std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-                assert!(!status.is_empty() && !status.contains(") Z "), "{name} has ended");
+                let status = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))
+                    .unwrap_or_default();
+                assert!(
+                    !status.is_empty() && !status.contains(") Z "),
+                    "{name} has ended"
+                );
             }
 
-            let seen = self.call("GET", "/api/cluster", b"").ok().filter(|seen| seen.status == 200)?.json();
+            let seen = self
+                .call("GET", "/api/cluster", b"")
+                .ok()
+                .filter(|seen| seen.status == 200)?
+                .json();
             let nodes = seen["nodes"].as_array()?;
-            let is_ready =
-                |id: &String| nodes.iter().any(|node| node["node_id"] == **id && node["state"] == "ready");
-            self.children.lock().keys().filter(|name| name.contains('-')).all(is_ready).then_some(())?;
+            let is_ready = |id: &String| {
+                nodes
+                    .iter()
+                    .any(|node| node["node_id"] == **id && node["state"] == "ready")
+            };
+            self.children
+                .lock()
+                .keys()
+                .filter(|name| name.contains('-'))
+                .all(is_ready)
+                .then_some(())?;
 
-            let put = self.call("PUT", "/api/files/.ready?overwrite=true", b"ready").ok()?;
+            let put = self
+                .call("PUT", "/api/files/.ready?overwrite=true", b"ready")
+                .ok()?;
             let got = self.call("GET", "/api/files/.ready", b"").ok()?;
             let deleted = || self.call("DELETE", "/api/files/.ready", b"").ok();
-            (put.status < 300 && got.status == 200).then(deleted)?.filter(|answer| answer.status == 204)
+            (put.status < 300 && got.status == 200)
+                .then(deleted)?
+                .filter(|answer| answer.status == 204)
         });
     }
 
-    /// Adds up the samples of a process's metrics whose lines begin with `begin`; 0 if no line does.
+    /// Adds up the samples of a process's metrics whose lines begin with `begin`; 0 if no line
+    /// does.
     ///
     /// # Panics
     /// When the admin port does not answer.
     pub fn metric(&self, name: &str, begin: &str) -> f64 {
-        let mut client = Client::connect(&self.admin_addr(name)).expect("the admin port takes connections");
-        let text = client.call("GET", "/metrics", "", b"").expect("the admin port answers").text();
+        let mut client =
+            Client::connect(&self.admin_addr(name)).expect("the admin port takes connections");
+        let text = client
+            .call("GET", "/metrics", "", b"")
+            .expect("the admin port answers")
+            .text();
         let samples = text.lines().filter(|line| line.starts_with(begin));
-        samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
-    /// Waits until `count` uploads run in the workers: until then an upload whose client has begun to send may still be
-    /// unknown to everybody but the gateway.
+    /// Waits until `count` uploads run in the workers: until then an upload whose client has begun
+    /// to send may still be unknown to everybody but the gateway.
     ///
     /// # Panics
     /// When they do not reach the workers in time.
@@ -424,7 +505,8 @@ impl Cluster {
     /// # Panics
     /// When it does.
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
-        self.call(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        self.call(method, path, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// GET of a path by a client that does what 503 asks for: it tries again.
@@ -433,7 +515,9 @@ impl Cluster {
     /// When nothing else is answered in time.
     pub fn fetch(&self, path: &str) -> Answer {
         until(&format!("an answer to GET {path}"), PATIENCE, || {
-            self.call("GET", path, b"").ok().filter(|answer| answer.status != 503)
+            self.call("GET", path, b"")
+                .ok()
+                .filter(|answer| answer.status != 503)
         })
     }
 
@@ -442,11 +526,23 @@ impl Cluster {
     /// # Panics
     /// When it is not running.
     pub fn peak_memory(&self, name: &str) -> u64 {
-        let pid = self.children.lock().get(name).expect("the process runs").id();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells the peak");
-        let kib: u64 =
-            line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB");
+        let pid = self
+            .children
+            .lock()
+            .get(name)
+            .expect("the process runs")
+            .id();
+        let status =
+            std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .expect("Linux tells the peak");
+        let kib: u64 = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|kib| kib.parse().ok())
+            .expect("a number of KiB");
         kib << 10
     }
 
@@ -464,10 +560,15 @@ impl Cluster {
     /// On such a line.
     pub fn audit(&self, allowed: &[&str]) {
         for name in self.roles() {
-            for line in
-                self.log(&name).lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked"))
+            for line in self
+                .log(&name)
+                .lines()
+                .filter(|line| line.contains(" ERROR ") || line.contains("panicked"))
             {
-                assert!(allowed.iter().any(|text| line.contains(text)), "{name} logged: {line}");
+                assert!(
+                    allowed.iter().any(|text| line.contains(text)),
+                    "{name} logged: {line}"
+                );
             }
         }
     }
@@ -483,7 +584,10 @@ impl Drop for Cluster {
             for name in self.roles() {
                 let log = self.log(&name);
                 let tail: Vec<&str> = log.lines().rev().take(25).collect();
-                eprintln!("--- {name}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+                eprintln!(
+                    "--- {name}\n{}",
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                );
             }
         }
     }

@@ -16,5 +16,7 @@ pub fn random(len: usize, seed: u64) -> Vec<u8> {
 /// Seed of this run: `CSTORE_SEED`, or a fixed one.
 pub fn seed() -> u64 {
     let found = std::env::vars().find(|(key, _)| key == "CSTORE_SEED");
-    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(20_261_123)
+    found
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or(20_261_123)
 }

@@ -1,12 +1,13 @@
-//! Data folders of earlier programs, as fixtures: a packed folder, and a manifest of what a cluster on it must have.
+//! Data folders of earlier programs, as fixtures: a packed folder, and a manifest of what a cluster
+//! on it must have.
 //!
 //! ```text
 //! integration-tests/fixtures/data/LABEL.tar.gz    the data folder: every role's files, cluster secret, token file
 //! integration-tests/fixtures/data/LABEL.json      the manifest
 //! ```
-//! The program `data-fixture` writes them; `tests/it/data_folders.rs` starts today's program on each. The bodies of the
-//! files are not in the manifest: [`random`] makes them from size and seed, so [`random`] MUST NOT change, otherwise no
-//! fixture matches any more.
+//! The program `data-fixture` writes them; `tests/it/data_folders.rs` starts today's program on
+//! each. The bodies of the files are not in the manifest: [`random`] makes them from size and seed,
+//! so [`random`] MUST NOT change, otherwise no fixture matches any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -22,7 +23,8 @@ use crate::cluster::{Builder, Cluster};
 use crate::content::random;
 use crate::http::{Answer, Client};
 
-/// Most names that a list of the gateway is asked for. A fixture MUST have fewer, otherwise its list is cut.
+/// Most names that a list of the gateway is asked for. A fixture MUST have fewer, otherwise its
+/// list is cut.
 const MAX_NAMES: usize = 1_000;
 
 /// A data folder and what must be in it.
@@ -75,8 +77,9 @@ pub fn folder() -> PathBuf {
 pub fn labels() -> Vec<String> {
     let entries = std::fs::read_dir(folder()).expect("the folder of the fixtures can be read");
     let names = entries.map(|entry| entry.expect("an entry can be read").file_name());
-    let labels: BTreeSet<String> =
-        names.filter_map(|name| name.to_str()?.strip_suffix(".json").map(str::to_owned)).collect();
+    let labels: BTreeSet<String> = names
+        .filter_map(|name| name.to_str()?.strip_suffix(".json").map(str::to_owned))
+        .collect();
     labels.into_iter().collect()
 }
 
@@ -85,7 +88,9 @@ pub fn path_of(name: &str) -> String {
     let mut path = "/api/files/".to_owned();
     for byte in name.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' => path.push(byte.into()),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' => {
+                path.push(byte.into())
+            }
             _ => path += &format!("%{byte:02X}"),
         }
     }
@@ -99,7 +104,8 @@ impl Manifest {
     /// If it cannot be read or parsed.
     pub fn read(label: &str) -> Self {
         let path = folder().join(format!("{label}.json"));
-        let text = std::fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+        let text =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
         serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
@@ -107,7 +113,9 @@ impl Manifest {
     pub fn builder(&self, program: &str) -> Builder {
         let builder = Cluster::builder(program).workers(1).storages(self.storages);
         let builder = if self.dev { builder.dev() } else { builder };
-        self.env.iter().fold(builder, |builder, (key, value)| builder.env(key, value))
+        self.env
+            .iter()
+            .fold(builder, |builder, (key, value)| builder.env(key, value))
     }
 
     /// Sends a request as a tenant of the manifest; the empty tenant is the default one.
@@ -128,19 +136,24 @@ impl Manifest {
             _ => format!("authorization: Bearer {}\r\n", self.tokens[tenant]),
         };
         let client = Client::connect(&cluster.gateway);
-        let answer = client.and_then(|mut client| client.call(method, path, &(bearer + headers), body));
+        let answer =
+            client.and_then(|mut client| client.call(method, path, &(bearer + headers), body));
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// Compares a running cluster with the manifest: lists, bytes, entity tags, content types, dates, metadata, and
-    /// names that must not be found.
+    /// Compares a running cluster with the manifest: lists, bytes, entity tags, content types,
+    /// dates, metadata, and names that must not be found.
     ///
     /// # Panics
     /// On the first difference.
     pub fn verify(&self, cluster: &Cluster) {
         for tenant in self.tokens.keys().map(String::as_str).chain([""]) {
             let expected: BTreeSet<&str> = self.names(tenant).collect();
-            assert_eq!(self.list(cluster, tenant), expected.into_iter().collect::<Vec<_>>(), "of {tenant:?}");
+            assert_eq!(
+                self.list(cluster, tenant),
+                expected.into_iter().collect::<Vec<_>>(),
+                "of {tenant:?}"
+            );
         }
         for file in &self.files {
             self.verify_file(cluster, file);
@@ -153,22 +166,40 @@ impl Manifest {
 
     /// Names that `tenant` must see.
     pub fn names(&self, tenant: &str) -> impl Iterator<Item = &str> {
-        self.files.iter().filter(move |file| file.tenant == tenant).map(|file| file.name.as_str())
+        self.files
+            .iter()
+            .filter(move |file| file.tenant == tenant)
+            .map(|file| file.name.as_str())
     }
 
     fn list(&self, cluster: &Cluster, tenant: &str) -> Vec<String> {
-        let answer = self.ask(cluster, tenant, "GET", &format!("/api/files?limit={MAX_NAMES}"), "", b"");
+        let answer = self.ask(
+            cluster,
+            tenant,
+            "GET",
+            &format!("/api/files?limit={MAX_NAMES}"),
+            "",
+            b"",
+        );
         assert_eq!(answer.status, 200, "{}", answer.text());
         let listed = answer.json();
         let files = listed["files"].as_array().expect("a list of files").iter();
-        files.map(|file| file["name"].as_str().expect("a name").to_owned()).collect()
+        files
+            .map(|file| file["name"].as_str().expect("a name").to_owned())
+            .collect()
     }
 
     fn verify_file(&self, cluster: &Cluster, file: &FileEntry) {
         let answer = self.ask(cluster, &file.tenant, "GET", &path_of(&file.name), "", b"");
         assert_eq!(answer.status, 200, "{file:?}: {}", answer.text());
-        assert!(answer.body == random(file.size, file.seed), "{file:?} has other bytes");
-        assert_eq!(self.described(cluster, &file.tenant, &file.name, file.seed), *file);
+        assert!(
+            answer.body == random(file.size, file.seed),
+            "{file:?} has other bytes"
+        );
+        assert_eq!(
+            self.described(cluster, &file.tenant, &file.name, file.seed),
+            *file
+        );
     }
 
     /// Describes a file as the gateway does, by its headers and by its entry in the list.
@@ -179,15 +210,20 @@ impl Manifest {
         let head = self.ask(cluster, tenant, "HEAD", &path_of(name), "", b"");
         assert_eq!(head.status, 200, "{name}");
         let text = |header: &str| head.header(header).expect("the header is there").to_owned();
-        let metadata = head
-            .headers
-            .iter()
-            .filter_map(|(key, value)| Some((key.strip_prefix("x-cstore-meta-")?.to_owned(), value.clone())));
+        let metadata = head.headers.iter().filter_map(|(key, value)| {
+            Some((
+                key.strip_prefix("x-cstore-meta-")?.to_owned(),
+                value.clone(),
+            ))
+        });
 
         let list = format!("/api/files?limit={MAX_NAMES}");
         let listed = self.ask(cluster, tenant, "GET", &list, "", b"").json();
         let files = listed["files"].as_array().expect("a list of files");
-        let entry = files.iter().find(|file| file["name"] == name).expect("the file is listed");
+        let entry = files
+            .iter()
+            .find(|file| file["name"] == name)
+            .expect("the file is listed");
         let described = FileEntry {
             tenant: tenant.to_owned(),
             name: name.to_owned(),
@@ -209,8 +245,8 @@ impl Manifest {
     }
 }
 
-/// Packs the data folder `dir` into `archive`: sorted, without times and owners, so that equal folders give equal
-/// archives. Logs of the processes are left out.
+/// Packs the data folder `dir` into `archive`: sorted, without times and owners, so that equal
+/// folders give equal archives. Logs of the processes are left out.
 ///
 /// # Errors
 /// The system's.
@@ -219,7 +255,10 @@ pub fn pack(dir: &Path, archive: &Path) -> io::Result<()> {
     collect(dir, &mut paths)?;
     paths.sort();
 
-    let mut tar = tar::Builder::new(GzEncoder::new(File::create_new(archive)?, Compression::best()));
+    let mut tar = tar::Builder::new(GzEncoder::new(
+        File::create_new(archive)?,
+        Compression::best(),
+    ));
     tar.mode(tar::HeaderMode::Deterministic);
     for path in paths {
         let name = path.strip_prefix(dir).map_err(io::Error::other)?;
@@ -242,7 +281,8 @@ fn collect(dir: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Unpacks the data folder of `label` into a temporary folder. The secret is readable by its owner only.
+/// Unpacks the data folder of `label` into a temporary folder. The secret is readable by its owner
+/// only.
 ///
 /// # Panics
 /// If the archive cannot be read or the folder not written.
@@ -251,7 +291,8 @@ pub fn unpack(label: &str) -> tempfile::TempDir {
 
     let path = folder().join(format!("{label}.tar.gz"));
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
-    let archive = File::open(&path).unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
+    let archive =
+        File::open(&path).unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
     let unpacked = tar::Archive::new(GzDecoder::new(archive)).unpack(dir.path());
     unpacked.unwrap_or_else(|error| panic!("unpack {}: {error}", path.display()));
 

@@ -15,14 +15,27 @@ use crate::wait::PATIENCE;
 ///
 /// # Panics
 /// When `addr` or `path` is none.
-pub async fn call(addr: &str, path: &str, bearer: Option<&str>, message: Bytes) -> Result<Bytes, Status> {
+pub async fn call(
+    addr: &str,
+    path: &str,
+    bearer: Option<&str>,
+    message: Bytes,
+) -> Result<Bytes, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("the address is one");
-    let channel = endpoint.connect().await.map_err(|error| Status::from_error(Box::new(error)))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| Status::from_error(Box::new(error)))?;
     let mut client = Grpc::new(channel);
-    client.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::from_error(Box::new(error)))?;
     let mut request = Request::new(tokio_stream::once(message));
     if let Some(bearer) = bearer {
-        let value = format!("Bearer {bearer}").parse().expect("a bearer is printable");
+        let value = format!("Bearer {bearer}")
+            .parse()
+            .expect("a bearer is printable");
         request.metadata_mut().insert("authorization", value);
     }
     let path = path.parse().expect("the path is one");
@@ -30,7 +43,9 @@ pub async fn call(addr: &str, path: &str, bearer: Option<&str>, message: Bytes) 
         let mut answers = client.streaming(request, path, Raw).await?.into_inner();
         Ok(answers.message().await?.unwrap_or_default())
     });
-    answered.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
+    answered
+        .await
+        .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
 }
 
 /// Messages as the bytes that they are.

@@ -42,7 +42,10 @@ impl Answer {
 
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -54,15 +57,29 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream: BufReader::with_capacity(256 << 10, stream), host: addr.to_owned() })
+        Ok(Self {
+            stream: BufReader::with_capacity(256 << 10, stream),
+            host: addr.to_owned(),
+        })
     }
 
-    /// Sends a request with a body and reads the whole answer. `extra` holds header lines, each ended by CRLF.
+    /// Sends a request with a body and reads the whole answer. `extra` holds header lines, each
+    /// ended by CRLF.
     ///
     /// # Errors
     /// The connection's, also when an answer is cut short.
-    pub fn call(&mut self, method: &str, path: &str, extra: &str, body: &[u8]) -> io::Result<Answer> {
-        self.head(method, path, &format!("content-length: {}\r\n{extra}", body.len()))?;
+    pub fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        extra: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        self.head(
+            method,
+            path,
+            &format!("content-length: {}\r\n{extra}", body.len()),
+        )?;
         // A server may refuse and close while the body is still on its way: its answer counts then.
         let sent = self.send(body);
         match self.answer(method == "HEAD") {
@@ -76,7 +93,10 @@ impl Client {
     /// # Errors
     /// The connection's.
     pub fn head(&mut self, method: &str, path: &str, headers: &str) -> io::Result<()> {
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n{headers}\r\n", self.host);
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{headers}\r\n",
+            self.host
+        );
         self.send(head.as_bytes())
     }
 
@@ -97,7 +117,9 @@ impl Client {
         let length = self.answer_head(&mut answer)?;
         if !bodiless {
             answer.body.reserve(length.min(PIECE));
-            let read = (&mut self.stream).take(length as u64).read_to_end(&mut answer.body)?;
+            let read = (&mut self.stream)
+                .take(length as u64)
+                .read_to_end(&mut answer.body)?;
             if read < length {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -110,13 +132,24 @@ impl Client {
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        answer.status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        answer.status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or(0);
         loop {
             line.clear();
             self.stream.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
-            answer.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
+            answer
+                .headers
+                .push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        Ok(answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0))
+        Ok(answer
+            .header("content-length")
+            .and_then(|length| length.parse().ok())
+            .unwrap_or(0))
     }
 }

@@ -1,4 +1,5 @@
-//! Cluster harness, fault proxy and end-to-end tests: the real program as real processes on loopback.
+//! Cluster harness, fault proxy and end-to-end tests: the real program as real processes on
+//! loopback.
 
 #![allow(
     clippy::unwrap_used,

@@ -62,8 +62,17 @@ impl Trace {
     /// # Panics
     /// When there is none, or more.
     pub fn one(&self, name: &str, kind: &str) -> &Span {
-        let found: Vec<_> = self.named(name).into_iter().filter(|span| span.kind == kind).collect();
-        assert_eq!(found.len(), 1, "{kind} spans named {name} in\n{}", self.tree());
+        let found: Vec<_> = self
+            .named(name)
+            .into_iter()
+            .filter(|span| span.kind == kind)
+            .collect();
+        assert_eq!(
+            found.len(),
+            1,
+            "{kind} spans named {name} in\n{}",
+            self.tree()
+        );
         found[0]
     }
 
@@ -79,12 +88,16 @@ impl Trace {
 
     /// Spans whose parent never came.
     pub fn orphans(&self) -> Vec<&Span> {
-        self.0.iter().filter(|span| !span.parent.is_empty() && self.parent(span).is_none()).collect()
+        self.0
+            .iter()
+            .filter(|span| !span.parent.is_empty() && self.parent(span).is_none())
+            .collect()
     }
 
     /// Returns `true` if the root and the parent of every other span have been exported.
     ///
-    /// Each process exports its spans from the leaves to the root, so leaves of other processes may still be missing.
+    /// Each process exports its spans from the leaves to the root, so leaves of other processes may
+    /// still be missing.
     pub fn is_whole(&self) -> bool {
         self.0.iter().any(|span| span.parent.is_empty()) && self.orphans().is_empty()
     }
@@ -92,7 +105,11 @@ impl Trace {
     /// As indented lines, in the order of their beginnings.
     pub fn tree(&self) -> String {
         let mut lines = String::new();
-        let roots: Vec<&Span> = self.0.iter().filter(|span| self.parent(span).is_none()).collect();
+        let roots: Vec<&Span> = self
+            .0
+            .iter()
+            .filter(|span| self.parent(span).is_none())
+            .collect();
         self.branch(roots, 0, &mut lines);
         lines
     }
@@ -100,9 +117,13 @@ impl Trace {
     fn branch(&self, mut spans: Vec<&Span>, depth: usize, lines: &mut String) {
         spans.sort_by_key(|span| span.start);
         for span in spans {
-            let told = span.attributes.iter().filter(|(key, _)| key.starts_with("cstore."));
-            let told: Vec<String> =
-                told.map(|(key, value)| format!("{}={value}", key.trim_start_matches("cstore."))).collect();
+            let told = span
+                .attributes
+                .iter()
+                .filter(|(key, _)| key.starts_with("cstore."));
+            let told: Vec<String> = told
+                .map(|(key, value)| format!("{}={value}", key.trim_start_matches("cstore.")))
+                .collect();
             let name = format!("{}{} ({})", "  ".repeat(depth), span.name, span.kind);
             let error = if span.is_error { " ERROR" } else { "" };
             let links = match span.links.len() {
@@ -115,7 +136,11 @@ impl Trace {
                 span.service,
                 told.join(" ")
             ));
-            let children = self.0.iter().filter(|child| child.parent == span.id).collect();
+            let children = self
+                .0
+                .iter()
+                .filter(|child| child.parent == span.id)
+                .collect();
             self.branch(children, depth + 1, lines);
         }
     }
@@ -144,7 +169,9 @@ impl Collector {
             .enable_all()
             .build()
             .expect("a thread can be started");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port is free");
+        let listener = runtime
+            .block_on(TcpListener::bind("127.0.0.1:0"))
+            .expect("a port is free");
         let addr: SocketAddr = listener.local_addr().expect("a listener has an address");
         let kept = Kept::default();
         let service = TraceServiceServer::new(kept.clone());
@@ -153,7 +180,11 @@ impl Collector {
                 .add_service(service)
                 .serve_with_incoming(TcpIncoming::from(listener)),
         );
-        Self { endpoint: format!("http://{addr}"), kept, _runtime: runtime }
+        Self {
+            endpoint: format!("http://{addr}"),
+            kept,
+            _runtime: runtime,
+        }
     }
 
     /// Everything that has come so far.
@@ -166,9 +197,18 @@ impl Collector {
     /// # Panics
     /// When that does not come in time.
     pub fn trace(&self, id: &str, complete: impl Fn(&Trace) -> bool) -> Trace {
-        let of = |id: &str| Trace(self.all().into_iter().filter(|span| span.trace == id).collect());
+        let of = |id: &str| {
+            Trace(
+                self.all()
+                    .into_iter()
+                    .filter(|span| span.trace == id)
+                    .collect(),
+            )
+        };
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until(&format!("trace {id}"), PATIENCE, || Some(of(id)).filter(&complete))
+            until(&format!("trace {id}"), PATIENCE, || {
+                Some(of(id)).filter(&complete)
+            })
         }));
         found.unwrap_or_else(|_| panic!("trace {id} is not complete:\n{}", of(id).tree()))
     }
@@ -182,9 +222,16 @@ impl TraceService for Kept {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let mut kept = self.0.lock();
         for resource in request.into_inner().resource_spans {
-            let about = resource.resource.map(|resource| attributes(resource.attributes)).unwrap_or_default();
+            let about = resource
+                .resource
+                .map(|resource| attributes(resource.attributes))
+                .unwrap_or_default();
             let service = about.get("service.name").cloned().unwrap_or_default();
-            for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            for span in resource
+                .scope_spans
+                .into_iter()
+                .flat_map(|scope| scope.spans)
+            {
                 kept.push(Span {
                     service: service.clone(),
                     kind: kind(span.kind),
@@ -193,9 +240,15 @@ impl TraceService for Kept {
                     parent: hex::encode(span.parent_span_id),
                     is_error: span.status.is_some_and(|status| status.code == 2),
                     attributes: attributes(span.attributes),
-                    links: span.links.into_iter().map(|link| hex::encode(link.span_id)).collect(),
+                    links: span
+                        .links
+                        .into_iter()
+                        .map(|link| hex::encode(link.span_id))
+                        .collect(),
                     start: span.start_time_unix_nano,
-                    took: span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano),
+                    took: span
+                        .end_time_unix_nano
+                        .saturating_sub(span.start_time_unix_nano),
                     name: span.name,
                 });
             }
@@ -223,5 +276,8 @@ fn attributes(found: Vec<KeyValue>) -> BTreeMap<String, String> {
         Some(Value::DoubleValue(value)) => value.to_string(),
         _ => String::new(),
     };
-    found.into_iter().map(|pair| (pair.key, text(pair.value))).collect()
+    found
+        .into_iter()
+        .map(|pair| (pair.key, text(pair.value)))
+        .collect()
 }

@@ -1,12 +1,14 @@
-//! Reservation of TCP ports on loopback, so that tests that run at the same time on one machine never share a port.
+//! Reservation of TCP ports on loopback, so that tests that run at the same time on one machine
+//! never share a port.
 
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// First port that tests use, and how many follow it. The range ends below the ports that the system assigns to outgoing
-/// connections: otherwise a client could occupy a server's port while the server restarts.
+/// First port that tests use, and how many follow it. The range ends below the ports that the
+/// system assigns to outgoing connections: otherwise a client could occupy a server's port while
+/// the server restarts.
 const FIRST: u16 = 16_000;
 const COUNT: u16 = 16_000;
 
@@ -14,8 +16,8 @@ const COUNT: u16 = 16_000;
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// The locked file of the reservation. The system releases the lock with the process, so a killed test leaves no
-    /// reservation.
+    /// The locked file of the reservation. The system releases the lock with the process, so a
+    /// killed test leaves no reservation.
     _lock: File,
 }
 
@@ -32,11 +34,16 @@ impl Port {
         std::fs::create_dir_all(&locks).expect("a temporary folder can be made");
 
         for _ in 0..COUNT {
-            let n = start.wrapping_add(u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % u32::from(COUNT);
+            let n = start.wrapping_add(u32::from(NEXT.fetch_add(1, Ordering::Relaxed)))
+                % u32::from(COUNT);
             let number = FIRST + u16::try_from(n).expect("below the count");
-            let lock = File::create(locks.join(number.to_string())).expect("a reservation can be written");
+            let lock =
+                File::create(locks.join(number.to_string())).expect("a reservation can be written");
             if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok() {
-                return Self { number, _lock: lock };
+                return Self {
+                    number,
+                    _lock: lock,
+                };
             }
         }
         panic!("no port of {COUNT} is free");
@@ -64,7 +71,11 @@ mod tests {
         let lock_of = |port: &Port| File::create(folder().join(port.number.to_string())).unwrap();
         for (at, port) in ports.iter().enumerate() {
             assert!(ports[..at].iter().all(|other| other.number != port.number));
-            assert!(lock_of(port).try_lock().is_err(), "another process could take {}", port.number);
+            assert!(
+                lock_of(port).try_lock().is_err(),
+                "another process could take {}",
+                port.number
+            );
         }
     }
 }

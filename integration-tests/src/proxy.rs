@@ -1,7 +1,7 @@
 //! A TCP proxy that can be told to be a bad network: between any two parts of a cluster.
 //!
-//! It listens on another address of loopback (`127.0.0.2`) and the port of what stands behind it, so that a part is
-//! put behind it by its host name alone.
+//! It listens on another address of loopback (`127.0.0.2`) and the port of what stands behind it,
+//! so that a part is put behind it by its host name alone.
 //!
 //! ```text
 //! dialer ──── Way::There ───▶ proxy ───▶ target
@@ -91,7 +91,8 @@ impl Proxy {
         Self::before_on(HOST, target)
     }
 
-    /// As [`Self::before`], on another address of loopback: several proxies may stand before one target.
+    /// As [`Self::before`], on another address of loopback: several proxies may stand before one
+    /// target.
     ///
     /// # Errors
     /// When the same port of `host` cannot be had.
@@ -107,11 +108,15 @@ impl Proxy {
             let shared = shared.clone();
             move || accept(&listener, target, &shared)
         });
-        Ok(Self { shared, addr, acceptor: Some(acceptor) })
+        Ok(Self {
+            shared,
+            addr,
+            acceptor: Some(acceptor),
+        })
     }
 
-    /// Changes the weather. [`Weather::Cut`] breaks what is open; so does the end of swallowing, because the bytes
-    /// that are lost would be missing in mid-stream, which TCP never shows.
+    /// Changes the weather. [`Weather::Cut`] breaks what is open; so does the end of swallowing,
+    /// because the bytes that are lost would be missing in mid-stream, which TCP never shows.
     pub fn set(&self, weather: Weather) {
         let mut state = self.shared.state.lock();
         if weather == Weather::Cut || matches!(state.weather, Weather::Swallowed(_)) {
@@ -130,13 +135,21 @@ impl Proxy {
     /// The first bytes of each connection in this direction.
     pub fn first_bytes(&self, way: Way) -> Vec<Vec<u8>> {
         let state = self.shared.state.lock();
-        state.first.iter().filter(|(seen, _)| *seen == way).map(|(_, bytes)| bytes.clone()).collect()
+        state
+            .first
+            .iter()
+            .filter(|(seen, _)| *seen == way)
+            .map(|(_, bytes)| bytes.clone())
+            .collect()
     }
 
     /// Whether these bytes went through in the open.
     pub fn saw(&self, needle: &[u8]) -> bool {
         let state = self.shared.state.lock();
-        state.captured.windows(needle.len()).any(|window| window == needle)
+        state
+            .captured
+            .windows(needle.len())
+            .any(|window| window == needle)
     }
 
     /// How many connections were let through.
@@ -179,14 +192,26 @@ fn accept(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
             state.hit += 1;
             continue;
         }
-        let Ok(server) = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT) else { continue };
+        let Ok(server) = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT) else {
+            continue;
+        };
         let _ = (dialer.set_nodelay(true), server.set_nodelay(true));
-        let copies = (dialer.try_clone(), server.try_clone(), dialer.try_clone(), server.try_clone());
-        let (Ok(dialer_out), Ok(server_out), Ok(dialer_kept), Ok(server_kept)) = copies else { continue };
+        let copies = (
+            dialer.try_clone(),
+            server.try_clone(),
+            dialer.try_clone(),
+            server.try_clone(),
+        );
+        let (Ok(dialer_out), Ok(server_out), Ok(dialer_kept), Ok(server_kept)) = copies else {
+            continue;
+        };
         state.streams.extend([dialer_kept, server_kept]);
         state.connections += 1;
         drop(state);
-        for (way, from, to) in [(Way::There, dialer, server_out), (Way::Back, server, dialer_out)] {
+        for (way, from, to) in [
+            (Way::There, dialer, server_out),
+            (Way::Back, server, dialer_out),
+        ] {
             let shared = shared.clone();
             drop(std::thread::spawn(move || forward(way, from, to, &shared)));
         }
@@ -215,7 +240,9 @@ impl Shared {
     fn capture(&self, way: Way, bytes: &[u8], is_first: bool) {
         let mut state = self.state.lock();
         if is_first {
-            state.first.push((way, bytes[..bytes.len().min(16)].to_vec()));
+            state
+                .first
+                .push((way, bytes[..bytes.len().min(16)].to_vec()));
         }
         if state.captured.len() + bytes.len() <= CAPTURE {
             state.captured.extend_from_slice(bytes);

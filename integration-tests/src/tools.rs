@@ -6,10 +6,13 @@ use std::path::PathBuf;
 /// Where a program is on the PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let (_, path) = std::env::vars_os().find(|(key, _)| key == "PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }
 
-/// As [`find`]. Says `SKIP` when there is none, past the capture of the test's output: what did not run must be seen.
+/// As [`find`]. Says `SKIP` when there is none, past the capture of the test's output: what did not
+/// run must be seen.
 pub fn find_or_skip(program: &str, what: &str) -> Option<PathBuf> {
     let found = find(program);
     if found.is_none() {

@@ -14,7 +14,10 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Uploads/BeginUpload", &[Gateway, Operator]),
     // Only a worker has seen the seals that a commit names.
     ("cstore.v1.Uploads/CommitUpload", &[Worker]),
-    ("cstore.v1.Uploads/AbortUpload", &[Gateway, Worker, Operator]),
+    (
+        "cstore.v1.Uploads/AbortUpload",
+        &[Gateway, Worker, Operator],
+    ),
     // What a node may say it is, the master checks against its bearer.
     ("cstore.v1.Cluster/Register", &[Worker, Storage]),
     ("cstore.v1.Cluster/Heartbeat", &[Worker, Storage]),
@@ -30,7 +33,9 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
 /// Whether `caller` may call the method of a request's path (`/package.Service/Method`).
 pub fn may_call(caller: Caller, path: &str) -> bool {
     let method = path.strip_prefix('/').unwrap_or(path);
-    ACCESS.iter().any(|(known, callers)| *known == method && callers.contains(&caller))
+    ACCESS
+        .iter()
+        .any(|(known, callers)| *known == method && callers.contains(&caller))
 }
 
 #[cfg(test)]

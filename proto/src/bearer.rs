@@ -1,11 +1,13 @@
-//! Bearers of the gRPC plane: who calls, until when, and a MAC that only a holder of the cluster secret can make.
+//! Bearers of the gRPC plane: who calls, until when, and a MAC that only a holder of the cluster
+//! secret can make.
 //!
 //! ```text
 //! bearer   caller "." expiry (Unix seconds) "." hex(HMAC-SHA256(key of the caller, label ‖ expiry i64 LE ‖ scope))
 //! scope    the path of the call; "*" for an operator, who pastes one bearer into many calls
 //! ```
-//! A node makes a new bearer for each call, good for a minute on one method. So what is overheard opens one method for
-//! two minutes at most, clocks that differ included; TLS is what keeps it from being overheard.
+//! A node makes a new bearer for each call, good for a minute on one method. So what is overheard
+//! opens one method for two minutes at most, clocks that differ included; TLS is what keeps it from
+//! being overheard.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +30,9 @@ pub enum BearerError {
     #[error("the bearer in header authorization is not of the form caller.expiry.proof")]
     Unreadable,
     /// Made with another secret, or for another method.
-    #[error("the bearer in header authorization was not made for this call by a member of this cluster")]
+    #[error(
+        "the bearer in header authorization was not made for this call by a member of this cluster"
+    )]
     Wrong,
     /// Too old.
     #[error("the bearer in header authorization expired {0} s ago; clocks may differ by {SKEW} s")]
@@ -50,7 +54,10 @@ pub struct Signer {
 impl Signer {
     /// A signer for `caller`.
     pub fn new(secret: &ClusterSecret, caller: Caller) -> Self {
-        Self { caller, key: secret.rpc_key(caller) }
+        Self {
+            caller,
+            key: secret.rpc_key(caller),
+        }
     }
 
     /// A bearer for a call of `path` (`/package.Service/Method`) now.
@@ -66,7 +73,9 @@ impl Signer {
 
     /// A bearer that is good until `expiry` in Unix seconds.
     pub fn until(&self, path: &str, expiry: i64) -> String {
-        let proof = mac(&self.key, self.caller, path, expiry).finalize().into_bytes();
+        let proof = mac(&self.key, self.caller, path, expiry)
+            .finalize()
+            .into_bytes();
         format!("{}.{expiry}.{}", self.caller, hex::encode(proof))
     }
 }
@@ -91,11 +100,26 @@ impl Verifier {
 
     fn check_at(&self, path: &str, bearer: &str, now: i64) -> Result<Caller, BearerError> {
         let mut parts = bearer.splitn(3, '.');
-        let caller = parts.next().and_then(Caller::from_name).ok_or(BearerError::Unreadable)?;
-        let expiry: i64 = parts.next().and_then(|text| text.parse().ok()).ok_or(BearerError::Unreadable)?;
-        let proof = parts.next().and_then(|text| hex::decode(text).ok()).ok_or(BearerError::Unreadable)?;
-        let (_, key) = self.0.iter().find(|(known, _)| *known == caller).ok_or(BearerError::Unreadable)?;
-        mac(key, caller, path, expiry).verify_slice(&proof).map_err(|_| BearerError::Wrong)?;
+        let caller = parts
+            .next()
+            .and_then(Caller::from_name)
+            .ok_or(BearerError::Unreadable)?;
+        let expiry: i64 = parts
+            .next()
+            .and_then(|text| text.parse().ok())
+            .ok_or(BearerError::Unreadable)?;
+        let proof = parts
+            .next()
+            .and_then(|text| hex::decode(text).ok())
+            .ok_or(BearerError::Unreadable)?;
+        let (_, key) = self
+            .0
+            .iter()
+            .find(|(known, _)| *known == caller)
+            .ok_or(BearerError::Unreadable)?;
+        mac(key, caller, path, expiry)
+            .verify_slice(&proof)
+            .map_err(|_| BearerError::Wrong)?;
         let left = expiry.saturating_sub(now);
         if left < SKEW.saturating_neg() {
             return Err(BearerError::Expired(left.saturating_neg()));
@@ -108,11 +132,15 @@ impl Verifier {
 }
 
 fn mac(key: &RpcKey, caller: Caller, path: &str, expiry: i64) -> Hmac<Sha256> {
-    let mut mac =
-        <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes())
+        .expect("HMAC takes keys of any length");
     mac.update(b"cstore rpc bearer v1");
     mac.update(&expiry.to_le_bytes());
-    mac.update(if caller == Caller::Operator { ANY.as_bytes() } else { path.as_bytes() });
+    mac.update(if caller == Caller::Operator {
+        ANY.as_bytes()
+    } else {
+        path.as_bytes()
+    });
     mac
 }
 
@@ -121,8 +149,8 @@ thread_local! {
     static CLOCK: std::cell::Cell<Option<fn() -> i64>> = const { std::cell::Cell::new(None) };
 }
 
-/// Makes this thread sign and check bearers at the time of `clock`, in Unix seconds. For simulations only: a bearer of
-/// the real time would differ between two runs of one seed.
+/// Makes this thread sign and check bearers at the time of `clock`, in Unix seconds. For
+/// simulations only: a bearer of the real time would differ between two runs of one seed.
 #[cfg(feature = "simulated")]
 pub fn set_bearer_clock(clock: fn() -> i64) {
     CLOCK.set(Some(clock));
@@ -133,7 +161,9 @@ fn unix_now() -> i64 {
     if let Some(clock) = CLOCK.get() {
         return clock();
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
@@ -160,11 +190,21 @@ mod tests {
             assert_eq!(verifier.check(GET, &bearer), Ok(caller));
             let elsewhere = verifier.check(DELETE, &bearer);
             let operator = caller == Caller::Operator;
-            assert_eq!(elsewhere, if operator { Ok(caller) } else { Err(BearerError::Wrong) });
+            assert_eq!(
+                elsewhere,
+                if operator {
+                    Ok(caller)
+                } else {
+                    Err(BearerError::Wrong)
+                }
+            );
             // One who claims to be somebody else has not that one's key.
             let (_, rest) = bearer.split_once('.').unwrap();
             for other in Caller::ALL.into_iter().filter(|other| *other != caller) {
-                assert_eq!(verifier.check(GET, &format!("{other}.{rest}")), Err(BearerError::Wrong));
+                assert_eq!(
+                    verifier.check(GET, &format!("{other}.{rest}")),
+                    Err(BearerError::Wrong)
+                );
             }
         }
     }
@@ -181,9 +221,25 @@ mod tests {
             assert!(verifier.check_at(GET, &forged, 1_000).is_err(), "{forged}");
         }
         let theirs = Signer::new(&secret("abcdef0123456789abcdef0123456789"), Caller::Worker);
-        assert_eq!(verifier.check(GET, &theirs.bearer(GET)), Err(BearerError::Wrong));
-        for garbage in ["", ".", "..", "worker", "worker.1", "worker.x.00", "master.1.00", "worker.1.0g"] {
-            assert_eq!(verifier.check(GET, garbage), Err(BearerError::Unreadable), "{garbage:?}");
+        assert_eq!(
+            verifier.check(GET, &theirs.bearer(GET)),
+            Err(BearerError::Wrong)
+        );
+        for garbage in [
+            "",
+            ".",
+            "..",
+            "worker",
+            "worker.1",
+            "worker.x.00",
+            "master.1.00",
+            "worker.1.0g",
+        ] {
+            assert_eq!(
+                verifier.check(GET, garbage),
+                Err(BearerError::Unreadable),
+                "{garbage:?}"
+            );
         }
     }
 
@@ -200,7 +256,13 @@ mod tests {
             assert_eq!(verifier.check_at(GET, &node, now), expected, "at {now}");
         }
         let operator = Signer::new(&ours(), Caller::Operator).until(GET, 100_000);
-        assert_eq!(verifier.check_at(GET, &operator, 1_000), Ok(Caller::Operator));
-        assert_eq!(verifier.check_at(GET, &operator, 100_061), Err(BearerError::Expired(61)));
+        assert_eq!(
+            verifier.check_at(GET, &operator, 1_000),
+            Ok(Caller::Operator)
+        );
+        assert_eq!(
+            verifier.check_at(GET, &operator, 100_061),
+            Err(BearerError::Expired(61))
+        );
     }
 }

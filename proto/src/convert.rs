@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cstore_types::{
-    ChunkingError, ClusterUuid, ETagError, ErrorCode, Fault, FileMeta, FileName, IdError, MapVersion,
-    NameError, NamedFile, NodeId, Placement, PlacementError, PlacementNode, SessionId, SessionUsage,
-    SpaceUsage, StoreUuid, Tenant, TenantError, UserMetadata, UserMetadataError, WriteCondition,
+    ChunkingError, ClusterUuid, ETagError, ErrorCode, Fault, FileMeta, FileName, IdError,
+    MapVersion, NameError, NamedFile, NodeId, Placement, PlacementError, PlacementNode, SessionId,
+    SessionUsage, SpaceUsage, StoreUuid, Tenant, TenantError, UserMetadata, UserMetadataError,
+    WriteCondition,
 };
 use tonic::Status;
 
@@ -78,7 +79,10 @@ impl From<String> for FieldProblem {
 impl FieldError {
     /// Makes the error of one field.
     pub fn new(field: &'static str, problem: impl Into<FieldProblem>) -> Self {
-        Self { field, problem: problem.into() }
+        Self {
+            field,
+            problem: problem.into(),
+        }
     }
 }
 
@@ -139,10 +143,13 @@ pub fn metadata(entries: BTreeMap<String, String>) -> Result<UserMetadata, Field
 /// # Errors
 /// Unless it names 1 to 256 distinct nodes.
 pub fn placement(map: &v1::PlacementMap) -> Result<Placement, FieldError> {
-    let mut nodes = Vec::with_capacity(map.nodes.len().min(cstore_types::limits::MAX_STORAGE_NODES));
+    let mut nodes =
+        Vec::with_capacity(map.nodes.len().min(cstore_types::limits::MAX_STORAGE_NODES));
     for node in &map.nodes {
-        nodes
-            .push(PlacementNode { id: node_id(&node.node_id)?, failure_domain: node.failure_domain.clone() });
+        nodes.push(PlacementNode {
+            id: node_id(&node.node_id)?,
+            failure_domain: node.failure_domain.clone(),
+        });
     }
     Placement::new(MapVersion(map.version), nodes).map_err(|error| FieldError::new("map", error))
 }
@@ -159,12 +166,21 @@ pub fn sha256(bytes: &[u8]) -> Result<Option<[u8; 32]>, FieldError> {
 ///
 /// # Errors
 /// [`FieldProblem::Length`] for any other number of bytes.
-pub fn digest<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<Option<[u8; N]>, FieldError> {
+pub fn digest<const N: usize>(
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<Option<[u8; N]>, FieldError> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let length = FieldProblem::Length { expected: N, found: bytes.len() };
-    bytes.try_into().map(Some).map_err(|_| FieldError::new(field, length))
+    let length = FieldProblem::Length {
+        expected: N,
+        found: bytes.len(),
+    };
+    bytes
+        .try_into()
+        .map(Some)
+        .map_err(|_| FieldError::new(field, length))
 }
 
 /// Reads a session whose use of space is asked for.
@@ -172,19 +188,35 @@ pub fn digest<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<Optio
 /// # Errors
 /// Unless the session has 16 bytes.
 pub fn session_usage(message: &v1::SessionUse) -> Result<SessionUsage, FieldError> {
-    Ok(SessionUsage { session: session(&message.session)?, ends: message.ends })
+    Ok(SessionUsage {
+        session: session(&message.session)?,
+        ends: message.ends,
+    })
 }
 
 impl From<SessionUsage> for v1::SessionUse {
     fn from(usage: SessionUsage) -> Self {
-        Self { session: Bytes::copy_from_slice(usage.session.as_bytes()), ends: usage.ends }
+        Self {
+            session: Bytes::copy_from_slice(usage.session.as_bytes()),
+            ends: usage.ends,
+        }
     }
 }
 
 impl From<SpaceUsage> for v1::ExplainResponse {
     fn from(usage: SpaceUsage) -> Self {
-        let SpaceUsage { blocks, bytes, shared_blocks, shared_bytes } = usage;
-        Self { blocks, bytes, shared_blocks, shared_bytes }
+        let SpaceUsage {
+            blocks,
+            bytes,
+            shared_blocks,
+            shared_bytes,
+        } = usage;
+        Self {
+            blocks,
+            bytes,
+            shared_blocks,
+            shared_bytes,
+        }
     }
 }
 
@@ -198,7 +230,10 @@ impl TryFrom<v1::FileInfo> for NamedFile {
             size: file.size,
             version: file.version,
             modified_ms: file.modified_ms,
-            etag: file.etag.parse().map_err(|error: ETagError| FieldError::new("etag", error))?,
+            etag: file
+                .etag
+                .parse()
+                .map_err(|error: ETagError| FieldError::new("etag", error))?,
             content_type: file.content_type,
             chunking: file
                 .chunking
@@ -208,7 +243,10 @@ impl TryFrom<v1::FileInfo> for NamedFile {
             sha256: sha256(&file.sha256)?,
             metadata: metadata(file.metadata)?,
         };
-        Ok(Self { name: file_name("name", &file.name)?, meta })
+        Ok(Self {
+            name: file_name("name", &file.name)?,
+            meta,
+        })
     }
 }
 
@@ -224,7 +262,10 @@ impl From<NamedFile> for v1::FileInfo {
             content_type: meta.content_type,
             chunking: meta.chunking.to_string(),
             blocks: meta.blocks,
-            sha256: meta.sha256.map(|sha256| Bytes::copy_from_slice(&sha256)).unwrap_or_default(),
+            sha256: meta
+                .sha256
+                .map(|sha256| Bytes::copy_from_slice(&sha256))
+                .unwrap_or_default(),
             metadata: meta.metadata.into(),
         }
     }
@@ -250,7 +291,9 @@ impl From<WriteCondition> for v1::WriteCondition {
             WriteCondition::Exists => Condition::Exists(true),
             WriteCondition::EtagEquals(etag) => Condition::EtagEquals(etag),
         };
-        Self { condition: Some(condition) }
+        Self {
+            condition: Some(condition),
+        }
     }
 }
 
@@ -260,7 +303,10 @@ pub fn placement_map(placement: &Placement) -> v1::PlacementMap {
         node_id: node.id.to_string(),
         failure_domain: node.failure_domain.clone(),
     });
-    v1::PlacementMap { version: placement.version().0, nodes: nodes.collect() }
+    v1::PlacementMap {
+        version: placement.version().0,
+        nodes: nodes.collect(),
+    }
 }
 
 #[cfg(test)]
@@ -270,13 +316,19 @@ mod tests {
     #[test]
     fn a_failure_names_its_field_and_becomes_invalid_argument() {
         let error = session(&[1, 2]).unwrap_err();
-        assert_eq!(error.to_string(), "field session: expected 16 bytes, found 2");
+        assert_eq!(
+            error.to_string(),
+            "field session: expected 16 bytes, found 2"
+        );
         assert_eq!(crate::code_of(&error.into()), ErrorCode::InvalidArgument);
     }
 
     #[test]
     fn a_map_survives_its_message() {
-        let nodes = vec![PlacementNode { id: NodeId::new("s1").unwrap(), failure_domain: "rack".to_owned() }];
+        let nodes = vec![PlacementNode {
+            id: NodeId::new("s1").unwrap(),
+            failure_domain: "rack".to_owned(),
+        }];
         let map = Placement::new(MapVersion(4), nodes).unwrap();
         assert_eq!(placement(&placement_map(&map)), Ok(map));
     }
@@ -293,14 +345,30 @@ mod tests {
             sha256: Some([9; 32]),
             metadata: UserMetadata::new([("a", "1")]).unwrap(),
         };
-        NamedFile { name: FileName::new("a/b").unwrap(), meta }
+        NamedFile {
+            name: FileName::new("a/b").unwrap(),
+            meta,
+        }
     }
 
     #[test]
     fn a_file_survives_its_message() {
-        let plain = FileMeta { sha256: None, metadata: UserMetadata::default(), ..file().meta };
-        for file in [file(), NamedFile { meta: plain, ..file() }] {
-            assert_eq!(NamedFile::try_from(v1::FileInfo::from(file.clone())), Ok(file));
+        let plain = FileMeta {
+            sha256: None,
+            metadata: UserMetadata::default(),
+            ..file().meta
+        };
+        for file in [
+            file(),
+            NamedFile {
+                meta: plain,
+                ..file()
+            },
+        ] {
+            assert_eq!(
+                NamedFile::try_from(v1::FileInfo::from(file.clone())),
+                Ok(file)
+            );
         }
     }
 
@@ -308,20 +376,56 @@ mod tests {
     fn each_wrong_field_of_a_file_is_named() {
         let fine = v1::FileInfo::from(file());
         let wrong = [
-            ("name", v1::FileInfo { name: "a//b".to_owned(), ..fine.clone() }),
-            ("etag", v1::FileInfo { etag: "x".to_owned(), ..fine.clone() }),
-            ("chunking", v1::FileInfo { chunking: String::new(), ..fine.clone() }),
-            ("sha256", v1::FileInfo { sha256: Bytes::from_static(b"12345"), ..fine.clone() }),
-            ("metadata", v1::FileInfo { metadata: [("A".to_owned(), String::new())].into(), ..fine }),
+            (
+                "name",
+                v1::FileInfo {
+                    name: "a//b".to_owned(),
+                    ..fine.clone()
+                },
+            ),
+            (
+                "etag",
+                v1::FileInfo {
+                    etag: "x".to_owned(),
+                    ..fine.clone()
+                },
+            ),
+            (
+                "chunking",
+                v1::FileInfo {
+                    chunking: String::new(),
+                    ..fine.clone()
+                },
+            ),
+            (
+                "sha256",
+                v1::FileInfo {
+                    sha256: Bytes::from_static(b"12345"),
+                    ..fine.clone()
+                },
+            ),
+            (
+                "metadata",
+                v1::FileInfo {
+                    metadata: [("A".to_owned(), String::new())].into(),
+                    ..fine
+                },
+            ),
         ];
         for (field, message) in wrong {
             assert_eq!(NamedFile::try_from(message).unwrap_err().field, field);
         }
         let error = sha256(b"12345").unwrap_err();
-        assert_eq!(error.to_string(), "field sha256: expected 32 bytes, found 5");
+        assert_eq!(
+            error.to_string(),
+            "field sha256: expected 32 bytes, found 5"
+        );
         assert_eq!(digest("expect_md5", &[7; 16]), Ok(Some([7; 16])));
         assert_eq!(digest::<16>("expect_md5", &[]), Ok(None));
-        assert_eq!(digest::<16>("expect_md5", &[7; 17]).unwrap_err().field, "expect_md5");
+        assert_eq!(
+            digest::<16>("expect_md5", &[7; 17]).unwrap_err().field,
+            "expect_md5"
+        );
     }
 
     #[test]
@@ -336,8 +440,13 @@ mod tests {
             assert_eq!(write_condition(Some(condition.clone().into())), condition);
         }
         assert_eq!(write_condition(None), WriteCondition::Absent);
-        assert_eq!(write_condition(Some(v1::WriteCondition::default())), WriteCondition::Absent);
-        let no = v1::WriteCondition { condition: Some(Condition::Any(false)) };
+        assert_eq!(
+            write_condition(Some(v1::WriteCondition::default())),
+            WriteCondition::Absent
+        );
+        let no = v1::WriteCondition {
+            condition: Some(Condition::Any(false)),
+        };
         assert_eq!(write_condition(Some(no)), WriteCondition::Any);
     }
 }

@@ -1,7 +1,8 @@
-//! The gRPC contracts of C-Store: generated code, conversions to the types of the house, the reflection set.
+//! The gRPC contracts of C-Store: generated code, conversions to the types of the house, the
+//! reflection set.
 //!
-//! The `.proto` files under `cstore/v1` are the contract; this crate only translates. `bytes` fields are
-//! [`bytes::Bytes`], so that file data is never copied out of a received message.
+//! The `.proto` files under `cstore/v1` are the contract; this crate only translates. `bytes`
+//! fields are [`bytes::Bytes`], so that file data is never copied out of a received message.
 
 mod access;
 mod bearer;
@@ -16,8 +17,8 @@ pub use access::{ACCESS, may_call};
 pub use bearer::set_bearer_clock;
 pub use bearer::{BearerError, Signer, Verifier};
 pub use convert::{
-    FieldError, FieldProblem, cluster_uuid, digest, file_name, metadata, node_id, placement, placement_map,
-    session, session_usage, sha256, store_uuid, tenant, write_condition,
+    FieldError, FieldProblem, cluster_uuid, digest, file_name, metadata, node_id, placement,
+    placement_map, session, session_usage, sha256, store_uuid, tenant, write_condition,
 };
 pub use status::{code_of, from_status, retry_after, status, status_with_retry, to_status};
 pub use ticket::{TicketClaims, TicketError};

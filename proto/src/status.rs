@@ -1,7 +1,8 @@
-//! [`ErrorCode`] and [`Fault`] in a `tonic::Status` and back, with google.rpc details (ErrorInfo, RetryInfo).
+//! [`ErrorCode`] and [`Fault`] in a `tonic::Status` and back, with google.rpc details (ErrorInfo,
+//! RetryInfo).
 //!
-//! `Fault` and `Status` belong to other crates, so the conversions are functions: `.map_err(to_status)` where a service
-//! returns, `.map_err(from_status)` where a client receives.
+//! `Fault` and `Status` belong to other crates, so the conversions are functions:
+//! `.map_err(to_status)` where a service returns, `.map_err(from_status)` where a client receives.
 
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ pub fn code_of(status: &Status) -> ErrorCode {
         .filter(|info| info.domain == DOMAIN)
         .and_then(|info| ErrorCode::from_name(&info.reason))
         .unwrap_or_else(|| match status.code() {
-            // Only our own statuses speak of a full disk. Below them it is HTTP/2 that asks for calm.
+            // Only our own statuses speak of a full disk. Below them it is HTTP/2 that asks for
+            // calm.
             Code::ResourceExhausted => ErrorCode::Overloaded,
             code => ErrorCode::from_grpc_code(code as i32),
         })
@@ -39,10 +41,13 @@ pub fn code_of(status: &Status) -> ErrorCode {
 
 /// How long the server asked to wait.
 pub fn retry_after(status: &Status) -> Option<Duration> {
-    status.get_details_retry_info().and_then(|info| info.retry_delay)
+    status
+        .get_details_retry_info()
+        .and_then(|info| info.retry_delay)
 }
 
-/// Makes the status that tells a peer about `fault`: its code, its message with the texts of all causes, its delay.
+/// Makes the status that tells a peer about `fault`: its code, its message with the texts of all
+/// causes, its delay.
 pub fn to_status(fault: Fault) -> Status {
     let text = error_chain(&fault).to_string();
     match fault.retry_after {
@@ -75,10 +80,19 @@ mod tests {
 
     #[test]
     fn a_status_of_somebody_else_maps_by_its_grpc_code() {
-        assert_eq!(code_of(&Status::unavailable("gone")), ErrorCode::Unavailable);
-        assert_eq!(code_of(&Status::unknown("transport error")), ErrorCode::Unavailable);
+        assert_eq!(
+            code_of(&Status::unavailable("gone")),
+            ErrorCode::Unavailable
+        );
+        assert_eq!(
+            code_of(&Status::unknown("transport error")),
+            ErrorCode::Unavailable
+        );
         assert_eq!(code_of(&Status::internal("?")), ErrorCode::Internal);
-        assert_eq!(code_of(&Status::resource_exhausted("ENHANCE_YOUR_CALM")), ErrorCode::Overloaded);
+        assert_eq!(
+            code_of(&Status::resource_exhausted("ENHANCE_YOUR_CALM")),
+            ErrorCode::Overloaded
+        );
     }
 
     #[test]
@@ -93,7 +107,8 @@ mod tests {
             let fault = Fault::new(code, "no");
             assert_eq!(from_status(to_status(fault.clone())), fault);
         }
-        let busy = Fault::new(ErrorCode::Overloaded, "busy").retry_after(Duration::from_millis(100));
+        let busy =
+            Fault::new(ErrorCode::Overloaded, "busy").retry_after(Duration::from_millis(100));
         assert_eq!(from_status(to_status(busy.clone())), busy);
     }
 

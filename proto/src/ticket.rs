@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use cstore_types::{
-    Chunking, ChunkingError, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId, SessionId,
-    Tenant, TicketKey,
+    Chunking, ChunkingError, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId,
+    SessionId, Tenant, TicketKey,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
@@ -65,7 +65,9 @@ impl From<TicketError> for Fault {
             TicketError::Missing | TicketError::Unreadable(_) | TicketError::Field(_) => {
                 ErrorCode::InvalidArgument
             }
-            TicketError::Foreign | TicketError::Expired | TicketError::Tenant => ErrorCode::PermissionDenied,
+            TicketError::Foreign | TicketError::Expired | TicketError::Tenant => {
+                ErrorCode::PermissionDenied
+            }
         };
         Self::from_error(code, error)
     }
@@ -100,14 +102,16 @@ impl TicketClaims {
         }
     }
 
-    /// Reads a ticket after checking its MAC in constant time. Expiry is judged by [`Self::check_expiry`], because
-    /// progress may have renewed it.
+    /// Reads a ticket after checking its MAC in constant time. Expiry is judged by
+    /// [`Self::check_expiry`], because progress may have renewed it.
     ///
     /// # Errors
     /// [`TicketError`] when it is missing, not ours or unreadable.
     pub fn verify(ticket: Option<&v1::Ticket>, key: &TicketKey) -> Result<Self, TicketError> {
         let ticket = ticket.ok_or(TicketError::Missing)?;
-        mac(key, &ticket.body).verify_slice(&ticket.mac).map_err(|_| TicketError::Foreign)?;
+        mac(key, &ticket.body)
+            .verify_slice(&ticket.mac)
+            .map_err(|_| TicketError::Foreign)?;
         let body = v1::TicketBody::decode(ticket.body.clone())?;
         let chunking = chunking(&body)?;
         Ok(Self {
@@ -123,8 +127,8 @@ impl TicketClaims {
         })
     }
 
-    /// Reads how a ticket's file is cut, without the key: for whoever carries the ticket and trusts the master that sent
-    /// it.
+    /// Reads how a ticket's file is cut, without the key: for whoever carries the ticket and trusts
+    /// the master that sent it.
     ///
     /// # Errors
     /// [`TicketError`] if the body is unreadable.
@@ -133,25 +137,36 @@ impl TicketClaims {
     }
 
     /// # Errors
-    /// [`TicketError::Tenant`] when the ticket was made for another tenant than the one that a request names.
+    /// [`TicketError::Tenant`] when the ticket was made for another tenant than the one that a
+    /// request names.
     pub fn check_tenant(&self, tenant: &str) -> Result<(), TicketError> {
-        if Tenant::new(tenant).as_ref() == Ok(&self.tenant) { Ok(()) } else { Err(TicketError::Tenant) }
+        if Tenant::new(tenant).as_ref() == Ok(&self.tenant) {
+            Ok(())
+        } else {
+            Err(TicketError::Tenant)
+        }
     }
 
     /// # Errors
     /// [`TicketError::Expired`] at or after the expiry.
     pub fn check_expiry(&self, now_ms: i64) -> Result<(), TicketError> {
-        if now_ms >= self.expires_ms { Err(TicketError::Expired) } else { Ok(()) }
+        if now_ms >= self.expires_ms {
+            Err(TicketError::Expired)
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn chunking(body: &v1::TicketBody) -> Result<Chunking, FieldError> {
-    body.chunking.parse().map_err(|error: ChunkingError| FieldError::new("chunking", error))
+    body.chunking
+        .parse()
+        .map_err(|error: ChunkingError| FieldError::new("chunking", error))
 }
 
 fn mac(key: &TicketKey, body: &[u8]) -> Hmac<Sha256> {
-    let mut mac =
-        <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes())
+        .expect("HMAC takes keys of any length");
     mac.update(b"cstore ticket v1");
     mac.update(body);
     mac
@@ -186,13 +201,23 @@ mod tests {
         let ticket = claims().sign(&ours);
         assert_eq!(TicketClaims::verify(Some(&ticket), &ours), Ok(claims()));
         let theirs = key("abcdef0123456789abcdef0123456789");
-        assert_eq!(TicketClaims::verify(Some(&ticket), &theirs), Err(TicketError::Foreign));
+        assert_eq!(
+            TicketClaims::verify(Some(&ticket), &theirs),
+            Err(TicketError::Foreign)
+        );
         assert_eq!(TicketClaims::verify(None, &ours), Err(TicketError::Missing));
         for at in 0..ticket.body.len() {
             let mut body = ticket.body.to_vec();
             body[at] ^= 1;
-            let forged = v1::Ticket { body: body.into(), ..ticket.clone() };
-            assert_eq!(TicketClaims::verify(Some(&forged), &ours), Err(TicketError::Foreign), "byte {at}");
+            let forged = v1::Ticket {
+                body: body.into(),
+                ..ticket.clone()
+            };
+            assert_eq!(
+                TicketClaims::verify(Some(&forged), &ours),
+                Err(TicketError::Foreign),
+                "byte {at}"
+            );
         }
     }
 
@@ -200,7 +225,11 @@ mod tests {
     fn i13_a_ticket_is_good_for_its_own_tenant_only() {
         assert_eq!(claims().check_tenant("acme"), Ok(()));
         for other in ["", "default", "acme-2", "ACME", "acme\0x"] {
-            assert_eq!(claims().check_tenant(other), Err(TicketError::Tenant), "{other:?}");
+            assert_eq!(
+                claims().check_tenant(other),
+                Err(TicketError::Tenant),
+                "{other:?}"
+            );
         }
     }
 
@@ -224,6 +253,12 @@ mod tests {
         assert!(matches!(error, TicketError::Field(_)), "{error:?}");
         let status = Status::from(error);
         assert_eq!(crate::code_of(&status), ErrorCode::InvalidArgument);
-        assert!(status.message().starts_with("upload ticket cannot be read: field "), "{}", status.message());
+        assert!(
+            status
+                .message()
+                .starts_with("upload ticket cannot be read: field "),
+            "{}",
+            status.message()
+        );
     }
 }

@@ -18,7 +18,12 @@ use crate::error::ApiError;
 use crate::http::date::http_date;
 
 /// What may stand unencoded in a name in a path.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// A file in a list, or as the result of a change.
 #[derive(Debug, Serialize, ToSchema)]
@@ -90,11 +95,17 @@ pub(crate) fn stored(
         new_bytes: tenant.is_default().then_some(answer.new_bytes),
         trace_id: trace.0.clone(),
     };
-    let status = if answer.replaced { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if answer.replaced {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     let mut response = json(status, &body)?;
     response.headers_mut().insert(ETAG, quoted(&file.etag)?);
     let location = format!("{FILES}{}", utf8_percent_encode(&file.name, PATH));
-    response.headers_mut().insert(LOCATION, HeaderValue::try_from(location).map_err(internal)?);
+    response
+        .headers_mut()
+        .insert(LOCATION, HeaderValue::try_from(location).map_err(internal)?);
     Ok(response)
 }
 

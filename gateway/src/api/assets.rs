@@ -1,4 +1,5 @@
-//! What the web page is made of, built into the program: there is no folder to deploy, and nothing comes from elsewhere.
+//! What the web page is made of, built into the program: there is no folder to deploy, and nothing
+//! comes from elsewhere.
 
 use std::sync::LazyLock;
 
@@ -55,7 +56,10 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "transfers.js" SCRIPT,
         "uploads.js" SCRIPT,
     ];
-    files.into_iter().map(|(name, content_type, bytes)| Asset::new(name, content_type, bytes)).collect()
+    files
+        .into_iter()
+        .map(|(name, content_type, bytes)| Asset::new(name, content_type, bytes))
+        .collect()
 });
 
 /// The file of this name.
@@ -66,10 +70,16 @@ pub(crate) fn find(name: &str) -> Option<&'static Asset> {
 impl Asset {
     fn new(name: &'static str, content_type: &'static str, bytes: &'static [u8]) -> Self {
         let digest = hex::encode(Sha256::digest(bytes));
-        // Hexadecimal digits are always good in a header; without them nothing would be cached, and all would work.
+        // Hexadecimal digits are always good in a header; without them nothing would be cached, and
+        // all would work.
         let etag = HeaderValue::try_from(format!("\"{}\"", &digest[..32]))
             .unwrap_or(HeaderValue::from_static("\"\""));
-        Self { name, content_type, bytes, etag }
+        Self {
+            name,
+            content_type,
+            bytes,
+            etag,
+        }
     }
 }
 
@@ -84,7 +94,10 @@ mod tests {
 
     /// What stands between `before` and `after`, wherever it does.
     fn between<'a>(text: &'a str, before: &str, after: char) -> Vec<&'a str> {
-        text.split(before).skip(1).filter_map(|rest| rest.split(after).next()).collect()
+        text.split(before)
+            .skip(1)
+            .filter_map(|rest| rest.split(after).next())
+            .collect()
     }
 
     #[test]
@@ -120,7 +133,15 @@ mod tests {
     fn nothing_comes_from_elsewhere() {
         for asset in ASSETS.iter() {
             let text = text(asset).replace("http://www.w3.org/2000/svg", "");
-            for word in ["http:", "https:", "src=\"//", "href=\"//", " url(", "@import", "import("] {
+            for word in [
+                "http:",
+                "https:",
+                "src=\"//",
+                "href=\"//",
+                " url(",
+                "@import",
+                "import(",
+            ] {
                 assert!(!text.contains(word), "{} has {word}", asset.name);
             }
         }
@@ -151,11 +172,15 @@ mod tests {
         let page = text(find("index.html").unwrap());
         for rest in page.split(" on").skip(1) {
             let word = rest.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-            assert!(!word.starts_with('='), "a handler stands in the markup: {rest}");
+            assert!(
+                !word.starts_with('='),
+                "a handler stands in the markup: {rest}"
+            );
         }
         assert_eq!(
             page.matches("<script").count(),
-            page.matches("<script type=\"module\" src=\"/assets/").count()
+            page.matches("<script type=\"module\" src=\"/assets/")
+                .count()
         );
     }
 }

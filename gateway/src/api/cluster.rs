@@ -52,7 +52,10 @@ pub(crate) async fn cluster(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     Query::only(query.as_deref(), &[])?;
-    let found = app.master.list_nodes(v1::ListNodesRequest::default()).await?;
+    let found = app
+        .master
+        .list_nodes(v1::ListNodesRequest::default())
+        .await?;
     let cluster = Cluster {
         nodes: found.nodes.into_iter().map(Node::from).collect(),
         map_version: found.map.map(|map| map.version),

@@ -43,7 +43,8 @@ pub(crate) struct Done {
     file: File,
 }
 
-/// The verb behind the name decides. A path without one is listed for nobody: it has no access, and is told so first.
+/// The verb behind the name decides. A path without one is listed for nobody: it has no access, and
+/// is told so first.
 pub(crate) async fn copy_or_rename(
     app: State<Shared>,
     access: Option<Extension<Access>>,
@@ -80,8 +81,19 @@ async fn copy(
     from: FileName,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let Asked { from, to, overwrite, etag } = asked(&app, from, request).await?;
-    let request = v1::CopyFileRequest { from, to, overwrite, tenant: access.tenant(), etag };
+    let Asked {
+        from,
+        to,
+        overwrite,
+        etag,
+    } = asked(&app, from, request).await?;
+    let request = v1::CopyFileRequest {
+        from,
+        to,
+        overwrite,
+        tenant: access.tenant(),
+        etag,
+    };
     done(app.master.copy_file(request).await?.file)
 }
 
@@ -108,8 +120,19 @@ async fn rename(
     from: FileName,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let Asked { from, to, overwrite, etag } = asked(&app, from, request).await?;
-    let request = v1::RenameFileRequest { from, to, overwrite, tenant: access.tenant(), etag };
+    let Asked {
+        from,
+        to,
+        overwrite,
+        etag,
+    } = asked(&app, from, request).await?;
+    let request = v1::RenameFileRequest {
+        from,
+        to,
+        overwrite,
+        tenant: access.tenant(),
+        etag,
+    };
     done(app.master.rename_file(request).await?.file)
 }
 
@@ -123,21 +146,38 @@ struct Asked {
 async fn asked(app: &App, from: FileName, request: Request) -> Result<Asked, ApiError> {
     Query::only(request.uri().query(), &[])?;
     let etag = condition::etag_of_source(request.headers())?;
-    let body =
-        Incoming::new(request.version(), request.into_body(), app.config.idle_timeout, app.config.min_rate)
-            .whole(MAX_BODY)
-            .await?;
+    let body = Incoming::new(
+        request.version(),
+        request.into_body(),
+        app.config.idle_timeout,
+        app.config.min_rate,
+    )
+    .whole(MAX_BODY)
+    .await?;
     // serde would take an array too, by position.
     let target = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body)
         .and_then(|object| serde_json::from_value::<Target>(object.into()));
     let target = target.map_err(|error| {
-        ApiError::invalid(format!("the body must be {{\"to\": name, \"overwrite\": false}}: {error}"))
+        ApiError::invalid(format!(
+            "the body must be {{\"to\": name, \"overwrite\": false}}: {error}"
+        ))
     })?;
     let to = FileName::new(target.to)?.to_string();
-    Ok(Asked { from: from.to_string(), to, overwrite: target.overwrite, etag })
+    Ok(Asked {
+        from: from.to_string(),
+        to,
+        overwrite: target.overwrite,
+        etag,
+    })
 }
 
 fn done(file: Option<v1::FileInfo>) -> Result<Response, ApiError> {
     let file = file.ok_or_else(answer::no_file)?.into();
-    answer::json(StatusCode::OK, &Done { status: "success", file })
+    answer::json(
+        StatusCode::OK,
+        &Done {
+            status: "success",
+            file,
+        },
+    )
 }

@@ -38,7 +38,11 @@ pub(crate) async fn delete(
     Query::only(request.uri().query(), &[])?;
     let etag = condition::etag_of_source(request.headers())?;
     app.master
-        .delete_file(v1::DeleteFileRequest { name: name.to_string(), tenant: access.tenant(), etag })
+        .delete_file(v1::DeleteFileRequest {
+            name: name.to_string(),
+            tenant: access.tenant(),
+            etag,
+        })
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

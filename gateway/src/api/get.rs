@@ -8,7 +8,8 @@ use cstore_proto::v1;
 use cstore_types::ErrorCode;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -158,9 +159,16 @@ async fn answer(
     match query.get("explain") {
         None => {}
         Some("freed") if with_body => return usage::explain(app, access, &name).await,
-        Some(_) => return Err(ApiError::invalid("parameter explain must be freed, with GET")),
+        Some(_) => {
+            return Err(ApiError::invalid(
+                "parameter explain must be freed, with GET",
+            ));
+        }
     }
-    let wanted_file = v1::GetFileRequest { name: name.to_string(), tenant: access.tenant() };
+    let wanted_file = v1::GetFileRequest {
+        name: name.to_string(),
+        tenant: access.tenant(),
+    };
     let found = app.master.get_file(wanted_file).await?;
     let file = found.file.ok_or_else(answer::no_file)?;
     let mut headers = describe(&file)?;
@@ -171,12 +179,17 @@ async fn answer(
             return Ok(respond(StatusCode::NOT_MODIFIED, headers, Body::empty()));
         }
         Read::Failed => {
-            let message = "the file is not in the state that If-Match or If-Unmodified-Since demands";
+            let message =
+                "the file is not in the state that If-Match or If-Unmodified-Since demands";
             return Err(ApiError::new(ErrorCode::PreconditionFailed, message));
         }
     }
     // A range is defined for GET only (RFC 9110 §14.2).
-    let wanted = if with_body { wanted(&request.headers, &file) } else { Wanted::Whole };
+    let wanted = if with_body {
+        wanted(&request.headers, &file)
+    } else {
+        Wanted::Whole
+    };
     let (status, first, length) = match wanted {
         Wanted::Whole => (StatusCode::OK, 0, file.size),
         Wanted::Unsatisfiable => return Err(ApiError::unsatisfiable(file.size)),
@@ -198,12 +211,18 @@ async fn answer(
     Ok(respond(status, headers, body))
 }
 
-/// The range, unless `If-Range` names another state of the file. A date never names this one: in a second several writes
-/// find room, and the parts of two files must not be joined (RFC 9110 §13.1.5).
+/// The range, unless `If-Range` names another state of the file. A date never names this one: in a
+/// second several writes find room, and the parts of two files must not be joined (RFC 9110
+/// §13.1.5).
 fn wanted(headers: &HeaderMap, file: &v1::FileInfo) -> Wanted {
     let once = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();
-        (values.next().map(|value| value.to_str().unwrap_or_default()), values.next().is_some())
+        (
+            values
+                .next()
+                .map(|value| value.to_str().unwrap_or_default()),
+            values.next().is_some(),
+        )
     };
     let same = match once(IF_RANGE) {
         (None, _) => true,
@@ -216,7 +235,11 @@ fn wanted(headers: &HeaderMap, file: &v1::FileInfo) -> Wanted {
 }
 
 fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {
-    let kind = if file.content_type.is_empty() { DEFAULT_TYPE } else { &file.content_type };
+    let kind = if file.content_type.is_empty() {
+        DEFAULT_TYPE
+    } else {
+        &file.content_type
+    };
     let mut headers = HeaderMap::new();
     headers.insert(ETAG, answer::quoted(&file.etag)?);
     headers.insert(LAST_MODIFIED, value(http_date(file.modified_ms))?);
@@ -236,7 +259,10 @@ fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {
 /// The last segment of the name as the name to save under (RFC 6266, RFC 8187).
 fn attachment(name: &str) -> Result<HeaderValue, ApiError> {
     let last = name.rsplit('/').next().unwrap_or(name);
-    value(format!("attachment; filename*=UTF-8''{}", utf8_percent_encode(last, NON_ALPHANUMERIC)))
+    value(format!(
+        "attachment; filename*=UTF-8''{}",
+        utf8_percent_encode(last, NON_ALPHANUMERIC)
+    ))
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
@@ -247,5 +273,6 @@ fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
 }
 
 fn value(text: String) -> Result<HeaderValue, ApiError> {
-    HeaderValue::try_from(text).map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+    HeaderValue::try_from(text)
+        .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
 }

@@ -42,7 +42,10 @@ pub(crate) async fn list(
     Extension(access): Extension<Access>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query = Query::only(raw.as_deref(), &["prefix", "delimiter", "limit", "page_token"])?;
+    let query = Query::only(
+        raw.as_deref(),
+        &["prefix", "delimiter", "limit", "page_token"],
+    )?;
     let text = |key| query.get(key).unwrap_or_default().to_owned();
     let request = v1::ListFilesRequest {
         prefix: text("prefix"),
@@ -61,8 +64,15 @@ pub(crate) async fn list(
 }
 
 fn limit(text: Option<&str>) -> Result<u32, ApiError> {
-    let Some(text) = text else { return Ok(MAX_PAGE_SIZE) };
-    text.parse().ok().filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit)).ok_or_else(|| {
-        ApiError::invalid(format!("parameter limit must be a number from 1 to {MAX_PAGE_SIZE}"))
-    })
+    let Some(text) = text else {
+        return Ok(MAX_PAGE_SIZE);
+    };
+    text.parse()
+        .ok()
+        .filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit))
+        .ok_or_else(|| {
+            ApiError::invalid(format!(
+                "parameter limit must be a number from 1 to {MAX_PAGE_SIZE}"
+            ))
+        })
 }

@@ -1,5 +1,5 @@
-//! The REST surface: the router, its layers, and one file for each verb. A verb reads its request, asks the master or a
-//! worker, and writes its answer.
+//! The REST surface: the router, its layers, and one file for each verb. A verb reads its request,
+//! asks the master or a worker, and writes its answer.
 
 mod answer;
 mod assets;

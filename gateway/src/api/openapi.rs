@@ -49,9 +49,14 @@ struct Token;
 
 impl Modify for Token {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("cst_<id>_<secret>");
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("cst_<id>_<secret>");
         let scheme = SecurityScheme::Http(bearer.build());
-        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", scheme);
     }
 }
 
@@ -90,14 +95,19 @@ mod tests {
             .unwrap()
             .iter()
             .flat_map(|(path, item)| {
-                item.as_object().unwrap().keys().map(move |method| format!("{method} {path}"))
+                item.as_object()
+                    .unwrap()
+                    .keys()
+                    .map(move |method| format!("{method} {path}"))
             })
             .collect();
         let routes = ROUTES.iter().flat_map(|route| {
             let path = route.path.replace("{*name}", "{name}") + route.verb;
             let head = (route.path.ends_with("{*name}") && route.method == "GET").then_some("head");
             let methods = head.into_iter().chain([route.method]);
-            methods.map(move |method| format!("{} {path}", method.to_ascii_lowercase())).collect::<Vec<_>>()
+            methods
+                .map(move |method| format!("{} {path}", method.to_ascii_lowercase()))
+                .collect::<Vec<_>>()
         });
         assert_eq!(described, routes.collect());
     }
@@ -108,7 +118,8 @@ mod tests {
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
                 for status in ["400", "401", "403", "500", "503", "504"] {
-                    let problem = &operation["responses"][status]["content"]["application/problem+json"];
+                    let problem =
+                        &operation["responses"][status]["content"]["application/problem+json"];
                     assert!(problem.is_object(), "{method} {path} {status}");
                 }
                 assert!(

@@ -1,7 +1,8 @@
-//! The web page: `GET /` for browsers, its parts under `/assets/`, and `GET /api/page` with what it must be told.
+//! The web page: `GET /` for browsers, its parts under `/assets/`, and `GET /api/page` with what it
+//! must be told.
 //!
-//! The page and its parts hold no data and need no token: everything that they show comes from the REST routes, with the
-//! token that the user gives to the page.
+//! The page and its parts hold no data and need no token: everything that they show comes from the
+//! REST routes, with the token that the user gives to the page.
 
 use axum::Extension;
 use axum::body::Body;
@@ -9,8 +10,8 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, VARY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -58,8 +59,14 @@ pub(crate) async fn told(
 
 /// The page for who asks for HTML, and a text for everybody else.
 pub(crate) async fn root(headers: HeaderMap) -> Result<Response, ApiError> {
-    let mut answer = if takes_html(&headers) { page(&headers)? } else { index::index().await };
-    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    let mut answer = if takes_html(&headers) {
+        page(&headers)?
+    } else {
+        index::index().await
+    };
+    answer
+        .headers_mut()
+        .insert(VARY, HeaderValue::from_static("accept"));
     Ok(answer)
 }
 
@@ -68,27 +75,46 @@ pub(crate) async fn asset(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Path(name) = name.map_err(|_| ApiError::no_route())?;
-    serve(assets::find(&name).ok_or_else(ApiError::no_route)?, &headers)
+    serve(
+        assets::find(&name).ok_or_else(ApiError::no_route)?,
+        &headers,
+    )
 }
 
 fn page(headers: &HeaderMap) -> Result<Response, ApiError> {
-    serve(assets::find("index.html").ok_or_else(ApiError::no_route)?, headers)
+    serve(
+        assets::find("index.html").ok_or_else(ApiError::no_route)?,
+        headers,
+    )
 }
 
 /// curl says `*/*`, browsers name the type.
 fn takes_html(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accepted = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|range| {
-        range.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/html"))
+        range
+            .split(';')
+            .next()
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/html"))
     })
 }
 
-/// The parts belong together, so a browser asks each time whether they have changed; the answer is nearly always 304.
+/// The parts belong together, so a browser asks each time whether they have changed; the answer is
+/// nearly always 304.
 fn serve(asset: &'static Asset, asked: &HeaderMap) -> Result<Response, ApiError> {
-    let known = asked.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let known = asked
+        .get(IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok());
     let tag = asset.etag.to_str().unwrap_or_default().trim_matches('"');
     let same = known.is_some_and(|known| condition::matches(known, tag, true));
-    let mut response = Response::new(if same { Body::empty() } else { Body::from(asset.bytes) });
+    let mut response = Response::new(if same {
+        Body::empty()
+    } else {
+        Body::from(asset.bytes)
+    });
     if same {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }

@@ -56,7 +56,12 @@ pub(crate) async fn put(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let mut body = Incoming::new(head.version, body, app.config.idle_timeout, app.config.min_rate);
+    let mut body = Incoming::new(
+        head.version,
+        body,
+        app.config.idle_timeout,
+        app.config.min_rate,
+    );
     let stored = match plan(access.tenant.clone(), &head.uri, &head.headers, at_most) {
         Ok(write) => upload::store(&app, &write, &mut body).await,
         Err(error) => Err(error),
@@ -75,7 +80,9 @@ fn plan(
 ) -> Result<Write, ApiError> {
     let overwrite = Query::only(uri.query(), &["overwrite"])?.flag("overwrite")?;
     refuse_parts(headers)?;
-    let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let given = headers
+        .get(CONTENT_TYPE)
+        .map(|value| value.to_str().unwrap_or_default());
     Ok(Write {
         tenant,
         name: name::from_path(uri.path(), FILES)?,

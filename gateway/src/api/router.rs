@@ -39,7 +39,10 @@ pub(crate) fn router(app: Shared) -> Router {
                 .delete(delete::delete)
                 .post(copy::copy_or_rename),
         )
-        .route("/api/download/{*name}", routing::get(get::download).head(get::download_head))
+        .route(
+            "/api/download/{*name}",
+            routing::get(get::download).head(get::download_head),
+        )
         .route("/api/stats", routing::get(stats::stats))
         .route("/api/usage", routing::get(usage::usage))
         .route("/api/cluster", routing::get(cluster::cluster))
@@ -73,14 +76,20 @@ async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> R
             Err(refused) if request.body().is_end_stream() => return refused.into_response(),
             Err(refused) => {
                 let version = request.version();
-                let body =
-                    Incoming::new(version, request.into_body(), app.config.idle_timeout, app.config.min_rate);
+                let body = Incoming::new(
+                    version,
+                    request.into_body(),
+                    app.config.idle_timeout,
+                    app.config.min_rate,
+                );
                 return refuse(refused, body).into_response();
             }
         }
         if !app.started.load(Ordering::Acquire) {
-            return ApiError::unavailable("the gateway is starting: the cluster is not complete yet")
-                .into_response();
+            return ApiError::unavailable(
+                "the gateway is starting: the cluster is not complete yet",
+            )
+            .into_response();
         }
     }
     next.run(request).await
@@ -90,20 +99,34 @@ async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> R
 fn judge(app: &App, request: &Request) -> Result<Option<Access>, ApiError> {
     let access = app.auth.check(request.headers())?;
     if !request.headers().contains_key(AUTHORIZATION) {
-        origin::check(request.method(), request.uri(), request.headers(), app.config.is_local())?;
+        origin::check(
+            request.method(),
+            request.uri(),
+            request.headers(),
+            app.config.is_local(),
+        )?;
     }
-    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let matched = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(MatchedPath::as_str);
     let listed = route_rights::check(&access, request.method(), matched, request.uri().path())?;
     Ok(listed.then_some(access))
 }
 
 /// Span, trace id, metrics, and the rendering of errors.
 async fn observe(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", MatchedPath::as_str)
+        .to_owned();
     let (method, request_version) = (request.method().clone(), request.version());
     let (started, counted) = (Instant::now(), app.metrics.request());
     let span = span(&request, &route);
-    let trace_id = span.in_scope(current_trace_id).unwrap_or_else(|| NO_TRACE.to_owned());
+    let trace_id = span
+        .in_scope(current_trace_id)
+        .unwrap_or_else(|| NO_TRACE.to_owned());
     request.extensions_mut().insert(TraceId(trace_id.clone()));
 
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -123,8 +146,11 @@ async fn observe(State(app): State<Shared>, mut request: Request, next: Next) ->
         response.headers_mut().insert(TRACE_HEADER, value);
     }
     if app.readiness.is_leaving() && request_version <= Version::HTTP_11 {
-        // A client that keeps its connection goes elsewhere with its next request, before this door closes.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        // A client that keeps its connection goes elsewhere with its next request, before this door
+        // closes.
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let status = response.status().as_u16();
     span.record("http.response.status_code", status);

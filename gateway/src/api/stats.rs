@@ -1,5 +1,6 @@
-//! `GET /api/stats`: how much is stored, and how much space that takes. Files and logical bytes are the tenant's. What
-//! they take is told to the default tenant only: blocks are shared, and their number tells what others have stored.
+//! `GET /api/stats`: how much is stored, and how much space that takes. Files and logical bytes are
+//! the tenant's. What they take is told to the default tenant only: blocks are shared, and their
+//! number tells what others have stored.
 
 use axum::Extension;
 use axum::extract::{RawQuery, State};
@@ -50,7 +51,12 @@ pub(crate) async fn stats(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     Query::only(query.as_deref(), &[])?;
-    let usage = app.master.get_usage(v1::GetUsageRequest { tenant: access.tenant() }).await?;
+    let usage = app
+        .master
+        .get_usage(v1::GetUsageRequest {
+            tenant: access.tenant(),
+        })
+        .await?;
     let cluster = Stored {
         unique_bytes: usage.unique_bytes,
         physical_bytes: usage.physical_bytes,

@@ -28,8 +28,9 @@ pub(super) fn span(request: &Request, route: &str) -> Span {
         url.path = request.uri().path(),
         http.response.status_code = field::Empty,
     );
-    let parent =
-        global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(request.headers())));
+    let parent = global::get_text_map_propagator(|propagator| {
+        propagator.extract(&HeaderExtractor(request.headers()))
+    });
     // It fails only when nobody listens to spans, and then there is nothing to join.
     let _ = span.set_parent(parent);
     span

@@ -64,8 +64,17 @@ pub(crate) async fn upload(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let at_most = body.size_hint().upper();
-    let body = Incoming::new(head.version, body, app.config.idle_timeout, app.config.min_rate);
-    let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let body = Incoming::new(
+        head.version,
+        body,
+        app.config.idle_timeout,
+        app.config.min_rate,
+    );
+    let kind = head
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let mut form = match Multipart::new(kind, body) {
         Ok(form) => form,
         Err(refused) => {
@@ -106,8 +115,9 @@ fn plan(
     at_most: Option<u64>,
 ) -> Result<Write, ApiError> {
     let name = query.get("name").map(str::to_owned).or(part.filename);
-    let name =
-        name.ok_or_else(|| ApiError::invalid("the file has no name: give its part a filename, or ?name="))?;
+    let name = name.ok_or_else(|| {
+        ApiError::invalid("the file has no name: give its part a filename, or ?name=")
+    })?;
     Ok(Write {
         tenant: tenant.clone(),
         name: FileName::new(name)?,

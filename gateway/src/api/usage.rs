@@ -1,5 +1,5 @@
-//! `GET /api/usage?prefix=` and `GET /api/files/{name}?explain=freed`: what files use, and what their removal would free
-//! now. From the reference sets of all storage nodes, changing nothing.
+//! `GET /api/usage?prefix=` and `GET /api/files/{name}?explain=freed`: what files use, and what
+//! their removal would free now. From the reference sets of all storage nodes, changing nothing.
 
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ pub(crate) struct Usage {
 pub(crate) struct Freed {
     name: String,
     size: u64,
-    /// Other names of the same stored file, as copies make them: while there is one, nothing is freed.
+    /// Other names of the same stored file, as copies make them: while there is one, nothing is
+    /// freed.
     other_names: u64,
     #[serde(flatten)]
     space: Space,
@@ -88,11 +89,23 @@ pub(crate) async fn usage(
     let prefix = query.get("prefix").unwrap_or_default().to_owned();
     let (selected, space) = ask(&app, &access, Selection::Prefix(prefix.clone())).await?;
     let (files, logical_bytes) = (selected.files, selected.logical_bytes);
-    answer::json(StatusCode::OK, &Usage { prefix, files, logical_bytes, space })
+    answer::json(
+        StatusCode::OK,
+        &Usage {
+            prefix,
+            files,
+            logical_bytes,
+            space,
+        },
+    )
 }
 
 /// What a removal of `name` would free.
-pub(crate) async fn explain(app: &App, access: &Access, name: &FileName) -> Result<Response, ApiError> {
+pub(crate) async fn explain(
+    app: &App,
+    access: &Access,
+    name: &FileName,
+) -> Result<Response, ApiError> {
     // Whether somebody else has the same bytes is not told to named tenants.
     access.require_default_tenant()?;
     let (selected, space) = ask(app, access, Selection::Name(name.to_string())).await?;
@@ -110,7 +123,10 @@ async fn ask(
     access: &Access,
     selection: Selection,
 ) -> Result<(v1::SelectFilesResponse, Space), ApiError> {
-    let request = v1::SelectFilesRequest { tenant: access.tenant(), selection: Some(selection) };
+    let request = v1::SelectFilesRequest {
+        tenant: access.tenant(),
+        selection: Some(selection),
+    };
     let mut selected = app.master.select_files(request).await?;
     let sessions = std::mem::take(&mut selected.sessions);
     let mut worker = app.workers.any();

@@ -19,7 +19,8 @@ pub(crate) struct Auth {
     pub(crate) tokens: Arc<TokenFile>,
 }
 
-/// For whom a request was let in. Handlers get it as an extension, and only for routes that are listed.
+/// For whom a request was let in. Handlers get it as an extension, and only for routes that are
+/// listed.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     pub(crate) tenant: Tenant,
@@ -63,23 +64,32 @@ impl Auth {
         let mut found = headers.get_all(AUTHORIZATION).iter();
         let shown = match (found.next(), found.next()) {
             (None, _) if self.anonymous => {
-                return Ok(Access { tenant: Tenant::default(), rights: Rights::ALL });
+                return Ok(Access {
+                    tenant: Tenant::default(),
+                    rights: Rights::ALL,
+                });
             }
             (None, _) => return refuse("a token is needed: authorization: Bearer cst_…"),
             (Some(_), Some(_)) => return refuse("there is more than one header authorization"),
             (Some(value), None) => value.to_str().ok().and_then(token_of),
         };
         let Some(token) = shown else {
-            return refuse("header authorization holds no token; expected is: Bearer cst_<id>_<secret>");
+            return refuse(
+                "header authorization holds no token; expected is: Bearer cst_<id>_<secret>",
+            );
         };
         match self.tokens.find(&token) {
-            Ok(entry) => Ok(Access { tenant: entry.tenant().clone(), rights: entry.rights() }),
+            Ok(entry) => Ok(Access {
+                tenant: entry.tenant().clone(),
+                rights: entry.rights(),
+            }),
             Err(refused) => refuse(&refused.to_string()),
         }
     }
 }
 
-/// The token of a header: a bearer, or the password of a client that knows only names and passwords.
+/// The token of a header: a bearer, or the password of a client that knows only names and
+/// passwords.
 fn token_of(value: &str) -> Option<Token> {
     let (scheme, rest) = value.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -105,15 +115,26 @@ mod tests {
         let tenant = Tenant::new("acme").unwrap();
         std::fs::write(
             &path,
-            Entry::new(&token, tenant, Rights::of(&[Right::Read]), None).unwrap().to_string(),
+            Entry::new(&token, tenant, Rights::of(&[Right::Read]), None)
+                .unwrap()
+                .to_string(),
         )
         .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        (Auth { anonymous, tokens: Arc::new(TokenFile::open(path).unwrap()) }, token)
+        (
+            Auth {
+                anonymous,
+                tokens: Arc::new(TokenFile::open(path).unwrap()),
+            },
+            token,
+        )
     }
 
     fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap())).collect()
+        values
+            .iter()
+            .map(|value| (AUTHORIZATION, value.parse().unwrap()))
+            .collect()
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Authentication and authorization of REST requests: API tokens, the right that each route needs, and the refusal of
-//! requests that pages of other sites make.
+//! Authentication and authorization of REST requests: API tokens, the right that each route needs,
+//! and the refusal of requests that pages of other sites make.
 
 pub(crate) mod bearer;
 pub(crate) mod origin;

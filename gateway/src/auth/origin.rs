@@ -1,8 +1,10 @@
-//! Pages of other sites that act through the browser of somebody whom this gateway lets in without a token.
+//! Pages of other sites that act through the browser of somebody whom this gateway lets in without
+//! a token.
 //!
-//! A browser sends uploads of forms and plain texts anywhere without asking first, and says in `Sec-Fetch-Site` and
-//! `Origin` who made it do so. A name of a foreign site may also be turned to an address of this machine (DNS rebinding);
-//! then `Host` has that name. Requests with a token need none of this: no page can send a token that it does not have.
+//! A browser sends uploads of forms and plain texts anywhere without asking first, and says in
+//! `Sec-Fetch-Site` and `Origin` who made it do so. A name of a foreign site may also be turned to
+//! an address of this machine (DNS rebinding); then `Host` has that name. Requests with a token
+//! need none of this: no page can send a token that it does not have.
 
 use std::net::IpAddr;
 
@@ -17,9 +19,21 @@ use crate::error::ApiError;
 ///
 /// # Errors
 /// `permission_denied`.
-pub(crate) fn check(method: &Method, uri: &Uri, headers: &HeaderMap, is_local: bool) -> Result<(), ApiError> {
-    let host = uri.authority().cloned().or_else(|| text(headers, HOST.as_str())?.parse::<Authority>().ok());
-    if is_local && host.as_ref().is_some_and(|host| may_be_foreign(host.host())) {
+pub(crate) fn check(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    is_local: bool,
+) -> Result<(), ApiError> {
+    let host = uri
+        .authority()
+        .cloned()
+        .or_else(|| text(headers, HOST.as_str())?.parse::<Authority>().ok());
+    if is_local
+        && host
+            .as_ref()
+            .is_some_and(|host| may_be_foreign(host.host()))
+    {
         return refuse(
             "a gateway for this machine only is asked for by localhost or an address, not by another name",
         );
@@ -30,8 +44,12 @@ pub(crate) fn check(method: &Method, uri: &Uri, headers: &HeaderMap, is_local: b
     if text(headers, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
         return refuse("a page of another site may not change anything without a token");
     }
-    let Some(origin) = text(headers, ORIGIN.as_str()) else { return Ok(()) };
-    let by = origin.split_once("://").and_then(|(_, authority)| authority.parse::<Authority>().ok());
+    let Some(origin) = text(headers, ORIGIN.as_str()) else {
+        return Ok(());
+    };
+    let by = origin
+        .split_once("://")
+        .and_then(|(_, authority)| authority.parse::<Authority>().ok());
     match (by, host) {
         (Some(by), Some(host)) if by == host => Ok(()),
         _ => refuse("a page of another origin may not change anything without a token"),
@@ -43,10 +61,13 @@ fn refuse(text: &str) -> Result<(), ApiError> {
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+    headers
+        .get(name)
+        .map(|value| value.to_str().unwrap_or_default())
 }
 
-/// Whether somebody else can own this name: one with a dot that is neither an address nor below localhost.
+/// Whether somebody else can own this name: one with a dot that is neither an address nor below
+/// localhost.
 fn may_be_foreign(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = bare.trim_end_matches('.').to_ascii_lowercase();
@@ -61,8 +82,10 @@ mod tests {
     use super::*;
 
     fn comes_in(method: Method, is_local: bool, pairs: &[(&'static str, &str)]) -> bool {
-        let headers =
-            pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let headers = pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect();
         check(&method, &Uri::from_static("/api/files"), &headers, is_local).is_ok()
     }
 
@@ -71,7 +94,14 @@ mod tests {
         let host = ("host", "127.0.0.1:8000");
         for (pairs, fine) in [
             (&[host][..], true),
-            (&[host, ("origin", "http://127.0.0.1:8000"), ("sec-fetch-site", "same-origin")], true),
+            (
+                &[
+                    host,
+                    ("origin", "http://127.0.0.1:8000"),
+                    ("sec-fetch-site", "same-origin"),
+                ],
+                true,
+            ),
             (&[host, ("origin", "http://127.0.0.1:8000")], true),
             (&[host, ("origin", "http://127.0.0.1:9000")], false),
             (&[host, ("origin", "http://evil.example")], false),
@@ -101,9 +131,17 @@ mod tests {
         ] {
             assert!(comes_in(Method::GET, true, &[("host", host)]), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example:8000", "localhost.evil.example", "x."] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example:8000",
+            "localhost.evil.example",
+            "x.",
+        ] {
             assert!(!comes_in(Method::GET, true, &[("host", host)]), "{host}");
-            assert!(comes_in(Method::GET, false, &[("host", host)]), "{host}: others may have names");
+            assert!(
+                comes_in(Method::GET, false, &[("host", host)]),
+                "{host}: others may have names"
+            );
         }
     }
 }

@@ -22,7 +22,13 @@ pub struct Route {
 }
 
 const fn route(method: &'static str, path: &'static str, rights: &'static [Right]) -> Route {
-    Route { method, path, verb: "", rights, whole_cluster: false }
+    Route {
+        method,
+        path,
+        verb: "",
+        rights,
+        whole_cluster: false,
+    }
 }
 
 /// Files by name.
@@ -36,14 +42,26 @@ pub const ROUTES: &[Route] = &[
     route("PUT", FILE, &[Write]),
     route("DELETE", FILE, &[Delete]),
     // A copy makes readable under a new name what may not be read under the old one.
-    Route { verb: ":copy", ..route("POST", FILE, &[Write, Read]) },
+    Route {
+        verb: ":copy",
+        ..route("POST", FILE, &[Write, Read])
+    },
     // The old name is gone afterwards.
-    Route { verb: ":rename", ..route("POST", FILE, &[Write, Delete]) },
+    Route {
+        verb: ":rename",
+        ..route("POST", FILE, &[Write, Delete])
+    },
     route("GET", "/api/download/{*name}", &[Read]),
     route("GET", "/api/stats", &[Read]),
     route("GET", "/api/page", &[Read]),
-    Route { whole_cluster: true, ..route("GET", "/api/usage", &[Read]) },
-    Route { whole_cluster: true, ..route("GET", "/api/cluster", &[Read]) },
+    Route {
+        whole_cluster: true,
+        ..route("GET", "/api/usage", &[Read])
+    },
+    Route {
+        whole_cluster: true,
+        ..route("GET", "/api/cluster", &[Read])
+    },
     route("GET", "/api/openapi.json", &[Read]),
 ];
 
@@ -57,11 +75,17 @@ pub(crate) fn check(
     matched: Option<&str>,
     path: &str,
 ) -> Result<bool, ApiError> {
-    let method = if method == Method::HEAD { Method::GET } else { method.clone() };
+    let method = if method == Method::HEAD {
+        Method::GET
+    } else {
+        method.clone()
+    };
     let fits = |route: &&Route| {
         method.as_str() == route.method && matched == Some(route.path) && path.ends_with(route.verb)
     };
-    let Some(route) = ROUTES.iter().find(fits) else { return Ok(false) };
+    let Some(route) = ROUTES.iter().find(fits) else {
+        return Ok(false);
+    };
     for right in route.rights {
         access.require(*right)?;
     }

@@ -1,8 +1,9 @@
-//! Tickets in stock for small files: one call to the master gets many, so that a small PUT costs two hops instead
-//! of three. They name no file; the name is judged when the upload commits.
+//! Tickets in stock for small files: one call to the master gets many, so that a small PUT costs
+//! two hops instead of three. They name no file; the name is judged when the upload commits.
 //!
-//! A ticket is dropped when it is older than [`MAX_AGE`], far below the master's own limit, and when its worker is
-//! no longer ready or cannot be reached. The whole stock is dropped when one ticket is refused: the master that made them is gone.
+//! A ticket is dropped when it is older than [`MAX_AGE`], far below the master's own limit, and
+//! when its worker is no longer ready or cannot be reached. The whole stock is dropped when one
+//! ticket is refused: the master that made them is gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -52,7 +53,10 @@ impl Tickets {
         };
         let mut tickets = master.begin_upload(request).await?.tickets;
         tickets.truncate(BATCH as usize);
-        let first = tickets.iter().position(|ticket| usable(&ticket.worker_addr)).unwrap_or(0);
+        let first = tickets
+            .iter()
+            .position(|ticket| usable(&ticket.worker_addr))
+            .unwrap_or(0);
         if tickets.is_empty() {
             return Err(Status::internal("the master answered no ticket"));
         }
@@ -62,7 +66,10 @@ impl Tickets {
         if stock.len() >= MAX_TENANTS && !stock.contains_key(tenant) {
             stock.clear();
         }
-        stock.insert(tenant.clone(), tickets.into_iter().map(|ticket| (now, ticket)).collect());
+        stock.insert(
+            tenant.clone(),
+            tickets.into_iter().map(|ticket| (now, ticket)).collect(),
+        );
         Ok(first)
     }
 

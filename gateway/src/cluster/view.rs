@@ -1,5 +1,5 @@
-//! The cluster as the master shows it: which workers take work. Followed for life; a gap changes nothing but
-//! readiness, because the last view is better than none.
+//! The cluster as the master shows it: which workers take work. Followed for life; a gap changes
+//! nothing but readiness, because the last view is better than none.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ const METADATA: &str = "metadata";
 /// What matters of a `ClusterView`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
-    /// The workers that live: those that are ready, and those that miss a part of the cluster and can still read the
-    /// rest of it.
+    /// The workers that live: those that are ready, and those that miss a part of the cluster and
+    /// can still read the rest of it.
     workers: Endpoints,
     map_known: bool,
 }
@@ -30,11 +30,16 @@ impl View {
             let class = match node.state() {
                 v1::NodeState::Ready => Class::Whole,
                 v1::NodeState::NotReady => Class::Partial,
-                v1::NodeState::Lost | v1::NodeState::Suspect | v1::NodeState::Unspecified => return None,
+                v1::NodeState::Lost | v1::NodeState::Suspect | v1::NodeState::Unspecified => {
+                    return None;
+                }
             };
             (node.role() == v1::Role::Worker).then(|| (Target::new(node.addr.clone()), class))
         };
-        Self { workers: view.nodes.iter().filter_map(live).collect(), map_known: view.map.is_some() }
+        Self {
+            workers: view.nodes.iter().filter_map(live).collect(),
+            map_known: view.map.is_some(),
+        }
     }
 
     fn has_ready_worker(&self) -> bool {
@@ -54,8 +59,9 @@ impl View {
         PartState::Ready
     }
 
-    /// Of a gateway that has served before: with a part of the cluster away it still reads the rest, and says itself
-    /// what it cannot do. Taking it from its clients would only take the reads away too.
+    /// Of a gateway that has served before: with a part of the cluster away it still reads the
+    /// rest, and says itself what it cannot do. Taking it from its clients would only take the
+    /// reads away too.
     fn state_later(&self) -> PartState {
         if self.workers.is_empty() {
             return PartState::NotReady("no worker is there".to_owned());
@@ -91,7 +97,11 @@ impl Cluster {
     /// Ends when uploads would succeed, as far as the master knows.
     pub(crate) async fn wait_ready(&self) {
         // It cannot fail: `self` holds a sender.
-        let _ = self.view.subscribe().wait_for(|view| view.state() == PartState::Ready).await;
+        let _ = self
+            .view
+            .subscribe()
+            .wait_for(|view| view.state() == PartState::Ready)
+            .await;
     }
 
     fn take_in(&self, view: View) {
@@ -117,13 +127,18 @@ pub(crate) struct ViewUpdater {
 
 impl ViewUpdater {
     pub(crate) fn new(cluster: Cluster, readiness: Readiness) -> Self {
-        Self { cluster, readiness, has_served: false }
+        Self {
+            cluster,
+            readiness,
+            has_served: false,
+        }
     }
 }
 
 impl ViewObserver for ViewUpdater {
     fn view(&mut self, view: v1::ClusterView) {
-        // Unlike a missing part of the cluster, this fails every write: whoever watches the gateway has to know.
+        // Unlike a missing part of the cluster, this fails every write: whoever watches the gateway
+        // has to know.
         let metadata = match view.not_writable.as_str() {
             "" => PartState::Ready,
             why => PartState::NotReady(why.to_owned()),
@@ -132,12 +147,22 @@ impl ViewObserver for ViewUpdater {
         let view = View::new(&view);
         let complete = view.state();
         self.has_served |= complete == PartState::Ready;
-        self.readiness.set(PART, if self.has_served { view.state_later() } else { complete });
+        self.readiness.set(
+            PART,
+            if self.has_served {
+                view.state_later()
+            } else {
+                complete
+            },
+        );
         self.cluster.take_in(view);
     }
 
     fn interrupted(&mut self) {
-        self.readiness.set(PART, PartState::NotReady("the master cannot be reached".to_owned()));
+        self.readiness.set(
+            PART,
+            PartState::NotReady("the master cannot be reached".to_owned()),
+        );
     }
 }
 
@@ -146,7 +171,12 @@ mod tests {
     use super::*;
 
     fn node(role: v1::Role, state: v1::NodeState, addr: &str) -> v1::Node {
-        v1::Node { role: role.into(), state: state.into(), addr: addr.to_owned(), ..v1::Node::default() }
+        v1::Node {
+            role: role.into(),
+            state: state.into(),
+            addr: addr.to_owned(),
+            ..v1::Node::default()
+        }
     }
 
     #[test]
@@ -161,16 +191,25 @@ mod tests {
             ..v1::ClusterView::default()
         };
         assert_ne!(View::new(&seen).state(), PartState::Ready);
-        seen.nodes.push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
+        seen.nodes
+            .push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
         assert_eq!(View::new(&seen).state(), PartState::Ready);
-        let expected = [(Target::new("c:1"), Class::Whole), (Target::new("d:1"), Class::Partial)];
+        let expected = [
+            (Target::new("c:1"), Class::Whole),
+            (Target::new("d:1"), Class::Partial),
+        ];
         assert_eq!(View::new(&seen).workers, Endpoints::from(expected));
         seen.nodes.pop();
         assert_ne!(View::new(&seen).state(), PartState::Ready);
-        assert_eq!(View::new(&seen).state_later(), PartState::Ready, "what is there can still be read");
+        assert_eq!(
+            View::new(&seen).state_later(),
+            PartState::Ready,
+            "what is there can still be read"
+        );
         seen.nodes.pop();
         assert_ne!(View::new(&seen).state_later(), PartState::Ready);
-        seen.nodes.push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
+        seen.nodes
+            .push(node(v1::Role::Worker, v1::NodeState::Ready, "c:1"));
         seen.map = None;
         assert_ne!(View::new(&seen).state(), PartState::Ready);
     }
@@ -188,7 +227,10 @@ mod tests {
         updater.view(view(""));
         assert!(readiness.is_ready());
         updater.view(view("no descriptors"));
-        assert_eq!(readiness.reasons(), [(METADATA, "no descriptors".to_owned())]);
+        assert_eq!(
+            readiness.reasons(),
+            [(METADATA, "no descriptors".to_owned())]
+        );
         updater.view(view(""));
         assert!(readiness.is_ready());
     }
@@ -201,7 +243,10 @@ mod tests {
             node(v1::Role::Worker, v1::NodeState::Ready, "a:1"),
             node(v1::Role::Worker, v1::NodeState::NotReady, "b:1"),
         ];
-        let view = v1::ClusterView { nodes, ..v1::ClusterView::default() };
+        let view = v1::ClusterView {
+            nodes,
+            ..v1::ClusterView::default()
+        };
         cluster.take_in(View::new(&view));
         assert!(cluster.is_ready_worker("a:1") && !cluster.is_ready_worker("b:1"));
         assert_eq!(workers.borrow_and_update().len(), 2);

@@ -13,13 +13,15 @@ use tokio::time::Instant;
 use crate::error::ApiError;
 use crate::http::pace::Pace;
 
-/// A refused upload is read on for this long and this far, so that the client sees the answer and not a reset.
+/// A refused upload is read on for this long and this far, so that the client sees the answer and
+/// not a reset.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 1 << 20;
 
 /// Bytes of a file on their way in.
 pub(crate) trait Source: Send {
-    /// The next bytes, never empty; `None` at the proper end. A body that breaks off is an error, not an end.
+    /// The next bytes, never empty; `None` at the proper end. A body that breaks off is an error,
+    /// not an end.
     fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ApiError>> + Send;
 
     /// Whether bytes of the file were handed out, which cannot be sent again.
@@ -41,12 +43,20 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    /// A body that may pause for `idle` while somebody waits for it, and must bring `min_rate` bytes a second. Time in
-    /// which nobody asks does not count.
+    /// A body that may pause for `idle` while somebody waits for it, and must bring `min_rate`
+    /// bytes a second. Time in which nobody asks does not count.
     pub(crate) fn new(version: Version, body: Body, idle: Duration, min_rate: u64) -> Self {
         let (left, needs_flag) = (body.size_hint().exact(), version == Version::HTTP_2);
         let (data, pace) = (body.into_data_stream(), Pace::new(min_rate));
-        Self { data, idle, pace, left, needs_flag, started: false, ended: false }
+        Self {
+            data,
+            idle,
+            pace,
+            left,
+            needs_flag,
+            started: false,
+            ended: false,
+        }
     }
 
     /// Whether what came is all that was announced.
@@ -83,9 +93,14 @@ impl Source for Incoming {
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         while !self.ended {
             let asked = Instant::now();
-            let next = tokio::time::timeout(self.idle, self.data.next()).await.map_err(|_| {
-                ApiError::new(ErrorCode::InvalidArgument, "the body made no progress and was given up")
-            })?;
+            let next = tokio::time::timeout(self.idle, self.data.next())
+                .await
+                .map_err(|_| {
+                    ApiError::new(
+                        ErrorCode::InvalidArgument,
+                        "the body made no progress and was given up",
+                    )
+                })?;
             match next {
                 None => {
                     self.ended = true;
@@ -101,10 +116,14 @@ impl Source for Incoming {
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(chunk)) => {
                     if !self.pace.keeps_up(asked.elapsed(), chunk.len() as u64) {
-                        return Err(ApiError::invalid("the body came too slowly and was given up"));
+                        return Err(ApiError::invalid(
+                            "the body came too slowly and was given up",
+                        ));
                     }
                     self.started = true;
-                    self.left = self.left.map(|left| left.saturating_sub(chunk.len() as u64));
+                    self.left = self
+                        .left
+                        .map(|left| left.saturating_sub(chunk.len() as u64));
                     return Ok(Some(chunk));
                 }
             }
@@ -117,13 +136,17 @@ impl Source for Incoming {
     }
 }
 
-/// Returns the error of a refused upload. If the client may still be sending, a task reads a bounded rest of `body`, so
-/// that the answer is not lost in a reset, and the connection closes after the answer.
+/// Returns the error of a refused upload. If the client may still be sending, a task reads a
+/// bounded rest of `body`, so that the answer is not lost in a reset, and the connection closes
+/// after the answer.
 pub(crate) fn refuse(error: ApiError, body: Incoming) -> ApiError {
     if body.is_ended() {
         return error;
     }
-    drop(cstore_node::shutdown::spawn("drain a refused body", body.drain()));
+    drop(cstore_node::shutdown::spawn(
+        "drain a refused body",
+        body.drain(),
+    ));
     error.closing()
 }
 
@@ -133,7 +156,9 @@ fn broken_off() -> ApiError {
 
 /// All bytes of a source that has at most `limit` of them; one chunk is not copied.
 pub(crate) async fn whole(source: &mut impl Source, limit: usize) -> Result<Bytes, ApiError> {
-    let Some(first) = source.chunk().await? else { return Ok(Bytes::new()) };
+    let Some(first) = source.chunk().await? else {
+        return Ok(Bytes::new());
+    };
     let mut all = BytesMut::new();
     let mut last = first;
     loop {
@@ -163,19 +188,37 @@ mod tests {
     use futures_util::stream;
 
     fn body(parts: Vec<Result<&'static str, std::io::Error>>) -> Body {
-        Body::from_stream(stream::iter(parts.into_iter().map(|part| part.map(Bytes::from))))
+        Body::from_stream(stream::iter(
+            parts.into_iter().map(|part| part.map(Bytes::from)),
+        ))
     }
 
     #[tokio::test]
     async fn a_body_is_collected_up_to_its_limit() {
         let parts = || body(vec![Ok("ab"), Ok(""), Ok("cd")]);
         let idle = Duration::from_secs(1);
-        assert_eq!(Incoming::new(Version::HTTP_11, parts(), idle, 0).whole(4).await.unwrap(), "abcd");
         assert_eq!(
-            Incoming::new(Version::HTTP_11, parts(), idle, 0).whole(3).await.unwrap_err().code(),
+            Incoming::new(Version::HTTP_11, parts(), idle, 0)
+                .whole(4)
+                .await
+                .unwrap(),
+            "abcd"
+        );
+        assert_eq!(
+            Incoming::new(Version::HTTP_11, parts(), idle, 0)
+                .whole(3)
+                .await
+                .unwrap_err()
+                .code(),
             ErrorCode::TooLarge
         );
-        assert_eq!(Incoming::new(Version::HTTP_11, Body::empty(), idle, 0).whole(0).await.unwrap(), "");
+        assert_eq!(
+            Incoming::new(Version::HTTP_11, Body::empty(), idle, 0)
+                .whole(0)
+                .await
+                .unwrap(),
+            ""
+        );
     }
 
     #[tokio::test]
@@ -183,7 +226,10 @@ mod tests {
         let cut = body(vec![Ok("ab"), Err(std::io::Error::other("reset"))]);
         let mut incoming = Incoming::new(Version::HTTP_11, cut, Duration::from_secs(1), 0);
         assert_eq!(incoming.chunk().await.unwrap().unwrap(), "ab");
-        assert_eq!(incoming.chunk().await.unwrap_err().code(), ErrorCode::InvalidArgument);
+        assert_eq!(
+            incoming.chunk().await.unwrap_err().code(),
+            ErrorCode::InvalidArgument
+        );
     }
 
     #[tokio::test]
@@ -206,16 +252,21 @@ mod tests {
         for (version, announced, fine) in [
             (Version::HTTP_11, 4, true),
             (Version::HTTP_11, 5, false),
-            // A stream does not say that it has ended before it is asked once more, as a reset would not.
+            // A stream does not say that it has ended before it is asked once more, as a reset
+            // would not.
             (Version::HTTP_2, 4, false),
         ] {
             let parts = body(vec![Ok("ab"), Ok("cd")]);
-            let whole =
-                Incoming::new(version, Body::new(Announced(parts, announced)), idle, 0).whole(10).await;
+            let whole = Incoming::new(version, Body::new(Announced(parts, announced)), idle, 0)
+                .whole(10)
+                .await;
             assert_eq!(whole.is_ok(), fine, "{version:?} {announced}: {whole:?}");
         }
         assert_eq!(
-            Incoming::new(Version::HTTP_2, Body::from("abcd"), idle, 0).whole(4).await.unwrap(),
+            Incoming::new(Version::HTTP_2, Body::from("abcd"), idle, 0)
+                .whole(4)
+                .await
+                .unwrap(),
             "abcd"
         );
     }
@@ -224,8 +275,10 @@ mod tests {
     async fn a_body_without_progress_is_given_up() {
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let started = tokio::time::Instant::now();
-        let error =
-            Incoming::new(Version::HTTP_11, silent, Duration::from_secs(60), 0).chunk().await.unwrap_err();
+        let error = Incoming::new(Version::HTTP_11, silent, Duration::from_secs(60), 0)
+            .chunk()
+            .await
+            .unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument);
         assert_eq!(started.elapsed(), Duration::from_secs(60));
     }
@@ -236,8 +289,12 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(5)).await;
             Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
         });
-        let mut incoming =
-            Incoming::new(Version::HTTP_11, Body::from_stream(drip), Duration::from_secs(60), 1_024);
+        let mut incoming = Incoming::new(
+            Version::HTTP_11,
+            Body::from_stream(drip),
+            Duration::from_secs(60),
+            1_024,
+        );
         let started = tokio::time::Instant::now();
         let error = loop {
             match incoming.chunk().await {
@@ -254,10 +311,14 @@ mod tests {
         let endless = Body::from_stream(stream::repeat_with(|| {
             Ok::<_, std::io::Error>(Bytes::from_static(&[0; 65_536]))
         }));
-        Incoming::new(Version::HTTP_11, endless, Duration::from_secs(60), 0).drain().await;
+        Incoming::new(Version::HTTP_11, endless, Duration::from_secs(60), 0)
+            .drain()
+            .await;
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let started = tokio::time::Instant::now();
-        Incoming::new(Version::HTTP_11, silent, Duration::from_secs(60), 0).drain().await;
+        Incoming::new(Version::HTTP_11, silent, Duration::from_secs(60), 0)
+            .drain()
+            .await;
         assert_eq!(started.elapsed(), DRAIN_TIME);
     }
 }

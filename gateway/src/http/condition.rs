@@ -1,4 +1,5 @@
-//! Conditions in headers: what must hold of a name before it is written, read or removed (RFC 9110 §13).
+//! Conditions in headers: what must hold of a name before it is written, read or removed (RFC 9110
+//! §13).
 
 use cstore_types::{ErrorCode, WriteCondition};
 use http::HeaderMap;
@@ -16,19 +17,30 @@ pub(crate) struct StatedCondition {
 }
 
 impl StatedCondition {
-    /// Without a header a name must be free, unless `overwrite` was asked for. A header is stricter and wins.
+    /// Without a header a name must be free, unless `overwrite` was asked for. A header is stricter
+    /// and wins.
     pub(crate) fn from_headers(headers: &HeaderMap, overwrite: bool) -> Result<Self, ApiError> {
         refuse_dates(headers)?;
-        let (explicit_absent, condition) = match (text(headers, IF_NONE_MATCH)?, text(headers, IF_MATCH)?) {
-            (Some(_), Some(_)) => return Err(ApiError::invalid("send If-Match or If-None-Match, not both")),
-            (Some("*"), None) => (true, WriteCondition::Absent),
-            (Some(_), None) => return Err(ApiError::invalid("If-None-Match of a write must be *")),
-            (None, Some("*")) => (false, WriteCondition::Exists),
-            (None, Some(tag)) => (false, WriteCondition::EtagEquals(one_tag(tag)?.to_owned())),
-            (None, None) if overwrite => (false, WriteCondition::Any),
-            (None, None) => (false, WriteCondition::Absent),
-        };
-        Ok(Self { condition, explicit_absent })
+        let (explicit_absent, condition) =
+            match (text(headers, IF_NONE_MATCH)?, text(headers, IF_MATCH)?) {
+                (Some(_), Some(_)) => {
+                    return Err(ApiError::invalid(
+                        "send If-Match or If-None-Match, not both",
+                    ));
+                }
+                (Some("*"), None) => (true, WriteCondition::Absent),
+                (Some(_), None) => {
+                    return Err(ApiError::invalid("If-None-Match of a write must be *"));
+                }
+                (None, Some("*")) => (false, WriteCondition::Exists),
+                (None, Some(tag)) => (false, WriteCondition::EtagEquals(one_tag(tag)?.to_owned())),
+                (None, None) if overwrite => (false, WriteCondition::Any),
+                (None, None) => (false, WriteCondition::Absent),
+            };
+        Ok(Self {
+            condition,
+            explicit_absent,
+        })
     }
 
     /// A refusal in the words of the header that asked for the condition.
@@ -40,7 +52,8 @@ impl StatedCondition {
     }
 }
 
-/// The one ETag of `If-Match` that a file must have to be removed, copied or renamed; empty when any will do.
+/// The one ETag of `If-Match` that a file must have to be removed, copied or renamed; empty when
+/// any will do.
 pub(crate) fn etag_of_source(headers: &HeaderMap) -> Result<String, ApiError> {
     refuse_dates(headers)?;
     if headers.contains_key(IF_NONE_MATCH) {
@@ -54,13 +67,16 @@ pub(crate) fn etag_of_source(headers: &HeaderMap) -> Result<String, ApiError> {
     }
 }
 
-/// A condition that is not understood must not be taken for fulfilled. Dates have whole seconds, in which several
-/// writes find room, so no write may depend on them.
+/// A condition that is not understood must not be taken for fulfilled. Dates have whole seconds, in
+/// which several writes find room, so no write may depend on them.
 fn refuse_dates(headers: &HeaderMap) -> Result<(), ApiError> {
-    match [IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE].iter().find(|name| headers.contains_key(*name)) {
-        Some(name) => {
-            Err(ApiError::invalid(format!("header {name} is for reads; for a change send If-Match")))
-        }
+    match [IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE]
+        .iter()
+        .find(|name| headers.contains_key(*name))
+    {
+        Some(name) => Err(ApiError::invalid(format!(
+            "header {name} is for reads; for a change send If-Match"
+        ))),
         None => Ok(()),
     }
 }
@@ -73,11 +89,16 @@ pub(crate) enum Read {
     Failed,
 }
 
-/// Judges the conditions of a read of a file with this ETag, in the order of RFC 9110 §13.2.2: a date counts only
-/// where no ETag is asked for, and one that is none is ignored.
+/// Judges the conditions of a read of a file with this ETag, in the order of RFC 9110 §13.2.2: a
+/// date counts only where no ETag is asked for, and one that is none is ignored.
 pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Result<Read, ApiError> {
     let modified = date::moment(modified_ms);
-    let since = |name| headers.get(name).and_then(|value| value.to_str().ok()).and_then(date::parse);
+    let since = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .and_then(date::parse)
+    };
     let holds = match text(headers, IF_MATCH)? {
         Some(list) => matches(list, etag, false),
         None => since(IF_UNMODIFIED_SINCE).is_none_or(|date| modified <= date),
@@ -92,18 +113,29 @@ pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Result<
     Ok(if known { Read::NotModified } else { Read::Send })
 }
 
-/// Whether a list of ETags, or `*`, has this one. Weak tags only count where the standard compares weakly.
+/// Whether a list of ETags, or `*`, has this one. Weak tags only count where the standard compares
+/// weakly.
 pub(crate) fn matches(list: &str, etag: &str, weak: bool) -> bool {
     list.trim() == "*"
         || list.split(',').map(str::trim).any(|tag| {
-            let strong = if weak { tag.strip_prefix("W/").unwrap_or(tag) } else { tag };
-            strong.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) == Some(etag)
+            let strong = if weak {
+                tag.strip_prefix("W/").unwrap_or(tag)
+            } else {
+                tag
+            };
+            strong
+                .strip_prefix('"')
+                .and_then(|tag| tag.strip_suffix('"'))
+                == Some(etag)
         })
 }
 
 /// Whether this is the file's ETag and nothing else, compared strongly.
 pub(crate) fn is_tag(text: &str, etag: &str) -> bool {
-    text.trim().strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) == Some(etag)
+    text.trim()
+        .strip_prefix('"')
+        .and_then(|tag| tag.strip_suffix('"'))
+        == Some(etag)
 }
 
 fn one_tag(text: &str) -> Result<&str, ApiError> {
@@ -119,7 +151,9 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, ApiError>
     match (first, values.next()) {
         (None, _) => Ok(None),
         (Some(Ok(text)), None) => Ok(Some(text)),
-        _ => Err(ApiError::invalid(format!("header {name} must be sent once, in ASCII"))),
+        _ => Err(ApiError::invalid(format!(
+            "header {name} must be sent once, in ASCII"
+        ))),
     }
 }
 
@@ -134,7 +168,10 @@ mod tests {
     type Pairs = &'static [(HeaderName, &'static str)];
 
     fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
     #[test]
@@ -168,7 +205,8 @@ mod tests {
         let taken = || ApiError::new(ErrorCode::AlreadyExists, "taken");
         let plain = StatedCondition::from_headers(&headers(&[]), false).unwrap();
         assert_eq!(plain.refusal(taken()).code(), ErrorCode::AlreadyExists);
-        let asked = StatedCondition::from_headers(&headers(&[(IF_NONE_MATCH, "*")]), false).unwrap();
+        let asked =
+            StatedCondition::from_headers(&headers(&[(IF_NONE_MATCH, "*")]), false).unwrap();
         assert_eq!(asked.refusal(taken()).code(), ErrorCode::PreconditionFailed);
     }
 
@@ -187,14 +225,27 @@ mod tests {
             (&[(IF_MODIFIED_SINCE, AT)], Read::NotModified),
             (&[(IF_MODIFIED_SINCE, BEFORE)], Read::Send),
             (&[(IF_MODIFIED_SINCE, "soon")], Read::Send),
-            (&[(IF_MODIFIED_SINCE, AT), (IF_NONE_MATCH, "\"x\"")], Read::Send),
+            (
+                &[(IF_MODIFIED_SINCE, AT), (IF_NONE_MATCH, "\"x\"")],
+                Read::Send,
+            ),
             (&[(IF_UNMODIFIED_SINCE, AT)], Read::Send),
             (&[(IF_UNMODIFIED_SINCE, BEFORE)], Read::Failed),
-            (&[(IF_UNMODIFIED_SINCE, BEFORE), (IF_MATCH, "\"e-1\"")], Read::Send),
-            (&[(IF_UNMODIFIED_SINCE, BEFORE), (IF_MODIFIED_SINCE, AT)], Read::Failed),
+            (
+                &[(IF_UNMODIFIED_SINCE, BEFORE), (IF_MATCH, "\"e-1\"")],
+                Read::Send,
+            ),
+            (
+                &[(IF_UNMODIFIED_SINCE, BEFORE), (IF_MODIFIED_SINCE, AT)],
+                Read::Failed,
+            ),
         ];
         for (pairs, expected) in cases {
-            assert_eq!(read(&headers(pairs), "e-1", 784_111_777_500), Ok(expected), "{pairs:?}");
+            assert_eq!(
+                read(&headers(pairs), "e-1", 784_111_777_500),
+                Ok(expected),
+                "{pairs:?}"
+            );
         }
     }
 }

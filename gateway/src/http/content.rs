@@ -15,8 +15,9 @@ const MAX_TYPE: usize = 255;
 /// # Errors
 /// `invalid_argument`.
 pub(crate) fn content_type(text: &str) -> Result<String, ApiError> {
-    let fine =
-        !text.is_empty() && text.len() <= MAX_TYPE && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let fine = !text.is_empty()
+        && text.len() <= MAX_TYPE
+        && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if !fine {
         return Err(ApiError::invalid(format!(
             "a content type must be 1 to {MAX_TYPE} printable ASCII characters"
@@ -25,13 +26,16 @@ pub(crate) fn content_type(text: &str) -> Result<String, ApiError> {
     Ok(text.to_owned())
 }
 
-/// Refuses a body that is only a part of a file or an encoded form of it: it MUST NOT be stored as the file.
+/// Refuses a body that is only a part of a file or an encoded form of it: it MUST NOT be stored as
+/// the file.
 ///
 /// # Errors
 /// `invalid_argument`.
 pub(crate) fn refuse_parts(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.contains_key(CONTENT_RANGE) {
-        return Err(ApiError::invalid("header content-range: a file cannot be written in part"));
+        return Err(ApiError::invalid(
+            "header content-range: a file cannot be written in part",
+        ));
     }
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The last moment that the format can write, the end of the year 9999, in seconds.
 const LAST: u64 = 253_402_300_799;
 
-/// For instance `Sun, 06 Nov 1994 08:49:37 GMT`. Moments outside of 1970 to 9999 become the nearest inside.
+/// For instance `Sun, 06 Nov 1994 08:49:37 GMT`. Moments outside of 1970 to 9999 become the nearest
+/// inside.
 pub(crate) fn http_date(unix_ms: i64) -> String {
     httpdate::fmt_http_date(moment(unix_ms))
 }
@@ -17,7 +18,9 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
 
 /// The moment as `Last-Modified` shows it: in whole seconds.
 pub(crate) fn moment(unix_ms: i64) -> SystemTime {
-    let seconds = u64::try_from(unix_ms.div_euclid(1_000)).unwrap_or(0).min(LAST);
+    let seconds = u64::try_from(unix_ms.div_euclid(1_000))
+        .unwrap_or(0)
+        .min(LAST);
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 

@@ -1,4 +1,5 @@
-//! Parameters of `Content-Disposition` and of the multipart content type (RFC 7578, RFC 8187 and what browsers send).
+//! Parameters of `Content-Disposition` and of the multipart content type (RFC 7578, RFC 8187 and
+//! what browsers send).
 
 use percent_encoding::percent_decode_str;
 
@@ -13,8 +14,11 @@ pub(crate) struct Disposition {
 
 /// Reads the value of a part's `Content-Disposition`. `filename*` wins over `filename`.
 pub(crate) fn parse(value: &str) -> Result<Disposition, ApiError> {
-    let wrong =
-        || ApiError::invalid("Content-Disposition of a part must be form-data with well-formed parameters");
+    let wrong = || {
+        ApiError::invalid(
+            "Content-Disposition of a part must be form-data with well-formed parameters",
+        )
+    };
     let (kind, parameters) = split(value).ok_or_else(wrong)?;
     if !kind.eq_ignore_ascii_case("form-data") {
         return Err(wrong());
@@ -29,7 +33,9 @@ pub(crate) fn parse(value: &str) -> Result<Disposition, ApiError> {
             _ => None,
         };
         if before.is_some() {
-            return Err(ApiError::invalid(format!("Content-Disposition of a part has {key} twice")));
+            return Err(ApiError::invalid(format!(
+                "Content-Disposition of a part has {key} twice"
+            )));
         }
     }
     found.filename = extended.or(found.filename);
@@ -42,7 +48,10 @@ pub(crate) fn boundary(content_type: &str) -> Option<String> {
     if !kind.eq_ignore_ascii_case("multipart/form-data") {
         return None;
     }
-    parameters.into_iter().find(|(key, _)| key == "boundary").map(|(_, value)| value)
+    parameters
+        .into_iter()
+        .find(|(key, _)| key == "boundary")
+        .map(|(_, value)| value)
 }
 
 type Parameters = Vec<(String, String)>;
@@ -69,8 +78,8 @@ fn split(text: &str) -> Option<(&str, Parameters)> {
     }
 }
 
-/// A quoted string and what follows it. A backslash quotes only a quote or itself: elsewhere it is part of a
-/// file name, because some clients do not escape it.
+/// A quoted string and what follows it. A backslash quotes only a quote or itself: elsewhere it is
+/// part of a file name, because some clients do not escape it.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut rest = text.char_indices();
@@ -96,7 +105,10 @@ fn decode_extended(value: &str) -> Option<String> {
     if !crate::http::name::has_whole_escapes(encoded.as_bytes()) {
         return None;
     }
-    percent_decode_str(encoded).decode_utf8().ok().map(|text| text.into_owned())
+    percent_decode_str(encoded)
+        .decode_utf8()
+        .ok()
+        .map(|text| text.into_owned())
 }
 
 #[cfg(test)]
@@ -106,18 +118,46 @@ mod tests {
     #[test]
     fn what_clients_send_is_read_as_they_mean_it() {
         let cases = [
-            (r#"form-data; name="file"; filename="a.txt""#, Some("file"), Some("a.txt")),
-            (r#"form-data; name=file; filename=a.txt"#, Some("file"), Some("a.txt")),
-            (r#"Form-Data;NAME="file";FileName="ü b.txt""#, Some("file"), Some("ü b.txt")),
-            (r#"form-data; name="file"; filename="a;b=\"c\\d\e""#, Some("file"), Some(r#"a;b="c\d\e"#)),
-            (r#"form-data; name="file"; filename="x"; filename*=UTF-8''%C3%BC"#, Some("file"), Some("ü")),
-            (r#"form-data; name="file"; filename="100%25""#, Some("file"), Some("100%25")),
+            (
+                r#"form-data; name="file"; filename="a.txt""#,
+                Some("file"),
+                Some("a.txt"),
+            ),
+            (
+                r#"form-data; name=file; filename=a.txt"#,
+                Some("file"),
+                Some("a.txt"),
+            ),
+            (
+                r#"Form-Data;NAME="file";FileName="ü b.txt""#,
+                Some("file"),
+                Some("ü b.txt"),
+            ),
+            (
+                r#"form-data; name="file"; filename="a;b=\"c\\d\e""#,
+                Some("file"),
+                Some(r#"a;b="c\d\e"#),
+            ),
+            (
+                r#"form-data; name="file"; filename="x"; filename*=UTF-8''%C3%BC"#,
+                Some("file"),
+                Some("ü"),
+            ),
+            (
+                r#"form-data; name="file"; filename="100%25""#,
+                Some("file"),
+                Some("100%25"),
+            ),
             (r#"form-data; name="file""#, Some("file"), None),
             ("form-data", None, None),
         ];
         for (text, name, filename) in cases {
             let found = parse(text).unwrap();
-            assert_eq!((found.name.as_deref(), found.filename.as_deref()), (name, filename), "{text}");
+            assert_eq!(
+                (found.name.as_deref(), found.filename.as_deref()),
+                (name, filename),
+                "{text}"
+            );
         }
     }
 
@@ -136,8 +176,14 @@ mod tests {
 
     #[test]
     fn the_boundary_may_be_quoted() {
-        assert_eq!(boundary("multipart/form-data; boundary=a-b").as_deref(), Some("a-b"));
-        assert_eq!(boundary("Multipart/Form-Data; charset=utf-8; boundary=\"a b\"").as_deref(), Some("a b"));
+        assert_eq!(
+            boundary("multipart/form-data; boundary=a-b").as_deref(),
+            Some("a-b")
+        );
+        assert_eq!(
+            boundary("Multipart/Form-Data; charset=utf-8; boundary=\"a b\"").as_deref(),
+            Some("a b")
+        );
         assert_eq!(boundary("multipart/mixed; boundary=a"), None);
     }
 }

@@ -1,5 +1,6 @@
-//! Names, ranges, queries, conditions and forms as nobody would send them: they are taken or refused, and what is taken
-//! keeps the rules. `CSTORE_SEED` picks the sequence, `CSTORE_CASES` how many of each kind.
+//! Names, ranges, queries, conditions and forms as nobody would send them: they are taken or
+//! refused, and what is taken keeps the rules. `CSTORE_SEED` picks the sequence, `CSTORE_CASES` how
+//! many of each kind.
 
 use std::time::Duration;
 
@@ -49,15 +50,21 @@ fn each(kind: &str, mut case: impl FnMut(&mut StdRng)) {
 #[test]
 fn i10_a_path_gives_a_name_that_keeps_the_rules_or_none() {
     let pieces: &[&[u8]] = &[
-        b"a", b"/", b"//", b".", b"..", b"%2e%2E", b"%2f", b"%", b"%00", b"%zz", b"%C3%BC", b"%ff", b":copy",
-        b" ", b"%0a",
+        b"a", b"/", b"//", b".", b"..", b"%2e%2E", b"%2f", b"%", b"%00", b"%zz", b"%C3%BC", b"%ff",
+        b":copy", b" ", b"%0a",
     ];
     each("names", |random| {
         let raw = String::from_utf8_lossy(&nonsense(random, pieces)).into_owned();
-        let Ok(name) = name::from_path(&format!("/f/{raw}"), "/f/") else { return };
+        let Ok(name) = name::from_path(&format!("/f/{raw}"), "/f/") else {
+            return;
+        };
         let name = name.as_str();
         assert!((1..=1_024).contains(&name.len()), "{raw:?}");
-        assert!(name.split('/').all(|segment| !["", ".", ".."].contains(&segment)), "{raw:?}");
+        assert!(
+            name.split('/')
+                .all(|segment| !["", ".", ".."].contains(&segment)),
+            "{raw:?}"
+        );
         assert!(!name.chars().any(char::is_control), "{raw:?}");
         let _ = name::with_verb(&format!("/f/{raw}"), "/f/");
     });
@@ -83,7 +90,11 @@ fn i10_a_range_lies_inside_of_the_file_or_is_none() {
         if random.random() {
             text.insert_str(0, "bytes=");
         }
-        let size = if random.random() { random.random_range(0..20) } else { random.random() };
+        let size = if random.random() {
+            random.random_range(0..20)
+        } else {
+            random.random()
+        };
         if let Wanted::Part { first, last } = range::wanted(Some(&text), size) {
             assert!(first <= last && last < size, "{text:?} of {size}");
         }
@@ -115,10 +126,13 @@ fn i10_headers_and_queries_are_read_or_refused() {
     each("headers", |random| {
         let text = nonsense(random, pieces);
         let lossy = String::from_utf8_lossy(&text).into_owned();
-        let _ = Query::only(Some(&lossy), &["name", "overwrite"]).map(|query| query.flag("overwrite"));
+        let _ =
+            Query::only(Some(&lossy), &["name", "overwrite"]).map(|query| query.flag("overwrite"));
         let _ = disposition::parse(&lossy);
         let _ = disposition::boundary(&lossy);
-        let Ok(value) = HeaderValue::from_bytes(&text) else { return };
+        let Ok(value) = HeaderValue::from_bytes(&text) else {
+            return;
+        };
         let mut headers = HeaderMap::new();
         for name in [
             "if-match",
@@ -134,7 +148,11 @@ fn i10_headers_and_queries_are_read_or_refused() {
         }
         let _ = condition::StatedCondition::from_headers(&headers, false);
         let _ = condition::read(&headers, "a-1", 0);
-        let _ = (digest::md5(&headers), digest::sha256(&headers), metadata::from_headers(&headers));
+        let _ = (
+            digest::md5(&headers),
+            digest::sha256(&headers),
+            metadata::from_headers(&headers),
+        );
         headers.remove(IF_MATCH);
         headers.remove(IF_NONE_MATCH);
         let _ = condition::etag_of_source(&headers);
@@ -164,20 +182,29 @@ async fn i10_a_form_gives_its_file_or_an_error_however_it_is_split() {
         if random.random() {
             text.splice(
                 0..0,
-                b"--XY\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n".iter().copied(),
+                b"--XY\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n"
+                    .iter()
+                    .copied(),
             );
         }
         let whole = read(&text, text.len().max(1));
         for step in [1, random.random_range(1..9)] {
-            assert_eq!(read(&text, step), whole, "step {step}: {:?}", String::from_utf8_lossy(&text));
+            assert_eq!(
+                read(&text, step),
+                whole,
+                "step {step}: {:?}",
+                String::from_utf8_lossy(&text)
+            );
         }
     });
 }
 
 /// The file of a form that comes in pieces, or that there is none.
 fn read(text: &[u8], step: usize) -> Result<Vec<u8>, String> {
-    let chunks: Vec<_> =
-        text.chunks(step).map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c))).collect();
+    let chunks: Vec<_> = text
+        .chunks(step)
+        .map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c)))
+        .collect();
     let body = Incoming::new(
         http::Version::HTTP_11,
         Body::from_stream(stream::iter(chunks)),
@@ -193,6 +220,8 @@ fn read(text: &[u8], step: usize) -> Result<Vec<u8>, String> {
         }
         Ok(all)
     };
-    let done = reading.now_or_never().expect("nothing waits: all pieces are there");
+    let done = reading
+        .now_or_never()
+        .expect("nothing waits: all pieces are there");
     done.map_err(|error: crate::error::ApiError| format!("{:?}", error.code()))
 }

@@ -1,6 +1,7 @@
-//! What hyper lets pass in the head of a request and this gateway does not, because a proxy before it may read it
-//! otherwise (RFC 9112 §3.2, §6.1, RFC 9113 §8.3.1). Two lengths, a length that is none, white space before a colon, folded
-//! lines and codings that do not end in chunked are refused by hyper; a length beside chunked ends the connection.
+//! What hyper lets pass in the head of a request and this gateway does not, because a proxy before
+//! it may read it otherwise (RFC 9112 §3.2, §6.1, RFC 9113 §8.3.1). Two lengths, a length that is
+//! none, white space before a colon, folded lines and codings that do not end in chunked are
+//! refused by hyper; a length beside chunked ends the connection.
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
@@ -22,7 +23,9 @@ pub(crate) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<
         (Some(_), Some(_)) => false,
     };
     if !only_chunked {
-        return Err(ApiError::invalid("transfer-encoding must be chunked and nothing else"));
+        return Err(ApiError::invalid(
+            "transfer-encoding must be chunked and nothing else",
+        ));
     }
     Ok(())
 }
@@ -33,14 +36,19 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Ap
     let (first, again) = (hosts.next(), hosts.next().is_some());
     if again || (first.is_none() && version == Version::HTTP_11) {
         let found = if again { "more" } else { "0" };
-        return Err(ApiError::invalid(format!("a request must have one header host, found {found}")));
+        return Err(ApiError::invalid(format!(
+            "a request must have one header host, found {found}"
+        )));
     }
     let named = first.map(|host| host.to_str().unwrap_or("?").trim());
     if named.is_some_and(|host| !host.is_empty() && !is_host(host)) {
-        return Err(ApiError::invalid("header host must be a host name or address, with or without a port"));
+        return Err(ApiError::invalid(
+            "header host must be a host name or address, with or without a port",
+        ));
     }
     if let Some(authority) = uri.authority() {
-        let differs = version > Version::HTTP_11 && named.is_some_and(|host| host != authority.as_str());
+        let differs =
+            version > Version::HTTP_11 && named.is_some_and(|host| host != authority.as_str());
         if differs || !is_host(authority.as_str()) {
             return Err(ApiError::invalid(
                 "the authority of a request must be a host, and that of header host",
@@ -53,12 +61,17 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Ap
 /// A comma would be allowed in a name, and is what two hosts look like that somebody has joined.
 fn is_host(text: &str) -> bool {
     let parsed = text.parse::<Authority>();
-    parsed.is_ok_and(|host| !text.contains(['@', ',']) && !host.host().is_empty() && has_fine_port(&host))
+    parsed.is_ok_and(|host| {
+        !text.contains(['@', ',']) && !host.host().is_empty() && has_fine_port(&host)
+    })
 }
 
 /// `http` takes ports that are none for part of the authority.
 fn has_fine_port(authority: &Authority) -> bool {
-    let rest = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    let rest = authority
+        .as_str()
+        .strip_prefix(authority.host())
+        .unwrap_or_default();
     rest.is_empty() || rest == ":" || authority.port_u16().is_some()
 }
 
@@ -68,20 +81,41 @@ mod tests {
 
     #[test]
     fn a_host_is_one_or_none_at_all() {
-        for fine in ["x", "x.example:80", "127.0.0.1:8000", "[::1]", "[::1]:8000", "localhost:", "a-b_c", ""]
-        {
+        for fine in [
+            "x",
+            "x.example:80",
+            "127.0.0.1:8000",
+            "[::1]",
+            "[::1]:8000",
+            "localhost:",
+            "a-b_c",
+            "",
+        ] {
             let headers = [(HOST, fine.parse().unwrap())].into_iter().collect();
-            assert!(check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_ok(), "{fine}");
+            assert!(
+                check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_ok(),
+                "{fine}"
+            );
         }
-        for wrong in ["a b", "a/b", "u@x", "[::1", "x:99999", "x:y", "x,y", "a?b", "a#b"] {
+        for wrong in [
+            "a b", "a/b", "u@x", "[::1", "x:99999", "x:y", "x,y", "a?b", "a#b",
+        ] {
             let headers = [(HOST, wrong.parse().unwrap())].into_iter().collect();
-            assert!(check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_err(), "{wrong}");
+            assert!(
+                check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_err(),
+                "{wrong}"
+            );
         }
         let of = |uri: &'static str, hosts: &[&str]| {
-            let headers = hosts.iter().map(|host| (HOST, host.parse().unwrap())).collect();
+            let headers = hosts
+                .iter()
+                .map(|host| (HOST, host.parse().unwrap()))
+                .collect();
             check(Version::HTTP_2, &Uri::from_static(uri), &headers).is_ok()
         };
         assert!(of("http://x/", &[]) && of("http://x/", &["x"]));
-        assert!(!of("http://x/", &["y"]) && !of("http://x/", &["x", "x"]) && !of("http://u@x/", &[]));
+        assert!(
+            !of("http://x/", &["y"]) && !of("http://x/", &["x", "x"]) && !of("http://u@x/", &[])
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What a user notes beside a file, as headers: `x-cstore-meta-<key>: <value>`, with an upload and with the file.
+//! What a user notes beside a file, as headers: `x-cstore-meta-<key>: <value>`, with an upload and
+//! with the file.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +10,18 @@ use crate::error::ApiError;
 
 const PREFIX: &str = "x-cstore-meta-";
 
-/// What the headers of an upload say. Header names are not case-sensitive; keys are kept in lower case.
+/// What the headers of an upload say. Header names are not case-sensitive; keys are kept in lower
+/// case.
 pub(crate) fn from_headers(headers: &HeaderMap) -> Result<UserMetadata, ApiError> {
     let mut entries = Vec::new();
     for (name, value) in headers {
-        let Some(key) = name.as_str().strip_prefix(PREFIX) else { continue };
+        let Some(key) = name.as_str().strip_prefix(PREFIX) else {
+            continue;
+        };
         let value = value.to_str().map_err(|_| {
-            ApiError::invalid(format!("header {name} must have printable ASCII characters only"))
+            ApiError::invalid(format!(
+                "header {name} must have printable ASCII characters only"
+            ))
         })?;
         entries.push((key, value));
     }
@@ -27,10 +33,15 @@ pub(crate) fn into_headers(
     metadata: &BTreeMap<String, String>,
     headers: &mut HeaderMap,
 ) -> Result<(), ApiError> {
-    let broken = |error: &dyn std::fmt::Display| ApiError::new(ErrorCode::Internal, error.to_string());
+    let broken =
+        |error: &dyn std::fmt::Display| ApiError::new(ErrorCode::Internal, error.to_string());
     for (key, value) in metadata {
-        let name = HeaderName::try_from(format!("{PREFIX}{key}")).map_err(|error| broken(&error))?;
-        headers.insert(name, HeaderValue::try_from(value).map_err(|error| broken(&error))?);
+        let name =
+            HeaderName::try_from(format!("{PREFIX}{key}")).map_err(|error| broken(&error))?;
+        headers.insert(
+            name,
+            HeaderValue::try_from(value).map_err(|error| broken(&error))?,
+        );
     }
     Ok(())
 }
@@ -41,15 +52,21 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(key, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(key), HeaderValue::from_static(value))
+            (
+                HeaderName::from_static(key),
+                HeaderValue::from_static(value),
+            )
         };
         pairs.iter().map(pair).collect()
     }
 
     #[test]
     fn what_came_in_headers_goes_out_in_headers() {
-        let sent =
-            headers(&[("x-cstore-meta-owner", "a b"), ("x-cstore-meta-a.b_c-1", ""), ("accept", "*/*")]);
+        let sent = headers(&[
+            ("x-cstore-meta-owner", "a b"),
+            ("x-cstore-meta-a.b_c-1", ""),
+            ("accept", "*/*"),
+        ]);
         let metadata = from_headers(&sent).unwrap();
         let mut back = HeaderMap::new();
         into_headers(&metadata.into(), &mut back).unwrap();
@@ -72,7 +89,10 @@ mod tests {
         ] {
             let error = from_headers(&wrong).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument);
-            assert!(format!("{error:?}").contains(said), "{error:?} should say {said}");
+            assert!(
+                format!("{error:?}").contains(said),
+                "{error:?} should say {said}"
+            );
         }
     }
 }

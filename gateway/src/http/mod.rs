@@ -1,4 +1,5 @@
-//! HTTP as this gateway takes it: bodies, headers, names and queries of requests, without knowing what they are for.
+//! HTTP as this gateway takes it: bodies, headers, names and queries of requests, without knowing
+//! what they are for.
 
 pub(crate) mod body;
 pub(crate) mod condition;

@@ -1,4 +1,5 @@
-//! Names out of raw paths: percent-decoded exactly once, then judged by [`FileName`] like at every other door.
+//! Names out of raw paths: percent-decoded exactly once, then judged by [`FileName`] like at every
+//! other door.
 
 use cstore_types::FileName;
 use percent_encoding::percent_decode_str;
@@ -12,7 +13,8 @@ pub(crate) enum Verb {
     Rename,
 }
 
-/// The name in `path` behind `prefix`. `path` is the raw path of the request: nobody has decoded it.
+/// The name in `path` behind `prefix`. `path` is the raw path of the request: nobody has decoded
+/// it.
 pub(crate) fn from_path(path: &str, prefix: &str) -> Result<FileName, ApiError> {
     let raw = path.strip_prefix(prefix).ok_or_else(ApiError::no_route)?;
     decode(raw)
@@ -29,7 +31,8 @@ pub(crate) fn with_verb(path: &str, prefix: &str) -> Result<(FileName, Verb), Ap
     Ok((decode(name)?, verb))
 }
 
-/// Whether every `%` is followed by two hexadecimal digits: others would be kept as they stand, and two readers differ.
+/// Whether every `%` is followed by two hexadecimal digits: others would be kept as they stand, and
+/// two readers differ.
 pub(crate) fn has_whole_escapes(raw: &[u8]) -> bool {
     let mut rest = raw.iter();
     let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
@@ -43,7 +46,9 @@ pub(crate) fn has_whole_escapes(raw: &[u8]) -> bool {
 
 fn decode(raw: &str) -> Result<FileName, ApiError> {
     if !has_whole_escapes(raw.as_bytes()) {
-        return Err(ApiError::invalid("a '%' in the path must be followed by two hexadecimal digits"));
+        return Err(ApiError::invalid(
+            "a '%' in the path must be followed by two hexadecimal digits",
+        ));
     }
     let bytes: Vec<u8> = percent_decode_str(raw).collect();
     Ok(FileName::from_bytes(&bytes)?)
@@ -54,7 +59,9 @@ mod tests {
     use super::*;
 
     fn name(raw: &str) -> Option<String> {
-        from_path(&format!("/f/{raw}"), "/f/").ok().map(|name| name.to_string())
+        from_path(&format!("/f/{raw}"), "/f/")
+            .ok()
+            .map(|name| name.to_string())
     }
 
     #[test]
@@ -96,9 +103,16 @@ mod tests {
 
     #[test]
     fn the_verb_is_what_stands_behind_the_last_plain_colon() {
-        let split = |raw: &str| with_verb(raw, "/f/").ok().map(|(name, verb)| (name.to_string(), verb));
+        let split = |raw: &str| {
+            with_verb(raw, "/f/")
+                .ok()
+                .map(|(name, verb)| (name.to_string(), verb))
+        };
         assert_eq!(split("/f/a/b:copy"), Some(("a/b".to_owned(), Verb::Copy)));
-        assert_eq!(split("/f/a:copy:rename"), Some(("a:copy".to_owned(), Verb::Rename)));
+        assert_eq!(
+            split("/f/a:copy:rename"),
+            Some(("a:copy".to_owned(), Verb::Rename))
+        );
         assert_eq!(split("/f/a%3Acopy"), None);
         assert_eq!(split("/f/a"), None);
         assert_eq!(split("/f/:copy"), None);

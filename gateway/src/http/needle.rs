@@ -11,7 +11,9 @@ pub(crate) struct Needle {
 impl Needle {
     /// Prepares the search.
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self { finder: Finder::new(bytes).into_owned() }
+        Self {
+            finder: Finder::new(bytes).into_owned(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -23,11 +25,15 @@ impl Needle {
         self.finder.find(hay)
     }
 
-    /// Returns how many bytes at the end of `hay` could be its beginning: the rest may stand in the next piece.
+    /// Returns how many bytes at the end of `hay` could be its beginning: the rest may stand in the
+    /// next piece.
     pub(crate) fn begun_in(&self, hay: &[u8]) -> usize {
         let needle = self.finder.needle();
         let longest = hay.len().min(needle.len().saturating_sub(1));
-        (1..=longest).rev().find(|&len| hay.ends_with(&needle[..len])).unwrap_or(0)
+        (1..=longest)
+            .rev()
+            .find(|&len| hay.ends_with(&needle[..len]))
+            .unwrap_or(0)
     }
 }
 
@@ -41,12 +47,22 @@ mod tests {
             let search = Needle::new(needle);
             for len in 0..9_u32 {
                 for bits in 0..1_u32 << len {
-                    let hay: Vec<u8> =
-                        (0..len).map(|at| if bits >> at & 1 == 1 { b'a' } else { b'b' }).collect();
-                    let plain = hay.windows(needle.len()).position(|window| window == needle);
+                    let hay: Vec<u8> = (0..len)
+                        .map(|at| if bits >> at & 1 == 1 { b'a' } else { b'b' })
+                        .collect();
+                    let plain = hay
+                        .windows(needle.len())
+                        .position(|window| window == needle);
                     assert_eq!(search.find(&hay), plain, "{needle:?} in {hay:?}");
-                    let begun = (0..needle.len()).rev().find(|&n| hay.ends_with(&needle[..n])).unwrap_or(0);
-                    assert_eq!(search.begun_in(&hay), begun, "{needle:?} at the end of {hay:?}");
+                    let begun = (0..needle.len())
+                        .rev()
+                        .find(|&n| hay.ends_with(&needle[..n]))
+                        .unwrap_or(0);
+                    assert_eq!(
+                        search.begun_in(&hay),
+                        begun,
+                        "{needle:?} at the end of {hay:?}"
+                    );
                 }
             }
         }

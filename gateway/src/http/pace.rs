@@ -17,7 +17,11 @@ pub(crate) struct Pace {
 impl Pace {
     /// Demands `least` bytes per second of waiting; 0 demands nothing.
     pub(crate) fn new(least: u64) -> Self {
-        Self { least, waited: Duration::ZERO, moved: 0 }
+        Self {
+            least,
+            waited: Duration::ZERO,
+            moved: 0,
+        }
     }
 
     /// `bytes` moved after that wait. Answers whether the client is quick enough.

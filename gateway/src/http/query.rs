@@ -10,28 +10,36 @@ pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(crate) fn parse(raw: Option<&str>) -> Result<Self, ApiError> {
-        let pairs = raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let pairs = raw
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             Ok((decode(key)?, decode(value)?))
         });
         let pairs = decoded.collect::<Result<Vec<(String, String)>, ApiError>>()?;
-        let twice =
-            pairs.iter().enumerate().find(|(at, (key, _))| pairs.iter().take(*at).any(|(k, _)| k == key));
+        let twice = pairs
+            .iter()
+            .enumerate()
+            .find(|(at, (key, _))| pairs.iter().take(*at).any(|(k, _)| k == key));
         match twice {
-            Some((_, (key, _))) => Err(ApiError::invalid(format!("parameter {key:?} is given twice"))),
+            Some((_, (key, _))) => Err(ApiError::invalid(format!(
+                "parameter {key:?} is given twice"
+            ))),
             None => Ok(Self(pairs)),
         }
     }
 
-    /// As [`Self::parse`], of a request that knows these keys. A misspelt one would otherwise change what is done.
+    /// As [`Self::parse`], of a request that knows these keys. A misspelt one would otherwise
+    /// change what is done.
     pub(crate) fn only(raw: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
         let query = Self::parse(raw)?;
         let mut keys = query.0.iter().map(|(key, _)| key.as_str());
         match keys.find(|key| !known.contains(key)) {
-            Some(key) if known.is_empty() => {
-                Err(ApiError::invalid(format!("parameter {key:?} is not known; this request takes none")))
-            }
+            Some(key) if known.is_empty() => Err(ApiError::invalid(format!(
+                "parameter {key:?} is not known; this request takes none"
+            ))),
             Some(key) => Err(ApiError::invalid(format!(
                 "parameter {key:?} is not known; this request takes {}",
                 known.join(", ")
@@ -41,7 +49,10 @@ impl Query {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(found, _)| found == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// `true` or `false`, also as 1 and 0; false when it is not there.
@@ -49,18 +60,23 @@ impl Query {
         match self.get(key) {
             None | Some("false" | "0") => Ok(false),
             Some("true" | "1") => Ok(true),
-            Some(_) => Err(ApiError::invalid(format!("parameter {key} must be true or false"))),
+            Some(_) => Err(ApiError::invalid(format!(
+                "parameter {key} must be true or false"
+            ))),
         }
     }
 }
 
 fn decode(raw: &str) -> Result<String, ApiError> {
     if !crate::http::name::has_whole_escapes(raw.as_bytes()) {
-        return Err(ApiError::invalid("a % in the query must be followed by two hexadecimal digits"));
+        return Err(ApiError::invalid(
+            "a % in the query must be followed by two hexadecimal digits",
+        ));
     }
     let spaced = raw.replace('+', " ");
     let text = percent_decode(spaced.as_bytes()).decode_utf8();
-    text.map(|text| text.into_owned()).map_err(|_| ApiError::invalid("the query must be UTF-8"))
+    text.map(|text| text.into_owned())
+        .map_err(|_| ApiError::invalid("the query must be UTF-8"))
 }
 
 #[cfg(test)]
@@ -82,8 +98,11 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_refused_with_those_that_are_known() {
-        let refused = |raw, known: &[&str]| format!("{:?}", Query::only(Some(raw), known).unwrap_err());
-        assert!(refused("overwirte=true", &["name", "overwrite"]).contains("takes name, overwrite"));
+        let refused =
+            |raw, known: &[&str]| format!("{:?}", Query::only(Some(raw), known).unwrap_err());
+        assert!(
+            refused("overwirte=true", &["name", "overwrite"]).contains("takes name, overwrite")
+        );
         assert!(refused("x", &[]).contains("takes none"));
         assert!(Query::only(Some("name=a"), &["name"]).is_ok());
         assert!(Query::only(None, &[]).is_ok());

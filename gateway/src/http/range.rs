@@ -1,5 +1,5 @@
-//! `Range` of RFC 9110 §14: one byte range is served, several at once are answered with the whole file,
-//! which the standard allows; what is not a byte range is ignored, as the standard demands.
+//! `Range` of RFC 9110 §14: one byte range is served, several at once are answered with the whole
+//! file, which the standard allows; what is not a byte range is ignored, as the standard demands.
 
 /// Which bytes a request wants of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,9 @@ pub(crate) enum Wanted {
 
 /// Reads a `Range` header for a file of `size` bytes.
 pub(crate) fn wanted(header: Option<&str>, size: u64) -> Wanted {
-    header.and_then(|text| single(text, size)).unwrap_or(Wanted::Whole)
+    header
+        .and_then(|text| single(text, size))
+        .unwrap_or(Wanted::Whole)
 }
 
 fn single(text: &str, size: u64) -> Option<Wanted> {
@@ -27,16 +29,30 @@ fn single(text: &str, size: u64) -> Option<Wanted> {
     if first.is_empty() {
         let count = number(last)?.min(size);
         return Some(match size.checked_sub(count) {
-            Some(first) if count > 0 => Wanted::Part { first, last: size - 1 },
+            Some(first) if count > 0 => Wanted::Part {
+                first,
+                last: size - 1,
+            },
             _ => Wanted::Unsatisfiable,
         });
     }
     let first = number(first)?;
-    let last = if last.is_empty() { u64::MAX } else { number(last)? };
+    let last = if last.is_empty() {
+        u64::MAX
+    } else {
+        number(last)?
+    };
     if first > last {
         return None;
     }
-    Some(if first < size { Wanted::Part { first, last: last.min(size - 1) } } else { Wanted::Unsatisfiable })
+    Some(if first < size {
+        Wanted::Part {
+            first,
+            last: last.min(size - 1),
+        }
+    } else {
+        Wanted::Unsatisfiable
+    })
 }
 
 /// Digits only; what does not fit is as good as the largest number.
@@ -88,10 +104,15 @@ mod tests {
         for size in 0..7_u64 {
             for first in 0..9_u64 {
                 for last in first..9 {
-                    let model: Vec<u64> = (0..size).filter(|at| (first..=last).contains(at)).collect();
+                    let model: Vec<u64> =
+                        (0..size).filter(|at| (first..=last).contains(at)).collect();
                     check(&format!("bytes={first}-{last}"), size, &model);
                 }
-                check(&format!("bytes={first}-"), size, &(first..size).collect::<Vec<_>>());
+                check(
+                    &format!("bytes={first}-"),
+                    size,
+                    &(first..size).collect::<Vec<_>>(),
+                );
                 check(
                     &format!("bytes=-{first}"),
                     size,

@@ -1,10 +1,11 @@
-//! Bounds of connections, in total and per address. When a bound is reached, the connection that has been idle longest
-//! is evicted.
+//! Bounds of connections, in total and per address. When a bound is reached, the connection that
+//! has been idle longest is evicted.
 //!
-//! A connection is *busy* while a request of it runs, otherwise it is *idle*: it has sent nothing, has sent half a head,
-//! or is kept for a later request. An idle connection may be evicted at any time, unless its last answer still waits for
-//! the socket. Nothing is lost with it, because a client that kept its connection opens another. So connections that
-//! only wait, however many there are, never keep out a client that has a request.
+//! A connection is *busy* while a request of it runs, otherwise it is *idle*: it has sent nothing,
+//! has sent half a head, or is kept for a later request. An idle connection may be evicted at any
+//! time, unless its last answer still waits for the socket. Nothing is lost with it, because a
+//! client that kept its connection opens another. So connections that only wait, however many there
+//! are, never keep out a client that has a request.
 //!
 //! ```text
 //! admit ──> idle ──begin──> busy ──end (the answer is sent)──> idle
@@ -77,7 +78,8 @@ pub(crate) struct Slot {
     address: IpAddr,
     state: Mutex<State>,
     eviction: Arc<Notify>,
-    /// Bytes of an answer wait for the client. The connection is not evicted before the client has taken them.
+    /// Bytes of an answer wait for the client. The connection is not evicted before the client has
+    /// taken them.
     is_sending: Arc<AtomicBool>,
     sent: Notify,
 }
@@ -92,26 +94,38 @@ struct State {
 
 impl ConnectionLimiter {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Inner { limits, connections: Mutex::default(), changes: Notify::new() }))
+        Self(Arc::new(Inner {
+            limits,
+            connections: Mutex::default(),
+            changes: Notify::new(),
+        }))
     }
 
-    /// Admits a connection, evicting the longest-idle one if a limit is reached. Returns the slot and the number of
-    /// connections evicted.
+    /// Admits a connection, evicting the longest-idle one if a limit is reached. Returns the slot
+    /// and the number of connections evicted.
     ///
     /// # Errors
-    /// [`LimitReached`] if all connections that count against the limit are busy. An eviction for the other limit is
-    /// not undone.
+    /// [`LimitReached`] if all connections that count against the limit are busy. An eviction for
+    /// the other limit is not undone.
     pub(crate) fn admit(&self, address: IpAddr) -> Result<(Arc<Slot>, usize), LimitReached> {
         let mut connections = self.0.connections.lock();
         let mut n_evicted = 0;
 
-        if connections.by_address.get(&address).is_some_and(|count| *count >= self.0.limits.per_address) {
-            let oldest = connections.oldest_of(address).ok_or(LimitReached::Address)?;
+        if connections
+            .by_address
+            .get(&address)
+            .is_some_and(|count| *count >= self.0.limits.per_address)
+        {
+            let oldest = connections
+                .oldest_of(address)
+                .ok_or(LimitReached::Address)?;
             connections.evict(oldest);
             n_evicted += 1;
         }
         if connections.total >= self.0.limits.total {
-            let oldest = connections.oldest_of_the_heaviest().ok_or(LimitReached::Total)?;
+            let oldest = connections
+                .oldest_of_the_heaviest()
+                .ok_or(LimitReached::Total)?;
             connections.evict(oldest);
             n_evicted += 1;
         }
@@ -121,28 +135,49 @@ impl ConnectionLimiter {
         let eviction = Arc::<Notify>::default();
         let is_sending = Arc::<AtomicBool>::default();
         let ticket = connections.insert_idle(address, &eviction, &is_sending);
-        let state = Mutex::new(State { requests: 0, ticket });
-        let slot = Slot { limiter: self.clone(), address, state, eviction, is_sending, sent: Notify::new() };
+        let state = Mutex::new(State {
+            requests: 0,
+            ticket,
+        });
+        let slot = Slot {
+            limiter: self.clone(),
+            address,
+            state,
+            eviction,
+            is_sending,
+            sent: Notify::new(),
+        };
         Ok((Arc::new(slot), n_evicted))
     }
 
-    /// Evicts one idle connection, as when the process has no more file descriptors. Returns whether there was one.
+    /// Evicts one idle connection, as when the process has no more file descriptors. Returns
+    /// whether there was one.
     pub(crate) fn evict_idle(&self) -> bool {
         let mut connections = self.0.connections.lock();
         let oldest = connections.oldest_of_the_heaviest();
         oldest.map(|oldest| connections.evict(oldest)).is_some()
     }
 
-    /// Returns when a connection has ended or may be evicted, so that [`Self::admit`] is worth another try.
+    /// Returns when a connection has ended or may be evicted, so that [`Self::admit`] is worth
+    /// another try.
     pub(crate) async fn changed(&self) {
         self.0.changes.notified().await;
     }
 }
 
 impl Connections {
-    fn insert_idle(&mut self, address: IpAddr, eviction: &Arc<Notify>, is_sending: &Arc<AtomicBool>) -> u64 {
+    fn insert_idle(
+        &mut self,
+        address: IpAddr,
+        eviction: &Arc<Notify>,
+        is_sending: &Arc<AtomicBool>,
+    ) -> u64 {
         self.last_ticket += 1;
-        let idle = Idle { address, eviction: eviction.clone(), is_sending: is_sending.clone() };
+        let idle = Idle {
+            address,
+            eviction: eviction.clone(),
+            is_sending: is_sending.clone(),
+        };
         self.idle.insert(self.last_ticket, idle);
         self.last_ticket
     }
@@ -151,17 +186,21 @@ impl Connections {
         self.oldest(|idle| idle.address == address)
     }
 
-    /// Returns an idle connection of the address with the most connections, otherwise of any: whoever floods loses
-    /// first.
+    /// Returns an idle connection of the address with the most connections, otherwise of any:
+    /// whoever floods loses first.
     fn oldest_of_the_heaviest(&self) -> Option<u64> {
-        let heaviest =
-            self.by_address.iter().max_by_key(|(_, count)| **count).map(|(address, _)| *address)?;
+        let heaviest = self
+            .by_address
+            .iter()
+            .max_by_key(|(_, count)| **count)
+            .map(|(address, _)| *address)?;
         self.oldest_of(heaviest).or_else(|| self.oldest(|_| true))
     }
 
     fn oldest(&self, fits: impl Fn(&Idle) -> bool) -> Option<u64> {
         let mut idle = self.idle.iter();
-        idle.find(|(_, idle)| fits(idle) && idle.is_evictable()).map(|(ticket, _)| *ticket)
+        idle.find(|(_, idle)| fits(idle) && idle.is_evictable())
+            .map(|(ticket, _)| *ticket)
     }
 
     /// Stops counting a connection. The connection itself ends as soon as its task runs.
@@ -184,7 +223,8 @@ impl Connections {
 }
 
 impl Slot {
-    /// Marks the begin of a request. Returns false if the connection was evicted: the request MUST NOT run then.
+    /// Marks the begin of a request. Returns false if the connection was evicted: the request MUST
+    /// NOT run then.
     pub(crate) fn begin(&self) -> bool {
         let mut connections = self.limiter.0.connections.lock();
         let mut state = self.state.lock();
@@ -270,7 +310,11 @@ mod tests {
         assert!(newcomer.begin());
         assert_eq!(limiter.admit(from(1)).map(drop), Err(LimitReached::Address));
         drop(idle);
-        assert_eq!(limiter.admit(from(2)).map(drop), Err(LimitReached::Total), "it was not counted any more");
+        assert_eq!(
+            limiter.admit(from(2)).map(drop),
+            Err(LimitReached::Total),
+            "it was not counted any more"
+        );
         busy.end();
         let (_, n_evicted) = limiter.admit(from(2)).unwrap();
         assert!(n_evicted == 1 && is_evicted(&busy));
@@ -302,7 +346,10 @@ mod tests {
         let more: Vec<_> = (0..50).map(|_| limiter.admit(from(2)).unwrap().0).collect();
         assert!(!is_evicted(&good) && flood.iter().all(|slot| is_evicted(slot)));
         let (other, _) = limiter.admit(from(3)).unwrap();
-        assert!(!is_evicted(&good) && !is_evicted(&other), "the heaviest address loses first");
+        assert!(
+            !is_evicted(&good) && !is_evicted(&other),
+            "the heaviest address loses first"
+        );
         drop((flood, more));
         assert!(limiter.admit(from(4)).is_ok());
     }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 and HTTP/2 over accepted sockets, with a bound on everything that a client can make us hold or wait for.
+//! HTTP/1.1 and HTTP/2 over accepted sockets, with a bound on everything that a client can make us
+//! hold or wait for.
 //!
 //! | what a client does | bound |
 //! |---|---|
@@ -43,14 +44,17 @@ const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 /// hyper's least for the first read: also the bound of what one connection buffers of a body.
 const READ_BUFFER: usize = 256 << 10;
 const H2_PING: Duration = Duration::from_secs(20);
-/// Answer to a connection that is not admitted. It fits every socket buffer, so it is sent without waiting.
+/// Answer to a connection that is not admitted. It fits every socket buffer, so it is sent without
+/// waiting.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Serves until the shutdown, then lets running requests end.
 pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, shutdown: Shutdown) {
-    let limits =
-        Limits { total: app.config.max_connections, per_address: app.config.max_connections_per_address };
+    let limits = Limits {
+        total: app.config.max_connections,
+        per_address: app.config.max_connections_per_address,
+    };
     let host = Host {
         limiter: ConnectionLimiter::new(limits),
         builder: builder(&app.config),
@@ -66,7 +70,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
     drop(listener);
     let late = group.drain(app.config.drain_timeout).await;
     if late > 0 {
-        tracing::warn!(connections = late, "dropped connections that did not end in time");
+        tracing::warn!(
+            connections = late,
+            "dropped connections that did not end in time"
+        );
     }
 }
 
@@ -96,7 +103,8 @@ impl Host {
                 Err(error) => {
                     failures += 1;
                     let pause = pause_after(&error, failures);
-                    // Without file descriptors no connection can be accepted before another one ends.
+                    // Without file descriptors no connection can be accepted before another one
+                    // ends.
                     let evicted = !pause.is_zero() && self.limiter.evict_idle();
                     tracing::warn!(%error, ?pause, made_room = evicted, "cannot accept a connection");
                     tokio::time::sleep(pause).await;
@@ -105,8 +113,9 @@ impl Host {
         }
     }
 
-    /// Returns the slot of a connection, `None` if all connections of its address are busy. If all connections of the
-    /// gateway are busy, this one waits, and those after it wait in the kernel's bounded queue.
+    /// Returns the slot of a connection, `None` if all connections of its address are busy. If all
+    /// connections of the gateway are busy, this one waits, and those after it wait in the kernel's
+    /// bounded queue.
     async fn admit(&self, stream: &TcpStream, address: std::net::IpAddr) -> Option<Arc<Slot>> {
         loop {
             match self.limiter.admit(address) {
@@ -128,8 +137,13 @@ impl Host {
     async fn attend(self, stream: TcpStream, slot: Arc<Slot>) {
         let counted = self.app.metrics.connection();
         let config = &self.app.config;
-        let io =
-            TimedIo::new(stream, slot.clone(), config.header_timeout, config.idle_timeout, config.min_rate);
+        let io = TimedIo::new(
+            stream,
+            slot.clone(),
+            config.header_timeout,
+            config.idle_timeout,
+            config.min_rate,
+        );
         let connection = self.connection(io, &slot);
         tokio::pin!(connection);
         let mut ended = tokio::select! {
@@ -138,7 +152,8 @@ impl Host {
         };
         if ended.is_none() {
             tracing::debug!("a connection without a request makes room for another");
-            // Its last answer may still be on the way to the socket, with the deadlines that hold there.
+            // Its last answer may still be on the way to the socket, with the deadlines that hold
+            // there.
             ended = tokio::select! {
                 biased;
                 () = slot.all_sent() => None,
@@ -193,7 +208,9 @@ async fn answer(
 }
 
 fn builder(config: &Config) -> auto::Builder<Watched> {
-    let mut builder = auto::Builder::new(Watched { idle: config.idle_timeout });
+    let mut builder = auto::Builder::new(Watched {
+        idle: config.idle_timeout,
+    });
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -1,4 +1,5 @@
-//! The body of an answer, which keeps the slot of its connection busy until the body is sent or dropped.
+//! The body of an answer, which keeps the slot of its connection busy until the body is sent or
+//! dropped.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,13 +20,18 @@ pub(crate) struct SlotBody<G> {
 }
 
 impl<G> SlotBody<G> {
-    /// Makes the body. The client has to act next: hyper asks for the first bytes when there is window for them.
+    /// Makes the body. The client has to act next: hyper asks for the first bytes when there is
+    /// window for them.
     pub(crate) fn new(body: Body, guard: G) -> Self {
         let watch = Watch::current();
         if let Some(watch) = &watch {
             watch.handed_out();
         }
-        Self { body, watch, _guard: guard }
+        Self {
+            body,
+            watch,
+            _guard: guard,
+        }
     }
 }
 

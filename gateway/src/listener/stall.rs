@@ -1,8 +1,10 @@
-//! Answers over HTTP/2 whose client takes nothing. The socket does not show it: the client answers pings and gives the
-//! stream no window. hyper asks an answer's body for more only when there is window for it, so [`Watch`] notes when the
-//! client owes a sign of life, and the task of the stream ends when none came in time; the stream is reset then.
+//! Answers over HTTP/2 whose client takes nothing. The socket does not show it: the client answers
+//! pings and gives the stream no window. hyper asks an answer's body for more only when there is
+//! window for it, so [`Watch`] notes when the client owes a sign of life, and the task of the
+//! stream ends when none came in time; the stream is reset then.
 //!
-//! HTTP/1.1 needs none of this: there the answer stands still together with the socket ([`crate::listener::timed_io`]).
+//! HTTP/1.1 needs none of this: there the answer stands still together with the socket
+//! ([`crate::listener::timed_io`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -57,8 +59,12 @@ where
 {
     fn execute(&self, stream: F) {
         let watch = Arc::new(Watch::default());
-        let bounded =
-            Bounded { watch: watch.clone(), idle: self.idle, armed: None, timer: Box::pin(sleep(self.idle)) };
+        let bounded = Bounded {
+            watch: watch.clone(),
+            idle: self.idle,
+            armed: None,
+            timer: Box::pin(sleep(self.idle)),
+        };
         let stream = Box::pin(WATCH.scope(watch, stream));
         drop(cstore_node::shutdown::spawn("stream", async move {
             tokio::select! {
@@ -70,8 +76,8 @@ where
     }
 }
 
-/// Ends when the client had its turn for too long. It shares the task of the stream, so it is asked again whenever
-/// something has happened there.
+/// Ends when the client had its turn for too long. It shares the task of the stream, so it is asked
+/// again whenever something has happened there.
 struct Bounded {
     watch: Arc<Watch>,
     idle: Duration,
@@ -84,7 +90,9 @@ impl Future for Bounded {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Some(since) = self.watch.since() else { return Poll::Pending };
+            let Some(since) = self.watch.since() else {
+                return Poll::Pending;
+            };
             if self.armed != Some(since) {
                 self.armed = Some(since);
                 let deadline = since + self.idle;

@@ -1,5 +1,6 @@
-//! A client's socket with the deadlines that hyper does not have: for the first bytes, while it is not known yet which
-//! HTTP they are, and for a client that does not take its answer, or takes it byte by byte.
+//! A client's socket with the deadlines that hyper does not have: for the first bytes, while it is
+//! not known yet which HTTP they are, and for a client that does not take its answer, or takes it
+//! byte by byte.
 
 use std::io;
 use std::pin::Pin;

@@ -1,7 +1,8 @@
 //! One download: verified bytes from any worker that can read them, with an exact length.
 //!
-//! Invariant: the last bytes are handed on only when the worker has said End. A stream that is cut, fails or has
-//! another length becomes a body error, which breaks the client's connection: it can never look whole.
+//! Invariant: the last bytes are handed on only when the worker has said End. A stream that is cut,
+//! fails or has another length becomes a body error, which breaks the client's connection: it can
+//! never look whole.
 
 use std::time::Duration;
 
@@ -26,15 +27,28 @@ const TRIES: usize = 3;
 ///
 /// # Errors
 /// Before the first byte only.
-pub(crate) async fn open(app: &App, root: Bytes, offset: u64, length: u64) -> Result<Body, ApiError> {
+pub(crate) async fn open(
+    app: &App,
+    root: Bytes,
+    offset: u64,
+    length: u64,
+) -> Result<Body, ApiError> {
     let mut last = ApiError::unavailable("no worker is ready");
     let attempts = Attempts::default();
     for _ in 0..TRIES {
-        let request = v1::DownloadRequest { recipe_root: root.clone(), offset, length };
+        let request = v1::DownloadRequest {
+            recipe_root: root.clone(),
+            offset,
+            length,
+        };
         match tokio::time::timeout(FIRST_TIMEOUT, first(app, attempts.request(request))).await {
             Ok(Ok((messages, chunk))) => {
-                let reader =
-                    Reader { messages, left: length, idle: app.config.idle_timeout, span: Span::current() };
+                let reader = Reader {
+                    messages,
+                    left: length,
+                    idle: app.config.idle_timeout,
+                    span: Span::current(),
+                };
                 return Ok(body(reader, chunk));
             }
             Ok(Err(status)) => last = status.into(),
@@ -48,15 +62,23 @@ pub(crate) async fn open(app: &App, root: Bytes, offset: u64, length: u64) -> Re
     Err(last)
 }
 
-/// Opens the stream and waits for its first message, so that an early failure is still an error answer.
+/// Opens the stream and waits for its first message, so that an early failure is still an error
+/// answer.
 async fn first(
     app: &App,
     request: Request<v1::DownloadRequest>,
 ) -> Result<(Streaming<v1::DownloadResponse>, Bytes), Status> {
     let mut messages = app.workers.any().download(request).await?.into_inner();
-    match messages.message().await?.and_then(|response| response.message) {
+    match messages
+        .message()
+        .await?
+        .and_then(|response| response.message)
+    {
         Some(Message::Chunk(chunk)) => Ok((messages, chunk)),
-        _ => Err(cstore_proto::status(ErrorCode::DataLoss, "a download ended before its first byte")),
+        _ => Err(cstore_proto::status(
+            ErrorCode::DataLoss,
+            "a download ended before its first byte",
+        )),
     }
 }
 
@@ -83,7 +105,9 @@ enum Broken {
 fn body(reader: Reader, first: Bytes) -> Body {
     let start = (Some(reader), Some(first));
     Body::from_stream(stream::try_unfold(start, |(reader, first)| async move {
-        let Some(mut reader) = reader else { return Ok(None) };
+        let Some(mut reader) = reader else {
+            return Ok(None);
+        };
         let chunk = match first {
             Some(chunk) => reader.take(chunk).await,
             None => reader.next().await,
@@ -91,9 +115,9 @@ fn body(reader: Reader, first: Bytes) -> Body {
         match chunk {
             Ok(chunk) => Ok(Some((chunk, ((reader.left > 0).then_some(reader), None)))),
             Err(broken) => {
-                reader
-                    .span
-                    .in_scope(|| tracing::warn!(error = %broken, left = reader.left, "a download broke off"));
+                reader.span.in_scope(
+                    || tracing::warn!(error = %broken, left = reader.left, "a download broke off"),
+                );
                 Err(broken)
             }
         }
@@ -110,7 +134,10 @@ impl Reader {
 
     /// Counts a chunk; behind the last one the End must follow.
     async fn take(&mut self, chunk: Bytes) -> Result<Bytes, Broken> {
-        self.left = self.left.checked_sub(chunk.len() as u64).ok_or(Broken::Length)?;
+        self.left = self
+            .left
+            .checked_sub(chunk.len() as u64)
+            .ok_or(Broken::Length)?;
         if self.left == 0 {
             match self.message().await? {
                 Message::End(_) => self.close().await,
@@ -120,15 +147,18 @@ impl Reader {
         Ok(chunk)
     }
 
-    /// Reads the status that follows End. A stream that is dropped before it counts as reset, and a worker that sees
-    /// many resets takes them for an attack and closes the connection of all of them.
+    /// Reads the status that follows End. A stream that is dropped before it counts as reset, and a
+    /// worker that sees many resets takes them for an attack and closes the connection of all of
+    /// them.
     async fn close(&mut self) {
         let _ = tokio::time::timeout(self.idle, self.messages.message()).await;
     }
 
     async fn message(&mut self) -> Result<Message, Broken> {
-        let next =
-            tokio::time::timeout(self.idle, self.messages.message()).await.map_err(|_| Broken::Idle)??;
-        next.and_then(|response| response.message).ok_or(Broken::Cut)
+        let next = tokio::time::timeout(self.idle, self.messages.message())
+            .await
+            .map_err(|_| Broken::Idle)??;
+        next.and_then(|response| response.message)
+            .ok_or(Broken::Cut)
     }
 }

@@ -1,13 +1,15 @@
-//! One upload: a ticket from the master, the bytes to its worker, and the worker's word that it is durable.
+//! One upload: a ticket from the master, the bytes to its worker, and the worker's word that it is
+//! durable.
 //!
 //! ```text
 //! known body ≤ 64 KiB   read whole ──> ticket from the stock ──> PutSmall
 //! all others            BeginUpload (refuses a taken name before the body is read) ──> Upload: header, chunks, Finish
 //! ```
-//! Invariants: Finish is sent only behind the proper end of the body. A body that breaks off drops the call, which
-//! resets the stream; the request stream itself never ends without Finish. A failed try is repeated only when no byte
-//! is lost, and only after the master has said what became of it: an abort is answered `committed` when it was too
-//! late, and then the upload has succeeded, whatever others did to the name since.
+//! Invariants: Finish is sent only behind the proper end of the body. A body that breaks off drops
+//! the call, which resets the stream; the request stream itself never ends without Finish. A failed
+//! try is repeated only when no byte is lost, and only after the master has said what became of it:
+//! an abort is answered `committed` when it was too late, and then the upload has succeeded,
+//! whatever others did to the name since.
 
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ use cstore_node::clock::{Clock, SystemClock};
 use cstore_proto::v1::upload_request::Message;
 use cstore_proto::{TicketClaims, v1};
 use cstore_types::{
-    BlockId, ETagBuilder, ErrorCode, FileMeta, FileName, NamedFile, Tenant, UserMetadata, limits, md5_many,
+    BlockId, ETagBuilder, ErrorCode, FileMeta, FileName, NamedFile, Tenant, UserMetadata, limits,
+    md5_many,
 };
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
@@ -67,13 +70,16 @@ impl Write {
     }
 
     fn is_small(&self) -> bool {
-        self.at_most.is_some_and(|bytes| bytes <= limits::MAX_SMALL_BYTES as u64)
+        self.at_most
+            .is_some_and(|bytes| bytes <= limits::MAX_SMALL_BYTES as u64)
     }
 }
 
 /// Encodes a digest for a message, where an empty field means that it is missing.
 fn bytes_of<const N: usize>(digest: Option<[u8; N]>) -> Bytes {
-    digest.map(|digest| Bytes::copy_from_slice(&digest)).unwrap_or_default()
+    digest
+        .map(|digest| Bytes::copy_from_slice(&digest))
+        .unwrap_or_default()
 }
 
 /// A try that failed, and the ticket that it used.
@@ -92,7 +98,8 @@ impl Failed {
 /// Stores the file.
 ///
 /// # Errors
-/// What the client can do something about; nothing is visible then, unless the code is `deadline` or `unavailable`.
+/// What the client can do something about; nothing is visible then, unless the code is `deadline`
+/// or `unavailable`.
 pub(crate) async fn store(
     app: &App,
     write: &Write,
@@ -107,8 +114,15 @@ pub(crate) async fn store(
     answer.map_err(|error| write.condition.refusal(error))
 }
 
-async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::UploadResponse, ApiError> {
-    let ticket = app.tickets.take(&app.master, &write.tenant, |worker| app.is_usable(worker)).await?;
+async fn store_small(
+    app: &App,
+    write: &Write,
+    whole: Bytes,
+) -> Result<v1::UploadResponse, ApiError> {
+    let ticket = app
+        .tickets
+        .take(&app.master, &write.tenant, |worker| app.is_usable(worker))
+        .await?;
     let failed = match put_small(app, write, whole.clone(), ticket).await {
         Ok(answer) => return Ok(answer),
         Err(failed) => failed,
@@ -119,8 +133,13 @@ async fn store_small(app: &App, write: &Write, whole: Bytes) -> Result<v1::Uploa
     if let Some(answer) = settle(app, write, failed, &whole).await? {
         return Ok(answer);
     }
-    let ticket = app.tickets.take(&app.master, &write.tenant, |worker| app.is_usable(worker)).await?;
-    put_small(app, write, whole, ticket).await.map_err(|failed| failed.error)
+    let ticket = app
+        .tickets
+        .take(&app.master, &write.tenant, |worker| app.is_usable(worker))
+        .await?;
+    put_small(app, write, whole, ticket)
+        .await
+        .map_err(|failed| failed.error)
 }
 
 async fn put_small(
@@ -129,9 +148,16 @@ async fn put_small(
     body: Bytes,
     ticket: v1::Ticket,
 ) -> Result<v1::UploadResponse, Failed> {
-    let failed = |error: ApiError| Failed { error, ticket: ticket.clone() };
+    let failed = |error: ApiError| Failed {
+        error,
+        ticket: ticket.clone(),
+    };
     let crc32c = crc32c::crc32c(&body);
-    let request = v1::PutSmallRequest { header: Some(write.header(ticket.clone())), body, crc32c };
+    let request = v1::PutSmallRequest {
+        header: Some(write.header(ticket.clone())),
+        body,
+        crc32c,
+    };
     let mut worker = app.workers.to(&ticket.worker_addr);
     match tokio::time::timeout(SMALL_TIMEOUT, worker.put_small(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
@@ -158,7 +184,9 @@ async fn store_stream(
         return Ok(answer);
     }
     let ticket = begin(app, write).await?;
-    put_stream(app, write, source, ticket).await.map_err(|failed| failed.error)
+    put_stream(app, write, source, ticket)
+        .await
+        .map_err(|failed| failed.error)
 }
 
 async fn begin(app: &App, write: &Write) -> Result<v1::Ticket, ApiError> {
@@ -172,19 +200,20 @@ async fn begin(app: &App, write: &Write) -> Result<v1::Ticket, ApiError> {
     loop {
         let tickets = app.master.begin_upload(request.clone()).await?.tickets;
         let ticket = tickets.into_iter().next();
-        let ticket =
-            ticket.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the master answered no ticket"))?;
+        let ticket = ticket
+            .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the master answered no ticket"))?;
         tries += 1;
-        // A worker that has just died is named until its lease runs out; the next in turn is another one. The ticket
-        // that is left unused holds nothing and expires.
+        // A worker that has just died is named until its lease runs out; the next in turn is
+        // another one. The ticket that is left unused holds nothing and expires.
         if app.is_usable(&ticket.worker_addr) || tries == MAX_TICKETS {
             return Ok(ticket);
         }
     }
 }
 
-/// Finds out what became of a failed try of `body`. Returns its answer if it was published after all, also if the file
-/// was removed or overwritten since; `None` if it never happened and never will, so that another try may follow.
+/// Finds out what became of a failed try of `body`. Returns its answer if it was published after
+/// all, also if the file was removed or overwritten since; `None` if it never happened and never
+/// will, so that another try may follow.
 ///
 /// # Errors
 /// The error of the try if the master does not say.
@@ -198,11 +227,15 @@ async fn settle(
         return Err(failed.error);
     }
     tracing::info!(code = %failed.error.code(), worker = failed.ticket.worker_addr, "an upload failed, trying another worker");
-    let request = v1::AbortUploadRequest { ticket: Some(failed.ticket.clone()) };
+    let request = v1::AbortUploadRequest {
+        ticket: Some(failed.ticket.clone()),
+    };
     let answer = match app.master.abort_upload(request).await {
         Ok(answer) => answer,
         // A ticket that the master does not take can never commit.
-        Err(status) if cstore_proto::code_of(&status) == ErrorCode::PermissionDenied => return Ok(None),
+        Err(status) if cstore_proto::code_of(&status) == ErrorCode::PermissionDenied => {
+            return Ok(None);
+        }
         Err(_) => return Err(failed.error),
     };
     if !answer.committed {
@@ -221,18 +254,27 @@ async fn settle(
         }
         (None, version) => published(write, &failed.ticket, body, version)?,
     };
-    Ok(Some(v1::UploadResponse { file: Some(file), replaced, ..v1::UploadResponse::default() }))
+    Ok(Some(v1::UploadResponse {
+        file: Some(file),
+        replaced,
+        ..v1::UploadResponse::default()
+    }))
 }
 
-/// Returns the file that a try of `body` published with `version`, and that somebody has removed since.
+/// Returns the file that a try of `body` published with `version`, and that somebody has removed
+/// since.
 fn published(
     write: &Write,
     ticket: &v1::Ticket,
     body: &[u8],
     version: u64,
 ) -> Result<v1::FileInfo, ApiError> {
-    let chunking = TicketClaims::chunking_of(ticket)
-        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("ticket of the master: {error}")))?;
+    let chunking = TicketClaims::chunking_of(ticket).map_err(|error| {
+        ApiError::new(
+            ErrorCode::Internal,
+            format!("ticket of the master: {error}"),
+        )
+    })?;
     let mut etag = ETagBuilder::default();
     let blocks: Vec<&[u8]> = body.chunks(chunking.max_block_bytes()).collect();
     for md5 in md5_many(&blocks) {
@@ -250,7 +292,11 @@ fn published(
         sha256: write.sha256,
         metadata: write.metadata.clone(),
     };
-    Ok(NamedFile { name: write.name.clone(), meta }.into())
+    Ok(NamedFile {
+        name: write.name.clone(),
+        meta,
+    }
+    .into())
 }
 
 async fn put_stream(
@@ -259,10 +305,13 @@ async fn put_stream(
     source: &mut impl Source,
     ticket: v1::Ticket,
 ) -> Result<v1::UploadResponse, Failed> {
-    let failed = |error: ApiError| Failed { error, ticket: ticket.clone() };
+    let failed = |error: ApiError| Failed {
+        error,
+        ticket: ticket.clone(),
+    };
     let mut worker = app.workers.to(&ticket.worker_addr);
-    // One place: the feeder goes on when the stream below has taken what it sent, so it touches the body only
-    // behind a connection that works.
+    // One place: the feeder goes on when the stream below has taken what it sent, so it touches the
+    // body only behind a connection that works.
     let (sender, receiver) = mpsc::channel(1);
     let call = worker.upload(until_finish(receiver));
     tokio::pin!(call);
@@ -282,7 +331,8 @@ async fn put_stream(
     }
 }
 
-/// Header, chunks, Finish. Returns when Finish was handed over; fails only with what is wrong with the body.
+/// Header, chunks, Finish. Returns when Finish was handed over; fails only with what is wrong with
+/// the body.
 async fn feed(
     source: &mut impl Source,
     header: v1::UploadHeader,
@@ -291,13 +341,17 @@ async fn feed(
     send(&sender, Message::Header(header)).await?;
     let (mut length, mut crc32c) = (0_u64, 0);
     loop {
-        let permit = tokio::time::timeout(CHUNK_TIMEOUT, sender.reserve()).await.map_err(|_| too_slow())?;
+        let permit = tokio::time::timeout(CHUNK_TIMEOUT, sender.reserve())
+            .await
+            .map_err(|_| too_slow())?;
         if permit.is_err() {
             // The call has ended, and its answer says why.
             return std::future::pending().await;
         }
         drop(permit);
-        let Some(mut bytes) = source.chunk().await? else { break };
+        let Some(mut bytes) = source.chunk().await? else {
+            break;
+        };
         length += bytes.len() as u64;
         crc32c = crc32c::crc32c_append(crc32c, &bytes);
         while !bytes.is_empty() {
@@ -305,11 +359,17 @@ async fn feed(
             send(&sender, Message::Chunk(chunk)).await?;
         }
     }
-    send(&sender, Message::Finish(v1::UploadFinish { length, crc32c })).await
+    send(
+        &sender,
+        Message::Finish(v1::UploadFinish { length, crc32c }),
+    )
+    .await
 }
 
 async fn send(sender: &mpsc::Sender<v1::UploadRequest>, message: Message) -> Result<(), ApiError> {
-    let request = v1::UploadRequest { message: Some(message) };
+    let request = v1::UploadRequest {
+        message: Some(message),
+    };
     match tokio::time::timeout(CHUNK_TIMEOUT, sender.send(request)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => std::future::pending().await,
@@ -317,9 +377,11 @@ async fn send(sender: &mpsc::Sender<v1::UploadRequest>, message: Message) -> Res
     }
 }
 
-/// The messages up to Finish. When they stop before it, this stream stays silent instead of ending: an end would look
-/// like the end of the file. The call is being dropped then, which resets it.
-fn until_finish(receiver: mpsc::Receiver<v1::UploadRequest>) -> impl Stream<Item = v1::UploadRequest> {
+/// The messages up to Finish. When they stop before it, this stream stays silent instead of ending:
+/// an end would look like the end of the file. The call is being dropped then, which resets it.
+fn until_finish(
+    receiver: mpsc::Receiver<v1::UploadRequest>,
+) -> impl Stream<Item = v1::UploadRequest> {
     stream::unfold(Some(receiver), |receiver| async move {
         let mut receiver = receiver?;
         match receiver.recv().await {
@@ -343,17 +405,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_ends_behind_finish_and_is_silent_without_it() {
-        let request = |message| v1::UploadRequest { message: Some(message) };
+        let request = |message| v1::UploadRequest {
+            message: Some(message),
+        };
         let (sender, receiver) = mpsc::channel(2);
         let mut cut = Box::pin(until_finish(receiver));
-        sender.send(request(Message::Chunk(Bytes::from_static(b"x")))).await.unwrap();
+        sender
+            .send(request(Message::Chunk(Bytes::from_static(b"x"))))
+            .await
+            .unwrap();
         drop(sender);
         assert!(cut.next().await.is_some());
-        assert!(cut.next().now_or_never().is_none(), "neither a message nor an end");
+        assert!(
+            cut.next().now_or_never().is_none(),
+            "neither a message nor an end"
+        );
 
         let (sender, receiver) = mpsc::channel(2);
         let mut whole = Box::pin(until_finish(receiver));
-        sender.send(request(Message::Finish(v1::UploadFinish::default()))).await.unwrap();
+        sender
+            .send(request(Message::Finish(v1::UploadFinish::default())))
+            .await
+            .unwrap();
         assert!(whole.next().await.is_some());
         assert_eq!(whole.next().await, None);
     }

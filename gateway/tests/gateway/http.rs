@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Deadline of every wait for something that must happen. Far beyond what any of it takes on an idle machine: only a
-/// defect meets it, and no other work on the machine.
+/// Deadline of every wait for something that must happen. Far beyond what any of it takes on an
+/// idle machine: only a defect meets it, and no other work on the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An answer as it came.
@@ -45,7 +45,9 @@ pub(crate) async fn send(addr: SocketAddr, request: impl AsRef<[u8]>) -> Answer 
 
 /// Reads one answer off a connection.
 pub(crate) async fn read(stream: &mut TcpStream, head_only: bool) -> Answer {
-    tokio::time::timeout(PATIENCE, read_unbounded(stream, head_only)).await.expect("an answer comes in time")
+    tokio::time::timeout(PATIENCE, read_unbounded(stream, head_only))
+        .await
+        .expect("an answer comes in time")
 }
 
 async fn read_unbounded(stream: &mut TcpStream, head_only: bool) -> Answer {
@@ -55,11 +57,21 @@ async fn read_unbounded(stream: &mut TcpStream, head_only: bool) -> Answer {
             break at;
         }
         let read = stream.read_buf(&mut bytes).await.unwrap();
-        assert!(read > 0, "the connection ended in the head: {:?}", String::from_utf8_lossy(&bytes));
+        assert!(
+            read > 0,
+            "the connection ended in the head: {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
     };
     let head = String::from_utf8(bytes[..split].to_vec()).unwrap();
-    let mut answer = Answer { status: head[9..12].parse().unwrap(), head, body: bytes[split + 4..].to_vec() };
-    let length: usize = answer.header("content-length").map_or(0, |text| text.parse().unwrap());
+    let mut answer = Answer {
+        status: head[9..12].parse().unwrap(),
+        head,
+        body: bytes[split + 4..].to_vec(),
+    };
+    let length: usize = answer
+        .header("content-length")
+        .map_or(0, |text| text.parse().unwrap());
     while !head_only && answer.status != 304 && answer.body.len() < length {
         if stream.read_buf(&mut answer.body).await.unwrap_or(0) == 0 {
             break;

@@ -9,14 +9,27 @@ const BROWSER: &str = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r
 /// What the page and all of its parts say.
 fn is_guarded(answer: &Answer, path: &str) {
     let policy = answer.header("content-security-policy").unwrap_or_default();
-    for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"] {
+    for rule in [
+        "default-src 'none'",
+        "script-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    ] {
         assert!(policy.contains(rule), "{path}: {policy}");
     }
     for word in ["unsafe", "http", "*", "data:", "blob:"] {
         assert!(!policy.contains(word), "{path}: {policy}");
     }
-    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
-    assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{path}");
+    assert_eq!(
+        answer.header("x-content-type-options"),
+        Some("nosniff"),
+        "{path}"
+    );
+    assert_eq!(
+        answer.header("referrer-policy"),
+        Some("no-referrer"),
+        "{path}"
+    );
     assert_eq!(answer.header("cache-control"), Some("no-cache"), "{path}");
 }
 
@@ -24,12 +37,19 @@ fn is_guarded(answer: &Answer, path: &str) {
 async fn a_browser_gets_the_page_and_curl_a_text() {
     let setup = start().await;
     let page = get(&setup, "/", BROWSER).await;
-    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (page.status, page.header("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
     assert!(page.body.starts_with(b"<!doctype html>"));
     is_guarded(&page, "/");
     for accept in ["", "Accept: */*\r\n", "Accept: text/plain\r\n"] {
         let text = get(&setup, "/", accept).await;
-        assert_eq!(text.header("content-type"), Some("text/plain; charset=utf-8"), "{accept}");
+        assert_eq!(
+            text.header("content-type"),
+            Some("text/plain; charset=utf-8"),
+            "{accept}"
+        );
         assert!(text.body.starts_with(b"C-Store\n"));
         assert_eq!(text.header("vary"), Some("accept"));
     }
@@ -40,8 +60,11 @@ async fn a_browser_gets_the_page_and_curl_a_text() {
 async fn every_part_that_the_page_names_is_served_with_its_type_and_only_once() {
     let setup = start().await;
     let page = String::from_utf8(get(&setup, "/", BROWSER).await.body).unwrap();
-    let mut wanted: Vec<String> =
-        page.split("\"/assets/").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    let mut wanted: Vec<String> = page
+        .split("\"/assets/")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .collect();
     let mut seen: Vec<String> = Vec::new();
     while let Some(name) = wanted.pop() {
         if seen.contains(&name) {
@@ -54,18 +77,44 @@ async fn every_part_that_the_page_names_is_served_with_its_type_and_only_once() 
             Some("css") => "text/css; charset=utf-8",
             _ => "image/svg+xml",
         };
-        assert_eq!((part.status, part.header("content-type")), (200, Some(kind)), "{path}");
+        assert_eq!(
+            (part.status, part.header("content-type")),
+            (200, Some(kind)),
+            "{path}"
+        );
         is_guarded(&part, &path);
 
         let tag = part.header("etag").unwrap().to_owned();
         let again = get(&setup, &path, &format!("If-None-Match: \"old\", {tag}\r\n")).await;
-        assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, Some(&*tag)), "{path}");
-        assert_eq!(get(&setup, &path, "If-None-Match: \"old\"\r\n").await.status, 200, "{path}");
-        let head = send(setup.addr, format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
-        assert_eq!(head.header("content-length"), Some(&*part.body.len().to_string()), "{path}");
+        assert_eq!(
+            (again.status, again.body.len(), again.header("etag")),
+            (304, 0, Some(&*tag)),
+            "{path}"
+        );
+        assert_eq!(
+            get(&setup, &path, "If-None-Match: \"old\"\r\n")
+                .await
+                .status,
+            200,
+            "{path}"
+        );
+        let head = send(
+            setup.addr,
+            format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"),
+        )
+        .await;
+        assert_eq!(
+            head.header("content-length"),
+            Some(&*part.body.len().to_string()),
+            "{path}"
+        );
 
         let text = String::from_utf8(part.body).unwrap();
-        wanted.extend(text.split("from \"./").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
+        wanted.extend(
+            text.split("from \"./")
+                .skip(1)
+                .map(|rest| rest.split('"').next().unwrap().to_owned()),
+        );
         seen.push(name);
     }
     assert!(seen.len() > 20, "{seen:?}");
@@ -74,9 +123,19 @@ async fn every_part_that_the_page_names_is_served_with_its_type_and_only_once() 
 #[tokio::test]
 async fn what_is_no_part_of_the_page_is_not_found() {
     let setup = start().await;
-    for path in ["/assets/", "/assets/nothing.js", "/assets/..%2FCargo.toml", "/assets/a/b", "/index.html"] {
+    for path in [
+        "/assets/",
+        "/assets/nothing.js",
+        "/assets/..%2FCargo.toml",
+        "/assets/a/b",
+        "/index.html",
+    ] {
         let answer = get(&setup, path, BROWSER).await;
-        assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{path}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (404, "not_found"),
+            "{path}"
+        );
     }
     let post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(send(setup.addr, post).await.status, 405);
@@ -100,7 +159,8 @@ async fn the_page_learns_where_traces_are_looked_at() {
     assert!(get(&setup, "/api/page", "").await.json()["jaeger_url"].is_null());
     assert_eq!(get(&setup, "/api/page?x=1", "").await.status, 400);
     let setup =
-        start_with(|config| config.jaeger_ui = Some("http://127.0.0.1:16686/".parse().unwrap())).await;
+        start_with(|config| config.jaeger_ui = Some("http://127.0.0.1:16686/".parse().unwrap()))
+            .await;
     let told = get(&setup, "/api/page", "").await.json();
     assert_eq!(told["jaeger_url"].as_str(), Some("http://127.0.0.1:16686"));
 }

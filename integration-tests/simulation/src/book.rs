@@ -1,11 +1,13 @@
 //! What was asked for and what was answered, and therefore what may be seen.
 //!
-//! Every upload has a body of its own, so that what is seen says which upload it was. A body is *open* until the
-//! master's word is known; then it is committed, or it never was and never will be.
+//! Every upload has a body of its own, so that what is seen says which upload it was. A body is
+//! *open* until the master's word is known; then it is committed, or it never was and never will
+//! be.
 //!
 //! * A body that never was is never seen, nor one under a name that nobody gave it.
-//! * A name with one writer is known exactly, but for uploads that are open: what was acknowledged is there, what was
-//!   refused changed nothing. It is uncertain for good once a change that cannot be asked about went unanswered.
+//! * A name with one writer is known exactly, but for uploads that are open: what was acknowledged
+//!   is there, what was refused changed nothing. It is uncertain for good once a change that cannot
+//!   be asked about went unanswered.
 //! * A name that several create has one winner.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +109,11 @@ impl Book {
     }
 
     fn private_mut(&mut self, name: &str) -> &mut Private {
-        let fresh = Private { is: None, open: None, certain: true };
+        let fresh = Private {
+            is: None,
+            open: None,
+            certain: true,
+        };
         self.private.entry(name.to_owned()).or_insert(fresh)
     }
 
@@ -172,32 +178,46 @@ impl Book {
         self.winners.get(name).and_then(|won| won.first()).copied()
     }
 
-    /// Somebody read `name`: these bytes, or that there is nothing. `winner` is who had won when the read began.
+    /// Somebody read `name`: these bytes, or that there is nothing. `winner` is who had won when
+    /// the read began.
     pub(crate) fn read(&mut self, name: &str, winner: Option<BodyId>, bytes: Option<&[u8]>) {
-        let Some(bytes) = bytes else { return self.saw(name, winner, None) };
+        let Some(bytes) = bytes else {
+            return self.saw(name, winner, None);
+        };
         match BodyId::of(bytes) {
             Some(body) => self.saw(name, winner, Some(body)),
-            None => self.violated(format!("{name} holds {} bytes that nobody sent", bytes.len())),
+            None => self.violated(format!(
+                "{name} holds {} bytes that nobody sent",
+                bytes.len()
+            )),
         }
     }
 
     fn saw(&mut self, name: &str, winner: Option<BodyId>, body: Option<BodyId>) {
         if let Some(body) = body {
-            if !self.given.get(name).is_some_and(|given| given.contains(&body)) {
+            if !self
+                .given
+                .get(name)
+                .is_some_and(|given| given.contains(&body))
+            {
                 return self.violated(format!("{name} holds {body:?}, which nobody gave it"));
             }
             if self.fates.get(&body) == Some(&Fate::Never) {
-                return self.violated(format!("{name} holds {body:?}, which was refused or aborted"));
+                return self.violated(format!(
+                    "{name} holds {body:?}, which was refused or aborted"
+                ));
             }
         }
         let problem = match (self.private.get(name), winner) {
             (Some(private), _) if private.certain => {
-                let expected = private.is == body || (private.open.is_some() && private.open == body);
-                (!expected).then(|| format!("{name} holds {body:?}, but should hold {:?}", private.is))
+                let expected =
+                    private.is == body || (private.open.is_some() && private.open == body);
+                (!expected)
+                    .then(|| format!("{name} holds {body:?}, but should hold {:?}", private.is))
             }
-            (None, Some(winner)) if body != Some(winner) => {
-                Some(format!("{name} holds {body:?}, but {winner:?} was acknowledged"))
-            }
+            (None, Some(winner)) if body != Some(winner) => Some(format!(
+                "{name} holds {body:?}, but {winner:?} was acknowledged"
+            )),
             _ => None,
         };
         if let Some(problem) = problem {
@@ -236,7 +256,10 @@ mod tests {
 
     #[test]
     fn the_book_notices_what_must_not_be() {
-        assert!(kept(|book, body| book.read("a", None, Some(&body.bytes()))), "it is open: it may be there");
+        assert!(
+            kept(|book, body| book.read("a", None, Some(&body.bytes()))),
+            "it is open: it may be there"
+        );
         assert!(kept(|book, _| book.read("a", None, None)), "and it may not");
         assert!(!kept(|book, body| {
             book.committed("a", body);
@@ -246,8 +269,15 @@ mod tests {
             book.never("a", body);
             book.read("a", None, Some(&body.bytes()));
         }));
-        assert!(!kept(|book, body| book.read("b", None, Some(&body.bytes()))), "nobody gave it that name");
-        assert!(!kept(|book, body| book.read("a", None, Some(&body.bytes()[1..]))));
+        assert!(
+            !kept(|book, body| book.read("b", None, Some(&body.bytes()))),
+            "nobody gave it that name"
+        );
+        assert!(!kept(|book, body| book.read(
+            "a",
+            None,
+            Some(&body.bytes()[1..])
+        )));
         assert!(kept(|book, body| {
             book.committed("a", body);
             book.uncertain("a", None);

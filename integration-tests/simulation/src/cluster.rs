@@ -52,7 +52,10 @@ impl Clock for SimulatedClock {
 pub(crate) fn nodes() -> Vec<String> {
     let workers = (1..=WORKERS).map(|n| format!("worker-{n}"));
     let storages = (1..=STORAGES).map(|n| format!("storage-{n}"));
-    std::iter::once("master".to_owned()).chain(workers).chain(storages).collect()
+    std::iter::once("master".to_owned())
+        .chain(workers)
+        .chain(storages)
+        .collect()
 }
 
 /// A disk and how it comes back from crashes.
@@ -66,7 +69,11 @@ struct Platter {
 impl Platter {
     fn new(seed: u64) -> Self {
         let disk = FaultyDisk::with_one_thread();
-        Self { disk: Rc::new(RefCell::new(disk)), seed, lives: Rc::default() }
+        Self {
+            disk: Rc::new(RefCell::new(disk)),
+            seed,
+            lives: Rc::default(),
+        }
     }
 
     /// The disk as the next life of its node sees it: after a kill, or after a power loss.
@@ -89,13 +96,21 @@ fn ended(
     node: &str,
     result: Result<(), impl std::error::Error + 'static>,
 ) -> turmoil::Result {
-    let why = result.map_or_else(|error| error_chain(&error).to_string(), |()| "without an error".to_owned());
+    let why = result.map_or_else(
+        |error| error_chain(&error).to_string(),
+        |()| "without an error".to_owned(),
+    );
     book.borrow_mut().violated(format!("{node} ended: {why}"));
     Ok(())
 }
 
 /// Puts the master on the network and answers its address.
-pub(crate) fn add_master(sim: &mut Sim<'_>, dir: PathBuf, seed: u64, book: &Rc<RefCell<Book>>) -> IpAddr {
+pub(crate) fn add_master(
+    sim: &mut Sim<'_>,
+    dir: PathBuf,
+    seed: u64,
+    book: &Rc<RefCell<Book>>,
+) -> IpAddr {
     let (platter, book) = (Platter::new(seed), book.clone());
     sim.host("master", move || {
         let (dir, platter, book) = (dir.clone(), platter.clone(), book.clone());
@@ -119,7 +134,10 @@ pub(crate) fn add_master(sim: &mut Sim<'_>, dir: PathBuf, seed: u64, book: &Rc<R
                 config,
                 secret(),
                 incoming,
-                Some(cstore_master::Simulated { log: platter.next_life(), clock: Arc::new(SimulatedClock) }),
+                Some(cstore_master::Simulated {
+                    log: platter.next_life(),
+                    clock: Arc::new(SimulatedClock),
+                }),
                 Readiness::new(&[]),
                 RoleMetrics::default(),
                 Shutdown::new(),
@@ -157,7 +175,12 @@ pub(crate) fn add_worker(
             };
             let addr = format!("{}:{WORKER_PORT}", config.advertise_host);
             let incoming = io::listen(WORKER_PORT).await?;
-            let io = RoleIo { addr, incoming, dial_frames: dial.clone(), dial };
+            let io = RoleIo {
+                addr,
+                incoming,
+                dial_frames: dial.clone(),
+                dial,
+            };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let run = cstore_worker::run_over(
                 config,
@@ -184,7 +207,12 @@ pub(crate) fn add_storage(
     let (name, book, resets) = (format!("storage-{n}"), book.clone(), resets.clone());
     let platter = Platter::new(seed);
     sim.host(name.clone(), move || {
-        let (name, book, platter, dial) = (name.clone(), book.clone(), platter.clone(), resets.dial(&name));
+        let (name, book, platter, dial) = (
+            name.clone(),
+            book.clone(),
+            platter.clone(),
+            resets.dial(&name),
+        );
         async move {
             let config = cstore_storage::Config {
                 tls: None,
@@ -203,11 +231,23 @@ pub(crate) fn add_storage(
             };
             let addr = format!("{}:{STORAGE_PORT}", config.advertise_host);
             let incoming = io::listen(STORAGE_PORT).await?;
-            let io = RoleIo { addr, incoming, dial_frames: dial.clone(), dial };
+            let io = RoleIo {
+                addr,
+                incoming,
+                dial_frames: dial.clone(),
+                dial,
+            };
             let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
             let disk = platter.next_life();
-            let run =
-                cstore_storage::run_over(config, secret(), io, disk, readiness, metrics, Shutdown::new());
+            let run = cstore_storage::run_over(
+                config,
+                secret(),
+                io,
+                disk,
+                readiness,
+                metrics,
+                Shutdown::new(),
+            );
             ended(&book, &name, Box::pin(run).await)
         }
     });

@@ -28,7 +28,8 @@ enum Fault {
     Cut(String, String),
     /// Nothing passes from the first to the second: requests arrive, and their answers are lost.
     Mute(String, String),
-    /// For a moment the answers of the second to the first are lost, then the connections of the first are reset.
+    /// For a moment the answers of the second to the first are lost, then the connections of the
+    /// first are reset.
     LoseAnswers(String, String),
     /// What passes between two nodes comes much later.
     Hold(String, String),
@@ -66,7 +67,9 @@ impl Fault {
     fn link(&self) -> Option<(&str, &str)> {
         match self {
             Self::Crash(_) | Self::Restart(_) => None,
-            Self::Cut(a, b) | Self::Mute(a, b) | Self::LoseAnswers(a, b) | Self::Hold(a, b) => Some((a, b)),
+            Self::Cut(a, b) | Self::Mute(a, b) | Self::LoseAnswers(a, b) | Self::Hold(a, b) => {
+                Some((a, b))
+            }
         }
     }
 
@@ -131,8 +134,10 @@ fn speak(a: &str, b: &str) -> bool {
     let kind = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
     let mut kinds = [kind(a), kind(b)];
     kinds.sort();
-    !matches!((kinds[0].as_str(), kinds[1].as_str()), ("client", "storage" | "client"))
-        && kinds[0] != kinds[1]
+    !matches!(
+        (kinds[0].as_str(), kinds[1].as_str()),
+        ("client", "storage" | "client")
+    ) && kinds[0] != kinds[1]
 }
 
 /// Since when nodes have been cut off from the master, in simulated time.
@@ -160,20 +165,31 @@ impl Plan {
         let fault = |rng: &mut StdRng| {
             let begin = start + ms(rng.random_range(0..FAULTS.as_millis() as u64 * 4 / 5));
             let fault = Fault::random(rng, clients);
-            let longest = if matches!(fault, Fault::LoseAnswers(..)) { MOMENT_MS } else { LONGEST_MS };
+            let longest = if matches!(fault, Fault::LoseAnswers(..)) {
+                MOMENT_MS
+            } else {
+                LONGEST_MS
+            };
             let end = (begin + ms(rng.random_range(20..longest))).min(start + FAULTS);
             (begin, end, fault)
         };
         let mut coming: Vec<_> = (0..count).map(|_| fault(rng)).collect();
         coming.sort_by_key(|(begin, ..)| std::cmp::Reverse(*begin));
-        Self { coming, struck: Vec::new(), cut_off, resets }
+        Self {
+            coming,
+            struck: Vec::new(),
+            cut_off,
+            resets,
+        }
     }
 
     /// Does what is due, and says what it did.
     pub(crate) fn advance(&mut self, sim: &mut Sim<'_>) -> Vec<String> {
         let now = sim.elapsed();
         let mut said = Vec::new();
-        let (over, struck) = std::mem::take(&mut self.struck).into_iter().partition(|(end, _)| *end <= now);
+        let (over, struck) = std::mem::take(&mut self.struck)
+            .into_iter()
+            .partition(|(end, _)| *end <= now);
         self.struck = struck;
         let over: Vec<(Duration, Fault)> = over;
         for (_, fault) in over {
@@ -181,8 +197,14 @@ impl Plan {
             said.push(format!("over: {fault:?}"));
         }
         while self.coming.last().is_some_and(|(begin, ..)| *begin <= now) {
-            let Some((_, end, fault)) = self.coming.pop() else { break };
-            if self.struck.iter().any(|(_, other)| fault.touches_same(other)) {
+            let Some((_, end, fault)) = self.coming.pop() else {
+                break;
+            };
+            if self
+                .struck
+                .iter()
+                .any(|(_, other)| fault.touches_same(other))
+            {
                 continue;
             }
             fault.begin(sim);
@@ -192,7 +214,11 @@ impl Plan {
             }
         }
         let mut cut_off = self.cut_off.borrow_mut();
-        let off: Vec<&str> = self.struck.iter().filter_map(|(_, fault)| fault.cuts_off()).collect();
+        let off: Vec<&str> = self
+            .struck
+            .iter()
+            .filter_map(|(_, fault)| fault.cuts_off())
+            .collect();
         cut_off.retain(|node, _| off.contains(&node.as_str()));
         for node in off {
             cut_off.entry(node.to_owned()).or_insert(now);

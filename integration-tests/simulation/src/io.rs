@@ -20,7 +20,10 @@ pub(crate) struct Resets(Arc<Mutex<BTreeMap<(String, String), CancellationToken>
 impl Resets {
     fn token(&self, from: &str, to: &str) -> CancellationToken {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.entry((from.to_owned(), to.to_owned())).or_default().clone()
+        tokens
+            .entry((from.to_owned(), to.to_owned()))
+            .or_default()
+            .clone()
     }
 
     /// Ends all connections that `from` has made to `to`.
@@ -72,7 +75,11 @@ impl AsyncRead for Resettable {
 }
 
 impl AsyncWrite for Resettable {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         // Whoever writes reads too, and is woken there.
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -90,7 +97,10 @@ impl AsyncWrite for Resettable {
 pub(crate) async fn listen(port: u16) -> io::Result<BoxStream<'static, io::Result<BoxIo>>> {
     let listener = TcpListener::bind(("0.0.0.0", port)).await?;
     let accept = |listener: TcpListener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| Box::new(stream) as BoxIo);
+        let accepted = listener
+            .accept()
+            .await
+            .map(|(stream, _)| Box::new(stream) as BoxIo);
         Some((accepted, listener))
     };
     Ok(stream::unfold(listener, accept).boxed())

@@ -1,12 +1,15 @@
-//! The cluster on a simulated network, clock and disk: faults from a seed, then a time to heal, and what must hold.
+//! The cluster on a simulated network, clock and disk: faults from a seed, then a time to heal, and
+//! what must hold.
 //!
-//! Real: master (doors, rules, log, index), workers, storage nodes (frames, engine, log), the mesh on both sides and
-//! HTTP/2. Simulated: the network (turmoil: delays, partitions that lose segments for good, answers that are lost,
-//! links that hold everything back), the clock of each node, crashes and restarts, the disks under both logs (a crash
-//! keeps or tears what was not synced). Modelled: the gateway, by a `client` that does what it does with the same
-//! mesh; the disk takes no time, and a commit is done when it is asked for. See `docs/simulation.md`.
+//! Real: master (doors, rules, log, index), workers, storage nodes (frames, engine, log), the mesh
+//! on both sides and HTTP/2. Simulated: the network (turmoil: delays, partitions that lose segments
+//! for good, answers that are lost, links that hold everything back), the clock of each node,
+//! crashes and restarts, the disks under both logs (a crash keeps or tears what was not synced).
+//! Modelled: the gateway, by a `client` that does what it does with the same mesh; the disk takes
+//! no time, and a commit is done when it is asked for. See `docs/simulation.md`.
 //!
-//! What must hold is in `book`: it keeps what was asked for and what was answered, and says what may be seen.
+//! What must hold is in `book`: it keeps what was asked for and what was answered, and says what
+//! may be seen.
 
 mod book;
 mod client;

@@ -67,18 +67,39 @@ pub fn run(seed: u64) -> Outcome {
         cluster::add_worker(&mut sim, n, master, &shared.resets, &shared.book);
     }
     for n in 1..=cluster::STORAGES {
-        cluster::add_storage(&mut sim, n, master, rng.random(), &shared.resets, &shared.book);
+        cluster::add_storage(
+            &mut sim,
+            n,
+            master,
+            rng.random(),
+            &shared.resets,
+            &shared.book,
+        );
     }
     let clients: Vec<String> = (1..=CLIENTS).map(|n| format!("client-{n}")).collect();
     for id in &clients {
-        let (own, rng, shared) = (id.clone(), StdRng::seed_from_u64(rng.random()), shared.clone());
-        sim.client(id.as_str(), async move { Client::new(own, rng, master, shared)?.run().await });
+        let (own, rng, shared) = (
+            id.clone(),
+            StdRng::seed_from_u64(rng.random()),
+            shared.clone(),
+        );
+        sim.client(id.as_str(), async move {
+            Client::new(own, rng, master, shared)?.run().await
+        });
     }
-    // One latency for each link, so that what is sent in one moment does not draw for the order of its arrival.
-    let everyone: Vec<String> = cluster::nodes().into_iter().chain(clients.iter().cloned()).collect();
+    // One latency for each link, so that what is sent in one moment does not draw for the order of
+    // its arrival.
+    let everyone: Vec<String> = cluster::nodes()
+        .into_iter()
+        .chain(clients.iter().cloned())
+        .collect();
     for (n, a) in everyone.iter().enumerate() {
         for b in everyone.iter().skip(n + 1) {
-            sim.set_link_latency(a.as_str(), b.as_str(), Duration::from_millis(rng.random_range(1..20)));
+            sim.set_link_latency(
+                a.as_str(),
+                b.as_str(),
+                Duration::from_millis(rng.random_range(1..20)),
+            );
         }
     }
     drive(&mut sim, &mut rng, &clients, &shared);
@@ -97,12 +118,20 @@ pub fn run(seed: u64) -> Outcome {
 /// In memory where the machine has a folder for that: the index is written for real.
 fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
-    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).expect("there is a temporary folder")
+    tempfile::tempdir_in(memory)
+        .or_else(|_| tempfile::tempdir())
+        .expect("there is a temporary folder")
 }
 
 /// Steps until the clients are done or something must not be.
 fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], shared: &Shared) {
-    let Shared { book, progress, cut_off, resets, .. } = shared;
+    let Shared {
+        book,
+        progress,
+        cut_off,
+        resets,
+        ..
+    } = shared;
     let mut plan = None;
     loop {
         let ended = match sim.step() {
@@ -118,10 +147,18 @@ fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], share
         match &mut plan {
             None if progress.borrow().began == CLIENTS => {
                 let start = sim.elapsed();
-                plan = Some(Plan::random(rng, clients, start, cut_off.clone(), resets.clone()));
+                plan = Some(Plan::random(
+                    rng,
+                    clients,
+                    start,
+                    cut_off.clone(),
+                    resets.clone(),
+                ));
             }
             None if sim.elapsed() > START => {
-                return book.borrow_mut().violated(format!("the cluster did not come up within {START:?}"));
+                return book
+                    .borrow_mut()
+                    .violated(format!("the cluster did not come up within {START:?}"));
             }
             None => {}
             Some(plan) => {

@@ -1,4 +1,5 @@
-//! I1, I2, I4, I11, I12 under faults from a seed. `CSTORE_SEED` picks the first seed, `CSTORE_CASES` how many.
+//! I1, I2, I4, I11, I12 under faults from a seed. `CSTORE_SEED` picks the first seed,
+//! `CSTORE_CASES` how many.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -8,7 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cstore_simulation::{Outcome, run};
 
 fn env(name: &str, default: u64) -> u64 {
-    std::env::vars().find(|(key, _)| key == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
+    std::env::vars()
+        .find(|(key, _)| key == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or(default)
 }
 
 /// Runs one seed on a thread of its own, so that nothing is left over from the seed before.
@@ -28,7 +32,10 @@ struct Sums {
 
 /// Runs seeds on all cores until one is violated; answers one that was.
 fn first_violated(seeds: std::ops::Range<u64>) -> (Option<(u64, Outcome)>, Sums) {
-    let (next, shared) = (AtomicU64::new(seeds.start), Mutex::new((None, Sums::default())));
+    let (next, shared) = (
+        AtomicU64::new(seeds.start),
+        Mutex::new((None, Sums::default())),
+    );
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -56,7 +63,11 @@ fn first_violated(seeds: std::ops::Range<u64>) -> (Option<(u64, Outcome)>, Sums)
 
 fn show(seed: u64, outcome: &Outcome) -> String {
     let from = outcome.trace.len().saturating_sub(200);
-    format!("CSTORE_SEED={seed}\n{}\n{:?}", outcome.trace[from..].join("\n"), outcome.violation)
+    format!(
+        "CSTORE_SEED={seed}\n{}\n{:?}",
+        outcome.trace[from..].join("\n"),
+        outcome.violation
+    )
 }
 
 #[test]
@@ -69,18 +80,32 @@ fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
     if let Some((seed, outcome)) = found {
         panic!("{}", show(seed, &outcome));
     }
-    assert!(sums.acknowledged > 5 * cases, "the runs do too little: {sums:?}");
+    assert!(
+        sums.acknowledged > 5 * cases,
+        "the runs do too little: {sums:?}"
+    );
 }
 
-/// What a failing seed printed can be had again: the traces name every call with its answer and its millisecond.
+/// What a failing seed printed can be had again: the traces name every call with its answer and its
+/// millisecond.
 #[test]
 fn the_same_seed_is_the_same_run() {
     let first = env("CSTORE_SEED", 1);
     for seed in first..first + 10 {
         let (one, two) = (run_alone(seed), run_alone(seed));
-        let same = one.trace.iter().zip(&two.trace).take_while(|(one, two)| one == two).count();
+        let same = one
+            .trace
+            .iter()
+            .zip(&two.trace)
+            .take_while(|(one, two)| one == two)
+            .count();
         let rest = |trace: &[String]| trace.iter().skip(same).take(3).cloned().collect::<Vec<_>>();
-        assert!(one.trace == two.trace, "seed {seed}: {:#?} {:#?}", rest(&one.trace), rest(&two.trace));
+        assert!(
+            one.trace == two.trace,
+            "seed {seed}: {:#?} {:#?}",
+            rest(&one.trace),
+            rest(&two.trace)
+        );
         assert_eq!(one.simulated, two.simulated);
     }
 }

@@ -1,5 +1,6 @@
 //! I10, I11: what is wrong gets a clear answer, and leaves nothing behind.
 
+mod cases;
 mod table;
 
 use std::io::{Read, Write};
@@ -32,15 +33,31 @@ fn i10_wrong_requests_get_the_code_and_the_rule() {
         );
         assert_eq!(answer.json()["error"]["code"], "invalid_argument");
     }
-    assert_eq!(cluster.ask("GET", "/api/files/unknown", b"").json()["error"]["code"], "not_found");
+    assert_eq!(
+        cluster.ask("GET", "/api/files/unknown", b"").json()["error"]["code"],
+        "not_found"
+    );
     assert_eq!(cluster.ask("DELETE", "/api/files/unknown", b"").status, 404);
     assert_eq!(cluster.ask("PUT", "/api/files/taken", b"1").status, 201);
     let taken = cluster.ask("PUT", "/api/files/taken", b"2");
-    assert_eq!((taken.status, taken.json()["error"]["code"].clone()), (409, "already_exists".into()));
+    assert_eq!(
+        (taken.status, taken.json()["error"]["code"].clone()),
+        (409, "already_exists".into())
+    );
     let mut client = Client::connect(&cluster.gateway).unwrap();
-    let wrong =
-        client.call("PUT", "/api/files/md5", "content-md5: AAAAAAAAAAAAAAAAAAAAAA==\r\n", b"body").unwrap();
-    assert!(wrong.status == 400 && wrong.text().contains("MD5"), "{}", wrong.text());
+    let wrong = client
+        .call(
+            "PUT",
+            "/api/files/md5",
+            "content-md5: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
+            b"body",
+        )
+        .unwrap();
+    assert!(
+        wrong.status == 400 && wrong.text().contains("MD5"),
+        "{}",
+        wrong.text()
+    );
     assert_eq!(cluster.ask("GET", "/api/files/md5", b"").status, 404);
     cluster.audit(&[]);
 }
@@ -51,7 +68,13 @@ fn i2_i10_a_body_that_breaks_off_leaves_no_file_and_gives_its_space_back() {
     for size in [10_000usize, 5 << 20] {
         let body = random(size, 3);
         let mut client = Client::connect(&cluster.gateway).unwrap();
-        client.head("PUT", "/api/files/broken", &format!("content-length: {}\r\n", size * 2)).unwrap();
+        client
+            .head(
+                "PUT",
+                "/api/files/broken",
+                &format!("content-length: {}\r\n", size * 2),
+            )
+            .unwrap();
         client.send(&body).unwrap();
         drop(client);
     }
@@ -63,10 +86,15 @@ fn i2_i10_a_body_that_breaks_off_leaves_no_file_and_gives_its_space_back() {
     });
     until("space of broken uploads", PATIENCE, || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
-        (stats["physical_bytes"] == 0 && stats["pending_releases"] == 0 && stats["files"] == 0).then_some(())
+        (stats["physical_bytes"] == 0 && stats["pending_releases"] == 0 && stats["files"] == 0)
+            .then_some(())
     });
     assert_eq!(cluster.ask("GET", "/api/files/broken", b"").status, 404);
-    assert_eq!(cluster.ask("PUT", "/api/files/broken", b"whole now").status, 201, "the name is not burnt");
+    assert_eq!(
+        cluster.ask("PUT", "/api/files/broken", b"whole now").status,
+        201,
+        "the name is not burnt"
+    );
     cluster.audit(&[]);
 }
 
@@ -79,7 +107,12 @@ fn i10_garbage_on_every_port_is_refused_and_memory_stays_flat() {
     let noise = random(4_096, 9);
     for _ in 0..50 {
         for attack in [&greedy[..], &hello_too_long, &noise, &[0x30, 0, 0, 0, 0]] {
-            for addr in [&storage, &cluster.master, &cluster.addr("worker-1"), &cluster.gateway] {
+            for addr in [
+                &storage,
+                &cluster.master,
+                &cluster.addr("worker-1"),
+                &cluster.gateway,
+            ] {
                 let mut stream = TcpStream::connect(addr).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 let _ = stream.write_all(attack);

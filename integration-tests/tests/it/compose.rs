@@ -1,4 +1,5 @@
-//! The image and Docker Compose as users run them: real containers, hardened, killed, cut off, restarted, removed.
+//! The image and Docker Compose as users run them: real containers, hardened, killed, cut off,
+//! restarted, removed.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -14,8 +15,15 @@ use serde_json::Value;
 
 use crate::PROGRAM;
 
-const SERVICES: [&str; 7] =
-    ["gateway", "master", "storage-1", "storage-2", "storage-3", "worker-1", "worker-2"];
+const SERVICES: [&str; 7] = [
+    "gateway",
+    "master",
+    "storage-1",
+    "storage-2",
+    "storage-3",
+    "worker-1",
+    "worker-2",
+];
 
 fn skip(why: &str) {
     use std::io::Write;
@@ -23,7 +31,10 @@ fn skip(why: &str) {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap()
 }
 
 /// One installation, of an image that was made for it.
@@ -39,8 +50,12 @@ impl Installation {
     /// `None`, told, where there is no engine, or nothing to make an image of.
     fn new() -> Option<Self> {
         let docker = tools::find_or_skip("docker", "compose")?;
-        let runs =
-            |args: &[&str]| Command::new(&docker).args(args).output().is_ok_and(|out| out.status.success());
+        let runs = |args: &[&str]| {
+            Command::new(&docker)
+                .args(args)
+                .output()
+                .is_ok_and(|out| out.status.success())
+        };
         if !runs(&["info"]) {
             skip("the Docker engine does not answer");
             return None;
@@ -84,25 +99,48 @@ impl Installation {
         // What is for debuggers only is large; where strip is missing the image is larger.
         let _ = Command::new("strip").arg(&program).output();
         let output = Command::new(docker)
-            .args(["buildx", "build", "--load", "--build-arg", "BIN_STAGE=prebuilt", "-t", &self.image, "-f"])
+            .args([
+                "buildx",
+                "build",
+                "--load",
+                "--build-arg",
+                "BIN_STAGE=prebuilt",
+                "-t",
+                &self.image,
+                "-f",
+            ])
             .arg(root().join("deploy/Dockerfile"))
             .arg(&context)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     fn compose(&self, args: &[&str]) -> Output {
         let mut command = Command::new(root().join("deploy/compose.sh"));
-        command.args(args).env("COMPOSE_PROJECT_NAME", &self.project).env("CSTORE_IMAGE", &self.image);
-        command.env("CSTORE_SECRETS_DIR", self.dir.path().join("secrets")).env("FS_SIZE", "256MiB");
-        command.env("GATEWAY_PORT", self.gateway.to_string()).env("MASTER_PORT", self.master.to_string());
+        command
+            .args(args)
+            .env("COMPOSE_PROJECT_NAME", &self.project)
+            .env("CSTORE_IMAGE", &self.image);
+        command
+            .env("CSTORE_SECRETS_DIR", self.dir.path().join("secrets"))
+            .env("FS_SIZE", "256MiB");
+        command
+            .env("GATEWAY_PORT", self.gateway.to_string())
+            .env("MASTER_PORT", self.master.to_string());
         command.env("CSTORE_HEARTBEAT_MS", "200").output().unwrap()
     }
 
     fn well(&self, args: &[&str]) -> String {
         let output = self.compose(args);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         assert!(output.status.success(), "{args:?}: {out} {err}");
         out.into_owned()
     }
@@ -112,7 +150,8 @@ impl Installation {
     }
 
     fn inspect(&self, service: &str) -> Value {
-        let all: Value = serde_json::from_str(&docker(&["inspect", &self.container(service)])).unwrap();
+        let all: Value =
+            serde_json::from_str(&docker(&["inspect", &self.container(service)])).unwrap();
         all[0].clone()
     }
 
@@ -123,7 +162,9 @@ impl Installation {
     fn put(&self, name: &str, body: &[u8]) {
         until(&format!("{name} to be taken"), PATIENCE, || {
             let path = format!("/api/files/{name}?overwrite=true");
-            self.ask("PUT", &path, body).ok().filter(|answer| matches!(answer.status, 200 | 201))
+            self.ask("PUT", &path, body)
+                .ok()
+                .filter(|answer| matches!(answer.status, 200 | 201))
         });
     }
 
@@ -145,16 +186,25 @@ impl Installation {
 impl Drop for Installation {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", String::from_utf8_lossy(&self.compose(&["logs", "--tail", "15"]).stdout));
+            eprintln!(
+                "{}",
+                String::from_utf8_lossy(&self.compose(&["logs", "--tail", "15"]).stdout)
+            );
         }
         self.compose(&["down", "--volumes", "--remove-orphans", "-t", "5"]);
-        let _ = Command::new("docker").args(["image", "rm", "-f", &self.image]).output();
+        let _ = Command::new("docker")
+            .args(["image", "rm", "-f", &self.image])
+            .output();
     }
 }
 
 fn docker(args: &[&str]) -> String {
     let output = Command::new("docker").args(args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -163,40 +213,76 @@ fn is_hardened(found: &Value, service: &str) {
     assert_eq!(host["ReadonlyRootfs"], true, "{service}");
     assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]), "{service}");
     assert_eq!(host["Privileged"], false, "{service}");
-    assert!(host["SecurityOpt"].to_string().contains("no-new-privileges"), "{service}");
-    assert!(host["Memory"].as_u64() > Some(0) && host["PidsLimit"].as_u64() > Some(0), "{service}");
-    assert_eq!(found["Config"]["User"], "10001:10001", "{service}: a number, and not root");
+    assert!(
+        host["SecurityOpt"]
+            .to_string()
+            .contains("no-new-privileges"),
+        "{service}"
+    );
+    assert!(
+        host["Memory"].as_u64() > Some(0) && host["PidsLimit"].as_u64() > Some(0),
+        "{service}"
+    );
+    assert_eq!(
+        found["Config"]["User"], "10001:10001",
+        "{service}: a number, and not root"
+    );
     for (port, bindings) in host["PortBindings"].as_object().into_iter().flatten() {
         for binding in bindings.as_array().unwrap() {
-            assert_eq!(binding["HostIp"], "127.0.0.1", "{service} publishes {port} to the world");
+            assert_eq!(
+                binding["HostIp"], "127.0.0.1",
+                "{service} publishes {port} to the world"
+            );
         }
     }
     let environment = found["Config"]["Env"].to_string();
-    assert!(!environment.contains("SECRET=") && !environment.contains("cst_"), "{service}: {environment}");
+    assert!(
+        !environment.contains("SECRET=") && !environment.contains("cst_"),
+        "{service}: {environment}"
+    );
     for mount in found["Mounts"].as_array().unwrap() {
         let writable = mount["RW"] == true;
-        assert!(!writable || mount["Destination"] == "/data", "{service} may write {}", mount["Destination"]);
+        assert!(
+            !writable || mount["Destination"] == "/data",
+            "{service} may write {}",
+            mount["Destination"]
+        );
     }
 }
 
 /// kill -9 of its process from outside, which the engine answers with a restart.
 fn kill_process(found: &Value, service: &str) {
-    let pid = found["State"]["Pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap_or_else(|| panic!("{service} does not run"));
+    let pid = found["State"]["Pid"]
+        .as_i64()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .unwrap();
+    let pid =
+        rustix::process::Pid::from_raw(pid).unwrap_or_else(|| panic!("{service} does not run"));
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 #[test]
 fn a_system_of_containers_is_hardened_and_loses_nothing() {
-    let Some(system) = Installation::new() else { return };
+    let Some(system) = Installation::new() else {
+        return;
+    };
     let begun = system.well(&["up"]);
-    assert!(begun.contains("made ") && begun.contains("ready at http://127.0.0.1:"), "{begun}");
+    assert!(
+        begun.contains("made ") && begun.contains("ready at http://127.0.0.1:"),
+        "{begun}"
+    );
     let secret = system.dir.path().join("secrets/cluster-secret");
-    assert_eq!(std::fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(
+        std::fs::metadata(&secret).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
     for service in SERVICES {
         is_hardened(&system.inspect(service), service);
     }
-    assert!(system.well(&["up"]).starts_with("compose: ready"), "the second time makes no secret");
+    assert!(
+        system.well(&["up"]).starts_with("compose: ready"),
+        "the second time makes no secret"
+    );
     let body = random(3_000_000, 1);
     system.put("kept", &body);
 
@@ -210,7 +296,9 @@ fn a_system_of_containers_is_hardened_and_loses_nothing() {
         }
         kill_process(&found, service);
         until(&format!("{service} to be started again"), PATIENCE, || {
-            system.inspect(service)["RestartCount"].as_u64().filter(|count| *count > 0)
+            system.inspect(service)["RestartCount"]
+                .as_u64()
+                .filter(|count| *count > 0)
         });
         system.await_health(service);
         system.same("kept", &body);
@@ -222,18 +310,37 @@ fn a_system_of_containers_is_hardened_and_loses_nothing() {
 
     // A storage node is cut off and comes back, by its name.
     let network = format!("{}_internal", system.project);
-    docker(&["network", "disconnect", "-f", &network, &system.container("storage-2")]);
+    docker(&[
+        "network",
+        "disconnect",
+        "-f",
+        &network,
+        &system.container("storage-2"),
+    ]);
     until("uploads to be refused", PATIENCE, || {
-        system.ask("PUT", "/api/files/cut?overwrite=true", &body).ok().filter(|answer| answer.status == 503)
+        system
+            .ask("PUT", "/api/files/cut?overwrite=true", &body)
+            .ok()
+            .filter(|answer| answer.status == 503)
     });
-    docker(&["network", "connect", "--alias", "storage-2", &network, &system.container("storage-2")]);
+    docker(&[
+        "network",
+        "connect",
+        "--alias",
+        "storage-2",
+        &network,
+        &system.container("storage-2"),
+    ]);
     system.put("healed", &body);
     system.same("kept", &body);
 
     system.well(&["restart"]);
     system.same("kept", &body);
     system.well(&["down"]);
-    assert_eq!(docker(&["ps", "-aq", "--filter", &format!("name={}", system.project)]), "");
+    assert_eq!(
+        docker(&["ps", "-aq", "--filter", &format!("name={}", system.project)]),
+        ""
+    );
     system.well(&["up"]);
     system.same("kept", &body);
     for service in SERVICES.into_iter().filter(|_| may_signal) {
@@ -250,29 +357,49 @@ fn a_system_of_containers_is_hardened_and_loses_nothing() {
         .env("CSTORE_SECRETS_DIR", system.dir.path().join("secrets"))
         .output()
         .unwrap();
-    assert!(String::from_utf8_lossy(&told.stdout).contains("removed the containers"), "{told:?}");
+    assert!(
+        String::from_utf8_lossy(&told.stdout).contains("removed the containers"),
+        "{told:?}"
+    );
     let filter = format!("name={}", system.project);
     for what in ["volume", "network"] {
-        assert_eq!(docker(&[what, "ls", "-q", "--filter", &filter]), "", "{what}");
+        assert_eq!(
+            docker(&[what, "ls", "-q", "--filter", &filter]),
+            "",
+            "{what}"
+        );
     }
     assert!(!secret.try_exists().unwrap());
     let again = system.compose(&["reset"]);
-    assert!(String::from_utf8_lossy(&again.stdout).contains("nothing to remove"), "{again:?}");
+    assert!(
+        String::from_utf8_lossy(&again.stdout).contains("nothing to remove"),
+        "{again:?}"
+    );
 }
 
 #[test]
 fn a_wrong_setting_ends_the_start_and_is_told() {
-    let Some(system) = Installation::new() else { return };
+    let Some(system) = Installation::new() else {
+        return;
+    };
     let mut command = Command::new(root().join("deploy/compose.sh"));
-    command.arg("up").env("COMPOSE_PROJECT_NAME", format!("{}-wrong", system.project));
-    command.env("CSTORE_IMAGE", &system.image).env("CSTORE_SECRETS_DIR", system.dir.path().join("secrets"));
-    command.env("GATEWAY_PORT", system.gateway.to_string()).env("MASTER_PORT", system.master.to_string());
+    command
+        .arg("up")
+        .env("COMPOSE_PROJECT_NAME", format!("{}-wrong", system.project));
+    command
+        .env("CSTORE_IMAGE", &system.image)
+        .env("CSTORE_SECRETS_DIR", system.dir.path().join("secrets"));
+    command
+        .env("GATEWAY_PORT", system.gateway.to_string())
+        .env("MASTER_PORT", system.master.to_string());
     command.env("BLOCK_SIZE", "big");
     let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     command.env_remove("BLOCK_SIZE");
     let mut away = Command::new(root().join("deploy/compose.sh"));
-    away.arg("down").arg("--volumes").env("COMPOSE_PROJECT_NAME", format!("{}-wrong", system.project));
+    away.arg("down")
+        .arg("--volumes")
+        .env("COMPOSE_PROJECT_NAME", format!("{}-wrong", system.project));
     assert!(away.output().unwrap().status.success());
     assert!(!output.status.success());
     assert!(
@@ -283,7 +410,16 @@ fn a_wrong_setting_ends_the_start_and_is_told() {
 
 #[test]
 fn the_dockerfile_is_clean() {
-    let Some(hadolint) = tools::find_or_skip("hadolint", "compose::hadolint") else { return };
-    let output = Command::new(hadolint).arg(root().join("deploy/Dockerfile")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let Some(hadolint) = tools::find_or_skip("hadolint", "compose::hadolint") else {
+        return;
+    };
+    let output = Command::new(hadolint)
+        .arg(root().join("deploy/Dockerfile"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }

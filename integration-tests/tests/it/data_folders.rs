@@ -31,8 +31,16 @@ fn opens_and_works_on(label: &str, folder: TempDir) {
     manifest.verify(&cluster);
 
     // New files: one of new blocks, one of blocks that the earlier program stored.
-    let old = manifest.files.iter().find(|file| file.name == "folder/large").unwrap().clone();
-    for (name, size, seed) in [("new/large", 50_000, 1_000), ("new/same as old", old.size, old.seed)] {
+    let old = manifest
+        .files
+        .iter()
+        .find(|file| file.name == "folder/large")
+        .unwrap()
+        .clone();
+    for (name, size, seed) in [
+        ("new/large", 50_000, 1_000),
+        ("new/same as old", old.size, old.seed),
+    ] {
         let put = manifest.ask(&cluster, "", "PUT", &path_of(name), "", &random(size, seed));
         assert_eq!(put.status, 201, "{label}: {name}: {}", put.text());
         if seed == old.seed {
@@ -60,7 +68,10 @@ fn opens_and_works_on(label: &str, folder: TempDir) {
     // What was written by both programs survives a clean stop.
     let roles = cluster.roles();
     for role in &roles {
-        assert!(cluster.stop(role).success(), "{label}: {role} stopped cleanly");
+        assert!(
+            cluster.stop(role).success(),
+            "{label}: {role} stopped cleanly"
+        );
     }
     for role in &roles {
         cluster.launch(role);

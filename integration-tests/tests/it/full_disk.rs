@@ -9,22 +9,36 @@ use crate::PROGRAM;
 
 #[test]
 fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_later() {
-    let mut cluster = Cluster::one_of_each(PROGRAM).env("BLOCK_SIZE", "64").env("FS_SIZE", "6291456").start();
+    let mut cluster = Cluster::one_of_each(PROGRAM)
+        .env("BLOCK_SIZE", "64")
+        .env("FS_SIZE", "6291456")
+        .start();
     let tree = random(500_000, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/tree", &tree).status, 201);
     let full = cluster.ask("PUT", "/api/files/large", &random(12 << 20, 2));
     assert_eq!(full.status, 507, "{}", full.text());
-    assert!(cluster.ask("GET", "/api/files/tree", b"").body == tree, "reads go on");
+    assert!(
+        cluster.ask("GET", "/api/files/tree", b"").body == tree,
+        "reads go on"
+    );
     assert_eq!(
         cluster.ask("GET", "/api/files/large", b"").status,
         404,
         "nothing of the refused file is visible"
     );
     until("room again", PATIENCE, || {
-        let put = cluster.ask("PUT", "/api/files/small?overwrite=true", &random(100_000, 3));
+        let put = cluster.ask(
+            "PUT",
+            "/api/files/small?overwrite=true",
+            &random(100_000, 3),
+        );
         (put.status < 300).then_some(())
     });
-    assert_eq!(cluster.ask("DELETE", "/api/files/small", b"").status, 204, "deletes go on");
+    assert_eq!(
+        cluster.ask("DELETE", "/api/files/small", b"").status,
+        204,
+        "deletes go on"
+    );
 
     cluster.set_env("BLOCK_SIZE", "65536");
     for role in ["master", "storage-1"] {
@@ -33,13 +47,24 @@ fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_
     }
     cluster.wait_ready();
     let got = cluster.fetch("/api/files/tree");
-    assert!(got.body == tree, "status {}, {} bytes: {:.200}", got.status, got.body.len(), got.text());
+    assert!(
+        got.body == tree,
+        "status {}, {} bytes: {:.200}",
+        got.status,
+        got.body.len(),
+        got.text()
+    );
     let body = random(1 << 20, 4);
     // The space of what was deleted and refused comes back with heartbeats.
     let put = until("an upload of larger blocks", PATIENCE, || {
         Some(cluster.ask("PUT", "/api/files/larger-blocks", &body)).filter(|put| put.status == 201)
     });
-    assert_eq!((put.status, put.json()["blocks"].as_u64()), (201, Some(16)), "{}", put.text());
+    assert_eq!(
+        (put.status, put.json()["blocks"].as_u64()),
+        (201, Some(16)),
+        "{}",
+        put.text()
+    );
     assert!(cluster.fetch("/api/files/larger-blocks").body == body);
     cluster.audit(&[]);
 }
@@ -58,10 +83,17 @@ fn i7_a_disk_that_was_filled_ten_times_takes_files_after_each_delete() {
             }
             stored.push(body);
         }
-        assert!(stored.len() >= 6, "round {round} stored {} files of 512 KiB on 8 MiB", stored.len());
+        assert!(
+            stored.len() >= 6,
+            "round {round} stored {} files of 512 KiB on 8 MiB",
+            stored.len()
+        );
         for (n, body) in stored.iter().enumerate() {
             let path = format!("/api/files/fill/{n}");
-            assert!(cluster.ask("GET", &path, b"").body == *body, "round {round} file {n}");
+            assert!(
+                cluster.ask("GET", &path, b"").body == *body,
+                "round {round} file {n}"
+            );
             assert_eq!(cluster.ask("DELETE", &path, b"").status, 204);
         }
         until("space back", PATIENCE, || {
@@ -77,9 +109,16 @@ fn fresh_start_on_a_disk_with_files_refuses_and_says_how_to_mean_it() {
     let body = random(10_000, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/kept", &body).status, 201);
     assert!(cluster.stop("storage-1").success());
-    let output = cluster.command("storage-1").env("FRESH_START", "TRUE").output().unwrap();
+    let output = cluster
+        .command("storage-1")
+        .env("FRESH_START", "TRUE")
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("CSTORE_FRESH_START_ERASE="), "{said}");
+    assert!(
+        !output.status.success() && said.contains("CSTORE_FRESH_START_ERASE="),
+        "{said}"
+    );
     cluster.launch("storage-1");
     cluster.wait_ready();
     assert!(cluster.fetch("/api/files/kept").body == body);
@@ -106,15 +145,24 @@ fn i8_a_damaged_block_is_never_served() {
         let nodes = cluster.ask("GET", "/api/cluster", b"").text();
         (!nodes.contains("not_ready") && !nodes.contains("lost")).then_some(())
     });
-    // A download that is cut off is an error of the connection, which until() sees as no answer: so ask for one block.
+    // A download that is cut off is an error of the connection, which until() sees as no answer: so
+    // ask for one block.
     let damaged = until("the damaged block's answer", PATIENCE, || {
         let mut client = Client::connect(&cluster.gateway).ok()?;
         let range = "range: bytes=200000-200063\r\n";
-        client.call("GET", "/api/files/rot", range, b"").ok().filter(|answer| answer.status != 503)
+        client
+            .call("GET", "/api/files/rot", range, b"")
+            .ok()
+            .filter(|answer| answer.status != 503)
     });
     assert_eq!(damaged.status, 500, "{}", damaged.text());
     if let Ok(whole) = cluster.call("GET", "/api/files/rot", b"") {
-        assert!(whole.status >= 500, "status {} with {} bytes", whole.status, whole.body.len());
+        assert!(
+            whole.status >= 500,
+            "status {} with {} bytes",
+            whole.status,
+            whole.body.len()
+        );
     }
     // The next upload of the same bytes heals the file.
     cluster.wait_ready();

@@ -1,4 +1,5 @@
-//! Our traces in a real Jaeger, where there is one: what its query API answers is what an operator sees.
+//! Our traces in a real Jaeger, where there is one: what its query API answers is what an operator
+//! sees.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -25,8 +26,9 @@ impl Jaeger {
     fn start(program: &Path, dir: &Path) -> Self {
         // Held together, so that no two are the same.
         let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [collector, query, grpc] =
-            listeners.each_ref().map(|listener| listener.local_addr().unwrap().to_string());
+        let [collector, query, grpc] = listeners
+            .each_ref()
+            .map(|listener| listener.local_addr().unwrap().to_string());
         drop(listeners);
         let config = serde_json::json!({
             "service": {
@@ -55,8 +57,14 @@ impl Jaeger {
             .stderr(log)
             .spawn()
             .unwrap();
-        let jaeger = Self { child, collector, query };
-        until("an answer of jaeger", PATIENCE, || jaeger.ask("/api/services"));
+        let jaeger = Self {
+            child,
+            collector,
+            query,
+        };
+        until("an answer of jaeger", PATIENCE, || {
+            jaeger.ask("/api/services")
+        });
         jaeger
     }
 
@@ -65,7 +73,12 @@ impl Jaeger {
         let mut stream = TcpStream::connect(&self.query).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         // The older version has no chunks: the answer ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.query).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n",
+            self.query
+        )
+        .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (_, body) = answer.split_once("\r\n\r\n")?;
@@ -92,7 +105,10 @@ impl Drop for Jaeger {
 
 fn services(trace: &Value) -> BTreeSet<&str> {
     let processes = trace["processes"].as_object();
-    let names = processes.into_iter().flatten().filter_map(|(_, process)| process["serviceName"].as_str());
+    let names = processes
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, process)| process["serviceName"].as_str());
     names.collect()
 }
 
@@ -100,13 +116,18 @@ fn services(trace: &Value) -> BTreeSet<&str> {
 fn missing_parents(trace: &Value) -> Vec<&str> {
     let spans = || trace["spans"].as_array().into_iter().flatten();
     let ids: BTreeSet<&str> = spans().filter_map(|span| span["spanID"].as_str()).collect();
-    let references = spans().filter_map(|span| span["references"].as_array()).flatten();
+    let references = spans()
+        .filter_map(|span| span["references"].as_array())
+        .flatten();
     let parents = references.filter(|reference| reference["refType"] == "CHILD_OF");
-    parents.filter_map(|reference| reference["spanID"].as_str()).filter(|id| !ids.contains(id)).collect()
+    parents
+        .filter_map(|reference| reference["spanID"].as_str())
+        .filter(|id| !ids.contains(id))
+        .collect()
 }
 
-/// Whether spans of all services and of both kinds are there, and the parent of each. The root ends last, so without it
-/// a parent would be missing.
+/// Whether spans of all services and of both kinds are there, and the parent of each. The root ends
+/// last, so without it a parent would be missing.
 fn is_whole(trace: &Value) -> bool {
     let kinds = kinds(trace);
     services(trace).len() == 4
@@ -119,16 +140,23 @@ fn is_whole(trace: &Value) -> bool {
 fn kinds(trace: &Value) -> BTreeSet<&str> {
     let spans = trace["spans"].as_array().into_iter().flatten();
     let tags = spans.filter_map(|span| span["tags"].as_array()).flatten();
-    tags.filter(|tag| tag["key"] == "span.kind").filter_map(|tag| tag["value"].as_str()).collect()
+    tags.filter(|tag| tag["key"] == "span.kind")
+        .filter_map(|tag| tag["value"].as_str())
+        .collect()
 }
 
 #[test]
 fn jaeger_shows_an_upload_and_a_download_over_four_services() {
-    let Some(program) = tools::find_or_skip("jaeger", "jaeger") else { return };
+    let Some(program) = tools::find_or_skip("jaeger", "jaeger") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let jaeger = Jaeger::start(&program, dir.path());
     let cluster = Cluster::builder(PROGRAM)
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", jaeger.collector))
+        .env(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            &format!("http://{}", jaeger.collector),
+        )
         .env("OTEL_BSP_SCHEDULE_DELAY", "50")
         .start();
     let body = random(1_000_000, 9);
@@ -139,15 +167,36 @@ fn jaeger_shows_an_upload_and_a_download_over_four_services() {
     for answer in [put, get] {
         let id = answer.header("x-cstore-trace-id").unwrap();
         let trace = jaeger.trace(id, is_whole);
-        let expected = ["cstore-gateway", "cstore-master", "cstore-storage", "cstore-worker"];
+        let expected = [
+            "cstore-gateway",
+            "cstore-master",
+            "cstore-storage",
+            "cstore-worker",
+        ];
         assert_eq!(services(&trace).into_iter().collect::<Vec<_>>(), expected);
         let spans = trace["spans"].as_array().unwrap();
-        let tags = || spans.iter().filter_map(|span| span["tags"].as_array()).flatten();
-        assert!(!tags().any(|tag| tag["key"] == "error" && tag["value"] != false), "{trace:#}");
-        println!("jaeger has trace {id} with {} spans of {:?}", spans.len(), services(&trace));
+        let tags = || {
+            spans
+                .iter()
+                .filter_map(|span| span["tags"].as_array())
+                .flatten()
+        };
+        assert!(
+            !tags().any(|tag| tag["key"] == "error" && tag["value"] != false),
+            "{trace:#}"
+        );
+        println!(
+            "jaeger has trace {id} with {} spans of {:?}",
+            spans.len(),
+            services(&trace)
+        );
         let named = |span: &Value| {
             let service = &trace["processes"][span["processID"].as_str()?]["serviceName"];
-            Some(format!("{} {}", service.as_str()?, span["operationName"].as_str()?))
+            Some(format!(
+                "{} {}",
+                service.as_str()?,
+                span["operationName"].as_str()?
+            ))
         };
         let names: BTreeSet<String> = spans.iter().filter_map(named).collect();
         println!("  {}", names.into_iter().collect::<Vec<_>>().join("\n  "));

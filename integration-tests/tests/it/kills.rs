@@ -14,11 +14,12 @@ use crate::PROGRAM;
 
 /// Time after a restart in which as many uploads succeed as did before it, on an idle machine.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// Part of the bound that grows with the load of the machine: a multiple of the time that the uploads before the kill
-/// took.
+/// Part of the bound that grows with the load of the machine: a multiple of the time that the
+/// uploads before the kill took.
 const SLOWDOWN: u32 = 10;
 
-/// Ten clients that upload through all faults; acknowledged and attempted files by name, with size and seed.
+/// Ten clients that upload through all faults; acknowledged and attempted files by name, with size
+/// and seed.
 struct Load<'a> {
     cluster: &'a Cluster,
     stop: AtomicBool,
@@ -37,7 +38,12 @@ impl Drop for Stop<'_> {
 
 impl<'a> Load<'a> {
     fn on(cluster: &'a Cluster) -> Self {
-        Self { cluster, stop: AtomicBool::new(false), acked: Mutex::default(), tried: Mutex::default() }
+        Self {
+            cluster,
+            stop: AtomicBool::new(false),
+            acked: Mutex::default(),
+            tried: Mutex::default(),
+        }
     }
 
     fn client(&self, client: u64, round: u64, seed: u64) {
@@ -50,7 +56,11 @@ impl<'a> Load<'a> {
             let name = format!("kill/{round}/{client}/{n}");
             self.tried.lock().insert(name.clone(), (size, content));
             let body = random(size, content);
-            if self.cluster.call("PUT", &format!("/api/files/{name}"), &body).is_ok_and(|a| a.status == 201) {
+            if self
+                .cluster
+                .call("PUT", &format!("/api/files/{name}"), &body)
+                .is_ok_and(|a| a.status == 201)
+            {
                 self.acked.lock().insert(name, (size, content));
             }
         }
@@ -58,9 +68,11 @@ impl<'a> Load<'a> {
 
     fn await_more(&self, count: usize) {
         let enough = self.acked.lock().len() + count;
-        until(&format!("{count} more acknowledged uploads"), PATIENCE, || {
-            (self.acked.lock().len() >= enough).then_some(())
-        });
+        until(
+            &format!("{count} more acknowledged uploads"),
+            PATIENCE,
+            || (self.acked.lock().len() >= enough).then_some(()),
+        );
     }
 
     /// Kills `role` under ten uploads and starts it again while the clients go on.
@@ -82,13 +94,19 @@ impl<'a> Load<'a> {
             (before, restarted.elapsed())
         });
         let (acked, tried) = (self.acked.lock().len(), self.tried.lock().len());
-        println!("{role}: writes again within {recovery:?}; so far {acked} of {tried} acknowledged");
+        println!(
+            "{role}: writes again within {recovery:?}; so far {acked} of {tried} acknowledged"
+        );
         let bound = RECOVERY + before * SLOWDOWN;
-        assert!(recovery < bound, "{role}: i12 writes came back after {recovery:?}, {before:?} before");
+        assert!(
+            recovery < bound,
+            "{role}: i12 writes came back after {recovery:?}, {before:?} before"
+        );
         self.cluster.wait_ready();
     }
 
-    /// Every acknowledged file is there and equal; every visible one is what its client was sending, whole.
+    /// Every acknowledged file is there and equal; every visible one is what its client was
+    /// sending, whole.
     fn check(&self, prefix: &str) {
         let (acked, tried) = (self.acked.lock(), self.tried.lock());
         let mut visible = BTreeSet::new();
@@ -101,7 +119,10 @@ impl<'a> Load<'a> {
                 let (size, content) = tried[name];
                 let got = self.cluster.fetch(&format!("/api/files/{name}"));
                 assert_eq!(got.status, 200, "visible {name}");
-                assert!(got.body == random(size, content), "visible {name} is not what its client sent");
+                assert!(
+                    got.body == random(size, content),
+                    "visible {name} is not what its client sent"
+                );
                 visible.insert(name.to_owned());
             }
             token = page["next_page_token"].as_str().unwrap().to_owned();
@@ -134,7 +155,10 @@ fn i6_i12_kill_of_each_role_under_load_loses_nothing_acknowledged() {
 fn i6_i12_kill_of_the_one_process_under_load_loses_nothing_acknowledged() {
     let seed = seed();
     println!("CSTORE_SEED={seed}");
-    let cluster = Cluster::builder(PROGRAM).dev().env("FS_SIZE", "2GiB").start();
+    let cluster = Cluster::builder(PROGRAM)
+        .dev()
+        .env("FS_SIZE", "2GiB")
+        .start();
     let load = Load::on(&cluster);
     for round in 0..8 {
         load.kill("dev", round, seed);
@@ -149,7 +173,13 @@ fn i12_an_upload_in_flight_survives_a_restart_of_the_master() {
     let cluster = Cluster::builder(PROGRAM).start();
     let body = random(3 << 20, 5);
     let mut client = Client::connect(&cluster.gateway).unwrap();
-    client.head("PUT", "/api/files/slow", &format!("content-length: {}\r\n", body.len())).unwrap();
+    client
+        .head(
+            "PUT",
+            "/api/files/slow",
+            &format!("content-length: {}\r\n", body.len()),
+        )
+        .unwrap();
     client.send(&body[..2 << 20]).unwrap();
     cluster.wait_uploads_in_flight(1);
     cluster.restart("master");
@@ -166,7 +196,15 @@ fn i12_parts_may_start_in_any_order() {
     for role in cluster.roles() {
         cluster.kill(&role);
     }
-    for role in ["gateway", "worker-2", "storage-2", "storage-3", "worker-1", "master", "storage-1"] {
+    for role in [
+        "gateway",
+        "worker-2",
+        "storage-2",
+        "storage-3",
+        "worker-1",
+        "master",
+        "storage-1",
+    ] {
         cluster.launch(role);
     }
     cluster.wait_ready();
@@ -177,8 +215,20 @@ fn a_stop_in_good_order_keeps_everything_and_ends_with_0() {
     let cluster = Cluster::builder(PROGRAM).start();
     let body = random(5 << 20, 3);
     assert_eq!(cluster.ask("PUT", "/api/files/kept", &body).status, 201);
-    for role in ["gateway", "worker-1", "worker-2", "storage-1", "storage-2", "storage-3", "master"] {
-        assert!(cluster.stop(role).success(), "{role}: {}", cluster.log(role));
+    for role in [
+        "gateway",
+        "worker-1",
+        "worker-2",
+        "storage-1",
+        "storage-2",
+        "storage-3",
+        "master",
+    ] {
+        assert!(
+            cluster.stop(role).success(),
+            "{role}: {}",
+            cluster.log(role)
+        );
     }
     for role in cluster.roles() {
         cluster.launch(&role);

@@ -1,5 +1,6 @@
-//! I13 at every door, generated from the contracts: each RPC of the descriptors, each opcode of the frames and each
-//! route of the REST table, times each way of having no right to it. What is added without a case here fails.
+//! I13 at every door, generated from the contracts: each RPC of the descriptors, each opcode of the
+//! frames and each route of the REST table, times each way of having no right to it. What is added
+//! without a case here fails.
 
 pub(crate) mod frames;
 mod rest;
@@ -22,7 +23,10 @@ impl Tally {
         println!("I13 {what}: {all} cases {:?}", self.0);
         for kind in kinds {
             let found = self.0.get(*kind).copied().unwrap_or_default();
-            assert!(found >= least, "{what}: {kind} was tried {found} times, there are {least} doors");
+            assert!(
+                found >= least,
+                "{what}: {kind} was tried {found} times, there are {least} doors"
+            );
         }
     }
 }

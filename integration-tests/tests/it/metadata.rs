@@ -1,4 +1,5 @@
-//! Passing trouble of the master's metadata: writes are refused, everybody says why, and nothing needs a restart.
+//! Passing trouble of the master's metadata: writes are refused, everybody says why, and nothing
+//! needs a restart.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,17 +10,28 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::PROGRAM;
 
-/// Files that make the log of the metadata roll, at most: it is 8 MiB, and each of them takes more than 8 KiB.
+/// Files that make the log of the metadata roll, at most: it is 8 MiB, and each of them takes more
+/// than 8 KiB.
 const MAX_FILES: usize = 2_000;
 
 /// Sets the soft limit of descriptors of a process; returns the one before.
 fn limit_descriptors(pid: u32, soft: Option<u64>) -> Option<u64> {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let now = rustix::process::getrlimit(Resource::Nofile);
-    prlimit(Some(pid), Resource::Nofile, Rlimit { current: soft, maximum: now.maximum }).unwrap().current
+    prlimit(
+        Some(pid),
+        Resource::Nofile,
+        Rlimit {
+            current: soft,
+            maximum: now.maximum,
+        },
+    )
+    .unwrap()
+    .current
 }
 
-/// Connections to admin ports, open before descriptors are short: none can be opened while they are.
+/// Connections to admin ports, open before descriptors are short: none can be opened while they
+/// are.
 struct AdminPorts(Vec<Client>);
 
 impl AdminPorts {
@@ -42,15 +54,19 @@ impl AdminPorts {
     }
 }
 
-/// Stores files with large metadata, so that the log of the metadata rolls soon, until it is stopped. Returns how many
-/// were stored.
+/// Stores files with large metadata, so that the log of the metadata rolls soon, until it is
+/// stopped. Returns how many were stored.
 fn store_until(stop: &AtomicBool, mut client: Client) -> usize {
-    let entries: String = (0..3).map(|n| format!("x-cstore-meta-{n}: {}\r\n", "m".repeat(1_000))).collect();
+    let entries: String = (0..3)
+        .map(|n| format!("x-cstore-meta-{n}: {}\r\n", "m".repeat(1_000)))
+        .collect();
     let mut stored = 0;
     for n in (0..MAX_FILES).take_while(|_| !stop.load(Ordering::Relaxed)) {
-        let put = client.call("PUT", &format!("/api/files/f/{n}"), &entries, b"x").unwrap();
-        // The commit that meets the roll is repeated by its worker for 30 seconds. On a busy machine that may be too
-        // short, and then the file is refused.
+        let put = client
+            .call("PUT", &format!("/api/files/f/{n}"), &entries, b"x")
+            .unwrap();
+        // The commit that meets the roll is repeated by its worker for 30 seconds. On a busy
+        // machine that may be too short, and then the file is refused.
         assert!(matches!(put.status, 201 | 503), "{}", put.text());
         stored += usize::from(put.status == 201);
     }
@@ -73,7 +89,11 @@ fn i12_a_master_that_cannot_open_its_next_log_file_says_so_and_goes_on_when_it_c
         admin.await_ready(503, "metadata cannot be written");
         let large = cluster.ask("PUT", "/api/files/large", &[7; 100_000]);
         assert_eq!(large.status, 503, "{}", large.text());
-        assert_eq!(cluster.ask("GET", "/api/files/kept", b"").body, b"kept", "reads go on");
+        assert_eq!(
+            cluster.ask("GET", "/api/files/kept", b"").body,
+            b"kept",
+            "reads go on"
+        );
 
         limit_descriptors(pid, before);
         admin.await_ready(200, "[]");
@@ -82,22 +102,40 @@ fn i12_a_master_that_cannot_open_its_next_log_file_says_so_and_goes_on_when_it_c
     });
 
     assert!(stored < MAX_FILES, "the log never rolled");
-    assert_eq!(cluster.ask("PUT", "/api/files/large", &[7; 100_000]).status, 201, "without a restart");
+    assert_eq!(
+        cluster.ask("PUT", "/api/files/large", &[7; 100_000]).status,
+        201,
+        "without a restart"
+    );
     let stats = cluster.ask("GET", "/api/stats", b"").json();
-    assert_eq!(stats["files"].as_u64(), Some(stored as u64 + 2), "what was refused is in no count");
+    assert_eq!(
+        stats["files"].as_u64(),
+        Some(stored as u64 + 2),
+        "what was refused is in no count"
+    );
     cluster.audit(&[]);
 }
 
-/// All roles are one process here: none of them can open a file or take a connection, and all go on when they can.
+/// All roles are one process here: none of them can open a file or take a connection, and all go on
+/// when they can.
 #[test]
 fn i12_a_dev_process_without_descriptors_says_so_and_goes_on_when_it_has_some() {
     let cluster = Cluster::one_of_each(PROGRAM).dev().start();
     let mut admin = AdminPorts::connect(&cluster, &["dev"]);
     let mut reader = Client::connect(&cluster.gateway).unwrap();
-    assert_eq!(reader.call("PUT", "/api/files/kept", "", b"kept").unwrap().status, 201);
+    assert_eq!(
+        reader
+            .call("PUT", "/api/files/kept", "", b"kept")
+            .unwrap()
+            .status,
+        201
+    );
     admin.await_ready(200, "[]");
     let mut client = Client::connect(&cluster.gateway).unwrap();
-    assert_eq!(client.call("GET", "/api/stats", "", b"").unwrap().status, 200);
+    assert_eq!(
+        client.call("GET", "/api/stats", "", b"").unwrap().status,
+        200
+    );
     let pid = cluster.pid("dev");
     let before = limit_descriptors(pid, Some(3));
 
@@ -105,7 +143,11 @@ fn i12_a_dev_process_without_descriptors_says_so_and_goes_on_when_it_has_some() 
     let stored = std::thread::scope(|scope| {
         let writer = scope.spawn(|| store_until(&stop, client));
         admin.await_ready(503, "metadata cannot be written");
-        assert_eq!(reader.call("GET", "/api/files/kept", "", b"").unwrap().body, b"kept", "reads go on");
+        assert_eq!(
+            reader.call("GET", "/api/files/kept", "", b"").unwrap().body,
+            b"kept",
+            "reads go on"
+        );
         limit_descriptors(pid, before);
         admin.await_ready(200, "[]");
         stop.store(true, Ordering::Relaxed);
@@ -114,5 +156,9 @@ fn i12_a_dev_process_without_descriptors_says_so_and_goes_on_when_it_has_some() 
 
     assert!(stored < MAX_FILES, "the log never rolled");
     let stats = cluster.ask("GET", "/api/stats", b"").json();
-    assert_eq!(stats["files"].as_u64(), Some(stored as u64 + 1), "what was refused is in no count");
+    assert_eq!(
+        stats["files"].as_u64(),
+        Some(stored as u64 + 1),
+        "what was refused is in no count"
+    );
 }

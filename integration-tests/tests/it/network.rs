@@ -12,7 +12,8 @@ use crate::PROGRAM;
 
 /// A cluster whose worker reaches its storage node only through the proxy.
 fn storage_behind_a_proxy() -> (Cluster, Proxy) {
-    let advertised = Cluster::one_of_each(PROGRAM).env_of("storage-1", "CSTORE_ADVERTISE_HOST", HOST);
+    let advertised =
+        Cluster::one_of_each(PROGRAM).env_of("storage-1", "CSTORE_ADVERTISE_HOST", HOST);
     let cluster = advertised.start_unready();
     let proxy = Proxy::before(&cluster.addr("storage-1")).unwrap();
     cluster.wait_ready();
@@ -26,7 +27,9 @@ fn master_behind_a_proxy() -> (Cluster, Proxy) {
     let proxy = Proxy::before(&cluster.master).unwrap();
     cluster.set_env_of("worker-1", "CSTORE_MASTER_ADDR", &proxy.addr);
     cluster.restart("worker-1");
-    until("a connection through the proxy", PATIENCE, || (proxy.connections() > 0).then_some(()));
+    until("a connection through the proxy", PATIENCE, || {
+        (proxy.connections() > 0).then_some(())
+    });
     cluster.wait_ready();
     (cluster, proxy)
 }
@@ -41,19 +44,31 @@ fn i1_i8_a_bit_that_flips_on_the_way_is_never_stored_nor_served() {
         proxy.set(Weather::Flipped(Way::Back, 4_096));
         // Broken off, refused, or tried again by the worker until it was whole: never other bytes.
         if let Ok(got) = cluster.call("GET", "/api/files/read", b"") {
-            assert!(got.status != 200 || got.body == body, "round {round}: damaged bytes were served");
+            assert!(
+                got.status != 200 || got.body == body,
+                "round {round}: damaged bytes were served"
+            );
         }
         struck += proxy.hits();
         proxy.set(Weather::Flipped(Way::There, 4_096));
         let name = format!("/api/files/written/{round}");
         let sent = random(300_000, 10 + round);
-        let put = cluster.call("PUT", &name, &sent).map_or(0, |answer| answer.status);
+        let put = cluster
+            .call("PUT", &name, &sent)
+            .map_or(0, |answer| answer.status);
         struck += proxy.hits();
         proxy.set(Weather::Fair);
         let got = cluster.fetch(&name);
         match put {
-            201 => assert!(got.status == 200 && got.body == sent, "round {round}: acknowledged, not equal"),
-            _ => assert!(got.status == 404 || got.body == sent, "round {round}: {put}, then {}", got.status),
+            201 => assert!(
+                got.status == 200 && got.body == sent,
+                "round {round}: acknowledged, not equal"
+            ),
+            _ => assert!(
+                got.status == 404 || got.body == sent,
+                "round {round}: {put}, then {}",
+                got.status
+            ),
         }
     }
     assert!(struck >= 20, "only {struck} pieces were changed");
@@ -68,7 +83,9 @@ fn i12_writes_come_back_when_a_cut_between_worker_and_storage_heals() {
     std::thread::scope(|scope| {
         proxy.set(Weather::Cut);
         let put = scope.spawn(|| cluster.ask("PUT", "/api/files/during", &body));
-        until("a try to connect", PATIENCE, || (proxy.hits() > 0).then_some(()));
+        until("a try to connect", PATIENCE, || {
+            (proxy.hits() > 0).then_some(())
+        });
         proxy.set(Weather::Fair);
         let (healed, put) = (Instant::now(), put.join().unwrap());
         assert_eq!(put.status, 201, "it waits for the node: {}", put.text());
@@ -76,7 +93,12 @@ fn i12_writes_come_back_when_a_cut_between_worker_and_storage_heals() {
     });
     for name in ["before", "during"] {
         let got = cluster.fetch(&format!("/api/files/{name}"));
-        assert!(got.body == body, "{name}: {} with {} bytes", got.status, got.body.len());
+        assert!(
+            got.body == body,
+            "{name}: {} with {} bytes",
+            got.status,
+            got.body.len()
+        );
     }
     cluster.audit(&[]);
 }
@@ -88,9 +110,15 @@ fn i12_what_a_stalled_network_held_back_goes_on_when_it_moves_again() {
     assert_eq!(cluster.ask("PUT", "/api/files/down", &body).status, 201);
     std::thread::scope(|scope| {
         proxy.set(Weather::Stalled);
-        let up = scope.spawn(|| cluster.ask("PUT", "/api/files/up", &random(5 << 20, 4)).status);
+        let up = scope.spawn(|| {
+            cluster
+                .ask("PUT", "/api/files/up", &random(5 << 20, 4))
+                .status
+        });
         let down = scope.spawn(|| cluster.ask("GET", "/api/files/down", b"").body == body);
-        until("bytes that wait", PATIENCE, || (proxy.hits() > 0).then_some(()));
+        until("bytes that wait", PATIENCE, || {
+            (proxy.hits() > 0).then_some(())
+        });
         // Names do not need the storage node.
         assert_eq!(cluster.ask("HEAD", "/api/files/down", b"").status, 200);
         proxy.set(Weather::Fair);
@@ -109,9 +137,14 @@ fn i11_an_upload_whose_commit_was_answered_into_the_void_is_one_success_and_one_
         std::thread::scope(|scope| {
             proxy.set(Weather::Swallowed(Way::Back));
             let put = scope.spawn(|| cluster.ask("PUT", &name, &body));
-            // The gateway asks the master directly: the name is there, and the worker does not know it.
-            until("the commit", PATIENCE, || (cluster.ask("HEAD", &name, b"").status == 200).then_some(()));
-            until("an answer that is lost", PATIENCE, || (proxy.hits() > 0).then_some(()));
+            // The gateway asks the master directly: the name is there, and the worker does not know
+            // it.
+            until("the commit", PATIENCE, || {
+                (cluster.ask("HEAD", &name, b"").status == 200).then_some(())
+            });
+            until("an answer that is lost", PATIENCE, || {
+                (proxy.hits() > 0).then_some(())
+            });
             proxy.set(Weather::Fair);
             let put = put.join().unwrap();
             assert_eq!(put.status, 201, "{name}: {}", put.text());
@@ -132,11 +165,18 @@ fn i12_with_one_storage_node_down_files_on_the_others_are_read() {
     // Where a block goes follows from the secret of the cluster: of so many, each node has some.
     let bodies: Vec<Vec<u8>> = (0..40).map(|n| random(1_000, 50 + n)).collect();
     for (n, body) in bodies.iter().enumerate() {
-        assert_eq!(cluster.ask("PUT", &format!("/api/files/{n}"), body).status, 201);
+        assert_eq!(
+            cluster.ask("PUT", &format!("/api/files/{n}"), body).status,
+            201
+        );
     }
     cluster.kill("storage-2");
     until("a node that is lost", PATIENCE, || {
-        cluster.ask("GET", "/api/cluster", b"").text().contains("lost").then_some(())
+        cluster
+            .ask("GET", "/api/cluster", b"")
+            .text()
+            .contains("lost")
+            .then_some(())
     });
     let (read, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -147,16 +187,25 @@ fn i12_with_one_storage_node_down_files_on_the_others_are_read() {
                 let got = cluster.ask("GET", &format!("/api/files/{n}"), b"");
                 match got.status {
                     200 => assert!(got.body == *body, "file {n} came back different"),
-                    503 => assert!(got.header("retry-after").is_some() && got.text().contains("storage-2")),
+                    503 => assert!(
+                        got.header("retry-after").is_some() && got.text().contains("storage-2")
+                    ),
                     other => panic!("file {n}: {other} {}", got.text()),
                 }
-                assert!(begun.elapsed() < PATIENCE, "file {n} took {:?}", begun.elapsed());
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "file {n} took {:?}",
+                    begun.elapsed()
+                );
                 if got.status == 200 { read } else { refused }.fetch_add(1, Ordering::Relaxed);
             });
         }
     });
     let (read, refused) = (read.into_inner(), refused.into_inner());
-    assert!(read > 0 && refused > 0, "{read} of the other node were read, {refused} of this one refused");
+    assert!(
+        read > 0 && refused > 0,
+        "{read} of the other node were read, {refused} of this one refused"
+    );
 }
 
 #[test]
@@ -167,9 +216,19 @@ fn i12_a_worker_that_lost_sight_of_the_master_takes_work_again_when_it_sees_it()
     until("a gateway that knows of it", PATIENCE, || {
         (cluster.ask("GET", "/api/files/seen", b"").status == 503).then_some(())
     });
-    assert!(cluster.ask("GET", "/api/cluster", b"").text().contains("lost"));
+    assert!(
+        cluster
+            .ask("GET", "/api/cluster", b"")
+            .text()
+            .contains("lost")
+    );
     let refused = cluster.ask("PUT", "/api/files/nobody", b"there");
-    assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true), "{}", refused.text());
+    assert_eq!(
+        (refused.status, refused.header("retry-after").is_some()),
+        (503, true),
+        "{}",
+        refused.text()
+    );
     proxy.set(Weather::Fair);
     let healed = Instant::now();
     cluster.wait_ready();

@@ -1,4 +1,5 @@
-//! The web page in a real browser, in front of a real cluster: what a person does, by mouse and keys.
+//! The web page in a real browser, in front of a real cluster: what a person does, by mouse and
+//! keys.
 
 mod large;
 
@@ -30,7 +31,9 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -52,7 +55,11 @@ fn quoted(text: &str) -> String {
 
 fn encoded(name: &str) -> String {
     name.split('/')
-        .map(|part| part.bytes().map(|b| format!("%{b:02X}")).collect::<String>())
+        .map(|part| {
+            part.bytes()
+                .map(|b| format!("%{b:02X}"))
+                .collect::<String>()
+        })
         .collect::<Vec<_>>()
         .join("/")
 }
@@ -93,7 +100,10 @@ fn answer(browser: &mut Browser, label: &str) {
 }
 
 fn idle(browser: &mut Browser, text: &str) {
-    browser.until(&format!("document.getElementById('total-text').textContent.includes({})", quoted(text)));
+    browser.until(&format!(
+        "document.getElementById('total-text').textContent.includes({})",
+        quoted(text)
+    ));
 }
 
 fn drop_on(browser: &mut Browser, files: &[PathBuf]) {
@@ -131,20 +141,28 @@ fn everything_has_a_name(browser: &mut Browser, at_least: usize) {
 
 #[test]
 fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
-    let Some(mut browser) = Browser::start_or_skip("the web page") else { return };
+    let Some(mut browser) = Browser::start_or_skip("the web page") else {
+        return;
+    };
     let cluster = Cluster::builder(PROGRAM).dev().start();
     let desk = Desk::new();
     browser.look(1280, 1000, "light");
     browser.open(&format!("http://{}/", cluster.gateway));
-    browser.until("document.getElementById('empty').textContent.startsWith('Nothing is stored yet')");
+    browser
+        .until("document.getElementById('empty').textContent.startsWith('Nothing is stored yet')");
     browser.until("document.getElementById('health').dataset.state === 'ready'");
     everything_has_a_name(&mut browser, 8);
 
     // Twenty files: some with the same contents, some with names that are hostile, one empty.
-    let mut files: Vec<(String, Vec<u8>)> = HOSTILE.map(|name| (name.to_owned(), random(150_000, 1))).into();
+    let mut files: Vec<(String, Vec<u8>)> = HOSTILE
+        .map(|name| (name.to_owned(), random(150_000, 1)))
+        .into();
     files.push(("empty.txt".to_owned(), Vec::new()));
     files.extend((0..13).map(|n| (format!("photo-{n:02}.raw"), random(400_000, 100 + n / 2))));
-    let paths: Vec<PathBuf> = files.iter().map(|(name, bytes)| desk.file(name, bytes)).collect();
+    let paths: Vec<PathBuf> = files
+        .iter()
+        .map(|(name, bytes)| desk.file(name, bytes))
+        .collect();
     browser.eval(
         "window.seen = []; window.most = 0; setInterval(() => { const t = document.getElementById('total'); \
          if (!document.getElementById('cancel-all').hidden) seen.push(t.value / t.max); \
@@ -157,7 +175,10 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
     idle(&mut browser, "20 of 20 files, 20 stored");
     browser.throttle_uploads(None);
     let seen: Vec<f64> = serde_json::from_value(browser.eval("seen")).unwrap();
-    let between = seen.iter().filter(|share| (0.05..0.95).contains(*share)).count();
+    let between = seen
+        .iter()
+        .filter(|share| (0.05..0.95).contains(*share))
+        .count();
     assert!(between >= 5, "progress was seen only at {seen:?}");
     assert!(seen.is_sorted(), "progress went back: {seen:?}");
     let most = browser.eval("most").as_u64().unwrap();
@@ -167,8 +188,14 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
         assert_eq!(stored(&cluster, name), (200, bytes.clone()), "{name}");
         browser.until(&row(name).replacen("[...", "!![...", 1));
     }
-    assert_eq!(browser.eval("document.querySelectorAll('#list tr').length"), 20);
-    assert_eq!(browser.eval("document.querySelectorAll('#list img, #list b, #transfers img').length"), 0);
+    assert_eq!(
+        browser.eval("document.querySelectorAll('#list tr').length"),
+        20
+    );
+    assert_eq!(
+        browser.eval("document.querySelectorAll('#list img, #list b, #transfers img').length"),
+        0
+    );
     // Six of the hostile ones and six pairs share their contents.
     browser.until(
         "document.querySelector('#savings .ring')?.getAttribute('aria-label').endsWith('percent saved')",
@@ -181,13 +208,19 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
     browser.screenshot(&pictures().join("dark.png"));
     browser.look(390, 1400, "light");
     let wide = browser.eval("document.documentElement.scrollWidth");
-    assert!(wide.as_u64() <= Some(390), "the page is wider than a telephone: {wide}");
+    assert!(
+        wide.as_u64() <= Some(390),
+        "the page is wider than a telephone: {wide}"
+    );
     browser.screenshot(&pictures().join("narrow.png"));
     browser.look(1280, 1000, "light");
 
-    // A look at a removal, and the removal. The twin of the last photo is not there, that of the first is.
+    // A look at a removal, and the removal. The twin of the last photo is not there, that of the
+    // first is.
     press(&mut browser, "photo-00.raw", "Delete");
-    browser.until("document.querySelector('.preview').textContent.includes('other files use them too')");
+    browser.until(
+        "document.querySelector('.preview').textContent.includes('other files use them too')",
+    );
     everything_has_a_name(&mut browser, 3);
     browser.look(1280, 800, "dark");
     browser.screenshot(&pictures().join("delete.png"));
@@ -195,7 +228,8 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
     answer(&mut browser, "Keep");
     assert_eq!(stored(&cluster, "photo-00.raw").0, 200);
     press(&mut browser, "photo-12.raw", "Delete");
-    browser.until("document.querySelector('.preview').textContent.startsWith('This frees 391 KiB')");
+    browser
+        .until("document.querySelector('.preview').textContent.startsWith('This frees 391 KiB')");
     answer(&mut browser, "Delete");
     browser.until(&format!("!{}", row("photo-12.raw")));
     assert_eq!(stored(&cluster, "photo-12.raw").0, 404);
@@ -205,7 +239,9 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
     }
     for (name, bytes) in files.iter().filter(|(name, _)| name == "photo-03.raw") {
         let saved = browser.downloads().join(name);
-        until("the download", PATIENCE, || std::fs::read(&saved).ok().filter(|read| read == bytes));
+        until("the download", PATIENCE, || {
+            std::fs::read(&saved).ok().filter(|read| read == bytes)
+        });
     }
     let count = || std::fs::read_dir(browser.downloads()).unwrap().count();
     until("both downloads", PATIENCE, || (count() == 2).then_some(()));
@@ -215,18 +251,31 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
 
 #[test]
 fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
-    let Some(mut browser) = Browser::start_or_skip("conflicts on the web page") else { return };
+    let Some(mut browser) = Browser::start_or_skip("conflicts on the web page") else {
+        return;
+    };
     let cluster = Cluster::builder(PROGRAM).dev().start();
     let desk = Desk::new();
-    assert_eq!(cluster.ask("PUT", "/api/files/d/a.txt", b"first").status, 201);
+    assert_eq!(
+        cluster.ask("PUT", "/api/files/d/a.txt", b"first").status,
+        201
+    );
     browser.open(&format!("http://{}/#/d/", cluster.gateway));
     browser.until(&row("a.txt").replacen("[...", "!![...", 1));
     let second = desk.file("a.txt", b"second");
 
     for (choice, told, expected) in [
         ("Skip", "1 left out", &[("d/a.txt", &b"first"[..])][..]),
-        ("Keep both", "1 stored", &[("d/a.txt", b"first"), ("d/a (2).txt", b"second")]),
-        ("Keep both", "1 stored", &[("d/a (2).txt", b"second"), ("d/a (3).txt", b"second")]),
+        (
+            "Keep both",
+            "1 stored",
+            &[("d/a.txt", b"first"), ("d/a (2).txt", b"second")],
+        ),
+        (
+            "Keep both",
+            "1 stored",
+            &[("d/a (2).txt", b"second"), ("d/a (3).txt", b"second")],
+        ),
         ("Overwrite", "1 stored", &[("d/a.txt", b"second")]),
     ] {
         drop_on(&mut browser, std::slice::from_ref(&second));
@@ -246,7 +295,9 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
     browser.until("!!document.querySelector('dialog[open]')");
     browser.press("Escape");
     idle(&mut browser, "1 left out");
-    let more: Vec<PathBuf> = ["a.txt", "a (2).txt", "a (3).txt"].map(|name| desk.file(name, b"third")).into();
+    let more: Vec<PathBuf> = ["a.txt", "a (2).txt", "a (3).txt"]
+        .map(|name| desk.file(name, b"third"))
+        .into();
     drop_on(&mut browser, &more);
     browser.until("!!document.getElementById('for-all')");
     browser.click("#for-all");
@@ -255,11 +306,16 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
     assert_eq!(stored(&cluster, "d/a (3).txt"), (200, b"third".to_vec()));
 
     // A file that changed since the list was made keeps its name; so the list is awaited.
-    browser.until(&format!("{}?.querySelector('.number').textContent === '5 B'", row("a (3).txt")));
+    browser.until(&format!(
+        "{}?.querySelector('.number').textContent === '5 B'",
+        row("a (3).txt")
+    ));
 
     browser.throttle_uploads(Some(500_000));
     drop_on(&mut browser, &[desk.file("large.bin", &random(8 << 20, 7))]);
-    browser.until("document.querySelector('#transfer-list [data-state=running] progress')?.value > 100000");
+    browser.until(
+        "document.querySelector('#transfer-list [data-state=running] progress')?.value > 100000",
+    );
     browser.click("#transfer-list [data-state=running] button");
     idle(&mut browser, "1 left out");
     browser.throttle_uploads(None);
@@ -288,7 +344,9 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
 
     // What the gateway refuses is told, with its code and trace.
     drop_on(&mut browser, &[desk.file("bad\u{1}name", b"x")]);
-    browser.until("document.querySelector('[data-state=failed]')?.textContent.includes('invalid_argument')");
+    browser.until(
+        "document.querySelector('[data-state=failed]')?.textContent.includes('invalid_argument')",
+    );
     browser.until(
         "/^trace [0-9a-f]{8}$/.test(document.querySelector('[data-state=failed] .trace').textContent)",
     );
@@ -302,11 +360,18 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
 
 #[test]
 fn every_size_and_a_long_folder_come_back() {
-    let Some(mut browser) = Browser::start_or_skip("sizes on the web page") else { return };
+    let Some(mut browser) = Browser::start_or_skip("sizes on the web page") else {
+        return;
+    };
     let cluster = Cluster::builder(PROGRAM).dev().start();
     let desk = Desk::new();
     for n in 0..230 {
-        assert_eq!(cluster.ask("PUT", &format!("/api/files/many/{n:03}"), b"x").status, 201);
+        assert_eq!(
+            cluster
+                .ask("PUT", &format!("/api/files/many/{n:03}"), b"x")
+                .status,
+            201
+        );
     }
     browser.look(1280, 1000, "light");
     browser.open(&format!("http://{}/#/many/", cluster.gateway));
@@ -319,42 +384,71 @@ fn every_size_and_a_long_folder_come_back() {
 
     let block = 64 << 10;
     let sizes = [0, 1, block - 1, block, block + 1, 100_000_000];
-    let files: Vec<(String, Vec<u8>)> =
-        sizes.iter().map(|size| (format!("of-{size}"), random(*size, 5))).collect();
-    let paths: Vec<PathBuf> = files.iter().map(|(name, bytes)| desk.file(name, bytes)).collect();
+    let files: Vec<(String, Vec<u8>)> = sizes
+        .iter()
+        .map(|size| (format!("of-{size}"), random(*size, 5)))
+        .collect();
+    let paths: Vec<PathBuf> = files
+        .iter()
+        .map(|(name, bytes)| desk.file(name, bytes))
+        .collect();
     // By the picker this time.
     let document = browser.call("DOM.getDocument", serde_json::json!({}));
-    let wanted = serde_json::json!({"nodeId": document["root"]["nodeId"], "selector": "#file-input"});
+    let wanted =
+        serde_json::json!({"nodeId": document["root"]["nodeId"], "selector": "#file-input"});
     let input = browser.call("DOM.querySelector", wanted);
-    browser.call("DOM.setFileInputFiles", serde_json::json!({"files": paths, "nodeId": input["nodeId"]}));
+    browser.call(
+        "DOM.setFileInputFiles",
+        serde_json::json!({"files": paths, "nodeId": input["nodeId"]}),
+    );
     idle(&mut browser, "6 of 6 files, 6 stored");
     for (name, bytes) in &files {
-        assert!(stored(&cluster, name) == (200, bytes.clone()), "{name} is not what was uploaded");
+        assert!(
+            stored(&cluster, name) == (200, bytes.clone()),
+            "{name} is not what was uploaded"
+        );
         press(&mut browser, name, "Download");
         let saved = browser.downloads().join(name);
-        until(name, PATIENCE, || std::fs::read(&saved).ok().filter(|read| read == bytes));
+        until(name, PATIENCE, || {
+            std::fs::read(&saved).ok().filter(|read| read == bytes)
+        });
     }
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
 #[test]
 fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
-    let Some(mut browser) = Browser::start_or_skip("tokens on the web page") else { return };
-    let cluster =
-        Cluster::one_of_each(PROGRAM).env("CSTORE_JAEGER_UI_URL", "http://127.0.0.1:1/jaeger/").start();
+    let Some(mut browser) = Browser::start_or_skip("tokens on the web page") else {
+        return;
+    };
+    let cluster = Cluster::one_of_each(PROGRAM)
+        .env("CSTORE_JAEGER_UI_URL", "http://127.0.0.1:1/jaeger/")
+        .start();
     let bytes = random(300_000, 3);
-    assert_eq!(cluster.ask("PUT", "/api/files/secret.bin", &bytes).status, 201);
-    let token = cluster.admin_command(&["token", "create", "--tenant", "default"]).trim().to_owned();
+    assert_eq!(
+        cluster.ask("PUT", "/api/files/secret.bin", &bytes).status,
+        201
+    );
+    let token = cluster
+        .admin_command(&["token", "create", "--tenant", "default"])
+        .trim()
+        .to_owned();
     let lines = std::fs::read_to_string(cluster.dir().join("api-tokens")).unwrap();
     let cluster = closed(cluster, &lines, &token);
     let stranger = Token::generate().unwrap().expose();
     browser.open(&format!("http://{}/", cluster.gateway));
-    for (text, told) in [(stranger.clone(), "unauthenticated"), (token.clone(), "unauthenticated")] {
+    for (text, told) in [
+        (stranger.clone(), "unauthenticated"),
+        (token.clone(), "unauthenticated"),
+    ] {
         browser
             .until("document.querySelector('dialog[open] .failure code')?.textContent === 'unauthenticated'");
         browser.until("document.activeElement.id === 'token'");
         let shown = browser.eval("document.querySelector('dialog[open]').textContent");
-        assert!(shown.as_str().unwrap().contains(told) && !shown.as_str().unwrap().contains(&token[20..]));
+        assert!(
+            shown.as_str().unwrap().contains(told)
+                && !shown.as_str().unwrap().contains(&token[20..])
+        );
         everything_has_a_name(&mut browser, 3);
         browser.type_text(&text);
         browser.press("Enter");
@@ -364,21 +458,37 @@ fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
     }
     browser.until(&row("secret.bin").replacen("[...", "!![...", 1));
     browser.until("document.getElementById('signin').textContent === 'Sign out'");
-    assert_eq!(browser.eval("localStorage.length + document.cookie.length"), 0);
-    assert_eq!(browser.eval("location.href").as_str().unwrap(), format!("http://{}/", cluster.gateway));
+    assert_eq!(
+        browser.eval("localStorage.length + document.cookie.length"),
+        0
+    );
+    assert_eq!(
+        browser.eval("location.href").as_str().unwrap(),
+        format!("http://{}/", cluster.gateway)
+    );
 
     press(&mut browser, "secret.bin", "Download");
     let saved = browser.downloads().join("secret.bin");
-    until("the download", PATIENCE, || std::fs::read(&saved).ok().filter(|read| *read == bytes));
+    until("the download", PATIENCE, || {
+        std::fs::read(&saved).ok().filter(|read| *read == bytes)
+    });
 
     let desk = Desk::new();
     drop_on(&mut browser, &[desk.file("mine.txt", b"mine")]);
     idle(&mut browser, "1 stored");
     let link = browser.until("document.querySelector('#transfer-list a.trace')?.href");
-    assert!(link.as_str().unwrap().starts_with("http://127.0.0.1:1/jaeger/trace/"), "{link}");
+    assert!(
+        link.as_str()
+            .unwrap()
+            .starts_with("http://127.0.0.1:1/jaeger/trace/"),
+        "{link}"
+    );
     browser.until(&row("mine.txt").replacen("[...", "!![...", 1));
     // A token that ends while a question is open is asked for over it.
-    browser.eval(&format!("sessionStorage.setItem('cstore-token', {}); 0", quoted(&stranger)));
+    browser.eval(&format!(
+        "sessionStorage.setItem('cstore-token', {}); 0",
+        quoted(&stranger)
+    ));
     press(&mut browser, "mine.txt", "Delete");
     browser.until("document.activeElement.id === 'token'");
     browser.type_text(&token);

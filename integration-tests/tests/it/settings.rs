@@ -22,9 +22,15 @@ const FIXED: &[(&str, &str)] = &[
     ("STORAGE_PORT", "inside of the network"),
     ("CSTORE_NODE_ID", "each service its own"),
     ("CSTORE_ADVERTISE_HOST", "each service its own"),
-    ("CSTORE_TLS_DIR", "Compose's network is internal; the chart has tls.enabled"),
+    (
+        "CSTORE_TLS_DIR",
+        "Compose's network is internal; the chart has tls.enabled",
+    ),
     ("CSTORE_TLS_CLIENT_AUTH", "always, where there is TLS"),
-    ("CSTORE_API_TOKENS_FILE", "in the gateway's volume; the chart mounts it"),
+    (
+        "CSTORE_API_TOKENS_FILE",
+        "in the gateway's volume; the chart mounts it",
+    ),
     ("CSTORE_STORAGE_NODES", "as many as there are"),
     ("CSTORE_REFLECTION", "for tests only"),
     ("OTEL_SERVICE_NAME", "the role's name"),
@@ -33,7 +39,10 @@ const FIXED: &[(&str, &str)] = &[
 ];
 /// The same of the chart only.
 const NOT_IN_CHART: &[(&str, &str)] = &[
-    ("CSTORE_FAILURE_DOMAIN", "by storage.extraEnv; nothing uses it before there are replicas"),
+    (
+        "CSTORE_FAILURE_DOMAIN",
+        "by storage.extraEnv; nothing uses it before there are replicas",
+    ),
     ("CSTORE_RETRY_STEP", "by extraEnv"),
     ("CSTORE_MIN_RATE", "by gateway.extraEnv"),
     ("FRESH_START", "no upgrade may format a disk"),
@@ -51,12 +60,21 @@ fn read(path: &str) -> String {
 /// Variables of `.env` with their defaults.
 fn listed() -> BTreeMap<String, String> {
     let text = read(".env");
-    let lines = text.lines().filter_map(|line| line.strip_prefix("# ")?.split_once('='));
-    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-    lines.filter(|(name, _)| is_name(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    let lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# ")?.split_once('='));
+    let is_name = |name: &str| {
+        name.chars()
+            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    lines
+        .filter(|(name, _)| is_name(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
-/// What each role says that it would run with, when nothing is set. It ends because its port is taken.
+/// What each role says that it would run with, when nothing is set. It ends because its port is
+/// taken.
 fn defaults() -> BTreeMap<String, BTreeSet<String>> {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
@@ -69,16 +87,28 @@ fn defaults() -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (role, port) in ROLES {
         let mut command = Command::new(PROGRAM);
-        command.arg(role).env_clear().current_dir(dir.path()).env("CSTORE_CLUSTER_SECRET_FILE", &secret);
-        command.env("LOG_LEVEL", "DEBUG").env(port, taken.local_addr().unwrap().port().to_string());
+        command
+            .arg(role)
+            .env_clear()
+            .current_dir(dir.path())
+            .env("CSTORE_CLUSTER_SECRET_FILE", &secret);
+        command
+            .env("LOG_LEVEL", "DEBUG")
+            .env(port, taken.local_addr().unwrap().port().to_string());
         let output = command.output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();
         assert!(told.contains("is taken"), "{role}: {told}");
-        for line in told.lines().filter(|line| line.contains("configuration, by default")) {
+        for line in told
+            .lines()
+            .filter(|line| line.contains("configuration, by default"))
+        {
             let (_, rest) = line.split_once("variable=\"").unwrap();
             let (name, rest) = rest.split_once('"').unwrap();
             let (_, value) = rest.split_once("value=\"").unwrap();
-            found.entry(name.to_owned()).or_default().insert(value.trim_end_matches('"').to_owned());
+            found
+                .entry(name.to_owned())
+                .or_default()
+                .insert(value.trim_end_matches('"').to_owned());
         }
     }
     found
@@ -86,7 +116,9 @@ fn defaults() -> BTreeMap<String, BTreeSet<String>> {
 
 /// Milliseconds are written without a unit in `.env`, as the names of the variables say.
 fn plain(value: &str) -> String {
-    let number = value.strip_suffix("ms").filter(|number| number.parse::<u64>().is_ok());
+    let number = value
+        .strip_suffix("ms")
+        .filter(|number| number.parse::<u64>().is_ok());
     match value {
         "(unset)" => String::new(),
         _ => number.unwrap_or(value).to_owned(),
@@ -96,31 +128,54 @@ fn plain(value: &str) -> String {
 #[test]
 fn env_lists_every_variable_of_the_program_with_its_default() {
     let (listed, defaults) = (listed(), defaults());
-    assert!(defaults.len() > 30, "only {} variables were seen", defaults.len());
+    assert!(
+        defaults.len() > 30,
+        "only {} variables were seen",
+        defaults.len()
+    );
     for (name, values) in &defaults {
         let Some(told) = listed.get(name) else {
             assert_eq!(name, "CSTORE_REFLECTION", ".env lacks {name}");
             continue;
         };
-        // Written out, because an empty one would say nothing: the folder is told by CSTORE_DATA_DIR.
-        let by_folder = ["CSTORE_API_TOKENS_FILE", "CSTORE_CLUSTER_SECRET_FILE"].contains(&name.as_str());
+        // Written out, because an empty one would say nothing: the folder is told by
+        // CSTORE_DATA_DIR.
+        let by_folder =
+            ["CSTORE_API_TOKENS_FILE", "CSTORE_CLUSTER_SECRET_FILE"].contains(&name.as_str());
         let sampler = name == "OTEL_TRACES_SAMPLER_ARG";
         let same = values.iter().any(|value| plain(value) == *told);
-        assert!(same || by_folder || sampler, ".env says {name}={told}, the program {values:?}");
+        assert!(
+            same || by_folder || sampler,
+            ".env says {name}={told}, the program {values:?}"
+        );
     }
-    let set: BTreeSet<&str> = ["LOG_LEVEL", "CSTORE_CLUSTER_SECRET_FILE", "CSTORE_URL", "CSTORE_TOKEN"]
-        .into_iter()
-        .chain(ROLES.map(|(_, port)| port))
-        .collect();
+    let set: BTreeSet<&str> = [
+        "LOG_LEVEL",
+        "CSTORE_CLUSTER_SECRET_FILE",
+        "CSTORE_URL",
+        "CSTORE_TOKEN",
+    ]
+    .into_iter()
+    .chain(ROLES.map(|(_, port)| port))
+    .collect();
     for name in listed.keys() {
-        assert!(defaults.contains_key(name) || set.contains(name.as_str()), "nothing reads {name} of .env");
+        assert!(
+            defaults.contains_key(name) || set.contains(name.as_str()),
+            "nothing reads {name} of .env"
+        );
     }
 }
 
 /// Variables whose default depends on other settings, with the words of the document for it.
 const DESCRIBED: &[(&str, &str)] = &[
-    ("CSTORE_API_TOKENS_FILE", "`api-tokens` in `CSTORE_DATA_DIR`"),
-    ("CSTORE_CLUSTER_SECRET_FILE", "`cluster-secret` in `CSTORE_DATA_DIR`"),
+    (
+        "CSTORE_API_TOKENS_FILE",
+        "`api-tokens` in `CSTORE_DATA_DIR`",
+    ),
+    (
+        "CSTORE_CLUSTER_SECRET_FILE",
+        "`cluster-secret` in `CSTORE_DATA_DIR`",
+    ),
     ("CSTORE_FAILURE_DOMAIN", "the node itself"),
     ("OTEL_SERVICE_NAME", "`cstore-<role>`"),
 ];
@@ -138,8 +193,9 @@ fn the_document_of_settings_has_the_default_of_every_variable() {
         if name == "OTEL_TRACES_SAMPLER_ARG" {
             continue;
         }
-        let told =
-            *rows.get(name.as_str()).unwrap_or_else(|| panic!("docs/configuration.md has no row for {name}"));
+        let told = *rows
+            .get(name.as_str())
+            .unwrap_or_else(|| panic!("docs/configuration.md has no row for {name}"));
         if let Some((_, described)) = DESCRIBED.iter().find(|(described, _)| *described == name) {
             assert_eq!(told, *described, "{name}");
             continue;
@@ -148,8 +204,15 @@ fn the_document_of_settings_has_the_default_of_every_variable() {
         let words: Vec<&str> = told.split([' ', ',', ';', '`']).collect();
         for value in &values {
             let value = plain(value);
-            let is_told = if value.is_empty() { told == "unset" } else { words.contains(&value.as_str()) };
-            assert!(is_told, "docs/configuration.md says that {name} is {told:?}, the program {values:?}");
+            let is_told = if value.is_empty() {
+                told == "unset"
+            } else {
+                words.contains(&value.as_str())
+            };
+            assert!(
+                is_told,
+                "docs/configuration.md says that {name} is {told:?}, the program {values:?}"
+            );
         }
     }
 }
@@ -157,10 +220,16 @@ fn the_document_of_settings_has_the_default_of_every_variable() {
 #[test]
 fn compose_and_the_chart_pass_every_variable_or_say_why_not() {
     let compose = read("deploy/compose.yaml");
-    let chart: String = ["_pod.tpl", "gateway.yaml", "master.yaml", "worker.yaml", "storage.yaml"]
-        .map(|file| read(&format!("helm/cstore/templates/{file}")))
-        .concat()
-        .replace("{{ upper .role }}_PORT", "GATEWAY_PORT MASTER_PORT");
+    let chart: String = [
+        "_pod.tpl",
+        "gateway.yaml",
+        "master.yaml",
+        "worker.yaml",
+        "storage.yaml",
+    ]
+    .map(|file| read(&format!("helm/cstore/templates/{file}")))
+    .concat()
+    .replace("{{ upper .role }}_PORT", "GATEWAY_PORT MASTER_PORT");
     for name in listed().keys() {
         if FIXED.iter().any(|(fixed, _)| fixed == name) {
             continue;
@@ -170,7 +239,10 @@ fn compose_and_the_chart_pass_every_variable_or_say_why_not() {
             "deploy/compose.yaml lacks {name}"
         );
         let excused = NOT_IN_CHART.iter().any(|(left, _)| left == name);
-        assert!(chart.contains(name.as_str()) || excused, "the chart lacks {name}");
+        assert!(
+            chart.contains(name.as_str()) || excused,
+            "the chart lacks {name}"
+        );
     }
     // And nothing that the program does not know, but what is Compose's own.
     let own = [
@@ -182,9 +254,14 @@ fn compose_and_the_chart_pass_every_variable_or_say_why_not() {
     ];
     let settings = read("docs/configuration.md");
     for text in [&compose, &chart] {
-        for word in text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')) {
+        for word in
+            text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
+        {
             if word.starts_with("CSTORE_") && !own.contains(&word) {
-                assert!(settings.contains(&format!("`{word}`")), "{word} is nothing that the program reads");
+                assert!(
+                    settings.contains(&format!("`{word}`")),
+                    "{word} is nothing that the program reads"
+                );
             }
         }
     }
@@ -193,8 +270,14 @@ fn compose_and_the_chart_pass_every_variable_or_say_why_not() {
 #[test]
 fn wrong_entries_are_told_all_at_once_with_what_is_allowed() {
     let mut command = Command::new(PROGRAM);
-    command.arg("storage").env_clear().env("CSTORE_CLUSTER_SECRET_FILE", "/nowhere/secret");
-    command.env("FS_SIZE", "much").env("BLOCK_SIZE", "0").env("CSTORE_DRAIN_TIMEOUT_MS", "1h");
+    command
+        .arg("storage")
+        .env_clear()
+        .env("CSTORE_CLUSTER_SECRET_FILE", "/nowhere/secret");
+    command
+        .env("FS_SIZE", "much")
+        .env("BLOCK_SIZE", "0")
+        .env("CSTORE_DRAIN_TIMEOUT_MS", "1h");
     let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64));

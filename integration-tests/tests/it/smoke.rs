@@ -9,24 +9,46 @@ use crate::PROGRAM;
 
 fn smoke(cluster: &Cluster, args: &[&str]) -> Output {
     let mut command = Command::new(PROGRAM);
-    command.arg("smoke").args(args).env_clear().env("CSTORE_URL", format!("http://{}", cluster.gateway));
+    command
+        .arg("smoke")
+        .args(args)
+        .env_clear()
+        .env("CSTORE_URL", format!("http://{}", cluster.gateway));
     command.output().unwrap()
 }
 
 fn out(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[test]
 fn a_round_passes_and_leaves_nothing_behind() {
     let cluster = Cluster::builder(PROGRAM).start();
     let output = smoke(&cluster, &[]);
-    assert!(output.status.success() && out(&output).contains("smoke: all good"), "{}", out(&output));
-    assert_eq!(cluster.fetch("/api/files").json()["files"].as_array().unwrap().len(), 0);
+    assert!(
+        output.status.success() && out(&output).contains("smoke: all good"),
+        "{}",
+        out(&output)
+    );
+    assert_eq!(
+        cluster.fetch("/api/files").json()["files"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
     cluster.kill("gateway");
     let output = smoke(&cluster, &["--wait", "300ms"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(out(&output).contains("not there after 300ms"), "{}", out(&output));
+    assert!(
+        out(&output).contains("not there after 300ms"),
+        "{}",
+        out(&output)
+    );
 }
 
 #[test]
@@ -63,19 +85,38 @@ fn a_load_under_kills_counts_what_failed_and_loses_nothing() {
     assert!(output.status.success(), "{}", out(&output));
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     let report: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert!(report["failed"].as_u64() > Some(0), "the kills cost nothing, so this proves nothing: {report}");
+    assert!(
+        report["failed"].as_u64() > Some(0),
+        "the kills cost nothing, so this proves nothing: {report}"
+    );
     assert!(
         report["acknowledged"].as_u64() > Some(20) && report["acknowledged"] == report["equal"],
         "{report}"
     );
 
-    let check = ["--check", "--prefix", "kept", "--names", names, "--settle", "5s"];
+    let check = [
+        "--check", "--prefix", "kept", "--names", names, "--settle", "5s",
+    ];
     assert!(smoke(&cluster, &check).status.success());
     // Now it is damaged, as nothing but a defect could.
     let text = std::fs::read_to_string(names).unwrap();
     let (gone, other) = (text.lines().next().unwrap(), text.lines().last().unwrap());
-    assert_eq!(cluster.ask("DELETE", &format!("/api/files/{gone}"), b"").status, 204);
-    assert_eq!(cluster.ask("PUT", &format!("/api/files/{other}?overwrite=true"), b"other bytes").status, 200);
+    assert_eq!(
+        cluster
+            .ask("DELETE", &format!("/api/files/{gone}"), b"")
+            .status,
+        204
+    );
+    assert_eq!(
+        cluster
+            .ask(
+                "PUT",
+                &format!("/api/files/{other}?overwrite=true"),
+                b"other bytes"
+            )
+            .status,
+        200
+    );
     let output = smoke(&cluster, &check);
     assert_eq!(output.status.code(), Some(1));
     let told = out(&output);
@@ -87,7 +128,14 @@ fn a_load_under_kills_counts_what_failed_and_loses_nothing() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let run = |args: &[&str]| Command::new(PROGRAM).arg("smoke").args(args).env_clear().output().unwrap();
+    let run = |args: &[&str]| {
+        Command::new(PROGRAM)
+            .arg("smoke")
+            .args(args)
+            .env_clear()
+            .output()
+            .unwrap()
+    };
     for (args, words) in [
         (&["--check"][..], "--prefix"),
         (&["--url", "gateway:8000"], "http://127.0.0.1:8000"),

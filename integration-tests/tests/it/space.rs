@@ -22,7 +22,10 @@ impl Store {
         let mut taken = 0;
         loop {
             self.next += 1;
-            let (size, seed) = ([300_000, 900_000, 2_500_000][(self.next % 3) as usize], self.next);
+            let (size, seed) = (
+                [300_000, 900_000, 2_500_000][(self.next % 3) as usize],
+                self.next,
+            );
             let name = format!("fill/{seed:05}");
             let put = cluster.ask("PUT", &format!("/api/files/{name}"), &random(size, seed));
             if put.status != 201 {
@@ -34,12 +37,18 @@ impl Store {
         }
     }
 
-    /// Deletes every second file and waits until the store has heard of it; answers how many bytes that were.
+    /// Deletes every second file and waits until the store has heard of it; answers how many bytes
+    /// that were.
     fn thin(&mut self, cluster: &Cluster) -> usize {
         let names: Vec<String> = self.files.keys().step_by(2).cloned().collect();
         let mut freed = 0;
         for name in names {
-            assert_eq!(cluster.ask("DELETE", &format!("/api/files/{name}"), b"").status, 204);
+            assert_eq!(
+                cluster
+                    .ask("DELETE", &format!("/api/files/{name}"), b"")
+                    .status,
+                204
+            );
             freed += self.files.remove(&name).map_or(0, |(size, _)| size);
         }
         until("releases", PATIENCE, || {
@@ -52,7 +61,12 @@ impl Store {
     fn check(&self, cluster: &Cluster) {
         for (name, (size, seed)) in &self.files {
             let got = cluster.fetch(&format!("/api/files/{name}"));
-            assert!(got.body == random(*size, *seed), "{name}: {} and {} bytes", got.status, got.body.len());
+            assert!(
+                got.body == random(*size, *seed),
+                "{name}: {} and {} bytes",
+                got.status,
+                got.body.len()
+            );
         }
     }
 }
@@ -61,13 +75,18 @@ impl Store {
 fn metric(cluster: &Cluster, name: &str) -> u64 {
     let mut client = Client::connect(&cluster.admin_addr("storage-1")).unwrap();
     let text = client.call("GET", "/metrics", "", b"").unwrap().text();
-    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(name))
+        .unwrap_or_else(|| panic!("no {name}"));
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
 fn i3_filling_deleting_every_second_file_and_filling_again_works_five_times_on_256_mib() {
-    let cluster = Cluster::one_of_each(PROGRAM).env("FS_SIZE", "256MiB").start();
+    let cluster = Cluster::one_of_each(PROGRAM)
+        .env("FS_SIZE", "256MiB")
+        .start();
     let mut store = Store::default();
     let first = store.fill(&cluster);
     assert!(first > 200 << 20, "256 MiB took {first} bytes");
@@ -75,7 +94,10 @@ fn i3_filling_deleting_every_second_file_and_filling_again_works_five_times_on_2
         let freed = store.thin(&cluster);
         let taken = store.fill(&cluster);
         println!("round {round}: {first} bytes at first, {freed} freed, {taken} taken");
-        assert!(taken * 10 >= freed * 9, "round {round}: {taken} taken after {freed} were freed");
+        assert!(
+            taken * 10 >= freed * 9,
+            "round {round}: {taken} taken after {freed} were freed"
+        );
     }
     store.check(&cluster);
     assert!(metric(&cluster, "cstore_storage_compacted_files_total") > 0);
@@ -86,7 +108,10 @@ fn i3_filling_deleting_every_second_file_and_filling_again_works_five_times_on_2
         "{told}"
     );
     let told = cluster.admin_command(&["gc", "--addr", &cluster.admin_addr("storage-1")]);
-    assert!(told.contains("256 MiB") && told.contains("segments emptied by moving"), "{told}");
+    assert!(
+        told.contains("256 MiB") && told.contains("segments emptied by moving"),
+        "{told}"
+    );
     assert_eq!(metric(&cluster, "cstore_storage_pinned_files"), 0);
     assert_eq!(metric(&cluster, "cstore_storage_damaged_blocks_total"), 0);
     cluster.audit(&[]);
@@ -94,7 +119,9 @@ fn i3_filling_deleting_every_second_file_and_filling_again_works_five_times_on_2
 
 #[test]
 fn i6_kill_in_the_middle_of_compaction_loses_nothing() {
-    let cluster = Cluster::one_of_each(PROGRAM).env("FS_SIZE", "48MiB").start();
+    let cluster = Cluster::one_of_each(PROGRAM)
+        .env("FS_SIZE", "48MiB")
+        .start();
     let mut store = Store::default();
     store.fill(&cluster);
     for round in 0..4 {

@@ -23,7 +23,10 @@ fn i10_every_mistake_of_the_configuration_is_said_at_once() {
     for variable in ["GATEWAY_PORT", "FS_SIZE", "BLOCK_SIZE", "FRESH_START"] {
         assert!(said.contains(variable), "{variable} is missing in: {said}");
     }
-    assert!(!dir.path().join("master").try_exists().unwrap(), "nothing was made");
+    assert!(
+        !dir.path().join("master").try_exists().unwrap(),
+        "nothing was made"
+    );
 }
 
 #[test]
@@ -41,15 +44,22 @@ fn a_taken_port_names_its_variable() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(64), "{said}");
-    assert!(said.contains("GATEWAY_PORT") && said.contains(&port), "{said}");
+    assert!(
+        said.contains("GATEWAY_PORT") && said.contains(&port),
+        "{said}"
+    );
 }
 
 #[test]
 fn i13_a_role_without_the_secret_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     for role in ["gateway", "master", "worker", "storage"] {
-        let output =
-            Command::new(PROGRAM).arg(role).env_clear().env("CSTORE_DATA_DIR", dir.path()).output().unwrap();
+        let output = Command::new(PROGRAM)
+            .arg(role)
+            .env_clear()
+            .env("CSTORE_DATA_DIR", dir.path())
+            .output()
+            .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(64), "{role}: {said}");
         assert!(said.contains("secret"), "{role}: {said}");

@@ -25,16 +25,28 @@ fn stress_fifty_clients_twice_every_file_read_back() {
                         let put = client.call("PUT", &path, "", body).unwrap();
                         assert_eq!(put.status, 201, "{}", put.text());
                         let got = client.call("GET", &path, "", b"").unwrap();
-                        assert!(got.status == 200 && got.body == *body, "{path} came back different");
+                        assert!(
+                            got.status == 200 && got.body == *body,
+                            "{path} came back different"
+                        );
                         put.json()["new_blocks"].as_u64().unwrap()
                     })
                 })
                 .collect();
-            clients.into_iter().map(|client| client.join().unwrap()).sum()
+            clients
+                .into_iter()
+                .map(|client| client.join().unwrap())
+                .sum()
         });
-        assert_eq!(new, if round == 0 { 100 } else { 0 }, "new blocks of round {round}");
+        assert_eq!(
+            new,
+            if round == 0 { 100 } else { 0 },
+            "new blocks of round {round}"
+        );
     }
-    let listed = cluster.ask("GET", "/api/files?prefix=stress/&limit=1000", b"").json();
+    let listed = cluster
+        .ask("GET", "/api/files?prefix=stress/&limit=1000", b"")
+        .json();
     assert_eq!(listed["files"].as_array().unwrap().len(), 100);
     cluster.audit(&[]);
 }

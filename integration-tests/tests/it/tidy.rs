@@ -10,7 +10,10 @@ use cstore_types::ErrorCode;
 const MAX_LINES: usize = 600;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }
 
 /// Who may import whom. Tests may import more of what their own crate imports.
@@ -20,14 +23,45 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cstore-node", &["cstore-types"]),
     ("cstore-wire", &["cstore-types"]),
     ("cstore-proto", &["cstore-types"]),
-    ("cstore-mesh", &["cstore-types", "cstore-proto", "cstore-node"]),
+    (
+        "cstore-mesh",
+        &["cstore-types", "cstore-proto", "cstore-node"],
+    ),
     (
         "cstore-storage",
-        &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node", "cstore-wire", "cstore-log"],
+        &[
+            "cstore-types",
+            "cstore-proto",
+            "cstore-mesh",
+            "cstore-node",
+            "cstore-wire",
+            "cstore-log",
+        ],
     ),
-    ("cstore-master", &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node", "cstore-log"]),
-    ("cstore-worker", &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node", "cstore-wire"]),
-    ("cstore-gateway", &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node"]),
+    (
+        "cstore-master",
+        &[
+            "cstore-types",
+            "cstore-proto",
+            "cstore-mesh",
+            "cstore-node",
+            "cstore-log",
+        ],
+    ),
+    (
+        "cstore-worker",
+        &[
+            "cstore-types",
+            "cstore-proto",
+            "cstore-mesh",
+            "cstore-node",
+            "cstore-wire",
+        ],
+    ),
+    (
+        "cstore-gateway",
+        &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node"],
+    ),
 ];
 
 #[test]
@@ -44,15 +78,24 @@ fn crates_import_only_what_the_plan_allows() {
     let mut seen = BTreeSet::new();
     for package in metadata["packages"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
-        let Some((_, allowed)) = EDGES.iter().find(|(crate_name, _)| *crate_name == name) else { continue };
+        let Some((_, allowed)) = EDGES.iter().find(|(crate_name, _)| *crate_name == name) else {
+            continue;
+        };
         seen.insert(name.to_owned());
         for dependency in package["dependencies"].as_array().unwrap() {
             let on = dependency["name"].as_str().unwrap();
             let ours = on.starts_with("cstore") && on != name;
-            assert!(!ours || allowed.contains(&on), "{name} must not import {on}");
+            assert!(
+                !ours || allowed.contains(&on),
+                "{name} must not import {on}"
+            );
         }
     }
-    assert_eq!(seen.len(), EDGES.len(), "a crate of the plan is missing: {seen:?}");
+    assert_eq!(
+        seen.len(),
+        EDGES.len(),
+        "a crate of the plan is missing: {seen:?}"
+    );
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -76,27 +119,48 @@ fn files_are_small_and_libraries_say_what_they_are() {
     assert!(found.len() > 60, "only {} files were found", found.len());
     for path in found {
         let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        assert!(code.lines().count() <= MAX_LINES, "{} is too long", path.display());
+        let code = text
+            .split("#[cfg(test)]\nmod tests")
+            .next()
+            .unwrap_or_default();
+        assert!(
+            code.lines().count() <= MAX_LINES,
+            "{} is too long",
+            path.display()
+        );
         if path.ends_with("src/lib.rs") {
-            assert!(text.starts_with("//!"), "{} does not begin with what it is for", path.display());
+            assert!(
+                text.starts_with("//!"),
+                "{} does not begin with what it is for",
+                path.display()
+            );
         }
     }
 }
 
-/// A change of a layout must touch its document: each carries the checksum of the file that knows the bytes.
+/// A change of a layout must touch its document: each carries the checksum of the file that knows
+/// the bytes.
 #[test]
 fn layouts_and_their_documents_change_together() {
     for (layout, document) in [
         ("services/shared/wire/src/frame.rs", "docs/wire-protocol.md"),
         ("services/shared/log/src/format.rs", "docs/log-format.md"),
-        ("services/storage/src/engine/format.rs", "docs/disk-format.md"),
-        ("services/master/src/store/keys.rs", "docs/metadata-format.md"),
+        (
+            "services/storage/src/engine/format.rs",
+            "docs/disk-format.md",
+        ),
+        (
+            "services/master/src/store/keys.rs",
+            "docs/metadata-format.md",
+        ),
     ] {
         let bytes = std::fs::read(root().join(layout)).unwrap();
         let line = format!("layout: {layout} {:08x}", crc32c::crc32c(&bytes));
         let text = std::fs::read_to_string(root().join(document)).unwrap();
-        assert!(text.contains(&line), "{document} must be checked against {layout}, and then say: {line}");
+        assert!(
+            text.contains(&line),
+            "{document} must be checked against {layout}, and then say: {line}"
+        );
     }
 }
 
@@ -105,7 +169,8 @@ fn the_document_of_errors_has_the_renderings_of_every_code() {
     let document = std::fs::read_to_string(root().join("docs/errors.md")).unwrap();
     for code in ErrorCode::ALL {
         let status = code.http_status();
-        // Converts the name of the code to the spelling of the gRPC specification: NotFound becomes NOT_FOUND.
+        // Converts the name of the code to the spelling of the gRPC specification: NotFound becomes
+        // NOT_FOUND.
         let mut grpc = String::new();
         for c in format!("{:?}", tonic::Code::from(code.grpc_code())).chars() {
             if c.is_uppercase() && !grpc.is_empty() {
@@ -116,15 +181,20 @@ fn the_document_of_errors_has_the_renderings_of_every_code() {
         let retry = if code.is_retryable() { "yes" } else { "no" };
         let begin = format!("| `{code}` | {status}");
         let row = document.lines().find(|line| line.starts_with(&begin));
-        let row = row.unwrap_or_else(|| panic!("docs/errors.md has no row that begins with {begin:?}"));
-        assert!(row.contains(&format!(" | {grpc} | {retry} | ")), "{grpc}, retry {retry}: {row}");
+        let row =
+            row.unwrap_or_else(|| panic!("docs/errors.md has no row that begins with {begin:?}"));
+        assert!(
+            row.contains(&format!(" | {grpc} | {retry} | ")),
+            "{grpc}, retry {retry}: {row}"
+        );
     }
 }
 
 /// Dependencies that only generated code uses.
 const USED_BY_GENERATED_CODE: &[(&str, &str)] = &[("proto", "tonic-prost")];
 
-/// Returns the entries of all sections of a manifest whose headers end in `dependencies]`, with their sections.
+/// Returns the entries of all sections of a manifest whose headers end in `dependencies]`, with
+/// their sections.
 fn dependencies(manifest: &Path) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(manifest).unwrap();
     let mut section = String::new();
@@ -150,49 +220,77 @@ fn names_crate(text: &str, name: &str) -> bool {
         other => other.replace('-', "_"),
     };
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(&name)
-        .any(|(at, _)| !text[..at].ends_with(is_word) && !text[at + name.len()..].starts_with(is_word))
+    text.match_indices(&name).any(|(at, _)| {
+        !text[..at].ends_with(is_word) && !text[at + name.len()..].starts_with(is_word)
+    })
 }
 
 #[test]
 fn every_dependency_is_used_and_says_what_for() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    let members = manifest.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
-    let members: Vec<&str> = members.split('"').filter(|part| part.contains(char::is_alphabetic)).collect();
+    let members = manifest
+        .split_once("members = [")
+        .unwrap()
+        .1
+        .split_once(']')
+        .unwrap()
+        .0;
+    let members: Vec<&str> = members
+        .split('"')
+        .filter(|part| part.contains(char::is_alphabetic))
+        .collect();
     let mut used = BTreeSet::new();
     for member in members {
         let text_of = |folders: &[&str]| {
             let mut found = Vec::new();
-            for folder in folders.iter().map(|folder| root().join(member).join(folder)) {
+            for folder in folders
+                .iter()
+                .map(|folder| root().join(member).join(folder))
+            {
                 if folder.is_dir() {
                     sources(&folder, &mut found);
                 }
             }
-            found.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>()
+            found
+                .iter()
+                .map(|path| std::fs::read_to_string(path).unwrap())
+                .collect::<String>()
         };
         let product = text_of(&["src"]);
         let all = product.clone() + &text_of(&["tests"]);
-        let build = std::fs::read_to_string(root().join(member).join("build.rs")).unwrap_or_default();
+        let build =
+            std::fs::read_to_string(root().join(member).join("build.rs")).unwrap_or_default();
         for (section, name) in dependencies(&root().join(member).join("Cargo.toml")) {
             let text = match section.as_str() {
                 "dev-dependencies" => &all,
                 "build-dependencies" => &build,
                 _ => &product,
             };
-            let is_used =
-                names_crate(text, &name) || USED_BY_GENERATED_CODE.contains(&(member, name.as_str()));
+            let is_used = names_crate(text, &name)
+                || USED_BY_GENERATED_CODE.contains(&(member, name.as_str()));
             assert!(is_used, "{member}: nothing uses {name} of [{section}]");
             used.insert(name);
         }
     }
 
     for (_, name) in dependencies(&root().join("Cargo.toml")) {
-        assert!(used.contains(&name), "no crate uses {name} of the workspace");
+        assert!(
+            used.contains(&name),
+            "no crate uses {name} of the workspace"
+        );
         let says_what_for = name.starts_with("cstore")
-            || manifest.lines().zip(manifest.lines().skip(1)).any(|(before, line)| {
-                line.starts_with(&format!("{name} = ")) && before.starts_with("# ") && !before.contains("==")
-            });
-        assert!(says_what_for, "Cargo.toml does not say what {name} is for, in a line above it");
+            || manifest
+                .lines()
+                .zip(manifest.lines().skip(1))
+                .any(|(before, line)| {
+                    line.starts_with(&format!("{name} = "))
+                        && before.starts_with("# ")
+                        && !before.contains("==")
+                });
+        assert!(
+            says_what_for,
+            "Cargo.toml does not say what {name} is for, in a line above it"
+        );
     }
 }
 
@@ -202,18 +300,29 @@ fn metrics_and_settings_are_documented() {
     for folder in ["services", "gateway"] {
         sources(&root().join(folder), &mut found);
     }
-    let code: String = found.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let code: String = found
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
     let env = std::fs::read_to_string(root().join(".env")).unwrap();
     let settings = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     let mut n_keys = 0;
     for line in env.lines().filter_map(|line| line.strip_prefix("# ")) {
-        let Some((key, _)) = line.split_once('=') else { continue };
+        let Some((key, _)) = line.split_once('=') else {
+            continue;
+        };
         if key.contains(|c: char| !c.is_ascii_uppercase() && c != '_') {
             continue;
         }
         n_keys += 1;
-        assert!(code.contains(&format!("\"{key}\"")), ".env names {key}, but nothing reads it");
-        assert!(settings.contains(key), "docs/configuration.md does not know {key}");
+        assert!(
+            code.contains(&format!("\"{key}\"")),
+            ".env names {key}, but nothing reads it"
+        );
+        assert!(
+            settings.contains(key),
+            "docs/configuration.md does not know {key}"
+        );
     }
     assert!(n_keys > 20, ".env names only {n_keys} settings");
     let documented = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
@@ -221,7 +330,9 @@ fn metrics_and_settings_are_documented() {
     for path in found.iter().filter(declares) {
         let text = std::fs::read_to_string(path).unwrap();
         let names = text.split('"').filter(|word| {
-            ["storage_", "master_", "worker_", "gateway_", "mesh_"].iter().any(|part| word.starts_with(part))
+            ["storage_", "master_", "worker_", "gateway_", "mesh_"]
+                .iter()
+                .any(|part| word.starts_with(part))
                 && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
         });
         for name in names {

@@ -1,7 +1,8 @@
-//! The walk: twenty clients upload and download while each role is killed in turn, each link is cut, stalled and healed,
-//! and the master restarts twice (I1, I2, I6, I12).
+//! The walk: twenty clients upload and download while each role is killed in turn, each link is
+//! cut, stalled and healed, and the master restarts twice (I1, I2, I6, I12).
 //!
-//! Every link between parts goes through a proxy of its own. After each step all that was acknowledged is read back.
+//! Every link between parts goes through a proxy of its own. After each step all that was
+//! acknowledged is read back.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,10 +18,11 @@ use parking_lot::Mutex;
 use crate::PROGRAM;
 
 const CLIENTS: u64 = 20;
-/// Time after the healing in which as many requests succeed as did before the step, on an idle machine.
+/// Time after the healing in which as many requests succeed as did before the step, on an idle
+/// machine.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// Part of the bound that grows with the load of the machine: a multiple of the time that the requests before the step
-/// took.
+/// Part of the bound that grows with the load of the machine: a multiple of the time that the
+/// requests before the step took.
 const SLOWDOWN: u32 = 10;
 /// Requests that must succeed before a step strikes, and after it.
 const AROUND: u64 = 60;
@@ -90,10 +92,16 @@ impl Walk<'_> {
     fn read_one(&self, connection: &mut Option<Client>, draw: u64) {
         let picked = {
             let acked = self.acked.lock();
-            let at = usize::try_from(draw.wrapping_mul(2_654_435_761)).unwrap_or(0) % acked.len().max(1);
-            acked.iter().nth(at).map(|(name, file)| (name.clone(), *file))
+            let at =
+                usize::try_from(draw.wrapping_mul(2_654_435_761)).unwrap_or(0) % acked.len().max(1);
+            acked
+                .iter()
+                .nth(at)
+                .map(|(name, file)| (name.clone(), *file))
         };
-        let Some((name, (size, content))) = picked else { return };
+        let Some((name, (size, content))) = picked else {
+            return;
+        };
         match self.ask(connection, "GET", &name, b"") {
             Some((200, body)) if body != random(size, content) => {
                 self.wrong.lock().push(format!("{name}: other bytes"));
@@ -103,7 +111,8 @@ impl Walk<'_> {
         }
     }
 
-    /// One request; what failed is counted by cause. Bodies of uploads' answers are not of interest.
+    /// One request; what failed is counted by cause. Bodies of uploads' answers are not of
+    /// interest.
     fn ask(
         &self,
         connection: &mut Option<Client>,
@@ -126,10 +135,20 @@ impl Walk<'_> {
         match client.call(method, &path, "", body) {
             Ok(answer) if answer.status < 300 => {
                 self.succeeded.fetch_add(1, Ordering::Relaxed);
-                Some((answer.status, if method == "GET" { answer.body } else { Vec::new() }))
+                Some((
+                    answer.status,
+                    if method == "GET" {
+                        answer.body
+                    } else {
+                        Vec::new()
+                    },
+                ))
             }
             Ok(answer) => {
-                self.fail(method, &format!("{} {}", answer.status, answer.json()["error"]["code"]));
+                self.fail(
+                    method,
+                    &format!("{} {}", answer.status, answer.json()["error"]["code"]),
+                );
                 *connection = None;
                 Some((answer.status, Vec::new()))
             }
@@ -142,7 +161,11 @@ impl Walk<'_> {
     }
 
     fn fail(&self, method: &str, cause: &str) {
-        *self.failed.lock().entry(format!("{method} {cause}")).or_default() += 1;
+        *self
+            .failed
+            .lock()
+            .entry(format!("{method} {cause}"))
+            .or_default() += 1;
     }
 
     fn await_successes(&self, count: u64) {
@@ -165,23 +188,38 @@ impl Walk<'_> {
             Step::Cut(role) | Step::Stall(role) => {
                 let proxy = &proxies[role];
                 let stalls = matches!(step, Step::Stall(_));
-                proxy.set(if stalls { Weather::Stalled } else { Weather::Cut });
-                until("the weather to strike", PATIENCE, || (proxy.hits() > 2).then_some(()));
+                proxy.set(if stalls {
+                    Weather::Stalled
+                } else {
+                    Weather::Cut
+                });
+                until("the weather to strike", PATIENCE, || {
+                    (proxy.hits() > 2).then_some(())
+                });
                 proxy.set(Weather::Fair);
             }
         }
         let healed = Instant::now();
         self.await_successes(AROUND + CLIENTS);
         let recovery = healed.elapsed();
-        println!("{step:?}: requests succeed {recovery:.2?} after it healed, {before:.2?} before it");
-        assert!(recovery < RECOVERY + before * SLOWDOWN, "{step:?}: {recovery:?}, {before:?} before");
+        println!(
+            "{step:?}: requests succeed {recovery:.2?} after it healed, {before:.2?} before it"
+        );
+        assert!(
+            recovery < RECOVERY + before * SLOWDOWN,
+            "{step:?}: {recovery:?}, {before:?} before"
+        );
         self.cluster.wait_ready();
     }
 
     fn check_all(&self) {
         for (name, (size, content)) in self.acked.lock().iter() {
             let got = self.cluster.fetch(&format!("/api/files/{name}"));
-            assert!(got.status == 200 && got.body == random(*size, *content), "{name}: {}", got.status);
+            assert!(
+                got.status == 200 && got.body == random(*size, *content),
+                "{name}: {}",
+                got.status
+            );
         }
     }
 }
@@ -190,14 +228,24 @@ impl Walk<'_> {
 fn i1_i12_twenty_clients_walk_through_every_fault_and_lose_nothing() {
     let seed = seed();
     println!("CSTORE_SEED={seed}");
-    let parts = ["worker-1", "worker-2", "storage-1", "storage-2", "storage-3"];
-    let mut builder = Cluster::builder(PROGRAM).env("FS_SIZE", "2GiB").env("CSTORE_HEARTBEAT_MS", "200");
+    let parts = [
+        "worker-1",
+        "worker-2",
+        "storage-1",
+        "storage-2",
+        "storage-3",
+    ];
+    let mut builder = Cluster::builder(PROGRAM)
+        .env("FS_SIZE", "2GiB")
+        .env("CSTORE_HEARTBEAT_MS", "200");
     for part in parts {
         builder = builder.env_of(part, "CSTORE_ADVERTISE_HOST", HOST);
     }
     let mut cluster = builder.start_unready();
-    let mut proxies: BTreeMap<&str, Proxy> =
-        parts.iter().map(|part| (*part, Proxy::before(&cluster.addr(part)).unwrap())).collect();
+    let mut proxies: BTreeMap<&str, Proxy> = parts
+        .iter()
+        .map(|part| (*part, Proxy::before(&cluster.addr(part)).unwrap()))
+        .collect();
     let master = Proxy::before(&cluster.master).unwrap();
     for role in cluster.roles().into_iter().filter(|role| role != "master") {
         cluster.set_env_of(&role, "CSTORE_MASTER_ADDR", &master.addr);
@@ -226,7 +274,10 @@ fn i1_i12_twenty_clients_walk_through_every_fault_and_lose_nothing() {
         drop(stop);
     });
     walk.check_all();
-    let (acked, succeeded) = (walk.acked.lock().len(), walk.succeeded.load(Ordering::Relaxed));
+    let (acked, succeeded) = (
+        walk.acked.lock().len(),
+        walk.succeeded.load(Ordering::Relaxed),
+    );
     let failed: u64 = walk.failed.lock().values().sum();
     println!(
         "{succeeded} requests succeeded, {failed} failed, {acked} files acknowledged and read back equal"
@@ -234,7 +285,10 @@ fn i1_i12_twenty_clients_walk_through_every_fault_and_lose_nothing() {
     for (cause, count) in walk.failed.lock().iter() {
         println!("  {count:>5}  {cause}");
     }
-    assert!(proxies.values().all(|proxy| proxy.connections() > 0), "a link goes around its proxy");
+    assert!(
+        proxies.values().all(|proxy| proxy.connections() > 0),
+        "a link goes around its proxy"
+    );
     let wrong = walk.wrong.lock();
     assert!(wrong.is_empty(), "{wrong:?}");
     cluster.audit(&[]);

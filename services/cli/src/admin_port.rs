@@ -24,8 +24,10 @@ pub(crate) struct Answer {
 /// # Errors
 /// When nobody is there or answers in time.
 pub(crate) fn get(addr: &HostPort, path: &str) -> Result<Answer, Failure> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
     let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(addr, path)).await });
     match asked {
         Err(_) => Err(Failure::Failed(format!("{addr} did not answer in time"))),
@@ -37,7 +39,9 @@ pub(crate) fn get(addr: &HostPort, path: &str) -> Result<Answer, Failure> {
 /// HTTP/1.0 has no chunks and ends with the connection: it needs no parser.
 async fn ask(addr: &HostPort, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((addr.host.as_str(), addr.port)).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").as_bytes())
+        .await?;
     let mut bytes = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -46,8 +50,13 @@ async fn ask(addr: &HostPort, path: &str) -> std::io::Result<String> {
 fn answer(text: &str) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     let mut status = head.split([' ', '\r']);
-    let http = status.next().is_some_and(|version| version.starts_with("HTTP/1."));
-    Answer { ok: http && status.next() == Some("200"), body: body.trim().to_owned() }
+    let http = status
+        .next()
+        .is_some_and(|version| version.starts_with("HTTP/1."));
+    Answer {
+        ok: http && status.next() == Some("200"),
+        body: body.trim().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +68,10 @@ mod tests {
         assert!(answer("HTTP/1.0 200 OK\r\n\r\n[]").ok);
         assert_eq!(
             answer("HTTP/1.0 503 Busy\r\nA: b\r\n\r\nwhy\n"),
-            Answer { ok: false, body: "why".to_owned() }
+            Answer {
+                ok: false,
+                body: "why".to_owned()
+            }
         );
         assert!(!answer("200").ok);
         assert!(!answer("").ok);

@@ -1,4 +1,5 @@
-//! The command line. Settings are variables of the environment; flags are for what one types by hand.
+//! The command line. Settings are variables of the environment; flags are for what one types by
+//! hand.
 
 pub(crate) mod files;
 
@@ -52,7 +53,8 @@ pub(crate) enum Command {
     Cp(files::Name),
     /// Renames a file.
     Mv(files::Name),
-    /// Says what files use: their own sizes, what is stored, what others share, what a removal would free.
+    /// Says what files use: their own sizes, what is stored, what others share, what a removal
+    /// would free.
     Du(files::Du),
     /// Ends with 0 when a role is ready, else with 1 and the reasons.
     Health {
@@ -83,7 +85,9 @@ impl Command {
     /// Whether failures are told as JSON.
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Admin { command: Admin::Gc { json, .. } } => *json,
+            Self::Admin {
+                command: Admin::Gc { json, .. },
+            } => *json,
             _ => self.door().is_some_and(|door| door.json),
         }
     }
@@ -116,7 +120,8 @@ pub(crate) struct Dev {
     /// How many workers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_NODES)))]
     pub(crate) workers: u16,
-    /// How many storage nodes; fixed at the first start, because blocks are spread over them [default: 1, later as found]
+    /// How many storage nodes; fixed at the first start, because blocks are spread over them
+    /// [default: 1, later as found]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_NODES)))]
     pub(crate) storages: Option<u16>,
 }
@@ -175,7 +180,8 @@ pub(crate) struct Certs {
     /// Folder of the CA (ca.pem, ca-key.pem); each node gets a folder below it
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Certificate of a CA that is kept elsewhere, PEM [default: ca.pem in --out, made when it is not there]
+    /// Certificate of a CA that is kept elsewhere, PEM [default: ca.pem in --out, made when it is
+    /// not there]
     #[arg(long, requires = "ca_key")]
     pub(crate) ca: Option<PathBuf>,
     /// Its key, PEM (PKCS#8)
@@ -212,7 +218,8 @@ pub(crate) enum Admin {
     Certs(Certs),
     /// Says how far the space of storage nodes has come back, and what compaction does.
     Gc {
-        /// Admin ports of storage nodes, host:port [default: CSTORE_ADMIN_PORT on this machine, or 9103]
+        /// Admin ports of storage nodes, host:port [default: CSTORE_ADMIN_PORT on this machine, or
+        /// 9103]
         #[arg(long = "addr", value_name = "ADDR")]
         addrs: Vec<String>,
         /// One line of JSON a node
@@ -258,7 +265,8 @@ pub(crate) enum Token {
 /// What a new token is good for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NewToken {
-    /// Whose names it opens: 1 to 64 of a-z, 0-9 and -; `default` is the tenant of requests without a token
+    /// Whose names it opens: 1 to 64 of a-z, 0-9 and -; `default` is the tenant of requests without
+    /// a token
     #[arg(long, value_parser = tenant)]
     pub(crate) tenant: Tenant,
     /// What it allows
@@ -271,8 +279,9 @@ pub(crate) struct NewToken {
 
 /// A life that ends at a time which can be written down.
 fn life(text: &str) -> Result<humantime::Duration, String> {
-    let life: humantime::Duration =
-        text.parse().map_err(|error: humantime::DurationError| error.to_string())?;
+    let life: humantime::Duration = text
+        .parse()
+        .map_err(|error: humantime::DurationError| error.to_string())?;
     if *life > MAX_LIFE {
         return Err("allowed is at most 100y; without --expires a token lives for ever".to_owned());
     }
@@ -280,5 +289,9 @@ fn life(text: &str) -> Result<humantime::Duration, String> {
 }
 
 fn tenant(text: &str) -> Result<Tenant, TenantError> {
-    if text.is_empty() { Err(TenantError) } else { Tenant::new(text) }
+    if text.is_empty() {
+        Err(TenantError)
+    } else {
+        Tenant::new(text)
+    }
 }

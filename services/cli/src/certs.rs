@@ -4,8 +4,9 @@
 //! out/ca.pem  out/ca-key.pem                    the CA; its key belongs in a safe place, no node needs it
 //! out/<node>/ca.pem  cert.pem  key.pem          what CSTORE_TLS_DIR of that node points at
 //! ```
-//! The CA may be kept elsewhere (`--ca`, `--ca-key`), as where an orchestrator mounts it for the moment of signing.
-//! A certificate is replaced with `--force`, for instance to renew it: running nodes take the new one in.
+//! The CA may be kept elsewhere (`--ca`, `--ca-key`), as where an orchestrator mounts it for the
+//! moment of signing. A certificate is replaced with `--force`, for instance to renew it: running
+//! nodes take the new one in.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -28,7 +29,10 @@ const SKEW: Duration = Duration::hours(1);
 /// Makes what is asked for and says on stdout where it is.
 pub(crate) fn run(options: &Certs) -> Result<()> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if options.node.is_empty() || options.node.starts_with('.') || !options.node.chars().all(is_plain) {
+    if options.node.is_empty()
+        || options.node.starts_with('.')
+        || !options.node.chars().all(is_plain)
+    {
         bail!(
             "--node {:?} is not a name: letters, digits, '-', '_' and '.' are allowed, not first a dot",
             options.node
@@ -36,7 +40,10 @@ pub(crate) fn run(options: &Certs) -> Result<()> {
     }
     let dir = options.out.join(&options.node);
     if dir.join("cert.pem").try_exists()? && !options.force {
-        bail!("{} is there already; --force replaces it", dir.join("cert.pem").display());
+        bail!(
+            "{} is there already; --force replaces it",
+            dir.join("cert.pem").display()
+        );
     }
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let (ca, issuer) = match (&options.ca, &options.ca_key) {
@@ -62,10 +69,14 @@ pub(crate) fn run(options: &Certs) -> Result<()> {
 fn leaf(options: &Certs) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(options.host.clone())
         .context("--host takes names and addresses, separated by commas")?;
-    params.distinguished_name.push(DnType::CommonName, options.node.as_str());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, options.node.as_str());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     let now = OffsetDateTime::now_utc();
     (params.not_before, params.not_after) = (now - SKEW, now + Duration::days(options.days.into()));
@@ -79,7 +90,9 @@ fn authority(out: &Path) -> Result<(String, Issuer<'static, KeyPair>)> {
         return read(&cert_path, &key_path);
     }
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "C-Store cluster CA");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "C-Store cluster CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let now = OffsetDateTime::now_utc();
@@ -113,7 +126,11 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let draft = path.with_extension("new");
     let written = (|| {
         let _ = std::fs::remove_file(&draft);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&draft)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&draft, path)?;
@@ -148,7 +165,10 @@ mod tests {
         run(&options(dir.path(), "worker-2")).unwrap();
         assert_eq!(std::fs::read(dir.path().join("ca.pem")).unwrap(), ca);
         for file in ["ca-key.pem", "worker-1/key.pem"] {
-            let mode = std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
+            let mode = std::fs::metadata(dir.path().join(file))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
         cstore_mesh::Tls::load(dir.path().join("worker-1"), true).unwrap();
@@ -160,10 +180,16 @@ mod tests {
         let (home, away) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         run(&options(home.path(), "first")).unwrap();
         let mut foreign = options(away.path(), "worker-1");
-        (foreign.ca, foreign.ca_key) =
-            (Some(home.path().join("ca.pem")), Some(home.path().join("ca-key.pem")));
+        (foreign.ca, foreign.ca_key) = (
+            Some(home.path().join("ca.pem")),
+            Some(home.path().join("ca-key.pem")),
+        );
         run(&foreign).unwrap();
-        assert_eq!(std::fs::read_dir(away.path()).unwrap().count(), 1, "no CA is made beside it");
+        assert_eq!(
+            std::fs::read_dir(away.path()).unwrap().count(),
+            1,
+            "no CA is made beside it"
+        );
         assert_eq!(
             std::fs::read(away.path().join("worker-1/ca.pem")).unwrap(),
             std::fs::read(home.path().join("ca.pem")).unwrap()

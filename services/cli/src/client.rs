@@ -24,7 +24,12 @@ pub(crate) const URL: &str = "CSTORE_URL";
 /// What it is shown, where it wants a token.
 pub(crate) const TOKEN: &str = "CSTORE_TOKEN";
 /// What may stand unencoded in a name in a path.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Kept connections that nobody used for so long are not trusted with a request.
 const IDLE: Duration = Duration::from_secs(5);
@@ -65,7 +70,12 @@ impl Gateway {
         }
     }
 
-    fn new(from: &str, url: &str, token: Option<String>, timeout: Duration) -> Result<Self, Failure> {
+    fn new(
+        from: &str,
+        url: &str,
+        token: Option<String>,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
         let base = base(from, url)?;
         // Whoever came first has installed the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -77,12 +87,18 @@ impl Gateway {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("cstore/", env!("CARGO_PKG_VERSION")));
         if base.scheme() == "http" {
-            // A machine without certificates of the world can do without them here; and a token in the open is for the
-            // gateway, not for a proxy in between.
+            // A machine without certificates of the world can do without them here; and a token in
+            // the open is for the gateway, not for a proxy in between.
             http = http.tls_certs_only([]).no_proxy();
         }
         let http = http.build().map_err(Failure::failed)?;
-        Ok(Self { http, base, token, timeout, first_byte: timeout })
+        Ok(Self {
+            http,
+            base,
+            token,
+            timeout,
+            first_byte: timeout,
+        })
     }
 
     /// The same gateway, given up when it says nothing for so long.
@@ -92,7 +108,10 @@ impl Gateway {
 
     /// The same gateway, asked with another token.
     pub(crate) fn with_token(&self, token: &str) -> Self {
-        Self { token: Some(token.to_owned()), ..self.clone() }
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
     }
 
     pub(crate) fn has_token(&self) -> bool {
@@ -104,7 +123,8 @@ impl Gateway {
     }
 
     pub(crate) async fn put(&self, name: &str, body: Bytes) -> Result<Answer, Lost> {
-        self.call(Method::PUT, &file(name), |request| request.body(body)).await
+        self.call(Method::PUT, &file(name), |request| request.body(body))
+            .await
     }
 
     pub(crate) async fn get(&self, name: &str) -> Result<Answer, Lost> {
@@ -112,14 +132,23 @@ impl Gateway {
     }
 
     /// Bytes from `first` to `last`, both included.
-    pub(crate) async fn get_range(&self, name: &str, first: u64, last: u64) -> Result<Answer, Lost> {
+    pub(crate) async fn get_range(
+        &self,
+        name: &str,
+        first: u64,
+        last: u64,
+    ) -> Result<Answer, Lost> {
         let range = format!("bytes={first}-{last}");
-        self.call(Method::GET, &file(name), |request| request.header("range", range)).await
+        self.call(Method::GET, &file(name), |request| {
+            request.header("range", range)
+        })
+        .await
     }
 
     /// What is known of a file, in the headers.
     pub(crate) async fn head(&self, name: &str) -> Result<Answer, Lost> {
-        self.call(Method::HEAD, &file(name), |request| request).await
+        self.call(Method::HEAD, &file(name), |request| request)
+            .await
     }
 
     pub(crate) async fn delete(&self, name: &str) -> Result<Answer, Lost> {
@@ -128,7 +157,10 @@ impl Gateway {
 
     /// Removes the file, where asked for only while it has this ETag.
     pub(crate) async fn delete_if(&self, name: &str, etag: Option<&str>) -> Result<Answer, Lost> {
-        self.call(Method::DELETE, &file(name), |request| if_match(request, etag)).await
+        self.call(Method::DELETE, &file(name), |request| {
+            if_match(request, etag)
+        })
+        .await
     }
 
     pub(crate) async fn copy(&self, from: &str, to: &str) -> Result<Answer, Lost> {
@@ -146,7 +178,10 @@ impl Gateway {
     ) -> Result<Answer, Lost> {
         let body = serde_json::json!({"to": to, "overwrite": overwrite}).to_string();
         let path = format!("{}:{verb}", file(from));
-        self.call(Method::POST, &path, |request| if_match(request.body(body), etag)).await
+        self.call(Method::POST, &path, |request| {
+            if_match(request.body(body), etag)
+        })
+        .await
     }
 
     /// One page of names with a prefix; `page` is the token of the page before, or empty.
@@ -154,7 +189,8 @@ impl Gateway {
         self.list_some(prefix, "", None, page).await
     }
 
-    /// As [`Self::list`], at most `limit` names; names that go on behind the delimiter are told up to it.
+    /// As [`Self::list`], at most `limit` names; names that go on behind the delimiter are told up
+    /// to it.
     pub(crate) async fn list_some(
         &self,
         prefix: &str,
@@ -162,7 +198,11 @@ impl Gateway {
         limit: Option<u64>,
         page: &str,
     ) -> Result<Answer, Lost> {
-        let mut path = format!("api/files?prefix={}&page_token={}", encode(prefix), encode(page));
+        let mut path = format!(
+            "api/files?prefix={}&page_token={}",
+            encode(prefix),
+            encode(page)
+        );
         if !delimiter.is_empty() {
             path.push_str(&format!("&delimiter={}", encode(delimiter)));
         }
@@ -174,12 +214,22 @@ impl Gateway {
 
     /// What the files with a prefix use.
     pub(crate) async fn usage(&self, prefix: &str) -> Result<Answer, Lost> {
-        self.call(Method::GET, &format!("api/usage?prefix={}", encode(prefix)), |request| request).await
+        self.call(
+            Method::GET,
+            &format!("api/usage?prefix={}", encode(prefix)),
+            |request| request,
+        )
+        .await
     }
 
     /// What a removal would free.
     pub(crate) async fn explain(&self, name: &str) -> Result<Answer, Lost> {
-        self.call(Method::GET, &format!("{}?explain=freed", file(name)), |request| request).await
+        self.call(
+            Method::GET,
+            &format!("{}?explain=freed", file(name)),
+            |request| request,
+        )
+        .await
     }
 
     async fn call(
@@ -190,7 +240,9 @@ impl Gateway {
     ) -> Result<Answer, Lost> {
         let begun = Instant::now();
         let request = with(self.request(method, path)?).timeout(self.timeout);
-        let response = timeout(self.first_byte, request.send()).await.map_err(|_| Lost::Timeout)?;
+        let response = timeout(self.first_byte, request.send())
+            .await
+            .map_err(|_| Lost::Timeout)?;
         Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
     }
 
@@ -208,19 +260,26 @@ impl Gateway {
 /// The URL of a gateway, to which paths can be added.
 fn base(from: &str, url: &str) -> Result<Url, Failure> {
     // What may hold a password is not repeated.
-    let found = if url.contains('@') { "a URL with an @".to_owned() } else { format!("{url:?}") };
+    let found = if url.contains('@') {
+        "a URL with an @".to_owned()
+    } else {
+        format!("{url:?}")
+    };
     let wrong = |why: &str| {
         Failure::Usage(format!(
             "{from}: {found} {why}; allowed is the http or https URL of a gateway, such as http://127.0.0.1:8000"
         ))
     };
     // Without its last slash the last part of a path would be replaced and not added to.
-    let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong("is no URL"))?;
+    let base =
+        Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong("is no URL"))?;
     if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
         return Err(wrong("is of another kind"));
     }
     if !base.username().is_empty() || base.password().is_some() {
-        return Err(wrong(&format!("has a user or a password, and {TOKEN} is for secrets")));
+        return Err(wrong(&format!(
+            "has a user or a password, and {TOKEN} is for secrets"
+        )));
     }
     if base.query().is_some() || base.fragment().is_some() {
         return Err(wrong("has a query or a fragment"));
@@ -250,7 +309,11 @@ fn if_match(request: RequestBuilder, etag: Option<&str>) -> RequestBuilder {
 
 /// An ETag as it stands in a header, from one that people type with quotes or without.
 pub(crate) fn quoted(etag: &str) -> String {
-    if etag == "*" { etag.to_owned() } else { format!("\"{}\"", etag.trim_matches('"')) }
+    if etag == "*" {
+        etag.to_owned()
+    } else {
+        format!("\"{}\"", etag.trim_matches('"'))
+    }
 }
 
 #[cfg(test)]
@@ -260,7 +323,14 @@ mod tests {
     #[test]
     fn what_is_no_url_of_a_gateway_is_told_so() {
         let new = |url: &str| Gateway::new(URL, url, None, CONNECT_TIMEOUT);
-        for bad in ["", "127.0.0.1:8000", "ftp://x", "mailto:a@b", "http://g/?a", "http://g/#a"] {
+        for bad in [
+            "",
+            "127.0.0.1:8000",
+            "ftp://x",
+            "mailto:a@b",
+            "http://g/?a",
+            "http://g/#a",
+        ] {
             let told = new(bad).unwrap_err().to_string();
             assert!(
                 told.contains("http://127.0.0.1:8000") && told.starts_with("CSTORE_URL: "),
@@ -272,10 +342,19 @@ mod tests {
 
     #[test]
     fn i13_a_url_with_a_password_is_refused_and_not_repeated() {
-        for bad in ["http://ada:s3cret@g:8000", "https://:s3cret@g", "htp://ada:s3cret@g", "http://s3cret@g"]
-        {
-            let told = Gateway::new("--url", bad, None, CONNECT_TIMEOUT).unwrap_err().to_string();
-            assert!(told.starts_with("--url: ") && !told.contains("s3cret"), "{told}");
+        for bad in [
+            "http://ada:s3cret@g:8000",
+            "https://:s3cret@g",
+            "htp://ada:s3cret@g",
+            "http://s3cret@g",
+        ] {
+            let told = Gateway::new("--url", bad, None, CONNECT_TIMEOUT)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                told.starts_with("--url: ") && !told.contains("s3cret"),
+                "{told}"
+            );
         }
     }
 
@@ -287,7 +366,10 @@ mod tests {
 
     #[test]
     fn etags_are_typed_with_and_without_quotes() {
-        assert_eq!(["a-1", "\"a-1\"", "*"].map(quoted), ["\"a-1\"", "\"a-1\"", "*"]);
+        assert_eq!(
+            ["a-1", "\"a-1\"", "*"].map(quoted),
+            ["\"a-1\"", "\"a-1\"", "*"]
+        );
     }
 
     #[tokio::test]
@@ -299,16 +381,27 @@ mod tests {
         let gateway = Gateway::new(URL, &format!("http://{addr}"), None, CONNECT_TIMEOUT).unwrap();
         assert_eq!(gateway.get("x").await.unwrap_err(), Lost::Refused);
         // A label of more than 63 bytes is no name, so that no server is asked for it.
-        let gateway =
-            Gateway::new(URL, &format!("http://{}", "g".repeat(64)), None, CONNECT_TIMEOUT).unwrap();
+        let gateway = Gateway::new(
+            URL,
+            &format!("http://{}", "g".repeat(64)),
+            None,
+            CONNECT_TIMEOUT,
+        )
+        .unwrap();
         assert_eq!(gateway.get("x").await.unwrap_err(), Lost::Lookup);
     }
 
     #[tokio::test]
     async fn what_cannot_be_put_together_is_no_lost_connection() {
         let gateway = Gateway::new(URL, "http://127.0.0.1:1", None, CONNECT_TIMEOUT).unwrap();
-        let lost = gateway.delete_if("a", Some("line\nbreak")).await.unwrap_err();
-        assert_eq!((lost, lost.failure("g").end()), (Lost::Impossible, crate::exit::End::Failed));
+        let lost = gateway
+            .delete_if("a", Some("line\nbreak"))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (lost, lost.failure("g").end()),
+            (Lost::Impossible, crate::exit::End::Failed)
+        );
     }
 
     #[tokio::test]
@@ -317,7 +410,11 @@ mod tests {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
         let gateway = Gateway::new(URL, &url, None, Duration::from_secs(600)).unwrap();
-        let lost = gateway.answering_within(Duration::from_millis(20)).head("x").await.unwrap_err();
+        let lost = gateway
+            .answering_within(Duration::from_millis(20))
+            .head("x")
+            .await
+            .unwrap_err();
         assert_eq!(lost, Lost::Timeout);
     }
 }

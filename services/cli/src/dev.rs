@@ -1,8 +1,9 @@
 //! `cstore dev`: all roles in one process, with real sockets on 127.0.0.1 between them.
 //!
-//! Everything that it keeps is under `CSTORE_DATA_DIR`: the secret, the master's metadata and one directory a storage
-//! node (`storage-1`, `storage-2`, …). Each role is configured through the same variables as when it runs alone; what
-//! differs between the roles of one process is laid over them.
+//! Everything that it keeps is under `CSTORE_DATA_DIR`: the secret, the master's metadata and one
+//! directory a storage node (`storage-1`, `storage-2`, …). Each role is configured through the same
+//! variables as when it runs alone; what differs between the roles of one process is laid over
+//! them.
 
 mod layout;
 mod ready;
@@ -27,8 +28,10 @@ use layout::{HOST, Layout, Member};
 pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failure> {
     let mut env = Env::new(source);
     let telemetry = TelemetryConfig::from_env(&mut env);
-    let admin_port =
-        env.optional::<u16>(process::ADMIN_PORT, "a port from 0 to 65535, where 0 means a free one");
+    let admin_port = env.optional::<u16>(
+        process::ADMIN_PORT,
+        "a port from 0 to 65535, where 0 means a free one",
+    );
     let secret_path = secret::path(&mut env);
     let drain = cstore_node::shutdown::drain_timeout(&mut env);
     let layout = Layout::new(options, &mut env)?;
@@ -40,12 +43,27 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
         let members = bind(&layout).await?;
         let gateway = Readiness::new(&[]);
         let metrics = RoleMetrics::new(metrics::registry("dev"));
-        let roles = start(&layout, members, source, (&secret, tls.as_ref()), &gateway, &metrics)?;
+        let roles = start(
+            &layout,
+            members,
+            source,
+            (&secret, tls.as_ref()),
+            &gateway,
+            &metrics,
+        )?;
         let admin_stop = Shutdown::new();
         if let Some(port) = admin_port {
-            process::admin(HOST, port, gateway.clone(), metrics.registry, admin_stop.clone()).await?;
+            process::admin(
+                HOST,
+                port,
+                gateway.clone(),
+                metrics.registry,
+                admin_stop.clone(),
+            )
+            .await?;
         }
-        let greeting = cstore_node::shutdown::spawn("greeting", ready::greet(gateway, roles.greeting));
+        let greeting =
+            cstore_node::shutdown::spawn("greeting", ready::greet(gateway, roles.greeting));
         let ended = process::supervise(roles.running, drain, shutdown).await;
         greeting.abort();
         admin_stop.trigger();
@@ -63,18 +81,26 @@ fn check(env: &Env<'_>, layout: &Layout, source: &dyn Source) -> Result<(), Fail
     };
     note(env.finish());
     for member in layout.members() {
-        let mut env = Env::new(source).with_overrides(layout.overrides(&member, source, member.port, 0));
+        let mut env =
+            Env::new(source).with_overrides(layout.overrides(&member, source, member.port, 0));
         drop(Plan::from_env(member.role, &mut env));
         note(env.finish());
     }
-    if lines.is_empty() { Ok(()) } else { Err(Failure::mistakes(&lines)) }
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::mistakes(&lines))
+    }
 }
 
-/// Opens all ports before any role starts: roles need each other's, and a taken one should leave no trace.
+/// Opens all ports before any role starts: roles need each other's, and a taken one should leave no
+/// trace.
 async fn bind(layout: &Layout) -> Result<Vec<(Member, TcpListener)>, Failure> {
     let mut bound = Vec::new();
     for mut member in layout.members() {
-        let listener = listen::bind(member.role.port().0, HOST, member.port).await.map_err(Failure::usage)?;
+        let listener = listen::bind(member.role.port().0, HOST, member.port)
+            .await
+            .map_err(Failure::usage)?;
         member.port = listener.local_addr().map_err(Failure::failed)?.port();
         bound.push((member, listener));
     }
@@ -95,26 +121,47 @@ fn start(
     gateway: &Readiness,
     metrics: &RoleMetrics,
 ) -> Result<Started, Failure> {
-    let port_of =
-        |role| members.iter().find(|(member, _)| member.role == role).map_or(0, |(member, _)| member.port);
+    let port_of = |role| {
+        members
+            .iter()
+            .find(|(member, _)| member.role == role)
+            .map_or(0, |(member, _)| member.port)
+    };
     let (gateway_port, master_port) = (port_of(Role::Gateway), port_of(Role::Master));
     let (mut running, mut seen) = (Vec::new(), HashSet::new());
     for (member, listener) in members {
-        let mut env =
-            Env::new(source).with_overrides(layout.overrides(&member, source, member.port, master_port));
+        let mut env = Env::new(source).with_overrides(layout.overrides(
+            &member,
+            source,
+            member.port,
+            master_port,
+        ));
         let mut plan = Plan::from_env(member.role, &mut env);
         plan.secure(tls.cloned());
         env.finish().map_err(Failure::usage)?;
-        // A role stops when its turn comes, not with the first: a worker outlives the requests of the gateway.
+        // A role stops when its turn comes, not with the first: a worker outlives the requests of
+        // the gateway.
         let stop = Shutdown::new();
-        let readiness = if member.role == Role::Gateway { gateway.clone() } else { Readiness::new(&[]) };
+        let readiness = if member.role == Role::Gateway {
+            gateway.clone()
+        } else {
+            Readiness::new(&[])
+        };
         // Names are unique in a registry, so it has the first node of each role.
         let first = seen.insert(member.role);
-        let metrics = if first { metrics.clone() } else { metrics.unseen() };
+        let metrics = if first {
+            metrics.clone()
+        } else {
+            metrics.unseen()
+        };
         let work = plan.work(secret.clone(), listener, readiness, metrics, stop.clone());
         tracing::info!(node = member.id, port = member.port, "starting");
         running.push(Running::start(member.role.name(), member.id, stop, work));
     }
-    let greeting = ready::Greeting { gateway_port, master_port, data_dir: layout.data_dir.clone() };
+    let greeting = ready::Greeting {
+        gateway_port,
+        master_port,
+        data_dir: layout.data_dir.clone(),
+    };
     Ok(Started { running, greeting })
 }

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use cstore_types::error_chain;
 use serde::Serialize;
 
-/// The statuses that the program ends with. They are part of its interface: `docs/cli.md` and `cstore help` list them.
+/// The statuses that the program ends with. They are part of its interface: `docs/cli.md` and
+/// `cstore help` list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum End {
@@ -118,15 +119,32 @@ impl Failure {
     pub(crate) fn client(end: End, message: impl Into<String>) -> Self {
         let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
         let (code, message) = (end.code().to_owned(), message.into());
-        Self::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id: None }))
+        Self::Client(Box::new(Trouble {
+            end,
+            concerns_all,
+            code,
+            message,
+            name: None,
+            trace_id: None,
+        }))
     }
 
     /// A failure of this machine, which its kind says to concern one file or all of them.
     pub(crate) fn local(error: &std::io::Error, message: String) -> Self {
         use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        let concerns_all = matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded);
+        let concerns_all = matches!(
+            error.kind(),
+            StorageFull | ReadOnlyFilesystem | QuotaExceeded
+        );
         let (end, code) = (End::Failed, End::Failed.code().to_owned());
-        Self::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id: None }))
+        Self::Client(Box::new(Trouble {
+            end,
+            concerns_all,
+            code,
+            message,
+            name: None,
+            trace_id: None,
+        }))
     }
 
     /// Failed, perhaps only because nobody reads what was written to stdout.
@@ -145,7 +163,9 @@ impl Failure {
     /// A write to stdout or to a pipe that failed.
     pub(crate) fn output(error: std::io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::BrokenPipe => Self::client(End::BrokenPipe, "nobody reads the output"),
+            std::io::ErrorKind::BrokenPipe => {
+                Self::client(End::BrokenPipe, "nobody reads the output")
+            }
             _ => Self::failed(anyhow::Error::new(error).context("cannot write the output")),
         }
     }
@@ -183,7 +203,14 @@ impl Failure {
         }
         let end = self.end();
         let (code, message) = (end.code().to_owned(), self.to_string());
-        Trouble { end, concerns_all: false, code, message, name: None, trace_id: None }
+        Trouble {
+            end,
+            concerns_all: false,
+            code,
+            message,
+            name: None,
+            trace_id: None,
+        }
     }
 
     /// Says it on stderr, as a line of JSON where that is wished.
@@ -199,15 +226,27 @@ impl Failure {
             let line = serde_json::to_string(&Told { error: &trouble }).unwrap_or_default();
             writeln!(stderr, "{line}")
         } else {
-            let about = trouble.name.as_deref().map(|name| format!("{}: ", printable(name)));
-            let trace = trouble.trace_id.as_deref().map(|id| format!(" (trace {})", printable(id)));
+            let about = trouble
+                .name
+                .as_deref()
+                .map(|name| format!("{}: ", printable(name)));
+            let trace = trouble
+                .trace_id
+                .as_deref()
+                .map(|id| format!(" (trace {})", printable(id)));
             let message = match self {
                 // Several mistakes are said at once, one a line.
                 Self::Usage(lines) => lines.lines().map(printable).collect::<Vec<_>>().join("\n"),
-                // A line that breaks comes out of a name, which must not look like a message of its own.
+                // A line that breaks comes out of a name, which must not look like a message of its
+                // own.
                 Self::Failed(_) | Self::Client(_) => printable(&trouble.message),
             };
-            writeln!(stderr, "cstore: {}{message}{}", about.unwrap_or_default(), trace.unwrap_or_default())
+            writeln!(
+                stderr,
+                "cstore: {}{message}{}",
+                about.unwrap_or_default(),
+                trace.unwrap_or_default()
+            )
         };
     }
 
@@ -216,16 +255,26 @@ impl Failure {
     }
 }
 
-/// Text of others without what would steer a terminal, or make it show something else than is there.
+/// Text of others without what would steer a terminal, or make it show something else than is
+/// there.
 pub(crate) fn printable(text: &str) -> String {
     // What turns the direction of writing lets `gpj.exe` look like `exe.jpg`.
     let turns = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let breaks = |c| matches!(c, '\u{2028}' | '\u{2029}');
     let hidden = |c: char| c.is_control() || turns(c) || breaks(c);
-    text.chars().map(|c| if hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if hidden(c) {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
-/// What clap has to say: help and version are not failures. With `json` a mistake is a line of JSON, like others.
+/// What clap has to say: help and version are not failures. With `json` a mistake is a line of
+/// JSON, like others.
 pub(crate) fn arguments(error: &clap::Error, json: bool) -> ExitCode {
     if !error.use_stderr() {
         let _ = error.print();
@@ -247,16 +296,26 @@ mod tests {
 
     #[test]
     fn every_mistake_is_said_and_none_twice() {
-        assert_eq!(Failure::mistakes("A: x\nB: y\nA: x").to_string(), "A: x\nB: y");
+        assert_eq!(
+            Failure::mistakes("A: x\nB: y\nA: x").to_string(),
+            "A: x\nB: y"
+        );
     }
 
     #[test]
     fn an_error_is_said_with_its_causes() {
         let error = anyhow::anyhow!("disk is gone").context("open segment");
-        assert_eq!(Failure::failed(error).to_string(), "open segment: disk is gone");
+        assert_eq!(
+            Failure::failed(error).to_string(),
+            "open segment: disk is gone"
+        );
         let io = std::io::Error::from(std::io::ErrorKind::NotFound);
         let error = anyhow::Error::new(io).context("write: entity not found");
-        assert_eq!(Failure::failed(error).to_string(), "write: entity not found", "and no cause twice");
+        assert_eq!(
+            Failure::failed(error).to_string(),
+            "write: entity not found",
+            "and no cause twice"
+        );
     }
 
     #[test]
@@ -275,17 +334,35 @@ mod tests {
     #[test]
     fn every_status_is_in_the_help() {
         use End::*;
-        let all =
-            [Failed, Partial, NotFound, Conflict, Denied, Unavailable, Full, Usage, Interrupted, BrokenPipe];
+        let all = [
+            Failed,
+            Partial,
+            NotFound,
+            Conflict,
+            Denied,
+            Unavailable,
+            Full,
+            Usage,
+            Interrupted,
+            BrokenPipe,
+        ];
         for end in all {
-            assert!(STATUSES.contains(&format!("\n{:>5}  ", end as u8)), "{end:?}");
+            assert!(
+                STATUSES.contains(&format!("\n{:>5}  ", end as u8)),
+                "{end:?}"
+            );
         }
         assert_eq!(STATUSES.lines().count(), 2 + all.len());
     }
 
     #[test]
     fn the_first_to_say_what_it_is_about_is_heard() {
-        let failure = Failure::client(End::NotFound, "there is no such file").of("a").of("b");
-        assert_eq!((failure.end(), failure.trouble().name.as_deref()), (End::NotFound, Some("a")));
+        let failure = Failure::client(End::NotFound, "there is no such file")
+            .of("a")
+            .of("b");
+        assert_eq!(
+            (failure.end(), failure.trouble().name.as_deref()),
+            (End::NotFound, Some("a"))
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The commands over files: `put get ls stat rm cp mv du`.
 //!
-//! All of them are clients of the gateway like any other. Invariants: a token never stands among the arguments; memory
-//! does not grow with files, trees or lists; a command that is interrupted leaves no half file under its final name,
-//! neither here nor there; a request is only repeated where a second one can do no harm.
+//! All of them are clients of the gateway like any other. Invariants: a token never stands among
+//! the arguments; memory does not grow with files, trees or lists; a command that is interrupted
+//! leaves no half file under its final name, neither here nor there; a request is only repeated
+//! where a second one can do no harm.
 
 mod digest;
 mod du;
@@ -51,13 +52,20 @@ struct Session {
 
 /// Runs one of the commands over files to its end, or to a signal.
 pub(crate) fn run(command: &Command, door: &Door, source: &dyn Source) -> Result<(), Failure> {
-    let mut gateway = Gateway::from_env(door.url.as_deref(), TIMEOUT, source)?.answering_within(FIRST_BYTE);
+    let mut gateway =
+        Gateway::from_env(door.url.as_deref(), TIMEOUT, source)?.answering_within(FIRST_BYTE);
     if let Some(path) = &door.token_file {
         gateway = gateway.with_token(&token(path)?);
     }
-    let session = Session { gateway, retries: door.retries, out: Out::new(door.json, door.quiet) };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let session = Session {
+        gateway,
+        retries: door.retries,
+        out: Out::new(door.json, door.quiet),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
     let ended = runtime.block_on(async {
         let shutdown = Shutdown::new();
         let signals = on_signal(shutdown.clone()).map_err(Failure::failed)?;
@@ -100,7 +108,10 @@ impl Session {
     /// As [`Self::lost`], of a request that may have been carried out.
     fn unknown(&self, lost: Lost) -> Failure {
         let why = self.lost(lost);
-        Failure::client(End::Unavailable, format!("{why}; whether it was done is unknown, so look"))
+        Failure::client(
+            End::Unavailable,
+            format!("{why}; whether it was done is unknown, so look"),
+        )
     }
 
     /// A question that changes nothing, and therefore may be repeated after anything.
@@ -128,15 +139,29 @@ impl Session {
             return failure;
         }
         // Asked once: it is only a hint.
-        let found = self.gateway.list_some(&format!("{name}/"), "", Some(1), "").await;
-        let below = found.ok().filter(Answer::is_success).map(|answer| answer.json());
-        let is_folder =
-            below.is_some_and(|page| page["files"].as_array().is_some_and(|files| !files.is_empty()));
-        if is_folder { failure.because("it is a folder, which --recursive takes") } else { failure }
+        let found = self
+            .gateway
+            .list_some(&format!("{name}/"), "", Some(1), "")
+            .await;
+        let below = found
+            .ok()
+            .filter(Answer::is_success)
+            .map(|answer| answer.json());
+        let is_folder = below.is_some_and(|page| {
+            page["files"]
+                .as_array()
+                .is_some_and(|files| !files.is_empty())
+        });
+        if is_folder {
+            failure.because("it is a folder, which --recursive takes")
+        } else {
+            failure
+        }
     }
 }
 
-/// What the names begin with that are looked at; `/` alone is the folder of everything, and no name begins with it.
+/// What the names begin with that are looked at; `/` alone is the folder of everything, and no name
+/// begins with it.
 fn all_of(prefix: &str) -> &str {
     if prefix == "/" { "" } else { prefix }
 }
@@ -156,23 +181,34 @@ fn folder(text: &str) -> Result<String, Failure> {
 
 /// Where something goes that is called `last`: under the name `dest`, or into the folder `dest`.
 fn target(dest: &str, last: &str) -> Result<FileName, Failure> {
-    if dest.ends_with('/') { name(&format!("{}{last}", folder(dest)?)) } else { name(dest) }
+    if dest.ends_with('/') {
+        name(&format!("{}{last}", folder(dest)?))
+    } else {
+        name(dest)
+    }
 }
 
 fn token(path: &Path) -> Result<String, Failure> {
     let wrong = |why: String| Failure::Usage(format!("--token-file {}: {why}", path.display()));
     // A pipe would be waited for, perhaps for ever.
-    let file = OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags(OFlags::NONBLOCK))
+        .open(path);
     let file = file.map_err(|error| wrong(error.to_string()))?;
     let metadata = file.metadata().map_err(|error| wrong(error.to_string()))?;
     if !metadata.is_file() {
-        return Err(wrong(format!("it is no ordinary file; what comes out of a pipe can stand in {TOKEN}")));
+        return Err(wrong(format!(
+            "it is no ordinary file; what comes out of a pipe can stand in {TOKEN}"
+        )));
     }
     if metadata.permissions().mode() & 0o007 != 0 {
         return Err(wrong("others can use it; run: chmod 600 on it".to_owned()));
     }
     let mut text = String::new();
-    file.take(MAX_TOKEN_FILE).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
+    file.take(MAX_TOKEN_FILE)
+        .read_to_string(&mut text)
+        .map_err(|error| wrong(error.to_string()))?;
     let token = text.trim();
     if !is_token(token) {
         return Err(wrong("it must hold one token and nothing else".to_owned()));
@@ -199,7 +235,10 @@ mod tests {
         for bad in ["", "/b", "b//", "../", ".."] {
             assert_eq!(found(bad), None, "{bad:?}");
         }
-        assert_eq!((folder("/").ok(), folder("a/b").ok()), (Some(String::new()), Some("a/b/".to_owned())));
+        assert_eq!(
+            (folder("/").ok(), folder("a/b").ok()),
+            (Some(String::new()), Some("a/b/".to_owned()))
+        );
         assert!(folder("").is_err() && folder("//").is_err());
     }
 
@@ -208,10 +247,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, "cst_0_secret\n").unwrap();
-        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mode =
+            |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         mode(0o644);
         let refused = token(&path).unwrap_err().to_string();
-        assert!(refused.contains("chmod 600") && !refused.contains("secret"), "{refused}");
+        assert!(
+            refused.contains("chmod 600") && !refused.contains("secret"),
+            "{refused}"
+        );
         mode(0o600);
         assert_eq!(token(&path).unwrap(), "cst_0_secret");
         for bad in ["", " \n", "two words", "cst_ü"] {
@@ -221,6 +264,9 @@ mod tests {
         let pipe = dir.path().join("pipe");
         rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         let refused = token(&pipe).unwrap_err().to_string();
-        assert!(refused.contains("no ordinary file"), "nobody writes into it: {refused}");
+        assert!(
+            refused.contains("no ordinary file"),
+            "nobody writes into it: {refused}"
+        );
     }
 }

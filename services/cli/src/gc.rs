@@ -1,5 +1,5 @@
-//! `cstore admin gc`: how far the space of a storage node has come back, and what compaction has done and could do. From
-//! the metrics of its admin port; compaction itself runs by itself.
+//! `cstore admin gc`: how far the space of a storage node has come back, and what compaction has
+//! done and could do. From the metrics of its admin port; compaction itself runs by itself.
 
 use std::io::Write;
 use std::time::Duration;
@@ -41,7 +41,12 @@ struct Progress {
     clippy::disallowed_methods,
     reason = "a watch has no condition to await: it ends by a signal or a closed pipe"
 )]
-pub(crate) fn run(addrs: &[String], json: bool, watch: bool, source: &dyn Source) -> Result<(), Failure> {
+pub(crate) fn run(
+    addrs: &[String],
+    json: bool,
+    watch: bool,
+    source: &dyn Source,
+) -> Result<(), Failure> {
     let addrs = nodes(addrs, source)?;
     loop {
         let looked = look(&addrs, json);
@@ -77,8 +82,8 @@ fn nodes(addrs: &[String], source: &dyn Source) -> Result<Vec<HostPort>, Failure
 fn look(addrs: &[HostPort], json: bool) -> Result<(), Failure> {
     let mut failed = Vec::new();
     for addr in addrs {
-        let found =
-            admin_port::get(addr, "/metrics").and_then(|answer| read(&addr.to_string(), &answer.body));
+        let found = admin_port::get(addr, "/metrics")
+            .and_then(|answer| read(&addr.to_string(), &answer.body));
         let progress = match found {
             Ok(progress) => progress,
             Err(failure) => {
@@ -101,15 +106,24 @@ fn look(addrs: &[HostPort], json: bool) -> Result<(), Failure> {
         None => Ok(()),
         Some(failure) if addrs.len() == 1 => Err(failure),
         Some(failure) => {
-            let end = if count == addrs.len() { failure.end() } else { End::Partial };
-            Err(Failure::client(end, format!("{count} of {} nodes could not be asked", addrs.len())))
+            let end = if count == addrs.len() {
+                failure.end()
+            } else {
+                End::Partial
+            };
+            Err(Failure::client(
+                end,
+                format!("{count} of {} nodes could not be asked", addrs.len()),
+            ))
         }
     }
 }
 
 fn read(node: &str, metrics: &str) -> Result<Progress, Failure> {
     let value = |name: &str| {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let number = line.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
         number.ok_or_else(|| {
             Failure::Failed(format!(
@@ -170,7 +184,14 @@ mod tests {
 
     #[test]
     fn a_port_of_another_role_is_told_from_a_storage_node() {
-        let refused = read("h:1", "# TYPE cstore_master_files gauge\ncstore_master_files 1\n").unwrap_err();
-        assert!(format!("{refused:?}").contains("not the admin port of a storage node"), "{refused:?}");
+        let refused = read(
+            "h:1",
+            "# TYPE cstore_master_files gauge\ncstore_master_files 1\n",
+        )
+        .unwrap_err();
+        assert!(
+            format!("{refused:?}").contains("not the admin port of a storage node"),
+            "{refused:?}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `cstore health`: asks the admin port of a role whether it is ready. For health checks that have no curl.
+//! `cstore health`: asks the admin port of a role whether it is ready. For health checks that have
+//! no curl.
 
 use std::io::Write;
 
@@ -14,7 +15,9 @@ pub(crate) fn run(addr: Option<&str>, source: &dyn Source) -> Result<(), Failure
     env.finish().map_err(Failure::usage)?;
     let addr = match addr {
         None => HostPort::new("127.0.0.1", port),
-        Some(text) => text.parse().map_err(|_| Failure::Usage("--addr must be host:port".to_owned()))?,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Failure::Usage("--addr must be host:port".to_owned()))?,
     };
     let answer = admin_port::get(&addr, "/ready")?;
     if !answer.ok {

@@ -31,12 +31,17 @@ pub(crate) fn man(words: &[String]) -> Result<(), Failure> {
         found = found.find_subcommand(word).ok_or_else(none)?;
     }
     let mut text = Vec::new();
-    Man::new(found.clone()).render(&mut text).map_err(Failure::failed)?;
+    Man::new(found.clone())
+        .render(&mut text)
+        .map_err(Failure::failed)?;
     print(&text)
 }
 
 fn print(text: &[u8]) -> Result<(), Failure> {
-    std::io::stdout().lock().write_all(text).map_err(Failure::output)
+    std::io::stdout()
+        .lock()
+        .write_all(text)
+        .map_err(Failure::output)
 }
 
 #[cfg(test)]
@@ -62,12 +67,17 @@ mod tests {
                 assert!(help.len() > 5, "{path} {} has no help", arg.get_id());
             }
         });
-        assert!(commands > 25 && flags > 80, "only {commands} commands and {flags} flags were looked at");
+        assert!(
+            commands > 25 && flags > 80,
+            "only {commands} commands and {flags} flags were looked at"
+        );
     }
 
     /// The part of the document under `## cstore put`, and so on.
     fn section<'a>(document: &'a str, path: &str) -> &'a str {
-        let begin = document.find(&format!("\n## {path}\n")).unwrap_or_else(|| panic!("no section {path}"));
+        let begin = document
+            .find(&format!("\n## {path}\n"))
+            .unwrap_or_else(|| panic!("no section {path}"));
         let text = &document[begin + 4..];
         &text[..text.find("\n## ").unwrap_or(text.len())]
     }
@@ -78,17 +88,28 @@ mod tests {
         let shared = section(document, "Flags of all commands over files");
         let mut told = 0;
         each(&Args::command(), "cstore", &mut |command, path| {
-            let over_files = command.get_arguments().any(|arg| arg.get_id() == "token_file");
+            let over_files = command
+                .get_arguments()
+                .any(|arg| arg.get_id() == "token_file");
             if !over_files {
-                assert!(path == "cstore" || document.contains(&format!("`{path}")), "{path} is not told");
+                assert!(
+                    path == "cstore" || document.contains(&format!("`{path}")),
+                    "{path} is not told"
+                );
                 return;
             }
             told += 1;
             let text = section(document, path);
-            let is_told = |flag: &str| [text, shared].iter().any(|text| text.contains(&format!("`{flag}")));
+            let is_told = |flag: &str| {
+                [text, shared]
+                    .iter()
+                    .any(|text| text.contains(&format!("`{flag}")))
+            };
             let mut known = Vec::new();
-            for long in
-                command.get_arguments().filter_map(|arg| arg.get_long()).filter(|long| *long != "help")
+            for long in command
+                .get_arguments()
+                .filter_map(|arg| arg.get_long())
+                .filter(|long| *long != "help")
             {
                 let flag = format!("--{long}");
                 assert!(is_told(&flag), "{path} {flag} is not told");
@@ -96,13 +117,19 @@ mod tests {
             }
             for flag in text.split('`').filter(|word| word.starts_with("--")) {
                 let flag = flag.split([' ', '=']).next().unwrap_or_default();
-                assert!(known.iter().any(|known| known == flag), "{path} has no {flag}");
+                assert!(
+                    known.iter().any(|known| known == flag),
+                    "{path} has no {flag}"
+                );
             }
         });
         assert_eq!(told, 8);
         for line in crate::exit::STATUSES.lines().skip(1) {
             let (status, meaning) = line.trim().split_once("  ").unwrap();
-            assert!(document.contains(&format!("| {status} | {}", meaning.trim())), "{line}");
+            assert!(
+                document.contains(&format!("| {status} | {}", meaning.trim())),
+                "{line}"
+            );
         }
     }
 

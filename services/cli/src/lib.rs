@@ -3,8 +3,9 @@
 //! ```text
 //! arguments ─> environment ─> configuration ─> telemetry ─> listeners ─> run ─> drain ─> exit status
 //! ```
-//! Whatever is wrong with the start (arguments, variables, a taken port, a missing secret) is said on stderr, all of
-//! it at once, and ends with status 64. A failure in mid-life ends with 1, a wished end with 0.
+//! Whatever is wrong with the start (arguments, variables, a taken port, a missing secret) is said
+//! on stderr, all of it at once, and ends with status 64. A failure in mid-life ends with 1, a
+//! wished end with 0.
 
 mod admin;
 mod admin_port;
@@ -67,11 +68,21 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Man { command } => help::man(command),
         Command::Health { addr } => health::run(addr.as_deref(), env),
         Command::Smoke(options) => smoke::run(options, env),
-        Command::Admin { command: Admin::Bearer { ttl } } => admin::bearer(**ttl, env),
-        Command::Admin { command: Admin::Token { command } } => token::run(command, env),
-        Command::Admin { command: Admin::Certs(options) } => certs::run(options).map_err(Failure::usage),
-        Command::Admin { command: Admin::Inspect { dir } } => admin::inspect(dir),
-        Command::Admin { command: Admin::Gc { addrs, json, watch } } => gc::run(addrs, *json, *watch, env),
+        Command::Admin {
+            command: Admin::Bearer { ttl },
+        } => admin::bearer(**ttl, env),
+        Command::Admin {
+            command: Admin::Token { command },
+        } => token::run(command, env),
+        Command::Admin {
+            command: Admin::Certs(options),
+        } => certs::run(options).map_err(Failure::usage),
+        Command::Admin {
+            command: Admin::Inspect { dir },
+        } => admin::inspect(dir),
+        Command::Admin {
+            command: Admin::Gc { addrs, json, watch },
+        } => gc::run(addrs, *json, *watch, env),
         // They have a door, and are gone through it.
         Command::Put(_)
         | Command::Get(_)

@@ -1,4 +1,5 @@
-//! One process around one role or several: runtime, telemetry, signals, the admin port, and the end.
+//! One process around one role or several: runtime, telemetry, signals, the admin port, and the
+//! end.
 //!
 //! ```text
 //! running ── signal ──> stop role after role, in order ──> flush telemetry ──> 0
@@ -38,8 +39,10 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let files = raise_open_files();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
     let ended = runtime.block_on(async {
         let telemetry = telemetry::init(name, telemetry).map_err(Failure::usage)?;
         tracing::debug!(files, "open files allowed");
@@ -57,7 +60,8 @@ where
     ended
 }
 
-/// A shutdown that comes `delay` after `shutdown`; meanwhile the process says that it leaves, and serves on.
+/// A shutdown that comes `delay` after `shutdown`; meanwhile the process says that it leaves, and
+/// serves on.
 pub(crate) fn after_notice(shutdown: Shutdown, delay: Duration, readiness: Readiness) -> Shutdown {
     let later = Shutdown::new();
     let trigger = later.clone();
@@ -73,12 +77,18 @@ pub(crate) fn after_notice(shutdown: Shutdown, delay: Duration, readiness: Readi
     later
 }
 
-/// Connections and segments are open files, and the usual soft limit is for programs that use select(2). Answers the
-/// limit; one that cannot be raised is kept.
+/// Connections and segments are open files, and the usual soft limit is for programs that use
+/// select(2). Answers the limit; one that cannot be raised is kept.
 fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    match setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
         Ok(()) => maximum,
         Err(_) => current,
     }
@@ -100,7 +110,11 @@ impl Running {
         work: BoxFuture<'static, anyhow::Result<()>>,
     ) -> Self {
         let span = telemetry::role_span(role);
-        Self { name, stop, task: spawn(role, work.instrument(span)) }
+        Self {
+            name,
+            stop,
+            task: spawn(role, work.instrument(span)),
+        }
     }
 }
 
@@ -122,10 +136,17 @@ pub(crate) async fn supervise(
             Ok(Ok(())) if shutdown.is_triggered() => Ok(()),
             Ok(Ok(())) => Err(Failure::Failed(format!("{} ended by itself", role.name))),
             Ok(Err(error)) => Err(Failure::failed(error.context(role.name))),
-            Err(panic) => Err(Failure::failed(anyhow::Error::new(panic).context(role.name))),
+            Err(panic) => Err(Failure::failed(
+                anyhow::Error::new(panic).context(role.name),
+            )),
         };
     }
-    for Running { name, stop, mut task } in roles {
+    for Running {
+        name,
+        stop,
+        mut task,
+    } in roles
+    {
         stop.trigger();
         let stopped = match tokio::time::timeout(drain + STOP_MARGIN, &mut task).await {
             Ok(Ok(Ok(()))) => continue,
@@ -149,11 +170,16 @@ pub(crate) async fn admin(
     registry: Arc<Mutex<Registry>>,
     stop: Shutdown,
 ) -> Result<(), Failure> {
-    let listener = listen::bind(ADMIN_PORT, host, port).await.map_err(Failure::usage)?;
+    let listener = listen::bind(ADMIN_PORT, host, port)
+        .await
+        .map_err(Failure::usage)?;
     if let Ok(addr) = listener.local_addr() {
         tracing::info!(%addr, "admin port is open");
     }
-    drop(spawn("admin", admin::run(listener, readiness, registry, stop)));
+    drop(spawn(
+        "admin",
+        admin::run(listener, readiness, registry, stop),
+    ));
     Ok(())
 }
 
@@ -177,7 +203,11 @@ pub(crate) fn log_configuration(env: &Env<'_>) {
 mod tests {
     use super::*;
 
-    fn role(name: &str, shutdown: &Shutdown, work: BoxFuture<'static, anyhow::Result<()>>) -> Running {
+    fn role(
+        name: &str,
+        shutdown: &Shutdown,
+        work: BoxFuture<'static, anyhow::Result<()>>,
+    ) -> Running {
         Running::start("test", name.to_owned(), shutdown.child(), work)
     }
 
@@ -197,8 +227,14 @@ mod tests {
                 Ok(())
             }),
         );
-        let failing = role("failing", &shutdown, Box::pin(async { anyhow::bail!("disk is gone") }));
-        let failure = supervise(vec![other, failing], Duration::ZERO, shutdown).await.unwrap_err();
+        let failing = role(
+            "failing",
+            &shutdown,
+            Box::pin(async { anyhow::bail!("disk is gone") }),
+        );
+        let failure = supervise(vec![other, failing], Duration::ZERO, shutdown)
+            .await
+            .unwrap_err();
         assert_eq!(failure.to_string(), "failing: disk is gone");
         heard.await.unwrap();
     }
@@ -221,7 +257,11 @@ mod tests {
     async fn a_role_that_ends_by_itself_is_a_failure_and_a_wished_end_is_none() {
         let shutdown = Shutdown::new();
         let ended = role("early", &shutdown, Box::pin(async { Ok(()) }));
-        assert!(supervise(vec![ended], Duration::ZERO, shutdown).await.is_err());
+        assert!(
+            supervise(vec![ended], Duration::ZERO, shutdown)
+                .await
+                .is_err()
+        );
         let shutdown = Shutdown::new();
         let (stop, wished) = (shutdown.child(), shutdown.clone());
         let waiting = stop.clone();

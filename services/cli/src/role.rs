@@ -95,19 +95,23 @@ impl Plan {
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         match self {
             Self::Gateway(config) => {
-                let work = cstore_gateway::run(config, secret, listener, readiness, metrics, shutdown);
+                let work =
+                    cstore_gateway::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
             Self::Master(config) => {
-                let work = cstore_master::run(config, secret, listener, readiness, metrics, shutdown);
+                let work =
+                    cstore_master::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
             Self::Worker(config) => {
-                let work = cstore_worker::run(config, secret, listener, readiness, metrics, shutdown);
+                let work =
+                    cstore_worker::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
             Self::Storage(config) => {
-                let work = cstore_storage::run(config, secret, listener, readiness, metrics, shutdown);
+                let work =
+                    cstore_storage::run(config, secret, listener, readiness, metrics, shutdown);
                 work.map(|ended| ended.map_err(Error::new)).boxed()
             }
         }
@@ -130,22 +134,44 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         (Ok(()), Ok(secret)) => secret,
         (Err(mistakes), Ok(_)) => return Err(Failure::mistakes(&mistakes.to_string())),
         (Ok(()), Err(error)) => return Err(Failure::usage(error)),
-        (Err(mistakes), Err(error)) => return Err(Failure::mistakes(&format!("{mistakes}\n{error:#}"))),
+        (Err(mistakes), Err(error)) => {
+            return Err(Failure::mistakes(&format!("{mistakes}\n{error:#}")));
+        }
     };
     process::run(role.name(), &telemetry, |shutdown| async move {
         process::log_configuration(&env);
-        let listener = listen::bind(variable, &host, port).await.map_err(Failure::usage)?;
+        let listener = listen::bind(variable, &host, port)
+            .await
+            .map_err(Failure::usage)?;
         let addr = listener.local_addr().map_err(Failure::failed)?;
         tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = Readiness::new(&[]);
         let metrics = RoleMetrics::new(metrics::registry(role.name()));
         let shutdown = process::after_notice(shutdown, delay, readiness.clone());
         let stop = shutdown.child();
-        let work = plan.work(secret, listener, readiness.clone(), metrics.clone(), stop.clone());
+        let work = plan.work(
+            secret,
+            listener,
+            readiness.clone(),
+            metrics.clone(),
+            stop.clone(),
+        );
         let admin_stop = Shutdown::new();
-        process::admin(&host, admin_port, readiness, metrics.registry, admin_stop.clone()).await?;
+        process::admin(
+            &host,
+            admin_port,
+            readiness,
+            metrics.registry,
+            admin_stop.clone(),
+        )
+        .await?;
         let ended = process::supervise(
-            vec![Running::start(role.name(), role.name().to_owned(), stop, work)],
+            vec![Running::start(
+                role.name(),
+                role.name().to_owned(),
+                stop,
+                work,
+            )],
             drain,
             shutdown,
         )

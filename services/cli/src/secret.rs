@@ -1,6 +1,7 @@
 //! The secret of the cluster: a file that only its owner can read.
 //!
-//! Separate roles refuse to start without it; only `cstore dev` makes one, once, in its data directory.
+//! Separate roles refuse to start without it; only `cstore dev` makes one, once, in its data
+//! directory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -17,7 +18,8 @@ const MAX_FILE: u64 = 4_096;
 /// Where the secret is: `CSTORE_CLUSTER_SECRET_FILE`, or `cluster-secret` in `CSTORE_DATA_DIR`.
 pub(crate) fn path(env: &mut Env<'_>) -> PathBuf {
     let data = env.path("CSTORE_DATA_DIR", "./data");
-    env.optional_path(VARIABLE).unwrap_or_else(|| data.join("cluster-secret"))
+    env.optional_path(VARIABLE)
+        .unwrap_or_else(|| data.join("cluster-secret"))
 }
 
 /// Reads the secret.
@@ -31,7 +33,9 @@ pub(crate) fn read(path: &Path) -> Result<ClusterSecret> {
             anyhow::Error::new(error).context(format!("cannot read the cluster secret at {}", path.display()))
         }
     })?;
-    let metadata = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("cannot read {}", path.display()))?;
     if !metadata.is_file() {
         bail!("the cluster secret at {} is not a file", path.display());
     }
@@ -52,22 +56,35 @@ pub(crate) fn read(path: &Path) -> Result<ClusterSecret> {
         .with_context(|| format!("the cluster secret at {} cannot be used", path.display()))
 }
 
-/// Reads the secret, or makes it when there is none. It appears whole or not at all, and the first of several
-/// processes wins.
+/// Reads the secret, or makes it when there is none. It appears whole or not at all, and the first
+/// of several processes wins.
 pub(crate) fn read_or_generate(path: &Path) -> Result<ClusterSecret> {
-    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
-        generate(path).with_context(|| format!("cannot make a cluster secret at {}", path.display()))?;
+    if !path
+        .try_exists()
+        .with_context(|| format!("cannot look for {}", path.display()))?
+    {
+        generate(path)
+            .with_context(|| format!("cannot make a cluster secret at {}", path.display()))?;
     }
     read(path)
 }
 
 fn generate(path: &Path) -> Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(dir)?;
     let draft = dir.join(format!(".cluster-secret.{}", std::process::id()));
-    let secret = ClusterSecret::generate().map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
+    let secret =
+        ClusterSecret::generate().map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         writeln!(file, "{}", secret.expose())?;
         file.sync_all()?;
         match std::fs::hard_link(&draft, path) {
@@ -75,8 +92,13 @@ fn generate(path: &Path) -> Result<()> {
             linked => linked,
         }
     })();
-    std::fs::remove_file(&draft)
-        .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+    std::fs::remove_file(&draft).or_else(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })?;
     written?;
     File::open(dir)?.sync_all()?;
     Ok(())
@@ -91,9 +113,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/cluster-secret");
         let first = read_or_generate(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(read_or_generate(&path).unwrap().expose(), first.expose());
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "no draft is left"
+        );
     }
 
     #[test]

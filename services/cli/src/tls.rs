@@ -14,7 +14,10 @@ pub(crate) fn read(env: &mut Env<'_>) -> Option<Tls> {
         Ok(tls) => Some(tls),
         Err(error) => {
             let why = error_chain(&error);
-            env.refuse(DIR, &format!("a folder with ca.pem, cert.pem and key.pem that can be used ({why})"));
+            env.refuse(
+                DIR,
+                &format!("a folder with ca.pem, cert.pem and key.pem that can be used ({why})"),
+            );
             None
         }
     }

@@ -1,8 +1,9 @@
-//! `cstore admin token`: makes, lists and revokes the API tokens of a gateway, in the file that it follows.
+//! `cstore admin token`: makes, lists and revokes the API tokens of a gateway, in the file that it
+//! follows.
 //!
-//! A secret leaves through stdout, once, and no other way: it is never an argument, and the file has its hash. The file
-//! is replaced as a whole by a durable rename, under a lock, so that a gateway never reads half of it and two commands
-//! at once lose nothing.
+//! A secret leaves through stdout, once, and no other way: it is never an argument, and the file
+//! has its hash. The file is replaced as a whole by a durable rename, under a lock, so that a
+//! gateway never reads half of it and two commands at once lose nothing.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -41,10 +42,13 @@ fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
 fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
     let (token, entry) = add(options, path).map_err(Failure::usage)?;
     writeln!(std::io::stdout().lock(), "{}", token.expose()).map_err(Failure::output)?;
-    let until = entry.expires().map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
+    let until = entry
+        .expires()
+        .map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
     let (id, tenant, rights) = (entry.id(), entry.tenant(), entry.rights());
-    let told =
-        format!("token {id} of tenant {tenant} may {rights} {until}; it is shown this once and kept nowhere");
+    let told = format!(
+        "token {id} of tenant {tenant} may {rights} {until}; it is shown this once and kept nowhere"
+    );
     // The token is out: a closed stderr changes nothing.
     let _ = writeln!(std::io::stderr().lock(), "{told}");
     Ok(())
@@ -55,32 +59,47 @@ fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {
     let expires = match options.expires {
         None => None,
         Some(life) => {
-            let end = SystemTime::now().checked_add(*life).context("--expires is too far away")?;
+            let end = SystemTime::now()
+                .checked_add(*life)
+                .context("--expires is too far away")?;
             Some(end)
         }
     };
     let entry = Entry::new(&token, options.tenant.clone(), options.rights, expires)?;
     edit(path, |text| {
-        let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        let line_end = if text.is_empty() || text.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        };
         Ok(format!("{text}{line_end}{entry}\n"))
     })?;
     Ok((token, entry))
 }
 
 fn list(path: &Path) -> Result<(), Failure> {
-    let set = load(path).and_then(|text| parse(path, &text)).map_err(Failure::usage)?;
+    let set = load(path)
+        .and_then(|text| parse(path, &text))
+        .map_err(Failure::usage)?;
     let mut out = std::io::stdout().lock();
     for entry in set.entries() {
         let until = entry.expires().unwrap_or_else(|| "never".to_owned());
-        writeln!(out, "{}  {}  {}  expires {until}", entry.id(), entry.tenant(), entry.rights())
-            .map_err(Failure::output)?;
+        writeln!(
+            out,
+            "{}  {}  {}  expires {until}",
+            entry.id(),
+            entry.tenant(),
+            entry.rights()
+        )
+        .map_err(Failure::output)?;
     }
     Ok(())
 }
 
 fn revoke(id: &str, path: &Path) -> Result<()> {
     edit(path, |text| {
-        let is_it = |line: &&str| matches!(Entry::of_line(line), Ok(Some(entry)) if entry.id() == id);
+        let is_it =
+            |line: &&str| matches!(Entry::of_line(line), Ok(Some(entry)) if entry.id() == id);
         let (gone, kept): (Vec<&str>, Vec<&str>) = text.lines().partition(is_it);
         if gone.is_empty() {
             bail!("there is no token {id} in {}", path.display());
@@ -93,7 +112,9 @@ fn revoke(id: &str, path: &Path) -> Result<()> {
 fn load(path: &Path) -> Result<String> {
     match tokens::read(path) {
         Ok(text) => Ok(text),
-        Err(TokenFileError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(HEADER.to_owned()),
+        Err(TokenFileError::Io(error)) if error.kind() == ErrorKind::NotFound => {
+            Ok(HEADER.to_owned())
+        }
         Err(error) => Err(error).with_context(|| format!("API tokens in {}", path.display())),
     }
 }
@@ -102,20 +123,28 @@ fn parse(path: &Path, text: &str) -> Result<TokenSet> {
     TokenSet::parse(text).with_context(|| format!("API tokens in {}", path.display()))
 }
 
-/// Replaces the file by what `change` makes of it. What is broken before or afterwards is not written.
+/// Replaces the file by what `change` makes of it. What is broken before or afterwards is not
+/// written.
 fn edit(path: &Path, change: impl FnOnce(&str) -> Result<String>) -> Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let folder = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
-    folder.lock().with_context(|| format!("cannot lock {}", dir.display()))?;
+    folder
+        .lock()
+        .with_context(|| format!("cannot lock {}", dir.display()))?;
     let before = load(path)?;
     parse(path, &before)?;
     let after = change(&before)?;
     parse(path, &after)?;
     let draft = dir.join(format!(".api-tokens.{}", std::process::id()));
-    let written = write(&draft, path, &after).with_context(|| format!("cannot write {}", path.display()));
+    let written =
+        write(&draft, path, &after).with_context(|| format!("cannot write {}", path.display()));
     if written.is_err() {
-        // What is left of a draft has no secrets in it, so that a failure to remove it is no second failure.
+        // What is left of a draft has no secrets in it, so that a failure to remove it is no second
+        // failure.
         let _ = std::fs::remove_file(&draft);
     }
     written?;
@@ -123,9 +152,15 @@ fn edit(path: &Path, change: impl FnOnce(&str) -> Result<String>) -> Result<()> 
     Ok(())
 }
 
-/// Mode and owner stay those of the file that is replaced, or a gateway of another user could not read the new one.
+/// Mode and owner stay those of the file that is replaced, or a gateway of another user could not
+/// read the new one.
 fn write(draft: &Path, path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(draft)?;
     let mut mode = 0o600;
     match std::fs::metadata(path) {
         Ok(old) => {
@@ -161,14 +196,25 @@ mod tests {
     fn many_commands_at_once_lose_no_token() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/api-tokens");
-        // Threads of one process share the name of the draft; the lock must keep them apart all the same.
+        // Threads of one process share the name of the draft; the lock must keep them apart all the
+        // same.
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| (0..5).for_each(|_| drop(add(&path).unwrap())));
             }
         });
-        assert_eq!(TokenSet::parse(&load(&path).unwrap()).unwrap().entries().count(), 40);
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(
+            TokenSet::parse(&load(&path).unwrap())
+                .unwrap()
+                .entries()
+                .count(),
+            40
+        );
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "no draft is left"
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 
@@ -184,7 +230,12 @@ mod tests {
         assert!(text.starts_with(HEADER) && text.contains("# of the backup job"));
         assert!(!text.contains(&first) && text.contains(&second), "{text}");
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
-        assert!(revoke(&first, &path).unwrap_err().to_string().contains("there is no token"));
+        assert!(
+            revoke(&first, &path)
+                .unwrap_err()
+                .to_string()
+                .contains("there is no token")
+        );
     }
 
     #[test]

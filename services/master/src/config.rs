@@ -26,13 +26,15 @@ pub struct Config {
     pub release_delay: Duration,
     /// CSTORE_TICKET_TTL_MS.
     pub ticket_ttl: Duration,
-    /// CSTORE_SNAPSHOT_BYTES: log after which a snapshot is written; more if the last snapshot was larger.
+    /// CSTORE_SNAPSHOT_BYTES: log after which a snapshot is written; more if the last snapshot was
+    /// larger.
     pub snapshot_bytes: ByteSize,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
     /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
     pub drain_timeout: Duration,
-    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
+    /// whole process.
     pub tls: Option<Tls>,
 }
 
@@ -51,8 +53,16 @@ impl Config {
             chunking: Chunking::fixed(block_size.bytes()).unwrap_or(Chunking::Fixed(64 << 10)),
             storage_nodes: usize::try_from(storage_nodes).unwrap_or(1),
             heartbeat: env.duration_ms("CSTORE_HEARTBEAT_MS", ms(1_000), ms(10)..=ms(60_000)),
-            release_delay: env.duration_ms("CSTORE_RELEASE_DELAY_MS", ms(60_000), ms(0)..=ms(86_400_000)),
-            ticket_ttl: env.duration_ms("CSTORE_TICKET_TTL_MS", ms(3_600_000), ms(1_000)..=ms(604_800_000)),
+            release_delay: env.duration_ms(
+                "CSTORE_RELEASE_DELAY_MS",
+                ms(60_000),
+                ms(0)..=ms(86_400_000),
+            ),
+            ticket_ttl: env.duration_ms(
+                "CSTORE_TICKET_TTL_MS",
+                ms(3_600_000),
+                ms(1_000)..=ms(604_800_000),
+            ),
             snapshot_bytes: env.bytes(
                 "CSTORE_SNAPSHOT_BYTES",
                 ByteSize::from_mib(64),

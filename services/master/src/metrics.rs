@@ -11,7 +11,8 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::{FileTotals, Master, Membership, NodeRole, NodeState};
 
-/// Roles that register, and the states that they can be in: all are shown, so that an alert sees a 0 become a 1.
+/// Roles that register, and the states that they can be in: all are shown, so that an alert sees a
+/// 0 become a 1.
 const ROLES: [(NodeRole, &str); 2] = [(NodeRole::Worker, "worker"), (NodeRole::Storage, "storage")];
 const STATES: [(NodeState, &str); 4] = [
     (NodeState::Ready, "ready"),
@@ -23,8 +24,16 @@ const STATES: [(NodeState, &str); 4] = [
 /// Everything that the master counts, from now on.
 pub(crate) fn register(registry: &mut Registry, master: &Arc<Master>) {
     let commits = master.context.store.commit_metrics();
-    registry.register("master_commit_seconds", "time to write and sync a frame", commits.seconds.clone());
-    registry.register("master_commit_bytes", "size of frames on the disk", commits.bytes.clone());
+    registry.register(
+        "master_commit_seconds",
+        "time to write and sync a frame",
+        commits.seconds.clone(),
+    );
+    registry.register(
+        "master_commit_bytes",
+        "size of frames on the disk",
+        commits.bytes.clone(),
+    );
     registry.register_collector(Box::new(MasterMetrics(master.clone())));
 }
 
@@ -34,13 +43,26 @@ struct MasterMetrics(Arc<Master>);
 
 impl Collector for MasterMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Master { context, members, .. } = &*self.0;
-        let FileTotals { files, logical_bytes } = context.derived.usage.total();
+        let Master {
+            context, members, ..
+        } = &*self.0;
+        let FileTotals {
+            files,
+            logical_bytes,
+        } = context.derived.usage.total();
         let gauges: [(&str, &str, u64); 5] = [
-            ("master_log_frames", "group commits of the metadata log, one sync each", context.store.frames()),
+            (
+                "master_log_frames",
+                "group commits of the metadata log, one sync each",
+                context.store.frames(),
+            ),
             ("master_files", "visible files", files),
             ("master_logical_bytes", "sum of file sizes", logical_bytes),
-            ("master_log_position", "position of the metadata log", context.store.position()),
+            (
+                "master_log_position",
+                "position of the metadata log",
+                context.store.position(),
+            ),
             (
                 "master_release_backlog",
                 "sessions whose space has not come back",
@@ -63,13 +85,19 @@ impl Collector for MasterMetrics {
     }
 }
 
-fn encode_nodes(members: &Membership, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+fn encode_nodes(
+    members: &Membership,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
     let nodes = members.nodes();
     let help = "nodes that registered, by role and state";
     let mut family = encoder.encode_descriptor("master_nodes", help, None, MetricType::Gauge)?;
     for (role, role_name) in ROLES {
         for (state, state_name) in STATES {
-            let found = nodes.iter().filter(|view| view.node.role == role && view.state == state).count();
+            let found = nodes
+                .iter()
+                .filter(|view| view.node.role == role && view.state == state)
+                .count();
             let labels = [("role", role_name), ("state", state_name)];
             as_gauge(found as u64).encode(family.encode_family(&labels)?)?;
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cstore_log::{Disk, LockGuard, RealDisk};
 use cstore_mesh::{
-    BoxIo, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics, ServerOptions,
-    secured_incoming,
+    BoxIo, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics,
+    ServerOptions, secured_incoming,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::clock::{Clock, SystemClock};
@@ -44,7 +44,8 @@ pub enum RunError {
     /// The rules could not start.
     #[error("metadata rules")]
     Rules(#[from] Fault),
-    /// A write or sync of metadata failed, so that nothing may be written until the log is opened again.
+    /// A write or sync of metadata failed, so that nothing may be written until the log is opened
+    /// again.
     #[error("metadata cannot be written any more")]
     WriterEnded(#[source] MetaError),
     /// The server ended.
@@ -109,12 +110,20 @@ pub async fn run_over(
     let (store, _lock) = opening.await.map_err(RunError::Task)??;
     let store: Arc<dyn MetaStore> = Arc::new(store);
     let limits = Arc::new(config.limits());
-    let context = Context { store: store.clone(), derived, clock, limits };
+    let context = Context {
+        store: store.clone(),
+        derived,
+        clock,
+        limits,
+    };
     let master = Arc::new(Master::open(context, secret.ticket_key()).await?);
     crate::metrics::register(&mut metrics.registry.lock(), &master);
     readiness.set(PART, PartState::Ready);
 
-    let services = Services { master: master.clone(), shutdown: shutdown.clone() };
+    let services = Services {
+        master: master.clone(),
+        shutdown: shutdown.clone(),
+    };
     let options = ServerOptions {
         drain: config.drain_timeout,
         role: "master",
@@ -125,16 +134,25 @@ pub async fn run_over(
     let server = GrpcServer::new(options).await?;
     let health = server.health();
     let server = server
-        .add_service(NamespaceServer::new(services.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(UploadsServer::new(services.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(
+            NamespaceServer::new(services.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            UploadsServer::new(services.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(ClusterServer::new(services).max_decoding_message_size(MAX_MESSAGE_BYTES));
     health.set_serving(true).await;
     health.set_service_serving(UPLOADS, true).await;
     let leases = spawn("leases", watch_leases(master.clone(), shutdown.clone()));
-    let writer = spawn("metadata writer", watch_writer(master.clone(), readiness, health, shutdown.clone()));
+    let writer = spawn(
+        "metadata writer",
+        watch_writer(master.clone(), readiness, health, shutdown.clone()),
+    );
     tracing::info!(cluster = %master.identity.cluster, "master serves");
     let stop = shutdown.clone();
-    let served = server.serve_over(incoming, async move { stop.triggered().await }).await;
+    let served = server
+        .serve_over(incoming, async move { stop.triggered().await })
+        .await;
     shutdown.trigger();
     let _ = tokio::join!(leases, writer);
 
@@ -160,7 +178,10 @@ fn open(
     // The key to all blocks lies in this folder: nobody else may read it.
     restrict(&config.dir)?;
 
-    let mut options = SledOptions { snapshot_bytes: config.snapshot_bytes.bytes(), ..SledOptions::default() };
+    let mut options = SledOptions {
+        snapshot_bytes: config.snapshot_bytes.bytes(),
+        ..SledOptions::default()
+    };
     let log = match simulated {
         Some(simulated) => {
             // The log lies in memory.
@@ -191,8 +212,12 @@ async fn watch_leases(master: Arc<Master>, shutdown: Shutdown) {
             () = shutdown.triggered() => return,
         }
         master.members.forget_workers();
-        let states: Vec<(String, NodeState)> =
-            master.members.nodes().into_iter().map(|view| (view.id.to_string(), view.state)).collect();
+        let states: Vec<(String, NodeState)> = master
+            .members
+            .nodes()
+            .into_iter()
+            .map(|view| (view.id.to_string(), view.state))
+            .collect();
         if states == before {
             continue;
         }
@@ -204,17 +229,29 @@ async fn watch_leases(master: Arc<Master>, shutdown: Shutdown) {
     }
 }
 
-/// Shows in readiness, health and the cluster's view whether metadata can be written, and ends the role when the writer
-/// has ended.
+/// Shows in readiness, health and the cluster's view whether metadata can be written, and ends the
+/// role when the writer has ended.
 ///
-/// While the writer is blocked, an empty batch is proposed from time to time: nobody may send one that would unblock it,
-/// because a gateway that is not ready gets no requests.
-async fn watch_writer(master: Arc<Master>, readiness: Readiness, health: HealthHandle, shutdown: Shutdown) {
+/// While the writer is blocked, an empty batch is proposed from time to time: nobody may send one
+/// that would unblock it, because a gateway that is not ready gets no requests.
+async fn watch_writer(
+    master: Arc<Master>,
+    readiness: Readiness,
+    health: HealthHandle,
+    shutdown: Shutdown,
+) {
     let mut state = master.context.store.writer_state();
     loop {
         let seen = state.borrow_and_update().clone();
-        readiness.set(PART, master.not_writable().map_or(PartState::Ready, PartState::NotReady));
-        health.set_service_serving(UPLOADS, matches!(seen, WriterState::Writable)).await;
+        readiness.set(
+            PART,
+            master
+                .not_writable()
+                .map_or(PartState::Ready, PartState::NotReady),
+        );
+        health
+            .set_service_serving(UPLOADS, matches!(seen, WriterState::Writable))
+            .await;
         master.context.derived.changed();
 
         let probe = match seen {

@@ -40,7 +40,8 @@ pub struct Config {
     pub max_connections: u64,
     /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
     pub drain_timeout: Duration,
-    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
+    /// whole process.
     pub tls: Option<Tls>,
 }
 
@@ -49,7 +50,11 @@ impl Config {
     pub fn from_env(env: &mut Env<'_>) -> Self {
         let data_dir = env.path("CSTORE_DATA_DIR", "./data");
         let fallback = NodeId::new("storage-1").expect("the default follows the rule of node ids");
-        let node = env.value("CSTORE_NODE_ID", fallback, "1 to 64 characters of a-z, 0-9, '.', '-', '_'");
+        let node = env.value(
+            "CSTORE_NODE_ID",
+            fallback,
+            "1 to 64 characters of a-z, 0-9, '.', '-', '_'",
+        );
         Self {
             disk: data_dir.join(node.as_str()),
             master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
@@ -66,7 +71,10 @@ impl Config {
                 ByteSize::new(1)..=ByteSize::new(MAX_BLOCK_BYTES as u64),
             ),
             fresh_start: env.boolean("FRESH_START", false),
-            erase: env.optional("CSTORE_FRESH_START_ERASE", "the store uuid, 32 hexadecimal digits"),
+            erase: env.optional(
+                "CSTORE_FRESH_START_ERASE",
+                "the store uuid, 32 hexadecimal digits",
+            ),
             retry_step: env.duration_ms(
                 "CSTORE_RETRY_STEP",
                 DEFAULT_STEP,

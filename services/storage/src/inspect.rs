@@ -14,11 +14,16 @@ use crate::engine::peek;
 /// # Errors
 /// [`OpenError`] when there is no usable disk; the writer's own.
 pub fn inspect(path: &Path, out: &mut dyn Write) -> Result<(), InspectError> {
-    let io = |source| OpenError::Io { doing: "read disk folder", source };
+    let io = |source| OpenError::Io {
+        doing: "read disk folder",
+        source,
+    };
     if !path.try_exists().map_err(io)? {
-        return Err(
-            OpenError::Io { doing: "read disk folder", source: io::ErrorKind::NotFound.into() }.into()
-        );
+        return Err(OpenError::Io {
+            doing: "read disk folder",
+            source: io::ErrorKind::NotFound.into(),
+        }
+        .into());
     }
     let disk: Arc<dyn Disk> = RealDisk::open(path).map_err(io)?;
     let name = path.display().to_string();
@@ -47,11 +52,31 @@ pub fn inspect(path: &Path, out: &mut dyn Write) -> Result<(), InspectError> {
         "capacity             {} bytes (FS_SIZE; bounds everything below this folder)",
         superblock.capacity
     )?;
-    writeln!(out, "segment size         {} bytes", superblock.segment_bytes)?;
+    writeln!(
+        out,
+        "segment size         {} bytes",
+        superblock.segment_bytes
+    )?;
     writeln!(out, "block size at format {} bytes", superblock.block_size)?;
-    writeln!(out, "seal sequence        {} (when the superblock was written)", superblock.seal_seq)?;
-    writeln!(out, "stopped cleanly      {}", if superblock.clean { "yes" } else { "no, or it is running" })?;
-    writeln!(out, "segments             {} files, {} bytes", segments.0, segments.1)?;
+    writeln!(
+        out,
+        "seal sequence        {} (when the superblock was written)",
+        superblock.seal_seq
+    )?;
+    writeln!(
+        out,
+        "stopped cleanly      {}",
+        if superblock.clean {
+            "yes"
+        } else {
+            "no, or it is running"
+        }
+    )?;
+    writeln!(
+        out,
+        "segments             {} files, {} bytes",
+        segments.0, segments.1
+    )?;
     writeln!(out, "superblock, bitmap   {other} bytes")?;
     Ok(())
 }

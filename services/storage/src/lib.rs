@@ -2,7 +2,8 @@
 //!
 //! * [`engine`]: blocks, reference sets, space. Knows no socket.
 //! * `server`: the frames of `cstore-wire` on top of it.
-//! * `membership`: what heartbeats report and take from the answers; nothing dials this node but workers.
+//! * `membership`: what heartbeats report and take from the answers; nothing dials this node but
+//!   workers.
 //! * `releaser`, `roll_call`, `sweeper`: the work that heartbeats ask for, each a task of its own.
 //! * [`inspect`](fn@inspect): what lies on a disk, for people.
 

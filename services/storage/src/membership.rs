@@ -1,7 +1,9 @@
-//! The storage node as a member of the cluster: what its heartbeats report, and what it takes from the answers.
+//! The storage node as a member of the cluster: what its heartbeats report, and what it takes from
+//! the answers.
 //!
-//! Only the master decides what is dead. This node reports the sessions whose sets it holds and that nobody confirmed
-//! to it; it never releases anything on its own. An answer is handed to the releaser, never worked on here.
+//! Only the master decides what is dead. This node reports the sessions whose sets it holds and
+//! that nobody confirmed to it; it never releases anything on its own. An answer is handed to the
+//! releaser, never worked on here.
 
 use bytes::Bytes;
 use cstore_mesh::member::{Member, Occasion, Report};
@@ -25,8 +27,19 @@ pub(crate) struct StorageMember {
 }
 
 impl StorageMember {
-    pub(crate) fn new(engine: Engine, readiness: Readiness, releases: Releases, roll_call: RollCall) -> Self {
-        Self { engine, readiness, releases, roll_call, acknowledging: Vec::new() }
+    pub(crate) fn new(
+        engine: Engine,
+        readiness: Readiness,
+        releases: Releases,
+        roll_call: RollCall,
+    ) -> Self {
+        Self {
+            engine,
+            readiness,
+            releases,
+            roll_call,
+            acknowledging: Vec::new(),
+        }
     }
 
     /// Returns the sessions to ask the master about.
@@ -39,12 +52,14 @@ impl StorageMember {
 
 impl Member for StorageMember {
     fn health(&mut self) -> PartState {
-        self.engine.read_only().map_or(PartState::Ready, PartState::NotReady)
+        self.engine
+            .read_only()
+            .map_or(PartState::Ready, PartState::NotReady)
     }
 
     fn report(&mut self, occasion: Occasion) -> Report {
-        // BEFORE the sessions to ask about are looked up, otherwise one that is released in between would be in both
-        // lists, and the master would put it on its release list again.
+        // BEFORE the sessions to ask about are looked up, otherwise one that is released in between
+        // would be in both lists, and the master would put it on its release list again.
         self.acknowledging = self.releases.to_acknowledge();
         let unconfirmed = match occasion {
             Occasion::Tick => self.unconfirmed(),
@@ -60,19 +75,29 @@ impl Member for StorageMember {
     fn handle_answer(&mut self, answer: v1::HeartbeatResponse) {
         self.releases.acknowledged(&self.acknowledging);
         let age = match answer.suspect {
-            true => PartState::NotReady("disk is older than what the master has seen of it".to_owned()),
+            true => {
+                PartState::NotReady("disk is older than what the master has seen of it".to_owned())
+            }
             false => PartState::Ready,
         };
         self.readiness.set("disk age", age);
 
-        let committed = answer.verdicts.iter().filter(|v| v.state() == v1::SessionState::Committed);
-        self.roll_call.confirm(committed.filter_map(|verdict| parse(&verdict.session)));
+        let committed = answer
+            .verdicts
+            .iter()
+            .filter(|v| v.state() == v1::SessionState::Committed);
+        self.roll_call
+            .confirm(committed.filter_map(|verdict| parse(&verdict.session)));
 
         // A disk that may be too old frees nothing: its references may be those of another time.
         if answer.suspect {
             self.releases.withdraw();
         } else {
-            let named: Vec<SessionId> = answer.releases.iter().filter_map(|raw| parse(raw)).collect();
+            let named: Vec<SessionId> = answer
+                .releases
+                .iter()
+                .filter_map(|raw| parse(raw))
+                .collect();
             self.releases.offer(&named);
         }
     }
@@ -94,7 +119,10 @@ fn parse(raw: &[u8]) -> Option<SessionId> {
 pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
     let (totals, space) = (engine.totals(), engine.space());
     let used = space.capacity.saturating_sub(space.free);
-    let pressure = used.saturating_mul(100).checked_div(space.capacity).unwrap_or(100);
+    let pressure = used
+        .saturating_mul(100)
+        .checked_div(space.capacity)
+        .unwrap_or(100);
     v1::StorageReport {
         store_uuid: Bytes::copy_from_slice(engine.store().as_bytes()),
         seal_seq: engine.seal_seq().0,

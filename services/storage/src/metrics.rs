@@ -24,14 +24,32 @@ struct EngineMetrics(Engine);
 /// Everything that a storage node counts, from now on.
 pub(crate) fn register(registry: &mut Registry, engine: &Engine) -> FrameMetrics {
     let commits = CommitMetrics::default();
-    registry.register("storage_commit_seconds", "time to write and sync a frame", commits.seconds.clone());
-    registry.register("storage_commit_bytes", "size of frames on the disk", commits.bytes.clone());
-    engine.observe_commits(Box::new(move |frame| commits.observe(frame.took, frame.bytes)));
+    registry.register(
+        "storage_commit_seconds",
+        "time to write and sync a frame",
+        commits.seconds.clone(),
+    );
+    registry.register(
+        "storage_commit_bytes",
+        "size of frames on the disk",
+        commits.bytes.clone(),
+    );
+    engine.observe_commits(Box::new(move |frame| {
+        commits.observe(frame.took, frame.bytes)
+    }));
     registry.register_collector(Box::new(EngineMetrics(engine.clone())));
     engine.counters().register(registry);
     let frames = FrameMetrics::default();
-    registry.register("storage_requests", "requests of workers by opcode and code", frames.answers.clone());
-    registry.register("storage_request_seconds", "time to their answers", frames.seconds.clone());
+    registry.register(
+        "storage_requests",
+        "requests of workers by opcode and code",
+        frames.answers.clone(),
+    );
+    registry.register(
+        "storage_request_seconds",
+        "time to their answers",
+        frames.seconds.clone(),
+    );
     frames
 }
 
@@ -65,7 +83,10 @@ impl EncodeLabelValue for OpcodeLabel {
 impl Default for FrameMetrics {
     fn default() -> Self {
         let seconds = Family::new_with_constructor(traced_seconds as fn() -> TracedSeconds);
-        Self { answers: Family::default(), seconds }
+        Self {
+            answers: Family::default(),
+            seconds,
+        }
     }
 }
 
@@ -74,7 +95,10 @@ impl FrameMetrics {
     pub(crate) fn answered(&self, opcode: Opcode, refused: Option<ErrorCode>, took: Duration) {
         let (opcode, code) = (OpcodeLabel(opcode), refused.map_or("ok", ErrorCode::as_str));
         self.answers.get_or_create(&Answer { opcode, code }).inc();
-        observe(&self.seconds.get_or_create(&Asked { opcode }), took.as_secs_f64());
+        observe(
+            &self.seconds.get_or_create(&Asked { opcode }),
+            took.as_secs_f64(),
+        );
     }
 }
 
@@ -88,17 +112,42 @@ impl Collector for EngineMetrics {
         let space = self.0.space();
         let compaction = self.0.compaction();
         let gauges: [(&str, &str, Option<&Unit>, u64); 10] = [
-            ("storage_capacity", "FS_SIZE", Some(&Unit::Bytes), space.capacity),
-            ("storage_free", "what new blocks could still take", Some(&Unit::Bytes), space.free),
-            ("storage_allocated", "size of all segment files", Some(&Unit::Bytes), space.allocated),
-            ("storage_unique", "payload of live blocks", Some(&Unit::Bytes), totals.unique_bytes),
+            (
+                "storage_capacity",
+                "FS_SIZE",
+                Some(&Unit::Bytes),
+                space.capacity,
+            ),
+            (
+                "storage_free",
+                "what new blocks could still take",
+                Some(&Unit::Bytes),
+                space.free,
+            ),
+            (
+                "storage_allocated",
+                "size of all segment files",
+                Some(&Unit::Bytes),
+                space.allocated,
+            ),
+            (
+                "storage_unique",
+                "payload of live blocks",
+                Some(&Unit::Bytes),
+                totals.unique_bytes,
+            ),
             (
                 "storage_physical",
                 "live blocks with their overhead",
                 Some(&Unit::Bytes),
                 totals.physical_bytes,
             ),
-            ("storage_live_blocks", "distinct live blocks", None, totals.blocks),
+            (
+                "storage_live_blocks",
+                "distinct live blocks",
+                None,
+                totals.blocks,
+            ),
             (
                 "storage_dead",
                 "bytes of complete segments in which nothing is needed",
@@ -117,7 +166,12 @@ impl Collector for EngineMetrics {
                 None,
                 compaction.pinned_files,
             ),
-            ("storage_read_only", "1 after a failed write", None, self.0.read_only().is_some().into()),
+            (
+                "storage_read_only",
+                "1 after a failed write",
+                None,
+                self.0.read_only().is_some().into(),
+            ),
         ];
         for (name, help, unit, value) in gauges {
             let gauge = as_gauge(value);

@@ -6,16 +6,19 @@
 //!        └── acknowledged ◀── next heartbeat ◀── trigger ─┴───────────────────────────┘
 //! ```
 //! Invariants
-//! * One batch is in work at most. The master names a session in every answer until the node has acknowledged it, so an
-//!   answer that comes while a batch is in work is dropped. The memory of both sides is bounded by that.
-//! * A session is acknowledged AFTER its release is durable, and stays on the list until the master answered the very
-//!   request that acknowledged it. If the node stops in between, the master names the session to its next life, and
-//!   releasing a session without sets succeeds at once.
-//! * A batch that has begun is never cut off. The release records may be durable then while the references are not
-//!   counted down yet, and a clean stop would write the wrong counts down as the truth.
+//! * One batch is in work at most. The master names a session in every answer until the node has
+//!   acknowledged it, so an answer that comes while a batch is in work is dropped. The memory of
+//!   both sides is bounded by that.
+//! * A session is acknowledged AFTER its release is durable, and stays on the list until the master
+//!   answered the very request that acknowledged it. If the node stops in between, the master names
+//!   the session to its next life, and releasing a session without sets succeeds at once.
+//! * A batch that has begun is never cut off. The release records may be durable then while the
+//!   references are not counted down yet, and a clean stop would write the wrong counts down as the
+//!   truth.
 //!
-//! The heartbeat that follows a batch is sent at once if the master has more to release, otherwise 1,000 sessions for
-//! each interval would be the most that a node could release. Only a batch that released something asks for it.
+//! The heartbeat that follows a batch is sent at once if the master has more to release, otherwise
+//! 1,000 sessions for each interval would be the most that a node could release. Only a batch that
+//! released something asks for it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
@@ -56,17 +59,26 @@ struct State {
     in_work: HashSet<SessionId>,
     /// The master has named, or may have, sessions beyond those in work.
     more_wait: bool,
-    /// Sessions that are durably released and whose acknowledgement the master has not answered yet.
+    /// Sessions that are durably released and whose acknowledgement the master has not answered
+    /// yet.
     released: BTreeSet<SessionId>,
 }
 
 impl Releases {
     /// Returns the sessions that the next heartbeat acknowledges.
     pub(crate) fn to_acknowledge(&self) -> Vec<SessionId> {
-        self.0.state.lock().released.iter().take(MAX_REPORTED).copied().collect()
+        self.0
+            .state
+            .lock()
+            .released
+            .iter()
+            .take(MAX_REPORTED)
+            .copied()
+            .collect()
     }
 
-    /// Takes sessions off the list. MUST be called with the sessions of a request that the master answered.
+    /// Takes sessions off the list. MUST be called with the sessions of a request that the master
+    /// answered.
     pub(crate) fn acknowledged(&self, sessions: &[SessionId]) {
         let mut state = self.0.state.lock();
         for session in sessions {
@@ -76,12 +88,13 @@ impl Releases {
 
     /// Hands the sessions that an answer named over to the releaser, and returns at once.
     ///
-    /// Sessions that are in work or wait for their acknowledgement are not taken again. If a batch is in work, nothing
-    /// is taken: the master names the rest in a later answer.
+    /// Sessions that are in work or wait for their acknowledgement are not taken again. If a batch
+    /// is in work, nothing is taken: the master names the rest in a later answer.
     pub(crate) fn offer(&self, named: &[SessionId]) {
         let mut state = self.0.state.lock();
-        let is_new =
-            |session: &&SessionId| !state.in_work.contains(session) && !state.released.contains(session);
+        let is_new = |session: &&SessionId| {
+            !state.in_work.contains(session) && !state.released.contains(session)
+        };
         let new: Vec<SessionId> = named.iter().filter(is_new).copied().collect();
         if new.is_empty() {
             return;
@@ -114,7 +127,8 @@ impl Releases {
         }
     }
 
-    /// Ends a batch. Returns whether the next heartbeat should come at once: something was released, and more waits.
+    /// Ends a batch. Returns whether the next heartbeat should come at once: something was
+    /// released, and more waits.
     fn finish(&self, results: ReleaseResults) -> bool {
         let mut state = self.0.state.lock();
         state.in_work.clear();
@@ -145,7 +159,8 @@ pub(crate) struct Releaser {
 }
 
 impl Releaser {
-    /// Releases with `release` until the shutdown. A batch that has begun then is finished first, see the module.
+    /// Releases with `release` until the shutdown. A batch that has begun then is finished first,
+    /// see the module.
     pub(crate) async fn run<F>(self, release: impl Fn(Vec<SessionId>) -> F, shutdown: Shutdown)
     where
         F: Future<Output = ReleaseResults>,
@@ -157,7 +172,8 @@ impl Releaser {
                 batch = self.releases.next_batch() => batch,
             };
             let results = release(batch).await;
-            self.roll_call.forget(results.iter().map(|(session, _)| *session));
+            self.roll_call
+                .forget(results.iter().map(|(session, _)| *session));
             self.freed.notify_one();
             if self.releases.finish(results) {
                 self.heartbeat.request();
@@ -171,7 +187,8 @@ mod tests {
     use super::*;
 
     fn sessions(range: std::ops::Range<u64>) -> Vec<SessionId> {
-        let session = |n: u64| SessionId::from_bytes([[7; 8], n.to_be_bytes()].concat().try_into().unwrap());
+        let session =
+            |n: u64| SessionId::from_bytes([[7; 8], n.to_be_bytes()].concat().try_into().unwrap());
         range.map(session).collect()
     }
 
@@ -214,8 +231,14 @@ mod tests {
         let batch = begin(&releases);
         releases.offer(&sessions(0..3));
         releases.offer(&sessions(0..5));
-        assert!(releases.0.state.lock().batch.is_none(), "one batch at a time");
-        assert!(releases.finish(all_ok(&batch)), "the master has named more since");
+        assert!(
+            releases.0.state.lock().batch.is_none(),
+            "one batch at a time"
+        );
+        assert!(
+            releases.finish(all_ok(&batch)),
+            "the master has named more since"
+        );
 
         releases.offer(&sessions(0..5));
         assert_eq!(begin(&releases), sessions(3..5));
@@ -232,7 +255,11 @@ mod tests {
         }
         let told = releases.to_acknowledge();
         assert_eq!(told, sessions(0..1_000));
-        assert_eq!(releases.to_acknowledge(), told, "a heartbeat without an answer changes nothing");
+        assert_eq!(
+            releases.to_acknowledge(),
+            told,
+            "a heartbeat without an answer changes nothing"
+        );
         releases.acknowledged(&told);
         assert_eq!(releases.to_acknowledge(), sessions(1_000..1_500));
     }
@@ -246,7 +273,11 @@ mod tests {
         releases.offer(&sessions(0..3));
         assert_eq!(begin(&releases).len(), 3);
         releases.withdraw();
-        assert_eq!(releases.0.state.lock().in_work.len(), 3, "what has begun is finished");
+        assert_eq!(
+            releases.0.state.lock().in_work.len(),
+            3,
+            "what has begun is finished"
+        );
     }
 
     #[tokio::test]

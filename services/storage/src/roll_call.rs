@@ -1,8 +1,9 @@
-//! The roll call: sessions whose sets lie here and of which the master never said that they are committed.
+//! The roll call: sessions whose sets lie here and of which the master never said that they are
+//! committed.
 //!
-//! The master judges them: a committed one is remembered here, an abandoned one comes back as a release. With millions
-//! of sessions a selection takes a tenth of a second, so it is made on a thread for it, once for each tick, and the
-//! heartbeat takes what is ready.
+//! The master judges them: a committed one is remembered here, an abandoned one comes back as a
+//! release. With millions of sessions a selection takes a tenth of a second, so it is made on a
+//! thread for it, once for each tick, and the heartbeat takes what is ready.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ struct State {
 }
 
 impl RollCall {
-    /// Takes the selection that is ready, and has the next one made. Some of its sessions may have been released since.
+    /// Takes the selection that is ready, and has the next one made. Some of its sessions may have
+    /// been released since.
     pub(crate) fn take(&self) -> Vec<SessionId> {
         self.0.wanted.notify_one();
         std::mem::take(&mut self.0.state.lock().selection)
@@ -51,7 +53,8 @@ impl RollCall {
         self.0.state.lock().confirmed.extend(sessions);
     }
 
-    /// Forgets that sessions were committed: they are released. Sets that come back under their name are asked about.
+    /// Forgets that sessions were committed: they are released. Sets that come back under their
+    /// name are asked about.
     pub(crate) fn forget(&self, sessions: impl IntoIterator<Item = SessionId>) {
         let mut state = self.0.state.lock();
         for session in sessions {
@@ -88,15 +91,22 @@ impl RollCall {
         }
     }
 
-    /// Selects the sessions after `cursor`, in order and around the end. Returns the last one as the next cursor.
+    /// Selects the sessions after `cursor`, in order and around the end. Returns the last one as
+    /// the next cursor.
     fn select(&self, held: Vec<SessionId>, cursor: Option<SessionId>) -> Option<SessionId> {
         let mut open = Vec::new();
         for chunk in held.chunks(LOOKUPS) {
             let state = self.0.state.lock();
-            open.extend(chunk.iter().filter(|session| !state.confirmed.contains(session)));
+            open.extend(
+                chunk
+                    .iter()
+                    .filter(|session| !state.confirmed.contains(session)),
+            );
         }
         open.sort_unstable();
-        let start = cursor.map_or(0, |cursor| open.partition_point(|session| *session <= cursor));
+        let start = cursor.map_or(0, |cursor| {
+            open.partition_point(|session| *session <= cursor)
+        });
         open.rotate_left(start);
         open.truncate(MAX_REPORTED);
         let last = open.last().copied();
@@ -109,7 +119,12 @@ impl RollCall {
         let held: HashSet<&SessionId> = held.iter().collect();
         let confirmed: Vec<SessionId> = self.0.state.lock().confirmed.iter().copied().collect();
         for chunk in confirmed.chunks(LOOKUPS) {
-            self.forget(chunk.iter().filter(|session| !held.contains(session)).copied());
+            self.forget(
+                chunk
+                    .iter()
+                    .filter(|session| !held.contains(session))
+                    .copied(),
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A storage node from start to stop.
 //!
-//! peek at the disk ─▶ register at the master (waits for it) ─▶ open the disk with the cluster's identity ─▶ serve
-//! frames, send heartbeats, compact ─▶ at shutdown: stop accepting, finish requests, close the disk
+//! peek at the disk ─▶ register at the master (waits for it) ─▶ open the disk with the cluster's
+//! identity ─▶ serve frames, send heartbeats, compact ─▶ at shutdown: stop accepting, finish
+//! requests, close the disk
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,13 +82,22 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let failed = |source| OpenError::Io { doing: "open disk folder", source };
+    let failed = |source| OpenError::Io {
+        doing: "open disk folder",
+        source,
+    };
     let disk = RealDisk::open(&config.disk).map_err(failed)?;
-    let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Frames)?;
+    let io = RoleIo::over_tcp(
+        &config.advertise_host,
+        listener,
+        config.tls.as_ref(),
+        Protocol::Frames,
+    )?;
     run_over(config, secret, io, disk, readiness, metrics, shutdown).await
 }
 
-/// As [`run`], over connections and a disk of the caller's: a simulated network and disk come in here.
+/// As [`run`], over connections and a disk of the caller's: a simulated network and disk come in
+/// here.
 ///
 /// # Errors
 /// [`RunError`] when the disk is refused or fails.
@@ -100,11 +110,22 @@ pub async fn run_over(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    readiness.set("disk", PartState::NotReady("waiting for the master".to_owned()));
+    readiness.set(
+        "disk",
+        PartState::NotReady("waiting for the master".to_owned()),
+    );
     let path = config.disk.display().to_string();
-    let RoleIo { addr, incoming, dial, .. } = io;
+    let RoleIo {
+        addr,
+        incoming,
+        dial,
+        ..
+    } = io;
     let signer = Signer::new(&secret, Caller::Storage);
-    let options = ClientOptions { dial, ..ClientOptions::new("storage", signer, metrics.mesh.clone()) };
+    let options = ClientOptions {
+        dial,
+        ..ClientOptions::new("storage", signer, metrics.mesh.clone())
+    };
     let link = MasterLink {
         client: connect_master(&config.master.to_string(), &options)?,
         profile: NodeProfile {
@@ -125,28 +146,48 @@ pub async fn run_over(
     let Some(membership) = link.join(Some(first_report), &readiness, &shutdown).await? else {
         return Ok(());
     };
-    let identity =
-        Identity { store, cluster: membership.cluster, node: config.node.clone(), key: membership.key };
+    let identity = Identity {
+        store,
+        cluster: membership.cluster,
+        node: config.node.clone(),
+        key: membership.key,
+    };
     let engine = open(&config, disk, &path, &identity).await?;
     let frame_metrics = crate::metrics::register(&mut metrics.registry.lock(), &engine);
     // The identity of the disk may have changed by a fresh start: say so before workers come.
-    link.register_until_known(Some(report(&engine)), &shutdown).await;
+    link.register_until_known(Some(report(&engine)), &shutdown)
+        .await;
     readiness.set("disk", PartState::Ready);
     tracing::info!(%path, store = %engine.store(), %addr, "storage node serves");
 
     let background = Background::start(&engine, link, membership.heartbeat, &readiness, &shutdown);
-    serve(&config, &secret, &identity, (&engine, frame_metrics), incoming, &shutdown).await;
+    serve(
+        &config,
+        &secret,
+        &identity,
+        (&engine, frame_metrics),
+        incoming,
+        &shutdown,
+    )
+    .await;
     background.end(config.drain_timeout).await;
 
     let closing = engine.clone();
     cstore_node::blocking(move || closing.close())
         .await
-        .map_err(|source| RunError::Task { doing: "close disk", source })??;
+        .map_err(|source| RunError::Task {
+            doing: "close disk",
+            source,
+        })??;
     Ok(())
 }
 
 /// Returns what is known of a disk before the cluster's identity is: enough to register.
-fn report_unopened(config: &Config, store: StoreUuid, found: Option<&Superblock>) -> v1::StorageReport {
+fn report_unopened(
+    config: &Config,
+    store: StoreUuid,
+    found: Option<&Superblock>,
+) -> v1::StorageReport {
     v1::StorageReport {
         store_uuid: bytes::Bytes::copy_from_slice(store.as_bytes()),
         seal_seq: found.map_or(0, |superblock| superblock.seal_seq.0),
@@ -169,7 +210,10 @@ async fn open(
     };
     let (path, identity) = (path.to_owned(), identity.clone());
     let opening = cstore_node::blocking(move || Engine::open(disk, &path, &identity, &options));
-    let opened = opening.await.map_err(|source| RunError::Task { doing: "open disk", source })?;
+    let opened = opening.await.map_err(|source| RunError::Task {
+        doing: "open disk",
+        source,
+    })?;
     Ok(opened?)
 }
 
@@ -197,22 +241,44 @@ impl Background {
         let trigger = HeartbeatTrigger::default();
         let freed = Arc::new(Notify::new());
 
-        let member =
-            StorageMember::new(engine.clone(), readiness.clone(), releases.clone(), roll_call.clone());
-        let heartbeats = Heartbeats::new(link, interval, readiness.clone(), trigger.clone(), member);
-        drop(tasks.spawn("roll call", roll_call.clone().run(engine.clone(), stop.clone())));
+        let member = StorageMember::new(
+            engine.clone(),
+            readiness.clone(),
+            releases.clone(),
+            roll_call.clone(),
+        );
+        let heartbeats =
+            Heartbeats::new(link, interval, readiness.clone(), trigger.clone(), member);
+        drop(tasks.spawn(
+            "roll call",
+            roll_call.clone().run(engine.clone(), stop.clone()),
+        ));
         drop(tasks.spawn("heartbeats", heartbeats.run(stop.clone())));
-        drop(tasks.spawn("compaction", engine.clone().compact_in_background(stop.clone())));
+        drop(tasks.spawn(
+            "compaction",
+            engine.clone().compact_in_background(stop.clone()),
+        ));
 
-        let releaser = Releaser { releases, roll_call, heartbeat: trigger, freed: freed.clone() };
+        let releaser = Releaser {
+            releases,
+            roll_call,
+            heartbeat: trigger,
+            freed: freed.clone(),
+        };
         let engine_of_releases = engine.clone();
         let release = move |sessions: Vec<_>| {
             let engine = engine_of_releases.clone();
             async move { engine.release_all(&sessions).await }
         };
         let releasing = spawn("releases", releaser.run(release, stop.clone()));
-        let sweeping = spawn("sweeper", crate::sweeper::run(engine.clone(), interval, freed, stop));
-        Self { tasks, steps: [releasing, sweeping] }
+        let sweeping = spawn(
+            "sweeper",
+            crate::sweeper::run(engine.clone(), interval, freed, stop),
+        );
+        Self {
+            tasks,
+            steps: [releasing, sweeping],
+        }
     }
 
     /// Ends all tasks. Steps that the disk depends on are waited for, however long they take.
@@ -245,11 +311,22 @@ async fn serve(
     });
     let handler = Arc::new(BlockServer::new(engine.clone(), metrics));
     let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
-    let limits = AcceptLimits { connections, drain: config.drain_timeout };
+    let limits = AcceptLimits {
+        connections,
+        drain: config.drain_timeout,
+    };
     let stop = shutdown.clone();
     accept_from(incoming, limits, shutdown.clone(), move |stream| {
         let (frames, handler, stop) = (frames.clone(), handler.clone(), stop.clone());
-        async move { serve_connection(stream, frames, handler, async move { stop.triggered().await }).await }
+        async move {
+            serve_connection(
+                stream,
+                frames,
+                handler,
+                async move { stop.triggered().await },
+            )
+            .await
+        }
     })
     .await;
 }

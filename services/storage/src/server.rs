@@ -21,7 +21,8 @@ use crate::metrics::FrameMetrics;
 const READ_BATCH: usize = 16;
 /// Batches that are read at once over all connections: more would only queue at the disk.
 const MAX_READERS: usize = 16;
-/// Time after which a worker should repeat a request that was refused for now: a few syncs of the disk.
+/// Time after which a worker should repeat a request that was refused for now: a few syncs of the
+/// disk.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Answers workers.
@@ -47,7 +48,10 @@ impl BlockServer {
     fn check_map(&self, context: &Context) -> Result<(), Fault> {
         let oldest = *self.oldest_map.lock();
         if context.map_version < oldest {
-            let text = format!("placement map {} is too old, this node needs {oldest}", context.map_version);
+            let text = format!(
+                "placement map {} is too old, this node needs {oldest}",
+                context.map_version
+            );
             return Err(Fault::new(ErrorCode::PreconditionFailed, text));
         }
         Ok(())
@@ -65,15 +69,21 @@ impl BlockServer {
             }
             Request::PutBlocks { session, blocks } => Ok(self.put(session, blocks).await),
             Request::Seal { session, part, ids } => self.seal(session, part, ids, Vec::new()).await,
-            Request::PutSeal { session, part, ids, blocks } => self.seal(session, part, ids, blocks).await,
+            Request::PutSeal {
+                session,
+                part,
+                ids,
+                blocks,
+            } => self.seal(session, part, ids, blocks).await,
             Request::Unpin { session } => {
                 self.engine.unpin(session);
                 Ok(Response::Ok)
             }
             Request::Usage { sessions } => self.usage(sessions).await,
-            Request::GetBlocks { .. } | Request::Ping | Request::Goodbye => {
-                Err(Fault::new(ErrorCode::Internal, "the connection answers this itself"))
-            }
+            Request::GetBlocks { .. } | Request::Ping | Request::Goodbye => Err(Fault::new(
+                ErrorCode::Internal,
+                "the connection answers this itself",
+            )),
         }
     }
 
@@ -107,19 +117,35 @@ impl BlockServer {
         blocks: Vec<SealedBlock>,
     ) -> Result<Response, Fault> {
         let new = |block: SealedBlock| {
-            let id = usize::try_from(block.index).ok().and_then(|at| ids.get(at)).copied();
-            id.map(|id| Block { id, kind: block.kind, bytes: block.bytes })
+            let id = usize::try_from(block.index)
+                .ok()
+                .and_then(|at| ids.get(at))
+                .copied();
+            id.map(|id| Block {
+                id,
+                kind: block.kind,
+                bytes: block.bytes,
+            })
         };
         let blocks: Option<Vec<Block>> = blocks.into_iter().map(new).collect();
-        let blocks =
-            blocks.ok_or_else(|| Fault::new(ErrorCode::InvalidArgument, "block index beyond the ids"))?;
-        Ok(match self.engine.put_seal(session, part, ids, blocks).await.map_err(fault)? {
-            SealOutcome::Sealed { seal_seq, stored } => {
-                Response::Sealed { store: self.engine.store(), seal_seq, new: stored }
-            }
-            SealOutcome::Missing(indices) => Response::SealMissing(indices),
-            SealOutcome::Conflict => Response::SealConflict,
-        })
+        let blocks = blocks
+            .ok_or_else(|| Fault::new(ErrorCode::InvalidArgument, "block index beyond the ids"))?;
+        Ok(
+            match self
+                .engine
+                .put_seal(session, part, ids, blocks)
+                .await
+                .map_err(fault)?
+            {
+                SealOutcome::Sealed { seal_seq, stored } => Response::Sealed {
+                    store: self.engine.store(),
+                    seal_seq,
+                    new: stored,
+                },
+                SealOutcome::Missing(indices) => Response::SealMissing(indices),
+                SealOutcome::Conflict => Response::SealConflict,
+            },
+        )
     }
 
     /// One count and one line a request, as the other roles have for their calls.
@@ -131,8 +157,11 @@ impl BlockServer {
 
     /// Reads batch by batch on blocking threads, one ahead of the socket.
     async fn read_all(&self, ids: Vec<BlockId>, mut blocks: BlockSink) -> Result<(), Fault> {
-        let mut batches: Vec<(usize, Vec<BlockId>)> =
-            ids.chunks(READ_BATCH).enumerate().map(|(n, ids)| (n * READ_BATCH, ids.to_vec())).collect();
+        let mut batches: Vec<(usize, Vec<BlockId>)> = ids
+            .chunks(READ_BATCH)
+            .enumerate()
+            .map(|(n, ids)| (n * READ_BATCH, ids.to_vec()))
+            .collect();
         batches.reverse();
         let mut next = match batches.pop() {
             Some(batch) => Some(self.read_batch(batch).await?),
@@ -218,5 +247,9 @@ impl Handler for BlockServer {
 
 fn fault(error: EngineError) -> Fault {
     let fault = Fault::from_error(error.code(), error);
-    if fault.code.is_retryable() { fault.retry_after(RETRY_AFTER) } else { fault }
+    if fault.code.is_retryable() {
+        fault.retry_after(RETRY_AFTER)
+    } else {
+        fault
+    }
 }

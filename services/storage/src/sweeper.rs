@@ -1,4 +1,5 @@
-//! The sweeper: recycles segments in which nothing is needed, and drops pins of uploads that fell silent.
+//! The sweeper: recycles segments in which nothing is needed, and drops pins of uploads that fell
+//! silent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,14 @@ use crate::engine::Engine;
 /// Ticks between two sweeps over old pins.
 const PIN_SWEEP_TICKS: u64 = 600;
 
-/// Sweeps at every tick of `interval`, and when `freed` says that segments may have died, until the shutdown. A sweep
-/// that has begun then is finished first, because the disk is closed after it.
-pub(crate) async fn run(engine: Engine, interval: Duration, freed: Arc<Notify>, shutdown: Shutdown) {
+/// Sweeps at every tick of `interval`, and when `freed` says that segments may have died, until the
+/// shutdown. A sweep that has begun then is finished first, because the disk is closed after it.
+pub(crate) async fn run(
+    engine: Engine,
+    interval: Duration,
+    freed: Arc<Notify>,
+    shutdown: Shutdown,
+) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut n_ticks = 0u64;

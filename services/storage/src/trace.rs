@@ -12,7 +12,9 @@ pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
             (ids.len(), Some(session))
         }
         Request::PutBlocks { session, blocks } => (blocks.len(), Some(session)),
-        Request::PutSeal { session, blocks, .. } => (blocks.len(), Some(session)),
+        Request::PutSeal {
+            session, blocks, ..
+        } => (blocks.len(), Some(session)),
         Request::Unpin { session } => (0, Some(session)),
         Request::GetBlocks { ids } => (ids.len(), None),
         Request::Usage { .. } | Request::Ping | Request::Goodbye => (0, None),

@@ -42,19 +42,27 @@ pub(crate) struct Seal {
     pub(crate) seq: SealSeq,
 }
 
-/// Makes the fault of a reply that does not belong to the request, or has another number of entries.
+/// Makes the fault of a reply that does not belong to the request, or has another number of
+/// entries.
 pub(crate) fn unexpected(node: &NodeId, response: &Response) -> Fault {
-    Fault::new(ErrorCode::Internal, format!("storage node {node} answered {:?}", response.opcode()))
+    Fault::new(
+        ErrorCode::Internal,
+        format!("storage node {node} answered {:?}", response.opcode()),
+    )
 }
 
-/// Makes the fault of a request that failed at `node`. Keeps the time after which a busy node wants to be asked again.
+/// Makes the fault of a request that failed at `node`. Keeps the time after which a busy node wants
+/// to be asked again.
 fn failed(node: &NodeId, error: ClientError) -> Fault {
     let retry_after = match &error {
         ClientError::Refused(refused) => refused.retry_after,
         _ => None,
     };
     let fault = Fault::new(error.code(), format!("storage node {node}: {error}"));
-    Fault { retry_after, ..fault.with_source(error) }
+    Fault {
+        retry_after,
+        ..fault.with_source(error)
+    }
 }
 
 impl Route {
@@ -82,13 +90,19 @@ impl Route {
             let mut tries = 0;
             loop {
                 let connection = self.stores.connection(node, WRITE_PATIENCE).await?;
-                match connection.call(request, self.version(), field, DEADLINE).await {
+                match connection
+                    .call(request, self.version(), field, DEADLINE)
+                    .await
+                {
                     Err(ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
                     Err(ClientError::Refused(refused))
                         if refused.code == ErrorCode::Overloaded && tries < MAX_TRIES =>
                     {
                         tries += 1;
-                        let pause = refused.retry_after.unwrap_or_default().clamp(MIN_PAUSE, MAX_PAUSE);
+                        let pause = refused
+                            .retry_after
+                            .unwrap_or_default()
+                            .clamp(MIN_PAUSE, MAX_PAUSE);
                         tokio::time::sleep(pause).await;
                     }
                     answer => return answer.map_err(|error| failed(node, error)),
@@ -98,7 +112,8 @@ impl Route {
         ask.instrument(span).await
     }
 
-    /// Makes sure that a node has these blocks, which it pins: asks which are missing and sends only those.
+    /// Makes sure that a node has these blocks, which it pins: asks which are missing and sends
+    /// only those.
     pub(crate) async fn put(
         &self,
         node: &NodeId,
@@ -106,17 +121,26 @@ impl Route {
         blocks: Vec<Block>,
     ) -> Result<New, Fault> {
         let mut seen = HashSet::new();
-        let blocks: Vec<Block> = blocks.into_iter().filter(|block| seen.insert(block.id)).collect();
+        let blocks: Vec<Block> = blocks
+            .into_iter()
+            .filter(|block| seen.insert(block.id))
+            .collect();
         let mut new = New::default();
         for some in blocks.chunks(MAX_IDS) {
             let ids = some.iter().map(|block| block.id).collect();
-            let missing = match self.ask(node, &Request::HaveBlocks { session, ids }, some.len()).await? {
+            let missing = match self
+                .ask(node, &Request::HaveBlocks { session, ids }, some.len())
+                .await?
+            {
                 Response::AllHere => continue,
                 Response::SomeMissing(missing) if missing.len() == some.len() => missing,
                 other => return Err(unexpected(node, &other)),
             };
-            let missing =
-                some.iter().zip(missing).filter(|(_, missing)| *missing).map(|(block, _)| block.clone());
+            let missing = some
+                .iter()
+                .zip(missing)
+                .filter(|(_, missing)| *missing)
+                .map(|(block, _)| block.clone());
             for request in requests(missing) {
                 new.add(self.put_missing(node, session, request).await?);
             }
@@ -124,8 +148,16 @@ impl Route {
         Ok(new)
     }
 
-    async fn put_missing(&self, node: &NodeId, session: SessionId, blocks: Vec<Block>) -> Result<New, Fault> {
-        let request = Request::PutBlocks { session, blocks: blocks.clone() };
+    async fn put_missing(
+        &self,
+        node: &NodeId,
+        session: SessionId,
+        blocks: Vec<Block>,
+    ) -> Result<New, Fault> {
+        let request = Request::PutBlocks {
+            session,
+            blocks: blocks.clone(),
+        };
         let statuses = match self.ask(node, &request, blocks.len()).await? {
             Response::PutResult(statuses) if statuses.len() == blocks.len() => statuses,
             other => return Err(unexpected(node, &other)),
@@ -133,10 +165,16 @@ impl Route {
         let mut new = New::default();
         for (block, status) in blocks.iter().zip(statuses) {
             match status {
-                PutStatus::Stored => new.add(New { blocks: 1, bytes: block.bytes.len() as u64 }),
+                PutStatus::Stored => new.add(New {
+                    blocks: 1,
+                    bytes: block.bytes.len() as u64,
+                }),
                 PutStatus::Duplicate => {}
                 PutStatus::Refused(ErrorCode::Full) => {
-                    return Err(Fault::new(ErrorCode::Full, format!("storage node {node} is full")));
+                    return Err(Fault::new(
+                        ErrorCode::Full,
+                        format!("storage node {node} is full"),
+                    ));
                 }
                 PutStatus::Refused(code) => {
                     let text = format!("storage node {node} refused a block: {code}");
@@ -156,19 +194,30 @@ impl Route {
         ids: Vec<BlockId>,
     ) -> Result<Seal, Fault> {
         let n_ids = ids.len();
-        match self.ask(node, &Request::Seal { session, part, ids }, n_ids).await? {
-            Response::Sealed { store, seal_seq, .. } => Ok(Seal { store, seq: seal_seq }),
+        match self
+            .ask(node, &Request::Seal { session, part, ids }, n_ids)
+            .await?
+        {
+            Response::Sealed {
+                store, seal_seq, ..
+            } => Ok(Seal {
+                store,
+                seq: seal_seq,
+            }),
             // It restarted and dropped what nothing referred to; the bytes have left our memory.
             Response::SealMissing(missing) => Err(Fault::new(
                 ErrorCode::Unavailable,
-                format!("storage node {node} lost {} blocks of this upload; send it again", missing.len()),
+                format!(
+                    "storage node {node} lost {} blocks of this upload; send it again",
+                    missing.len()
+                ),
             )),
             other => Err(refused_seal(node, &other)),
         }
     }
 
-    /// Puts and seals a whole upload of one part in one frame: its bytes are all here, so whatever is missing can be
-    /// sent again.
+    /// Puts and seals a whole upload of one part in one frame: its bytes are all here, so whatever
+    /// is missing can be sent again.
     pub(crate) async fn put_seal(
         &self,
         node: &NodeId,
@@ -177,11 +226,17 @@ impl Route {
         ask_first: bool,
     ) -> Result<(Seal, New), Fault> {
         let mut seen = HashSet::new();
-        let blocks: Vec<&Block> = blocks.iter().filter(|block| seen.insert(block.id)).collect();
+        let blocks: Vec<&Block> = blocks
+            .iter()
+            .filter(|block| seen.insert(block.id))
+            .collect();
         let ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
         let mut send: Vec<usize> = (0..blocks.len()).collect();
         if ask_first {
-            let request = Request::HaveBlocks { session, ids: ids.clone() };
+            let request = Request::HaveBlocks {
+                session,
+                ids: ids.clone(),
+            };
             match self.ask(node, &request, ids.len()).await? {
                 Response::AllHere => send.clear(),
                 Response::SomeMissing(missing) if missing.len() == ids.len() => {
@@ -191,27 +246,51 @@ impl Route {
             }
         }
         for _ in 0..MAX_TRIES {
-            let picked = send.iter().filter_map(|at| Some((u32::try_from(*at).ok()?, *blocks.get(*at)?)));
+            let picked = send
+                .iter()
+                .filter_map(|at| Some((u32::try_from(*at).ok()?, *blocks.get(*at)?)));
             let sealed = picked.map(|(index, block)| SealedBlock {
                 index,
                 kind: block.kind,
                 bytes: block.bytes.clone(),
             });
             let (part, ids) = (PartNo(0), ids.clone());
-            let request = Request::PutSeal { session, part, ids, blocks: sealed.collect() };
+            let request = Request::PutSeal {
+                session,
+                part,
+                ids,
+                blocks: sealed.collect(),
+            };
             match self.ask(node, &request, send.len()).await? {
-                Response::Sealed { store, seal_seq, new } => {
+                Response::Sealed {
+                    store,
+                    seal_seq,
+                    new,
+                } => {
                     let mut sum = New::default();
                     let stored = send.iter().zip(new).filter(|(_, new)| *new);
                     let stored = stored.filter_map(|(at, _)| blocks.get(*at));
-                    // Leaves of the recipe are not counted, as they are not among the blocks of a file.
+                    // Leaves of the recipe are not counted, as they are not among the blocks of a
+                    // file.
                     for block in stored.filter(|block| block.kind == BlockKind::Data) {
-                        sum.add(New { blocks: 1, bytes: block.bytes.len() as u64 });
+                        sum.add(New {
+                            blocks: 1,
+                            bytes: block.bytes.len() as u64,
+                        });
                     }
-                    return Ok((Seal { store, seq: seal_seq }, sum));
+                    return Ok((
+                        Seal {
+                            store,
+                            seq: seal_seq,
+                        },
+                        sum,
+                    ));
                 }
                 Response::SealMissing(missing) => {
-                    send = missing.iter().filter_map(|at| usize::try_from(*at).ok()).collect();
+                    send = missing
+                        .iter()
+                        .filter_map(|at| usize::try_from(*at).ok())
+                        .collect();
                 }
                 other => return Err(refused_seal(node, &other)),
             }
@@ -266,6 +345,11 @@ mod tests {
         };
         let cut = requests((0..5).map(block));
         assert_eq!(cut.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
-        assert!(cut.concat().iter().map(|block| block.id).eq((0..5).map(|n| block(n).id)));
+        assert!(
+            cut.concat()
+                .iter()
+                .map(|block| block.id)
+                .eq((0..5).map(|n| block(n).id))
+        );
     }
 }

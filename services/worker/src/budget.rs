@@ -1,4 +1,5 @@
-//! What all streams of a worker may hold in memory together (`CSTORE_MEMORY_BUDGET`), and who gets how much of it.
+//! What all streams of a worker may hold in memory together (`CSTORE_MEMORY_BUDGET`), and who gets
+//! how much of it.
 //!
 //! | part | for | when there is no more |
 //! |---|---|---|
@@ -7,8 +8,8 @@
 //! | a sixteenth | the first window of blocks of each download | the download waits; buffers behind it take a first window at once |
 //! | a sixteenth | the windows after it | the download waits for others, which send or give up theirs |
 //!
-//! A download whose reader pauses gives its window up and fetches it again later, so readers that take nothing cannot
-//! keep the windows from those that do, and small files never wait for them.
+//! A download whose reader pauses gives its window up and fetches it again later, so readers that
+//! take nothing cannot keep the windows from those that do, and small files never wait for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,12 +38,17 @@ struct Share {
 impl Share {
     fn of(bytes: u64) -> Self {
         let all = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
-        Self { units: Arc::new(Semaphore::new(all as usize)), all }
+        Self {
+            units: Arc::new(Semaphore::new(all as usize)),
+            all,
+        }
     }
 
     /// Waits for its turn. Who wants more than there is at all gets all of it.
     async fn take(&self, bytes: u64) -> Result<Hold, Fault> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.all);
+        let units = u32::try_from(bytes.div_ceil(UNIT))
+            .unwrap_or(u32::MAX)
+            .min(self.all);
         let held = self.units.clone().acquire_many_owned(units).await;
         held.map_err(|error| Fault::from_error(ErrorCode::Unavailable, error))
     }
@@ -79,7 +85,10 @@ impl Budget {
     pub(crate) async fn open(&self, bytes: u64) -> Result<Hold, Fault> {
         let taken = timeout(PATIENCE, self.open.take(bytes.min(OPEN_BYTES))).await;
         taken.unwrap_or_else(|_| {
-            Err(Fault::new(ErrorCode::Overloaded, "too many downloads are open at this worker"))
+            Err(Fault::new(
+                ErrorCode::Overloaded,
+                "too many downloads are open at this worker",
+            ))
         })
     }
 
@@ -93,7 +102,8 @@ impl Budget {
     #[cfg(test)]
     pub(crate) fn held(&self) -> u64 {
         let shares = [&self.uploads, &self.open, &self.first, &self.next];
-        let held = |share: &Share| (share.all as usize - share.units.available_permits()) as u64 * UNIT;
+        let held =
+            |share: &Share| (share.all as usize - share.units.available_permits()) as u64 * UNIT;
         shares.into_iter().map(held).sum()
     }
 
@@ -109,16 +119,22 @@ mod tests {
     use futures_util::FutureExt;
 
     #[tokio::test(start_paused = true)]
-    async fn downloads_beyond_the_budget_are_refused_as_overloaded_and_small_ones_cost_what_they_are() {
+    async fn downloads_beyond_the_budget_are_refused_as_overloaded_and_small_ones_cost_what_they_are()
+     {
         let budget = Budget::new(16 << 20);
         let mut open = Vec::new();
         while let Some(Ok(held)) = budget.open(u64::MAX).now_or_never() {
             open.push(held);
         }
         assert_eq!(open.len() as u64, (6 << 20) / OPEN_BYTES);
-        assert_eq!(budget.open(u64::MAX).await.unwrap_err().code, ErrorCode::Overloaded);
+        assert_eq!(
+            budget.open(u64::MAX).await.unwrap_err().code,
+            ErrorCode::Overloaded
+        );
         open.pop();
-        let small: Vec<_> = (0..90).map(|_| budget.open(4_096).now_or_never().unwrap().unwrap()).collect();
+        let small: Vec<_> = (0..90)
+            .map(|_| budget.open(4_096).now_or_never().unwrap().unwrap())
+            .collect();
         assert_eq!(small.len(), 90);
     }
 
@@ -127,7 +143,10 @@ mod tests {
         let budget = Budget::new(16 << 20);
         let all = budget.window(false, 4 << 20).await.unwrap();
         assert!(budget.window(false, 1).now_or_never().is_none());
-        assert!(budget.window(true, 1).now_or_never().is_some(), "new downloads do not wait for it");
+        assert!(
+            budget.window(true, 1).now_or_never().is_some(),
+            "new downloads do not wait for it"
+        );
         drop(all);
         assert!(budget.window(false, 1).now_or_never().is_some());
     }

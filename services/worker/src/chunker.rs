@@ -13,15 +13,19 @@ pub(crate) struct Chunker {
 impl Chunker {
     pub(crate) fn new(chunking: Chunking) -> Self {
         let Chunking::Fixed(size) = chunking;
-        Self { size: size as usize, partial: BytesMut::new() }
+        Self {
+            size: size as usize,
+            partial: BytesMut::new(),
+        }
     }
 
-    /// Takes the next bytes and hands out every block that is whole. A block inside of one chunk is a slice of it; one
-    /// that straddles two is copied once.
+    /// Takes the next bytes and hands out every block that is whole. A block inside of one chunk is
+    /// a slice of it; one that straddles two is copied once.
     pub(crate) fn push(&mut self, mut chunk: Bytes, block: &mut impl FnMut(Bytes)) {
         if !self.partial.is_empty() {
             let missing = self.size - self.partial.len();
-            self.partial.extend_from_slice(&chunk.split_to(missing.min(chunk.len())));
+            self.partial
+                .extend_from_slice(&chunk.split_to(missing.min(chunk.len())));
             if self.partial.len() < self.size {
                 return;
             }
@@ -51,7 +55,9 @@ mod tests {
         let mut chunker = Chunker::new(Chunking::Fixed(size));
         let mut blocks = Vec::new();
         for chunk in chunks {
-            chunker.push(Bytes::copy_from_slice(chunk), &mut |block| blocks.push(block));
+            chunker.push(Bytes::copy_from_slice(chunk), &mut |block| {
+                blocks.push(block)
+            });
         }
         blocks.extend(chunker.finish());
         blocks

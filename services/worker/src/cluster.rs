@@ -1,4 +1,5 @@
-//! What this worker knows of the cluster: identity, placement, and a live connection to each storage node.
+//! What this worker knows of the cluster: identity, placement, and a live connection to each
+//! storage node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use cstore_mesh::{Dial, Target};
 use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_types::{
-    BlockId, ClusterUuid, DedupKey, ErrorCode, Fault, FrameKey, MapVersion, NodeId, Placement, error_chain,
+    BlockId, ClusterUuid, DedupKey, ErrorCode, Fault, FrameKey, MapVersion, NodeId, Placement,
+    error_chain,
 };
 use cstore_wire::{ClientConfig, Connection};
 use parking_lot::Mutex;
@@ -66,7 +68,16 @@ impl Stores {
     ) -> Self {
         let links = Mutex::default();
         Self {
-            inner: Arc::new(Inner { membership, node, frame_key, retry_step, dial, shutdown, view, links }),
+            inner: Arc::new(Inner {
+                membership,
+                node,
+                frame_key,
+                retry_step,
+                dial,
+                shutdown,
+                view,
+                links,
+            }),
         }
     }
 
@@ -81,15 +92,30 @@ impl Stores {
     /// The map that is known now.
     pub(crate) fn placement(&self) -> Result<Placement, Fault> {
         let missing = || Fault::new(ErrorCode::Unavailable, "placement map is not known yet");
-        self.inner.view.borrow().placement.clone().ok_or_else(missing)
+        self.inner
+            .view
+            .borrow()
+            .placement
+            .clone()
+            .ok_or_else(missing)
     }
 
     /// A live connection to a node; waits that long for one that is away.
-    pub(crate) async fn connection(&self, node: &NodeId, patience: Duration) -> Result<Connection, Fault> {
+    pub(crate) async fn connection(
+        &self,
+        node: &NodeId,
+        patience: Duration,
+    ) -> Result<Connection, Fault> {
         let link = self.link(node);
         let mut connection = link.connection.clone();
-        let live = connection.wait_for(|found| found.as_ref().is_some_and(|found| !found.is_closed()));
-        let away = || Fault::new(ErrorCode::Unavailable, format!("storage node {node} is away"));
+        let live =
+            connection.wait_for(|found| found.as_ref().is_some_and(|found| !found.is_closed()));
+        let away = || {
+            Fault::new(
+                ErrorCode::Unavailable,
+                format!("storage node {node} is away"),
+            )
+        };
         match timeout(patience, live).await {
             Ok(Ok(found)) => found.clone().ok_or_else(away),
             _ => Err(away()),
@@ -119,7 +145,10 @@ impl Stores {
             return link.clone();
         }
         let (sender, connection) = watch::channel(None);
-        spawn("storage link", keep_connected(self.inner.clone(), node.clone(), sender));
+        spawn(
+            "storage link",
+            keep_connected(self.inner.clone(), node.clone(), sender),
+        );
         let link = Arc::new(Link { connection });
         links.insert(node.clone(), link.clone());
         link
@@ -127,7 +156,11 @@ impl Stores {
 }
 
 /// Connects, waits until the connection is gone, connects again; for ever, with linear back-off.
-async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Sender<Option<Connection>>) {
+async fn keep_connected(
+    inner: Arc<Inner>,
+    node: NodeId,
+    connection: watch::Sender<Option<Connection>>,
+) {
     let config = ClientConfig {
         key: inner.frame_key.clone(),
         cluster: inner.membership.cluster,
@@ -143,7 +176,9 @@ async fn keep_connected(inner: Arc<Inner>, node: NodeId, connection: watch::Send
         let attempt = match &addr {
             Some(addr) => {
                 let dialling = inner.dial.connect(Target::new(addr));
-                Connection::connect(dialling, &config).await.map_err(Fault::from)
+                Connection::connect(dialling, &config)
+                    .await
+                    .map_err(Fault::from)
             }
             None => Err(Fault::new(ErrorCode::Unavailable, "address is not known")),
         };
@@ -183,7 +218,10 @@ pub(crate) struct Route {
 
 impl Route {
     pub(crate) fn new(stores: &Stores) -> Result<Self, Fault> {
-        Ok(Self { stores: stores.clone(), placement: Arc::new(stores.placement()?) })
+        Ok(Self {
+            stores: stores.clone(),
+            placement: Arc::new(stores.placement()?),
+        })
     }
 
     pub(crate) fn version(&self) -> MapVersion {
@@ -200,7 +238,8 @@ impl Route {
         &self.placement.node_of(id).id
     }
 
-    /// Sorts items by the storage node of their block. Keeps their order; nodes without items are left out.
+    /// Sorts items by the storage node of their block. Keeps their order; nodes without items are
+    /// left out.
     pub(crate) fn by_node<T>(
         &self,
         items: impl IntoIterator<Item = T>,
@@ -208,7 +247,10 @@ impl Route {
     ) -> BTreeMap<&NodeId, Vec<T>> {
         let mut groups: BTreeMap<&NodeId, Vec<T>> = BTreeMap::new();
         for item in items {
-            groups.entry(self.node_of(&id_of(&item))).or_default().push(item);
+            groups
+                .entry(self.node_of(&id_of(&item)))
+                .or_default()
+                .push(item);
         }
         groups
     }

@@ -25,7 +25,8 @@ pub struct Config {
     pub reflection: bool,
     /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
     pub drain_timeout: Duration,
-    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the whole process.
+    /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
+    /// whole process.
     pub tls: Option<Tls>,
 }
 
@@ -35,7 +36,11 @@ impl Config {
         let fallback = NodeId::new("worker-1").expect("the default follows the rule of node ids");
         let ms = Duration::from_millis;
         Self {
-            node: env.value("CSTORE_NODE_ID", fallback, "1 to 64 characters of a-z, 0-9, '.', '-', '_'"),
+            node: env.value(
+                "CSTORE_NODE_ID",
+                fallback,
+                "1 to 64 characters of a-z, 0-9, '.', '-', '_'",
+            ),
             master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
             advertise_host: env.string("CSTORE_ADVERTISE_HOST", "127.0.0.1"),
             retry_step: env.duration_ms("CSTORE_RETRY_STEP", DEFAULT_STEP, ms(1)..=ms(60_000)),

@@ -57,13 +57,19 @@ impl Digests {
         if let Some((expected, md5)) = self.md5
             && md5.finalize()[..] != expected[..]
         {
-            return Err(Fault::invalid("body does not have the MD5 that Content-MD5 says"));
+            return Err(Fault::invalid(
+                "body does not have the MD5 that Content-MD5 says",
+            ));
         }
-        let Some((expected, sha256)) = self.sha256 else { return Ok(None) };
+        let Some((expected, sha256)) = self.sha256 else {
+            return Ok(None);
+        };
         if sha256.finalize()[..] == expected[..] {
             Ok(Some(expected))
         } else {
-            Err(Fault::invalid("body does not have the SHA-256 that x-cstore-sha256 says"))
+            Err(Fault::invalid(
+                "body does not have the SHA-256 that x-cstore-sha256 says",
+            ))
         }
     }
 }

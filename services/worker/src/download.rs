@@ -4,7 +4,8 @@
 //! fetch a window ─▶ send it, fetch the next one meanwhile ─▶ …
 //!                     └─ the reader pauses: give both up, wait for the reader, fetch again from there
 //! ```
-//! So a reader that takes nothing holds [`OPEN_BYTES`] and no blocks, and one that is slow gets small windows.
+//! So a reader that takes nothing holds [`OPEN_BYTES`] and no blocks, and one that is slow gets
+//! small windows.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -19,8 +20,8 @@ use crate::cluster::Route;
 use crate::fetch::{Window, fetch};
 use crate::recipe_walk::RecipeWalk;
 
-/// Bytes of one window: at most, at first, and for a reader that is slow. What goes wrong in the first one is an error
-/// before the first byte; what is missing later breaks the download off.
+/// Bytes of one window: at most, at first, and for a reader that is slow. What goes wrong in the
+/// first one is an error before the first byte; what is missing later breaks the download off.
 const MAX_WINDOW: u64 = 2 << 20;
 pub(crate) const FIRST_WINDOW: u64 = 1 << 20;
 const MIN_WINDOW: u64 = 256 << 10;
@@ -29,7 +30,8 @@ const WINDOW_BLOCKS: usize = 1_024;
 const CHUNK_BYTES: usize = 128 << 10;
 /// Chunks that wait for a slow reader.
 pub(crate) const CHUNKS_AHEAD: usize = 1;
-/// What a download holds whose reader takes nothing: the chunk ahead, one that is being encoded, one in the connection.
+/// What a download holds whose reader takes nothing: the chunk ahead, one that is being encoded,
+/// one in the connection.
 pub(crate) const OPEN_BYTES: u64 = ((CHUNKS_AHEAD + 2) * CHUNK_BYTES) as u64;
 /// A window that is not sent after so long is given up.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,8 +50,8 @@ struct Sent {
     paused: bool,
 }
 
-/// Sends the bytes of `range` into `out`, every one verified, and ends with an error instead of ending early.
-/// Answers the bytes sent; stops when nobody listens.
+/// Sends the bytes of `range` into `out`, every one verified, and ends with an error instead of
+/// ending early. Answers the bytes sent; stops when nobody listens.
 pub(crate) async fn download(
     route: Route,
     root: Root,
@@ -60,7 +62,13 @@ pub(crate) async fn download(
     let _open = budget.open(range.end - range.start).await?;
     let mut at = range.start;
     loop {
-        let part = Part { route: &route, root: &root, range: at..range.end, budget: &budget, out: &out };
+        let part = Part {
+            route: &route,
+            root: &root,
+            range: at..range.end,
+            budget: &budget,
+            out: &out,
+        };
         let sent = part.send_all(at == range.start).await?;
         at += sent.bytes;
         if !sent.paused {
@@ -71,7 +79,10 @@ pub(crate) async fn download(
     }
     let (sent, wanted) = (at - range.start, range.end - range.start);
     if sent != wanted {
-        return Err(Fault::new(ErrorCode::DataLoss, format!("recipe covers {sent} of {wanted} bytes")));
+        return Err(Fault::new(
+            ErrorCode::DataLoss,
+            format!("recipe covers {sent} of {wanted} bytes"),
+        ));
     }
     Ok(sent)
 }
@@ -101,18 +112,31 @@ impl Part<'_> {
             };
             let (ahead, sent) = both(self.fetch(&mut walk, size, false), send).await?;
             bytes += sent.bytes;
-            let Some(ahead) = ahead else { return Ok(Sent { bytes, paused: true }) };
+            let Some(ahead) = ahead else {
+                return Ok(Sent {
+                    bytes,
+                    paused: true,
+                });
+            };
             size = next_size(size, begun.elapsed()).min(self.max_window());
             next = Some(ahead);
         }
-        Ok(Sent { bytes, paused: false })
+        Ok(Sent {
+            bytes,
+            paused: false,
+        })
     }
 
     fn max_window(&self) -> u64 {
         self.budget.max_window().max(MIN_WINDOW)
     }
 
-    async fn fetch(&self, walk: &mut RecipeWalk, size: u64, is_first: bool) -> Result<(Window, Hold), Fault> {
+    async fn fetch(
+        &self,
+        walk: &mut RecipeWalk,
+        size: u64,
+        is_first: bool,
+    ) -> Result<(Window, Hold), Fault> {
         let pieces = walk.next(self.route, size, WINDOW_BLOCKS).await?;
         let bytes = pieces.iter().map(|piece| piece.len).sum();
         let hold = self.budget.window(is_first, bytes).await?;
@@ -153,19 +177,24 @@ fn gone() -> Fault {
     Fault::new(ErrorCode::Unavailable, "nobody reads the download any more")
 }
 
-/// Sends the part of a window that lies in `range`. At the deadline it gives up what has not been sent.
+/// Sends the part of a window that lies in `range`. At the deadline it gives up what has not been
+/// sent.
 async fn send(
     window: Window,
     range: &Range<u64>,
     out: &mpsc::Sender<Chunk>,
     deadline: Instant,
 ) -> Result<Sent, Fault> {
-    let mut sent = Sent { bytes: 0, paused: false };
+    let mut sent = Sent {
+        bytes: 0,
+        paused: false,
+    };
     let mut small = BytesMut::new();
     for (piece, bytes) in window {
         let from = range.start.saturating_sub(piece.offset).min(piece.len);
         let to = range.end.saturating_sub(piece.offset).min(piece.len);
-        let part = bytes.slice(usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0));
+        let part =
+            bytes.slice(usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0));
         let is_small = part.len() * 4 < CHUNK_BYTES;
         if is_small {
             small.extend_from_slice(&part);
@@ -226,8 +255,14 @@ mod tests {
     fn window(lens: &[usize]) -> Window {
         let mut offset = 0;
         let mut piece = |len: usize| {
-            let piece = Piece { id: BlockId::from_bytes([0; 32]), offset, len: len as u64 };
-            let bytes = (offset..offset + len as u64).map(|at| at as u8).collect::<Vec<u8>>();
+            let piece = Piece {
+                id: BlockId::from_bytes([0; 32]),
+                offset,
+                len: len as u64,
+            };
+            let bytes = (offset..offset + len as u64)
+                .map(|at| at as u8)
+                .collect::<Vec<u8>>();
             offset += len as u64;
             (piece, Bytes::from(bytes))
         };
@@ -243,13 +278,15 @@ mod tests {
                 let mut got = Vec::new();
                 let reading = async {
                     for _ in 0..taken {
-                        let Some(chunk) = chunks.recv().await else { break };
+                        let Some(chunk) = chunks.recv().await else {
+                            break;
+                        };
                         got.extend_from_slice(&chunk.unwrap());
                     }
                 };
-                let pieces = window(&lens)
-                    .into_iter()
-                    .filter(|(piece, _)| piece.offset < range.end && piece.offset + piece.len > range.start);
+                let pieces = window(&lens).into_iter().filter(|(piece, _)| {
+                    piece.offset < range.end && piece.offset + piece.len > range.start
+                });
                 let sending = async {
                     let out = out;
                     send(pieces.collect(), &range, &out, Instant::now() + PATIENCE).await
@@ -259,9 +296,15 @@ mod tests {
                 while let Some(chunk) = chunks.recv().await {
                     got.extend_from_slice(&chunk.unwrap());
                 }
-                let expected: Vec<u8> = (range.start..range.start + sent.bytes).map(|at| at as u8).collect();
+                let expected: Vec<u8> = (range.start..range.start + sent.bytes)
+                    .map(|at| at as u8)
+                    .collect();
                 assert!(got == expected, "{range:?}, {taken} taken");
-                assert_eq!(sent.paused, sent.bytes < range.end - range.start, "{range:?}, {taken} taken");
+                assert_eq!(
+                    sent.paused,
+                    sent.bytes < range.end - range.start,
+                    "{range:?}, {taken} taken"
+                );
             }
         }
     }

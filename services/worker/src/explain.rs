@@ -10,13 +10,20 @@ use crate::blocks::unexpected;
 use crate::cluster::Route;
 
 /// Asks every storage node and adds up: a block lies on one of them only.
-pub(crate) async fn explain(route: &Route, request: v1::ExplainRequest) -> Result<SpaceUsage, Fault> {
+pub(crate) async fn explain(
+    route: &Route,
+    request: v1::ExplainRequest,
+) -> Result<SpaceUsage, Fault> {
     let n = request.sessions.len();
     if n > MAX_USAGE_SESSIONS {
         let rule = format!("at most {MAX_USAGE_SESSIONS} are allowed, found {n}");
         return Err(FieldError::new("sessions", rule).into());
     }
-    let sessions = request.sessions.iter().map(session_usage).collect::<Result<Vec<_>, FieldError>>()?;
+    let sessions = request
+        .sessions
+        .iter()
+        .map(session_usage)
+        .collect::<Result<Vec<_>, FieldError>>()?;
     if sessions.is_empty() {
         return Ok(SpaceUsage::default());
     }

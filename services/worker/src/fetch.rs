@@ -1,4 +1,5 @@
-//! Blocks from storage nodes: all nodes at once, every byte verified, tried again when a connection breaks.
+//! Blocks from storage nodes: all nodes at once, every byte verified, tried again when a connection
+//! breaks.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,7 +26,11 @@ pub(crate) type Window = Vec<(Piece, Bytes)>;
 
 /// One block by id, verified: a leaf of a recipe.
 pub(crate) async fn fetch_one(route: &Route, id: BlockId) -> Result<Bytes, Fault> {
-    let piece = Piece { id, offset: 0, len: 0 };
+    let piece = Piece {
+        id,
+        offset: 0,
+        len: 0,
+    };
     let found = fetch_from(route, route.node_of(&id), &[&piece], MAX_BLOCK_BYTES).await?;
     let bytes = found.into_values().next().ok_or_else(|| missing(&id))?;
     if !id.matches(route.stores.key(), &bytes) {
@@ -39,7 +44,12 @@ pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, F
     let groups = route.by_node(&pieces, |piece| piece.id);
     let fetches = groups.iter().map(|(node, group)| {
         let bytes: u64 = group.iter().map(|piece| piece.len).sum();
-        fetch_from(route, node, group, usize::try_from(bytes).unwrap_or(usize::MAX))
+        fetch_from(
+            route,
+            node,
+            group,
+            usize::try_from(bytes).unwrap_or(usize::MAX),
+        )
     });
     let mut found: HashMap<BlockId, Bytes> = HashMap::new();
     for blocks in try_join_all(fetches).await? {
@@ -61,7 +71,9 @@ pub(crate) async fn fetch(route: &Route, pieces: Vec<Piece>) -> Result<Window, F
         cstore_node::blocking(verify).await.map_err(lost_task)??
     };
     let take = |piece: Piece| {
-        let bytes = found.get(&piece.id).filter(|bytes| bytes.len() as u64 == piece.len);
+        let bytes = found
+            .get(&piece.id)
+            .filter(|bytes| bytes.len() as u64 == piece.len);
         let bytes = bytes.cloned().ok_or_else(|| damaged(&piece.id))?;
         Ok((piece, bytes))
     };
@@ -101,17 +113,25 @@ async fn try_fetch(
     let span = trace::batch_span("GetBlocks", node.as_str(), ids.len());
     let field = trace::field(&span);
     let fetch = async {
-        let mut stream = connection.get_blocks(ids.clone(), bytes, route.version(), field, DEADLINE).await?;
+        let mut stream = connection
+            .get_blocks(ids.clone(), bytes, route.version(), field, DEADLINE)
+            .await?;
         let mut found = HashMap::with_capacity(ids.len());
         while let Some(block) = stream.next().await {
             let block = block?;
-            let id = usize::try_from(block.index).ok().and_then(|at| ids.get(at)).copied();
+            let id = usize::try_from(block.index)
+                .ok()
+                .and_then(|at| ids.get(at))
+                .copied();
             match (id, block.result) {
                 (Some(id), Ok(bytes)) => drop(found.insert(id, bytes)),
                 (Some(id), Err(ErrorCode::NotFound)) => return Err(missing(&id)),
                 (Some(id), Err(ErrorCode::DataLoss)) => return Err(damaged(&id)),
                 (_, Err(code)) => {
-                    return Err(Fault::new(code, format!("storage node {node} refused a block: {code}")));
+                    return Err(Fault::new(
+                        code,
+                        format!("storage node {node} refused a block: {code}"),
+                    ));
                 }
                 (None, Ok(_)) => {
                     return Err(ClientError::Protocol("block index beyond the request").into());

@@ -45,10 +45,14 @@ impl Transfer for Door {
         request: Request<Streaming<v1::UploadRequest>>,
     ) -> Result<Response<v1::UploadResponse>, Status> {
         let (sessions, messages) = (self.sessions.clone(), request.into_inner());
-        // On a reset the handler's future is dropped: the upload runs on a task of its own, which sees the broken
-        // stream and aborts.
-        let work = counted(self.metrics.clone(), async move { upload(&sessions, messages).await });
-        let result = spawn("upload", work).await.unwrap_or_else(|error| Err(lost_task(error)));
+        // On a reset the handler's future is dropped: the upload runs on a task of its own, which
+        // sees the broken stream and aborts.
+        let work = counted(self.metrics.clone(), async move {
+            upload(&sessions, messages).await
+        });
+        let result = spawn("upload", work)
+            .await
+            .unwrap_or_else(|error| Err(lost_task(error)));
         trace::describe_upload(result.as_ref().ok());
         Ok(Response::new(result.map_err(to_status)?))
     }
@@ -59,11 +63,18 @@ impl Transfer for Door {
     ) -> Result<Response<v1::UploadResponse>, Status> {
         let (sessions, request) = (self.sessions.clone(), request.into_inner());
         if request.body.len() > MAX_SMALL_BYTES {
-            let text = format!("body has {} bytes, allowed are {MAX_SMALL_BYTES}", request.body.len());
+            let text = format!(
+                "body has {} bytes, allowed are {MAX_SMALL_BYTES}",
+                request.body.len()
+            );
             return Err(status(ErrorCode::TooLarge, text));
         }
-        let work = counted(self.metrics.clone(), async move { put_small(&sessions, request).await });
-        let result = spawn("small upload", work).await.unwrap_or_else(|error| Err(lost_task(error)));
+        let work = counted(self.metrics.clone(), async move {
+            put_small(&sessions, request).await
+        });
+        let result = spawn("small upload", work)
+            .await
+            .unwrap_or_else(|error| Err(lost_task(error)));
         trace::describe_upload(result.as_ref().ok());
         Ok(Response::new(result.map_err(to_status)?))
     }
@@ -82,13 +93,19 @@ impl Transfer for Door {
             length => request.offset.saturating_add(length),
         };
         if request.offset > size || end > size {
-            let text = format!("bytes {} to {end} are beyond the file's {size}", request.offset);
+            let text = format!(
+                "bytes {} to {end} are beyond the file's {size}",
+                request.offset
+            );
             return Err(status(ErrorCode::RangeNotSatisfiable, text));
         }
         let route = Route::new(&self.sessions.stores).map_err(to_status)?;
         let (out, chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
-        let (range, metrics, budget) =
-            (request.offset..end, self.metrics.clone(), self.sessions.budget.clone());
+        let (range, metrics, budget) = (
+            request.offset..end,
+            self.metrics.clone(),
+            self.sessions.budget.clone(),
+        );
         spawn("download", async move {
             let mut running = metrics.download();
             let result = download(route, root, range, budget, out.clone()).await;
@@ -102,18 +119,28 @@ impl Transfer for Door {
             }
         });
         // The end is told only when all chunks came: a download that failed is never a clean end.
-        let state = (ReceiverStream::new(chunks), 0u64, Some(end - request.offset));
+        let state = (
+            ReceiverStream::new(chunks),
+            0u64,
+            Some(end - request.offset),
+        );
         let answers = futures_util::stream::unfold(state, |(mut chunks, sent, left)| async move {
             let total = left?;
             match chunks.next().await {
                 Some(Ok(chunk)) => {
                     let sent = sent + chunk.len() as u64;
-                    Some((Ok(answer(v1::download_response::Message::Chunk(chunk))), (chunks, sent, left)))
+                    Some((
+                        Ok(answer(v1::download_response::Message::Chunk(chunk))),
+                        (chunks, sent, left),
+                    ))
                 }
                 Some(Err(fault)) => Some((Err(to_status(fault)), (chunks, sent, None))),
                 None if sent == total => {
                     let end = v1::DownloadEnd { length: sent };
-                    Some((Ok(answer(v1::download_response::Message::End(end))), (chunks, sent, None)))
+                    Some((
+                        Ok(answer(v1::download_response::Message::End(end))),
+                        (chunks, sent, None),
+                    ))
                 }
                 None => {
                     let cut = status(ErrorCode::Internal, "download ended early");
@@ -124,7 +151,8 @@ impl Transfer for Door {
         Ok(Response::new(Box::pin(answers)))
     }
 
-    type GetRecipeStream = Pin<Box<dyn Stream<Item = Result<v1::GetRecipeResponse, Status>> + Send>>;
+    type GetRecipeStream =
+        Pin<Box<dyn Stream<Item = Result<v1::GetRecipeResponse, Status>> + Send>>;
 
     async fn get_recipe(
         &self,
@@ -150,13 +178,17 @@ impl Transfer for Door {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let route = Route::new(&self.sessions.stores).map_err(to_status)?;
-        let usage = crate::explain::explain(&route, request.into_inner()).await.map_err(to_status)?;
+        let usage = crate::explain::explain(&route, request.into_inner())
+            .await
+            .map_err(to_status)?;
         Ok(Response::new(usage.into()))
     }
 }
 
 fn answer(message: v1::download_response::Message) -> v1::DownloadResponse {
-    v1::DownloadResponse { message: Some(message) }
+    v1::DownloadResponse {
+        message: Some(message),
+    }
 }
 
 async fn recipe_page(route: &Route, walk: &mut RecipeWalk) -> Result<Vec<v1::RecipeBlock>, Fault> {
@@ -183,8 +215,13 @@ async fn counted(
     result
 }
 
-async fn put_small(sessions: &Sessions, request: v1::PutSmallRequest) -> Result<v1::UploadResponse, Fault> {
-    let header = request.header.ok_or_else(|| Fault::invalid("field header is missing"))?;
+async fn put_small(
+    sessions: &Sessions,
+    request: v1::PutSmallRequest,
+) -> Result<v1::UploadResponse, Fault> {
+    let header = request
+        .header
+        .ok_or_else(|| Fault::invalid("field header is missing"))?;
     let (session, mut upload) = sessions.begin(header)?;
     session.progress();
     let store = async {
@@ -212,10 +249,14 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 fn check_body(length: u64, announced: u64, crc: u32, announced_crc: u32) -> Result<(), Fault> {
     if length != announced {
-        return Err(Fault::invalid(format!("body has {length} bytes, {announced} were announced")));
+        return Err(Fault::invalid(format!(
+            "body has {length} bytes, {announced} were announced"
+        )));
     }
     if crc != announced_crc {
-        return Err(Fault::invalid("body does not have the checksum that was announced"));
+        return Err(Fault::invalid(
+            "body does not have the checksum that was announced",
+        ));
     }
     Ok(())
 }
@@ -269,9 +310,19 @@ async fn receive(
 
 /// The next message. A stream that ends or breaks before Finish is an upload that never happened.
 async fn next(messages: &mut Streaming<v1::UploadRequest>) -> Result<Message, Fault> {
-    let late = |_| Fault::new(ErrorCode::Deadline, format!("nothing came for {PROGRESS_DEADLINE:?}"));
-    let message = timeout(PROGRESS_DEADLINE, messages.message()).await.map_err(late)?;
-    let message =
-        message.map_err(from_status)?.ok_or_else(|| Fault::invalid("upload ended without Finish"))?;
-    message.message.ok_or_else(|| Fault::invalid("empty message"))
+    let late = |_| {
+        Fault::new(
+            ErrorCode::Deadline,
+            format!("nothing came for {PROGRESS_DEADLINE:?}"),
+        )
+    };
+    let message = timeout(PROGRESS_DEADLINE, messages.message())
+        .await
+        .map_err(late)?;
+    let message = message
+        .map_err(from_status)?
+        .ok_or_else(|| Fault::invalid("upload ended without Finish"))?;
+    message
+        .message
+        .ok_or_else(|| Fault::invalid("empty message"))
 }

@@ -6,7 +6,8 @@
 //! * `session`: what the master is asked for an upload.
 //! * `cluster`: identity, placement, connections.
 //!
-//! A worker never releases anything; it only unpins. What it holds for one stream is bounded, and for all streams too.
+//! A worker never releases anything; it only unpins. What it holds for one stream is bounded, and
+//! for all streams too.
 
 mod blocks;
 mod budget;

@@ -1,4 +1,5 @@
-//! The worker as a member of the cluster: its heartbeats, and what it takes from the view that the master streams.
+//! The worker as a member of the cluster: its heartbeats, and what it takes from the view that the
+//! master streams.
 
 use std::collections::HashMap;
 
@@ -22,7 +23,8 @@ pub(crate) struct ViewPublisher(pub(crate) watch::Sender<View>);
 
 impl ViewObserver for ViewPublisher {
     fn view(&mut self, found: v1::ClusterView) {
-        // A map takes a hash for each partition and node, and views change far more often than maps.
+        // A map takes a hash for each partition and node, and views change far more often than
+        // maps.
         let known = self.0.borrow().placement.clone();
         let known = known.filter(|known| Some(placement_map(known)) == found.map);
         let placement = match known {
@@ -37,9 +39,13 @@ impl ViewObserver for ViewPublisher {
             }
         };
 
-        let storage = found.nodes.iter().filter(|node| node.role() == v1::Role::Storage);
-        let addrs: HashMap<_, _> =
-            storage.filter_map(|node| Some((node_id(&node.node_id).ok()?, node.addr.clone()))).collect();
+        let storage = found
+            .nodes
+            .iter()
+            .filter(|node| node.role() == v1::Role::Storage);
+        let addrs: HashMap<_, _> = storage
+            .filter_map(|node| Some((node_id(&node.node_id).ok()?, node.addr.clone())))
+            .collect();
         let next = View { placement, addrs };
         self.0.send_if_modified(|view| {
             let changed = *view != next;
@@ -77,15 +83,23 @@ impl Member for WorkerMember {
 
     fn report(&mut self, _: Occasion) -> Report {
         let active = take_some(&self.active, MAX_ACTIVE);
-        let active_sessions =
-            active.iter().map(|session| Bytes::copy_from_slice(session.as_bytes())).collect();
-        Report::Worker(v1::WorkerReport { active_sessions, leaving: false })
+        let active_sessions = active
+            .iter()
+            .map(|session| Bytes::copy_from_slice(session.as_bytes()))
+            .collect();
+        Report::Worker(v1::WorkerReport {
+            active_sessions,
+            leaving: false,
+        })
     }
 
     fn handle_answer(&mut self, _: v1::HeartbeatResponse) {}
 
     fn farewell(&mut self) -> Option<Report> {
-        Some(Report::Worker(v1::WorkerReport { active_sessions: Vec::new(), leaving: true }))
+        Some(Report::Worker(v1::WorkerReport {
+            active_sessions: Vec::new(),
+            leaving: true,
+        }))
     }
 }
 
@@ -107,7 +121,8 @@ mod tests {
 
     #[test]
     fn sessions_beyond_the_bound_of_a_report_are_in_the_next_one() {
-        let session = |n: u64| SessionId::from_bytes([[7; 8], n.to_be_bytes()].concat().try_into().unwrap());
+        let session =
+            |n: u64| SessionId::from_bytes([[7; 8], n.to_be_bytes()].concat().try_into().unwrap());
         let active = Active::default();
         active.lock().extend((0..25).map(session));
         let reports: Vec<_> = (0..4).map(|_| take_some(&active, 10)).collect();

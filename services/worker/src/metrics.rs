@@ -46,16 +46,52 @@ impl TransferMetrics {
             drop(metrics.downloads.ended.get_or_create(&Outcome { outcome }));
         }
         let r = registry;
-        r.register("worker_uploads", "uploads by outcome", metrics.uploads.ended.clone());
-        r.register("worker_uploads_in_flight", "uploads that run", metrics.uploads.in_flight.clone());
-        r.register("worker_downloads", "downloads by outcome", metrics.downloads.ended.clone());
-        r.register("worker_downloads_in_flight", "downloads that run", metrics.downloads.in_flight.clone());
-        r.register("worker_uploaded_bytes", "bytes of committed files", metrics.uploaded_bytes.clone());
-        r.register("worker_downloaded_bytes", "bytes of whole downloads", metrics.downloaded_bytes.clone());
-        r.register("worker_new_blocks", "blocks that no store held before", metrics.new_blocks.clone());
+        r.register(
+            "worker_uploads",
+            "uploads by outcome",
+            metrics.uploads.ended.clone(),
+        );
+        r.register(
+            "worker_uploads_in_flight",
+            "uploads that run",
+            metrics.uploads.in_flight.clone(),
+        );
+        r.register(
+            "worker_downloads",
+            "downloads by outcome",
+            metrics.downloads.ended.clone(),
+        );
+        r.register(
+            "worker_downloads_in_flight",
+            "downloads that run",
+            metrics.downloads.in_flight.clone(),
+        );
+        r.register(
+            "worker_uploaded_bytes",
+            "bytes of committed files",
+            metrics.uploaded_bytes.clone(),
+        );
+        r.register(
+            "worker_downloaded_bytes",
+            "bytes of whole downloads",
+            metrics.downloaded_bytes.clone(),
+        );
+        r.register(
+            "worker_new_blocks",
+            "blocks that no store held before",
+            metrics.new_blocks.clone(),
+        );
         r.register("worker_new_bytes", "their bytes", metrics.new_bytes.clone());
-        r.register("worker_known_blocks", "blocks that a store held already", metrics.known_blocks.clone());
-        r.register("worker_known_bytes", "their bytes", metrics.known_bytes.clone());
+        r.register(
+            "worker_known_blocks",
+            "blocks that a store held already",
+            metrics.known_blocks.clone(),
+        );
+        r.register(
+            "worker_known_bytes",
+            "their bytes",
+            metrics.known_bytes.clone(),
+        );
         metrics
     }
 
@@ -71,11 +107,15 @@ impl TransferMetrics {
 
     pub(crate) fn committed(&self, running: &mut Running, done: &v1::UploadResponse) {
         running.outcome = COMMITTED;
-        let (size, blocks) = done.file.as_ref().map_or((0, 0), |file| (file.size, file.blocks));
+        let (size, blocks) = done
+            .file
+            .as_ref()
+            .map_or((0, 0), |file| (file.size, file.blocks));
         self.uploaded_bytes.inc_by(size);
         self.new_blocks.inc_by(done.new_blocks);
         self.new_bytes.inc_by(done.new_bytes);
-        self.known_blocks.inc_by(blocks.saturating_sub(done.new_blocks));
+        self.known_blocks
+            .inc_by(blocks.saturating_sub(done.new_blocks));
         self.known_bytes.inc_by(size.saturating_sub(done.new_bytes));
     }
 
@@ -95,14 +135,22 @@ pub(crate) struct Running {
 impl Running {
     fn new(of: &Transfers) -> Self {
         of.in_flight.inc();
-        Self { of: of.clone(), outcome: FAILED }
+        Self {
+            of: of.clone(),
+            outcome: FAILED,
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.of.in_flight.dec();
-        self.of.ended.get_or_create(&Outcome { outcome: self.outcome }).inc();
+        self.of
+            .ended
+            .get_or_create(&Outcome {
+                outcome: self.outcome,
+            })
+            .inc();
     }
 }
 
@@ -121,10 +169,22 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = TransferMetrics::register(&mut registry);
         let (mut one, other) = (metrics.upload(), metrics.upload());
-        assert!(shown(&registry).contains("worker_uploads_in_flight 2"), "{}", shown(&registry));
-        let file = v1::FileInfo { size: 1_000, blocks: 10, ..v1::FileInfo::default() };
-        let done =
-            v1::UploadResponse { file: Some(file), new_blocks: 4, new_bytes: 400, ..Default::default() };
+        assert!(
+            shown(&registry).contains("worker_uploads_in_flight 2"),
+            "{}",
+            shown(&registry)
+        );
+        let file = v1::FileInfo {
+            size: 1_000,
+            blocks: 10,
+            ..v1::FileInfo::default()
+        };
+        let done = v1::UploadResponse {
+            file: Some(file),
+            new_blocks: 4,
+            new_bytes: 400,
+            ..Default::default()
+        };
         metrics.committed(&mut one, &done);
         drop((one, other));
         let text = shown(&registry);

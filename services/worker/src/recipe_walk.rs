@@ -1,4 +1,5 @@
-//! The blocks of a file, or of a range of it, in order: walks the recipe tree and fetches its leaves.
+//! The blocks of a file, or of a range of it, in order: walks the recipe tree and fetches its
+//! leaves.
 
 use std::ops::Range;
 
@@ -31,7 +32,12 @@ impl Level {
     /// Skips everything that ends at or before `offset`.
     fn new(entries: Vec<Entry>, base: u64, depth: u8, offset: u64) -> Self {
         let next = entries.partition_point(|entry| base + entry.end <= offset);
-        Self { entries, next, base, depth }
+        Self {
+            entries,
+            next,
+            base,
+            depth,
+        }
     }
 }
 
@@ -45,7 +51,10 @@ pub(crate) struct RecipeWalk {
 impl RecipeWalk {
     pub(crate) fn new(root: &Root, range: Range<u64>) -> Self {
         let level = Level::new(root.entries().to_vec(), 0, root.depth(), range.start);
-        Self { levels: vec![level], range }
+        Self {
+            levels: vec![level],
+            range,
+        }
     }
 
     /// The next blocks: up to `max_bytes` and `max_blocks`, at least one while there are any.
@@ -58,10 +67,17 @@ impl RecipeWalk {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut bytes = 0;
         while let Some(level) = self.levels.last_mut() {
-            let before =
-                level.next.checked_sub(1).and_then(|at| level.entries.get(at)).map_or(0, |entry| entry.end);
+            let before = level
+                .next
+                .checked_sub(1)
+                .and_then(|at| level.entries.get(at))
+                .map_or(0, |entry| entry.end);
             let (offset, depth) = (level.base + before, level.depth);
-            let Some(entry) = level.entries.get(level.next).copied().filter(|_| offset < self.range.end)
+            let Some(entry) = level
+                .entries
+                .get(level.next)
+                .copied()
+                .filter(|_| offset < self.range.end)
             else {
                 self.levels.pop();
                 continue;
@@ -70,7 +86,8 @@ impl RecipeWalk {
             if depth > 0 {
                 level.next += 1;
                 let leaf = fetch_leaf(route, entry.id, depth - 1, len).await?;
-                self.levels.push(Level::new(leaf, offset, depth - 1, self.range.start));
+                self.levels
+                    .push(Level::new(leaf, offset, depth - 1, self.range.start));
                 continue;
             }
             if !pieces.is_empty() && (bytes + len > max_bytes || pieces.len() == max_blocks) {
@@ -78,19 +95,30 @@ impl RecipeWalk {
             }
             level.next += 1;
             bytes += len;
-            pieces.push(Piece { id: entry.id, offset, len });
+            pieces.push(Piece {
+                id: entry.id,
+                offset,
+                len,
+            });
         }
         Ok(pieces)
     }
 }
 
-async fn fetch_leaf(route: &Route, id: BlockId, level: u8, covers: u64) -> Result<Vec<Entry>, Fault> {
-    let damaged = |what: &str| Fault::new(ErrorCode::DataLoss, format!("recipe leaf {id:?} {what}"));
+async fn fetch_leaf(
+    route: &Route,
+    id: BlockId,
+    level: u8,
+    covers: u64,
+) -> Result<Vec<Entry>, Fault> {
+    let damaged =
+        |what: &str| Fault::new(ErrorCode::DataLoss, format!("recipe leaf {id:?} {what}"));
     if level >= MAX_RECIPE_DEPTH {
         return Err(damaged("lies too deep"));
     }
     let bytes = crate::fetch::fetch_one(route, id).await?;
-    let leaf = Leaf::decode(&bytes).map_err(|error| damaged("cannot be read").with_source(error))?;
+    let leaf =
+        Leaf::decode(&bytes).map_err(|error| damaged("cannot be read").with_source(error))?;
     if leaf.level() != level || leaf.entries().last().map(|entry| entry.end) != Some(covers) {
         return Err(damaged("does not fit the table above it"));
     }

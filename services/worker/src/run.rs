@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::member::{
-    HeartbeatTrigger, Heartbeats, IdentityError, MasterLink, NodeProfile, connect_master, follow_view,
+    HeartbeatTrigger, Heartbeats, IdentityError, MasterLink, NodeProfile, connect_master,
+    follow_view,
 };
 use cstore_mesh::{
-    ClientOptions, GrpcServer, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleIo, RoleMetrics, ServerOptions,
+    ClientOptions, Dial, GrpcServer, MAX_MESSAGE_BYTES, MeshError, MeshMetrics, Protocol, RoleIo,
+    RoleMetrics, ServerOptions,
 };
 use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
@@ -56,11 +58,26 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let io = RoleIo::over_tcp(&config.advertise_host, listener, config.tls.as_ref(), Protocol::Grpc)?;
-    run_over(config, secret, io, Arc::new(SystemClock), readiness, metrics, shutdown).await
+    let io = RoleIo::over_tcp(
+        &config.advertise_host,
+        listener,
+        config.tls.as_ref(),
+        Protocol::Grpc,
+    )?;
+    run_over(
+        config,
+        secret,
+        io,
+        Arc::new(SystemClock),
+        readiness,
+        metrics,
+        shutdown,
+    )
+    .await
 }
 
-/// Runs like [`run`], over connections and a clock of the caller's: a simulated network and time come in here.
+/// Runs like [`run`], over connections and a clock of the caller's: a simulated network and time
+/// come in here.
 ///
 /// # Errors
 /// [`RunError`].
@@ -73,32 +90,33 @@ pub async fn run_over(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    readiness.set("storage", PartState::NotReady("waiting for the master".to_owned()));
-    let RoleIo { addr, incoming, dial, dial_frames } = io;
-    let signer = Signer::new(&secret, Caller::Worker);
-    let options = ClientOptions { dial, ..ClientOptions::new("worker", signer, metrics.mesh.clone()) };
-    let master = connect_master(&config.master.to_string(), &options)?;
-    let link = MasterLink {
-        client: master.clone(),
-        profile: NodeProfile {
-            role: v1::Role::Worker,
-            node: config.node.clone(),
-            addr: addr.clone(),
-            failure_domain: String::new(),
-        },
-        retry_step: config.retry_step,
+    readiness.set(
+        "storage",
+        PartState::NotReady("waiting for the master".to_owned()),
+    );
+    let RoleIo {
+        addr,
+        incoming,
+        dial,
+        dial_frames,
+    } = io;
+    let link = link_to_master(&config, &secret, &addr, dial, &metrics)?;
+    let master = link.client.clone();
+    let Some(membership) = link.join(None, &readiness, &shutdown).await? else {
+        return Ok(());
     };
-    let Some(membership) = link.join(None, &readiness, &shutdown).await? else { return Ok(()) };
     let interval = membership.heartbeat;
 
-    // Not a child of the shutdown: uploads that end while the worker drains still need the map, the links and a worker
-    // that is not lost.
+    // Not a child of the shutdown: uploads that end while the worker drains still need the map, the
+    // links and a worker that is not lost.
     let tasks = TaskGroup::new(Shutdown::new());
     let ended = tasks.shutdown().clone();
     let (view_sender, view) = watch::channel(View::default());
     let follow = follow_view(
         master.clone(),
-        v1::WatchMapRequest { node_id: config.node.to_string() },
+        v1::WatchMapRequest {
+            node_id: config.node.to_string(),
+        },
         config.retry_step,
         ViewPublisher(view_sender),
         ended.clone(),
@@ -123,27 +141,76 @@ pub async fn run_over(
         clock,
         worker_id: config.node.to_string(),
     };
-    let door = Door { sessions, metrics: TransferMetrics::register(&mut metrics.registry.lock()) };
-    let options = ServerOptions {
-        drain: config.drain_timeout,
-        role: "worker",
-        verifier: Verifier::new(&secret),
-        reflection: config.reflection,
-        metrics: metrics.mesh,
+    let door = Door {
+        sessions,
+        metrics: TransferMetrics::register(&mut metrics.registry.lock()),
     };
-    let server = GrpcServer::new(options).await?;
-    let health = server.health();
-    let service = TransferServer::new(door)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = server.add_service(service);
-    health.set_serving(true).await;
-    let member = WorkerMember { stores, active, readiness: readiness.clone(), stopping: shutdown.clone() };
-    let heartbeats = Heartbeats::new(link, interval, readiness, HeartbeatTrigger::default(), member);
+    let server = server_of(door, &config, &secret, metrics.mesh).await?;
+    server.health().set_serving(true).await;
+    let member = WorkerMember {
+        stores,
+        active,
+        readiness: readiness.clone(),
+        stopping: shutdown.clone(),
+    };
+    let heartbeats = Heartbeats::new(
+        link,
+        interval,
+        readiness,
+        HeartbeatTrigger::default(),
+        member,
+    );
     drop(tasks.spawn("heartbeats", heartbeats.run(ended)));
     tracing::info!(%addr, "worker serves");
     let stop = shutdown.clone();
-    let served = server.serve_over(incoming, async move { stop.triggered().await }).await;
+    let served = server
+        .serve_over(incoming, async move { stop.triggered().await })
+        .await;
     tasks.drain(END).await;
     Ok(served?)
+}
+
+/// The connection to the master, over which the worker registers and asks for commits.
+fn link_to_master(
+    config: &Config,
+    secret: &ClusterSecret,
+    addr: &str,
+    dial: Dial,
+    metrics: &RoleMetrics,
+) -> Result<MasterLink, RunError> {
+    let signer = Signer::new(secret, Caller::Worker);
+    let options = ClientOptions {
+        dial,
+        ..ClientOptions::new("worker", signer, metrics.mesh.clone())
+    };
+    Ok(MasterLink {
+        client: connect_master(&config.master.to_string(), &options)?,
+        profile: NodeProfile {
+            role: v1::Role::Worker,
+            node: config.node.clone(),
+            addr: addr.to_owned(),
+            failure_domain: String::new(),
+        },
+        retry_step: config.retry_step,
+    })
+}
+
+/// The worker's gRPC server: its service, health checks and, when asked for, reflection.
+async fn server_of(
+    door: Door,
+    config: &Config,
+    secret: &ClusterSecret,
+    metrics: MeshMetrics,
+) -> Result<GrpcServer, MeshError> {
+    let options = ServerOptions {
+        drain: config.drain_timeout,
+        role: "worker",
+        verifier: Verifier::new(secret),
+        reflection: config.reflection,
+        metrics,
+    };
+    let service = TransferServer::new(door)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(GrpcServer::new(options).await?.add_service(service))
 }

@@ -58,15 +58,20 @@ impl Sessions {
     /// Checks ticket and header.
     ///
     /// # Errors
-    /// [`ErrorCode::PermissionDenied`] for a ticket that is not valid here, [`ErrorCode::InvalidArgument`] for a field
-    /// that breaks its rule, [`ErrorCode::Unavailable`] if the placement map is not the ticket's.
+    /// [`ErrorCode::PermissionDenied`] for a ticket that is not valid here,
+    /// [`ErrorCode::InvalidArgument`] for a field that breaks its rule, [`ErrorCode::Unavailable`]
+    /// if the placement map is not the ticket's.
     pub(crate) fn begin(&self, header: v1::UploadHeader) -> Result<(Session, Upload), Fault> {
         let claims = TicketClaims::verify(header.ticket.as_ref(), &self.ticket_key)?;
         if claims.cluster != self.stores.cluster() {
-            return Err(Fault::new(ErrorCode::PermissionDenied, "upload ticket is of another cluster"));
+            return Err(Fault::new(
+                ErrorCode::PermissionDenied,
+                "upload ticket is of another cluster",
+            ));
         }
         claims.check_expiry(self.clock.now_ms())?;
-        // The master checks the tenant again. A wrong one is refused here BEFORE the body is sent for nothing.
+        // The master checks the tenant again. A wrong one is refused here BEFORE the body is sent
+        // for nothing.
         claims.check_tenant(&header.tenant)?;
 
         let name = file_name("name", &header.name)?;
@@ -82,8 +87,13 @@ impl Sessions {
                 "placement map of the ticket is not the one in use",
             ));
         }
-        let upload =
-            Upload::new(route.clone(), claims.session, claims.chunking, digests, self.budget.clone());
+        let upload = Upload::new(
+            route.clone(),
+            claims.session,
+            claims.chunking,
+            digests,
+            self.budget.clone(),
+        );
         let session = Session {
             shared: self.clone(),
             ticket: header.ticket,
@@ -127,7 +137,9 @@ impl Session {
             etag: stored.etag.to_string(),
             blocks: stored.blocks,
             content_type: self.content_type.clone(),
-            sha256: sha256.map(|sha256| Bytes::copy_from_slice(&sha256)).unwrap_or_default(),
+            sha256: sha256
+                .map(|sha256| Bytes::copy_from_slice(&sha256))
+                .unwrap_or_default(),
             metadata: self.metadata.clone().into(),
             seals: stored.seals.iter().map(seal).collect(),
         };
@@ -156,10 +168,12 @@ impl Session {
         })
     }
 
-    /// Ends an upload that never asked for its commit: the master makes sure that it never will, storage drops its
-    /// pins. Nobody waits for it longer than the bounds of the calls.
+    /// Ends an upload that never asked for its commit: the master makes sure that it never will,
+    /// storage drops its pins. Nobody waits for it longer than the bounds of the calls.
     pub(crate) async fn abort(&self) {
-        let request = v1::AbortUploadRequest { ticket: self.ticket.clone() };
+        let request = v1::AbortUploadRequest {
+            ticket: self.ticket.clone(),
+        };
         if let Err(status) = self.shared.master.abort_upload(request).await {
             tracing::info!(session = %self.claims.session, %status, "upload could not be aborted; it will be given up");
         }

@@ -1,4 +1,5 @@
-//! What traces say of transfers: client spans of frames, the trace field that carries them, sums of a stream.
+//! What traces say of transfers: client spans of frames, the trace field that carries them, sums of
+//! a stream.
 
 use cstore_proto::v1;
 use cstore_wire::TraceField;
@@ -20,7 +21,8 @@ pub(crate) fn batch_span(name: &'static str, node: &str, blocks: usize) -> Span 
 
 /// Says in the current span what an upload was.
 pub(crate) fn describe_upload(stored: Option<&v1::UploadResponse>) {
-    let Some((stored, file)) = stored.and_then(|stored| Some((stored, stored.file.as_ref()?))) else {
+    let Some((stored, file)) = stored.and_then(|stored| Some((stored, stored.file.as_ref()?)))
+    else {
         return;
     };
     let span = Span::current();
@@ -28,7 +30,10 @@ pub(crate) fn describe_upload(stored: Option<&v1::UploadResponse>) {
     span.set_attribute("cstore.blocks", number(file.blocks));
     span.set_attribute("cstore.chunker", file.chunking.clone());
     span.set_attribute("cstore.misses", number(stored.new_blocks));
-    span.set_attribute("cstore.hits", number(file.blocks.saturating_sub(stored.new_blocks)));
+    span.set_attribute(
+        "cstore.hits",
+        number(file.blocks.saturating_sub(stored.new_blocks)),
+    );
 }
 
 /// Says in the current span what a whole download was.
@@ -48,7 +53,11 @@ pub(crate) fn field(span: &Span) -> Option<TraceField> {
     let span_ref = context.span();
     let found = span_ref.span_context();
     let bytes = || {
-        TraceField::new(found.trace_id().to_bytes(), found.span_id().to_bytes(), found.trace_flags().to_u8())
+        TraceField::new(
+            found.trace_id().to_bytes(),
+            found.span_id().to_bytes(),
+            found.trace_flags().to_u8(),
+        )
     };
     found.is_valid().then(bytes)
 }

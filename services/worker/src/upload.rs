@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES};
 use cstore_types::{
-    Block, BlockId, BlockKind, Chunking, ETag, ETagBuilder, Fault, NodeId, PartNo, Root, RootBuilder,
-    SessionId,
+    Block, BlockId, BlockKind, Chunking, ETag, ETagBuilder, Fault, NodeId, PartNo, Root,
+    RootBuilder, SessionId,
 };
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -31,7 +31,8 @@ use crate::error::lost_task;
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// Blocks of one batch, for small ones.
 pub(crate) const BATCH_BLOCKS: usize = 4_096;
-/// Bytes of one stream in flight; with the batch and the block that are being filled that is at most 8 MiB.
+/// Bytes of one stream in flight; with the batch and the block that are being filled that is at
+/// most 8 MiB.
 pub(crate) const MAX_IN_FLIGHT: usize = 4 << 20;
 /// Bodies up to this size are put without asking first which blocks are known.
 pub(crate) const BLIND_BYTES: usize = 64 << 10;
@@ -150,13 +151,19 @@ impl Upload {
         }
         let mut leaves = Vec::new();
         let key = self.route.stores.key().clone();
-        let root = self.take_recipe().finish(&mut |leaf: Vec<u8>| keep_leaf(&key, leaf, &mut leaves))?;
+        let root = self
+            .take_recipe()
+            .finish(&mut |leaf: Vec<u8>| keep_leaf(&key, leaf, &mut leaves))?;
         self.put_leaves(leaves).await?;
         let nodes: Vec<NodeId> = self.parts.keys().cloned().collect();
         for node in &nodes {
             self.seal_part(node).await?;
         }
-        let seals = self.parts.values().filter_map(|part| part.last_seal).collect();
+        let seals = self
+            .parts
+            .values()
+            .filter_map(|part| part.last_seal)
+            .collect();
         Ok(Stored {
             root,
             etag: self.etag.finish(),
@@ -179,7 +186,12 @@ impl Upload {
             bytes += block.len();
             first || bytes <= BATCH_BYTES
         };
-        let count = self.batch.iter().take(BATCH_BLOCKS).take_while(fits).count();
+        let count = self
+            .batch
+            .iter()
+            .take(BATCH_BLOCKS)
+            .take_while(fits)
+            .count();
         let blocks: Vec<Bytes> = self.batch.drain(..count).collect();
         let bytes: usize = blocks.iter().map(Bytes::len).sum();
         self.batch_bytes -= bytes;
@@ -192,20 +204,30 @@ impl Upload {
         self.in_flight_bytes += bytes;
         let held = self.budget.upload(bytes as u64).await?;
         let (route, session) = (self.route.clone(), self.session);
-        // Started at once on a task of its own, so that it runs while this one waits for the client.
+        // Started at once on a task of its own, so that it runs while this one waits for the
+        // client.
         let task = cstore_node::shutdown::spawn("upload batch", async move {
             let blocks = hash(&route, blocks).await?;
-            let lengths = blocks.iter().map(|block| (block.id, block.bytes.len() as u64)).collect();
+            let lengths = blocks
+                .iter()
+                .map(|block| (block.id, block.bytes.len() as u64))
+                .collect();
             let new = put_everywhere(&route, session, blocks).await?;
-            // Given back BEFORE the batch is taken: an upload that waits for the budget takes no batches, so uploads
-            // would wait for each other's stored batches for ever otherwise.
+            // Given back BEFORE the batch is taken: an upload that waits for the budget takes no
+            // batches, so uploads would wait for each other's stored batches for ever otherwise.
             drop(held);
-            Ok(Done { blocks: lengths, bytes, new })
+            Ok(Done {
+                blocks: lengths,
+                bytes,
+                new,
+            })
         });
-        // An upload that ends early MUST NOT go on putting blocks, otherwise they are pinned again after its Unpin.
+        // An upload that ends early MUST NOT go on putting blocks, otherwise they are pinned again
+        // after its Unpin.
         let task = AbortOnDropHandle::new(task);
-        self.in_flight
-            .push_back(Box::pin(async move { task.await.unwrap_or_else(|error| Err(lost_task(error))) }));
+        self.in_flight.push_back(Box::pin(async move {
+            task.await.unwrap_or_else(|error| Err(lost_task(error)))
+        }));
         Ok(())
     }
 
@@ -218,7 +240,9 @@ impl Upload {
             let mut leaves = Vec::new();
             self.etag.push(&id);
             self.blocks += 1;
-            self.recipe.push(id, len, &mut |leaf: Vec<u8>| keep_leaf(&key, leaf, &mut leaves))?;
+            self.recipe.push(id, len, &mut |leaf: Vec<u8>| {
+                keep_leaf(&key, leaf, &mut leaves)
+            })?;
             self.add_to_part(id, len).await?;
             if !leaves.is_empty() {
                 self.put_leaves(leaves).await?;
@@ -228,7 +252,10 @@ impl Upload {
     }
 
     async fn put_leaves(&mut self, leaves: Vec<Block>) -> Result<(), Fault> {
-        let ids: Vec<(BlockId, u64)> = leaves.iter().map(|leaf| (leaf.id, leaf.bytes.len() as u64)).collect();
+        let ids: Vec<(BlockId, u64)> = leaves
+            .iter()
+            .map(|leaf| (leaf.id, leaf.bytes.len() as u64))
+            .collect();
         put_everywhere(&self.route, self.session, leaves).await?;
         for (id, len) in ids {
             self.add_to_part(id, len).await?;
@@ -254,7 +281,9 @@ impl Upload {
     }
 
     async fn seal_part(&mut self, node: &NodeId) -> Result<(), Fault> {
-        let Some(part) = self.parts.get_mut(node) else { return Ok(()) };
+        let Some(part) = self.parts.get_mut(node) else {
+            return Ok(());
+        };
         if part.ids.is_empty() {
             return Ok(());
         }
@@ -279,30 +308,48 @@ impl Upload {
         for block in &blocks {
             self.etag.push(&block.id);
             let len = block.bytes.len() as u64;
-            self.recipe.push(block.id, len, &mut |leaf: Vec<u8>| keep_leaf(&key, leaf, &mut leaves))?;
+            self.recipe.push(block.id, len, &mut |leaf: Vec<u8>| {
+                keep_leaf(&key, leaf, &mut leaves)
+            })?;
         }
-        let root = self.take_recipe().finish(&mut |leaf: Vec<u8>| keep_leaf(&key, leaf, &mut leaves))?;
+        let root = self
+            .take_recipe()
+            .finish(&mut |leaf: Vec<u8>| keep_leaf(&key, leaf, &mut leaves))?;
         self.blocks = blocks.len() as u64;
         blocks.extend(leaves);
         let ask_first = self.batch_bytes > BLIND_BYTES;
         let (route, session) = (&self.route, self.session);
         let groups = route.by_node(blocks, |block| block.id);
-        let put = groups
-            .iter()
-            .map(|(node, blocks)| async move { route.put_seal(node, session, blocks, ask_first).await });
+        let put = groups.iter().map(|(node, blocks)| async move {
+            route.put_seal(node, session, blocks, ask_first).await
+        });
         let mut new = New::default();
         let mut seals = Vec::new();
         for (seal, found) in try_join_all(put).await? {
             new.add(found);
             seals.push(seal);
         }
-        Ok(Stored { root, etag: self.etag.finish(), blocks: self.blocks, new, seals, digests: self.digests })
+        Ok(Stored {
+            root,
+            etag: self.etag.finish(),
+            blocks: self.blocks,
+            new,
+            seals,
+            digests: self.digests,
+        })
     }
 }
 
 fn keep_leaf(key: &cstore_types::DedupKey, leaf: Vec<u8>, leaves: &mut Vec<Block>) -> BlockId {
-    let id = BlockId::of_many(key, &[&leaf]).first().copied().unwrap_or(BlockId::from_bytes([0; 32]));
-    leaves.push(Block { id, kind: BlockKind::Manifest, bytes: leaf.into() });
+    let id = BlockId::of_many(key, &[&leaf])
+        .first()
+        .copied()
+        .unwrap_or(BlockId::from_bytes([0; 32]));
+    leaves.push(Block {
+        id,
+        kind: BlockKind::Manifest,
+        bytes: leaf.into(),
+    });
     id
 }
 
@@ -313,14 +360,26 @@ async fn hash(route: &Route, blocks: Vec<Bytes>) -> Result<Vec<Block>, Fault> {
         let slices: Vec<&[u8]> = blocks.iter().map(Bytes::as_ref).collect();
         let ids = BlockId::of_many(&key, &slices);
         let pairs = ids.into_iter().zip(blocks);
-        pairs.map(|(id, bytes)| Block { id, kind: BlockKind::Data, bytes }).collect()
+        pairs
+            .map(|(id, bytes)| Block {
+                id,
+                kind: BlockKind::Data,
+                bytes,
+            })
+            .collect()
     };
     cstore_node::blocking(hash).await.map_err(lost_task)
 }
 
-async fn put_everywhere(route: &Route, session: SessionId, blocks: Vec<Block>) -> Result<New, Fault> {
+async fn put_everywhere(
+    route: &Route,
+    session: SessionId,
+    blocks: Vec<Block>,
+) -> Result<New, Fault> {
     let groups = route.by_node(blocks, |block| block.id);
-    let puts = groups.into_iter().map(|(node, blocks)| route.put(node, session, blocks));
+    let puts = groups
+        .into_iter()
+        .map(|(node, blocks)| route.put(node, session, blocks));
     let mut new = New::default();
     for found in try_join_all(puts).await? {
         new.add(found);

@@ -28,7 +28,9 @@ pub enum EntryError {
     #[error("{0} is not key=value")]
     Word(String),
     /// No such key, or one for the second time.
-    #[error("{0} is not a key, or stands there twice; keys are id, tenant, rights, expires and sha256")]
+    #[error(
+        "{0} is not a key, or stands there twice; keys are id, tenant, rights, expires and sha256"
+    )]
     Key(String),
     /// Missing or of another form.
     #[error("id must be there, as 2 to 32 of 0-9 and a-f")]
@@ -50,9 +52,11 @@ pub enum EntryError {
     Hash,
 }
 
-/// Whether a time has a text of RFC 3339, whose years have four digits. The formatter panics at others.
+/// Whether a time has a text of RFC 3339, whose years have four digits. The formatter panics at
+/// others.
 fn can_be_written(when: SystemTime) -> bool {
-    when.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since.as_secs() < YEAR_10000)
+    when.duration_since(SystemTime::UNIX_EPOCH)
+        .is_ok_and(|since| since.as_secs() < YEAR_10000)
 }
 
 impl Entry {
@@ -69,7 +73,13 @@ impl Entry {
         if !expires.is_none_or(can_be_written) {
             return Err(EntryError::Expires);
         }
-        Ok(Self { id: token.id().to_owned(), tenant, rights, expires, hash: token.hash() })
+        Ok(Self {
+            id: token.id().to_owned(),
+            tenant,
+            rights,
+            expires,
+            hash: token.hash(),
+        })
     }
 
     /// By which the token is found.
@@ -89,7 +99,8 @@ impl Entry {
 
     /// When it ends, as text; `None` when it does not.
     pub fn expires(&self) -> Option<String> {
-        self.expires.map(|when| humantime::format_rfc3339_seconds(when).to_string())
+        self.expires
+            .map(|when| humantime::format_rfc3339_seconds(when).to_string())
     }
 
     pub(super) fn hash(&self) -> &[u8; 32] {
@@ -98,7 +109,9 @@ impl Entry {
 
     /// When it ended, if it has.
     pub(super) fn expired(&self, now: SystemTime) -> Option<String> {
-        self.expires.filter(|when| now >= *when).and_then(|_| self.expires())
+        self.expires
+            .filter(|when| now >= *when)
+            .and_then(|_| self.expires())
     }
 
     /// Reads a line; `None` when it says nothing.
@@ -111,7 +124,9 @@ impl Entry {
         }
         let [mut id, mut tenant, mut rights, mut expires, mut hash] = [None; 5];
         for word in line.split_whitespace() {
-            let (key, value) = word.split_once('=').ok_or_else(|| EntryError::Word(word.to_owned()))?;
+            let (key, value) = word
+                .split_once('=')
+                .ok_or_else(|| EntryError::Word(word.to_owned()))?;
             let field = match key {
                 "id" => &mut id,
                 "tenant" => &mut tenant,
@@ -124,14 +139,22 @@ impl Entry {
                 return Err(EntryError::Key(key.to_owned()));
             }
         }
-        let hash = hash.and_then(|text| hex::decode(text).ok()).and_then(|bytes| bytes.try_into().ok());
-        let expires = expires.map(humantime::parse_rfc3339).transpose().map_err(|_| EntryError::Expires)?;
+        let hash = hash
+            .and_then(|text| hex::decode(text).ok())
+            .and_then(|bytes| bytes.try_into().ok());
+        let expires = expires
+            .map(humantime::parse_rfc3339)
+            .transpose()
+            .map_err(|_| EntryError::Expires)?;
         if !expires.is_none_or(can_be_written) {
             return Err(EntryError::Expires);
         }
         Ok(Some(Self {
             id: id.filter(|id| is_id(id)).ok_or(EntryError::Id)?.to_owned(),
-            tenant: tenant.filter(|name| !name.is_empty()).ok_or(TenantError).and_then(Tenant::new)?,
+            tenant: tenant
+                .filter(|name| !name.is_empty())
+                .ok_or(TenantError)
+                .and_then(Tenant::new)?,
             rights: rights.ok_or(RightsError)?.parse()?,
             expires,
             hash: hash.ok_or(EntryError::Hash)?,
@@ -141,7 +164,11 @@ impl Entry {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "id={} tenant={} rights={}", self.id, self.tenant, self.rights)?;
+        write!(
+            f,
+            "id={} tenant={} rights={}",
+            self.id, self.tenant, self.rights
+        )?;
         if let Some(expires) = self.expires() {
             write!(f, " expires={expires}")?;
         }
@@ -158,7 +185,12 @@ mod tests {
     fn a_time_that_has_no_text_is_refused_before_it_is_written() {
         let entry = |seconds: u64| {
             let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            Entry::new(&Token::generate().unwrap(), Tenant::default(), Rights::ALL, Some(expires))
+            Entry::new(
+                &Token::generate().unwrap(),
+                Tenant::default(),
+                Rights::ALL,
+                Some(expires),
+            )
         };
         let last = entry(YEAR_10000 - 1).unwrap();
         assert_eq!(last.expires().as_deref(), Some("9999-12-31T23:59:59Z"));
@@ -166,7 +198,12 @@ mod tests {
         assert_eq!(read.and_then(|entry| entry.expires()), last.expires());
         assert_eq!(entry(YEAR_10000), Err(EntryError::Expires));
         let early = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
-        let early = Entry::new(&Token::generate().unwrap(), Tenant::default(), Rights::ALL, Some(early));
+        let early = Entry::new(
+            &Token::generate().unwrap(),
+            Tenant::default(),
+            Rights::ALL,
+            Some(early),
+        );
         assert_eq!(early, Err(EntryError::Expires));
     }
 }

@@ -1,4 +1,5 @@
-//! The token file as a gateway follows it: read again when it changes, kept as it was while it is broken.
+//! The token file as a gateway follows it: read again when it changes, kept as it was while it is
+//! broken.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -84,7 +85,11 @@ impl TokenFile {
             None => TokenSet::default(),
         };
         tracing::info!(path = %path.display(), tokens = tokens.len(), "API tokens");
-        Ok(Self { path, tokens: RwLock::new(tokens), seen: Mutex::new(seen) })
+        Ok(Self {
+            path,
+            tokens: RwLock::new(tokens),
+            seen: Mutex::new(seen),
+        })
     }
 
     /// What the file knows of a token that is good now.
@@ -120,7 +125,8 @@ impl TokenFile {
         let found = match stamp(&self.path) {
             Ok(found) if found == *seen => return,
             Ok(found) => found,
-            // Not a state of the file: looked at again, and said at DEBUG lest it is said twice a second.
+            // Not a state of the file: looked at again, and said at DEBUG lest it is said twice a
+            // second.
             Err(error) => return tracing::debug!(%error, "the token file cannot be looked at"),
         };
         *seen = found;
@@ -166,12 +172,19 @@ mod tests {
         let file = TokenFile::open(path.clone()).unwrap();
         let token = Token::generate().unwrap();
         assert!(file.find(&token).is_err(), "no file, no tokens");
-        let line = Entry::new(&token, Tenant::default(), Rights::ALL, None).unwrap().to_string();
+        let line = Entry::new(&token, Tenant::default(), Rights::ALL, None)
+            .unwrap()
+            .to_string();
 
         write(&path, &line, 0o600);
         file.refresh();
         assert!(file.find(&token).is_ok());
-        for (text, mode) in [("nonsense", 0o600), ("", 0o644), ("", 0o620), (&*"#".repeat(5 << 20), 0o600)] {
+        for (text, mode) in [
+            ("nonsense", 0o600),
+            ("", 0o644),
+            ("", 0o620),
+            (&*"#".repeat(5 << 20), 0o600),
+        ] {
             write(&path, text, mode);
             file.refresh();
             assert!(file.find(&token).is_ok(), "{mode:o}");
@@ -196,9 +209,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api-tokens");
         write(&path, "nonsense", 0o600);
-        assert!(matches!(TokenFile::open(path.clone()), Err(TokenFileError::Line { line: 1, .. })));
+        assert!(matches!(
+            TokenFile::open(path.clone()),
+            Err(TokenFileError::Line { line: 1, .. })
+        ));
         write(&path, "", 0o604);
-        assert!(matches!(TokenFile::open(path), Err(TokenFileError::Mode(0o604))));
+        assert!(matches!(
+            TokenFile::open(path),
+            Err(TokenFileError::Mode(0o604))
+        ));
         assert!(TokenFile::open(dir.path().to_path_buf()).is_err());
     }
 }

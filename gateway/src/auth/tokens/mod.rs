@@ -5,8 +5,8 @@
 //! file   one token a line, its fields in any order; empty lines and lines that begin with # are skipped
 //!        id=4f1c0a9be2d7 tenant=acme rights=read,write,delete expires=2027-01-31T00:00:00Z sha256=<64 digits>
 //! ```
-//! Invariant: nothing here holds the secret of a token; a hash without salt is enough for 256 random bits. `expires`
-//! may be missing.
+//! Invariant: nothing here holds the secret of a token; a hash without salt is enough for 256
+//! random bits. `expires` may be missing.
 
 mod entry;
 mod error;

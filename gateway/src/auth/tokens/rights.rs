@@ -67,7 +67,9 @@ impl FromStr for Rights {
     fn from_str(text: &str) -> Result<Self, RightsError> {
         let mut bits = 0;
         for word in text.split(',') {
-            let right = Right::ALL.into_iter().find(|right| right.as_str() == word.trim());
+            let right = Right::ALL
+                .into_iter()
+                .find(|right| right.as_str() == word.trim());
             bits |= right.ok_or(RightsError)?.bit();
         }
         Ok(Self(bits))
@@ -76,8 +78,11 @@ impl FromStr for Rights {
 
 impl fmt::Display for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words: Vec<_> =
-            Right::ALL.into_iter().filter(|right| self.has(*right)).map(Right::as_str).collect();
+        let words: Vec<_> = Right::ALL
+            .into_iter()
+            .filter(|right| self.has(*right))
+            .map(Right::as_str)
+            .collect();
         f.write_str(&words.join(","))
     }
 }
@@ -91,7 +96,10 @@ mod tests {
         for bits in 1..8 {
             assert_eq!(Rights(bits).to_string().parse(), Ok(Rights(bits)));
         }
-        assert_eq!("delete, read".parse::<Rights>().unwrap().to_string(), "read,delete");
+        assert_eq!(
+            "delete, read".parse::<Rights>().unwrap().to_string(),
+            "read,delete"
+        );
         for wrong in ["", "all", "read,", "read write"] {
             assert_eq!(wrong.parse::<Rights>(), Err(RightsError), "{wrong:?}");
         }

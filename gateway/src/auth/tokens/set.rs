@@ -34,8 +34,13 @@ impl TokenSet {
     pub fn parse(text: &str) -> Result<Self, TokenFileError> {
         let mut tokens = BTreeMap::new();
         for (at, line) in text.lines().enumerate() {
-            let wrong = |error| TokenFileError::Line { line: at + 1, error };
-            let Some(entry) = Entry::of_line(line).map_err(wrong)? else { continue };
+            let wrong = |error| TokenFileError::Line {
+                line: at + 1,
+                error,
+            };
+            let Some(entry) = Entry::of_line(line).map_err(wrong)? else {
+                continue;
+            };
             if let Some(twice) = tokens.insert(entry.id().to_owned(), entry) {
                 return Err(wrong(EntryError::Twice(twice.id().to_owned())));
             }
@@ -91,7 +96,12 @@ mod tests {
         assert_eq!(set.find(&token, now).unwrap().tenant().as_str(), "acme");
         let shown = Token::parse(&token.expose()).unwrap();
         assert_eq!(set.find(&shown, now).unwrap().id(), token.id());
-        let crossed = Token::parse(&format!("{}{}", &token.expose()[..17], &other.expose()[17..])).unwrap();
+        let crossed = Token::parse(&format!(
+            "{}{}",
+            &token.expose()[..17],
+            &other.expose()[17..]
+        ))
+        .unwrap();
         assert_eq!(set.find(&crossed, now), Err(Refused::Unknown));
         let unknown = Token::generate().unwrap();
         assert_eq!(set.find(&unknown, now), Err(Refused::Unknown));
@@ -120,13 +130,18 @@ mod tests {
             ("nonsense", "line 3: nonsense is not key=value"),
             ("id=00 colour=red", "line 3: colour"),
             (&line.replace("rights=read", "rights=fly"), "line 3: rights"),
-            (&line.replace("tenant=acme", "tenant=ACME"), "line 3: tenant"),
+            (
+                &line.replace("tenant=acme", "tenant=ACME"),
+                "line 3: tenant",
+            ),
             (&line.replace("sha256=", "sha256=0"), "line 3: sha256"),
             (&format!("{line} expires=tomorrow"), "line 3: expires"),
             (&line.replace("sha256=", "was="), "line 3: was"),
             (&line, "line 3: id"),
         ] {
-            let error = TokenSet::parse(&format!("# first\n{line}\n{bad}\n")).unwrap_err().to_string();
+            let error = TokenSet::parse(&format!("# first\n{line}\n{bad}\n"))
+                .unwrap_err()
+                .to_string();
             assert!(error.starts_with(why), "{bad}: {error}");
         }
     }

@@ -21,19 +21,29 @@ impl Token {
         let (mut id, mut secret) = ([0; 6], [0; 32]);
         getrandom::fill(&mut id)?;
         getrandom::fill(&mut secret)?;
-        Ok(Self { id: hex::encode(id), secret })
+        Ok(Self {
+            id: hex::encode(id),
+            secret,
+        })
     }
 
     /// Reads what a client shows; `None` when it has not the form of a token.
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
         let secret = URL_SAFE_NO_PAD.decode(secret).ok()?.try_into().ok()?;
-        is_id(id).then(|| Self { id: id.to_owned(), secret })
+        is_id(id).then(|| Self {
+            id: id.to_owned(),
+            secret,
+        })
     }
 
     /// The text that its owner keeps.
     pub fn expose(&self) -> String {
-        format!("{PREFIX}{}_{}", self.id, URL_SAFE_NO_PAD.encode(self.secret))
+        format!(
+            "{PREFIX}{}_{}",
+            self.id,
+            URL_SAFE_NO_PAD.encode(self.secret)
+        )
     }
 
     /// By which it is found.
@@ -48,13 +58,18 @@ impl Token {
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
 /// Returns whether `text` has the form of a token id: 2 to 32 hexadecimal digits in lower case.
 pub(super) fn is_id(text: &str) -> bool {
-    (2..=32).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    (2..=32).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ impl Load {
         self.run(shape, |client, n| {
             let start = (n * size + shift * n) % (data.len() - size + 1);
             let path = format!("{}{n}", self.base);
-            let answer = client.call("PUT", &path, "", &data[start..start + size]).unwrap();
+            let answer = client
+                .call("PUT", &path, "", &data[start..start + size])
+                .unwrap();
             assert_eq!(answer.status, 201, "PUT {path}: {}", answer.text());
             size
         })
@@ -73,12 +75,22 @@ impl Load {
         };
         let results: Vec<(usize, Vec<f64>)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..conc).map(|_| scope.spawn(worker)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
         let seconds = start.elapsed().as_secs_f64();
         let bytes = results.iter().map(|(bytes, _)| bytes).sum();
-        let mut latencies: Vec<f64> = results.into_iter().flat_map(|(_, latencies)| latencies).collect();
+        let mut latencies: Vec<f64> = results
+            .into_iter()
+            .flat_map(|(_, latencies)| latencies)
+            .collect();
         latencies.sort_by(f64::total_cmp);
-        Outcome { seconds, bytes, latencies }
+        Outcome {
+            seconds,
+            bytes,
+            latencies,
+        }
     }
 }

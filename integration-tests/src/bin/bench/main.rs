@@ -1,8 +1,9 @@
 //! `make bench`: measures the real program over loopback, prints a table and writes JSON.
 //!
-//! Two set-ups, `cstore dev` and four processes; five runs of each work on one store that fills; medians. Every
-//! acknowledgement is durable. `BENCH_RUNS`, `BENCH_MIB` and `BENCH_SETUPS` (dev,four) change the defaults.
-//! `BENCH_TRACING=10` measures instead what tracing costs, in so many rounds.
+//! Two set-ups, `cstore dev` and four processes; five runs of each work on one store that fills;
+//! medians. Every acknowledgement is durable. `BENCH_RUNS`, `BENCH_MIB` and `BENCH_SETUPS`
+//! (dev,four) change the defaults. `BENCH_TRACING=10` measures instead what tracing costs, in so
+//! many rounds.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,14 +26,21 @@ use report::{Row, Table};
 use servers::Servers;
 
 fn env(name: &str, default: &str) -> String {
-    std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .unwrap_or_else(|| default.to_owned())
 }
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
-    // Started by itself as one of the servers: the program under test is linked in, so nothing else is built.
+    // Started by itself as one of the servers: the program under test is linked in, so nothing else
+    // is built.
     if args.get(1).is_some_and(|arg| arg == "cstore") {
-        return cstore::main_with(args.into_iter().skip(1), &cstore_node::ProcessEnv::snapshot());
+        return cstore::main_with(
+            args.into_iter().skip(1),
+            &cstore_node::ProcessEnv::snapshot(),
+        );
     }
     if let Ok(rounds) = env("BENCH_TRACING", "").parse() {
         tracing_cost::run(rounds);
@@ -57,7 +65,10 @@ fn main() -> ExitCode {
 }
 
 fn one_run(servers: &Servers, run: usize, bytes: usize, table: &mut Table) {
-    let load = |base: &str| Load { addr: servers.gateway.clone(), base: format!("/api/files/{base}-{run}-") };
+    let load = |base: &str| Load {
+        addr: servers.gateway.clone(),
+        base: format!("/api/files/{base}-{run}-"),
+    };
     let big = random(bytes, run as u64 + 1);
     let part = (bytes / 16).max(1 << 20);
     let large = (bytes / part, part, 4);
@@ -70,11 +81,17 @@ fn one_run(servers: &Servers, run: usize, bytes: usize, table: &mut Table) {
     measure("PUT 1 GiB unique", &|| load("big").put(large, &big, 0));
     measure("PUT the same again", &|| load("again").put(large, &big, 0));
     measure("GET 1 GiB", &|| load("big").get(large, None));
-    measure("PUT 2,000 x 100 KiB, 50 at once", &|| load("mid").put((2_000, 100 << 10, 50), &big, 7));
+    measure("PUT 2,000 x 100 KiB, 50 at once", &|| {
+        load("mid").put((2_000, 100 << 10, 50), &big, 7)
+    });
     let small = (10_000, 4 << 10, 32);
     let fresh = random(small.0 * small.1, 1_000 + run as u64);
-    measure("PUT 10,000 x 4 KiB, 32 at once", &|| load("small").put(small, &fresh, 0));
-    measure("GET 10,000 x 4 KiB, 32 at once", &|| load("small").get(small, None));
+    measure("PUT 10,000 x 4 KiB, 32 at once", &|| {
+        load("small").put(small, &fresh, 0)
+    });
+    measure("GET 10,000 x 4 KiB, 32 at once", &|| {
+        load("small").get(small, None)
+    });
     let middle = (part / 2, part / 2 + (1 << 20).min(part / 2) - 1);
     measure("GET range of 1 MiB, one at a time", &|| {
         load("big").get((200, part, 1), Some((middle, large.0)))

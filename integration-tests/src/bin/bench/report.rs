@@ -23,7 +23,11 @@ impl Row {
     pub(crate) fn new(work: &str, outcome: &Outcome, used: &Usage) -> Self {
         let at = |share: f64| {
             let last = outcome.latencies.len().saturating_sub(1);
-            outcome.latencies.get((last as f64 * share) as usize).copied().unwrap_or(0.0)
+            outcome
+                .latencies
+                .get((last as f64 * share) as usize)
+                .copied()
+                .unwrap_or(0.0)
         };
         let count = outcome.latencies.len() as f64;
         Self {
@@ -54,7 +58,12 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 
 impl Table {
     pub(crate) fn new(setup: &str, runs: usize) -> Self {
-        Self { setup: setup.to_owned(), runs, peak_rss_mb: 0.0, rows: Vec::new() }
+        Self {
+            setup: setup.to_owned(),
+            runs,
+            peak_rss_mb: 0.0,
+            rows: Vec::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, row: Row) {
@@ -93,10 +102,18 @@ impl Table {
 }
 
 pub(crate) fn write_json(tables: &[Table]) {
-    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    let commit = commit.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
+    let commit = Command::new("git")
+        .args(["rev-parse", "--short", "HEAD"])
+        .output();
+    let commit = commit
+        .map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+        .unwrap_or_default();
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find(|line| line.starts_with("model name")).unwrap_or_default().to_owned();
+    let model = cpu
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .unwrap_or_default()
+        .to_owned();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let json = serde_json::json!({ "commit": commit, "machine": { "cpu": model, "cores": cores }, "tables": tables });
     std::fs::create_dir_all("bench-results").unwrap();

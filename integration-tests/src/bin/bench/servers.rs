@@ -25,7 +25,10 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(crate) fn since(&self, before: &Self) -> Self {
-        Self { cpu_seconds: self.cpu_seconds - before.cpu_seconds, syncs: self.syncs - before.syncs }
+        Self {
+            cpu_seconds: self.cpu_seconds - before.cpu_seconds,
+            syncs: self.syncs - before.syncs,
+        }
     }
 }
 
@@ -70,15 +73,27 @@ impl Servers {
             "four" => {
                 let roles = ["master", "storage", "worker", "gateway"];
                 (
-                    roles.iter().zip(&ports[4..]).map(|(role, port)| spawn(role, *port)).collect(),
+                    roles
+                        .iter()
+                        .zip(&ports[4..])
+                        .map(|(role, port)| spawn(role, *port))
+                        .collect(),
                     ports[4..6].to_vec(),
                 )
             }
             other => panic!("BENCH_SETUPS may name dev and four, found {other}"),
         };
-        let admin = admin.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let servers =
-            Self { gateway: format!("127.0.0.1:{}", ports[0]), children, admin, _dir: dir, _ports: reserved };
+        let admin = admin
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        let servers = Self {
+            gateway: format!("127.0.0.1:{}", ports[0]),
+            children,
+            admin,
+            _dir: dir,
+            _ports: reserved,
+        };
         servers.wait();
         servers
     }
@@ -86,7 +101,10 @@ impl Servers {
     fn wait(&self) {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
-            assert!(Instant::now() < end, "the servers were not ready within 30 s");
+            assert!(
+                Instant::now() < end,
+                "the servers were not ready within 30 s"
+            );
             if let Ok(mut client) = Client::connect(&self.gateway) {
                 let answer = client.call("PUT", "/api/files/probe?overwrite=true", "", b"probe");
                 if answer.is_ok_and(|answer| matches!(answer.status, 200 | 201)) {
@@ -100,24 +118,52 @@ impl Servers {
     pub(crate) fn usage(&self) -> Usage {
         let cpu = |child: &Child| {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-            fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / TICKS
+            let fields: Vec<&str> = stat
+                .rsplit(')')
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .collect();
+            fields[11..13]
+                .iter()
+                .map(|ticks| ticks.parse::<f64>().unwrap())
+                .sum::<f64>()
+                / TICKS
         };
         let syncs = |addr: &String| {
-            let text = Client::connect(addr).unwrap().call("GET", "/metrics", "", b"").unwrap().text();
-            let frames =
-                text.lines().filter(|line| line.starts_with("cstore_") && line.contains("_log_frames"));
-            frames.filter_map(|line| line.split(' ').nth(1)?.parse::<f64>().ok()).sum::<f64>()
+            let text = Client::connect(addr)
+                .unwrap()
+                .call("GET", "/metrics", "", b"")
+                .unwrap()
+                .text();
+            let frames = text
+                .lines()
+                .filter(|line| line.starts_with("cstore_") && line.contains("_log_frames"));
+            frames
+                .filter_map(|line| line.split(' ').nth(1)?.parse::<f64>().ok())
+                .sum::<f64>()
         };
-        Usage { cpu_seconds: self.children.iter().map(cpu).sum(), syncs: self.admin.iter().map(syncs).sum() }
+        Usage {
+            cpu_seconds: self.children.iter().map(cpu).sum(),
+            syncs: self.admin.iter().map(syncs).sum(),
+        }
     }
 
     /// Of all servers together.
     pub(crate) fn peak_rss_mb(&self) -> f64 {
         let peak = |child: &Child| {
             let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-            let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: 0");
-            line.split_whitespace().nth(1).unwrap_or("0").parse::<f64>().unwrap_or(0.0) * 1_024.0 / 1e6
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("VmHWM"))
+                .unwrap_or("VmHWM: 0");
+            line.split_whitespace()
+                .nth(1)
+                .unwrap_or("0")
+                .parse::<f64>()
+                .unwrap_or(0.0)
+                * 1_024.0
+                / 1e6
         };
         self.children.iter().map(peak).sum()
     }

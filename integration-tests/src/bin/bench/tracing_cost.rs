@@ -1,4 +1,5 @@
-//! What tracing costs: CPU seconds per GiB without it, with one trace in twenty, with all, in alternating rounds.
+//! What tracing costs: CPU seconds per GiB without it, with one trace in twenty, with all, in
+//! alternating rounds.
 
 use cstore_integration_tests::content::random;
 use cstore_integration_tests::otlp::Collector;
@@ -18,12 +19,22 @@ struct Way {
 }
 
 const WAYS: [Way; 3] = [
-    Way { name: "off", share: None },
-    Way { name: "5 %", share: Some("0.05") },
-    Way { name: "100 %", share: Some("1") },
+    Way {
+        name: "off",
+        share: None,
+    },
+    Way {
+        name: "5 %",
+        share: Some("0.05"),
+    },
+    Way {
+        name: "100 %",
+        share: Some("1"),
+    },
 ];
 
-/// Runs the rounds and prints medians and ranges of the ratios to the run without traces of the same round.
+/// Runs the rounds and prints medians and ranges of the ratios to the run without traces of the
+/// same round.
 pub(crate) fn run(rounds: usize) {
     let collector = Collector::start();
     let data = random(BYTES, 1);
@@ -33,15 +44,28 @@ pub(crate) fn run(rounds: usize) {
         for turn in 0..WAYS.len() {
             let at = (turn + round) % WAYS.len();
             let used = measure(WAYS[at], &collector, &data);
-            println!("round {} {:<6} {used:.2} CPU s/GiB", round + 1, WAYS[at].name);
+            println!(
+                "round {} {:<6} {used:.2} CPU s/GiB",
+                round + 1,
+                WAYS[at].name
+            );
             cpu[at].push(used);
         }
     }
-    println!("\nPUT and GET of {} MiB in files of {} MiB, four processes", BYTES >> 20, FILE >> 20);
+    println!(
+        "\nPUT and GET of {} MiB in files of {} MiB, four processes",
+        BYTES >> 20,
+        FILE >> 20
+    );
     for (way, used) in WAYS.iter().zip(&cpu) {
-        let ratios: Vec<f64> = used.iter().zip(&cpu[0]).map(|(used, off)| used / off).collect();
-        let (low, high) =
-            ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), r| (low.min(*r), high.max(*r)));
+        let ratios: Vec<f64> = used
+            .iter()
+            .zip(&cpu[0])
+            .map(|(used, off)| used / off)
+            .collect();
+        let (low, high) = ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), r| {
+            (low.min(*r), high.max(*r))
+        });
         println!(
             "{:<6} median {:.2} CPU s/GiB; ratio to off: median {:.3}, from {low:.3} to {high:.3}",
             way.name,
@@ -62,7 +86,10 @@ fn measure(way: Way, collector: &Collector, data: &[u8]) -> f64 {
         ],
     };
     let servers = Servers::start_with("four", &env);
-    let load = Load { addr: servers.gateway.clone(), base: "/api/files/t-".to_owned() };
+    let load = Load {
+        addr: servers.gateway.clone(),
+        base: "/api/files/t-".to_owned(),
+    };
     let shape = (BYTES / FILE, FILE, 4);
     let before = servers.usage();
     let put = load.put(shape, data, 0);

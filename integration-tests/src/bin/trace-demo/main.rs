@@ -1,9 +1,14 @@
-//! `make trace-demo`: a small cluster of separate processes, one upload, one download, and their traces as trees.
+//! `make trace-demo`: a small cluster of separate processes, one upload, one download, and their
+//! traces as trees.
 //!
-//! The traces come from a collector inside of this program. With `OTEL_EXPORTER_OTLP_ENDPOINT` set they go there instead,
-//! and only their ids are printed.
+//! The traces come from a collector inside of this program. With `OTEL_EXPORTER_OTLP_ENDPOINT` set
+//! they go there instead, and only their ids are printed.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a demonstration prints, and may fail loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a demonstration prints, and may fail loudly"
+)]
 
 use std::process::ExitCode;
 
@@ -29,17 +34,25 @@ fn main() -> ExitCode {
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
         .env("OTEL_BSP_SCHEDULE_DELAY", "50")
         .start();
-    println!("3 storage nodes, 2 workers, a master and a gateway at http://{}\n", cluster.gateway);
+    println!(
+        "3 storage nodes, 2 workers, a master and a gateway at http://{}\n",
+        cluster.gateway
+    );
     let put = cluster.ask("PUT", "/api/files/demo", &random(1_000_000, 1));
     assert_eq!(put.status, 201, "{}", put.text());
     println!("PUT /api/files/demo, 1,000,000 bytes: {}", put.text());
     let get = cluster.ask("GET", "/api/files/demo", b"");
-    println!("GET /api/files/demo: {} with {} bytes\n", get.status, get.body.len());
+    println!(
+        "GET /api/files/demo: {} with {} bytes\n",
+        get.status,
+        get.body.len()
+    );
     for answer in [put, get] {
         let id = answer.header("x-cstore-trace-id").unwrap();
         println!("trace {id}");
         if let Some(collector) = &collector {
-            let trace = collector.trace(id, |trace| trace.is_whole() && trace.services().len() == 4);
+            let trace =
+                collector.trace(id, |trace| trace.is_whole() && trace.services().len() == 4);
             println!("{}", trace.tree());
         }
     }

@@ -19,7 +19,13 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("dev", &["-f", "values-dev.yaml"]),
     ("ha", &["-f", "values-ha.yaml"]),
     ("without tls", &["--set", "tls.enabled=false"]),
-    ("given secrets", &["--set", "secrets.existingSecret=mine,tls.existingSecret=my-ca"]),
+    (
+        "given secrets",
+        &[
+            "--set",
+            "secrets.existingSecret=mine,tls.existingSecret=my-ca",
+        ],
+    ),
     (
         "cert-manager",
         &[
@@ -30,11 +36,26 @@ const MATRIX: &[(&str, &[&str])] = &[
         ],
     ),
     ("jaeger", &["--set", "jaeger.enabled=true"]),
-    ("scaling", &["--set", "gateway.autoscaling.enabled=true,worker.autoscaling.enabled=true"]),
-    ("no policies", &["--set", "networkPolicy.enabled=false,gateway.pdb.enabled=false"]),
+    (
+        "scaling",
+        &[
+            "--set",
+            "gateway.autoscaling.enabled=true,worker.autoscaling.enabled=true",
+        ],
+    ),
+    (
+        "no policies",
+        &[
+            "--set",
+            "networkPolicy.enabled=false,gateway.pdb.enabled=false",
+        ],
+    ),
     (
         "ingress",
-        &["--set", "gateway.ingress.enabled=true,gateway.ingress.host=s.example,gateway.ingress.tlsSecret=t"],
+        &[
+            "--set",
+            "gateway.ingress.enabled=true,gateway.ingress.host=s.example,gateway.ingress.tlsSecret=t",
+        ],
     ),
     (
         "monitoring",
@@ -71,7 +92,10 @@ fn helm(test: &str) -> Option<PathBuf> {
 
 fn template(helm: &Path, chart: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(helm);
-    command.args(["template", "store", ".", "--namespace", "space"]).args(args).current_dir(chart);
+    command
+        .args(["template", "store", ".", "--namespace", "space"])
+        .args(args)
+        .current_dir(chart);
     command.output().unwrap()
 }
 
@@ -82,7 +106,11 @@ fn render(helm: &Path, args: &[&str]) -> Vec<Value> {
 
 fn render_chart(helm: &Path, chart: &Path, args: &[&str]) -> Vec<Value> {
     let output = template(helm, chart, args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     documents(std::str::from_utf8(&output.stdout).unwrap())
 }
 

@@ -7,10 +7,20 @@ use serde_json::Value;
 use super::{MATRIX, helm, list, of_kind, pod_spec, render, role};
 
 fn container_ports(all: &[Value], component: &str) -> BTreeSet<(String, u64)> {
-    let pods = all.iter().filter(|one| role(one) == component).filter_map(pod_spec);
-    let ports = pods.flat_map(|pod| list(pod, "containers")).flat_map(|container| list(container, "ports"));
+    let pods = all
+        .iter()
+        .filter(|one| role(one) == component)
+        .filter_map(pod_spec);
+    let ports = pods
+        .flat_map(|pod| list(pod, "containers"))
+        .flat_map(|container| list(container, "ports"));
     ports
-        .map(|port| (port["name"].as_str().unwrap().to_owned(), port["containerPort"].as_u64().unwrap()))
+        .map(|port| {
+            (
+                port["name"].as_str().unwrap().to_owned(),
+                port["containerPort"].as_u64().unwrap(),
+            )
+        })
         .collect()
 }
 
@@ -25,9 +35,15 @@ fn services_lead_to_ports_that_are_there_and_say_what_is_spoken() {
             let there = container_ports(&all, role(service));
             for port in list(&service["spec"], "ports") {
                 let target = port["targetPort"].as_str().unwrap();
-                assert!(there.iter().any(|(port, _)| port == target), "{name}: {} {target}", role(service));
                 assert!(
-                    port["appProtocol"].as_str().is_some_and(|text| !text.is_empty()),
+                    there.iter().any(|(port, _)| port == target),
+                    "{name}: {} {target}",
+                    role(service)
+                );
+                assert!(
+                    port["appProtocol"]
+                        .as_str()
+                        .is_some_and(|text| !text.is_empty()),
                     "{name}: {target}"
                 );
             }
@@ -37,8 +53,8 @@ fn services_lead_to_ports_that_are_there_and_say_what_is_spoken() {
                 service["metadata"]["name"] == object["spec"]["serviceName"]
                     && service["spec"]["clusterIP"] == "None"
             });
-            let headless =
-                headless.unwrap_or_else(|| panic!("{name}: {} has no headless service", role(object)));
+            let headless = headless
+                .unwrap_or_else(|| panic!("{name}: {} has no headless service", role(object)));
             assert_eq!(
                 headless["spec"]["publishNotReadyAddresses"], true,
                 "{name}: others must find it before it is ready"
@@ -52,8 +68,11 @@ fn policies_open_the_ports_of_the_containers_and_no_other() {
     let Some(helm) = helm("policies") else { return };
     for (name, args) in MATRIX.iter().filter(|(name, _)| *name != "no policies") {
         let all = render(&helm, args);
-        let roles: BTreeSet<&str> =
-            all.iter().filter(|one| pod_spec(one).is_some() && one["kind"] != "Pod").map(role).collect();
+        let roles: BTreeSet<&str> = all
+            .iter()
+            .filter(|one| pod_spec(one).is_some() && one["kind"] != "Pod")
+            .map(role)
+            .collect();
         let policies = of_kind(&all, "NetworkPolicy");
         let guarded: BTreeSet<&str> = policies.iter().copied().map(role).collect();
         assert_eq!(guarded, roles, "{name}");
@@ -62,8 +81,10 @@ fn policies_open_the_ports_of_the_containers_and_no_other() {
                 .flat_map(|rule| list(rule, "ports"))
                 .map(|port| port["port"].as_u64().unwrap())
                 .collect();
-            let there: BTreeSet<u64> =
-                container_ports(&all, role(policy)).into_iter().map(|(_, port)| port).collect();
+            let there: BTreeSet<u64> = container_ports(&all, role(policy))
+                .into_iter()
+                .map(|(_, port)| port)
+                .collect();
             assert_eq!(open, there, "{name}: {}", role(policy));
         }
     }
@@ -79,10 +100,17 @@ fn only_gateways_reach_workers_and_only_workers_reach_storage() {
         ("master", vec!["gateway", "worker", "storage"]),
     ] {
         let policies = of_kind(&all, "NetworkPolicy");
-        let policy = policies.into_iter().find(|one| role(one) == component).unwrap();
+        let policy = policies
+            .into_iter()
+            .find(|one| role(one) == component)
+            .unwrap();
         let first = list(&policy["spec"], "ingress").next().unwrap();
         let from: Vec<&str> = list(first, "from")
-            .map(|one| one["podSelector"]["matchLabels"]["app.kubernetes.io/component"].as_str().unwrap())
+            .map(|one| {
+                one["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+                    .as_str()
+                    .unwrap()
+            })
             .collect();
         assert_eq!(from, callers, "{component}");
     }

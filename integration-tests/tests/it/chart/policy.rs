@@ -31,7 +31,10 @@ fn every_pod_is_restricted() {
             assert_eq!(security["runAsNonRoot"], true, "{what}");
             assert!(security["runAsUser"].as_u64() > Some(0), "{what}");
             assert_eq!(security["fsGroupChangePolicy"], "OnRootMismatch", "{what}");
-            assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault", "{what}");
+            assert_eq!(
+                security["seccompProfile"]["type"], "RuntimeDefault",
+                "{what}"
+            );
             assert_eq!(pod["automountServiceAccountToken"], false, "{what}");
             for forbidden in ["hostNetwork", "hostPID", "hostIPC"] {
                 assert!(pod[forbidden].is_null(), "{what}: {forbidden}");
@@ -42,7 +45,10 @@ fn every_pod_is_restricted() {
                 assert_eq!(own["readOnlyRootFilesystem"], true, "{what}");
                 assert_eq!(own["capabilities"]["drop"], json!(["ALL"]), "{what}");
             }
-            assert!(list(pod, "volumes").all(|volume| volume["hostPath"].is_null()), "{what}");
+            assert!(
+                list(pod, "volumes").all(|volume| volume["hostPath"].is_null()),
+                "{what}"
+            );
         },
         "restricted",
     );
@@ -54,9 +60,18 @@ fn every_container_has_bounds_and_every_lasting_one_has_probes() {
         |name, object, pod| {
             for container in containers(pod) {
                 let what = format!("{name}: {} {}", role(object), container["name"]);
-                assert!(container["resources"]["requests"]["memory"].is_string(), "{what}");
-                assert!(container["resources"]["limits"]["memory"].is_string(), "{what}");
-                assert!(!container["image"].as_str().unwrap().ends_with(":latest"), "{what}");
+                assert!(
+                    container["resources"]["requests"]["memory"].is_string(),
+                    "{what}"
+                );
+                assert!(
+                    container["resources"]["limits"]["memory"].is_string(),
+                    "{what}"
+                );
+                assert!(
+                    !container["image"].as_str().unwrap().ends_with(":latest"),
+                    "{what}"
+                );
             }
             if object["kind"] == "Pod" {
                 return;
@@ -91,10 +106,15 @@ fn the_grace_is_longer_than_the_drain() {
                 let found = list(container, "env").find(|one| one["name"] == key)?;
                 found["value"].as_str()?.strip_suffix('s')?.parse().ok()
             };
-            if let (Some(delay), Some(drain)) = (env("CSTORE_DRAIN_DELAY_MS"), env("CSTORE_DRAIN_TIMEOUT_MS"))
+            if let (Some(delay), Some(drain)) =
+                (env("CSTORE_DRAIN_DELAY_MS"), env("CSTORE_DRAIN_TIMEOUT_MS"))
             {
                 let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
-                assert!(grace >= delay + drain + 10, "{name}: {} has {grace} s", role(object));
+                assert!(
+                    grace >= delay + drain + 10,
+                    "{name}: {} has {grace} s",
+                    role(object)
+                );
             }
         },
         "grace",
@@ -107,9 +127,15 @@ fn secrets_are_mounted_and_the_key_of_the_ca_only_where_it_signs() {
         |name, object, pod| {
             let what = format!("{name}: {}", role(object));
             for container in list(pod, "containers") {
-                assert!(list(container, "volumeMounts").all(|mount| mount["name"] != "ca"), "{what}");
+                assert!(
+                    list(container, "volumeMounts").all(|mount| mount["name"] != "ca"),
+                    "{what}"
+                );
                 let text = container["args"].to_string() + &container["env"].to_string();
-                assert!(!text.contains("cst_") && !text.contains("PRIVATE"), "{what}");
+                assert!(
+                    !text.contains("cst_") && !text.contains("PRIVATE"),
+                    "{what}"
+                );
             }
             for volume in list(pod, "volumes").filter(|volume| volume["secret"].is_object()) {
                 assert_eq!(
@@ -128,11 +154,25 @@ fn budgets_let_one_pod_go_and_updates_take_none_before_its_successor() {
     for (name, args) in MATRIX {
         let all = render(&helm, args);
         for budget in of_kind(&all, "PodDisruptionBudget") {
-            assert_eq!(budget["spec"]["maxUnavailable"], 1, "{name}: {}", role(budget));
-            assert!(budget["spec"]["minAvailable"].is_null(), "{name}: it could block a drain for ever");
+            assert_eq!(
+                budget["spec"]["maxUnavailable"],
+                1,
+                "{name}: {}",
+                role(budget)
+            );
+            assert!(
+                budget["spec"]["minAvailable"].is_null(),
+                "{name}: it could block a drain for ever"
+            );
         }
-        for deployment in of_kind(&all, "Deployment").into_iter().filter(|one| role(one) != "jaeger") {
-            assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0, "{name}");
+        for deployment in of_kind(&all, "Deployment")
+            .into_iter()
+            .filter(|one| role(one) != "jaeger")
+        {
+            assert_eq!(
+                deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0,
+                "{name}"
+            );
         }
         for set in of_kind(&all, "StatefulSet") {
             let policy = &set["spec"]["persistentVolumeClaimRetentionPolicy"];

@@ -16,16 +16,27 @@ fn lint_is_strict_and_has_nothing_to_say() {
             .current_dir(chart())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{values}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
 }
 
 #[test]
 fn helm_3_and_helm_4_render_the_same() {
-    let Some(helm) = helm("helm_3_and_4") else { return };
-    let Some(other) = tools::find_or_skip("helm3", "chart::helm_3_and_4") else { return };
+    let Some(helm) = helm("helm_3_and_4") else {
+        return;
+    };
+    let Some(other) = tools::find_or_skip("helm3", "chart::helm_3_and_4") else {
+        return;
+    };
     // Without what is random, which is new each time: the next one shows that it is.
-    let given = ["--set", "secrets.existingSecret=mine,tls.existingSecret=my-ca"];
+    let given = [
+        "--set",
+        "secrets.existingSecret=mine,tls.existingSecret=my-ca",
+    ];
     for (name, args) in MATRIX.iter().filter(|(name, _)| *name != "cert-manager") {
         let args: Vec<&str> = args.iter().copied().chain(given).collect();
         assert_eq!(render(&helm, &args), render(&other, &args), "{name}");
@@ -35,7 +46,9 @@ fn helm_3_and_helm_4_render_the_same() {
 #[test]
 fn every_manifest_is_valid_for_kubernetes_1_27_to_1_36() {
     let Some(helm) = helm("valid") else { return };
-    let Some(validate) = tools::find_or_skip("kubernetes-validate", "chart::valid") else { return };
+    let Some(validate) = tools::find_or_skip("kubernetes-validate", "chart::valid") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let mut files = Vec::new();
     for (name, args) in MATRIX {
@@ -43,10 +56,15 @@ fn every_manifest_is_valid_for_kubernetes_1_27_to_1_36() {
         let output = template(&helm, &chart(), args);
         let text = String::from_utf8(output.stdout).unwrap();
         let foreign = ["cert-manager.io/", "monitoring.coreos.com/"];
-        let own: Vec<&str> =
-            text.split("\n---").filter(|one| !foreign.iter().any(|group| one.contains(group))).collect();
+        let own: Vec<&str> = text
+            .split("\n---")
+            .filter(|one| !foreign.iter().any(|group| one.contains(group)))
+            .collect();
         let path = dir.path().join(format!("{}.yaml", name.replace(' ', "-")));
-        std::fs::File::create(&path).unwrap().write_all(own.join("\n---").as_bytes()).unwrap();
+        std::fs::File::create(&path)
+            .unwrap()
+            .write_all(own.join("\n---").as_bytes())
+            .unwrap();
         files.push(path);
     }
     for minor in 27..=36 {
@@ -56,8 +74,15 @@ fn every_manifest_is_valid_for_kubernetes_1_27_to_1_36() {
             .output()
             .unwrap();
         let told = String::from_utf8_lossy(&output.stdout);
-        let errors: Vec<&str> = told.lines().filter(|line| !line.starts_with("INFO")).collect();
-        assert!(output.status.success(), "1.{minor}: {errors:?} {}", String::from_utf8_lossy(&output.stderr));
+        let errors: Vec<&str> = told
+            .lines()
+            .filter(|line| !line.starts_with("INFO"))
+            .collect();
+        assert!(
+            output.status.success(),
+            "1.{minor}: {errors:?} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(
             told.lines().filter(|line| line.contains("passed")).count() > 100,
             "1.{minor}: too little was looked at"
@@ -67,10 +92,17 @@ fn every_manifest_is_valid_for_kubernetes_1_27_to_1_36() {
 
 #[test]
 fn a_broken_manifest_would_be_seen() {
-    let Some(validate) = tools::find_or_skip("kubernetes-validate", "chart::broken") else { return };
+    let Some(validate) = tools::find_or_skip("kubernetes-validate", "chart::broken") else {
+        return;
+    };
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{prot: 1, port: 1}]}\n";
+    let text =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{prot: 1, port: 1}]}\n";
     file.write_all(text.as_bytes()).unwrap();
-    let output = Command::new(validate).args(["--strict", "-k", "1.34"]).arg(file.path()).output().unwrap();
+    let output = Command::new(validate)
+        .args(["--strict", "-k", "1.34"])
+        .arg(file.path())
+        .output()
+        .unwrap();
     assert!(!output.status.success());
 }

@@ -1,4 +1,5 @@
-//! What cannot be changed in a cluster does not change between versions, nor by values that may change.
+//! What cannot be changed in a cluster does not change between versions, nor by values that may
+//! change.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -24,7 +25,10 @@ fn immutable(all: &[Value]) -> BTreeMap<String, Value> {
             "Secret" => json!({"type": one["type"]}),
             _ => continue,
         };
-        found.insert(format!("{} {}", one["kind"], one["metadata"]["name"]), fixed);
+        found.insert(
+            format!("{} {}", one["kind"], one["metadata"]["name"]),
+            fixed,
+        );
     }
     found
 }
@@ -34,15 +38,27 @@ fn nothing_immutable_differs_between_two_versions() {
     let Some(helm) = helm("versions") else { return };
     let dir = tempfile::tempdir().unwrap();
     let next = dir.path().join("cstore");
-    assert!(Command::new("cp").arg("-r").arg(chart()).arg(&next).status().unwrap().success());
+    assert!(
+        Command::new("cp")
+            .arg("-r")
+            .arg(chart())
+            .arg(&next)
+            .status()
+            .unwrap()
+            .success()
+    );
     let path = next.join("Chart.yaml");
     let text = std::fs::read_to_string(&path).unwrap();
-    let text =
-        text.replace("version: 0.1.0", "version: 9.9.9").replace("appVersion: 0.1.0", "appVersion: 9.9.9");
+    let text = text
+        .replace("version: 0.1.0", "version: 9.9.9")
+        .replace("appVersion: 0.1.0", "appVersion: 9.9.9");
     assert_eq!(text.matches("9.9.9").count(), 2);
     std::fs::write(&path, text).unwrap();
     for (name, args) in MATRIX {
-        let (now, then) = (immutable(&render(&helm, args)), immutable(&render_chart(&helm, &next, args)));
+        let (now, then) = (
+            immutable(&render(&helm, args)),
+            immutable(&render_chart(&helm, &next, args)),
+        );
         assert!(now.len() > 6, "{name}");
         assert_eq!(now, then, "{name}");
     }
@@ -65,17 +81,28 @@ fn values_that_may_change_touch_nothing_immutable() {
         // Switched off, it is gone; that is no change of it.
         let same = |name: &String, _: &mut Value| before.contains_key(name);
         after.retain(same);
-        let before: BTreeMap<_, _> = before.iter().filter(|(name, _)| after.contains_key(*name)).collect();
+        let before: BTreeMap<_, _> = before
+            .iter()
+            .filter(|(name, _)| after.contains_key(*name))
+            .collect();
         assert_eq!(before, after.iter().collect(), "{change}");
     }
 }
 
 #[test]
 fn selectors_and_claims_name_no_version() {
-    let Some(helm) = helm("selectors") else { return };
+    let Some(helm) = helm("selectors") else {
+        return;
+    };
     let all = render(&helm, &[]);
-    for object in of_kind(&all, "StatefulSet").into_iter().chain(of_kind(&all, "Deployment")) {
-        let mut places = vec![&object["spec"]["selector"], &object["spec"]["template"]["metadata"]["labels"]];
+    for object in of_kind(&all, "StatefulSet")
+        .into_iter()
+        .chain(of_kind(&all, "Deployment"))
+    {
+        let mut places = vec![
+            &object["spec"]["selector"],
+            &object["spec"]["template"]["metadata"]["labels"],
+        ];
         places.extend(list(&object["spec"], "volumeClaimTemplates"));
         for place in places {
             let text = place.to_string();

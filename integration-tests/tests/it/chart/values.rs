@@ -12,10 +12,16 @@ use crate::PROGRAM;
 fn paths(prefix: &str, value: &Value, found: &mut BTreeSet<String>) {
     match value.as_object() {
         Some(map)
-            if !map.is_empty() && !prefix.ends_with("SecurityContext") && !prefix.ends_with("resources") =>
+            if !map.is_empty()
+                && !prefix.ends_with("SecurityContext")
+                && !prefix.ends_with("resources") =>
         {
             for (key, value) in map {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let path = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
                 paths(&path, value, found);
             }
         }
@@ -39,13 +45,18 @@ fn the_table_of_values_is_complete() {
         .collect();
     let missing: Vec<_> = all.difference(&told).collect();
     let gone: Vec<_> = told.difference(&all).collect();
-    assert!(missing.is_empty() && gone.is_empty(), "README.md lacks {missing:?} and names {gone:?}");
+    assert!(
+        missing.is_empty() && gone.is_empty(),
+        "README.md lacks {missing:?} and names {gone:?}"
+    );
 }
 
 /// `ROLE.drain.delaySeconds` stands for all four roles.
 fn expand(name: &str) -> Vec<String> {
     match name.strip_prefix("ROLE.") {
-        Some(rest) => ["gateway", "worker", "master", "storage"].map(|role| format!("{role}.{rest}")).into(),
+        Some(rest) => ["gateway", "worker", "master", "storage"]
+            .map(|role| format!("{role}.{rest}"))
+            .into(),
         None => vec![name.to_owned()],
     }
 }
@@ -65,13 +76,19 @@ fn rules_dashboard_and_collector_are_those_of_the_program() {
     }
     let program = env!("CARGO_PKG_VERSION");
     let chart = std::fs::read_to_string(chart().join("Chart.yaml")).unwrap();
-    assert!(chart.contains(&format!("appVersion: {program}\n")), "the chart is not of version {program}");
+    assert!(
+        chart.contains(&format!("appVersion: {program}\n")),
+        "the chart is not of version {program}"
+    );
 }
 
-/// The program itself reads what each container would get: it may only miss the secret, which is not here.
+/// The program itself reads what each container would get: it may only miss the secret, which is
+/// not here.
 #[test]
 fn the_program_takes_the_environment_of_every_container() {
-    let Some(helm) = helm("environment") else { return };
+    let Some(helm) = helm("environment") else {
+        return;
+    };
     let known = std::fs::read_to_string(chart().join("../../docs/configuration.md")).unwrap();
     for (name, args) in MATRIX {
         for object in render(&helm, args) {
@@ -79,25 +96,46 @@ fn the_program_takes_the_environment_of_every_container() {
             if !["gateway", "master", "worker", "storage"].contains(&component.as_str()) {
                 continue;
             }
-            let Some(pod) = pod_spec(&object) else { continue };
+            let Some(pod) = pod_spec(&object) else {
+                continue;
+            };
             let container = list(pod, "containers").next().unwrap();
             let mut command = Command::new(PROGRAM);
             command
-                .args(container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()))
+                .args(
+                    container["args"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|arg| arg.as_str().unwrap()),
+                )
                 .env_clear();
             for one in list(container, "env") {
-                let (key, value) = (one["name"].as_str().unwrap(), one["value"].as_str().unwrap_or_default());
+                let (key, value) = (
+                    one["name"].as_str().unwrap(),
+                    one["value"].as_str().unwrap_or_default(),
+                );
                 if key.starts_with("POD_") {
                     continue;
                 }
-                assert!(known.contains(&format!("`{key}`")), "{name}: {key} is not in docs/configuration.md");
+                assert!(
+                    known.contains(&format!("`{key}`")),
+                    "{name}: {key} is not in docs/configuration.md"
+                );
                 // Certificates are signed when the pod starts.
                 if key != "CSTORE_TLS_DIR" {
-                    command
-                        .env(key, value.replace("$(POD_NAME)", "store-0").replace("$(POD_IP)", "10.0.0.1"));
+                    command.env(
+                        key,
+                        value
+                            .replace("$(POD_NAME)", "store-0")
+                            .replace("$(POD_IP)", "10.0.0.1"),
+                    );
                 }
             }
-            let output = command.env("CSTORE_CLUSTER_SECRET_FILE", "/nowhere/secret").output().unwrap();
+            let output = command
+                .env("CSTORE_CLUSTER_SECRET_FILE", "/nowhere/secret")
+                .output()
+                .unwrap();
             let told = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(64), "{name} {component}: {told}");
             assert!(
@@ -128,14 +166,21 @@ fn generated_secrets_are_strong_and_usable() {
             );
         }
         let data = |key: &str| {
-            let value = secrets.iter().find_map(|secret| secret["data"][key].as_str()).unwrap();
+            let value = secrets
+                .iter()
+                .find_map(|secret| secret["data"][key].as_str())
+                .unwrap();
             assert!(seen.insert(value.to_owned()), "{key} came twice");
             let path = dir.path().join(format!("{key}-{turn}"));
             decode(value, &path);
             path
         };
         let mut data = data;
-        let (secret, token, tokens) = (data("cluster-secret"), data("api-token"), data("api-tokens"));
+        let (secret, token, tokens) = (
+            data("cluster-secret"),
+            data("api-token"),
+            data("api-tokens"),
+        );
         let (cert, key) = (data("tls.crt"), data("tls.key"));
         let run = |args: &[&str], secret: &std::path::Path| {
             let output = Command::new(PROGRAM)
@@ -144,19 +189,39 @@ fn generated_secrets_are_strong_and_usable() {
                 .env("CSTORE_CLUSTER_SECRET_FILE", secret)
                 .output();
             let output = output.unwrap();
-            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{args:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             String::from_utf8(output.stdout).unwrap()
         };
         run(&["admin", "bearer"], &secret);
-        let listed = run(&["admin", "token", "list", "--file", tokens.to_str().unwrap()], &secret);
+        let listed = run(
+            &["admin", "token", "list", "--file", tokens.to_str().unwrap()],
+            &secret,
+        );
         let token = std::fs::read_to_string(token).unwrap();
-        let id = token.strip_prefix("cst_").unwrap().split_once('_').unwrap().0.to_owned();
-        assert!(listed.contains(&id) && listed.contains("default"), "{listed}");
-        let (cert, key, out) = (cert.to_str().unwrap(), key.to_str().unwrap(), dir.path().to_str().unwrap());
+        let id = token
+            .strip_prefix("cst_")
+            .unwrap()
+            .split_once('_')
+            .unwrap()
+            .0
+            .to_owned();
+        assert!(
+            listed.contains(&id) && listed.contains("default"),
+            "{listed}"
+        );
+        let (cert, key, out) = (
+            cert.to_str().unwrap(),
+            key.to_str().unwrap(),
+            dir.path().to_str().unwrap(),
+        );
         run(
             &[
-                "admin", "certs", "--ca", cert, "--ca-key", key, "--out", out, "--node", "a", "--host",
-                "10.0.0.1", "--force",
+                "admin", "certs", "--ca", cert, "--ca-key", key, "--out", out, "--node", "a",
+                "--host", "10.0.0.1", "--force",
             ],
             &secret,
         );

@@ -1,4 +1,5 @@
-//! Every opcode × {no handshake, wrong key, wrong cluster, other role, replayed proof, reflected proof}.
+//! Every opcode × {no handshake, wrong key, wrong cluster, other role, replayed proof, reflected
+//! proof}.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,8 +10,8 @@ use cstore_integration_tests::grpc::call;
 use cstore_integration_tests::wait::PATIENCE;
 use cstore_proto::v1;
 use cstore_types::{
-    Block, BlockId, BlockKind, ClusterSecret, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId,
-    PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,
+    Block, BlockId, BlockKind, ClusterSecret, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion,
+    NodeId, PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,
 };
 use cstore_wire::frame::{HEADER, PREFIX};
 use cstore_wire::handshake::{Direction, Hello, prove};
@@ -29,25 +30,51 @@ const PROOF_LEN: usize = 32;
 
 /// A frame of each opcode as a member would send it. No wildcard: a new opcode needs a line here.
 fn frame(opcode: Opcode) -> Bytes {
-    let prefix = Prefix { request_id: 7, map_version: MapVersion(1), trace: None };
-    let (session, ids, part) =
-        (SessionId::from_bytes([1; 16]), vec![BlockId::from_bytes([2; 32])], PartNo(0));
+    let prefix = Prefix {
+        request_id: 7,
+        map_version: MapVersion(1),
+        trace: None,
+    };
+    let (session, ids, part) = (
+        SessionId::from_bytes([1; 16]),
+        vec![BlockId::from_bytes([2; 32])],
+        PartNo(0),
+    );
     let (kind, bytes) = (BlockKind::Data, Bytes::from_static(b"x"));
     let request = |request: Request| request.to_bytes(&prefix);
     let response = |response: Response| response.to_bytes(&Prefix::answer(7));
     match opcode {
         Opcode::HaveBlocks => request(Request::HaveBlocks { session, ids }),
-        Opcode::PutBlocks => {
-            request(Request::PutBlocks { session, blocks: vec![Block { id: ids[0], kind, bytes }] })
-        }
+        Opcode::PutBlocks => request(Request::PutBlocks {
+            session,
+            blocks: vec![Block {
+                id: ids[0],
+                kind,
+                bytes,
+            }],
+        }),
         Opcode::GetBlocks => request(Request::GetBlocks { ids }),
         Opcode::Seal => request(Request::Seal { session, part, ids }),
         Opcode::Unpin => request(Request::Unpin { session }),
         Opcode::PutSeal => {
-            let blocks = vec![SealedBlock { index: 0, kind, bytes }];
-            request(Request::PutSeal { session, part, ids, blocks })
+            let blocks = vec![SealedBlock {
+                index: 0,
+                kind,
+                bytes,
+            }];
+            request(Request::PutSeal {
+                session,
+                part,
+                ids,
+                blocks,
+            })
         }
-        Opcode::UsageOf => request(Request::Usage { sessions: vec![SessionUsage { session, ends: true }] }),
+        Opcode::UsageOf => request(Request::Usage {
+            sessions: vec![SessionUsage {
+                session,
+                ends: true,
+            }],
+        }),
         Opcode::Ping => request(Request::Ping),
         Opcode::Goodbye => request(Request::Goodbye),
         // A handshake that says nothing.
@@ -57,7 +84,11 @@ fn frame(opcode: Opcode) -> Bytes {
         Opcode::AllHere => response(Response::AllHere),
         Opcode::SomeMissing => response(Response::SomeMissing(vec![true])),
         Opcode::PutResult => response(Response::PutResult(vec![PutStatus::Stored])),
-        Opcode::Block => response(Response::Block(BlockReply { index: 0, last: true, result: Ok(bytes) })),
+        Opcode::Block => response(Response::Block(BlockReply {
+            index: 0,
+            last: true,
+            result: Ok(bytes),
+        })),
         Opcode::Sealed => response(Response::Sealed {
             store: StoreUuid::from_bytes([3; 16]),
             seal_seq: SealSeq(1),
@@ -83,14 +114,22 @@ impl Visitor {
         member.greet(&hello(cluster));
         let proof = member.proof(&cluster.secret().frame_key());
         member.show(&proof);
-        assert_eq!(member.receive().map(|(opcode, _)| opcode), Some(Opcode::Ok.byte()), "a member is let in");
+        assert_eq!(
+            member.receive().map(|(opcode, _)| opcode),
+            Some(Opcode::Ok.byte()),
+            "a member is let in"
+        );
         member
     }
 
     fn connect(addr: &str) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { stream, hello: Vec::new(), welcome: Vec::new() }
+        Self {
+            stream,
+            hello: Vec::new(),
+            welcome: Vec::new(),
+        }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -107,8 +146,10 @@ impl Visitor {
     pub(crate) fn receive(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut header = [0; HEADER];
         if let Err(error) = self.stream.read_exact(&mut header) {
-            let waited =
-                matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
+            let waited = matches!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+            );
             assert!(!waited, "the connection stays open in silence");
             return None;
         }
@@ -147,7 +188,10 @@ impl Visitor {
                 0x03 => payload[0] == REFUSED,
                 _ => false,
             };
-            assert!(refused, "{opcode:?}, {case}: answered {answer:#04x} {payload:?}");
+            assert!(
+                refused,
+                "{opcode:?}, {case}: answered {answer:#04x} {payload:?}"
+            );
         }
     }
 }
@@ -155,7 +199,9 @@ impl Visitor {
 fn cluster_uuid(cluster: &Cluster) -> ClusterUuid {
     let ask = async {
         let path = "/cstore.v1.Cluster/ListNodes";
-        call(&cluster.master, path, Some(&cluster.bearer()), Bytes::new()).await.unwrap()
+        call(&cluster.master, path, Some(&cluster.bearer()), Bytes::new())
+            .await
+            .unwrap()
     };
     let answer = tokio::runtime::Runtime::new().unwrap().block_on(ask);
     let nodes = v1::ListNodesResponse::decode(answer).unwrap();
@@ -177,8 +223,14 @@ fn hello(cluster: &Cluster) -> Hello {
 /// The wrong ways to come in with one opcode.
 fn break_in(addr: &str, hello: &Hello, key: &FrameKey, opcode: Opcode, tally: &mut Tally) {
     let wrong_key = ClusterSecret::generate().unwrap().frame_key();
-    let other_cluster = Hello { cluster: ClusterUuid::from_bytes([9; 16]), ..hello.clone() };
-    let other_role = Hello { role: Role::Storage, ..hello.clone() };
+    let other_cluster = Hello {
+        cluster: ClusterUuid::from_bytes([9; 16]),
+        ..hello.clone()
+    };
+    let other_role = Hello {
+        role: Role::Storage,
+        ..hello.clone()
+    };
     let mut try_it = |case: &str, prepare: &dyn Fn(&mut Visitor)| {
         let mut visitor = Visitor::connect(addr);
         prepare(&mut visitor);
@@ -192,7 +244,10 @@ fn break_in(addr: &str, hello: &Hello, key: &FrameKey, opcode: Opcode, tally: &m
         let proof = visitor.proof(&wrong_key);
         visitor.show(&proof);
     });
-    for (case, wrong) in [("wrong cluster", &other_cluster), ("other role", &other_role)] {
+    for (case, wrong) in [
+        ("wrong cluster", &other_cluster),
+        ("other role", &other_role),
+    ] {
         try_it(case, &|visitor| visitor.shake(&wrong.encode()));
     }
     // What a member showed on its own connection.
@@ -200,7 +255,11 @@ fn break_in(addr: &str, hello: &Hello, key: &FrameKey, opcode: Opcode, tally: &m
     member.greet(hello);
     let captured = member.proof(key);
     member.show(&captured);
-    assert_eq!(member.receive().map(|(opcode, _)| opcode), Some(Opcode::Ok.byte()), "a member is let in");
+    assert_eq!(
+        member.receive().map(|(opcode, _)| opcode),
+        Some(Opcode::Ok.byte()),
+        "a member is let in"
+    );
     try_it("replayed proof", &|visitor| {
         visitor.greet(hello);
         visitor.show(&captured);
@@ -215,8 +274,12 @@ fn break_in(addr: &str, hello: &Hello, key: &FrameKey, opcode: Opcode, tally: &m
     match member.receive() {
         None => assert_eq!(opcode, Opcode::Goodbye),
         Some((0x00, payload)) => {
-            let shut = [ErrorCode::Unauthenticated, ErrorCode::PermissionDenied].map(ErrorCode::wire_byte);
-            assert!(!shut.contains(&payload[PREFIX]), "{opcode:?} of a member: {payload:?}");
+            let shut =
+                [ErrorCode::Unauthenticated, ErrorCode::PermissionDenied].map(ErrorCode::wire_byte);
+            assert!(
+                !shut.contains(&payload[PREFIX]),
+                "{opcode:?} of a member: {payload:?}"
+            );
         }
         Some(_) => assert!(opcode.is_request(), "{opcode:?} is answered"),
     }

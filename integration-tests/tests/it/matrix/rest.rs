@@ -14,15 +14,30 @@ use crate::tenants::{closed, replace};
 /// The methods of a route, with a path that fits it.
 fn requests(route: &Route) -> Vec<(&'static str, String)> {
     let path = route.path.replace("{*name}", "matrix.txt") + route.verb;
-    let methods: &[&str] = if route.method == "GET" { &["GET", "HEAD"] } else { &[route.method] };
-    methods.iter().map(|method| (*method, path.clone())).collect()
+    let methods: &[&str] = if route.method == "GET" {
+        &["GET", "HEAD"]
+    } else {
+        &[route.method]
+    };
+    methods
+        .iter()
+        .map(|method| (*method, path.clone()))
+        .collect()
 }
 
 fn ask(cluster: &Cluster, (method, path): &(&str, String), header: Option<&str>) -> Answer {
-    let header = header.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
-    let body: &[u8] =
-        if path.contains(":copy") || path.contains(":rename") { br#"{"to":"other.txt"}"# } else { b"" };
-    Client::connect(&cluster.gateway).unwrap().call(method, path, &header, body).unwrap()
+    let header = header
+        .map(|value| format!("authorization: {value}\r\n"))
+        .unwrap_or_default();
+    let body: &[u8] = if path.contains(":copy") || path.contains(":rename") {
+        br#"{"to":"other.txt"}"#
+    } else {
+        b""
+    };
+    Client::connect(&cluster.gateway)
+        .unwrap()
+        .call(method, path, &header, body)
+        .unwrap()
 }
 
 /// The tokens of the test, and the file with them.
@@ -42,7 +57,10 @@ impl Purse {
 }
 
 fn all_but(missing: Right) -> Rights {
-    let left: Vec<Right> = Right::ALL.into_iter().filter(|right| *right != missing).collect();
+    let left: Vec<Right> = Right::ALL
+        .into_iter()
+        .filter(|right| *right != missing)
+        .collect();
     Rights::of(&left)
 }
 
@@ -54,11 +72,17 @@ fn i13_every_route_is_refused_without_a_good_token_with_the_right() {
     let expired = purse.token("default", Rights::ALL, Some(SystemTime::now() - hour));
     let named = purse.token("acme", Rights::ALL, None);
     let lacking = Right::ALL.map(|right| (right, purse.token("default", all_but(right), None)));
-    let only = ROUTES.iter().map(|route| purse.token("default", Rights::of(route.rights), None));
+    let only = ROUTES
+        .iter()
+        .map(|route| purse.token("default", Rights::of(route.rights), None));
     let only: Vec<String> = only.collect();
     let kept = purse.lines.clone();
     let revoked = purse.token("default", Rights::ALL, None);
-    let cluster = closed(Cluster::builder(crate::PROGRAM).start(), &purse.lines, &revoked);
+    let cluster = closed(
+        Cluster::builder(crate::PROGRAM).start(),
+        &purse.lines,
+        &revoked,
+    );
     replace(&cluster, &kept);
     crate::tenants::until_status(&cluster, &revoked, 401);
 
@@ -69,41 +93,105 @@ fn i13_every_route_is_refused_without_a_good_token_with_the_right() {
         for request in requests(route) {
             let mut refused = |case: &str, header: Option<&str>, status: u16, text: &str| {
                 let answer = ask(&cluster, &request, header);
-                assert_eq!(answer.status, status, "{request:?}, {case}: {}", answer.text());
-                assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "{request:?}, {case}");
-                assert!(request.0 == "HEAD" || answer.text().contains(text), "{case}: {}", answer.text());
-                let secret = header.and_then(|value| value.get(24..)).filter(|secret| secret.len() > 20);
-                assert!(secret.is_none_or(|secret| !answer.text().contains(secret)), "{request:?}, {case}");
+                assert_eq!(
+                    answer.status,
+                    status,
+                    "{request:?}, {case}: {}",
+                    answer.text()
+                );
+                assert_eq!(
+                    answer.header("www-authenticate").is_some(),
+                    status == 401,
+                    "{request:?}, {case}"
+                );
+                assert!(
+                    request.0 == "HEAD" || answer.text().contains(text),
+                    "{case}: {}",
+                    answer.text()
+                );
+                let secret = header
+                    .and_then(|value| value.get(24..))
+                    .filter(|secret| secret.len() > 20);
+                assert!(
+                    secret.is_none_or(|secret| !answer.text().contains(secret)),
+                    "{request:?}, {case}"
+                );
                 tally.count(case);
             };
             refused("none", None, 401, "a token is needed");
-            refused("wrong", Some(&format!("Bearer {stranger}")), 401, "not known here");
-            refused("wrong", Some(&format!("Bearer {crossed}")), 401, "not known here");
+            refused(
+                "wrong",
+                Some(&format!("Bearer {stranger}")),
+                401,
+                "not known here",
+            );
+            refused(
+                "wrong",
+                Some(&format!("Bearer {crossed}")),
+                401,
+                "not known here",
+            );
             refused("wrong", Some("Bearer cst_"), 401, "holds no token");
             refused("wrong", Some("Basic YTpi"), 401, "holds no token");
-            refused("expired", Some(&format!("Bearer {expired}")), 401, "expired at 2");
-            refused("revoked", Some(&format!("Bearer {revoked}")), 401, "not known here");
+            refused(
+                "expired",
+                Some(&format!("Bearer {expired}")),
+                401,
+                "expired at 2",
+            );
+            refused(
+                "revoked",
+                Some(&format!("Bearer {revoked}")),
+                401,
+                "not known here",
+            );
             for (right, token) in &lacking {
                 if route.rights.contains(right) {
                     let text = format!("does not have the right to {}", right.as_str());
-                    refused("missing right", Some(&format!("Bearer {token}")), 403, &text);
+                    refused(
+                        "missing right",
+                        Some(&format!("Bearer {token}")),
+                        403,
+                        &text,
+                    );
                 }
             }
             if route.whole_cluster {
-                refused("other tenant", Some(&format!("Bearer {named}")), 403, "default tenant only");
+                refused(
+                    "other tenant",
+                    Some(&format!("Bearer {named}")),
+                    403,
+                    "default tenant only",
+                );
             }
             for token in [only, &good] {
                 let answer = ask(&cluster, &request, Some(&format!("Bearer {token}")));
                 let shut = [401, 403, 500, 503];
-                assert!(!shut.contains(&answer.status), "{request:?}: {} {}", answer.status, answer.text());
+                assert!(
+                    !shut.contains(&answer.status),
+                    "{request:?}: {} {}",
+                    answer.status,
+                    answer.text()
+                );
                 tally.count("let in");
             }
         }
     }
-    let kinds = ["none", "wrong", "expired", "revoked", "missing right", "let in"];
+    let kinds = [
+        "none",
+        "wrong",
+        "expired",
+        "revoked",
+        "missing right",
+        "let in",
+    ];
     tally.end("REST routes", ROUTES.len(), &kinds);
     // What is no route needs a token too, and then says so.
-    for (method, path) in [("GET", "/api/nothing"), ("PATCH", "/api/files/a"), ("POST", "/api/files/a")] {
+    for (method, path) in [
+        ("GET", "/api/nothing"),
+        ("PATCH", "/api/files/a"),
+        ("POST", "/api/files/a"),
+    ] {
         let request = (method, path.to_owned());
         assert_eq!(ask(&cluster, &request, None).status, 401, "{method} {path}");
         let told = ask(&cluster, &request, Some(&format!("Bearer {good}"))).status;
@@ -119,5 +207,8 @@ fn i13_a_gateway_that_takes_anonymous_requests_still_refuses_bad_tokens() {
     let stranger = Token::generate().unwrap().expose();
     let request = ("GET", "/api/files".to_owned());
     assert_eq!(ask(&cluster, &request, None).status, 200);
-    assert_eq!(ask(&cluster, &request, Some(&format!("Bearer {stranger}"))).status, 401);
+    assert_eq!(
+        ask(&cluster, &request, Some(&format!("Bearer {stranger}"))).status,
+        401
+    );
 }

@@ -36,7 +36,13 @@ const MAY: &[(&str, &str)] = &[
 ];
 
 fn now() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+    i64::try_from(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs(),
+    )
+    .unwrap()
 }
 
 /// Bearers that open nothing, each with its case.
@@ -46,8 +52,11 @@ fn unauthenticated(
     allowed: &[Caller],
 ) -> Vec<(&'static str, Option<String>)> {
     let other = ClusterSecret::generate().unwrap();
-    let mut bearers =
-        vec![("none", None), ("wrong", Some(String::new())), ("wrong", Some("wrong".to_owned()))];
+    let mut bearers = vec![
+        ("none", None),
+        ("wrong", Some(String::new())),
+        ("wrong", Some("wrong".to_owned())),
+    ];
     for caller in allowed {
         let (ours, theirs) = (Signer::new(secret, *caller), Signer::new(&other, *caller));
         bearers.push(("wrong", Some(theirs.bearer(path))));
@@ -55,12 +64,18 @@ fn unauthenticated(
         bearers.push(("expired", Some(ours.until(path, now() - 65))));
         // What a node sends to one method is worth nothing at another.
         if *caller != Caller::Operator {
-            bearers.push(("replayed", Some(ours.bearer("/cstore.v1.Elsewhere/Captured"))));
+            bearers.push((
+                "replayed",
+                Some(ours.bearer("/cstore.v1.Elsewhere/Captured")),
+            ));
             bearers.push(("replayed", Some(ours.bearer(&format!("{path}2")))));
         }
     }
     // Somebody who claims a role whose key he has not.
-    for caller in Caller::ALL.into_iter().filter(|caller| !allowed.contains(caller)) {
+    for caller in Caller::ALL
+        .into_iter()
+        .filter(|caller| !allowed.contains(caller))
+    {
         let own = Signer::new(secret, caller).bearer(path);
         let claimed = own.replacen(caller.as_str(), allowed[0].as_str(), 1);
         bearers.push(("other role", Some(claimed)));
@@ -73,46 +88,102 @@ async fn i13_every_rpc_is_open_to_its_callers_and_to_nobody_else() {
     let cluster = started().await;
     let (secret, mut tally) = (cluster.secret(), Tally::default());
     let methods = methods();
-    assert!(methods.len() >= 17 && methods.len() == MAY.len(), "a method has no case: {methods:?}");
+    assert!(
+        methods.len() >= 17 && methods.len() == MAY.len(),
+        "a method has no case: {methods:?}"
+    );
     for (service, method) in &methods {
-        let (addr, path) = (addr(&cluster, service), format!("/cstore.v1.{service}/{method}"));
-        let case = MAY.iter().find(|(name, _)| path.ends_with(&format!(".{name}")));
+        let (addr, path) = (
+            addr(&cluster, service),
+            format!("/cstore.v1.{service}/{method}"),
+        );
+        let case = MAY
+            .iter()
+            .find(|(name, _)| path.ends_with(&format!(".{name}")));
         let (_, may) = case.unwrap_or_else(|| panic!("{path} has no case"));
-        let (allowed, others): (Vec<Caller>, Vec<Caller>) =
-            Caller::ALL.into_iter().partition(|caller| may.split(' ').any(|name| name == caller.as_str()));
+        let (allowed, others): (Vec<Caller>, Vec<Caller>) = Caller::ALL
+            .into_iter()
+            .partition(|caller| may.split(' ').any(|name| name == caller.as_str()));
         for (case, bearer) in unauthenticated(&secret, &path, &allowed) {
-            let refused = call(&addr, &path, bearer.as_deref(), Bytes::new()).await.unwrap_err();
-            assert_eq!(refused.code(), Code::Unauthenticated, "{path}, {case}: {refused}");
-            assert_eq!(refused.message().contains("expired"), case == "expired", "{path}: {refused}");
+            let refused = call(&addr, &path, bearer.as_deref(), Bytes::new())
+                .await
+                .unwrap_err();
+            assert_eq!(
+                refused.code(),
+                Code::Unauthenticated,
+                "{path}, {case}: {refused}"
+            );
+            assert_eq!(
+                refused.message().contains("expired"),
+                case == "expired",
+                "{path}: {refused}"
+            );
             tally.count(case);
         }
         for caller in others {
             let bearer = Signer::new(&secret, caller).bearer(&path);
-            let refused = call(&addr, &path, Some(&bearer), Bytes::new()).await.unwrap_err();
-            assert_eq!(refused.code(), Code::PermissionDenied, "{path} by {caller}: {refused}");
+            let refused = call(&addr, &path, Some(&bearer), Bytes::new())
+                .await
+                .unwrap_err();
+            assert_eq!(
+                refused.code(),
+                Code::PermissionDenied,
+                "{path} by {caller}: {refused}"
+            );
             tally.count("other role");
         }
         for caller in allowed {
             let bearer = Signer::new(&secret, caller).bearer(&path);
             if let Err(status) = call(&addr, &path, Some(&bearer), Bytes::new()).await {
-                let shut = [Code::Unauthenticated, Code::PermissionDenied, Code::Unimplemented];
-                assert!(!shut.contains(&status.code()), "{path} by {caller}: {status}");
+                let shut = [
+                    Code::Unauthenticated,
+                    Code::PermissionDenied,
+                    Code::Unimplemented,
+                ];
+                assert!(
+                    !shut.contains(&status.code()),
+                    "{path} by {caller}: {status}"
+                );
             }
             tally.count("let in");
         }
     }
     // A method that is in no table is open to nobody, an operator included.
     let unknown = "/cstore.v1.Namespace/NotThere";
-    let refused = call(&cluster.master, unknown, Some(&cluster.bearer()), Bytes::new()).await.unwrap_err();
+    let refused = call(
+        &cluster.master,
+        unknown,
+        Some(&cluster.bearer()),
+        Bytes::new(),
+    )
+    .await
+    .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    tally.end("RPCs", methods.len(), &["none", "wrong", "expired", "other role", "replayed", "let in"]);
+    tally.end(
+        "RPCs",
+        methods.len(),
+        &[
+            "none",
+            "wrong",
+            "expired",
+            "other role",
+            "replayed",
+            "let in",
+        ],
+    );
     end(cluster, &[]).await;
 }
 
 async fn as_caller(cluster: &Cluster, caller: Caller, method: &str, message: impl Message) -> Code {
     let path = format!("/cstore.v1.Cluster/{method}");
     let bearer = Signer::new(&cluster.secret(), caller).bearer(&path);
-    let answer = call(&cluster.master, &path, Some(&bearer), message.encode_to_vec().into()).await;
+    let answer = call(
+        &cluster.master,
+        &path,
+        Some(&bearer),
+        message.encode_to_vec().into(),
+    )
+    .await;
     answer.err().map_or(Code::Ok, |status| status.code())
 }
 
@@ -120,13 +191,20 @@ async fn as_caller(cluster: &Cluster, caller: Caller, method: &str, message: imp
 async fn i13_a_node_cannot_say_that_it_is_of_another_role_or_speak_for_a_node_of_one() {
     let cluster = started().await;
     let report = || {
-        Some(v1::StorageReport { store_uuid: Bytes::from_static(&[7; 16]), ..v1::StorageReport::default() })
+        Some(v1::StorageReport {
+            store_uuid: Bytes::from_static(&[7; 16]),
+            ..v1::StorageReport::default()
+        })
     };
     let register = |role: v1::Role, id: &str| v1::RegisterRequest {
         role: role.into(),
         node_id: id.to_owned(),
         addr: "127.0.0.1:1".to_owned(),
-        storage: if role == v1::Role::Storage { report() } else { None },
+        storage: if role == v1::Role::Storage {
+            report()
+        } else {
+            None
+        },
         ..v1::RegisterRequest::default()
     };
     let beat = |role: v1::Role, id: &str| v1::HeartbeatRequest {
@@ -136,19 +214,53 @@ async fn i13_a_node_cannot_say_that_it_is_of_another_role_or_speak_for_a_node_of
     };
     let denied = Code::PermissionDenied;
     for (caller, own, other, taken) in [
-        (Caller::Worker, v1::Role::Worker, v1::Role::Storage, "storage-1"),
-        (Caller::Storage, v1::Role::Storage, v1::Role::Worker, "worker-1"),
+        (
+            Caller::Worker,
+            v1::Role::Worker,
+            v1::Role::Storage,
+            "storage-1",
+        ),
+        (
+            Caller::Storage,
+            v1::Role::Storage,
+            v1::Role::Worker,
+            "worker-1",
+        ),
     ] {
-        assert_eq!(as_caller(&cluster, caller, "Register", register(other, "x")).await, denied, "{caller}");
-        assert_eq!(as_caller(&cluster, caller, "Heartbeat", beat(other, taken)).await, denied, "{caller}");
+        assert_eq!(
+            as_caller(&cluster, caller, "Register", register(other, "x")).await,
+            denied,
+            "{caller}"
+        );
+        assert_eq!(
+            as_caller(&cluster, caller, "Heartbeat", beat(other, taken)).await,
+            denied,
+            "{caller}"
+        );
         let node = register(own, taken);
-        assert_eq!(as_caller(&cluster, caller, "Register", node).await, denied, "{caller} as {taken}");
+        assert_eq!(
+            as_caller(&cluster, caller, "Register", node).await,
+            denied,
+            "{caller} as {taken}"
+        );
     }
-    let reporting = v1::HeartbeatRequest { storage: report(), ..beat(v1::Role::Worker, "worker-1") };
-    assert_eq!(as_caller(&cluster, Caller::Worker, "Heartbeat", reporting).await, denied);
+    let reporting = v1::HeartbeatRequest {
+        storage: report(),
+        ..beat(v1::Role::Worker, "worker-1")
+    };
+    assert_eq!(
+        as_caller(&cluster, Caller::Worker, "Heartbeat", reporting).await,
+        denied
+    );
     // It is asked to register, and the node that it spoke for stays ready.
     assert_eq!(
-        as_caller(&cluster, Caller::Worker, "Heartbeat", beat(v1::Role::Worker, "storage-1")).await,
+        as_caller(
+            &cluster,
+            Caller::Worker,
+            "Heartbeat",
+            beat(v1::Role::Worker, "storage-1")
+        )
+        .await,
         Code::Ok
     );
     end(cluster, &[]).await;

@@ -10,7 +10,9 @@ use super::*;
 const STEP: usize = 1 << 20;
 
 fn is_equal(one: &Path, other: &Path) -> bool {
-    let (Ok(one), Ok(other)) = (File::open(one), File::open(other)) else { return false };
+    let (Ok(one), Ok(other)) = (File::open(one), File::open(other)) else {
+        return false;
+    };
     let (mut one, mut other) = (BufReader::new(one), BufReader::new(other));
     let (mut left, mut right) = (vec![0; STEP], vec![0; STEP]);
     loop {
@@ -27,13 +29,20 @@ fn is_equal(one: &Path, other: &Path) -> bool {
 #[test]
 fn a_file_of_any_size_goes_up_and_comes_down() {
     const BYTES: &str = "CSTORE_BROWSER_BYTES";
-    let Some(bytes) = std::env::vars().find(|(key, _)| key == BYTES).and_then(|(_, n)| n.parse::<u64>().ok())
+    let Some(bytes) = std::env::vars()
+        .find(|(key, _)| key == BYTES)
+        .and_then(|(_, n)| n.parse::<u64>().ok())
     else {
         cstore_integration_tests::tools::find_or_skip(BYTES, "a large file on the web page");
         return;
     };
-    let Some(mut browser) = Browser::start_or_skip("a large file on the web page") else { return };
-    let cluster = Cluster::builder(PROGRAM).dev().env("FS_SIZE", "16GiB").start();
+    let Some(mut browser) = Browser::start_or_skip("a large file on the web page") else {
+        return;
+    };
+    let cluster = Cluster::builder(PROGRAM)
+        .dev()
+        .env("FS_SIZE", "16GiB")
+        .start();
     let desk = Desk::new();
     let path = desk.file("large.bin", b"");
     let mut file = File::create(&path).unwrap();
@@ -48,14 +57,22 @@ fn a_file_of_any_size_goes_up_and_comes_down() {
     let slow = Duration::from_secs(60 + bytes / 20_000_000);
     until("the upload", slow, || {
         let text = browser.eval("document.getElementById('total-text').textContent");
-        text.as_str().is_some_and(|text| text.contains("1 stored")).then_some(())
+        text.as_str()
+            .is_some_and(|text| text.contains("1 stored"))
+            .then_some(())
     });
     press(&mut browser, "large.bin", "Download");
     let saved = browser.downloads().join("large.bin");
     until("the download", slow, || {
-        std::fs::metadata(&saved).ok().filter(|found| found.len() == bytes).map(drop)
+        std::fs::metadata(&saved)
+            .ok()
+            .filter(|found| found.len() == bytes)
+            .map(drop)
     });
     assert!(is_equal(&path, &saved));
-    println!("{bytes} bytes through the page: {} MiB of memory at most", cluster.peak_memory("dev") >> 20);
+    println!(
+        "{bytes} bytes through the page: {} MiB of memory at most",
+        cluster.peak_memory("dev") >> 20
+    );
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }

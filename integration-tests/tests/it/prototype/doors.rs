@@ -13,8 +13,17 @@ use crate::matrix::frames::Visitor;
 
 fn works(cluster: &Cluster, name: &str) {
     let body = random(200_000, 11);
-    assert_eq!(cluster.ask("PUT", &format!("/api/files/{name}"), &body).status, 201, "{name}");
-    assert!(cluster.ask("GET", &format!("/api/files/{name}"), b"").body == body, "{name}");
+    assert_eq!(
+        cluster
+            .ask("PUT", &format!("/api/files/{name}"), &body)
+            .status,
+        201,
+        "{name}"
+    );
+    assert!(
+        cluster.ask("GET", &format!("/api/files/{name}"), b"").body == body,
+        "{name}"
+    );
 }
 
 #[test]
@@ -38,18 +47,30 @@ fn b09_a_length_beyond_its_bounds_is_refused_before_anything_is_reserved() {
 #[test]
 fn b11_idle_connections_stop_no_port() {
     let cluster = Cluster::one_of_each(PROGRAM).start();
-    let ports = [&cluster.gateway, &cluster.master, &cluster.addr("worker-1"), &cluster.addr("storage-1")];
-    let idle: Vec<TcpStream> =
-        (0..80).map(|n| TcpStream::connect(ports[n % ports.len()].as_str()).unwrap()).collect();
-    let mut begun: Vec<TcpStream> =
-        (0..80).map(|n| TcpStream::connect(ports[n % ports.len()].as_str()).unwrap()).collect();
+    let ports = [
+        &cluster.gateway,
+        &cluster.master,
+        &cluster.addr("worker-1"),
+        &cluster.addr("storage-1"),
+    ];
+    let idle: Vec<TcpStream> = (0..80)
+        .map(|n| TcpStream::connect(ports[n % ports.len()].as_str()).unwrap())
+        .collect();
+    let mut begun: Vec<TcpStream> = (0..80)
+        .map(|n| TcpStream::connect(ports[n % ports.len()].as_str()).unwrap())
+        .collect();
     for stream in &mut begun {
         stream.write_all(&[0x03]).unwrap();
     }
     works(&cluster, "beside");
     cluster.restart("worker-1");
     cluster.wait_ready();
-    works(&cluster, "beside, from a new connection".replace([' ', ','], "-").as_str());
+    works(
+        &cluster,
+        "beside, from a new connection"
+            .replace([' ', ','], "-")
+            .as_str(),
+    );
     drop((idle, begun));
 }
 
@@ -61,13 +82,24 @@ fn b18_a_peer_that_goes_or_speaks_nonsense_is_answered_and_kills_nothing() {
     let mut member = Visitor::member(&cluster, "storage-1");
     member.send(&[0x7e, 13, 0, 0, 0]);
     member.send(&[0; 13]);
-    assert_eq!(member.receive().map(|(opcode, _)| opcode), Some(0x00), "told what is wrong");
+    assert_eq!(
+        member.receive().map(|(opcode, _)| opcode),
+        Some(0x00),
+        "told what is wrong"
+    );
     assert!(member.receive().is_none(), "and hung up on");
     // Peers that go while they are being written to.
-    assert_eq!(cluster.ask("PUT", "/api/files/large", &random(8 << 20, 18)).status, 201);
+    assert_eq!(
+        cluster
+            .ask("PUT", "/api/files/large", &random(8 << 20, 18))
+            .status,
+        201
+    );
     for _ in 0..20 {
         let mut reader = TcpStream::connect(&cluster.gateway).unwrap();
-        reader.write_all(b"GET /api/files/large HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        reader
+            .write_all(b"GET /api/files/large HTTP/1.1\r\nhost: x\r\n\r\n")
+            .unwrap();
         reader.read_exact(&mut [0; 1_000]).unwrap();
         drop(reader);
     }
@@ -81,14 +113,28 @@ fn b19_nobody_comes_in_unasked() {
     let mut cluster = Cluster::one_of_each(PROGRAM).start();
     cluster.set_env_of("gateway", "CSTORE_ANONYMOUS", "FALSE");
     cluster.restart("gateway");
-    let status = |path: &str| Client::connect(&cluster.gateway).ok()?.call("GET", path, "", b"").ok();
-    let refused = cstore_integration_tests::wait::until("the gateway", PATIENCE, || status("/api/files"));
+    let status = |path: &str| {
+        Client::connect(&cluster.gateway)
+            .ok()?
+            .call("GET", path, "", b"")
+            .ok()
+    };
+    let refused =
+        cstore_integration_tests::wait::until("the gateway", PATIENCE, || status("/api/files"));
     assert_eq!(refused.status, 401, "{}", refused.text());
     // No other site may use a browser that can reach it.
     let mut client = Client::connect(&cluster.gateway).unwrap();
-    for (method, path) in [("GET", "/"), ("OPTIONS", "/api/files/a"), ("GET", "/api/files/a")] {
+    for (method, path) in [
+        ("GET", "/"),
+        ("OPTIONS", "/api/files/a"),
+        ("GET", "/api/files/a"),
+    ] {
         let headers = "origin: http://elsewhere.example\r\naccess-control-request-method: PUT\r\n";
         let answer = client.call(method, path, headers, b"").unwrap();
-        assert_eq!(answer.header("access-control-allow-origin"), None, "{method} {path}");
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            None,
+            "{method} {path}"
+        );
     }
 }

@@ -45,7 +45,8 @@ pub(crate) struct Put {
     /// Files, with --recursive also folders, or - for stdin
     #[arg(required = true)]
     pub(crate) src: Vec<PathBuf>,
-    /// The new name; one that ends in / is a folder, into which everything goes under its own last name
+    /// The new name; one that ends in / is a folder, into which everything goes under its own last
+    /// name
     pub(crate) dest: String,
     /// Folders with all files below them; permissions and empty folders are not kept
     #[arg(long, short)]
@@ -65,7 +66,8 @@ pub(crate) struct Put {
     /// Noted beside the file, may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) meta: Vec<(String, String)>,
-    /// Reads each file twice and lets the gateway check its SHA-256, which it then keeps; not of stdin
+    /// Reads each file twice and lets the gateway check its SHA-256, which it then keeps; not of
+    /// stdin
     #[arg(long)]
     pub(crate) verify: bool,
     #[command(flatten)]
@@ -146,7 +148,8 @@ pub(crate) struct Rm {
 pub(crate) struct Name {
     /// The file
     pub(crate) src: String,
-    /// The new name; one that ends in / is a folder, into which the file goes under its own last name
+    /// The new name; one that ends in / is a folder, into which the file goes under its own last
+    /// name
     pub(crate) dest: String,
     /// Replaces a file that is there
     #[arg(long)]
@@ -175,19 +178,38 @@ pub(crate) struct Du {
 
 /// What can stand in a header between quotes; people type it with them or without.
 fn etag(text: &str) -> Result<String, String> {
-    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-    let fine = !inner.is_empty() && inner.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
-    if fine { Ok(text.to_owned()) } else { Err("must be printable ASCII, as `stat` shows it".to_owned()) }
+    let inner = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .unwrap_or(text);
+    let fine = !inner.is_empty()
+        && inner
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    if fine {
+        Ok(text.to_owned())
+    } else {
+        Err("must be printable ASCII, as `stat` shows it".to_owned())
+    }
 }
 
 /// As the gateway takes it, which would refuse each file for itself.
 fn content_type(text: &str) -> Result<String, String> {
-    let fine = (1..=MAX_TYPE).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let fine = (1..=MAX_TYPE).contains(&text.len())
+        && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     let fine = fine && text.trim() == text;
-    if fine { Ok(text.to_owned()) } else { Err("must be 1 to 255 printable ASCII characters".to_owned()) }
+    if fine {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 255 printable ASCII characters".to_owned())
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    let found = text.split_once('=').map(|(key, value)| (key.to_ascii_lowercase(), value.to_owned()));
-    found.filter(|(key, _)| !key.is_empty()).ok_or_else(|| "must be KEY=VALUE".to_owned())
+    let found = text
+        .split_once('=')
+        .map(|(key, value)| (key.to_ascii_lowercase(), value.to_owned()));
+    found
+        .filter(|(key, _)| !key.is_empty())
+        .ok_or_else(|| "must be KEY=VALUE".to_owned())
 }

@@ -1,4 +1,5 @@
-//! When a request is tried again: a bounded number of times, with growing pauses that differ between clients.
+//! When a request is tried again: a bounded number of times, with growing pauses that differ
+//! between clients.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ impl Again {
         if self.used >= self.retries {
             return false;
         }
-        let grown = |first: Duration| spread(first.saturating_mul(1 << self.used.min(8)).min(LONGEST));
+        let grown =
+            |first: Duration| spread(first.saturating_mul(1 << self.used.min(8)).min(LONGEST));
         let pause = match wait {
             Wait::Usual => grown(FIRST),
             Wait::Away => grown(FIRST_AWAY),
@@ -78,7 +80,10 @@ mod tests {
             assert!(begun.elapsed() - last <= LONGEST);
             last = begun.elapsed();
         }
-        assert!(n == 20 && last > LONGEST * 6, "{n} pauses of {last:?} together");
+        assert!(
+            n == 20 && last > LONGEST * 6,
+            "{n} pauses of {last:?} together"
+        );
         assert!(!again.pause(Wait::Wished(Duration::ZERO)).await);
         again.progressed();
         assert!(
@@ -93,6 +98,9 @@ mod tests {
         let (mut again, begun) = (Again::new(4), Instant::now());
         while again.pause(Wait::Away).await {}
         let waited = begun.elapsed();
-        assert!((Duration::from_secs(10)..=Duration::from_secs(15)).contains(&waited), "{waited:?}");
+        assert!(
+            (Duration::from_secs(10)..=Duration::from_secs(15)).contains(&waited),
+            "{waited:?}"
+        );
     }
 }

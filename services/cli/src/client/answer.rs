@@ -13,7 +13,8 @@ use super::again::Wait;
 use super::lost::Lost;
 use crate::exit::{End, Failure, Trouble};
 
-/// Longest answer that is kept in memory: a page of the longest names needs less, and files of `smoke` may be large.
+/// Longest answer that is kept in memory: a page of the longest names needs less, and files of
+/// `smoke` may be large.
 const MAX_BODY: usize = 256 << 20;
 /// Longest wait that a gateway may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -50,9 +51,18 @@ impl Answer {
             }
         }
         let text = |name| header(&headers, name).map(str::to_owned);
-        let (trace_id, content_range) =
-            (text("x-cstore-trace-id").unwrap_or_default(), text("content-range"));
-        Ok(Self { status, trace_id, content_range, body: body.freeze(), took: begun.elapsed(), headers })
+        let (trace_id, content_range) = (
+            text("x-cstore-trace-id").unwrap_or_default(),
+            text("content-range"),
+        );
+        Ok(Self {
+            status,
+            trace_id,
+            content_range,
+            body: body.freeze(),
+            took: begun.elapsed(),
+            headers,
+        })
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -72,20 +82,28 @@ impl Answer {
     /// What a refusal says, for people.
     pub(crate) fn told(&self) -> String {
         let body = self.json();
-        let said = body["detail"].as_str().or_else(|| body["error"]["message"].as_str());
+        let said = body["detail"]
+            .as_str()
+            .or_else(|| body["error"]["message"].as_str());
         if let Some(said) = said {
             return said.to_owned();
         }
         if self.body.is_empty() {
             return self.status.to_string();
         }
-        String::from_utf8_lossy(&self.body).chars().take(200).collect()
+        String::from_utf8_lossy(&self.body)
+            .chars()
+            .take(200)
+            .collect()
     }
 
-    /// The gateway's word for it, or one for the status: answers to HEAD have no body, and proxies say what they like.
+    /// The gateway's word for it, or one for the status: answers to HEAD have no body, and proxies
+    /// say what they like.
     fn code(&self) -> String {
         let body = self.json();
-        let said = body["code"].as_str().or_else(|| body["error"]["code"].as_str());
+        let said = body["code"]
+            .as_str()
+            .or_else(|| body["error"]["code"].as_str());
         said.map_or_else(|| end(self.status).code().to_owned(), str::to_owned)
     }
 
@@ -103,18 +121,30 @@ impl Answer {
     pub(crate) fn failure(&self) -> Failure {
         // A path that no gateway knows is not a file that is not there.
         let strange = self.status.as_u16() == 404 && !self.is_not_found();
-        let end = if strange { End::Failed } else { end(self.status) };
+        let end = if strange {
+            End::Failed
+        } else {
+            end(self.status)
+        };
         if !self.is_gateways() && !matches!(end, End::Denied | End::Unavailable | End::Full) {
             return stranger(&self.status.to_string());
         }
         let trace_id = Some(self.trace_id.clone()).filter(|id| !id.is_empty());
         let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
         let (code, message) = (self.code(), self.told());
-        Failure::Client(Box::new(Trouble { end, concerns_all, code, message, name: None, trace_id }))
+        Failure::Client(Box::new(Trouble {
+            end,
+            concerns_all,
+            code,
+            message,
+            name: None,
+            trace_id,
+        }))
     }
 
-    /// A gateway names the trace in every answer. What any other server says of a name means nothing; that it is busy or
-    /// wants to know who asks can be the word of a proxy in front of a gateway.
+    /// A gateway names the trace in every answer. What any other server says of a name means
+    /// nothing; that it is busy or wants to know who asks can be the word of a proxy in front of a
+    /// gateway.
     fn is_gateways(&self) -> bool {
         !self.trace_id.is_empty()
     }
@@ -124,7 +154,8 @@ impl Answer {
         self.status.is_success() && self.is_gateways()
     }
 
-    /// A gateway says that there is no such file. Its word for an unknown path is the same: only its own are asked.
+    /// A gateway says that there is no such file. Its word for an unknown path is the same: only
+    /// its own are asked.
     pub(crate) fn is_not_found(&self) -> bool {
         self.status.as_u16() == 404
             && self.is_gateways()
@@ -144,7 +175,9 @@ impl Answer {
 
 /// An answer that no gateway has given.
 pub(crate) fn stranger(what: &str) -> Failure {
-    Failure::Failed(format!("{what}, and no x-cstore-trace-id: that is no C-Store gateway"))
+    Failure::Failed(format!(
+        "{what}, and no x-cstore-trace-id: that is no C-Store gateway"
+    ))
 }
 
 fn end(status: StatusCode) -> End {
@@ -181,13 +214,21 @@ mod tests {
                 "already_exists",
                 "taken",
             ),
-            (r#"{"error":{"code":"already_exists","message":"taken"}}"#, "already_exists", "taken"),
+            (
+                r#"{"error":{"code":"already_exists","message":"taken"}}"#,
+                "already_exists",
+                "taken",
+            ),
             ("<h1>no</h1>", "conflict", "<h1>no</h1>"),
             ("", "conflict", "409 Conflict"),
             (r#"{"detail":7}"#, "conflict", r#"{"detail":7}"#),
         ] {
             let answer = answer(409, body);
-            assert_eq!((answer.code().as_str(), answer.told().as_str()), (code, told), "{body}");
+            assert_eq!(
+                (answer.code().as_str(), answer.told().as_str()),
+                (code, told),
+                "{body}"
+            );
             assert_eq!(answer.failure().end(), End::Conflict);
         }
     }
@@ -201,14 +242,26 @@ mod tests {
             (401, End::Denied),
             (502, End::Unavailable),
         ] {
-            let answer = Answer { trace_id: String::new(), ..answer(status, "") };
+            let answer = Answer {
+                trace_id: String::new(),
+                ..answer(status, "")
+            };
             assert_eq!(
-                (answer.failure().end(), answer.is_success(), answer.is_not_found()),
+                (
+                    answer.failure().end(),
+                    answer.is_success(),
+                    answer.is_not_found()
+                ),
                 (end, false, false)
             );
         }
-        assert!(answer(404, "").is_not_found() && answer(404, r#"{"code":"not_found"}"#).is_not_found());
-        assert_eq!(answer(404, r#"{"code":"other"}"#).failure().end(), End::Failed);
+        assert!(
+            answer(404, "").is_not_found() && answer(404, r#"{"code":"not_found"}"#).is_not_found()
+        );
+        assert_eq!(
+            answer(404, r#"{"code":"other"}"#).failure().end(),
+            End::Failed
+        );
         assert!(!answer(404, r#"{"code":"other"}"#).is_not_found() && answer(204, "").is_success());
     }
 
@@ -216,9 +269,18 @@ mod tests {
     fn a_gateway_cannot_ask_for_an_endless_wait() {
         let mut busy = answer(503, "");
         assert!(busy.is_busy() && busy.retry_after().is_none());
-        for (text, seconds) in [("2", Some(2)), ("99999", Some(10)), ("soon", None), ("-1", None)] {
+        for (text, seconds) in [
+            ("2", Some(2)),
+            ("99999", Some(10)),
+            ("soon", None),
+            ("-1", None),
+        ] {
             busy.headers.insert("retry-after", text.parse().unwrap());
-            assert_eq!(busy.retry_after().map(|wait| wait.as_secs()), seconds, "{text}");
+            assert_eq!(
+                busy.retry_after().map(|wait| wait.as_secs()),
+                seconds,
+                "{text}"
+            );
         }
     }
 }

@@ -27,7 +27,10 @@ pub(crate) enum Lost {
 impl Lost {
     /// No byte of the request was sent.
     pub(crate) fn never_left(self) -> bool {
-        matches!(self, Self::Refused | Self::Lookup | Self::Connect | Self::Impossible)
+        matches!(
+            self,
+            Self::Refused | Self::Lookup | Self::Connect | Self::Impossible
+        )
     }
 
     /// When the same may be asked again.
@@ -40,7 +43,11 @@ impl Lost {
     }
 
     pub(crate) fn failure(self, url: &str) -> Failure {
-        let end = if matches!(self.wait(), Wait::Never) { End::Failed } else { End::Unavailable };
+        let end = if matches!(self.wait(), Wait::Never) {
+            End::Failed
+        } else {
+            End::Unavailable
+        };
         Failure::client(end, format!("{}: {self}", url.trim_end_matches('/')))
     }
 }

@@ -1,4 +1,5 @@
-//! Bodies that are not kept in memory: they flow, and whoever stops flowing for too long is given up.
+//! Bodies that are not kept in memory: they flow, and whoever stops flowing for too long is given
+//! up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +14,8 @@ use super::answer::Answer;
 use super::lost::Lost;
 use super::{Gateway, file};
 
-/// A transfer without progress for so long is given up. A gateway may need 90 s from the last byte of an upload to its
-/// answer, while it sees the cluster through a restart.
+/// A transfer without progress for so long is given up. A gateway may need 90 s from the last byte
+/// of an upload to its answer, while it sees the cluster through a restart.
 const STALL: Duration = Duration::from_secs(120);
 
 /// Counts what has flowed. Clones share it.
@@ -74,7 +75,9 @@ impl Gateway {
     pub(crate) async fn open(&self, name: &str, headers: HeaderMap) -> Result<Opened, Lost> {
         let begun = Instant::now();
         let request = self.request(Method::GET, &file(name))?.headers(headers);
-        let response = timeout(STALL, request.send()).await.map_err(|_| Lost::Timeout)?;
+        let response = timeout(STALL, request.send())
+            .await
+            .map_err(|_| Lost::Timeout)?;
         let response = response.map_err(|error| Lost::from(&error))?;
         let partial = response.status().as_u16() == 206;
         if !partial && response.status().as_u16() != 200 {
@@ -82,7 +85,12 @@ impl Gateway {
             return Ok(Opened::Answer(answer.map_err(|_| Lost::Timeout)??));
         }
         let (headers, length) = (response.headers().clone(), response.content_length());
-        Ok(Opened::Body(Download { partial, headers, length, response }))
+        Ok(Opened::Body(Download {
+            partial,
+            headers,
+            length,
+            response,
+        }))
     }
 
     /// Sends a file; `meter` counts what the body gives away.
@@ -126,6 +134,10 @@ mod tests {
             () = flowing => panic!("nobody noticed that it stands still"),
             () = meter.stalled() => {}
         }
-        assert!(begun.elapsed() > STALL * 5 && begun.elapsed() <= STALL * 7, "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() > STALL * 5 && begun.elapsed() <= STALL * 7,
+            "{:?}",
+            begun.elapsed()
+        );
     }
 }

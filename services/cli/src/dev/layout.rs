@@ -30,10 +30,12 @@ pub(super) struct Member {
 }
 
 impl Layout {
-    /// Reads the ports. The number of storage nodes is that of the directories of the last start, unless it is given.
+    /// Reads the ports. The number of storage nodes is that of the directories of the last start,
+    /// unless it is given.
     ///
     /// # Errors
-    /// When fewer storage nodes are asked for than hold data: the rest of the data would be missing.
+    /// When fewer storage nodes are asked for than hold data: the rest of the data would be
+    /// missing.
     pub(super) fn new(options: &args::Dev, env: &mut Env<'_>) -> Result<Self, Failure> {
         let data_dir = env.path("CSTORE_DATA_DIR", "./data");
         let found = storages_in(&data_dir);
@@ -48,11 +50,19 @@ impl Layout {
             let (variable, default) = role.port();
             (role, env.port(variable, default))
         });
-        let layout = Self { data_dir, workers: options.workers, storages, ports };
+        let layout = Self {
+            data_dir,
+            workers: options.workers,
+            storages,
+            ports,
+        };
         for role in [Role::Worker, Role::Storage] {
             let highest = layout.port(role).checked_add(layout.count(role) - 1);
             if layout.port(role) != 0 && highest.is_none() {
-                env.refuse(role.port().0, "a port that leaves room above it for one port a node");
+                env.refuse(
+                    role.port().0,
+                    "a port that leaves room above it for one port a node",
+                );
             }
         }
         Ok(layout)
@@ -63,7 +73,11 @@ impl Layout {
         let mut members = Vec::new();
         for (role, base) in self.ports {
             for number in 0..self.count(role) {
-                let port = if base == 0 { 0 } else { base.saturating_add(number) };
+                let port = if base == 0 {
+                    0
+                } else {
+                    base.saturating_add(number)
+                };
                 let id = match role {
                     Role::Gateway | Role::Master => role.name().to_owned(),
                     Role::Worker | Role::Storage => format!("{}-{}", role.name(), number + 1),
@@ -95,11 +109,17 @@ impl Layout {
         if unset("CSTORE_ANONYMOUS") && unset("CSTORE_API_TOKENS_FILE") {
             pairs.push(("CSTORE_ANONYMOUS", "true".to_owned()));
         }
-        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        pairs
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
     }
 
     fn port(&self, role: Role) -> u16 {
-        self.ports.iter().find(|(found, _)| *found == role).map_or(0, |(_, port)| *port)
+        self.ports
+            .iter()
+            .find(|(found, _)| *found == role)
+            .map_or(0, |(_, port)| *port)
     }
 
     fn count(&self, role: Role) -> u16 {
@@ -124,8 +144,10 @@ mod tests {
     use super::*;
 
     fn layout(options: args::Dev, pairs: &[(&str, &str)]) -> (Result<Layout, Failure>, bool) {
-        let source: std::collections::BTreeMap<String, String> =
-            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let source: std::collections::BTreeMap<String, String> = pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
         let mut env = Env::new(&source);
         let layout = Layout::new(&options, &mut env);
         (layout, env.finish().is_ok())
@@ -139,9 +161,16 @@ mod tests {
     fn every_member_has_a_name_and_a_port_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().to_str().unwrap();
-        let (found, valid) =
-            layout(options(2, Some(2)), &[("CSTORE_DATA_DIR", data), ("STORAGE_PORT", "7000")]);
-        let members: Vec<_> = found.unwrap().members().into_iter().map(|m| (m.id, m.port)).collect();
+        let (found, valid) = layout(
+            options(2, Some(2)),
+            &[("CSTORE_DATA_DIR", data), ("STORAGE_PORT", "7000")],
+        );
+        let members: Vec<_> = found
+            .unwrap()
+            .members()
+            .into_iter()
+            .map(|m| (m.id, m.port))
+            .collect();
         let expected = [
             ("gateway", 8000),
             ("worker-1", 5000),
@@ -152,16 +181,31 @@ mod tests {
         ];
         assert!(valid);
         assert_eq!(members, expected.map(|(id, port)| (id.to_owned(), port)));
-        let (free, _) = layout(options(2, None), &[("CSTORE_DATA_DIR", data), ("WORKER_PORT", "0")]);
-        let workers: Vec<_> =
-            free.unwrap().members().into_iter().filter(|m| m.role == Role::Worker).collect();
-        assert!(workers.iter().all(|worker| worker.port == 0), "0 asks for a free port each time");
+        let (free, _) = layout(
+            options(2, None),
+            &[("CSTORE_DATA_DIR", data), ("WORKER_PORT", "0")],
+        );
+        let workers: Vec<_> = free
+            .unwrap()
+            .members()
+            .into_iter()
+            .filter(|m| m.role == Role::Worker)
+            .collect();
+        assert!(
+            workers.iter().all(|worker| worker.port == 0),
+            "0 asks for a free port each time"
+        );
     }
 
     #[test]
     fn ports_that_do_not_fit_are_a_mistake() {
-        let (_, valid) =
-            layout(options(1, Some(16)), &[("CSTORE_DATA_DIR", "/nonexistent"), ("STORAGE_PORT", "65530")]);
+        let (_, valid) = layout(
+            options(1, Some(16)),
+            &[
+                ("CSTORE_DATA_DIR", "/nonexistent"),
+                ("STORAGE_PORT", "65530"),
+            ],
+        );
         assert!(!valid);
     }
 
@@ -172,7 +216,13 @@ mod tests {
             std::fs::create_dir(dir.path().join(format!("storage-{number}"))).unwrap();
         }
         let pairs = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
-        assert_eq!(layout(options(1, None), &pairs).0.unwrap().count(Role::Storage), 3);
+        assert_eq!(
+            layout(options(1, None), &pairs)
+                .0
+                .unwrap()
+                .count(Role::Storage),
+            3
+        );
         assert!(layout(options(1, Some(2)), &pairs).0.is_err());
         assert!(layout(options(1, Some(3)), &pairs).0.is_ok());
     }

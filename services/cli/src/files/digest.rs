@@ -1,7 +1,8 @@
 //! Whether a file of this machine has the bytes that the gateway knows.
 //!
-//! The best evidence is the SHA-256 that came with the upload. Without one there is the ETag: the MD5 of the MD5s of all
-//! blocks, and their number. The size of the blocks is not told, but follows from the number well enough.
+//! The best evidence is the SHA-256 that came with the upload. Without one there is the ETag: the
+//! MD5 of the MD5s of all blocks, and their number. The size of the blocks is not told, but follows
+//! from the number well enough.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,13 +28,17 @@ pub(super) enum Same {
 /// Compares; reads the whole file when the sizes are equal.
 pub(super) async fn compare(path: &Path, known: &Known) -> io::Result<Same> {
     let (path, known) = (path.to_path_buf(), known.clone());
-    tokio::task::spawn_blocking(move || judge(&path, &known)).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || judge(&path, &known))
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// The SHA-256 of a file, hexadecimal.
 pub(super) async fn sha256(path: &Path) -> io::Result<String> {
     let path = path.to_path_buf();
-    tokio::task::spawn_blocking(move || sum(&path)).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || sum(&path))
+        .await
+        .map_err(io::Error::other)?
 }
 
 fn judge(path: &Path, known: &Known) -> io::Result<Same> {
@@ -41,10 +46,20 @@ fn judge(path: &Path, known: &Known) -> io::Result<Same> {
         return Ok(Same::No);
     }
     if let Some(sha256) = &known.sha256 {
-        return Ok(if sum(path)? == *sha256 { Same::Yes } else { Same::No });
+        return Ok(if sum(path)? == *sha256 {
+            Same::Yes
+        } else {
+            Same::No
+        });
     }
-    let Some((digest, blocks)) = known.etag.rsplit_once('-') else { return Ok(Same::Unknown) };
-    let Some((block, sure)) = blocks.parse().ok().and_then(|blocks| block_size(known.size, blocks)) else {
+    let Some((digest, blocks)) = known.etag.rsplit_once('-') else {
+        return Ok(Same::Unknown);
+    };
+    let Some((block, sure)) = blocks
+        .parse()
+        .ok()
+        .and_then(|blocks| block_size(known.size, blocks))
+    else {
         return Ok(Same::Unknown);
     };
     match (tag(path, block)? == digest, sure) {
@@ -66,9 +81,14 @@ fn block_size(size: u64, n: u64) -> Option<(u64, bool)> {
             if low == 0 || low > high {
                 return None;
             }
-            let power = low.checked_next_power_of_two().filter(|power| *power <= high);
-            let likely =
-                if (low..=high).contains(&DEFAULT_BLOCK) { DEFAULT_BLOCK } else { power.unwrap_or(low) };
+            let power = low
+                .checked_next_power_of_two()
+                .filter(|power| *power <= high);
+            let likely = if (low..=high).contains(&DEFAULT_BLOCK) {
+                DEFAULT_BLOCK
+            } else {
+                power.unwrap_or(low)
+            };
             Some((likely, low == high))
         }
     }
@@ -109,8 +129,15 @@ mod tests {
 
     /// The definition, with nothing clever.
     fn etag(bytes: &[u8], block: usize) -> String {
-        let sums: Vec<u8> = bytes.chunks(block).flat_map(|block| Md5::digest(block).to_vec()).collect();
-        format!("{}-{}", hex::encode(Md5::digest(&sums)), bytes.len().div_ceil(block))
+        let sums: Vec<u8> = bytes
+            .chunks(block)
+            .flat_map(|block| Md5::digest(block).to_vec())
+            .collect();
+        format!(
+            "{}-{}",
+            hex::encode(Md5::digest(&sums)),
+            bytes.len().div_ceil(block)
+        )
     }
 
     #[test]
@@ -118,17 +145,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         for size in [0, 1, 63, 64, 65, 65_535, 65_536, 65_537, 200_000, 3_000_000] {
-            let bytes: Vec<u8> = (0..size).map(|n: u32| (n.wrapping_mul(n) >> 7) as u8).collect();
+            let bytes: Vec<u8> = (0..size)
+                .map(|n: u32| (n.wrapping_mul(n) >> 7) as u8)
+                .collect();
             std::fs::write(&path, &bytes).unwrap();
             for block in [64, 4_096, 65_536, 1 << 20, 1_000] {
-                let mut known = Known { size: u64::from(size), etag: etag(&bytes, block), sha256: None };
-                // Blocks of 1,000 bytes are only found where no power of two would explain the number.
-                let allowed: &[Same] =
-                    if block == 1_000 { &[Same::Yes, Same::Unknown] } else { &[Same::Yes] };
+                let mut known = Known {
+                    size: u64::from(size),
+                    etag: etag(&bytes, block),
+                    sha256: None,
+                };
+                // Blocks of 1,000 bytes are only found where no power of two would explain the
+                // number.
+                let allowed: &[Same] = if block == 1_000 {
+                    &[Same::Yes, Same::Unknown]
+                } else {
+                    &[Same::Yes]
+                };
                 let found = judge(&path, &known).unwrap();
-                assert!(allowed.contains(&found), "{size} bytes, blocks of {block}: {found:?}");
+                assert!(
+                    allowed.contains(&found),
+                    "{size} bytes, blocks of {block}: {found:?}"
+                );
                 known.etag = etag(&[&bytes[..], b"x"].concat(), block);
-                assert_ne!(judge(&path, &known).unwrap(), Same::Yes, "{size} bytes, blocks of {block}");
+                assert_ne!(
+                    judge(&path, &known).unwrap(),
+                    Same::Yes,
+                    "{size} bytes, blocks of {block}"
+                );
             }
         }
     }
@@ -139,13 +183,37 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, "x").unwrap();
         let sha256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881".to_owned();
-        let known = |etag: &str, sha256| Known { size: 1, etag: etag.to_owned(), sha256 };
-        assert_eq!(judge(&path, &known("other-1", Some(sha256))).unwrap(), Same::Yes);
-        assert_eq!(judge(&path, &known("other-1", Some("00".to_owned()))).unwrap(), Same::No);
-        for etag in ["other", "other-x", "other-0", "other-7", "other-18446744073709551615", ""] {
-            assert_eq!(judge(&path, &known(etag, None)).unwrap(), Same::Unknown, "{etag}");
+        let known = |etag: &str, sha256| Known {
+            size: 1,
+            etag: etag.to_owned(),
+            sha256,
+        };
+        assert_eq!(
+            judge(&path, &known("other-1", Some(sha256))).unwrap(),
+            Same::Yes
+        );
+        assert_eq!(
+            judge(&path, &known("other-1", Some("00".to_owned()))).unwrap(),
+            Same::No
+        );
+        for etag in [
+            "other",
+            "other-x",
+            "other-0",
+            "other-7",
+            "other-18446744073709551615",
+            "",
+        ] {
+            assert_eq!(
+                judge(&path, &known(etag, None)).unwrap(),
+                Same::Unknown,
+                "{etag}"
+            );
         }
-        let none = Known { size: u64::MAX, ..known("x-2", None) };
+        let none = Known {
+            size: u64::MAX,
+            ..known("x-2", None)
+        };
         assert_eq!(judge(&path, &none).unwrap(), Same::No);
     }
 }

@@ -38,8 +38,20 @@ pub(super) async fn run(session: &Session, options: &Du) -> Result<(), Failure> 
 }
 
 fn table(usage: &Usage, people: bool) -> String {
-    let size = |bytes: u64| if people { human(bytes) } else { bytes.to_string() };
-    let sizes = [usage.logical_bytes, usage.unique_bytes, usage.shared_bytes, usage.freed_bytes].map(size);
+    let size = |bytes: u64| {
+        if people {
+            human(bytes)
+        } else {
+            bytes.to_string()
+        }
+    };
+    let sizes = [
+        usage.logical_bytes,
+        usage.unique_bytes,
+        usage.shared_bytes,
+        usage.freed_bytes,
+    ]
+    .map(size);
     let heads = ["logical", "unique", "shared", "freed"];
     let mut lines = [String::new(), String::new()];
     for (head, size) in heads.iter().zip(&sizes) {
@@ -49,7 +61,11 @@ fn table(usage: &Usage, people: bool) -> String {
     }
     let width = usage.files.to_string().len().max(5);
     lines[0].push_str(&format!("{:>width$}  prefix", "files"));
-    lines[1].push_str(&format!("{:>width$}  {}", usage.files, printable(&usage.prefix)));
+    lines[1].push_str(&format!(
+        "{:>width$}  {}",
+        usage.files,
+        printable(&usage.prefix)
+    ));
     lines.join("\n")
 }
 

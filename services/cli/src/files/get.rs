@@ -8,8 +8,8 @@
 //! cut off, busy ──> again from what is here          all there ──> [verify] ─> fsync ─> rename
 //! all there since before? ──> HEAD: still this ETag? ─> as above, else as another file
 //! ```
-//! Invariants: bytes of two states of a file never meet in one part; nothing stands under the final name but a whole
-//! file; whatever the gateway says, only files below the destination are written.
+//! Invariants: bytes of two states of a file never meet in one part; nothing stands under the final
+//! name but a whole file; whatever the gateway says, only files below the destination are written.
 
 mod note;
 mod part;
@@ -75,7 +75,11 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
         Some(dest) if dest.is_dir() => dest.join(last),
         Some(dest) => dest.clone(),
     };
-    if path.file_name().and_then(|last| last.to_str()).is_some_and(is_reserved) {
+    if path
+        .file_name()
+        .and_then(|last| last.to_str())
+        .is_some_and(is_reserved)
+    {
         return Err(place::reserved().of(&name));
     }
     match one(session, options, &name, &path).await {
@@ -101,7 +105,11 @@ fn is_folder(dest: &Path) -> bool {
 
 async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
     let prefix = folder(&options.name)?;
-    let last = prefix.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let last = prefix
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
     let root = match &options.dest {
         None => Path::new(".").join(last),
         Some(dest) if is_folder(dest) => dest.join(last),
@@ -115,11 +123,16 @@ async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
     });
     let work = |name: String| async move {
         let path = place::below(root, prefix, &name).map_err(|failure| failure.of(&name))?;
-        one(session, options, &name, &path).await.map_err(|failure| failure.of(&name))
+        one(session, options, &name, &path)
+            .await
+            .map_err(|failure| failure.of(&name))
     };
     let done = each(session, options.jobs.jobs, names.boxed(), work).await?;
     if done == 0 {
-        return Err(Failure::client(End::NotFound, format!("there is no file below {prefix:?}")));
+        return Err(Failure::client(
+            End::NotFound,
+            format!("there is no file below {prefix:?}"),
+        ));
     }
     Ok(())
 }
@@ -129,12 +142,23 @@ async fn one(session: &Session, options: &Get, name: &str, path: &Path) -> Resul
     let got = if let Some(known) = in_the_way(session, options, name, path).await? {
         // The bytes that are here were read and compared.
         let verified = options.verify.then_some(true);
-        Got { status: "unchanged", verified, ..got(name, path, &known) }
+        Got {
+            status: "unchanged",
+            verified,
+            ..got(name, path, &known)
+        }
     } else {
         fetch(session, options, name, path).await?
     };
-    let text =
-        || format!("{} -> {}  {}  {}", printable(name), printable(&got.path), human(got.size), got.status);
+    let text = || {
+        format!(
+            "{} -> {}  {}  {}",
+            printable(name),
+            printable(&got.path),
+            human(got.size),
+            got.status
+        )
+    };
     session.out.done(&got, text)
 }
 
@@ -149,7 +173,8 @@ fn got(name: &str, path: &Path, known: &Known) -> Got {
     }
 }
 
-/// What stands under the final name is left alone, unless it may be replaced. When it has the same bytes, that is well.
+/// What stands under the final name is left alone, unless it may be replaced. When it has the same
+/// bytes, that is well.
 async fn in_the_way(
     session: &Session,
     options: &Get,
@@ -165,10 +190,17 @@ async fn in_the_way(
     if found.is_dir() {
         return Err(taken("is a folder"));
     }
-    // A device or a pipe is there for others, also through a link such as /dev/stdout: not even --force makes a file of it.
-    let behind = if found.is_symlink() { std::fs::metadata(path).ok() } else { Some(found.clone()) };
+    // A device or a pipe is there for others, also through a link such as /dev/stdout: not even
+    // --force makes a file of it.
+    let behind = if found.is_symlink() {
+        std::fs::metadata(path).ok()
+    } else {
+        Some(found.clone())
+    };
     if behind.is_some_and(|behind| !behind.is_file() && !behind.is_dir()) {
-        return Err(taken("is no ordinary file and is not replaced; - as DEST writes to stdout"));
+        return Err(taken(
+            "is no ordinary file and is not replaced; - as DEST writes to stdout",
+        ));
     }
     if found.is_file() {
         let known = Known::ask(session, name).await?;
@@ -176,7 +208,11 @@ async fn in_the_way(
             return Ok(Some(known));
         }
     }
-    if options.force { Ok(None) } else { Err(taken("is there already; --force replaces it")) }
+    if options.force {
+        Ok(None)
+    } else {
+        Err(taken("is there already; --force replaces it"))
+    }
 }
 
 async fn fetch(session: &Session, options: &Get, name: &str, path: &Path) -> Result<Got, Failure> {
@@ -207,7 +243,10 @@ async fn fetch(session: &Session, options: &Get, name: &str, path: &Path) -> Res
             }
         }
     }
-    let known = part.known().cloned().ok_or_else(|| Failure::Failed("nothing was received".to_owned()))?;
+    let known = part
+        .known()
+        .cloned()
+        .ok_or_else(|| Failure::Failed("nothing was received".to_owned()))?;
     part.keep().await?;
     if options.verify {
         match digest::compare(part.path(), &known)
@@ -221,14 +260,23 @@ async fn fetch(session: &Session, options: &Get, name: &str, path: &Path) -> Res
                 return Err(Failure::Failed(message.to_owned()));
             }
             Same::Unknown => {
-                let message = "the gateway knows no digest to compare with; without --verify it can be had";
+                let message =
+                    "the gateway knows no digest to compare with; without --verify it can be had";
                 return Err(Failure::Failed(message.to_owned()));
             }
         }
     }
-    let status = if part.is_resumed() { "resumed" } else { "received" };
+    let status = if part.is_resumed() {
+        "resumed"
+    } else {
+        "received"
+    };
     part.publish(path, options.force).await?;
-    Ok(Got { status, verified: options.verify.then_some(true), ..got(name, path, &known) })
+    Ok(Got {
+        status,
+        verified: options.verify.then_some(true),
+        ..got(name, path, &known)
+    })
 }
 
 /// One request, and its body behind what is here.
@@ -240,10 +288,15 @@ async fn receive(session: &Session, name: &str, part: &mut Part) -> Result<Tried
         }
         match session.gateway.head(name).await {
             Err(lost) => return Ok(Tried::Again(session.lost(lost), lost.wait())),
-            Ok(answer) if answer.is_busy() => return Ok(Tried::Again(answer.failure(), answer.wait())),
+            Ok(answer) if answer.is_busy() => {
+                return Ok(Tried::Again(answer.failure(), answer.wait()));
+            }
             Ok(answer) if answer.is_success() => {
                 let now = Known::from_headers(&answer.headers, None)?;
-                if part.known().is_some_and(|known| (&known.etag, known.size) == (&now.etag, now.size)) {
+                if part
+                    .known()
+                    .is_some_and(|known| (&known.etag, known.size) == (&now.etag, now.size))
+                {
                     part.confirm();
                     return Ok(Tried::Whole);
                 }
@@ -273,11 +326,15 @@ async fn receive(session: &Session, name: &str, part: &mut Part) -> Result<Tried
     };
     gateways(&body)?;
     if !body.partial {
-        part.restart(Some(Known::from_headers(&body.headers, body.length)?)).await?;
+        part.restart(Some(Known::from_headers(&body.headers, body.length)?))
+            .await?;
     } else if !continues(&body, part) {
         part.restart(None).await?;
         let message = "the gateway sent another range than it was asked for";
-        return Ok(Tried::Again(Failure::Failed(message.to_owned()), Wait::Usual));
+        return Ok(Tried::Again(
+            Failure::Failed(message.to_owned()),
+            Wait::Usual,
+        ));
     }
     if body.partial {
         part.confirm();
@@ -288,12 +345,18 @@ async fn receive(session: &Session, name: &str, part: &mut Part) -> Result<Tried
     told
 }
 
-async fn body_into(session: &Session, body: &mut Download, part: &mut Part) -> Result<Tried, Failure> {
+async fn body_into(
+    session: &Session,
+    body: &mut Download,
+    part: &mut Part,
+) -> Result<Tried, Failure> {
     loop {
         match body.next().await {
             Ok(Some(piece)) if piece.len() as u64 > part.missing() => {
                 part.restart(None).await?;
-                return Err(Failure::Failed("the gateway sent more than the file has".to_owned()));
+                return Err(Failure::Failed(
+                    "the gateway sent more than the file has".to_owned(),
+                ));
             }
             Ok(Some(piece)) => {
                 part.write(&piece).await?;
@@ -301,7 +364,10 @@ async fn body_into(session: &Session, body: &mut Download, part: &mut Part) -> R
             }
             Ok(None) if part.missing() == 0 => return Ok(Tried::Whole),
             Ok(None) => {
-                return Ok(Tried::Again(Failure::client(End::Unavailable, CUT_SHORT), Wait::Usual));
+                return Ok(Tried::Again(
+                    Failure::client(End::Unavailable, CUT_SHORT),
+                    Wait::Usual,
+                ));
             }
             Err(lost) => {
                 return Ok(Tried::Again(session.lost(lost), lost.wait()));
@@ -313,13 +379,24 @@ async fn body_into(session: &Session, body: &mut Download, part: &mut Part) -> R
 /// Whatever any other server sends is no file.
 fn gateways(body: &Download) -> Result<(), Failure> {
     let traced = header(&body.headers, "x-cstore-trace-id").is_some();
-    if traced { Ok(()) } else { Err(stranger("an answer with a body")) }
+    if traced {
+        Ok(())
+    } else {
+        Err(stranger("an answer with a body"))
+    }
 }
 
 /// Whether a 206 is the rest of what is here.
 fn continues(body: &Download, part: &Part) -> bool {
-    let Some(known) = part.known() else { return false };
-    let wanted = format!("bytes {}-{}/{}", part.len(), known.size.saturating_sub(1), known.size);
+    let Some(known) = part.known() else {
+        return false;
+    };
+    let wanted = format!(
+        "bytes {}-{}/{}",
+        part.len(),
+        known.size.saturating_sub(1),
+        known.size
+    );
     header(&body.headers, "content-range") == Some(wanted.as_str())
         && header(&body.headers, "etag") == Some(quoted(&known.etag).as_str())
 }

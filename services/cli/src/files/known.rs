@@ -26,7 +26,9 @@ impl Known {
                 etag: etag.to_owned(),
                 sha256: header(headers, "x-cstore-sha256").map(str::to_ascii_lowercase),
             }),
-            _ => Err(Failure::Failed("the answer has no length or no ETag: that is no gateway".to_owned())),
+            _ => Err(Failure::Failed(
+                "the answer has no length or no ETag: that is no gateway".to_owned(),
+            )),
         }
     }
 

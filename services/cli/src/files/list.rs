@@ -62,7 +62,9 @@ impl Line {
                 printable(&file.content_type),
                 printable(&file.name)
             ),
-            Self::Folder { prefix } if long => format!("{:>10}{:<101}{}", "folder", "", printable(prefix)),
+            Self::Folder { prefix } if long => {
+                format!("{:>10}{:<101}{}", "folder", "", printable(prefix))
+            }
             line => printable(line.name()),
         }
     }
@@ -75,8 +77,16 @@ pub(super) async fn run(session: &Session, options: &Ls) -> Result<(), Failure> 
     while left > 0
         && let Some(page) = pages.next(left).await?
     {
-        let folders = page.prefixes.into_iter().map(|prefix| Line::Folder { prefix });
-        let mut lines: Vec<Line> = page.files.into_iter().map(Line::File).chain(folders).collect();
+        let folders = page
+            .prefixes
+            .into_iter()
+            .map(|prefix| Line::Folder { prefix });
+        let mut lines: Vec<Line> = page
+            .files
+            .into_iter()
+            .map(Line::File)
+            .chain(folders)
+            .collect();
         lines.sort_by(|one, other| one.name().cmp(other.name()));
         for line in lines {
             if left == 0 {
@@ -100,11 +110,18 @@ struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     fn new(session: &'a Session, prefix: &'a str, delimiter: &'a str) -> Self {
-        Self { session, prefix, delimiter, token: Some(String::new()) }
+        Self {
+            session,
+            prefix,
+            delimiter,
+            token: Some(String::new()),
+        }
     }
 
     async fn next(&mut self, most: u64) -> Result<Option<Page>, Failure> {
-        let Some(token) = self.token.take() else { return Ok(None) };
+        let Some(token) = self.token.take() else {
+            return Ok(None);
+        };
         let gateway = &self.session.gateway;
         let ask = || gateway.list_some(self.prefix, self.delimiter, Some(most.min(PAGE)), &token);
         let mut page: Page = self.session.ask(ask).await?.parse()?;
@@ -127,7 +144,11 @@ pub(super) struct Names<'a> {
 
 impl<'a> Names<'a> {
     pub(super) fn below(session: &'a Session, prefix: &'a str) -> Self {
-        Self { pages: Pages::new(session, prefix, ""), found: VecDeque::new(), broken: false }
+        Self {
+            pages: Pages::new(session, prefix, ""),
+            found: VecDeque::new(),
+            broken: false,
+        }
     }
 
     /// The next name and its size. After a failure there is none.
@@ -135,9 +156,9 @@ impl<'a> Names<'a> {
         while self.found.is_empty() && !self.broken {
             match self.pages.next(PAGE).await {
                 Ok(None) => return None,
-                Ok(Some(page)) => {
-                    self.found.extend(page.files.into_iter().map(|file| (file.name, file.size)))
-                }
+                Ok(Some(page)) => self
+                    .found
+                    .extend(page.files.into_iter().map(|file| (file.name, file.size))),
                 Err(failure) => {
                     self.broken = true;
                     return Some(Err(failure));

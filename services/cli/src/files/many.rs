@@ -1,4 +1,5 @@
-//! The same for many files, some at a time. What fails is told at once and the others go on, unless nothing works.
+//! The same for many files, some at a time. What fails is told at once and the others go on, unless
+//! nothing works.
 
 use std::future::Future;
 
@@ -10,8 +11,8 @@ use crate::exit::{End, Failure};
 /// After so many failures in a row that concern all files there is no use in the rest.
 const HOPELESS: usize = 4;
 
-/// Works on all `items`, at most `jobs` at a time, and takes no more of them out of their stream than it works on.
-/// Answers the failure of a single one, or what became of all of them together.
+/// Works on all `items`, at most `jobs` at a time, and takes no more of them out of their stream
+/// than it works on. Answers the failure of a single one, or what became of all of them together.
 pub(super) async fn each<T, F>(
     session: &Session,
     jobs: usize,
@@ -22,7 +23,9 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let work = &work;
-    let running = items.map(|item| async move { work(item?).await }).buffer_unordered(jobs);
+    let running = items
+        .map(|item| async move { work(item?).await })
+        .buffer_unordered(jobs);
     pin_mut!(running);
     let mut tally = Tally::default();
     while let Some(ended) = running.next().await {
@@ -43,7 +46,8 @@ struct Tally {
     done: u64,
     failed: u64,
     in_a_row: usize,
-    /// The first failure waits for a second result: alone it is the end of the command and told there.
+    /// The first failure waits for a second result: alone it is the end of the command and told
+    /// there.
     held: Option<Failure>,
     /// How all failures end, when all do the same.
     end: Option<End>,
@@ -58,7 +62,11 @@ impl Tally {
 
     fn bad(&mut self, session: &Session, failure: Failure) {
         let end = failure.end();
-        self.in_a_row = if failure.concerns_all() { self.in_a_row + 1 } else { 0 };
+        self.in_a_row = if failure.concerns_all() {
+            self.in_a_row + 1
+        } else {
+            0
+        };
         let same = self.failed == 0 || self.end == Some(end);
         self.end = same.then_some(end);
         self.release(session);
@@ -84,8 +92,16 @@ impl Tally {
         if self.failed == 0 {
             return Ok(self.done);
         }
-        let given_up = if self.in_a_row >= HOPELESS { "; given up" } else { "" };
-        let message = format!("{} of {} failed{given_up}", self.failed, self.failed + self.done);
+        let given_up = if self.in_a_row >= HOPELESS {
+            "; given up"
+        } else {
+            ""
+        };
+        let message = format!(
+            "{} of {} failed{given_up}",
+            self.failed,
+            self.failed + self.done
+        );
         let end = self.end.filter(|_| self.done == 0).unwrap_or(End::Partial);
         Err(Failure::client(end, message))
     }

@@ -1,4 +1,5 @@
-//! Where results go: lines for people or JSON on stdout, a bar on a terminal's stderr, failures on stderr.
+//! Where results go: lines for people or JSON on stdout, a bar on a terminal's stderr, failures on
+//! stderr.
 
 use std::io::{IsTerminal, Write};
 
@@ -30,7 +31,8 @@ impl Out {
         if let Ok(style) = ProgressStyle::with_template(BAR) {
             self.bar.set_style(style);
         }
-        self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        self.bar
+            .set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     }
 
     /// So many bytes are to be moved in addition.
@@ -44,7 +46,8 @@ impl Out {
 
     /// Bytes that were moved for nothing, and are not awaited any more.
     pub(super) fn back(&self, moved: u64, expected: u64) {
-        self.bar.set_position(self.bar.position().saturating_sub(moved));
+        self.bar
+            .set_position(self.bar.position().saturating_sub(moved));
         self.bar.dec_length(expected);
     }
 
@@ -71,14 +74,32 @@ impl Out {
     }
 
     /// What was asked for.
-    pub(super) fn show(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        let line = if self.json { serde_json::to_string(value).map_err(Failure::failed)? } else { text() };
-        self.bar.suspend(|| writeln!(std::io::stdout().lock(), "{line}")).map_err(Failure::output)
+    pub(super) fn show(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let line = if self.json {
+            serde_json::to_string(value).map_err(Failure::failed)?
+        } else {
+            text()
+        };
+        self.bar
+            .suspend(|| writeln!(std::io::stdout().lock(), "{line}"))
+            .map_err(Failure::output)
     }
 
     /// What was done: nothing that people need when they asked for quiet.
-    pub(super) fn done(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        if self.quiet && !self.json { Ok(()) } else { self.show(value, text) }
+    pub(super) fn done(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.quiet && !self.json {
+            Ok(())
+        } else {
+            self.show(value, text)
+        }
     }
 
     /// What was not done, while others may still be.

@@ -6,10 +6,11 @@
 //!     busy, or the connection is lost: ────┤   409, 412: the same bytes already? done : conflict
 //!     again from the first byte            └─> anything else: failed
 //! ```
-//! With `--overwrite` a second try could replace what somebody else has written: whatever was sent whole is not repeated.
-//! Without `--overwrite` a name is written once, so a second try can replace nothing, and a lost answer to the first is
-//! recognised by the bytes that are there. A file that changes while it is read is never published: its last bytes are
-//! held back until it was looked at again.
+//! With `--overwrite` a second try could replace what somebody else has written: whatever was sent
+//! whole is not repeated. Without `--overwrite` a name is written once, so a second try can replace
+//! nothing, and a lost answer to the first is recognised by the bytes that are there. A file that
+//! changes while it is read is never published: its last bytes are held back until it was looked at
+//! again.
 
 mod body;
 mod walk;
@@ -67,17 +68,30 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
     session.out.progress();
     let work = |item: Item| async move {
         let name = item.name.to_string();
-        let stored =
-            Task { session, options, item: &item }.run().await.map_err(|failure| failure.of(&name))?;
+        let stored = Task {
+            session,
+            options,
+            item: &item,
+        }
+        .run()
+        .await
+        .map_err(|failure| failure.of(&name))?;
         let text = || {
             let (source, name) = (printable(&stored.source), printable(&stored.name));
-            format!("{source} -> {name}  {}  {}", human(stored.size), stored.status)
+            format!(
+                "{source} -> {name}  {}  {}",
+                human(stored.size),
+                stored.status
+            )
         };
         session.out.done(&stored, text)
     };
     let done = each(session, options.jobs.jobs, stream::iter(items), work).await?;
     if done == 0 {
-        return Err(Failure::client(End::NotFound, "there is no file in what is to be uploaded"));
+        return Err(Failure::client(
+            End::NotFound,
+            "there is no file in what is to be uploaded",
+        ));
     }
     Ok(())
 }
@@ -85,7 +99,10 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
 /// What is wrong for all files is said once, and before any of them moves.
 fn check(options: &Put) -> Result<(), Failure> {
     let usage = |message: String| Err(Failure::Usage(message));
-    let pairs = options.meta.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let pairs = options
+        .meta
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()));
     if let Err(error) = UserMetadata::new(pairs) {
         return usage(format!("--meta: {error}"));
     }
@@ -117,7 +134,11 @@ impl Task<'_> {
             Source::File(path) if self.options.verify => {
                 // What is no ordinary file is refused here: a pipe would be waited for.
                 drop(Upload::open(&self.item.source).await?);
-                Some(digest::sha256(path).await.map_err(|error| body::unreadable(path, &error))?)
+                Some(
+                    digest::sha256(path)
+                        .await
+                        .map_err(|error| body::unreadable(path, &error))?,
+                )
             }
             _ => None,
         };
@@ -126,10 +147,21 @@ impl Task<'_> {
         loop {
             let upload = Upload::open(&self.item.source).await?;
             self.session.out.at(self.item.name.as_str());
-            if self.must_be_new() && upload.size.is_some_and(|size| size >= LARGE) && self.is_there().await {
-                return self.taken(Failure::client(End::Conflict, "there is a file of that name")).await;
+            if self.must_be_new()
+                && upload.size.is_some_and(|size| size >= LARGE)
+                && self.is_there().await
+            {
+                return self
+                    .taken(Failure::client(
+                        End::Conflict,
+                        "there is a file of that name",
+                    ))
+                    .await;
             }
-            match self.once(upload, headers.clone(), sha256.as_deref()).await? {
+            match self
+                .once(upload, headers.clone(), sha256.as_deref())
+                .await?
+            {
                 Tried::Stored(stored) => return Ok(stored),
                 Tried::Again(failure, wait) => {
                     if !again.pause(wait).await {
@@ -153,7 +185,11 @@ impl Task<'_> {
         out.expect(size.unwrap_or_default());
         let (body, ended) = upload.body(meter.clone(), out.mover(size.is_none()));
         let name = self.item.name.as_str();
-        let sent = self.session.gateway.send(name, self.options.overwrite, headers, body, &meter).await;
+        let sent = self
+            .session
+            .gateway
+            .send(name, self.options.overwrite, headers, body, &meter)
+            .await;
         if !matches!(&sent, Ok(answer) if answer.is_success()) {
             out.back(meter.total(), size.unwrap_or_else(|| meter.total()));
         }
@@ -161,9 +197,9 @@ impl Task<'_> {
             return Err(Failure::Failed(fault));
         }
         match sent {
-            Ok(answer) if answer.is_success() => {
-                self.stored(&answer, size.unwrap_or_else(|| meter.total()), sha256).map(Tried::Stored)
-            }
+            Ok(answer) if answer.is_success() => self
+                .stored(&answer, size.unwrap_or_else(|| meter.total()), sha256)
+                .map(Tried::Stored),
             Ok(answer) if answer.failure().end() == End::Conflict => {
                 self.taken(answer.failure()).await.map(Tried::Stored)
             }
@@ -171,9 +207,11 @@ impl Task<'_> {
                 Ok(Tried::Again(answer.failure(), answer.wait()))
             }
             Ok(answer) => Err(answer.failure()),
-            Err(lost) if lost.never_left() => Ok(Tried::Again(self.session.lost(lost), lost.wait())),
-            // What was sent without its end is never stored. A whole file may have been, and then a second one could
-            // replace what somebody else has written meanwhile.
+            Err(lost) if lost.never_left() => {
+                Ok(Tried::Again(self.session.lost(lost), lost.wait()))
+            }
+            // What was sent without its end is never stored. A whole file may have been, and then a
+            // second one could replace what somebody else has written meanwhile.
             Err(lost) if self.repeats() && !(self.options.overwrite && ended.is_whole()) => {
                 Ok(Tried::Again(self.session.lost(lost), lost.wait()))
             }
@@ -200,11 +238,18 @@ impl Task<'_> {
     fn stored(&self, answer: &Answer, sent: u64, sha256: Option<&str>) -> Result<Stored, Failure> {
         let said: Said = answer.parse()?;
         if said.size != sent {
-            let message = format!("{sent} bytes were sent, and the gateway says that it has {}", said.size);
+            let message = format!(
+                "{sent} bytes were sent, and the gateway says that it has {}",
+                said.size
+            );
             return Err(Failure::Failed(message));
         }
         Ok(Stored {
-            status: if answer.status.as_u16() == 201 { "created" } else { "replaced" },
+            status: if answer.status.as_u16() == 201 {
+                "created"
+            } else {
+                "replaced"
+            },
             sha256: sha256.map(str::to_owned),
             new_bytes: said.new_bytes,
             trace_id: Some(answer.trace_id.clone()),
@@ -212,13 +257,20 @@ impl Task<'_> {
         })
     }
 
-    /// The name is taken, or the condition does not hold: that is well when the bytes are there already, perhaps from
-    /// a try whose answer was lost.
+    /// The name is taken, or the condition does not hold: that is well when the bytes are there
+    /// already, perhaps from a try whose answer was lost.
     async fn taken(&self, refusal: Failure) -> Result<Stored, Failure> {
-        let Source::File(path) = &self.item.source else { return Err(refusal) };
-        let Ok(known) = Known::ask(self.session, self.item.name.as_str()).await else { return Err(refusal) };
+        let Source::File(path) = &self.item.source else {
+            return Err(refusal);
+        };
+        let Ok(known) = Known::ask(self.session, self.item.name.as_str()).await else {
+            return Err(refusal);
+        };
         match digest::compare(path, &known).await {
-            Ok(Same::Yes) => Ok(Stored { sha256: known.sha256, ..self.result(known.size, known.etag) }),
+            Ok(Same::Yes) => Ok(Stored {
+                sha256: known.sha256,
+                ..self.result(known.size, known.etag)
+            }),
             _ => Err(refusal),
         }
     }
@@ -245,7 +297,13 @@ impl Task<'_> {
             Ok::<_, Failure>(())
         };
         let guessed = mime_guess::from_path(self.item.name.as_str()).first_or_octet_stream();
-        set("content-type", self.options.content_type.as_deref().unwrap_or_else(|| guessed.essence_str()))?;
+        set(
+            "content-type",
+            self.options
+                .content_type
+                .as_deref()
+                .unwrap_or_else(|| guessed.essence_str()),
+        )?;
         for (key, value) in &self.options.meta {
             set(&format!("x-cstore-meta-{key}"), value)?;
         }

@@ -1,7 +1,8 @@
 //! `cstore rm`: files go, or it is said what would go.
 //!
-//! A removal whose answer was lost is asked for again; that the file is not there then is what was wished. With
-//! `--if-match` it is not: there the name may have been written anew, so its loss is told.
+//! A removal whose answer was lost is asked for again; that the file is not there then is what was
+//! wished. With `--if-match` it is not: there the name may have been written anew, so its loss is
+//! told.
 
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,11 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
     // What is no name is said before anything is removed.
     let mut wanted = Vec::new();
     for text in &options.name {
-        wanted.push(if options.recursive { folder(text)? } else { name(text)?.to_string() });
+        wanted.push(if options.recursive {
+            folder(text)?
+        } else {
+            name(text)?.to_string()
+        });
     }
     if options.dry_run {
         let work = |name: String| async move {
@@ -57,21 +62,46 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
                 Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
             }
         };
-        return each(session, options.jobs.jobs, stream::iter(wanted).map(Ok), work).await.map(drop);
+        return each(
+            session,
+            options.jobs.jobs,
+            stream::iter(wanted).map(Ok),
+            work,
+        )
+        .await
+        .map(drop);
     }
     let work = |name: String| async move {
         if let Err(failure) = remove(session, options, &name).await {
-            let failure = if options.recursive { failure } else { session.hint(&name, failure).await };
+            let failure = if options.recursive {
+                failure
+            } else {
+                session.hint(&name, failure).await
+            };
             return Err(failure.of(&name));
         }
-        let done = Removed { status: "removed", name: &name };
-        session.out.done(&done, || format!("{}  removed", printable(&name)))
+        let done = Removed {
+            status: "removed",
+            name: &name,
+        };
+        session
+            .out
+            .done(&done, || format!("{}  removed", printable(&name)))
     };
     if !options.recursive {
-        return each(session, options.jobs.jobs, stream::iter(wanted).map(Ok), work).await.map(drop);
+        return each(
+            session,
+            options.jobs.jobs,
+            stream::iter(wanted).map(Ok),
+            work,
+        )
+        .await
+        .map(drop);
     }
     let names = stream::iter(&wanted).flat_map(|prefix| all_below(session, prefix).boxed());
-    each(session, options.jobs.jobs, names, work).await.map(drop)
+    each(session, options.jobs.jobs, names, work)
+        .await
+        .map(drop)
 }
 
 /// All names of a folder. One that has none is a failure of its own, whatever the others have.
@@ -79,13 +109,16 @@ fn all_below<'a>(
     session: &'a Session,
     prefix: &'a str,
 ) -> impl Stream<Item = Result<String, Failure>> + use<'a> {
-    stream::unfold((Names::below(session, prefix), false), move |(mut names, any)| async move {
-        match names.next().await {
-            Some(next) => Some((next.map(|(name, _)| name), (names, true))),
-            None if any => None,
-            None => Some((Err(nothing_below(prefix)), (names, true))),
-        }
-    })
+    stream::unfold(
+        (Names::below(session, prefix), false),
+        move |(mut names, any)| async move {
+            match names.next().await {
+                Some(next) => Some((next.map(|(name, _)| name), (names, true))),
+                None if any => None,
+                None => Some((Err(nothing_below(prefix)), (names, true))),
+            }
+        },
+    )
 }
 
 fn nothing_below(prefix: &str) -> Failure {
@@ -146,10 +179,24 @@ async fn would(session: &Session, options: &Rm, name: &str) -> Result<(), Failur
     if files == 0 {
         return Err(nothing_below(name));
     }
-    let would = Would { status: "would_remove", name: name.to_owned(), files, logical_bytes, freed_bytes };
+    let would = Would {
+        status: "would_remove",
+        name: name.to_owned(),
+        files,
+        logical_bytes,
+        freed_bytes,
+    };
     session.out.show(&would, || {
         let freed = freed_bytes.map_or_else(|| "it is not told how much".to_owned(), human);
-        let what = if options.recursive { format!("{files} files, ") } else { String::new() };
-        format!("{}  {what}{}, would free {freed}", printable(shown(name)), human(logical_bytes))
+        let what = if options.recursive {
+            format!("{files} files, ")
+        } else {
+            String::new()
+        };
+        format!(
+            "{}  {what}{}, would free {freed}",
+            printable(shown(name)),
+            human(logical_bytes)
+        )
     })
 }

@@ -1,7 +1,7 @@
 //! `cstore cp` and `cstore mv`: names change at the gateway, no byte moves.
 //!
-//! A request whose answer is lost may have been carried out, and a second one would then be refused for that. It is
-//! repeated only when the gateway was not reached or was busy.
+//! A request whose answer is lost may have been carried out, and a second one would then be refused
+//! for that. It is repeated only when the gateway was not reached or was busy.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,22 +28,45 @@ struct Said {
 }
 
 /// `verb` is the gateway's word: `copy` or `rename`.
-pub(super) async fn run(session: &Session, verb: &'static str, options: &Name) -> Result<(), Failure> {
+pub(super) async fn run(
+    session: &Session,
+    verb: &'static str,
+    options: &Name,
+) -> Result<(), Failure> {
     let from = name(&options.src)?.to_string();
     let last = from.rsplit('/').next().unwrap_or(&from);
     let to = target(&options.dest, last)?.to_string();
-    let answer = ask(session, verb, options, &from, &to).await.map_err(|failure| failure.of(&from))?;
+    let answer = ask(session, verb, options, &from, &to)
+        .await
+        .map_err(|failure| failure.of(&from))?;
     let Said { size, etag } = answer.parse()?;
     let status = if verb == "copy" { "copied" } else { "renamed" };
-    let done = Done { status, from: &from, name: &to, size, etag };
-    session.out.done(&done, || format!("{} -> {}  {status}", printable(&from), printable(&to)))
+    let done = Done {
+        status,
+        from: &from,
+        name: &to,
+        size,
+        etag,
+    };
+    session.out.done(&done, || {
+        format!("{} -> {}  {status}", printable(&from), printable(&to))
+    })
 }
 
-async fn ask(session: &Session, verb: &str, options: &Name, from: &str, to: &str) -> Result<Answer, Failure> {
+async fn ask(
+    session: &Session,
+    verb: &str,
+    options: &Name,
+    from: &str,
+    to: &str,
+) -> Result<Answer, Failure> {
     let etag = options.if_match.as_deref();
     let mut again = session.again();
     loop {
-        let (failure, wait) = match session.gateway.second_name(verb, from, to, options.overwrite, etag).await
+        let (failure, wait) = match session
+            .gateway
+            .second_name(verb, from, to, options.overwrite, etag)
+            .await
         {
             Ok(answer) if answer.is_success() => return Ok(answer),
             Ok(answer) if answer.is_busy() => (answer.failure(), answer.wait()),

@@ -27,7 +27,9 @@ struct Told {
 
 pub(super) async fn run(session: &Session, options: &Stat) -> Result<(), Failure> {
     let name = name(&options.name)?.to_string();
-    let told = look(session, &name).await.map_err(|failure| failure.of(&name))?;
+    let told = look(session, &name)
+        .await
+        .map_err(|failure| failure.of(&name))?;
     session.out.show(&told, || text(&told))
 }
 
@@ -36,7 +38,10 @@ async fn look(session: &Session, name: &str) -> Result<Told, Failure> {
     let Known { size, etag, sha256 } = Known::from_headers(&answer.headers, None)?;
     let text = |key| header(&answer.headers, key).unwrap_or_default().to_owned();
     let meta = answer.headers.iter().filter_map(|(key, value)| {
-        Some((key.as_str().strip_prefix(META)?.to_owned(), value.to_str().ok()?.to_owned()))
+        Some((
+            key.as_str().strip_prefix(META)?.to_owned(),
+            value.to_str().ok()?.to_owned(),
+        ))
     });
     Ok(Told {
         name: name.to_owned(),

@@ -23,7 +23,8 @@ pub(super) enum Found {
     Unknown(String),
 }
 
-/// Reads a file until it is answered for good: a refusal that may be tried again, or a lost connection, is none.
+/// Reads a file until it is answered for good: a refusal that may be tried again, or a lost
+/// connection, is none.
 pub(super) async fn read(gateway: &Gateway, name: &str, deadline: Instant) -> Found {
     loop {
         let why = match gateway.get(name).await {
@@ -53,7 +54,11 @@ pub(super) async fn read_all(
         let found = read(gateway, &name, deadline).await;
         (name, found)
     };
-    stream::iter(names).map(read).buffer_unordered(clients).collect().await
+    stream::iter(names)
+        .map(read)
+        .buffer_unordered(clients)
+        .collect()
+        .await
 }
 
 /// All names below a prefix.
@@ -69,7 +74,10 @@ pub(super) async fn list(
                 let found = answer.json();
                 let files = found["files"].as_array().into_iter().flatten();
                 names.extend(files.filter_map(|file| file["name"].as_str().map(str::to_owned)));
-                page = found["next_page_token"].as_str().unwrap_or_default().to_owned();
+                page = found["next_page_token"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned();
                 if page.is_empty() {
                     return Ok(names);
                 }
@@ -93,15 +101,31 @@ pub(super) async fn run(gateway: &Gateway, prefix: &str, options: &Smoke) -> Res
     if let Some(path) = &options.names {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
-        names.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+        names.extend(
+            text.lines()
+                .filter(|line| !line.is_empty())
+                .map(str::to_owned),
+        );
     }
-    let found = read_all(gateway, names.into_iter().collect(), options.clients, deadline).await;
-    let bad: Vec<&(String, Found)> = found.iter().filter(|(_, found)| *found != Found::Equal).collect();
+    let found = read_all(
+        gateway,
+        names.into_iter().collect(),
+        options.clients,
+        deadline,
+    )
+    .await;
+    let bad: Vec<&(String, Found)> = found
+        .iter()
+        .filter(|(_, found)| *found != Found::Equal)
+        .collect();
     for (name, found) in bad.iter().take(20) {
         say(&format!("{name}: {found:?}"));
     }
     let equal = found.len() - bad.len();
-    say(&format!("check: {listed} listed, {equal} equal, {} not", bad.len()));
+    say(&format!(
+        "check: {listed} listed, {equal} equal, {} not",
+        bad.len()
+    ));
     let expected = options.expect.unwrap_or(0);
     if !bad.is_empty() || equal < expected {
         return Err(Failure::Failed(format!(

@@ -11,7 +11,10 @@ pub(super) fn name(prefix: &str, id: &str, size: usize) -> String {
 pub(super) fn bytes(name: &str) -> Option<Bytes> {
     let size: usize = name.rsplit_once('-')?.1.parse().ok()?;
     let mut bytes = vec![0; size];
-    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new()
+        .update(name.as_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
     Some(bytes.into())
 }
 

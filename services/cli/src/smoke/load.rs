@@ -1,7 +1,7 @@
 //! A load that remembers what was acknowledged.
 //!
-//! Each client has files of its own. A failed upload or delete may have happened: such a name must be absent or whole
-//! afterwards. Everything that was acknowledged, and not deleted, must be there.
+//! Each client has files of its own. A failed upload or delete may have happened: such a name must
+//! be absent or whole afterwards. Everything that was acknowledged, and not deleted, must be there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use crate::exit::Failure;
 /// After a failure, before the next request: a client that is refused does not hammer.
 const PAUSE: Duration = Duration::from_millis(50);
 const SIZES: [usize; 4] = [100, 4_096, 100_000, 1 << 20];
-/// Files that each client holds at a time; with `--keep` more, because they are what is looked at later.
+/// Files that each client holds at a time; with `--keep` more, because they are what is looked at
+/// later.
 const HELD: usize = 20;
 const KEPT: usize = 200;
 
@@ -63,7 +64,9 @@ pub(super) async fn run(
     let begun = Instant::now();
     let book = Arc::new(Mutex::new(Book::default()));
     let end = begun + *options.duration;
-    let pause = options.rate.map(|rate| Duration::from_secs_f64(options.clients as f64 / f64::from(rate)));
+    let pause = options
+        .rate
+        .map(|rate| Duration::from_secs_f64(options.clients as f64 / f64::from(rate)));
     let clients = (0..options.clients).map(|number| {
         let client = Client {
             gateway: gateway.clone(),
@@ -83,7 +86,12 @@ pub(super) async fn run(
     say(&format!("load: {seconds:.1} s over, reading back"));
     let mut book = std::mem::take(&mut *book.lock());
     let deadline = Instant::now() + *options.settle;
-    let names = book.acknowledged.iter().chain(&book.uncertain).cloned().collect();
+    let names = book
+        .acknowledged
+        .iter()
+        .chain(&book.uncertain)
+        .cloned()
+        .collect();
     let found = check::read_all(gateway, names, options.clients, deadline).await;
     let mut report = Report {
         prefix: prefix.to_owned(),
@@ -138,7 +146,9 @@ impl Client {
                 0 if own.len() > self.held => self.delete(turn, &mut own).await,
                 _ => self.get(turn, &own).await,
             };
-            let rest = pause.map_or(Duration::ZERO, |pause| pause.saturating_sub(begun.elapsed()));
+            let rest = pause.map_or(Duration::ZERO, |pause| {
+                pause.saturating_sub(begun.elapsed())
+            });
             let rest = if good { rest } else { rest.max(PAUSE) };
             if !rest.is_zero() {
                 sleep(rest).await;
@@ -150,7 +160,10 @@ impl Client {
         let size = SIZES.get(turn / 4 % SIZES.len()).copied().unwrap_or(0);
         let size = size.min(usize::try_from(self.largest).unwrap_or(usize::MAX));
         let name = content::name(&self.prefix, &format!("{}-{turn}", self.number), size);
-        let outcome = self.gateway.put(&name, content::bytes(&name).unwrap_or_default()).await;
+        let outcome = self
+            .gateway
+            .put(&name, content::bytes(&name).unwrap_or_default())
+            .await;
         let mut book = self.book.lock();
         match &outcome {
             Ok(answer) if answer.status.is_success() => {
@@ -160,7 +173,8 @@ impl Client {
                 true
             }
             _ => {
-                book.tally.bad(Verb::Put, &name, self.begun.elapsed(), &outcome);
+                book.tally
+                    .bad(Verb::Put, &name, self.begun.elapsed(), &outcome);
                 book.uncertain.insert(name);
                 false
             }
@@ -168,7 +182,11 @@ impl Client {
     }
 
     async fn get(&self, turn: usize, own: &[String]) -> bool {
-        let Some(name) = turn.checked_mul(7).and_then(|n| own.get(n % own.len().max(1))).cloned() else {
+        let Some(name) = turn
+            .checked_mul(7)
+            .and_then(|n| own.get(n % own.len().max(1)))
+            .cloned()
+        else {
             return true;
         };
         let outcome = self.gateway.get(&name).await;
@@ -177,15 +195,20 @@ impl Client {
             Ok(answer) if answer.status.as_u16() == 200 => {
                 book.tally.good(Verb::Get, answer.took);
                 if content::bytes(&name).as_ref() != Some(&answer.body) {
-                    book.wrong.push(format!("{name} (trace {})", answer.trace_id));
+                    book.wrong
+                        .push(format!("{name} (trace {})", answer.trace_id));
                 }
                 true
             }
             _ => {
-                if outcome.as_ref().is_ok_and(|answer| answer.status.as_u16() == 404) {
+                if outcome
+                    .as_ref()
+                    .is_ok_and(|answer| answer.status.as_u16() == 404)
+                {
                     book.wrong.push(format!("{name} was gone"));
                 }
-                book.tally.bad(Verb::Get, &name, self.begun.elapsed(), &outcome);
+                book.tally
+                    .bad(Verb::Get, &name, self.begun.elapsed(), &outcome);
                 false
             }
         }
@@ -205,7 +228,8 @@ impl Client {
                 true
             }
             _ => {
-                book.tally.bad(Verb::Delete, &name, self.begun.elapsed(), &outcome);
+                book.tally
+                    .bad(Verb::Delete, &name, self.begun.elapsed(), &outcome);
                 book.uncertain.insert(name);
                 false
             }
@@ -214,7 +238,9 @@ impl Client {
 }
 
 fn keep(options: &Smoke, names: &BTreeSet<String>) -> Result<(), Failure> {
-    let Some(path) = &options.names else { return Ok(()) };
+    let Some(path) = &options.names else {
+        return Ok(());
+    };
     let text: String = names.iter().map(|name| format!("{name}\n")).collect();
     std::fs::write(path, text)
         .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", path.display())))
@@ -250,16 +276,29 @@ fn tell(report: &Report, options: &Smoke) -> Result<(), Failure> {
             report.unanswered.len()
         ));
     }
-    let bad: Vec<&String> = report.lost.iter().chain(&report.wrong).chain(&report.unanswered).collect();
+    let bad: Vec<&String> = report
+        .lost
+        .iter()
+        .chain(&report.wrong)
+        .chain(&report.unanswered)
+        .collect();
     if !bad.is_empty() {
         let some: Vec<String> = bad.iter().take(5).map(|name| name.to_string()).collect();
-        return Err(Failure::Failed(format!("load: lost or wrong: {}", some.join(", "))));
+        return Err(Failure::Failed(format!(
+            "load: lost or wrong: {}",
+            some.join(", ")
+        )));
     }
     if report.acknowledged == 0 {
-        return Err(Failure::Failed("load: nothing was acknowledged, so nothing is proven".to_owned()));
+        return Err(Failure::Failed(
+            "load: nothing was acknowledged, so nothing is proven".to_owned(),
+        ));
     }
     if options.strict && report.failed > 0 {
-        return Err(Failure::Failed(format!("load: {} requests failed", report.failed)));
+        return Err(Failure::Failed(format!(
+            "load: {} requests failed",
+            report.failed
+        )));
     }
     Ok(())
 }

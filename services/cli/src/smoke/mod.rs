@@ -6,8 +6,9 @@
 //! | `smoke --load`          | uploads, reads and deletes for a while; counts what failed; then reads back all that was acknowledged |
 //! | `smoke --check`         | reads back what an earlier load left with `--keep`                                       |
 //!
-//! The bytes of a file are made from its name ([`content`]), so that every process can tell whether they are right.
-//! A wrong byte or a lost acknowledged file always ends with 1; requests that failed do with `--strict`.
+//! The bytes of a file are made from its name ([`content`]), so that every process can tell whether
+//! they are right. A wrong byte or a lost acknowledged file always ends with 1; requests that
+//! failed do with `--strict`.
 
 mod check;
 mod content;
@@ -33,12 +34,16 @@ pub(crate) fn run(options: &Smoke, source: &dyn Source) -> Result<(), Failure> {
     let prefix = match &options.prefix {
         Some(prefix) => prefix.clone(),
         None if options.check => {
-            return Err(Failure::Usage("--check needs the --prefix of a load".to_owned()));
+            return Err(Failure::Usage(
+                "--check needs the --prefix of a load".to_owned(),
+            ));
         }
         None => random_prefix()?,
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
     runtime.block_on(async {
         if options.check {
             check::run(&gateway, &prefix, options).await
@@ -56,7 +61,8 @@ pub(crate) fn run(options: &Smoke, source: &dyn Source) -> Result<(), Failure> {
 
 fn random_prefix() -> Result<String, Failure> {
     let mut bytes = [0; 6];
-    getrandom::fill(&mut bytes).map_err(|error| Failure::Failed(format!("no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::Failed(format!("no random numbers: {error}")))?;
     Ok(format!("smoke-{}", hex::encode(bytes)))
 }
 

@@ -17,7 +17,11 @@ const SIZES: [usize; 7] = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1 << 20, 5 << 20];
 /// A step that did not go as it must.
 type Wrong = String;
 
-pub(super) async fn run(gateway: &Gateway, prefix: &str, patience: Duration) -> Result<(), Failure> {
+pub(super) async fn run(
+    gateway: &Gateway,
+    prefix: &str,
+    patience: Duration,
+) -> Result<(), Failure> {
     let begun = Instant::now();
     let round = Round { gateway, prefix };
     let ended = match round.wait(patience).await {
@@ -28,7 +32,11 @@ pub(super) async fn run(gateway: &Gateway, prefix: &str, patience: Duration) -> 
     let swept = round.sweep().await;
     match ended.and(swept) {
         Ok(()) => {
-            say(&format!("smoke: all good in {:.1} s at {}", begun.elapsed().as_secs_f64(), gateway.url()));
+            say(&format!(
+                "smoke: all good in {:.1} s at {}",
+                begun.elapsed().as_secs_f64(),
+                gateway.url()
+            ));
             Ok(())
         }
         Err(wrong) => Err(Failure::Failed(format!("smoke: {wrong}"))),
@@ -64,8 +72,15 @@ impl Round<'_> {
             let name = content::name(self.prefix, "file", size);
             let bytes = content::bytes(&name).unwrap_or_default();
             let step = format!("upload of {size} bytes");
-            self.expect(&step, 201, self.gateway.put(&name, bytes.clone())).await?;
-            self.same(&format!("download of {size} bytes"), 200, self.gateway.get(&name), &bytes).await?;
+            self.expect(&step, 201, self.gateway.put(&name, bytes.clone()))
+                .await?;
+            self.same(
+                &format!("download of {size} bytes"),
+                200,
+                self.gateway.get(&name),
+                &bytes,
+            )
+            .await?;
         }
         let name = content::name(self.prefix, "file", BLOCK + 1);
         let bytes = content::bytes(&name).unwrap_or_default();
@@ -80,23 +95,40 @@ impl Round<'_> {
         let found = answer.await?.content_range.unwrap_or_default();
         let wanted = format!("bytes {first}-{last}/{}", bytes.len());
         if found != wanted {
-            return Err(format!("range over a block's edge: content-range is {found:?} and not {wanted:?}"));
+            return Err(format!(
+                "range over a block's edge: content-range is {found:?} and not {wanted:?}"
+            ));
         }
         self.again(&bytes).await?;
-        let (copy, listed) = (format!("{}/copy-{}", self.prefix, bytes.len()), SIZES.len() + 2);
-        self.expect("copy", 200, self.gateway.copy(&name, &copy)).await?;
-        self.same("download of the copy", 200, self.gateway.get(&copy), &bytes).await?;
-        let list = self.expect("list", 200, self.gateway.list(&format!("{}/", self.prefix), "")).await?;
+        let (copy, listed) = (
+            format!("{}/copy-{}", self.prefix, bytes.len()),
+            SIZES.len() + 2,
+        );
+        self.expect("copy", 200, self.gateway.copy(&name, &copy))
+            .await?;
+        self.same("download of the copy", 200, self.gateway.get(&copy), &bytes)
+            .await?;
+        let list = self
+            .expect(
+                "list",
+                200,
+                self.gateway.list(&format!("{}/", self.prefix), ""),
+            )
+            .await?;
         let found = list.json()["files"].as_array().map_or(0, Vec::len);
         if found != listed {
             return Err(format!("list: {found} files, and not {listed}"));
         }
-        self.expect("delete", 204, self.gateway.delete(&name)).await?;
-        self.expect("download of what was deleted", 404, self.gateway.get(&name)).await?;
-        self.same("the copy afterwards", 200, self.gateway.get(&copy), &bytes).await?;
+        self.expect("delete", 204, self.gateway.delete(&name))
+            .await?;
+        self.expect("download of what was deleted", 404, self.gateway.get(&name))
+            .await?;
+        self.same("the copy afterwards", 200, self.gateway.get(&copy), &bytes)
+            .await?;
         if self.gateway.has_token() {
             let stranger = self.gateway.with_token("cst_000000000000_wrong");
-            self.expect("a wrong token", 401, stranger.get(&copy)).await?;
+            self.expect("a wrong token", 401, stranger.get(&copy))
+                .await?;
         }
         Ok(())
     }
@@ -104,8 +136,13 @@ impl Round<'_> {
     /// The same bytes under another name: nothing is stored again. Named tenants are not told.
     async fn again(&self, bytes: &Bytes) -> Result<(), Wrong> {
         let name = format!("{}/again-{}", self.prefix, bytes.len());
-        let put =
-            self.expect("upload of the same bytes", 201, self.gateway.put(&name, bytes.clone())).await?;
+        let put = self
+            .expect(
+                "upload of the same bytes",
+                201,
+                self.gateway.put(&name, bytes.clone()),
+            )
+            .await?;
         match put.json()["new_blocks"].as_u64() {
             None | Some(0) => Ok(()),
             Some(new) => Err(format!("upload of the same bytes: {new} new blocks")),
@@ -115,10 +152,14 @@ impl Round<'_> {
     /// Removes whatever has the prefix.
     async fn sweep(&self) -> Result<(), Wrong> {
         let prefix = format!("{}/", self.prefix);
-        let list = self.quietly("sweep", 200, self.gateway.list(&prefix, "")).await?.json();
+        let list = self
+            .quietly("sweep", 200, self.gateway.list(&prefix, ""))
+            .await?
+            .json();
         for file in list["files"].as_array().into_iter().flatten() {
             let name = file["name"].as_str().unwrap_or_default();
-            self.quietly("sweep", 204, self.gateway.delete(name)).await?;
+            self.quietly("sweep", 204, self.gateway.delete(name))
+                .await?;
         }
         Ok(())
     }
@@ -173,5 +214,10 @@ impl Round<'_> {
 }
 
 fn told(step: &str, answer: &Answer) -> String {
-    format!("{step}: {} {:?} (trace {})", answer.status.as_u16(), answer.told(), answer.trace_id)
+    format!(
+        "{step}: {} {:?} (trace {})",
+        answer.status.as_u16(),
+        answer.told(),
+        answer.trace_id
+    )
 }

@@ -48,17 +48,33 @@ impl Tally {
         self.verbs.entry(verb).or_default().took.push(took);
     }
 
-    pub(super) fn bad(&mut self, verb: Verb, name: &str, at: Duration, outcome: &Result<Answer, Lost>) {
+    pub(super) fn bad(
+        &mut self,
+        verb: Verb,
+        name: &str,
+        at: Duration,
+        outcome: &Result<Answer, Lost>,
+    ) {
         let (cause, detail) = match outcome {
             Ok(answer) => (answer.status.as_u16().to_string(), answer.told()),
             Err(lost) => (lost.to_string(), String::new()),
         };
         self.n_failed += 1;
         if self.told.len() < MAX_TOLD {
-            self.told
-                .push((at.as_secs_f64(), format!("{verb:?} {name}: {cause} {detail}").trim_end().to_owned()));
+            self.told.push((
+                at.as_secs_f64(),
+                format!("{verb:?} {name}: {cause} {detail}")
+                    .trim_end()
+                    .to_owned(),
+            ));
         }
-        *self.verbs.entry(verb).or_default().failed.entry(cause).or_default() += 1;
+        *self
+            .verbs
+            .entry(verb)
+            .or_default()
+            .failed
+            .entry(cause)
+            .or_default() += 1;
     }
 
     pub(super) fn n_failed(&self) -> usize {
@@ -74,10 +90,22 @@ impl Tally {
             count.took.sort_unstable();
             let at = |share: usize| {
                 let last = count.took.len().saturating_sub(1);
-                count.took.get(last * share / 100).map_or(0.0, |took| took.as_secs_f64() * 1e3)
+                count
+                    .took
+                    .get(last * share / 100)
+                    .map_or(0.0, |took| took.as_secs_f64() * 1e3)
             };
             let (p50_ms, p99_ms, max_ms) = (at(50), at(99), at(100));
-            (*verb, Line { ok: count.took.len(), failed: count.failed.clone(), p50_ms, p99_ms, max_ms })
+            (
+                *verb,
+                Line {
+                    ok: count.took.len(),
+                    failed: count.failed.clone(),
+                    p50_ms,
+                    p99_ms,
+                    max_ms,
+                },
+            )
         };
         self.verbs.iter_mut().map(line).collect()
     }
@@ -114,6 +142,12 @@ mod tests {
         let put = &lines[&Verb::Put];
         assert_eq!((put.ok, put.failed["connection refused"]), (100, 2));
         assert_eq!((put.p50_ms, put.p99_ms, put.max_ms), (50.0, 99.0, 100.0));
-        assert_eq!((lines[&Verb::Get].ok, lines[&Verb::Get].failed["no answer in time"]), (0, 1));
+        assert_eq!(
+            (
+                lines[&Verb::Get].ok,
+                lines[&Verb::Get].failed["no answer in time"]
+            ),
+            (0, 1)
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! The program as a process: what it says and how it ends when it is started wrongly.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -11,11 +14,16 @@ use tokio::net::TcpSocket;
 /// Runs the program with these variables and no others.
 fn cstore(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cstore"));
-    command.args(args).env_clear().envs(variables.iter().copied()).output().unwrap()
+    command
+        .args(args)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap()
 }
 
-/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives; a port that was
-/// given back could be the next one of another test.
+/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives;
+/// a port that was given back could be the next one of another test.
 fn nobody() -> (String, TcpSocket) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -30,12 +38,20 @@ fn stderr(output: &Output) -> String {
 fn the_version_is_told() {
     let output = cstore(&["--version"], &[]);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(output.stdout, format!("cstore {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    assert_eq!(
+        output.stdout,
+        format!("cstore {}\n", env!("CARGO_PKG_VERSION")).as_bytes()
+    );
 }
 
 #[test]
 fn wrong_arguments_end_with_64() {
-    for args in [&["frobnicate"][..], &[], &["dev", "--workers", "0"], &["dev", "--storages", "99"]] {
+    for args in [
+        &["frobnicate"][..],
+        &[],
+        &["dev", "--workers", "0"],
+        &["dev", "--storages", "99"],
+    ] {
         assert_eq!(cstore(args, &[]).status.code(), Some(64), "{args:?}");
     }
 }
@@ -56,7 +72,12 @@ fn all_mistakes_are_told_at_once_and_nothing_is_touched() {
     assert_eq!(output.status.code(), Some(64));
     let told = stderr(&output);
     for (variable, value) in &variables[1..] {
-        assert_eq!(told.matches(&format!("{variable}: found {value:?}")).count(), 1, "{variable} in {told}");
+        assert_eq!(
+            told.matches(&format!("{variable}: found {value:?}"))
+                .count(),
+            1,
+            "{variable} in {told}"
+        );
     }
     assert!(!data.try_exists().unwrap());
 }
@@ -68,13 +89,21 @@ fn a_role_without_its_secret_refuses_to_start() {
     for role in ["gateway", "master", "worker", "storage"] {
         let output = cstore(&[role], &[("CSTORE_DATA_DIR", data)]);
         assert_eq!(output.status.code(), Some(64), "{role}");
-        assert!(stderr(&output).contains("CSTORE_CLUSTER_SECRET_FILE"), "{role}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains("CSTORE_CLUSTER_SECRET_FILE"),
+            "{role}: {}",
+            stderr(&output)
+        );
     }
     let secret = dir.path().join("cluster-secret");
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o666)).unwrap();
     let output = cstore(&["gateway"], &[("CSTORE_DATA_DIR", data)]);
-    assert!(output.status.code() == Some(64) && stderr(&output).contains("chmod 600"), "{}", stderr(&output));
+    assert!(
+        output.status.code() == Some(64) && stderr(&output).contains("chmod 600"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -92,7 +121,10 @@ fn a_taken_port_is_named_with_its_variable() {
     let output = cstore(&["dev"], &variables);
     assert_eq!(output.status.code(), Some(64));
     let told = stderr(&output);
-    assert!(told.contains(&port) && told.contains("GATEWAY_PORT"), "{told}");
+    assert!(
+        told.contains(&port) && told.contains("GATEWAY_PORT"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -101,7 +133,10 @@ fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
     let secret = dir.path().join("cluster-secret");
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let output = cstore(&["admin", "bearer"], &[("CSTORE_CLUSTER_SECRET_FILE", secret.to_str().unwrap())]);
+    let output = cstore(
+        &["admin", "bearer"],
+        &[("CSTORE_CLUSTER_SECRET_FILE", secret.to_str().unwrap())],
+    );
     let bearer = String::from_utf8(output.stdout).unwrap();
     let parts: Vec<&str> = bearer.trim().split('.').collect();
     assert!(parts[0] == "operator" && parts[2].len() == 64, "{bearer}");
@@ -109,41 +144,81 @@ fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
     let variables = [("CSTORE_CLUSTER_SECRET_FILE", secret.to_str().unwrap())];
     let lasting = |ttl: &str| {
         let output = cstore(&["admin", "bearer", "--ttl", ttl], &variables);
-        String::from_utf8(output.stdout).unwrap().split('.').nth(1).and_then(|text| text.parse::<u64>().ok())
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .split('.')
+            .nth(1)
+            .and_then(|text| text.parse::<u64>().ok())
     };
-    assert!(lasting("7d") > lasting("90m"), "it lives as long as it is told to");
+    assert!(
+        lasting("7d") > lasting("90m"),
+        "it lives as long as it is told to"
+    );
     assert_eq!(lasting("31d"), None);
 }
 
 #[test]
 fn health_of_a_role_that_is_not_there_is_1() {
     let (free, _held) = nobody();
-    assert_eq!(cstore(&["health", "--addr", &free], &[]).status.code(), Some(1));
-    assert_eq!(cstore(&["health", "--addr", "nowhere"], &[]).status.code(), Some(64));
+    assert_eq!(
+        cstore(&["health", "--addr", &free], &[]).status.code(),
+        Some(1)
+    );
+    assert_eq!(
+        cstore(&["health", "--addr", "nowhere"], &[]).status.code(),
+        Some(64)
+    );
 }
 
 #[test]
 fn i13_a_token_is_printed_once_and_neither_kept_nor_listed() {
     let dir = tempfile::tempdir().unwrap();
     let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
-    let create = ["admin", "token", "create", "--tenant", "acme", "--rights", "read", "--expires", "30d"];
+    let create = [
+        "admin",
+        "token",
+        "create",
+        "--tenant",
+        "acme",
+        "--rights",
+        "read",
+        "--expires",
+        "30d",
+    ];
     let made = cstore(&create, &variables);
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let token = String::from_utf8(made.stdout.clone()).unwrap();
-    let (id, secret) = token.trim().strip_prefix("cst_").unwrap().split_once('_').unwrap();
+    let (id, secret) = token
+        .trim()
+        .strip_prefix("cst_")
+        .unwrap()
+        .split_once('_')
+        .unwrap();
     assert_eq!(secret.len(), 43);
     let file = std::fs::read_to_string(dir.path().join("api-tokens")).unwrap();
     let listed = cstore(&["admin", "token", "list"], &variables);
     let shown = String::from_utf8(listed.stdout).unwrap();
-    assert!(shown.starts_with(&format!("{id}  acme  read  expires 2")), "{shown}");
+    assert!(
+        shown.starts_with(&format!("{id}  acme  read  expires 2")),
+        "{shown}"
+    );
     for text in [&file, &shown, &stderr(&made)] {
         assert!(text.contains(id) && !text.contains(secret), "{text}");
     }
     let revoke = ["admin", "token", "revoke", id];
     assert_eq!(cstore(&revoke, &variables).status.code(), Some(0));
     assert!(stderr(&cstore(&revoke, &variables)).contains("there is no token"));
-    assert!(cstore(&["admin", "token", "list"], &variables).stdout.is_empty());
-    for wrong in [&["--tenant", "ACME"][..], &["--tenant", ""], &[], &["--tenant", "a", "--rights", "fly"]] {
+    assert!(
+        cstore(&["admin", "token", "list"], &variables)
+            .stdout
+            .is_empty()
+    );
+    for wrong in [
+        &["--tenant", "ACME"][..],
+        &["--tenant", ""],
+        &[],
+        &["--tenant", "a", "--rights", "fly"],
+    ] {
         let output = cstore(&[&["admin", "token", "create"], wrong].concat(), &variables);
         assert_eq!(output.status.code(), Some(64), "{wrong:?}");
     }
@@ -176,7 +251,10 @@ fn a_reader_that_goes_away_ends_operators_commands_in_silence_and_a_full_disk_do
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
-    let made = cstore(&["admin", "token", "create", "--tenant", "acme"], &variables);
+    let made = cstore(
+        &["admin", "token", "create", "--tenant", "acme"],
+        &variables,
+    );
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let (ready, metrics) = (port_with("[]"), port_with(METRICS));
     let disk = dir.path().to_str().unwrap();
@@ -191,13 +269,26 @@ fn a_reader_that_goes_away_ends_operators_commands_in_silence_and_a_full_disk_do
     ] {
         let start = |stdout: std::process::Stdio| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_cstore"));
-            command.args(args).env_clear().envs(variables).stdout(stdout).output().unwrap()
+            command
+                .args(args)
+                .env_clear()
+                .envs(variables)
+                .stdout(stdout)
+                .output()
+                .unwrap()
         };
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = start(writer.into());
-        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(141), ""), "{args:?}");
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert_eq!(
+            (output.status.code(), stderr(&output).as_str()),
+            (Some(141), ""),
+            "{args:?}"
+        );
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
         assert_eq!(start(full.into()).status.code(), Some(1), "{args:?}");
     }
 }
@@ -206,15 +297,38 @@ fn a_reader_that_goes_away_ends_operators_commands_in_silence_and_a_full_disk_do
 fn a_storage_node_that_is_away_does_not_hide_the_others() {
     let metrics = port_with(METRICS);
     let (free, _held) = nobody();
-    let output = cstore(&["admin", "gc", "--json", "--addr", &free, "--addr", &metrics], &[]);
+    let output = cstore(
+        &["admin", "gc", "--json", "--addr", &free, "--addr", &metrics],
+        &[],
+    );
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    assert_eq!(String::from_utf8(output.stdout.clone()).unwrap().lines().count(), 1);
-    let told: Vec<serde_json::Value> =
-        stderr(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(told[0]["error"]["message"].as_str().unwrap().contains(&free), "{told:?}");
-    assert_eq!((told.len(), &told[1]["error"]["code"]), (2, &"partial".into()));
+    assert_eq!(
+        String::from_utf8(output.stdout.clone())
+            .unwrap()
+            .lines()
+            .count(),
+        1
+    );
+    let told: Vec<serde_json::Value> = stderr(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(
+        told[0]["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains(&free),
+        "{told:?}"
+    );
+    assert_eq!(
+        (told.len(), &told[1]["error"]["code"]),
+        (2, &"partial".into())
+    );
     let alone = cstore(&["admin", "gc", "--addr", &free], &[]);
-    assert_eq!((alone.status.code(), stderr(&alone).lines().count()), (Some(1), 1));
+    assert_eq!(
+        (alone.status.code(), stderr(&alone).lines().count()),
+        (Some(1), 1)
+    );
     let wrong = cstore(&["admin", "gc", "--addr", "nowhere"], &[]);
     assert!(
         wrong.status.code() == Some(64) && stderr(&wrong).contains("found \"nowhere\""),
@@ -223,18 +337,40 @@ fn a_storage_node_that_is_away_does_not_hide_the_others() {
     );
     // By default it is the storage node of this machine, where a variable may say another port.
     let (_, port) = metrics.rsplit_once(':').unwrap();
-    assert_eq!(cstore(&["admin", "gc"], &[("CSTORE_ADMIN_PORT", port)]).status.code(), Some(0));
+    assert_eq!(
+        cstore(&["admin", "gc"], &[("CSTORE_ADMIN_PORT", port)])
+            .status
+            .code(),
+        Some(0)
+    );
 }
 
 #[test]
 fn a_token_cannot_be_told_to_outlive_the_calendar() {
     let dir = tempfile::tempdir().unwrap();
     let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
-    let create =
-        |life: &str| cstore(&["admin", "token", "create", "--tenant", "acme", "--expires", life], &variables);
+    let create = |life: &str| {
+        cstore(
+            &[
+                "admin",
+                "token",
+                "create",
+                "--tenant",
+                "acme",
+                "--expires",
+                life,
+            ],
+            &variables,
+        )
+    };
     for life in ["10000y", "101y", "36526d", "soon"] {
         let output = create(life);
-        assert_eq!(output.status.code(), Some(64), "{life}: {}", stderr(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{life}: {}",
+            stderr(&output)
+        );
     }
     assert!(stderr(&create("10000y")).contains("at most 100y"));
     assert_eq!(create("100y").status.code(), Some(0));

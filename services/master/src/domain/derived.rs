@@ -1,7 +1,9 @@
-//! Everything that the master keeps in memory because of what is in its metadata: one fold over changes.
+//! Everything that the master keeps in memory because of what is in its metadata: one fold over
+//! changes.
 //!
-//! [`Derived::observe`] is the only way in. The open feeds it every key, the store's writer every change of every batch.
-//! So the memory equals what a restart would derive, also when the request that made a change is gone.
+//! [`Derived::observe`] is the only way in. The open feeds it every key, the store's writer every
+//! change of every batch. So the memory equals what a restart would derive, also when the request
+//! that made a change is gone.
 //!
 //! | key | derived |
 //! |---|---|
@@ -41,9 +43,11 @@ pub(crate) struct Derived {
     changes: ViewChanges,
 }
 
-/// Counts the changes that those who watch the cluster should see, and wakes them in the order in which they wait.
+/// Counts the changes that those who watch the cluster should see, and wakes them in the order in
+/// which they wait.
 ///
-/// Not a `tokio::sync::watch`: it wakes in random order, so that two runs of one simulation would differ.
+/// Not a `tokio::sync::watch`: it wakes in random order, so that two runs of one simulation would
+/// differ.
 #[derive(Debug, Default)]
 struct ViewChanges {
     count: AtomicU64,
@@ -59,11 +63,13 @@ pub(crate) struct ViewWatch {
 }
 
 impl ViewWatch {
-    /// Waits for a change that this watcher has not seen; the first call returns at once. Cancel safe.
+    /// Waits for a change that this watcher has not seen; the first call returns at once. Cancel
+    /// safe.
     pub(crate) async fn changed(&mut self) {
         let changes = &self.derived.changes;
         loop {
-            // Registered BEFORE the count is read: otherwise a change between the two would be missed.
+            // Registered BEFORE the count is read: otherwise a change between the two would be
+            // missed.
             let counted = changes.counted.notified();
             tokio::pin!(counted);
             counted.as_mut().enable();
@@ -79,7 +85,10 @@ impl ViewWatch {
 impl Derived {
     /// Returns a watcher of the cluster's view.
     pub(crate) fn watch(self: &Arc<Self>) -> ViewWatch {
-        ViewWatch { derived: self.clone(), seen: None }
+        ViewWatch {
+            derived: self.clone(),
+            seen: None,
+        }
     }
 
     /// Tells the watchers that the view has changed.
@@ -105,7 +114,10 @@ impl Derived {
 
     /// Whether some store belongs to `node`.
     pub(crate) fn owns_store(&self, node: &NodeId) -> bool {
-        self.stores.lock().values().any(|record| record.node == *node)
+        self.stores
+            .lock()
+            .values()
+            .any(|record| record.node == *node)
     }
 
     /// Returns the sessions that published a file since the oldest one that is still there.
@@ -135,23 +147,34 @@ impl Derived {
         let session = SessionId::from_bytes(keys::uuid_of(change.key)?);
         let pending = |new: &Versioned| {
             let record = ReleaseRecord::decode(&new.value)?;
-            Ok::<_, DamageKind>(PendingRelease { version: new.version, record })
+            Ok::<_, DamageKind>(PendingRelease {
+                version: new.version,
+                record,
+            })
         };
-        self.releases.replace(session, change.new.map(pending).transpose()?);
+        self.releases
+            .replace(session, change.new.map(pending).transpose()?);
         Ok(())
     }
 
     fn observe_store(&self, change: Change<'_>) -> Result<(), DamageKind> {
         let store = StoreUuid::from_bytes(keys::uuid_of(change.key)?);
         match change.new {
-            Some(new) => drop(self.stores.lock().insert(store, StoreRecord::decode(&new.value)?)),
+            Some(new) => drop(
+                self.stores
+                    .lock()
+                    .insert(store, StoreRecord::decode(&new.value)?),
+            ),
             None => drop(self.stores.lock().remove(&store)),
         }
         Ok(())
     }
 
     fn observe_placement(&self, change: Change<'_>) -> Result<(), DamageKind> {
-        let placement = change.new.map(|new| keys::decode_placement(&new.value)).transpose()?;
+        let placement = change
+            .new
+            .map(|new| keys::decode_placement(&new.value))
+            .transpose()?;
         *self.placement.lock() = placement;
         self.changed();
         Ok(())
@@ -162,7 +185,10 @@ impl Observer for Derived {
     fn follows(&self, key: &[u8]) -> bool {
         let tag = key.first().copied();
         key == keys::PLACEMENT
-            || matches!(tag, Some(keys::NAMES | keys::SESSIONS | keys::RELEASES | keys::STORES))
+            || matches!(
+                tag,
+                Some(keys::NAMES | keys::SESSIONS | keys::RELEASES | keys::STORES)
+            )
     }
 
     fn observe(&self, change: Change<'_>) -> Result<(), MetaError> {
@@ -198,10 +224,14 @@ impl SessionActivity {
 
     /// Whether a session made progress within `within`.
     pub(crate) fn is_active(&self, session: SessionId, within: Duration) -> bool {
-        self.open.lock().get(&session).is_some_and(|last| last.elapsed() < within)
+        self.open
+            .lock()
+            .get(&session)
+            .is_some_and(|last| last.elapsed() < within)
     }
 
-    /// Whether an open session has been silent for at least `ttl`. The first call for a session starts its clock.
+    /// Whether an open session has been silent for at least `ttl`. The first call for a session
+    /// starts its clock.
     pub(super) fn is_abandoned(&self, session: SessionId, ttl: Duration) -> bool {
         let mut open = self.open.lock();
         if open.len() >= MAX_OPEN && !open.contains_key(&session) {

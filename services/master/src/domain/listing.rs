@@ -59,16 +59,30 @@ impl ListQuery {
             ));
         }
         if page_size > MAX_PAGE_SIZE {
-            return invalid(format!("page size must be 1 to {MAX_PAGE_SIZE}, found {page_size}"));
+            return invalid(format!(
+                "page size must be 1 to {MAX_PAGE_SIZE}, found {page_size}"
+            ));
         }
-        let page_size = if page_size == 0 { MAX_PAGE_SIZE } else { page_size } as usize;
-        Ok(Self { tenant, prefix, delimiter, page_size, page_token })
+        let page_size = if page_size == 0 {
+            MAX_PAGE_SIZE
+        } else {
+            page_size
+        } as usize;
+        Ok(Self {
+            tenant,
+            prefix,
+            delimiter,
+            page_size,
+            page_token,
+        })
     }
 
     /// Returns a checksum that binds a token to the query that it continues.
     fn check_value(&self) -> u32 {
         let parts = [self.tenant.as_str(), "\0", &self.prefix, "\0"];
-        let crc = parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part.as_bytes()));
+        let crc = parts
+            .iter()
+            .fold(0, |crc, part| crc32c::crc32c_append(crc, part.as_bytes()));
         crc32c::crc32c_append(crc, &self.delimiter.map_or(0, u32::from).to_le_bytes())
     }
 
@@ -82,10 +96,16 @@ impl ListQuery {
             return Ok(None);
         }
         let invalid = || Fault::invalid("page token does not belong to this list");
-        let rest =
-            self.page_token.strip_prefix(&format!("1-{:08x}-", self.check_value())).ok_or_else(invalid)?;
+        let rest = self
+            .page_token
+            .strip_prefix(&format!("1-{:08x}-", self.check_value()))
+            .ok_or_else(invalid)?;
         let after = hex::decode(rest).map_err(|_| invalid())?;
-        if after.starts_with(&keys::names_prefix(&self.tenant)) { Ok(Some(after)) } else { Err(invalid()) }
+        if after.starts_with(&keys::names_prefix(&self.tenant)) {
+            Ok(Some(after))
+        } else {
+            Err(invalid())
+        }
     }
 }
 
@@ -101,7 +121,11 @@ impl Namespace {
         let mut after = query.after()?;
         let mut page = Page::default();
         loop {
-            let found = self.context().store.scan(&range, after.as_deref(), SCAN).await?;
+            let found = self
+                .context()
+                .store
+                .scan(&range, after.as_deref(), SCAN)
+                .await?;
             let complete = found.len() < SCAN;
             let mut skipped = false;
             for (key, value) in found {
@@ -109,7 +133,8 @@ impl Namespace {
                     page.next_page_token = query.token(after.as_deref().unwrap_or_default());
                     return Ok(page);
                 }
-                let name = String::from_utf8_lossy(key.get(names.len()..).unwrap_or_default()).into_owned();
+                let name = String::from_utf8_lossy(key.get(names.len()..).unwrap_or_default())
+                    .into_owned();
                 if let Some(folder) = roll_up(&name, query) {
                     // The next key that can be listed lies after everything in this folder.
                     let mut last = names.clone();
@@ -120,7 +145,10 @@ impl Namespace {
                     skipped = true;
                     break;
                 }
-                page.files.push(ListedFile { name, meta: FileRecord::decode(&value.value)?.meta });
+                page.files.push(ListedFile {
+                    name,
+                    meta: FileRecord::decode(&value.value)?.meta,
+                });
                 after = Some(key);
             }
             if complete && !skipped {
@@ -135,5 +163,6 @@ fn roll_up(name: &str, query: &ListQuery) -> Option<String> {
     let rest = name.get(query.prefix.len()..)?;
     let delimiter = query.delimiter?;
     let at = rest.find(delimiter)?;
-    name.get(..query.prefix.len() + at + delimiter.len_utf8()).map(str::to_owned)
+    name.get(..query.prefix.len() + at + delimiter.len_utf8())
+        .map(str::to_owned)
 }

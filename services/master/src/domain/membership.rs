@@ -1,13 +1,15 @@
 //! Members: workers and storage nodes, their health, the placement map.
 //!
-//! Leases and health live in memory only. The stores that ever registered and the frozen map are durable, and are read
-//! from the derived state.
+//! Leases and health live in memory only. The stores that ever registered and the frozen map are
+//! durable, and are read from the derived state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_types::{ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid};
+use cstore_types::{
+    ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid,
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -19,8 +21,8 @@ use crate::store::{Batch, MetaError};
 const MAX_NODES: usize = 4_096;
 /// Free bytes below which a storage node takes no uploads.
 const MIN_FREE: u64 = 16 << 10;
-/// Time after which a lost worker is forgotten: it keeps nothing, and under an orchestrator its name never comes back.
-/// Storage nodes are remembered for ever, because blocks lie on them.
+/// Time after which a lost worker is forgotten: it keeps nothing, and under an orchestrator its
+/// name never comes back. Storage nodes are remembered for ever, because blocks lie on them.
 const FORGET_WORKER: Duration = Duration::from_secs(600);
 
 /// The role of a member.
@@ -183,7 +185,10 @@ pub(crate) struct Membership {
 
 impl Membership {
     pub(crate) fn new(context: Context) -> Self {
-        Self { context, inner: Arc::default() }
+        Self {
+            context,
+            inner: Arc::default(),
+        }
     }
 
     fn lease(&self) -> Duration {
@@ -199,13 +204,22 @@ impl Membership {
             return Err(Fault::new(ErrorCode::Unavailable, why));
         }
         let Some(placement) = self.context.derived.placement() else {
-            return Err(Fault::new(ErrorCode::Unavailable, "placement map is not there"));
+            return Err(Fault::new(
+                ErrorCode::Unavailable,
+                "placement map is not there",
+            ));
         };
         let inner = self.inner.lock();
         for node in placement.nodes() {
-            let disk = inner.nodes.get(&node.id).and_then(|node| node.disk.as_ref());
+            let disk = inner
+                .nodes
+                .get(&node.id)
+                .and_then(|node| node.disk.as_ref());
             if disk.is_some_and(|disk| disk.totals.free_bytes < MIN_FREE) {
-                return Err(Fault::new(ErrorCode::Full, format!("storage node {} is full", node.id)));
+                return Err(Fault::new(
+                    ErrorCode::Full,
+                    format!("storage node {} is full", node.id),
+                ));
             }
         }
         Ok(placement.version())
@@ -216,12 +230,21 @@ impl Membership {
         let placement = self.context.derived.placement();
         let inner = self.inner.lock();
         let Some(placement) = placement else {
-            let found = inner.nodes.values().filter(|node| node.role == NodeRole::Storage).count();
+            let found = inner
+                .nodes
+                .values()
+                .filter(|node| node.role == NodeRole::Storage)
+                .count();
             let wanted = self.context.limits.storage_nodes;
-            return Some(format!("waiting for {wanted} storage nodes to register, {found} have"));
+            return Some(format!(
+                "waiting for {wanted} storage nodes to register, {found} have"
+            ));
         };
         for node in placement.nodes() {
-            let state = inner.nodes.get(&node.id).map_or(NodeState::Lost, |node| node.state(self.lease()));
+            let state = inner
+                .nodes
+                .get(&node.id)
+                .map_or(NodeState::Lost, |node| node.state(self.lease()));
             if state != NodeState::Ready {
                 return Some(format!("storage node {} is {}", node.id, state.as_str()));
             }
@@ -246,9 +269,15 @@ impl Membership {
             .nodes
             .iter()
             .filter(|(_, node)| self.is_ready_worker(node))
-            .map(|(id, node)| ChosenWorker { id: id.clone(), addr: node.addr.clone() })
+            .map(|(id, node)| ChosenWorker {
+                id: id.clone(),
+                addr: node.addr.clone(),
+            })
             .collect();
-        let chosen = inner.turn.checked_rem(ready.len()).and_then(|i| ready.into_iter().nth(i));
+        let chosen = inner
+            .turn
+            .checked_rem(ready.len())
+            .and_then(|i| ready.into_iter().nth(i));
         inner.turn = inner.turn.wrapping_add(1);
         chosen.ok_or_else(|| Fault::new(ErrorCode::Unavailable, "no worker is ready"))
     }
@@ -258,7 +287,9 @@ impl Membership {
         let placement = self.context.derived.placement();
         let inner = self.inner.lock();
         let view = |(id, node): (&NodeId, &Node)| {
-            let in_map = placement.as_ref().is_some_and(|map| map.nodes().iter().any(|n| n.id == *id));
+            let in_map = placement
+                .as_ref()
+                .is_some_and(|map| map.nodes().iter().any(|n| n.id == *id));
             let is_spare = node.role == NodeRole::Storage && placement.is_some() && !in_map;
             let reason = if node.suspect {
                 "its disk is older than what the master has seen of it".to_owned()
@@ -267,7 +298,13 @@ impl Membership {
             } else {
                 node.reason.clone()
             };
-            NodeView { id: id.clone(), node: node.clone(), state: node.state(self.lease()), reason, in_map }
+            NodeView {
+                id: id.clone(),
+                node: node.clone(),
+                state: node.state(self.lease()),
+                reason,
+                in_map,
+            }
         };
         inner.nodes.iter().map(view).collect()
     }
@@ -275,8 +312,8 @@ impl Membership {
     /// Forgets workers that have been lost for long.
     pub(crate) fn forget_workers(&self) {
         self.inner.lock().nodes.retain(|id, node| {
-            let keep =
-                node.role != NodeRole::Worker || node.last_seen.elapsed() <= self.lease() + FORGET_WORKER;
+            let keep = node.role != NodeRole::Worker
+                || node.last_seen.elapsed() <= self.lease() + FORGET_WORKER;
             if !keep {
                 tracing::info!(node = %id, "forgetting a worker that has been lost for long");
             }
@@ -297,8 +334,8 @@ impl Membership {
     /// Takes a node in. A storage node whose disk was formatted again comes with another store.
     ///
     /// # Errors
-    /// `permission_denied` if the store belongs to another node or the node is known in another role; `overloaded` if
-    /// too many nodes are known; those of the store of metadata.
+    /// `permission_denied` if the store belongs to another node or the node is known in another
+    /// role; `overloaded` if too many nodes are known; those of the store of metadata.
     pub(crate) async fn register(&self, id: NodeId, mut node: Node) -> Result<(), Fault> {
         if let Some(disk) = &node.disk {
             let seen = self.register_store(&id, disk.store).await?;
@@ -309,7 +346,10 @@ impl Membership {
             let mut inner = self.inner.lock();
             let known = inner.nodes.get(&id).map(|known| known.role);
             if inner.nodes.len() >= MAX_NODES && known.is_none() {
-                return Err(Fault::new(ErrorCode::Overloaded, "too many nodes have registered"));
+                return Err(Fault::new(
+                    ErrorCode::Overloaded,
+                    "too many nodes have registered",
+                ));
             }
             let other_role = known.is_some_and(|known| known != node.role);
             if other_role || (owns_store && node.role != NodeRole::Storage) {
@@ -337,7 +377,10 @@ impl Membership {
             if self.context.derived.owns_store(id) {
                 tracing::warn!(node = %id, %store, "storage node comes with a disk that was formatted anew");
             }
-            let record = StoreRecord { seal_seq: SealSeq(0), node: id.clone() };
+            let record = StoreRecord {
+                seal_seq: SealSeq(0),
+                node: id.clone(),
+            };
             let mut batch = Batch::default();
             batch.require_absent(keys::store_key(store));
             batch.put(keys::store_key(store), record.encode());
@@ -346,7 +389,8 @@ impl Membership {
         Err(MetaError::Conflict.into())
     }
 
-    /// Freezes the map once enough storage nodes have registered. It is durable before anybody sees it.
+    /// Freezes the map once enough storage nodes have registered. It is durable before anybody sees
+    /// it.
     async fn freeze_map(&self) -> Result<(), Fault> {
         if self.context.derived.placement().is_some() {
             return Ok(());
@@ -369,7 +413,10 @@ impl Membership {
 
     fn first_storages(&self) -> Vec<PlacementNode> {
         let inner = self.inner.lock();
-        let storages = inner.nodes.iter().filter(|(_, node)| node.role == NodeRole::Storage);
+        let storages = inner
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.role == NodeRole::Storage);
         let as_placed = |(id, node): (&NodeId, &Node)| PlacementNode {
             id: id.clone(),
             failure_domain: match node.failure_domain.as_str() {
@@ -377,15 +424,24 @@ impl Membership {
                 domain => domain.to_owned(),
             },
         };
-        storages.map(as_placed).take(self.context.limits.storage_nodes).collect()
+        storages
+            .map(as_placed)
+            .take(self.context.limits.storage_nodes)
+            .collect()
     }
 
     /// Renews a lease.
     pub(crate) fn heartbeat(&self, beat: Heartbeat) -> HeartbeatOutcome {
-        let seen = beat.disk.as_ref().map(|disk| self.context.derived.store(disk.store));
+        let seen = beat
+            .disk
+            .as_ref()
+            .map(|disk| self.context.derived.store(disk.store));
         let mut inner = self.inner.lock();
         if beat.leaving && beat.role == NodeRole::Worker {
-            let left = inner.nodes.get(&beat.id).is_some_and(|node| node.role == beat.role);
+            let left = inner
+                .nodes
+                .get(&beat.id)
+                .is_some_and(|node| node.role == beat.role);
             if left {
                 inner.nodes.remove(&beat.id);
                 tracing::info!(node = %beat.id, "worker has left");
@@ -395,16 +451,24 @@ impl Membership {
             return HeartbeatOutcome::Left;
         }
 
-        let known = inner.nodes.get_mut(&beat.id).filter(|node| node.role == beat.role);
-        let Some(node) = known else { return HeartbeatOutcome::RegisterAgain };
+        let known = inner
+            .nodes
+            .get_mut(&beat.id)
+            .filter(|node| node.role == beat.role);
+        let Some(node) = known else {
+            return HeartbeatOutcome::RegisterAgain;
+        };
         let before = (node.state(self.lease()), node.reason.clone());
         node.last_seen = Instant::now();
         node.last_seen_ms = self.context.clock.now_ms();
         node.ready = beat.ready;
         node.reason = beat.reason;
         if let Some(disk) = beat.disk {
-            let Some(Some(seen)) = seen else { return HeartbeatOutcome::RegisterAgain };
-            // Only a restart can bring an older disk: a heartbeat that a commit overtook proves nothing.
+            let Some(Some(seen)) = seen else {
+                return HeartbeatOutcome::RegisterAgain;
+            };
+            // Only a restart can bring an older disk: a heartbeat that a commit overtook proves
+            // nothing.
             node.suspect = node.suspect && disk.seal_seq < seen.seal_seq;
             node.disk = Some(disk);
         }

@@ -1,12 +1,13 @@
-//! The rules of the master, over a store, a clock and limits. Free of sockets, messages and the environment.
+//! The rules of the master, over a store, a clock and limits. Free of sockets, messages and the
+//! environment.
 //!
 //! ```text
 //! grpc ─▶ Namespace, Uploads, Releases, Membership ─ propose ─▶ store ─ observe ─▶ Derived
 //!                       └────────────── read ◀─────────────────────┴──── read ◀─────┘
 //! ```
-//! A rule reads, decides, and proposes one batch that requires what it has read; on a conflict it decides again. It does
-//! nothing after its batch: what follows from a change is derived from it by [`Derived`], whether or not the caller still
-//! waits.
+//! A rule reads, decides, and proposes one batch that requires what it has read; on a conflict it
+//! decides again. It does nothing after its batch: what follows from a change is derived from it by
+//! [`Derived`], whether or not the caller still waits.
 
 mod derived;
 mod listing;
@@ -29,7 +30,8 @@ use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketK
 pub(crate) use derived::Derived;
 pub(crate) use listing::{ListQuery, ListedFile};
 pub(crate) use membership::{
-    DiskReport, DiskTotals, Heartbeat, HeartbeatOutcome, Membership, Node, NodeRole, NodeState, NodeView,
+    DiskReport, DiskTotals, Heartbeat, HeartbeatOutcome, Membership, Node, NodeRole, NodeState,
+    NodeView,
 };
 pub(crate) use namespace::{CopyOrRename, Namespace};
 pub(crate) use releases::{Releases, Verdict};
@@ -110,12 +112,25 @@ impl Master {
         let members = Membership::new(context.clone());
         let releases = Releases::new(context.clone());
         let namespace = Namespace::new(context.clone());
-        let uploads = Uploads::new(context.clone(), identity.clone(), namespace.clone(), releases.clone());
-        Ok(Self { context, identity, ticket_key, namespace, uploads, releases, members })
+        let uploads = Uploads::new(
+            context.clone(),
+            identity.clone(),
+            namespace.clone(),
+            releases.clone(),
+        );
+        Ok(Self {
+            context,
+            identity,
+            ticket_key,
+            namespace,
+            uploads,
+            releases,
+            members,
+        })
     }
 
-    /// Returns the state for an answer. Call it AFTER everything that the answer rests on was read; otherwise the
-    /// answer could show a change that lies beyond its position.
+    /// Returns the state for an answer. Call it AFTER everything that the answer rests on was read;
+    /// otherwise the answer could show a change that lies beyond its position.
     pub(crate) fn state(&self) -> MasterState {
         MasterState {
             cluster: self.identity.cluster,
@@ -127,7 +142,9 @@ impl Master {
     /// Returns the reason why no metadata can be written now.
     pub(crate) fn not_writable(&self) -> Option<String> {
         let state = self.context.store.writer_state().borrow().clone();
-        state.reason().map(|why| format!("metadata cannot be written: {}", error_chain(why)))
+        state
+            .reason()
+            .map(|why| format!("metadata cannot be written: {}", error_chain(why)))
     }
 
     /// Returns what keeps the cluster from taking uploads.

@@ -9,8 +9,8 @@ use crate::store::keys::{
 };
 use crate::store::{Batch, MetaError, Position};
 
-/// Arguments of a copy or rename: gives an existing file the name `to`, in addition to (copy) or instead of (rename)
-/// `from`.
+/// Arguments of a copy or rename: gives an existing file the name `to`, in addition to (copy) or
+/// instead of (rename) `from`.
 #[derive(Debug)]
 pub(crate) struct CopyOrRename {
     pub(crate) tenant: Tenant,
@@ -62,14 +62,30 @@ impl Namespace {
         &self.context
     }
 
-    pub(super) async fn find(&self, tenant: &Tenant, name: &FileName) -> Result<Option<FoundFile>, Fault> {
-        let Some(found) = self.context.store.get(&keys::name_key(tenant, name)).await? else {
+    pub(super) async fn find(
+        &self,
+        tenant: &Tenant,
+        name: &FileName,
+    ) -> Result<Option<FoundFile>, Fault> {
+        let Some(found) = self
+            .context
+            .store
+            .get(&keys::name_key(tenant, name))
+            .await?
+        else {
             return Ok(None);
         };
-        Ok(Some(FoundFile { record: FileRecord::decode(&found.value)?, version: found.version }))
+        Ok(Some(FoundFile {
+            record: FileRecord::decode(&found.value)?,
+            version: found.version,
+        }))
     }
 
-    pub(super) async fn must_find(&self, tenant: &Tenant, name: &FileName) -> Result<FoundFile, Fault> {
+    pub(super) async fn must_find(
+        &self,
+        tenant: &Tenant,
+        name: &FileName,
+    ) -> Result<FoundFile, Fault> {
         self.find(tenant, name).await?.ok_or_else(|| missing(name))
     }
 
@@ -84,8 +100,16 @@ impl Namespace {
     ) -> Result<(NamedFile, Bytes), Fault> {
         for _ in 0..MAX_TRIES {
             let FoundFile { record, .. } = self.must_find(tenant, name).await?;
-            if let Some(root) = self.context.store.get(&keys::root_key(record.session)).await? {
-                let file = NamedFile { name: name.clone(), meta: record.meta };
+            if let Some(root) = self
+                .context
+                .store
+                .get(&keys::root_key(record.session))
+                .await?
+            {
+                let file = NamedFile {
+                    name: name.clone(),
+                    meta: record.meta,
+                };
                 return Ok((file, root.value.into()));
             }
             // The file was replaced or deleted between the two reads: look again.
@@ -120,7 +144,8 @@ impl Namespace {
     /// Gives a file another name instead of the one that it has.
     ///
     /// # Errors
-    /// `not_found`; `already_exists` if the new name is taken and may not be replaced; `precondition_failed`.
+    /// `not_found`; `already_exists` if the new name is taken and may not be replaced;
+    /// `precondition_failed`.
     pub(crate) async fn rename_file(&self, request: &CopyOrRename) -> Result<NamedFile, Fault> {
         self.give_name(request, OldName::Removed).await
     }
@@ -133,12 +158,21 @@ impl Namespace {
         self.give_name(request, OldName::Kept).await
     }
 
-    async fn give_name(&self, request: &CopyOrRename, old_name: OldName) -> Result<NamedFile, Fault> {
-        let CopyOrRename { tenant, from, to, .. } = request;
+    async fn give_name(
+        &self,
+        request: &CopyOrRename,
+        old_name: OldName,
+    ) -> Result<NamedFile, Fault> {
+        let CopyOrRename {
+            tenant, from, to, ..
+        } = request;
         for _ in 0..MAX_TRIES {
             let found = self.source_of(request).await?;
             if from == to {
-                return Ok(NamedFile { name: to.clone(), meta: found.record.meta });
+                return Ok(NamedFile {
+                    name: to.clone(),
+                    meta: found.record.meta,
+                });
             }
 
             let mut batch = Batch::default();
@@ -148,7 +182,8 @@ impl Namespace {
             let lost_by_target = i32::from(displaced == Displaced::SameSession);
             let change = 1 - lost_by_source - lost_by_target;
             if change != 0 {
-                self.count_names(&mut batch, found.record.session, change).await?;
+                self.count_names(&mut batch, found.record.session, change)
+                    .await?;
             }
 
             let named = self.under_new_version(found.record, version);
@@ -157,7 +192,10 @@ impl Namespace {
             }
             batch.put(keys::name_key(tenant, to), named.encode());
             if self.context.propose(batch).await?.is_some() {
-                return Ok(NamedFile { name: to.clone(), meta: named.meta });
+                return Ok(NamedFile {
+                    name: to.clone(),
+                    meta: named.meta,
+                });
             }
         }
         Err(MetaError::Conflict.into())
@@ -171,11 +209,18 @@ impl Namespace {
 
     fn under_new_version(&self, record: FileRecord, version: u64) -> FileRecord {
         let modified_ms = self.context.clock.now_ms();
-        FileRecord { meta: FileMeta { version, modified_ms, ..record.meta }, ..record }
+        FileRecord {
+            meta: FileMeta {
+                version,
+                modified_ms,
+                ..record.meta
+            },
+            ..record
+        }
     }
 
-    /// Adds to `batch` what the loss of one name means for its session: one name less, or its end. The caller changes
-    /// the name itself.
+    /// Adds to `batch` what the loss of one name means for its session: one name less, or its end.
+    /// The caller changes the name itself.
     pub(super) async fn drop_name(
         &self,
         batch: &mut Batch,
@@ -186,20 +231,34 @@ impl Namespace {
         batch.require_version(keys::name_key(tenant, name), found.version);
         let session = found.record.session;
         let key = keys::session_key(session);
-        let Some(stored) = self.context.store.get(&key).await? else { return Ok(()) };
+        let Some(stored) = self.context.store.get(&key).await? else {
+            return Ok(());
+        };
         batch.require_version(key.clone(), stored.version);
         match SessionRecord::decode(&stored.value)? {
             SessionRecord::Committed(committed) if committed.names > 1 => {
                 let names = committed.names - 1;
-                let fewer = SessionRecord::Committed(Box::new(CommittedSession { names, ..*committed }));
+                let fewer = SessionRecord::Committed(Box::new(CommittedSession {
+                    names,
+                    ..*committed
+                }));
                 batch.put(key, fewer.encode());
             }
             SessionRecord::Committed(committed) => {
-                let not_before_ms =
-                    self.context.clock.now_ms().saturating_add(millis(self.context.limits.release_delay));
+                let not_before_ms = self
+                    .context
+                    .clock
+                    .now_ms()
+                    .saturating_add(millis(self.context.limits.release_delay));
                 let publication = Publication::new(&committed.name, committed.root_crc);
-                let ending = Ending::Removed { version: committed.file.meta.version, publication };
-                let release = ReleaseRecord { not_before_ms, stores: committed.stores };
+                let ending = Ending::Removed {
+                    version: committed.file.meta.version,
+                    publication,
+                };
+                let release = ReleaseRecord {
+                    not_before_ms,
+                    stores: committed.stores,
+                };
                 end_session(batch, session, ending, &release);
             }
             SessionRecord::Ended(_) => {}
@@ -208,7 +267,12 @@ impl Namespace {
     }
 
     /// Adds to `batch` that a session has one name more or less.
-    async fn count_names(&self, batch: &mut Batch, session: SessionId, change: i32) -> Result<(), Fault> {
+    async fn count_names(
+        &self,
+        batch: &mut Batch,
+        session: SessionId,
+        change: i32,
+    ) -> Result<(), Fault> {
         let key = keys::session_key(session);
         let Some(stored) = self.context.store.get(&key).await? else {
             return Err(MetaError::Conflict.into());
@@ -216,14 +280,17 @@ impl Namespace {
         batch.require_version(key.clone(), stored.version);
         if let SessionRecord::Committed(committed) = SessionRecord::decode(&stored.value)? {
             let names = committed.names.saturating_add_signed(change);
-            let counted = SessionRecord::Committed(Box::new(CommittedSession { names, ..*committed }));
+            let counted = SessionRecord::Committed(Box::new(CommittedSession {
+                names,
+                ..*committed
+            }));
             batch.put(key, counted.encode());
         }
         Ok(())
     }
 
-    /// Frees the name `to` for `file` in `batch`, or refuses. Returns what is displaced and the version of the name's
-    /// next file.
+    /// Frees the name `to` for `file` in `batch`, or refuses. Returns what is displaced and the
+    /// version of the name's next file.
     async fn claim(
         &self,
         batch: &mut Batch,
@@ -258,9 +325,18 @@ fn check_etag(file: &FileMeta, etag: &str) -> Result<(), Fault> {
     Err(Fault::new(ErrorCode::PreconditionFailed, text))
 }
 
-/// Adds the end of a session: tombstone and release in one batch, so that no late commit can follow.
-pub(super) fn end_session(batch: &mut Batch, session: SessionId, ending: Ending, release: &ReleaseRecord) {
-    batch.put(keys::session_key(session), SessionRecord::Ended(ending).encode());
+/// Adds the end of a session: tombstone and release in one batch, so that no late commit can
+/// follow.
+pub(super) fn end_session(
+    batch: &mut Batch,
+    session: SessionId,
+    ending: Ending,
+    release: &ReleaseRecord,
+) {
+    batch.put(
+        keys::session_key(session),
+        SessionRecord::Ended(ending).encode(),
+    );
     batch.delete(keys::root_key(session));
     if !release.stores.is_empty() {
         batch.put(keys::release_key(session), release.encode());
@@ -268,9 +344,15 @@ pub(super) fn end_session(batch: &mut Batch, session: SessionId, ending: Ending,
 }
 
 pub(super) fn missing(name: &FileName) -> Fault {
-    Fault::new(ErrorCode::NotFound, format!("there is no file {:?}", name.as_str()))
+    Fault::new(
+        ErrorCode::NotFound,
+        format!("there is no file {:?}", name.as_str()),
+    )
 }
 
 pub(super) fn taken(name: &FileName) -> Fault {
-    Fault::new(ErrorCode::AlreadyExists, format!("there is already a file {:?}", name.as_str()))
+    Fault::new(
+        ErrorCode::AlreadyExists,
+        format!("there is already a file {:?}", name.as_str()),
+    )
 }

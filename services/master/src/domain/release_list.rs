@@ -1,4 +1,5 @@
-//! The release list: sessions whose reference sets storage nodes have to drop, as the metadata has it.
+//! The release list: sessions whose reference sets storage nodes have to drop, as the metadata has
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,7 +20,8 @@ pub(crate) struct PendingRelease {
 #[derive(Debug, Default)]
 struct Inner {
     pending: BTreeMap<SessionId, PendingRelease>,
-    /// The same, for each store by the time from which it may be handed out: what is due is a prefix.
+    /// The same, for each store by the time from which it may be handed out: what is due is a
+    /// prefix.
     by_store: HashMap<StoreUuid, BTreeSet<(i64, SessionId)>>,
 }
 
@@ -54,10 +56,13 @@ impl ReleaseList {
         }
     }
 
-    /// Returns up to `max` sessions that `store` has to release and whose time is at most `until_ms`, oldest first.
+    /// Returns up to `max` sessions that `store` has to release and whose time is at most
+    /// `until_ms`, oldest first.
     pub(crate) fn due(&self, store: StoreUuid, until_ms: i64, max: usize) -> Vec<SessionId> {
         let inner = self.inner.lock();
-        let Some(due) = inner.by_store.get(&store) else { return Vec::new() };
+        let Some(due) = inner.by_store.get(&store) else {
+            return Vec::new();
+        };
         due.iter()
             .take_while(|(from_ms, _)| *from_ms <= until_ms)
             .take(max)
@@ -75,7 +80,11 @@ impl ReleaseList {
     }
 
     pub(super) fn waits_for(&self, session: SessionId, store: StoreUuid) -> bool {
-        self.inner.lock().pending.get(&session).is_some_and(|release| release.record.stores.contains(&store))
+        self.inner
+            .lock()
+            .pending
+            .get(&session)
+            .is_some_and(|release| release.record.stores.contains(&store))
     }
 
     /// Returns a copy of all releases, for comparisons in tests.
@@ -90,8 +99,17 @@ mod tests {
     use super::*;
 
     fn release(version: Position, not_before_ms: i64, stores: &[u8]) -> Option<PendingRelease> {
-        let stores = stores.iter().map(|n| StoreUuid::from_bytes([*n; 16])).collect();
-        Some(PendingRelease { version, record: ReleaseRecord { not_before_ms, stores } })
+        let stores = stores
+            .iter()
+            .map(|n| StoreUuid::from_bytes([*n; 16]))
+            .collect();
+        Some(PendingRelease {
+            version,
+            record: ReleaseRecord {
+                not_before_ms,
+                stores,
+            },
+        })
     }
 
     #[test]

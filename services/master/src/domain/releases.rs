@@ -1,7 +1,7 @@
 //! Verdicts on sessions, and the releases that follow from them.
 //!
-//! A release is written in the batch that writes the tombstone, so one that is handed out can never be followed by a
-//! commit. It ends when every store has acknowledged it.
+//! A release is written in the batch that writes the tombstone, so one that is handed out can never
+//! be followed by a commit. It ends when every store has acknowledged it.
 
 use cstore_types::{Fault, SessionId, StoreUuid, error_chain};
 use futures_util::future::join_all;
@@ -38,23 +38,36 @@ impl Releases {
         Self { context }
     }
 
-    /// Returns the sessions that `store` has to release now, oldest first. `fill_pressure` is the percentage of its
-    /// space that is in use.
+    /// Returns the sessions that `store` has to release now, oldest first. `fill_pressure` is the
+    /// percentage of its space that is in use.
     pub(crate) fn due(&self, store: StoreUuid, fill_pressure: u32) -> Vec<SessionId> {
-        let until_ms = if fill_pressure >= HIGH_PRESSURE { i64::MAX } else { self.context.clock.now_ms() };
-        self.context.derived.releases.due(store, until_ms, MAX_RELEASES)
+        let until_ms = if fill_pressure >= HIGH_PRESSURE {
+            i64::MAX
+        } else {
+            self.context.clock.now_ms()
+        };
+        self.context
+            .derived
+            .releases
+            .due(store, until_ms, MAX_RELEASES)
     }
 
     /// Takes off the list what `store` has durably dropped.
     ///
     /// # Errors
     /// Of the store of metadata: the sessions stay on the list and are handed out again.
-    pub(crate) async fn acknowledge(&self, store: StoreUuid, sessions: &[SessionId]) -> Result<(), Fault> {
+    pub(crate) async fn acknowledge(
+        &self,
+        store: StoreUuid,
+        sessions: &[SessionId],
+    ) -> Result<(), Fault> {
         for _ in 0..MAX_TRIES {
             let mut batch = Batch::default();
             let mut waiting = false;
             for session in sessions {
-                let Some(mut release) = self.context.derived.releases.get(*session) else { continue };
+                let Some(mut release) = self.context.derived.releases.get(*session) else {
+                    continue;
+                };
                 if !release.record.stores.contains(&store) {
                     continue;
                 }
@@ -76,16 +89,23 @@ impl Releases {
         Err(MetaError::Conflict.into())
     }
 
-    /// Returns the verdicts on sessions that `store` holds sets of, in their order. An open one that was silent for
-    /// longer than a ticket lives is ended first; an ended one that is not on the store's list is put there again.
+    /// Returns the verdicts on sessions that `store` holds sets of, in their order. An open one
+    /// that was silent for longer than a ticket lives is ended first; an ended one that is not on
+    /// the store's list is put there again.
     ///
-    /// A session whose verdict fails is logged and left out: the store reports it again, and the others must not wait
-    /// for it.
-    pub(crate) async fn judge(&self, store: StoreUuid, sessions: &[SessionId]) -> Vec<(SessionId, Verdict)> {
+    /// A session whose verdict fails is logged and left out: the store reports it again, and the
+    /// others must not wait for it.
+    pub(crate) async fn judge(
+        &self,
+        store: StoreUuid,
+        sessions: &[SessionId],
+    ) -> Vec<(SessionId, Verdict)> {
         let mut verdicts = Vec::with_capacity(sessions.len());
-        // Some at a time: their changes share syncs, and leave room for others in the writer's queue.
+        // Some at a time: their changes share syncs, and leave room for others in the writer's
+        // queue.
         for chunk in sessions.chunks(JUDGED_TOGETHER) {
-            let judged = join_all(chunk.iter().map(|session| self.judge_one(store, *session))).await;
+            let judged =
+                join_all(chunk.iter().map(|session| self.judge_one(store, *session))).await;
             for (session, verdict) in chunk.iter().zip(judged) {
                 match verdict {
                     Ok(verdict) => verdicts.push((*session, verdict)),
@@ -122,7 +142,10 @@ impl Releases {
     }
 
     fn is_abandoned(&self, session: SessionId) -> bool {
-        self.context.derived.activity.is_abandoned(session, self.context.limits.ticket_ttl)
+        self.context
+            .derived
+            .activity
+            .is_abandoned(session, self.context.limits.ticket_ttl)
     }
 
     async fn release_again(&self, store: StoreUuid, session: SessionId) -> Result<(), Fault> {
@@ -136,7 +159,10 @@ impl Releases {
                 }
                 None => {
                     batch.require_absent(key.clone());
-                    ReleaseRecord { not_before_ms: 0, stores: Vec::new() }
+                    ReleaseRecord {
+                        not_before_ms: 0,
+                        stores: Vec::new(),
+                    }
                 }
             };
             if release.stores.contains(&store) {
@@ -162,14 +188,18 @@ impl Releases {
         })
     }
 
-    /// Ends a session that is open, and returns its verdict, which is not [`Verdict::Open`] any more.
+    /// Ends a session that is open, and returns its verdict, which is not [`Verdict::Open`] any
+    /// more.
     pub(crate) async fn end(&self, session: SessionId) -> Result<Verdict, Fault> {
         for _ in 0..MAX_TRIES {
             match self.verdict(session).await? {
                 Verdict::Open => {}
                 verdict => return Ok(verdict),
             }
-            let release = ReleaseRecord { not_before_ms: 0, stores: self.context.derived.store_uuids() };
+            let release = ReleaseRecord {
+                not_before_ms: 0,
+                stores: self.context.derived.store_uuids(),
+            };
             let mut batch = Batch::default();
             batch.require_absent(keys::session_key(session));
             end_session(&mut batch, session, Ending::Aborted, &release);

@@ -1,4 +1,5 @@
-//! Selections: the sessions that some files share, and which of them would end if the files were removed.
+//! Selections: the sessions that some files share, and which of them would end if the files were
+//! removed.
 
 use std::collections::HashMap;
 
@@ -53,11 +54,18 @@ impl Namespace {
             *names.entry(file.session).or_default() += 1;
         }
         for (session, among) in names {
-            let record = self.context().store.get(&keys::session_key(session)).await?;
+            let record = self
+                .context()
+                .store
+                .get(&keys::session_key(session))
+                .await?;
             // A session that has ended since holds nothing.
             let Some(record) = record else { continue };
             if let SessionRecord::Committed(committed) = SessionRecord::decode(&record.value)? {
-                found.sessions.push(SessionUsage { session, ends: among >= committed.names });
+                found.sessions.push(SessionUsage {
+                    session,
+                    ends: among >= committed.names,
+                });
                 found.other_names += u64::from(committed.names.saturating_sub(among));
             }
         }
@@ -70,7 +78,11 @@ impl Namespace {
         let mut files = Vec::new();
         let mut after = None;
         loop {
-            let found = self.context().store.scan(&range, after.as_deref(), SCAN).await?;
+            let found = self
+                .context()
+                .store
+                .scan(&range, after.as_deref(), SCAN)
+                .await?;
             let complete = found.len() < SCAN;
             for (key, value) in found {
                 files.push(FileRecord::decode(&value.value)?);

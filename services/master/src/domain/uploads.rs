@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use cstore_proto::{TicketClaims, TicketError};
 use cstore_types::limits::{MAX_STORAGE_NODES, MAX_TICKETS};
 use cstore_types::{
-    ETag, ErrorCode, Fault, FileMeta, FileName, NamedFile, Root, SealSeq, SessionId, StoreUuid, Tenant,
-    UserMetadata, WriteCondition,
+    ETag, ErrorCode, Fault, FileMeta, FileName, NamedFile, Root, SealSeq, SessionId, StoreUuid,
+    Tenant, UserMetadata, WriteCondition,
 };
 
 use tokio::time::Instant;
@@ -55,7 +55,10 @@ impl Commit {
             sha256: self.sha256,
             metadata: self.metadata.clone(),
         };
-        FileRecord { session: self.claims.session, meta }
+        FileRecord {
+            session: self.claims.session,
+            meta,
+        }
     }
 }
 
@@ -74,7 +77,8 @@ pub(crate) enum Aborted {
     Ended,
     /// Too late: the session has published this file, which is still there.
     Committed(NamedFile),
-    /// Too late: the session has published a file with this version, and the file was removed or overwritten since.
+    /// Too late: the session has published a file with this version, and the file was removed or
+    /// overwritten since.
     Removed { version: u64 },
 }
 
@@ -96,13 +100,20 @@ impl Uploads {
         namespace: Namespace,
         releases: Releases,
     ) -> Self {
-        Self { context, identity, namespace, releases, started: Instant::now() }
+        Self {
+            context,
+            identity,
+            namespace,
+            releases,
+            started: Instant::now(),
+        }
     }
 
     /// Returns the claims of `count` tickets (0 means 1), for uploads to ready workers in turn.
     ///
     /// # Errors
-    /// Those of `condition` if a name is given; `unavailable` or `full` if an upload could not succeed now.
+    /// Those of `condition` if a name is given; `unavailable` or `full` if an upload could not
+    /// succeed now.
     pub(crate) async fn begin(
         &self,
         members: &Membership,
@@ -112,7 +123,9 @@ impl Uploads {
         count: u32,
     ) -> Result<Vec<TicketClaims>, Fault> {
         if count > MAX_TICKETS {
-            return Err(Fault::invalid(format!("count must be 1 to {MAX_TICKETS}, found {count}")));
+            return Err(Fault::invalid(format!(
+                "count must be 1 to {MAX_TICKETS}, found {count}"
+            )));
         }
         if let Some(name) = name {
             let found = self.namespace.find(tenant, name).await?;
@@ -123,11 +136,16 @@ impl Uploads {
         }
 
         let map_version = members.check_takes_uploads()?;
-        let expires_ms = self.context.clock.now_ms().saturating_add(millis(self.context.limits.ticket_ttl));
+        let expires_ms = self
+            .context
+            .clock
+            .now_ms()
+            .saturating_add(millis(self.context.limits.ticket_ttl));
         let mut tickets = Vec::new();
         for _ in 0..count.max(1) {
             let worker = members.next_worker()?;
-            let session = SessionId::random().map_err(|error| Fault::from(MetaError::Random(error)))?;
+            let session =
+                SessionId::random().map_err(|error| Fault::from(MetaError::Random(error)))?;
             tickets.push(TicketClaims {
                 session,
                 cluster: self.identity.cluster,
@@ -143,12 +161,13 @@ impl Uploads {
         Ok(tickets)
     }
 
-    /// Publishes a file: one durable batch in which everything is checked. Idempotent: a commit that was published is
-    /// answered with what it published, also after the file was removed.
+    /// Publishes a file: one durable batch in which everything is checked. Idempotent: a commit
+    /// that was published is answered with what it published, also after the file was removed.
     ///
     /// # Errors
-    /// Those of the condition, `permission_denied` for a ticket that is not valid (any more) and `invalid_argument`
-    /// are final: the session never commits. Any other leaves the outcome unknown: repeat the call.
+    /// Those of the condition, `permission_denied` for a ticket that is not valid (any more) and
+    /// `invalid_argument` are final: the session never commits. Any other leaves the outcome
+    /// unknown: repeat the call.
     pub(crate) async fn commit(&self, commit: &Commit) -> Result<Published, Fault> {
         check_recipe(commit)?;
         self.check_origin(&commit.claims)?;
@@ -160,7 +179,8 @@ impl Uploads {
             }
             if let Err(error) = self.check_expiry(&commit.claims) {
                 if self.started.elapsed() < self.context.limits.lease {
-                    // After a start nothing is known of the progress that renews tickets, until workers were heard.
+                    // After a start nothing is known of the progress that renews tickets, until
+                    // workers were heard.
                     let text = "upload ticket has expired, unless its worker reports progress";
                     return Err(Fault::new(ErrorCode::Unavailable, text));
                 }
@@ -171,12 +191,16 @@ impl Uploads {
                 }
             }
 
-            let found = self.namespace.find(&commit.claims.tenant, &commit.name).await?;
+            let found = self
+                .namespace
+                .find(&commit.claims.tenant, &commit.name)
+                .await?;
             if let Err(fault) = check_condition(&commit.condition, &commit.name, found.as_ref()) {
                 // Final: the session can never commit, and its blocks come back.
                 match self.releases.end(commit.claims.session).await? {
                     Verdict::Ended(Ending::Aborted) => return Err(fault),
-                    // An earlier try of this commit came through: the condition failed against its own file.
+                    // An earlier try of this commit came through: the condition failed against its
+                    // own file.
                     _ => continue,
                 }
             }
@@ -204,7 +228,9 @@ impl Uploads {
                 1
             }
             Some(old) => {
-                self.namespace.drop_name(&mut batch, tenant, &commit.name, old).await?;
+                self.namespace
+                    .drop_name(&mut batch, tenant, &commit.name, old)
+                    .await?;
                 old.record.meta.version + 1
             }
         };
@@ -222,13 +248,17 @@ impl Uploads {
         self.raise_seals(&mut batch, commit)?;
 
         let published = self.context.propose(batch).await?.map(|_| Published {
-            file: NamedFile { name: commit.name.clone(), meta: file.meta },
+            file: NamedFile {
+                name: commit.name.clone(),
+                meta: file.meta,
+            },
             replaced: found.is_some(),
         });
         Ok(published)
     }
 
-    /// Remembers how far the seals of each store have come, so that a disk that went back in time is noticed.
+    /// Remembers how far the seals of each store have come, so that a disk that went back in time
+    /// is noticed.
     fn raise_seals(&self, batch: &mut Batch, commit: &Commit) -> Result<(), Fault> {
         for seal in &commit.seals {
             let Some(record) = self.context.derived.store(seal.store) else {
@@ -248,12 +278,16 @@ impl Uploads {
     /// `unavailable` if the session ended and how was not kept; others leave the outcome unknown.
     pub(crate) async fn abort(&self, claims: &TicketClaims) -> Result<Aborted, Fault> {
         if claims.cluster != self.identity.cluster {
-            return Err(Fault::new(ErrorCode::PermissionDenied, "upload ticket is of another cluster"));
+            return Err(Fault::new(
+                ErrorCode::PermissionDenied,
+                "upload ticket is of another cluster",
+            ));
         }
         match self.releases.end(claims.session).await? {
-            Verdict::Committed(session) => {
-                Ok(Aborted::Committed(NamedFile { name: session.name, meta: session.file.meta }))
-            }
+            Verdict::Committed(session) => Ok(Aborted::Committed(NamedFile {
+                name: session.name,
+                meta: session.file.meta,
+            })),
             Verdict::Ended(Ending::Removed { version, .. }) => Ok(Aborted::Removed { version }),
             Verdict::Ended(Ending::Unknown) => Err(unknown_ending()),
             Verdict::Ended(Ending::Aborted) | Verdict::Open => Ok(Aborted::Ended),
@@ -262,7 +296,10 @@ impl Uploads {
 
     fn check_origin(&self, claims: &TicketClaims) -> Result<(), Fault> {
         if claims.cluster != self.identity.cluster {
-            return Err(Fault::new(ErrorCode::PermissionDenied, "upload ticket is of another cluster"));
+            return Err(Fault::new(
+                ErrorCode::PermissionDenied,
+                "upload ticket is of another cluster",
+            ));
         }
         if claims.incarnation != self.identity.incarnation {
             let text = "upload ticket is of another incarnation of the metadata";
@@ -282,18 +319,29 @@ impl Uploads {
     /// Answers a commit of a session that has ended.
     fn ended_before(&self, commit: &Commit, ending: Ending) -> Result<Published, Fault> {
         match ending {
-            Ending::Removed { version, publication } => {
+            Ending::Removed {
+                version,
+                publication,
+            } => {
                 if publication != Publication::new(&commit.name, crc32c::crc32c(&commit.root)) {
                     return Err(committed_otherwise());
                 }
-                // The record of the file is gone with its last name. The same was asked for, so it is made again.
+                // The record of the file is gone with its last name. The same was asked for, so it
+                // is made again.
                 let file = commit.file(version, self.context.clock.now_ms());
-                let file = NamedFile { name: commit.name.clone(), meta: file.meta };
-                Ok(Published { file, replaced: version > 1 })
+                let file = NamedFile {
+                    name: commit.name.clone(),
+                    meta: file.meta,
+                };
+                Ok(Published {
+                    file,
+                    replaced: version > 1,
+                })
             }
-            Ending::Aborted => {
-                Err(Fault::new(ErrorCode::PermissionDenied, "this upload was aborted or given up"))
-            }
+            Ending::Aborted => Err(Fault::new(
+                ErrorCode::PermissionDenied,
+                "this upload was aborted or given up",
+            )),
             Ending::Unknown => Err(unknown_ending()),
         }
     }
@@ -305,7 +353,13 @@ fn published_before(commit: &Commit, session: CommittedSession) -> Result<Publis
         return Err(committed_otherwise());
     }
     let replaced = session.file.meta.version > 1;
-    Ok(Published { file: NamedFile { name: session.name, meta: session.file.meta }, replaced })
+    Ok(Published {
+        file: NamedFile {
+            name: session.name,
+            meta: session.file.meta,
+        },
+        replaced,
+    })
 }
 
 fn committed_otherwise() -> Fault {
@@ -325,13 +379,14 @@ fn check_condition(
     found: Option<&FoundFile>,
 ) -> Result<(), Fault> {
     match (condition, found) {
-        (WriteCondition::Any, _) | (WriteCondition::Absent, None) | (WriteCondition::Exists, Some(_)) => {
-            Ok(())
-        }
+        (WriteCondition::Any, _)
+        | (WriteCondition::Absent, None)
+        | (WriteCondition::Exists, Some(_)) => Ok(()),
         (WriteCondition::Absent, Some(_)) => Err(taken(name)),
-        (WriteCondition::Exists | WriteCondition::EtagEquals(_), None) => {
-            Err(Fault { code: ErrorCode::PreconditionFailed, ..missing(name) })
-        }
+        (WriteCondition::Exists | WriteCondition::EtagEquals(_), None) => Err(Fault {
+            code: ErrorCode::PreconditionFailed,
+            ..missing(name)
+        }),
         (WriteCondition::EtagEquals(etag), Some(found)) => {
             let current = found.record.meta.etag.to_string();
             if *etag == current {
@@ -344,10 +399,15 @@ fn check_condition(
 }
 
 fn check_recipe(commit: &Commit) -> Result<(), Fault> {
-    let root = Root::decode(&commit.root)
-        .map_err(|error| Fault::invalid(format!("field recipe_root: {error}")).with_source(error))?;
+    let root = Root::decode(&commit.root).map_err(|error| {
+        Fault::invalid(format!("field recipe_root: {error}")).with_source(error)
+    })?;
     if root.size() != commit.size {
-        let text = format!("field size: is {}, but the recipe has {} bytes", commit.size, root.size());
+        let text = format!(
+            "field size: is {}, but the recipe has {} bytes",
+            commit.size,
+            root.size()
+        );
         return Err(Fault::invalid(text));
     }
     let stores: BTreeSet<StoreUuid> = commit.seals.iter().map(|seal| seal.store).collect();
@@ -356,7 +416,9 @@ fn check_recipe(commit: &Commit) -> Result<(), Fault> {
         return Err(Fault::invalid(text));
     }
     if commit.size > 0 && commit.seals.is_empty() {
-        return Err(Fault::invalid("field seals: a file with blocks must be sealed on some store"));
+        return Err(Fault::invalid(
+            "field seals: a file with blocks must be sealed on some store",
+        ));
     }
     Ok(())
 }

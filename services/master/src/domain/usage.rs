@@ -25,7 +25,9 @@ impl Usage {
         if !tenants.contains_key(tenant) {
             tenants.insert(tenant.clone(), FileTotals::default());
         }
-        let Some(totals) = tenants.get_mut(tenant) else { return };
+        let Some(totals) = tenants.get_mut(tenant) else {
+            return;
+        };
         if let Some(size) = old_size {
             totals.files = totals.files.saturating_sub(1);
             totals.logical_bytes = totals.logical_bytes.saturating_sub(size);
@@ -50,13 +52,19 @@ impl Usage {
             files: sum.files.saturating_add(one.files),
             logical_bytes: sum.logical_bytes.saturating_add(one.logical_bytes),
         };
-        self.tenants.lock().values().fold(FileTotals::default(), add)
+        self.tenants
+            .lock()
+            .values()
+            .fold(FileTotals::default(), add)
     }
 
     /// Returns a copy of all totals, for comparisons in tests.
     #[cfg(test)]
     pub(super) fn snapshot(&self) -> std::collections::BTreeMap<String, FileTotals> {
         let tenants = self.tenants.lock();
-        tenants.iter().map(|(tenant, totals)| (tenant.as_str().to_owned(), *totals)).collect()
+        tenants
+            .iter()
+            .map(|(tenant, totals)| (tenant.as_str().to_owned(), *totals))
+            .collect()
     }
 }

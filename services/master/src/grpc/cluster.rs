@@ -18,18 +18,28 @@ const MAX_REPORTED: usize = 1_000;
 /// Sessions that one report of a worker may name.
 const MAX_ACTIVE: usize = 10_000;
 
-fn check_node(request: &v1::RegisterRequest, role: NodeRole, now_ms: i64) -> Result<Node, FieldError> {
+fn check_node(
+    request: &v1::RegisterRequest,
+    role: NodeRole,
+    now_ms: i64,
+) -> Result<Node, FieldError> {
     convert::check_text("addr", &request.addr)?;
     convert::check_text("failure_domain", &request.failure_domain)?;
     convert::check_text("version", &request.version)?;
     let disk = match (role, &request.storage) {
         (NodeRole::Storage, Some(report)) => Some(convert::disk_report(report)?),
         (NodeRole::Storage, None) => {
-            return Err(FieldError::new("storage", "a storage node must report its disk"));
+            return Err(FieldError::new(
+                "storage",
+                "a storage node must report its disk",
+            ));
         }
         (NodeRole::Worker, None) => None,
         (NodeRole::Worker, Some(_)) => {
-            return Err(FieldError::new("role", "must be worker (without storage report) or storage"));
+            return Err(FieldError::new(
+                "role",
+                "must be worker (without storage report) or storage",
+            ));
         }
     };
     Ok(Node {
@@ -59,7 +69,10 @@ fn check_role<T>(request: &Request<T>, said: v1::Role) -> Result<NodeRole, Statu
     match proven {
         Some(role) if v1::Role::from(role) == said => Ok(role),
         _ => {
-            let text = format!("field role: {}, but the bearer is of another role", said.as_str_name());
+            let text = format!(
+                "field role: {}, but the bearer is of another role",
+                said.as_str_name()
+            );
             Err(status(ErrorCode::PermissionDenied, text))
         }
     }
@@ -67,8 +80,17 @@ fn check_role<T>(request: &Request<T>, said: v1::Role) -> Result<NodeRole, Statu
 
 fn view(master: &Master) -> v1::ClusterView {
     v1::ClusterView {
-        map: master.context.derived.placement().map(|map| placement_map(&map)),
-        nodes: master.members.nodes().into_iter().map(v1::Node::from).collect(),
+        map: master
+            .context
+            .derived
+            .placement()
+            .map(|map| placement_map(&map)),
+        nodes: master
+            .members
+            .nodes()
+            .into_iter()
+            .map(v1::Node::from)
+            .collect(),
         not_writable: master.not_writable().unwrap_or_default(),
         state: Some(master.state().into()),
     }
@@ -88,12 +110,17 @@ impl Cluster for Services {
         let master = &self.master;
         let node = check_node(&request, role, master.context.clock.now_ms())?;
         master.members.register(id, node).await.map_err(to_status)?;
-        let ms = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let ms =
+            |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(v1::RegisterResponse {
             dedup_key: Bytes::copy_from_slice(master.identity.dedup_key.as_bytes()),
             heartbeat_ms: ms(master.context.limits.heartbeat),
             lease_ms: ms(master.context.limits.lease),
-            map: master.context.derived.placement().map(|map| placement_map(&map)),
+            map: master
+                .context
+                .derived
+                .placement()
+                .map(|map| placement_map(&map)),
             state: Some(master.state().into()),
         }))
     }
@@ -122,8 +149,16 @@ impl Cluster for Services {
             id,
             role,
             ready: request.ready,
-            reason: request.not_ready_reason.chars().take(convert::MAX_TEXT).collect(),
-            disk: request.storage.as_ref().map(convert::disk_report).transpose()?,
+            reason: request
+                .not_ready_reason
+                .chars()
+                .take(convert::MAX_TEXT)
+                .collect(),
+            disk: request
+                .storage
+                .as_ref()
+                .map(convert::disk_report)
+                .transpose()?,
             leaving: request.worker.as_ref().is_some_and(|worker| worker.leaving),
         };
         let mut response = v1::HeartbeatResponse::default();
@@ -137,7 +172,11 @@ impl Cluster for Services {
                 }
             }
         }
-        response.map_version = master.context.derived.placement().map_or(0, |map| map.version().0);
+        response.map_version = master
+            .context
+            .derived
+            .placement()
+            .map_or(0, |map| map.version().0);
         response.state = Some(master.state().into());
         Ok(Response::new(response))
     }
@@ -148,14 +187,15 @@ impl Cluster for Services {
     ) -> Result<Response<Self::WatchMapStream>, Status> {
         let changes = self.master.context.derived.watch();
         let state = (self.master.clone(), changes, self.shutdown.clone());
-        let views = futures_util::stream::unfold(state, |(master, mut changes, shutdown)| async move {
-            tokio::select! {
-                biased;
-                () = shutdown.triggered() => return None,
-                () = changes.changed() => {}
-            }
-            Some((Ok(view(&master)), (master, changes, shutdown)))
-        });
+        let views =
+            futures_util::stream::unfold(state, |(master, mut changes, shutdown)| async move {
+                tokio::select! {
+                    biased;
+                    () = shutdown.triggered() => return None,
+                    () = changes.changed() => {}
+                }
+                Some((Ok(view(&master)), (master, changes, shutdown)))
+            });
         Ok(Response::new(Box::pin(views)))
     }
 
@@ -164,8 +204,15 @@ impl Cluster for Services {
         _: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let waiting_for = self.master.waiting_for().unwrap_or_default();
-        let v1::ClusterView { state, map, nodes, .. } = view(&self.master);
-        Ok(Response::new(v1::ListNodesResponse { state, nodes, map, waiting_for }))
+        let v1::ClusterView {
+            state, map, nodes, ..
+        } = view(&self.master);
+        Ok(Response::new(v1::ListNodesResponse {
+            state,
+            nodes,
+            map,
+            waiting_for,
+        }))
     }
 }
 
@@ -181,19 +228,23 @@ impl Services {
         let unconfirmed = convert::sessions("unconfirmed", &report.unconfirmed, MAX_REPORTED)?;
         let releases = &self.master.releases;
         if let Err(fault) = releases.acknowledge(store, &released).await {
-            // The lease is renewed, and the answer must arrive. The sessions stay on the list and are named again; a
-            // session without sets is released at once.
+            // The lease is renewed, and the answer must arrive. The sessions stay on the list and
+            // are named again; a session without sets is released at once.
             tracing::warn!(%store, error = %error_chain(&fault), "released sessions are not taken off the list yet");
         }
         for (session, verdict) in releases.judge(store, &unconfirmed).await {
             let session = Bytes::copy_from_slice(session.as_bytes());
             let state = v1::SessionState::from(&verdict).into();
-            response.verdicts.push(v1::SessionVerdict { session, state });
+            response
+                .verdicts
+                .push(v1::SessionVerdict { session, state });
         }
         if !response.suspect {
             let due = releases.due(store, report.fill_pressure);
-            response.releases =
-                due.iter().map(|session| Bytes::copy_from_slice(session.as_bytes())).collect();
+            response.releases = due
+                .iter()
+                .map(|session| Bytes::copy_from_slice(session.as_bytes()))
+                .collect();
         }
         Ok(())
     }

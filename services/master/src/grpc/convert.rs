@@ -4,7 +4,9 @@ use bytes::Bytes;
 use cstore_proto::{FieldError, session, store_uuid, v1};
 use cstore_types::{ETag, ETagError, SealSeq, SessionId};
 
-use crate::domain::{DiskReport, DiskTotals, MasterState, NodeRole, NodeState, NodeView, Seal, Verdict};
+use crate::domain::{
+    DiskReport, DiskTotals, MasterState, NodeRole, NodeState, NodeView, Seal, Verdict,
+};
 
 /// Longest text of a node about itself, in bytes.
 pub(super) const MAX_TEXT: usize = 256;
@@ -41,7 +43,13 @@ impl From<NodeState> for v1::NodeState {
 
 impl From<NodeView> for v1::Node {
     fn from(view: NodeView) -> Self {
-        let NodeView { id, node, state, reason, in_map } = view;
+        let NodeView {
+            id,
+            node,
+            state,
+            reason,
+            in_map,
+        } = view;
         let totals = node.disk.map(|disk| disk.totals).unwrap_or_default();
         Self {
             role: v1::Role::from(node.role).into(),
@@ -81,29 +89,47 @@ pub(super) fn disk_report(report: &v1::StorageReport) -> Result<DiskReport, Fiel
         physical_bytes: report.physical_bytes,
         blocks: report.blocks,
     };
-    Ok(DiskReport { store: store_uuid(&report.store_uuid)?, seal_seq: SealSeq(report.seal_seq), totals })
+    Ok(DiskReport {
+        store: store_uuid(&report.store_uuid)?,
+        seal_seq: SealSeq(report.seal_seq),
+        totals,
+    })
 }
 
 /// Reads a list of sessions of at most `max`.
-pub(super) fn sessions(field: &'static str, raw: &[Bytes], max: usize) -> Result<Vec<SessionId>, FieldError> {
+pub(super) fn sessions(
+    field: &'static str,
+    raw: &[Bytes],
+    max: usize,
+) -> Result<Vec<SessionId>, FieldError> {
     if raw.len() > max {
-        return Err(FieldError::new(field, format!("must name at most {max} sessions, found {}", raw.len())));
+        return Err(FieldError::new(
+            field,
+            format!("must name at most {max} sessions, found {}", raw.len()),
+        ));
     }
     raw.iter().map(|raw| session(raw)).collect()
 }
 
 pub(super) fn seal(seal: &v1::StoreSeal) -> Result<Seal, FieldError> {
-    Ok(Seal { store: store_uuid(&seal.store_uuid)?, seq: SealSeq(seal.seal_seq) })
+    Ok(Seal {
+        store: store_uuid(&seal.store_uuid)?,
+        seq: SealSeq(seal.seal_seq),
+    })
 }
 
 pub(super) fn etag(text: &str) -> Result<ETag, FieldError> {
-    text.parse().map_err(|error: ETagError| FieldError::new("etag", error))
+    text.parse()
+        .map_err(|error: ETagError| FieldError::new("etag", error))
 }
 
 /// Refuses a text that is too long or not printable.
 pub(super) fn check_text(field: &'static str, text: &str) -> Result<(), FieldError> {
     if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-        return Err(FieldError::new(field, format!("must have at most {MAX_TEXT} printable bytes")));
+        return Err(FieldError::new(
+            field,
+            format!("must have at most {MAX_TEXT} printable bytes"),
+        ));
     }
     Ok(())
 }

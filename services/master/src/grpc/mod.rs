@@ -1,4 +1,5 @@
-//! The gRPC services of the master. They translate between messages and the rules' types, and nothing else.
+//! The gRPC services of the master. They translate between messages and the rules' types, and
+//! nothing else.
 
 mod cluster;
 mod convert;

@@ -9,7 +9,8 @@ use tonic::{Request, Response, Status, async_trait};
 use super::Services;
 use crate::domain::{CopyOrRename, ListQuery, ListedFile, Selection};
 
-/// Converts a file of a list, without its metadata: a page of files with all of it would not fit a message.
+/// Converts a file of a list, without its metadata: a page of files with all of it would not fit a
+/// message.
 fn listed_file(file: ListedFile) -> v1::FileInfo {
     let ListedFile { name, meta } = file;
     v1::FileInfo {
@@ -21,7 +22,10 @@ fn listed_file(file: ListedFile) -> v1::FileInfo {
         content_type: meta.content_type,
         chunking: meta.chunking.to_string(),
         blocks: meta.blocks,
-        sha256: meta.sha256.map(|sha256| sha256.to_vec().into()).unwrap_or_default(),
+        sha256: meta
+            .sha256
+            .map(|sha256| sha256.to_vec().into())
+            .unwrap_or_default(),
         metadata: BTreeMap::new(),
     }
 }
@@ -35,9 +39,18 @@ impl Namespace for Services {
         let request = request.into_inner();
         let name = file_name("name", &request.name)?;
         let tenant = tenant(&request.tenant)?;
-        let (file, recipe_root) = self.master.namespace.get_file(&tenant, &name).await.map_err(to_status)?;
+        let (file, recipe_root) = self
+            .master
+            .namespace
+            .get_file(&tenant, &name)
+            .await
+            .map_err(to_status)?;
         let state = Some(self.master.state().into());
-        Ok(Response::new(v1::GetFileResponse { state, file: Some(file.into()), recipe_root }))
+        Ok(Response::new(v1::GetFileResponse {
+            state,
+            file: Some(file.into()),
+            recipe_root,
+        }))
     }
 
     async fn list_files(
@@ -45,9 +58,20 @@ impl Namespace for Services {
         request: Request<v1::ListFilesRequest>,
     ) -> Result<Response<v1::ListFilesResponse>, Status> {
         let r = request.into_inner();
-        let query = ListQuery::new(tenant(&r.tenant)?, r.prefix, &r.delimiter, r.page_size, r.page_token)
+        let query = ListQuery::new(
+            tenant(&r.tenant)?,
+            r.prefix,
+            &r.delimiter,
+            r.page_size,
+            r.page_token,
+        )
+        .map_err(to_status)?;
+        let page = self
+            .master
+            .namespace
+            .list_files(&query)
+            .await
             .map_err(to_status)?;
-        let page = self.master.namespace.list_files(&query).await.map_err(to_status)?;
         Ok(Response::new(v1::ListFilesResponse {
             files: page.files.into_iter().map(listed_file).collect(),
             prefixes: page.prefixes,
@@ -63,8 +87,14 @@ impl Namespace for Services {
         let request = request.into_inner();
         let name = file_name("name", &request.name)?;
         let tenant = tenant(&request.tenant)?;
-        self.master.namespace.delete_file(&tenant, &name, &request.etag).await.map_err(to_status)?;
-        Ok(Response::new(v1::DeleteFileResponse { state: Some(self.master.state().into()) }))
+        self.master
+            .namespace
+            .delete_file(&tenant, &name, &request.etag)
+            .await
+            .map_err(to_status)?;
+        Ok(Response::new(v1::DeleteFileResponse {
+            state: Some(self.master.state().into()),
+        }))
     }
 
     async fn rename_file(
@@ -79,9 +109,17 @@ impl Namespace for Services {
             overwrite: request.overwrite,
             etag: request.etag,
         };
-        let file = self.master.namespace.rename_file(&change).await.map_err(to_status)?;
+        let file = self
+            .master
+            .namespace
+            .rename_file(&change)
+            .await
+            .map_err(to_status)?;
         let state = Some(self.master.state().into());
-        Ok(Response::new(v1::RenameFileResponse { state, file: Some(file.into()) }))
+        Ok(Response::new(v1::RenameFileResponse {
+            state,
+            file: Some(file.into()),
+        }))
     }
 
     async fn copy_file(
@@ -96,9 +134,17 @@ impl Namespace for Services {
             overwrite: request.overwrite,
             etag: request.etag,
         };
-        let file = self.master.namespace.copy_file(&change).await.map_err(to_status)?;
+        let file = self
+            .master
+            .namespace
+            .copy_file(&change)
+            .await
+            .map_err(to_status)?;
         let state = Some(self.master.state().into());
-        Ok(Response::new(v1::CopyFileResponse { state, file: Some(file.into()) }))
+        Ok(Response::new(v1::CopyFileResponse {
+            state,
+            file: Some(file.into()),
+        }))
     }
 
     async fn select_files(
@@ -113,11 +159,20 @@ impl Namespace for Services {
             None => return Err(FieldError::new("selection", "give a name or a prefix").into()),
         };
         let tenant = tenant(&request.tenant)?;
-        let found = self.master.namespace.select_files(&tenant, &selection).await.map_err(to_status)?;
+        let found = self
+            .master
+            .namespace
+            .select_files(&tenant, &selection)
+            .await
+            .map_err(to_status)?;
         Ok(Response::new(v1::SelectFilesResponse {
             files: found.files,
             logical_bytes: found.logical_bytes,
-            sessions: found.sessions.into_iter().map(v1::SessionUse::from).collect(),
+            sessions: found
+                .sessions
+                .into_iter()
+                .map(v1::SessionUse::from)
+                .collect(),
             other_names: found.other_names,
             state: Some(self.master.state().into()),
         }))

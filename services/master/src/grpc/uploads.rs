@@ -31,7 +31,11 @@ fn commit(request: v1::CommitUploadRequest, claims: TicketClaims) -> Result<Comm
         sha256: sha256(&request.sha256)?,
         metadata: metadata(request.metadata)?,
         size: request.size,
-        seals: request.seals.iter().map(convert::seal).collect::<Result<_, _>>()?,
+        seals: request
+            .seals
+            .iter()
+            .map(convert::seal)
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -51,11 +55,23 @@ impl Uploads for Services {
         let master = &self.master;
         let claims = master
             .uploads
-            .begin(&master.members, &tenant, name.as_ref(), &condition, request.count)
+            .begin(
+                &master.members,
+                &tenant,
+                name.as_ref(),
+                &condition,
+                request.count,
+            )
             .await
             .map_err(to_status)?;
-        let tickets = claims.iter().map(|claims| claims.sign(&master.ticket_key)).collect();
-        Ok(Response::new(v1::BeginUploadResponse { tickets, state: Some(master.state().into()) }))
+        let tickets = claims
+            .iter()
+            .map(|claims| claims.sign(&master.ticket_key))
+            .collect();
+        Ok(Response::new(v1::BeginUploadResponse {
+            tickets,
+            state: Some(master.state().into()),
+        }))
     }
 
     async fn commit_upload(
@@ -65,7 +81,12 @@ impl Uploads for Services {
         let request = request.into_inner();
         let claims = TicketClaims::verify(request.ticket.as_ref(), &self.master.ticket_key)?;
         let commit = commit(request, claims)?;
-        let published = self.master.uploads.commit(&commit).await.map_err(to_status)?;
+        let published = self
+            .master
+            .uploads
+            .commit(&commit)
+            .await
+            .map_err(to_status)?;
         Ok(Response::new(v1::CommitUploadResponse {
             file: Some(published.file.into()),
             replaced: published.replaced,
@@ -77,20 +98,34 @@ impl Uploads for Services {
         &self,
         request: Request<v1::AbortUploadRequest>,
     ) -> Result<Response<v1::AbortUploadResponse>, Status> {
-        let claims = TicketClaims::verify(request.into_inner().ticket.as_ref(), &self.master.ticket_key)?;
-        let aborted = self.master.uploads.abort(&claims).await.map_err(to_status)?;
+        let claims = TicketClaims::verify(
+            request.into_inner().ticket.as_ref(),
+            &self.master.ticket_key,
+        )?;
+        let aborted = self
+            .master
+            .uploads
+            .abort(&claims)
+            .await
+            .map_err(to_status)?;
         let state = Some(self.master.state().into());
         let response = match aborted {
-            Aborted::Ended => v1::AbortUploadResponse { state, ..v1::AbortUploadResponse::default() },
+            Aborted::Ended => v1::AbortUploadResponse {
+                state,
+                ..v1::AbortUploadResponse::default()
+            },
             Aborted::Committed(file) => v1::AbortUploadResponse {
                 state,
                 committed: true,
                 version: file.meta.version,
                 file: Some(file.into()),
             },
-            Aborted::Removed { version } => {
-                v1::AbortUploadResponse { state, committed: true, version, file: None }
-            }
+            Aborted::Removed { version } => v1::AbortUploadResponse {
+                state,
+                committed: true,
+                version,
+                file: None,
+            },
         };
         Ok(Response::new(response))
     }

@@ -1,4 +1,5 @@
-//! A proposed change of the metadata: what must hold for it, what it changes, and its bytes in the log.
+//! A proposed change of the metadata: what must hold for it, what it changes, and its bytes in the
+//! log.
 
 use cstore_types::SealSeq;
 use cstore_types::codec::{CodecError, Fields};
@@ -35,8 +36,8 @@ impl Require {
 pub(crate) enum Edit {
     Put(Vec<u8>),
     Delete,
-    /// Raises the seal sequence of a store record; resolved by the writer against the current record, so that commits
-    /// of one store neither conflict nor lower it.
+    /// Raises the seal sequence of a store record; resolved by the writer against the current
+    /// record, so that commits of one store neither conflict nor lower it.
     RaiseSeal(SealSeq),
 }
 
@@ -70,19 +71,26 @@ impl Batch {
 
     /// Whether the batch adds a name. Everything else must work on a full disk.
     pub(super) fn adds_names(&self) -> bool {
-        let adds =
-            |(key, edit): &(Vec<u8>, Edit)| key.first() == Some(&NAMES) && matches!(edit, Edit::Put(_));
+        let adds = |(key, edit): &(Vec<u8>, Edit)| {
+            key.first() == Some(&NAMES) && matches!(edit, Edit::Put(_))
+        };
         self.edits.iter().any(adds)
     }
 }
 
-/// Encodes resolved changes, `None` deletes: `count u32`, then per change `key length u32 · value length u32 (or all
-/// ones) · key · value`, little-endian.
-pub(super) fn encode<'a>(changes: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Vec<u8> {
+/// Encodes resolved changes, `None` deletes: `count u32`, then per change `key length u32 · value
+/// length u32 (or all ones) · key · value`, little-endian.
+pub(super) fn encode<'a>(
+    changes: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) -> Vec<u8> {
     let mut out = (changes.len() as u32).to_le_bytes().to_vec();
     for (key, value) in changes {
         out.extend((key.len() as u32).to_le_bytes());
-        out.extend(value.map_or(u32::MAX, |value| value.len() as u32).to_le_bytes());
+        out.extend(
+            value
+                .map_or(u32::MAX, |value| value.len() as u32)
+                .to_le_bytes(),
+        );
         out.extend(key);
         out.extend(value.unwrap_or_default());
     }
@@ -128,7 +136,11 @@ mod tests {
             (b"b".to_vec(), Some(Vec::new())),
             (b"c".to_vec(), None),
         ];
-        let bytes = encode(changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref())));
+        let bytes = encode(
+            changes
+                .iter()
+                .map(|(key, value)| (key.as_slice(), value.as_deref())),
+        );
         assert_eq!(decode(&bytes).unwrap(), changes);
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");

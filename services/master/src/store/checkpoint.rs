@@ -5,12 +5,14 @@
 //!                                  walked │ cursor        the writer changes f: its old value goes to `saved`,
 //!                                         │               because the walk has yet to reach f
 //! ```
-//! The walk copies the index in key order, a chunk at a time. The cut is the position at which it began: for a key
-//! beyond the cursor, the writer saves the old value before its first change, and the walk uses the saved value instead
-//! of the index's. Keys at or before the cursor are already copied and need nothing (copy-on-write, as in
-//! Ren, Diamond, Abadi, Thomson: "Low-Overhead Asynchronous Checkpointing in Main-Memory Database Systems", SIGMOD 2016).
+//! The walk copies the index in key order, a chunk at a time. The cut is the position at which it
+//! began: for a key beyond the cursor, the writer saves the old value before its first change, and
+//! the walk uses the saved value instead of the index's. Keys at or before the cursor are already
+//! copied and need nothing (copy-on-write, as in Ren, Diamond, Abadi, Thomson: "Low-Overhead
+//! Asynchronous Checkpointing in Main-Memory Database Systems", SIGMOD 2016).
 //!
-//! Writer and walk share one lock, held for one group or one chunk. So a commit waits at most for a chunk.
+//! Writer and walk share one lock, held for one group or one chunk. So a commit waits at most for a
+//! chunk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -29,11 +31,13 @@ use super::{MetaError, Position, snapshot};
 const CHUNK_PAIRS: usize = 64;
 /// Bytes after which a chunk ends.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Bytes of saved values beyond which the writer waits for the walk: what is written while one snapshot is taken.
+/// Bytes of saved values beyond which the writer waits for the walk: what is written while one
+/// snapshot is taken.
 const MAX_SAVED_BYTES: usize = 64 << 20;
 /// The walk rests this many times as long as a chunk took, so that commits keep the processor.
 const REST_FACTOR: u32 = 2;
-/// Bytes of snapshot after which the room on the disk is measured again: the index beside it must never meet a full disk.
+/// Bytes of snapshot after which the room on the disk is measured again: the index beside it must
+/// never meet a full disk.
 const MEASURE_BYTES: u64 = 1 << 20;
 /// Longest rest between two chunks.
 const MAX_REST: Duration = Duration::from_millis(5);
@@ -50,13 +54,15 @@ pub(super) struct Walk {
 struct Progress {
     /// The last key that was copied.
     cursor: Option<Vec<u8>>,
-    /// Values of the cut, of keys beyond the cursor that have changed since: `None` if the key did not exist.
+    /// Values of the cut, of keys beyond the cursor that have changed since: `None` if the key did
+    /// not exist.
     saved: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     saved_bytes: usize,
 }
 
 impl Walk {
-    /// Begins a walk; the cut is what the index holds now. The caller is the writer, between two groups.
+    /// Begins a walk; the cut is what the index holds now. The caller is the writer, between two
+    /// groups.
     pub(super) fn begin(&self) {
         *self.running.lock() = Some(Progress::default());
     }
@@ -72,7 +78,8 @@ impl Walk {
         self.running.lock().is_some()
     }
 
-    /// Saves the values of `originals` that the walk has yet to reach, then applies the group, as one step for the walk.
+    /// Saves the values of `originals` that the walk has yet to reach, then applies the group, as
+    /// one step for the walk.
     ///
     /// `originals` are keys that the group changes with their values before it, as stored.
     pub(super) fn save_then<T>(
@@ -81,7 +88,10 @@ impl Walk {
         apply: impl FnOnce() -> T,
     ) -> T {
         let mut running = self.running.lock();
-        while running.as_ref().is_some_and(|progress| progress.saved_bytes > MAX_SAVED_BYTES) {
+        while running
+            .as_ref()
+            .is_some_and(|progress| progress.saved_bytes > MAX_SAVED_BYTES)
+        {
             self.advanced.wait(&mut running);
         }
         if let Some(progress) = &mut *running {
@@ -93,9 +103,16 @@ impl Walk {
     /// Copies the next chunk of the cut. Returns `true` with the last one.
     fn next_chunk(&self, index: &Index) -> Result<(Vec<StoredPair>, bool), MetaError> {
         let mut running = self.running.lock();
-        let Some(progress) = &mut *running else { return Err(MetaError::Closed) };
-        let (pairs, complete) = index.stored_after(progress.cursor.as_deref(), CHUNK_PAIRS, CHUNK_BYTES)?;
-        let last = if complete { None } else { pairs.last().map(|(key, _)| key.clone()) };
+        let Some(progress) = &mut *running else {
+            return Err(MetaError::Closed);
+        };
+        let (pairs, complete) =
+            index.stored_after(progress.cursor.as_deref(), CHUNK_PAIRS, CHUNK_BYTES)?;
+        let last = if complete {
+            None
+        } else {
+            pairs.last().map(|(key, _)| key.clone())
+        };
 
         let mut chunk: BTreeMap<Vec<u8>, Vec<u8>> = pairs.into_iter().collect();
         let beyond = match &last {
@@ -166,7 +183,11 @@ impl LogFiles {
     /// Retires the files of `log` whose batches all lie at or before `position`.
     fn retire_covered(&self, log: &Log, position: Position) -> Result<(), MetaError> {
         for file in log.files() {
-            let covered = self.0.lock().get(&file.id).is_some_and(|last| *last <= position);
+            let covered = self
+                .0
+                .lock()
+                .get(&file.id)
+                .is_some_and(|last| *last <= position);
             if covered && file.state != FileState::Active {
                 log.retire(file.id).map_err(MetaError::Log)?;
                 self.0.lock().remove(&file.id);
@@ -200,8 +221,8 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Checkpoint {
-    /// Writes the snapshot of `position`, which is the cut of the running walk, and retires the log files that it
-    /// covers. `rests` is false when nobody commits meanwhile.
+    /// Writes the snapshot of `position`, which is the cut of the running walk, and retires the log
+    /// files that it covers. `rests` is false when nobody commits meanwhile.
     ///
     /// # Errors
     /// Of the disk: the snapshot before stays, and the log keeps growing.
@@ -211,11 +232,16 @@ impl Checkpoint {
         drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
 
-        // The index MUST be on the disk BEFORE log files go: otherwise a killed process could leave an index that is
-        // behind the first record of the log.
+        // The index MUST be on the disk BEFORE log files go: otherwise a killed process could leave
+        // an index that is behind the first record of the log.
         self.index.flush()?;
         self.files.retire_covered(&self.log, position)?;
-        tracing::info!(position, keys = written.items, bytes = written.bytes, "metadata snapshot written");
+        tracing::info!(
+            position,
+            keys = written.items,
+            bytes = written.bytes,
+            "metadata snapshot written"
+        );
         Ok(())
     }
 
@@ -250,7 +276,10 @@ impl Checkpoint {
     }
 }
 
-#[allow(clippy::disallowed_types, reason = "the checkpoint has no runtime, and its rests take real time")]
+#[allow(
+    clippy::disallowed_types,
+    reason = "the checkpoint has no runtime, and its rests take real time"
+)]
 fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
@@ -263,7 +292,8 @@ mod tests {
     use super::super::index::{Staged, stored};
     use super::*;
 
-    /// Whatever is written between two chunks, the walk copies exactly what the index held when it began.
+    /// Whatever is written between two chunks, the walk copies exactly what the index held when it
+    /// began.
     #[test]
     fn the_walk_copies_the_cut_whatever_changes_meanwhile() {
         for seed in 0..60u64 {

@@ -33,8 +33,8 @@ const OPEN_FILES: u64 = 2;
 /// Layout and bounds of the engine.
 #[derive(Debug, Clone)]
 pub(crate) struct SledOptions {
-    /// Bytes of log after which a snapshot truncates it; more if the last snapshot was larger, so that the bytes
-    /// written for snapshots stay in proportion to those of the log.
+    /// Bytes of log after which a snapshot truncates it; more if the last snapshot was larger, so
+    /// that the bytes written for snapshots stay in proportion to those of the log.
     pub(crate) snapshot_bytes: u64,
     /// Bound of the log.
     pub(crate) max_log_bytes: u64,
@@ -46,11 +46,17 @@ pub(crate) struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> Self {
-        Self { snapshot_bytes: 64 << 20, max_log_bytes: 64 << 30, file_bytes: 8 << 20, cache_bytes: 64 << 20 }
+        Self {
+            snapshot_bytes: 64 << 20,
+            max_log_bytes: 64 << 30,
+            file_bytes: 8 << 20,
+            cache_bytes: 64 << 20,
+        }
     }
 }
 
-/// Log, index and writer of one master. Dropped without [`MetaStore::close`], it behaves as if the process was killed.
+/// Log, index and writer of one master. Dropped without [`MetaStore::close`], it behaves as if the
+/// process was killed.
 #[derive(Debug)]
 pub(crate) struct SledMeta {
     index: Index,
@@ -71,7 +77,8 @@ enum WriterMode {
 }
 
 impl SledMeta {
-    /// Opens `dir` with the log on `log_disk`, brings the index up to date, and feeds `observer` every key.
+    /// Opens `dir` with the log on `log_disk`, brings the index up to date, and feeds `observer`
+    /// every key.
     ///
     /// # Errors
     /// [`MetaError::Damaged`] if stored bytes cannot be used, else of the disk. Blocks the thread.
@@ -98,17 +105,29 @@ impl SledMeta {
         // BEFORE anything is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
         let room = Room::open(dir, gauge.clone(), OPEN_FILES * options.file_bytes);
-        let Recovered { log, index, position, files, uncovered_bytes, snapshot_bytes } =
-            recovery::recover(dir, log_disk, options)?;
+        let Recovered {
+            log,
+            index,
+            position,
+            files,
+            uncovered_bytes,
+            snapshot_bytes,
+        } = recovery::recover(dir, log_disk, options)?;
         let commit_metrics = CommitMetrics::default();
         let counted = commit_metrics.clone();
-        log.observe(Box::new(move |frame| counted.observe(frame.took, frame.bytes)));
+        log.observe(Box::new(move |frame| {
+            counted.observe(frame.took, frame.bytes)
+        }));
 
         index.for_each(&mut |key, value| {
             if !observer.follows(key) {
                 return Ok(());
             }
-            observer.observe(Change { key, old: None, new: Some(&value) })
+            observer.observe(Change {
+                key,
+                old: None,
+                new: Some(&value),
+            })
         })?;
 
         let published = Published {
@@ -143,9 +162,20 @@ impl SledMeta {
             abandoned: abandoned.clone(),
             by_callers,
         };
-        let mode = if by_callers { WriterMode::Callers(Box::new(writer)) } else { on_a_thread(writer)? };
+        let mode = if by_callers {
+            WriterMode::Callers(Box::new(writer))
+        } else {
+            on_a_thread(writer)?
+        };
         let commits = CommitSpans::default();
-        Ok(Self { index, writer: Mutex::new(mode), published, abandoned, commits, commit_metrics })
+        Ok(Self {
+            index,
+            writer: Mutex::new(mode),
+            published,
+            abandoned,
+            commits,
+            commit_metrics,
+        })
     }
 
     /// Hands a batch to the writer and returns where its outcome will come.
@@ -189,7 +219,8 @@ fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
     let run = move || {
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&receiver)));
         ran.unwrap_or_else(|_| {
-            // A defect. Whether the last group is applied everywhere is unknown, so nothing may follow it.
+            // A defect. Whether the last group is applied everywhere is unknown, so nothing may
+            // follow it.
             writer::end(&state, MetaError::Closed);
             Err(MetaError::Closed)
         })
@@ -206,9 +237,19 @@ impl MetaStore for SledMeta {
     async fn commit(&self, batch: Batch) -> Result<Position, MetaError> {
         let outcome = self.propose(batch)?;
         let span = self.commits.begin();
-        let (position, frame) = outcome.instrument(span.clone()).await.map_err(|_| MetaError::Closed)??;
-        // All batches of a frame are one group of the log, and each record is the batch of one request.
-        self.commits.landed(&span, CommitFacts { requests: frame.records, ..frame });
+        let (position, frame) = outcome
+            .instrument(span.clone())
+            .await
+            .map_err(|_| MetaError::Closed)??;
+        // All batches of a frame are one group of the log, and each record is the batch of one
+        // request.
+        self.commits.landed(
+            &span,
+            CommitFacts {
+                requests: frame.records,
+                ..frame
+            },
+        );
         Ok(position)
     }
 
@@ -248,7 +289,10 @@ impl MetaStore for SledMeta {
                 // Without a sender the thread writes what waits and ends.
                 drop(queue);
                 let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-                joined.ok().and_then(Result::ok).unwrap_or(Err(MetaError::Closed))
+                joined
+                    .ok()
+                    .and_then(Result::ok)
+                    .unwrap_or(Err(MetaError::Closed))
             }
             WriterMode::Callers(writer) => writer.close(),
             WriterMode::Closed => Ok(()),

@@ -7,7 +7,8 @@ use cstore_log::LogError;
 use cstore_types::codec::CodecError;
 use cstore_types::{ChunkingError, ETagError, PlacementError, UserMetadataError};
 
-/// The reason why metadata was not read or written. Cheap to clone: one failed sync fails many batches.
+/// The reason why metadata was not read or written. Cheap to clone: one failed sync fails many
+/// batches.
 ///
 /// Causes are sources and not part of the text: print them with `cstore_types::error_chain`.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,7 +51,10 @@ pub enum MetaError {
 impl MetaError {
     /// Names the step in which an I/O error happened.
     pub(super) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| Self::Io { doing, source: Arc::new(error) }
+        move |error| Self::Io {
+            doing,
+            source: Arc::new(error),
+        }
     }
 }
 

@@ -2,15 +2,16 @@
 
 use cstore_log::golden::GoldenFile;
 use cstore_types::{
-    ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode,
-    SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
+    ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
+    PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
 };
 
 use super::batch::{self, ResolvedChange};
 use super::keys::{
-    CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, Publication, RELEASES,
-    ReleaseRecord, STORES, SessionRecord, StoreRecord, decode_placement, encode_placement, name_key,
-    names_prefix, release_key, root_key, session_key, store_key, tenant_of, uuid_of,
+    CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, Publication,
+    RELEASES, ReleaseRecord, STORES, SessionRecord, StoreRecord, decode_placement,
+    encode_placement, name_key, names_prefix, release_key, root_key, session_key, store_key,
+    tenant_of, uuid_of,
 };
 use super::snapshot::{self, SnapshotWriter};
 
@@ -36,7 +37,13 @@ fn file() -> FileRecord {
 
 fn file_with_metadata() -> FileRecord {
     let metadata = UserMetadata::new([("author", "J. Doe"), ("empty", "")]).unwrap();
-    FileRecord { meta: FileMeta { metadata, ..file().meta }, ..file() }
+    FileRecord {
+        meta: FileMeta {
+            metadata,
+            ..file().meta
+        },
+        ..file()
+    }
 }
 
 fn committed(stores: Vec<StoreUuid>, file: FileRecord) -> SessionRecord {
@@ -52,12 +59,16 @@ fn committed(stores: Vec<StoreUuid>, file: FileRecord) -> SessionRecord {
 
 fn check_keys(golden: &mut GoldenFile) {
     let name = FileName::new("folder/ä file").unwrap();
-    for (title, tenant) in
-        [("of the default tenant", Tenant::default()), ("of tenant acme", Tenant::new("acme").unwrap())]
-    {
+    for (title, tenant) in [
+        ("of the default tenant", Tenant::default()),
+        ("of tenant acme", Tenant::new("acme").unwrap()),
+    ] {
         let bytes = golden.check(&format!("key of a name {title}"), &name_key(&tenant, &name));
         assert_eq!(tenant_of(&bytes), Ok(tenant.clone()));
-        golden.check(&format!("prefix of all names {title}"), &names_prefix(&tenant));
+        golden.check(
+            &format!("prefix of all names {title}"),
+            &names_prefix(&tenant),
+        );
     }
 
     for (title, key, uuid) in [
@@ -71,7 +82,10 @@ fn check_keys(golden: &mut GoldenFile) {
     }
     golden.check("key of the cluster", CLUSTER);
     golden.check("key of the placement", PLACEMENT);
-    golden.check("first bytes of names, releases, stores", &[NAMES, RELEASES, STORES]);
+    golden.check(
+        "first bytes of names, releases, stores",
+        &[NAMES, RELEASES, STORES],
+    );
 }
 
 fn check_values(golden: &mut GoldenFile) {
@@ -83,14 +97,19 @@ fn check_values(golden: &mut GoldenFile) {
     let bytes = golden.check("cluster", &cluster.encode());
     assert_eq!(ClusterRecord::decode(&bytes), Ok(cluster));
 
-    let node =
-        |id, domain: &str| PlacementNode { id: NodeId::new(id).unwrap(), failure_domain: domain.to_owned() };
+    let node = |id, domain: &str| PlacementNode {
+        id: NodeId::new(id).unwrap(),
+        failure_domain: domain.to_owned(),
+    };
     let nodes = vec![node("storage-1", "rack-1"), node("storage-2", "")];
     let placement = Placement::new(MapVersion(1), nodes).unwrap();
     let bytes = golden.check("placement of two nodes", &encode_placement(&placement));
     assert_eq!(decode_placement(&bytes), Ok(placement));
 
-    for (title, record) in [("file", file()), ("file with metadata", file_with_metadata())] {
+    for (title, record) in [
+        ("file", file()),
+        ("file with metadata", file_with_metadata()),
+    ] {
         let bytes = golden.check(title, &record.encode());
         assert_eq!(FileRecord::size_of(&bytes), Ok(record.meta.size), "{title}");
         assert_eq!(FileRecord::decode(&bytes), Ok(record), "{title}");
@@ -99,9 +118,15 @@ fn check_values(golden: &mut GoldenFile) {
     let other = StoreUuid::from_bytes(*b"another of them.");
     for (title, record) in [
         ("committed session", committed(vec![STORE], file())),
-        ("committed session of a file with metadata", committed(vec![STORE, other], file_with_metadata())),
+        (
+            "committed session of a file with metadata",
+            committed(vec![STORE, other], file_with_metadata()),
+        ),
         ("tombstoned session", SessionRecord::Ended(Ending::Unknown)),
-        ("tombstone of a session that was aborted", SessionRecord::Ended(Ending::Aborted)),
+        (
+            "tombstone of a session that was aborted",
+            SessionRecord::Ended(Ending::Aborted),
+        ),
         (
             "tombstone of a session whose file was removed",
             SessionRecord::Ended(Ending::Removed {
@@ -112,21 +137,35 @@ fn check_values(golden: &mut GoldenFile) {
     ] {
         let bytes = golden.check(title, &record.encode());
         let committed = matches!(record, SessionRecord::Committed(_));
-        assert_eq!(SessionRecord::has_committed(&bytes), Ok(committed), "{title}");
+        assert_eq!(
+            SessionRecord::has_committed(&bytes),
+            Ok(committed),
+            "{title}"
+        );
         assert_eq!(SessionRecord::decode(&bytes), Ok(record), "{title}");
     }
 
-    // Tombstones of value version 2 do not record what the session had published, so a commit of one is unknown.
+    // Tombstones of value version 2 do not record what the session had published, so a commit of
+    // one is unknown.
     for (had_committed, ending) in [(0, Ending::Aborted), (1, Ending::Unknown)] {
         let bytes = [2, 2, had_committed, 0, 0, 0, 0, 0, 0, 0, had_committed];
-        assert_eq!(SessionRecord::decode(&bytes), Ok(SessionRecord::Ended(ending)));
+        assert_eq!(
+            SessionRecord::decode(&bytes),
+            Ok(SessionRecord::Ended(ending))
+        );
     }
 
-    let release = ReleaseRecord { not_before_ms: 1_700_000_000_123, stores: vec![STORE, other] };
+    let release = ReleaseRecord {
+        not_before_ms: 1_700_000_000_123,
+        stores: vec![STORE, other],
+    };
     let bytes = golden.check("release", &release.encode());
     assert_eq!(ReleaseRecord::decode(&bytes), Ok(release));
 
-    let store = StoreRecord { seal_seq: SealSeq(77), node: NodeId::new("storage-1").unwrap() };
+    let store = StoreRecord {
+        seal_seq: SealSeq(77),
+        node: NodeId::new("storage-1").unwrap(),
+    };
     let bytes = golden.check("store", &store.encode());
     assert_eq!(StoreRecord::decode(&bytes), Ok(store));
 }
@@ -137,16 +176,25 @@ fn check_containers(golden: &mut GoldenFile) {
         (b"empty".to_vec(), Some(Vec::new())),
         (b"deleted".to_vec(), None),
     ];
-    let encoded = batch::encode(changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref())));
+    let encoded = batch::encode(
+        changes
+            .iter()
+            .map(|(key, value)| (key.as_slice(), value.as_deref())),
+    );
     let bytes = golden.check("batch of a put, an empty put and a delete", &encoded);
     assert_eq!(batch::decode(&bytes).unwrap(), changes);
     golden.check("batch without a change", &batch::encode(std::iter::empty()));
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("snapshot.bin");
-    let items = vec![(b"key".to_vec(), b"value".to_vec()), (b"longer key".to_vec(), Vec::new())];
+    let items = vec![
+        (b"key".to_vec(), b"value".to_vec()),
+        (b"longer key".to_vec(), Vec::new()),
+    ];
     let mut writer = SnapshotWriter::create(dir.path(), 0x0102_0304_0506_0708).unwrap();
-    items.iter().for_each(|(key, value)| writer.put(key, value).unwrap());
+    items
+        .iter()
+        .for_each(|(key, value)| writer.put(key, value).unwrap());
     writer.finish().unwrap();
     let bytes = golden.check("snapshot of two items", &std::fs::read(&path).unwrap());
     std::fs::write(&path, bytes).unwrap();
@@ -160,8 +208,14 @@ fn check_containers(golden: &mut GoldenFile) {
 
 #[test]
 fn keys_values_batches_and_snapshots_have_the_bytes_of_version_1() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/metadata-format-1.txt");
-    let mut golden = GoldenFile::open(path, "Metadata format, version 1: values of src/meta/golden.rs.");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fixtures/metadata-format-1.txt"
+    );
+    let mut golden = GoldenFile::open(
+        path,
+        "Metadata format, version 1: values of src/meta/golden.rs.",
+    );
     check_keys(&mut golden);
     check_values(&mut golden);
     check_containers(&mut golden);

@@ -1,7 +1,8 @@
 //! The index: a sled tree with every live key, as of the position that it has applied.
 //!
-//! Every value has the position at which it was written in front (u64, big-endian). sled's own durability is not relied
-//! upon: [`APPLIED`] is part of each batch, and what the index lacks is replayed from snapshot and log.
+//! Every value has the position at which it was written in front (u64, big-endian). sled's own
+//! durability is not relied upon: [`APPLIED`] is part of each batch, and what the index lacks is
+//! replayed from snapshot and log.
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -31,8 +32,8 @@ pub(super) type PairVisitor<'a> = dyn FnMut(&[u8], Versioned) -> Result<(), Meta
 impl Index {
     /// Opens the index if it can be trusted, else removes it and starts with an empty one.
     ///
-    /// It is trusted if this boot of the kernel wrote it (sled survives a kill of the process), or if it was closed
-    /// cleanly.
+    /// It is trusted if this boot of the kernel wrote it (sled survives a kill of the process), or
+    /// if it was closed cleanly.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, MetaError> {
         let path = path_in(dir);
         let config = sled::Config::new()
@@ -45,15 +46,21 @@ impl Index {
         if let Ok(Ok(db)) = opened {
             let boot = boot_id();
             // Without an id of the boot nothing tells whether the machine went down since.
-            let same_boot =
-                !boot.is_empty() && db.get(BOOT).ok().flatten().is_some_and(|found| found == boot);
+            let same_boot = !boot.is_empty()
+                && db
+                    .get(BOOT)
+                    .ok()
+                    .flatten()
+                    .is_some_and(|found| found == boot);
             let clean = db.get(CLEAN).ok().flatten().is_some();
             if same_boot || clean || db.is_empty() {
                 let index = Self { db };
                 index.mark_in_use().map_err(MetaError::Index)?;
                 return Ok(index);
             }
-            tracing::warn!("index is of another boot and was not closed: it is rebuilt from the log");
+            tracing::warn!(
+                "index is of another boot and was not closed: it is rebuilt from the log"
+            );
         } else if path.try_exists().unwrap_or(true) {
             tracing::warn!("index does not open: it is rebuilt from the log");
         }
@@ -61,7 +68,8 @@ impl Index {
         Self::rebuilt(dir, cache_bytes)
     }
 
-    /// Removes whatever index is in `dir` and opens an empty one. No other handle of it may be in use.
+    /// Removes whatever index is in `dir` and opens an empty one. No other handle of it may be in
+    /// use.
     pub(super) fn rebuilt(dir: &Path, cache_bytes: u64) -> Result<Self, MetaError> {
         let path = path_in(dir);
         let io = MetaError::io("remove the metadata index");
@@ -70,7 +78,10 @@ impl Index {
         }
 
         let config = sled::Config::new().path(&path).cache_capacity(cache_bytes);
-        let db = config.flush_every_ms(Some(FLUSH_INTERVAL_MS)).open().map_err(MetaError::Index)?;
+        let db = config
+            .flush_every_ms(Some(FLUSH_INTERVAL_MS))
+            .open()
+            .map_err(MetaError::Index)?;
         db.insert(BOOT, boot_id()).map_err(MetaError::Index)?;
         Ok(Self { db })
     }
@@ -97,11 +108,14 @@ impl Index {
     /// Returns the position that the index has applied; 0 if it is empty.
     pub(super) fn applied(&self) -> Result<Position, MetaError> {
         let value = self.db.get(APPLIED).map_err(MetaError::Index)?;
-        Ok(value.and_then(|value| value.first_chunk().map(|raw| u64::from_be_bytes(*raw))).unwrap_or(0))
+        Ok(value
+            .and_then(|value| value.first_chunk().map(|raw| u64::from_be_bytes(*raw)))
+            .unwrap_or(0))
     }
 
-    /// Whether the index has no key of the rules. One that has some although it has applied nothing was left by a restore
-    /// that did not end, and MUST NOT be restored into: keys that the snapshot lacks would stay.
+    /// Whether the index has no key of the rules. One that has some although it has applied nothing
+    /// was left by a restore that did not end, and MUST NOT be restored into: keys that the
+    /// snapshot lacks would stay.
     pub(super) fn is_empty(&self) -> Result<bool, MetaError> {
         let (pairs, _) = self.stored_after(None, 1, 0)?;
         Ok(pairs.is_empty())
@@ -112,7 +126,8 @@ impl Index {
         value.map(|value| versioned(&value)).transpose()
     }
 
-    /// Returns up to `limit` pairs in key order, whose keys begin with `prefix` and are greater than `after`.
+    /// Returns up to `limit` pairs in key order, whose keys begin with `prefix` and are greater
+    /// than `after`.
     pub(super) fn scan(
         &self,
         prefix: &[u8],
@@ -134,8 +149,9 @@ impl Index {
         Ok(pairs)
     }
 
-    /// Returns pairs as stored, in key order after `after`, without the index's own keys. Stops after `limit` pairs or
-    /// once `limit_bytes` are exceeded; fewer than that means that there are no more.
+    /// Returns pairs as stored, in key order after `after`, without the index's own keys. Stops
+    /// after `limit` pairs or once `limit_bytes` are exceeded; fewer than that means that there are
+    /// no more.
     pub(super) fn stored_after(
         &self,
         after: Option<&[u8]>,
@@ -161,7 +177,10 @@ impl Index {
 
     /// Calls `visit` for every key of the rules.
     pub(super) fn for_each(&self, visit: &mut PairVisitor<'_>) -> Result<(), MetaError> {
-        for item in self.db.range((Bound::Included(vec![OWN + 1]), Bound::Unbounded)) {
+        for item in self
+            .db
+            .range((Bound::Included(vec![OWN + 1]), Bound::Unbounded))
+        {
             let (key, value) = item.map_err(MetaError::Index)?;
             visit(&key, versioned(&value)?)?;
         }
@@ -185,7 +204,10 @@ impl Index {
     }
 
     pub(super) fn set_applied(&self, position: Position) -> Result<(), MetaError> {
-        self.db.insert(APPLIED, &position.to_be_bytes()).map(drop).map_err(MetaError::Index)
+        self.db
+            .insert(APPLIED, &position.to_be_bytes())
+            .map(drop)
+            .map_err(MetaError::Index)
     }
 }
 
@@ -221,8 +243,13 @@ pub(super) fn stored(position: Position, value: &[u8]) -> Vec<u8> {
 }
 
 fn versioned(stored: &[u8]) -> Result<Versioned, MetaError> {
-    let (version, value) = stored.split_first_chunk().ok_or(DamageKind::Layout("index value"))?;
-    Ok(Versioned { version: u64::from_be_bytes(*version), value: value.to_vec() })
+    let (version, value) = stored
+        .split_first_chunk()
+        .ok_or(DamageKind::Layout("index value"))?;
+    Ok(Versioned {
+        version: u64::from_be_bytes(*version),
+        value: value.to_vec(),
+    })
 }
 
 fn path_in(dir: &Path) -> PathBuf {

@@ -1,4 +1,5 @@
-//! The only place that knows the bytes of keys and values; `docs/metadata-format.md` says the same in prose.
+//! The only place that knows the bytes of keys and values; `docs/metadata-format.md` says the same
+//! in prose.
 //!
 //! ```text
 //! c                              cluster: uuid [16] · dedup key [32] · incarnation u64
@@ -12,14 +13,14 @@
 //! t store uuid [16]              store: seal seq u64 · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
-//! Every value begins with its version, 1. A file with metadata and a tombstone that keeps how its session ended have
-//! version 2, so that a program that does not know them refuses them instead of losing them. Keys sort by bytes, so
-//! names list in their order.
+//! Every value begins with its version, 1. A file with metadata and a tombstone that keeps how its
+//! session ended have version 2, so that a program that does not know them refuses them instead of
+//! losing them. Keys sort by bytes, so names list in their order.
 
 use cstore_types::codec::{FieldWriter, Fields};
 use cstore_types::{
-    ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement, PlacementNode,
-    SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
+    ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
+    PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
 };
 
 use super::DamageKind;
@@ -28,7 +29,8 @@ use super::DamageKind;
 const VERSION: u8 = 1;
 /// Version of a file with user metadata.
 const WITH_METADATA: u8 = 2;
-/// Version of a tombstone that records whether its session had committed, but not what it had published. Never written.
+/// Version of a tombstone that records whether its session had committed, but not what it had
+/// published. Never written.
 const WITH_VERSION: u8 = 2;
 /// Version of a tombstone that keeps how its session ended.
 const WITH_ENDING: u8 = 3;
@@ -58,8 +60,12 @@ pub(crate) fn names_prefix(tenant: &Tenant) -> Vec<u8> {
 
 /// The tenant of a name's key.
 pub(crate) fn tenant_of(key: &[u8]) -> Result<Tenant, DamageKind> {
-    let tenant = key.get(1..).and_then(|rest| rest.split(|byte| *byte == 0).next());
-    let text = tenant.and_then(|tenant| std::str::from_utf8(tenant).ok()).ok_or(DamageKind::Layout("key"))?;
+    let tenant = key
+        .get(1..)
+        .and_then(|rest| rest.split(|byte| *byte == 0).next());
+    let text = tenant
+        .and_then(|tenant| std::str::from_utf8(tenant).ok())
+        .ok_or(DamageKind::Layout("key"))?;
     Tenant::new(text).map_err(|_| DamageKind::Layout("key"))
 }
 
@@ -87,7 +93,9 @@ fn tagged(tag: u8, bytes: &[u8; 16]) -> Vec<u8> {
 
 /// The 16 bytes behind a key's tag.
 pub(crate) fn uuid_of(key: &[u8]) -> Result<[u8; 16], DamageKind> {
-    key.get(1..).and_then(|rest| rest.try_into().ok()).ok_or(DamageKind::Layout("key"))
+    key.get(1..)
+        .and_then(|rest| rest.try_into().ok())
+        .ok_or(DamageKind::Layout("key"))
 }
 
 /// Who the cluster is.
@@ -145,16 +153,19 @@ pub(crate) enum Ending {
     },
 }
 
-/// Checksum of the name and content that a commit published: CRC-32C over the name, a zero byte and the CRC-32C of the
-/// recipe root. Kept after the record of the file is gone: a repeated commit MUST match it, otherwise it would succeed
-/// for a file that is not stored.
+/// Checksum of the name and content that a commit published: CRC-32C over the name, a zero byte and
+/// the CRC-32C of the recipe root. Kept after the record of the file is gone: a repeated commit
+/// MUST match it, otherwise it would succeed for a file that is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Publication(pub(crate) u32);
 
 impl Publication {
     pub(crate) fn new(name: &FileName, root_crc: u32) -> Self {
         let crc = crc32c::crc32c(name.as_str().as_bytes());
-        Self(crc32c::crc32c_append(crc, &[&[0][..], &root_crc.to_le_bytes()].concat()))
+        Self(crc32c::crc32c_append(
+            crc,
+            &[&[0][..], &root_crc.to_le_bytes()].concat(),
+        ))
     }
 }
 
@@ -177,7 +188,11 @@ fn writer(version: u8) -> FieldWriter {
 }
 
 fn write_stores(writer: FieldWriter, stores: &[StoreUuid]) -> FieldWriter {
-    stores.iter().fold(writer.count(stores.len()), |writer, store| writer.raw(store.as_bytes()))
+    stores
+        .iter()
+        .fold(writer.count(stores.len()), |writer, store| {
+            writer.raw(store.as_bytes())
+        })
 }
 
 /// Takes the version off a value; it must be one of `known`.
@@ -191,13 +206,16 @@ fn versioned<'a>(bytes: &'a [u8], known: &'static [u8]) -> Result<(u8, Fields<'a
 
 fn read_stores(fields: &mut Fields<'_>) -> Result<Vec<StoreUuid>, DamageKind> {
     let count = fields.u32()?;
-    (0..count).map(|_| Ok(StoreUuid::from_bytes(fields.array()?))).collect()
+    (0..count)
+        .map(|_| Ok(StoreUuid::from_bytes(fields.array()?)))
+        .collect()
 }
 
 fn read_metadata(fields: &mut Fields<'_>) -> Result<UserMetadata, DamageKind> {
     let count = fields.u32()?;
-    let entries: Result<Vec<_>, DamageKind> =
-        (0..count).map(|_| Ok((fields.text()?.to_owned(), fields.text()?.to_owned()))).collect();
+    let entries: Result<Vec<_>, DamageKind> = (0..count)
+        .map(|_| Ok((fields.text()?.to_owned(), fields.text()?.to_owned())))
+        .collect();
     Ok(UserMetadata::new(entries?)?)
 }
 
@@ -241,7 +259,11 @@ impl ClusterRecord {
 impl FileRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let meta = &self.meta;
-        let version = if meta.metadata.is_empty() { VERSION } else { WITH_METADATA };
+        let version = if meta.metadata.is_empty() {
+            VERSION
+        } else {
+            WITH_METADATA
+        };
         let mut out = writer(version)
             .raw(self.session.as_bytes())
             .u64(meta.version)
@@ -282,7 +304,11 @@ impl FileRecord {
             chunking: fields.text()?.parse().map_err(DamageKind::Chunking)?,
             sha256: match fields.bytes()? {
                 [] => None,
-                sha256 => Some(sha256.try_into().map_err(|_| DamageKind::Layout("sha256"))?),
+                sha256 => Some(
+                    sha256
+                        .try_into()
+                        .map_err(|_| DamageKind::Layout("sha256"))?,
+                ),
             },
             metadata: match version {
                 WITH_METADATA => read_metadata(&mut fields)?,
@@ -297,17 +323,34 @@ impl FileRecord {
 impl SessionRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let ended = |had_committed: u8, version: u64, publication: u32| {
-            writer(WITH_ENDING).u8(ENDED).u8(had_committed).u64(version).u32(publication).finish()
+            writer(WITH_ENDING)
+                .u8(ENDED)
+                .u8(had_committed)
+                .u64(version)
+                .u32(publication)
+                .finish()
         };
         match self {
             Self::Committed(session) => {
-                let CommittedSession { names, root_crc, stores, name, file } = &**session;
+                let CommittedSession {
+                    names,
+                    root_crc,
+                    stores,
+                    name,
+                    file,
+                } = &**session;
                 let out = writer(VERSION).u8(COMMITTED).u32(*names).u32(*root_crc);
-                write_stores(out, stores).text(name.as_str()).bytes(&file.encode()).finish()
+                write_stores(out, stores)
+                    .text(name.as_str())
+                    .bytes(&file.encode())
+                    .finish()
             }
             Self::Ended(Ending::Unknown) => writer(VERSION).u8(ENDED).finish(),
             Self::Ended(Ending::Aborted) => ended(0, 0, 0),
-            Self::Ended(Ending::Removed { version, publication }) => ended(1, *version, publication.0),
+            Self::Ended(Ending::Removed {
+                version,
+                publication,
+            }) => ended(1, *version, publication.0),
         }
     }
 
@@ -335,9 +378,10 @@ impl SessionRecord {
             },
             (WITH_ENDING, ENDED) => match (fields.u8()?, fields.u64()?, fields.u32()?) {
                 (0, 0, 0) => Self::Ended(Ending::Aborted),
-                (1, version, publication) => {
-                    Self::Ended(Ending::Removed { version, publication: Publication(publication) })
-                }
+                (1, version, publication) => Self::Ended(Ending::Removed {
+                    version,
+                    publication: Publication(publication),
+                }),
                 _ => return Err(DamageKind::Layout("session")),
             },
             _ => return Err(DamageKind::Layout("session")),
@@ -354,7 +398,10 @@ impl ReleaseRecord {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
         let (_, mut fields) = versioned(bytes, &[VERSION])?;
-        let record = Self { not_before_ms: fields.i64()?, stores: read_stores(&mut fields)? };
+        let record = Self {
+            not_before_ms: fields.i64()?,
+            stores: read_stores(&mut fields)?,
+        };
         fields.end()?;
         Ok(record)
     }
@@ -362,20 +409,30 @@ impl ReleaseRecord {
 
 impl StoreRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        writer(VERSION).u64(self.seal_seq.0).text(self.node.as_str()).finish()
+        writer(VERSION)
+            .u64(self.seal_seq.0)
+            .text(self.node.as_str())
+            .finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
         let (_, mut fields) = versioned(bytes, &[VERSION])?;
-        let record = Self { seal_seq: SealSeq(fields.u64()?), node: read_node(&mut fields)? };
+        let record = Self {
+            seal_seq: SealSeq(fields.u64()?),
+            node: read_node(&mut fields)?,
+        };
         fields.end()?;
         Ok(record)
     }
 }
 
 pub(crate) fn encode_placement(placement: &Placement) -> Vec<u8> {
-    let out = writer(VERSION).u64(placement.version().0).count(placement.nodes().len());
-    let add = |out: FieldWriter, node: &PlacementNode| out.text(node.id.as_str()).text(&node.failure_domain);
+    let out = writer(VERSION)
+        .u64(placement.version().0)
+        .count(placement.nodes().len());
+    let add = |out: FieldWriter, node: &PlacementNode| {
+        out.text(node.id.as_str()).text(&node.failure_domain)
+    };
     placement.nodes().iter().fold(out, add).finish()
 }
 
@@ -386,7 +443,10 @@ pub(crate) fn decode_placement(bytes: &[u8]) -> Result<Placement, DamageKind> {
     let mut nodes = Vec::new();
     for _ in 0..count {
         let id = read_node(&mut fields)?;
-        nodes.push(PlacementNode { id, failure_domain: fields.text()?.to_owned() });
+        nodes.push(PlacementNode {
+            id,
+            failure_domain: fields.text()?.to_owned(),
+        });
     }
     fields.end()?;
     Ok(Placement::new(version, nodes)?)
@@ -421,7 +481,12 @@ mod tests {
         }
         let mut newer = bytes;
         newer[0] = 3;
-        assert!(FileRecord::decode(&newer).unwrap_err().to_string().contains("version 3"));
+        assert!(
+            FileRecord::decode(&newer)
+                .unwrap_err()
+                .to_string()
+                .contains("version 3")
+        );
     }
 
     #[test]
@@ -429,7 +494,13 @@ mod tests {
         let plain = file().encode();
         assert_eq!(plain[0], 1);
         let metadata = UserMetadata::new([("a", "1"), ("b", "")]).unwrap();
-        let noted = FileRecord { meta: FileMeta { metadata, ..file().meta }, ..file() };
+        let noted = FileRecord {
+            meta: FileMeta {
+                metadata,
+                ..file().meta
+            },
+            ..file()
+        };
         let bytes = noted.encode();
         assert_eq!((bytes[0], &bytes[1..plain.len()]), (2, &plain[1..]));
         assert_eq!(

@@ -12,12 +12,13 @@
 //! ```
 //!
 //! # Invariants
-//! * A batch whose future was dropped is applied like any other: steps 1 to 5 never depend on the caller.
-//! * The position is published after the sync and BEFORE the index shows the change; otherwise an answer could rest on
-//!   a change that lies beyond the position that the answer carries.
+//! * A batch whose future was dropped is applied like any other: steps 1 to 5 never depend on the
+//!   caller.
+//! * The position is published after the sync and BEFORE the index shows the change; otherwise an
+//!   answer could rest on a change that lies beyond the position that the answer carries.
 //! * Index and observer have every acknowledged batch when its caller hears of it.
-//! * An error before the first byte of a frame refuses the batch and changes nothing. Only a failed write or sync of
-//!   promised bytes ends the writer.
+//! * An error before the first byte of a frame refuses the batch and changes nothing. Only a failed
+//!   write or sync of promised bytes ends the writer.
 
 mod batch;
 mod checkpoint;
@@ -65,11 +66,12 @@ pub(crate) struct Change<'a> {
 
 /// State that is derived from the metadata and kept up with every applied batch.
 ///
-/// The open feeds every key of the index (with `old` unset); after it the writer feeds every change of every batch, in
-/// order of the log, before the batch is answered. Both paths use [`Observer::observe`], so that a restart derives the
-/// same state.
+/// The open feeds every key of the index (with `old` unset); after it the writer feeds every change
+/// of every batch, in order of the log, before the batch is answered. Both paths use
+/// [`Observer::observe`], so that a restart derives the same state.
 pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
-    /// Whether changes of `key` matter to this observer. The writer reads old values of these keys only.
+    /// Whether changes of `key` matter to this observer. The writer reads old values of these keys
+    /// only.
     fn follows(&self, key: &[u8]) -> bool;
 
     /// Takes one change into account. MUST NOT wait for anything.
@@ -111,7 +113,8 @@ pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
     /// Returns the value of a key.
     async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError>;
 
-    /// Returns up to `limit` pairs in key order, whose keys begin with `prefix` and are greater than `after`.
+    /// Returns up to `limit` pairs in key order, whose keys begin with `prefix` and are greater
+    /// than `after`.
     async fn scan(
         &self,
         prefix: &[u8],

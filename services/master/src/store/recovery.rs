@@ -11,7 +11,8 @@ use super::engine::SledOptions;
 use super::index::{Index, Staged};
 use super::{DamageKind, MetaError, Position, batch, snapshot};
 
-/// Bytes on which frames of the log are aligned. A batch is often a frame of its own, so this is what it takes at least.
+/// Bytes on which frames of the log are aligned. A batch is often a frame of its own, so this is
+/// what it takes at least.
 const FRAME_ALIGN: u64 = 4_096;
 /// Bytes of a frame beyond the payloads, roughly.
 const FRAME_OVERHEAD: u64 = 128;
@@ -75,8 +76,8 @@ impl LogScan {
 
 /// Opens log and index of `dir` and brings the index up to the end of the log.
 ///
-/// The log is read as a stream, a file at a time. An index that ends before the log begins is rebuilt from the
-/// snapshot.
+/// The log is read as a stream, a file at a time. An index that ends before the log begins is
+/// rebuilt from the snapshot.
 ///
 /// # Errors
 /// [`MetaError::Damaged`] if positions are missing, or if bytes that are needed cannot be used.
@@ -98,7 +99,11 @@ pub(super) fn recover(
     let reaches_log = scan.first.is_some_and(|first| applied + 1 >= first);
     let is_behind = applied > 0 && !reaches_log && covered > applied;
     if is_behind {
-        tracing::warn!(applied, covered, "index ends before the log begins: it is rebuilt from the snapshot");
+        tracing::warn!(
+            applied,
+            covered,
+            "index ends before the log begins: it is rebuilt from the snapshot"
+        );
     }
     // An index that has applied nothing and is not empty was left by a restore that did not end.
     if is_behind || (applied == 0 && !index.is_empty()?) {
@@ -111,8 +116,19 @@ pub(super) fn recover(
     }
 
     let position = replay(&index, &log, &scan, applied)?;
-    let LogScan { last_of_file: files, uncovered_bytes, .. } = scan;
-    Ok(Recovered { log, index, position, files, uncovered_bytes, snapshot_bytes })
+    let LogScan {
+        last_of_file: files,
+        uncovered_bytes,
+        ..
+    } = scan;
+    Ok(Recovered {
+        log,
+        index,
+        position,
+        files,
+        uncovered_bytes,
+        snapshot_bytes,
+    })
 }
 
 fn restore_snapshot(index: &Index, dir: &Path) -> Result<Position, MetaError> {
@@ -122,8 +138,19 @@ fn restore_snapshot(index: &Index, dir: &Path) -> Result<Position, MetaError> {
 }
 
 /// Replays the batches after `applied`; returns the last position.
-fn replay(index: &Index, log: &Log, scan: &LogScan, applied: Position) -> Result<Position, MetaError> {
-    let mut replay = Replay { index, log, staged: Staged::default(), staged_batches: 0, last: applied };
+fn replay(
+    index: &Index,
+    log: &Log,
+    scan: &LogScan,
+    applied: Position,
+) -> Result<Position, MetaError> {
+    let mut replay = Replay {
+        index,
+        log,
+        staged: Staged::default(),
+        staged_batches: 0,
+        last: applied,
+    };
     for file in log.files() {
         let last = scan.last_of_file.get(&file.id).copied().unwrap_or_default();
         if last <= applied || file.id == scan.newest_file || file.state == FileState::Active {
@@ -153,7 +180,11 @@ impl Replay<'_> {
             return Ok(());
         }
         if next != self.last + 1 {
-            return Err(DamageKind::Gap { next, last: self.last }.into());
+            return Err(DamageKind::Gap {
+                next,
+                last: self.last,
+            }
+            .into());
         }
 
         let payload = self.log.read(location).map_err(MetaError::Log)?;
@@ -186,7 +217,8 @@ fn position_of(key: &[u8]) -> Position {
     key.first_chunk().map_or(0, |raw| u64::from_be_bytes(*raw))
 }
 
-/// Options of the log. Its owner is random and made once, so that files of another master's log never validate.
+/// Options of the log. Its owner is random and made once, so that files of another master's log
+/// never validate.
 fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> {
     Ok(Options {
         owner: log_owner(dir)?,

@@ -1,12 +1,13 @@
-//! Room on the file system of the index: sled must never meet a full disk, because it does not recover from one.
+//! Room on the file system of the index: sled must never meet a full disk, because it does not
+//! recover from one.
 //!
 //! ```text
 //! free ──▶ 2 R ─────────── R/2 ─────────── R/16 ───▶ 0        R = reserve, 8 to 64 MiB
 //!          │ index synced   │ names refused │ all refused
 //!          │ each group     │ ballast freed at R/4
 //! ```
-//! A ballast file of R/2 stands beside the index. Writes that add names stop while it is still there; deletes,
-//! tombstones and releases then have the ballast's room to work in.
+//! A ballast file of R/2 stands beside the index. Writes that add names stop while it is still
+//! there; deletes, tombstones and releases then have the ballast's room to work in.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -45,10 +46,12 @@ fn reserve_of(space: Space) -> u64 {
     (space.total / 8).clamp(MIN_RESERVE, MAX_RESERVE)
 }
 
-/// Whether `needed` bytes can be written to the file system of `dir` without coming close to its reserve. A file system
-/// that cannot be measured is left to its own errors.
+/// Whether `needed` bytes can be written to the file system of `dir` without coming close to its
+/// reserve. A file system that cannot be measured is left to its own errors.
 pub(super) fn leaves_reserve(gauge: &SharedGauge, dir: &Path, needed: u64) -> bool {
-    (gauge.0)(dir).map_or(true, |space| space.free >= needed.saturating_add(reserve_of(space)))
+    (gauge.0)(dir).map_or(true, |space| {
+        space.free >= needed.saturating_add(reserve_of(space))
+    })
 }
 
 /// Measures the file system by statvfs.
@@ -56,7 +59,10 @@ pub(super) fn by_statvfs() -> SharedGauge {
     SharedGauge(Arc::new(|path| {
         let found = statvfs(path)?;
         let unit = found.f_frsize;
-        Ok(Space { free: found.f_bavail.saturating_mul(unit), total: found.f_blocks.saturating_mul(unit) })
+        Ok(Space {
+            free: found.f_bavail.saturating_mul(unit),
+            total: found.f_blocks.saturating_mul(unit),
+        })
     }))
 }
 
@@ -67,7 +73,8 @@ pub(super) enum Headroom {
     None,
     /// What frees space can be written, nothing that adds names.
     FreeingOnly,
-    /// Everything can be written; the index MUST be flushed after each group, so that the next measurement sees it.
+    /// Everything can be written; the index MUST be flushed after each group, so that the next
+    /// measurement sees it.
     Tight,
     Ample,
 }
@@ -83,16 +90,24 @@ pub(super) struct Room {
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Room").field("dir", &self.dir).field("has_ballast", &self.has_ballast).finish()
+        f.debug_struct("Room")
+            .field("dir", &self.dir)
+            .field("has_ballast", &self.has_ballast)
+            .finish()
     }
 }
 
 impl Room {
-    /// Looks for the ballast of `dir`. Frees it if less than `needed` bytes are there: opening the log and the index
-    /// writes, too.
+    /// Looks for the ballast of `dir`. Frees it if less than `needed` bytes are there: opening the
+    /// log and the index writes, too.
     pub(super) fn open(dir: &Path, gauge: SharedGauge, needed: u64) -> Self {
         let has_ballast = dir.join(NAME).try_exists().unwrap_or(false);
-        let mut room = Self { dir: dir.to_path_buf(), gauge, has_ballast, cannot_hold: false };
+        let mut room = Self {
+            dir: dir.to_path_buf(),
+            gauge,
+            has_ballast,
+            cannot_hold: false,
+        };
         if has_ballast && (room.gauge.0)(dir).is_ok_and(|space| space.free < needed) {
             room.drop_ballast(0);
         }
@@ -137,7 +152,10 @@ impl Room {
     fn drop_ballast(&mut self, bytes: u64) -> u64 {
         match std::fs::remove_file(self.dir.join(NAME)) {
             Ok(()) => {
-                tracing::warn!(bytes, "metadata disk is nearly full: the ballast beside the index is freed");
+                tracing::warn!(
+                    bytes,
+                    "metadata disk is nearly full: the ballast beside the index is freed"
+                );
                 self.has_ballast = false;
                 bytes
             }
@@ -151,7 +169,11 @@ impl Room {
     fn make_ballast(&mut self, bytes: u64) {
         let path = self.dir.join(NAME);
         let make = || {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&path)?;
             fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
             Ok::<(), io::Error>(())
         };
@@ -180,7 +202,12 @@ mod tests {
         let free = Arc::new(AtomicU64::new(1 << 30));
         let gauge = {
             let free = free.clone();
-            SharedGauge(Arc::new(move |_| Ok(Space { free: free.load(Ordering::Relaxed), total: 256 * MIB })))
+            SharedGauge(Arc::new(move |_| {
+                Ok(Space {
+                    free: free.load(Ordering::Relaxed),
+                    total: 256 * MIB,
+                })
+            }))
         };
         let mut room = Room::open(dir.path(), gauge, 0);
         let ballast = dir.path().join(NAME);
@@ -193,7 +220,11 @@ mod tests {
         assert_eq!(at(200), (Headroom::Ample, true));
         assert_eq!(at(63), (Headroom::Tight, true));
         assert_eq!(at(15), (Headroom::FreeingOnly, true));
-        assert_eq!(at(7), (Headroom::FreeingOnly, false), "the ballast's 16 MiB count");
+        assert_eq!(
+            at(7),
+            (Headroom::FreeingOnly, false),
+            "the ballast's 16 MiB count"
+        );
         assert_eq!(
             at(20),
             (Headroom::FreeingOnly, false),

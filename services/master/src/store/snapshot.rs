@@ -1,13 +1,14 @@
-//! The snapshot file: all metadata at one position. It truncates the log, rebuilds the index, and is the backup.
+//! The snapshot file: all metadata at one position. It truncates the log, rebuilds the index, and
+//! is the backup.
 //!
 //! ```text
 //! magic "CSTORMS2" · position u64 · count u64 · count × (key length u32 · value length u32 · key · value) · CRC-32C u32
 //! ```
-//! Sorted by key; values as they stand in the index, with their version in front. Written beside the snapshot before,
-//! synced, renamed, and the folder synced: there is always one that is whole.
+//! Sorted by key; values as they stand in the index, with their version in front. Written beside
+//! the snapshot before, synced, renamed, and the folder synced: there is always one that is whole.
 //!
-//! The count is known only at the end of the one scan, so the head is written last and its checksum is combined with
-//! that of the items.
+//! The count is known only at the end of the one scan, so the head is written last and its checksum
+//! is combined with that of the items.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -22,7 +23,8 @@ const NAME: &str = "snapshot.bin";
 const UNFINISHED: &str = "snapshot.new";
 /// Longest key or value.
 const MAX_ITEM: u32 = 1 << 20;
-/// Bytes after which what was written is synced: one sync of everything at the end would hold up the log's syncs.
+/// Bytes after which what was written is synced: one sync of everything at the end would hold up
+/// the log's syncs.
 const SYNC_BYTES: u64 = 4 << 20;
 /// Items that are handed out together while reading.
 const READ_ITEMS: usize = 1_000;
@@ -73,8 +75,8 @@ impl SnapshotWriter {
     /// Appends one item. Keys MUST come in byte order.
     ///
     /// # Errors
-    /// [`MetaError::Damaged`] for an item that [`read`] would refuse: a snapshot that cannot be read must not replace one
-    /// that can.
+    /// [`MetaError::Damaged`] for an item that [`read`] would refuse: a snapshot that cannot be
+    /// read must not replace one that can.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
         if key.len().max(value.len()) > MAX_ITEM as usize {
             return Err(DamageKind::SnapshotItem.into());
@@ -92,7 +94,10 @@ impl SnapshotWriter {
         self.item_bytes += size;
         self.unsynced += size;
         if self.unsynced > SYNC_BYTES {
-            self.out.flush().and_then(|()| self.out.get_ref().sync_data()).map_err(unwritten)?;
+            self.out
+                .flush()
+                .and_then(|()| self.out.get_ref().sync_data())
+                .map_err(unwritten)?;
             self.unsynced = 0;
         }
         Ok(())
@@ -115,9 +120,14 @@ impl SnapshotWriter {
 
         std::fs::rename(self.dir.join(UNFINISHED), self.dir.join(NAME)).map_err(unwritten)?;
         self.finished = true;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(unwritten)?;
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(unwritten)?;
         let bytes = HEAD_BYTES as u64 + self.item_bytes + 4;
-        Ok(Written { items: self.items, bytes })
+        Ok(Written {
+            items: self.items,
+            bytes,
+        })
     }
 }
 
@@ -203,16 +213,23 @@ fn read_head<R: Read>(input: &mut Checked<R>) -> Result<(Position, u64), MetaErr
 
 /// Returns position and size of the snapshot in `dir`, by its head alone; `None` if there is none.
 pub(super) fn peek(dir: &Path) -> Result<Option<(Position, u64)>, MetaError> {
-    let Some(file) = open(dir)? else { return Ok(None) };
+    let Some(file) = open(dir)? else {
+        return Ok(None);
+    };
     let bytes = file.metadata().map_err(unread)?.len();
-    let (position, _) = read_head(&mut Checked { inner: file, crc: 0 })?;
+    let (position, _) = read_head(&mut Checked {
+        inner: file,
+        crc: 0,
+    })?;
     Ok(Some((position, bytes)))
 }
 
-/// Hands the items of the snapshot in `dir` to `take`, some at a time, and returns its position; 0 if there is none.
+/// Hands the items of the snapshot in `dir` to `take`, some at a time, and returns its position; 0
+/// if there is none.
 ///
 /// # Errors
-/// [`MetaError::Damaged`]: what was handed out before MUST NOT be used then; see [`Index::is_empty`].
+/// [`MetaError::Damaged`]: what was handed out before MUST NOT be used then; see
+/// [`Index::is_empty`].
 ///
 /// [`Index::is_empty`]: super::index::Index::is_empty
 pub(super) fn read(
@@ -220,7 +237,10 @@ pub(super) fn read(
     take: &mut dyn FnMut(Vec<StoredPair>) -> Result<(), MetaError>,
 ) -> Result<Position, MetaError> {
     let Some(file) = open(dir)? else { return Ok(0) };
-    let mut input = Checked { inner: BufReader::with_capacity(256 << 10, file), crc: 0 };
+    let mut input = Checked {
+        inner: BufReader::with_capacity(256 << 10, file),
+        crc: 0,
+    };
     let (position, count) = read_head(&mut input)?;
 
     let mut pairs = Vec::new();
@@ -260,13 +280,21 @@ mod tests {
         assert_eq!(read_all(dir.path()).unwrap(), (0, Vec::new()));
         let items = vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), vec![])];
         let mut writer = SnapshotWriter::create(dir.path(), 7).unwrap();
-        items.iter().for_each(|(key, value)| writer.put(key, value).unwrap());
+        items
+            .iter()
+            .for_each(|(key, value)| writer.put(key, value).unwrap());
         let written = writer.finish().unwrap();
         assert_eq!(read_all(dir.path()).unwrap(), (7, items));
 
         let path = dir.path().join(NAME);
         let whole = std::fs::read(&path).unwrap();
-        assert_eq!(written, Written { items: 2, bytes: whole.len() as u64 });
+        assert_eq!(
+            written,
+            Written {
+                items: 2,
+                bytes: whole.len() as u64
+            }
+        );
         assert_eq!(peek(dir.path()).unwrap(), Some((7, whole.len() as u64)));
         for at in 0..whole.len() {
             let mut copy = whole.clone();
@@ -279,7 +307,10 @@ mod tests {
     #[test]
     fn an_unfinished_snapshot_leaves_nothing_and_keeps_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
-        SnapshotWriter::create(dir.path(), 3).unwrap().finish().unwrap();
+        SnapshotWriter::create(dir.path(), 3)
+            .unwrap()
+            .finish()
+            .unwrap();
         let mut second = SnapshotWriter::create(dir.path(), 4).unwrap();
         second.put(b"a", b"1").unwrap();
         drop(second);

@@ -31,7 +31,11 @@ impl Observer for Mirror {
     fn observe(&self, Change { key, old, new }: Change<'_>) -> Result<(), MetaError> {
         let mut mirror = self.0.lock();
         if let Some(old) = old {
-            assert_eq!(mirror.get(key), Some(old), "the old value is the one before");
+            assert_eq!(
+                mirror.get(key),
+                Some(old),
+                "the old value is the one before"
+            );
         }
         match new {
             Some(new) => drop(mirror.insert(key.to_vec(), new.clone())),
@@ -42,13 +46,21 @@ impl Observer for Mirror {
 }
 
 fn options(snapshot_bytes: u64) -> SledOptions {
-    SledOptions { snapshot_bytes, max_log_bytes: 1 << 30, file_bytes: 64 << 10, cache_bytes: 4 << 20 }
+    SledOptions {
+        snapshot_bytes,
+        max_log_bytes: 1 << 30,
+        file_bytes: 64 << 10,
+        cache_bytes: 4 << 20,
+    }
 }
 
 fn open_mirrored(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> (SledMeta, Arc<Mirror>) {
     let mirror = Arc::new(Mirror::default());
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    (SledMeta::open(dir, disk, &options(snapshot_bytes), mirror.clone()).unwrap(), mirror)
+    (
+        SledMeta::open(dir, disk, &options(snapshot_bytes), mirror.clone()).unwrap(),
+        mirror,
+    )
 }
 
 fn open(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> SledMeta {
@@ -63,11 +75,18 @@ fn put(key: &[u8], value: Vec<u8>) -> Batch {
 
 async fn content(meta: &SledMeta) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let found = meta.scan(b"n", None, usize::MAX).await.unwrap();
-    found.into_iter().map(|(key, found)| (key, found.value)).collect()
+    found
+        .into_iter()
+        .map(|(key, found)| (key, found.value))
+        .collect()
 }
 
 async fn pairs(meta: &SledMeta) -> BTreeMap<Vec<u8>, Versioned> {
-    meta.scan(b"n", None, usize::MAX).await.unwrap().into_iter().collect()
+    meta.scan(b"n", None, usize::MAX)
+        .await
+        .unwrap()
+        .into_iter()
+        .collect()
 }
 
 #[tokio::test]
@@ -84,7 +103,10 @@ async fn i2_requirements_are_checked_within_one_group_too() {
     });
     let results = futures_util::future::join_all(racers).await;
     let won = results.iter().filter(|result| result.is_ok()).count();
-    let lost = results.iter().filter(|result| matches!(result, Err(MetaError::Conflict))).count();
+    let lost = results
+        .iter()
+        .filter(|result| matches!(result, Err(MetaError::Conflict)))
+        .count();
     assert_eq!((won, lost), (1, 49));
     let version = meta.get(b"none").await.unwrap().unwrap().version;
     let mut stale = put(b"none", vec![99]);
@@ -97,7 +119,13 @@ async fn on_a_disk_with_one_thread_a_commit_is_answered_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::with_one_thread();
     let meta = open(dir.path(), &disk, 1 << 30);
-    assert_eq!(meta.commit(put(b"na", vec![1])).now_or_never().unwrap().unwrap(), 1);
+    assert_eq!(
+        meta.commit(put(b"na", vec![1]))
+            .now_or_never()
+            .unwrap()
+            .unwrap(),
+        1
+    );
     drop(meta);
     let meta = open(dir.path(), &disk.power_loss(1), 1 << 30);
     assert_eq!(content(&meta).await.len(), 1);
@@ -122,8 +150,8 @@ async fn i11_a_batch_whose_caller_is_gone_is_applied_and_observed_like_any_other
     assert_eq!(mirror.copy(), stored);
 }
 
-/// Acknowledged changes survive kills, power loss and the loss of the whole index, with and without snapshots; what the
-/// observer is told at the open equals what it was told live.
+/// Acknowledged changes survive kills, power loss and the loss of the whole index, with and without
+/// snapshots; what the observer is told at the open equals what it was told live.
 #[tokio::test]
 async fn i6_acknowledged_changes_survive_power_loss_and_a_lost_index() {
     for seed in 1..25u64 {
@@ -135,7 +163,11 @@ async fn i6_acknowledged_changes_survive_power_loss_and_a_lost_index() {
         for _ in 0..4 {
             let (meta, mirror) = open_mirrored(dir.path(), &disk, snapshot_bytes);
             assert_eq!(content(&meta).await, model, "seed {seed}");
-            assert_eq!(pairs(&meta).await, mirror.copy(), "seed {seed}: told at the open");
+            assert_eq!(
+                pairs(&meta).await,
+                mirror.copy(),
+                "seed {seed}: told at the open"
+            );
             for _ in 0..rng.random_range(1..60) {
                 let key = format!("n{}", rng.random_range(0..20)).into_bytes();
                 if rng.random_bool(0.3) {
@@ -154,7 +186,11 @@ async fn i6_acknowledged_changes_survive_power_loss_and_a_lost_index() {
                 meta.close().await.unwrap();
             }
             drop(meta);
-            disk = if rng.random_bool(0.5) { disk.kill() } else { disk.power_loss(rng.random()) };
+            disk = if rng.random_bool(0.5) {
+                disk.kill()
+            } else {
+                disk.power_loss(rng.random())
+            };
             if rng.random_bool(0.5) {
                 std::fs::remove_dir_all(dir.path().join("index")).unwrap();
             }
@@ -192,7 +228,9 @@ async fn i6_snapshots_beside_commits_lose_nothing() {
         disk = disk.kill();
         std::fs::remove_dir_all(dir.path().join("index")).unwrap();
     }
-    let (covered, _) = snapshot::peek(dir.path()).unwrap().expect("snapshots were taken");
+    let (covered, _) = snapshot::peek(dir.path())
+        .unwrap()
+        .expect("snapshots were taken");
     assert!(covered > 0);
 }
 
@@ -211,7 +249,9 @@ async fn an_index_that_ends_before_the_log_begins_is_rebuilt_from_the_snapshot()
     let disk = disk.kill();
     let meta = open(dir.path(), &disk, 2_048);
     for n in 0..3_000u32 {
-        meta.commit(put(format!("n{n}").as_bytes(), vec![1; 100])).await.unwrap();
+        meta.commit(put(format!("n{n}").as_bytes(), vec![1; 100]))
+            .await
+            .unwrap();
     }
     let expected = content(&meta).await;
     drop(meta);
@@ -242,10 +282,22 @@ async fn i6_a_failed_sync_ends_writes_and_keeps_reads() {
     let meta = open(dir.path(), &disk, 1 << 30);
     meta.commit(put(b"na", vec![1])).await.unwrap();
     disk.strike(Verb::Sync, 1, Fault::Eio);
-    assert!(matches!(meta.commit(put(b"nb", vec![2])).await, Err(MetaError::Log(_))));
-    assert!(matches!(meta.commit(put(b"nc", vec![3])).await, Err(MetaError::Log(_))));
-    assert!(matches!(&*meta.writer_state().borrow(), WriterState::Ended(_)));
-    assert_eq!(content(&meta).await, BTreeMap::from([(b"na".to_vec(), vec![1])]));
+    assert!(matches!(
+        meta.commit(put(b"nb", vec![2])).await,
+        Err(MetaError::Log(_))
+    ));
+    assert!(matches!(
+        meta.commit(put(b"nc", vec![3])).await,
+        Err(MetaError::Log(_))
+    ));
+    assert!(matches!(
+        &*meta.writer_state().borrow(),
+        WriterState::Ended(_)
+    ));
+    assert_eq!(
+        content(&meta).await,
+        BTreeMap::from([(b"na".to_vec(), vec![1])])
+    );
 }
 
 fn key_of(tag: u8, n: u32) -> Vec<u8> {
@@ -262,7 +314,11 @@ async fn strike_a_roll(fault: Fault, tag: u8) -> (SledMeta, FaultyDisk, tempfile
     meta.commit(put(b"nfirst", vec![1])).await.unwrap();
     disk.strike(Verb::Create, 1, fault);
     for n in 0..1_000u32 {
-        if meta.commit(put(&key_of(tag, n), vec![7; 2_000])).await.is_err() {
+        if meta
+            .commit(put(&key_of(tag, n), vec![7; 2_000]))
+            .await
+            .is_err()
+        {
             return (meta, disk, dir, n);
         }
     }
@@ -274,11 +330,21 @@ async fn i12_a_roll_without_descriptors_is_an_answer_and_the_next_batch_tries_ag
     for fault in [Fault::Emfile, Fault::Eio] {
         let (meta, disk, dir, n) = strike_a_roll(fault, b'x').await;
         let key = key_of(b'x', n);
-        assert!(matches!(&*meta.writer_state().borrow(), WriterState::Blocked(MetaError::Log(_))));
-        assert_eq!(meta.get(&key).await.unwrap(), None, "a refused batch changes nothing");
+        assert!(matches!(
+            &*meta.writer_state().borrow(),
+            WriterState::Blocked(MetaError::Log(_))
+        ));
+        assert_eq!(
+            meta.get(&key).await.unwrap(),
+            None,
+            "a refused batch changes nothing"
+        );
 
         let position = meta.commit(put(&key, vec![8])).await.unwrap();
-        assert!(matches!(&*meta.writer_state().borrow(), WriterState::Writable));
+        assert!(matches!(
+            &*meta.writer_state().borrow(),
+            WriterState::Writable
+        ));
         drop(meta);
         let meta = open(dir.path(), &disk.power_loss(1), 1 << 30);
         assert_eq!(meta.position(), position);
@@ -332,7 +398,9 @@ async fn a_store_that_is_restarted_often_takes_its_snapshots_all_the_same() {
         assert!(snapshot::peek(dir.path()).unwrap().is_none(), "life {life}");
         let meta = open(dir.path(), &disk, 64 << 10);
         for n in 0..6u8 {
-            meta.commit(put(&[b'n', life, n], vec![1; 100])).await.unwrap();
+            meta.commit(put(&[b'n', life, n], vec![1; 100]))
+                .await
+                .unwrap();
         }
         drop(meta);
         disk = disk.kill();
@@ -353,8 +421,15 @@ impl Observer for PositionWatch {
     }
 
     fn observe(&self, change: Change<'_>) -> Result<(), MetaError> {
-        if let (Some(meta), Some(new)) = (self.0.get().and_then(std::sync::Weak::upgrade), change.new) {
-            assert!(meta.position() >= new.version, "position {} of {}", meta.position(), new.version);
+        if let (Some(meta), Some(new)) =
+            (self.0.get().and_then(std::sync::Weak::upgrade), change.new)
+        {
+            assert!(
+                meta.position() >= new.version,
+                "position {} of {}",
+                meta.position(),
+                new.version
+            );
         }
         Ok(())
     }
@@ -365,12 +440,16 @@ async fn a_change_is_never_seen_before_its_position() {
     let dir = tempfile::tempdir().unwrap();
     let watch = Arc::new(PositionWatch::default());
     let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
-    let meta = Arc::new(SledMeta::open(dir.path(), disk, &options(1 << 30), watch.clone()).unwrap());
+    let meta =
+        Arc::new(SledMeta::open(dir.path(), disk, &options(1 << 30), watch.clone()).unwrap());
     watch.0.set(Arc::downgrade(&meta)).unwrap();
     for n in 0..10 {
         meta.commit(put(b"n", vec![n])).await.unwrap();
     }
-    assert!(matches!(&*meta.writer_state().borrow(), WriterState::Writable));
+    assert!(matches!(
+        &*meta.writer_state().borrow(),
+        WriterState::Writable
+    ));
 }
 
 #[tokio::test]
@@ -381,7 +460,12 @@ async fn a_snapshot_that_would_not_fit_is_not_begun_and_the_log_stays() {
     let gauge = {
         let free = free.clone();
         let free = move || free.load(std::sync::atomic::Ordering::Relaxed);
-        SharedGauge(Arc::new(move |_: &Path| Ok(Space { free: free(), total: 1 << 28 })))
+        SharedGauge(Arc::new(move |_: &Path| {
+            Ok(Space {
+                free: free(),
+                total: 1 << 28,
+            })
+        }))
     };
     let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::with_one_thread());
     let mirror = Arc::new(Mirror::default());
@@ -389,7 +473,9 @@ async fn a_snapshot_that_would_not_fit_is_not_begun_and_the_log_stays() {
     // The reserve is 32 MiB: above it everything is written, but nothing beside it.
     free.store(31 << 20, std::sync::atomic::Ordering::Relaxed);
     for n in 0..2_000u32 {
-        meta.commit(put(&n.to_be_bytes(), vec![1; 100])).await.unwrap();
+        meta.commit(put(&n.to_be_bytes(), vec![1; 100]))
+            .await
+            .unwrap();
     }
     assert!(snapshot::peek(dir.path()).unwrap().is_none());
     free.store(1 << 30, std::sync::atomic::Ordering::Relaxed);
@@ -403,13 +489,16 @@ async fn an_index_that_a_restore_left_behind_is_not_restored_into() {
     let disk = FaultyDisk::with_one_thread();
     let meta = open(dir.path(), &disk, 4_096);
     for n in 0..50u32 {
-        meta.commit(put(format!("n{n}").as_bytes(), vec![1])).await.unwrap();
+        meta.commit(put(format!("n{n}").as_bytes(), vec![1]))
+            .await
+            .unwrap();
     }
     let expected = content(&meta).await;
     drop(meta);
     std::fs::remove_dir_all(dir.path().join("index")).unwrap();
     let left = Index::open(dir.path(), 1 << 20).unwrap();
-    left.insert_stored(vec![(b"nghost".to_vec(), super::index::stored(1, b"x"))]).unwrap();
+    left.insert_stored(vec![(b"nghost".to_vec(), super::index::stored(1, b"x"))])
+        .unwrap();
     left.flush().unwrap();
     drop(left);
     let meta = open(dir.path(), &disk.kill(), 4_096);
@@ -427,11 +516,25 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
         batch.raise_seal(key.clone(), SealSeq(seq));
         batch
     };
-    assert!(matches!(meta.commit(raise(1)).await, Err(MetaError::Conflict)), "the store is not known");
-    let record = keys::StoreRecord { seal_seq: SealSeq(0), node: NodeId::new("s1").unwrap() };
+    assert!(
+        matches!(meta.commit(raise(1)).await, Err(MetaError::Conflict)),
+        "the store is not known"
+    );
+    let record = keys::StoreRecord {
+        seal_seq: SealSeq(0),
+        node: NodeId::new("s1").unwrap(),
+    };
     meta.commit(put(&key, record.encode())).await.unwrap();
     let raised = [7, 5, 9, 9, 2].map(|seq| meta.commit(raise(seq)));
-    assert!(futures_util::future::join_all(raised).await.iter().all(Result::is_ok));
+    assert!(
+        futures_util::future::join_all(raised)
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
     let found = meta.get(&key).await.unwrap().unwrap();
-    assert_eq!(keys::StoreRecord::decode(&found.value).unwrap().seal_seq, SealSeq(9));
+    assert_eq!(
+        keys::StoreRecord::decode(&found.value).unwrap().seal_seq,
+        SealSeq(9)
+    );
 }

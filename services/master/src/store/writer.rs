@@ -71,10 +71,12 @@ impl Accepted {
     }
 
     fn payload(&self) -> Vec<u8> {
-        let values = self
-            .changes
-            .iter()
-            .map(|change| (change.key.as_slice(), change.new.as_ref().map(|new| new.value.as_slice())));
+        let values = self.changes.iter().map(|change| {
+            (
+                change.key.as_slice(),
+                change.new.as_ref().map(|new| new.value.as_slice()),
+            )
+        });
         batch::encode(values)
     }
 }
@@ -96,7 +98,8 @@ impl Overlay {
         Ok(self.current.get(key).and_then(Option::as_ref))
     }
 
-    /// Returns the current value of a key that was read or written before; `None` also if it was neither.
+    /// Returns the current value of a key that was read or written before; `None` also if it was
+    /// neither.
     fn known(&self, key: &[u8]) -> Option<&Versioned> {
         self.current.get(key).and_then(Option::as_ref)
     }
@@ -168,23 +171,30 @@ impl Writer {
         }
     }
 
-    /// Whether a snapshot should be taken now: after as much log as the last one was large, or earlier if the disk is
-    /// nearly full, because the log that a snapshot covers gives its room back.
+    /// Whether a snapshot should be taken now: after as much log as the last one was large, or
+    /// earlier if the disk is nearly full, because the log that a snapshot covers gives its room
+    /// back.
     fn is_checkpoint_due(&mut self, headroom: Headroom) -> bool {
         let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
         let threshold = match headroom {
             Headroom::Ample => self.snapshot_bytes.max(last_bytes),
-            Headroom::Tight | Headroom::FreeingOnly | Headroom::None => TIGHT_SNAPSHOT_BYTES.max(last_bytes),
+            Headroom::Tight | Headroom::FreeingOnly | Headroom::None => {
+                TIGHT_SNAPSHOT_BYTES.max(last_bytes)
+            }
         };
         if self.uncovered_bytes <= threshold {
             return false;
         }
 
-        // The snapshot before stays until the new one is whole. The index must not meet a full disk meanwhile.
+        // The snapshot before stays until the new one is whole. The index must not meet a full disk
+        // meanwhile.
         let needed = last_bytes + last_bytes / 4;
         let fits = room::leaves_reserve(&self.checkpoint.gauge, &self.checkpoint.dir, needed);
         if !fits && !std::mem::replace(&mut self.lacked_room, true) {
-            tracing::warn!(needed, "no room for a snapshot of the metadata; the log keeps growing");
+            tracing::warn!(
+                needed,
+                "no room for a snapshot of the metadata; the log keeps growing"
+            );
         }
         self.lacked_room = !fits;
         fits
@@ -195,8 +205,8 @@ impl Writer {
     }
 
     fn begin_checkpoint(&mut self) {
-        // What is committed while the checkpoint runs counts for the next one. After a failure the log has to grow by
-        // as much again before the next try.
+        // What is committed while the checkpoint runs counts for the next one. After a failure the
+        // log has to grow by as much again before the next try.
         self.uncovered_bytes = 0;
         let position = self.applied;
         self.walk().begin();
@@ -274,7 +284,11 @@ impl Writer {
             match self.decide(&job.batch, &mut overlay, next + 1) {
                 Ok(Some(changes)) => {
                     next += 1;
-                    accepted.push(Accepted { position: next, changes, job });
+                    accepted.push(Accepted {
+                        position: next,
+                        changes,
+                        job,
+                    });
                 }
                 Ok(None) => drop(job.answer.send(Err(MetaError::Conflict))),
                 Err(error) => drop(job.answer.send(Err(error))),
@@ -298,7 +312,8 @@ impl Writer {
             }
         }
 
-        // Every read comes BEFORE the first write to the overlay: a batch that fails must leave nothing in it.
+        // Every read comes BEFORE the first write to the overlay: a batch that fails must leave
+        // nothing in it.
         let saves_all = self.walk().is_running();
         for (key, edit) in &batch.edits {
             let raises = matches!(edit, Edit::RaiseSeal(_));
@@ -319,18 +334,31 @@ impl Writer {
                 Edit::Put(value) => Some(value.clone()),
                 Edit::Delete => None,
                 Edit::RaiseSeal(seal_seq) => {
-                    let record = old.as_ref().and_then(|old| StoreRecord::decode(&old.value).ok());
+                    let record = old
+                        .as_ref()
+                        .and_then(|old| StoreRecord::decode(&old.value).ok());
                     match record {
-                        Some(record) if record.seal_seq < *seal_seq => {
-                            Some(StoreRecord { seal_seq: *seal_seq, ..record }.encode())
-                        }
+                        Some(record) if record.seal_seq < *seal_seq => Some(
+                            StoreRecord {
+                                seal_seq: *seal_seq,
+                                ..record
+                            }
+                            .encode(),
+                        ),
                         _ => continue,
                     }
                 }
             };
-            let new = value.map(|value| Versioned { version: position, value });
+            let new = value.map(|value| Versioned {
+                version: position,
+                value,
+            });
             overlay.write(key, new.clone());
-            changes.push(AppliedChange { key: key.clone(), old, new });
+            changes.push(AppliedChange {
+                key: key.clone(),
+                old,
+                new,
+            });
         }
         Ok(Some(changes))
     }
@@ -338,7 +366,11 @@ impl Writer {
     fn write(&mut self, accepted: Vec<Accepted>, overlay: Overlay) {
         let adds = |accepted: &Accepted| accepted.job.batch.adds_names();
         // Deletes and tombstones must work on a full disk.
-        let urgency = if accepted.iter().any(adds) { Urgency::Normal } else { Urgency::Urgent };
+        let urgency = if accepted.iter().any(adds) {
+            Urgency::Normal
+        } else {
+            Urgency::Urgent
+        };
         let records = accepted.iter().map(|accepted| Record {
             kind: KIND_BATCH,
             key: Bytes::copy_from_slice(&accepted.position.to_be_bytes()),
@@ -354,7 +386,10 @@ impl Writer {
                 answer_all(accepted.into_iter().map(Accepted::into_job), &error);
             }
             Err(LogError::Busy) => {
-                answer_all(accepted.into_iter().map(Accepted::into_job), &MetaError::Busy);
+                answer_all(
+                    accepted.into_iter().map(Accepted::into_job),
+                    &MetaError::Busy,
+                );
             }
             Err(error @ LogError::TooLarge { .. }) => {
                 let mut jobs: Vec<Job> = accepted.into_iter().map(Accepted::into_job).collect();
@@ -375,7 +410,8 @@ impl Writer {
         }
     }
 
-    /// Goes on after the log had no room for a group: what adds names is refused, the rest gets the ballast's room.
+    /// Goes on after the log had no room for a group: what adds names is refused, the rest gets the
+    /// ballast's room.
     fn commit_without_room(&mut self, accepted: Vec<Accepted>) {
         let adds = |accepted: &Accepted| accepted.job.batch.adds_names();
         let (adding, freeing): (Vec<_>, Vec<_>) = accepted.into_iter().partition(adds);
@@ -395,11 +431,21 @@ impl Writer {
         self.commit_group(later);
     }
 
-    fn append(&mut self, records: Vec<Record>, urgency: Urgency) -> Result<(u32, CommitFacts), LogError> {
+    fn append(
+        &mut self,
+        records: Vec<Record>,
+        urgency: Urgency,
+    ) -> Result<(u32, CommitFacts), LogError> {
         let (sender, landed) = sync_channel(1);
         let done = move |result: Result<cstore_log::Committed<'_>, LogError>| {
             let landed = result.map(|committed| {
-                (committed.locations.first().map_or(0, |location| location.file), committed.frame)
+                (
+                    committed
+                        .locations
+                        .first()
+                        .map_or(0, |location| location.file),
+                    committed.frame,
+                )
             });
             let _ = sender.send(landed);
         };
@@ -409,15 +455,27 @@ impl Writer {
         Ok(landed)
     }
 
-    /// Applies a durable group: position, index, derived state, answers, in this order (see the module `store`).
-    fn apply(&mut self, accepted: Vec<Accepted>, mut overlay: Overlay, file: u32, frame: CommitFacts) {
+    /// Applies a durable group: position, index, derived state, answers, in this order (see the
+    /// module `store`).
+    fn apply(
+        &mut self,
+        accepted: Vec<Accepted>,
+        mut overlay: Overlay,
+        file: u32,
+        frame: CommitFacts,
+    ) {
         let last = accepted.last().map_or(0, |accepted| accepted.position);
         self.files().note(file, last);
         self.published.position.store(last, Ordering::Release);
-        self.published.frames.store(self.log.durable_seq(), Ordering::Relaxed);
+        self.published
+            .frames
+            .store(self.log.durable_seq(), Ordering::Relaxed);
 
         let mut staged = Staged::default();
-        for Accepted { position, changes, .. } in &accepted {
+        for Accepted {
+            position, changes, ..
+        } in &accepted
+        {
             for change in changes {
                 let value = change.new.as_ref().map(|new| new.value.as_slice());
                 staged.stage(&change.key, value, *position);
@@ -429,8 +487,13 @@ impl Writer {
             (key, value)
         });
         let index = &self.index;
-        if let Err(error) = self.checkpoint.walk.save_then(originals, || index.apply(staged)) {
-            // Durable in the log, but not visible: only a restart can show it, so nothing may be built on it.
+        if let Err(error) = self
+            .checkpoint
+            .walk
+            .save_then(originals, || index.apply(staged))
+        {
+            // Durable in the log, but not visible: only a restart can show it, so nothing may be
+            // built on it.
             self.end(error.clone());
             return answer_all(accepted.into_iter().map(Accepted::into_job), &error);
         }
@@ -452,7 +515,11 @@ impl Writer {
             .flat_map(|accepted| &accepted.changes)
             .filter(|change| self.observer.follows(&change.key));
         for AppliedChange { key, old, new } in followed {
-            self.observer.observe(Change { key, old: old.as_ref(), new: new.as_ref() })?;
+            self.observer.observe(Change {
+                key,
+                old: old.as_ref(),
+                new: new.as_ref(),
+            })?;
         }
         Ok(())
     }

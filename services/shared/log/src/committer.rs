@@ -1,4 +1,5 @@
-//! The one thread that writes: it takes all that waits, builds a frame, syncs once and tells the callers.
+//! The one thread that writes: it takes all that waits, builds a frame, syncs once and tells the
+//! callers.
 //!
 //! There is no timer: while one sync runs the next batch collects.
 
@@ -12,7 +13,9 @@ use cstore_types::CommitFacts;
 
 use crate::error::LogError;
 use crate::file::LogFile;
-use crate::format::{BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes};
+use crate::format::{
+    BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes,
+};
 use crate::queue::{Group, Shared, Stop};
 use crate::types::{Committed, FileState, Location, Urgency};
 
@@ -50,7 +53,12 @@ pub(crate) struct Active {
 impl Active {
     /// A new file, nothing in it.
     pub(crate) fn new(file: Arc<LogFile>) -> Self {
-        Self { file, offset: BLOCK, entries: Vec::new(), key_bytes: 0 }
+        Self {
+            file,
+            offset: BLOCK,
+            entries: Vec::new(),
+            key_bytes: 0,
+        }
     }
 
     /// Records so far.
@@ -71,7 +79,10 @@ impl Active {
 
     /// Whether a frame of these sums fits, with the footer that the file will need then.
     fn fits(&self, sums: Sums) -> bool {
-        let footer = footer_bytes(self.entries.len() + sums.records, self.key_bytes + sums.key_bytes);
+        let footer = footer_bytes(
+            self.entries.len() + sums.records,
+            self.key_bytes + sums.key_bytes,
+        );
         self.offset + sums.frame_bytes() + footer <= self.file.info.lock().size
     }
 
@@ -82,7 +93,11 @@ impl Active {
 
     fn free(&self) -> u64 {
         let footer = footer_bytes(self.entries.len(), self.key_bytes);
-        self.file.info.lock().size.saturating_sub(self.offset + footer)
+        self.file
+            .info
+            .lock()
+            .size
+            .saturating_sub(self.offset + footer)
     }
 }
 
@@ -96,7 +111,11 @@ pub(crate) struct Committer {
 
 impl Committer {
     pub(crate) fn new(shared: Arc<Shared>, active: Option<Active>, last_seq: u64) -> Self {
-        Self { shared, active, last_seq }
+        Self {
+            shared,
+            active,
+            last_seq,
+        }
     }
 
     pub(crate) fn run(mut self) -> Result<(), LogError> {
@@ -122,7 +141,9 @@ impl Committer {
             (std::mem::take(&mut queue.groups), queue.stop)
         };
         if stop == Stop::Abandon {
-            groups.into_iter().for_each(|group| group.fail(LogError::Closed));
+            groups
+                .into_iter()
+                .for_each(|group| group.fail(LogError::Closed));
             return Some(Ok(()));
         }
         if groups.is_empty() && stop == Stop::Close {
@@ -132,8 +153,8 @@ impl Committer {
         None
     }
 
-    /// Writes groups as few frames as bounds allow. A panic, which would be a defect, poisons the log like a failed
-    /// sync: whether the frame is on the disk is unknown then.
+    /// Writes groups as few frames as bounds allow. A panic, which would be a defect, poisons the
+    /// log like a failed sync: whether the frame is on the disk is unknown then.
     fn write_all(&mut self, mut groups: VecDeque<Group>) {
         while !groups.is_empty() {
             if let Some(why) = self.shared.poisoned.lock().clone() {
@@ -162,16 +183,24 @@ impl Committer {
         }
     }
 
-    /// Makes sure that the first group fits the active file, and answers how many groups the next frame takes.
+    /// Makes sure that the first group fits the active file, and answers how many groups the next
+    /// frame takes.
     fn prepare(&mut self, groups: &VecDeque<Group>) -> Result<usize, LogError> {
-        let Some(first) = groups.front() else { return Ok(0) };
+        let Some(first) = groups.front() else {
+            return Ok(0);
+        };
         let alone = Sums::default().with(first);
-        let fits = self.active.as_ref().is_some_and(|active| active.fits(alone));
+        let fits = self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.fits(alone));
         self.admit(alone, first.urgency, fits)?;
         if !fits {
             self.roll(alone)?;
         }
-        let Some(active) = &self.active else { return Ok(0) };
+        let Some(active) = &self.active else {
+            return Ok(0);
+        };
         let mut sums = Sums::default();
         let mut count = 0;
         for group in groups {
@@ -187,25 +216,33 @@ impl Committer {
         Ok(count)
     }
 
-    /// Whether a frame of these sums leaves the room that groups of this urgency leave to others. What the active
-    /// file has left is lost when the frame goes to the next one, unless the file will be cut.
+    /// Whether a frame of these sums leaves the room that groups of this urgency leave to others.
+    /// What the active file has left is lost when the frame goes to the next one, unless the file
+    /// will be cut.
     fn admit(&self, sums: Sums, urgency: Urgency, into_active: bool) -> Result<(), LogError> {
         let (files, left) = self.shared.files.room_and_left(urgency);
         if left == 0 {
             return Ok(());
         }
-        let active = self.active.as_ref().filter(|active| into_active || active.wastes_much());
+        let active = self
+            .active
+            .as_ref()
+            .filter(|active| into_active || active.wastes_much());
         let room = files + active.map_or(0, Active::free);
         let footer = footer_bytes(sums.records, sums.key_bytes);
         let needed = sums.frame_bytes() + if into_active { 0 } else { BLOCK + footer };
         if room < needed + left {
-            return Err(LogError::Full { needed, free: room.saturating_sub(left) });
+            return Err(LogError::Full {
+                needed,
+                free: room.saturating_sub(left),
+            });
         }
         Ok(())
     }
 
-    /// Goes to the next file. The old one is sealed only when the new one is there, so that a full disk goes on
-    /// taking small groups; or when the end that it gives back is what the new one lacks.
+    /// Goes to the next file. The old one is sealed only when the new one is there, so that a full
+    /// disk goes on taking small groups; or when the end that it gives back is what the new one
+    /// lacks.
     fn roll(&mut self, first: Sums) -> Result<(), LogError> {
         let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
         let file = match self.shared.files.acquire(needed, self.durable_seq()) {
@@ -224,7 +261,8 @@ impl Committer {
     }
 
     fn seal_or_poison(&mut self) -> Result<(), LogError> {
-        self.seal().inspect_err(|error| self.poison(Arc::new(error.clone())))
+        self.seal()
+            .inspect_err(|error| self.poison(Arc::new(error.clone())))
     }
 
     /// Whether a new file of so many bytes fits when the active one is cut.
@@ -234,11 +272,13 @@ impl Committer {
         cut.is_some_and(|active| files + active.free() >= needed)
     }
 
-    /// Ends the active file with a synced footer. Synced, because the file after it may be retired one day, and then
-    /// nothing else would prove that this one is complete. A file that has much left is cut behind its footer; one that
-    /// keeps its standard size can be recycled.
+    /// Ends the active file with a synced footer. Synced, because the file after it may be retired
+    /// one day, and then nothing else would prove that this one is complete. A file that has much
+    /// left is cut behind its footer; one that keeps its standard size can be recycled.
     fn seal(&mut self) -> Result<(), LogError> {
-        let Some(active) = self.active.take() else { return Ok(()) };
+        let Some(active) = self.active.take() else {
+            return Ok(());
+        };
         let size = active.file.info.lock().size;
         if active.wastes_much() {
             return self.cut(&active);
@@ -264,10 +304,19 @@ impl Committer {
     fn write_footer(&self, active: &Active, offset: u64) -> Result<(), LogError> {
         let (file, seq) = (active.file.id, self.last_seq);
         let seed = Seed::new(&self.shared.options.owner, file);
-        let place = FramePlace { file, offset, seq, durable_seq: self.durable_seq() };
+        let place = FramePlace {
+            file,
+            offset,
+            seq,
+            durable_seq: self.durable_seq(),
+        };
         let footer = encode_footer(seed, place, &active.entries);
         let io = LogError::io("seal log file");
-        active.file.handle.write_all_vectored_at(&[footer], offset).map_err(&io)?;
+        active
+            .file
+            .handle
+            .write_all_vectored_at(&[footer], offset)
+            .map_err(&io)?;
         active.file.handle.sync_data().map_err(&io)
     }
 
@@ -283,16 +332,34 @@ impl Committer {
     }
 
     fn write_frame(&mut self, batch: Vec<Group>) {
-        let Some(active) = &mut self.active else { return };
+        let Some(active) = &mut self.active else {
+            return;
+        };
         let seq = self.last_seq + 1;
         let durable_seq = self.shared.durable_seq.load(Ordering::Acquire);
-        let place = FramePlace { file: active.file.id, offset: active.offset, seq, durable_seq };
+        let place = FramePlace {
+            file: active.file.id,
+            offset: active.offset,
+            seq,
+            durable_seq,
+        };
         let records = batch.iter().flat_map(|group| &group.records);
         let views = records.map(|record| (record.kind, &record.key, &record.payload));
-        let frame = encode_frame(Seed::new(&self.shared.options.owner, active.file.id), place, views);
-        let locate = |entry: &Entry| Location { file: active.file.id, offset: entry.offset, len: entry.len };
+        let frame = encode_frame(
+            Seed::new(&self.shared.options.owner, active.file.id),
+            place,
+            views,
+        );
+        let locate = |entry: &Entry| Location {
+            file: active.file.id,
+            offset: entry.offset,
+            len: entry.len,
+        };
         let locations: Vec<Location> = frame.entries.iter().map(locate).collect();
-        #[allow(clippy::disallowed_types, reason = "the log has no runtime, and a sync takes real time")]
+        #[allow(
+            clippy::disallowed_types,
+            reason = "the log has no runtime, and a sync takes real time"
+        )]
         let begun = std::time::Instant::now();
         let mut facts = CommitFacts {
             seq,
@@ -302,11 +369,16 @@ impl Committer {
             took: Duration::ZERO,
         };
         let compacted = bytes_of_compaction(&batch, frame.disk_len);
-        let written = active.file.handle.write_all_vectored_at(&frame.buffers, active.offset);
+        let written = active
+            .file
+            .handle
+            .write_all_vectored_at(&frame.buffers, active.offset);
         if let Err(error) = written.and_then(|()| active.file.handle.sync_data()) {
             let why = Arc::new(LogError::io("write log frame")(error));
             self.poison(why.clone());
-            batch.into_iter().for_each(|group| group.fail(LogError::Poisoned(why.clone())));
+            batch
+                .into_iter()
+                .for_each(|group| group.fail(LogError::Poisoned(why.clone())));
             return;
         }
         facts.took = begun.elapsed();
@@ -335,10 +407,17 @@ impl Committer {
 
 /// What groups of compaction took of a frame: all of it when they are alone.
 fn bytes_of_compaction(batch: &[Group], disk_len: u64) -> u64 {
-    let ours = batch.iter().filter(|group| group.urgency == Urgency::Compaction);
-    let (count, bytes) =
-        ours.fold((0, 0), |(n, sum), group| (n + 1, sum + group.payload_bytes + group.key_bytes));
-    if count == batch.len() { disk_len } else { bytes as u64 }
+    let ours = batch
+        .iter()
+        .filter(|group| group.urgency == Urgency::Compaction);
+    let (count, bytes) = ours.fold((0, 0), |(n, sum), group| {
+        (n + 1, sum + group.payload_bytes + group.key_bytes)
+    });
+    if count == batch.len() {
+        disk_len
+    } else {
+        bytes as u64
+    }
 }
 
 fn tell(batch: Vec<Group>, frame: CommitFacts, locations: &[Location]) {
@@ -346,6 +425,10 @@ fn tell(batch: Vec<Group>, frame: CommitFacts, locations: &[Location]) {
     for group in batch {
         let (own, others) = rest.split_at(group.records.len());
         rest = others;
-        (group.done)(Ok(Committed { frame_seq: frame.seq, locations: own, frame }));
+        (group.done)(Ok(Committed {
+            frame_seq: frame.seq,
+            locations: own,
+            frame,
+        }));
     }
 }

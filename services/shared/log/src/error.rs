@@ -54,7 +54,8 @@ pub enum LogError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// A thread that wrote, or a callback of a group, panicked: a defect. Whether the frame is durable is unknown.
+    /// A thread that wrote, or a callback of a group, panicked: a defect. Whether the frame is
+    /// durable is unknown.
     #[error("a thread that wrote the log or a callback panicked")]
     Panicked,
     /// The log was closed.
@@ -68,6 +69,9 @@ pub enum LogError {
 impl LogError {
     /// Returns a function for `map_err` that wraps errors of the operation `doing`.
     pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| Self::Io { doing, source: Arc::new(error) }
+        move |error| Self::Io {
+            doing,
+            source: Arc::new(error),
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The files of a log: which there are, how large they may grow together, where the next one comes from.
+//! The files of a log: which there are, how large they may grow together, where the next one comes
+//! from.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -66,8 +67,16 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn new(disk: Arc<dyn Disk>, options: Options) -> Self {
-        let inner = Mutex::new(Inner { next_id: 1, ..Inner::default() });
-        Self { disk, options, inner, broken: Mutex::default() }
+        let inner = Mutex::new(Inner {
+            next_id: 1,
+            ..Inner::default()
+        });
+        Self {
+            disk,
+            options,
+            inner,
+            broken: Mutex::default(),
+        }
     }
 
     pub(crate) fn holds_commits(&self) -> bool {
@@ -75,11 +84,21 @@ impl Files {
     }
 
     pub(crate) fn get(&self, id: u32) -> Result<Arc<LogFile>, LogError> {
-        self.inner.lock().files.get(&id).cloned().ok_or(LogError::NoFile(id))
+        self.inner
+            .lock()
+            .files
+            .get(&id)
+            .cloned()
+            .ok_or(LogError::NoFile(id))
     }
 
     pub(crate) fn list(&self) -> Vec<FileInfo> {
-        self.inner.lock().files.values().map(|file| file.info.lock().clone()).collect()
+        self.inner
+            .lock()
+            .files
+            .values()
+            .map(|file| file.info.lock().clone())
+            .collect()
     }
 
     pub(crate) fn allocated(&self) -> u64 {
@@ -91,7 +110,11 @@ impl Files {
         let mut inner = self.inner.lock();
         inner.next_id = inner.next_id.max(info.id + 1);
         inner.allocated += info.size;
-        let file = LogFile { id: info.id, handle, info: Mutex::new(info) };
+        let file = LogFile {
+            id: info.id,
+            handle,
+            info: Mutex::new(info),
+        };
         inner.files.insert(file.id, Arc::new(file));
     }
 
@@ -114,10 +137,13 @@ impl Files {
         (self.room_of(&inner), self.left_by(&inner, urgency))
     }
 
-    /// What compaction has taken so far is not kept for it a second time: others see the same room as before it began,
-    /// until its file is retired.
+    /// What compaction has taken so far is not kept for it a second time: others see the same room
+    /// as before it began, until its file is retired.
     fn left_by(&self, inner: &Inner, urgency: Urgency) -> u64 {
-        let taken = inner.victim.as_ref().map_or(0, |victim| victim.taken.min(self.options.compaction_bytes));
+        let taken = inner
+            .victim
+            .as_ref()
+            .map_or(0, |victim| victim.taken.min(self.options.compaction_bytes));
         match urgency {
             Urgency::Normal => self.options.reserve_bytes.saturating_sub(taken),
             Urgency::Urgent => self.options.compaction_bytes - taken,
@@ -125,8 +151,9 @@ impl Files {
         }
     }
 
-    /// A frame has landed: the active file has `free` left, and groups of compaction took `compacted` of it. Without
-    /// a file that is being emptied nothing comes back for what they took.
+    /// A frame has landed: the active file has `free` left, and groups of compaction took
+    /// `compacted` of it. Without a file that is being emptied nothing comes back for what they
+    /// took.
     pub(crate) fn landed(&self, free: u64, compacted: u64) {
         let mut inner = self.inner.lock();
         inner.active_free = free;
@@ -138,7 +165,10 @@ impl Files {
     /// Groups of compaction are copied out of `file` from now on.
     pub(crate) fn begin_compaction(&self, file: u32) {
         let mut inner = self.inner.lock();
-        inner.victim = inner.files.contains_key(&file).then_some(Victim { file, taken: 0 });
+        inner.victim = inner
+            .files
+            .contains_key(&file)
+            .then_some(Victim { file, taken: 0 });
     }
 
     /// What compaction took counts as taken from now on, and its whole reserve is kept again.
@@ -175,7 +205,9 @@ impl Files {
             let id = next_id(&mut inner)?;
             let fits = inner.spares.iter().position(|spare| spare.len >= needed);
             let spare = fits.map(|at| inner.spares.swap_remove(at));
-            inner.making = spare.as_ref().map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
+            inner.making = spare
+                .as_ref()
+                .map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
             (id, spare)
         };
         let (handle, size) = match spare {
@@ -185,8 +217,9 @@ impl Files {
         Ok(self.insert(id, handle, size))
     }
 
-    /// As [`Self::acquire`] at recovery, when the files that are there take `others` bytes and are not counted yet.
-    /// What is copied was in one of them, so it is not refused; it only takes no more than it needs on a full disk.
+    /// As [`Self::acquire`] at recovery, when the files that are there take `others` bytes and are
+    /// not counted yet. What is copied was in one of them, so it is not refused; it only takes no
+    /// more than it needs on a full disk.
     pub(crate) fn acquire_for_copy(
         &self,
         needed: u64,
@@ -206,18 +239,41 @@ impl Files {
     }
 
     fn insert(&self, id: u32, handle: Arc<dyn DiskFile>, size: u64) -> Arc<LogFile> {
-        let info = FileInfo { id, size, used: BLOCK, records: 0, state: FileState::Active, seqs: None };
-        let file = Arc::new(LogFile { id, handle, info: Mutex::new(info) });
+        let info = FileInfo {
+            id,
+            size,
+            used: BLOCK,
+            records: 0,
+            state: FileState::Active,
+            seqs: None,
+        };
+        let file = Arc::new(LogFile {
+            id,
+            handle,
+            info: Mutex::new(info),
+        });
         self.inner.lock().files.insert(id, file.clone());
         file
     }
 
     fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> Bytes {
-        FileHeader { file, owner: self.options.owner, capacity, durable_seq }.encode()
+        FileHeader {
+            file,
+            owner: self.options.owner,
+            capacity,
+            durable_seq,
+        }
+        .encode()
     }
 
-    /// The new header is durable before the name is: a file of a log name always has a valid header.
-    fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
+    /// The new header is durable before the name is: a file of a log name always has a valid
+    /// header.
+    fn reuse(
+        &self,
+        id: u32,
+        spare: Spare,
+        durable_seq: u64,
+    ) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
         let make = || {
             let handle = self.disk.open(&spare.name)?;
             handle.write_all_vectored_at(&[self.header(id, spare.len, durable_seq)], 0)?;
@@ -236,27 +292,35 @@ impl Files {
         Ok((handle, spare.len))
     }
 
-    /// A failed sync of the folder is never tried again: which names the disk has is unknown from then on.
-    /// Syncs follow each other, so that one that returns after a failed one is not taken for a success: it may have
-    /// covered nothing.
+    /// A failed sync of the folder is never tried again: which names the disk has is unknown from
+    /// then on. Syncs follow each other, so that one that returns after a failed one is not taken
+    /// for a success: it may have covered nothing.
     fn sync_folder(&self, doing: &'static str) -> Result<(), LogError> {
         let mut broken = self.broken.lock();
         if broken.is_none() {
             let synced = self.disk.sync_dir().map_err(LogError::io(doing));
             *broken = synced.err().map(Arc::new);
         }
-        broken.clone().map_or(Ok(()), |why| Err(LogError::Poisoned(why)))
+        broken
+            .clone()
+            .map_or(Ok(()), |why| Err(LogError::Poisoned(why)))
     }
 
     /// Makes a file of `size` bytes that were granted.
-    fn create(&self, id: u32, size: u64, durable_seq: u64) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
+    fn create(
+        &self,
+        id: u32,
+        size: u64,
+        durable_seq: u64,
+    ) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
         let undo = |error: io::Error| {
             self.inner.lock().allocated -= size;
             let _ = self.disk.remove(&unfinished_name(id));
             match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    LogError::Full { needed: size, free: 0 }
-                }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full {
+                    needed: size,
+                    free: 0,
+                },
                 _ => LogError::io("create log file")(error),
             }
         };
@@ -277,7 +341,9 @@ impl Files {
         let mut inner = self.inner.lock();
         while self.new_room(&inner) < needed {
             let free = self.new_room(&inner);
-            let Some(spare) = inner.spares.pop() else { return Err(LogError::Full { needed, free }) };
+            let Some(spare) = inner.spares.pop() else {
+                return Err(LogError::Full { needed, free });
+            };
             // Nobody waits for the file system with the lock.
             drop(inner);
             let removed = self.disk.remove(&spare.name);
@@ -304,9 +370,10 @@ impl Files {
         info.size = size;
     }
 
-    /// The content of a file can never come back when this returns. After a failed sync of the folder the log is to be
-    /// poisoned, and the file is gone for this process; after other errors it is as it was. A file of standard size
-    /// that nobody reads is kept for the next roll, others are removed.
+    /// The content of a file can never come back when this returns. After a failed sync of the
+    /// folder the log is to be poisoned, and the file is gone for this process; after other errors
+    /// it is as it was. A file of standard size that nobody reads is kept for the next roll, others
+    /// are removed.
     pub(crate) fn retire(&self, id: u32) -> Result<(), LogError> {
         let (file, recycle) = {
             let mut inner = self.inner.lock();
@@ -316,11 +383,16 @@ impl Files {
                 return Err(LogError::NoFile(id));
             }
             let standard = file.info.lock().size == self.options.file_bytes;
-            let recycle = standard && inner.spares.len() < MAX_SPARES && Arc::strong_count(&file) == 1;
+            let recycle =
+                standard && inner.spares.len() < MAX_SPARES && Arc::strong_count(&file) == 1;
             (file, recycle)
         };
         let (name, spare) = (file_name(id), spare_name(id));
-        let moved = if recycle { self.disk.rename(&name, &spare) } else { self.disk.remove(&name) };
+        let moved = if recycle {
+            self.disk.rename(&name, &spare)
+        } else {
+            self.disk.remove(&name)
+        };
         if let Err(error) = moved {
             self.inner.lock().files.insert(id, file);
             return Err(LogError::io("retire log file")(error));
@@ -329,7 +401,11 @@ impl Files {
         let len = file.info.lock().size;
         let mut inner = self.inner.lock();
         // At the moment in which its bytes are there again: they are not promised a second time.
-        if inner.victim.as_ref().is_some_and(|victim| victim.file == id) {
+        if inner
+            .victim
+            .as_ref()
+            .is_some_and(|victim| victim.file == id)
+        {
             inner.victim = None;
         }
         if recycle {
@@ -357,6 +433,8 @@ fn spare_name(id: u32) -> String {
 
 /// Whether a name is a leftover that an open removes: a file that was never finished, or a spare.
 pub(crate) fn is_leftover(name: &str) -> bool {
-    let stem = name.strip_suffix(".new").or_else(|| name.strip_suffix(".spare"));
+    let stem = name
+        .strip_suffix(".new")
+        .or_else(|| name.strip_suffix(".spare"));
     stem.is_some_and(|stem| stem.len() == 8 && u32::from_str_radix(stem, 16).is_ok())
 }

@@ -13,8 +13,8 @@
 //!         · age u32 (frame_seq of the footer minus that of the record) · key    (directory of a footer)
 //! trailer the last 16 bytes of a sealed file: magic "CLT2" · CRC-32C of the length · footer length u64
 //! ```
-//! A footer is a frame without payloads that ends where its file ends. It takes no frame_seq of its own: it repeats
-//! that of the last frame.
+//! A footer is a frame without payloads that ends where its file ends. It takes no frame_seq of its
+//! own: it repeats that of the last frame.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cstore_types::codec::{CodecError, Fields};
@@ -52,7 +52,8 @@ const fn align(len: u64) -> u64 {
     len.div_ceil(BLOCK) * BLOCK
 }
 
-/// Bytes that a frame of `records` takes on disk, with `key_bytes` of keys and `payload_bytes` of payloads.
+/// Bytes that a frame of `records` takes on disk, with `key_bytes` of keys and `payload_bytes` of
+/// payloads.
 pub const fn frame_bytes(records: usize, key_bytes: usize, payload_bytes: usize) -> u64 {
     align((FRAME_HEADER + records * ENTRY + key_bytes + payload_bytes) as u64)
 }
@@ -106,7 +107,10 @@ pub(crate) struct Seed(u32);
 
 impl Seed {
     pub(crate) fn new(owner: &[u8; 16], file: u32) -> Self {
-        Self(crc32c::crc32c_append(crc32c::crc32c(owner), &file.to_le_bytes()))
+        Self(crc32c::crc32c_append(
+            crc32c::crc32c(owner),
+            &file.to_le_bytes(),
+        ))
     }
 }
 
@@ -144,14 +148,21 @@ impl FileHeader {
         if version != VERSION {
             return Err(Damage::Version(version));
         }
-        let (body, crc) = block.split_last_chunk::<4>().ok_or(Damage::Short(block.len() as u64))?;
+        let (body, crc) = block
+            .split_last_chunk::<4>()
+            .ok_or(Damage::Short(block.len() as u64))?;
         if crc32c::crc32c(body).to_le_bytes() != *crc {
             return Err(Damage::Header);
         }
         fields.u16()?;
         let file = fields.u32()?;
         let owner = fields.array()?;
-        Ok(Self { file, owner, capacity: fields.u64()?, durable_seq: fields.u64()? })
+        Ok(Self {
+            file,
+            owner,
+            capacity: fields.u64()?,
+            durable_seq: fields.u64()?,
+        })
     }
 }
 
@@ -216,8 +227,12 @@ impl FrameHeader {
 
     /// Checks the whole frame, whose bytes from the header on are `content`.
     pub(crate) fn verify(&self, seed: Seed, content: &[u8]) -> bool {
-        let Some((header, rest)) = content.split_at_checked(FRAME_HEADER) else { return false };
-        let Some(start) = header.first_chunk::<40>() else { return false };
+        let Some((header, rest)) = content.split_at_checked(FRAME_HEADER) else {
+            return false;
+        };
+        let Some(start) = header.first_chunk::<40>() else {
+            return false;
+        };
         let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed.0, start), rest);
         content.len() as u64 == self.content_len() && crc == self.crc
     }
@@ -270,7 +285,13 @@ pub(crate) fn encode_frame<'a>(
     let mut entries = Vec::new();
     let mut payloads = Vec::new();
     for (kind, key, payload) in records {
-        entries.push(Entry { kind, key: key.clone(), len: payload.len() as u32, offset, seq: place.seq });
+        entries.push(Entry {
+            kind,
+            key: key.clone(),
+            len: payload.len() as u32,
+            offset,
+            seq: place.seq,
+        });
         offset += payload.len() as u32;
         if !payload.is_empty() {
             payloads.push(payload.clone());
@@ -286,8 +307,11 @@ pub(crate) fn encode_frame<'a>(
         payload_len,
         crc: 0,
     };
-    header.crc =
-        checksum(seed, &header, std::iter::once(&directory[..]).chain(payloads.iter().map(|p| &p[..])));
+    header.crc = checksum(
+        seed,
+        &header,
+        std::iter::once(&directory[..]).chain(payloads.iter().map(|p| &p[..])),
+    );
     let mut head = BytesMut::with_capacity(FRAME_HEADER + directory.len());
     head.put_slice(&header.encode());
     head.put_slice(&directory);
@@ -297,10 +321,15 @@ pub(crate) fn encode_frame<'a>(
     if padding > 0 {
         buffers.push(Bytes::from(vec![0; padding as usize]));
     }
-    EncodedFrame { buffers, entries, disk_len: header.disk_len() }
+    EncodedFrame {
+        buffers,
+        entries,
+        disk_len: header.disk_len(),
+    }
 }
 
-/// Encodes the footer over `entries`; `place.offset` is where it starts, and it ends where the file ends.
+/// Encodes the footer over `entries`; `place.offset` is where it starts, and it ends where the file
+/// ends.
 pub(crate) fn encode_footer(seed: Seed, place: FramePlace, entries: &[Entry]) -> Bytes {
     let mut directory = BytesMut::new();
     for entry in entries {
@@ -338,12 +367,16 @@ pub(crate) fn decode_trailer(seed: Seed, trailer: &[u8; TRAILER]) -> Option<u64>
     let mut fields = Fields::new(trailer);
     let magic = fields.array::<4>().ok()?;
     let (crc, len) = (fields.u32().ok()?, fields.u64().ok()?);
-    (magic == *TRAILER_MAGIC && crc == crc32c::crc32c_append(seed.0, &len.to_le_bytes())).then_some(len)
+    (magic == *TRAILER_MAGIC && crc == crc32c::crc32c_append(seed.0, &len.to_le_bytes()))
+        .then_some(len)
 }
 
 fn checksum<'a>(seed: Seed, header: &FrameHeader, parts: impl Iterator<Item = &'a [u8]>) -> u32 {
     let start = header.encode();
-    parts.fold(crc32c::crc32c_append(seed.0, &start[..40]), crc32c::crc32c_append)
+    parts.fold(
+        crc32c::crc32c_append(seed.0, &start[..40]),
+        crc32c::crc32c_append,
+    )
 }
 
 /// Reads the directory of a verified frame at `offset`.
@@ -367,7 +400,13 @@ pub(crate) fn decode_directory(
             (at, header.seq)
         };
         let key = Bytes::copy_from_slice(fields.take(key_len.into())?);
-        entries.push(Entry { kind, key, len, offset: at, seq });
+        entries.push(Entry {
+            kind,
+            key,
+            len,
+            offset: at,
+            seq,
+        });
     }
     fields.end()?;
     Ok(entries)
@@ -381,12 +420,21 @@ mod tests {
     const OWNER: [u8; 16] = [7; 16];
 
     fn place() -> FramePlace {
-        FramePlace { file: 3, offset: 4_096, seq: 9, durable_seq: 8 }
+        FramePlace {
+            file: 3,
+            offset: 4_096,
+            seq: 9,
+            durable_seq: 8,
+        }
     }
 
     fn frame() -> EncodedFrame {
         let (key, payload) = (Bytes::from_static(b"key"), Bytes::from_static(b"payload"));
-        encode_frame(Seed::new(&OWNER, 3), place(), [(1, &key, &payload)].into_iter())
+        encode_frame(
+            Seed::new(&OWNER, 3),
+            place(),
+            [(1, &key, &payload)].into_iter(),
+        )
     }
 
     #[test]
@@ -422,8 +470,9 @@ mod tests {
         for at in 0..80 {
             let mut copy = bytes.clone();
             copy[at] ^= 4;
-            let valid = FrameHeader::decode(&copy, 3)
-                .is_some_and(|h| h.content_len() == 80 && h.verify(Seed::new(&OWNER, 3), &copy[..80]));
+            let valid = FrameHeader::decode(&copy, 3).is_some_and(|h| {
+                h.content_len() == 80 && h.verify(Seed::new(&OWNER, 3), &copy[..80])
+            });
             assert!(!valid || (44..64).contains(&at), "byte {at}");
         }
     }
@@ -439,12 +488,20 @@ mod tests {
         let header = FrameHeader::decode(&footer, 3).unwrap();
         let content = &footer[..header.content_len() as usize];
         assert!(header.footer && header.verify(seed, content));
-        assert_eq!(decode_directory(&header, 0, &content[FRAME_HEADER..]).unwrap(), entries);
+        assert_eq!(
+            decode_directory(&header, 0, &content[FRAME_HEADER..]).unwrap(),
+            entries
+        );
     }
 
     #[test]
     fn the_file_header_names_what_is_wrong() {
-        let header = FileHeader { file: 5, owner: OWNER, capacity: 1 << 20, durable_seq: 4 };
+        let header = FileHeader {
+            file: 5,
+            owner: OWNER,
+            capacity: 1 << 20,
+            durable_seq: 4,
+        };
         let block = header.encode();
         assert_eq!(FileHeader::decode(&block), Ok(header));
         let mut newer = block.to_vec();
@@ -461,9 +518,18 @@ mod tests {
         let bytes = frame().buffers.concat();
         let header = FrameHeader::decode(&bytes, 3).unwrap();
         let directory = |end: usize| decode_directory(&header, 4_096, &bytes[64..end]);
-        assert!(matches!(directory(72), Err(Damage::Directory(CodecError::TooShort { .. }))));
-        assert_eq!(directory(75), Err(Damage::Directory(CodecError::Trailing(2))));
-        assert_eq!(decode_directory(&header, 1 << 32, &bytes[64..73]), Err(Damage::PayloadOffset));
+        assert!(matches!(
+            directory(72),
+            Err(Damage::Directory(CodecError::TooShort { .. }))
+        ));
+        assert_eq!(
+            directory(75),
+            Err(Damage::Directory(CodecError::Trailing(2)))
+        );
+        assert_eq!(
+            decode_directory(&header, 1 << 32, &bytes[64..73]),
+            Err(Damage::PayloadOffset)
+        );
     }
 
     proptest! {

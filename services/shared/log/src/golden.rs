@@ -1,4 +1,5 @@
-//! Golden files: bytes that earlier programs wrote, committed, and compared with what this program writes.
+//! Golden files: bytes that earlier programs wrote, committed, and compared with what this program
+//! writes.
 //!
 //! ```text
 //! # comment
@@ -6,13 +7,15 @@
 //!   0a0b0c                  its bytes, indented: hexadecimal digits
 //!   00*4000                 and BYTE*COUNT for a long run of one byte
 //! ```
-//! A test encodes fixed values, hands the bytes to [`GoldenFile::check`], decodes what the file has and compares that
-//! with the values. A format whose bytes change gets a new file; the old file stays, and must still decode.
+//! A test encodes fixed values, hands the bytes to [`GoldenFile::check`], decodes what the file has
+//! and compares that with the values. A format whose bytes change gets a new file; the old file
+//! stays, and must still decode.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Environment variable that makes a test write its golden file. The test fails in that run, so that it is not left on.
+/// Environment variable that makes a test write its golden file. The test fails in that run, so
+/// that it is not left on.
 pub const WRITE_FIXTURES: &str = "CSTORE_WRITE_FIXTURES";
 
 /// Bytes on one line of a golden file.
@@ -31,25 +34,41 @@ pub struct GoldenFile {
 }
 
 impl GoldenFile {
-    /// Opens the golden file at `path`, or starts a new one with `head` as its comment if [`WRITE_FIXTURES`] is set.
+    /// Opens the golden file at `path`, or starts a new one with `head` as its comment if
+    /// [`WRITE_FIXTURES`] is set.
     ///
     /// # Panics
     /// If the file cannot be read or parsed.
     pub fn open(path: impl Into<PathBuf>, head: &str) -> Self {
         let path = path.into();
         if std::env::var_os(WRITE_FIXTURES).is_some() {
-            let head = head.lines().fold(String::new(), |text, line| text + "# " + line + "\n");
-            return Self { path, expected: BTreeMap::new(), written: Some(head) };
+            let head = head
+                .lines()
+                .fold(String::new(), |text, line| text + "# " + line + "\n");
+            return Self {
+                path,
+                expected: BTreeMap::new(),
+                written: Some(head),
+            };
         }
 
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
-            panic!("read {}: {error}; {WRITE_FIXTURES}=1 makes the test write it", path.display())
+            panic!(
+                "read {}: {error}; {WRITE_FIXTURES}=1 makes the test write it",
+                path.display()
+            )
         });
-        let expected = parse(&text).unwrap_or_else(|problem| panic!("{}: {problem}", path.display()));
-        Self { path, expected, written: None }
+        let expected =
+            parse(&text).unwrap_or_else(|problem| panic!("{}: {problem}", path.display()));
+        Self {
+            path,
+            expected,
+            written: None,
+        }
     }
 
-    /// Compares `encoded` with the value `name` of the file and returns the bytes of the file, to be decoded.
+    /// Compares `encoded` with the value `name` of the file and returns the bytes of the file, to
+    /// be decoded.
     ///
     /// # Panics
     /// If the file has no such value or other bytes.
@@ -60,8 +79,10 @@ impl GoldenFile {
         }
 
         let file = self.path.display();
-        let expected =
-            self.expected.remove(name).unwrap_or_else(|| panic!("{file} has no value named {name}"));
+        let expected = self
+            .expected
+            .remove(name)
+            .unwrap_or_else(|| panic!("{file} has no value named {name}"));
         assert!(
             expected == encoded,
             "{name} is not what {file} has:\n{}this program encodes\n{}",
@@ -78,11 +99,16 @@ impl GoldenFile {
     pub fn finish(self) {
         if let Some(text) = self.written {
             let file = self.path.display();
-            std::fs::write(&self.path, text).unwrap_or_else(|error| panic!("write {file}: {error}"));
+            std::fs::write(&self.path, text)
+                .unwrap_or_else(|error| panic!("write {file}: {error}"));
             panic!("{file} was written; read its diff, then run the test without {WRITE_FIXTURES}");
         }
         let left: Vec<_> = self.expected.keys().collect();
-        assert!(left.is_empty(), "{} has values that no test compares: {left:?}", self.path.display());
+        assert!(
+            left.is_empty(),
+            "{} has values that no test compares: {left:?}",
+            self.path.display()
+        );
     }
 }
 
@@ -113,7 +139,10 @@ fn render_literal(text: &mut String, bytes: &[u8]) {
 fn parse(text: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let mut values = BTreeMap::new();
     let mut name = None;
-    for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+    {
         if !line.starts_with(' ') {
             if values.insert(line.to_owned(), Vec::new()).is_some() {
                 return Err(format!("has two values named {line}"));
@@ -121,9 +150,13 @@ fn parse(text: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
             name = Some(line);
             continue;
         }
-        let value = name.and_then(|name| values.get_mut(name)).ok_or("begins with bytes without a name")?;
+        let value = name
+            .and_then(|name| values.get_mut(name))
+            .ok_or("begins with bytes without a name")?;
         for word in line.split_whitespace() {
-            value.extend(parse_word(word).ok_or_else(|| format!("has a word that is no bytes: {word}"))?);
+            value.extend(
+                parse_word(word).ok_or_else(|| format!("has a word that is no bytes: {word}"))?,
+            );
         }
     }
     Ok(values)
@@ -150,17 +183,34 @@ mod tests {
 
     #[test]
     fn rendered_bytes_parse_to_the_same_bytes() {
-        let long = [vec![1, 2, 3], vec![0; 4_000], (0..100).collect(), vec![7; 16], vec![9; 15]].concat();
+        let long = [
+            vec![1, 2, 3],
+            vec![0; 4_000],
+            (0..100).collect(),
+            vec![7; 16],
+            vec![9; 15],
+        ]
+        .concat();
         for bytes in [long, vec![], vec![5], vec![6; 32], vec![0; 16]] {
             let text = format!("# comment\nvalue\n{}", render(&bytes));
             assert!(text.lines().all(|line| line.len() < 120), "{text}");
-            assert_eq!(parse(&text).unwrap(), BTreeMap::from([("value".to_owned(), bytes)]));
+            assert_eq!(
+                parse(&text).unwrap(),
+                BTreeMap::from([("value".to_owned(), bytes)])
+            );
         }
     }
 
     #[test]
     fn text_that_is_no_golden_file_is_refused() {
-        for text in ["  00\n", "a\n  0\n", "a\n  0x00\n", "a\n  0001*3\n", "a\n  00*x\n", "a\na\n"] {
+        for text in [
+            "  00\n",
+            "a\n  0\n",
+            "a\n  0x00\n",
+            "a\n  0001*3\n",
+            "a\n  00*x\n",
+            "a\na\n",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

@@ -1,23 +1,25 @@
-//! The one durable log of C-Store: under the segments of a storage node and under the metadata of the master.
+//! The one durable log of C-Store: under the segments of a storage node and under the metadata of
+//! the master.
 //!
-//! A log is a folder of files. Records are appended in groups; a frame is one group commit: everything that waited,
-//! one vectored write, one `fdatasync`, then the callers are told. See `docs/log-format.md` for the bytes and
-//! [`recovery`](self#recovery) for what an open does.
+//! A log is a folder of files. Records are appended in groups; a frame is one group commit:
+//! everything that waited, one vectored write, one `fdatasync`, then the callers are told. See
+//! `docs/log-format.md` for the bytes and [`recovery`](self#recovery) for what an open does.
 //!
 //! # Invariants
-//! * A group is told to be durable only after the sync of its frame has returned. A failed sync is never retried: the
-//!   log is poisoned, reads go on.
-//! * A frame is written only after the frame before it was synced, and says so (`durable_seq`). So at most one valid
-//!   frame of a crashed process is unproven.
+//! * A group is told to be durable only after the sync of its frame has returned. A failed sync is
+//!   never retried: the log is poisoned, reads go on.
+//! * A frame is written only after the frame before it was synced, and says so (`durable_seq`). So
+//!   at most one valid frame of a crashed process is unproven.
 //! * All records of a group come back, or none.
-//! * File ids are never used twice, and every checksum is seeded with owner and file id: stale or misdirected bytes
-//!   never validate.
+//! * File ids are never used twice, and every checksum is seeded with owner and file id: stale or
+//!   misdirected bytes never validate.
 //!
 //! # Recovery
-//! After a kill the page cache may show a frame that the disk does not have, and after a failed sync a new one does
-//! not help. So the one valid frame beyond the last proven one is *copied* into a new file and synced before the open
-//! returns; the copy names the frame that it replaces. Then the crashed file is cut to its valid end. Every open
-//! starts a new file; an old one is never appended to.
+//! After a kill the page cache may show a frame that the disk does not have, and after a failed
+//! sync a new one does not help. So the one valid frame beyond the last proven one is *copied* into
+//! a new file and synced before the open returns; the copy names the frame that it replaces. Then
+//! the crashed file is cut to its valid end. Every open starts a new file; an old one is never
+//! appended to.
 
 #![warn(missing_docs)]
 
@@ -42,4 +44,6 @@ pub use error::LogError;
 pub use format::{Damage, MAX_KEY, frame_bytes};
 pub use log::Log;
 pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};
-pub use types::{Committed, Done, FileInfo, FileState, Location, Observer, Options, Record, Urgency};
+pub use types::{
+    Committed, Done, FileInfo, FileState, Location, Observer, Options, Record, Urgency,
+};

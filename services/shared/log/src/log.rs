@@ -37,8 +37,8 @@ impl Log {
     /// Opens a folder as a log and delivers every record, in order of the log, before it returns.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] when durable bytes are damaged (nothing is changed then), `Full` when an unproven tail
-    /// finds no room, `Io`.
+    /// [`LogError::Corrupt`] when durable bytes are damaged (nothing is changed then), `Full` when
+    /// an unproven tail finds no room, `Io`.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: Options,
@@ -62,12 +62,24 @@ impl Log {
             Hands::Callers(committer)
         } else {
             let thread = std::thread::Builder::new().name("log-committer".to_owned());
-            Hands::Thread(thread.spawn(move || committer.run()).map_err(LogError::io("start log committer"))?)
+            Hands::Thread(
+                thread
+                    .spawn(move || committer.run())
+                    .map_err(LogError::io("start log committer"))?,
+            )
         };
-        Ok((Self { shared, hands: Mutex::new(Some(hands)), by_callers }, recovered.report))
+        Ok((
+            Self {
+                shared,
+                hands: Mutex::new(Some(hands)),
+                by_callers,
+            },
+            recovered.report,
+        ))
     }
 
-    /// Hands a group to the committer: all its records land in one frame. `done` is told the outcome.
+    /// Hands a group to the committer: all its records land in one frame. `done` is told the
+    /// outcome.
     pub fn append(&self, records: Vec<Record>, urgency: Urgency, done: Done) {
         if let Err(error) = check(&records) {
             return done(Err(error));
@@ -79,7 +91,9 @@ impl Log {
                 Some((group, LogError::Closed))
             } else if let Some(why) = self.poisoned() {
                 Some((group, LogError::Poisoned(why)))
-            } else if queue.bytes + group.bytes() > self.shared.options.max_queue_bytes && queue.bytes > 0 {
+            } else if queue.bytes + group.bytes() > self.shared.options.max_queue_bytes
+                && queue.bytes > 0
+            {
                 Some((group, LogError::Busy))
             } else {
                 queue.push(group);
@@ -120,12 +134,13 @@ impl Log {
         self.shared.files.list()
     }
 
-    /// Gives up a file in which the caller needs nothing any more. When this returns its content can never come
-    /// back, not even after a power loss.
+    /// Gives up a file in which the caller needs nothing any more. When this returns its content
+    /// can never come back, not even after a power loss.
     ///
     /// # Errors
-    /// [`LogError::NoFile`] when it is not there or active, `Io`; the file is as it was then. `Poisoned` when the sync
-    /// of the folder failed: whether the file is gone shows at the next open.
+    /// [`LogError::NoFile`] when it is not there or active, `Io`; the file is as it was then.
+    /// `Poisoned` when the sync of the folder failed: whether the file is gone shows at the next
+    /// open.
     pub fn retire(&self, file: u32) -> Result<(), LogError> {
         self.shared.files.retire(file).inspect_err(|error| {
             if let LogError::Poisoned(why) = error {
@@ -134,8 +149,8 @@ impl Log {
         })
     }
 
-    /// What lies in a file that is not active, in the order of the log. A file that was sealed is asked through its
-    /// footer, one that was cut is read whole. Blocks the thread.
+    /// What lies in a file that is not active, in the order of the log. A file that was sealed is
+    /// asked through its footer, one that was cut is read whole. Blocks the thread.
     ///
     /// # Errors
     /// [`LogError::NoFile`] when it is not there or active, `Corrupt`, `Io`.
@@ -143,8 +158,8 @@ impl Log {
         recovery::directory(&*self.shared.files.get(file)?, &self.shared.options)
     }
 
-    /// Bytes that groups of this urgency could still append: the rest of the active file, recycled files and room for
-    /// new ones, without what they leave to others.
+    /// Bytes that groups of this urgency could still append: the rest of the active file, recycled
+    /// files and room for new ones, without what they leave to others.
     pub fn free_bytes(&self, urgency: Urgency) -> u64 {
         self.shared.files.free(urgency)
     }
@@ -154,20 +169,20 @@ impl Log {
         self.shared.options.compaction_bytes
     }
 
-    /// Groups of compaction are copied out of `file` from now on. Until it is retired others see the same room as
-    /// before, because what the copies take comes back with it.
+    /// Groups of compaction are copied out of `file` from now on. Until it is retired others see
+    /// the same room as before, because what the copies take comes back with it.
     pub fn begin_compaction(&self, file: u32) {
         self.shared.files.begin_compaction(file);
     }
 
-    /// What the part of the reserve that only compaction may use lacks; nothing, as long as every file that a copy was
-    /// begun of could be retired.
+    /// What the part of the reserve that only compaction may use lacks; nothing, as long as every
+    /// file that a copy was begun of could be retired.
     pub fn missing_bytes(&self) -> u64 {
         self.shared.files.missing()
     }
 
-    /// The file that groups of compaction were copied out of is given up: from now on the room that they took is
-    /// missed, and all of their reserve is kept again.
+    /// The file that groups of compaction were copied out of is given up: from now on the room that
+    /// they took is missed, and all of their reserve is kept again.
     pub fn settle_compaction(&self) {
         self.shared.files.settle_compaction();
     }
@@ -229,12 +244,22 @@ impl Drop for Log {
 }
 
 fn check(records: &[Record]) -> Result<(), LogError> {
-    let too_large = |what, found, allowed| Err(LogError::TooLarge { what, found, allowed });
+    let too_large = |what, found, allowed| {
+        Err(LogError::TooLarge {
+            what,
+            found,
+            allowed,
+        })
+    };
     if let Some(record) = records.iter().find(|record| record.key.len() > MAX_KEY) {
         return too_large("key length", record.key.len(), MAX_KEY);
     }
     if let Some(record) = records.iter().find(|record| record.kind >= FIRST_OWN_KIND) {
-        return too_large("record kind", record.kind.into(), usize::from(FIRST_OWN_KIND) - 1);
+        return too_large(
+            "record kind",
+            record.kind.into(),
+            usize::from(FIRST_OWN_KIND) - 1,
+        );
     }
     let bytes = records.iter().map(|record| record.payload.len()).sum();
     if records.is_empty() || bytes > MAX_FRAME {

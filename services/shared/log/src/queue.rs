@@ -1,4 +1,5 @@
-//! The queue of groups that wait for the committer, and the other state that the committer shares with its callers.
+//! The queue of groups that wait for the committer, and the other state that the committer shares
+//! with its callers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -49,7 +50,12 @@ pub(crate) struct Group {
 
 impl std::fmt::Debug for Group {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Group({} records, {} bytes)", self.records.len(), self.payload_bytes)
+        write!(
+            f,
+            "Group({} records, {} bytes)",
+            self.records.len(),
+            self.payload_bytes
+        )
     }
 }
 
@@ -57,7 +63,13 @@ impl Group {
     pub(crate) fn new(records: Vec<Record>, urgency: Urgency, done: Done) -> Self {
         let key_bytes = records.iter().map(|record| record.key.len()).sum();
         let payload_bytes = records.iter().map(|record| record.payload.len()).sum();
-        Self { records, key_bytes, payload_bytes, urgency, done }
+        Self {
+            records,
+            key_bytes,
+            payload_bytes,
+            urgency,
+            done,
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {

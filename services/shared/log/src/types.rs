@@ -14,16 +14,18 @@ pub struct Options {
     pub file_bytes: u64,
     /// Limit of the bytes of all files together.
     pub max_bytes: u64,
-    /// Bytes that [`Urgency::Normal`] groups leave free, counted over the active file, recycled files and new files.
+    /// Bytes that [`Urgency::Normal`] groups leave free, counted over the active file, recycled
+    /// files and new files.
     pub reserve_bytes: u64,
-    /// Part of the reserve that [`Urgency::Urgent`] groups leave free, too: only compaction uses it.
+    /// Part of the reserve that [`Urgency::Urgent`] groups leave free, too: only compaction uses
+    /// it.
     pub compaction_bytes: u64,
     /// Limit of the bytes of a frame. A frame always holds at least one group, whatever its size.
     pub max_frame_bytes: usize,
     /// Limit of the bytes that wait for the disk. Groups beyond it are refused as busy.
     pub max_queue_bytes: usize,
-    /// Highest sequence that the owner knows to be used. The log continues above it, also if the files that held such
-    /// sequences are gone. 0 if the owner keeps no record.
+    /// Highest sequence that the owner knows to be used. The log continues above it, also if the
+    /// files that held such sequences are gone. 0 if the owner keeps no record.
     pub least_seq: u64,
 }
 
@@ -63,8 +65,8 @@ pub struct Committed<'a> {
 /// Callback for every group commit. Runs on the committer's thread, so it MUST NOT block.
 pub type Observer = Box<dyn Fn(&CommitFacts) + Send + Sync>;
 
-/// Callback for the outcome of one group, called exactly once: on the committer's thread in the order of the log, or
-/// inside of the append if the group is refused.
+/// Callback for the outcome of one group, called exactly once: on the committer's thread in the
+/// order of the log, or inside of the append if the group is refused.
 pub type Done = Box<dyn FnOnce(Result<Committed<'_>, LogError>) + Send>;
 
 /// Share of the reserve that a group may use.
@@ -74,7 +76,8 @@ pub enum Urgency {
     Normal,
     /// Records that free space, or must be written on a full disk.
     Urgent,
-    /// Copies out of a file that is to be retired. They may use all free space, because the retired file returns more.
+    /// Copies out of a file that is to be retired. They may use all free space, because the retired
+    /// file returns more.
     Compaction,
 }
 

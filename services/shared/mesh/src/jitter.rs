@@ -16,9 +16,10 @@ pub fn seed_chance(seed: u64) {
 
 fn draw<T: rand::distr::uniform::SampleUniform + PartialOrd + Clone>(range: Range<T>) -> T {
     #[cfg(feature = "simulated")]
-    if let Some(drawn) =
-        SEEDED.with_borrow_mut(|rng| rng.as_mut().map(|rng| rand::RngExt::random_range(rng, range.clone())))
-    {
+    if let Some(drawn) = SEEDED.with_borrow_mut(|rng| {
+        rng.as_mut()
+            .map(|rng| rand::RngExt::random_range(rng, range.clone()))
+    }) {
         return drawn;
     }
     rand::random_range(range)
@@ -29,7 +30,8 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(draw(0.5..1.5))
 }
 
-/// Draws an index below `count`, which MUST NOT be 0: otherwise the range is empty and the draw panics.
+/// Draws an index below `count`, which MUST NOT be 0: otherwise the range is empty and the draw
+/// panics.
 pub(crate) fn draw_index(count: usize) -> usize {
     draw(0..count)
 }

@@ -6,8 +6,8 @@
 //! | `/ready`   | 200 and `[]`, or 503 and `[{"part": "master", "reason": "not reached"}]`                   |
 //! | `/metrics` | 200, Prometheus text, or OpenMetrics with exemplars for `Accept: application/openmetrics-text`  |
 //!
-//! The port outlives the role's own listeners: while a role drains, `/ready` already says so. Give it a [`Shutdown`]
-//! that is triggered last.
+//! The port outlives the role's own listeners: while a role drains, `/ready` already says so. Give
+//! it a [`Shutdown`] that is triggered last.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -39,7 +39,10 @@ use crate::{
     shutdown::Shutdown,
 };
 
-const LIMITS: AcceptLimits = AcceptLimits { connections: 64, drain: Duration::from_secs(1) };
+const LIMITS: AcceptLimits = AcceptLimits {
+    connections: 64,
+    drain: Duration::from_secs(1),
+};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part that says that the process ends.
 const LEAVING: &str = "process";
@@ -55,10 +58,16 @@ pub async fn run(
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .with_state(readiness)
-        .merge(Router::new().route("/metrics", get(metrics)).with_state(registry));
+        .merge(
+            Router::new()
+                .route("/metrics", get(metrics))
+                .with_state(registry),
+        );
     let stop = shutdown.clone();
-    accept_loop(listener, LIMITS, shutdown, move |stream, _| serve(stream, router.clone(), stop.clone()))
-        .await;
+    accept_loop(listener, LIMITS, shutdown, move |stream, _| {
+        serve(stream, router.clone(), stop.clone())
+    })
+    .await;
 }
 
 /// Which parts of a role can do their work. Clones share it.
@@ -76,11 +85,14 @@ impl Readiness {
     /// All parts that must be ready; each begins as not ready, because it is starting.
     pub fn new(parts: &[&'static str]) -> Self {
         let starting = |part: &&'static str| (*part, PartState::NotReady("starting".to_owned()));
-        Self(Arc::new(watch::Sender::new(parts.iter().map(starting).collect())))
+        Self(Arc::new(watch::Sender::new(
+            parts.iter().map(starting).collect(),
+        )))
     }
 
     pub fn set(&self, part: &'static str, state: PartState) {
-        self.0.send_if_modified(|parts| parts.insert(part, state.clone()) != Some(state));
+        self.0
+            .send_if_modified(|parts| parts.insert(part, state.clone()) != Some(state));
     }
 
     pub fn is_ready(&self) -> bool {
@@ -124,10 +136,19 @@ fn all_ready(parts: &BTreeMap<&'static str, PartState>) -> bool {
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
     let reasons = readiness.reasons();
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let object =
-        |(part, reason): (&str, String)| BTreeMap::from([("part", part.to_owned()), ("reason", reason)]);
-    (status, Json(reasons.into_iter().map(object).collect::<Vec<_>>())).into_response()
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let object = |(part, reason): (&str, String)| {
+        BTreeMap::from([("part", part.to_owned()), ("reason", reason)])
+    };
+    (
+        status,
+        Json(reasons.into_iter().map(object).collect::<Vec<_>>()),
+    )
+        .into_response()
 }
 
 async fn metrics(State(registry): State<Arc<Mutex<Registry>>>, headers: HeaderMap) -> Response {
@@ -144,7 +165,8 @@ async fn metrics(State(registry): State<Arc<Mutex<Registry>>>, headers: HeaderMa
 
 async fn serve(stream: TcpStream, router: Router, shutdown: Shutdown) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
@@ -173,8 +195,9 @@ mod tests {
 
     async fn ask_for(addr: SocketAddr, path: &str, accept: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: admin\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: admin\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -183,30 +206,49 @@ mod tests {
 
     #[tokio::test]
     async fn the_pages_tell_life_readiness_and_metrics() {
-        let listener = crate::listen::bind("CSTORE_ADMIN_PORT", "127.0.0.1", 0).await.unwrap();
+        let listener = crate::listen::bind("CSTORE_ADMIN_PORT", "127.0.0.1", 0)
+            .await
+            .unwrap();
         let addr = listener.local_addr().unwrap();
         let readiness = Readiness::new(&["master", "storage"]);
         let shutdown = Shutdown::new();
         let registry = Arc::new(Mutex::new(crate::metrics::registry("worker")));
-        let server =
-            crate::shutdown::spawn("admin", run(listener, readiness.clone(), registry, shutdown.clone()));
+        let server = crate::shutdown::spawn(
+            "admin",
+            run(listener, readiness.clone(), registry, shutdown.clone()),
+        );
 
         assert!(ask(addr, "/live").await.starts_with("HTTP/1.1 200"));
         readiness.set("master", PartState::Ready);
         readiness.set("storage", PartState::NotReady("formatting".to_owned()));
         let answer = ask(addr, "/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-        assert!(answer.ends_with(r#"[{"part":"storage","reason":"formatting"}]"#), "{answer}");
+        assert!(
+            answer.ends_with(r#"[{"part":"storage","reason":"formatting"}]"#),
+            "{answer}"
+        );
 
         readiness.set("storage", PartState::Ready);
         let answer = ask(addr, "/ready").await;
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("[]"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("[]"),
+            "{answer}"
+        );
 
         let answer = ask(addr, "/metrics").await;
-        assert!(answer.contains("text/plain; version=0.0.4") && !answer.contains("# EOF"), "{answer}");
-        assert!(answer.contains("cstore_build_info{role=\"worker\""), "{answer}");
+        assert!(
+            answer.contains("text/plain; version=0.0.4") && !answer.contains("# EOF"),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("cstore_build_info{role=\"worker\""),
+            "{answer}"
+        );
         let answer = ask_for(addr, "/metrics", "application/openmetrics-text").await;
-        assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
+        assert!(
+            answer.contains("application/openmetrics-text; version=1.0.0"),
+            "{answer}"
+        );
         assert!(answer.ends_with("# EOF\n"), "{answer}");
         assert!(ask(addr, "/else").await.starts_with("HTTP/1.1 404"));
 

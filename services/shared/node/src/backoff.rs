@@ -1,7 +1,8 @@
 //! How long to wait before the next try: 1×, 2×, 3× … 12× the step, then 12× for ever, each ±20 %.
 //!
-//! Linear, because a peer that starts needs seconds, not minutes; for ever, because a cluster heals without an
-//! operator; jittered, so that all workers of a restarted master do not come back in one moment.
+//! Linear, because a peer that starts needs seconds, not minutes; for ever, because a cluster heals
+//! without an operator; jittered, so that all workers of a restarted master do not come back in one
+//! moment.
 
 use std::{
     future::Future,
@@ -50,7 +51,11 @@ impl Backoff {
     /// Without a seed each sequence has its own jitter.
     pub fn new(step: Duration, seed: Option<u64>) -> Self {
         let random = seed.unwrap_or_else(random_seed);
-        Self { step, tries: 0, random }
+        Self {
+            step,
+            tries: 0,
+            random,
+        }
     }
 
     /// Counts one failed try and answers how long to wait after it.
@@ -87,8 +92,9 @@ impl Backoff {
     }
 }
 
-/// Tries until it succeeds; `None` when the shutdown came first. The back-off is reset by success. `what` completes
-/// "cannot … yet" in the log, which is a warning once, when the growing waits are used up.
+/// Tries until it succeeds; `None` when the shutdown came first. The back-off is reset by success.
+/// `what` completes "cannot … yet" in the log, which is a warning once, when the growing waits are
+/// used up.
 pub async fn retry_until<T, E, F>(
     what: &str,
     shutdown: &Shutdown,
@@ -133,7 +139,9 @@ mod tests {
 
     fn seed() -> u64 {
         let given = crate::env::Source::get(&crate::env::ProcessEnv::snapshot(), "CSTORE_SEED");
-        let seed = given.and_then(|text| text.parse().ok()).unwrap_or_else(|| RandomState::new().hash_one(0));
+        let seed = given
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| RandomState::new().hash_one(0));
         println!("CSTORE_SEED={seed}");
         seed
     }
@@ -144,7 +152,10 @@ mod tests {
         for n in (1..=12).chain([12; 30]) {
             let delay = backoff.next_delay();
             let whole = DEFAULT_STEP * n;
-            assert!(delay >= whole * 8 / 10 && delay <= whole * 12 / 10, "{delay:?} is not about {whole:?}");
+            assert!(
+                delay >= whole * 8 / 10 && delay <= whole * 12 / 10,
+                "{delay:?} is not about {whole:?}"
+            );
         }
         assert_eq!(backoff.tries(), 42);
         assert!(backoff.is_settled());

@@ -3,8 +3,8 @@
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::JoinError;
 
-/// Does such work on a thread for it. A runtime of one thread, as a simulation is, does it itself: so the order of
-/// events there does not hang on other threads.
+/// Does such work on a thread for it. A runtime of one thread, as a simulation is, does it itself:
+/// so the order of events there does not hang on other threads.
 ///
 /// # Errors
 /// When the work panicked, or the runtime ended before it began.
@@ -31,12 +31,16 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn others_have_a_thread_for_it() {
-        let outside =
-            blocking(|| (std::thread::current().id(), Handle::try_current().is_ok())).await.unwrap();
+        let outside = blocking(|| (std::thread::current().id(), Handle::try_current().is_ok()))
+            .await
+            .unwrap();
         let me = std::thread::current().id();
         assert!(outside.0 != me && outside.1);
         assert!(
-            blocking(|| assert!(Handle::try_current().is_err(), "on purpose")).await.unwrap_err().is_panic()
+            blocking(|| assert!(Handle::try_current().is_err(), "on purpose"))
+                .await
+                .unwrap_err()
+                .is_panic()
         );
     }
 }

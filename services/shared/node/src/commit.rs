@@ -1,7 +1,7 @@
 //! Spans of group commits: one for each request that waits, with what its frame held.
 //!
-//! Requests of several traces share a frame and its sync. Each has a `commit` span of its own, so that no trace ends in
-//! another's; those that came later link to the first of the frame.
+//! Requests of several traces share a frame and its sync. Each has a `commit` span of its own, so
+//! that no trace ends in another's; those that came later link to the first of the frame.
 
 use cstore_types::CommitFacts;
 use opentelemetry::trace::{SpanContext, TraceContextExt};

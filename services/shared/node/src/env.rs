@@ -1,9 +1,10 @@
-//! Configuration from the environment: parsed once, by one value, with every mistake reported at once.
+//! Configuration from the environment: parsed once, by one value, with every mistake reported at
+//! once.
 //!
-//! A flag given on the command line overrides the variable of the same meaning, an empty value counts as unset, and
-//! surrounding blanks are dropped. A reader that meets a mistake notes it and goes on with the default; the values are
-//! only good once [`Env::finish`] has answered `Ok`. A secret is never printed, neither in a mistake nor in
-//! [`Env::shown`].
+//! A flag given on the command line overrides the variable of the same meaning, an empty value
+//! counts as unset, and surrounding blanks are dropped. A reader that meets a mistake notes it and
+//! goes on with the default; the values are only good once [`Env::finish`] has answered `Ok`. A
+//! secret is never printed, neither in a mistake nor in [`Env::shown`].
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +20,8 @@ use crate::size::ByteSize;
 /// The exit status of a process that was started wrongly (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: i32 = 64;
 
-/// Reads typed values out of a [`Source`], and remembers every value for printing and every mistake for reporting.
+/// Reads typed values out of a [`Source`], and remembers every value for printing and every mistake
+/// for reporting.
 pub struct Env<'a> {
     source: &'a dyn Source,
     overrides: BTreeMap<String, String>,
@@ -34,10 +36,16 @@ pub trait Source {
 
 impl<'a> Env<'a> {
     pub fn new(source: &'a dyn Source) -> Self {
-        Self { source, overrides: BTreeMap::new(), shown: Vec::new(), mistakes: Vec::new() }
+        Self {
+            source,
+            overrides: BTreeMap::new(),
+            shown: Vec::new(),
+            mistakes: Vec::new(),
+        }
     }
 
-    /// Values that win over the source, by the name of the variable they stand for: the command line's flags.
+    /// Values that win over the source, by the name of the variable they stand for: the command
+    /// line's flags.
     #[must_use]
     pub fn with_overrides(mut self, overrides: impl IntoIterator<Item = (String, String)>) -> Self {
         self.overrides.extend(overrides);
@@ -47,10 +55,15 @@ impl<'a> Env<'a> {
     /// # Errors
     /// All mistakes that any reader has met, in the order of reading.
     pub fn finish(&self) -> Result<(), ConfigErrors> {
-        if self.mistakes.is_empty() { Ok(()) } else { Err(ConfigErrors(self.mistakes.clone())) }
+        if self.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors(self.mistakes.clone()))
+        }
     }
 
-    /// Every variable that was read: its name, its value as understood, and whether that is the default.
+    /// Every variable that was read: its name, its value as understood, and whether that is the
+    /// default.
     pub fn shown(&self) -> &[(String, String, bool)] {
         &self.shown
     }
@@ -73,7 +86,11 @@ impl<'a> Env<'a> {
 
     /// A port; 0 asks for a free one.
     pub fn port(&mut self, key: &str, default: u16) -> u16 {
-        self.value(key, default, "a port from 0 to 65535, where 0 means a free one")
+        self.value(
+            key,
+            default,
+            "a port from 0 to 65535, where 0 means a free one",
+        )
     }
 
     pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
@@ -87,7 +104,12 @@ impl<'a> Env<'a> {
         )
     }
 
-    pub fn bytes(&mut self, key: &str, default: ByteSize, range: RangeInclusive<ByteSize>) -> ByteSize {
+    pub fn bytes(
+        &mut self,
+        key: &str,
+        default: ByteSize,
+        range: RangeInclusive<ByteSize>,
+    ) -> ByteSize {
         let allowed = format!(
             "bytes, or a number with KiB, MiB, GiB or TiB, from {} to {}",
             range.start(),
@@ -98,11 +120,18 @@ impl<'a> Env<'a> {
     }
 
     /// Milliseconds, or a number with `ms` or `s`.
-    pub fn duration_ms(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+    pub fn duration_ms(
+        &mut self,
+        key: &str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
         let (low, high) = (range.start().as_millis(), range.end().as_millis());
         let allowed = format!("milliseconds, or a number with ms or s, from {low}ms to {high}ms");
         let parse = |text: &str| parse_duration(text).filter(|duration| range.contains(duration));
-        self.read(key, default, &allowed, parse, |duration| format!("{}ms", duration.as_millis()))
+        self.read(key, default, &allowed, parse, |duration| {
+            format!("{}ms", duration.as_millis())
+        })
     }
 
     pub fn boolean(&mut self, key: &str, default: bool) -> bool {
@@ -111,17 +140,29 @@ impl<'a> Env<'a> {
             "FALSE" | "false" | "0" => Some(false),
             _ => None,
         };
-        self.read(key, default, "TRUE or FALSE, true or false, 1 or 0", parse, |flag| {
-            if *flag { "TRUE" } else { "FALSE" }.to_owned()
-        })
+        self.read(
+            key,
+            default,
+            "TRUE or FALSE, true or false, 1 or 0",
+            parse,
+            |flag| if *flag { "TRUE" } else { "FALSE" }.to_owned(),
+        )
     }
 
     /// One of a closed set of words; upper and lower case are the same.
-    pub fn choice<T: Copy + PartialEq>(&mut self, key: &str, default: T, choices: &[(&str, T)]) -> T {
+    pub fn choice<T: Copy + PartialEq>(
+        &mut self,
+        key: &str,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> T {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let allowed = format!("one of {}", names.join(", "));
         let parse = |text: &str| {
-            choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, value)| *value)
+            choices
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(text))
+                .map(|(_, value)| *value)
         };
         let show = |value: &T| {
             choices
@@ -133,14 +174,32 @@ impl<'a> Env<'a> {
         self.read(key, default, &allowed, parse, show)
     }
 
-    /// Values between commas; unset is an empty list, and so are two commas with nothing between them.
+    /// Values between commas; unset is an empty list, and so are two commas with nothing between
+    /// them.
     pub fn list<T: FromStr + fmt::Display>(&mut self, key: &str, allowed: &str) -> Vec<T> {
         let parse = |text: &str| {
-            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-            parts.map(|part| part.parse().ok()).collect::<Option<Vec<T>>>()
+            let parts = text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty());
+            parts
+                .map(|part| part.parse().ok())
+                .collect::<Option<Vec<T>>>()
         };
-        let show = |values: &Vec<T>| values.iter().map(T::to_string).collect::<Vec<_>>().join(",");
-        self.read(key, Vec::new(), &format!("{allowed}; several between commas"), parse, show)
+        let show = |values: &Vec<T>| {
+            values
+                .iter()
+                .map(T::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        self.read(
+            key,
+            Vec::new(),
+            &format!("{allowed}; several between commas"),
+            parse,
+            show,
+        )
     }
 
     pub fn host_port(&mut self, key: &str, default: HostPort) -> HostPort {
@@ -154,23 +213,40 @@ impl<'a> Env<'a> {
     /// A value that must not be seen; only whether it is set is shown.
     pub fn secret(&mut self, key: &str) -> Option<Secret> {
         let found = self.raw(key);
-        let shown = if found.is_some() { "(set, hidden)" } else { "(unset)" };
-        self.shown.push((key.to_owned(), shown.to_owned(), found.is_none()));
+        let shown = if found.is_some() {
+            "(set, hidden)"
+        } else {
+            "(unset)"
+        };
+        self.shown
+            .push((key.to_owned(), shown.to_owned(), found.is_none()));
         found.map(Secret)
     }
 
-    /// Any type that reads and prints itself; `allowed` says in the mistake what would have been right.
+    /// Any type that reads and prints itself; `allowed` says in the mistake what would have been
+    /// right.
     pub fn value<T: FromStr + fmt::Display>(&mut self, key: &str, default: T, allowed: &str) -> T {
-        self.read(key, default, allowed, |text| text.parse().ok(), T::to_string)
+        self.read(
+            key,
+            default,
+            allowed,
+            |text| text.parse().ok(),
+            T::to_string,
+        )
     }
 
     /// As [`Env::value`], where unset is `None`.
     pub fn optional<T: FromStr + fmt::Display>(&mut self, key: &str, allowed: &str) -> Option<T> {
-        let show = |value: &Option<T>| value.as_ref().map_or_else(|| "(unset)".to_owned(), T::to_string);
+        let show = |value: &Option<T>| {
+            value
+                .as_ref()
+                .map_or_else(|| "(unset)".to_owned(), T::to_string)
+        };
         self.read(key, None, allowed, |text| text.parse().ok().map(Some), show)
     }
 
-    /// As [`Env::value`], where unset is a mistake too; the `None` then never outlives [`Env::finish`].
+    /// As [`Env::value`], where unset is a mistake too; the `None` then never outlives
+    /// [`Env::finish`].
     pub fn required<T: FromStr + fmt::Display>(&mut self, key: &str, allowed: &str) -> Option<T> {
         let value = self.optional(key, allowed);
         if value.is_none() && self.raw(key).is_none() {
@@ -211,7 +287,11 @@ impl<'a> Env<'a> {
     }
 
     fn mistake(&mut self, key: &str, found: Option<String>, allowed: &str) {
-        self.mistakes.push(Mistake { variable: key.to_owned(), found, allowed: allowed.to_owned() });
+        self.mistakes.push(Mistake {
+            variable: key.to_owned(),
+            found,
+            allowed: allowed.to_owned(),
+        });
     }
 }
 
@@ -237,10 +317,21 @@ struct Mistake {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, Mistake { variable, found, allowed }) in self.0.iter().enumerate() {
+        for (
+            at,
+            Mistake {
+                variable,
+                found,
+                allowed,
+            },
+        ) in self.0.iter().enumerate()
+        {
             let line_end = if at == 0 { "" } else { "\n" };
             match found {
-                Some(found) => write!(f, "{line_end}{variable}: found {found:?}, allowed is {allowed}")?,
+                Some(found) => write!(
+                    f,
+                    "{line_end}{variable}: found {found:?}, allowed is {allowed}"
+                )?,
                 None => write!(f, "{line_end}{variable}: is not set, allowed is {allowed}")?,
             }
         }
@@ -254,10 +345,15 @@ impl std::error::Error for ConfigErrors {}
 pub struct ProcessEnv(BTreeMap<String, String>);
 
 impl ProcessEnv {
-    /// Bytes that are not UTF-8 become replacement characters: the readers then refuse the value, not the process.
+    /// Bytes that are not UTF-8 become replacement characters: the readers then refuse the value,
+    /// not the process.
     pub fn snapshot() -> Self {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
-        Self(std::env::vars_os().map(|(key, value)| (text(key), text(value))).collect())
+        Self(
+            std::env::vars_os()
+                .map(|(key, value)| (text(key), text(value)))
+                .collect(),
+        )
     }
 }
 
@@ -288,7 +384,9 @@ impl Source for HashMap<String, String> {
 
 impl<const N: usize> Source for [(&str, &str); N] {
     fn get(&self, key: &str) -> Option<String> {
-        self.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())
+        self.iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| (*value).to_owned())
     }
 }
 
@@ -324,7 +422,10 @@ impl HostPort {
     const ALLOWED: &str = "host:port, with an IPv6 host in brackets";
 
     pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self { host: host.into(), port }
+        Self {
+            host: host.into(),
+            port,
+        }
     }
 }
 
@@ -335,7 +436,10 @@ impl FromStr for HostPort {
         let (host, port) = text.trim().rsplit_once(':').ok_or(InvalidHostPort)?;
         let port = port.parse().map_err(|_| InvalidHostPort)?;
         let host = match host.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').filter(|host| host.contains(':')).ok_or(InvalidHostPort)?,
+            Some(rest) => rest
+                .strip_suffix(']')
+                .filter(|host| host.contains(':'))
+                .ok_or(InvalidHostPort)?,
             None if host.contains(':') => return Err(InvalidHostPort),
             None => host,
         };
@@ -358,7 +462,9 @@ impl fmt::Display for HostPort {
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
-    let digits_end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits_end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits_end);
     let count: u64 = digits.parse().ok()?;
     match unit.trim_start() {
@@ -383,7 +489,11 @@ mod tests {
         ];
         let mut env = Env::new(&source);
         assert_eq!(env.port("MASTER_PORT", 4100), 4100);
-        env.bytes("FS_SIZE", ByteSize::from_gib(10), ByteSize::from_mib(1)..=ByteSize::from_gib(4096));
+        env.bytes(
+            "FS_SIZE",
+            ByteSize::from_gib(10),
+            ByteSize::from_mib(1)..=ByteSize::from_gib(4096),
+        );
         env.boolean("FRESH_START", false);
         env.choice("COLOUR", 1, &[("red", 1), ("blue", 2)]);
         env.duration_ms(
@@ -413,17 +523,29 @@ PEER: is not set, allowed is host:port, with an IPv6 host in brackets";
         ];
         let mut env = Env::new(&source);
         assert_eq!(env.port("MASTER_PORT", 4100), 0);
-        let size = env.bytes("FS_SIZE", ByteSize::from_gib(10), ByteSize::new(1)..=ByteSize::from_gib(20));
+        let size = env.bytes(
+            "FS_SIZE",
+            ByteSize::from_gib(10),
+            ByteSize::new(1)..=ByteSize::from_gib(20),
+        );
         assert_eq!(size, ByteSize::from_mib(2));
         assert_eq!(env.string("EMPTY", "fallback"), "fallback");
-        let step = env.duration_ms("STEP", Duration::ZERO, Duration::ZERO..=Duration::from_secs(9));
+        let step = env.duration_ms(
+            "STEP",
+            Duration::ZERO,
+            Duration::ZERO..=Duration::from_secs(9),
+        );
         assert_eq!(step, Duration::from_secs(2));
         assert_eq!(
             env.list::<HostPort>("PEERS", HostPort::ALLOWED),
             [HostPort::new("a", 1), HostPort::new("::1", 2)]
         );
         assert_eq!(env.finish(), Ok(()));
-        let shown: Vec<_> = env.shown().iter().map(|(k, v, d)| (k.as_str(), v.as_str(), *d)).collect();
+        let shown: Vec<_> = env
+            .shown()
+            .iter()
+            .map(|(k, v, d)| (k.as_str(), v.as_str(), *d))
+            .collect();
         let expected = [
             ("MASTER_PORT", "0", false),
             ("FS_SIZE", "2MiB", false),
@@ -438,7 +560,10 @@ PEER: is not set, allowed is host:port, with an IPv6 host in brackets";
     fn a_flag_wins_over_the_variable() {
         let source = [("A", "1"), ("B", "2")];
         let mut env = Env::new(&source).with_overrides([("A".to_owned(), "7".to_owned())]);
-        assert_eq!((env.number("A", 0, 0..=9), env.number("B", 0, 0..=9)), (7, 2));
+        assert_eq!(
+            (env.number("A", 0, 0..=9), env.number("B", 0, 0..=9)),
+            (7, 2)
+        );
     }
 
     #[test]
@@ -452,9 +577,18 @@ PEER: is not set, allowed is host:port, with an IPv6 host in brackets";
 
     #[test]
     fn addresses_without_a_clear_host_or_port_are_refused() {
-        for text in
-            ["", "host", ":1", "host:", "host:99999", "::1:80", "[::1]", "[host]:1", "http://h:1", "a b:1"]
-        {
+        for text in [
+            "",
+            "host",
+            ":1",
+            "host:",
+            "host:99999",
+            "::1:80",
+            "[::1]",
+            "[host]:1",
+            "http://h:1",
+            "a b:1",
+        ] {
             assert_eq!(text.parse::<HostPort>(), Err(InvalidHostPort), "{text}");
         }
     }

@@ -1,7 +1,9 @@
-//! How metrics are written: OpenMetrics with exemplars for a scraper that asks for it, Prometheus text for all others.
+//! How metrics are written: OpenMetrics with exemplars for a scraper that asks for it, Prometheus
+//! text for all others.
 //!
-//! The registry writes OpenMetrics. The older text differs in four things: counters and infos are declared under the
-//! names of their samples, infos are gauges, there are no units, no exemplars and no end mark.
+//! The registry writes OpenMetrics. The older text differs in four things: counters and infos are
+//! declared under the names of their samples, infos are gauges, there are no units, no exemplars
+//! and no end mark.
 
 use std::fmt;
 
@@ -19,7 +21,11 @@ impl Exposition {
     pub(crate) fn accepted(accept: Option<&str>) -> Self {
         let accept = accept.unwrap_or_default();
         let open = quality(accept, "application/openmetrics-text");
-        if open > 0.0 && open >= quality(accept, "text/plain") { Self::OpenMetrics } else { Self::Text }
+        if open > 0.0 && open >= quality(accept, "text/plain") {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     pub(crate) const fn content_type(self) -> &'static str {
@@ -47,7 +53,10 @@ impl Exposition {
 fn quality(accept: &str, media_type: &str) -> f64 {
     let of = |range: &str| {
         let mut parts = range.split(';').map(str::trim);
-        if !parts.next().is_some_and(|found| found.eq_ignore_ascii_case(media_type)) {
+        if !parts
+            .next()
+            .is_some_and(|found| found.eq_ignore_ascii_case(media_type))
+        {
             return None;
         }
         let given = parts.find_map(|part| part.strip_prefix("q="));
@@ -63,7 +72,9 @@ fn as_text(open: &str) -> String {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             // Its name depends on the kind, which is on the next line.
             help = rest.split_once(' ');
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        } else if let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|rest| rest.split_once(' '))
         {
             let (suffix, kind) = match kind {
                 "counter" => ("_total", kind),
@@ -129,8 +140,14 @@ mod tests {
             (Some("*/*"), Exposition::Text),
             (Some(""), Exposition::Text),
             (Some(prometheus), Exposition::OpenMetrics),
-            (Some("application/openmetrics-text"), Exposition::OpenMetrics),
-            (Some("text/plain, application/openmetrics-text;q=0.2"), Exposition::Text),
+            (
+                Some("application/openmetrics-text"),
+                Exposition::OpenMetrics,
+            ),
+            (
+                Some("text/plain, application/openmetrics-text;q=0.2"),
+                Exposition::Text,
+            ),
             (Some("application/openmetrics-text; q=0"), Exposition::Text),
             (Some("application/openmetrics-text; q=no"), Exposition::Text),
         ] {
@@ -141,7 +158,10 @@ mod tests {
     #[test]
     fn the_text_declares_what_its_samples_are_called_and_has_no_exemplars() {
         let open = Exposition::OpenMetrics.write(&registry()).unwrap();
-        assert!(open.contains("# {trace_id=\"ab\"} 0.05") && open.ends_with("# EOF\n"), "{open}");
+        assert!(
+            open.contains("# {trace_id=\"ab\"} 0.05") && open.ends_with("# EOF\n"),
+            "{open}"
+        );
         assert!(open.contains("# TYPE cstore_calls counter"), "{open}");
 
         let text = Exposition::Text.write(&registry()).unwrap();
@@ -155,7 +175,10 @@ mod tests {
             "# TYPE cstore_free_bytes gauge",
             "cstore_free_bytes 0",
         ] {
-            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in\n{text}"
+            );
         }
         for absent in ["# {trace", "# EOF", "# UNIT"] {
             assert!(!text.contains(absent), "{absent} is in\n{text}");

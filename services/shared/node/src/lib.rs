@@ -1,8 +1,9 @@
 //! What every role needs to be a good process: environment, telemetry, shutdown, admin port.
 //!
-//! A role is `pub async fn run(config, listeners, shutdown) -> Result<(), E>`: the caller parses the environment
-//! ([`mod@env`]), binds the listeners ([`listen`]), starts telemetry and owns the signal ([`shutdown`]). So the same role
-//! runs alone, beside others in one process, or inside a test on free ports.
+//! A role is `pub async fn run(config, listeners, shutdown) -> Result<(), E>`: the caller parses
+//! the environment ([`mod@env`]), binds the listeners ([`listen`]), starts telemetry and owns the
+//! signal ([`shutdown`]). So the same role runs alone, beside others in one process, or inside a
+//! test on free ports.
 
 pub mod admin;
 pub mod backoff;

@@ -18,13 +18,26 @@ pub enum BindError {
     #[error(
         "port {port} on {host} is taken: stop the process that holds it, or set {variable} to another port (0 for a free one)"
     )]
-    Taken { variable: String, host: String, port: u16 },
+    Taken {
+        variable: String,
+        host: String,
+        port: u16,
+    },
     #[error(
         "port {port} on {host} needs a privilege: set {variable} to a port above 1023 (0 for a free one)"
     )]
-    Denied { variable: String, host: String, port: u16 },
+    Denied {
+        variable: String,
+        host: String,
+        port: u16,
+    },
     #[error("cannot listen on {host} port {port} ({variable})")]
-    Failed { variable: String, host: String, port: u16, source: io::Error },
+    Failed {
+        variable: String,
+        host: String,
+        port: u16,
+        source: io::Error,
+    },
 }
 
 /// Opens a listener; port 0 is a free one. `variable` is the name the operator knows the port by.
@@ -35,9 +48,22 @@ pub async fn bind(variable: &str, host: &str, port: u16) -> Result<TcpListener, 
     TcpListener::bind((host, port)).await.map_err(|source| {
         let (variable, host) = (variable.to_owned(), host.to_owned());
         match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken { variable, host, port },
-            io::ErrorKind::PermissionDenied => BindError::Denied { variable, host, port },
-            _ => BindError::Failed { variable, host, port, source },
+            io::ErrorKind::AddrInUse => BindError::Taken {
+                variable,
+                host,
+                port,
+            },
+            io::ErrorKind::PermissionDenied => BindError::Denied {
+                variable,
+                host,
+                port,
+            },
+            _ => BindError::Failed {
+                variable,
+                host,
+                port,
+                source,
+            },
         }
     })
 }
@@ -51,10 +77,15 @@ pub struct AcceptLimits {
     pub drain: Duration,
 }
 
-/// Accepts until the shutdown, with TCP_NODELAY set; then closes the listener and waits for the connections. The
-/// handler watches the shutdown itself and ends its connection when it suits the protocol.
-pub async fn accept_loop<H, F>(listener: TcpListener, limits: AcceptLimits, shutdown: Shutdown, handle: H)
-where
+/// Accepts until the shutdown, with TCP_NODELAY set; then closes the listener and waits for the
+/// connections. The handler watches the shutdown itself and ends its connection when it suits the
+/// protocol.
+pub async fn accept_loop<H, F>(
+    listener: TcpListener,
+    limits: AcceptLimits,
+    shutdown: Shutdown,
+    handle: H,
+) where
     H: Fn(TcpStream, SocketAddr) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
@@ -87,7 +118,10 @@ pub async fn accept_from<C, H, F>(
     }
     let late = group.drain(limits.drain).await;
     if late > 0 {
-        tracing::warn!(connections = late, "dropped connections that did not end in time");
+        tracing::warn!(
+            connections = late,
+            "dropped connections that did not end in time"
+        );
     }
 }
 
@@ -125,18 +159,22 @@ async fn accept_all<C, H, F>(
     }
 }
 
-/// Frames are written whole, so waiting for more only costs time. Failing is harmless: the peer is gone already.
+/// Frames are written whole, so waiting for more only costs time. Failing is harmless: the peer is
+/// gone already.
 pub fn set_nodelay(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
 }
 
-/// A peer that gave up costs no pause; a lack of our own (EMFILE, ENFILE, ENOBUFS) does, from 10 ms up to 1 s: the
-/// waiting connection would otherwise turn the loop into a busy one.
+/// A peer that gave up costs no pause; a lack of our own (EMFILE, ENFILE, ENOBUFS) does, from 10 ms
+/// up to 1 s: the waiting connection would otherwise turn the loop into a busy one.
 pub fn pause_after(error: &io::Error, failures: u32) -> Duration {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
+    if matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    ) {
         return Duration::ZERO;
     }
     let doublings = failures.saturating_sub(1).min(7);
@@ -149,13 +187,19 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: AcceptLimits = AcceptLimits { connections: 1, drain: Duration::from_secs(5) };
+    const LIMITS: AcceptLimits = AcceptLimits {
+        connections: 1,
+        drain: Duration::from_secs(5),
+    };
 
     #[tokio::test]
     async fn a_taken_port_is_named_with_its_variable_and_a_way_out() {
         let first = bind("MASTER_PORT", "127.0.0.1", 0).await.unwrap();
         let port = first.local_addr().unwrap().port();
-        let error = bind("MASTER_PORT", "127.0.0.1", port).await.unwrap_err().to_string();
+        let error = bind("MASTER_PORT", "127.0.0.1", port)
+            .await
+            .unwrap_err()
+            .to_string();
         let expected = format!(
             "port {port} on 127.0.0.1 is taken: stop the process that holds it, or set MASTER_PORT to another port (0 for a free one)"
         );
@@ -168,7 +212,10 @@ mod tests {
         assert_eq!(pause_after(&emfile, 1), Duration::from_millis(10));
         assert_eq!(pause_after(&emfile, 3), Duration::from_millis(40));
         assert_eq!(pause_after(&emfile, u32::MAX), Duration::from_secs(1));
-        assert_eq!(pause_after(&io::ErrorKind::ConnectionAborted.into(), 9), Duration::ZERO);
+        assert_eq!(
+            pause_after(&io::ErrorKind::ConnectionAborted.into(), 9),
+            Duration::ZERO
+        );
     }
 
     #[tokio::test]
@@ -181,7 +228,10 @@ mod tests {
             let byte = stream.read_u8().await.unwrap();
             stream.write_u8(byte).await.unwrap();
         };
-        let server = crate::shutdown::spawn("server", accept_loop(listener, LIMITS, shutdown.clone(), echo));
+        let server = crate::shutdown::spawn(
+            "server",
+            accept_loop(listener, LIMITS, shutdown.clone(), echo),
+        );
         let mut first = TcpStream::connect(addr).await.unwrap();
         let mut second = TcpStream::connect(addr).await.unwrap();
         second.write_u8(2).await.unwrap();

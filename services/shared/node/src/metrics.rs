@@ -16,8 +16,15 @@ use prometheus_client::{
 /// A registry with the prefix `cstore` and the metric `cstore_build_info{role, version}`.
 pub fn registry(role: &str) -> Registry {
     let mut registry = Registry::with_prefix("cstore");
-    let labels = vec![("role", role.to_owned()), ("version", env!("CARGO_PKG_VERSION").to_owned())];
-    registry.register("build", "The role and the version of this process", Info::new(labels));
+    let labels = vec![
+        ("role", role.to_owned()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    registry.register(
+        "build",
+        "The role and the version of this process",
+        Info::new(labels),
+    );
     registry
 }
 
@@ -42,7 +49,10 @@ pub struct CommitMetrics {
 
 impl Default for CommitMetrics {
     fn default() -> Self {
-        Self { seconds: Histogram::new(seconds_buckets()), bytes: Histogram::new(bytes_buckets()) }
+        Self {
+            seconds: Histogram::new(seconds_buckets()),
+            bytes: Histogram::new(bytes_buckets()),
+        }
     }
 }
 
@@ -50,7 +60,10 @@ impl CommitMetrics {
     /// Counts a frame that was synced.
     pub fn observe(&self, took: Duration, bytes: u64) {
         self.seconds.observe(took.as_secs_f64());
-        #[allow(clippy::cast_precision_loss, reason = "a frame has far less than 2^53 bytes")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "a frame has far less than 2^53 bytes"
+        )]
         self.bytes.observe(bytes as f64);
     }
 }
@@ -63,7 +76,10 @@ mod tests {
     fn the_build_is_named() {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry("master")).unwrap();
-        assert!(text.contains("cstore_build_info{role=\"master\",version=\"0.1.0\"} 1"), "{text}");
+        assert!(
+            text.contains("cstore_build_info{role=\"master\",version=\"0.1.0\"} 1"),
+            "{text}"
+        );
     }
 
     #[test]

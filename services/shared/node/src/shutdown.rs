@@ -4,8 +4,8 @@
 //! running ── first SIGTERM/SIGINT, or trigger() ──> draining ── tasks ended, or the deadline passed ──> stopped
 //!                                                      └── second signal ──> exit at once
 //! ```
-//! Every task starts in [`spawn`] or in a [`TaskGroup`]: it keeps the span of the one who starts it, and a panic in it
-//! is logged with the task's name.
+//! Every task starts in [`spawn`] or in a [`TaskGroup`]: it keeps the span of the one who starts
+//! it, and a panic in it is logged with the task's name.
 
 use std::{future::Future, io, panic::AssertUnwindSafe, time::Duration};
 
@@ -28,10 +28,15 @@ pub fn drain_timeout(env: &mut Env<'_>) -> Duration {
     env.duration_ms("CSTORE_DRAIN_TIMEOUT_MS", DRAIN_TIMEOUT, range)
 }
 
-/// `CSTORE_DRAIN_DELAY_MS`: how long a role says that it is not ready, and serves on, before it drains. Balancers that
-/// look at readiness, or hear of the stop from an orchestrator, move away meanwhile.
+/// `CSTORE_DRAIN_DELAY_MS`: how long a role says that it is not ready, and serves on, before it
+/// drains. Balancers that look at readiness, or hear of the stop from an orchestrator, move away
+/// meanwhile.
 pub fn drain_delay(env: &mut Env<'_>) -> Duration {
-    env.duration_ms("CSTORE_DRAIN_DELAY_MS", Duration::ZERO, Duration::ZERO..=Duration::from_secs(300))
+    env.duration_ms(
+        "CSTORE_DRAIN_DELAY_MS",
+        Duration::ZERO,
+        Duration::ZERO..=Duration::from_secs(300),
+    )
 }
 
 /// The wish that a part of the process ends. Clones share it; it never turns back.
@@ -63,8 +68,12 @@ impl Shutdown {
     }
 }
 
-/// Starts a task in the current span. Its owner holds the handle; most tasks belong in a [`TaskGroup`].
-#[allow(clippy::disallowed_methods, reason = "this is the one place that every task comes through")]
+/// Starts a task in the current span. Its owner holds the handle; most tasks belong in a
+/// [`TaskGroup`].
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that every task comes through"
+)]
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -83,21 +92,30 @@ pub struct TaskGroup {
 
 impl TaskGroup {
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { tracker: TaskTracker::new(), shutdown, abort: CancellationToken::new() }
+        Self {
+            tracker: TaskTracker::new(),
+            shutdown,
+            abort: CancellationToken::new(),
+        }
     }
 
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
     }
 
-    /// Starts a task of the group; its handle answers `None` when the task was aborted at the deadline.
+    /// Starts a task of the group; its handle answers `None` when the task was aborted at the
+    /// deadline.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let abort = self.abort.clone();
-        spawn(name, self.tracker.track_future(async move { abort.run_until_cancelled(future).await }))
+        spawn(
+            name,
+            self.tracker
+                .track_future(async move { abort.run_until_cancelled(future).await }),
+        )
     }
 
     pub fn len(&self) -> usize {
@@ -108,7 +126,8 @@ impl TaskGroup {
         self.tracker.is_empty()
     }
 
-    /// Triggers the shutdown, waits for the tasks, aborts those that are not done in time and says how many.
+    /// Triggers the shutdown, waits for the tasks, aborts those that are not done in time and says
+    /// how many.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.shutdown.trigger();
         self.tracker.close();
@@ -121,8 +140,8 @@ impl TaskGroup {
     }
 }
 
-/// Triggers the shutdown at the first SIGTERM or SIGINT; the second one ends the process at once with 128 + signal.
-/// Only `main` calls it: the signal belongs to the process, not to a role.
+/// Triggers the shutdown at the first SIGTERM or SIGINT; the second one ends the process at once
+/// with 128 + signal. Only `main` calls it: the signal belongs to the process, not to a role.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
@@ -145,7 +164,10 @@ struct Signals {
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) -> (&'static str, i32) {
@@ -156,7 +178,8 @@ impl Signals {
     }
 }
 
-/// A panic would otherwise sleep in a handle that nobody awaits: log it with the name, then let it go on.
+/// A panic would otherwise sleep in a handle that nobody awaits: log it with the name, then let it
+/// go on.
 async fn named<F: Future>(name: &'static str, future: F) -> F::Output {
     match AssertUnwindSafe(future).catch_unwind().await {
         Ok(output) => output,
@@ -201,7 +224,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_reaches_the_owner_of_the_task() {
-        let handle = spawn("broken", async { assert!(Shutdown::new().is_triggered(), "on purpose") });
+        let handle = spawn("broken", async {
+            assert!(Shutdown::new().is_triggered(), "on purpose")
+        });
         assert!(handle.await.unwrap_err().is_panic());
     }
 }

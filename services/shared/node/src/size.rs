@@ -1,8 +1,10 @@
-//! A number of bytes as people write it: `65536`, `64KiB`, `10GiB`. Only binary units, so that a size has one meaning.
+//! A number of bytes as people write it: `65536`, `64KiB`, `10GiB`. Only binary units, so that a
+//! size has one meaning.
 
 use std::{fmt, str::FromStr};
 
-/// A number of bytes. It prints itself in the largest unit that divides it, so printing and parsing are inverse.
+/// A number of bytes. It prints itself in the largest unit that divides it, so printing and parsing
+/// are inverse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ByteSize(u64);
 
@@ -40,11 +42,16 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, InvalidSize> {
         let text = text.trim();
-        let digits_end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits_end = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (digits, unit) = text.split_at(digits_end);
         let count: u64 = digits.parse().map_err(|_| InvalidSize)?;
         let unit = unit.trim_start();
-        let factor = match UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) {
+        let factor = match UNITS
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+        {
             Some((_, shift)) => 1_u64 << shift,
             None if unit.is_empty() || unit == "B" => 1,
             None => return Err(InvalidSize),
@@ -85,16 +92,29 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_size_or_too_large_is_refused() {
-        for text in ["", "KiB", "-1", "1.5GiB", "10GB", "99999999999TiB", "18446744073709551616", "1KiB1"] {
+        for text in [
+            "",
+            "KiB",
+            "-1",
+            "1.5GiB",
+            "10GB",
+            "99999999999TiB",
+            "18446744073709551616",
+            "1KiB1",
+        ] {
             assert_eq!(text.parse::<ByteSize>(), Err(InvalidSize), "{text}");
         }
     }
 
     #[test]
     fn printing_and_parsing_are_inverse() {
-        for (bytes, text) in
-            [(0, "0"), (1023, "1023"), (65_536, "64KiB"), (1536 << 20, "1536MiB"), (1 << 40, "1TiB")]
-        {
+        for (bytes, text) in [
+            (0, "0"),
+            (1023, "1023"),
+            (65_536, "64KiB"),
+            (1536 << 20, "1536MiB"),
+            (1 << 40, "1TiB"),
+        ] {
             assert_eq!(ByteSize::new(bytes).to_string(), text);
             assert_eq!(text.parse(), Ok(ByteSize::new(bytes)));
         }

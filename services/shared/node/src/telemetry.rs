@@ -1,11 +1,12 @@
 //! Logs to stderr, panics too, spans to an OTLP collector, and trace ids in both.
 //!
-//! Logs and spans are filtered apart: `LOG_LEVEL=ERROR` makes the log quiet and leaves the traces whole. Without a
-//! collector spans still get valid ids, so that every answer can carry one. A collector that is dead or slow costs a
-//! bounded queue on a thread of its own: what does not fit is dropped.
+//! Logs and spans are filtered apart: `LOG_LEVEL=ERROR` makes the log quiet and leaves the traces
+//! whole. Without a collector spans still get valid ids, so that every answer can carry one. A
+//! collector that is dead or slow costs a bounded queue on a thread of its own: what does not fit
+//! is dropped.
 //!
-//! The spans of [`role_span`] are in the log only. As parents in a trace they would bind all requests of a process's
-//! life into one.
+//! The spans of [`role_span`] are in the log only. As parents in a trace they would bind all
+//! requests of a process's life into one.
 
 mod config;
 mod format;
@@ -44,9 +45,17 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const SPAN_QUEUE: usize = 2048;
 const ROLE_TARGET: &str = "cstore_node::role";
 /// The parts that carry the exported spans: a span about exporting would make the next one.
-const TRANSPORT_TARGETS: [&str; 6] = ["h2", "hyper", "tower", "tonic", "opentelemetry", ROLE_TARGET];
+const TRANSPORT_TARGETS: [&str; 6] = [
+    "h2",
+    "hyper",
+    "tower",
+    "tonic",
+    "opentelemetry",
+    ROLE_TARGET,
+];
 
-/// Installs the subscriber, the tracer and the W3C propagator of this process: once, inside the tokio runtime.
+/// Installs the subscriber, the tracer and the W3C propagator of this process: once, inside the
+/// tokio runtime.
 ///
 /// # Errors
 /// When telemetry was started before, or the collector's address is none.
@@ -57,7 +66,9 @@ pub fn init(role: &str, config: &TelemetryConfig) -> Result<Telemetry, Telemetry
         .with_location(false)
         .with_threads(false)
         .with_filter(filter_fn(is_traced));
-    let subscriber = tracing_subscriber::registry().with(spans).with(log_layer(config, io::stderr)?);
+    let subscriber = tracing_subscriber::registry()
+        .with(spans)
+        .with(log_layer(config, io::stderr)?);
     subscriber.try_init()?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     opentelemetry::global::set_tracer_provider(provider.clone());
@@ -85,7 +96,8 @@ pub struct Telemetry {
 impl Telemetry {
     /// Flushes, for at most 5 s. Last in `main`, after all roles have ended.
     pub async fn shutdown(self) {
-        let flush = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(FLUSH_TIMEOUT));
+        let flush =
+            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(FLUSH_TIMEOUT));
         // The outer bound is for a provider that does not keep its own.
         match tokio::time::timeout(FLUSH_TIMEOUT, flush).await {
             Ok(Ok(Ok(()))) => {}
@@ -107,13 +119,20 @@ pub fn role_span(role: &'static str) -> Span {
     tracing::error_span!(target: ROLE_TARGET, "role", role)
 }
 
-/// A panic becomes a line like all others. The runtime would write it past the format, and without its trace.
+/// A panic becomes a line like all others. The runtime would write it past the format, and without
+/// its trace.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("unknown");
         let backtrace = Backtrace::capture();
-        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
-        tracing::error!(panic = text, location = panic.location().map(display), backtrace, "panicked");
+        let backtrace =
+            (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
+        tracing::error!(
+            panic = text,
+            location = panic.location().map(display),
+            backtrace,
+            "panicked"
+        );
     }));
 }
 
@@ -122,23 +141,34 @@ fn current_ids() -> Option<(String, String)> {
     let context = Context::current();
     let span = context.span();
     let ids = span.span_context();
-    ids.is_valid().then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
+    ids.is_valid()
+        .then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
 }
 
 fn is_traced(metadata: &Metadata<'_>) -> bool {
-    let is_transport = TRANSPORT_TARGETS.iter().any(|target| metadata.target().starts_with(target));
+    let is_transport = TRANSPORT_TARGETS
+        .iter()
+        .any(|target| metadata.target().starts_with(target));
     *metadata.level() <= Level::INFO && !is_transport
 }
 
-fn log_layer<S, W>(config: &TelemetryConfig, writer: W) -> Result<Box<dyn Layer<S> + Send + Sync>, ParseError>
+fn log_layer<S, W>(
+    config: &TelemetryConfig,
+    writer: W,
+) -> Result<Box<dyn Layer<S> + Send + Sync>, ParseError>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
     W: for<'writer> tracing_subscriber::fmt::MakeWriter<'writer> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder().parse(&config.filter)?;
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false);
     Ok(match config.format {
-        LogFormat::Text => layer.event_format(TextWithTrace::default()).with_filter(filter).boxed(),
+        LogFormat::Text => layer
+            .event_format(TextWithTrace::default())
+            .with_filter(filter)
+            .boxed(),
         LogFormat::Json => layer
             .fmt_fields(JsonFields::new())
             .event_format(JsonWithTrace::default())
@@ -148,19 +178,31 @@ where
 }
 
 fn provider(role: &str, config: &TelemetryConfig) -> Result<SdkTracerProvider, ExporterBuildError> {
-    let name = config.service_name.clone().unwrap_or_else(|| format!("cstore-{role}"));
+    let name = config
+        .service_name
+        .clone()
+        .unwrap_or_else(|| format!("cstore-{role}"));
     let resource = Resource::builder()
         .with_service_name(name)
         .with_attribute(KeyValue::new(SERVICE_VERSION, env!("CARGO_PKG_VERSION")))
         .build();
-    let builder = SdkTracerProvider::builder().with_resource(resource).with_sampler(config.sampler.sampler());
+    let builder = SdkTracerProvider::builder()
+        .with_resource(resource)
+        .with_sampler(config.sampler.sampler());
     let Some(endpoint) = &config.endpoint else {
         return Ok(builder.build());
     };
-    let exporter =
-        SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?;
-    let queue = BatchConfigBuilder::default().with_max_queue_size(SPAN_QUEUE).build();
-    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(queue).build();
+    let exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()?;
+    let queue = BatchConfigBuilder::default()
+        .with_max_queue_size(SPAN_QUEUE)
+        .build();
+    let processor = BatchSpanProcessor::builder(exporter)
+        .with_batch_config(queue)
+        .build();
     Ok(builder.with_span_processor(processor).build())
 }
 
@@ -242,8 +284,14 @@ mod tests {
             tracing::info_span!("request").in_scope(|| tracing::info!("inside"));
         });
         let (outside, inside) = text.trim_end().split_once('\n').unwrap();
-        assert!(outside.ends_with('}') && !outside.contains("trace_id"), "{outside}");
-        assert!(inside.contains(r#","trace_id":""#) && inside.ends_with("\"}"), "{inside}");
+        assert!(
+            outside.ends_with('}') && !outside.contains("trace_id"),
+            "{outside}"
+        );
+        assert!(
+            inside.contains(r#","trace_id":""#) && inside.ends_with("\"}"),
+            "{inside}"
+        );
     }
 
     #[test]
@@ -258,9 +306,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_collector_neither_stops_the_start_nor_delays_a_span() {
-        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let endpoint = format!("http://{closed}");
-        let config = TelemetryConfig { endpoint: Some(endpoint), ..TelemetryConfig::default() };
+        let config = TelemetryConfig {
+            endpoint: Some(endpoint),
+            ..TelemetryConfig::default()
+        };
         let provider = provider("test", &config).unwrap();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
         tracing::subscriber::with_default(Registry::default().with(layer), || {

@@ -11,7 +11,10 @@ use opentelemetry::Context;
 async fn telemetry_starts_once_and_gives_ids_and_a_propagator_without_any_collector() {
     let config = TelemetryConfig::default();
     let telemetry = init("dev", &config).unwrap();
-    assert!(matches!(init("dev", &config), Err(TelemetryError::Twice(_))));
+    assert!(matches!(
+        init("dev", &config),
+        Err(TelemetryError::Twice(_))
+    ));
 
     let _role = role_span("gateway").entered();
     let _request = tracing::info_span!("request").entered();
@@ -21,12 +24,16 @@ async fn telemetry_starts_once_and_gives_ids_and_a_propagator_without_any_collec
         propagator.inject_context(&Context::current(), &mut carrier);
     });
     let header = carrier.get("traceparent").unwrap();
-    assert!(header.starts_with(&format!("00-{id}-")) && header.ends_with("-01"), "{header}");
+    assert!(
+        header.starts_with(&format!("00-{id}-")) && header.ends_with("-01"),
+        "{header}"
+    );
 
     telemetry.shutdown().await;
 }
 
-/// The process under test is this binary again: what the panic hook writes goes past the capture of a test.
+/// The process under test is this binary again: what the panic hook writes goes past the capture of
+/// a test.
 #[tokio::test]
 async fn a_panic_is_a_line_of_the_log_like_all_others() {
     const CHILD: &str = "CSTORE_TEST_PANICS";
@@ -40,7 +47,11 @@ async fn a_panic_is_a_line_of_the_log_like_all_others() {
         return;
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_panic_is_a_line_of_the_log_like_all_others", "--nocapture"])
+        .args([
+            "--exact",
+            "a_panic_is_a_line_of_the_log_like_all_others",
+            "--nocapture",
+        ])
         .env(CHILD, "1")
         .output()
         .unwrap();
@@ -48,7 +59,15 @@ async fn a_panic_is_a_line_of_the_log_like_all_others() {
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines.len(), 2, "{log}");
     let panicked = lines[1];
-    for part in ["\"level\":\"ERROR\"", "\"panic\":\"on purpose\"", "telemetry.rs:", "\"trace_id\":\""] {
-        assert!(panicked.starts_with('{') && panicked.contains(part), "{part} is missing in {panicked}");
+    for part in [
+        "\"level\":\"ERROR\"",
+        "\"panic\":\"on purpose\"",
+        "telemetry.rs:",
+        "\"trace_id\":\"",
+    ] {
+        assert!(
+            panicked.starts_with('{') && panicked.contains(part),
+            "{part} is missing in {panicked}"
+        );
     }
 }

@@ -15,7 +15,8 @@ pub enum BlockKind {
 
 /// A block with its identity. Cloning shares the bytes.
 ///
-/// The id is a claim until [`BlockId::matches`] was asked: the storage node checks it BEFORE a block is written.
+/// The id is a claim until [`BlockId::matches`] was asked: the storage node checks it BEFORE a
+/// block is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Identity.

@@ -1,8 +1,8 @@
 //! Identity of a block: `MD5(block) ‖ first 16 bytes of BLAKE3 keyed with the cluster's dedup key`.
 //!
-//! The first half is what `md5sum` prints. The second binds bytes to the id: without the key nobody can make two
-//! blocks of one id, nor guess an id from a hash. Equality is over all 32 bytes, so blocks whose MD5 collide are
-//! simply two blocks (invariant I5).
+//! The first half is what `md5sum` prints. The second binds bytes to the id: without the key nobody
+//! can make two blocks of one id, nor guess an id from a hash. Equality is over all 32 bytes, so
+//! blocks whose MD5 collide are simply two blocks (invariant I5).
 
 use std::fmt;
 
@@ -39,7 +39,11 @@ impl BlockId {
     /// The id of each block, in order. Blocks are hashed together, so give several at a time.
     pub fn of_many(key: &DedupKey, blocks: &[&[u8]]) -> Vec<Self> {
         let md5 = md5_many(blocks);
-        blocks.iter().zip(md5).map(|(block, md5)| Self::from_halves(md5, keyed_half(key, block))).collect()
+        blocks
+            .iter()
+            .zip(md5)
+            .map(|(block, md5)| Self::from_halves(md5, keyed_half(key, block)))
+            .collect()
     }
 
     /// The 32 bytes.
@@ -76,7 +80,8 @@ impl fmt::Debug for BlockId {
     }
 }
 
-/// The cluster's dedup key: made at first format, kept by the master, handed out over authenticated channels.
+/// The cluster's dedup key: made at first format, kept by the master, handed out over authenticated
+/// channels.
 #[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
 pub struct DedupKey([u8; 32]);
 
@@ -126,7 +131,10 @@ mod tests {
         let key = DedupKey::from_bytes([7; 32]);
         let (left, right) = (hex::decode(LEFT).unwrap(), hex::decode(RIGHT).unwrap());
         let ids = BlockId::of_many(&key, &[&left, &right]);
-        assert_eq!(hex::encode(ids[0].md5_half()), "008ee33a9d58b51cfeb425b0959121c9");
+        assert_eq!(
+            hex::encode(ids[0].md5_half()),
+            "008ee33a9d58b51cfeb425b0959121c9"
+        );
         assert_eq!(ids[0].md5_half(), ids[1].md5_half());
         assert_ne!(ids[0], ids[1]);
         assert!(ids[0].matches(&key, &left) && !ids[0].matches(&key, &right));
@@ -135,7 +143,10 @@ mod tests {
     #[test]
     fn the_id_of_a_known_block_is_pinned() {
         let id = BlockId::of_many(&DedupKey::from_bytes([7; 32]), &[b"abc"])[0];
-        assert_eq!(hex::encode(id.md5_half()), "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(
+            hex::encode(id.md5_half()),
+            "900150983cd24fb0d6963f7d28e17f72"
+        );
         assert_eq!(id.to_string().len(), 64);
         assert_eq!(BlockId::read(id.as_bytes()), Some(id));
         assert_eq!(BlockId::read(&[0; 31]), None);
@@ -144,7 +155,10 @@ mod tests {
     #[test]
     fn another_key_gives_another_id_and_another_check_value() {
         let (a, b) = (DedupKey::from_bytes([1; 32]), DedupKey::from_bytes([2; 32]));
-        assert_ne!(BlockId::of_many(&a, &[b"abc"]), BlockId::of_many(&b, &[b"abc"]));
+        assert_ne!(
+            BlockId::of_many(&a, &[b"abc"]),
+            BlockId::of_many(&b, &[b"abc"])
+        );
         assert_ne!(a.check_value(), b.check_value());
         assert_eq!(format!("{a:?}"), "DedupKey(…)");
     }

@@ -52,8 +52,13 @@ impl fmt::Display for Chunking {
 impl FromStr for Chunking {
     type Err = ChunkingError;
     fn from_str(text: &str) -> Result<Self, ChunkingError> {
-        let size = text.strip_prefix("fixed:").ok_or_else(|| ChunkingError::Unknown(text.to_owned()))?;
-        Self::fixed(size.parse().map_err(|_| ChunkingError::Size(size.to_owned()))?)
+        let size = text
+            .strip_prefix("fixed:")
+            .ok_or_else(|| ChunkingError::Unknown(text.to_owned()))?;
+        Self::fixed(
+            size.parse()
+                .map_err(|_| ChunkingError::Size(size.to_owned()))?,
+        )
     }
 }
 

@@ -1,7 +1,8 @@
-//! Reader and writer of little-endian fields: the one codec under frames, log files, disks and metadata.
+//! Reader and writer of little-endian fields: the one codec under frames, log files, disks and
+//! metadata.
 //!
-//! Both ends only know how fields follow each other. Which fields there are, their versions and their checksums belong
-//! to the file that owns a layout (`frame.rs`, `format.rs`, `keys.rs`).
+//! Both ends only know how fields follow each other. Which fields there are, their versions and
+//! their checksums belong to the file that owns a layout (`frame.rs`, `format.rs`, `keys.rs`).
 //!
 //! ```text
 //! u8, u16, u32, u64, i64    little-endian
@@ -28,7 +29,8 @@ pub enum CodecError {
     Text(#[from] std::str::Utf8Error),
 }
 
-/// Reader that takes fields off the front of a slice. Input that is too short is an error, never a panic.
+/// Reader that takes fields off the front of a slice. Input that is too short is an error, never a
+/// panic.
 ///
 /// After an error the reader stands where it stood before the failed field.
 #[derive(Debug, Clone)]
@@ -50,7 +52,10 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// [`CodecError::TooShort`] if fewer are left.
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], CodecError> {
-        let short = CodecError::TooShort { needed: len, left: self.0.len() };
+        let short = CodecError::TooShort {
+            needed: len,
+            left: self.0.len(),
+        };
         let (field, rest) = self.0.split_at_checked(len).ok_or(short)?;
         self.0 = rest;
         Ok(field)
@@ -61,7 +66,10 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// [`CodecError::TooShort`] if fewer are left.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
-        let short = CodecError::TooShort { needed: N, left: self.0.len() };
+        let short = CodecError::TooShort {
+            needed: N,
+            left: self.0.len(),
+        };
         let (field, rest) = self.0.split_first_chunk().ok_or(short)?;
         self.0 = rest;
         Ok(*field)
@@ -120,14 +128,16 @@ impl<'a> Fields<'a> {
     /// Takes a length of four bytes and as many bytes of UTF-8 as it says.
     ///
     /// # Errors
-    /// [`CodecError::TooShort`] if the length or the text is cut, [`CodecError::Text`] if it is not UTF-8.
+    /// [`CodecError::TooShort`] if the length or the text is cut, [`CodecError::Text`] if it is not
+    /// UTF-8.
     pub fn text(&mut self) -> Result<&'a str, CodecError> {
         let start = self.0;
         let text = std::str::from_utf8(self.bytes()?).inspect_err(|_| self.0 = start)?;
         Ok(text)
     }
 
-    /// Checks that every byte was taken. Call it after the last field: otherwise junk after a value goes unnoticed.
+    /// Checks that every byte was taken. Call it after the last field: otherwise junk after a value
+    /// goes unnoticed.
     ///
     /// # Errors
     /// [`CodecError::Trailing`] if bytes are left.
@@ -139,7 +149,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Writer of fields that [`Fields`] reads. Each method appends one field and returns the writer for the next.
+/// Writer of fields that [`Fields`] reads. Each method appends one field and returns the writer for
+/// the next.
 #[derive(Debug, Clone, Default)]
 pub struct FieldWriter(Vec<u8>);
 
@@ -186,10 +197,11 @@ impl FieldWriter {
         self.raw(&number.to_le_bytes())
     }
 
-    /// Appends the number of entries of a list as four bytes. The entries follow as fields of their own.
+    /// Appends the number of entries of a list as four bytes. The entries follow as fields of their
+    /// own.
     ///
-    /// Lists and texts are bounded far below 4 Gi by `limits`; a longer one would be written with a count that no
-    /// reader accepts.
+    /// Lists and texts are bounded far below 4 Gi by `limits`; a longer one would be written with a
+    /// count that no reader accepts.
     #[must_use]
     pub fn count(self, entries: usize) -> Self {
         self.u32(u32::try_from(entries).unwrap_or(u32::MAX))
@@ -250,8 +262,15 @@ mod tests {
     fn fields_survive_their_bytes_and_the_bytes_are_pinned() {
         let bytes = written();
         assert_eq!(read(&bytes), Ok(()));
-        let expected =
-            concat!("4353", "01", "0200", "03000000", "0400000000000000", "fbffffffffffffff", "020000000909");
+        let expected = concat!(
+            "4353",
+            "01",
+            "0200",
+            "03000000",
+            "0400000000000000",
+            "fbffffffffffffff",
+            "020000000909"
+        );
         assert_eq!(hex::encode(&bytes), expected.to_owned() + "02000000c3bc");
     }
 
@@ -259,7 +278,10 @@ mod tests {
     fn every_cut_is_too_short_and_every_extra_byte_is_trailing() {
         let mut bytes = written();
         for cut in 0..bytes.len() {
-            assert!(matches!(read(&bytes[..cut]), Err(CodecError::TooShort { .. })), "cut at {cut}");
+            assert!(
+                matches!(read(&bytes[..cut]), Err(CodecError::TooShort { .. })),
+                "cut at {cut}"
+            );
         }
         bytes.push(0);
         assert_eq!(read(&bytes), Err(CodecError::Trailing(1)));

@@ -115,7 +115,8 @@ impl ErrorCode {
         }
     }
 
-    /// The code for a gRPC status that came without an ErrorInfo of ours. Unknown is what a broken connection gives.
+    /// The code for a gRPC status that came without an ErrorInfo of ours. Unknown is what a broken
+    /// connection gives.
     pub const fn from_grpc_code(code: i32) -> Self {
         match code {
             3 => Self::InvalidArgument,

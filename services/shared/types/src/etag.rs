@@ -26,7 +26,10 @@ impl ETagBuilder {
 
     /// The tag over all blocks so far.
     pub fn finish(self) -> ETag {
-        ETag { md5: self.md5.finalize().into(), blocks: self.blocks }
+        ETag {
+            md5: self.md5.finalize().into(),
+            blocks: self.blocks,
+        }
     }
 }
 
@@ -51,13 +54,16 @@ impl fmt::Display for ETag {
 impl FromStr for ETag {
     type Err = ETagError;
 
-    /// Reads the one text that an ETag displays as. Other spellings of the same numbers are refused: an ETag is compared
-    /// as text by clients, so two spellings would be two tags.
+    /// Reads the one text that an ETag displays as. Other spellings of the same numbers are
+    /// refused: an ETag is compared as text by clients, so two spellings would be two tags.
     fn from_str(text: &str) -> Result<Self, ETagError> {
         let parsed = text.split_once('-').and_then(|(digits, blocks)| {
             let mut md5 = [0; 16];
             hex::decode_to_slice(digits, &mut md5).ok()?;
-            Some(Self { md5, blocks: blocks.parse().ok()? })
+            Some(Self {
+                md5,
+                blocks: blocks.parse().ok()?,
+            })
         });
         parsed
             .filter(|etag| etag.to_string() == text)
@@ -76,21 +82,48 @@ mod tests {
         let mut builder = ETagBuilder::default();
         ids.iter().for_each(|id| builder.push(id));
         let joined = [ids[0].md5_half(), ids[1].md5_half()].concat();
-        assert_eq!(builder.finish().to_string(), format!("{}-2", hex::encode(Md5::digest(joined))));
-        assert_eq!(ETagBuilder::default().finish().to_string(), "d41d8cd98f00b204e9800998ecf8427e-0");
+        assert_eq!(
+            builder.finish().to_string(),
+            format!("{}-2", hex::encode(Md5::digest(joined)))
+        );
+        assert_eq!(
+            ETagBuilder::default().finish().to_string(),
+            "d41d8cd98f00b204e9800998ecf8427e-0"
+        );
     }
 
     #[test]
     fn an_etag_has_one_spelling() {
         let text = "d41d8cd98f00b204e9800998ecf8427e-18446744073709551615";
-        assert_eq!(text.parse::<ETag>().map(|etag| etag.to_string()).as_deref(), Ok(text));
+        assert_eq!(
+            text.parse::<ETag>().map(|etag| etag.to_string()).as_deref(),
+            Ok(text)
+        );
         let digits = "d41d8cd98f00b204e9800998ecf8427e";
-        for blocks in ["", "-", "-x", "-01", "-+1", "--1", "-18446744073709551616", "-1-1", "-1 "] {
-            assert!(format!("{digits}{blocks}").parse::<ETag>().is_err(), "{blocks:?}");
+        for blocks in [
+            "",
+            "-",
+            "-x",
+            "-01",
+            "-+1",
+            "--1",
+            "-18446744073709551616",
+            "-1-1",
+            "-1 ",
+        ] {
+            assert!(
+                format!("{digits}{blocks}").parse::<ETag>().is_err(),
+                "{blocks:?}"
+            );
         }
-        for wrong in
-            [&digits[1..], &digits.to_uppercase(), &format!("{digits}00"), "", "ü", &"x".repeat(9_999)]
-        {
+        for wrong in [
+            &digits[1..],
+            &digits.to_uppercase(),
+            &format!("{digits}00"),
+            "",
+            "ü",
+            &"x".repeat(9_999),
+        ] {
             let error = format!("{wrong}-1").parse::<ETag>().unwrap_err();
             assert!(error.to_string().len() < 200, "{error}");
         }

@@ -1,8 +1,9 @@
-//! The failure that crosses crates and connections, and the one way to print an error with its causes.
+//! The failure that crosses crates and connections, and the one way to print an error with its
+//! causes.
 //!
-//! Terms: a crate's own error enum says what its direct caller can do. A [`Fault`] is what is left when a request ends:
-//! a code, a sentence, and the cause for our own log. `cstore-proto` turns it into a gRPC status and back,
-//! `cstore-wire` into an ERROR frame and back.
+//! Terms: a crate's own error enum says what its direct caller can do. A [`Fault`] is what is left
+//! when a request ends: a code, a sentence, and the cause for our own log. `cstore-proto` turns it
+//! into a gRPC status and back, `cstore-wire` into an ERROR frame and back.
 
 use std::error::Error;
 use std::fmt;
@@ -19,7 +20,8 @@ use crate::recipe::RecipeError;
 pub struct Fault {
     /// The class of the failure: tells the caller what it can do.
     pub code: ErrorCode,
-    /// Sentence for people: the event, its subject, and what is allowed. Lower case, without a full stop.
+    /// Sentence for people: the event, its subject, and what is allowed. Lower case, without a full
+    /// stop.
     pub message: String,
     /// Time after which the caller should try again. `None` if the server does not say.
     pub retry_after: Option<Duration>,
@@ -30,7 +32,12 @@ pub struct Fault {
 impl Fault {
     /// Makes a fault without a cause and without a time to try again.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None, source: None }
+        Self {
+            code,
+            message: message.into(),
+            retry_after: None,
+            source: None,
+        }
     }
 
     /// Makes a fault that says what `error` says and keeps it as the cause.
@@ -79,7 +86,9 @@ impl Error for Fault {
 /// Compares what a peer can see. Causes are left out: they do not travel.
 impl PartialEq for Fault {
     fn eq(&self, other: &Self) -> bool {
-        self.code == other.code && self.message == other.message && self.retry_after == other.retry_after
+        self.code == other.code
+            && self.message == other.message
+            && self.retry_after == other.retry_after
     }
 }
 
@@ -87,8 +96,9 @@ impl Eq for Fault {}
 
 /// Displays an error with all its causes, joined by `: `.
 ///
-/// Our messages do not repeat their causes, so `%error` alone loses them: log with `error_chain(&error)` instead. A
-/// cause that the text before it already ends with is left out, because some foreign errors do repeat theirs.
+/// Our messages do not repeat their causes, so `%error` alone loses them: log with
+/// `error_chain(&error)` instead. A cause that the text before it already ends with is left out,
+/// because some foreign errors do repeat theirs.
 pub fn error_chain(error: &(dyn Error + 'static)) -> impl fmt::Display + use<> {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -118,13 +128,23 @@ mod tests {
         let fault = fault.clone().retry_after(Duration::from_millis(5));
         assert_eq!(fault.to_string(), "disk is full");
         assert_eq!(fault.retry_after, Some(Duration::from_millis(5)));
-        assert!(fault.source().is_some_and(|cause| cause.is::<WriteFailed>()));
-        assert_eq!(error_chain(&fault).to_string(), "disk is full: write segment: no space left");
+        assert!(
+            fault
+                .source()
+                .is_some_and(|cause| cause.is::<WriteFailed>())
+        );
+        assert_eq!(
+            error_chain(&fault).to_string(),
+            "disk is full: write segment: no space left"
+        );
     }
 
     #[test]
     fn a_cause_that_was_said_is_not_said_again() {
-        let fault = Fault::from_error(ErrorCode::Internal, WriteFailed(std::io::Error::other("broken")));
+        let fault = Fault::from_error(
+            ErrorCode::Internal,
+            WriteFailed(std::io::Error::other("broken")),
+        );
         assert_eq!(fault.to_string(), "write segment");
         assert_eq!(error_chain(&fault).to_string(), "write segment: broken");
         let repeated = Fault::new(ErrorCode::Internal, "open disk: broken");

@@ -1,4 +1,5 @@
-//! A visible file as master, gateway and clients mean it, and the condition under which a name is written.
+//! A visible file as master, gateway and clients mean it, and the condition under which a name is
+//! written.
 
 use crate::chunking::Chunking;
 use crate::etag::ETag;
@@ -22,7 +23,8 @@ pub struct FileMeta {
     pub chunking: Chunking,
     /// Blocks of the content.
     pub blocks: u64,
-    /// SHA-256 of the content. `None` unless the client gave it with the upload; it was verified then.
+    /// SHA-256 of the content. `None` unless the client gave it with the upload; it was verified
+    /// then.
     pub sha256: Option<[u8; 32]>,
     /// Entries that the user noted beside the file. Empty in lists.
     pub metadata: UserMetadata,
@@ -47,7 +49,7 @@ pub enum WriteCondition {
     Any,
     /// Some file has the name.
     Exists,
-    /// The file of the name has this ETag. The text comes from the client, without quotes: one that is no ETag of ours
-    /// matches no file, which is a failed condition and not a malformed request.
+    /// The file of the name has this ETag. The text comes from the client, without quotes: one that
+    /// is no ETag of ours matches no file, which is a failed condition and not a malformed request.
     EtagEquals(String),
 }

@@ -27,7 +27,8 @@ pub enum NameError {
     DotSegment,
 }
 
-/// A valid name: UTF-8, 1 to 1,024 bytes, `/` makes folders, no empty or dot segments, no control characters.
+/// A valid name: UTF-8, 1 to 1,024 bytes, `/` makes folders, no empty or dot segments, no control
+/// characters.
 ///
 /// A name is a key, never a path on a disk. It is decoded exactly once, where it enters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,7 +61,9 @@ impl FileName {
     /// # Errors
     /// As [`Self::new`], or [`NameError::NotUtf8`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NameError> {
-        std::str::from_utf8(bytes).map_err(|_| NameError::NotUtf8).and_then(Self::new)
+        std::str::from_utf8(bytes)
+            .map_err(|_| NameError::NotUtf8)
+            .and_then(Self::new)
     }
 
     /// The text.
@@ -107,8 +110,20 @@ mod tests {
 
     #[test]
     fn ordinary_and_odd_but_legal_names_pass() {
-        for text in ["a", "a/b/c.txt", "…/ü", "a=b", ".hidden", "a..b", " ", &"y".repeat(1024)] {
-            assert_eq!(FileName::new(text).map(|n| n.to_string()).as_deref(), Ok(text));
+        for text in [
+            "a",
+            "a/b/c.txt",
+            "…/ü",
+            "a=b",
+            ".hidden",
+            "a..b",
+            " ",
+            &"y".repeat(1024),
+        ] {
+            assert_eq!(
+                FileName::new(text).map(|n| n.to_string()).as_deref(),
+                Ok(text)
+            );
         }
     }
 }

@@ -6,10 +6,13 @@ use crate::block_id::DedupKey;
 
 /// MD5 (RFC 1321) of each block, in order.
 ///
-/// One lane after the other today; callers give 8 to 16 blocks a call, so that many lanes at once change nothing
-/// for them.
+/// One lane after the other today; callers give 8 to 16 blocks a call, so that many lanes at once
+/// change nothing for them.
 pub fn md5_many(blocks: &[&[u8]]) -> Vec<[u8; 16]> {
-    blocks.iter().map(|block| Md5::digest(block).into()).collect()
+    blocks
+        .iter()
+        .map(|block| Md5::digest(block).into())
+        .collect()
 }
 
 /// First 16 bytes of BLAKE3 in keyed mode.
@@ -28,6 +31,9 @@ mod tests {
         let slices: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
         let expected: Vec<[u8; 16]> = slices.iter().map(|s| Md5::digest(s).into()).collect();
         assert_eq!(md5_many(&slices), expected);
-        assert_eq!(hex::encode(md5_many(&[b""])[0]), "d41d8cd98f00b204e9800998ecf8427e");
+        assert_eq!(
+            hex::encode(md5_many(&[b""])[0]),
+            "d41d8cd98f00b204e9800998ecf8427e"
+        );
     }
 }

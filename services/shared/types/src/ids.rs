@@ -115,8 +115,8 @@ number!(
     PartNo(u32)
 );
 number!(
-    /// Sequence of the log frame that made a seal durable, on one store. Grows with every group commit of the store and
-    /// never goes back while the disk is what it was.
+    /// Sequence of the log frame that made a seal durable, on one store. Grows with every group
+    /// commit of the store and never goes back while the disk is what it was.
     SealSeq(u64)
 );
 
@@ -128,7 +128,8 @@ impl NodeId {
     /// # Errors
     /// [`IdError::Node`] unless it has 1 to 64 characters of `a-z 0-9 . - _`.
     pub fn new(text: &str) -> Result<Self, IdError> {
-        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'-' | b'_');
+        let allowed =
+            |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'-' | b'_');
         if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
             return Err(IdError::Node(text.chars().take(80).collect()));
         }
@@ -163,7 +164,10 @@ mod tests {
         let session = SessionId::from_bytes(*b"0123456789abcdef");
         assert_eq!(session.to_string().parse(), Ok(session));
         assert!("xyz".parse::<SessionId>().is_err());
-        assert_eq!(SessionId::try_from(&[1u8; 15][..]), Err(IdError::Length(15)));
+        assert_eq!(
+            SessionId::try_from(&[1u8; 15][..]),
+            Err(IdError::Length(15))
+        );
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! Values that every part of C-Store shares: identities, names, files, blocks, recipes, faults, limits.
+//! Values that every part of C-Store shares: identities, names, files, blocks, recipes, faults,
+//! limits.
 //!
-//! No I/O, no async, no clock. A value that exists is valid: constructors check, fields with an invariant are private,
-//! there are no setters. A concept has one type here, and every crate uses that one. Byte layouts that leave this crate (recipe, placement) are versioned and pinned by tests.
+//! No I/O, no async, no clock. A value that exists is valid: constructors check, fields with an
+//! invariant are private, there are no setters. A concept has one type here, and every crate uses
+//! that one. Byte layouts that leave this crate (recipe, placement) are versioned and pinned by
+//! tests.
 
 #![warn(missing_docs)]
 
@@ -38,7 +41,9 @@ pub use fault::{Fault, error_chain};
 pub use file_meta::{FileMeta, NamedFile, WriteCondition};
 pub use file_name::{FileName, NameError};
 pub use hash::{keyed_half, md5_many};
-pub use ids::{ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
+pub use ids::{
+    ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+};
 pub use placement::{Partition, Placement, PlacementError, PlacementNode};
 #[cfg(feature = "seeded")]
 pub use random::seed_identities;

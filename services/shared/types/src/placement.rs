@@ -1,8 +1,10 @@
-//! Which storage node holds a block: 4,096 partitions from the keyed half of the id, rendezvous hashing over nodes.
+//! Which storage node holds a block: 4,096 partitions from the keyed half of the id, rendezvous
+//! hashing over nodes.
 //!
-//! The weight of (partition, node) is the first 8 bytes, little-endian, of `BLAKE3(node id ‖ 0 ‖ partition u16 LE)`;
-//! the node of highest weight is the first choice, the next one stands in (Thaler and Ravishankar, 1998). The
-//! partition is the first 12 bits of the keyed half, which nobody without the dedup key can aim at.
+//! The weight of (partition, node) is the first 8 bytes, little-endian, of `BLAKE3(node id ‖ 0 ‖
+//! partition u16 LE)`; the node of highest weight is the first choice, the next one stands in
+//! (Thaler and Ravishankar, 1998). The partition is the first 12 bits of the keyed half, which
+//! nobody without the dedup key can aim at.
 
 use crate::block_id::BlockId;
 use crate::ids::{MapVersion, NodeId};
@@ -62,12 +64,18 @@ impl Placement {
         }
         let first = (0..PARTITIONS)
             .map(|partition| {
-                let best =
-                    nodes.iter().enumerate().max_by_key(|(_, node)| weight(Partition(partition), &node.id));
+                let best = nodes
+                    .iter()
+                    .enumerate()
+                    .max_by_key(|(_, node)| weight(Partition(partition), &node.id));
                 best.map_or(0, |(at, _)| at as u16)
             })
             .collect();
-        Ok(Self { version, nodes, first })
+        Ok(Self {
+            version,
+            nodes,
+            first,
+        })
     }
 
     /// Version that frames carry.
@@ -83,15 +91,27 @@ impl Placement {
     /// Returns the first choice for a block.
     pub fn node_of(&self, id: &BlockId) -> &PlacementNode {
         let Partition(partition) = Partition::of(id);
-        let node = self.first.get(usize::from(partition)).and_then(|at| self.nodes.get(usize::from(*at)));
-        node.expect("a map has a first choice for each of the 4,096 partitions, and it is one of its nodes")
+        let node = self
+            .first
+            .get(usize::from(partition))
+            .and_then(|at| self.nodes.get(usize::from(*at)));
+        node.expect(
+            "a map has a first choice for each of the 4,096 partitions, and it is one of its nodes",
+        )
     }
 }
 
 fn weight(partition: Partition, node: &NodeId) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(node.as_str().as_bytes()).update(&[0]).update(&partition.0.to_le_bytes());
-    hasher.finalize().as_bytes().first_chunk().map_or(0, |raw| u64::from_le_bytes(*raw))
+    hasher
+        .update(node.as_str().as_bytes())
+        .update(&[0])
+        .update(&partition.0.to_le_bytes());
+    hasher
+        .finalize()
+        .as_bytes()
+        .first_chunk()
+        .map_or(0, |raw| u64::from_le_bytes(*raw))
 }
 
 #[cfg(test)]
@@ -102,14 +122,19 @@ mod tests {
     fn map(names: &[&str]) -> Placement {
         let nodes = names
             .iter()
-            .map(|name| PlacementNode { id: NodeId::new(name).unwrap(), failure_domain: (*name).to_owned() })
+            .map(|name| PlacementNode {
+                id: NodeId::new(name).unwrap(),
+                failure_domain: (*name).to_owned(),
+            })
             .collect();
         Placement::new(MapVersion(1), nodes).unwrap()
     }
 
     fn ids(count: u32) -> Vec<BlockId> {
         let key = DedupKey::from_bytes([9; 32]);
-        (0..count).map(|n| BlockId::of_many(&key, &[&n.to_le_bytes()])[0]).collect()
+        (0..count)
+            .map(|n| BlockId::of_many(&key, &[&n.to_le_bytes()])[0])
+            .collect()
     }
 
     #[test]
@@ -122,7 +147,10 @@ mod tests {
                 (before, after) => assert_eq!(before, after),
             }
         }
-        assert!((800..1_200).contains(&moved), "{moved} of 4000 blocks moved to the fourth node");
+        assert!(
+            (800..1_200).contains(&moved),
+            "{moved} of 4000 blocks moved to the fourth node"
+        );
     }
 
     #[test]
@@ -144,8 +172,14 @@ mod tests {
 
     #[test]
     fn empty_and_repeating_maps_are_refused() {
-        assert_eq!(Placement::new(MapVersion(1), vec![]), Err(PlacementError::Count(0)));
-        let node = PlacementNode { id: NodeId::new("a").unwrap(), failure_domain: "a".to_owned() };
+        assert_eq!(
+            Placement::new(MapVersion(1), vec![]),
+            Err(PlacementError::Count(0))
+        );
+        let node = PlacementNode {
+            id: NodeId::new("a").unwrap(),
+            failure_domain: "a".to_owned(),
+        };
         assert!(matches!(
             Placement::new(MapVersion(1), vec![node.clone(), node]),
             Err(PlacementError::Twice(_))

@@ -1,8 +1,9 @@
 //! The recipe of a file: which blocks, in which order.
 //!
-//! A tree. An entry is (id, end offset); the end counts from the start of what its table covers, so equal runs of a
-//! file give equal leaves wherever they stand. Tables below the root ("leaves", up to 1,024 entries) are stored as
-//! blocks of kind `manifest`; the root (at most 100 entries, at most 4 KiB) is kept by the master.
+//! A tree. An entry is (id, end offset); the end counts from the start of what its table covers, so
+//! equal runs of a file give equal leaves wherever they stand. Tables below the root ("leaves", up
+//! to 1,024 entries) are stored as blocks of kind `manifest`; the root (at most 100 entries, at
+//! most 4 KiB) is kept by the master.
 //!
 //! ```text
 //! root  version u8 = 1 · depth u8 · chunking u8 (1 = fixed) · 0 u8 · block size u32 · file size u64 · count u32 · entries
@@ -45,7 +46,8 @@ pub enum RecipeError {
     TooMany,
 }
 
-/// One line of a table: a block (or leaf) and where it ends, in bytes from the start of what the table covers.
+/// One line of a table: a block (or leaf) and where it ends, in bytes from the start of what the
+/// table covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// The block or leaf.
@@ -98,9 +100,26 @@ impl Root {
     /// # Errors
     /// [`RecipeError`] for anything that [`Self::encode`] does not make.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecipeError> {
-        let short = RecipeError::Length { found: bytes.len(), expected: ROOT_HEADER };
+        let short = RecipeError::Length {
+            found: bytes.len(),
+            expected: ROOT_HEADER,
+        };
         let (header, rest) = bytes.split_first_chunk::<ROOT_HEADER>().ok_or(short)?;
-        let [version, depth, chunking, _, b0, b1, b2, b3, size @ .., c0, c1, c2, c3] = *header;
+        let [
+            version,
+            depth,
+            chunking,
+            _,
+            b0,
+            b1,
+            b2,
+            b3,
+            size @ ..,
+            c0,
+            c1,
+            c2,
+            c3,
+        ] = *header;
         let size: [u8; 8] = size;
         if version != VERSION {
             return Err(RecipeError::Version(version));
@@ -112,12 +131,17 @@ impl Root {
             return Err(RecipeError::Field("chunking"));
         }
         let block_size = u32::from_le_bytes([b0, b1, b2, b3]);
-        let chunking = Chunking::fixed(block_size.into()).map_err(|_| RecipeError::Field("block size"))?;
+        let chunking =
+            Chunking::fixed(block_size.into()).map_err(|_| RecipeError::Field("block size"))?;
         let count = u32::from_le_bytes([c0, c1, c2, c3]) as usize;
         if count > MAX_ROOT_ENTRIES {
             return Err(RecipeError::Field("count"));
         }
-        let root = Self { chunking, depth, entries: take_entries(rest, count)? };
+        let root = Self {
+            chunking,
+            depth,
+            entries: take_entries(rest, count)?,
+        };
         if root.size() != u64::from_le_bytes(size) {
             return Err(RecipeError::Offsets);
         }
@@ -156,7 +180,10 @@ impl Leaf {
     /// # Errors
     /// [`RecipeError`] for anything that [`Self::encode`] does not make.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecipeError> {
-        let short = RecipeError::Length { found: bytes.len(), expected: LEAF_HEADER };
+        let short = RecipeError::Length {
+            found: bytes.len(),
+            expected: LEAF_HEADER,
+        };
         let (header, rest) = bytes.split_first_chunk::<LEAF_HEADER>().ok_or(short)?;
         let [version, level, c0, c1, ..] = *header;
         if version != VERSION {
@@ -169,7 +196,10 @@ impl Leaf {
         if count == 0 || count > MAX_LEAF_ENTRIES {
             return Err(RecipeError::Field("count"));
         }
-        Ok(Self { level, entries: take_entries(rest, count)? })
+        Ok(Self {
+            level,
+            entries: take_entries(rest, count)?,
+        })
     }
 }
 
@@ -182,17 +212,26 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
 
 fn take_entries(bytes: &[u8], count: usize) -> Result<Vec<Entry>, RecipeError> {
     if bytes.len() != count * ENTRY {
-        return Err(RecipeError::Length { found: bytes.len(), expected: count * ENTRY });
+        return Err(RecipeError::Length {
+            found: bytes.len(),
+            expected: count * ENTRY,
+        });
     }
     let mut entries = Vec::with_capacity(count);
     let mut before = 0;
-    for (id, end) in bytes.chunks_exact(ENTRY).filter_map(|raw| raw.split_first_chunk::<32>()) {
+    for (id, end) in bytes
+        .chunks_exact(ENTRY)
+        .filter_map(|raw| raw.split_first_chunk::<32>())
+    {
         let end = end.first_chunk().map_or(0, |raw| u64::from_le_bytes(*raw));
         if end <= before {
             return Err(RecipeError::Offsets);
         }
         before = end;
-        entries.push(Entry { id: BlockId::from_bytes(*id), end });
+        entries.push(Entry {
+            id: BlockId::from_bytes(*id),
+            end,
+        });
     }
     Ok(entries)
 }
@@ -207,10 +246,14 @@ pub struct RootBuilder {
 impl RootBuilder {
     /// An empty file.
     pub fn new(chunking: Chunking) -> Self {
-        Self { chunking, levels: vec![Vec::new()] }
+        Self {
+            chunking,
+            levels: vec![Vec::new()],
+        }
     }
 
-    /// Adds the next data block of `len` bytes. `store` takes each finished leaf and answers its id.
+    /// Adds the next data block of `len` bytes. `store` takes each finished leaf and answers its
+    /// id.
     ///
     /// # Errors
     /// [`RecipeError::TooMany`] when the tree would be deeper than the limit.
@@ -236,21 +279,39 @@ impl RootBuilder {
         if level == self.levels.len() {
             self.levels.push(Vec::new());
         }
-        if self.levels.get(level).is_some_and(|table| table.len() == MAX_LEAF_ENTRIES) {
+        if self
+            .levels
+            .get(level)
+            .is_some_and(|table| table.len() == MAX_LEAF_ENTRIES)
+        {
             self.fold(level, store)?;
         }
         if let Some(table) = self.levels.get_mut(level) {
             let before = table.last().map_or(0, |entry| entry.end);
-            table.push(Entry { id, end: before + len });
+            table.push(Entry {
+                id,
+                end: before + len,
+            });
         }
         Ok(())
     }
 
     /// Turns the table of `level` into one entry of the level above.
-    fn fold(&mut self, level: usize, store: &mut impl FnMut(Vec<u8>) -> BlockId) -> Result<(), RecipeError> {
-        let entries = self.levels.get_mut(level).map(std::mem::take).unwrap_or_default();
+    fn fold(
+        &mut self,
+        level: usize,
+        store: &mut impl FnMut(Vec<u8>) -> BlockId,
+    ) -> Result<(), RecipeError> {
+        let entries = self
+            .levels
+            .get_mut(level)
+            .map(std::mem::take)
+            .unwrap_or_default();
         let covered = entries.last().map_or(0, |entry| entry.end);
-        let leaf = Leaf { level: level as u8, entries };
+        let leaf = Leaf {
+            level: level as u8,
+            entries,
+        };
         let id = store(leaf.encode());
         self.push_at(level + 1, id, covered, store)
     }
@@ -259,14 +320,21 @@ impl RootBuilder {
     ///
     /// # Errors
     /// [`RecipeError::TooMany`] when the tree would be deeper than the limit.
-    pub fn finish(mut self, store: &mut impl FnMut(Vec<u8>) -> BlockId) -> Result<Root, RecipeError> {
+    pub fn finish(
+        mut self,
+        store: &mut impl FnMut(Vec<u8>) -> BlockId,
+    ) -> Result<Root, RecipeError> {
         let mut level = 0;
         loop {
             let top = level + 1 == self.levels.len();
             let table = self.levels.get(level).map_or(0, Vec::len);
             if top && table <= MAX_ROOT_ENTRIES {
                 let entries = self.levels.pop().unwrap_or_default();
-                return Ok(Root { chunking: self.chunking, depth: level as u8, entries });
+                return Ok(Root {
+                    chunking: self.chunking,
+                    depth: level as u8,
+                    entries,
+                });
             }
             self.fold(level, store)?;
             level += 1;
@@ -301,7 +369,12 @@ mod tests {
         (root, leaves)
     }
 
-    fn walk(entries: &[Entry], depth: u8, leaves: &HashMap<BlockId, Vec<u8>>, out: &mut Vec<BlockId>) {
+    fn walk(
+        entries: &[Entry],
+        depth: u8,
+        leaves: &HashMap<BlockId, Vec<u8>>,
+        out: &mut Vec<BlockId>,
+    ) {
         for entry in entries {
             if depth == 0 {
                 out.push(entry.id);
@@ -315,14 +388,19 @@ mod tests {
 
     #[test]
     fn every_size_of_tree_names_all_blocks_in_order() {
-        for blocks in [0, 1, 99, 100, 101, 1_023, 1_024, 1_025, 102_400, 102_401, 110_000] {
+        for blocks in [
+            0, 1, 99, 100, 101, 1_023, 1_024, 1_025, 102_400, 102_401, 110_000,
+        ] {
             let (root, leaves) = build(blocks, 7);
             assert_eq!(root.size(), blocks * 7);
             assert!(root.encode().len() <= MAX_ROOT_BYTES);
             assert_eq!(Root::decode(&root.encode()).as_ref(), Ok(&root));
             let mut found = Vec::new();
             walk(root.entries(), root.depth(), &leaves, &mut found);
-            assert!(found.iter().copied().eq((0..blocks).map(id)), "{blocks} blocks");
+            assert!(
+                found.iter().copied().eq((0..blocks).map(id)),
+                "{blocks} blocks"
+            );
         }
     }
 
@@ -330,7 +408,10 @@ mod tests {
     fn the_layout_of_a_root_is_pinned() {
         let (root, _) = build(1, 5);
         let bytes = root.encode();
-        assert_eq!(hex::encode(&bytes[..20]), "0100010040000000050000000000000001000000");
+        assert_eq!(
+            hex::encode(&bytes[..20]),
+            "0100010040000000050000000000000001000000"
+        );
         assert_eq!(&bytes[20..52], id(0).as_bytes());
         assert_eq!(&bytes[52..], 5u64.to_le_bytes());
     }

@@ -24,7 +24,9 @@ pub enum SecretError {
     #[error("cluster secret must consist of printable ASCII characters without spaces")]
     Characters,
     /// A secret that everybody could guess.
-    #[error("cluster secret repeats few characters; generate one, for instance with `openssl rand -hex 32`")]
+    #[error(
+        "cluster secret repeats few characters; generate one, for instance with `openssl rand -hex 32`"
+    )]
     Weak,
 }
 
@@ -149,25 +151,44 @@ mod tests {
     #[test]
     fn each_purpose_has_its_own_key_and_none_is_printed() {
         let secret = ClusterSecret::parse("0123456789abcdef0123456789abcdef\n").unwrap();
-        let mut keys = vec![*secret.frame_key().as_bytes(), *secret.ticket_key().as_bytes()];
+        let mut keys = vec![
+            *secret.frame_key().as_bytes(),
+            *secret.ticket_key().as_bytes(),
+        ];
         keys.extend(Caller::ALL.map(|caller| *secret.rpc_key(caller).as_bytes()));
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), 2 + Caller::ALL.len());
-        let shown = format!("{secret:?} {:?} {:?}", secret.frame_key(), secret.rpc_key(Caller::Worker));
+        let shown = format!(
+            "{secret:?} {:?} {:?}",
+            secret.frame_key(),
+            secret.rpc_key(Caller::Worker)
+        );
         assert_eq!(shown, "ClusterSecret(…) FrameKey(…) RpcKey(…)");
     }
 
     #[test]
     fn short_weak_and_unprintable_secrets_are_refused() {
-        assert_eq!(ClusterSecret::parse("changeme").err(), Some(SecretError::Length(8)));
-        assert_eq!(ClusterSecret::parse(&"a".repeat(40)).err(), Some(SecretError::Weak));
+        assert_eq!(
+            ClusterSecret::parse("changeme").err(),
+            Some(SecretError::Length(8))
+        );
+        assert_eq!(
+            ClusterSecret::parse(&"a".repeat(40)).err(),
+            Some(SecretError::Weak)
+        );
         let broken = "0123456789abcdef 0123456789abcdef";
-        assert_eq!(ClusterSecret::parse(broken).err(), Some(SecretError::Characters));
+        assert_eq!(
+            ClusterSecret::parse(broken).err(),
+            Some(SecretError::Characters)
+        );
     }
 
     #[test]
     fn generated_secrets_pass_and_differ() {
-        let (a, b) = (ClusterSecret::generate().unwrap(), ClusterSecret::generate().unwrap());
+        let (a, b) = (
+            ClusterSecret::generate().unwrap(),
+            ClusterSecret::generate().unwrap(),
+        );
         assert!(ClusterSecret::parse(a.expose()).is_ok());
         assert_ne!(a.expose(), b.expose());
     }

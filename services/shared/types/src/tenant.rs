@@ -10,8 +10,9 @@ const DEFAULT: &str = "default";
 #[error("a tenant must have 1 to 64 characters of a-z, 0-9 and -")]
 pub struct TenantError;
 
-/// Whose names are meant. The default tenant is written `default` or left empty; its text is empty, so that it is the
-/// tenant of all that was stored before there were others, and of requests without a token.
+/// Whose names are meant. The default tenant is written `default` or left empty; its text is empty,
+/// so that it is the tenant of all that was stored before there were others, and of requests
+/// without a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tenant(String);
 

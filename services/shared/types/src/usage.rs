@@ -40,8 +40,26 @@ mod tests {
 
     #[test]
     fn stores_are_added_up_without_overflow() {
-        let mut sum = SpaceUsage { blocks: 1, bytes: u64::MAX, shared_blocks: 0, shared_bytes: 2 };
-        sum += SpaceUsage { blocks: 2, bytes: 1, shared_blocks: 1, shared_bytes: 3 };
-        assert_eq!(sum, SpaceUsage { blocks: 3, bytes: u64::MAX, shared_blocks: 1, shared_bytes: 5 });
+        let mut sum = SpaceUsage {
+            blocks: 1,
+            bytes: u64::MAX,
+            shared_blocks: 0,
+            shared_bytes: 2,
+        };
+        sum += SpaceUsage {
+            blocks: 2,
+            bytes: 1,
+            shared_blocks: 1,
+            shared_bytes: 3,
+        };
+        assert_eq!(
+            sum,
+            SpaceUsage {
+                blocks: 3,
+                bytes: u64::MAX,
+                shared_blocks: 1,
+                shared_bytes: 5
+            }
+        );
     }
 }

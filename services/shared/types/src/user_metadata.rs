@@ -2,16 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use crate::limits::{MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE};
+use crate::limits::{
+    MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE,
+};
 
 /// The bound or rule that metadata breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UserMetadataError {
     /// Not 1 to [`MAX_METADATA_KEY`] characters of `a-z 0-9 - _ .`.
-    #[error("a metadata key must have 1 to 64 characters of a-z, 0-9, '-', '_' and '.', found {0:?}")]
+    #[error(
+        "a metadata key must have 1 to 64 characters of a-z, 0-9, '-', '_' and '.', found {0:?}"
+    )]
     Key(String),
-    /// Not 0 to [`MAX_METADATA_VALUE`] printable ASCII characters, or a space at an end, which HTTP would drop.
-    #[error("the value of metadata {0:?} must have 0 to 1024 printable ASCII characters, no space at an end")]
+    /// Not 0 to [`MAX_METADATA_VALUE`] printable ASCII characters, or a space at an end, which HTTP
+    /// would drop.
+    #[error(
+        "the value of metadata {0:?} must have 0 to 1024 printable ASCII characters, no space at an end"
+    )]
     Value(String),
     /// The same key twice.
     #[error("metadata {0:?} is given twice")]
@@ -61,7 +68,9 @@ impl UserMetadata {
 
     /// Keys with their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// How many entries there are.
@@ -82,7 +91,8 @@ impl From<UserMetadata> for BTreeMap<String, String> {
 }
 
 fn is_key(key: &str) -> bool {
-    let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    let fine =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     (1..=MAX_METADATA_KEY).contains(&key.len()) && key.bytes().all(fine)
 }
 
@@ -112,10 +122,17 @@ mod tests {
     fn each_rule_has_its_own_error() {
         let of = |key: &str, value: &str| UserMetadata::new([(key, value)]);
         for key in ["", "A", "a b", "ü", "a:b", &"k".repeat(65)] {
-            assert!(matches!(of(key, "v"), Err(UserMetadataError::Key(_))), "{key:?}");
+            assert!(
+                matches!(of(key, "v"), Err(UserMetadataError::Key(_))),
+                "{key:?}"
+            );
         }
         for value in ["\n", "ü", " a", "a ", "\u{7f}", &"v".repeat(1_025)] {
-            assert_eq!(of("k", value), Err(UserMetadataError::Value("k".to_owned())), "{value:?}");
+            assert_eq!(
+                of("k", value),
+                Err(UserMetadataError::Value("k".to_owned())),
+                "{value:?}"
+            );
         }
         assert!(of(&"k".repeat(64), &"v".repeat(1_024)).is_ok());
         let twice = UserMetadata::new([("a", "1"), ("a", "1")]);
@@ -123,8 +140,9 @@ mod tests {
         let many = |count: usize| UserMetadata::new((0..count).map(|n| (format!("k{n}"), "v")));
         assert_eq!(many(32).unwrap().len(), 32);
         assert_eq!(many(33), Err(UserMetadataError::TooMany));
-        let large =
-            |count: usize| UserMetadata::new((0..count).map(|n| (format!("{n:024}"), "v".repeat(1_000))));
+        let large = |count: usize| {
+            UserMetadata::new((0..count).map(|n| (format!("{n:024}"), "v".repeat(1_000))))
+        };
         assert_eq!(large(4).unwrap().len(), 4);
         assert_eq!(large(5), Err(UserMetadataError::TooLarge));
     }

@@ -79,7 +79,11 @@ impl Shared {
     }
 
     fn lost(&self) -> ClientError {
-        self.why_closed.lock().clone().unwrap_or(Disconnect::Closed).into()
+        self.why_closed
+            .lock()
+            .clone()
+            .unwrap_or(Disconnect::Closed)
+            .into()
     }
 }
 
@@ -94,7 +98,10 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("store", &self.store).field("closed", &self.is_closed()).finish()
+        f.debug_struct("Connection")
+            .field("store", &self.store)
+            .field("closed", &self.is_closed())
+            .finish()
     }
 }
 
@@ -131,7 +138,8 @@ impl Connection {
     /// Waits for a stream that is being connected and shakes hands over it, within one deadline.
     ///
     /// # Errors
-    /// [`ClientError::Disconnected`] when nobody answers, [`ClientError::Handshake`] when it is not who it should be.
+    /// [`ClientError::Disconnected`] when nobody answers, [`ClientError::Handshake`] when it is not
+    /// who it should be.
     pub async fn connect<S>(
         dialling: impl Future<Output = io::Result<S>>,
         config: &ClientConfig,
@@ -141,7 +149,9 @@ impl Connection {
     {
         let connect = async { Self::over(dialling.await.map_err(Disconnect::from)?, config).await };
         let late = Disconnect::Late(config.handshake_deadline);
-        timeout(config.handshake_deadline, connect).await.map_err(|_| late)?
+        timeout(config.handshake_deadline, connect)
+            .await
+            .map_err(|_| late)?
     }
 
     /// Shakes hands over a stream that is connected already.
@@ -167,9 +177,18 @@ impl Connection {
         });
         let (sender, queue) = mpsc::channel(WRITE_QUEUE);
         spawn(write_all(shared.clone(), writer, queue));
-        spawn(read_all(shared.clone(), Heard::new(reader, shared.pulse.clone()), config.progress_deadline));
+        spawn(read_all(
+            shared.clone(),
+            Heard::new(reader, shared.pulse.clone()),
+            config.progress_deadline,
+        ));
         spawn(keep_alive(shared.clone(), sender.downgrade()));
-        Ok(Self { shared, sender, store, _closer: Arc::new(closed.drop_guard()) })
+        Ok(Self {
+            shared,
+            sender,
+            store,
+            _closer: Arc::new(closed.drop_guard()),
+        })
     }
 
     /// The disk behind this connection.
@@ -187,7 +206,8 @@ impl Connection {
         self.shared.closed.cancelled().await;
     }
 
-    /// Asks and waits for the answer. Dropping the future forgets the answer; the request may have been done.
+    /// Asks and waits for the answer. Dropping the future forgets the answer; the request may have
+    /// been done.
     ///
     /// # Errors
     /// [`ClientError`]; only `Refused` says that nothing was done.
@@ -202,7 +222,10 @@ impl Connection {
             let (sender, answer) = oneshot::channel();
             let (pending, encoded) = self.begin(request, map_version, trace, Waiter::One(sender));
             let _credits = self.credits(encoded.len).await?;
-            self.sender.send(encoded).await.map_err(|_| self.shared.lost())?;
+            self.sender
+                .send(encoded)
+                .await
+                .map_err(|_| self.shared.lost())?;
             let response = answer.await.map_err(|_| self.shared.lost())?;
             drop(pending);
             match response {
@@ -210,11 +233,13 @@ impl Connection {
                 response => Ok(response),
             }
         };
-        timeout(deadline, ask).await.map_err(|_| ClientError::Deadline(deadline.as_millis()))?
+        timeout(deadline, ask)
+            .await
+            .map_err(|_| ClientError::Deadline(deadline.as_millis()))?
     }
 
-    /// Asks for blocks; `expected_bytes` is what they have together, so that credits bound what is in flight.
-    /// `deadline` bounds the wait for each block.
+    /// Asks for blocks; `expected_bytes` is what they have together, so that credits bound what is
+    /// in flight. `deadline` bounds the wait for each block.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`], [`ClientError::Deadline`].
@@ -230,14 +255,32 @@ impl Connection {
             let left = ids.len();
             // As many places as blocks: the reader never waits for a slow caller.
             let (sender, blocks) = mpsc::channel(left.max(1));
-            let (pending, encoded) =
-                self.begin(&Request::GetBlocks { ids }, map_version, trace, Waiter::Blocks(sender));
-            let credits = self.credits(encoded.len.saturating_add(expected_bytes)).await?;
-            self.sender.send(encoded).await.map_err(|_| self.shared.lost())?;
+            let (pending, encoded) = self.begin(
+                &Request::GetBlocks { ids },
+                map_version,
+                trace,
+                Waiter::Blocks(sender),
+            );
+            let credits = self
+                .credits(encoded.len.saturating_add(expected_bytes))
+                .await?;
+            self.sender
+                .send(encoded)
+                .await
+                .map_err(|_| self.shared.lost())?;
             let connection = self.clone();
-            Ok(BlockStream { blocks, connection, left, deadline, _credits: credits, _pending: pending })
+            Ok(BlockStream {
+                blocks,
+                connection,
+                left,
+                deadline,
+                _credits: credits,
+                _pending: pending,
+            })
         };
-        timeout(deadline, ask).await.map_err(|_| ClientError::Deadline(deadline.as_millis()))?
+        timeout(deadline, ask)
+            .await
+            .map_err(|_| ClientError::Deadline(deadline.as_millis()))?
     }
 
     fn begin(
@@ -249,8 +292,15 @@ impl Connection {
     ) -> (Pending, Encoded) {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         self.shared.waiters.lock().insert(id, waiter);
-        let pending = Pending { shared: self.shared.clone(), id };
-        let encoded = request.encode(&Prefix { request_id: id, map_version, trace });
+        let pending = Pending {
+            shared: self.shared.clone(),
+            id,
+        };
+        let encoded = request.encode(&Prefix {
+            request_id: id,
+            map_version,
+            trace,
+        });
         tracing::debug!(target: "cstore_wire", opcode = ?request.opcode(), request = id, bytes = encoded.len, "frame out");
         (pending, encoded)
     }
@@ -280,7 +330,11 @@ impl BlockStream {
             Ok(None) => Err(self.connection.shared.lost()),
             Err(_) => Err(ClientError::Deadline(self.deadline.as_millis())),
         };
-        self.left = if result.is_ok() { self.left.saturating_sub(1) } else { 0 };
+        self.left = if result.is_ok() {
+            self.left.saturating_sub(1)
+        } else {
+            0
+        };
         Some(result)
     }
 }
@@ -319,11 +373,18 @@ where
     if !is_proof(&config.key, Direction::Server, &hello, &signed, &proof) {
         return Err(HandshakeError::Secret.into());
     }
-    if welcome.cluster != config.cluster || welcome.role != Role::Storage || welcome.version != VERSION {
+    if welcome.cluster != config.cluster
+        || welcome.role != Role::Storage
+        || welcome.version != VERSION
+    {
         return Err(HandshakeError::Foreign.into());
     }
     if welcome.node != config.expect {
-        return Err(HandshakeError::Node { expected: config.expect.clone(), found: welcome.node }.into());
+        return Err(HandshakeError::Node {
+            expected: config.expect.clone(),
+            found: welcome.node,
+        }
+        .into());
     }
     out.extend(bare_frame(
         Opcode::Handshake,
@@ -340,8 +401,12 @@ async fn expect<R: AsyncRead + Unpin>(
     config: &ClientConfig,
 ) -> Result<Bytes, ClientError> {
     let read = async {
-        let (opcode, len) = read_header(reader, config.handshake_deadline, config.progress_deadline).await?;
-        Ok::<_, Disconnect>((opcode, read_payload(reader, len, config.progress_deadline).await?))
+        let (opcode, len) =
+            read_header(reader, config.handshake_deadline, config.progress_deadline).await?;
+        Ok::<_, Disconnect>((
+            opcode,
+            read_payload(reader, len, config.progress_deadline).await?,
+        ))
     };
     let (opcode, payload) = read.await?;
     if opcode == wanted {
@@ -349,7 +414,11 @@ async fn expect<R: AsyncRead + Unpin>(
     }
     Err(match Response::decode(opcode, payload) {
         Ok((_, Response::Error(fault))) => HandshakeError::Refused(fault).into(),
-        _ => HandshakeError::Opcode { expected: wanted, found: opcode }.into(),
+        _ => HandshakeError::Opcode {
+            expected: wanted,
+            found: opcode,
+        }
+        .into(),
     })
 }
 
@@ -409,10 +478,17 @@ async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
             return shared.close(Disconnect::Silent(silence));
         }
         if silence >= QUIET {
-            // Nobody waits for the answer: its bytes are all that counts. A full queue is no reason not to judge.
-            let Some(sender) = sender.upgrade() else { return };
+            // Nobody waits for the answer: its bytes are all that counts. A full queue is no reason
+            // not to judge.
+            let Some(sender) = sender.upgrade() else {
+                return;
+            };
             let request_id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-            let prefix = Prefix { request_id, map_version: MapVersion(0), trace: None };
+            let prefix = Prefix {
+                request_id,
+                map_version: MapVersion(0),
+                trace: None,
+            };
             let _ = sender.try_send(Request::Ping.encode(&prefix));
         }
     }
@@ -430,7 +506,11 @@ fn deliver(shared: &Shared, id: u32, response: Response) {
             }
         }
         (Some(Waiter::Blocks(sender)), Response::Error(fault)) => {
-            let failed = BlockReply { index: u32::MAX, last: true, result: Err(fault.code) };
+            let failed = BlockReply {
+                index: u32::MAX,
+                last: true,
+                result: Err(fault.code),
+            };
             let _ = sender.try_send(failed);
         }
         (Some(Waiter::One(sender)), response) => drop(sender.send(response)),

@@ -88,7 +88,8 @@ pub enum ClientError {
     /// The server refused; nothing was done.
     #[error("storage refused: {}", .0.code)]
     Refused(#[source] Fault),
-    /// The connection broke or was never there; whether it was done is unknown, and repeating it is safe.
+    /// The connection broke or was never there; whether it was done is unknown, and repeating it is
+    /// safe.
     #[error("connection to storage is lost")]
     Disconnected(#[from] Disconnect),
     /// No answer in time; whether it was done is unknown, and repeating it is safe.
@@ -131,8 +132,13 @@ mod tests {
     fn a_lost_connection_keeps_the_error_of_the_socket() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let error = ClientError::from(Disconnect::from(refused));
-        assert_eq!(error_chain(&error).to_string(), "connection to storage is lost: connection refused");
-        let ClientError::Disconnected(Disconnect::Io(source)) = &error else { panic!("{error:?}") };
+        assert_eq!(
+            error_chain(&error).to_string(),
+            "connection to storage is lost: connection refused"
+        );
+        let ClientError::Disconnected(Disconnect::Io(source)) = &error else {
+            panic!("{error:?}")
+        };
         assert_eq!(source.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(Fault::from(error).code, ErrorCode::Unavailable);
     }
@@ -140,7 +146,10 @@ mod tests {
     #[test]
     fn a_refusal_is_told_with_its_code_and_message() {
         let error = ClientError::Refused(Fault::new(ErrorCode::Full, "no room"));
-        assert_eq!(error_chain(&error).to_string(), "storage refused: full: no room");
+        assert_eq!(
+            error_chain(&error).to_string(),
+            "storage refused: full: no room"
+        );
         let closed = ClientError::from(Disconnect::Refused(Fault::from(DecodeError::Opcode(9))));
         let text = error_chain(&closed).to_string();
         assert_eq!(

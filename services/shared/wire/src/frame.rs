@@ -1,5 +1,5 @@
-//! Byte layout of frames; READ THIS FIRST before changing a byte: golden vectors in `tests/golden.rs` pin version 2,
-//! and `docs/wire-protocol.md` carries this file's checksum.
+//! Byte layout of frames; READ THIS FIRST before changing a byte: golden vectors in
+//! `tests/golden.rs` pin version 2, and `docs/wire-protocol.md` carries this file's checksum.
 //!
 //! ```text
 //! frame    opcode u8 · payload length u32 · payload
@@ -130,7 +130,10 @@ impl Opcode {
     /// # Errors
     /// [`DecodeError::Opcode`].
     pub fn from_byte(byte: u8) -> Result<Self, DecodeError> {
-        Self::ALL.into_iter().find(|opcode| opcode.byte() == byte).ok_or(DecodeError::Opcode(byte))
+        Self::ALL
+            .into_iter()
+            .find(|opcode| opcode.byte() == byte)
+            .ok_or(DecodeError::Opcode(byte))
     }
 
     /// Whether a worker may send it after the handshake.
@@ -199,7 +202,12 @@ pub fn decode_header(header: [u8; HEADER]) -> Result<(Opcode, u32), DecodeError>
     if (min..=max).contains(&len) {
         Ok((opcode, len))
     } else {
-        Err(DecodeError::Length { opcode: byte, len, min, max })
+        Err(DecodeError::Length {
+            opcode: byte,
+            len,
+            min,
+            max,
+        })
     }
 }
 
@@ -244,7 +252,11 @@ pub struct Prefix {
 impl Prefix {
     /// The prefix of an answer.
     pub const fn answer(request_id: u32) -> Self {
-        Self { request_id, map_version: MapVersion(0), trace: None }
+        Self {
+            request_id,
+            map_version: MapVersion(0),
+            trace: None,
+        }
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) {
@@ -260,15 +272,27 @@ impl Prefix {
         let request_id = fields.u32()?;
         let flags = fields.u8()?;
         if flags & !FLAG_TRACE != 0 {
-            return Err(DecodeError::Value { field: "flags", value: flags.into() });
+            return Err(DecodeError::Value {
+                field: "flags",
+                value: flags.into(),
+            });
         }
         let map_version = MapVersion(fields.u64()?);
-        let trace = if flags & FLAG_TRACE == 0 { None } else { Some(TraceField(fields.array()?)) };
-        Ok(Self { request_id, map_version, trace })
+        let trace = if flags & FLAG_TRACE == 0 {
+            None
+        } else {
+            Some(TraceField(fields.array()?))
+        };
+        Ok(Self {
+            request_id,
+            map_version,
+            trace,
+        })
     }
 }
 
-/// Reader of a payload. Reads fields as [`Fields`] does, and hands out block bytes as slices of the received buffer.
+/// Reader of a payload. Reads fields as [`Fields`] does, and hands out block bytes as slices of the
+/// received buffer.
 #[derive(Debug)]
 pub(crate) struct Payload(Bytes);
 
@@ -317,7 +341,10 @@ impl Payload {
         let count = self.u32()?;
         let n = usize::try_from(count).unwrap_or(usize::MAX);
         if n > MAX_IDS {
-            return Err(DecodeError::Value { field, value: count.into() });
+            return Err(DecodeError::Value {
+                field,
+                value: count.into(),
+            });
         }
         if n.saturating_mul(each) > self.remaining() {
             return Err(DecodeError::Count(field));
@@ -328,9 +355,14 @@ impl Payload {
     pub(crate) fn ids(&mut self) -> Result<Vec<BlockId>, DecodeError> {
         let n = self.count("number of ids", BlockId::LEN)?;
         if n == 0 {
-            return Err(DecodeError::Value { field: "number of ids", value: 0 });
+            return Err(DecodeError::Value {
+                field: "number of ids",
+                value: 0,
+            });
         }
-        (0..n).map(|_| self.array().map(BlockId::from_bytes)).collect()
+        (0..n)
+            .map(|_| self.array().map(BlockId::from_bytes))
+            .collect()
     }
 
     pub(crate) fn end(&self) -> Result<(), DecodeError> {

@@ -49,7 +49,10 @@ impl Role {
         match byte {
             1 => Ok(Self::Worker),
             2 => Ok(Self::Storage),
-            other => Err(DecodeError::Value { field: "role", value: other.into() }),
+            other => Err(DecodeError::Value {
+                field: "role",
+                value: other.into(),
+            }),
         }
     }
 }
@@ -116,7 +119,10 @@ fn take_node(fields: &mut Payload) -> Result<NodeId, DecodeError> {
 fn expect_stage(fields: &mut Payload, stage: u8) -> Result<(), DecodeError> {
     match fields.u8()? {
         found if found == stage => Ok(()),
-        found => Err(DecodeError::Value { field: "handshake stage", value: found.into() }),
+        found => Err(DecodeError::Value {
+            field: "handshake stage",
+            value: found.into(),
+        }),
     }
 }
 
@@ -194,9 +200,17 @@ impl Answer {
                 let (min, max, len) = (fields.u16()?, fields.u16()?, fields.u16()?);
                 let text = fields.bytes(len.into())?;
                 let text = String::from_utf8_lossy(&text);
-                Self::Refused(Fault::new(code, format!("{text} (it speaks versions {min} to {max})")))
+                Self::Refused(Fault::new(
+                    code,
+                    format!("{text} (it speaks versions {min} to {max})"),
+                ))
             }
-            other => return Err(DecodeError::Value { field: "handshake stage", value: other.into() }),
+            other => {
+                return Err(DecodeError::Value {
+                    field: "handshake stage",
+                    value: other.into(),
+                });
+            }
         };
         fields.end()?;
         Ok(answer)
@@ -206,7 +220,11 @@ impl Answer {
 /// A Refused message.
 pub(crate) fn encode_refused(fault: &Fault) -> Bytes {
     let mut out = BytesMut::new();
-    let text: String = error_chain(fault).to_string().chars().take(MAX_ERROR_TEXT / 4).collect();
+    let text: String = error_chain(fault)
+        .to_string()
+        .chars()
+        .take(MAX_ERROR_TEXT / 4)
+        .collect();
     out.put_u8(REFUSED);
     out.put_u8(fault.code.wire_byte());
     out.put_u16_le(VERSION);
@@ -242,8 +260,8 @@ pub enum Direction {
 }
 
 fn mac(key: &FrameKey, direction: Direction, hello: &[u8], welcome: &[u8]) -> Hmac<Sha256> {
-    let mut mac =
-        <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes())
+        .expect("HMAC takes keys of any length");
     mac.update(match direction {
         Direction::Client => b"cstore frames v2 client",
         Direction::Server => b"cstore frames v2 server",
@@ -255,7 +273,10 @@ fn mac(key: &FrameKey, direction: Direction, hello: &[u8], welcome: &[u8]) -> Hm
 
 /// The proof of one side over both messages.
 pub fn prove(key: &FrameKey, direction: Direction, hello: &[u8], welcome: &[u8]) -> [u8; 32] {
-    mac(key, direction, hello, welcome).finalize().into_bytes().into()
+    mac(key, direction, hello, welcome)
+        .finalize()
+        .into_bytes()
+        .into()
 }
 
 /// Checks a proof in constant time.
@@ -266,5 +287,7 @@ pub fn is_proof(
     welcome: &[u8],
     proof: &[u8; 32],
 ) -> bool {
-    mac(key, direction, hello, welcome).verify_slice(proof).is_ok()
+    mac(key, direction, hello, welcome)
+        .verify_slice(proof)
+        .is_ok()
 }

@@ -14,7 +14,8 @@ use crate::frame::{HEADER, Opcode, decode_header};
 /// Reserved for a payload before its first bytes are there.
 const FIRST_RESERVATION: usize = 64 << 10;
 
-/// Reads opcode and length. `idle` bounds the wait for the first byte, `progress` each wait after it.
+/// Reads opcode and length. `idle` bounds the wait for the first byte, `progress` each wait after
+/// it.
 pub(crate) async fn read_header<R: AsyncRead + Unpin>(
     reader: &mut R,
     idle: Duration,
@@ -22,15 +23,20 @@ pub(crate) async fn read_header<R: AsyncRead + Unpin>(
 ) -> Result<(Opcode, u32), Disconnect> {
     let mut header = [0; HEADER];
     let (first, rest) = header.split_at_mut(1);
-    let read = timeout(idle, reader.read(first)).await.map_err(|_| Disconnect::Idle)??;
+    let read = timeout(idle, reader.read(first))
+        .await
+        .map_err(|_| Disconnect::Idle)??;
     if read == 0 {
         return Err(Disconnect::Closed);
     }
-    timeout(progress, reader.read_exact(rest)).await.map_err(|_| Disconnect::Idle)??;
+    timeout(progress, reader.read_exact(rest))
+        .await
+        .map_err(|_| Disconnect::Idle)??;
     Ok(decode_header(header)?)
 }
 
-/// Reads a payload whose length was checked. The whole of it is reserved only after its first bytes have come.
+/// Reads a payload whose length was checked. The whole of it is reserved only after its first bytes
+/// have come.
 pub(crate) async fn read_payload<R: AsyncRead + Unpin>(
     reader: &mut R,
     len: u32,
@@ -44,7 +50,11 @@ pub(crate) async fn read_payload<R: AsyncRead + Unpin>(
         }
         let rest = len.saturating_sub(payload.len()) as u64;
         let mut limited = (&mut *reader).take(rest);
-        if timeout(progress, limited.read_buf(&mut payload)).await.map_err(|_| Disconnect::Idle)?? == 0 {
+        if timeout(progress, limited.read_buf(&mut payload))
+            .await
+            .map_err(|_| Disconnect::Idle)??
+            == 0
+        {
             let cut = "peer closed the connection inside of a frame";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut).into());
         }
@@ -58,10 +68,14 @@ pub(crate) struct Outgoing(VecDeque<Bytes>);
 
 impl Outgoing {
     pub(crate) fn extend(&mut self, buffers: Vec<Bytes>) {
-        self.0.extend(buffers.into_iter().filter(|buffer| !buffer.is_empty()));
+        self.0
+            .extend(buffers.into_iter().filter(|buffer| !buffer.is_empty()));
     }
 
-    pub(crate) async fn write_to<W: AsyncWrite + Unpin>(&mut self, writer: &mut W) -> io::Result<()> {
+    pub(crate) async fn write_to<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+    ) -> io::Result<()> {
         writer.write_all_buf(self).await?;
         writer.flush().await
     }
@@ -101,6 +115,10 @@ impl Buf for Outgoing {
 pub(crate) fn bare_frame(opcode: Opcode, payload: Bytes) -> Vec<Bytes> {
     let mut header = BytesMut::with_capacity(HEADER);
     header.extend_from_slice(&[opcode.byte()]);
-    header.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    header.extend_from_slice(
+        &u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     vec![header.freeze(), payload]
 }

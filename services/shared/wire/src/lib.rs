@@ -1,7 +1,8 @@
 //! The framed protocol between worker and storage, version 2.
 //!
-//! A frame is `[opcode u8][payload length u32][payload]`, strict little endian, over TCP with TCP_NODELAY. The byte
-//! tables stand in [`frame`] and [`handshake`], nowhere else; `docs/wire-protocol.md` explains the protocol around them.
+//! A frame is `[opcode u8][payload length u32][payload]`, strict little endian, over TCP with
+//! TCP_NODELAY. The byte tables stand in [`frame`] and [`handshake`], nowhere else;
+//! `docs/wire-protocol.md` explains the protocol around them.
 //!
 //! ```text
 //! worker                                   storage
@@ -18,12 +19,14 @@
 //!   │◀══════════════════════════════════════▶│
 //! ```
 //!
-//! * Both sides prove the frame key over all fields of Hello and Welcome, each with its own direction, so that neither
-//!   a replayed nor a reflected proof is worth anything.
-//! * The payload length is checked against both bounds of its opcode before anything is reserved, and every count
-//!   against the bytes that are there.
-//! * Bytes in flight are bounded by credits that Welcome grants; the server stops reading beyond its budget.
-//! * A connection that breaks leaves the outcome of its requests unknown; all of them are idempotent.
+//! * Both sides prove the frame key over all fields of Hello and Welcome, each with its own
+//!   direction, so that neither a replayed nor a reflected proof is worth anything.
+//! * The payload length is checked against both bounds of its opcode before anything is reserved,
+//!   and every count against the bytes that are there.
+//! * Bytes in flight are bounded by credits that Welcome grants; the server stops reading beyond
+//!   its budget.
+//! * A connection that breaks leaves the outcome of its requests unknown; all of them are
+//!   idempotent.
 //! * Block bytes are slices of the received buffer and leave in vectored writes: never copied.
 
 #![warn(missing_docs)]

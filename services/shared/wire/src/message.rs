@@ -73,7 +73,10 @@ fn begin(prefix: &Prefix) -> BytesMut {
     head
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "lists and blocks are bounded far below 4 Gi")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "lists and blocks are bounded far below 4 Gi"
+)]
 const fn u32_of(n: usize) -> u32 {
     n as u32
 }
@@ -96,7 +99,10 @@ fn kind(byte: u8) -> Result<BlockKind, DecodeError> {
     match byte {
         1 => Ok(BlockKind::Data),
         2 => Ok(BlockKind::Manifest),
-        other => Err(DecodeError::Value { field: "kind", value: other.into() }),
+        other => Err(DecodeError::Value {
+            field: "kind",
+            value: other.into(),
+        }),
     }
 }
 
@@ -104,6 +110,9 @@ fn flag(byte: u8) -> Result<bool, DecodeError> {
     match byte {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(DecodeError::Value { field: "flag", value: other.into() }),
+        other => Err(DecodeError::Value {
+            field: "flag",
+            value: other.into(),
+        }),
     }
 }

@@ -1,8 +1,9 @@
 //! Whether the other side is still there.
 //!
-//! A machine that lost its power, or a path that forgot a connection, ends nothing by itself: a caller would take a
-//! dead connection for a live one for as long as the kernel tries, which is a quarter of an hour. So a side that wants
-//! to know listens for a pulse: any byte is one, and when none came for a while it asks for one.
+//! A machine that lost its power, or a path that forgot a connection, ends nothing by itself: a
+//! caller would take a dead connection for a live one for as long as the kernel tries, which is a
+//! quarter of an hour. So a side that wants to know listens for a pulse: any byte is one, and when
+//! none came for a while it asks for one.
 
 use std::io;
 use std::pin::Pin;
@@ -23,7 +24,10 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { begun: Instant::now(), heard_ms: AtomicU64::new(0) })
+        Arc::new(Self {
+            begun: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+        })
     }
 
     fn age_ms(&self) -> u64 {
@@ -32,7 +36,10 @@ impl Pulse {
 
     /// For how long nothing was heard.
     pub(crate) fn silence(&self) -> Duration {
-        Duration::from_millis(self.age_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)))
+        Duration::from_millis(
+            self.age_ms()
+                .saturating_sub(self.heard_ms.load(Ordering::Relaxed)),
+        )
     }
 }
 
@@ -57,7 +64,9 @@ impl<R: AsyncRead + Unpin> AsyncRead for Heard<R> {
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         if polled.is_ready() {
-            self.pulse.heard_ms.store(self.pulse.age_ms(), Ordering::Relaxed);
+            self.pulse
+                .heard_ms
+                .store(self.pulse.age_ms(), Ordering::Relaxed);
         }
         polled
     }

@@ -40,7 +40,8 @@ pub struct ServerConfig {
     pub node: NodeId,
     /// Our disk.
     pub store: StoreUuid,
-    /// Bytes of requests that one connection may have in flight, and of answers that wait for its socket.
+    /// Bytes of requests that one connection may have in flight, and of answers that wait for its
+    /// socket.
     pub credits: u32,
     /// Requests of one connection that are worked on at once.
     pub max_requests: usize,
@@ -107,20 +108,39 @@ impl BlockSink {
     ///
     /// # Errors
     /// A [`Fault`] when the connection is gone: stop reading blocks.
-    pub async fn send(&mut self, index: u32, result: Result<Bytes, ErrorCode>) -> Result<(), Fault> {
+    pub async fn send(
+        &mut self,
+        index: u32,
+        result: Result<Bytes, ErrorCode>,
+    ) -> Result<(), Fault> {
         let gone = |()| Fault::new(ErrorCode::Unavailable, "connection is gone");
         self.left = self.left.saturating_sub(1);
         let last = self.left == 0;
-        let response = Response::Block(BlockReply { index, last, result });
+        let response = Response::Block(BlockReply {
+            index,
+            last,
+            result,
+        });
         let encoded = response.encode(&Prefix::answer(self.request_id));
         let units = u32::try_from(encoded.len.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX);
-        let held = self.budget.clone().acquire_many_owned(units).await.map_err(|_| gone(()))?;
-        self.frames.send(Frame { encoded, _held: Some(held) }).await.map_err(|_| gone(()))
+        let held = self
+            .budget
+            .clone()
+            .acquire_many_owned(units)
+            .await
+            .map_err(|_| gone(()))?;
+        self.frames
+            .send(Frame {
+                encoded,
+                _held: Some(held),
+            })
+            .await
+            .map_err(|_| gone(()))
     }
 }
 
-/// Serves one connection until the peer closes, breaks the protocol or `shutdown` ends. Requests in work are
-/// finished and answered within the progress deadline.
+/// Serves one connection until the peer closes, breaks the protocol or `shutdown` ends. Requests in
+/// work are finished and answered within the progress deadline.
 pub async fn serve_connection<S, H>(
     stream: S,
     config: Arc<ServerConfig>,
@@ -195,35 +215,64 @@ impl<H: Handler + ?Sized> Serving<H> {
         }
     }
 
-    /// Reads one request and starts to work on it. Stops reading while the connection has too much in flight.
+    /// Reads one request and starts to work on it. Stops reading while the connection has too much
+    /// in flight.
     async fn read_one<R: AsyncRead + Unpin>(&self, reader: &mut R) -> Result<(), Disconnect> {
         let gone = || Disconnect::Closed;
-        let (opcode, len) =
-            read_header(reader, self.config.idle_deadline, self.config.progress_deadline).await?;
+        let (opcode, len) = read_header(
+            reader,
+            self.config.idle_deadline,
+            self.config.progress_deadline,
+        )
+        .await?;
         let units = (len as usize).div_ceil(UNIT).clamp(1, self.units);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let held = self.incoming.clone().acquire_many_owned(units).await.map_err(|_| gone())?;
-        let running = self.requests.clone().acquire_owned().await.map_err(|_| gone())?;
+        let held = self
+            .incoming
+            .clone()
+            .acquire_many_owned(units)
+            .await
+            .map_err(|_| gone())?;
+        let running = self
+            .requests
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| gone())?;
         let payload = read_payload(reader, len, self.config.progress_deadline).await?;
         let (prefix, request) = Request::decode(opcode, payload)?;
         tracing::debug!(target: "cstore_wire", ?opcode, request = prefix.request_id, bytes = len, peer = %self.peer, "frame in");
         if request == Request::Goodbye {
             return Err(Disconnect::Closed);
         }
-        let context =
-            Context { peer: self.peer.clone(), map_version: prefix.map_version, trace: prefix.trace };
+        let context = Context {
+            peer: self.peer.clone(),
+            map_version: prefix.map_version,
+            trace: prefix.trace,
+        };
         let id = prefix.request_id;
         let answer = self.answer(id, context, request);
         let frames = self.frames.clone();
         spawn(async move {
-            let answer = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
-                tracing::error!("request handler panicked");
-                Some(Response::Error(Fault::new(ErrorCode::Internal, "request handler panicked")))
-            });
+            let answer = AssertUnwindSafe(answer)
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| {
+                    tracing::error!("request handler panicked");
+                    Some(Response::Error(Fault::new(
+                        ErrorCode::Internal,
+                        "request handler panicked",
+                    )))
+                });
             if let Some(response) = answer {
                 let encoded = response.encode(&Prefix::answer(id));
                 tracing::debug!(target: "cstore_wire", opcode = ?response.opcode(), request = id, bytes = encoded.len, "frame out");
-                let _ = frames.send(Frame { encoded, _held: Some(held) }).await;
+                let _ = frames
+                    .send(Frame {
+                        encoded,
+                        _held: Some(held),
+                    })
+                    .await;
             }
             drop(running);
         });
@@ -231,7 +280,12 @@ impl<H: Handler + ?Sized> Serving<H> {
     }
 
     /// The future that works on a request; `None` when everything was sent as blocks.
-    fn answer(&self, id: u32, context: Context, request: Request) -> BoxFuture<'static, Option<Response>> {
+    fn answer(
+        &self,
+        id: u32,
+        context: Context,
+        request: Request,
+    ) -> BoxFuture<'static, Option<Response>> {
         let handler = self.handler.clone();
         match request {
             Request::Ping => async { Some(Response::Ok) }.boxed(),
@@ -243,11 +297,15 @@ impl<H: Handler + ?Sized> Serving<H> {
                     budget: self.outgoing.clone(),
                     units: self.units,
                 };
-                handler.get_blocks(context, ids, blocks).map(|done| done.err().map(Response::Error)).boxed()
+                handler
+                    .get_blocks(context, ids, blocks)
+                    .map(|done| done.err().map(Response::Error))
+                    .boxed()
             }
-            request => {
-                handler.call(context, request).map(|done| Some(done.unwrap_or_else(Response::Error))).boxed()
-            }
+            request => handler
+                .call(context, request)
+                .map(|done| Some(done.unwrap_or_else(Response::Error)))
+                .boxed(),
         }
     }
 
@@ -257,10 +315,18 @@ impl<H: Handler + ?Sized> Serving<H> {
             Disconnect::Decode(error) => {
                 tracing::info!(peer = %self.peer, error = %error_chain(&error), "peer broke the protocol");
                 let encoded = Response::Error(error.into()).encode(&Prefix::answer(0));
-                let _ = self.frames.send(Frame { encoded, _held: None }).await;
+                let _ = self
+                    .frames
+                    .send(Frame {
+                        encoded,
+                        _held: None,
+                    })
+                    .await;
             }
             Disconnect::Closed => {}
-            error => tracing::info!(peer = %self.peer, error = %error_chain(&error), "connection ended"),
+            error => {
+                tracing::info!(peer = %self.peer, error = %error_chain(&error), "connection ended")
+            }
         }
     }
 }
@@ -321,7 +387,8 @@ enum HelloError {
     Proof,
 }
 
-/// Answers Hello with Welcome or Refused, and OK to a good proof. Everything else ends the connection.
+/// Answers Hello with Welcome or Refused, and OK to a good proof. Everything else ends the
+/// connection.
 async fn shake_hands<R, W>(
     reader: &mut R,
     writer: &mut W,
@@ -368,7 +435,10 @@ where
         let _ = out.write_to(writer).await;
         return Err(HelloError::Proof);
     }
-    out.extend(bare_frame(Opcode::Ok, Bytes::from_static(&[0; crate::frame::PREFIX])));
+    out.extend(bare_frame(
+        Opcode::Ok,
+        Bytes::from_static(&[0; crate::frame::PREFIX]),
+    ));
     out.write_to(writer).await.map_err(Disconnect::from)?;
     Ok(hello.node)
 }
@@ -377,7 +447,8 @@ async fn read_handshake<R: AsyncRead + Unpin>(
     reader: &mut R,
     config: &ServerConfig,
 ) -> Result<Bytes, HelloError> {
-    let (opcode, len) = read_header(reader, config.handshake_deadline, config.progress_deadline).await?;
+    let (opcode, len) =
+        read_header(reader, config.handshake_deadline, config.progress_deadline).await?;
     if opcode != Opcode::Handshake {
         return Err(HelloError::Opcode(opcode));
     }
@@ -386,7 +457,10 @@ async fn read_handshake<R: AsyncRead + Unpin>(
 
 fn check_hello(hello: Hello, config: &ServerConfig) -> Result<Hello, HelloError> {
     if !(hello.min_version..=hello.max_version).contains(&VERSION) {
-        return Err(HelloError::Versions { min: hello.min_version, max: hello.max_version });
+        return Err(HelloError::Versions {
+            min: hello.min_version,
+            max: hello.max_version,
+        });
     }
     if hello.role != Role::Worker {
         return Err(HelloError::Role);

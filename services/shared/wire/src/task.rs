@@ -9,6 +9,8 @@ use tracing::Instrument;
     clippy::disallowed_methods,
     reason = "this crate stands below cstore-node; owners abort or await the handle"
 )]
-pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+pub(crate) fn spawn<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
     tokio::spawn(future.in_current_span())
 }

@@ -26,14 +26,18 @@ pub(super) struct Append<T> {
 
 impl Appender {
     pub(super) fn new(log: Arc<LockedLog>) -> Self {
-        Self { log, spans: Arc::default() }
+        Self {
+            log,
+            spans: Arc::default(),
+        }
     }
 
     /// Hands a group to the log.
     ///
-    /// Once the group is durable, `apply` runs on the committer's thread: BEFORE any caller learns the outcome, and also if
-    /// no caller waits any more. If the write fails, `apply` is dropped without a call, so everything that
-    /// it owns MUST undo itself when it is dropped (fences, reservations, counted references).
+    /// Once the group is durable, `apply` runs on the committer's thread: BEFORE any caller learns
+    /// the outcome, and also if no caller waits any more. If the write fails, `apply` is dropped
+    /// without a call, so everything that it owns MUST undo itself when it is dropped (fences,
+    /// reservations, counted references).
     pub(super) fn append<T: Send + 'static>(
         &self,
         records: Vec<Record>,
@@ -45,7 +49,8 @@ impl Appender {
             let outcome = match result {
                 Ok(committed) => Ok((apply(&committed), committed.frame)),
                 Err(error) => {
-                    // Undone BEFORE the caller learns of it, otherwise its next look would still meet its own claims.
+                    // Undone BEFORE the caller learns of it, otherwise its next look would still
+                    // meet its own claims.
                     drop(apply);
                     Err(EngineError::from(error))
                 }
@@ -61,7 +66,8 @@ impl Appender {
     /// Waits until a group of a request is durable, in a span of its own.
     ///
     /// # Errors
-    /// [`EngineError`] of the log. After [`EngineError::ReadOnly`] it is unknown whether the group is durable.
+    /// [`EngineError`] of the log. After [`EngineError::ReadOnly`] it is unknown whether the group
+    /// is durable.
     pub(super) async fn wait<T>(&self, append: Append<T>) -> Result<T, EngineError> {
         let span = self.spans.begin();
         let (value, frame) = append.outcome().instrument(span.clone()).await?;
@@ -76,6 +82,8 @@ impl<T> Append<T> {
     /// # Errors
     /// The errors of [`Appender::wait`].
     pub(super) async fn outcome(self) -> Result<(T, CommitFacts), EngineError> {
-        self.completion.await.unwrap_or_else(|_| Err(EngineError::writer_gone()))
+        self.completion
+            .await
+            .unwrap_or_else(|_| Err(EngineError::writer_gone()))
     }
 }

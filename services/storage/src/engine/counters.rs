@@ -1,4 +1,5 @@
-//! Counters of the engine since the process started. The parts share them, and metrics read them without a lock.
+//! Counters of the engine since the process started. The parts share them, and metrics read them
+//! without a lock.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -40,20 +41,68 @@ impl Counters {
     /// Registers all counters.
     pub fn register(&self, registry: &mut Registry) {
         let counters = [
-            ("storage_stored_blocks", "blocks written", &self.stored_blocks),
-            ("storage_stored_bytes", "payload bytes written", &self.stored_bytes),
-            ("storage_duplicate_blocks", "blocks that a put found here", &self.duplicate_blocks),
+            (
+                "storage_stored_blocks",
+                "blocks written",
+                &self.stored_blocks,
+            ),
+            (
+                "storage_stored_bytes",
+                "payload bytes written",
+                &self.stored_bytes,
+            ),
+            (
+                "storage_duplicate_blocks",
+                "blocks that a put found here",
+                &self.duplicate_blocks,
+            ),
             ("storage_seals", "reference sets written", &self.seals),
             ("storage_releases", "sessions released", &self.releases),
-            ("storage_read_blocks", "blocks read and verified", &self.read_blocks),
-            ("storage_read_bytes", "bytes read and verified", &self.read_bytes),
-            ("storage_damaged_blocks", "blocks that failed verification", &self.damaged_blocks),
-            ("storage_full", "requests refused because the disk is full", &self.full),
-            ("storage_retired_files", "segment files retired", &self.retired_files),
-            ("storage_compacted_files", "segments that compaction emptied", &self.compacted_files),
-            ("storage_moved_records", "records that compaction moved", &self.moved_records),
-            ("storage_moved_bytes", "their payload bytes", &self.moved_bytes),
-            ("storage_damaged_sets", "damaged reference sets that compaction met", &self.damaged_sets),
+            (
+                "storage_read_blocks",
+                "blocks read and verified",
+                &self.read_blocks,
+            ),
+            (
+                "storage_read_bytes",
+                "bytes read and verified",
+                &self.read_bytes,
+            ),
+            (
+                "storage_damaged_blocks",
+                "blocks that failed verification",
+                &self.damaged_blocks,
+            ),
+            (
+                "storage_full",
+                "requests refused because the disk is full",
+                &self.full,
+            ),
+            (
+                "storage_retired_files",
+                "segment files retired",
+                &self.retired_files,
+            ),
+            (
+                "storage_compacted_files",
+                "segments that compaction emptied",
+                &self.compacted_files,
+            ),
+            (
+                "storage_moved_records",
+                "records that compaction moved",
+                &self.moved_records,
+            ),
+            (
+                "storage_moved_bytes",
+                "their payload bytes",
+                &self.moved_bytes,
+            ),
+            (
+                "storage_damaged_sets",
+                "damaged reference sets that compaction met",
+                &self.damaged_sets,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());

@@ -11,7 +11,8 @@ use tokio::task::JoinError;
 
 use super::format::FormatError;
 
-/// A failure of the engine. Cheap to clone: one failed sync fails many requests, so causes are shared.
+/// A failure of the engine. Cheap to clone: one failed sync fails many requests, so causes are
+/// shared.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// No room for new blocks; reads and releases go on.
@@ -73,19 +74,25 @@ impl EngineError {
             Self::NotFound => ErrorCode::NotFound,
             Self::DataLoss => ErrorCode::DataLoss,
             Self::Invalid(_) | Self::Log(LogError::TooLarge { .. }) => ErrorCode::InvalidArgument,
-            Self::Log(_) | Self::Io { .. } | Self::RefSet { .. } | Self::Task(_) => ErrorCode::Internal,
+            Self::Log(_) | Self::Io { .. } | Self::RefSet { .. } | Self::Task(_) => {
+                ErrorCode::Internal
+            }
         }
     }
 
-    /// Makes the error of a request whose group was dropped without an outcome. The log drops a group only if the thread
-    /// that writes it panicked, and is poisoned then; whether the group is durable is unknown.
+    /// Makes the error of a request whose group was dropped without an outcome. The log drops a
+    /// group only if the thread that writes it panicked, and is poisoned then; whether the group is
+    /// durable is unknown.
     pub(crate) fn writer_gone() -> Self {
         Self::ReadOnly(Arc::new(LogError::Panicked))
     }
 
     /// Returns a function for `map_err` that wraps errors of the operation `doing`.
     pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| Self::Io { doing, source: Arc::new(error) }
+        move |error| Self::Io {
+            doing,
+            source: Arc::new(error),
+        }
     }
 }
 
@@ -113,7 +120,9 @@ pub enum OpenError {
     #[error("disk {0} is in use by another process")]
     InUse(String),
     /// Files that are not ours lie there.
-    #[error("folder {path} is not empty and holds no C-Store disk (found {found:?}); give an empty folder")]
+    #[error(
+        "folder {path} is not empty and holds no C-Store disk (found {found:?}); give an empty folder"
+    )]
     Foreign {
         /// The folder.
         path: String,
@@ -152,7 +161,8 @@ pub enum OpenError {
         /// What to name to erase it.
         store: StoreUuid,
     },
-    /// FS_SIZE is below what lies there, or was lowered so far that nothing could be deleted any more.
+    /// FS_SIZE is below what lies there, or was lowered so far that nothing could be deleted any
+    /// more.
     #[error(
         "FS_SIZE is {wanted} bytes, but {allocated} bytes are in use and deletes need some room; give at least {least}"
     )]
@@ -203,8 +213,10 @@ mod tests {
 
     #[test]
     fn a_failed_write_keeps_the_error_of_the_disk_under_every_name() {
-        let io =
-            LogError::Io { doing: "write log frame", source: Arc::new(io::ErrorKind::StorageFull.into()) };
+        let io = LogError::Io {
+            doing: "write log frame",
+            source: Arc::new(io::ErrorKind::StorageFull.into()),
+        };
         let error = EngineError::from(LogError::Poisoned(Arc::new(io)));
         assert_eq!(error.code(), ErrorCode::Unavailable);
         let text = error_chain(&OpenError::from(error)).to_string();
@@ -217,6 +229,9 @@ mod tests {
     #[test]
     fn a_writer_that_is_gone_has_one_code() {
         assert_eq!(EngineError::writer_gone().code(), ErrorCode::Unavailable);
-        assert!(!matches!(EngineError::writer_gone(), EngineError::Busy(_) | EngineError::Log(_)));
+        assert!(!matches!(
+            EngineError::writer_gone(),
+            EngineError::Busy(_) | EngineError::Log(_)
+        ));
     }
 }

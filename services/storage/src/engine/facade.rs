@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cstore_log::{Disk, Observer};
 use cstore_node::shutdown::Shutdown;
-use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid};
+use cstore_types::{
+    Block, BlockId, PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,
+};
 
 use super::compactor::{CompactStep, CompactionStats, Need, pacer};
 use super::counters::Counters;
@@ -26,16 +28,22 @@ pub struct Engine {
 
 type Result<T> = std::result::Result<T, EngineError>;
 
-#[allow(clippy::missing_errors_doc, reason = "each method belongs to a part, which says it")]
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "each method belongs to a part, which says it"
+)]
 impl Engine {
-    /// Opens the disk for this identity; formats an empty one. The disk is as it was after an error.
+    /// Opens the disk for this identity; formats an empty one. The disk is as it was after an
+    /// error.
     pub fn open(
         disk: Arc<dyn Disk>,
         path: &str,
         identity: &Identity,
         options: &DiskOptions,
     ) -> std::result::Result<Self, OpenError> {
-        Ok(Self { parts: Arc::new(open::open(disk, path, identity, options)?) })
+        Ok(Self {
+            parts: Arc::new(open::open(disk, path, identity, options)?),
+        })
     }
 
     /// Shuts down cleanly. After an error the next start recovers all the same.
@@ -43,7 +51,8 @@ impl Engine {
         self.parts.close()
     }
 
-    /// Returns for each id whether its block is missing, and pins the blocks that are here under `session`.
+    /// Returns for each id whether its block is missing, and pins the blocks that are here under
+    /// `session`.
     pub fn missing_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
         self.parts.writer.missing_blocks(session, ids)
     }
@@ -69,7 +78,8 @@ impl Engine {
         self.parts.index.lock().unpin(session);
     }
 
-    /// Drops the pins of uploads that are gone. Two calls MUST be further apart than an upload may be silent.
+    /// Drops the pins of uploads that are gone. Two calls MUST be further apart than an upload may
+    /// be silent.
     pub fn sweep_pins(&self) {
         self.parts.index.lock().sweep_pins();
     }
@@ -84,7 +94,8 @@ impl Engine {
         self.parts.blocks.read(id)
     }
 
-    /// Returns what sessions hold here, and what would come back if some of them ended. Blocks the thread.
+    /// Returns what sessions hold here, and what would come back if some of them ended. Blocks the
+    /// thread.
     pub fn usage(&self, sessions: &[SessionUsage]) -> Result<SpaceUsage> {
         usage::usage(&self.parts.index, &self.parts.sets, sessions)
     }
@@ -102,7 +113,10 @@ impl Engine {
 
     /// Drops all reference sets of a session.
     pub async fn release(&self, session: SessionId) -> Result<()> {
-        self.release_all(&[session]).await.pop().map_or(Ok(()), |(_, result)| result)
+        self.release_all(&[session])
+            .await
+            .pop()
+            .map_or(Ok(()), |(_, result)| result)
     }
 
     /// Drops all reference sets of sessions. Returns a result for each, in any order.
@@ -167,7 +181,10 @@ impl Engine {
 
     /// Returns why the disk takes no writes any more, after a failed write or sync.
     pub fn read_only(&self) -> Option<String> {
-        self.parts.log.poisoned().map(|cause| cstore_types::error_chain(&*cause).to_string())
+        self.parts
+            .log
+            .poisoned()
+            .map(|cause| cstore_types::error_chain(&*cause).to_string())
     }
 
     /// Calls `observer` for every group commit of this disk.

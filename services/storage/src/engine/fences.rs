@@ -8,13 +8,15 @@
 //! | a move of a session's sets | releases and other moves of the session wait |
 //! | a move of a session's release | so do its seals |
 //!
-//! One [`Fence`] holds the claims of one group of records. It belongs to the callback of the group, so claims end when
-//! the group is durable or has failed, also if nobody waits for it any more.
+//! One [`Fence`] holds the claims of one group of records. It belongs to the callback of the group,
+//! so claims end when the group is durable or has failed, also if nobody waits for it any more.
 //!
 //! Invariants
-//! * A claim that follows from a look at the index is made in the same hold of the index's mutex. The index is changed
-//!   BEFORE the claim ends: otherwise a second request could find neither the block nor its claim.
-//! * The mutex of the fences is the inner one: it MAY be taken while the index is locked, never the reverse.
+//! * A claim that follows from a look at the index is made in the same hold of the index's mutex.
+//!   The index is changed BEFORE the claim ends: otherwise a second request could find neither the
+//!   block nor its claim.
+//! * The mutex of the fences is the inner one: it MAY be taken while the index is locked, never the
+//!   reverse.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -86,7 +88,11 @@ impl Claims {
         let (session, waiters) = match claim {
             Claim::Block(id) => (None, self.blocks.remove(&id).unwrap_or_default()),
             Claim::Seal(session, part) => {
-                self.sessions.entry(session).or_default().seals.remove(&part);
+                self.sessions
+                    .entry(session)
+                    .or_default()
+                    .seals
+                    .remove(&part);
                 (Some(session), Waiters::new())
             }
             Claim::Release(session) => {
@@ -100,7 +106,10 @@ impl Claims {
         };
 
         if let Some(session) = session
-            && self.sessions.get(&session).is_some_and(SessionClaims::is_empty)
+            && self
+                .sessions
+                .get(&session)
+                .is_some_and(SessionClaims::is_empty)
         {
             self.sessions.remove(&session);
         }
@@ -113,17 +122,24 @@ impl Claims {
 impl Fences {
     /// Returns a fence without claims.
     pub(super) fn fence(&self) -> Fence {
-        Fence { fences: self.clone(), claims: Vec::new(), is_durable: false }
+        Fence {
+            fences: self.clone(),
+            claims: Vec::new(),
+            is_durable: false,
+        }
     }
 
-    /// Locks the claims to look at them and to add some. A caller that decides by the index keeps it locked until then. No
-    /// [`Fence`] MAY be dropped while the claims are locked, because its drop locks them.
+    /// Locks the claims to look at them and to add some. A caller that decides by the index keeps
+    /// it locked until then. No [`Fence`] MAY be dropped while the claims are locked, because its
+    /// drop locks them.
     pub(super) fn lock(&self) -> ClaimsGuard<'_> {
-        ClaimsGuard { claims: self.shared.claims.lock() }
+        ClaimsGuard {
+            claims: self.shared.claims.lock(),
+        }
     }
 
-    /// Returns a future that completes after the next end of a claim on a session. Enable it BEFORE the look at the
-    /// claims that decides whether to wait, otherwise an end in between is missed.
+    /// Returns a future that completes after the next end of a claim on a session. Enable it BEFORE
+    /// the look at the claims that decides whether to wait, otherwise an end in between is missed.
     pub(super) fn session_freed(&self) -> Notified<'_> {
         self.shared.session_freed.notified()
     }
@@ -152,23 +168,39 @@ impl ClaimsGuard<'_> {
     }
 
     pub(super) fn is_sealing(&self, session: SessionId, part: PartNo) -> bool {
-        self.claims.sessions.get(&session).is_some_and(|claims| claims.seals.contains(&part))
+        self.claims
+            .sessions
+            .get(&session)
+            .is_some_and(|claims| claims.seals.contains(&part))
     }
 
     pub(super) fn claim_seal(&mut self, fence: &mut Fence, session: SessionId, part: PartNo) {
-        self.claims.sessions.entry(session).or_default().seals.insert(part);
+        self.claims
+            .sessions
+            .entry(session)
+            .or_default()
+            .seals
+            .insert(part);
         fence.claims.push(Claim::Seal(session, part));
     }
 
-    /// Returns the end of a move of the session's release. A set that was appended before the copy of the release would
-    /// be dropped by it.
+    /// Returns the end of a move of the session's release. A set that was appended before the copy
+    /// of the release would be dropped by it.
     pub(super) fn wait_for_move_of_release(&mut self, session: SessionId) -> Option<Completion> {
-        let relocation = self.claims.sessions.get_mut(&session)?.relocation.as_mut()?;
-        relocation.has_release.then(|| add_waiter(&mut relocation.waiters))
+        let relocation = self
+            .claims
+            .sessions
+            .get_mut(&session)?
+            .relocation
+            .as_mut()?;
+        relocation
+            .has_release
+            .then(|| add_waiter(&mut relocation.waiters))
     }
 
-    /// Claims sessions for their releases, which keeps new moves away. Returns the ends of the moves that run: the
-    /// releases MUST be appended AFTER those, otherwise a copied set would come after its release.
+    /// Claims sessions for their releases, which keeps new moves away. Returns the ends of the
+    /// moves that run: the releases MUST be appended AFTER those, otherwise a copied set would come
+    /// after its release.
     ///
     /// # Errors
     /// [`EngineError::Busy`] if one of them is being released already. Nothing is claimed then.
@@ -177,10 +209,16 @@ impl ClaimsGuard<'_> {
         fence: &mut Fence,
         sessions: &[SessionId],
     ) -> Result<Vec<Completion>, EngineError> {
-        let is_released =
-            |session| self.claims.sessions.get(session).is_some_and(|claims| claims.is_released);
+        let is_released = |session| {
+            self.claims
+                .sessions
+                .get(session)
+                .is_some_and(|claims| claims.is_released)
+        };
         if sessions.iter().any(is_released) {
-            return Err(EngineError::Busy("this session is being released by another request"));
+            return Err(EngineError::Busy(
+                "this session is being released by another request",
+            ));
         }
 
         let mut moves = Vec::new();
@@ -188,23 +226,36 @@ impl ClaimsGuard<'_> {
             let claims = self.claims.sessions.entry(*session).or_default();
             claims.is_released = true;
             fence.claims.push(Claim::Release(*session));
-            moves.extend(claims.relocation.as_mut().map(|relocation| add_waiter(&mut relocation.waiters)));
+            moves.extend(
+                claims
+                    .relocation
+                    .as_mut()
+                    .map(|relocation| add_waiter(&mut relocation.waiters)),
+            );
         }
         Ok(moves)
     }
 
-    /// Returns true if a seal, a release or another move keeps the record from moving. Moves of `own` do not count.
+    /// Returns true if a seal, a release or another move keeps the record from moving. Moves of
+    /// `own` do not count.
     pub(super) fn is_kept(&self, live: &Live, own: Option<&Fence>) -> bool {
-        let Some(session) = live.session() else { return false };
-        let Some(claims) = self.claims.sessions.get(&session) else { return false };
+        let Some(session) = live.session() else {
+            return false;
+        };
+        let Some(claims) = self.claims.sessions.get(&session) else {
+            return false;
+        };
         let is_own = || own.is_some_and(|fence| fence.claims.contains(&Claim::Move(session)));
         let is_sealed = matches!(live, Live::Release(_)) && !claims.seals.is_empty();
         claims.is_released || is_sealed || (claims.relocation.is_some() && !is_own())
     }
 
-    /// Claims the session of a record that moves. Blocks need no claim: their moves are compare-and-set.
+    /// Claims the session of a record that moves. Blocks need no claim: their moves are
+    /// compare-and-set.
     pub(super) fn claim_move(&mut self, fence: &mut Fence, live: &Live) {
-        let Some(session) = live.session() else { return };
+        let Some(session) = live.session() else {
+            return;
+        };
         let relocation = &mut self.claims.sessions.entry(session).or_default().relocation;
         if relocation.is_none() {
             fence.claims.push(Claim::Move(session));
@@ -219,7 +270,8 @@ fn add_waiter(waiters: &mut Waiters) -> Completion {
     completion
 }
 
-/// The claims of one group of records. Dropping it ends them: as failed, unless [`Self::end`] was called.
+/// The claims of one group of records. Dropping it ends them: as failed, unless [`Self::end`] was
+/// called.
 #[derive(Debug)]
 pub(super) struct Fence {
     fences: Fences,
@@ -280,7 +332,11 @@ mod tests {
             } else {
                 drop(fence)
             }
-            assert!(waiters.iter_mut().all(|waiter| waiter.try_recv() == Ok(is_durable)));
+            assert!(
+                waiters
+                    .iter_mut()
+                    .all(|waiter| waiter.try_recv() == Ok(is_durable))
+            );
             assert!(fences.lock().wait_for_block(&ID).is_none());
         }
     }
@@ -290,7 +346,10 @@ mod tests {
         let fences = Fences::default();
         let moving = claimed(&fences, |claims, fence| {
             claims.claim_move(fence, &SET);
-            assert!(!claims.is_kept(&SET, Some(fence)), "its own move does not keep a record of the session");
+            assert!(
+                !claims.is_kept(&SET, Some(fence)),
+                "its own move does not keep a record of the session"
+            );
         });
         let mut releasing = fences.fence();
         let mut moves = fences.lock().claim_releases(&mut releasing, &[S]).unwrap();
@@ -302,16 +361,24 @@ mod tests {
         let mut second = fences.fence();
         assert!(fences.lock().claim_releases(&mut second, &[S]).is_err());
         drop(second);
-        assert!(fences.lock().is_kept(&SET, None), "what was refused ends no claim of others");
+        assert!(
+            fences.lock().is_kept(&SET, None),
+            "what was refused ends no claim of others"
+        );
         drop(releasing);
         assert!(!fences.lock().is_kept(&SET, None));
-        assert!(fences.shared.claims.lock().sessions.is_empty(), "sessions without claims take no memory");
+        assert!(
+            fences.shared.claims.lock().sessions.is_empty(),
+            "sessions without claims take no memory"
+        );
     }
 
     #[test]
     fn i1_seals_wait_for_the_move_of_a_release_and_keep_it_away() {
         let fences = Fences::default();
-        let sealing = claimed(&fences, |claims, fence| claims.claim_seal(fence, S, PartNo(3)));
+        let sealing = claimed(&fences, |claims, fence| {
+            claims.claim_seal(fence, S, PartNo(3))
+        });
         assert!(fences.lock().is_kept(&RELEASE, None) && !fences.lock().is_kept(&SET, None));
         assert!(fences.lock().is_sealing(S, PartNo(3)) && !fences.lock().is_sealing(S, PartNo(4)));
         drop(sealing);
@@ -329,7 +396,9 @@ mod tests {
     async fn the_end_of_a_claim_on_a_session_wakes_whoever_waits_for_one() {
         let fences = Fences::default();
         let block = claimed(&fences, |claims, fence| claims.claim_block(fence, ID));
-        let seal = claimed(&fences, |claims, fence| claims.claim_seal(fence, S, PartNo(0)));
+        let seal = claimed(&fences, |claims, fence| {
+            claims.claim_seal(fence, S, PartNo(0))
+        });
         let freed = fences.session_freed();
         tokio::pin!(freed);
         freed.as_mut().enable();

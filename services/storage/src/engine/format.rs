@@ -1,6 +1,8 @@
-//! The only place that knows the bytes of the storage disk, beside the log frames (crate `cstore-log`).
+//! The only place that knows the bytes of the storage disk, beside the log frames (crate
+//! `cstore-log`).
 //!
-//! Little-endian throughout. `docs/disk-format.md` is the same in prose; a test keeps the two together.
+//! Little-endian throughout. `docs/disk-format.md` is the same in prose; a test keeps the two
+//! together.
 //!
 //! ```text
 //! <disk>/superblock.bin   4 slots of 4 KiB, written in turn; the valid one with the highest seq wins
@@ -109,7 +111,13 @@ impl Superblock {
         slot.extend_from_slice(self.store.as_bytes());
         slot.extend_from_slice(self.cluster.as_bytes());
         slot.extend_from_slice(&self.key_check);
-        for number in [self.capacity, self.segment_bytes, self.block_size, self.seal_seq.0, self.seq] {
+        for number in [
+            self.capacity,
+            self.segment_bytes,
+            self.block_size,
+            self.seal_seq.0,
+            self.seq,
+        ] {
             slot.extend_from_slice(&number.to_le_bytes());
         }
         let name = self.node.as_str().as_bytes();
@@ -151,7 +159,9 @@ impl Superblock {
         let (seal_seq, seq) = (SealSeq(reader.u64()?), reader.u64()?);
         let name_len = reader.u8()?;
         let name = reader.take(name_len.into())?;
-        let node = std::str::from_utf8(name).ok().and_then(|text| NodeId::new(text).ok());
+        let node = std::str::from_utf8(name)
+            .ok()
+            .and_then(|text| NodeId::new(text).ok());
         let node = node.ok_or(FormatError::Damaged)?;
         let clean = flags & FLAG_CLEAN != 0;
         Ok(Self {
@@ -190,10 +200,13 @@ pub(crate) fn parse_release_key(key: &[u8]) -> Result<SessionId, FormatError> {
 }
 
 pub(crate) fn parse_block_key(key: &[u8]) -> Result<BlockId, FormatError> {
-    <[u8; 32]>::try_from(key).map(BlockId::from_bytes).map_err(|_| FormatError::Damaged)
+    <[u8; 32]>::try_from(key)
+        .map(BlockId::from_bytes)
+        .map_err(|_| FormatError::Damaged)
 }
 
-/// Payload of a reference set. Its checksum covers the key too, so that a set found at a wrong place never validates.
+/// Payload of a reference set. Its checksum covers the key too, so that a set found at a wrong
+/// place never validates.
 pub(crate) fn encode_refset(session: SessionId, part: PartNo, ids: &[BlockId]) -> Bytes {
     let mut payload = BytesMut::with_capacity(8 + ids.len() * BlockId::LEN);
     payload.extend_from_slice(&u32::try_from(ids.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -217,10 +230,13 @@ pub(crate) fn decode_refset(
     let count = reader.u32()? as usize;
     let crc = reader.u32()?;
     let ids = reader.rest();
-    if count > MAX_IDS || ids.len() != count * BlockId::LEN || crc != refset_crc(session, part, ids) {
+    if count > MAX_IDS || ids.len() != count * BlockId::LEN || crc != refset_crc(session, part, ids)
+    {
         return Err(FormatError::Damaged);
     }
-    ids.chunks_exact(BlockId::LEN).map(parse_block_key).collect()
+    ids.chunks_exact(BlockId::LEN)
+        .map(parse_block_key)
+        .collect()
 }
 
 fn refset_crc(session: SessionId, part: PartNo, ids: &[u8]) -> u32 {
@@ -231,8 +247,8 @@ fn refset_crc(session: SessionId, part: PartNo, ids: &[u8]) -> u32 {
 /// Payload offset and reference count of each referenced block of one file, in order of offsets.
 pub(crate) type FileCounts = Vec<(u32, u32)>;
 
-/// The derived cache: for the log as it was at `last_seq`, where the referenced blocks lie and how often they are
-/// referenced.
+/// The derived cache: for the log as it was at `last_seq`, where the referenced blocks lie and how
+/// often they are referenced.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Bitmap {
     pub(crate) last_seq: u64,
@@ -245,10 +261,18 @@ impl Bitmap {
         out.extend_from_slice(BITMAP_MAGIC);
         out.extend_from_slice(store.as_bytes());
         out.extend_from_slice(&self.last_seq.to_le_bytes());
-        out.extend_from_slice(&u32::try_from(self.files.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(
+            &u32::try_from(self.files.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
         for (file, counts) in &self.files {
             out.extend_from_slice(&file.to_le_bytes());
-            out.extend_from_slice(&u32::try_from(counts.len()).unwrap_or(u32::MAX).to_le_bytes());
+            out.extend_from_slice(
+                &u32::try_from(counts.len())
+                    .unwrap_or(u32::MAX)
+                    .to_le_bytes(),
+            );
             let mut before = 0;
             for (offset, count) in counts {
                 put_varint(&mut out, offset.wrapping_sub(before));
@@ -279,7 +303,9 @@ impl Bitmap {
             let mut counts = Vec::with_capacity(records.min(reader.rest().len()));
             let mut offset = 0u32;
             for _ in 0..records {
-                offset = offset.checked_add(varint(&mut reader)?).ok_or(FormatError::Damaged)?;
+                offset = offset
+                    .checked_add(varint(&mut reader)?)
+                    .ok_or(FormatError::Damaged)?;
                 counts.push((offset, varint(&mut reader)?));
             }
             files.push((file, counts));
@@ -367,8 +393,14 @@ mod tests {
         let payload = encode_refset(session, part, &ids);
         assert_eq!(payload.len(), 8 + 64);
         assert_eq!(decode_refset(session, part, &payload), Ok(ids.to_vec()));
-        assert_eq!(decode_refset(session, PartNo(8), &payload), Err(FormatError::Damaged));
-        assert_eq!(parse_refset_key(&refset_key(session, part)), Ok((session, part)));
+        assert_eq!(
+            decode_refset(session, PartNo(8), &payload),
+            Err(FormatError::Damaged)
+        );
+        assert_eq!(
+            parse_refset_key(&refset_key(session, part)),
+            Ok((session, part))
+        );
     }
 
     proptest! {

@@ -7,9 +7,9 @@ use cstore_log::{Disk, FaultyDisk};
 use cstore_types::{BlockId, ClusterUuid, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
 
 use super::format::{
-    BITMAP_FILE, Bitmap, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, LOCK_FILE, SEGMENTS_DIR,
-    SUPERBLOCK_FILE, Superblock, decode_refset, encode_refset, parse_block_key, parse_refset_key,
-    parse_release_key, refset_key,
+    BITMAP_FILE, Bitmap, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, LOCK_FILE,
+    SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock, decode_refset, encode_refset, parse_block_key,
+    parse_refset_key, parse_release_key, refset_key,
 };
 use super::volume::superblock;
 
@@ -31,14 +31,25 @@ fn superblocks() -> [(&'static str, Superblock); 2] {
     };
     // The longest name of a node.
     let node = NodeId::new(&"n".repeat(64)).unwrap();
-    let stopped = Superblock { clean: true, seq: 7, node, ..running.clone() };
-    [("superblock of a running node", running), ("superblock after a clean stop, longest node id", stopped)]
+    let stopped = Superblock {
+        clean: true,
+        seq: 7,
+        node,
+        ..running.clone()
+    };
+    [
+        ("superblock of a running node", running),
+        ("superblock after a clean stop, longest node id", stopped),
+    ]
 }
 
 #[test]
 fn superblocks_records_and_the_bitmap_have_the_bytes_of_version_2() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/disk-format-2.txt");
-    let mut golden = GoldenFile::open(path, "Disk format, version 2: values of src/engine/golden.rs.");
+    let mut golden = GoldenFile::open(
+        path,
+        "Disk format, version 2: values of src/engine/golden.rs.",
+    );
 
     for (name, value) in superblocks() {
         let bytes = golden.check(name, &value.encode());
@@ -67,17 +78,36 @@ fn superblocks_records_and_the_bitmap_have_the_bytes_of_version_2() {
 
     let empty: &[BlockId] = &[];
     let two = [block, BlockId::from_bytes([0xbb; 32])];
-    for (name, ids) in [("refset of no block", empty), ("refset of two blocks", &two)] {
+    for (name, ids) in [
+        ("refset of no block", empty),
+        ("refset of two blocks", &two),
+    ] {
         let bytes = golden.check(name, &encode_refset(SESSION, part, ids));
-        assert_eq!(decode_refset(SESSION, part, &bytes), Ok(ids.to_vec()), "{name}");
+        assert_eq!(
+            decode_refset(SESSION, part, &bytes),
+            Ok(ids.to_vec()),
+            "{name}"
+        );
     }
 
     // Distances and counts of one to five LEB128 bytes, a file without blocks, the largest file id.
-    let counts = vec![(4_169, 1), (4_170, 127), (20_000, 128), (3_000_000, 70_000), (u32::MAX, u32::MAX)];
+    let counts = vec![
+        (4_169, 1),
+        (4_170, 127),
+        (20_000, 128),
+        (3_000_000, 70_000),
+        (u32::MAX, u32::MAX),
+    ];
     let files = vec![(1, counts), (2, Vec::new()), (u32::MAX, vec![(0, 1)])];
     for (name, bitmap) in [
         ("bitmap of an empty store", Bitmap::default()),
-        ("bitmap of three files", Bitmap { last_seq: 0x0102_0304_0506_0708, files }),
+        (
+            "bitmap of three files",
+            Bitmap {
+                last_seq: 0x0102_0304_0506_0708,
+                files,
+            },
+        ),
     ] {
         let bytes = golden.check(name, &bitmap.encode(STORE));
         assert_eq!(Bitmap::decode(STORE, &bytes), Ok(bitmap), "{name}");

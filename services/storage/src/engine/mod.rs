@@ -15,9 +15,11 @@
 //! Each part is a struct whose fields say what it may touch; `open.rs` puts them together.
 //!
 //! Invariants
-//! * What is acknowledged is synced. Records enter and leave the index only by callbacks of the log, AFTER the sync.
-//! * The mutex of the index is never held over I/O, the log or an await. The mutexes of the fences and of the space
-//!   ledger are inner ones: they MAY be taken while the index is locked, never the reverse.
+//! * What is acknowledged is synced. Records enter and leave the index only by callbacks of the
+//!   log, AFTER the sync.
+//! * The mutex of the index is never held over I/O, the log or an await. The mutexes of the fences
+//!   and of the space ledger are inner ones: they MAY be taken while the index is locked, never the
+//!   reverse.
 
 mod appender;
 mod compactor;

@@ -70,13 +70,25 @@ pub(super) fn open(
     options: &DiskOptions,
 ) -> Result<Parts, OpenError> {
     if options.capacity < MIN_CAPACITY {
-        return Err(OpenError::Capacity { wanted: options.capacity, least: MIN_CAPACITY });
+        return Err(OpenError::Capacity {
+            wanted: options.capacity,
+            least: MIN_CAPACITY,
+        });
     }
     let lock = disk.lock(LOCK_FILE).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::InUse(path.to_owned()),
-        _ => OpenError::Io { doing: "lock disk", source: error },
+        _ => OpenError::Io {
+            doing: "lock disk",
+            source: error,
+        },
     })?;
-    let opening = Opening { disk, path, identity, options, lock: Arc::new(lock) };
+    let opening = Opening {
+        disk,
+        path,
+        identity,
+        options,
+        lock: Arc::new(lock),
+    };
 
     let Some(found) = peek(&opening.disk, path)? else {
         mount::refuse_foreign(&opening.disk, path)?;
@@ -84,7 +96,11 @@ pub(super) fn open(
         return opening.recover(superblock, options.capacity);
     };
     mount::check_identity(path, &found, identity)?;
-    if options.fresh_start { opening.format_again(found) } else { opening.recover(found, options.capacity) }
+    if options.fresh_start {
+        opening.format_again(found)
+    } else {
+        opening.recover(found, options.capacity)
+    }
 }
 
 /// A disk that is locked and being opened.
@@ -100,8 +116,8 @@ impl Opening<'_> {
     /// Erases a disk of ours, if that is allowed, and formats it.
     fn format_again(self, found: Superblock) -> Result<Parts, OpenError> {
         let store = found.store;
-        // The old contents are scanned only to decide whether erasing them is allowed, so the new, possibly smaller,
-        // capacity is not applied to them.
+        // The old contents are scanned only to decide whether erasing them is allowed, so the new,
+        // possibly smaller, capacity is not applied to them.
         let capacity = self.options.capacity.max(found.capacity);
         let old = self.recover(found, capacity)?;
         let sessions = old.index.lock().n_sessions();
@@ -147,7 +163,8 @@ impl Opening<'_> {
         let (log, report) = opened.map_err(EngineError::from)?;
         let log = LockedLog::new(log, self.lock.clone());
 
-        // A disk that is full has used its reserve by right. One that was made smaller must have it.
+        // A disk that is full has used its reserve by right. One that was made smaller must have
+        // it.
         let lacks_reserve = was_lowered && log.free_bytes(Urgency::Compaction) < reserve_bytes;
         if log.allocated_bytes() > capacity || lacks_reserve {
             return Err(too_small(capacity, log.allocated_bytes(), reserve_bytes));
@@ -157,21 +174,28 @@ impl Opening<'_> {
         let geometry = Geometry {
             capacity,
             segment_bytes,
-            group_bytes: usize::try_from((segment_bytes / 4).min(MAX_GROUP_BYTES)).unwrap_or(usize::MAX),
+            group_bytes: usize::try_from((segment_bytes / 4).min(MAX_GROUP_BYTES))
+                .unwrap_or(usize::MAX),
         };
         let index: SharedIndex = Arc::new(Mutex::new(recovery.finish()?));
         let parts = Parts::assemble(volume, log, index, geometry, self.identity);
 
-        // References come last, because sets are read through the parts. A sequence alone does not tell one log from a
-        // later one, so the cache counts only after a clean stop.
+        // References come last, because sets are read through the parts. A sequence alone does not
+        // tell one log from a later one, so the cache counts only after a clean stop.
         let cache = parts.volume.load_bitmap();
         let cache = cache.filter(|cache| was_clean && cache.last_seq == report.last_seq);
         count_references(&parts.index, &parts.sets, cache)?;
         parts.index.lock().adopt_orphans();
 
-        // From here on the disk counts as running: only a clean stop brings the mark and the cache back.
-        parts.volume.write_superblock(SealSeq(parts.log.durable_seq()), false)?;
-        parts.volume.remove_bitmap().map_err(OpenError::io("remove stale bitmap"))?;
+        // From here on the disk counts as running: only a clean stop brings the mark and the cache
+        // back.
+        parts
+            .volume
+            .write_superblock(SealSeq(parts.log.durable_seq()), false)?;
+        parts
+            .volume
+            .remove_bitmap()
+            .map_err(OpenError::io("remove stale bitmap"))?;
         Ok(parts)
     }
 }
@@ -179,11 +203,16 @@ impl Opening<'_> {
 fn too_small(wanted: u64, allocated: u64, reserve_bytes: u64) -> OpenError {
     let needed = allocated + reserve_bytes + SLOTS * SLOT as u64;
     let least = needed + (needed / 63).max(4_096) + 4_096;
-    OpenError::TooSmall { wanted, allocated, least }
+    OpenError::TooSmall {
+        wanted,
+        allocated,
+        least,
+    }
 }
 
 impl Parts {
-    /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and the clean mark.
+    /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and
+    /// the clean mark.
     ///
     /// # Errors
     /// [`EngineError`] of the disk. The next start recovers all the same.
@@ -191,7 +220,10 @@ impl Parts {
         self.log.close()?;
         let seal_seq = SealSeq(self.log.durable_seq());
         let files = self.index.lock().counts();
-        self.volume.save_bitmap(&Bitmap { last_seq: seal_seq.0, files })?;
+        self.volume.save_bitmap(&Bitmap {
+            last_seq: seal_seq.0,
+            files,
+        })?;
         self.volume.write_superblock(seal_seq, true)
     }
 
@@ -211,7 +243,12 @@ impl Parts {
         let ledger = SpaceLedger::new(log.clone(), geometry);
         let appender = Appender::new(log.clone());
         let sets = SetReader::new(log.clone(), index.clone());
-        let blocks = BlockReader::new(log.clone(), index.clone(), counters.clone(), identity.key.clone());
+        let blocks = BlockReader::new(
+            log.clone(),
+            index.clone(),
+            counters.clone(),
+            identity.key.clone(),
+        );
 
         // Parts that return space.
         let recycler = Recycler::new(log.clone(), index.clone(), volume.clone(), counters.clone());
@@ -253,6 +290,18 @@ impl Parts {
             sets: sets.clone(),
             counters: counters.clone(),
         };
-        Self { volume, log, index, counters, blocks, sets, recycler, compactor, room, writer, releaser }
+        Self {
+            volume,
+            log,
+            index,
+            counters,
+            blocks,
+            sets,
+            recycler,
+            compactor,
+            room,
+            writer,
+            releaser,
+        }
     }
 }

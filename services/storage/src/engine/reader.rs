@@ -22,15 +22,26 @@ pub(super) struct BlockReader {
 }
 
 impl BlockReader {
-    pub(super) fn new(log: Arc<LockedLog>, index: SharedIndex, counters: Counters, key: DedupKey) -> Self {
-        Self { log, index, counters, key }
+    pub(super) fn new(
+        log: Arc<LockedLog>,
+        index: SharedIndex,
+        counters: Counters,
+        key: DedupKey,
+    ) -> Self {
+        Self {
+            log,
+            index,
+            counters,
+            key,
+        }
     }
 
     /// Returns the verified bytes of a block.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] if the block is not here, [`EngineError::DataLoss`] if its bytes are damaged: it counts
-    /// as missing then until it is put again. [`EngineError::Busy`] if it keeps moving.
+    /// [`EngineError::NotFound`] if the block is not here, [`EngineError::DataLoss`] if its bytes
+    /// are damaged: it counts as missing then until it is put again. [`EngineError::Busy`] if it
+    /// keeps moving.
     pub(super) fn read(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         for _ in 0..MAX_READ_TRIES {
             let block = self.index.lock().block(id).ok_or(EngineError::NotFound)?;
@@ -52,11 +63,12 @@ impl BlockReader {
         Err(EngineError::Busy("block keeps moving"))
     }
 
-    /// Returns the bytes at `location` if they are the block. If they are not, and that is still the place of the block,
-    /// the block is marked as damaged.
+    /// Returns the bytes at `location` if they are the block. If they are not, and that is still
+    /// the place of the block, the block is marked as damaged.
     ///
     /// # Errors
-    /// [`EngineError::DataLoss`] if the block is damaged, [`EngineError::NotFound`] if it is not there any more.
+    /// [`EngineError::DataLoss`] if the block is damaged, [`EngineError::NotFound`] if it is not
+    /// there any more.
     pub(super) fn read_at(&self, id: &BlockId, location: Location) -> Result<Bytes, EngineError> {
         if let Ok(bytes) = self.log.read(location)
             && id.matches(&self.key, &bytes)
@@ -64,7 +76,8 @@ impl BlockReader {
             return Ok(bytes);
         }
 
-        // The file may have been recycled after a move: only a record that is still the current one is damaged.
+        // The file may have been recycled after a move: only a record that is still the current one
+        // is damaged.
         if !self.index.lock().mark_bad(id, location) {
             return Err(EngineError::NotFound);
         }

@@ -1,4 +1,5 @@
-//! Recovery: the index from the records of the log, and reference counts from the derived cache or from the sets.
+//! Recovery: the index from the records of the log, and reference counts from the derived cache or
+//! from the sets.
 
 use cstore_log::RecoveredRecord;
 use cstore_types::{SealSeq, SessionId};
@@ -29,11 +30,15 @@ impl Recovery {
     fn try_take(&mut self, record: &RecoveredRecord<'_>) -> Result<(), FormatError> {
         match record.kind {
             KIND_DATA | KIND_MANIFEST => {
-                self.index.recover_block(parse_block_key(record.key)?, record.location);
+                self.index
+                    .recover_block(parse_block_key(record.key)?, record.location);
             }
             KIND_REFSET => {
                 let (session, part) = parse_refset_key(record.key)?;
-                let set = RefSet { location: record.location, seal_seq: SealSeq(record.frame_seq) };
+                let set = RefSet {
+                    location: record.location,
+                    seal_seq: SealSeq(record.frame_seq),
+                };
                 self.index.insert_refset(session, part, set);
             }
             // The references of its sets were not counted yet, so only their records die.
@@ -60,7 +65,8 @@ impl Recovery {
     }
 }
 
-/// Counts references: from the derived cache if `cache` is given and fits the index, else from the reference sets.
+/// Counts references: from the derived cache if `cache` is given and fits the index, else from the
+/// reference sets.
 ///
 /// # Errors
 /// [`EngineError`] if a set cannot be read.

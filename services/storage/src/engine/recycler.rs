@@ -29,16 +29,23 @@ impl Recycler {
         volume: Arc<Volume>,
         counters: Counters,
     ) -> Self {
-        Self { log, index, volume, counters, turn: Arc::default() }
+        Self {
+            log,
+            index,
+            volume,
+            counters,
+            turn: Arc::default(),
+        }
     }
 
-    /// Retires every segment in which nothing is needed, and returns how many those were. Blocks the thread.
+    /// Retires every segment in which nothing is needed, and returns how many those were. Blocks
+    /// the thread.
     pub(super) fn reclaim(&self) -> usize {
         self.retire(&self.dead_files())
     }
 
-    /// Like [`Self::reclaim`], but on a blocking thread. Calls are serialized: a caller that waits here benefits from the
-    /// segments that the caller before it has freed.
+    /// Like [`Self::reclaim`], but on a blocking thread. Calls are serialized: a caller that waits
+    /// here benefits from the segments that the caller before it has freed.
     pub(super) async fn reclaim_aside(&self) {
         let turn = self.turn.clone().lock_owned().await;
         let dead = self.dead_files();
@@ -58,8 +65,8 @@ impl Recycler {
     }
 
     fn dead_files(&self) -> Vec<FileInfo> {
-        // The states are read BEFORE the counts. A file that is not active any more gets no new records, and the
-        // callbacks of its last frame have run.
+        // The states are read BEFORE the counts. A file that is not active any more gets no new
+        // records, and the callbacks of its last frame have run.
         let mut files = self.log.files();
         let index = self.index.lock();
         files.retain(|file| file.state != FileState::Active && index.is_dead(file.id));
@@ -76,8 +83,8 @@ impl Recycler {
             }
 
             match self.log.retire(file.id) {
-                // The index forgets the file AFTER its contents can never come back: releases that kept its sets away die
-                // with it.
+                // The index forgets the file AFTER its contents can never come back: releases that
+                // kept its sets away die with it.
                 Ok(()) => {
                     self.index.lock().remove_file(file.id);
                     retired += 1;
@@ -95,7 +102,8 @@ impl Recycler {
         retired
     }
 
-    /// Writes the highest sequence to the superblock BEFORE the file that holds it goes: sequences never go back.
+    /// Writes the highest sequence to the superblock BEFORE the file that holds it goes: sequences
+    /// never go back.
     fn keep_seal_seq(&self, file: &FileInfo) -> Result<(), EngineError> {
         let seal_seq = SealSeq(self.log.durable_seq());
         let is_last = file.seqs.is_some_and(|(_, last)| last >= seal_seq.0);

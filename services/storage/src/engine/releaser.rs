@@ -1,4 +1,5 @@
-//! Release: the reference sets of a session are durably dropped. Reached from the master's heartbeat response only.
+//! Release: the reference sets of a session are durably dropped. Reached from the master's
+//! heartbeat response only.
 
 use std::collections::BTreeSet;
 
@@ -40,13 +41,15 @@ pub(super) struct Releaser {
 }
 
 impl Releaser {
-    /// Drops all reference sets of sessions. Repeating it is safe: a session without sets is released already.
+    /// Drops all reference sets of sessions. Repeating it is safe: a session without sets is
+    /// released already.
     ///
-    /// The release records are synced first, many in one group. Only then are references counted down and blocks freed.
-    /// The records may use a reserve, so that a full disk can always be emptied.
+    /// The release records are synced first, many in one group. Only then are references counted
+    /// down and blocks freed. The records may use a reserve, so that a full disk can always be
+    /// emptied.
     ///
-    /// The results hold errors of the disk. After an error while the sets were read, their space comes back with the
-    /// next restart.
+    /// The results hold errors of the disk. After an error while the sets were read, their space
+    /// comes back with the next restart.
     pub(super) async fn release_all(
         &self,
         sessions: &[SessionId],
@@ -71,7 +74,9 @@ impl Releaser {
                         results.push((session, self.count_down(sets).await));
                     }
                 }
-                Err(error) => results.extend(group.iter().map(|session| (*session, Err(error.clone())))),
+                Err(error) => {
+                    results.extend(group.iter().map(|session| (*session, Err(error.clone()))))
+                }
             }
         }
         results
@@ -79,10 +84,14 @@ impl Releaser {
 
     /// Appends the release records, compacting first if the log is full.
     ///
-    /// The last reserve belongs to compaction. Once compaction has nothing left to reclaim, only a release can free
-    /// space, so the reserve is spent on it. The right to compact is held until the append completes: otherwise a
-    /// running copy could lose space that it has already counted on.
-    async fn append_releases(&self, sessions: &[SessionId]) -> Result<Vec<DroppedSets>, EngineError> {
+    /// The last reserve belongs to compaction. Once compaction has nothing left to reclaim, only a
+    /// release can free space, so the reserve is spent on it. The right to compact is held until
+    /// the append completes: otherwise a running copy could lose space that it has already counted
+    /// on.
+    async fn append_releases(
+        &self,
+        sessions: &[SessionId],
+    ) -> Result<Vec<DroppedSets>, EngineError> {
         for step in 0..MAX_STEPS {
             match self.append_group(sessions, Urgency::Urgent).await {
                 Err(EngineError::Full { .. }) => {}
@@ -97,7 +106,9 @@ impl Releaser {
                 return self.append_group(sessions, Urgency::Compaction).await;
             }
         }
-        Err(EngineError::Busy("free space is being claimed by other writers"))
+        Err(EngineError::Busy(
+            "free space is being claimed by other writers",
+        ))
     }
 
     async fn append_group(
@@ -126,7 +137,11 @@ impl Releaser {
                 session: *session,
                 parts: index.release(*session, *location),
             };
-            let dropped = sessions.iter().zip(committed.locations).map(drop_sets).collect();
+            let dropped = sessions
+                .iter()
+                .zip(committed.locations)
+                .map(drop_sets)
+                .collect();
             drop(index);
             fence.end();
             dropped

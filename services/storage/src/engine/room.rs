@@ -19,8 +19,8 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Makes room for records of `needed` bytes, within bounds. Returns true if there is room now; other writers may
-    /// claim it first, so whoever writes reserves it ([`SpaceLedger::reserve`]).
+    /// Makes room for records of `needed` bytes, within bounds. Returns true if there is room now;
+    /// other writers may claim it first, so whoever writes reserves it ([`SpaceLedger::reserve`]).
     pub(super) async fn make(&self, needed: u64) -> bool {
         if self.ledger.fits(needed) {
             return true;
@@ -37,10 +37,13 @@ impl Room {
         // The dearest comes last: orphans cost an upload its blocks, compaction costs copies.
         self.forget_orphans();
         self.recycler.reclaim_aside().await;
-        self.compactor.compact_until(|| self.ledger.fits(needed)).await
+        self.compactor
+            .compact_until(|| self.ledger.fits(needed))
+            .await
     }
 
-    /// Drops the blocks that a restart found without a reference set. An upload that still wants them sends them again.
+    /// Drops the blocks that a restart found without a reference set. An upload that still wants
+    /// them sends them again.
     pub(super) fn forget_orphans(&self) {
         self.index.lock().unpin(ORPHANS);
     }

@@ -29,8 +29,8 @@ impl SetReader {
     /// Returns the ids of a set, in the order of its seal.
     ///
     /// # Errors
-    /// [`EngineError::RefSet`] if the bytes are no set of this part, [`EngineError::Log`] if they cannot be read. The set
-    /// may have moved, see [`Self::read_current`].
+    /// [`EngineError::RefSet`] if the bytes are no set of this part, [`EngineError::Log`] if they
+    /// cannot be read. The set may have moved, see [`Self::read_current`].
     pub(super) fn read(
         &self,
         session: SessionId,
@@ -38,7 +38,8 @@ impl SetReader {
         set: RefSet,
     ) -> Result<Vec<BlockId>, EngineError> {
         let payload = self.log.read(set.location)?;
-        decode_refset(session, part, &payload).map_err(|source| EngineError::RefSet { session, source })
+        decode_refset(session, part, &payload)
+            .map_err(|source| EngineError::RefSet { session, source })
     }
 
     /// Returns the payload of a set after it was verified.
@@ -52,15 +53,17 @@ impl SetReader {
         location: Location,
     ) -> Result<Bytes, EngineError> {
         let payload = self.log.read(location)?;
-        decode_refset(session, part, &payload).map_err(|source| EngineError::RefSet { session, source })?;
+        decode_refset(session, part, &payload)
+            .map_err(|source| EngineError::RefSet { session, source })?;
         Ok(payload)
     }
 
-    /// Returns the ids of a set that may be moved or released while it is read; `None` if it was released.
+    /// Returns the ids of a set that may be moved or released while it is read; `None` if it was
+    /// released.
     ///
     /// # Errors
-    /// The errors of [`Self::read`] if the set is still at the location that failed; [`EngineError::Busy`] if the set keeps
-    /// moving.
+    /// The errors of [`Self::read`] if the set is still at the location that failed;
+    /// [`EngineError::Busy`] if the set keeps moving.
     pub(super) fn read_current(
         &self,
         session: SessionId,

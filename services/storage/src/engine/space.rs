@@ -1,7 +1,8 @@
 //! Space: how much is free, and reservations before a write.
 //!
-//! A reservation is a token: as long as it lives its bytes do not count as free. It travels with the group of records
-//! that it is for, and goes when they are durable (the log counts them then) or have failed.
+//! A reservation is a token: as long as it lives its bytes do not count as free. It travels with
+//! the group of records that it is for, and goes when they are durable (the log counts them then)
+//! or have failed.
 
 use std::sync::Arc;
 
@@ -34,19 +35,25 @@ pub(super) struct Geometry {
     pub(super) capacity: u64,
     /// Bytes of a standard segment.
     pub(super) segment_bytes: u64,
-    /// Limit of the payload bytes of one group of records, so that groups fit the segments of a small disk.
+    /// Limit of the payload bytes of one group of records, so that groups fit the segments of a
+    /// small disk.
     pub(super) group_bytes: usize,
 }
 
 impl Geometry {
-    /// Returns the bytes that `needed` bytes of records may take at most with everything around them.
+    /// Returns the bytes that `needed` bytes of records may take at most with everything around
+    /// them.
     fn bytes_with_overhead(&self, needed: u64) -> u64 {
         let group_bytes = self.group_bytes as u64;
         let groups = needed.div_ceil(group_bytes.max(1)) + 1;
         let segments = needed / self.segment_bytes.max(1) + 1;
 
-        // The end of a segment in which a group does not fit is lost, unless it is so large that it is cut off.
-        let lost_end = needed.min(group_bytes).saturating_add(SEGMENT_OVERHEAD).min(self.segment_bytes / 16);
+        // The end of a segment in which a group does not fit is lost, unless it is so large that it
+        // is cut off.
+        let lost_end = needed
+            .min(group_bytes)
+            .saturating_add(SEGMENT_OVERHEAD)
+            .min(self.segment_bytes / 16);
 
         needed.saturating_add(groups * GROUP_OVERHEAD + segments * (SEGMENT_OVERHEAD + lost_end))
     }
@@ -63,7 +70,11 @@ pub(super) struct SpaceLedger {
 
 impl SpaceLedger {
     pub(super) fn new(log: Arc<LockedLog>, geometry: Geometry) -> Self {
-        Self { log, geometry, reserved: Arc::default() }
+        Self {
+            log,
+            geometry,
+            reserved: Arc::default(),
+        }
     }
 
     /// Returns the fill of the disk.
@@ -71,7 +82,10 @@ impl SpaceLedger {
         let reserved = *self.reserved.lock();
         Space {
             capacity: self.geometry.capacity,
-            free: self.log.free_bytes(Urgency::Normal).saturating_sub(reserved),
+            free: self
+                .log
+                .free_bytes(Urgency::Normal)
+                .saturating_sub(reserved),
             allocated: self.log.allocated_bytes(),
         }
     }
@@ -81,20 +95,26 @@ impl SpaceLedger {
         needed == 0 || self.space().free >= self.geometry.bytes_with_overhead(needed)
     }
 
-    /// Reserves space for records of `needed` bytes and the overhead of `n_groups` groups, if [`Self::fits`] says that
-    /// they fit.
+    /// Reserves space for records of `needed` bytes and the overhead of `n_groups` groups, if
+    /// [`Self::fits`] says that they fit.
     ///
     /// # Errors
     /// [`EngineError::Full`]; nothing is reserved then.
     pub(super) fn reserve(&self, needed: u64, n_groups: u64) -> Result<Reservation, EngineError> {
         let mut reserved = self.reserved.lock();
-        let free = self.log.free_bytes(Urgency::Normal).saturating_sub(*reserved);
+        let free = self
+            .log
+            .free_bytes(Urgency::Normal)
+            .saturating_sub(*reserved);
         if needed > 0 && free < self.geometry.bytes_with_overhead(needed) {
             return Err(EngineError::Full { needed, free });
         }
         let bytes = needed + n_groups * GROUP_OVERHEAD;
         *reserved = reserved.saturating_add(bytes);
-        Ok(Reservation { reserved: self.reserved.clone(), bytes })
+        Ok(Reservation {
+            reserved: self.reserved.clone(),
+            bytes,
+        })
     }
 }
 
@@ -110,7 +130,10 @@ impl Reservation {
     pub(super) fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { reserved: self.reserved.clone(), bytes }
+        Self {
+            reserved: self.reserved.clone(),
+            bytes,
+        }
     }
 }
 
@@ -128,7 +151,10 @@ mod tests {
     #[test]
     fn reserved_bytes_come_back_once_however_a_reservation_is_split() {
         let reserved = Arc::new(Mutex::new(100));
-        let mut whole = Reservation { reserved: reserved.clone(), bytes: 70 };
+        let mut whole = Reservation {
+            reserved: reserved.clone(),
+            bytes: 70,
+        };
         let part = whole.split(50);
         let rest = whole.split(50);
         assert_eq!((part.bytes, rest.bytes, whole.bytes), (50, 20, 0));
@@ -141,7 +167,11 @@ mod tests {
 
     #[test]
     fn the_overhead_covers_a_group_that_ends_a_segment_early() {
-        let geometry = Geometry { capacity: 1 << 30, segment_bytes: 1 << 20, group_bytes: 256 << 10 };
+        let geometry = Geometry {
+            capacity: 1 << 30,
+            segment_bytes: 1 << 20,
+            group_bytes: 256 << 10,
+        };
         let needed = 256 << 10;
         let lost_end = (1 << 20) / 16;
         assert_eq!(

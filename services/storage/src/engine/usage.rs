@@ -1,5 +1,5 @@
-//! Usage: what sessions hold here, and what would come back if some of them ended. Computed from the reference sets,
-//! changing nothing.
+//! Usage: what sessions hold here, and what would come back if some of them ended. Computed from
+//! the reference sets, changing nothing.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ const MAX_BLOCKS: usize = 2 << 20;
 /// Blocks that are looked up in one hold of the index, so that requests do not wait long.
 const LOOKUP: usize = 1_024;
 
-/// Returns what these sessions hold, given which of them would end. Sessions without sets hold nothing. Blocks the
-/// thread.
+/// Returns what these sessions hold, given which of them would end. Sessions without sets hold
+/// nothing. Blocks the thread.
 ///
 /// The result is of a moment: uploads and releases go on. Pins do not count, they expire.
 ///
@@ -33,7 +33,9 @@ pub(super) fn usage(
             *blocks.entry(id).or_default() += u32::from(*ends);
         }
         if blocks.len() > MAX_BLOCKS {
-            let text = format!("these files hold more than {MAX_BLOCKS} distinct blocks on one storage node");
+            let text = format!(
+                "these files hold more than {MAX_BLOCKS} distinct blocks on one storage node"
+            );
             return Err(EngineError::Invalid(text));
         }
     }
@@ -44,7 +46,9 @@ pub(super) fn usage(
         let index = index.lock();
         for (id, going) in chunk {
             // A block that was released since its set was read holds nothing any more.
-            let Some(block) = index.block(id) else { continue };
+            let Some(block) = index.block(id) else {
+                continue;
+            };
             let bytes = u64::from(block.location.len);
             usage.blocks += 1;
             usage.bytes += bytes;

@@ -1,6 +1,10 @@
 //! Compaction: damage is not carried along, and no crash in the middle of it costs anything.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints its seed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may fail loudly and prints its seed"
+)]
 
 use bytes::Bytes;
 use cstore_log::{Disk, Fault, FaultyDisk, Verb};
@@ -16,16 +20,26 @@ use crate::model::{World, identity, open, session};
 fn numbered(n: u64, len: usize) -> Block {
     let bytes = [&n.to_le_bytes()[..], b"numbered", &vec![7; len]].concat();
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    }
 }
 
 async fn store(engine: &Engine, n: u64, len: usize) {
     let block = numbered(n, len);
-    let sealed = engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await;
-    assert!(matches!(sealed, Ok(SealOutcome::Sealed { .. })), "{sealed:?}");
+    let sealed = engine
+        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
+        .await;
+    assert!(
+        matches!(sealed, Ok(SealOutcome::Sealed { .. })),
+        "{sealed:?}"
+    );
 }
 
-/// Fills more than a segment with what is released again, so that what was written before lies in a sealed one.
+/// Fills more than a segment with what is released again, so that what was written before lies in a
+/// sealed one.
 async fn pad(engine: &Engine, from: u64) {
     for n in from..from + 12 {
         store(engine, n, 30_000).await;
@@ -54,8 +68,13 @@ fn rot(disk: &FaultyDisk, n: u64) {
         let file = segments.open(&name).unwrap();
         let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
         file.read_exact_at(&mut bytes, 0).unwrap();
-        if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
-            return disk.rot(&format!("segments/{name}"), at as u64 + 100, 1).unwrap();
+        if let Some(at) = bytes
+            .windows(needle.len())
+            .position(|window| window == needle)
+        {
+            return disk
+                .rot(&format!("segments/{name}"), at as u64 + 100, 1)
+                .unwrap();
         }
     }
     panic!("block {n} is not on the disk");
@@ -71,20 +90,40 @@ async fn i8_a_damaged_block_stays_where_it_is_and_keeps_its_segment_until_it_is_
     rot(&disk, 0);
     compact(&engine).await;
     assert_eq!(engine.counters().damaged_blocks.get(), 1);
-    assert_eq!(engine.compaction().pinned_files, 1, "{:?}", engine.compaction());
-    assert!(matches!(engine.read_block(&numbered(0, 5_000).id), Err(EngineError::DataLoss)));
-    assert_eq!(engine.read_block(&numbered(1, 5_000).id).unwrap(), numbered(1, 5_000).bytes);
+    assert_eq!(
+        engine.compaction().pinned_files,
+        1,
+        "{:?}",
+        engine.compaction()
+    );
+    assert!(matches!(
+        engine.read_block(&numbered(0, 5_000).id),
+        Err(EngineError::DataLoss)
+    ));
+    assert_eq!(
+        engine.read_block(&numbered(1, 5_000).id).unwrap(),
+        numbered(1, 5_000).bytes
+    );
 
     rot(&disk, 0);
     let retired = engine.counters().retired_files.get();
-    let again = engine.put_blocks(session(0), vec![numbered(0, 5_000)]).await;
+    let again = engine
+        .put_blocks(session(0), vec![numbered(0, 5_000)])
+        .await;
     assert!(matches!(again[..], [PutOutcome::Stored]));
     engine.unpin(session(0));
     compact(&engine).await;
     engine.reclaim();
     assert!(engine.counters().retired_files.get() > retired);
-    assert_eq!(engine.compaction().pinned_files, 0, "the repaired block let its old segment go");
-    assert_eq!(engine.read_block(&numbered(0, 5_000).id).unwrap(), numbered(0, 5_000).bytes);
+    assert_eq!(
+        engine.compaction().pinned_files,
+        0,
+        "the repaired block let its old segment go"
+    );
+    assert_eq!(
+        engine.read_block(&numbered(0, 5_000).id).unwrap(),
+        numbered(0, 5_000).bytes
+    );
 }
 
 /// A set moves out of a segment that stays because of damage; then its release outlives both moves.
@@ -105,7 +144,10 @@ async fn i3_a_release_outlives_the_copies_of_its_sets_that_damage_keeps() {
     }
     drop(engine);
     let engine = open(&disk.kill()).unwrap();
-    assert!(!engine.sessions().contains(&session(1)), "a released session is back");
+    assert!(
+        !engine.sessions().contains(&session(1)),
+        "a released session is back"
+    );
 }
 
 /// A world with half-dead segments, the same for one seed.
@@ -124,7 +166,14 @@ async fn half_dead(seed: u64) -> (World, StdRng) {
 #[tokio::test]
 async fn i6_an_error_or_a_crash_at_any_call_of_a_compaction_loses_nothing() {
     let mut struck = 0;
-    for verb in [Verb::Write, Verb::Sync, Verb::Create, Verb::Read, Verb::Name, Verb::SyncDir] {
+    for verb in [
+        Verb::Write,
+        Verb::Sync,
+        Verb::Create,
+        Verb::Read,
+        Verb::Name,
+        Verb::SyncDir,
+    ] {
         for nth in 1..60 {
             let (mut world, mut rng) = half_dead(nth).await;
             let before = world.disk.calls(verb);
@@ -134,9 +183,15 @@ async fn i6_an_error_or_a_crash_at_any_call_of_a_compaction_loses_nothing() {
                 break;
             }
             struck += 1;
-            world.die(&mut rng).await.unwrap_or_else(|error| panic!("{verb:?} {nth}: {error}"));
+            world
+                .die(&mut rng)
+                .await
+                .unwrap_or_else(|error| panic!("{verb:?} {nth}: {error}"));
             world.compact(1_000).await;
-            world.check().await.unwrap_or_else(|error| panic!("{verb:?} {nth}: {error}"));
+            world
+                .check()
+                .await
+                .unwrap_or_else(|error| panic!("{verb:?} {nth}: {error}"));
             world.engine().forget_orphans();
             world.check_totals().unwrap();
         }
@@ -151,7 +206,10 @@ async fn i6_power_loss_after_any_step_of_a_compaction_loses_nothing() {
             let (mut world, _) = half_dead(seed).await;
             world.compact(steps).await;
             world.disk = world.disk.power_loss(seed);
-            world.reopen().await.unwrap_or_else(|error| panic!("seed {seed} after {steps} steps: {error}"));
+            world
+                .reopen()
+                .await
+                .unwrap_or_else(|error| panic!("seed {seed} after {steps} steps: {error}"));
         }
     }
 }
@@ -163,20 +221,34 @@ async fn an_idle_engine_copies_nothing_a_second_time() {
     let moved = world.engine().counters().moved_bytes.get();
     assert!(moved > 0);
     for _ in 0..100 {
-        assert_eq!(world.engine().compact_step(Need::Now).await.unwrap(), CompactStep::Idle);
+        assert_eq!(
+            world.engine().compact_step(Need::Now).await.unwrap(),
+            CompactStep::Idle
+        );
     }
     assert_eq!(world.engine().counters().moved_bytes.get(), moved);
     let fresh = open(&FaultyDisk::new()).unwrap();
-    assert_eq!(fresh.compact_step(Need::Now).await.unwrap(), CompactStep::Idle);
+    assert_eq!(
+        fresh.compact_step(Need::Now).await.unwrap(),
+        CompactStep::Idle
+    );
     assert_eq!(fresh.compaction(), CompactionStats::default());
 }
 
 #[test]
 fn a_disk_without_room_for_segments_is_refused_with_the_least_size() {
     use cstore_storage::engine::DiskOptions;
-    let options = DiskOptions { capacity: 4_000, block_size: 64, fresh_start: false, erase: None };
+    let options = DiskOptions {
+        capacity: 4_000,
+        block_size: 64,
+        fresh_start: false,
+        erase: None,
+    };
     let disk = std::sync::Arc::new(FaultyDisk::new());
     let error = Engine::open(disk.clone(), "memory", &identity(), &options).unwrap_err();
-    assert!(matches!(error, OpenError::Capacity { wanted: 4_000, .. }), "{error}");
+    assert!(
+        matches!(error, OpenError::Capacity { wanted: 4_000, .. }),
+        "{error}"
+    );
     assert!(disk.list().unwrap().is_empty(), "nothing was made");
 }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, RealDisk};
 use cstore_storage::engine::{DiskOptions, Engine, Identity, PutOutcome, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
+use cstore_types::{
+    Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid,
+};
 
 fn identity() -> Identity {
     Identity {
@@ -20,7 +22,12 @@ fn identity() -> Identity {
 }
 
 fn options(capacity: u64) -> DiskOptions {
-    DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None }
+    DiskOptions {
+        capacity,
+        block_size: 65_536,
+        fresh_start: false,
+        erase: None,
+    }
 }
 
 fn memory() -> Arc<dyn Disk> {
@@ -33,7 +40,11 @@ fn open(disk: &Arc<dyn Disk>) -> Result<Engine, OpenError> {
 
 fn block(bytes: Vec<u8>) -> Block {
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    }
 }
 
 const S: SessionId = SessionId::from_bytes([9; 16]);
@@ -50,15 +61,32 @@ async fn fresh_start_erases_only_what_was_named() {
     store(&engine, 0, &[block(vec![1; 100])]).await.unwrap();
     engine.close().unwrap();
     drop(engine);
-    let fresh = DiskOptions { fresh_start: true, ..options(6 << 20) };
-    let refused = Engine::open(disk.clone(), "memory", &identity(), &fresh).unwrap_err().to_string();
-    assert!(refused.contains("CSTORE_FRESH_START_ERASE=01010101"), "{refused}");
-    let other = DiskOptions { erase: Some(StoreUuid::from_bytes([8; 16])), ..fresh.clone() };
+    let fresh = DiskOptions {
+        fresh_start: true,
+        ..options(6 << 20)
+    };
+    let refused = Engine::open(disk.clone(), "memory", &identity(), &fresh)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("CSTORE_FRESH_START_ERASE=01010101"),
+        "{refused}"
+    );
+    let other = DiskOptions {
+        erase: Some(StoreUuid::from_bytes([8; 16])),
+        ..fresh.clone()
+    };
     assert!(Engine::open(disk.clone(), "memory", &identity(), &other).is_err());
     let engine = open(&disk).unwrap();
-    assert_eq!(engine.read_block(&block(vec![1; 100]).id).unwrap(), vec![1; 100]);
+    assert_eq!(
+        engine.read_block(&block(vec![1; 100]).id).unwrap(),
+        vec![1; 100]
+    );
     drop(engine);
-    let meant = DiskOptions { erase: Some(identity().store), ..fresh };
+    let meant = DiskOptions {
+        erase: Some(identity().store),
+        ..fresh
+    };
     let engine = Engine::open(disk, "memory", &identity(), &meant).unwrap();
     assert!(engine.sessions().is_empty() && engine.read_block(&block(vec![1; 100]).id).is_err());
 }
@@ -74,9 +102,18 @@ fn a_folder_with_other_files_and_a_disk_of_others_are_refused_and_left_alone() {
     let disk = memory();
     drop(open(&disk).unwrap());
     let others = [
-        Identity { cluster: ClusterUuid::from_bytes([8; 16]), ..identity() },
-        Identity { node: NodeId::new("storage-2").unwrap(), ..identity() },
-        Identity { key: DedupKey::from_bytes([8; 32]), ..identity() },
+        Identity {
+            cluster: ClusterUuid::from_bytes([8; 16]),
+            ..identity()
+        },
+        Identity {
+            node: NodeId::new("storage-2").unwrap(),
+            ..identity()
+        },
+        Identity {
+            key: DedupKey::from_bytes([8; 32]),
+            ..identity()
+        },
     ];
     for other in others {
         let error = Engine::open(disk.clone(), "memory", &other, &options(6 << 20)).unwrap_err();
@@ -113,13 +150,23 @@ async fn every_size_of_disk_takes_blocks_of_1_byte_to_4_mib() {
     for capacity in [6 << 20, 7_654_321, 100 << 20] {
         let disk = memory();
         let engine = Engine::open(disk.clone(), "memory", &identity(), &options(capacity)).unwrap();
-        let blocks = [block(vec![1]), block(vec![2; 4 << 20]), block(vec![3; 65_536])];
+        let blocks = [
+            block(vec![1]),
+            block(vec![2; 4 << 20]),
+            block(vec![3; 65_536]),
+        ];
         let outcome = store(&engine, 0, &blocks).await.unwrap();
-        assert!(matches!(outcome, SealOutcome::Sealed { .. }), "{capacity}: {outcome:?}");
+        assert!(
+            matches!(outcome, SealOutcome::Sealed { .. }),
+            "{capacity}: {outcome:?}"
+        );
         for block in &blocks {
             assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);
         }
-        assert!(engine.space().allocated <= capacity, "FS_SIZE bounds everything");
+        assert!(
+            engine.space().allocated <= capacity,
+            "FS_SIZE bounds everything"
+        );
     }
 }
 
@@ -131,7 +178,10 @@ async fn i7_a_full_disk_refuses_reads_releases_and_takes_again() {
     loop {
         let session = SessionId::from_bytes([100 + sessions; 16]);
         let block = block([vec![sessions], vec![7; 200_000]].concat());
-        match engine.put_seal(session, PartNo(0), vec![block.id], vec![block]).await {
+        match engine
+            .put_seal(session, PartNo(0), vec![block.id], vec![block])
+            .await
+        {
             Ok(_) => sessions += 1,
             Err(EngineError::Full { .. }) => break,
             Err(other) => panic!("{other}"),
@@ -139,7 +189,10 @@ async fn i7_a_full_disk_refuses_reads_releases_and_takes_again() {
     }
     assert!(sessions > 15, "6 MiB took {sessions} blocks of 200 kB");
     for n in 0..sessions {
-        engine.release(SessionId::from_bytes([100 + n; 16])).await.unwrap();
+        engine
+            .release(SessionId::from_bytes([100 + n; 16]))
+            .await
+            .unwrap();
     }
     engine.reclaim();
     assert_eq!(engine.totals().physical_bytes, 0);
@@ -152,25 +205,47 @@ async fn i5_i8_bytes_that_are_not_their_id_are_refused_and_damage_is_healed_by_t
     let disk = RealDisk::open(dir.path()).unwrap();
     let engine = Engine::open(disk, "disk", &identity(), &options(6 << 20)).unwrap();
     let good = block(vec![42; 5_000]);
-    let forged = Block { bytes: Bytes::from(vec![43; 5_000]), ..good.clone() };
+    let forged = Block {
+        bytes: Bytes::from(vec![43; 5_000]),
+        ..good.clone()
+    };
     let outcomes = engine.put_blocks(S, vec![forged]).await;
-    assert!(matches!(outcomes[..], [PutOutcome::Refused(EngineError::Invalid(_))]), "{outcomes:?}");
-    store(&engine, 0, std::slice::from_ref(&good)).await.unwrap();
+    assert!(
+        matches!(outcomes[..], [PutOutcome::Refused(EngineError::Invalid(_))]),
+        "{outcomes:?}"
+    );
+    store(&engine, 0, std::slice::from_ref(&good))
+        .await
+        .unwrap();
 
     for entry in std::fs::read_dir(dir.path().join("segments")).unwrap() {
         let path = entry.unwrap().path();
         let mut bytes = std::fs::read(&path).unwrap();
-        if let Some(at) = bytes.windows(5_000).position(|window| window.iter().all(|byte| *byte == 42)) {
+        if let Some(at) = bytes
+            .windows(5_000)
+            .position(|window| window.iter().all(|byte| *byte == 42))
+        {
             bytes[at + 4_000] ^= 1;
             // Written in place: the engine has the file open.
             use std::os::unix::fs::FileExt;
             let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-            file.write_all_at(&bytes[at + 4_000..at + 4_001], (at + 4_000) as u64).unwrap();
+            file.write_all_at(&bytes[at + 4_000..at + 4_001], (at + 4_000) as u64)
+                .unwrap();
         }
     }
-    assert!(matches!(engine.read_block(&good.id), Err(EngineError::DataLoss)));
-    assert_eq!(engine.missing_blocks(S, &[good.id]), [true], "a damaged block counts as missing");
-    assert!(matches!(engine.put_blocks(S, vec![good.clone()]).await[..], [PutOutcome::Stored]));
+    assert!(matches!(
+        engine.read_block(&good.id),
+        Err(EngineError::DataLoss)
+    ));
+    assert_eq!(
+        engine.missing_blocks(S, &[good.id]),
+        [true],
+        "a damaged block counts as missing"
+    );
+    assert!(matches!(
+        engine.put_blocks(S, vec![good.clone()]).await[..],
+        [PutOutcome::Stored]
+    ));
     assert_eq!(engine.read_block(&good.id).unwrap(), good.bytes);
     assert_eq!(engine.totals().blocks, 1);
 }

@@ -1,5 +1,5 @@
-//! Edges of the disk's life: an erase that broke off, a smaller FS_SIZE, a stale cache, reads on a full disk, twins of
-//! a broken hash.
+//! Edges of the disk's life: an erase that broke off, a smaller FS_SIZE, a stale cache, reads on a
+//! full disk, twins of a broken hash.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -26,16 +26,30 @@ fn identity() -> Identity {
 }
 
 fn options(capacity: u64) -> DiskOptions {
-    DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None }
+    DiskOptions {
+        capacity,
+        block_size: 65_536,
+        fresh_start: false,
+        erase: None,
+    }
 }
 
 fn open(disk: &FaultyDisk, capacity: u64) -> Result<Engine, OpenError> {
-    Engine::open(Arc::new(disk.clone()), "memory", &identity(), &options(capacity))
+    Engine::open(
+        Arc::new(disk.clone()),
+        "memory",
+        &identity(),
+        &options(capacity),
+    )
 }
 
 fn block(bytes: Vec<u8>) -> Block {
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    }
 }
 
 /// Distinct bytes for each number.
@@ -44,16 +58,28 @@ fn numbered(n: u32, len: usize) -> Block {
 }
 
 fn session(n: u32) -> SessionId {
-    SessionId::from_bytes([[9; 12].as_slice(), &n.to_le_bytes()].concat().try_into().unwrap())
+    SessionId::from_bytes(
+        [[9; 12].as_slice(), &n.to_le_bytes()]
+            .concat()
+            .try_into()
+            .unwrap(),
+    )
 }
 
 async fn store(engine: &Engine, n: u32, block: Block) -> Result<SealOutcome, EngineError> {
-    engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await
+    engine
+        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
+        .await
 }
 
-/// Erases a disk of several segments, dies after `removals`, starts again. Answers whether it died at all.
+/// Erases a disk of several segments, dies after `removals`, starts again. Answers whether it died
+/// at all.
 async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
-    let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
+    let meant = DiskOptions {
+        fresh_start: true,
+        erase: Some(identity().store),
+        ..options(6 << 20)
+    };
     let disk = FaultyDisk::new();
     let engine = open(&disk, 6 << 20).unwrap();
     for n in 0..12 {
@@ -64,12 +90,24 @@ async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
     // The process dies at a removal: that one and all later ones fail.
     let removals_left = AtomicU64::new(removals);
     let mortal = HookedDisk::with_hook(disk.clone(), move |verb| {
-        let take = |left: u64| if verb == Verb::Name { left.checked_sub(1) } else { Some(left) };
+        let take = |left: u64| {
+            if verb == Verb::Name {
+                left.checked_sub(1)
+            } else {
+                Some(left)
+            }
+        };
         let taken = removals_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.map(drop).map_err(|_| io::Error::other("this process is dead"))
+        taken
+            .map(drop)
+            .map_err(|_| io::Error::other("this process is dead"))
     });
     let died = Engine::open(mortal, "memory", &identity(), &meant).is_err();
-    let next = if loses_power { disk.power_loss(removals) } else { disk.kill() };
+    let next = if loses_power {
+        disk.power_loss(removals)
+    } else {
+        disk.kill()
+    };
     let engine = Engine::open(Arc::new(next), "memory", &identity(), &meant)
         .unwrap_or_else(|error| panic!("{removals} removals, power loss {loses_power}: {error}"));
     assert!(engine.sessions().is_empty());
@@ -83,7 +121,10 @@ async fn an_erase_that_broke_off_is_finished_by_the_next_start() {
         while erase_in_two_lives(removals, loses_power).await {
             removals += 1;
         }
-        assert!(removals > 5, "it broke off at every segment, the bitmap and the superblock: {removals}");
+        assert!(
+            removals > 5,
+            "it broke off at every segment, the bitmap and the superblock: {removals}"
+        );
     }
 }
 
@@ -97,10 +138,16 @@ async fn a_size_below_what_is_in_use_is_refused_and_nothing_is_lost() {
     engine.close().unwrap();
     drop(engine);
     let error = open(&disk, 6 << 20).unwrap_err();
-    assert!(matches!(error, OpenError::TooSmall { wanted, .. } if wanted == 6 << 20), "{error}");
+    assert!(
+        matches!(error, OpenError::TooSmall { wanted, .. } if wanted == 6 << 20),
+        "{error}"
+    );
     let engine = open(&disk, 40 << 20).unwrap();
     for n in 0..10 {
-        assert_eq!(engine.read_block(&numbered(n, 1 << 20).id).unwrap(), numbered(n, 1 << 20).bytes);
+        assert_eq!(
+            engine.read_block(&numbered(n, 1 << 20).id).unwrap(),
+            numbered(n, 1 << 20).bytes
+        );
     }
 }
 
@@ -116,12 +163,20 @@ async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
     let used = engine.space().allocated;
     drop(engine);
     let refused = open(&disk, used + (200 << 10)).unwrap_err();
-    let OpenError::TooSmall { least, .. } = refused else { panic!("{refused}") };
-    assert!(refused.to_string().contains(&least.to_string()), "{refused}");
+    let OpenError::TooSmall { least, .. } = refused else {
+        panic!("{refused}")
+    };
+    assert!(
+        refused.to_string().contains(&least.to_string()),
+        "{refused}"
+    );
     assert!(refused.to_string().contains(&used.to_string()), "{refused}");
     let engine = open(&disk, least).unwrap();
     for n in 0..300 {
-        engine.release(session(n)).await.unwrap_or_else(|error| panic!("release {n}: {error}"));
+        engine
+            .release(session(n))
+            .await
+            .unwrap_or_else(|error| panic!("release {n}: {error}"));
     }
     drop(engine);
     // Once it is that small, it opens again whatever its reserve is used for.
@@ -136,9 +191,16 @@ async fn an_erase_may_make_the_disk_smaller() {
         store(&engine, n, numbered(n, 1 << 20)).await.unwrap();
     }
     drop(engine);
-    let meant = DiskOptions { fresh_start: true, erase: Some(identity().store), ..options(6 << 20) };
+    let meant = DiskOptions {
+        fresh_start: true,
+        erase: Some(identity().store),
+        ..options(6 << 20)
+    };
     let engine = Engine::open(Arc::new(disk), "memory", &identity(), &meant).unwrap();
-    assert_eq!((engine.sessions().len(), engine.space().capacity), (0, 6 << 20));
+    assert_eq!(
+        (engine.sessions().len(), engine.space().capacity),
+        (0, 6 << 20)
+    );
 }
 
 #[tokio::test]
@@ -150,7 +212,10 @@ async fn a_bitmap_of_an_earlier_stop_is_ignored() {
     drop(engine);
     let old = content(&disk, "bitmap.bin");
     let engine = open(&disk, 6 << 20).unwrap();
-    assert!(Disk::open(&disk, "bitmap.bin").is_err(), "an open takes it away");
+    assert!(
+        Disk::open(&disk, "bitmap.bin").is_err(),
+        "an open takes it away"
+    );
     // Another size: a count of the wrong one of the two must not look right.
     store(&engine, 1, numbered(1, 2_000)).await.unwrap();
     engine.release(session(0)).await.unwrap();
@@ -176,9 +241,12 @@ fn put_file(disk: &FaultyDisk, name: &str, bytes: Vec<u8>) {
     disk.sync_dir().unwrap();
 }
 
-/// A clean stop at a sequence; then the newest segment goes, and as many frames as it had come after it. Answers the
-/// disk after a kill at that moment, with the blocks that were sealed last.
-async fn reach_the_sequence_of_the_last_stop(keeps_one: bool, frames: u32) -> (FaultyDisk, SealSeq) {
+/// A clean stop at a sequence; then the newest segment goes, and as many frames as it had come
+/// after it. Answers the disk after a kill at that moment, with the blocks that were sealed last.
+async fn reach_the_sequence_of_the_last_stop(
+    keeps_one: bool,
+    frames: u32,
+) -> (FaultyDisk, SealSeq) {
     let mut disk = FaultyDisk::new();
     let mut engine = open(&disk, 6 << 20).unwrap();
     if keeps_one {
@@ -203,7 +271,11 @@ async fn reach_the_sequence_of_the_last_stop(keeps_one: bool, frames: u32) -> (F
     disk = disk.kill();
     drop(engine);
     engine = open(&disk, 6 << 20).unwrap();
-    assert!(engine.seal_seq() >= seen, "{:?} after {seen:?}", engine.seal_seq());
+    assert!(
+        engine.seal_seq() >= seen,
+        "{:?} after {seen:?}",
+        engine.seal_seq()
+    );
     for n in 10..10 + frames {
         store(&engine, n, numbered(n, 5_000)).await.unwrap();
     }
@@ -221,13 +293,18 @@ async fn i1_i6_blocks_that_are_sealed_after_the_newest_segment_went_survive_a_ki
             engine.reclaim();
             for n in 10..10 + frames {
                 let block = numbered(n, 5_000);
-                assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes, "{keeps_one} {frames} {n}");
+                assert_eq!(
+                    engine.read_block(&block.id).unwrap(),
+                    block.bytes,
+                    "{keeps_one} {frames} {n}"
+                );
             }
         }
     }
 }
 
-/// The old segment is sealed and dead, the new one has no frame yet: nothing but the superblock knows the sequence.
+/// The old segment is sealed and dead, the new one has no frame yet: nothing but the superblock
+/// knows the sequence.
 #[tokio::test]
 async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_with_it() {
     let disk = FaultyDisk::new();
@@ -244,7 +321,8 @@ async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_wi
     assert!(open(&disk, 6 << 20).unwrap().seal_seq() >= seen);
 }
 
-/// The clean mark counts, not the sequence: a cache that names the right one is not believed after a kill.
+/// The clean mark counts, not the sequence: a cache that names the right one is not believed after
+/// a kill.
 #[tokio::test]
 async fn i1_a_bitmap_is_believed_after_a_clean_stop_only() {
     let disk = FaultyDisk::new();
@@ -293,12 +371,21 @@ async fn i7_a_full_disk_still_reads_everything_that_it_took() {
             other => break other,
         }
     };
-    assert!(matches!(refused, Err(EngineError::Full { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(EngineError::Full { .. })),
+        "{refused:?}"
+    );
     for n in 0..taken {
-        assert_eq!(engine.read_block(&numbered(n, 200_000).id).unwrap(), numbered(n, 200_000).bytes);
+        assert_eq!(
+            engine.read_block(&numbered(n, 200_000).id).unwrap(),
+            numbered(n, 200_000).bytes
+        );
     }
     let refused = numbered(taken, 200_000).id;
-    assert!(matches!(engine.read_block(&refused), Err(EngineError::NotFound)));
+    assert!(matches!(
+        engine.read_block(&refused),
+        Err(EngineError::NotFound)
+    ));
 }
 
 /// M. Stevens' pair of 64 bytes with one MD5; zeros behind it keep the collision.
@@ -315,10 +402,17 @@ async fn i8_two_blocks_with_one_md5_stay_two() {
     let (first, second) = (first.unwrap(), second.unwrap());
     for zeros in [0, 65_472] {
         let twins = [&first, &second].map(|twin| block([&twin[..], &vec![0; zeros]].concat()));
-        assert_eq!(twins[0].id.as_bytes()[..16], twins[1].id.as_bytes()[..16], "they share their MD5 half");
+        assert_eq!(
+            twins[0].id.as_bytes()[..16],
+            twins[1].id.as_bytes()[..16],
+            "they share their MD5 half"
+        );
         let engine = open(&FaultyDisk::new(), 6 << 20).unwrap();
         let ids = twins.iter().map(|twin| twin.id).collect();
-        engine.put_seal(session(0), PartNo(0), ids, twins.to_vec()).await.unwrap();
+        engine
+            .put_seal(session(0), PartNo(0), ids, twins.to_vec())
+            .await
+            .unwrap();
         assert_eq!(engine.totals().blocks, 2);
         for twin in &twins {
             assert_eq!(engine.read_block(&twin.id).unwrap(), twin.bytes);
@@ -334,9 +428,12 @@ fn rot_set(disk: &FaultyDisk, id: &BlockId) {
         let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
         file.read_exact_at(&mut bytes, 0).unwrap();
         // Number of ids, checksum, ids.
-        let is_set = |window: &[u8]| window[..4] == 1u32.to_le_bytes() && window[8..] == *id.as_bytes();
+        let is_set =
+            |window: &[u8]| window[..4] == 1u32.to_le_bytes() && window[8..] == *id.as_bytes();
         if let Some(at) = bytes.windows(8 + BlockId::LEN).position(is_set) {
-            return disk.rot(&format!("segments/{name}"), at as u64 + 4, 1).unwrap();
+            return disk
+                .rot(&format!("segments/{name}"), at as u64 + 4, 1)
+                .unwrap();
         }
     }
     panic!("the set is not on the disk");
@@ -350,7 +447,8 @@ async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
     for (n, block) in (0..).zip(&blocks) {
         store(&engine, n, block.clone()).await.unwrap();
     }
-    // Their segment is complete: the log trusts its footer and does not read its records, so only the engine can notice.
+    // Their segment is complete: the log trusts its footer and does not read its records, so only
+    // the engine can notice.
     for n in 10..20 {
         store(&engine, n, numbered(n, 30_000)).await.unwrap();
     }
@@ -372,12 +470,18 @@ async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
 async fn i6_a_disk_stays_locked_until_its_log_has_ended() {
     let faulty = FaultyDisk::new();
     let gate = Arc::new(Gate::default());
-    let engine =
-        Engine::open(HookedDisk::gated(faulty.clone(), &gate), "memory", &identity(), &options(6 << 20))
-            .unwrap();
+    let engine = Engine::open(
+        HookedDisk::gated(faulty.clone(), &gate),
+        "memory",
+        &identity(),
+        &options(6 << 20),
+    )
+    .unwrap();
     gate.close(Verb::Sync);
     let writing = engine.clone();
-    let put = spawn("put", async move { store(&writing, 1, numbered(1, 5_000)).await });
+    let put = spawn("put", async move {
+        store(&writing, 1, numbered(1, 5_000)).await
+    });
     gate.await_held(Verb::Sync);
     put.abort();
     assert!(put.await.is_err(), "it was cut off");

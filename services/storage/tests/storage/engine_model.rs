@@ -1,9 +1,14 @@
-//! The engine against a model, over the disk that lies: kills, power loss after kills, failed syncs, full disks.
+//! The engine against a model, over the disk that lies: kills, power loss after kills, failed
+//! syncs, full disks.
 //!
-//! `CSTORE_SEED` picks the first sequence, `CSTORE_CASES` how many. The model knows what was acknowledged: a sealed set
-//! holds its blocks until its release; nothing else is promised.
+//! `CSTORE_SEED` picks the first sequence, `CSTORE_CASES` how many. The model knows what was
+//! acknowledged: a sealed set holds its blocks until its release; nothing else is promised.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints its seed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may fail loudly and prints its seed"
+)]
 
 use cstore_log::{Disk, Fault, Log, Options, Record, Urgency, Verb};
 use cstore_storage::engine::SealOutcome;
@@ -19,11 +24,15 @@ async fn i1_i3_i4_i6_sealed_sets_survive_everything_until_their_release() {
     println!("CSTORE_SEED={first} CSTORE_CASES={cases}");
     let (mut with_power_loss, mut emptied) = (0, 0);
     for seed in first..first + cases {
-        let world = run(seed, 30, World::new()).await.unwrap_or_else(|error| panic!("{error}"));
+        let world = run(seed, 30, World::new())
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         with_power_loss += u64::from(world.power_losses > 0);
         emptied += u64::from(world.emptied > 0);
     }
-    println!("{with_power_loss} of {cases} sequences lost power, in {emptied} compaction emptied segments");
+    println!(
+        "{with_power_loss} of {cases} sequences lost power, in {emptied} compaction emptied segments"
+    );
     assert!(with_power_loss * 5 >= cases, "too few sequences lost power");
     assert!(emptied * 5 >= cases, "too few sequences emptied segments");
 }
@@ -54,12 +63,17 @@ async fn skipping_one_fsync_is_caught() {
     assert!(caught);
 }
 
-/// The presence check of Seal is what makes a set true: without it the set names blocks that nothing has.
+/// The presence check of Seal is what makes a set true: without it the set names blocks that
+/// nothing has.
 #[tokio::test]
 async fn i4_sealing_without_the_presence_check_is_caught() {
     let mut world = World::new();
     let absent = block(5);
-    let answer = world.engine().put_seal(session(0), PartNo(0), vec![absent.id], Vec::new()).await.unwrap();
+    let answer = world
+        .engine()
+        .put_seal(session(0), PartNo(0), vec![absent.id], Vec::new())
+        .await
+        .unwrap();
     assert_eq!(answer, SealOutcome::Missing(vec![0]));
     assert!(world.engine().sessions().is_empty(), "nothing was written");
     // A seal that does not look: the record goes straight into the log.
@@ -79,11 +93,24 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
     let (log, _) = Log::open(segments, options, &mut |_| {}).unwrap();
     let ids = absent.id.as_bytes();
     let crc = [session(0).as_bytes().as_slice(), &0u32.to_le_bytes(), ids].concat();
-    let payload = [&1u32.to_le_bytes()[..], &crc32c::crc32c(&crc).to_le_bytes(), ids].concat();
+    let payload = [
+        &1u32.to_le_bytes()[..],
+        &crc32c::crc32c(&crc).to_le_bytes(),
+        ids,
+    ]
+    .concat();
     let key = [session(0).as_bytes().as_slice(), &0u32.to_le_bytes()].concat();
-    let record = Record { kind: 3, key: key.into(), payload: payload.into() };
+    let record = Record {
+        kind: 3,
+        key: key.into(),
+        payload: payload.into(),
+    };
     let (sender, landed) = std::sync::mpsc::sync_channel(1);
-    log.append(vec![record], Urgency::Normal, Box::new(move |done| sender.send(done.is_ok()).unwrap()));
+    log.append(
+        vec![record],
+        Urgency::Normal,
+        Box::new(move |done| sender.send(done.is_ok()).unwrap()),
+    );
     assert!(landed.recv().unwrap());
     log.close().unwrap();
     world.model.sealed.insert((0, 0), vec![5]);
@@ -91,13 +118,17 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
     assert!(found.contains("block 5"), "{found}");
 }
 
-/// After a commit without an answer the file may be visible: a worker that released then would lose it.
+/// After a commit without an answer the file may be visible: a worker that released then would lose
+/// it.
 #[tokio::test]
 async fn i4_i11_a_release_after_an_unanswered_commit_is_caught() {
     let mut world = World::new();
     let file = block(5);
-    let sealed =
-        world.engine().put_seal(session(0), PartNo(0), vec![file.id], vec![file.clone()]).await.unwrap();
+    let sealed = world
+        .engine()
+        .put_seal(session(0), PartNo(0), vec![file.id], vec![file.clone()])
+        .await
+        .unwrap();
     assert!(matches!(sealed, SealOutcome::Sealed { .. }));
     world.model.sealed.insert((0, 0), vec![5]);
     world.check().await.unwrap();

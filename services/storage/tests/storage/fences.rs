@@ -1,5 +1,5 @@
-//! Moves of sets and releases while seals and releases of their sessions are under way: in the log neither passes the
-//! other. The disk holds its syncs back until everything has been appended.
+//! Moves of sets and releases while seals and releases of their sessions are under way: in the log
+//! neither passes the other. The disk holds its syncs back until everything has been appended.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -9,7 +9,9 @@ use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
-use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome};
+use cstore_storage::engine::{
+    CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome,
+};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 
 use crate::model::{CAPACITY, identity, session};
@@ -25,7 +27,12 @@ fn open(disk: Arc<dyn Disk>) -> Engine {
 }
 
 fn open_sized(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
-    let options = DiskOptions { capacity, block_size: 64, fresh_start: false, erase: None };
+    let options = DiskOptions {
+        capacity,
+        block_size: 64,
+        fresh_start: false,
+        erase: None,
+    };
     let identity: Identity = identity();
     Engine::open(disk, "memory", &identity, &options).unwrap()
 }
@@ -33,13 +40,22 @@ fn open_sized(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
 fn numbered(n: u64, len: usize) -> Block {
     let bytes = [&n.to_le_bytes()[..], &vec![7; len]].concat();
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    }
 }
 
 async fn store(engine: &Engine, n: u64, part: u32, len: usize) {
     let block = numbered(n, len);
-    let sealed = engine.put_seal(session(n), PartNo(part), vec![block.id], vec![block]).await;
-    assert!(matches!(sealed, Ok(SealOutcome::Sealed { .. })), "{sealed:?}");
+    let sealed = engine
+        .put_seal(session(n), PartNo(part), vec![block.id], vec![block])
+        .await;
+    assert!(
+        matches!(sealed, Ok(SealOutcome::Sealed { .. })),
+        "{sealed:?}"
+    );
 }
 
 async fn compact(engine: &Engine) {
@@ -59,7 +75,11 @@ impl Bench {
     fn sized(capacity: u64) -> Self {
         let (disk, gate) = (FaultyDisk::new(), Arc::new(Gate::default()));
         let gated = HookedDisk::gated(disk.clone(), &gate);
-        Self { engine: open_sized(gated, capacity), disk, gate }
+        Self {
+            engine: open_sized(gated, capacity),
+            disk,
+            gate,
+        }
     }
 
     /// More than a segment of what is released again.
@@ -85,7 +105,9 @@ impl Bench {
     /// Whether the session holds sets after a kill.
     fn holds_after_kill(self, n: u64) -> bool {
         drop(self.engine);
-        open(Arc::new(self.disk.kill())).sessions().contains(&session(n))
+        open(Arc::new(self.disk.kill()))
+            .sessions()
+            .contains(&session(n))
     }
 }
 
@@ -109,7 +131,10 @@ async fn i3_a_release_waits_for_a_move_of_its_sets() {
     bench.pad(10).await;
     let release = async { bench.engine.release(session(1)).await.unwrap() };
     bench.at_once(compact_one(&bench.engine), release).await;
-    assert!(bench.engine.read_block(&numbered(1, 5_000).id).is_err(), "it was freed");
+    assert!(
+        bench.engine.read_block(&numbered(1, 5_000).id).is_err(),
+        "it was freed"
+    );
     bench.pad(30).await;
     compact(&bench.engine).await;
     assert!(!bench.holds_after_kill(1));
@@ -131,10 +156,14 @@ async fn i1_a_release_does_not_move_past_a_set_that_is_being_sealed() {
     bench.engine.reclaim();
     let late = async { store(&bench.engine, 1, 9, 3_000).await };
     bench.at_once(late, compact_one(&bench.engine)).await;
-    assert!(bench.holds_after_kill(1), "the release moved past a later set");
+    assert!(
+        bench.holds_after_kill(1),
+        "the release moved past a later set"
+    );
 }
 
-/// More waits for the disk than the log takes: the copy is refused, and the same segment goes on when there is room.
+/// More waits for the disk than the log takes: the copy is refused, and the same segment goes on
+/// when there is room.
 #[tokio::test]
 async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
     let bench = Bench::sized(256 << 20);
@@ -149,12 +178,14 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
     }
     let blocks: Vec<Block> = (1_000..1_800).map(|n| numbered(n, len)).collect();
     bench.gate.close(Verb::Sync);
-    // The committer takes all that waits when it wakes. So one block keeps it in a sync before the others come:
-    // otherwise it could take a part of them, and the rest would not fill the queue.
+    // The committer takes all that waits when it wakes. So one block keeps it in a sync before the
+    // others come: otherwise it could take a part of them, and the rest would not fill the queue.
     let first = engine.put_blocks(session(900), vec![numbered(900, len)]);
     let puts = async {
         bench.gate.await_held(Verb::Sync);
-        let puts = blocks.into_iter().map(|block| engine.put_blocks(session(900), vec![block]));
+        let puts = blocks
+            .into_iter()
+            .map(|block| engine.put_blocks(session(900), vec![block]));
         futures_util::future::join_all(puts).await
     };
     let step = async {
@@ -168,15 +199,21 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
     assert!(outcomes.iter().flatten().any(busy), "the queue was full");
     assert_eq!(step.unwrap(), CompactStep::Moved(0));
     let moved = |step: CompactStep| matches!(step, CompactStep::Moved(bytes) if bytes > 0);
-    assert!(moved(engine.compact_step(Need::Now).await.unwrap()), "the same records again");
+    assert!(
+        moved(engine.compact_step(Need::Now).await.unwrap()),
+        "the same records again"
+    );
     compact(engine).await;
     for n in 80..100 {
-        assert_eq!(engine.read_block(&numbered(n, len).id).unwrap(), numbered(n, len).bytes);
+        assert_eq!(
+            engine.read_block(&numbered(n, len).id).unwrap(),
+            numbered(n, len).bytes
+        );
     }
 }
 
-/// The references of a set are counted when its blocks are found, not when it is durable: in between a release of the
-/// only other set must not free them.
+/// The references of a set are counted when its blocks are found, not when it is durable: in
+/// between a release of the only other set must not free them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i4_a_release_that_ends_while_a_set_is_written_frees_none_of_its_blocks() {
     let bench = Bench::new();
@@ -193,13 +230,20 @@ async fn i4_a_release_that_ends_while_a_set_is_written_frees_none_of_its_blocks(
     bench.gate.close(Verb::Sync);
     let engine = bench.engine.clone();
     let ids = vec![shared.id];
-    let seal = spawn("seal", async move { engine.put_seal(session(2), PartNo(0), ids, Vec::new()).await });
+    let seal = spawn("seal", async move {
+        engine
+            .put_seal(session(2), PartNo(0), ids, Vec::new())
+            .await
+    });
     bench.gate.await_held(Verb::Sync);
     bench.gate.open(Verb::Read);
     release.await.unwrap().unwrap();
     bench.gate.open(Verb::Sync);
 
-    assert!(matches!(seal.await.unwrap(), Ok(SealOutcome::Sealed { .. })));
+    assert!(matches!(
+        seal.await.unwrap(),
+        Ok(SealOutcome::Sealed { .. })
+    ));
     assert_eq!(bench.engine.read_block(&shared.id).unwrap(), shared.bytes);
     assert!(bench.holds_after_kill(2));
 }

@@ -1,6 +1,10 @@
 //! I7 at its edges: what could leave a full disk full for ever, whatever is released.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints what it did")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may fail loudly and prints what it did"
+)]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +20,12 @@ use rand::{RngExt, SeedableRng};
 use crate::model::{env, identity, session};
 
 fn open(disk: &FaultyDisk, capacity: u64) -> Engine {
-    let options = DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None };
+    let options = DiskOptions {
+        capacity,
+        block_size: 65_536,
+        fresh_start: false,
+        erase: None,
+    };
     Engine::open(Arc::new(disk.clone()), "disk", &identity(), &options).unwrap()
 }
 
@@ -25,12 +34,19 @@ fn numbered(n: u64, len: usize) -> Block {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(n).fill(&mut bytes[..]);
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    }
 }
 
 async fn store(engine: &Engine, n: u64, len: usize) -> Result<(), EngineError> {
     let block = numbered(n, len);
-    match engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await? {
+    match engine
+        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
+        .await?
+    {
         SealOutcome::Sealed { .. } => engine.unpin(session(n)),
         other => panic!("{other:?}"),
     }
@@ -57,14 +73,18 @@ fn spread(n: u64) -> Vec<u64> {
 async fn release_all(engine: &Engine, order: &[u64]) -> Result<(), String> {
     for (at, n) in order.iter().enumerate() {
         if let Err(error) = engine.release(session(*n)).await {
-            return Err(format!("release {at} of {}: {error}, {:?}", order.len(), engine.compaction()));
+            return Err(format!(
+                "release {at} of {}: {error}, {:?}",
+                order.len(),
+                engine.compaction()
+            ));
         }
     }
     Ok(())
 }
 
-/// Whoever looks for room retires the segment whose last record has just been copied; what comes back with it is not
-/// promised a second time, so it cannot be taken from under the next copy.
+/// Whoever looks for room retires the segment whose last record has just been copied; what comes
+/// back with it is not promised a second time, so it cannot be taken from under the next copy.
 #[tokio::test]
 async fn i7_room_that_another_request_wins_back_is_promised_once() {
     let engine = open(&FaultyDisk::new(), 24 << 20);
@@ -76,7 +96,10 @@ async fn i7_room_that_another_request_wins_back_is_promised_once() {
     for round in 0..6 {
         loop {
             let retired = engine.counters().retired_files.get();
-            if !matches!(engine.compact_step(Need::Short).await.unwrap(), CompactStep::Moved(_)) {
+            if !matches!(
+                engine.compact_step(Need::Short).await.unwrap(),
+                CompactStep::Moved(_)
+            ) {
                 break;
             }
             engine.reclaim();
@@ -116,7 +139,8 @@ fn damage(disk: &FaultyDisk, segments: usize, blocks: u64, len: usize) -> Vec<u6
         let mut windows = bytes.windows(16).enumerate().rev();
         let found = windows.find_map(|(at, window)| Some((*starts.get(window)?, at)));
         let (n, at) = found.unwrap();
-        disk.rot(&format!("segments/{name}"), at as u64 + 100, 1).unwrap();
+        disk.rot(&format!("segments/{name}"), at as u64 + 100, 1)
+            .unwrap();
         hurt.push(n);
     }
     hurt
@@ -130,17 +154,28 @@ async fn i7_damaged_blocks_on_a_full_disk_do_not_use_up_the_reserve() {
         let engine = open(&disk, 24 << 20);
         let n = fill(&engine, len).await;
         let hurt = damage(&disk, segments, n, len);
-        let order: Vec<u64> = spread(n).into_iter().filter(|n| !hurt.contains(n)).collect();
+        let order: Vec<u64> = spread(n)
+            .into_iter()
+            .filter(|n| !hurt.contains(n))
+            .collect();
         let released = release_all(&engine, &order).await;
-        println!("{segments} segments of {len}: {n} blocks, {released:?}, {:?}", engine.compaction());
+        println!(
+            "{segments} segments of {len}: {n} blocks, {released:?}, {:?}",
+            engine.compaction()
+        );
         released.unwrap();
         while engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
-        assert_eq!(engine.compaction().pinned_files, segments as u64, "compaction met the damage");
+        assert_eq!(
+            engine.compaction().pinned_files,
+            segments as u64,
+            "compaction met the damage"
+        );
         assert_eq!(engine.compaction().missing_bytes, 0);
     }
 }
 
-/// Each start begins a segment of its own: with one release a life, a full disk is soon full of tiny ones.
+/// Each start begins a segment of its own: with one release a life, a full disk is soon full of
+/// tiny ones.
 #[tokio::test]
 async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
     for kills in [false, true] {
@@ -156,12 +191,16 @@ async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
             engine = open(&disk, 6 << 20);
             let released = release_all(&engine, &[n]).await;
             released.unwrap_or_else(|error| panic!("kills {kills}, life {life}: {error}"));
-            assert!(engine.space().allocated <= 6 << 20, "FS_SIZE bounds everything");
+            assert!(
+                engine.space().allocated <= 6 << 20,
+                "FS_SIZE bounds everything"
+            );
         }
     }
 }
 
-/// Half of what one segment holds, many times: more than a few segments must be emptied for one large block.
+/// Half of what one segment holds, many times: more than a few segments must be emptied for one
+/// large block.
 #[tokio::test]
 async fn i7_a_large_request_wins_back_as_much_as_it_needs() {
     let engine = open(&FaultyDisk::new(), 24 << 20);
@@ -184,14 +223,25 @@ async fn i7_a_release_that_finds_no_room_gives_up_what_no_set_holds() {
     let orphan = numbered(1_000, 40_000).id;
     loop {
         let block = blocks.next().map(|n| numbered(n, 40_000)).unwrap();
-        if !matches!(engine.put_blocks(session(900), vec![block]).await[..], [PutOutcome::Stored]) {
+        if !matches!(
+            engine.put_blocks(session(900), vec![block]).await[..],
+            [PutOutcome::Stored]
+        ) {
             break;
         }
     }
     let disk = disk.kill();
     drop(engine);
     let engine = open(&disk, 6 << 20);
-    assert!(engine.read_block(&orphan).is_ok(), "its upload may still be running");
-    release_all(&engine, &(0..40).collect::<Vec<_>>()).await.unwrap();
-    assert!(matches!(engine.read_block(&orphan), Err(EngineError::NotFound)));
+    assert!(
+        engine.read_block(&orphan).is_ok(),
+        "its upload may still be running"
+    );
+    release_all(&engine, &(0..40).collect::<Vec<_>>())
+        .await
+        .unwrap();
+    assert!(matches!(
+        engine.read_block(&orphan),
+        Err(EngineError::NotFound)
+    ));
 }

@@ -1,5 +1,5 @@
-//! A whole storage node against a master that is made up: heartbeats while releases are in work, and how fast those go.
-//! Time is paused, so that intervals are exact; the disk is in memory.
+//! A whole storage node against a master that is made up: heartbeats while releases are in work,
+//! and how fast those go. Time is paused, so that intervals are exact; the disk is in memory.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -58,16 +58,34 @@ impl FakeMaster {
 
     /// Heartbeats that acknowledged a session.
     fn n_acknowledged(&self, session: SessionId) -> usize {
-        let names =
-            |report: &v1::StorageReport| report.released.iter().any(|raw| raw == &session.as_bytes()[..]);
-        self.0.lock().heartbeats.iter().filter(|(_, report)| names(report)).count()
+        let names = |report: &v1::StorageReport| {
+            report
+                .released
+                .iter()
+                .any(|raw| raw == &session.as_bytes()[..])
+        };
+        self.0
+            .lock()
+            .heartbeats
+            .iter()
+            .filter(|(_, report)| names(report))
+            .count()
     }
 
     /// The longest time between two heartbeats.
     fn longest_gap(&self) -> Duration {
         let seen = self.0.lock();
-        let times: Vec<Instant> = seen.heartbeats.iter().map(|(at, _)| *at).chain([Instant::now()]).collect();
-        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        let times: Vec<Instant> = seen
+            .heartbeats
+            .iter()
+            .map(|(at, _)| *at)
+            .chain([Instant::now()])
+            .collect();
+        times
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or_default()
     }
 }
 
@@ -81,7 +99,10 @@ impl Cluster for FakeMaster {
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let cluster_uuid = Bytes::copy_from_slice(identity().cluster.as_bytes());
         Ok(Response::new(v1::RegisterResponse {
-            state: Some(v1::MasterState { cluster_uuid, ..v1::MasterState::default() }),
+            state: Some(v1::MasterState {
+                cluster_uuid,
+                ..v1::MasterState::default()
+            }),
             dedup_key: Bytes::copy_from_slice(identity().key.as_bytes()),
             heartbeat_ms: u32::try_from(INTERVAL.as_millis()).unwrap(),
             ..v1::RegisterResponse::default()
@@ -103,7 +124,9 @@ impl Cluster for FakeMaster {
         }
         let named = seen.pending.iter().take(MAX_RELEASES);
         Ok(Response::new(v1::HeartbeatResponse {
-            releases: named.map(|session| Bytes::copy_from_slice(session.as_bytes())).collect(),
+            releases: named
+                .map(|session| Bytes::copy_from_slice(session.as_bytes()))
+                .collect(),
             suspect: seen.is_suspect,
             ..v1::HeartbeatResponse::default()
         }))
@@ -172,7 +195,9 @@ impl Setup {
         let server = GrpcServer::new(options).await.unwrap();
         server.health().set_serving(true).await;
         let server = server.add_service(ClusterServer::new(master.clone()));
-        let incoming = stream::poll_fn(move |cx| accepted.poll_recv(cx)).map(Ok).boxed();
+        let incoming = stream::poll_fn(move |cx| accepted.poll_recv(cx))
+            .map(Ok)
+            .boxed();
         let mut serving = JoinSet::new();
         serving.spawn(async move { server.serve_over(incoming, pending()).await.unwrap() });
         let dial = Dial::new(move |_| {
@@ -184,7 +209,12 @@ impl Setup {
                 Ok(Box::new(ours) as BoxIo)
             })
         });
-        Self { master, disk, dial, _serving: serving }
+        Self {
+            master,
+            disk,
+            dial,
+            _serving: serving,
+        }
     }
 
     fn start(&self) -> Life {
@@ -223,7 +253,10 @@ impl Setup {
             RoleMetrics::default(),
             shutdown.clone(),
         );
-        Life { ended: spawn("storage", async move { run.await.unwrap() }), shutdown }
+        Life {
+            ended: spawn("storage", async move { run.await.unwrap() }),
+            shutdown,
+        }
     }
 
     fn release(&self, sessions: std::ops::Range<u64>) {
@@ -233,7 +266,10 @@ impl Setup {
 
 async fn store(engine: &Engine, n: u64) {
     let block = block(n);
-    let sealed = engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await.unwrap();
+    let sealed = engine
+        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
+        .await
+        .unwrap();
     assert!(matches!(sealed, SealOutcome::Sealed { .. }));
 }
 
@@ -280,13 +316,22 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let large = |n: u64| {
         let bytes = [&n.to_le_bytes()[..], &[7; 150_000]].concat();
         let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-        Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+        Block {
+            id,
+            kind: BlockKind::Data,
+            bytes: Bytes::from(bytes),
+        }
     };
-    let store = async |n| engine.put_seal(session(n), PartNo(0), vec![large(n).id], vec![large(n)]).await;
+    let store = async |n| {
+        engine
+            .put_seal(session(n), PartNo(0), vec![large(n).id], vec![large(n)])
+            .await
+    };
     store(0).await.unwrap();
     engine.release(session(0)).await.unwrap();
-    // The next segment is begun and gets no frame, so that nothing but the superblock can know the highest sequence when
-    // the first segment is recycled: header of the new segment, footer of the old one, then the frame.
+    // The next segment is begun and gets no frame, so that nothing but the superblock can know the
+    // highest sequence when the first segment is recycled: header of the new segment, footer of the
+    // old one, then the frame.
     faulty.strike(Verb::Write, 3, Fault::Eio);
     assert!(store(1).await.is_err());
 
@@ -316,14 +361,23 @@ async fn i3_a_full_batch_of_releases_is_followed_by_the_next_at_once() {
     until("a first heartbeat", || setup.master.n_heartbeats() > 0).await;
     sleep(INTERVAL / 2).await;
     let left = setup.master.0.lock().pending.len();
-    assert!(left <= 500, "{left} of 10,500 releases wait for the next interval");
+    assert!(
+        left <= 500,
+        "{left} of 10,500 releases wait for the next interval"
+    );
     let early = setup.master.n_heartbeats();
     assert!(early <= 12, "{early} heartbeats for eleven batches");
     sleep(INTERVAL * 2).await;
-    assert!(setup.master.is_drained(), "the last batch is acknowledged at the tick");
+    assert!(
+        setup.master.is_drained(),
+        "the last batch is acknowledged at the tick"
+    );
     sleep(INTERVAL * 10).await;
     let later = setup.master.n_heartbeats() - early;
-    assert!((11..=13).contains(&later), "{later} heartbeats in twelve intervals without releases");
+    assert!(
+        (11..=13).contains(&later),
+        "{later} heartbeats in twelve intervals without releases"
+    );
     life.stop().await;
 }
 
@@ -334,7 +388,10 @@ async fn i11_a_release_is_told_until_the_master_has_answered_and_again_by_the_ne
     let life = setup.start();
     until("a first heartbeat", || setup.master.n_heartbeats() > 0).await;
     setup.master.0.lock().is_away = true;
-    until("the release to be told twice", || setup.master.n_acknowledged(session(0)) >= 2).await;
+    until("the release to be told twice", || {
+        setup.master.n_acknowledged(session(0)) >= 2
+    })
+    .await;
     life.stop().await;
     assert!(!setup.master.is_drained());
 
@@ -343,7 +400,11 @@ async fn i11_a_release_is_told_until_the_master_has_answered_and_again_by_the_ne
     let life = setup.start();
     until("the master to be told", || setup.master.is_drained()).await;
     sleep(INTERVAL * 3).await;
-    assert_eq!(setup.master.n_acknowledged(session(0)), told + 1, "once, when the master answers");
+    assert_eq!(
+        setup.master.n_acknowledged(session(0)),
+        told + 1,
+        "once, when the master answers"
+    );
     life.stop().await;
     let engine = crate::model::open(&setup.disk.kill()).unwrap();
     assert_eq!(engine.sessions(), [session(1)]);

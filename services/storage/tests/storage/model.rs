@@ -1,7 +1,8 @@
-//! The engine's model: what was acknowledged holds, whatever happens to process and power in between.
+//! The engine's model: what was acknowledged holds, whatever happens to process and power in
+//! between.
 //!
-//! The model knows what was acknowledged: a sealed set holds its blocks until its release; nothing else is promised.
-//! Puts, seals, releases and steps of compaction come one by one and at once.
+//! The model knows what was acknowledged: a sealed set holds its blocks until its release; nothing
+//! else is promised. Puts, seals, releases and steps of compaction come one by one and at once.
 
 #![allow(
     dead_code,
@@ -15,15 +16,22 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use cstore_log::{Disk, Fault, FaultyDisk, Verb};
-use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome};
-use cstore_types::{Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
+use cstore_storage::engine::{
+    CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome,
+};
+use cstore_types::{
+    Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 pub const CAPACITY: u64 = 6 << 20;
 
 pub fn env(name: &str, default: u64) -> u64 {
-    std::env::vars().find(|(key, _)| key == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
+    std::env::vars()
+        .find(|(key, _)| key == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or(default)
 }
 
 pub fn identity() -> Identity {
@@ -40,7 +48,12 @@ pub fn open(disk: &FaultyDisk) -> Result<Engine, String> {
 }
 
 pub fn open_on(disk: Arc<dyn Disk>) -> Result<Engine, String> {
-    let options = DiskOptions { capacity: CAPACITY, block_size: 64, fresh_start: false, erase: None };
+    let options = DiskOptions {
+        capacity: CAPACITY,
+        block_size: 64,
+        fresh_start: false,
+        erase: None,
+    };
     Engine::open(disk, "memory", &identity(), &options).map_err(|error| error.to_string())
 }
 
@@ -56,7 +69,11 @@ fn make_block(n: u64) -> Block {
     let mut bytes = vec![0u8; rng.random_range(1..40_000)];
     rng.fill(&mut bytes[..]);
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    }
 }
 
 pub fn session(n: u64) -> SessionId {
@@ -94,7 +111,14 @@ impl World {
     pub fn new() -> Self {
         let disk = FaultyDisk::new();
         let engine = Some(open(&disk).unwrap());
-        Self { disk, engine, model: Model::default(), power_losses: 0, emptied: 0, reads_fail: false }
+        Self {
+            disk,
+            engine,
+            model: Model::default(),
+            power_losses: 0,
+            emptied: 0,
+            reads_fail: false,
+        }
     }
 
     pub fn engine(&self) -> &Engine {
@@ -118,7 +142,9 @@ impl World {
     async fn put_parts(&mut self, rng: &mut StdRng, n: u64, first: u32) {
         for part in first..first + rng.random_range(1..3u32) {
             // From a small pool, so that sessions share blocks.
-            let numbers: Vec<u64> = (0..rng.random_range(1..8)).map(|_| rng.random_range(0..60)).collect();
+            let numbers: Vec<u64> = (0..rng.random_range(1..8))
+                .map(|_| rng.random_range(0..60))
+                .collect();
             let blocks: Vec<Block> = numbers.iter().map(|n| block(*n)).collect();
             let ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
             let engine = self.engine();
@@ -133,17 +159,27 @@ impl World {
                     .map(|(block, _)| block)
                     .collect();
                 let outcomes = engine.put_blocks(session(n), missing).await;
-                if outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Refused(_))) {
+                if outcomes
+                    .iter()
+                    .any(|outcome| matches!(outcome, PutOutcome::Refused(_)))
+                {
                     continue;
                 }
-                engine.put_seal(session(n), PartNo(part), ids, Vec::new()).await
+                engine
+                    .put_seal(session(n), PartNo(part), ids, Vec::new())
+                    .await
             };
             match outcome {
-                Ok(SealOutcome::Sealed { .. }) => drop(self.model.sealed.insert((n, part), numbers)),
-                // Compaction could not read a block between the put and the seal: a worker would put it again.
+                Ok(SealOutcome::Sealed { .. }) => {
+                    drop(self.model.sealed.insert((n, part), numbers))
+                }
+                // Compaction could not read a block between the put and the seal: a worker would
+                // put it again.
                 Ok(SealOutcome::Missing(_)) if self.reads_fail => {}
                 Ok(other) => panic!("a new part answered {other:?}"),
-                Err(cstore_storage::EngineError::Full { .. } | cstore_storage::EngineError::Busy(_)) => {}
+                Err(
+                    cstore_storage::EngineError::Full { .. } | cstore_storage::EngineError::Busy(_),
+                ) => {}
                 Err(_) => drop(self.model.unknown.insert((n, part), numbers)),
             }
         }
@@ -154,7 +190,11 @@ impl World {
 
     pub async fn release(&mut self, rng: &mut StdRng) {
         let sessions: BTreeSet<u64> = self.model.sealed.keys().map(|(n, _)| *n).collect();
-        let Some(n) = sessions.iter().nth(rng.random_range(0..sessions.len().max(1))).copied() else {
+        let Some(n) = sessions
+            .iter()
+            .nth(rng.random_range(0..sessions.len().max(1)))
+            .copied()
+        else {
             return;
         };
         if self.engine().release(session(n)).await.is_ok() {
@@ -165,7 +205,8 @@ impl World {
         }
     }
 
-    /// Compacts for a while. Errors are those of a struck disk; what they may not cost is checked later.
+    /// Compacts for a while. Errors are those of a struck disk; what they may not cost is checked
+    /// later.
     pub async fn compact(&mut self, steps: usize) {
         self.emptied += compact(self.engine().clone(), steps).await;
     }
@@ -175,14 +216,18 @@ impl World {
         let engine = self.engine().clone();
         for ((n, part), numbers) in &self.model.sealed {
             let ids: Vec<BlockId> = numbers.iter().map(|n| block(*n).id).collect();
-            let again = engine.put_seal(session(*n), PartNo(*part), ids.clone(), Vec::new()).await;
+            let again = engine
+                .put_seal(session(*n), PartNo(*part), ids.clone(), Vec::new())
+                .await;
             if !matches!(again, Ok(SealOutcome::Sealed { .. })) {
                 return Err(format!("set ({n}, {part}) is gone: {again:?}"));
             }
             let mut other = ids;
             other.reverse();
             other.push(block(60).id);
-            let conflict = engine.put_seal(session(*n), PartNo(*part), other, Vec::new()).await;
+            let conflict = engine
+                .put_seal(session(*n), PartNo(*part), other, Vec::new())
+                .await;
             if !matches!(conflict, Ok(SealOutcome::Conflict)) {
                 return Err(format!("set ({n}, {part}) took other ids: {conflict:?}"));
             }
@@ -210,7 +255,10 @@ impl World {
         if (totals.blocks, totals.unique_bytes) == (live.len() as u64, bytes) {
             return Ok(());
         }
-        Err(format!("totals are {totals:?}, the model has {} blocks of {bytes} bytes", live.len()))
+        Err(format!(
+            "totals are {totals:?}, the model has {} blocks of {bytes} bytes",
+            live.len()
+        ))
     }
 
     /// Opens the disk again and learns what became of unknown outcomes.
@@ -218,7 +266,12 @@ impl World {
         self.engine = None;
         self.engine = Some(open(&self.disk)?);
         let held: BTreeSet<SessionId> = self.engine().sessions().into_iter().collect();
-        let sealed = self.model.sealed.keys().chain(self.model.unknown.keys()).map(|(n, _)| session(*n));
+        let sealed = self
+            .model
+            .sealed
+            .keys()
+            .chain(self.model.unknown.keys())
+            .map(|(n, _)| session(*n));
         let expected: BTreeSet<SessionId> = sealed.collect();
         if let Some(risen) = held.iter().find(|session| !expected.contains(session)) {
             return Err(format!("session {risen} was released and is back"));
@@ -226,9 +279,11 @@ impl World {
         let engine = self.engine().clone();
         for ((n, part), numbers) in std::mem::take(&mut self.model.unknown) {
             let ids: Vec<BlockId> = numbers.iter().map(|n| block(*n).id).collect();
-            // Sealing it again is what a worker would do; it succeeds when the set or its blocks came through.
-            if let Ok(SealOutcome::Sealed { .. }) =
-                engine.put_seal(session(n), PartNo(part), ids, Vec::new()).await
+            // Sealing it again is what a worker would do; it succeeds when the set or its blocks
+            // came through.
+            if let Ok(SealOutcome::Sealed { .. }) = engine
+                .put_seal(session(n), PartNo(part), ids, Vec::new())
+                .await
             {
                 self.model.sealed.insert((n, part), numbers);
             }
@@ -258,7 +313,8 @@ impl World {
                 self.reopen().await?;
             }
             6 => {
-                // The page cache survives the kill; the power goes while the next process opens, or right after.
+                // The page cache survives the kill; the power goes while the next process opens, or
+                // right after.
                 self.disk = self.disk.kill();
                 if rng.random_bool(0.5) {
                     self.reopen().await?;
@@ -267,7 +323,11 @@ impl World {
             }
             7 => {
                 let verb = [Verb::Sync, Verb::Write, Verb::Create][rng.random_range(0..3)];
-                let fault = if rng.random_bool(0.6) { Fault::Eio } else { Fault::Enospc };
+                let fault = if rng.random_bool(0.6) {
+                    Fault::Eio
+                } else {
+                    Fault::Enospc
+                };
                 self.disk.strike(verb, rng.random_range(1..4), fault);
                 self.put_and_seal(rng).await;
                 self.release(rng).await;
@@ -277,9 +337,20 @@ impl World {
             11 | 12 => self.compact_beside_others(rng).await,
             13 => {
                 // A fault, and the end of the process, in the middle of a compaction.
-                let verbs = [Verb::Sync, Verb::Write, Verb::Create, Verb::Read, Verb::Name, Verb::SyncDir];
+                let verbs = [
+                    Verb::Sync,
+                    Verb::Write,
+                    Verb::Create,
+                    Verb::Read,
+                    Verb::Name,
+                    Verb::SyncDir,
+                ];
                 let verb = verbs[rng.random_range(0..verbs.len())];
-                let fault = if rng.random_bool(0.6) { Fault::Eio } else { Fault::Enospc };
+                let fault = if rng.random_bool(0.6) {
+                    Fault::Eio
+                } else {
+                    Fault::Enospc
+                };
                 self.disk.strike(verb, rng.random_range(1..6), fault);
                 self.reads_fail = verb == Verb::Read;
                 self.compact_beside_others(rng).await;
@@ -304,7 +375,11 @@ impl World {
 
     pub async fn die(&mut self, rng: &mut StdRng) -> Result<(), String> {
         self.disk.calm();
-        self.disk = if rng.random_bool(0.5) { self.disk.kill() } else { self.disk.power_loss(rng.random()) };
+        self.disk = if rng.random_bool(0.5) {
+            self.disk.kill()
+        } else {
+            self.disk.power_loss(rng.random())
+        };
         self.reopen().await
     }
 
@@ -345,8 +420,14 @@ async fn compact(engine: Engine, steps: usize) -> u64 {
 pub async fn run(seed: u64, steps: usize, mut world: World) -> Result<World, String> {
     let mut rng = StdRng::seed_from_u64(seed);
     for step in 0..steps {
-        world.step(&mut rng).await.map_err(|error| format!("seed {seed} step {step}: {error}"))?;
+        world
+            .step(&mut rng)
+            .await
+            .map_err(|error| format!("seed {seed} step {step}: {error}"))?;
     }
-    world.check().await.map_err(|error| format!("seed {seed} at the end: {error}"))?;
+    world
+        .check()
+        .await
+        .map_err(|error| format!("seed {seed} at the end: {error}"))?;
     Ok(world)
 }

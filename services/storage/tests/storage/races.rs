@@ -1,9 +1,14 @@
-//! Requests at once, in every order that a seed chooses: each await of each request is a step, and so is the sync.
+//! Requests at once, in every order that a seed chooses: each await of each request is a step, and
+//! so is the sync.
 //!
-//! The disk has one thread and holds its commits, so a request waits until the schedule writes what waits. `CSTORE_SEED`
-//! picks the first schedule, `CSTORE_CASES` how many.
+//! The disk has one thread and holds its commits, so a request waits until the schedule writes what
+//! waits. `CSTORE_SEED` picks the first schedule, `CSTORE_CASES` how many.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints its seed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may fail loudly and prints its seed"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -33,10 +38,21 @@ type Set = (u64, u32);
 
 #[derive(Debug, Clone)]
 enum Request {
-    Put { owner: u64, numbers: Vec<u64> },
-    Seal { set: Set, numbers: Vec<u64>, sends_blocks: bool },
-    Release { owner: u64 },
-    Unpin { owner: u64 },
+    Put {
+        owner: u64,
+        numbers: Vec<u64>,
+    },
+    Seal {
+        set: Set,
+        numbers: Vec<u64>,
+        sends_blocks: bool,
+    },
+    Release {
+        owner: u64,
+    },
+    Unpin {
+        owner: u64,
+    },
     Compact,
 }
 
@@ -57,7 +73,11 @@ impl Request {
             0 | 1 => Self::Put { owner, numbers },
             2..=5 => {
                 let set = (owner, rng.random_range(0..PARTS));
-                Self::Seal { set, numbers, sends_blocks: rng.random_bool(0.6) }
+                Self::Seal {
+                    set,
+                    numbers,
+                    sends_blocks: rng.random_bool(0.6),
+                }
             }
             6 | 7 => Self::Release { owner },
             8 => Self::Unpin { owner },
@@ -70,8 +90,16 @@ impl Request {
             Self::Put { owner, numbers } => {
                 Response::Put(engine.put_blocks(session(owner), blocks(&numbers)).await)
             }
-            Self::Seal { set: (owner, part), numbers, sends_blocks } => {
-                let sent = if sends_blocks { blocks(&numbers) } else { Vec::new() };
+            Self::Seal {
+                set: (owner, part),
+                numbers,
+                sends_blocks,
+            } => {
+                let sent = if sends_blocks {
+                    blocks(&numbers)
+                } else {
+                    Vec::new()
+                };
                 let sealed = engine.put_seal(session(owner), PartNo(part), ids(&numbers), sent);
                 Response::Sealed(sealed.await)
             }
@@ -111,7 +139,13 @@ impl World {
     fn new() -> Self {
         let disk = FaultyDisk::with_one_thread();
         let engine = open(&disk).unwrap();
-        Self { disk, engine, sets: BTreeMap::new(), n_fillers: 0, emptied: 0 }
+        Self {
+            disk,
+            engine,
+            sets: BTreeMap::new(),
+            n_fillers: 0,
+            emptied: 0,
+        }
     }
 
     /// A block that nothing else has.
@@ -119,14 +153,23 @@ impl World {
         self.n_fillers += 1;
         let bytes = [&self.n_fillers.to_le_bytes()[..], &vec![9; len]].concat();
         let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-        Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+        Block {
+            id,
+            kind: BlockKind::Data,
+            bytes: Bytes::from(bytes),
+        }
     }
 
-    /// Fills more than a segment with what is dead at once, so that what was written before can be compacted.
+    /// Fills more than a segment with what is dead at once, so that what was written before can be
+    /// compacted.
     fn pad(&mut self) {
         for _ in 0..6 {
             let filler = self.filler(35_000);
-            let put = self.engine.put_blocks(session(FILLER), vec![filler]).now_or_never().unwrap();
+            let put = self
+                .engine
+                .put_blocks(session(FILLER), vec![filler])
+                .now_or_never()
+                .unwrap();
             assert!(matches!(put[..], [PutOutcome::Stored]), "{put:?}");
         }
         self.engine.unpin(session(FILLER));
@@ -136,7 +179,10 @@ impl World {
     fn commit(&mut self) {
         let carrier = self.filler(10);
         self.disk.hold_commits(false);
-        self.engine.put_blocks(session(FILLER), vec![carrier]).now_or_never().unwrap();
+        self.engine
+            .put_blocks(session(FILLER), vec![carrier])
+            .now_or_never()
+            .unwrap();
         self.engine.unpin(session(FILLER));
         self.disk.hold_commits(true);
     }
@@ -187,15 +233,24 @@ impl World {
                     for (n, outcome) in numbers.iter().zip(outcomes) {
                         let is_kept = !matches!(outcome, PutOutcome::Refused(_)) && !unpins(*owner);
                         if is_kept && self.engine.missing_blocks(session(FILLER), &ids(&[*n]))[0] {
-                            return Err(format!("block {n} was acknowledged, is pinned and is missing"));
+                            return Err(format!(
+                                "block {n} was acknowledged, is pinned and is missing"
+                            ));
                         }
                     }
                 }
-                (Request::Seal { set, numbers, .. }, Response::Sealed(Ok(SealOutcome::Sealed { .. }))) => {
-                    if let Some(other) = candidates.insert(*set, numbers.clone()).filter(|o| o != numbers)
+                (
+                    Request::Seal { set, numbers, .. },
+                    Response::Sealed(Ok(SealOutcome::Sealed { .. })),
+                ) => {
+                    if let Some(other) = candidates
+                        .insert(*set, numbers.clone())
+                        .filter(|o| o != numbers)
                         && !released.contains(&set.0)
                     {
-                        return Err(format!("set {set:?} was sealed as {other:?} and as {numbers:?}"));
+                        return Err(format!(
+                            "set {set:?} was sealed as {other:?} and as {numbers:?}"
+                        ));
                     }
                 }
                 (Request::Release { .. }, Response::Released(Err(EngineError::Busy(_)))) => {}
@@ -207,7 +262,8 @@ impl World {
         }
         self.engine.unpin(session(FILLER));
 
-        // A release drops the sets that came before it; those that came at the same time may be on either side.
+        // A release drops the sets that came before it; those that came at the same time may be on
+        // either side.
         self.sets.retain(|(owner, _), _| !released.contains(owner));
         for (set, numbers) in candidates {
             if !released.contains(&set.0) || self.is_sealed(set, &numbers) {
@@ -223,12 +279,15 @@ impl World {
             return false;
         }
         // No id of the pool is missing only because the question pins or writes: it sends no block.
-        let sealed =
-            engine.put_seal(session(owner), PartNo(part), ids(numbers), Vec::new()).now_or_never().unwrap();
+        let sealed = engine
+            .put_seal(session(owner), PartNo(part), ids(numbers), Vec::new())
+            .now_or_never()
+            .unwrap();
         matches!(sealed, Ok(SealOutcome::Sealed { .. }))
     }
 
-    /// Checks every acknowledged set, and with nothing pinned that exactly their blocks are counted.
+    /// Checks every acknowledged set, and with nothing pinned that exactly their blocks are
+    /// counted.
     fn check(&mut self) -> Result<(), String> {
         for owner in 0..SESSIONS {
             self.engine.unpin(session(owner));
@@ -242,7 +301,10 @@ impl World {
             for n in numbers {
                 let read = self.engine.read_block(&block(*n).id);
                 if !read.as_ref().is_ok_and(|bytes| *bytes == block(*n).bytes) {
-                    return Err(format!("block {n} of set ({owner}, {part}): {:?}", read.map(|b| b.len())));
+                    return Err(format!(
+                        "block {n} of set ({owner}, {part}): {:?}",
+                        read.map(|b| b.len())
+                    ));
                 }
             }
         }
@@ -250,13 +312,18 @@ impl World {
         let owners: BTreeSet<_> = self.sets.keys().map(|(owner, _)| session(*owner)).collect();
         let held: BTreeSet<_> = self.engine.sessions().into_iter().collect();
         if owners != held {
-            return Err(format!("sessions {held:?} hold sets, {owners:?} were sealed"));
+            return Err(format!(
+                "sessions {held:?} hold sets, {owners:?} were sealed"
+            ));
         }
         let live: BTreeSet<u64> = self.sets.values().flatten().copied().collect();
         let bytes: u64 = live.iter().map(|n| block(*n).bytes.len() as u64).sum();
         let totals = self.engine.totals();
         if (totals.blocks, totals.unique_bytes) != (live.len() as u64, bytes) {
-            return Err(format!("totals are {totals:?}, {} blocks of {bytes} bytes are live", live.len()));
+            return Err(format!(
+                "totals are {totals:?}, {} blocks of {bytes} bytes are live",
+                live.len()
+            ));
         }
         Ok(())
     }
@@ -285,14 +352,19 @@ fn run(seed: u64) -> Result<World, String> {
         if rng.random_bool(0.5) {
             world.pad();
         }
-        let requests: Vec<Request> = (0..rng.random_range(2..6)).map(|_| Request::random(&mut rng)).collect();
+        let requests: Vec<Request> = (0..rng.random_range(2..6))
+            .map(|_| Request::random(&mut rng))
+            .collect();
         let responses = world.run(&requests, &mut rng);
-        let wrong = |found| format!("seed {seed}, round {round}: {found}; {requests:?} gave {responses:?}");
+        let wrong =
+            |found| format!("seed {seed}, round {round}: {found}; {requests:?} gave {responses:?}");
         world.settle(&requests, &responses).map_err(wrong)?;
         world.check().map_err(wrong)?;
         if rng.random_bool(0.3) {
             world.restart();
-            world.check().map_err(|found| wrong(format!("after a kill: {found}")))?;
+            world
+                .check()
+                .map_err(|found| wrong(format!("after a kill: {found}")))?;
         }
     }
     world.restart();

@@ -1,7 +1,11 @@
-//! I3 and I7 with compaction: space returns from half-dead segments, a full disk recovers without a restart, and puts,
-//! seals, releases, reads and compaction at once harm nobody on a real disk.
+//! I3 and I7 with compaction: space returns from half-dead segments, a full disk recovers without a
+//! restart, and puts, seals, releases, reads and compaction at once harm nobody on a real disk.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and prints its seed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may fail loudly and prints its seed"
+)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +24,12 @@ use rand::{RngExt, SeedableRng};
 use crate::model::{env, identity, session};
 
 fn open(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
-    let options = DiskOptions { capacity, block_size: 65_536, fresh_start: false, erase: None };
+    let options = DiskOptions {
+        capacity,
+        block_size: 65_536,
+        fresh_start: false,
+        erase: None,
+    };
     Engine::open(disk, "disk", &identity(), &options).unwrap()
 }
 
@@ -29,12 +38,19 @@ fn numbered(n: u64, len: usize) -> Block {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(n).fill(&mut bytes[..]);
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) }
+    Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    }
 }
 
 async fn store(engine: &Engine, n: u64, len: usize) -> Result<(), EngineError> {
     let block = numbered(n, len);
-    match engine.put_seal(session(n), PartNo(0), vec![block.id], vec![block]).await? {
+    match engine
+        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
+        .await?
+    {
         SealOutcome::Sealed { .. } => Ok(()),
         other => panic!("{other:?}"),
     }
@@ -50,7 +66,12 @@ struct Filled {
 
 impl Filled {
     fn new(capacity: u64, len: usize) -> Self {
-        Self { engine: open(Arc::new(FaultyDisk::new()), capacity), len, next: 0, held: Vec::new() }
+        Self {
+            engine: open(Arc::new(FaultyDisk::new()), capacity),
+            len,
+            next: 0,
+            held: Vec::new(),
+        }
     }
 
     /// Stores until the disk is full; answers how many.
@@ -70,12 +91,16 @@ impl Filled {
 
     /// Releases every second one, all at once or one by one.
     async fn thin(&mut self, at_once: bool) -> usize {
-        let (go, stay): (Vec<_>, Vec<_>) = self.held.iter().enumerate().partition(|(n, _)| n % 2 == 0);
+        let (go, stay): (Vec<_>, Vec<_>) =
+            self.held.iter().enumerate().partition(|(n, _)| n % 2 == 0);
         let go: Vec<_> = go.into_iter().map(|(_, n)| session(*n)).collect();
         self.held = stay.into_iter().map(|(_, n)| *n).collect();
         if at_once {
             let answers = self.engine.release_all(&go).await;
-            assert!(answers.iter().all(|(_, answer)| answer.is_ok()), "{answers:?}");
+            assert!(
+                answers.iter().all(|(_, answer)| answer.is_ok()),
+                "{answers:?}"
+            );
         } else {
             for session in &go {
                 self.engine.release(*session).await.unwrap();
@@ -87,7 +112,11 @@ impl Filled {
     fn check(&self) {
         for n in &self.held {
             let block = numbered(*n, self.len);
-            assert_eq!(self.engine.read_block(&block.id).unwrap(), block.bytes, "block {n}");
+            assert_eq!(
+                self.engine.read_block(&block.id).unwrap(),
+                block.bytes,
+                "block {n}"
+            );
         }
         assert_eq!(self.engine.totals().blocks, self.held.len() as u64);
     }
@@ -95,7 +124,12 @@ impl Filled {
 
 #[tokio::test]
 async fn i3_i7_a_full_disk_takes_again_what_every_second_release_gave_back_five_times() {
-    for (capacity, len) in [(6 << 20, 65_536), (6 << 20, 9_000), (6 << 20, 600), (24 << 20, 65_536)] {
+    for (capacity, len) in [
+        (6 << 20, 65_536),
+        (6 << 20, 9_000),
+        (6 << 20, 600),
+        (24 << 20, 65_536),
+    ] {
         for at_once in [true, false] {
             let mut disk = Filled::new(capacity, len);
             let first = disk.fill().await;
@@ -105,16 +139,22 @@ async fn i3_i7_a_full_disk_takes_again_what_every_second_release_gave_back_five_
                 println!(
                     "{capacity} {len} {at_once} round {round}: {first} at first, {freed} freed, {taken} taken"
                 );
-                assert!(taken * 10 >= freed * 9, "{taken} taken after {freed} were freed");
+                assert!(
+                    taken * 10 >= freed * 9,
+                    "{taken} taken after {freed} were freed"
+                );
                 disk.check();
             }
-            assert!(disk.engine.space().allocated <= capacity, "FS_SIZE bounds everything");
+            assert!(
+                disk.engine.space().allocated <= capacity,
+                "FS_SIZE bounds everything"
+            );
         }
     }
 }
 
-/// Several clients fill while the background compacts: neither takes the room from under the other for good, and no
-/// release is refused.
+/// Several clients fill while the background compacts: neither takes the room from under the other
+/// for good, and no release is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i7_clients_that_fill_beside_compaction_are_refused_only_when_the_disk_is_full() {
     for _ in 0..env("CSTORE_CASES", 1) {
@@ -161,9 +201,16 @@ async fn clients_fill_beside_compaction() {
         }
         let bytes = engine.totals().unique_bytes;
         println!("round {round}: {} held of {bytes} bytes", held.len());
-        assert_eq!(engine.compaction().missing_bytes, 0, "round {round}: of compaction's reserve");
+        assert_eq!(
+            engine.compaction().missing_bytes,
+            0,
+            "round {round}: of compaction's reserve"
+        );
         full = full.max(bytes);
-        assert!(bytes * 10 >= full * 9, "round {round}: {bytes} bytes where {full} fit");
+        assert!(
+            bytes * 10 >= full * 9,
+            "round {round}: {bytes} bytes where {full} fit"
+        );
         for n in held.extract_if(.., |n| *n % 2 == 0).collect::<Vec<_>>() {
             engine.release(session(n)).await.unwrap();
         }
@@ -176,20 +223,29 @@ async fn clients_fill_beside_compaction() {
     background.await.unwrap();
 }
 
-/// Deletes that come one by one, spread over all segments of a full disk: each takes a frame of its own before it
-/// gives anything back.
+/// Deletes that come one by one, spread over all segments of a full disk: each takes a frame of its
+/// own before it gives anything back.
 #[tokio::test]
 async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
     let seed = env("CSTORE_SEED", 1);
     println!("CSTORE_SEED={seed}");
-    for (capacity, len) in [(6 << 20, 600), (6 << 20, 4_000), (6 << 20, 70_000), (24 << 20, 30_000)] {
+    for (capacity, len) in [
+        (6 << 20, 600),
+        (6 << 20, 4_000),
+        (6 << 20, 70_000),
+        (24 << 20, 30_000),
+    ] {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut disk = Filled::new(capacity, len);
         // Packed as tightly as it can be: nothing is to be won but what the releases give back.
         while disk.fill().await > 0 {
             while disk.engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
         }
-        println!("{capacity} {len}: {} held, {:?}", disk.held.len(), disk.engine.space());
+        println!(
+            "{capacity} {len}: {} held, {:?}",
+            disk.held.len(),
+            disk.engine.space()
+        );
         for n in 0.. {
             if disk.held.is_empty() {
                 break;
@@ -197,7 +253,11 @@ async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
             let at = rng.random_range(0..disk.held.len());
             let gone = disk.held.swap_remove(at);
             let answer = disk.engine.release(session(gone)).await;
-            assert!(answer.is_ok(), "{capacity} {len}: release {n}: {answer:?}, {:?}", disk.engine.space());
+            assert!(
+                answer.is_ok(),
+                "{capacity} {len}: release {n}: {answer:?}, {:?}",
+                disk.engine.space()
+            );
             // It is filled again half-way, so that the disk is full of older and newer ones.
             if n == disk.held.len() {
                 disk.fill().await;
@@ -210,8 +270,12 @@ async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
 #[tokio::test]
 async fn i7_a_full_disk_that_died_opens_and_recovers() {
     let faulty = FaultyDisk::new();
-    let mut disk =
-        Filled { engine: open(Arc::new(faulty.clone()), 6 << 20), len: 9_000, next: 0, held: Vec::new() };
+    let mut disk = Filled {
+        engine: open(Arc::new(faulty.clone()), 6 << 20),
+        len: 9_000,
+        next: 0,
+        held: Vec::new(),
+    };
     disk.fill().await;
     let mut faulty = faulty;
     for round in 0..12 {
@@ -220,14 +284,25 @@ async fn i7_a_full_disk_that_died_opens_and_recovers() {
         for _ in 0..round {
             let _ = disk.engine.compact_step(Need::Now).await;
         }
-        faulty = if round % 2 == 0 { faulty.kill() } else { faulty.power_loss(round) };
+        faulty = if round % 2 == 0 {
+            faulty.kill()
+        } else {
+            faulty.power_loss(round)
+        };
         disk.engine = open(Arc::new(faulty.clone()), 6 << 20);
         disk.check();
         let taken = disk.fill().await;
         println!("round {round}: {freed} freed, {taken} taken");
-        assert!(taken * 10 >= freed * 8, "round {round}: {taken} taken after {freed} were freed");
+        assert!(
+            taken * 10 >= freed * 8,
+            "round {round}: {taken} taken after {freed} were freed"
+        );
         disk.check();
-        faulty = if round % 3 == 0 { faulty.kill() } else { faulty.power_loss(round) };
+        faulty = if round % 3 == 0 {
+            faulty.kill()
+        } else {
+            faulty.power_loss(round)
+        };
         disk.engine = open(Arc::new(faulty.clone()), 6 << 20);
         disk.check();
     }
@@ -247,7 +322,10 @@ impl Race {
     /// The blocks of a session follow from its number, so that sessions share some.
     fn blocks(n: u64) -> Vec<Block> {
         let mut rng = StdRng::seed_from_u64(n);
-        (0..3).map(|_| rng.random_range(0..POOL)).map(|n| numbered(n, 3_000 + 400 * n as usize)).collect()
+        (0..3)
+            .map(|_| rng.random_range(0..POOL))
+            .map(|n| numbered(n, 3_000 + 400 * n as usize))
+            .collect()
     }
 
     async fn put(&self, rounds: u64) {
@@ -261,7 +339,11 @@ impl Race {
                 let missing = blocks.iter().zip(missing).filter(|(_, missing)| *missing);
                 let missing = missing.map(|(block, _)| block.clone()).collect();
                 self.engine.put_blocks(session(n), missing).await;
-                match self.engine.put_seal(session(n), PartNo(0), ids.clone(), Vec::new()).await {
+                match self
+                    .engine
+                    .put_seal(session(n), PartNo(0), ids.clone(), Vec::new())
+                    .await
+                {
                     Ok(SealOutcome::Sealed { .. }) => {
                         self.held.lock().insert(n);
                         last = None;
@@ -303,7 +385,8 @@ impl Race {
         emptied
     }
 
-    /// Reads what is held, over and over. What was released meanwhile may be gone; nothing may be wrong.
+    /// Reads what is held, over and over. What was released meanwhile may be gone; nothing may be
+    /// wrong.
     fn read(&self) -> u64 {
         let mut read = 0;
         while !self.done.load(Ordering::Relaxed) {
@@ -314,7 +397,10 @@ impl Race {
                         Ok(bytes) => assert_eq!(bytes, block.bytes),
                         Err(error) => {
                             assert!(!self.held.lock().contains(&n), "session {n}: {error}");
-                            assert!(matches!(error, EngineError::NotFound), "session {n}: {error}");
+                            assert!(
+                                matches!(error, EngineError::NotFound),
+                                "session {n}: {error}"
+                            );
                         }
                     }
                     read += 1;
@@ -345,7 +431,10 @@ async fn i1_i4_puts_seals_releases_reads_and_compaction_at_once_harm_nobody() {
             emptied.fetch_add(ours.compact().await, Ordering::Relaxed);
         }));
         let race = race.clone();
-        others.push(spawn("releases", async move { race.release(seed + n).await }));
+        others.push(spawn(
+            "releases",
+            async move { race.release(seed + n).await },
+        ));
     }
     let reader = std::thread::spawn({
         let race = race.clone();
@@ -363,11 +452,17 @@ async fn i1_i4_puts_seals_releases_reads_and_compaction_at_once_harm_nobody() {
         other.await.unwrap();
     }
     let (read, emptied) = (reader.join().unwrap(), emptied.load(Ordering::Relaxed));
-    println!("{read} blocks read, {emptied} segments emptied, {:?}", race.engine.compaction());
+    println!(
+        "{read} blocks read, {emptied} segments emptied, {:?}",
+        race.engine.compaction()
+    );
     assert!(read > 100 && emptied > 0);
     let held = race.held.lock().clone();
-    let distinct: BTreeSet<BlockId> =
-        held.iter().flat_map(|n| Race::blocks(*n)).map(|block| block.id).collect();
+    let distinct: BTreeSet<BlockId> = held
+        .iter()
+        .flat_map(|n| Race::blocks(*n))
+        .map(|block| block.id)
+        .collect();
     assert_eq!(race.engine.totals().blocks, distinct.len() as u64);
     assert_eq!(race.engine.counters().damaged_blocks.get(), 0);
     drop(race);

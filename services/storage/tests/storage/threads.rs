@@ -17,8 +17,15 @@ use crate::model::{CAPACITY, identity, session};
 async fn store(engine: &Engine, n: u64) -> bool {
     let bytes = [&n.to_le_bytes()[..], &vec![7; 30_000]].concat();
     let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    let block = Block { id, kind: BlockKind::Data, bytes: Bytes::from(bytes) };
-    engine.put_seal(session(n), PartNo(0), vec![id], vec![block]).await.is_ok()
+    let block = Block {
+        id,
+        kind: BlockKind::Data,
+        bytes: Bytes::from(bytes),
+    };
+    engine
+        .put_seal(session(n), PartNo(0), vec![id], vec![block])
+        .await
+        .is_ok()
 }
 
 /// A full disk, everything of which is released; then puts that must recycle segments, and compact.
@@ -46,9 +53,20 @@ async fn no_thread_that_serves_requests_waits_for_a_removal_or_a_sync_of_the_fol
         }
         Ok(())
     });
-    let options = DiskOptions { capacity: CAPACITY, block_size: 64, fresh_start: false, erase: None };
+    let options = DiskOptions {
+        capacity: CAPACITY,
+        block_size: 64,
+        fresh_start: false,
+        erase: None,
+    };
     let engine = Engine::open(disk, "memory", &identity(), &options).unwrap();
-    let server = spawn("requests", fill_release_and_fill(engine.clone())).await.unwrap();
-    assert!(engine.counters().retired_files.get() > 50, "{:?}", engine.counters());
+    let server = spawn("requests", fill_release_and_fill(engine.clone()))
+        .await
+        .unwrap();
+    assert!(
+        engine.counters().retired_files.get() > 50,
+        "{:?}",
+        engine.counters()
+    );
     assert!(!threads.lock().contains(&server));
 }

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use cstore_mesh::Dial;
 use cstore_mesh::member::Membership;
 use cstore_node::shutdown::Shutdown;
-use cstore_types::{BlockId, Chunking, Fault, MapVersion, NodeId, Placement, PlacementNode, Root, SessionId};
+use cstore_types::{
+    BlockId, Chunking, Fault, MapVersion, NodeId, Placement, PlacementNode, Root, SessionId,
+};
 use cstore_wire::Opcode;
 use md5::{Digest, Md5};
 use rand::rngs::StdRng;
@@ -55,14 +57,25 @@ impl Cluster {
         let placement = Placement::new(MAP, stores.iter().map(placed).collect()).unwrap();
         let addr = |store: &Arc<FakeStore>| (store.node.clone(), format!("{}:1", store.node));
         let addrs: HashMap<NodeId, String> = stores.iter().map(addr).collect();
-        let by_addr: HashMap<String, Arc<FakeStore>> =
-            stores.iter().map(|store| (format!("{}:1", store.node), store.clone())).collect();
+        let by_addr: HashMap<String, Arc<FakeStore>> = stores
+            .iter()
+            .map(|store| (format!("{}:1", store.node), store.clone()))
+            .collect();
         let dial = Dial::new(move |target| {
             let connected = by_addr.get(&target.addr).map(FakeStore::connect);
-            Box::pin(async move { connected.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())) })
+            Box::pin(
+                async move { connected.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())) },
+            )
         });
-        let (view, receiver) = watch::channel(View { placement: Some(placement), addrs });
-        let membership = Membership { cluster: CLUSTER, key: KEY, heartbeat: Duration::from_secs(1) };
+        let (view, receiver) = watch::channel(View {
+            placement: Some(placement),
+            addrs,
+        });
+        let membership = Membership {
+            cluster: CLUSTER,
+            key: KEY,
+            heartbeat: Duration::from_secs(1),
+        };
         let stores_of_worker = Stores::new(
             membership,
             NodeId::new("worker-1").unwrap(),
@@ -73,17 +86,34 @@ impl Cluster {
             Shutdown::new(),
         );
         let route = Route::new(&stores_of_worker).unwrap();
-        Self { stores, route, budget: Budget::new(budget), _view: view }
+        Self {
+            stores,
+            route,
+            budget: Budget::new(budget),
+            _view: view,
+        }
     }
 
     pub(super) fn upload(&self, session: SessionId, block: u32) -> Upload {
         let chunking = Chunking::fixed(block.into()).unwrap();
-        Upload::new(self.route.clone(), session, chunking, Digests::default(), self.budget.clone())
+        Upload::new(
+            self.route.clone(),
+            session,
+            chunking,
+            Digests::default(),
+            self.budget.clone(),
+        )
     }
 
     /// Uploads a body that comes in the largest chunks.
-    pub(super) async fn store(&self, session: SessionId, block: u32, body: &Bytes) -> Result<Stored, Fault> {
-        self.store_pieces(session, block, pieces_of(body, MAX_CHUNK)).await
+    pub(super) async fn store(
+        &self,
+        session: SessionId,
+        block: u32,
+        body: &Bytes,
+    ) -> Result<Stored, Fault> {
+        self.store_pieces(session, block, pieces_of(body, MAX_CHUNK))
+            .await
     }
 
     pub(super) async fn store_pieces(
@@ -100,9 +130,19 @@ impl Cluster {
     }
 
     /// Downloads a range. Returns what the reader received, and how the download ended.
-    pub(super) async fn read(&self, root: &Root, range: Range<u64>) -> (Vec<u8>, Result<u64, Fault>) {
+    pub(super) async fn read(
+        &self,
+        root: &Root,
+        range: Range<u64>,
+    ) -> (Vec<u8>, Result<u64, Fault>) {
         let (out, mut chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
-        let sending = download(self.route.clone(), root.clone(), range, self.budget.clone(), out);
+        let sending = download(
+            self.route.clone(),
+            root.clone(),
+            range,
+            self.budget.clone(),
+            out,
+        );
         let receiving = async {
             let mut received = Vec::new();
             while let Some(chunk) = chunks.recv().await {
@@ -119,12 +159,19 @@ impl Cluster {
         let (received, sent) = self.read(&stored.root, 0..body.len() as u64).await;
         assert_eq!(sent, Ok(body.len() as u64));
         assert!(received == body[..], "another content is read back");
-        assert_eq!(self.budget.held(), 0, "everything is given back to the budget");
+        assert_eq!(
+            self.budget.held(),
+            0,
+            "everything is given back to the budget"
+        );
     }
 
     /// Returns the requests of all nodes since the last call, and forgets them.
     pub(super) fn take_calls(&self) -> Vec<Call> {
-        self.stores.iter().flat_map(|store| store.take_calls()).collect()
+        self.stores
+            .iter()
+            .flat_map(|store| store.take_calls())
+            .collect()
     }
 
     pub(super) fn count(&self, opcode: Opcode) -> usize {
@@ -139,7 +186,12 @@ impl Cluster {
     /// Checks that nothing of a session was sealed anywhere.
     pub(super) fn assert_nothing_sealed(&self, session: SessionId) {
         for store in &self.stores {
-            assert_eq!(store.parts(session).0, Vec::<Vec<BlockId>>::new(), "{}", store.node);
+            assert_eq!(
+                store.parts(session).0,
+                Vec::<Vec<BlockId>>::new(),
+                "{}",
+                store.node
+            );
         }
     }
 }
@@ -163,23 +215,33 @@ pub(super) fn random_body(random: &mut StdRng, len: usize) -> Bytes {
 
 /// Cuts a body into pieces of `size` bytes.
 pub(super) fn pieces_of(body: &Bytes, size: usize) -> Vec<Bytes> {
-    (0..body.len()).step_by(size).map(|from| body.slice(from..body.len().min(from + size))).collect()
+    (0..body.len())
+        .step_by(size)
+        .map(|from| body.slice(from..body.len().min(from + size)))
+        .collect()
 }
 
 /// Cuts a body into pieces of random sizes, some of them empty.
 pub(super) fn random_pieces(random: &mut StdRng, body: &Bytes) -> Vec<Bytes> {
-    let max = if random.random_bool(0.5) { MAX_CHUNK } else { 1 + body.len() / 50 };
+    let max = if random.random_bool(0.5) {
+        MAX_CHUNK
+    } else {
+        1 + body.len() / 50
+    };
     let mut pieces = Vec::new();
     let mut from = 0;
     while from < body.len() {
-        let to = body.len().min(from + random.random_range(0..=max.min(MAX_CHUNK)));
+        let to = body
+            .len()
+            .min(from + random.random_range(0..=max.min(MAX_CHUNK)));
         pieces.push(body.slice(from..to));
         from = to;
     }
     pieces
 }
 
-/// What a body must be stored as: computed from the description of the formats, without the worker's code.
+/// What a body must be stored as: computed from the description of the formats, without the
+/// worker's code.
 pub(super) struct Expected {
     /// Encoded root of the recipe.
     pub(super) root: Vec<u8>,
@@ -193,8 +255,11 @@ impl Expected {
     pub(super) fn new(body: &[u8], block: u32) -> Self {
         let cut: Vec<&[u8]> = body.chunks(block as usize).collect();
         let ids = BlockId::of_many(&KEY, &cut);
-        let blocks: Vec<(BlockId, u64)> =
-            ids.iter().copied().zip(cut.iter().map(|bytes| bytes.len() as u64)).collect();
+        let blocks: Vec<(BlockId, u64)> = ids
+            .iter()
+            .copied()
+            .zip(cut.iter().map(|bytes| bytes.len() as u64))
+            .collect();
         let mut of_etag = Md5::new();
         for bytes in &cut {
             of_etag.update(Md5::digest(bytes));
@@ -222,19 +287,30 @@ impl Expected {
         root.extend((body.len() as u64).to_le_bytes());
         root.extend((table.len() as u32).to_le_bytes());
         put_entries(&mut root, &table);
-        Self { root, etag, blocks, leaves }
+        Self {
+            root,
+            etag,
+            blocks,
+            leaves,
+        }
     }
 
     /// Returns the blocks that the file refers to, each once.
     pub(super) fn ids(&self) -> HashSet<BlockId> {
-        self.blocks.iter().map(|(id, _)| *id).chain(self.leaves.iter().copied()).collect()
+        self.blocks
+            .iter()
+            .map(|(id, _)| *id)
+            .chain(self.leaves.iter().copied())
+            .collect()
     }
 
     /// Returns number and bytes of the data blocks that are not among `known`.
     pub(super) fn new_beside(&self, known: &HashSet<BlockId>) -> (u64, u64) {
         let distinct: HashMap<BlockId, u64> = self.blocks.iter().copied().collect();
         let new = distinct.iter().filter(|(id, _)| !known.contains(id));
-        new.fold((0, 0), |(blocks, bytes), (_, len)| (blocks + 1, bytes + len))
+        new.fold((0, 0), |(blocks, bytes), (_, len)| {
+            (blocks + 1, bytes + len)
+        })
     }
 }
 

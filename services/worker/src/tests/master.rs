@@ -53,20 +53,30 @@ impl FakeMaster {
         let server = GrpcServer::new(options).await.unwrap();
         server.health().set_serving(true).await;
         let server = server.add_service(UploadsServer::new(self.clone()));
-        spawn("fake master", server.serve_over(ReceiverStream::new(connections), std::future::pending()));
+        spawn(
+            "fake master",
+            server.serve_over(ReceiverStream::new(connections), std::future::pending()),
+        );
 
         let dial = Dial::new(move |_| {
             let connected = connected.clone();
             Box::pin(async move {
                 let (ours, theirs) = tokio::io::duplex(PIPE);
                 let refused = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-                connected.send(Ok(Box::new(theirs))).await.map_err(refused)?;
+                connected
+                    .send(Ok(Box::new(theirs)))
+                    .await
+                    .map_err(refused)?;
                 Ok(Box::new(ours) as BoxIo)
             })
         });
         let signer = Signer::new(&secret(), Caller::Worker);
         let options = cstore_mesh::ClientOptions::new("worker", signer, MeshMetrics::default());
-        connect_master("127.0.0.1:4100", &cstore_mesh::ClientOptions { dial, ..options }).unwrap()
+        connect_master(
+            "127.0.0.1:4100",
+            &cstore_mesh::ClientOptions { dial, ..options },
+        )
+        .unwrap()
     }
 
     /// Refuses the next commits, one by each of these.
@@ -114,7 +124,11 @@ impl Uploads for FakeMaster {
             ..v1::FileInfo::default()
         };
         state.commits.push(request);
-        match state.commit_script.pop_front().or_else(|| state.always.clone()) {
+        match state
+            .commit_script
+            .pop_front()
+            .or_else(|| state.always.clone())
+        {
             Some(fault) => Err(to_status(fault)),
             None => Ok(Response::new(v1::CommitUploadResponse {
                 file: Some(file),

@@ -28,7 +28,10 @@ fn body(len: usize) -> Bytes {
 async fn a_client_waits_while_a_store_holds_its_blocks_back() {
     for opcode in [Opcode::HaveBlocks, Opcode::PutBlocks] {
         let cluster = Cluster::new(2);
-        cluster.stores.iter().for_each(|store| store.always(opcode, Reply::Hold));
+        cluster
+            .stores
+            .iter()
+            .for_each(|store| store.always(opcode, Reply::Hold));
         let body = body(4 * MAX_IN_FLIGHT);
         let accepted = Arc::new(AtomicUsize::new(0));
         let mut upload = cluster.upload(session(1), BLOCK);
@@ -42,13 +45,26 @@ async fn a_client_waits_while_a_store_holds_its_blocks_back() {
         };
         tokio::pin!(push_all);
 
-        assert!(timeout(A_WHILE, &mut push_all).await.is_err(), "the client is not stopped");
+        assert!(
+            timeout(A_WHILE, &mut push_all).await.is_err(),
+            "the client is not stopped"
+        );
         let held = accepted.load(Ordering::Relaxed);
         assert!(held >= MAX_IN_FLIGHT, "only {held} bytes were accepted");
-        assert!(held <= MAX_IN_FLIGHT + BATCH_BYTES, "{held} bytes were accepted");
+        assert!(
+            held <= MAX_IN_FLIGHT + BATCH_BYTES,
+            "{held} bytes were accepted"
+        );
         assert_eq!(cluster.budget.held(), MAX_IN_FLIGHT as u64);
         let at_stores: u64 = cluster.take_calls().iter().map(|call| call.bytes).sum();
-        assert_eq!(at_stores, if opcode == Opcode::PutBlocks { MAX_IN_FLIGHT as u64 } else { 0 });
+        assert_eq!(
+            at_stores,
+            if opcode == Opcode::PutBlocks {
+                MAX_IN_FLIGHT as u64
+            } else {
+                0
+            }
+        );
 
         cluster.stores.iter().for_each(|store| store.release());
         let stored = push_all.await;
@@ -59,7 +75,10 @@ async fn a_client_waits_while_a_store_holds_its_blocks_back() {
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_is_dropped_ends_its_requests_and_gives_everything_back() {
     let cluster = Cluster::new(2);
-    cluster.stores.iter().for_each(|store| store.always(Opcode::HaveBlocks, Reply::Hold));
+    cluster
+        .stores
+        .iter()
+        .for_each(|store| store.always(Opcode::HaveBlocks, Reply::Hold));
     let mut upload = cluster.upload(session(1), BLOCK);
     for piece in pieces_of(&body(3 * BATCH_BYTES), PIECE) {
         upload.push(piece).await.unwrap();
@@ -80,21 +99,33 @@ async fn an_upload_that_is_dropped_ends_its_requests_and_gives_everything_back()
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_fails_gives_everything_back_at_once() {
     let cluster = Cluster::new(2);
-    cluster.stores[0].script(Opcode::PutBlocks, [Reply::RefuseBlocks(cstore_types::ErrorCode::Full)]);
-    cluster.stores.iter().for_each(|store| store.always(Opcode::PutBlocks, Reply::Hold));
-    cluster.store(session(1), BLOCK, &body(3 * MAX_IN_FLIGHT)).await.unwrap_err();
+    cluster.stores[0].script(
+        Opcode::PutBlocks,
+        [Reply::RefuseBlocks(cstore_types::ErrorCode::Full)],
+    );
+    cluster
+        .stores
+        .iter()
+        .for_each(|store| store.always(Opcode::PutBlocks, Reply::Hold));
+    cluster
+        .store(session(1), BLOCK, &body(3 * MAX_IN_FLIGHT))
+        .await
+        .unwrap_err();
     sleep(Duration::from_millis(10)).await;
     assert_eq!(cluster.budget.held(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn uploads_that_share_a_small_budget_all_end() {
-    // The smallest budget that the settings allow: half of it is for uploads, less than four of these want together.
+    // The smallest budget that the settings allow: half of it is for uploads, less than four of
+    // these want together.
     for budget in [16 << 20, 1 << 20] {
         let cluster = Cluster::with_budget(2, budget);
         let body = body(2 * MAX_IN_FLIGHT);
         let uploads = (1..=4).map(|n| cluster.store(session(n), BLOCK, &body));
-        let stored = timeout(A_WHILE, join_all(uploads)).await.expect("uploads wait for each other");
+        let stored = timeout(A_WHILE, join_all(uploads))
+            .await
+            .expect("uploads wait for each other");
         assert!(stored.iter().all(Result::is_ok));
         assert_eq!(cluster.budget.held(), 0);
     }

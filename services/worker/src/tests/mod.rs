@@ -1,11 +1,13 @@
-//! Uploads and downloads against storage nodes and a master that are in this process and can be told to fail.
+//! Uploads and downloads against storage nodes and a master that are in this process and can be
+//! told to fail.
 //!
 //! ```text
 //! test ─▶ Upload, download, Session ─▶ Stores ─▶ real connections over pipes ─▶ real server ─▶ [`store::FakeStore`]
 //!                                └────▶ MasterClient over a pipe ─▶ real server ─▶ [`master::FakeMaster`]
 //! ```
-//! Time is paused: it advances only when every task waits, so a wait of 30 seconds takes none and nothing depends on the
-//! speed of the machine. `CSTORE_SEED` picks the first random case, `CSTORE_CASES` how many there are.
+//! Time is paused: it advances only when every task waits, so a wait of 30 seconds takes none and
+//! nothing depends on the speed of the machine. `CSTORE_SEED` picks the first random case,
+//! `CSTORE_CASES` how many there are.
 
 mod calls;
 mod cluster;

@@ -1,4 +1,5 @@
-//! Downloads from nodes that lose, damage and delay blocks: never a wrong byte, bounded tries, everything given back.
+//! Downloads from nodes that lose, damage and delay blocks: never a wrong byte, bounded tries,
+//! everything given back.
 
 use std::time::Duration;
 
@@ -40,7 +41,10 @@ fn damage(cluster: &Cluster, id: &BlockId, kind: usize) {
         2 => store.change(id, |bytes| bytes.truncate(bytes.len() - 1)),
         _ => store.change(id, |bytes| bytes.push(0)),
     };
-    assert!(cluster.stores.iter().any(|store| damaged(store)), "no node holds the block");
+    assert!(
+        cluster.stores.iter().any(|store| damaged(store)),
+        "no node holds the block"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,7 +52,14 @@ async fn a_block_that_is_missing_or_damaged_breaks_the_download_off_before_a_wro
     let body = body(6 << 20);
     let expected = Expected::new(&body, BLOCK);
     let in_first_window = (FIRST_WINDOW / u64::from(BLOCK)) as usize;
-    for at in [0, 1, in_first_window - 1, in_first_window, in_first_window + 40, expected.blocks.len() - 1] {
+    for at in [
+        0,
+        1,
+        in_first_window - 1,
+        in_first_window,
+        in_first_window + 40,
+        expected.blocks.len() - 1,
+    ] {
         for kind in 0..4 {
             let (cluster, root) = cluster_with(2, BLOCK, &body).await;
             let id = expected.blocks[at].0;
@@ -58,14 +69,30 @@ async fn a_block_that_is_missing_or_damaged_breaks_the_download_off_before_a_wro
             assert_eq!(fault.code, ErrorCode::DataLoss, "block {at}, {kind}");
             let word = if kind == 0 { "missing" } else { "damaged" };
             assert_eq!(fault.message, format!("block {id:?} is {word}"));
-            assert!(received.len() <= at * BLOCK as usize, "block {at}: {} bytes", received.len());
-            assert!(received == body[..received.len()], "what was sent is the beginning of the file");
+            assert!(
+                received.len() <= at * BLOCK as usize,
+                "block {at}: {} bytes",
+                received.len()
+            );
+            assert!(
+                received == body[..received.len()],
+                "what was sent is the beginning of the file"
+            );
             if at < in_first_window {
                 assert_eq!(received.len(), 0, "the error comes before the first byte");
             } else {
-                // Windows that were fetched before the one with the block are sent, the one just before it in part.
-                let sent_before = if at == in_first_window { 1 } else { FIRST_WINDOW as usize };
-                assert!(received.len() >= sent_before, "block {at}: {} bytes", received.len());
+                // Windows that were fetched before the one with the block are sent, the one just
+                // before it in part.
+                let sent_before = if at == in_first_window {
+                    1
+                } else {
+                    FIRST_WINDOW as usize
+                };
+                assert!(
+                    received.len() >= sent_before,
+                    "block {at}: {} bytes",
+                    received.len()
+                );
             }
             assert_eq!(cluster.budget.held(), 0);
             // A range without the block is not affected.
@@ -91,14 +118,24 @@ async fn a_leaf_of_the_recipe_that_is_missing_or_damaged_breaks_the_download_off
                     let (first, second) = bytes[8..].split_at_mut(40);
                     first[..32].swap_with_slice(&mut second[..32]);
                 };
-                let at_node = cluster.stores.iter().find(|store| store.ids().contains(&leaf)).unwrap();
+                let at_node = cluster
+                    .stores
+                    .iter()
+                    .find(|store| store.ids().contains(&leaf))
+                    .unwrap();
                 assert!(at_node.change(&leaf, swap));
             }
             kind => damage(&cluster, &leaf, kind),
         }
         let (received, sent) = cluster.read(&root, 0..1_000).await;
         let word = if kind == 0 { "missing" } else { "damaged" };
-        assert_eq!(sent, Err(Fault::new(ErrorCode::DataLoss, format!("block {leaf:?} is {word}"))));
+        assert_eq!(
+            sent,
+            Err(Fault::new(
+                ErrorCode::DataLoss,
+                format!("block {leaf:?} is {word}")
+            ))
+        );
         assert_eq!(received.len(), 0);
     }
 }
@@ -111,9 +148,13 @@ async fn a_block_of_another_length_than_the_recipe_says_is_damage() {
         let mut builder = RootBuilder::new(Chunking::fixed(1_000).unwrap());
         for (n, (id, len)) in Expected::new(&body, 1_000).blocks.into_iter().enumerate() {
             let len = if n == 1 { wrong } else { len };
-            builder.push(id, len, &mut |_| unreachable!("three blocks need no leaf")).unwrap();
+            builder
+                .push(id, len, &mut |_| unreachable!("three blocks need no leaf"))
+                .unwrap();
         }
-        let root = builder.finish(&mut |_| unreachable!("three blocks need no leaf")).unwrap();
+        let root = builder
+            .finish(&mut |_| unreachable!("three blocks need no leaf"))
+            .unwrap();
         let (received, sent) = cluster.read(&root, 0..root.size()).await;
         assert_eq!(sent.unwrap_err().code, ErrorCode::DataLoss);
         assert_eq!(received.len(), 0);
@@ -125,11 +166,23 @@ async fn a_reply_that_does_not_fit_the_blocks_asked_for_sends_no_byte() {
     let body = body(500_000);
     let damaged = ErrorCode::DataLoss;
     for (reply, code, text) in [
-        (ReadReply::IndexBeyond, ErrorCode::Internal, "block index beyond the request"),
+        (
+            ReadReply::IndexBeyond,
+            ErrorCode::Internal,
+            "block index beyond the request",
+        ),
         (ReadReply::RepeatFirst, damaged, "is damaged"),
         (ReadReply::Rotate, damaged, "is damaged"),
-        (ReadReply::RefuseBlocks(ErrorCode::NotFound), damaged, "is missing"),
-        (ReadReply::RefuseBlocks(ErrorCode::DataLoss), damaged, "is damaged"),
+        (
+            ReadReply::RefuseBlocks(ErrorCode::NotFound),
+            damaged,
+            "is missing",
+        ),
+        (
+            ReadReply::RefuseBlocks(ErrorCode::DataLoss),
+            damaged,
+            "is damaged",
+        ),
         (
             ReadReply::RefuseBlocks(ErrorCode::Internal),
             ErrorCode::Internal,
@@ -148,7 +201,10 @@ async fn a_reply_that_does_not_fit_the_blocks_asked_for_sends_no_byte() {
             let (received, sent) = cluster.read(&root, range).await;
             let fault = sent.unwrap_err();
             assert_eq!(fault.code, code, "{reply:?}");
-            assert!(error_chain(&fault).to_string().contains(text), "{reply:?}: {fault:?}");
+            assert!(
+                error_chain(&fault).to_string().contains(text),
+                "{reply:?}: {fault:?}"
+            );
             assert_eq!(received.len(), 0);
             assert_eq!(cluster.count(Opcode::GetBlocks), 1);
             assert_eq!(cluster.budget.held(), 0);
@@ -172,7 +228,10 @@ async fn blocks_are_fetched_again_when_a_connection_breaks_but_three_times_at_mo
         cluster.stores[0].script_reads(vec![reply; ALL_TRIES]);
         let (received, sent) = cluster.read(&root, 0..body.len() as u64).await;
         assert_eq!(sent.unwrap_err().code, ErrorCode::Unavailable);
-        assert_eq!((received.len(), cluster.count(Opcode::GetBlocks)), (0, ALL_TRIES));
+        assert_eq!(
+            (received.len(), cluster.count(Opcode::GetBlocks)),
+            (0, ALL_TRIES)
+        );
         assert_eq!(cluster.budget.held(), 0);
     }
 }
@@ -185,12 +244,21 @@ async fn a_node_that_is_away_or_does_not_reply_ends_the_download_in_time() {
     let begun = Instant::now();
     let (_, sent) = cluster.read(&root, 0..body.len() as u64).await;
     assert_eq!(sent.unwrap_err().code, ErrorCode::Deadline);
-    assert_eq!((begun.elapsed().as_secs(), cluster.count(Opcode::GetBlocks)), (30, 1));
+    assert_eq!(
+        (begun.elapsed().as_secs(), cluster.count(Opcode::GetBlocks)),
+        (30, 1)
+    );
 
     cluster.stores[0].go_away();
     let begun = Instant::now();
     let (_, sent) = cluster.read(&root, 0..body.len() as u64).await;
-    assert_eq!(sent, Err(Fault::new(ErrorCode::Unavailable, "storage node storage-1 is away")));
+    assert_eq!(
+        sent,
+        Err(Fault::new(
+            ErrorCode::Unavailable,
+            "storage node storage-1 is away"
+        ))
+    );
     assert_eq!(begun.elapsed().as_secs(), 2);
     assert_eq!(cluster.budget.held(), 0);
 }
@@ -202,7 +270,13 @@ async fn a_download_that_nobody_reads_ends_and_gives_everything_back() {
     for taken in [0, 1, 5, 20] {
         let (out, mut chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
         let range = 0..body.len() as u64;
-        let sending = download(cluster.route.clone(), root.clone(), range, cluster.budget.clone(), out);
+        let sending = download(
+            cluster.route.clone(),
+            root.clone(),
+            range,
+            cluster.budget.clone(),
+            out,
+        );
         let reading = async move {
             for _ in 0..taken {
                 chunks.recv().await.unwrap().unwrap();
@@ -221,17 +295,28 @@ async fn a_reader_that_pauses_holds_no_window_and_misses_no_byte() {
     let (cluster, root) = cluster_with(2, BLOCK, &body).await;
     for range in [0..body.len() as u64, 70_001..(5 << 20) - 33] {
         let (out, mut chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
-        let sending =
-            download(cluster.route.clone(), root.clone(), range.clone(), cluster.budget.clone(), out);
+        let sending = download(
+            cluster.route.clone(),
+            root.clone(),
+            range.clone(),
+            cluster.budget.clone(),
+            out,
+        );
         let reading = async {
             let mut received = Vec::new();
             for n in 0.. {
                 // Pauses at the beginning, in the middle and often in a row.
                 if [0, 1, 2, 9, 17, 18, 30].contains(&n) {
                     sleep(Duration::from_secs(60)).await;
-                    assert_eq!(cluster.budget.held(), OPEN_BYTES, "only what an open download costs is held");
+                    assert_eq!(
+                        cluster.budget.held(),
+                        OPEN_BYTES,
+                        "only what an open download costs is held"
+                    );
                 }
-                let Some(chunk) = chunks.recv().await else { break };
+                let Some(chunk) = chunks.recv().await else {
+                    break;
+                };
                 received.extend_from_slice(&chunk.unwrap());
             }
             received
@@ -250,7 +335,13 @@ async fn a_slow_reader_gets_every_byte() {
     for millis in [40, 300, 700, 1_100] {
         let (out, mut chunks) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
         let range = 0..body.len() as u64;
-        let sending = download(cluster.route.clone(), root.clone(), range, cluster.budget.clone(), out);
+        let sending = download(
+            cluster.route.clone(),
+            root.clone(),
+            range,
+            cluster.budget.clone(),
+            out,
+        );
         let reading = async {
             let mut received = Vec::new();
             while let Some(chunk) = chunks.recv().await {
@@ -272,7 +363,9 @@ async fn downloads_that_share_a_small_budget_all_end() {
     let stored = cluster.store(session(1), BLOCK, &body).await.unwrap();
     let open = (6 << 20) / OPEN_BYTES;
     let reads = (0..open).map(|_| cluster.read(&stored.root, 0..body.len() as u64));
-    let all = timeout(Duration::from_secs(60), join_all(reads)).await.expect("downloads wait for each other");
+    let all = timeout(Duration::from_secs(60), join_all(reads))
+        .await
+        .expect("downloads wait for each other");
     for (received, sent) in all {
         assert_eq!(sent, Ok(body.len() as u64));
         assert!(received == body);
@@ -290,7 +383,10 @@ async fn a_download_beyond_the_budget_is_refused_as_overloaded() {
         others.push(open);
     }
     let (received, sent) = cluster.read(&root, 0..body.len() as u64).await;
-    assert_eq!((received.len(), sent.unwrap_err().code), (0, ErrorCode::Overloaded));
+    assert_eq!(
+        (received.len(), sent.unwrap_err().code),
+        (0, ErrorCode::Overloaded)
+    );
     assert_eq!(cluster.count(Opcode::GetBlocks), 0);
 }
 
@@ -299,6 +395,12 @@ async fn a_range_that_the_recipe_does_not_cover_is_no_clean_end() {
     let body = body(5_000);
     let (cluster, root) = cluster_with(1, 1_000, &body).await;
     let (received, sent) = cluster.read(&root, 10..5_001).await;
-    assert_eq!(sent, Err(Fault::new(ErrorCode::DataLoss, "recipe covers 4990 of 4991 bytes")));
+    assert_eq!(
+        sent,
+        Err(Fault::new(
+            ErrorCode::DataLoss,
+            "recipe covers 4990 of 4991 bytes"
+        ))
+    );
     assert!(received == body[10..]);
 }

@@ -1,4 +1,5 @@
-//! From a ticket to a commit: which uploads are admitted, and what master and storage nodes hear of their end.
+//! From a ticket to a commit: which uploads are admitted, and what master and storage nodes hear of
+//! their end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use cstore_proto::v1::transfer_client::TransferClient;
 use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_proto::{TicketClaims, v1};
 use cstore_types::limits::MAX_NAME_BYTES;
-use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId, Tenant};
+use cstore_types::{
+    Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId, Tenant,
+};
 use cstore_wire::Opcode;
 use md5::{Digest, Md5};
 use sha2::Sha256;
@@ -61,7 +64,12 @@ impl Worker {
             clock: clock.clone(),
             worker_id: "worker-1".to_owned(),
         };
-        Self { cluster, master, sessions, clock }
+        Self {
+            cluster,
+            master,
+            sessions,
+            clock,
+        }
     }
 
     /// Begins an upload and puts and seals the body.
@@ -71,11 +79,15 @@ impl Worker {
         (session, upload.finish().await.unwrap())
     }
 
-    /// Checks which requests the session's end has sent: the number of commits and aborts, and one Unpin to each node.
+    /// Checks which requests the session's end has sent: the number of commits and aborts, and one
+    /// Unpin to each node.
     pub(super) async fn assert_ended(&self, commits: usize, aborts: usize) {
         // A successful commit drops the pins after its reply.
         sleep(Duration::from_millis(10)).await;
-        assert_eq!((self.master.commits().len(), self.master.aborts().len()), (commits, aborts));
+        assert_eq!(
+            (self.master.commits().len(), self.master.aborts().len()),
+            (commits, aborts)
+        );
         for store in &self.cluster.stores {
             assert_eq!(store.count(Opcode::Unpin), 1, "{}", store.node);
             assert_eq!(store.pins(session(1)), 0);
@@ -89,7 +101,10 @@ impl Worker {
 
     /// Returns a client of the service, without a connection between them.
     pub(super) fn client(&self) -> TransferClient<TransferServer<Door>> {
-        let door = Door { sessions: self.sessions.clone(), metrics: TransferMetrics::default() };
+        let door = Door {
+            sessions: self.sessions.clone(),
+            metrics: TransferMetrics::default(),
+        };
         TransferClient::new(TransferServer::new(door))
     }
 }
@@ -147,13 +162,43 @@ async fn a_ticket_that_is_not_valid_here_is_refused_with_its_reason() {
     let denied = ErrorCode::PermissionDenied;
     let refused = [
         (forged, denied, "not made by this cluster"),
-        (of_ticket(&|c| c.cluster = ClusterUuid::from_bytes([9; 16])), denied, "of another cluster"),
+        (
+            of_ticket(&|c| c.cluster = ClusterUuid::from_bytes([9; 16])),
+            denied,
+            "of another cluster",
+        ),
         (of_ticket(&|c| c.expires_ms = NOW), denied, "has expired"),
-        (of_ticket(&|c| c.tenant = Tenant::new("team-8").unwrap()), denied, "of another tenant"),
-        (v1::UploadHeader { tenant: String::new(), ..header() }, denied, "of another tenant"),
-        (v1::UploadHeader { ticket: None, ..header() }, ErrorCode::InvalidArgument, "ticket is missing"),
-        (of_ticket(&|c| c.map_version = MapVersion(MAP.0 - 1)), ErrorCode::Unavailable, "placement map"),
-        (of_ticket(&|c| c.map_version = MapVersion(MAP.0 + 1)), ErrorCode::Unavailable, "placement map"),
+        (
+            of_ticket(&|c| c.tenant = Tenant::new("team-8").unwrap()),
+            denied,
+            "of another tenant",
+        ),
+        (
+            v1::UploadHeader {
+                tenant: String::new(),
+                ..header()
+            },
+            denied,
+            "of another tenant",
+        ),
+        (
+            v1::UploadHeader {
+                ticket: None,
+                ..header()
+            },
+            ErrorCode::InvalidArgument,
+            "ticket is missing",
+        ),
+        (
+            of_ticket(&|c| c.map_version = MapVersion(MAP.0 - 1)),
+            ErrorCode::Unavailable,
+            "placement map",
+        ),
+        (
+            of_ticket(&|c| c.map_version = MapVersion(MAP.0 + 1)),
+            ErrorCode::Unavailable,
+            "placement map",
+        ),
     ];
     for (header, code, text) in refused {
         let fault = begin(&worker, header).unwrap_err();
@@ -162,20 +207,59 @@ async fn a_ticket_that_is_not_valid_here_is_refused_with_its_reason() {
     }
     // The time of day is the clock's.
     worker.clock.0.store(NOW + 1, Ordering::Relaxed);
-    assert_eq!(begin(&worker, header()).unwrap_err().message, "upload ticket has expired");
-    assert_eq!(worker.cluster.take_calls().len(), 0, "no node hears of an upload that is refused");
+    assert_eq!(
+        begin(&worker, header()).unwrap_err().message,
+        "upload ticket has expired"
+    );
+    assert_eq!(
+        worker.cluster.take_calls().len(),
+        0,
+        "no node hears of an upload that is refused"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_field_that_breaks_its_rule_is_named() {
     let worker = Worker::new().await;
-    let many: BTreeMap<String, String> = (0..40).map(|n| (format!("key-{n}"), String::new())).collect();
+    let many: BTreeMap<String, String> = (0..40)
+        .map(|n| (format!("key-{n}"), String::new()))
+        .collect();
     let wrong = [
-        ("name", v1::UploadHeader { name: String::new(), ..header() }),
-        ("name", v1::UploadHeader { name: "x".repeat(MAX_NAME_BYTES + 1), ..header() }),
-        ("metadata", v1::UploadHeader { metadata: many, ..header() }),
-        ("expect_md5", v1::UploadHeader { expect_md5: vec![0; 15].into(), ..header() }),
-        ("expect_sha256", v1::UploadHeader { expect_sha256: vec![0; 33].into(), ..header() }),
+        (
+            "name",
+            v1::UploadHeader {
+                name: String::new(),
+                ..header()
+            },
+        ),
+        (
+            "name",
+            v1::UploadHeader {
+                name: "x".repeat(MAX_NAME_BYTES + 1),
+                ..header()
+            },
+        ),
+        (
+            "metadata",
+            v1::UploadHeader {
+                metadata: many,
+                ..header()
+            },
+        ),
+        (
+            "expect_md5",
+            v1::UploadHeader {
+                expect_md5: vec![0; 15].into(),
+                ..header()
+            },
+        ),
+        (
+            "expect_sha256",
+            v1::UploadHeader {
+                expect_sha256: vec![0; 33].into(),
+                ..header()
+            },
+        ),
     ];
     for (field, header) in wrong {
         let fault = begin(&worker, header).unwrap_err();
@@ -197,23 +281,41 @@ async fn a_commit_says_what_was_stored_and_drops_the_pins() {
     let seals: Vec<v1::StoreSeal> = stored
         .seals
         .iter()
-        .map(|seal| v1::StoreSeal { store_uuid: seal.store.as_bytes().to_vec().into(), seal_seq: seal.seq.0 })
+        .map(|seal| v1::StoreSeal {
+            store_uuid: seal.store.as_bytes().to_vec().into(),
+            seal_seq: seal.seq.0,
+        })
         .collect();
-    assert!(worker.cluster.stores.iter().any(|store| store.pins(session(1)) > 0));
+    assert!(
+        worker
+            .cluster
+            .stores
+            .iter()
+            .any(|store| store.pins(session(1)) > 0)
+    );
     let response = upload.commit(stored).await.unwrap();
 
     let expected = Expected::new(&BODY, BLOCK);
     let commits = worker.master.commits();
     let sent = commits.first().unwrap();
-    assert_eq!((&sent.ticket, &sent.tenant, &sent.name), (&header.ticket, &header.tenant, &header.name));
+    assert_eq!(
+        (&sent.ticket, &sent.tenant, &sent.name),
+        (&header.ticket, &header.tenant, &header.name)
+    );
     assert_eq!((sent.size, sent.blocks), (2_500, 3));
     assert_eq!(sent.recipe_root, expected.root);
     assert_eq!(sent.etag, expected.etag);
-    assert_eq!((&sent.content_type, &sent.metadata), (&header.content_type, &header.metadata));
+    assert_eq!(
+        (&sent.content_type, &sent.metadata),
+        (&header.content_type, &header.metadata)
+    );
     assert_eq!(sent.sha256, sha256[..]);
     assert_eq!(sent.seals, seals);
     assert!(!seals.is_empty());
-    assert_eq!(response.file.map(|file| (file.name, file.size)), Some((header.name, 2_500)));
+    assert_eq!(
+        response.file.map(|file| (file.name, file.size)),
+        Some((header.name, 2_500))
+    );
     assert!(response.replaced);
     assert_eq!((response.new_blocks, response.new_bytes), (2, 1_500));
     assert_eq!(response.worker_id, "worker-1");
@@ -222,7 +324,10 @@ async fn a_commit_says_what_was_stored_and_drops_the_pins() {
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_is_refused_for_good_is_sent_once_and_drops_the_pins() {
-    for code in ErrorCode::ALL.into_iter().filter(|code| !code.is_retryable()) {
+    for code in ErrorCode::ALL
+        .into_iter()
+        .filter(|code| !code.is_retryable())
+    {
         let worker = Worker::new().await;
         worker.master.refuse_commits([Fault::new(code, "no")]);
         let (upload, stored) = worker.store(header()).await;
@@ -234,17 +339,29 @@ async fn a_commit_that_is_refused_for_good_is_sent_once_and_drops_the_pins() {
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_of_unknown_outcome_is_repeated_until_it_succeeds() {
-    for code in [ErrorCode::Unavailable, ErrorCode::Deadline, ErrorCode::Overloaded] {
+    for code in [
+        ErrorCode::Unavailable,
+        ErrorCode::Deadline,
+        ErrorCode::Overloaded,
+    ] {
         let worker = Worker::new().await;
         // More than the client of the master repeats by itself.
-        worker.master.refuse_commits(vec![Fault::new(code, "restarting"); 9]);
+        worker
+            .master
+            .refuse_commits(vec![Fault::new(code, "restarting"); 9]);
         let (upload, stored) = worker.store(header()).await;
         assert!(!worker.is_active());
         let response = upload.commit(stored).await.unwrap();
-        assert!(worker.is_active(), "the ticket does not expire while the commit is repeated");
+        assert!(
+            worker.is_active(),
+            "the ticket does not expire while the commit is repeated"
+        );
         assert_eq!(response.file.map(|file| file.size), Some(2_500));
         let commits = worker.master.commits();
-        assert!(commits.iter().all(|commit| *commit == commits[0]), "each repetition is the same commit");
+        assert!(
+            commits.iter().all(|commit| *commit == commits[0]),
+            "each repetition is the same commit"
+        );
         worker.assert_ended(10, 0).await;
     }
 }
@@ -252,12 +369,17 @@ async fn a_commit_of_unknown_outcome_is_repeated_until_it_succeeds() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_of_unknown_outcome_is_never_aborted() {
     let worker = Worker::new().await;
-    worker.master.always_refuse(Fault::new(ErrorCode::Unavailable, "away"));
+    worker
+        .master
+        .always_refuse(Fault::new(ErrorCode::Unavailable, "away"));
     let (upload, stored) = worker.store(header()).await;
     let begun = Instant::now();
     let committed = timeout(Duration::from_secs(3_600), upload.commit(stored)).await;
     let fault = committed.expect("repetitions are bounded").unwrap_err();
-    assert_eq!((fault.code, fault.message.as_str()), (ErrorCode::Unavailable, "away"));
+    assert_eq!(
+        (fault.code, fault.message.as_str()),
+        (ErrorCode::Unavailable, "away")
+    );
     let took = begun.elapsed().as_secs();
     assert!((29..=36).contains(&took), "{took} s");
     let commits = worker.master.commits().len();
@@ -276,7 +398,12 @@ async fn a_body_with_another_digest_is_aborted_and_never_committed() {
         let (upload, stored) = worker.store(header.clone()).await;
         let fault = upload.commit(stored).await.unwrap_err();
         assert_eq!(fault.code, ErrorCode::InvalidArgument);
-        assert!(fault.message.contains(if with_md5 { "MD5" } else { "SHA-256" }), "{fault:?}");
+        assert!(
+            fault
+                .message
+                .contains(if with_md5 { "MD5" } else { "SHA-256" }),
+            "{fault:?}"
+        );
         assert_eq!(worker.master.aborts()[0].ticket, header.ticket);
         worker.assert_ended(0, 1).await;
     }
@@ -285,11 +412,17 @@ async fn a_body_with_another_digest_is_aborted_and_never_committed() {
 #[tokio::test(start_paused = true)]
 async fn pins_are_dropped_also_when_the_master_does_not_abort_and_a_node_is_away() {
     let worker = Worker::new().await;
-    worker.master.refuse_aborts(Fault::new(ErrorCode::Internal, "no"));
+    worker
+        .master
+        .refuse_aborts(Fault::new(ErrorCode::Internal, "no"));
     let (upload, _) = worker.store(header()).await;
     worker.cluster.stores[0].go_away();
     upload.abort().await;
     assert_eq!(worker.master.aborts().len(), 1);
-    let unpins = worker.cluster.stores.iter().map(|store| store.count(Opcode::Unpin));
+    let unpins = worker
+        .cluster
+        .stores
+        .iter()
+        .map(|store| store.count(Opcode::Unpin));
     assert_eq!(unpins.collect::<Vec<_>>(), [0, 1, 1]);
 }

@@ -10,11 +10,12 @@ use cstore_mesh::BoxIo;
 use cstore_node::shutdown::spawn;
 use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
 use cstore_types::{
-    Block, BlockId, ClusterUuid, DedupKey, ErrorCode, Fault, FrameKey, NodeId, PartNo, SealSeq, SessionId,
-    SpaceUsage, StoreUuid,
+    Block, BlockId, ClusterUuid, DedupKey, ErrorCode, Fault, FrameKey, NodeId, PartNo, SealSeq,
+    SessionId, SpaceUsage, StoreUuid,
 };
 use cstore_wire::{
-    BlockSink, Context, Handler, Opcode, PutStatus, Request, Response, ServerConfig, serve_connection,
+    BlockSink, Context, Handler, Opcode, PutStatus, Request, Response, ServerConfig,
+    serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -131,14 +132,24 @@ impl FakeStore {
             idle_deadline: Duration::from_secs(120),
         };
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let serving = serve_connection(theirs, Arc::new(config), self.clone(), std::future::pending());
-        state.connections.push(AbortOnDropHandle::new(spawn("fake store", serving)));
+        let serving = serve_connection(
+            theirs,
+            Arc::new(config),
+            self.clone(),
+            std::future::pending(),
+        );
+        state
+            .connections
+            .push(AbortOnDropHandle::new(spawn("fake store", serving)));
         Ok(Box::new(ours))
     }
 
     /// Gives these replies to the next requests of the opcode, one each.
     pub(super) fn script(&self, opcode: Opcode, replies: impl IntoIterator<Item = Reply>) {
-        self.state.lock().script.extend(replies.into_iter().map(|reply| (opcode, reply)));
+        self.state
+            .lock()
+            .script
+            .extend(replies.into_iter().map(|reply| (opcode, reply)));
     }
 
     /// Gives this reply to all requests of the opcode for which the script has no reply.
@@ -174,7 +185,12 @@ impl FakeStore {
 
     /// Returns the number of requests of an opcode.
     pub(super) fn count(&self, opcode: Opcode) -> usize {
-        self.state.lock().calls.iter().filter(|call| call.opcode == opcode).count()
+        self.state
+            .lock()
+            .calls
+            .iter()
+            .filter(|call| call.opcode == opcode)
+            .count()
     }
 
     /// Returns the blocks that the node holds.
@@ -185,7 +201,12 @@ impl FakeStore {
     /// Returns the blocks of each sealed part of a session, and the sequence of its last seal.
     pub(super) fn parts(&self, session: SessionId) -> (Vec<Vec<BlockId>>, Option<SealSeq>) {
         let state = self.state.lock();
-        let of_session = || state.parts.iter().filter(|((owner, _), _)| *owner == session);
+        let of_session = || {
+            state
+                .parts
+                .iter()
+                .filter(|((owner, _), _)| *owner == session)
+        };
         for (n, ((_, part), _)) in of_session().enumerate() {
             assert_eq!(part.0 as usize, n, "parts are numbered without gaps");
         }
@@ -201,7 +222,9 @@ impl FakeStore {
     /// Replaces the bytes of a block. Returns whether the node holds it.
     pub(super) fn change(&self, id: &BlockId, change: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut state = self.state.lock();
-        let Some(bytes) = state.blocks.get_mut(id) else { return false };
+        let Some(bytes) = state.blocks.get_mut(id) else {
+            return false;
+        };
         let mut changed = bytes.to_vec();
         change(&mut changed);
         *bytes = changed.into();
@@ -227,8 +250,13 @@ impl FakeStore {
             None => Ok(self.state.lock().apply(self.uuid, request)),
             Some(Reply::Refuse(fault)) => Err(fault),
             Some(Reply::RefuseBlocks(code)) => {
-                let Request::PutBlocks { blocks, .. } = request else { panic!("not a PutBlocks") };
-                Ok(Response::PutResult(vec![PutStatus::Refused(code); blocks.len()]))
+                let Request::PutBlocks { blocks, .. } = request else {
+                    panic!("not a PutBlocks")
+                };
+                Ok(Response::PutResult(vec![
+                    PutStatus::Refused(code);
+                    blocks.len()
+                ]))
             }
             Some(Reply::Instead(response)) => Ok(response),
             Some(Reply::Disconnect) => {
@@ -260,16 +288,30 @@ impl FakeStore {
     async fn read(&self, ids: Vec<BlockId>, mut sink: BlockSink) -> Result<(), Fault> {
         let reply = {
             let mut state = self.state.lock();
-            let none = Call { opcode: Opcode::GetBlocks, session: None, sent: Vec::new(), bytes: 0 };
+            let none = Call {
+                opcode: Opcode::GetBlocks,
+                session: None,
+                sent: Vec::new(),
+                bytes: 0,
+            };
             state.calls.push(none);
-            state.read_script.pop_front().or_else(|| state.always_read.clone())
+            state
+                .read_script
+                .pop_front()
+                .or_else(|| state.always_read.clone())
         };
         if matches!(reply, Some(ReadReply::Hold)) {
             self.wait_for_release().await;
         }
         let count = ids.len();
         for (n, id) in ids.iter().enumerate() {
-            let found = self.state.lock().blocks.get(id).cloned().ok_or(ErrorCode::NotFound);
+            let found = self
+                .state
+                .lock()
+                .blocks
+                .get(id)
+                .cloned()
+                .ok_or(ErrorCode::NotFound);
             let (index, result) = match &reply {
                 None | Some(ReadReply::Hold) => (n, found),
                 Some(ReadReply::Refuse(fault)) => return Err(fault.clone()),
@@ -280,9 +322,15 @@ impl FakeStore {
                     std::future::pending().await
                 }
                 Some(ReadReply::IndexBeyond) => (n + count, found),
-                Some(ReadReply::RepeatFirst) => {
-                    (0, self.state.lock().blocks.get(&ids[0]).cloned().ok_or(ErrorCode::NotFound))
-                }
+                Some(ReadReply::RepeatFirst) => (
+                    0,
+                    self.state
+                        .lock()
+                        .blocks
+                        .get(&ids[0])
+                        .cloned()
+                        .ok_or(ErrorCode::NotFound),
+                ),
                 Some(ReadReply::Rotate) => ((n + 1) % count, found),
             };
             sink.send(index as u32, result).await?;
@@ -294,12 +342,19 @@ impl FakeStore {
 impl State {
     fn next_reply(&mut self, opcode: Opcode) -> Option<Reply> {
         let scripted = self.script.iter().position(|(wanted, _)| *wanted == opcode);
-        let scripted = scripted.and_then(|at| self.script.remove(at)).map(|(_, reply)| reply);
+        let scripted = scripted
+            .and_then(|at| self.script.remove(at))
+            .map(|(_, reply)| reply);
         scripted.or_else(|| self.always.get(&opcode).cloned())
     }
 
     fn lose_blocks(&mut self) {
-        let kept: HashSet<BlockId> = self.parts.values().flat_map(|(_, ids)| ids).copied().collect();
+        let kept: HashSet<BlockId> = self
+            .parts
+            .values()
+            .flat_map(|(_, ids)| ids)
+            .copied()
+            .collect();
         self.blocks.retain(|id, _| kept.contains(id));
         self.pins.clear();
     }
@@ -309,7 +364,8 @@ impl State {
         match request {
             Request::HaveBlocks { session, ids } => {
                 check_ids(&ids);
-                let missing: Vec<bool> = ids.iter().map(|id| !self.blocks.contains_key(id)).collect();
+                let missing: Vec<bool> =
+                    ids.iter().map(|id| !self.blocks.contains_key(id)).collect();
                 let here = ids.into_iter().filter(|id| self.blocks.contains_key(id));
                 self.pins.entry(session).or_default().extend(here);
                 match missing.contains(&true) {
@@ -318,11 +374,24 @@ impl State {
                 }
             }
             Request::PutBlocks { session, blocks } => {
-                let status = |new| if new { PutStatus::Stored } else { PutStatus::Duplicate };
+                let status = |new| {
+                    if new {
+                        PutStatus::Stored
+                    } else {
+                        PutStatus::Duplicate
+                    }
+                };
                 Response::PutResult(self.put(session, blocks).into_iter().map(status).collect())
             }
-            Request::Seal { session, part, ids } => self.seal(store, session, part, ids, Vec::new()),
-            Request::PutSeal { session, part, ids, blocks } => {
+            Request::Seal { session, part, ids } => {
+                self.seal(store, session, part, ids, Vec::new())
+            }
+            Request::PutSeal {
+                session,
+                part,
+                ids,
+                blocks,
+            } => {
                 let block = |block: cstore_wire::SealedBlock| Block {
                     id: ids[block.index as usize],
                     kind: block.kind,
@@ -348,7 +417,10 @@ impl State {
         let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
         assert!(bytes <= MAX_REQUEST_BYTES, "{bytes} bytes in one request");
         let put = |block: Block| {
-            assert!(block.id.matches(&KEY, &block.bytes), "the id of a block must be that of its bytes");
+            assert!(
+                block.id.matches(&KEY, &block.bytes),
+                "the id of a block must be that of its bytes"
+            );
             self.pins.entry(session).or_default().insert(block.id);
             self.blocks.insert(block.id, block.bytes).is_none()
         };
@@ -364,52 +436,95 @@ impl State {
         new: Vec<bool>,
     ) -> Response {
         check_ids(&ids);
-        let missing = (0u32..).zip(&ids).filter(|(_, id)| !self.blocks.contains_key(id));
+        let missing = (0u32..)
+            .zip(&ids)
+            .filter(|(_, id)| !self.blocks.contains_key(id));
         let missing: Vec<u32> = missing.map(|(at, _)| at).collect();
         if !missing.is_empty() {
             return Response::SealMissing(missing);
         }
         if let Some((seal_seq, sealed)) = self.parts.get(&(session, part)) {
             return match *sealed == ids {
-                true => Response::Sealed { store, seal_seq: *seal_seq, new },
+                true => Response::Sealed {
+                    store,
+                    seal_seq: *seal_seq,
+                    new,
+                },
                 false => Response::SealConflict,
             };
         }
         self.seal_seq += 1;
         let seal_seq = SealSeq(self.seal_seq);
         self.parts.insert((session, part), (seal_seq, ids));
-        Response::Sealed { store, seal_seq, new }
+        Response::Sealed {
+            store,
+            seal_seq,
+            new,
+        }
     }
 }
 
 fn check_ids(ids: &[BlockId]) {
-    assert!((1..=MAX_IDS).contains(&ids.len()), "{} ids in one request", ids.len());
-    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len(), "an id is named once in a request");
+    assert!(
+        (1..=MAX_IDS).contains(&ids.len()),
+        "{} ids in one request",
+        ids.len()
+    );
+    assert_eq!(
+        ids.iter().collect::<HashSet<_>>().len(),
+        ids.len(),
+        "an id is named once in a request"
+    );
 }
 
 fn call_of(request: &Request) -> Call {
     let opcode = request.opcode();
     let (session, sent, bytes) = match request {
-        Request::HaveBlocks { session, .. } | Request::Seal { session, .. } | Request::Unpin { session } => {
-            (Some(*session), Vec::new(), 0)
-        }
+        Request::HaveBlocks { session, .. }
+        | Request::Seal { session, .. }
+        | Request::Unpin { session } => (Some(*session), Vec::new(), 0),
         Request::PutBlocks { session, blocks } => {
             let bytes = blocks.iter().map(|block| block.bytes.len() as u64).sum();
-            (Some(*session), blocks.iter().map(|block| block.id).collect(), bytes)
+            (
+                Some(*session),
+                blocks.iter().map(|block| block.id).collect(),
+                bytes,
+            )
         }
-        Request::PutSeal { session, ids, blocks, .. } => {
+        Request::PutSeal {
+            session,
+            ids,
+            blocks,
+            ..
+        } => {
             let bytes = blocks.iter().map(|block| block.bytes.len() as u64).sum();
-            (Some(*session), blocks.iter().map(|block| ids[block.index as usize]).collect(), bytes)
+            (
+                Some(*session),
+                blocks
+                    .iter()
+                    .map(|block| ids[block.index as usize])
+                    .collect(),
+                bytes,
+            )
         }
         Request::Usage { .. } | Request::GetBlocks { .. } | Request::Ping | Request::Goodbye => {
             (None, Vec::new(), 0)
         }
     };
-    Call { opcode, session, sent, bytes }
+    Call {
+        opcode,
+        session,
+        sent,
+        bytes,
+    }
 }
 
 impl Handler for FakeStore {
-    fn call(self: Arc<Self>, _: Context, request: Request) -> BoxFuture<'static, Result<Response, Fault>> {
+    fn call(
+        self: Arc<Self>,
+        _: Context,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Fault>> {
         async move { self.reply_to(request).await }.boxed()
     }
 

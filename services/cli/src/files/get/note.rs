@@ -1,7 +1,7 @@
 //! Of which file a part is, and in which state: a small file beside it.
 //!
-//! A note is never written through what stands in its place, nor is a pipe there waited for: whatever is no note is in
-//! the way, and stays as it is.
+//! A note is never written through what stands in its place, nor is a pipe there waited for:
+//! whatever is no note is in the way, and stays as it is.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read, Write};
@@ -42,7 +42,12 @@ pub(super) enum Found {
 impl Note {
     /// Of this file of this gateway, in this life of the machine.
     pub(super) fn new(url: &str, name: &str) -> Self {
-        Self { url: url.to_owned(), name: name.to_owned(), boot: boot(), ..Self::default() }
+        Self {
+            url: url.to_owned(),
+            name: name.to_owned(),
+            boot: boot(),
+            ..Self::default()
+        }
     }
 
     /// Whether bytes that were noted so are the first ones of what `wanted` is about.
@@ -51,13 +56,17 @@ impl Note {
             && (&self.url, &self.name, &self.boot) == (&wanted.url, &wanted.name, &wanted.boot)
     }
 
-    /// Writes the note as a new file. Bytes come only afterwards, so that one which is cut short says nothing wrong.
+    /// Writes the note as a new file. Bytes come only afterwards, so that one which is cut short
+    /// says nothing wrong.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_vec(self).map_err(io::Error::other)?;
         remove(path)?;
         let mut options = OpenOptions::new();
-        let mut file =
-            options.write(true).create_new(true).custom_flags(flags(OFlags::NOFOLLOW)).open(path)?;
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .custom_flags(flags(OFlags::NOFOLLOW))
+            .open(path)?;
         file.write_all(&text).inspect_err(|_| {
             // The failure to write is told; a piece of a note would be in the way the next time.
             let _ = remove(path);
@@ -67,14 +76,21 @@ impl Note {
 
 /// Removes a note, if there is one.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    std::fs::remove_file(path)
-        .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    std::fs::remove_file(path).or_else(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
 }
 
 /// Looks for a note. A file that is empty is nobody's: a power cut leaves such ones.
 pub(super) fn find(path: &Path) -> io::Result<Found> {
     let mut options = OpenOptions::new();
-    let options = options.read(true).custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK));
+    let options = options
+        .read(true)
+        .custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK));
     let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
@@ -114,7 +130,11 @@ mod tests {
         assert_eq!(find(&path).unwrap(), Found::Nothing);
         for (text, is_note) in [("{", false), ("{}", false), (r#"{"etag":"e"}"#, true)] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(matches!(find(&path).unwrap(), Found::Note(_)), is_note, "{text}");
+            assert_eq!(
+                matches!(find(&path).unwrap(), Found::Note(_)),
+                is_note,
+                "{text}"
+            );
         }
         let victim = dir.path().join("victim");
         std::fs::write(&victim, r#"{"etag":"e"}"#).unwrap();

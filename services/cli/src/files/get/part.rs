@@ -4,9 +4,10 @@
 //! DEST.cstore-part         the first bytes of the file
 //! DEST.cstore-part.json    of which file, in which state: gateway, name, ETag, size, SHA-256, and the boot of this machine
 //! ```
-//! The note is written when the part is empty and before its first byte, so bytes are always those of the note. After a
-//! power cut the length of a file may count bytes that never reached the disk: a part of another boot is begun anew.
-//! One process at a time has the part: it is locked. What has such a name and is no part stays as it is.
+//! The note is written when the part is empty and before its first byte, so bytes are always those
+//! of the note. After a power cut the length of a file may count bytes that never reached the disk:
+//! a part of another boot is begun anew. One process at a time has the part: it is locked. What has
+//! such a name and is no part stays as it is.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -81,16 +82,22 @@ impl Part {
         if !held.is_file() {
             return Err(in_the_way(&path, "no ordinary file"));
         }
-        let busy =
-            || Failure::client(End::Conflict, format!("{} is being written by another", path.display()));
+        let busy = || {
+            Failure::client(
+                End::Conflict,
+                format!("{} is being written by another", path.display()),
+            )
+        };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(busy()),
             Err(error) => return Err(failed(error.into())),
         }
         // The one who had the lock before may have given the file its final name meanwhile.
-        let (held, there) =
-            (file.metadata().map_err(failed)?, std::fs::symlink_metadata(&path).map_err(failed)?);
+        let (held, there) = (
+            file.metadata().map_err(failed)?,
+            std::fs::symlink_metadata(&path).map_err(failed)?,
+        );
         if (held.dev(), held.ino()) != (there.dev(), there.ino()) {
             return Err(busy());
         }
@@ -119,7 +126,9 @@ impl Part {
             return Err(in_the_way(&path, "not noted as an unfinished download"));
         }
         if let Some(mut note) = note.filter(|note| held.len() > 0 && note.is_of(&part.note)) {
-            let Note { size, etag, sha256, .. } = note.clone();
+            let Note {
+                size, etag, sha256, ..
+            } = note.clone();
             note.known = Some(Known { size, etag, sha256 });
             (part.note, part.len) = (note, held.len());
         }
@@ -131,7 +140,8 @@ impl Part {
         self.known().is_some_and(|known| known.size == self.len)
     }
 
-    /// Some of the bytes are of an earlier process, and the gateway has not said that they are good.
+    /// Some of the bytes are of an earlier process, and the gateway has not said that they are
+    /// good.
     pub(super) fn is_of_before(&self) -> bool {
         self.of_before
     }
@@ -161,7 +171,8 @@ impl Part {
     }
 
     pub(super) fn missing(&self) -> u64 {
-        self.known().map_or(0, |known| known.size.saturating_sub(self.len))
+        self.known()
+            .map_or(0, |known| known.size.saturating_sub(self.len))
     }
 
     /// Empties the part, for a file in this state or one that is still to be learned.
@@ -171,10 +182,18 @@ impl Part {
             self.file.set_len(0).await?;
             self.file.rewind().await
         };
-        emptied.await.map_err(|error| unusable(&self.path, &error))?;
+        emptied
+            .await
+            .map_err(|error| unusable(&self.path, &error))?;
         (self.len, self.keeps, self.of_before, self.resumed) = (0, false, false, false);
         if let Some(Known { size, etag, sha256 }) = known.clone() {
-            let note = Note { size, etag, sha256, known, ..self.note.clone() };
+            let note = Note {
+                size,
+                etag,
+                sha256,
+                known,
+                ..self.note.clone()
+            };
             let path = note_of(&self.path);
             note.write(&path).map_err(|error| unusable(&path, &error))?;
             (self.note, self.noted) = (note, true);
@@ -186,7 +205,10 @@ impl Part {
 
     /// Adds bytes behind those that are here.
     pub(super) async fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
-        self.file.write_all(piece).await.map_err(|error| unusable(&self.path, &error))?;
+        self.file
+            .write_all(piece)
+            .await
+            .map_err(|error| unusable(&self.path, &error))?;
         self.len += piece.len() as u64;
         self.keeps = true;
         Ok(())
@@ -194,12 +216,18 @@ impl Part {
 
     /// Waits until all bytes are in the file.
     pub(super) async fn keep(&mut self) -> Result<(), Failure> {
-        self.file.flush().await.map_err(|error| unusable(&self.path, &error))
+        self.file
+            .flush()
+            .await
+            .map_err(|error| unusable(&self.path, &error))
     }
 
     /// The part becomes the file, durably.
     pub(super) async fn publish(mut self, dest: &Path, replace: bool) -> Result<(), Failure> {
-        self.file.sync_all().await.map_err(|error| unusable(&self.path, &error))?;
+        self.file
+            .sync_all()
+            .await
+            .map_err(|error| unusable(&self.path, &error))?;
         if let Err(failure) = rename(&self.path, dest, replace) {
             // A folder is never replaced, so that the part would wait for ever.
             if is_folder(dest) {
@@ -209,7 +237,9 @@ impl Part {
         }
         self.keeps = true;
         let _ = note::remove(&note_of(&self.path));
-        let folder = dest.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = dest
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or_else(|| Path::new("."));
         let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| unusable(folder, &error))
@@ -229,8 +259,10 @@ impl Part {
 }
 
 fn in_the_way(path: &Path, what: &str) -> Failure {
-    let message =
-        format!("{} is in the way: it is {what}; give it another name, or get under one", path.display());
+    let message = format!(
+        "{} is in the way: it is {what}; give it another name, or get under one",
+        path.display()
+    );
     Failure::client(End::Conflict, message)
 }
 
@@ -239,7 +271,11 @@ fn is_folder(path: &Path) -> bool {
 }
 
 fn rename(from: &Path, to: &Path, replace: bool) -> Result<(), Failure> {
-    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    let flags = if replace {
+        RenameFlags::empty()
+    } else {
+        RenameFlags::NOREPLACE
+    };
     let renamed = match renameat_with(CWD, from, CWD, to, flags) {
         // A file system that does not know the flag: the look before the download has to do.
         Err(Errno::INVAL | Errno::NOSYS) if !replace => {
@@ -255,9 +291,10 @@ fn rename(from: &Path, to: &Path, replace: bool) -> Result<(), Failure> {
                 to.display()
             ),
         ),
-        Errno::EXIST => {
-            Failure::client(End::Conflict, format!("{} has appeared; --force replaces it", to.display()))
-        }
+        Errno::EXIST => Failure::client(
+            End::Conflict,
+            format!("{} has appeared; --force replaces it", to.display()),
+        ),
         error => unusable(to, &error.into()),
     })
 }
@@ -266,7 +303,10 @@ fn beside(dest: &Path) -> PathBuf {
     let last = dest.file_name().unwrap_or_default();
     let mut name = OsString::from(last);
     if last.len() > MAX_LAST {
-        name = blake3::hash(last.as_encoded_bytes()).to_hex().as_str().into();
+        name = blake3::hash(last.as_encoded_bytes())
+            .to_hex()
+            .as_str()
+            .into();
     }
     name.push(SUFFIX);
     dest.with_file_name(name)
@@ -283,7 +323,11 @@ mod tests {
     use super::*;
 
     fn known(etag: &str, size: u64) -> Known {
-        Known { size, etag: etag.to_owned(), sha256: None }
+        Known {
+            size,
+            etag: etag.to_owned(),
+            sha256: None,
+        }
     }
 
     async fn open(dest: &Path) -> Part {
@@ -311,14 +355,24 @@ mod tests {
         part.restart(Some(known("e-1", 6))).await.unwrap();
         part.write(b"abc").await.unwrap();
         part.keep().await.unwrap();
-        assert!(Part::open(&dest, "http://g/", "n").await.is_err(), "it is locked");
+        assert!(
+            Part::open(&dest, "http://g/", "n").await.is_err(),
+            "it is locked"
+        );
         assert!(!part.is_of_before());
         drop(part);
         for (url, name) in [("http://other/", "n"), ("http://g/", "m")] {
-            assert_eq!(Part::open(&dest, url, name).await.unwrap().len(), 0, "{url} {name}");
+            assert_eq!(
+                Part::open(&dest, url, name).await.unwrap().len(),
+                0,
+                "{url} {name}"
+            );
         }
         let mut part = open(&dest).await;
-        assert_eq!((part.len(), part.missing(), part.known()), (3, 3, Some(&known("e-1", 6))));
+        assert_eq!(
+            (part.len(), part.missing(), part.known()),
+            (3, 3, Some(&known("e-1", 6)))
+        );
         assert!(part.is_of_before() && !part.is_resumed());
         part.confirm();
         part.write(b"def").await.unwrap();
@@ -329,13 +383,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_of_another_boot_is_begun_anew_and_its_old_bytes_are_gone_before_new_ones_come() {
+    async fn a_part_of_another_boot_is_begun_anew_and_its_old_bytes_are_gone_before_new_ones_come()
+    {
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("f");
         let path = note_of(&beside(&dest));
         for (change, expected) in [("boot", 0), ("nothing", 3)] {
             leave(&dest).await;
-            let mut note: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let mut note: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
             if change == "boot" {
                 note["boot"] = "another".into();
             }
@@ -365,7 +421,10 @@ mod tests {
             }
             let failure = Part::open(&dest, "http://g/", "n").await.err().unwrap();
             assert!(failure.end() == End::Conflict, "{change}: {failure}");
-            assert!(failure.to_string().contains("another name"), "{change}: {failure}");
+            assert!(
+                failure.to_string().contains("another name"),
+                "{change}: {failure}"
+            );
             assert_eq!(std::fs::read(&part).unwrap(), b"abc", "{change}");
             std::fs::remove_file(&part).unwrap();
             let _ = std::fs::remove_file(&note);
@@ -373,7 +432,10 @@ mod tests {
         // A note of others is no reason to leave an empty part.
         std::fs::write(&note, "mine").unwrap();
         assert!(Part::open(&dest, "http://g/", "n").await.is_err());
-        assert_eq!((count(dir.path()), std::fs::read(&note).unwrap()), (1, b"mine".to_vec()));
+        assert_eq!(
+            (count(dir.path()), std::fs::read(&note).unwrap()),
+            (1, b"mine".to_vec())
+        );
     }
 
     #[tokio::test]
@@ -398,7 +460,10 @@ mod tests {
         part.restart(Some(known("e-1", 1))).await.unwrap();
         part.write(b"a").await.unwrap();
         std::fs::write(&dest, "mine").unwrap();
-        assert_eq!(part.publish(&dest, false).await.unwrap_err().end(), End::Conflict);
+        assert_eq!(
+            part.publish(&dest, false).await.unwrap_err().end(),
+            End::Conflict
+        );
         assert_eq!(std::fs::read(&dest).unwrap(), b"mine");
         open(&dest).await.publish(&dest, true).await.unwrap();
         assert_eq!(std::fs::read(&dest).unwrap(), b"a");
@@ -408,7 +473,10 @@ mod tests {
         for replace in [false, true] {
             leave(&dest).await;
             let failure = open(&dest).await.publish(&dest, replace).await.unwrap_err();
-            assert!(failure.end() == End::Conflict && !failure.to_string().contains("--force"), "{failure}");
+            assert!(
+                failure.end() == End::Conflict && !failure.to_string().contains("--force"),
+                "{failure}"
+            );
             assert_eq!(count(dir.path()), 1);
         }
     }
@@ -422,8 +490,22 @@ mod tests {
         std::os::unix::fs::symlink("victim", beside(&dest)).unwrap();
         assert!(Part::open(&dest, "http://g/", "n").await.is_err());
         std::fs::remove_file(beside(&dest)).unwrap();
-        mknodat(CWD, beside(&dest), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-        assert_eq!(Part::open(&dest, "http://g/", "n").await.err().unwrap().end(), End::Conflict);
+        mknodat(
+            CWD,
+            beside(&dest),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert_eq!(
+            Part::open(&dest, "http://g/", "n")
+                .await
+                .err()
+                .unwrap()
+                .end(),
+            End::Conflict
+        );
         assert_eq!(count(dir.path()), 2, "and both stay");
     }
 

@@ -1,7 +1,8 @@
 //! Where a file of a folder goes. Names come from the gateway and are believed nothing.
 //!
-//! A name must obey the rules of all names (no `..`, no empty part, no control characters), begin with the folder that
-//! was asked for, and lead through real folders only: one that is a symbolic link could lead out of the destination.
+//! A name must obey the rules of all names (no `..`, no empty part, no control characters), begin
+//! with the folder that was asked for, and lead through real folders only: one that is a symbolic
+//! link could lead out of the destination.
 
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
@@ -15,10 +16,15 @@ use crate::exit::{End, Failure};
 
 /// The path of a name below the root; its folders are made.
 pub(super) fn below(root: &Path, prefix: &str, name: &str) -> Result<PathBuf, Failure> {
-    let hostile =
-        |why: String| Failure::Failed(format!("the gateway's list has a name that cannot be: {why}"));
+    let hostile = |why: String| {
+        Failure::Failed(format!(
+            "the gateway's list has a name that cannot be: {why}"
+        ))
+    };
     FileName::new(name).map_err(|error| hostile(error.to_string()))?;
-    let relative = name.strip_prefix(prefix).ok_or_else(|| hostile(format!("it is not below {prefix:?}")))?;
+    let relative = name
+        .strip_prefix(prefix)
+        .ok_or_else(|| hostile(format!("it is not below {prefix:?}")))?;
     let relative = FileName::new(relative).map_err(|error| hostile(error.to_string()))?;
     let mut parts: Vec<&str> = relative.as_str().split('/').collect();
     let last = parts.pop().unwrap_or_default();
@@ -37,14 +43,21 @@ pub(super) fn below(root: &Path, prefix: &str, name: &str) -> Result<PathBuf, Fa
 
 /// A file of such a name would be taken for an unfinished download, or be destroyed by one.
 pub(super) fn reserved() -> Failure {
-    Failure::client(End::Conflict, "unfinished downloads have such names; get it alone, under another one")
+    Failure::client(
+        End::Conflict,
+        "unfinished downloads have such names; get it alone, under another one",
+    )
 }
 
-/// Looks once whether the files of a folder can go below `root`, which need not be there yet. Nothing is made: there
-/// may be no file.
+/// Looks once whether the files of a folder can go below `root`, which need not be there yet.
+/// Nothing is made: there may be no file.
 pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
     for place in root.ancestors() {
-        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        let place = if place.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            place
+        };
         match std::fs::metadata(place) {
             Ok(found) if !found.is_dir() => return Err(no_folder(place)),
             // What is there already may all be unchanged, so that nobody writes.
@@ -61,7 +74,10 @@ pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
 }
 
 fn no_folder(path: &Path) -> Failure {
-    Failure::client(End::Conflict, format!("{} is in the way: it is no folder", path.display()))
+    Failure::client(
+        End::Conflict,
+        format!("{} is in the way: it is no folder", path.display()),
+    )
 }
 
 /// What is told of a path of this machine that is of no use.
@@ -76,7 +92,10 @@ fn enter(path: &Path) -> Result<(), Failure> {
         Err(error) => return Err(unusable(path, &error)),
     }
     // The link itself is looked at, not where it leads.
-    match std::fs::symlink_metadata(path).as_ref().map(Metadata::is_dir) {
+    match std::fs::symlink_metadata(path)
+        .as_ref()
+        .map(Metadata::is_dir)
+    {
         Ok(true) => Ok(()),
         Ok(false) => Err(no_folder(path)),
         Err(error) => Err(unusable(path, error)),
@@ -111,7 +130,10 @@ mod tests {
         std::fs::create_dir(&root).unwrap();
         std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
         std::fs::write(root.join("file"), "x").unwrap();
-        assert_eq!(below(&root, "d/", "d/a/b.txt").unwrap(), root.join("a/b.txt"));
+        assert_eq!(
+            below(&root, "d/", "d/a/b.txt").unwrap(),
+            root.join("a/b.txt")
+        );
         assert_eq!(below(&root, "", "a/b.txt").unwrap(), root.join("a/b.txt"));
         for bad in [
             "../x",
@@ -139,7 +161,15 @@ mod tests {
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
         // What looks odd and is harmless.
-        for good in ["d/..a", "d/a..", "d/ ", "d/~", "d/a\\..\\b", "d/C:", "d/-rf"] {
+        for good in [
+            "d/..a",
+            "d/a..",
+            "d/ ",
+            "d/~",
+            "d/a\\..\\b",
+            "d/C:",
+            "d/-rf",
+        ] {
             let path = below(&root, "d/", good).unwrap();
             assert_eq!(path.parent(), Some(root.as_path()), "{good:?}");
         }

@@ -1,4 +1,5 @@
-//! A file of the gateway flows to stdout. What has flowed cannot be called back, so that nothing is begun anew.
+//! A file of the gateway flows to stdout. What has flowed cannot be called back, so that nothing is
+//! begun anew.
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -17,7 +18,8 @@ use crate::files::{Session, name};
 /// Another state of the file is the end.
 pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure> {
     if options.recursive || options.door.json || options.verify || options.force {
-        let message = "stdout takes one file as it comes: no --recursive, --json, --verify or --force";
+        let message =
+            "stdout takes one file as it comes: no --recursive, --json, --verify or --force";
         return Err(Failure::Usage(message.to_owned()));
     }
     let name = name(&options.name)?.to_string();
@@ -25,7 +27,10 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
     if !std::io::stdout().is_terminal() {
         session.out.progress();
     }
-    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(Failure::output)?;
+    let stdout = std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(Failure::output)?;
     let (mut stdout, mut again) = (File::from_std(stdout.into()), session.again());
     let mut state: Option<(Known, u64)> = None;
     loop {
@@ -78,16 +83,25 @@ async fn flow(
         session.out.expect(known.size);
         *state = Some((known, 0));
     }
-    let Some((known, sent)) = state.as_mut() else { return Ok(Tried::Whole) };
+    let Some((known, sent)) = state.as_mut() else {
+        return Ok(Tried::Whole);
+    };
     let start = format!("bytes {sent}-");
-    let ranged = header(&body.headers, "content-range").is_some_and(|range| range.starts_with(&start));
-    if header(&body.headers, "etag") != Some(quoted(&known.etag).as_str()) || (*sent > 0 && !ranged) {
-        return Err(Failure::client(End::Conflict, "the file was replaced while it was read"));
+    let ranged =
+        header(&body.headers, "content-range").is_some_and(|range| range.starts_with(&start));
+    if header(&body.headers, "etag") != Some(quoted(&known.etag).as_str()) || (*sent > 0 && !ranged)
+    {
+        return Err(Failure::client(
+            End::Conflict,
+            "the file was replaced while it was read",
+        ));
     }
     loop {
         match body.next().await {
             Ok(Some(piece)) if piece.len() as u64 > known.size.saturating_sub(*sent) => {
-                return Err(Failure::Failed("the gateway sent more than the file has".to_owned()));
+                return Err(Failure::Failed(
+                    "the gateway sent more than the file has".to_owned(),
+                ));
             }
             Ok(Some(piece)) => {
                 stdout.write_all(&piece).await.map_err(Failure::output)?;
@@ -96,7 +110,10 @@ async fn flow(
             }
             Ok(None) if *sent == known.size => return Ok(Tried::Whole),
             Ok(None) => {
-                return Ok(Tried::Again(Failure::client(End::Unavailable, CUT_SHORT), Wait::Usual));
+                return Ok(Tried::Again(
+                    Failure::client(End::Unavailable, CUT_SHORT),
+                    Wait::Usual,
+                ));
             }
             Err(lost) => return Ok(Tried::Again(session.lost(lost), lost.wait())),
         }

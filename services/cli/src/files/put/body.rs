@@ -80,13 +80,23 @@ impl Ended {
 impl Upload {
     pub(super) async fn open(source: &Source) -> Result<Self, Failure> {
         let Source::File(path) = source else {
-            let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(Failure::failed)?;
-            return Ok(Self { size: None, input: Input::Stdin(File::from_std(stdin.into())) });
+            let stdin = std::io::stdin()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(Failure::failed)?;
+            return Ok(Self {
+                size: None,
+                input: Input::Stdin(File::from_std(stdin.into())),
+            });
         };
         let opened = async {
             // A pipe would be waited for, perhaps for ever; ordinary files do not know the flag.
             let mut options = tokio::fs::OpenOptions::new();
-            let file = options.read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path).await?;
+            let file = options
+                .read(true)
+                .custom_flags(flags(OFlags::NONBLOCK))
+                .open(path)
+                .await?;
             let before = state(&file).await?;
             if before.0 == 0 {
                 refuse_sizeless(&file).await?;
@@ -94,12 +104,24 @@ impl Upload {
             Ok((file, before))
         };
         let (file, before) = opened.await.map_err(|error| unreadable(path, &error))?;
-        let input = FileInput { file, path: path.clone(), left: before.0, before };
-        Ok(Self { size: Some(before.0), input: Input::File(Box::new(input)) })
+        let input = FileInput {
+            file,
+            path: path.clone(),
+            left: before.0,
+            before,
+        };
+        Ok(Self {
+            size: Some(before.0),
+            input: Input::File(Box::new(input)),
+        })
     }
 
     /// The body. Each piece is counted when it is given away.
-    pub(super) fn body(self, meter: Meter, moved: impl Fn(u64) + Send + Sync + 'static) -> (Body, Ended) {
+    pub(super) fn body(
+        self,
+        meter: Meter,
+        moved: impl Fn(u64) + Send + Sync + 'static,
+    ) -> (Body, Ended) {
         let (ended, size) = (Ended::default(), self.size);
         if size == Some(0) {
             ended.0.lock().0 = true;
@@ -152,9 +174,13 @@ impl FileInput {
         let most = usize::try_from(self.left).unwrap_or(PIECE).min(PIECE);
         let piece = read(&mut self.file, most).await?;
         self.left = self.left.saturating_sub(piece.len() as u64);
-        // The last bytes stay here until the file was looked at again: without them nothing is published.
+        // The last bytes stay here until the file was looked at again: without them nothing is
+        // published.
         if piece.is_empty() || (self.left == 0 && state(&self.file).await? != self.before) {
-            let message = format!("{} changed while it was read; nothing was stored", self.path.display());
+            let message = format!(
+                "{} changed while it was read; nothing was stored",
+                self.path.display()
+            );
             return Err(io::Error::other(message));
         }
         Ok(piece)
@@ -171,7 +197,8 @@ async fn read(input: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<B
 async fn refuse_sizeless(file: &File) -> io::Result<()> {
     let mut file = file.try_clone().await?;
     if file.read(&mut [0]).await? > 0 {
-        let message = "it says that it is empty, and is not; `put - NAME` takes what comes out of it";
+        let message =
+            "it says that it is empty, and is not; `put - NAME` takes what comes out of it";
         return Err(io::Error::other(message));
     }
     Ok(())
@@ -190,7 +217,10 @@ mod tests {
     use super::*;
 
     async fn input(path: &Path) -> Input {
-        Upload::open(&Source::File(path.to_path_buf())).await.unwrap().input
+        Upload::open(&Source::File(path.to_path_buf()))
+            .await
+            .unwrap()
+            .input
     }
 
     #[tokio::test]
@@ -202,7 +232,10 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             let mut input = input(&path).await;
             assert_eq!(input.next().await.unwrap().len(), PIECE);
-            let file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+            let file = std::fs::OpenOptions::new()
+                .append(true)
+                .open(&path)
+                .unwrap();
             match change {
                 "grow" => std::io::Write::write_all(&mut &file, b"more").unwrap(),
                 "shrink" => file.set_len(PIECE as u64 + 1).unwrap(),
@@ -219,7 +252,10 @@ mod tests {
                     Err(error) => break error,
                 }
             };
-            assert!(error.to_string().contains("changed while it was read"), "{change}: {error}");
+            assert!(
+                error.to_string().contains("changed while it was read"),
+                "{change}: {error}"
+            );
         }
     }
 
@@ -230,7 +266,10 @@ mod tests {
         let pipe = dir.path().join("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         for path in [dir.path(), &pipe, Path::new("/dev/zero")] {
-            let error = Upload::open(&Source::File(path.to_path_buf())).await.err().unwrap();
+            let error = Upload::open(&Source::File(path.to_path_buf()))
+                .await
+                .err()
+                .unwrap();
             assert!(error.to_string().contains("no ordinary file"), "{error}");
         }
     }
@@ -238,11 +277,20 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_only_says_it_is_empty_is_not_stored_as_nothing() {
         let path = Path::new("/proc/self/status");
-        let error = Upload::open(&Source::File(path.to_path_buf())).await.err().unwrap();
-        assert!(error.to_string().contains("says that it is empty"), "{error}");
+        let error = Upload::open(&Source::File(path.to_path_buf()))
+            .await
+            .err()
+            .unwrap();
+        assert!(
+            error.to_string().contains("says that it is empty"),
+            "{error}"
+        );
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("empty");
         std::fs::write(&path, "").unwrap();
-        assert_eq!(Upload::open(&Source::File(path)).await.unwrap().size, Some(0));
+        assert_eq!(
+            Upload::open(&Source::File(path)).await.unwrap().size,
+            Some(0)
+        );
     }
 }

@@ -22,7 +22,8 @@ pub(super) struct Item {
 
 type Items<'a> = Box<dyn Iterator<Item = Result<Item, Failure>> + 'a>;
 
-/// All files of the command line. What is wrong with the command line itself is said before any of them moves.
+/// All files of the command line. What is wrong with the command line itself is said before any of
+/// them moves.
 pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, Failure>>, Failure> {
     let into = options.dest.ends_with('/');
     if options.src.len() > 1 && !into {
@@ -41,15 +42,23 @@ pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, F
     for path in &options.src {
         if path == Path::new("-") {
             if into {
-                return Err(Failure::Usage("stdin has no name of its own: say one as DEST".to_owned()));
+                return Err(Failure::Usage(
+                    "stdin has no name of its own: say one as DEST".to_owned(),
+                ));
             }
-            let item = Item { source: Source::Stdin, name: name(&options.dest)? };
+            let item = Item {
+                source: Source::Stdin,
+                name: name(&options.dest)?,
+            };
             sources.push(Box::new(std::iter::once(Ok(item))));
         } else if path.is_dir() {
             sources.push(Box::new(below(path, options)?));
         } else {
             let item = last(path).and_then(|last| {
-                Ok(Item { source: Source::File(path.clone()), name: target(&options.dest, last)? })
+                Ok(Item {
+                    source: Source::File(path.clone()),
+                    name: target(&options.dest, last)?,
+                })
             });
             sources.push(Box::new(std::iter::once(item)));
         }
@@ -57,14 +66,18 @@ pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, F
     Ok(sources.into_iter().flatten())
 }
 
-/// Two sources of one last name would become one file, or their folders one. Those without a name, such as `..`, go
-/// straight into the folder and are meant to meet.
+/// Two sources of one last name would become one file, or their folders one. Those without a name,
+/// such as `..`, go straight into the folder and are meant to meet.
 fn refuse_twins(options: &Put) -> Result<(), Failure> {
     let mut seen: HashMap<&OsStr, &Path> = HashMap::new();
     for path in &options.src {
-        let Some(last) = path.file_name() else { continue };
+        let Some(last) = path.file_name() else {
+            continue;
+        };
         if let Some(other) = seen.insert(last, path) {
-            return Err(Failure::Usage(format!("{other:?} and {path:?} would get one name, {last:?}")));
+            return Err(Failure::Usage(format!(
+                "{other:?} and {path:?} would get one name, {last:?}"
+            )));
         }
     }
     Ok(())
@@ -76,7 +89,10 @@ fn below<'a>(
     options: &Put,
 ) -> Result<impl Iterator<Item = Result<Item, Failure>> + use<'a>, Failure> {
     if !options.recursive {
-        return Err(Failure::Usage(format!("{} is a folder; --recursive takes it", root.display())));
+        return Err(Failure::Usage(format!(
+            "{} is a folder; --recursive takes it",
+            root.display()
+        )));
     }
     // `.` and `/` have no name of their own: what is in them goes straight into the folder.
     let prefix = match (options.dest.ends_with('/'), root.file_name()) {
@@ -100,7 +116,11 @@ fn unwalkable(root: &Path, prefix: &str, error: &walkdir::Error) -> Failure {
     let relative = path.strip_prefix(root).unwrap_or(path).to_string_lossy();
     let failure = match (error.loop_ancestor(), error.io_error()) {
         (Some(above), _) => {
-            let message = format!("{} leads back to {}: a loop", path.display(), above.display());
+            let message = format!(
+                "{} leads back to {}: a loop",
+                path.display(),
+                above.display()
+            );
             Failure::Failed(message)
         }
         (None, Some(io)) => unreadable(path, io),
@@ -110,7 +130,11 @@ fn unwalkable(root: &Path, prefix: &str, error: &walkdir::Error) -> Failure {
 }
 
 fn item(root: &Path, prefix: &str, entry: &DirEntry) -> Result<Item, Failure> {
-    let relative = entry.path().strip_prefix(root).unwrap_or_else(|_| entry.path()).to_string_lossy();
+    let relative = entry
+        .path()
+        .strip_prefix(root)
+        .unwrap_or_else(|_| entry.path())
+        .to_string_lossy();
     let would_be = format!("{prefix}{relative}");
     ordinary(root, prefix, entry).map_err(|failure| failure.of(&would_be))
 }
@@ -119,28 +143,45 @@ fn ordinary(root: &Path, prefix: &str, entry: &DirEntry) -> Result<Item, Failure
     let path = entry.path();
     let kind = entry.file_type();
     if kind.is_symlink() {
-        let message = format!("{} is a symbolic link; --follow reads through it", path.display());
+        let message = format!(
+            "{} is a symbolic link; --follow reads through it",
+            path.display()
+        );
         return Err(Failure::Failed(message));
     }
     if !kind.is_file() {
-        return Err(Failure::Failed(format!("{} is no ordinary file", path.display())));
+        return Err(Failure::Failed(format!(
+            "{} is no ordinary file",
+            path.display()
+        )));
     }
     if entry.file_name().to_str().is_some_and(is_reserved) {
-        let message = format!("{} is an unfinished download by its name; put it alone", path.display());
+        let message = format!(
+            "{} is an unfinished download by its name; put it alone",
+            path.display()
+        );
         return Err(Failure::Failed(message));
     }
     let relative = path.strip_prefix(root).unwrap_or(path);
     let relative = relative.to_str().ok_or_else(|| not_utf8(path))?;
-    Ok(Item { source: Source::File(path.to_path_buf()), name: name(&format!("{prefix}{relative}"))? })
+    Ok(Item {
+        source: Source::File(path.to_path_buf()),
+        name: name(&format!("{prefix}{relative}"))?,
+    })
 }
 
 fn last(path: &Path) -> Result<&str, Failure> {
-    let last = path.file_name().ok_or_else(|| unreadable(path, &std::io::ErrorKind::IsADirectory.into()))?;
+    let last = path
+        .file_name()
+        .ok_or_else(|| unreadable(path, &std::io::ErrorKind::IsADirectory.into()))?;
     last.to_str().ok_or_else(|| not_utf8(path))
 }
 
 fn not_utf8(path: &Path) -> Failure {
-    Failure::Failed(format!("{} cannot be a name: it is not UTF-8", path.display()))
+    Failure::Failed(format!(
+        "{} cannot be a name: it is not UTF-8",
+        path.display()
+    ))
 }
 
 #[cfg(test)]
@@ -150,7 +191,10 @@ mod tests {
     use clap::Parser;
 
     fn put(args: &[&str]) -> Put {
-        match Args::try_parse_from([&["cstore", "put"], args].concat()).unwrap().command {
+        match Args::try_parse_from([&["cstore", "put"], args].concat())
+            .unwrap()
+            .command
+        {
             Command::Put(options) => options,
             other => panic!("{other:?}"),
         }
@@ -159,7 +203,13 @@ mod tests {
     fn names(args: &[&str]) -> Result<Vec<String>, String> {
         let options = put(args);
         let all = items(&options).map_err(|failure| failure.to_string())?;
-        all.map(|item| Ok(item.map_err(|failure| failure.to_string())?.name.to_string())).collect()
+        all.map(|item| {
+            Ok(item
+                .map_err(|failure| failure.to_string())?
+                .name
+                .to_string())
+        })
+        .collect()
     }
 
     #[test]
@@ -175,12 +225,27 @@ mod tests {
         let found = |args: &[&str]| names(args).map(|names| names.join(" "));
         assert_eq!(found(&[a, "x"]).as_deref(), Ok("x"));
         assert_eq!(found(&[a, "x/"]).as_deref(), Ok("x/a.txt"));
-        assert_eq!(found(&[a, &format!("{tree}/b"), "/"]).as_deref(), Ok("a.txt b"));
+        assert_eq!(
+            found(&[a, &format!("{tree}/b"), "/"]).as_deref(),
+            Ok("a.txt b")
+        );
         assert_eq!(found(&["-", "x"]).as_deref(), Ok("x"));
-        assert_eq!(found(&["-r", &tree, "x"]).as_deref(), Ok("x/a.txt x/b x/sub/c"));
-        assert_eq!(found(&["-r", &tree, "x/"]).as_deref(), Ok("x/tree/a.txt x/tree/b x/tree/sub/c"));
-        assert_eq!(found(&["-r", &tree, "/"]).as_deref(), Ok("tree/a.txt tree/b tree/sub/c"));
-        assert_eq!(found(&["-r", &inside, "x/"]).as_deref(), Ok("x/a.txt x/b x/sub/c"));
+        assert_eq!(
+            found(&["-r", &tree, "x"]).as_deref(),
+            Ok("x/a.txt x/b x/sub/c")
+        );
+        assert_eq!(
+            found(&["-r", &tree, "x/"]).as_deref(),
+            Ok("x/tree/a.txt x/tree/b x/tree/sub/c")
+        );
+        assert_eq!(
+            found(&["-r", &tree, "/"]).as_deref(),
+            Ok("tree/a.txt tree/b tree/sub/c")
+        );
+        assert_eq!(
+            found(&["-r", &inside, "x/"]).as_deref(),
+            Ok("x/a.txt x/b x/sub/c")
+        );
         for (args, said) in [
             (&[a, a, "x"][..], "several files"),
             (&[a, a, "/"], "one name"),
@@ -190,7 +255,11 @@ mod tests {
             (&[a, "../x"], "'..'"),
             (&[a, ""], "none"),
         ] {
-            assert!(found(args).unwrap_err().contains(said), "{args:?}: {:?}", found(args));
+            assert!(
+                found(args).unwrap_err().contains(said),
+                "{args:?}: {:?}",
+                found(args)
+            );
         }
     }
 
@@ -213,11 +282,21 @@ mod tests {
         };
         let plain = told(&["-r", root, "x"]);
         assert!(plain[0] == "x/file" && plain.len() == 3, "{plain:?}");
-        assert!(plain[1..].iter().all(|line| line.contains("symbolic link")), "{plain:?}");
+        assert!(
+            plain[1..].iter().all(|line| line.contains("symbolic link")),
+            "{plain:?}"
+        );
         let followed = told(&["-r", "-L", root, "x"]);
-        assert!(followed[..2] == ["x/file", "x/link"] && followed[2].contains("loop"), "{followed:?}");
+        assert!(
+            followed[..2] == ["x/file", "x/link"] && followed[2].contains("loop"),
+            "{followed:?}"
+        );
         let absent = dir.path().join("absent");
-        assert_eq!(told(&[absent.to_str().unwrap(), "x"]), ["x"], "it is told when it is opened");
+        assert_eq!(
+            told(&[absent.to_str().unwrap(), "x"]),
+            ["x"],
+            "it is told when it is opened"
+        );
         // A name of an unfinished download goes alone: get would refuse it ever after.
         std::fs::remove_file(format!("{root}/self")).unwrap();
         std::fs::rename(format!("{root}/file"), format!("{root}/a.cstore-part")).unwrap();

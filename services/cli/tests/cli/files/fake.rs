@@ -16,7 +16,10 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn is(&self, method: &str, path: &str) -> bool {
@@ -40,7 +43,11 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, body: body.into(), ..Self::default() }
+        Self {
+            status,
+            body: body.into(),
+            ..Self::default()
+        }
     }
 
     /// Nothing at all, and the end of the connection.
@@ -55,26 +62,40 @@ impl Reply {
 
     /// Of a server that is no gateway.
     pub(crate) fn of_stranger(self) -> Self {
-        Self { stranger: true, ..self }
+        Self {
+            stranger: true,
+            ..self
+        }
     }
 
     pub(crate) fn cut(self, at: usize) -> Self {
-        Self { cut: Some(at), ..self }
+        Self {
+            cut: Some(at),
+            ..self
+        }
     }
 
     /// As a gateway refuses.
     pub(crate) fn problem(status: u16, code: &str) -> Self {
-        let body =
-            format!(r#"{{"status":{status},"detail":"said by a test","code":"{code}","trace_id":"t-1"}}"#);
+        let body = format!(
+            r#"{{"status":{status},"detail":"said by a test","code":"{code}","trace_id":"t-1"}}"#
+        );
         Self::new(status, body).with("x-cstore-trace-id", "t-1")
     }
 
     /// A file, or the rest of it that is asked for.
     pub(crate) fn file(request: &Request, content: &[u8], etag: &str) -> Self {
-        let same = request.header("if-range").is_none_or(|tag| tag == format!("\"{etag}\""));
+        let same = request
+            .header("if-range")
+            .is_none_or(|tag| tag == format!("\"{etag}\""));
         let from = request.header("range").filter(|_| same);
-        let from =
-            from.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        let from = from.and_then(|range| {
+            range
+                .strip_prefix("bytes=")?
+                .strip_suffix('-')?
+                .parse::<usize>()
+                .ok()
+        });
         let reply = match from {
             None => Self::new(200, content),
             Some(from) => {
@@ -96,14 +117,20 @@ impl Fake {
     pub(crate) fn start(answer: impl FnMut(&Request) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (seen, answer) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::new(Mutex::new(answer)));
+        let (seen, answer) = (
+            Arc::<Mutex<Vec<Request>>>::default(),
+            Arc::new(Mutex::new(answer)),
+        );
         let requests = seen.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (answer, requests) = (answer.clone(), requests.clone());
                 std::thread::spawn(move || {
                     let Some(request) = read(&stream) else { return };
-                    requests.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
+                    requests
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(request.clone());
                     let reply = answer.lock().unwrap_or_else(PoisonError::into_inner)(&request);
                     let _ = write(&stream, &request, &reply);
                 });
@@ -118,7 +145,10 @@ impl Fake {
     }
 
     pub(crate) fn count(&self, method: &str) -> usize {
-        self.seen().iter().filter(|request| request.method == method).count()
+        self.seen()
+            .iter()
+            .filter(|request| request.method == method)
+            .count()
     }
 }
 
@@ -127,13 +157,20 @@ fn read(stream: &TcpStream) -> Option<Request> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split(' ');
-    let mut request =
-        Request { method: words.next()?.to_owned(), path: words.next()?.to_owned(), ..Request::default() };
+    let mut request = Request {
+        method: words.next()?.to_owned(),
+        path: words.next()?.to_owned(),
+        ..Request::default()
+    };
     loop {
         line.clear();
         reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        request
+            .headers
+            .push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     if request.header("transfer-encoding").is_some() {
         loop {
@@ -159,10 +196,20 @@ fn write(mut stream: &TcpStream, request: &Request, reply: &Reply) -> std::io::R
         return Ok(());
     }
     let mut head = format!("HTTP/1.1 {} Said\r\nconnection: close\r\n", reply.status);
-    if !reply.headers.iter().any(|(name, _)| name == "content-length") && reply.status != 204 {
+    if !reply
+        .headers
+        .iter()
+        .any(|(name, _)| name == "content-length")
+        && reply.status != 204
+    {
         head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
     }
-    if !reply.stranger && !reply.headers.iter().any(|(name, _)| name == "x-cstore-trace-id") {
+    if !reply.stranger
+        && !reply
+            .headers
+            .iter()
+            .any(|(name, _)| name == "x-cstore-trace-id")
+    {
         head.push_str("x-cstore-trace-id: t-0\r\n");
     }
     for (name, value) in &reply.headers {

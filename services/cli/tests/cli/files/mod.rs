@@ -1,6 +1,9 @@
 //! The commands over files, as processes in front of a gateway that does what it should not.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
 
 mod fake;
 mod get;

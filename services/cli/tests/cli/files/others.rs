@@ -24,7 +24,12 @@ fn every_refusal_has_its_status_and_its_line_of_json() {
         let fake = Fake::start(move |_| Reply::problem(http, code));
         let output = cstore(&fake, &["ls", "--json", "--retries", "0"]);
         let told = lines(&output.stderr);
-        assert_eq!((status(&output), told.len()), (expected, 1), "{http}: {}", said(&output));
+        assert_eq!(
+            (status(&output), told.len()),
+            (expected, 1),
+            "{http}: {}",
+            said(&output)
+        );
         let error = &told[0]["error"];
         assert_eq!(
             (error["code"].as_str(), error["trace_id"].as_str()),
@@ -35,14 +40,26 @@ fn every_refusal_has_its_status_and_its_line_of_json() {
         assert_eq!(status(&plain), expected);
         // What is taken is the new name.
         let about = if http == 409 { "b" } else { "a" };
-        assert_eq!(said(&plain), format!("cstore: {about}: said by a test (trace t-1)\n"));
+        assert_eq!(
+            said(&plain),
+            format!("cstore: {about}: said by a test (trace t-1)\n")
+        );
     }
     let (free, _held) = nobody();
-    let output = command(&format!("http://{free}"), &["ls", "--retries", "1"]).output().unwrap();
-    assert!(status(&output) == 6 && said(&output).contains("connection refused"), "{}", said(&output));
+    let output = command(&format!("http://{free}"), &["ls", "--retries", "1"])
+        .output()
+        .unwrap();
+    assert!(
+        status(&output) == 6 && said(&output).contains("connection refused"),
+        "{}",
+        said(&output)
+    );
     // HEAD has no body to say why.
     let fake = Fake::start(|_| Reply::new(404, ""));
-    assert_eq!(said(&cstore(&fake, &["stat", "a"])), "cstore: a: 404 Not Found (trace t-0)\n");
+    assert_eq!(
+        said(&cstore(&fake, &["stat", "a"])),
+        "cstore: a: 404 Not Found (trace t-0)\n"
+    );
 }
 
 #[test]
@@ -73,7 +90,11 @@ fn of_many_files_each_failure_is_told_and_the_end_says_that_some_are_done() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let fake = Fake::start(|_| Reply::problem(403, "permission_denied"));
     let output = cstore(&fake, &[&["rm"], &names[..]].concat());
-    assert!(status(&output) == 5 && fake.seen().len() < 20, "{} requests", fake.seen().len());
+    assert!(
+        status(&output) == 5 && fake.seen().len() < 20,
+        "{} requests",
+        fake.seen().len()
+    );
     assert!(said(&output).contains("given up"), "{}", said(&output));
 }
 
@@ -82,7 +103,11 @@ fn lists_go_on_page_by_page_and_a_list_that_does_not_is_ended() {
     let page = |request: &Request| {
         let (_, token) = request.path.split_once("page_token=").unwrap();
         let n: usize = token.split('&').next().unwrap().parse().unwrap_or(0);
-        let next = if n < 3 { (n + 1).to_string() } else { String::new() };
+        let next = if n < 3 {
+            (n + 1).to_string()
+        } else {
+            String::new()
+        };
         let body = serde_json::json!({
             "files": [{"name": format!("f{n}"), "size": n, "etag": "e", "modified": "M", "content_type": "t"}],
             "prefixes": [format!("d{n}/")], "next_page_token": next});
@@ -93,14 +118,25 @@ fn lists_go_on_page_by_page_and_a_list_that_does_not_is_ended() {
     assert_eq!(out(&["ls"]), "d0/\nf0\nd1/\nf1\nd2/\nf2\nd3/\nf3\n");
     assert_eq!(out(&["ls", "--limit", "3"]), "d0/\nf0\nd1/\n");
     let long = out(&["ls", "-l", "--limit", "2"]);
-    let columns: Vec<usize> = long.lines().map(|line| line.rfind(['d', 'f']).unwrap()).collect();
+    let columns: Vec<usize> = long
+        .lines()
+        .map(|line| line.rfind(['d', 'f']).unwrap())
+        .collect();
     assert_eq!(columns[0], columns[1], "{long}");
     let all = cstore(&fake, &["ls", "--json"]);
     let all = lines(&all.stdout);
-    assert_eq!((all.len(), &all[0]["prefix"], &all[7]["name"]), (8, &"d0/".into(), &"f3".into()));
-    let endless = Fake::start(|_| Reply::new(200, r#"{"files":[],"prefixes":[],"next_page_token":"x"}"#));
+    assert_eq!(
+        (all.len(), &all[0]["prefix"], &all[7]["name"]),
+        (8, &"d0/".into(), &"f3".into())
+    );
+    let endless =
+        Fake::start(|_| Reply::new(200, r#"{"files":[],"prefixes":[],"next_page_token":"x"}"#));
     let output = cstore(&endless, &["ls"]);
-    assert!(status(&output) == 1 && said(&output).contains("does not go on"), "{}", said(&output));
+    assert!(
+        status(&output) == 1 && said(&output).contains("does not go on"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -111,19 +147,26 @@ fn a_reader_that_goes_away_ends_the_command_in_silence() {
         let files: Vec<Value> = (0..1_000)
             .map(|k| serde_json::json!({"name": format!("a-rather-long-name-{n}-{k}"), "size": 1, "etag": "e"}))
             .collect();
-        let body = serde_json::json!({"files": files, "prefixes": [], "next_page_token": n.to_string()});
+        let body =
+            serde_json::json!({"files": files, "prefixes": [], "next_page_token": n.to_string()});
         Reply::new(200, body.to_string())
     });
     for args in [&["ls"][..], &["ls", "--json"]] {
-        let mut child =
-            command(&fake.url, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command(&fake.url, args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert_eq!((status(&output), said(&output)), (141, String::new()));
     }
     let fake = Fake::start(|request| Reply::file(request, &vec![0; 1 << 20], "e-1"));
-    let mut child =
-        command(&fake.url, &["get", "f", "-"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command(&fake.url, &["get", "f", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((status(&output), said(&output)), (141, String::new()));
@@ -138,17 +181,34 @@ fn i13_the_token_goes_to_the_gateway_and_nowhere_else() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&file, mode).unwrap();
     let fake = Fake::start(|_| Reply::problem(401, "unauthenticated"));
-    let from_env = command(&fake.url, &["ls"]).env("CSTORE_TOKEN", "cst_1_fromenv").output().unwrap();
+    let from_env = command(&fake.url, &["ls"])
+        .env("CSTORE_TOKEN", "cst_1_fromenv")
+        .output()
+        .unwrap();
     let args = ["ls", "--token-file", text(&file)];
-    let from_file = command(&fake.url, &args).env("CSTORE_TOKEN", "cst_1_fromenv").output().unwrap();
-    let sent: Vec<String> =
-        fake.seen().iter().map(|request| request.header("authorization").unwrap().to_owned()).collect();
+    let from_file = command(&fake.url, &args)
+        .env("CSTORE_TOKEN", "cst_1_fromenv")
+        .output()
+        .unwrap();
+    let sent: Vec<String> = fake
+        .seen()
+        .iter()
+        .map(|request| request.header("authorization").unwrap().to_owned())
+        .collect();
     assert_eq!(sent, ["Bearer cst_1_fromenv", "Bearer cst_1_fromfile"]);
     for output in [from_env, from_file] {
-        assert!(status(&output) == 5 && !said(&output).contains("cst_1_"), "{}", said(&output));
+        assert!(
+            status(&output) == 5 && !said(&output).contains("cst_1_"),
+            "{}",
+            said(&output)
+        );
     }
     let redirect = Fake::start(|_| Reply::new(302, "").with("location", "http://127.0.0.1:1/"));
-    assert_eq!(status(&cstore(&redirect, &["ls"])), 1, "a token is not carried elsewhere");
+    assert_eq!(
+        status(&cstore(&redirect, &["ls"])),
+        1,
+        "a token is not carried elsewhere"
+    );
 }
 
 #[test]
@@ -164,17 +224,28 @@ fn what_is_in_the_way_here_is_not_replaced_without_force() {
     assert_eq!(status(&get(&["--force", "--verify"])), 0);
     assert_eq!(std::fs::read(&dest).unwrap(), b"theirs");
     let again = get(&[]);
-    assert!(status(&again) == 0 && said(&again).contains("unchanged"), "{}", said(&again));
+    assert!(
+        status(&again) == 0 && said(&again).contains("unchanged"),
+        "{}",
+        said(&again)
+    );
     // A folder takes the file in, and is never replaced.
     let output = cstore(&fake, &["get", "a/f", text(dir.path()), "--force"]);
     assert_eq!(status(&output), 0, "{}", said(&output));
     std::fs::create_dir(dir.path().join("g")).unwrap();
-    assert_eq!(status(&cstore(&fake, &["get", "a/g", text(dir.path()), "--force"])), 4);
+    assert_eq!(
+        status(&cstore(&fake, &["get", "a/g", text(dir.path()), "--force"])),
+        4
+    );
     // Damage on the way is found.
     std::fs::write(&dest, "mine").unwrap();
     let fake = Fake::start(|request| Reply::file(request, b"thairs", &etag(b"theirs")));
     let output = cstore(&fake, &["get", "f", text(&dest), "--force", "--verify"]);
-    assert!(status(&output) == 1 && said(&output).contains("not what the gateway has"), "{}", said(&output));
+    assert!(
+        status(&output) == 1 && said(&output).contains("not what the gateway has"),
+        "{}",
+        said(&output)
+    );
     assert_eq!(std::fs::read(&dest).unwrap(), b"mine");
     assert_eq!(files_in(dir.path()), ["f", "g"]);
 }
@@ -219,19 +290,36 @@ fn what_makes_no_sense_ends_with_64_before_anybody_is_asked() {
         let output = cstore(&fake, args);
         assert_eq!(status(&output), 64, "{args:?}: {}", said(&output));
     }
-    for (variable, value) in [("CSTORE_TOKEN", "cst_1_\u{1}s3cret"), ("CSTORE_URL", "http://ada:s3cret@g")] {
-        let output = command(&fake.url, &["ls"]).env(variable, value).output().unwrap();
+    for (variable, value) in [
+        ("CSTORE_TOKEN", "cst_1_\u{1}s3cret"),
+        ("CSTORE_URL", "http://ada:s3cret@g"),
+    ] {
+        let output = command(&fake.url, &["ls"])
+            .env(variable, value)
+            .output()
+            .unwrap();
         assert_eq!(status(&output), 64, "{}", said(&output));
-        assert!(said(&output).contains(variable) && !said(&output).contains("s3cret"), "{}", said(&output));
+        assert!(
+            said(&output).contains(variable) && !said(&output).contains("s3cret"),
+            "{}",
+            said(&output)
+        );
     }
     assert_eq!(fake.seen().len(), 0);
     // Whoever wants JSON gets it, also of a command line that cannot be parsed.
-    for args in
-        [&["ls", "--json", "--limit", "0"][..], &["put", "--json"], &["admin", "gc", "--json", "--fly"]]
-    {
+    for args in [
+        &["ls", "--json", "--limit", "0"][..],
+        &["put", "--json"],
+        &["admin", "gc", "--json", "--fly"],
+    ] {
         let output = cstore(&fake, args);
         let told = lines(&output.stderr);
-        assert_eq!((told.len(), &told[0]["error"]["code"]), (1, &"usage".into()), "{}", said(&output));
+        assert_eq!(
+            (told.len(), &told[0]["error"]["code"]),
+            (1, &"usage".into()),
+            "{}",
+            said(&output)
+        );
     }
 }
 
@@ -240,14 +328,24 @@ fn completions_and_manual_pages_know_the_commands() {
     let fake = Fake::start(|_| Reply::lost());
     for shell in ["bash", "zsh", "fish"] {
         let output = cstore(&fake, &["completions", shell]);
-        assert!(status(&output) == 0 && said(&output).contains("if-match"), "{shell}");
+        assert!(
+            status(&output) == 0 && said(&output).contains("if-match"),
+            "{shell}"
+        );
     }
     let page = said(&cstore(&fake, &["man"]));
-    assert!(page.contains(".TH cstore") && page.contains("Exit status") && page.contains("put"), "{page}");
+    assert!(
+        page.contains(".TH cstore") && page.contains("Exit status") && page.contains("put"),
+        "{page}"
+    );
     assert!(said(&cstore(&fake, &["man", "put"])).contains("overwrite"));
     assert!(said(&cstore(&fake, &["man", "admin", "token", "create"])).contains("rights"));
     let help = cstore(&fake, &["help"]);
-    assert!(status(&help) == 0 && said(&help).contains("Exit status:"), "{}", said(&help));
+    assert!(
+        status(&help) == 0 && said(&help).contains("Exit status:"),
+        "{}",
+        said(&help)
+    );
 }
 
 #[test]
@@ -274,7 +372,11 @@ fn a_server_that_is_no_gateway_is_told_and_not_believed() {
         ] {
             let output = cstore(&fake, args);
             assert_eq!(status(&output), 1, "{http} {args:?}: {}", said(&output));
-            assert!(said(&output).contains("no C-Store gateway"), "{http} {args:?}: {}", said(&output));
+            assert!(
+                said(&output).contains("no C-Store gateway"),
+                "{http} {args:?}: {}",
+                said(&output)
+            );
         }
     }
     assert_eq!(files_in(dir.path()), ["src"]);
@@ -290,11 +392,24 @@ fn a_slash_alone_is_the_folder_of_everything() {
             let usage = r#"{"prefix":"","files":1,"logical_bytes":1,"unique_bytes":1,"shared_bytes":0,"freed_bytes":1}"#;
             return Reply::new(200, usage);
         }
-        Reply::new(200, r#"{"files":[],"prefixes":["a/"],"next_page_token":""}"#)
+        Reply::new(
+            200,
+            r#"{"files":[],"prefixes":["a/"],"next_page_token":""}"#,
+        )
     });
-    assert_eq!((status(&cstore(&fake, &["ls", "/"])), status(&cstore(&fake, &["du", "/"]))), (0, 0));
+    assert_eq!(
+        (
+            status(&cstore(&fake, &["ls", "/"])),
+            status(&cstore(&fake, &["du", "/"]))
+        ),
+        (0, 0)
+    );
     let seen = fake.seen();
-    assert!(seen[0].path.starts_with("/api/files?prefix=&"), "{}", seen[0].path);
+    assert!(
+        seen[0].path.starts_with("/api/files?prefix=&"),
+        "{}",
+        seen[0].path
+    );
     assert_eq!(seen[1].path, "/api/usage?prefix=");
 }
 
@@ -302,7 +417,10 @@ fn a_slash_alone_is_the_folder_of_everything() {
 fn a_folder_that_is_not_there_is_told_among_others_and_a_folder_is_hinted_at() {
     let fake = Fake::start(|request: &Request| {
         if request.path.starts_with("/api/files?prefix=a%2F") {
-            return Reply::new(200, r#"{"files":[{"name":"a/x","size":1,"etag":"e"}],"prefixes":[]}"#);
+            return Reply::new(
+                200,
+                r#"{"files":[{"name":"a/x","size":1,"etag":"e"}],"prefixes":[]}"#,
+            );
         }
         if request.path.starts_with("/api/files?") {
             return Reply::new(200, r#"{"files":[],"prefixes":[]}"#);
@@ -318,14 +436,28 @@ fn a_folder_that_is_not_there_is_told_among_others_and_a_folder_is_hinted_at() {
         "{}",
         said(&output)
     );
-    for (names, expected) in [(&["missing"][..], 3), (&["missing", "gone"], 3), (&["a"], 0)] {
-        assert_eq!(status(&cstore(&fake, &[&["rm", "-r"], names].concat())), expected, "{names:?}");
+    for (names, expected) in [
+        (&["missing"][..], 3),
+        (&["missing", "gone"], 3),
+        (&["a"], 0),
+    ] {
+        assert_eq!(
+            status(&cstore(&fake, &[&["rm", "-r"], names].concat())),
+            expected,
+            "{names:?}"
+        );
     }
-    for (args, hinted) in
-        [(["rm", "a"], true), (["get", "a"], true), (["rm", "missing"], false), (["get", "missing"], false)]
-    {
+    for (args, hinted) in [
+        (["rm", "a"], true),
+        (["get", "a"], true),
+        (["rm", "missing"], false),
+        (["get", "missing"], false),
+    ] {
         let dir = tempfile::tempdir().unwrap();
-        let output = command(&fake.url, &args).current_dir(dir.path()).output().unwrap();
+        let output = command(&fake.url, &args)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
         assert_eq!(
             (status(&output), said(&output).contains("--recursive")),
             (3, hinted),

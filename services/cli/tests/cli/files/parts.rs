@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::files::fake::{Fake, Reply, Request};
-use crate::files::run::{bytes, command, cstore, etag, files_in, lines, nobody, said, status, text};
+use crate::files::run::{
+    bytes, command, cstore, etag, files_in, lines, nobody, said, status, text,
+};
 
 /// What has become of the file of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,12 @@ fn i2_a_whole_part_of_an_earlier_process_is_delivered_only_when_the_gateway_stil
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("f");
     let (content, other) = (bytes(300_000, 12), bytes(300_000, 13));
-    for (then, expected) in [(Now::Same, 0), (Now::Other, 0), (Now::Gone, 3), (Now::Denied, 5)] {
+    for (then, expected) in [
+        (Now::Same, 0),
+        (Now::Other, 0),
+        (Now::Gone, 3),
+        (Now::Denied, 5),
+    ] {
         let (fake, now) = gateway(content.clone(), other.clone());
         let get = ["get", "f", text(&dest), "--json", "--retries", "0"];
         assert_eq!(status(&cstore(&fake, &get)), 6);
@@ -61,12 +68,18 @@ fn i2_a_whole_part_of_an_earlier_process_is_delivered_only_when_the_gateway_stil
                 assert_eq!(lines(&output.stdout)[0]["status"], "resumed");
             }
             Now::Other => {
-                assert!(std::fs::read(&dest).unwrap() == other, "an old version was delivered");
+                assert!(
+                    std::fs::read(&dest).unwrap() == other,
+                    "an old version was delivered"
+                );
                 assert_eq!(lines(&output.stdout)[0]["status"], "received");
             }
             // What is gone has no rest; who may not read now may do so later.
             Now::Gone => assert!(files_in(dir.path()).is_empty()),
-            _ => assert_eq!(files_in(dir.path()), ["f.cstore-part", "f.cstore-part.json"]),
+            _ => assert_eq!(
+                files_in(dir.path()),
+                ["f.cstore-part", "f.cstore-part.json"]
+            ),
         }
         for file in files_in(dir.path()) {
             std::fs::remove_file(dir.path().join(file)).unwrap();
@@ -84,7 +97,11 @@ fn a_note_that_is_a_link_or_a_pipe_is_neither_written_through_nor_waited_for() {
     let fake = Fake::start(|request| Reply::file(request, b"theirs", "e-1"));
     let get = || {
         let output = cstore(&fake, &["get", "f", text(&dest)]);
-        assert!(status(&output) == 4 && said(&output).contains("in the way"), "{}", said(&output));
+        assert!(
+            status(&output) == 4 && said(&output).contains("in the way"),
+            "{}",
+            said(&output)
+        );
     };
     get();
     assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
@@ -101,12 +118,23 @@ fn a_file_of_somebody_that_has_the_name_of_a_part_stays_as_it_is() {
     let fake = Fake::start(|request| Reply::file(request, b"theirs", "e-1"));
     std::fs::write(part(&dest), "mine").unwrap();
     let output = cstore(&fake, &["get", "a", text(&dest), "--force"]);
-    assert!(status(&output) == 4 && said(&output).contains("another name"), "{}", said(&output));
+    assert!(
+        status(&output) == 4 && said(&output).contains("another name"),
+        "{}",
+        said(&output)
+    );
     assert_eq!(std::fs::read(part(&dest)).unwrap(), b"mine");
     std::fs::remove_file(part(&dest)).unwrap();
     for name in ["a.cstore-part", "a.cstore-part.json"] {
-        let output = command(&fake.url, &["get", name]).current_dir(dir.path()).output().unwrap();
-        assert!(status(&output) == 4 && said(&output).contains("unfinished"), "{}", said(&output));
+        let output = command(&fake.url, &["get", name])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(
+            status(&output) == 4 && said(&output).contains("unfinished"),
+            "{}",
+            said(&output)
+        );
         let under = cstore(&fake, &["get", name, text(&dest), "--force"]);
         assert_eq!(status(&under), 0, "{}", said(&under));
     }
@@ -123,7 +151,11 @@ fn a_pipe_is_not_replaced_even_with_force() {
     for force in [&[][..], &["--force"]] {
         for dest in [&dest, &link] {
             let output = cstore(&fake, &[&["get", "f", text(dest)], force].concat());
-            assert!(status(&output) == 4 && said(&output).contains("- as DEST"), "{}", said(&output));
+            assert!(
+                status(&output) == 4 && said(&output).contains("- as DEST"),
+                "{}",
+                said(&output)
+            );
         }
     }
     assert_eq!(files_in(dir.path()), ["f", "link"]);
@@ -136,14 +168,26 @@ fn a_get_that_fails_before_the_first_byte_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("f");
     let (free, _held) = nobody();
-    let answers: [fn(&Request) -> Reply; 3] =
-        [|_| Reply::problem(404, "not_found"), |_| Reply::problem(401, "unauthenticated"), |_| Reply::lost()];
-    let mut urls: Vec<String> = answers.into_iter().map(|answer| Fake::start(answer).url).collect();
+    let answers: [fn(&Request) -> Reply; 3] = [
+        |_| Reply::problem(404, "not_found"),
+        |_| Reply::problem(401, "unauthenticated"),
+        |_| Reply::lost(),
+    ];
+    let mut urls: Vec<String> = answers
+        .into_iter()
+        .map(|answer| Fake::start(answer).url)
+        .collect();
     urls.push(format!("http://{free}"));
     for (url, expected) in urls.iter().zip([3, 5, 6, 6]) {
-        let output = command(url, &["get", "f", text(&dest), "--retries", "0"]).output().unwrap();
+        let output = command(url, &["get", "f", text(&dest), "--retries", "0"])
+            .output()
+            .unwrap();
         assert_eq!(status(&output), expected, "{}", said(&output));
-        assert!(files_in(dir.path()).is_empty(), "{expected}: {:?}", files_in(dir.path()));
+        assert!(
+            files_in(dir.path()).is_empty(),
+            "{expected}: {:?}",
+            files_in(dir.path())
+        );
     }
 }
 
@@ -157,18 +201,30 @@ fn a_destination_with_a_slash_is_a_folder_and_what_is_the_same_already_can_be_ve
         let output = get();
         assert_eq!(status(&output), 0, "{}", said(&output));
         let got = &lines(&output.stdout)[0];
-        assert_eq!((&got["status"], &got["verified"]), (&expected.into(), &true.into()));
+        assert_eq!(
+            (&got["status"], &got["verified"]),
+            (&expected.into(), &true.into())
+        );
     }
     assert_eq!(files_in(&dir.path().join("new/er")), ["f"]);
     let gone = Fake::start(|_| Reply::problem(404, "not_found"));
     let other = format!("{}/other/", text(dir.path()));
     assert_eq!(status(&cstore(&gone, &["get", "a/f", &other])), 3);
-    assert_eq!(files_in(dir.path()), ["new"], "no folder is made for nothing");
+    assert_eq!(
+        files_in(dir.path()),
+        ["new"],
+        "no folder is made for nothing"
+    );
     // A folder cannot be made where a file is, and that is said once for all files.
     std::fs::write(dir.path().join("file"), "x").unwrap();
     let root = format!("{}/file/below", text(dir.path()));
     let output = cstore(&fake, &["get", "-r", "a", &root]);
-    assert_eq!((status(&output), said(&output).lines().count()), (1, 1), "{}", said(&output));
+    assert_eq!(
+        (status(&output), said(&output).lines().count()),
+        (1, 1),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]

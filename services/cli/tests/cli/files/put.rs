@@ -12,20 +12,35 @@ fn a_busy_gateway_is_asked_again_and_the_whole_file_is_sent_again() {
     let src = dir.path().join("note.txt");
     let content = bytes(700_000, 6);
     std::fs::write(&src, &content).unwrap();
-    let busy = |n: usize| (n <= 2).then(|| Reply::problem(503, "unavailable").with("retry-after", "0"));
+    let busy =
+        |n: usize| (n <= 2).then(|| Reply::problem(503, "unavailable").with("retry-after", "0"));
     let mut n = 0;
     let fake = Fake::start(move |request| {
         n += 1;
         let size = request.body.len();
         busy(n).unwrap_or_else(|| {
-            Reply::new(201, format!(r#"{{"size":{size},"etag":"e-1","new_bytes":{size}}}"#))
+            Reply::new(
+                201,
+                format!(r#"{{"size":{size},"etag":"e-1","new_bytes":{size}}}"#),
+            )
         })
     });
-    let put = ["put", text(&src), "d/", "--meta", "Owner=Ada=B", "--verify", "--json"];
+    let put = [
+        "put",
+        text(&src),
+        "d/",
+        "--meta",
+        "Owner=Ada=B",
+        "--verify",
+        "--json",
+    ];
     let output = cstore(&fake, &put);
     assert_eq!(status(&output), 0, "{}", said(&output));
     let stored = &lines(&output.stdout)[0];
-    assert_eq!((&stored["status"], &stored["name"]), (&"created".into(), &"d/note.txt".into()));
+    assert_eq!(
+        (&stored["status"], &stored["name"]),
+        (&"created".into(), &"d/note.txt".into())
+    );
     let requests = fake.seen();
     assert_eq!(requests.len(), 3);
     for request in &requests {
@@ -42,13 +57,19 @@ fn a_busy_gateway_is_asked_again_and_the_whole_file_is_sent_again() {
         n += 1;
         busy(n).unwrap_or_else(|| Reply::new(200, list))
     });
-    assert_eq!(String::from_utf8(cstore(&fake, &["ls"]).stdout).unwrap(), "a/\n");
+    assert_eq!(
+        String::from_utf8(cstore(&fake, &["ls"]).stdout).unwrap(),
+        "a/\n"
+    );
     let mut n = 0;
     let fake = Fake::start(move |_| {
         n += 1;
         busy(n).unwrap_or_else(|| Reply::new(204, ""))
     });
-    assert_eq!((status(&cstore(&fake, &["rm", "a"])), fake.count("DELETE")), (0, 3));
+    assert_eq!(
+        (status(&cstore(&fake, &["rm", "a"])), fake.count("DELETE")),
+        (0, 3)
+    );
 }
 
 #[test]
@@ -77,7 +98,12 @@ fn a_put_whose_answer_was_lost_is_recognised_and_that_of_another_is_not() {
         let tag = etag(&there);
         let fake = Fake::start(move |request| Reply::file(request, &there, &tag));
         let output = cstore(&fake, &["put", text(&src), "f"]);
-        assert_eq!((status(&output), fake.count("PUT")), (expected, 0), "{}", said(&output));
+        assert_eq!(
+            (status(&output), fake.count("PUT")),
+            (expected, 0),
+            "{}",
+            said(&output)
+        );
     }
 }
 
@@ -87,23 +113,41 @@ fn stdin_is_sent_once() {
     let fake = Fake::start(move |request| {
         n += 1;
         if n == 1 {
-            Reply::new(201, format!(r#"{{"size":{},"etag":"e"}}"#, request.body.len()))
+            Reply::new(
+                201,
+                format!(r#"{{"size":{},"etag":"e"}}"#, request.body.len()),
+            )
         } else {
             Reply::lost()
         }
     });
     let put = || {
         let mut command = command(&fake.url, &["put", "-", "f", "--overwrite"]);
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(&bytes(1 << 20, 9)).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(&bytes(1 << 20, 9))
+            .unwrap();
         child.wait_with_output().unwrap()
     };
     assert_eq!(status(&put()), 0);
     let lost = put();
     assert_eq!((status(&lost), fake.count("PUT")), (6, 2));
-    assert!(said(&lost).contains("whether it was done is unknown"), "{}", said(&lost));
-    assert!(fake.seen()[0].body == bytes(1 << 20, 9) && fake.seen()[0].path == "/api/files/f?overwrite=true");
+    assert!(
+        said(&lost).contains("whether it was done is unknown"),
+        "{}",
+        said(&lost)
+    );
+    assert!(
+        fake.seen()[0].body == bytes(1 << 20, 9)
+            && fake.seen()[0].path == "/api/files/f?overwrite=true"
+    );
 }
 
 #[test]
@@ -111,12 +155,18 @@ fn a_gateway_that_has_stored_something_else_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let src = dir.path().join("f");
     std::fs::write(&src, "four").unwrap();
-    for (body, told) in
-        [(r#"{"size":3,"etag":"e"}"#, "4 bytes were sent"), ("{}", "not understood"), ("", "not understood")]
-    {
+    for (body, told) in [
+        (r#"{"size":3,"etag":"e"}"#, "4 bytes were sent"),
+        ("{}", "not understood"),
+        ("", "not understood"),
+    ] {
         let fake = Fake::start(move |_| Reply::new(201, body));
         let output = cstore(&fake, &["put", text(&src), "f"]);
-        assert!(status(&output) == 1 && said(&output).contains(told), "{body}: {}", said(&output));
+        assert!(
+            status(&output) == 1 && said(&output).contains(told),
+            "{body}: {}",
+            said(&output)
+        );
     }
 }
 
@@ -135,16 +185,31 @@ fn a_request_that_may_have_been_carried_out_is_repeated_only_where_that_is_harml
     std::fs::write(&src, bytes(300_000, 11)).unwrap();
     let fake = lost();
     let output = cstore(&fake, &["put", text(&src), "f", "--overwrite"]);
-    assert_eq!((status(&output), fake.count("PUT")), (6, 1), "{}", said(&output));
+    assert_eq!(
+        (status(&output), fake.count("PUT")),
+        (6, 1),
+        "{}",
+        said(&output)
+    );
     assert!(said(&output).contains("unknown"), "{}", said(&output));
     let fake = lost();
-    assert_eq!((status(&cstore(&fake, &["rm", "a", "--if-match", "e-1"])), fake.seen().len()), (6, 1));
+    assert_eq!(
+        (
+            status(&cstore(&fake, &["rm", "a", "--if-match", "e-1"])),
+            fake.seen().len()
+        ),
+        (6, 1)
+    );
     assert_eq!(fake.seen()[0].header("if-match"), Some("\"e-1\""));
     // Gone after a lost answer is what was wished; gone before is not.
     let mut n = 0;
     let fake = Fake::start(move |_| {
         n += 1;
-        if n == 1 { Reply::lost() } else { Reply::problem(404, "not_found") }
+        if n == 1 {
+            Reply::lost()
+        } else {
+            Reply::problem(404, "not_found")
+        }
     });
     assert_eq!(status(&cstore(&fake, &["rm", "a"])), 0);
     assert_eq!(status(&cstore(&fake, &["rm", "a"])), 3);
@@ -157,23 +222,43 @@ fn what_cannot_be_uploaded_is_told_and_nothing_of_it_is_sent() {
     let fake = Fake::start(|_| Reply::lost());
     let pipe = dir.path().join("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    for (source, why) in [(text(&pipe), "no ordinary file"), ("/proc/self/status", "says that it is empty")] {
+    for (source, why) in [
+        (text(&pipe), "no ordinary file"),
+        ("/proc/self/status", "says that it is empty"),
+    ] {
         for verify in [&[][..], &["--verify"]] {
             let output = cstore(&fake, &[&["put", source, "x"], verify].concat());
-            assert!(status(&output) == 1 && said(&output).contains(why), "{}", said(&output));
+            assert!(
+                status(&output) == 1 && said(&output).contains(why),
+                "{}",
+                said(&output)
+            );
         }
     }
     let tree = dir.path().join("tree");
     std::fs::create_dir(&tree).unwrap();
     let output = cstore(&fake, &["put", "-r", text(&tree), "x"]);
-    assert!(status(&output) == 3 && said(&output).contains("no file"), "{}", said(&output));
-    // A failure is told under the name that the file would have had, and its line cannot be broken by it.
+    assert!(
+        status(&output) == 3 && said(&output).contains("no file"),
+        "{}",
+        said(&output)
+    );
+    // A failure is told under the name that the file would have had, and its line cannot be broken
+    // by it.
     std::fs::write(tree.join("a.cstore-part"), "part").unwrap();
     std::os::unix::fs::symlink("nowhere", tree.join("li\nnk")).unwrap();
     let output = cstore(&fake, &["put", "-r", text(&tree), "x", "--json"]);
     let told = lines(&output.stderr);
-    let names: Vec<&str> = told.iter().filter_map(|line| line["error"]["name"].as_str()).collect();
-    assert_eq!((status(&output), names), (1, vec!["x/a.cstore-part", "x/li\nnk"]), "{}", said(&output));
+    let names: Vec<&str> = told
+        .iter()
+        .filter_map(|line| line["error"]["name"].as_str())
+        .collect();
+    assert_eq!(
+        (status(&output), names),
+        (1, vec!["x/a.cstore-part", "x/li\nnk"]),
+        "{}",
+        said(&output)
+    );
     let plain = cstore(&fake, &["put", "-r", text(&tree), "x"]);
     assert_eq!(said(&plain).lines().count(), 3, "{}", said(&plain));
     assert_eq!(fake.seen().len(), 0);

@@ -17,7 +17,10 @@ pub(crate) fn command(url: &str, args: &[&str]) -> Command {
 }
 
 pub(crate) fn cstore(fake: &Fake, args: &[&str]) -> Output {
-    command(&fake.url, args).stdin(Stdio::null()).output().unwrap()
+    command(&fake.url, args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 pub(crate) fn status(output: &Output) -> i32 {
@@ -25,11 +28,18 @@ pub(crate) fn status(output: &Output) -> i32 {
 }
 
 pub(crate) fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 pub(crate) fn lines(bytes: &[u8]) -> Vec<Value> {
-    String::from_utf8_lossy(bytes).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    String::from_utf8_lossy(bytes)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 pub(crate) fn text(path: &Path) -> &str {
@@ -40,7 +50,9 @@ pub(crate) fn text(path: &Path) -> &str {
 pub(crate) fn bytes(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let next = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..len).map(next).collect()
@@ -53,14 +65,16 @@ pub(crate) fn etag(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn files_in(dir: &Path) -> Vec<String> {
-    let names =
-        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
 }
 
-/// Deadline of every wait for another process. Far beyond what it takes on an idle machine: only a defect meets it.
+/// Deadline of every wait for another process. Far beyond what it takes on an idle machine: only a
+/// defect meets it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for what another process does.
@@ -72,13 +86,16 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "bounded by the deadline of the condition that is awaited")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "bounded by the deadline of the condition that is awaited"
+)]
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives; a port that was
-/// given back could be the next one of another test.
+/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives;
+/// a port that was given back could be the next one of another test.
 pub(crate) fn nobody() -> (String, TcpSocket) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

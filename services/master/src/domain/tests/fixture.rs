@@ -13,8 +13,8 @@ use cstore_node::clock::Clock;
 use cstore_node::metrics::CommitMetrics;
 use cstore_proto::TicketClaims;
 use cstore_types::{
-    BlockId, ClusterSecret, FileName, MapVersion, NodeId, RootBuilder, SealSeq, SessionId, StoreUuid, Tenant,
-    UserMetadata, WriteCondition,
+    BlockId, ClusterSecret, FileName, MapVersion, NodeId, RootBuilder, SealSeq, SessionId,
+    StoreUuid, Tenant, UserMetadata, WriteCondition,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -22,7 +22,9 @@ use tokio::time::Instant;
 
 use super::super::*;
 use crate::store::keys::{FileRecord, SessionRecord};
-use crate::store::{Change, MetaStore, Observer, Position, SledMeta, SledOptions, Versioned, WriterState};
+use crate::store::{
+    Change, MetaStore, Observer, Position, SledMeta, SledOptions, Versioned, WriterState,
+};
 
 /// A clock that stands still until a test moves it.
 #[derive(Debug)]
@@ -43,8 +45,9 @@ impl Clock for FakeClock {
 /// Something that happens once, just before a read of the given key.
 type Interruption = Box<dyn FnOnce() -> futures_util::future::BoxFuture<'static, ()> + Send>;
 
-/// A store that can be interrupted: it suspends the caller before and after each operation, so that a dropped future
-/// ends at each of these places, and it lets a test act between two reads of a rule.
+/// A store that can be interrupted: it suspends the caller before and after each operation, so that
+/// a dropped future ends at each of these places, and it lets a test act between two reads of a
+/// rule.
 #[derive(Default)]
 struct Interruptions {
     before_get: Mutex<Option<(Vec<u8>, Interruption)>>,
@@ -91,7 +94,11 @@ impl MetaStore for SlowStore {
 
     async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
         suspend().await;
-        let act = self.interruptions.before_get.lock().take_if(|(struck, _)| struck == key);
+        let act = self
+            .interruptions
+            .before_get
+            .lock()
+            .take_if(|(struck, _)| struck == key);
         if let Some((_, act)) = act {
             act().await;
         }
@@ -163,10 +170,17 @@ impl Fixture {
     pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let derived = Arc::new(Derived::default());
-        let options = SledOptions { cache_bytes: 1 << 20, file_bytes: 256 << 10, ..SledOptions::default() };
+        let options = SledOptions {
+            cache_bytes: 1 << 20,
+            file_bytes: 256 << 10,
+            ..SledOptions::default()
+        };
         let disk = Arc::new(FaultyDisk::with_one_thread());
         let inner = SledMeta::open(dir.path(), disk, &options, derived.clone()).unwrap();
-        let store = Arc::new(SlowStore { inner, interruptions: Interruptions::default() });
+        let store = Arc::new(SlowStore {
+            inner,
+            interruptions: Interruptions::default(),
+        });
         let clock = Arc::new(FakeClock(AtomicI64::new(1_700_000_000_000)));
         let limits = Limits {
             chunking: Chunking::Fixed(64),
@@ -176,11 +190,20 @@ impl Fixture {
             release_delay: RELEASE_DELAY,
             ticket_ttl: TTL,
         };
-        let context =
-            Context { store: store.clone(), derived, clock: clock.clone(), limits: Arc::new(limits) };
+        let context = Context {
+            store: store.clone(),
+            derived,
+            clock: clock.clone(),
+            limits: Arc::new(limits),
+        };
         let secret = ClusterSecret::generate().unwrap();
         let master = Master::open(context, secret.ticket_key()).await.unwrap();
-        let fixture = Self { master, clock, store, _dir: dir };
+        let fixture = Self {
+            master,
+            clock,
+            store,
+            _dir: dir,
+        };
         for n in 1..=2 {
             fixture.register_storage(n, 0).await.unwrap();
             fixture.register_worker(n).await;
@@ -196,18 +219,37 @@ impl Fixture {
 
     pub(super) async fn register_storage(&self, n: u8, seal_seq: u64) -> Result<(), Fault> {
         let node = node(NodeRole::Storage, Some(disk(n, seal_seq)));
-        self.master.members.register(NodeId::new(&format!("storage-{n}")).unwrap(), node).await
+        self.master
+            .members
+            .register(NodeId::new(&format!("storage-{n}")).unwrap(), node)
+            .await
     }
 
     pub(super) async fn register_worker(&self, n: u8) {
         let id = NodeId::new(&format!("worker-{n}")).unwrap();
-        self.master.members.register(id, node(NodeRole::Worker, None)).await.unwrap();
+        self.master
+            .members
+            .register(id, node(NodeRole::Worker, None))
+            .await
+            .unwrap();
     }
 
-    pub(super) fn beat(&self, id: &str, role: NodeRole, disk: Option<DiskReport>) -> HeartbeatOutcome {
+    pub(super) fn beat(
+        &self,
+        id: &str,
+        role: NodeRole,
+        disk: Option<DiskReport>,
+    ) -> HeartbeatOutcome {
         let id = NodeId::new(id).unwrap();
         let reason = String::new();
-        self.master.members.heartbeat(Heartbeat { id, role, ready: true, reason, disk, leaving: false })
+        self.master.members.heartbeat(Heartbeat {
+            id,
+            role,
+            ready: true,
+            reason,
+            disk,
+            leaving: false,
+        })
     }
 
     pub(super) fn claims(&self, session: SessionId) -> TicketClaims {
@@ -225,13 +267,22 @@ impl Fixture {
     }
 
     /// A commit of one block, sealed on both stores.
-    pub(super) fn commit(&self, session: SessionId, file: &str, condition: WriteCondition) -> Commit {
+    pub(super) fn commit(
+        &self,
+        session: SessionId,
+        file: &str,
+        condition: WriteCondition,
+    ) -> Commit {
         let mut id = [0; 32];
         id[..16].copy_from_slice(session.as_bytes());
         let block = BlockId::from_bytes(id);
         let mut builder = RootBuilder::new(Chunking::Fixed(64));
-        builder.push(block, 16, &mut |_| unreachable!("one block needs no leaf")).unwrap();
-        let root = builder.finish(&mut |_| unreachable!("one block needs no leaf")).unwrap();
+        builder
+            .push(block, 16, &mut |_| unreachable!("one block needs no leaf"))
+            .unwrap();
+        let root = builder
+            .finish(&mut |_| unreachable!("one block needs no leaf"))
+            .unwrap();
         Commit {
             claims: self.claims(session),
             name: name(file),
@@ -243,7 +294,12 @@ impl Fixture {
             sha256: None,
             metadata: UserMetadata::default(),
             size: 16,
-            seals: (1..=2).map(|n| Seal { store: store_of(n), seq: SealSeq(1) }).collect(),
+            seals: (1..=2)
+                .map(|n| Seal {
+                    store: store_of(n),
+                    seq: SealSeq(1),
+                })
+                .collect(),
         }
     }
 
@@ -254,28 +310,53 @@ impl Fixture {
     }
 
     pub(super) async fn delete(&self, file: &str) -> Result<(), Fault> {
-        self.master.namespace.delete_file(&tenant(), &name(file), "").await
+        self.master
+            .namespace
+            .delete_file(&tenant(), &name(file), "")
+            .await
     }
 
     pub(super) fn second_name(from: &str, to: &str) -> CopyOrRename {
         let etag = String::new();
-        CopyOrRename { tenant: tenant(), from: name(from), to: name(to), overwrite: true, etag }
+        CopyOrRename {
+            tenant: tenant(),
+            from: name(from),
+            to: name(to),
+            overwrite: true,
+            etag,
+        }
     }
 
     async fn all(&self) -> Vec<(Vec<u8>, Versioned)> {
         self.store.inner.scan(&[], None, usize::MAX).await.unwrap()
     }
 
-    /// Panics unless the memory equals what a restart would derive, and the records agree with each other.
+    /// Panics unless the memory equals what a restart would derive, and the records agree with each
+    /// other.
     pub(super) async fn check(&self, what: &str) {
-        let all: Vec<_> = self.all().await.into_iter().filter(|(key, _)| key[0] != 0).collect();
+        let all: Vec<_> = self
+            .all()
+            .await
+            .into_iter()
+            .filter(|(key, _)| key[0] != 0)
+            .collect();
         let refolded = Derived::default();
         for (key, value) in &all {
             if refolded.follows(key) {
-                refolded.observe(Change { key, old: None, new: Some(value) }).unwrap();
+                refolded
+                    .observe(Change {
+                        key,
+                        old: None,
+                        new: Some(value),
+                    })
+                    .unwrap();
             }
         }
-        assert_eq!(self.master.context.derived.folded(), refolded.folded(), "{what}");
+        assert_eq!(
+            self.master.context.derived.folded(),
+            refolded.folded(),
+            "{what}"
+        );
 
         let mut names: HashMap<SessionId, u32> = HashMap::new();
         let mut sessions: BTreeMap<SessionId, SessionRecord> = BTreeMap::new();
@@ -283,7 +364,9 @@ impl Fixture {
         for (key, value) in &all {
             match key[0] {
                 keys::NAMES => {
-                    *names.entry(FileRecord::decode(&value.value).unwrap().session).or_default() += 1;
+                    *names
+                        .entry(FileRecord::decode(&value.value).unwrap().session)
+                        .or_default() += 1;
                 }
                 keys::SESSIONS => {
                     let session = SessionId::from_bytes(keys::uuid_of(key).unwrap());
@@ -297,18 +380,35 @@ impl Fixture {
             let has_root = keys_found.contains(&keys::root_key(*session).as_slice());
             match record {
                 SessionRecord::Committed(committed) => {
-                    assert_eq!((committed.names, has_root), (counted, true), "{what}: {session}");
+                    assert_eq!(
+                        (committed.names, has_root),
+                        (counted, true),
+                        "{what}: {session}"
+                    );
                 }
-                SessionRecord::Ended(_) => assert_eq!((counted, has_root), (0, false), "{what}: {session}"),
+                SessionRecord::Ended(_) => {
+                    assert_eq!((counted, has_root), (0, false), "{what}: {session}")
+                }
             }
         }
-        assert!(names.is_empty(), "{what}: names without a committed session {names:?}");
+        assert!(
+            names.is_empty(),
+            "{what}: names without a committed session {names:?}"
+        );
     }
 }
 
 pub(super) fn disk(n: u8, seal_seq: u64) -> DiskReport {
-    let totals = DiskTotals { capacity_bytes: 1 << 30, free_bytes: 1 << 29, ..DiskTotals::default() };
-    DiskReport { store: store_of(n), seal_seq: SealSeq(seal_seq), totals }
+    let totals = DiskTotals {
+        capacity_bytes: 1 << 30,
+        free_bytes: 1 << 29,
+        ..DiskTotals::default()
+    };
+    DiskReport {
+        store: store_of(n),
+        seal_seq: SealSeq(seal_seq),
+        totals,
+    }
 }
 
 pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
@@ -326,11 +426,13 @@ pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
     }
 }
 
-/// Polls `future` up to `polls` times. Returns its output, or `None` if it was dropped before it was ready.
+/// Polls `future` up to `polls` times. Returns its output, or `None` if it was dropped before it
+/// was ready.
 pub(super) async fn poll_then_drop<T>(future: impl Future<Output = T>, polls: usize) -> Option<T> {
     let mut future = Box::pin(future);
     for _ in 0..polls {
-        let polled = std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+        let polled =
+            std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
         if let Poll::Ready(output) = polled {
             return Some(output);
         }

@@ -7,7 +7,10 @@ use super::fixture::*;
 
 fn state_of(fixture: &Fixture, id: &str) -> Option<NodeState> {
     let nodes = fixture.master.members.nodes();
-    nodes.into_iter().find(|view| view.id.as_str() == id).map(|view| view.state)
+    nodes
+        .into_iter()
+        .find(|view| view.id.as_str() == id)
+        .map(|view| view.state)
 }
 
 #[tokio::test(start_paused = true)]
@@ -15,7 +18,15 @@ async fn a_node_is_lost_after_its_lease_and_uploads_wait_for_it() {
     let fixture = Fixture::new().await;
     let begin = async || {
         let uploads = &fixture.master.uploads;
-        uploads.begin(&fixture.master.members, &tenant(), None, &WriteCondition::Absent, 1).await
+        uploads
+            .begin(
+                &fixture.master.members,
+                &tenant(),
+                None,
+                &WriteCondition::Absent,
+                1,
+            )
+            .await
     };
     begin().await.unwrap();
     tokio::time::advance(LEASE + std::time::Duration::from_millis(1)).await;
@@ -28,7 +39,11 @@ async fn a_node_is_lost_after_its_lease_and_uploads_wait_for_it() {
         (ErrorCode::Unavailable, "storage node storage-2 is lost")
     );
     fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 0)));
-    assert_eq!(begin().await.unwrap()[0].worker.as_str(), "worker-1", "the other worker is lost");
+    assert_eq!(
+        begin().await.unwrap()[0].worker.as_str(),
+        "worker-1",
+        "the other worker is lost"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,7 +63,10 @@ async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() 
 async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up() {
     let fixture = Fixture::new().await;
     let mut commit = fixture.commit(session(1), "a", WriteCondition::Any);
-    commit.seals.iter_mut().for_each(|seal| seal.seq = cstore_types::SealSeq(10));
+    commit
+        .seals
+        .iter_mut()
+        .for_each(|seal| seal.seq = cstore_types::SealSeq(10));
     fixture.master.uploads.commit(&commit).await.unwrap();
 
     fixture.register_storage(1, 9).await.unwrap();
@@ -57,7 +75,8 @@ async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up()
         fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 9))),
         HeartbeatOutcome::Renewed { suspect: true }
     );
-    // A heartbeat that a commit overtook proves nothing: only a registration can find a disk suspect.
+    // A heartbeat that a commit overtook proves nothing: only a registration can find a disk
+    // suspect.
     assert_eq!(
         fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 1))),
         HeartbeatOutcome::Renewed { suspect: false }
@@ -74,18 +93,35 @@ async fn a_store_belongs_to_one_node_and_a_node_has_one_role() {
     let fixture = Fixture::new().await;
     let register = async |id: &str, node: Node| {
         let id = NodeId::new(id).unwrap();
-        fixture.master.members.register(id, node).await.map_err(|fault| fault.code)
+        fixture
+            .master
+            .members
+            .register(id, node)
+            .await
+            .map_err(|fault| fault.code)
     };
     let denied = Err(ErrorCode::PermissionDenied);
-    assert_eq!(register("storage-9", node(NodeRole::Storage, Some(disk(1, 0)))).await, denied);
-    assert_eq!(register("storage-1", node(NodeRole::Worker, None)).await, denied);
-    assert_eq!(register("worker-1", node(NodeRole::Storage, Some(disk(8, 0)))).await, denied);
+    assert_eq!(
+        register("storage-9", node(NodeRole::Storage, Some(disk(1, 0)))).await,
+        denied
+    );
+    assert_eq!(
+        register("storage-1", node(NodeRole::Worker, None)).await,
+        denied
+    );
+    assert_eq!(
+        register("worker-1", node(NodeRole::Storage, Some(disk(8, 0)))).await,
+        denied
+    );
     assert_eq!(
         fixture.beat("storage-1", NodeRole::Worker, None),
         HeartbeatOutcome::RegisterAgain,
         "a beat of another role renews nothing"
     );
-    assert_eq!(fixture.beat("nobody", NodeRole::Worker, None), HeartbeatOutcome::RegisterAgain);
+    assert_eq!(
+        fixture.beat("nobody", NodeRole::Worker, None),
+        HeartbeatOutcome::RegisterAgain
+    );
 }
 
 #[tokio::test]
@@ -94,10 +130,21 @@ async fn the_map_has_the_nodes_that_came_first_and_later_ones_hold_nothing() {
     fixture.register_storage(3, 0).await.unwrap();
     let in_map = |view: &NodeView| view.in_map;
     let nodes = fixture.master.members.nodes();
-    let mapped: Vec<&str> = nodes.iter().filter(|view| in_map(view)).map(|view| view.id.as_str()).collect();
+    let mapped: Vec<&str> = nodes
+        .iter()
+        .filter(|view| in_map(view))
+        .map(|view| view.id.as_str())
+        .collect();
     assert_eq!(mapped, ["storage-1", "storage-2"]);
-    let spare = nodes.iter().find(|view| view.id.as_str() == "storage-3").unwrap();
-    assert!(spare.reason.contains("holds no partition"), "{}", spare.reason);
+    let spare = nodes
+        .iter()
+        .find(|view| view.id.as_str() == "storage-3")
+        .unwrap();
+    assert!(
+        spare.reason.contains("holds no partition"),
+        "{}",
+        spare.reason
+    );
     assert_eq!(fixture.master.waiting_for(), None);
 }
 
@@ -112,6 +159,9 @@ async fn a_worker_that_leaves_is_no_member_and_not_lost() {
         disk: None,
         leaving: true,
     };
-    assert_eq!(fixture.master.members.heartbeat(beat), HeartbeatOutcome::Left);
+    assert_eq!(
+        fixture.master.members.heartbeat(beat),
+        HeartbeatOutcome::Left
+    );
     assert_eq!(state_of(&fixture, "worker-1"), None);
 }

@@ -1,4 +1,5 @@
-//! Names: conditions by ETag, copies and renames, lists, selections, answers that carry their position.
+//! Names: conditions by ETag, copies and renames, lists, selections, answers that carry their
+//! position.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +17,25 @@ async fn a_change_that_demands_an_etag_meets_no_other_file() {
     let fixture = Fixture::new().await;
     fixture.publish(1, "a").await;
     let namespace = &fixture.master.namespace;
-    let other = CopyOrRename { etag: "other".to_owned(), ..Fixture::second_name("a", "b") };
-    assert_eq!(code(namespace.rename_file(&other).await), ErrorCode::PreconditionFailed);
-    assert_eq!(code(namespace.copy_file(&other).await), ErrorCode::PreconditionFailed);
+    let other = CopyOrRename {
+        etag: "other".to_owned(),
+        ..Fixture::second_name("a", "b")
+    };
+    assert_eq!(
+        code(namespace.rename_file(&other).await),
+        ErrorCode::PreconditionFailed
+    );
+    assert_eq!(
+        code(namespace.copy_file(&other).await),
+        ErrorCode::PreconditionFailed
+    );
     let deleted = namespace.delete_file(&tenant(), &name("a"), "other").await;
     assert_eq!(code(deleted), ErrorCode::PreconditionFailed);
     let etag = "9e107d9d372bb6826bd81d3542a419d6-1";
-    namespace.delete_file(&tenant(), &name("a"), etag).await.unwrap();
+    namespace
+        .delete_file(&tenant(), &name("a"), etag)
+        .await
+        .unwrap();
     assert_eq!(code(fixture.delete("a").await), ErrorCode::NotFound);
 }
 
@@ -32,22 +45,52 @@ async fn copies_and_renames_count_the_names_of_a_session_and_end_it_with_the_las
     let namespace = &fixture.master.namespace;
     fixture.publish(1, "a").await;
     fixture.publish(2, "z").await;
-    let kept = CopyOrRename { overwrite: false, ..Fixture::second_name("a", "z") };
-    assert_eq!(code(namespace.copy_file(&kept).await), ErrorCode::AlreadyExists);
+    let kept = CopyOrRename {
+        overwrite: false,
+        ..Fixture::second_name("a", "z")
+    };
+    assert_eq!(
+        code(namespace.copy_file(&kept).await),
+        ErrorCode::AlreadyExists
+    );
 
-    let copy = namespace.copy_file(&Fixture::second_name("a", "b")).await.unwrap();
+    let copy = namespace
+        .copy_file(&Fixture::second_name("a", "b"))
+        .await
+        .unwrap();
     assert_eq!(copy.meta.version, 1);
-    let over = namespace.copy_file(&Fixture::second_name("a", "b")).await.unwrap();
-    assert_eq!(over.meta.version, 2, "a copy over a name of the same session is a new version of it");
-    namespace.rename_file(&Fixture::second_name("a", "b")).await.unwrap();
+    let over = namespace
+        .copy_file(&Fixture::second_name("a", "b"))
+        .await
+        .unwrap();
+    assert_eq!(
+        over.meta.version, 2,
+        "a copy over a name of the same session is a new version of it"
+    );
+    namespace
+        .rename_file(&Fixture::second_name("a", "b"))
+        .await
+        .unwrap();
     fixture.check("two names became one").await;
-    let moved = namespace.rename_file(&Fixture::second_name("b", "z")).await.unwrap();
+    let moved = namespace
+        .rename_file(&Fixture::second_name("b", "z"))
+        .await
+        .unwrap();
     assert_eq!(moved.meta.version, 2);
     fixture.check("z lost its file").await;
-    assert!(matches!(fixture.master.releases.verdict(session(2)).await, Ok(Verdict::Ended(_))));
+    assert!(matches!(
+        fixture.master.releases.verdict(session(2)).await,
+        Ok(Verdict::Ended(_))
+    ));
     fixture.delete("z").await.unwrap();
-    assert!(matches!(fixture.master.releases.verdict(session(1)).await, Ok(Verdict::Ended(_))));
-    assert_eq!(fixture.master.context.derived.usage.total(), FileTotals::default());
+    assert!(matches!(
+        fixture.master.releases.verdict(session(1)).await,
+        Ok(Verdict::Ended(_))
+    ));
+    assert_eq!(
+        fixture.master.context.derived.usage.total(),
+        FileTotals::default()
+    );
 }
 
 #[tokio::test]
@@ -55,7 +98,12 @@ async fn an_answer_carries_a_position_that_is_not_before_what_it_rests_on() {
     let fixture = Fixture::new().await;
     let before = fixture.master.state().position;
     fixture.publish(1, "a").await;
-    let written = fixture.store.get(&keys::name_key(&tenant(), &name("a"))).await.unwrap().unwrap();
+    let written = fixture
+        .store
+        .get(&keys::name_key(&tenant(), &name("a")))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(written.version > before && fixture.master.state().position >= written.version);
 }
 
@@ -64,7 +112,8 @@ async fn list(fixture: &Fixture, prefix: &str, delimiter: &str, page_size: u32) 
     let mut names = Vec::new();
     let mut token = String::new();
     loop {
-        let query = ListQuery::new(tenant(), prefix.to_owned(), delimiter, page_size, token).unwrap();
+        let query =
+            ListQuery::new(tenant(), prefix.to_owned(), delimiter, page_size, token).unwrap();
         let page = fixture.master.namespace.list_files(&query).await.unwrap();
         names.extend(page.files.into_iter().map(|file| file.name));
         names.extend(page.prefixes);
@@ -79,7 +128,9 @@ async fn list(fixture: &Fixture, prefix: &str, delimiter: &str, page_size: u32) 
 #[tokio::test]
 async fn lists_equal_a_sorted_map_for_every_prefix_delimiter_and_page_size() {
     let fixture = Fixture::new().await;
-    let names = ["a", "a/b", "a/b/c", "a/d", "b", "b/", "ba/1", "ba/2", "ü/x", "z"];
+    let names = [
+        "a", "a/b", "a/b/c", "a/d", "b", "b/", "ba/1", "ba/2", "ü/x", "z",
+    ];
     let mut model = BTreeMap::new();
     for (n, name) in names.iter().enumerate() {
         if cstore_types::FileName::new(*name).is_ok() {
@@ -90,16 +141,24 @@ async fn lists_equal_a_sorted_map_for_every_prefix_delimiter_and_page_size() {
     for prefix in ["", "a", "a/", "b", "ü", "none"] {
         for delimiter in ["", "/", "b"] {
             let roll = |name: &String| match name[prefix.len()..].find(delimiter) {
-                Some(i) if !delimiter.is_empty() => name[..prefix.len() + i + delimiter.len()].to_owned(),
+                Some(i) if !delimiter.is_empty() => {
+                    name[..prefix.len() + i + delimiter.len()].to_owned()
+                }
                 _ => name.clone(),
             };
-            let mut expected: Vec<String> =
-                model.keys().filter(|name| name.starts_with(prefix)).map(roll).collect();
+            let mut expected: Vec<String> = model
+                .keys()
+                .filter(|name| name.starts_with(prefix))
+                .map(roll)
+                .collect();
             expected.sort();
             expected.dedup();
             for page_size in [1, 2, 3, 100] {
                 let found = list(&fixture, prefix, delimiter, page_size).await;
-                assert_eq!(found, expected, "prefix {prefix:?}, delimiter {delimiter:?}, {page_size} a page");
+                assert_eq!(
+                    found, expected,
+                    "prefix {prefix:?}, delimiter {delimiter:?}, {page_size} a page"
+                );
             }
         }
     }
@@ -111,9 +170,19 @@ async fn a_page_token_of_another_list_is_refused() {
     for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
         fixture.publish(n as u8 + 1, name).await;
     }
-    let query = |prefix: &str, token| ListQuery::new(tenant(), prefix.to_owned(), "", 1, token).unwrap();
-    let page = fixture.master.namespace.list_files(&query("", String::new())).await.unwrap();
-    let foreign = fixture.master.namespace.list_files(&query("b", page.next_page_token)).await;
+    let query =
+        |prefix: &str, token| ListQuery::new(tenant(), prefix.to_owned(), "", 1, token).unwrap();
+    let page = fixture
+        .master
+        .namespace
+        .list_files(&query("", String::new()))
+        .await
+        .unwrap();
+    let foreign = fixture
+        .master
+        .namespace
+        .list_files(&query("b", page.next_page_token))
+        .await;
     assert_eq!(code(foreign), ErrorCode::InvalidArgument);
     assert!(ListQuery::new(tenant(), String::new(), "ab", 1, String::new()).is_err());
     assert!(ListQuery::new(tenant(), String::new(), "", 1_001, String::new()).is_err());
@@ -125,13 +194,24 @@ async fn a_selection_tells_which_sessions_end_with_it() {
     let namespace = &fixture.master.namespace;
     fixture.publish(1, "x/a").await;
     fixture.publish(2, "x/b").await;
-    namespace.copy_file(&Fixture::second_name("x/a", "y")).await.unwrap();
+    namespace
+        .copy_file(&Fixture::second_name("x/a", "y"))
+        .await
+        .unwrap();
     let selection = Selection::Prefix("x/".to_owned());
     let mut found = namespace.select_files(&tenant(), &selection).await.unwrap();
     found.sessions.sort_by_key(|usage| usage.session);
-    let usage = |n, ends| SessionUsage { session: session(n), ends };
+    let usage = |n, ends| SessionUsage {
+        session: session(n),
+        ends,
+    };
     assert_eq!(found.sessions, [usage(1, false), usage(2, true)]);
-    assert_eq!((found.files, found.logical_bytes, found.other_names), (2, 32, 1));
-    let one = namespace.select_files(&tenant(), &Selection::Name(name("none"))).await;
+    assert_eq!(
+        (found.files, found.logical_bytes, found.other_names),
+        (2, 32, 1)
+    );
+    let one = namespace
+        .select_files(&tenant(), &Selection::Name(name("none")))
+        .await;
     assert_eq!(code(one), ErrorCode::NotFound);
 }

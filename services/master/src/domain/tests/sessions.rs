@@ -10,7 +10,12 @@ use super::fixture::*;
 use crate::store::keys::{Ending, SessionRecord};
 
 async fn publish(fixture: &Fixture, commit: &Commit) -> Result<Published, ErrorCode> {
-    fixture.master.uploads.commit(commit).await.map_err(|fault| fault.code)
+    fixture
+        .master
+        .uploads
+        .commit(commit)
+        .await
+        .map_err(|fault| fault.code)
 }
 
 #[tokio::test(start_paused = true)]
@@ -19,17 +24,36 @@ async fn a_ticket_is_good_until_it_expires_and_longer_while_its_upload_makes_pro
     let tickets = fixture
         .master
         .uploads
-        .begin(&fixture.master.members, &tenant(), None, &WriteCondition::Absent, 3)
+        .begin(
+            &fixture.master.members,
+            &tenant(),
+            None,
+            &WriteCondition::Absent,
+            3,
+        )
         .await
         .unwrap();
-    let workers: Vec<&str> = tickets.iter().map(|claims| claims.worker.as_str()).collect();
-    assert_eq!(workers, ["worker-1", "worker-2", "worker-1"], "workers take turns");
-    assert!(tickets.iter().all(|claims| claims.expires_ms == fixture.clock.now_ms() + millis(TTL)));
+    let workers: Vec<&str> = tickets
+        .iter()
+        .map(|claims| claims.worker.as_str())
+        .collect();
+    assert_eq!(
+        workers,
+        ["worker-1", "worker-2", "worker-1"],
+        "workers take turns"
+    );
+    assert!(
+        tickets
+            .iter()
+            .all(|claims| claims.expires_ms == fixture.clock.now_ms() + millis(TTL))
+    );
 
     let in_time = fixture.commit(session(1), "in-time", WriteCondition::Absent);
     let late = fixture.commit(session(2), "late", WriteCondition::Absent);
     let active = fixture.commit(session(3), "active", WriteCondition::Absent);
-    fixture.clock.advance(TTL - std::time::Duration::from_millis(1));
+    fixture
+        .clock
+        .advance(TTL - std::time::Duration::from_millis(1));
     publish(&fixture, &in_time).await.unwrap();
     fixture.clock.advance(std::time::Duration::from_millis(1));
     assert_eq!(
@@ -38,10 +62,22 @@ async fn a_ticket_is_good_until_it_expires_and_longer_while_its_upload_makes_pro
         "workers may yet report progress"
     );
     tokio::time::advance(LEASE).await;
-    assert_eq!(publish(&fixture, &late).await, Err(ErrorCode::PermissionDenied));
+    assert_eq!(
+        publish(&fixture, &late).await,
+        Err(ErrorCode::PermissionDenied)
+    );
     let verdict = fixture.master.releases.verdict(session(2)).await;
-    assert_eq!(verdict, Ok(Verdict::Ended(Ending::Aborted)), "final: no later try may publish");
-    fixture.master.context.derived.activity.progress([session(3)].into_iter());
+    assert_eq!(
+        verdict,
+        Ok(Verdict::Ended(Ending::Aborted)),
+        "final: no later try may publish"
+    );
+    fixture
+        .master
+        .context
+        .derived
+        .activity
+        .progress([session(3)].into_iter());
     publish(&fixture, &active).await.unwrap();
     // What was published stays published: an expired ticket only ends what is open.
     publish(&fixture, &in_time).await.unwrap();
@@ -52,11 +88,20 @@ async fn a_ticket_of_another_cluster_or_incarnation_publishes_nothing() {
     let fixture = Fixture::new().await;
     let mut commit = fixture.commit(session(1), "a", WriteCondition::Any);
     commit.claims.incarnation = Incarnation(2);
-    assert_eq!(publish(&fixture, &commit).await, Err(ErrorCode::PermissionDenied));
+    assert_eq!(
+        publish(&fixture, &commit).await,
+        Err(ErrorCode::PermissionDenied)
+    );
     let mut commit = fixture.commit(session(1), "a", WriteCondition::Any);
     commit.claims.cluster = ClusterUuid::from_bytes([9; 16]);
-    assert_eq!(publish(&fixture, &commit).await, Err(ErrorCode::PermissionDenied));
-    assert_eq!(fixture.master.releases.verdict(session(1)).await, Ok(Verdict::Open));
+    assert_eq!(
+        publish(&fixture, &commit).await,
+        Err(ErrorCode::PermissionDenied)
+    );
+    assert_eq!(
+        fixture.master.releases.verdict(session(1)).await,
+        Ok(Verdict::Open)
+    );
 }
 
 #[tokio::test]
@@ -64,15 +109,39 @@ async fn a_commit_without_a_whole_recipe_or_a_known_store_is_refused() {
     let fixture = Fixture::new().await;
     let fine = fixture.commit(session(1), "a", WriteCondition::Any);
     for wrong in [
-        Commit { root: vec![1, 2, 3], ..fine.clone() },
-        Commit { size: 17, ..fine.clone() },
-        Commit { seals: Vec::new(), ..fine.clone() },
-        Commit { seals: vec![fine.seals[0]; 2], ..fine.clone() },
+        Commit {
+            root: vec![1, 2, 3],
+            ..fine.clone()
+        },
+        Commit {
+            size: 17,
+            ..fine.clone()
+        },
+        Commit {
+            seals: Vec::new(),
+            ..fine.clone()
+        },
+        Commit {
+            seals: vec![fine.seals[0]; 2],
+            ..fine.clone()
+        },
     ] {
-        assert_eq!(publish(&fixture, &wrong).await, Err(ErrorCode::InvalidArgument));
+        assert_eq!(
+            publish(&fixture, &wrong).await,
+            Err(ErrorCode::InvalidArgument)
+        );
     }
-    let unknown = Commit { seals: vec![Seal { store: store_of(9), ..fine.seals[0] }], ..fine.clone() };
-    assert_eq!(publish(&fixture, &unknown).await, Err(ErrorCode::Unavailable));
+    let unknown = Commit {
+        seals: vec![Seal {
+            store: store_of(9),
+            ..fine.seals[0]
+        }],
+        ..fine.clone()
+    };
+    assert_eq!(
+        publish(&fixture, &unknown).await,
+        Err(ErrorCode::Unavailable)
+    );
     publish(&fixture, &fine).await.unwrap();
 }
 
@@ -86,14 +155,29 @@ async fn each_condition_holds_or_ends_the_session() {
     for (condition, of_missing, of_present) in [
         (WriteCondition::Absent, None, Some(ErrorCode::AlreadyExists)),
         (WriteCondition::Any, None, None),
-        (WriteCondition::Exists, Some(ErrorCode::PreconditionFailed), None),
+        (
+            WriteCondition::Exists,
+            Some(ErrorCode::PreconditionFailed),
+            None,
+        ),
         (equals(etag), Some(ErrorCode::PreconditionFailed), None),
-        (equals("no etag"), Some(ErrorCode::PreconditionFailed), Some(ErrorCode::PreconditionFailed)),
+        (
+            equals("no etag"),
+            Some(ErrorCode::PreconditionFailed),
+            Some(ErrorCode::PreconditionFailed),
+        ),
     ] {
-        for (file, expected) in [(format!("missing-{n}"), of_missing), ("there".to_owned(), of_present)] {
+        for (file, expected) in [
+            (format!("missing-{n}"), of_missing),
+            ("there".to_owned(), of_present),
+        ] {
             n += 1;
             let commit = fixture.commit(session(n), &file, condition.clone());
-            assert_eq!(publish(&fixture, &commit).await.err(), expected, "{condition:?} of {file}");
+            assert_eq!(
+                publish(&fixture, &commit).await.err(),
+                expected,
+                "{condition:?} of {file}"
+            );
             let verdict = fixture.master.releases.verdict(session(n)).await.unwrap();
             match expected {
                 None => assert!(matches!(verdict, Verdict::Committed(_))),
@@ -104,8 +188,8 @@ async fn each_condition_holds_or_ends_the_session() {
     fixture.check("after all conditions").await;
 }
 
-/// The first try of a commit lands between the two reads of its second try: the condition then fails against the file
-/// of the session itself.
+/// The first try of a commit lands between the two reads of its second try: the condition then
+/// fails against the file of the session itself.
 #[tokio::test]
 async fn i11_nobody_is_told_that_a_name_is_taken_by_its_own_file() {
     let fixture = Arc::new(Fixture::new().await);
@@ -116,9 +200,14 @@ async fn i11_nobody_is_told_that_a_name_is_taken_by_its_own_file() {
             Box::pin(async move { drop(fixture.master.uploads.commit(&commit).await.unwrap()) })
         }
     };
-    fixture.store.before_get(keys::name_key(&tenant(), &name("a")), Box::new(first_try));
+    fixture
+        .store
+        .before_get(keys::name_key(&tenant(), &name("a")), Box::new(first_try));
     let published = publish(&fixture, &commit).await.unwrap();
-    assert_eq!((published.file.meta.version, published.replaced), (1, false));
+    assert_eq!(
+        (published.file.meta.version, published.replaced),
+        (1, false)
+    );
     fixture.check("after two tries at once").await;
 }
 
@@ -127,11 +216,19 @@ async fn i11_a_repeated_commit_is_answered_alike_also_when_others_have_changed_t
     type Change = for<'a> fn(&'a Fixture) -> futures_util::future::BoxFuture<'a, ()>;
     let changes: [(&str, Change); 4] = [
         ("nothing", |_| Box::pin(async {})),
-        ("deleted", |f| Box::pin(async { f.delete("a").await.unwrap() })),
+        ("deleted", |f| {
+            Box::pin(async { f.delete("a").await.unwrap() })
+        }),
         ("overwritten", |f| Box::pin(f.publish(8, "a"))),
         ("renamed", |f| {
             Box::pin(async {
-                drop(f.master.namespace.rename_file(&Fixture::second_name("a", "z")).await.unwrap())
+                drop(
+                    f.master
+                        .namespace
+                        .rename_file(&Fixture::second_name("a", "z"))
+                        .await
+                        .unwrap(),
+                )
             })
         }),
     ];
@@ -142,13 +239,23 @@ async fn i11_a_repeated_commit_is_answered_alike_also_when_others_have_changed_t
             let first = publish(&fixture, &commit).await.unwrap();
             change(&fixture).await;
             let files = fixture.master.context.derived.usage.total().files;
-            assert_eq!(publish(&fixture, &commit).await, Ok(first.clone()), "{what}");
+            assert_eq!(
+                publish(&fixture, &commit).await,
+                Ok(first.clone()),
+                "{what}"
+            );
             let aborted = fixture.master.uploads.abort(&commit.claims).await.unwrap();
             match what {
-                "nothing" | "renamed" => assert_eq!(aborted, Aborted::Committed(first.file), "{what}"),
+                "nothing" | "renamed" => {
+                    assert_eq!(aborted, Aborted::Committed(first.file), "{what}")
+                }
                 _ => assert_eq!(aborted, Aborted::Removed { version: 1 }, "{what}"),
             }
-            assert_eq!(fixture.master.context.derived.usage.total().files, files, "nothing is stored twice");
+            assert_eq!(
+                fixture.master.context.derived.usage.total().files,
+                files,
+                "nothing is stored twice"
+            );
             fixture.check(what).await;
         }
     }
@@ -156,13 +263,17 @@ async fn i11_a_repeated_commit_is_answered_alike_also_when_others_have_changed_t
 
 /// Otherwise a ticket that is used twice would "succeed" with a file that is stored nowhere.
 #[tokio::test]
-async fn i1_a_commit_that_asks_for_something_else_than_the_first_is_refused_also_after_its_removal() {
+async fn i1_a_commit_that_asks_for_something_else_than_the_first_is_refused_also_after_its_removal()
+{
     let fixture = Fixture::new().await;
     let first = fixture.commit(session(1), "a", WriteCondition::Any);
     let other_name = fixture.commit(session(1), "b", WriteCondition::Any);
     // The recipe of this one names another block.
     let other_root = fixture.commit(session(2), "a", WriteCondition::Any).root;
-    let other_content = Commit { root: other_root, ..first.clone() };
+    let other_content = Commit {
+        root: other_root,
+        ..first.clone()
+    };
 
     publish(&fixture, &first).await.unwrap();
     for is_removed in [false, true] {
@@ -170,7 +281,11 @@ async fn i1_a_commit_that_asks_for_something_else_than_the_first_is_refused_also
             fixture.delete("a").await.unwrap();
         }
         for other in [&other_name, &other_content] {
-            assert_eq!(publish(&fixture, other).await, Err(ErrorCode::PreconditionFailed), "{is_removed}");
+            assert_eq!(
+                publish(&fixture, other).await,
+                Err(ErrorCode::PreconditionFailed),
+                "{is_removed}"
+            );
         }
         publish(&fixture, &first).await.unwrap();
     }
@@ -183,9 +298,15 @@ async fn an_aborted_session_never_commits_and_says_so() {
     let fixture = Fixture::new().await;
     let commit = fixture.commit(session(1), "a", WriteCondition::Any);
     for _ in 0..2 {
-        assert_eq!(fixture.master.uploads.abort(&commit.claims).await.unwrap(), Aborted::Ended);
+        assert_eq!(
+            fixture.master.uploads.abort(&commit.claims).await.unwrap(),
+            Aborted::Ended
+        );
     }
-    assert_eq!(publish(&fixture, &commit).await, Err(ErrorCode::PermissionDenied));
+    assert_eq!(
+        publish(&fixture, &commit).await,
+        Err(ErrorCode::PermissionDenied)
+    );
 }
 
 #[tokio::test]
@@ -193,28 +314,48 @@ async fn a_tombstone_of_an_older_program_is_unknown_and_never_called_aborted() {
     let fixture = Fixture::new().await;
     let commit = fixture.commit(session(1), "a", WriteCondition::Any);
     let mut batch = Batch::default();
-    batch.put(keys::session_key(session(1)), SessionRecord::Ended(Ending::Unknown).encode());
+    batch.put(
+        keys::session_key(session(1)),
+        SessionRecord::Ended(Ending::Unknown).encode(),
+    );
     fixture.master.context.store.commit(batch).await.unwrap();
-    assert_eq!(publish(&fixture, &commit).await, Err(ErrorCode::Unavailable));
+    assert_eq!(
+        publish(&fixture, &commit).await,
+        Err(ErrorCode::Unavailable)
+    );
     let aborted = fixture.master.uploads.abort(&commit.claims).await;
-    assert_eq!(aborted.map_err(|fault| fault.code), Err(ErrorCode::Unavailable));
+    assert_eq!(
+        aborted.map_err(|fault| fault.code),
+        Err(ErrorCode::Unavailable)
+    );
 }
 
 #[tokio::test]
-async fn i3_a_release_is_due_after_its_delay_or_under_pressure_until_every_store_has_acknowledged() {
+async fn i3_a_release_is_due_after_its_delay_or_under_pressure_until_every_store_has_acknowledged()
+{
     let fixture = Fixture::new().await;
     fixture.publish(1, "a").await;
     fixture.delete("a").await.unwrap();
     let releases = &fixture.master.releases;
     assert_eq!(releases.due(store_of(1), 0), []);
-    assert_eq!(releases.due(store_of(1), 80), [session(1)], "a full node gets it at once");
+    assert_eq!(
+        releases.due(store_of(1), 80),
+        [session(1)],
+        "a full node gets it at once"
+    );
     fixture.clock.advance(RELEASE_DELAY);
     assert_eq!(releases.due(store_of(1), 0), [session(1)]);
 
-    releases.acknowledge(store_of(1), &[session(1), session(7)]).await.unwrap();
+    releases
+        .acknowledge(store_of(1), &[session(1), session(7)])
+        .await
+        .unwrap();
     assert_eq!(releases.due(store_of(1), 100), []);
     assert_eq!(releases.due(store_of(2), 0), [session(1)]);
-    releases.acknowledge(store_of(2), &[session(1)]).await.unwrap();
+    releases
+        .acknowledge(store_of(2), &[session(1)])
+        .await
+        .unwrap();
     assert_eq!(fixture.master.context.derived.releases.len(), 0);
 
     // A store that still reports sets of it has not dropped them, whatever it said.
@@ -252,12 +393,28 @@ async fn an_open_session_is_given_up_when_it_was_silent_for_the_life_of_a_ticket
     let releases = &fixture.master.releases;
     let store = store_of(1);
     let judged = async |n| releases.judge(store, &[session(n)]).await.remove(0).1;
-    assert_eq!(judged(1).await, Verdict::Open, "the first report starts the clock");
+    assert_eq!(
+        judged(1).await,
+        Verdict::Open,
+        "the first report starts the clock"
+    );
     tokio::time::advance(TTL / 2).await;
-    fixture.master.context.derived.activity.progress([session(2)].into_iter());
+    fixture
+        .master
+        .context
+        .derived
+        .activity
+        .progress([session(2)].into_iter());
     tokio::time::advance(TTL / 2).await;
-    assert_eq!((judged(1).await, judged(2).await), (Verdict::Open, Verdict::Open));
-    assert_eq!(releases.due(store, 0), [session(1)], "silent for so long: it is ended now");
+    assert_eq!(
+        (judged(1).await, judged(2).await),
+        (Verdict::Open, Verdict::Open)
+    );
+    assert_eq!(
+        releases.due(store, 0),
+        [session(1)],
+        "silent for so long: it is ended now"
+    );
     assert_eq!(judged(1).await, Verdict::Ended(Ending::Aborted));
     tokio::time::advance(TTL / 2).await;
     judged(2).await;

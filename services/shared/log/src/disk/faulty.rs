@@ -1,9 +1,11 @@
 //! A disk in memory that lies the way disks lie.
 //!
-//! A file has content that is durable, and writes that only the page cache has. `sync_data` makes those durable.
-//! * [`FaultyDisk::kill`]: the process dies, the page cache stays: everything is visible, nothing more is durable.
-//! * [`FaultyDisk::power_loss`]: of each unsynced write all, some 512-byte sectors or nothing survives; of the unsynced
-//!   operations on a folder a prefix survives.
+//! A file has content that is durable, and writes that only the page cache has. `sync_data` makes
+//! those durable.
+//! * [`FaultyDisk::kill`]: the process dies, the page cache stays: everything is visible, nothing
+//!   more is durable.
+//! * [`FaultyDisk::power_loss`]: of each unsynced write all, some 512-byte sectors or nothing
+//!   survives; of the unsynced operations on a folder a prefix survives.
 //! * A failed sync marks the pages clean: they stay visible, and no later sync makes them durable.
 //!
 //! Handles of a dead process fail, so that its threads cannot write into the next life.
@@ -125,7 +127,10 @@ impl World {
         if verb == Verb::Sync && self.ignores_syncs {
             return Some(Fault::Skip);
         }
-        let at = self.faults.iter().position(|(v, n, _)| *v == verb && *n == nth)?;
+        let at = self
+            .faults
+            .iter()
+            .position(|(v, n, _)| *v == verb && *n == nth)?;
         Some(self.faults.swap_remove(at).2)
     }
 }
@@ -156,7 +161,11 @@ impl Default for FaultyDisk {
 impl FaultyDisk {
     /// An empty disk.
     pub fn new() -> Self {
-        Self { world: Arc::default(), epoch: 0, dir: String::new() }
+        Self {
+            world: Arc::default(),
+            epoch: 0,
+            dir: String::new(),
+        }
     }
 
     /// An empty disk for a simulation, where the order of events must follow from a seed alone.
@@ -178,7 +187,8 @@ impl FaultyDisk {
         world.faults.push((verb, done + nth, fault));
     }
 
-    /// Makes every later sync of a file return at once without effect, as on a disk that lies about its cache.
+    /// Makes every later sync of a file return at once without effect, as on a disk that lies about
+    /// its cache.
     pub fn ignore_syncs(&self) {
         self.world.lock().ignores_syncs = true;
     }
@@ -190,7 +200,12 @@ impl FaultyDisk {
 
     /// How often `verb` was called.
     pub fn calls(&self, verb: Verb) -> u64 {
-        self.world.lock().calls.get(&verb).copied().unwrap_or_default()
+        self.world
+            .lock()
+            .calls
+            .get(&verb)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// The process dies; answers the disk as the next process sees it.
@@ -199,20 +214,31 @@ impl FaultyDisk {
         let mut world = self.world.lock();
         world.epoch += 1;
         world.locks.clear();
-        Self { world: self.world.clone(), epoch: world.epoch, dir: self.dir.clone() }
+        Self {
+            world: self.world.clone(),
+            epoch: world.epoch,
+            dir: self.dir.clone(),
+        }
     }
 
-    /// Power is lost; answers the disk as the next process sees it. What survives depends on `seed` only.
+    /// Power is lost; answers the disk as the next process sees it. What survives depends on `seed`
+    /// only.
     #[must_use]
     pub fn power_loss(&self, seed: u64) -> Self {
         let next = self.kill();
         let mut rng = StdRng::seed_from_u64(seed);
         let mut world = next.world.lock();
         let keep = rng.random_range(0..=world.pending_names.len());
-        let survivors: Vec<DirChange> =
-            world.pending_names.drain(..).take(keep).map(|(_, change)| change).collect();
+        let survivors: Vec<DirChange> = world
+            .pending_names
+            .drain(..)
+            .take(keep)
+            .map(|(_, change)| change)
+            .collect();
         let mut names = world.durable_names.clone();
-        survivors.iter().for_each(|change| apply_dir(&mut names, change));
+        survivors
+            .iter()
+            .for_each(|change| apply_dir(&mut names, change));
         world.durable_names = names.clone();
         world.names = names;
         let mut order: Vec<u64> = world.inodes.keys().copied().collect();
@@ -220,7 +246,9 @@ impl FaultyDisk {
         for inode in order {
             if let Some(inode) = world.inodes.get_mut(&inode) {
                 let pending = std::mem::take(&mut inode.pending);
-                pending.iter().for_each(|change| lose(&mut inode.durable, change, &mut rng));
+                pending
+                    .iter()
+                    .for_each(|change| lose(&mut inode.durable, change, &mut rng));
                 inode.cache = inode.durable.clone();
             }
         }
@@ -234,7 +262,10 @@ impl FaultyDisk {
     /// `NotFound`.
     pub fn rot(&self, name: &str, offset: u64, mask: u8) -> io::Result<()> {
         let mut world = self.world.lock();
-        let inode = *world.names.get(&self.path(name)).ok_or(io::ErrorKind::NotFound)?;
+        let inode = *world
+            .names
+            .get(&self.path(name))
+            .ok_or(io::ErrorKind::NotFound)?;
         if let Some(inode) = world.inodes.get_mut(&inode) {
             for content in [&mut inode.durable, &mut inode.cache] {
                 if let Some(byte) = content.get_mut(offset as usize) {
@@ -272,7 +303,10 @@ fn lose(durable: &mut Vec<u8>, change: &Change, rng: &mut StdRng) {
         (_, Change::Write(offset, data)) => {
             for (n, sector) in data.chunks(SECTOR).enumerate() {
                 if rng.random_bool(0.5) {
-                    apply(durable, &Change::Write(offset + (n * SECTOR) as u64, sector.to_vec()));
+                    apply(
+                        durable,
+                        &Change::Write(offset + (n * SECTOR) as u64, sector.to_vec()),
+                    );
                 }
             }
         }
@@ -297,13 +331,22 @@ impl Disk for FaultyDisk {
         world.inodes.insert(id, inode);
         Self::change_names(&mut world, &self.dir, DirChange::Link(path, id));
         drop(world);
-        Ok(Arc::new(FaultyFile { disk: self.clone(), inode: id }))
+        Ok(Arc::new(FaultyFile {
+            disk: self.clone(),
+            inode: id,
+        }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let world = self.live()?;
-        let inode = *world.names.get(&self.path(name)).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(FaultyFile { disk: self.clone(), inode }))
+        let inode = *world
+            .names
+            .get(&self.path(name))
+            .ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(FaultyFile {
+            disk: self.clone(),
+            inode,
+        }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -350,8 +393,8 @@ impl Disk for FaultyDisk {
             return Ok(());
         }
         if let Some(error) = fault.and_then(error_of) {
-            // Unlike data, names are in the journal: none of them is durable now, and a later sync that returns covers
-            // them, of another process too.
+            // Unlike data, names are in the journal: none of them is durable now, and a later sync
+            // that returns covers them, of another process too.
             return Err(error);
         }
         let pending = std::mem::take(&mut world.pending_names);
@@ -367,7 +410,10 @@ impl Disk for FaultyDisk {
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
         drop(self.live()?);
-        Ok(Arc::new(Self { dir: format!("{}{name}/", self.dir), ..self.clone() }))
+        Ok(Arc::new(Self {
+            dir: format!("{}{name}/", self.dir),
+            ..self.clone()
+        }))
     }
 
     fn lock(&self, name: &str) -> io::Result<LockGuard> {
@@ -376,7 +422,10 @@ impl Disk for FaultyDisk {
         if !world.locks.insert(path.clone()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(LockGuard::new(Held { disk: self.clone(), path }))
+        Ok(LockGuard::new(Held {
+            disk: self.clone(),
+            path,
+        }))
     }
 
     fn has_one_thread(&self) -> bool {
@@ -415,7 +464,10 @@ impl FaultyFile {
     ) -> io::Result<T> {
         let mut world = self.disk.live()?;
         let fault = verb.and_then(|verb| world.strike(verb));
-        let inode = world.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+        let inode = world
+            .inodes
+            .get_mut(&self.inode)
+            .ok_or(io::ErrorKind::NotFound)?;
         act(inode, fault)
     }
 }
@@ -431,7 +483,10 @@ impl DiskFile for FaultyFile {
                 return Err(error);
             }
             let end = offset as usize + buf.len();
-            let content = inode.cache.get(offset as usize..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let content = inode
+                .cache
+                .get(offset as usize..end)
+                .ok_or(io::ErrorKind::UnexpectedEof)?;
             buf.copy_from_slice(content);
             Ok(())
         })
@@ -469,7 +524,9 @@ impl DiskFile for FaultyFile {
             if let Some(error) = fault.and_then(error_of) {
                 return Err(error);
             }
-            pending.iter().for_each(|change| apply(&mut inode.durable, change));
+            pending
+                .iter()
+                .for_each(|change| apply(&mut inode.durable, change));
             Ok(())
         })
     }
@@ -499,7 +556,8 @@ mod tests {
         let mut lost = 0;
         for seed in 0..32 {
             let (disk, file) = prepared();
-            file.write_all_vectored_at(&[Bytes::from_static(b"abcd")], 0).unwrap();
+            file.write_all_vectored_at(&[Bytes::from_static(b"abcd")], 0)
+                .unwrap();
             let disk = disk.kill();
             assert_eq!(content(&disk), b"abcd");
             lost += usize::from(content(&disk.power_loss(seed)) != b"abcd");
@@ -510,7 +568,8 @@ mod tests {
     #[test]
     fn after_a_failed_sync_the_data_is_visible_and_never_durable() {
         let (disk, file) = prepared();
-        file.write_all_vectored_at(&[Bytes::from_static(b"abcd")], 0).unwrap();
+        file.write_all_vectored_at(&[Bytes::from_static(b"abcd")], 0)
+            .unwrap();
         disk.strike(Verb::Sync, 1, Fault::Eio);
         assert!(file.sync_data().is_err());
         file.sync_data().unwrap();
@@ -522,7 +581,10 @@ mod tests {
     fn a_dead_process_writes_no_more() {
         let (disk, file) = prepared();
         let _next = disk.kill();
-        assert!(file.write_all_vectored_at(&[Bytes::from_static(b"x")], 0).is_err());
+        assert!(
+            file.write_all_vectored_at(&[Bytes::from_static(b"x")], 0)
+                .is_err()
+        );
         assert!(disk.list().is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! A decorator for disks of tests: a hook sees every call before the disk does, and may hold it, note it or fail it.
+//! A decorator for disks of tests: a hook sees every call before the disk does, and may hold it,
+//! note it or fail it.
 
 use std::collections::HashMap;
 use std::fmt::{self, Debug};
@@ -36,7 +37,10 @@ impl HookedDisk {
         inner: impl Disk + 'static,
         hook: impl Fn(Verb) -> io::Result<()> + Send + Sync + 'static,
     ) -> Arc<dyn Disk> {
-        Arc::new(Self { inner: Arc::new(inner) as Arc<dyn Disk>, hook: Arc::new(hook) })
+        Arc::new(Self {
+            inner: Arc::new(inner) as Arc<dyn Disk>,
+            hook: Arc::new(hook),
+        })
     }
 
     /// Decorates a disk whose calls pass a gate.
@@ -46,7 +50,10 @@ impl HookedDisk {
     }
 
     fn file(&self, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(HookedDisk { inner, hook: self.hook.clone() })
+        Arc::new(HookedDisk {
+            inner,
+            hook: self.hook.clone(),
+        })
     }
 }
 
@@ -80,7 +87,10 @@ impl Disk for HookedDisk {
     }
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        Ok(Arc::new(Self { inner: self.inner.subdir(name)?, hook: self.hook.clone() }))
+        Ok(Arc::new(Self {
+            inner: self.inner.subdir(name)?,
+            hook: self.hook.clone(),
+        }))
     }
 
     fn lock(&self, name: &str) -> io::Result<LockGuard> {
@@ -150,7 +160,10 @@ impl Gate {
 
     /// Returns true if a call of `verb` is held now.
     pub fn holds(&self, verb: Verb) -> bool {
-        self.verbs.lock().get(&verb).is_some_and(|state| state.held > 0)
+        self.verbs
+            .lock()
+            .get(&verb)
+            .is_some_and(|state| state.held > 0)
     }
 
     /// Blocks the thread until a call of `verb` is held.
@@ -159,7 +172,8 @@ impl Gate {
     /// If none comes within two minutes.
     pub fn await_held(&self, verb: Verb) {
         let mut verbs = self.verbs.lock();
-        let is_free = |verbs: &mut HashMap<Verb, VerbState>| verbs.entry(verb).or_default().held == 0;
+        let is_free =
+            |verbs: &mut HashMap<Verb, VerbState>| verbs.entry(verb).or_default().held == 0;
         let waited = self.changed.wait_while_for(&mut verbs, is_free, PATIENCE);
         assert!(!waited.timed_out(), "no {verb:?} came within {PATIENCE:?}");
     }
@@ -171,9 +185,14 @@ impl Gate {
         }
         verbs.entry(verb).or_default().held += 1;
         self.changed.notify_all();
-        let is_closed = |verbs: &mut HashMap<Verb, VerbState>| verbs.entry(verb).or_default().is_closed;
+        let is_closed =
+            |verbs: &mut HashMap<Verb, VerbState>| verbs.entry(verb).or_default().is_closed;
         let waited = self.changed.wait_while_for(&mut verbs, is_closed, PATIENCE);
         verbs.entry(verb).or_default().held -= 1;
-        if waited.timed_out() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+        if waited.timed_out() {
+            Err(io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(())
+        }
     }
 }

@@ -69,14 +69,15 @@ pub trait Disk: Send + Sync + Debug {
     /// `WouldBlock` when somebody else holds it, and the system's.
     fn lock(&self, name: &str) -> io::Result<LockGuard>;
 
-    /// Whether all that is done with this disk is done by one thread, as in a simulation: a log on it has no thread
-    /// of its own then, and its callers write, which costs no time.
+    /// Whether all that is done with this disk is done by one thread, as in a simulation: a log on
+    /// it has no thread of its own then, and its callers write, which costs no time.
     fn has_one_thread(&self) -> bool {
         false
     }
 
-    /// Returns true if a log on this disk of one thread leaves its groups waiting. They are written with the first group
-    /// that is appended after that. A test orders the steps of requests that run at once with it.
+    /// Returns true if a log on this disk of one thread leaves its groups waiting. They are written
+    /// with the first group that is appended after that. A test orders the steps of requests that
+    /// run at once with it.
     fn holds_commits(&self) -> bool {
         false
     }
@@ -111,7 +112,8 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Makes all writes before it durable, with the length (`fdatasync`).
     ///
     /// # Errors
-    /// The system's. It must not be tried again: the data may be marked clean without being on the disk.
+    /// The system's. It must not be tried again: the data may be marked clean without being on the
+    /// disk.
     fn sync_data(&self) -> io::Result<()>;
 }
 
@@ -122,7 +124,9 @@ pub struct LockGuard {
 
 impl LockGuard {
     pub(crate) fn new(held: impl Any + Send + Sync) -> Self {
-        Self { _held: Box::new(held) }
+        Self {
+            _held: Box::new(held),
+        }
     }
 }
 

@@ -18,8 +18,8 @@ const MAX_BUFFERS: usize = 1_024;
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
-    /// The folder itself, open for as long as the disk is: a sync of it MUST NOT fail for lack of a descriptor, because
-    /// a failed sync is final.
+    /// The folder itself, open for as long as the disk is: a sync of it MUST NOT fail for lack of a
+    /// descriptor, because a failed sync is final.
     folder: File,
 }
 
@@ -47,7 +47,11 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path(name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
         if let Err(error) = reserve(&file, len) {
             // Half a reservation must not stay behind and eat the room that was missing.
             let _ = std::fs::remove_file(&path);
@@ -57,13 +61,18 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(name))?;
         Ok(Arc::new(RealFile { file }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
         let names = std::fs::read_dir(&self.root)?;
-        names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        names
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -89,7 +98,11 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, name: &str) -> io::Result<LockGuard> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.path(name))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path(name))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(LockGuard::new(file))
     }
@@ -155,7 +168,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open(dir.path()).unwrap();
         let file = disk.create("a", 10_000).unwrap();
-        let bufs: Vec<Bytes> = (0..3_000u32).map(|n| Bytes::from(vec![n as u8; (n % 3) as usize])).collect();
+        let bufs: Vec<Bytes> = (0..3_000u32)
+            .map(|n| Bytes::from(vec![n as u8; (n % 3) as usize]))
+            .collect();
         file.write_all_vectored_at(&bufs, 7).unwrap();
         let expected = bufs.concat();
         let mut found = vec![0; expected.len()];
@@ -168,7 +183,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open(dir.path()).unwrap();
         let held = disk.lock("LOCK").unwrap();
-        assert_eq!(disk.lock("LOCK").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            disk.lock("LOCK").unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(held);
         disk.lock("LOCK").unwrap();
     }

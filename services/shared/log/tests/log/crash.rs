@@ -1,8 +1,13 @@
 //! I6: what was acknowledged survives kill -9, power loss and failed syncs, in any order of events.
 //!
-//! A seeded state machine over the disk that lies. `CSTORE_SEED` picks the first sequence, `CSTORE_CASES` how many.
+//! A seeded state machine over the disk that lies. `CSTORE_SEED` picks the first sequence,
+//! `CSTORE_CASES` how many.
 
-#![allow(clippy::unwrap_used, clippy::type_complexity, reason = "a test may fail loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test may fail loudly"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,13 +15,17 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::Bytes;
 use cstore_log::{
-    Committed, Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, Options, Record, Urgency, Verb,
+    Committed, Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, Options, Record,
+    Urgency, Verb,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 fn env(name: &str, default: u64) -> u64 {
-    std::env::vars().find(|(key, _)| key == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
+    std::env::vars()
+        .find(|(key, _)| key == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or(default)
 }
 
 fn options() -> Options {
@@ -32,10 +41,15 @@ fn options() -> Options {
     }
 }
 
-/// Payloads follow from the group and the position, so that a wrong byte is noticed without keeping them.
+/// Payloads follow from the group and the position, so that a wrong byte is noticed without keeping
+/// them.
 fn payload(group: u32, at: u32) -> Bytes {
     let mut rng = StdRng::seed_from_u64(u64::from(group) << 32 | u64::from(at));
-    let len = if rng.random_bool(0.1) { rng.random_range(0..90_000) } else { rng.random_range(0..3_000) };
+    let len = if rng.random_bool(0.1) {
+        rng.random_range(0..90_000)
+    } else {
+        rng.random_range(0..3_000)
+    };
     let mut bytes = vec![0u8; len];
     rng.fill(&mut bytes[..]);
     bytes.into()
@@ -43,7 +57,13 @@ fn payload(group: u32, at: u32) -> Bytes {
 
 fn records(group: u32, count: u32) -> Vec<Record> {
     let key = |at: u32| [group.to_le_bytes(), at.to_le_bytes(), count.to_le_bytes()].concat();
-    (0..count).map(|at| Record { kind: 1, key: key(at).into(), payload: payload(group, at) }).collect()
+    (0..count)
+        .map(|at| Record {
+            kind: 1,
+            key: key(at).into(),
+            payload: payload(group, at),
+        })
+        .collect()
 }
 
 type Outcome = Result<Vec<Location>, LogError>;
@@ -73,7 +93,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { disk: FaultyDisk::new(), log: None, model: Model::default() };
+        let mut world = Self {
+            disk: FaultyDisk::new(),
+            log: None,
+            model: Model::default(),
+        };
         world.open().unwrap();
         world
     }
@@ -84,7 +108,9 @@ impl World {
         let mut last = None;
         let visit = &mut |record: cstore_log::RecoveredRecord<'_>| {
             let field = |at: usize| u32::from_le_bytes(*record.key[at..].first_chunk().unwrap());
-            seen.entry(field(0)).or_default().push((field(4), field(8), record.location));
+            seen.entry(field(0))
+                .or_default()
+                .push((field(4), field(8), record.location));
             assert!(last <= Some(record.frame_seq), "records are out of order");
             last = Some(record.frame_seq);
         };
@@ -98,19 +124,25 @@ impl World {
         let mut durable = BTreeMap::new();
         for (group, found) in seen {
             let count = found[0].1;
-            let expected = self.model.durable.contains_key(&group) || self.model.unknown.contains_key(&group);
+            let expected =
+                self.model.durable.contains_key(&group) || self.model.unknown.contains_key(&group);
             if !expected {
                 return Err(format!("group {group} came from nowhere"));
             }
             if found.iter().map(|(at, _, _)| *at).ne(0..count) {
-                return Err(format!("group {group} came back in part or twice: {found:?}"));
+                return Err(format!(
+                    "group {group} came back in part or twice: {found:?}"
+                ));
             }
             for (at, _, location) in &found {
                 if log.read(*location).map_err(|error| error.to_string())? != payload(group, *at) {
                     return Err(format!("group {group} record {at} has other bytes"));
                 }
             }
-            durable.insert(group, found.into_iter().map(|(_, _, location)| location).collect());
+            durable.insert(
+                group,
+                found.into_iter().map(|(_, _, location)| location).collect(),
+            );
         }
         self.model.durable = durable;
         self.model.unknown.clear();
@@ -137,12 +169,18 @@ impl World {
 
     fn retire_some(&mut self, rng: &mut StdRng) {
         let Some(log) = &self.log else { return };
-        let old: Vec<u32> =
-            log.files().iter().filter(|file| file.state != FileState::Active).map(|file| file.id).collect();
+        let old: Vec<u32> = log
+            .files()
+            .iter()
+            .filter(|file| file.state != FileState::Active)
+            .map(|file| file.id)
+            .collect();
         let keep = rng.random_range(0..4);
         for file in old.iter().take(old.len().saturating_sub(keep)) {
             if log.retire(*file).is_ok() {
-                self.model.durable.retain(|_, locations| locations[0].file != *file);
+                self.model
+                    .durable
+                    .retain(|_, locations| locations[0].file != *file);
             }
         }
     }
@@ -151,7 +189,11 @@ impl World {
         match rng.random_range(0..20) {
             0 => self.retire_some(rng),
             1 => {
-                self.log.take().unwrap().close().map_err(|error| error.to_string())?;
+                self.log
+                    .take()
+                    .unwrap()
+                    .close()
+                    .map_err(|error| error.to_string())?;
                 self.open()?;
             }
             2 => {
@@ -160,7 +202,8 @@ impl World {
                 self.open()?;
             }
             3 => {
-                // The page cache survives a kill; the power is lost while the next process opens, or right after.
+                // The page cache survives a kill; the power is lost while the next process opens,
+                // or right after.
                 self.disk = self.disk.kill();
                 self.log = None;
                 if rng.random_bool(0.5) {
@@ -172,12 +215,19 @@ impl World {
             }
             4 => {
                 let verb = [Verb::Sync, Verb::Write, Verb::Create][rng.random_range(0..3)];
-                let fault = if rng.random_bool(0.7) { Fault::Eio } else { Fault::Enospc };
+                let fault = if rng.random_bool(0.7) {
+                    Fault::Eio
+                } else {
+                    Fault::Enospc
+                };
                 self.disk.strike(verb, rng.random_range(1..4), fault);
                 self.append_some(rng);
                 self.disk.calm();
-                self.disk =
-                    if rng.random_bool(0.5) { self.disk.kill() } else { self.disk.power_loss(rng.random()) };
+                self.disk = if rng.random_bool(0.5) {
+                    self.disk.kill()
+                } else {
+                    self.disk.power_loss(rng.random())
+                };
                 self.log = None;
                 self.open()?;
             }
@@ -190,7 +240,9 @@ impl World {
 fn run(seed: u64, steps: usize, mut world: World) -> Result<(), String> {
     let mut rng = StdRng::seed_from_u64(seed);
     for step in 0..steps {
-        world.step(&mut rng).map_err(|error| format!("seed {seed} step {step}: {error}"))?;
+        world
+            .step(&mut rng)
+            .map_err(|error| format!("seed {seed} step {step}: {error}"))?;
     }
     Ok(())
 }

@@ -2,3 +2,5 @@
 
 mod behaviour;
 mod crash;
+mod fixture;
+mod full;

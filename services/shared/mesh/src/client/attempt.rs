@@ -22,14 +22,21 @@ pub(crate) struct AttemptLayer {
 
 impl AttemptLayer {
     pub(crate) fn new(method: Method, bound: Duration, metrics: ServiceMetrics) -> Self {
-        Self { method, bound, metrics }
+        Self {
+            method,
+            bound,
+            metrics,
+        }
     }
 }
 
 impl<S> Layer<S> for AttemptLayer {
     type Service = Attempt<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        Attempt { inner, layer: self.clone() }
+        Attempt {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -53,22 +60,40 @@ where
     }
 
     fn call(&mut self, mut call: Call<Req>) -> Self::Future {
-        let AttemptLayer { method, bound, metrics } = self.layer.clone();
+        let AttemptLayer {
+            method,
+            bound,
+            metrics,
+        } = self.layer.clone();
         let left = call.left();
         // A call that may not be repeated has one attempt, and all the time there is for it.
-        let bound = if method.idempotent { bound.min(left) } else { left };
+        let bound = if method.idempotent {
+            bound.min(left)
+        } else {
+            left
+        };
         call.deadline = tokio::time::Instant::now() + bound;
         // The first attempt is the call itself; only repetitions need a span of their own.
         let span = match call.retries {
             0 => tracing::Span::none(),
             retries => {
-                tracing::info_span!("retry", otel.kind = "internal", rpc.method = method.path, retries)
+                tracing::info_span!(
+                    "retry",
+                    otel.kind = "internal",
+                    rpc.method = method.path,
+                    retries
+                )
             }
         };
         let calling = span.in_scope(|| self.inner.call(call));
         let seen = async move {
-            let result = timeout(bound, calling).await.unwrap_or_else(|_| Err(late(bound)));
-            metrics.attempt(method.path, result.as_ref().err().map_or(Code::Ok, Status::code));
+            let result = timeout(bound, calling)
+                .await
+                .unwrap_or_else(|_| Err(late(bound)));
+            metrics.attempt(
+                method.path,
+                result.as_ref().err().map_or(Code::Ok, Status::code),
+            );
             result
         };
         Box::pin(seen.instrument(span))

@@ -1,4 +1,5 @@
-//! A typed call on its way down the client stack: how its method may be called, and what its attempts share.
+//! A typed call on its way down the client stack: how its method may be called, and what its
+//! attempts share.
 
 use std::time::Duration;
 
@@ -33,7 +34,11 @@ pub struct CallBounds {
 
 impl Default for CallBounds {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(5), attempt: Duration::from_secs(2), max_retries: 3 }
+        Self {
+            deadline: Duration::from_secs(5),
+            attempt: Duration::from_secs(2),
+            max_retries: 3,
+        }
     }
 }
 
@@ -48,7 +53,12 @@ pub(crate) struct Call<Req> {
 
 impl<Req> Call<Req> {
     pub(crate) fn new(message: Req, deadline: Instant) -> Self {
-        Self { message, deadline, retries: 0, history: AttemptHistory::default() }
+        Self {
+            message,
+            deadline,
+            retries: 0,
+            history: AttemptHistory::default(),
+        }
     }
 
     pub(crate) fn left(&self) -> Duration {

@@ -22,7 +22,10 @@ impl DeadlineLayer {
 impl<S> Layer<S> for DeadlineLayer {
     type Service = Deadline<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        Deadline { inner, whole: self.0 }
+        Deadline {
+            inner,
+            whole: self.0,
+        }
     }
 }
 
@@ -49,7 +52,11 @@ where
         let whole = self.whole;
         let deadline = Instant::now() + whole;
         let calling = self.inner.call(Call::new(message, deadline));
-        Box::pin(async move { timeout_at(deadline, calling).await.unwrap_or_else(|_| Err(late(whole))) })
+        Box::pin(async move {
+            timeout_at(deadline, calling)
+                .await
+                .unwrap_or_else(|_| Err(late(whole)))
+        })
     }
 }
 
@@ -67,8 +74,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_never_answers_ends_as_deadline_exceeded() {
         let (mut mock, mut handle) = tower_test::mock::spawn_with(|mock| {
-            let mock =
-                tower::ServiceExt::<Call<&str>>::map_err(mock, |error| Status::unknown(error.to_string()));
+            let mock = tower::ServiceExt::<Call<&str>>::map_err(mock, |error| {
+                Status::unknown(error.to_string())
+            });
             DeadlineLayer::new(Duration::from_secs(5)).layer(mock)
         });
         handle.allow(1);

@@ -1,4 +1,5 @@
-//! Outermost of a call: the span that its caller's trace shows, and its final outcome in the metrics.
+//! Outermost of a call: the span that its caller's trace shows, and its final outcome in the
+//! metrics.
 
 use std::task::{Context, Poll};
 
@@ -27,7 +28,10 @@ impl ObserveLayer {
 impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        Observe { inner, layer: self.clone() }
+        Observe {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 

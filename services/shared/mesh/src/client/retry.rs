@@ -1,5 +1,5 @@
-//! Which calls are tried again: only those that may be repeated, for codes that may pass, a few times, with jitter, and
-//! out of a budget: when much fails, retries stop first.
+//! Which calls are tried again: only those that may be repeated, for codes that may pass, a few
+//! times, with jitter, and out of a budget: when much fails, retries stop first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,11 @@ pub(crate) struct Budget(Arc<TpsBudget>);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(Arc::new(TpsBudget::new(BUDGET_WINDOW, BUDGET_FLOOR, BUDGET_SHARE)))
+        Self(Arc::new(TpsBudget::new(
+            BUDGET_WINDOW,
+            BUDGET_FLOOR,
+            BUDGET_SHARE,
+        )))
     }
 }
 
@@ -43,25 +47,42 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    pub(crate) fn new(method: Method, bounds: CallBounds, budget: Budget, metrics: ServiceMetrics) -> Self {
+    pub(crate) fn new(
+        method: Method,
+        bounds: CallBounds,
+        budget: Budget,
+        metrics: ServiceMetrics,
+    ) -> Self {
         if method.idempotent {
             metrics.no_retry_yet(method.path);
         }
-        Self { method, bounds, budget, metrics }
+        Self {
+            method,
+            bounds,
+            budget,
+            metrics,
+        }
     }
 
     /// Before the next attempt: grows, jittered, and never below what the server asked for.
     fn pause(error: &Status, retries: u32) -> Duration {
-        let grown = FIRST_PAUSE.saturating_mul(1 << retries.min(6)).min(LONGEST_PAUSE);
+        let grown = FIRST_PAUSE
+            .saturating_mul(1 << retries.min(6))
+            .min(LONGEST_PAUSE);
         let jittered = jitter::jittered(grown);
-        cstore_proto::retry_after(error).map_or(jittered, |asked| asked.min(LONGEST_PAUSE).max(jittered))
+        cstore_proto::retry_after(error)
+            .map_or(jittered, |asked| asked.min(LONGEST_PAUSE).max(jittered))
     }
 }
 
 impl<Req: Clone, Res> Policy<Call<Req>, Res, Status> for RetryPolicy {
     type Future = BoxFuture<'static, ()>;
 
-    fn retry(&mut self, call: &mut Call<Req>, result: &mut Result<Res, Status>) -> Option<Self::Future> {
+    fn retry(
+        &mut self,
+        call: &mut Call<Req>,
+        result: &mut Result<Res, Status>,
+    ) -> Option<Self::Future> {
         let error = match result {
             Ok(_) => {
                 self.budget.0.deposit();
@@ -99,8 +120,14 @@ mod tests {
     use tower::{Layer, ServiceExt};
     use tower_test::mock;
 
-    const ASK: Method = Method { path: "test/Ask", idempotent: true };
-    const DO: Method = Method { path: "test/Do", idempotent: false };
+    const ASK: Method = Method {
+        path: "test/Ask",
+        idempotent: true,
+    };
+    const DO: Method = Method {
+        path: "test/Do",
+        idempotent: false,
+    };
 
     /// Calls of `method` that a server gets which always answers `error`, and how long that took.
     async fn calls(method: Method, error: Status) -> (u32, Duration) {
@@ -113,7 +140,9 @@ mod tests {
         });
         let begun = Instant::now();
         let call = Call::new("ask", begun + Duration::from_secs(60));
-        let asking = tower::retry::RetryLayer::new(policy).layer(service).oneshot(call);
+        let asking = tower::retry::RetryLayer::new(policy)
+            .layer(service)
+            .oneshot(call);
         let answering = async {
             let mut n = 0;
             while let Some((_, answer)) = handle.next_request().await {
@@ -137,9 +166,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_never_undercut_what_the_server_asked_for() {
         let (_, took) = calls(ASK, Status::unavailable("x")).await;
-        assert!((Duration::from_millis(70)..Duration::from_millis(215)).contains(&took), "{took:?}");
+        assert!(
+            (Duration::from_millis(70)..Duration::from_millis(215)).contains(&took),
+            "{took:?}"
+        );
         let asked = Duration::from_millis(500);
-        let busy = cstore_proto::status_with_retry(cstore_proto::ErrorCode::Overloaded, "busy", asked);
+        let busy =
+            cstore_proto::status_with_retry(cstore_proto::ErrorCode::Overloaded, "busy", asked);
         let (_, took) = calls(ASK, busy).await;
         assert!(took >= asked * 3, "{took:?}");
     }

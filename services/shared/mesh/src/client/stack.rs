@@ -32,9 +32,11 @@ impl CallStack {
         F: Fn(tonic::Request<Req>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<Res, Status>> + Send + 'static,
     {
-        let bottom = service_fn(move |made: Call<Req>| -> BoxFuture<'static, Result<Res, Status>> {
-            Box::pin(call(made.into_request()))
-        });
+        let bottom = service_fn(
+            move |made: Call<Req>| -> BoxFuture<'static, Result<Res, Status>> {
+                Box::pin(call(made.into_request()))
+            },
+        );
         let stack = ServiceBuilder::new()
             // One span and one count for what the caller sees: retries must not count as calls.
             .layer(ObserveLayer::new(method, self.metrics.clone()))
@@ -48,7 +50,11 @@ impl CallStack {
                 self.metrics.clone(),
             )))
             // One span, one count and one time-out for each attempt.
-            .layer(AttemptLayer::new(method, self.bounds.attempt, self.metrics.clone()))
+            .layer(AttemptLayer::new(
+                method,
+                self.bounds.attempt,
+                self.metrics.clone(),
+            ))
             .service(bottom);
         BoxCloneSyncService::new(stack)
     }

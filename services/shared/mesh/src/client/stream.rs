@@ -1,5 +1,5 @@
-//! Calls that take the lower half only: one span for the whole stream, and a count by the code in the head of its
-//! answer.
+//! Calls that take the lower half only: one span for the whole stream, and a count by the code in
+//! the head of its answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -29,7 +29,10 @@ impl StreamLayer {
 impl<S> Layer<S> for StreamLayer {
     type Service = ObservedStream<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        ObservedStream { inner, metrics: self.0.clone() }
+        ObservedStream {
+            inner,
+            metrics: self.0.clone(),
+        }
     }
 }
 
@@ -56,11 +59,15 @@ where
         let (metrics, method) = (self.metrics.clone(), methods::name(request.uri().path()));
         let begun = Instant::now();
         let span = trace::client_span(request.uri().path().trim_start_matches('/'));
-        let calling = span.in_scope(|| self.inner.call(request)).instrument(span.clone());
+        let calling = span
+            .in_scope(|| self.inner.call(request))
+            .instrument(span.clone());
         Box::pin(async move {
             let result = calling.await;
             let code = match &result {
-                Ok(response) => Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code()),
+                Ok(response) => {
+                    Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code())
+                }
                 Err(status) => status.code(),
             };
             metrics.attempt(method, code);
@@ -87,7 +94,10 @@ impl http_body::Body for Spanned {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let code = match &frame {
-            Some(Ok(frame)) => frame.trailers_ref().and_then(Status::from_header_map).map(|s| s.code()),
+            Some(Ok(frame)) => frame
+                .trailers_ref()
+                .and_then(Status::from_header_map)
+                .map(|s| s.code()),
             Some(Err(status)) => Some(status.code()),
             None => None,
         };

@@ -46,7 +46,8 @@ macro_rules! master_client {
                 $(#[$doc])*
                 ///
                 /// # Errors
-                /// The master's status, or `Unavailable` and `DeadlineExceeded` when it cannot be reached.
+                /// The master's status, or `Unavailable` and `DeadlineExceeded` when it cannot be
+                /// reached.
                 pub async fn $name(&self, request: v1::$request) -> Result<v1::$response, Status> {
                     self.$name.clone().oneshot(request).await
                 }
@@ -90,7 +91,8 @@ impl MasterClient {
         Self::with_bounds(service, CallBounds::default())
     }
 
-    /// The cluster as it is now, then after each change. Never retried here: the caller starts anew.
+    /// The cluster as it is now, then after each change. Never retried here: the caller starts
+    /// anew.
     ///
     /// # Errors
     /// The master's status, or `Unavailable` when it cannot be reached.

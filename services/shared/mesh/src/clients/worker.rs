@@ -1,6 +1,7 @@
 //! Workers as the gateway sees them: the one that a ticket names, or whichever has the least to do.
 //!
-//! Streams take the lower half of the client stack only: nothing but the pipeline knows what of them was acknowledged.
+//! Streams take the lower half of the client stack only: nothing but the pipeline knows what of
+//! them was acknowledged.
 
 use tonic::Request;
 use tower::Layer;
@@ -25,7 +26,8 @@ impl WorkerClients {
         Self(service)
     }
 
-    /// A client of the worker at `addr` (host:port). Its calls fail at once when that worker is known to be away.
+    /// A client of the worker at `addr` (host:port). Its calls fail at once when that worker is
+    /// known to be away.
     pub fn to(&self, addr: &str) -> TransferClient {
         self.client(self.0.pinned(Target::new(addr)))
     }
@@ -48,7 +50,8 @@ impl WorkerClients {
     }
 }
 
-/// Attempts of one stream that its pipeline starts anew: each goes to a worker that was not tried, if there is one.
+/// Attempts of one stream that its pipeline starts anew: each goes to a worker that was not tried,
+/// if there is one.
 #[derive(Debug, Clone, Default)]
 pub struct Attempts(AttemptHistory);
 

@@ -1,5 +1,5 @@
-//! Sends each call to one endpoint of a service, picked by `EndpointSet`. If no endpoint is serving, a call waits up to
-//! a second for one, then fails as Unavailable and says why.
+//! Sends each call to one endpoint of a service, picked by `EndpointSet`. If no endpoint is
+//! serving, a call waits up to a second for one, then fails as Unavailable and says why.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,12 +29,19 @@ pub(crate) struct Balance {
 
 impl Balance {
     pub(crate) fn new(set: Arc<EndpointSet>, changes: watch::Receiver<u64>) -> Self {
-        Self { set, changes, pinned: None }
+        Self {
+            set,
+            changes,
+            pinned: None,
+        }
     }
 
     /// The same endpoints, but only this one will do.
     pub(crate) fn pin(&self, target: Target) -> Self {
-        Self { pinned: Some(target), ..self.clone() }
+        Self {
+            pinned: Some(target),
+            ..self.clone()
+        }
     }
 
     fn pick(&self, history: &AttemptHistory) -> Option<Arc<Endpoint>> {
@@ -45,24 +52,32 @@ impl Balance {
         }
     }
 
-    /// Whether waiting can help: an endpoint that is known to be down is not waited for when it is pinned.
+    /// Whether waiting can help: an endpoint that is known to be down is not waited for when it is
+    /// pinned.
     pub(crate) fn may_come(&self) -> bool {
         match &self.pinned {
             None => true,
-            Some(target) => {
-                self.set.get(target).is_none_or(|one| !matches!(one.health(), HealthState::Down(_)))
-            }
+            Some(target) => self
+                .set
+                .get(target)
+                .is_none_or(|one| !matches!(one.health(), HealthState::Down(_))),
         }
     }
 
     fn why(&self) -> Status {
-        match self.pinned.as_ref().map(|target| (target, self.set.get(target))) {
+        match self
+            .pinned
+            .as_ref()
+            .map(|target| (target, self.set.get(target)))
+        {
             None => self.set.why(),
             Some((target, found)) => {
                 let why = match found.map(|one| one.health()) {
                     None => "is not known".to_owned(),
                     Some(HealthState::Down(why)) => format!("cannot be reached: {why}"),
-                    Some(HealthState::Connecting | HealthState::Serving) => "is being connected".to_owned(),
+                    Some(HealthState::Connecting | HealthState::Serving) => {
+                        "is being connected".to_owned()
+                    }
                 };
                 Status::unavailable(format!("{} {} {why}", self.set.service, target.addr))
             }
@@ -98,7 +113,11 @@ impl Service<Request<Body>> for Balance {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let history = request.extensions().get::<AttemptHistory>().cloned().unwrap_or_default();
+        let history = request
+            .extensions()
+            .get::<AttemptHistory>()
+            .cloned()
+            .unwrap_or_default();
         let on_outlier = self.set.on_outlier.clone();
         if let Some(found) = self.pick(&history) {
             history.add(&found.target);

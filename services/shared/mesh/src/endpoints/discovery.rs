@@ -1,4 +1,5 @@
-//! Where endpoints come from: a fixed list, a name that is resolved again and again, or the master's membership.
+//! Where endpoints come from: a fixed list, a name that is resolved again and again, or the
+//! master's membership.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -50,9 +51,16 @@ impl Discovery {
     /// # Errors
     /// [`MeshError::Address`].
     pub fn of(addr: &str) -> Result<Self, MeshError> {
-        let bad = |why| MeshError::Address { addr: addr.to_owned(), why };
-        let (host, port) = addr.rsplit_once(':').ok_or_else(|| bad("the port is missing"))?;
-        let port: u16 = port.parse().map_err(|_| bad("the port is not a number up to 65535"))?;
+        let bad = |why| MeshError::Address {
+            addr: addr.to_owned(),
+            why,
+        };
+        let (host, port) = addr
+            .rsplit_once(':')
+            .ok_or_else(|| bad("the port is missing"))?;
+        let port: u16 = port
+            .parse()
+            .map_err(|_| bad("the port is not a number up to 65535"))?;
         let target = Target::new(addr);
         if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
             return Err(bad("the host is not a name"));
@@ -60,7 +68,10 @@ impl Discovery {
         if target.host.parse::<IpAddr>().is_ok() {
             return Ok(Self::Fixed(Endpoints::from([(target, Class::Whole)])));
         }
-        Ok(Self::Name { host: target.host, port })
+        Ok(Self::Name {
+            host: target.host,
+            port,
+        })
     }
 
     /// The endpoints that are known at once.
@@ -100,7 +111,13 @@ async fn resolve_until_other(host: &str, port: u16, known: &Endpoints) -> Endpoi
         match timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await {
             Ok(Ok(found)) => {
                 let target = |addr: std::net::SocketAddr| {
-                    (Target { addr: addr.to_string(), host: host.to_owned() }, Class::Whole)
+                    (
+                        Target {
+                            addr: addr.to_string(),
+                            host: host.to_owned(),
+                        },
+                        Class::Whole,
+                    )
                 };
                 let found: Endpoints = found.take(MAX_ENDPOINTS).map(target).collect();
                 // An empty answer is more often a fault of the resolver than the end of a service.
@@ -121,10 +138,27 @@ mod tests {
 
     #[test]
     fn an_address_is_fixed_and_a_name_is_resolved() {
-        assert!(matches!(Discovery::of("127.0.0.1:4100").unwrap(), Discovery::Fixed(_)));
-        assert!(matches!(Discovery::of("[::1]:4100").unwrap(), Discovery::Fixed(_)));
-        assert!(matches!(Discovery::of("master:4100").unwrap(), Discovery::Name { .. }));
-        for bad in ["", "no port", "a:b", ":80", "a b:80", "http://a:80", "a:65536"] {
+        assert!(matches!(
+            Discovery::of("127.0.0.1:4100").unwrap(),
+            Discovery::Fixed(_)
+        ));
+        assert!(matches!(
+            Discovery::of("[::1]:4100").unwrap(),
+            Discovery::Fixed(_)
+        ));
+        assert!(matches!(
+            Discovery::of("master:4100").unwrap(),
+            Discovery::Name { .. }
+        ));
+        for bad in [
+            "",
+            "no port",
+            "a:b",
+            ":80",
+            "a b:80",
+            "http://a:80",
+            "a:65536",
+        ] {
             assert!(Discovery::of(bad).is_err(), "{bad:?}");
         }
     }
@@ -133,7 +167,10 @@ mod tests {
     async fn a_name_resolves_to_all_its_addresses_under_its_own_name() {
         let mut discovery = Discovery::of("localhost:4100").unwrap();
         let found = discovery.next(&Endpoints::new()).await;
-        assert!(found.keys().any(|target| target.addr == "127.0.0.1:4100"), "{found:?}");
+        assert!(
+            found.keys().any(|target| target.addr == "127.0.0.1:4100"),
+            "{found:?}"
+        );
         assert!(found.keys().all(|target| target.host == "localhost"));
     }
 

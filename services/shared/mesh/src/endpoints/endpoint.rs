@@ -1,9 +1,11 @@
-//! One endpoint of a service: its connection, what it says of its health, what it has to do for us, how it answers.
+//! One endpoint of a service: its connection, what it says of its health, what it has to do for us,
+//! how it answers.
 //!
 //! ```text
 //! Connecting ──watch says SERVING──▶ Serving ──NOT_SERVING, stream or connection ends──▶ Down(why) ──SERVING──▶ Serving
 //! ```
-//! Calls in work are counted up to the end of their streams, so that a long download weighs for as long as it runs.
+//! Calls in work are counted up to the end of their streams, so that a long download weighs for as
+//! long as it runs.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +28,8 @@ use crate::endpoints::outlier::Outlier;
 use crate::transport::channel::GrpcChannel;
 use crate::transport::io::Target;
 
-/// A call that is given up without any answer after this long was a fault of the endpoint, not a whim of the caller.
+/// A call that is given up without any answer after this long was a fault of the endpoint, not a
+/// whim of the caller.
 const NO_ANSWER: Duration = Duration::from_secs(1);
 
 /// Health of an endpoint as its own health service reports it.
@@ -54,8 +57,17 @@ struct State {
 
 impl Endpoint {
     pub(crate) fn new(target: Target, class: Class, channel: GrpcChannel) -> Self {
-        let state = State { class, health: HealthState::Connecting, outlier: Outlier::default() };
-        Self { target, channel: Mutex::new(channel), pending: AtomicUsize::new(0), state: Mutex::new(state) }
+        let state = State {
+            class,
+            health: HealthState::Connecting,
+            outlier: Outlier::default(),
+        };
+        Self {
+            target,
+            channel: Mutex::new(channel),
+            pending: AtomicUsize::new(0),
+            state: Mutex::new(state),
+        }
     }
 
     pub(crate) fn channel(&self) -> GrpcChannel {
@@ -119,7 +131,8 @@ pub(crate) fn call(
         match work.endpoint.channel().oneshot(request).await {
             Ok(response) => {
                 work.answered = true;
-                // A refusal comes with its status in the head; otherwise the status ends the stream.
+                // A refusal comes with its status in the head; otherwise the status ends the
+                // stream.
                 if let Some(status) = Status::from_header_map(response.headers()) {
                     work.judge(status.code());
                 }
@@ -137,7 +150,11 @@ pub(crate) fn call(
 const fn is_fault(code: Code) -> bool {
     matches!(
         code,
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::ResourceExhausted
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
     )
 }
 
@@ -153,7 +170,13 @@ struct InWork {
 impl InWork {
     fn new(endpoint: Arc<Endpoint>, on_outlier: OnOutlier) -> Self {
         endpoint.pending.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint, on_outlier, begun: Instant::now(), answered: false, judged: false }
+        Self {
+            endpoint,
+            on_outlier,
+            begun: Instant::now(),
+            answered: false,
+            judged: false,
+        }
     }
 
     fn judge(&mut self, code: Code) {

@@ -1,4 +1,5 @@
-//! The health of one endpoint, by the stream of its health service; opened again with back-off when it ends.
+//! The health of one endpoint, by the stream of its health service; opened again with back-off when
+//! it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +17,20 @@ use crate::jitter::jittered;
 use crate::transport::channel::GrpcChannel;
 use crate::transport::io::Target;
 
-/// Pause before the health of an endpoint is asked for again, after the first failure. Doubles with each failure.
+/// Pause before the health of an endpoint is asked for again, after the first failure. Doubles with
+/// each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Bound of that pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Time in which an endpoint must report its health for the first time. It counts as down beyond it.
+/// Time in which an endpoint must report its health for the first time. It counts as down beyond
+/// it.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Makes the channel to an endpoint.
 pub(crate) type Connect = Arc<dyn Fn(&Target) -> Result<GrpcChannel, MeshError> + Send + Sync>;
 
-/// Follows the health of one endpoint, for ever. Replaces its connection if the other side is not one of ours.
+/// Follows the health of one endpoint, for ever. Replaces its connection if the other side is not
+/// one of ours.
 pub(super) async fn watch_health(
     endpoint: Arc<Endpoint>,
     connect: Connect,
@@ -54,8 +58,8 @@ pub(super) async fn watch_health(
         })
         .await;
         set(HealthState::Down(ended.message().to_owned()));
-        // Whoever answers like that is not one of ours, or hangs. A name or a virtual address may lead elsewhere the next
-        // time, but a connection that is kept never does.
+        // Whoever answers like that is not one of ours, or hangs. A name or a virtual address may
+        // lead elsewhere the next time, but a connection that is kept never does.
         if matches!(ended.code(), Code::Unimplemented | Code::DeadlineExceeded)
             && let Ok(channel) = connect(&endpoint.target)
         {
@@ -70,7 +74,10 @@ pub(super) async fn watch_health(
 async fn follow(channel: &GrpcChannel, mut say: impl FnMut(bool)) -> Status {
     let mut client = HealthClient::new(channel.clone());
     let opening = async {
-        let mut stream = client.watch(HealthCheckRequest::default()).await?.into_inner();
+        let mut stream = client
+            .watch(HealthCheckRequest::default())
+            .await?
+            .into_inner();
         let first = stream.message().await?;
         Ok::<_, Status>((stream, first))
     };

@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 
 use crate::transport::io::Target;
 
-/// Longest time that a call waits for an endpoint that serves. A call that waits longer fails as Unavailable.
+/// Longest time that a call waits for an endpoint that serves. A call that waits longer fails as
+/// Unavailable.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Endpoints that the attempts of one call have used. Clones share it.
@@ -29,7 +30,8 @@ impl AttemptHistory {
         self.0.lock().endpoints.contains(target)
     }
 
-    /// Returns how long this attempt may wait for an endpoint. Only the first attempt that asks may wait at all.
+    /// Returns how long this attempt may wait for an endpoint. Only the first attempt that asks may
+    /// wait at all.
     pub(super) fn max_wait(&self) -> Duration {
         let waited = std::mem::replace(&mut self.0.lock().waited, true);
         if waited { Duration::ZERO } else { MAX_WAIT }

@@ -1,6 +1,8 @@
-//! Manages the endpoints of one service: follows discovery, adds and removes endpoints, watches their health.
+//! Manages the endpoints of one service: follows discovery, adds and removes endpoints, watches
+//! their health.
 //!
-//! One future for all of it, owned by the role that runs it. It ends with the last client of the service.
+//! One future for all of it, owned by the role that runs it. It ends with the last client of the
+//! service.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,7 +38,9 @@ pub struct EndpointManager {
 
 impl std::fmt::Debug for EndpointManager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EndpointManager").field("set", &self.set).finish_non_exhaustive()
+        f.debug_struct("EndpointManager")
+            .field("set", &self.set)
+            .finish_non_exhaustive()
     }
 }
 
@@ -89,11 +93,16 @@ impl EndpointManager {
                 }
             }
         }
-        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+        self.changes
+            .send_modify(|changes| *changes = changes.wrapping_add(1));
         self.news.notify_one();
     }
 
-    fn begin(&self, target: &Target, class: Class) -> Option<(AbortHandle, BoxFuture<'static, ()>)> {
+    fn begin(
+        &self,
+        target: &Target,
+        class: Class,
+    ) -> Option<(AbortHandle, BoxFuture<'static, ()>)> {
         let channel = match (self.connect)(target) {
             Ok(channel) => channel,
             Err(error) => {
@@ -104,8 +113,12 @@ impl EndpointManager {
         };
         let endpoint = Arc::new(Endpoint::new(target.clone(), class, channel));
         self.set.insert(endpoint.clone());
-        let (watcher, handle) =
-            abortable(watch_health(endpoint, self.connect.clone(), self.changes.clone(), self.news.clone()));
+        let (watcher, handle) = abortable(watch_health(
+            endpoint,
+            self.connect.clone(),
+            self.changes.clone(),
+            self.news.clone(),
+        ));
         let watcher = async {
             // Aborted when discovery drops the endpoint; it does not end otherwise.
             let _ = watcher.await;

@@ -1,7 +1,9 @@
-//! Judges an endpoint by its answers: one that fails much is left alone for a while, longer each time.
+//! Judges an endpoint by its answers: one that fails much is left alone for a while, longer each
+//! time.
 //!
-//! A pure value: answers in, verdict out. Five faults in a row, or a share of faults above a fifth of the last ten or
-//! so answers, are too many. A dead endpoint answers at once, so balancing by load alone would send it everything.
+//! A pure value: answers in, verdict out. Five faults in a row, or a share of faults above a fifth
+//! of the last ten or so answers, are too many. A dead endpoint answers at once, so balancing by
+//! load alone would send it everything.
 
 use std::time::Duration;
 
@@ -31,15 +33,28 @@ impl Outlier {
     /// Takes an answer into account; whether the endpoint should be ejected.
     pub(crate) fn record(&mut self, fault: bool) -> bool {
         self.answers = self.answers.saturating_add(1);
-        self.in_a_row = if fault { self.in_a_row.saturating_add(1) } else { 0 };
+        self.in_a_row = if fault {
+            self.in_a_row.saturating_add(1)
+        } else {
+            0
+        };
         self.share += WEIGHT * (f64::from(u8::from(fault)) - self.share);
-        fault && (self.in_a_row >= IN_A_ROW || (self.answers >= MIN_ANSWERS && self.share > MAX_SHARE))
+        fault
+            && (self.in_a_row >= IN_A_ROW
+                || (self.answers >= MIN_ANSWERS && self.share > MAX_SHARE))
     }
 
-    /// Leaves the endpoint alone from now on. It comes back with a clean slate, and each time later.
+    /// Leaves the endpoint alone from now on. It comes back with a clean slate, and each time
+    /// later.
     pub(crate) fn eject(&mut self, now: Instant) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.times.min(6)).min(LONGEST_PAUSE);
-        *self = Self { times: self.times.saturating_add(1), until: Some(now + pause), ..Self::default() };
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << self.times.min(6))
+            .min(LONGEST_PAUSE);
+        *self = Self {
+            times: self.times.saturating_add(1),
+            until: Some(now + pause),
+            ..Self::default()
+        };
     }
 
     pub(crate) fn is_ejected(&self, now: Instant) -> bool {
@@ -72,12 +87,18 @@ mod tests {
         let start = Instant::now();
         outlier.eject(start);
         assert!(outlier.is_ejected(start) && !outlier.is_ejected(start + FIRST_PAUSE));
-        assert!((0..4).all(|_| !outlier.record(true)), "it comes back with a clean slate");
+        assert!(
+            (0..4).all(|_| !outlier.record(true)),
+            "it comes back with a clean slate"
+        );
         outlier.eject(start);
         assert!(outlier.is_ejected(start + FIRST_PAUSE));
         for _ in 0..100 {
             outlier.eject(start);
         }
-        assert!(!outlier.is_ejected(start + LONGEST_PAUSE), "pauses are bounded");
+        assert!(
+            !outlier.is_ejected(start + LONGEST_PAUSE),
+            "pauses are bounded"
+        );
     }
 }

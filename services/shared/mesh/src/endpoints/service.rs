@@ -22,9 +22,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// Returns the service `name` with the endpoints that `discovery` finds, and their manager. The caller MUST run the
-    /// manager, otherwise the service has no endpoints.
-    pub fn new(name: &'static str, discovery: Discovery, options: &ClientOptions) -> (Self, EndpointManager) {
+    /// Returns the service `name` with the endpoints that `discovery` finds, and their manager. The
+    /// caller MUST run the manager, otherwise the service has no endpoints.
+    pub fn new(
+        name: &'static str,
+        discovery: Discovery,
+        options: &ClientOptions,
+    ) -> (Self, EndpointManager) {
         let metrics = options.metrics.service(options.role, name);
         let set = {
             let metrics = metrics.clone();
@@ -50,7 +54,14 @@ impl Service {
             Arc::new(move |target: &Target| connection(target, &options))
         };
         let news = Arc::default();
-        let manager = EndpointManager { set, discovery, connect, changes, metrics: metrics.clone(), news };
+        let manager = EndpointManager {
+            set,
+            discovery,
+            connect,
+            changes,
+            metrics: metrics.clone(),
+            news,
+        };
         (Self { balance, metrics }, manager)
     }
 
@@ -59,7 +70,8 @@ impl Service {
         BoxCloneSyncService::new(self.balance.clone())
     }
 
-    /// Returns whether a call to `target` is worth a try: false only if the endpoint is known to be down.
+    /// Returns whether a call to `target` is worth a try: false only if the endpoint is known to be
+    /// down.
     pub(crate) fn may_serve(&self, target: &Target) -> bool {
         self.balance.pin(target.clone()).may_come()
     }

@@ -6,7 +6,8 @@
 //! | at the next look at the readiness | it has changed, or the master did not know the node: uploads wait for it |
 //! | when the role asks for it | it has finished what the last answer asked for, and more of that waits |
 //!
-//! A heartbeat that failed is repeated at the next tick, so that five that failed in a row took about a lease.
+//! A heartbeat that failed is repeated at the next tick, so that five that failed in a row took
+//! about a lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,19 +23,21 @@ use tonic::Status;
 use crate::member::registration::{MASTER_PART, MasterLink};
 use crate::member::report::{Occasion, Report};
 
-/// Failed heartbeats in a row after which the node is not ready any more. The master's lease has as many.
+/// Failed heartbeats in a row after which the node is not ready any more. The master's lease has as
+/// many.
 const MAX_MISSED: u32 = 5;
 /// Time between two looks at the readiness of the node.
 const HEALTH_CHECK: Duration = Duration::from_millis(100);
-/// Shortest time from one heartbeat to an early one. Bounds what a master costs that names the same work over and over.
+/// Shortest time from one heartbeat to an early one. Bounds what a master costs that names the same
+/// work over and over.
 const MIN_GAP: Duration = Duration::from_millis(10);
 /// Time that the farewell may take. Nothing else is waited for then.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a role reports and what it does with the answers.
 ///
-/// Every method runs on the heartbeat task and MUST return within microseconds to milliseconds: otherwise the lease ends
-/// while the node is well. Work belongs to another task.
+/// Every method runs on the heartbeat task and MUST return within microseconds to milliseconds:
+/// otherwise the lease ends while the node is well. Work belongs to another task.
 pub trait Member: Send + 'static {
     /// Returns whether this node takes work. Called at each tick and every 100 ms between ticks.
     fn health(&mut self) -> PartState;
@@ -42,8 +45,8 @@ pub trait Member: Send + 'static {
     /// Returns the report of the next heartbeat.
     fn report(&mut self, occasion: Occasion) -> Report;
 
-    /// Takes in the answer to the heartbeat with the last report. Not called if that heartbeat failed, or if the master
-    /// did not know the node and therefore did not read the report.
+    /// Takes in the answer to the heartbeat with the last report. Not called if that heartbeat
+    /// failed, or if the master did not know the node and therefore did not read the report.
     fn handle_answer(&mut self, answer: v1::HeartbeatResponse);
 
     /// Returns what a storage node says of its disk when it registers again.
@@ -59,8 +62,8 @@ pub trait Member: Send + 'static {
 
 /// Asks for a heartbeat before the next tick. Clones share it.
 ///
-/// Requests that come while one is waiting are one request. A role MUST ask only after it made progress: each request
-/// is a call of the master.
+/// Requests that come while one is waiting are one request. A role MUST ask only after it made
+/// progress: each request is a call of the master.
 #[derive(Debug, Clone, Default)]
 pub struct HeartbeatTrigger(Arc<Notify>);
 
@@ -105,7 +108,8 @@ pub struct Heartbeats<M> {
 }
 
 impl<M: Member> Heartbeats<M> {
-    /// Heartbeats of `member` every `interval`, or sooner when `trigger` asks for one. The first one is sent at once.
+    /// Heartbeats of `member` every `interval`, or sooner when `trigger` asks for one. The first
+    /// one is sent at once.
     pub fn new(
         link: MasterLink,
         interval: Duration,
@@ -127,8 +131,8 @@ impl<M: Member> Heartbeats<M> {
         }
     }
 
-    /// Sends heartbeats until the shutdown, then the farewell of roles that have one. A master that does not answer does
-    /// not hold up the end.
+    /// Sends heartbeats until the shutdown, then the farewell of roles that have one. A master that
+    /// does not answer does not hold up the end.
     pub async fn run(mut self, shutdown: Shutdown) {
         tokio::select! {
             biased;
@@ -138,7 +142,8 @@ impl<M: Member> Heartbeats<M> {
         self.send_farewell().await;
     }
 
-    /// Sends heartbeats for ever. May be dropped at any await: a heartbeat that is cut off counts as not sent.
+    /// Sends heartbeats for ever. May be dropped at any await: a heartbeat that is cut off counts
+    /// as not sent.
     async fn send_all(&mut self) {
         loop {
             let requested = self.wait().await;
@@ -150,8 +155,9 @@ impl<M: Member> Heartbeats<M> {
 
             let health = self.member.health();
             let is_ready = health == PartState::Ready;
-            // After a failure the changed readiness waits for the tick, otherwise a master that refuses connections
-            // would be called ten times a second and count as gone after half a second.
+            // After a failure the changed readiness waits for the tick, otherwise a master that
+            // refuses connections would be called ten times a second and count as gone after half a
+            // second.
             let is_news = self.reported_ready != Some(is_ready) && self.missed == 0;
             let occasion = match (is_tick, requested || is_news) {
                 (true, _) => Occasion::Tick,
@@ -172,7 +178,8 @@ impl<M: Member> Heartbeats<M> {
         }
     }
 
-    /// Waits for the next look at the readiness, the next tick or a request. Returns whether it was a request.
+    /// Waits for the next look at the readiness, the next tick or a request. Returns whether it was
+    /// a request.
     async fn wait(&self) -> bool {
         let next_look = self.next_tick.min(Instant::now() + HEALTH_CHECK);
         tokio::select! {
@@ -184,8 +191,15 @@ impl<M: Member> Heartbeats<M> {
         true
     }
 
-    async fn send(&mut self, health: &PartState, occasion: Occasion) -> Result<BeatOutcome, Status> {
-        let request = self.link.profile.heartbeat(health, self.member.report(occasion));
+    async fn send(
+        &mut self,
+        health: &PartState,
+        occasion: Occasion,
+    ) -> Result<BeatOutcome, Status> {
+        let request = self
+            .link
+            .profile
+            .heartbeat(health, self.member.report(occasion));
         let answer = self.link.client.heartbeat(request).await?;
         if answer.register_again {
             self.link.register(self.member.disk()).await?;
@@ -207,10 +221,15 @@ impl<M: Member> Heartbeats<M> {
     }
 
     async fn send_farewell(&mut self) {
-        let Some(report) = self.member.farewell() else { return };
+        let Some(report) = self.member.farewell() else {
+            return;
+        };
         let stopping = PartState::NotReady("stopping".to_owned());
         let request = self.link.profile.heartbeat(&stopping, report);
-        if !matches!(timeout(FAREWELL, self.link.client.heartbeat(request)).await, Ok(Ok(_))) {
+        if !matches!(
+            timeout(FAREWELL, self.link.client.heartbeat(request)).await,
+            Ok(Ok(_))
+        ) {
             tracing::info!("master did not hear that this node leaves");
         }
     }

@@ -9,13 +9,15 @@
 //!      └─▶ follow_view     view of the cluster ─▶ ViewObserver
 //! ```
 //! Invariants
-//! * The heartbeat task waits for the clock, the master and the shutdown, and for nothing else. [`Member`] has no async
-//!   method: work that an answer asks for MUST run on another task, otherwise a long piece of work outlasts the lease and
-//!   the master takes a healthy node for lost.
-//! * Heartbeats follow each other: a request is built AFTER the answer to the previous one was handled or has failed. So
-//!   what a request acknowledges may be forgotten when [`Member::handle_answer`] runs.
-//! * A heartbeat that is sent before its tick needs a reason that ends by itself: a changed readiness or a request of
-//!   the role. Two of them are never closer than 10 ms.
+//! * The heartbeat task waits for the clock, the master and the shutdown, and for nothing else.
+//!   [`Member`] has no async method: work that an answer asks for MUST run on another task,
+//!   otherwise a long piece of work outlasts the lease and the master takes a healthy node for
+//!   lost.
+//! * Heartbeats follow each other: a request is built AFTER the answer to the previous one was
+//!   handled or has failed. So what a request acknowledges may be forgotten when
+//!   [`Member::handle_answer`] runs.
+//! * A heartbeat that is sent before its tick needs a reason that ends by itself: a changed
+//!   readiness or a request of the role. Two of them are never closer than 10 ms.
 //!
 //! | task | ends |
 //! |---|---|
@@ -23,8 +25,8 @@
 //! | heartbeats | at the shutdown, also when the master does not answer; farewell takes at most one second |
 //! | view of the cluster | at the shutdown |
 //!
-//! Terms: a *tick* is the moment at which the interval of the master asks for a heartbeat; an *early* heartbeat is one
-//! between two ticks.
+//! Terms: a *tick* is the moment at which the interval of the master asks for a heartbeat; an
+//! *early* heartbeat is one between two ticks.
 
 mod heartbeat;
 mod registration;

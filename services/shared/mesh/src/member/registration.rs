@@ -38,11 +38,12 @@ pub enum IdentityError {
     },
 }
 
-/// Starts a client of the master at `addr` (`host:port`). A task that ends with the last clone of the client keeps its
-/// connections.
+/// Starts a client of the master at `addr` (`host:port`). A task that ends with the last clone of
+/// the client keeps its connections.
 ///
 /// # Errors
-/// [`MeshError::Address`] if `addr` is not `host:port`. A master that cannot be reached is no error here.
+/// [`MeshError::Address`] if `addr` is not `host:port`. A master that cannot be reached is no error
+/// here.
 pub fn connect_master(addr: &str, options: &ClientOptions) -> Result<MasterClient, MeshError> {
     let (service, manager) = Service::new("master", Discovery::of(addr)?, options);
     drop(spawn("endpoints of the master", manager.run()));
@@ -110,10 +111,11 @@ impl TryFrom<v1::RegisterResponse> for Membership {
 
     fn try_from(answer: v1::RegisterResponse) -> Result<Self, IdentityError> {
         let state = answer.state.ok_or(IdentityError::MissingState)?;
-        let cluster = ClusterUuid::try_from(&state.cluster_uuid[..]).map_err(IdentityError::ClusterUuid)?;
+        let cluster =
+            ClusterUuid::try_from(&state.cluster_uuid[..]).map_err(IdentityError::ClusterUuid)?;
         let found = answer.dedup_key.len();
-        let key =
-            <[u8; 32]>::try_from(&answer.dedup_key[..]).map_err(|_| IdentityError::DedupKey { found })?;
+        let key = <[u8; 32]>::try_from(&answer.dedup_key[..])
+            .map_err(|_| IdentityError::DedupKey { found })?;
         let heartbeat_ms = answer.heartbeat_ms.clamp(MIN_INTERVAL_MS, MAX_INTERVAL_MS);
         Ok(Self {
             cluster,
@@ -135,8 +137,8 @@ pub struct MasterLink {
 }
 
 impl MasterLink {
-    /// Registers this node, waiting until the master answers, and returns what it learns. Sets the part "master" of
-    /// `readiness`. Returns `None` if the shutdown came first.
+    /// Registers this node, waiting until the master answers, and returns what it learns. Sets the
+    /// part "master" of `readiness`. Returns `None` if the shutdown came first.
     ///
     /// `disk` is the report of a storage node, `None` for a worker.
     ///
@@ -148,14 +150,20 @@ impl MasterLink {
         readiness: &Readiness,
         shutdown: &Shutdown,
     ) -> Result<Option<Membership>, IdentityError> {
-        readiness.set(MASTER_PART, PartState::NotReady("not registered".to_owned()));
-        let Some(answer) = self.register_until_known(disk, shutdown).await else { return Ok(None) };
+        readiness.set(
+            MASTER_PART,
+            PartState::NotReady("not registered".to_owned()),
+        );
+        let Some(answer) = self.register_until_known(disk, shutdown).await else {
+            return Ok(None);
+        };
         let membership = Membership::try_from(answer)?;
         readiness.set(MASTER_PART, PartState::Ready);
         Ok(Some(membership))
     }
 
-    /// Registers this node, retrying with back-off until the master answers. Returns `None` if the shutdown came first.
+    /// Registers this node, retrying with back-off until the master answers. Returns `None` if the
+    /// shutdown came first.
     pub async fn register_until_known(
         &self,
         disk: Option<v1::StorageReport>,
@@ -171,8 +179,14 @@ impl MasterLink {
     ///
     /// # Errors
     /// The master's status, or `Unavailable` and `DeadlineExceeded` if it cannot be reached.
-    pub(super) async fn register(&self, disk: Option<v1::StorageReport>) -> Result<(), tonic::Status> {
-        self.client.register(self.profile.registration(disk)).await.map(drop)
+    pub(super) async fn register(
+        &self,
+        disk: Option<v1::StorageReport>,
+    ) -> Result<(), tonic::Status> {
+        self.client
+            .register(self.profile.registration(disk))
+            .await
+            .map(drop)
     }
 }
 
@@ -181,7 +195,10 @@ mod tests {
     use super::*;
 
     fn answer() -> v1::RegisterResponse {
-        let state = v1::MasterState { cluster_uuid: vec![2; 16].into(), ..v1::MasterState::default() };
+        let state = v1::MasterState {
+            cluster_uuid: vec![2; 16].into(),
+            ..v1::MasterState::default()
+        };
         v1::RegisterResponse {
             state: Some(state),
             dedup_key: vec![3; 32].into(),
@@ -196,12 +213,27 @@ mod tests {
         assert_eq!(joined.cluster, ClusterUuid::from_bytes([2; 16]));
         assert_eq!(joined.heartbeat, Duration::from_secs(1));
 
-        let stateless = v1::RegisterResponse { state: None, ..answer() };
-        assert!(matches!(Membership::try_from(stateless), Err(IdentityError::MissingState)));
-        let nameless = v1::RegisterResponse { state: Some(v1::MasterState::default()), ..answer() };
-        assert!(matches!(Membership::try_from(nameless), Err(IdentityError::ClusterUuid(_))));
+        let stateless = v1::RegisterResponse {
+            state: None,
+            ..answer()
+        };
+        assert!(matches!(
+            Membership::try_from(stateless),
+            Err(IdentityError::MissingState)
+        ));
+        let nameless = v1::RegisterResponse {
+            state: Some(v1::MasterState::default()),
+            ..answer()
+        };
+        assert!(matches!(
+            Membership::try_from(nameless),
+            Err(IdentityError::ClusterUuid(_))
+        ));
         for found in [0, 31, 33] {
-            let keyless = v1::RegisterResponse { dedup_key: vec![3; found].into(), ..answer() };
+            let keyless = v1::RegisterResponse {
+                dedup_key: vec![3; found].into(),
+                ..answer()
+            };
             let refused = Membership::try_from(keyless);
             assert!(matches!(refused, Err(IdentityError::DedupKey { found: n }) if n == found));
         }
@@ -210,7 +242,12 @@ mod tests {
     #[test]
     fn an_interval_beyond_the_bounds_is_bounded() {
         let interval = |heartbeat_ms| {
-            Membership::try_from(v1::RegisterResponse { heartbeat_ms, ..answer() }).unwrap().heartbeat
+            Membership::try_from(v1::RegisterResponse {
+                heartbeat_ms,
+                ..answer()
+            })
+            .unwrap()
+            .heartbeat
         };
         assert_eq!(interval(0), Duration::from_millis(10));
         assert_eq!(interval(u32::MAX), Duration::from_secs(60));

@@ -17,12 +17,13 @@ pub trait ViewObserver: Send {
     /// Takes in the cluster as it is now.
     fn view(&mut self, view: v1::ClusterView);
 
-    /// Hears that the view is not followed at the moment. The last one stays the best that is known.
+    /// Hears that the view is not followed at the moment. The last one stays the best that is
+    /// known.
     fn interrupted(&mut self) {}
 }
 
-/// Follows the view of the cluster until the shutdown. A stream that ends is opened again, with a back-off that grows
-/// by `retry_step` and begins anew with each view.
+/// Follows the view of the cluster until the shutdown. A stream that ends is opened again, with a
+/// back-off that grows by `retry_step` and begins anew with each view.
 pub async fn follow_view(
     master: MasterClient,
     request: v1::WatchMapRequest,

@@ -1,4 +1,5 @@
-//! Credentials that a server demands of its callers. Deny is the default; `transport::credentials` adds them.
+//! Credentials that a server demands of its callers. Deny is the default; `transport::credentials`
+//! adds them.
 
 use std::task::{Context, Poll};
 
@@ -10,8 +11,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// Refuses every request without a bearer of somebody who may call its method, but for health and reflection. What is
-/// let in carries its [`Caller`] as an extension, for rules that go by what the request says.
+/// Refuses every request without a bearer of somebody who may call its method, but for health and
+/// reflection. What is let in carries its [`Caller`] as an extension, for rules that go by what the
+/// request says.
 #[derive(Debug, Clone)]
 pub(crate) struct RequireCredentialsLayer {
     verifier: Verifier,
@@ -20,14 +22,20 @@ pub(crate) struct RequireCredentialsLayer {
 
 impl RequireCredentialsLayer {
     pub(crate) fn new(verifier: Verifier, reflection: bool) -> Self {
-        Self { verifier, reflection }
+        Self {
+            verifier,
+            reflection,
+        }
     }
 }
 
 impl<S> Layer<S> for RequireCredentialsLayer {
     type Service = RequireCredentials<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        RequireCredentials { inner, rule: self.clone() }
+        RequireCredentials {
+            inner,
+            rule: self.clone(),
+        }
     }
 }
 
@@ -46,16 +54,25 @@ impl RequireCredentialsLayer {
         if open {
             return Ok(None);
         }
-        let found = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let found = request
+            .headers()
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         let Some(bearer) = found.and_then(|value| value.strip_prefix("Bearer ")) else {
-            return Err(Status::unauthenticated("header authorization: Bearer … is missing"));
+            return Err(Status::unauthenticated(
+                "header authorization: Bearer … is missing",
+            ));
         };
-        let caller =
-            self.verifier.check(path, bearer).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        let caller = self
+            .verifier
+            .check(path, bearer)
+            .map_err(|error| Status::unauthenticated(error.to_string()))?;
         if may_call(caller, path) {
             Ok(Some(caller))
         } else {
-            Err(Status::permission_denied(format!("this method is not open to the role {caller}")))
+            Err(Status::permission_denied(format!(
+                "this method is not open to the role {caller}"
+            )))
         }
     }
 }
@@ -103,7 +120,8 @@ mod tests {
             request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
         }
         let rule = RequireCredentialsLayer::new(Verifier::new(&secret()), reflection);
-        rule.check(&request.body(()).unwrap()).map_err(|status| status.code())
+        rule.check(&request.body(()).unwrap())
+            .map_err(|status| status.code())
     }
 
     #[test]
@@ -111,19 +129,40 @@ mod tests {
         let bearer = |caller, path: &str| Signer::new(&secret(), caller).bearer(path);
         for (path, allowed) in cstore_proto::ACCESS {
             let path = format!("/{path}");
-            assert_eq!(check(&path, None, true), Err(Code::Unauthenticated), "{path}");
-            assert_eq!(check(&path, Some("wrong"), true), Err(Code::Unauthenticated), "{path}");
+            assert_eq!(
+                check(&path, None, true),
+                Err(Code::Unauthenticated),
+                "{path}"
+            );
+            assert_eq!(
+                check(&path, Some("wrong"), true),
+                Err(Code::Unauthenticated),
+                "{path}"
+            );
             for caller in Caller::ALL {
-                let expected =
-                    if allowed.contains(&caller) { Ok(Some(caller)) } else { Err(Code::PermissionDenied) };
-                assert_eq!(check(&path, Some(&bearer(caller, &path)), true), expected, "{path} by {caller}");
+                let expected = if allowed.contains(&caller) {
+                    Ok(Some(caller))
+                } else {
+                    Err(Code::PermissionDenied)
+                };
+                assert_eq!(
+                    check(&path, Some(&bearer(caller, &path)), true),
+                    expected,
+                    "{path} by {caller}"
+                );
             }
         }
         let unknown = "/anything/else";
         let operator = bearer(Caller::Operator, unknown);
-        assert_eq!(check(unknown, Some(&operator), true), Err(Code::PermissionDenied));
+        assert_eq!(
+            check(unknown, Some(&operator), true),
+            Err(Code::PermissionDenied)
+        );
         assert_eq!(check("/grpc.health.v1.Health/Check", None, true), Ok(None));
-        assert_eq!(check("/grpc.reflection.v1.ServerReflection/X", None, true), Ok(None));
+        assert_eq!(
+            check("/grpc.reflection.v1.ServerReflection/X", None, true),
+            Ok(None)
+        );
         let closed = check("/grpc.reflection.v1.ServerReflection/X", None, false);
         assert_eq!(closed, Err(Code::Unauthenticated));
     }

@@ -1,4 +1,5 @@
-//! Counts the answers of a server. Stands outside every layer that refuses calls, so that refusals are counted too.
+//! Counts the answers of a server. Stands outside every layer that refuses calls, so that refusals
+//! are counted too.
 
 use std::task::{Context, Poll};
 
@@ -27,7 +28,11 @@ impl ServerMetricsLayer {
 impl<S> Layer<S> for ServerMetricsLayer {
     type Service = ServerMetrics<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        ServerMetrics { inner, layer: self.clone(), in_flight: self.metrics.in_flight(self.role) }
+        ServerMetrics {
+            inner,
+            layer: self.clone(),
+            in_flight: self.metrics.in_flight(self.role),
+        }
     }
 }
 
@@ -73,7 +78,9 @@ where
             let result = answering.await;
             drop(in_flight);
             let code = match &result {
-                Ok(response) => Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code()),
+                Ok(response) => {
+                    Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code())
+                }
                 Err(_) => Code::Unknown,
             };
             let took = begun.elapsed();

@@ -50,7 +50,11 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         let answer = self.0.call(request);
-        Box::pin(async move { Ok(answer.await.unwrap_or_else(|error| status_of(error).into_http())) })
+        Box::pin(async move {
+            Ok(answer
+                .await
+                .unwrap_or_else(|error| status_of(error).into_http()))
+        })
     }
 }
 

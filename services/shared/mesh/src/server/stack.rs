@@ -39,7 +39,8 @@ const MAX_CALLS: usize = 4_096;
 const MAX_STREAMS: u32 = 1_024;
 /// Between saying NOT_SERVING and closing the door: callers that watch health move away meanwhile.
 const NOTICE: Duration = Duration::from_millis(200);
-/// A connection is asked to end at this age, so that callers spread again over servers that came later.
+/// A connection is asked to end at this age, so that callers spread again over servers that came
+/// later.
 const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 
 /// How a role serves gRPC.
@@ -59,7 +60,9 @@ pub struct ServerOptions {
 
 impl std::fmt::Debug for ServerOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerOptions").field("reflection", &self.reflection).finish_non_exhaustive()
+        f.debug_struct("ServerOptions")
+            .field("reflection", &self.reflection)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,13 +73,22 @@ pub struct HealthHandle(HealthReporter);
 impl HealthHandle {
     /// Sets the status of the whole server (service name empty).
     pub async fn set_serving(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         self.0.set_service_status("", status).await;
     }
 
-    /// Sets the status of one service. The mesh asks for the whole server only; this one is for people and monitors.
+    /// Sets the status of one service. The mesh asks for the whole server only; this one is for
+    /// people and monitors.
     pub async fn set_service_serving(&self, service: &str, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         self.0.set_service_status(service, status).await;
     }
 
@@ -101,7 +113,9 @@ impl GrpcServer {
     /// [`MeshError::Reflection`] when the descriptors cannot be read, which is a defect.
     pub async fn new(options: ServerOptions) -> Result<Self, MeshError> {
         let (health, service) = tonic_health::server::health_reporter();
-        health.set_service_status("", ServingStatus::NotServing).await;
+        health
+            .set_service_status("", ServingStatus::NotServing)
+            .await;
         let mut routes = Routes::new(service);
         if options.reflection {
             let builder = || {
@@ -112,15 +126,22 @@ impl GrpcServer {
             routes = routes.add_service(builder().build_v1()?);
             routes = routes.add_service(builder().build_v1alpha()?);
         }
-        Ok(Self { options, routes, health })
+        Ok(Self {
+            options,
+            routes,
+            health,
+        })
     }
 
     /// Adds a generated service.
     #[must_use]
     pub fn add_service<S>(mut self, service: S) -> Self
     where
-        S: tower::Service<http::Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
-            + tonic::server::NamedService
+        S: tower::Service<
+                http::Request<Body>,
+                Response = Response<Body>,
+                Error = std::convert::Infallible,
+            > + tonic::server::NamedService
             + Clone
             + Send
             + Sync
@@ -148,8 +169,8 @@ impl GrpcServer {
         self.serve_over(tcp_incoming(listener), shutdown).await
     }
 
-    /// Serves until `shutdown` ends: health says NOT_SERVING first, then nothing new is accepted, and calls in work
-    /// get [`ServerOptions::drain`].
+    /// Serves until `shutdown` ends: health says NOT_SERVING first, then nothing new is accepted,
+    /// and calls in work get [`ServerOptions::drain`].
     ///
     /// # Errors
     /// [`MeshError::Serve`].
@@ -171,9 +192,15 @@ impl GrpcServer {
                     .on_failure(()),
             )
             // What is refused below is counted too.
-            .layer(ServerMetricsLayer::new(self.options.metrics.clone(), self.options.role))
+            .layer(ServerMetricsLayer::new(
+                self.options.metrics.clone(),
+                self.options.role,
+            ))
             // Deny by default, before anything costs.
-            .layer(RequireCredentialsLayer::new(self.options.verifier, self.options.reflection))
+            .layer(RequireCredentialsLayer::new(
+                self.options.verifier,
+                self.options.reflection,
+            ))
             // What nobody waits for any more is given up.
             .layer(GrpcTimeoutLayer)
             // Refused calls become a status, once.
@@ -183,7 +210,9 @@ impl GrpcServer {
             // One limit for the process, not one per connection.
             .layer(GlobalConcurrencyLimitLayer::new(MAX_CALLS))
             // One body type for answers, whoever made them.
-            .layer(MapResponseLayer::new(|answer: Response<_>| answer.map(Body::new)))
+            .layer(MapResponseLayer::new(|answer: Response<_>| {
+                answer.map(Body::new)
+            }))
             // A defect ends one call, not the connection.
             .layer(CatchPanicLayer::custom(internal));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -192,7 +221,8 @@ impl GrpcServer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
-            // Callers hang up on many downloads at once when their clients do: no reason to cut the other streams off.
+            // Callers hang up on many downloads at once when their clients do: no reason to cut the
+            // other streams off.
             .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -238,7 +268,9 @@ fn streamed(trailers: Option<&http::HeaderMap>, _: Duration, span: &tracing::Spa
 
 fn internal(panic: Box<dyn Any + Send>) -> Response<Body> {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
     tracing::error!(panic = text, "gRPC handler panicked");
     Status::new(Code::Internal, "request handler panicked").into_http()
 }

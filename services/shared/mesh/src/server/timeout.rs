@@ -1,4 +1,5 @@
-//! The caller's `grpc-timeout` at the server: a call that exceeds it is dropped and ends as DeadlineExceeded.
+//! The caller's `grpc-timeout` at the server: a call that exceeds it is dropped and ends as
+//! DeadlineExceeded.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// Share of the caller's time after which the call is dropped. Below 1, so that the caller receives the status before
-/// its own clock ends the call.
+/// Share of the caller's time after which the call is dropped. Below 1, so that the caller receives
+/// the status before its own clock ends the call.
 const SHARE: f64 = 0.95;
 
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +46,18 @@ where
         let given = grpc_timeout(request.headers());
         let answering = self.0.call(request);
         Box::pin(async move {
-            let Some(given) = given else { return answering.await };
-            timeout(given.mul_f64(SHARE), answering).await.unwrap_or_else(|_| {
-                let text = format!("not done within the {} ms that the caller gave", given.as_millis());
-                Ok(Status::deadline_exceeded(text).into_http())
-            })
+            let Some(given) = given else {
+                return answering.await;
+            };
+            timeout(given.mul_f64(SHARE), answering)
+                .await
+                .unwrap_or_else(|_| {
+                    let text = format!(
+                        "not done within the {} ms that the caller gave",
+                        given.as_millis()
+                    );
+                    Ok(Status::deadline_exceeded(text).into_http())
+                })
         })
     }
 }
@@ -92,15 +100,22 @@ mod tests {
         assert_eq!(given("99999999n"), Some(Duration::from_nanos(99_999_999)));
         for bad in ["", "S", "1", "1x", "-1S", "123456789S", "1.5S", "ü"] {
             let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", http::HeaderValue::from_bytes(bad.as_bytes()).unwrap());
+            headers.insert(
+                "grpc-timeout",
+                http::HeaderValue::from_bytes(bad.as_bytes()).unwrap(),
+            );
             assert_eq!(grpc_timeout(&headers), None, "{bad:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn work_that_takes_longer_than_the_caller_waits_is_given_up() {
-        let slow = tower::service_fn(|_: Request<()>| std::future::pending::<Result<_, Infallible>>());
-        let request = Request::builder().header("grpc-timeout", "100m").body(()).unwrap();
+        let slow =
+            tower::service_fn(|_: Request<()>| std::future::pending::<Result<_, Infallible>>());
+        let request = Request::builder()
+            .header("grpc-timeout", "100m")
+            .body(())
+            .unwrap();
         let answer: Response<Body> = GrpcTimeoutLayer.layer(slow).oneshot(request).await.unwrap();
         let status = Status::from_header_map(answer.headers()).unwrap();
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);

@@ -31,12 +31,15 @@ pub fn traced_seconds() -> TracedSeconds {
     TracedSeconds::new(exponential_buckets(0.0005, 2.0, 16))
 }
 
-/// Observes with the trace of the current span, if that is recorded: a trace that nobody has is no example.
+/// Observes with the trace of the current span, if that is recorded: a trace that nobody has is no
+/// example.
 pub fn observe(histogram: &TracedSeconds, seconds: f64) {
     let context = Context::current();
     let span = context.span();
     let found = span.span_context();
-    let exemplar = found.is_sampled().then(|| Exemplar { trace_id: TraceLabel(found.trace_id()) });
+    let exemplar = found.is_sampled().then(|| Exemplar {
+        trace_id: TraceLabel(found.trace_id()),
+    });
     let now = exemplar.is_some().then(SystemTime::now);
     histogram.observe(seconds, exemplar, now);
 }
@@ -64,8 +67,10 @@ mod tests {
 
     #[test]
     fn an_observation_in_a_recorded_trace_names_it() {
-        let wanted =
-            format!("seconds_bucket{{le=\"0.001\"}} 1 # {{trace_id=\"{}\"}} 0.001 ", "ab".repeat(16));
+        let wanted = format!(
+            "seconds_bucket{{le=\"0.001\"}} 1 # {{trace_id=\"{}\"}} 0.001 ",
+            "ab".repeat(16)
+        );
         let text = observed_in(TraceFlags::SAMPLED);
         assert!(text.contains(&wanted), "{text}");
     }
@@ -73,6 +78,9 @@ mod tests {
     #[test]
     fn a_trace_that_is_not_recorded_is_counted_and_not_named() {
         let text = observed_in(TraceFlags::default());
-        assert!(text.contains("seconds_count 1") && !text.contains("trace_id"), "{text}");
+        assert!(
+            text.contains("seconds_count 1") && !text.contains("trace_id"),
+            "{text}"
+        );
     }
 }

@@ -12,7 +12,12 @@ static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     for file in &set.file {
         for service in &file.service {
             for method in &service.method {
-                known.insert(format!("{}.{}/{}", file.package(), service.name(), method.name()));
+                known.insert(format!(
+                    "{}.{}/{}",
+                    file.package(),
+                    service.name(),
+                    method.name()
+                ));
             }
         }
     }
@@ -21,7 +26,9 @@ static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
 
 /// `package.Service/Method` of a path, or `other`.
 pub(crate) fn name(path: &str) -> &'static str {
-    KNOWN.get(path.trim_start_matches('/')).map_or("other", String::as_str)
+    KNOWN
+        .get(path.trim_start_matches('/'))
+        .map_or("other", String::as_str)
 }
 
 #[cfg(test)]
@@ -30,8 +37,14 @@ mod tests {
 
     #[test]
     fn our_methods_have_names_and_all_else_is_other() {
-        assert_eq!(name("/cstore.v1.Namespace/GetFile"), "cstore.v1.Namespace/GetFile");
-        assert_eq!(name("/cstore.v1.Transfer/Upload"), "cstore.v1.Transfer/Upload");
+        assert_eq!(
+            name("/cstore.v1.Namespace/GetFile"),
+            "cstore.v1.Namespace/GetFile"
+        );
+        assert_eq!(
+            name("/cstore.v1.Transfer/Upload"),
+            "cstore.v1.Transfer/Upload"
+        );
         assert_eq!(name("/grpc.health.v1.Health/Watch"), "other");
         assert_eq!(name("/anything\"at=all"), "other");
     }

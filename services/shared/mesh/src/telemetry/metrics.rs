@@ -1,4 +1,5 @@
-//! What the mesh counts, on both sides. One set for a process; the role is a label, because one process may run several.
+//! What the mesh counts, on both sides. One set for a process; the role is a label, because one
+//! process may run several.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +27,20 @@ impl RoleMetrics {
     /// Registers the mesh's part.
     pub fn new(mut registry: Registry) -> Self {
         let mesh = MeshMetrics::register(&mut registry);
-        Self { registry: Arc::new(Mutex::new(registry)), mesh }
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            mesh,
+        }
     }
 
-    /// For another node of the same process: names are unique in a registry, so only what the mesh counts is shared.
+    /// For another node of the same process: names are unique in a registry, so only what the mesh
+    /// counts is shared.
     #[must_use]
     pub fn unseen(&self) -> Self {
-        Self { registry: Arc::default(), mesh: self.mesh.clone() }
+        Self {
+            registry: Arc::default(),
+            mesh: self.mesh.clone(),
+        }
     }
 }
 
@@ -146,16 +154,52 @@ impl MeshMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let this = Self::default();
         let r = registry;
-        r.register("mesh_calls", "Calls as their callers saw them end", this.calls.clone());
-        r.register("mesh_call_seconds", "Time of calls with all attempts", this.call_seconds.clone());
-        r.register("mesh_attempts", "Attempts of calls as they ended", this.attempts.clone());
-        r.register("mesh_retries", "Attempts after the first", this.retries.clone());
-        r.register("mesh_retries_refused", "Retries that the budget refused", this.retries_refused.clone());
-        r.register("mesh_ejections", "Endpoints left alone because they failed", this.ejections.clone());
-        r.register("mesh_endpoints", "Endpoints by state", this.endpoints.clone());
+        r.register(
+            "mesh_calls",
+            "Calls as their callers saw them end",
+            this.calls.clone(),
+        );
+        r.register(
+            "mesh_call_seconds",
+            "Time of calls with all attempts",
+            this.call_seconds.clone(),
+        );
+        r.register(
+            "mesh_attempts",
+            "Attempts of calls as they ended",
+            this.attempts.clone(),
+        );
+        r.register(
+            "mesh_retries",
+            "Attempts after the first",
+            this.retries.clone(),
+        );
+        r.register(
+            "mesh_retries_refused",
+            "Retries that the budget refused",
+            this.retries_refused.clone(),
+        );
+        r.register(
+            "mesh_ejections",
+            "Endpoints left alone because they failed",
+            this.ejections.clone(),
+        );
+        r.register(
+            "mesh_endpoints",
+            "Endpoints by state",
+            this.endpoints.clone(),
+        );
         r.register("mesh_served", "Calls answered", this.served.clone());
-        r.register("mesh_served_seconds", "Time to the head of the answer", this.served_seconds.clone());
-        r.register("mesh_in_flight", "Calls whose answer has no head yet", this.in_flight.clone());
+        r.register(
+            "mesh_served_seconds",
+            "Time to the head of the answer",
+            this.served_seconds.clone(),
+        );
+        r.register(
+            "mesh_in_flight",
+            "Calls whose answer has no head yet",
+            this.in_flight.clone(),
+        );
         this
     }
 
@@ -164,12 +208,31 @@ impl MeshMetrics {
         let label = Service { role, service };
         drop(self.retries_refused.get_or_create(&label));
         drop(self.ejections.get_or_create(&label));
-        ServiceMetrics { all: self.clone(), role, service }
+        ServiceMetrics {
+            all: self.clone(),
+            role,
+            service,
+        }
     }
 
-    pub(crate) fn served(&self, role: &'static str, method: &'static str, code: Code, took: Duration) {
-        self.served.get_or_create(&ServedCode { role, method, code: CodeLabel(code) }).inc();
-        observe(&self.served_seconds.get_or_create(&Served { role, method }), took.as_secs_f64());
+    pub(crate) fn served(
+        &self,
+        role: &'static str,
+        method: &'static str,
+        code: Code,
+        took: Duration,
+    ) {
+        self.served
+            .get_or_create(&ServedCode {
+                role,
+                method,
+                code: CodeLabel(code),
+            })
+            .inc();
+        observe(
+            &self.served_seconds.get_or_create(&Served { role, method }),
+            took.as_secs_f64(),
+        );
     }
 
     pub(crate) fn in_flight(&self, role: &'static str) -> Gauge {
@@ -187,24 +250,45 @@ pub(crate) struct ServiceMetrics {
 
 impl ServiceMetrics {
     fn called(&self, method: &'static str) -> Called {
-        Called { role: self.role, service: self.service, method }
+        Called {
+            role: self.role,
+            service: self.service,
+            method,
+        }
     }
 
     fn coded(&self, method: &'static str, code: Code) -> CalledCode {
-        CalledCode { role: self.role, service: self.service, method, code: CodeLabel(code) }
+        CalledCode {
+            role: self.role,
+            service: self.service,
+            method,
+            code: CodeLabel(code),
+        }
     }
 
     fn service(&self) -> Service {
-        Service { role: self.role, service: self.service }
+        Service {
+            role: self.role,
+            service: self.service,
+        }
     }
 
     pub(crate) fn call(&self, method: &'static str, code: Code, took: Duration) {
-        self.all.calls.get_or_create(&self.coded(method, code)).inc();
-        observe(&self.all.call_seconds.get_or_create(&self.called(method)), took.as_secs_f64());
+        self.all
+            .calls
+            .get_or_create(&self.coded(method, code))
+            .inc();
+        observe(
+            &self.all.call_seconds.get_or_create(&self.called(method)),
+            took.as_secs_f64(),
+        );
     }
 
     pub(crate) fn attempt(&self, method: &'static str, code: Code) {
-        self.all.attempts.get_or_create(&self.coded(method, code)).inc();
+        self.all
+            .attempts
+            .get_or_create(&self.coded(method, code))
+            .inc();
     }
 
     /// Shows a method that may be retried before its first retry.
@@ -217,7 +301,10 @@ impl ServiceMetrics {
     }
 
     pub(crate) fn retry_refused(&self) {
-        self.all.retries_refused.get_or_create(&self.service()).inc();
+        self.all
+            .retries_refused
+            .get_or_create(&self.service())
+            .inc();
     }
 
     pub(crate) fn ejected(&self) {
@@ -226,7 +313,11 @@ impl ServiceMetrics {
 
     pub(crate) fn endpoints(&self, states: &[i64]) {
         for (state, count) in EndpointState::ALL.into_iter().zip(states) {
-            let label = ServiceState { role: self.role, service: self.service, state };
+            let label = ServiceState {
+                role: self.role,
+                service: self.service,
+                state,
+            };
             self.all.endpoints.get_or_create(&label).set(*count);
         }
     }

@@ -41,11 +41,13 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for InjectTrace<S> {
     }
 }
 
-/// Whether calls of this method are worth a trace: not what runs all the time without anybody asking.
+/// Whether calls of this method are worth a trace: not what runs all the time without anybody
+/// asking.
 pub(crate) fn is_traced(path: &str) -> bool {
     let background = ["Heartbeat", "Register", "WatchMap"];
-    let is_background =
-        path.strip_prefix("cstore.v1.Cluster/").is_some_and(|method| background.contains(&method));
+    let is_background = path
+        .strip_prefix("cstore.v1.Cluster/")
+        .is_some_and(|method| background.contains(&method));
     !path.starts_with("grpc.") && !is_background
 }
 

@@ -1,4 +1,5 @@
-//! A channel to one target: credentials and trace headers over a connection that is made when it is needed.
+//! A channel to one target: credentials and trace headers over a connection that is made when it is
+//! needed.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use crate::transport::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
 /// An endpoint that does not answer a ping within the second of these is gone.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 
-/// What generated clients run over. Boxed once, so that an in-process server can stand behind it too. Its errors are
-/// statuses already: wrapped errors would lose their code and end as Unknown.
+/// What generated clients run over. Boxed once, so that an in-process server can stand behind it
+/// too. Its errors are statuses already: wrapped errors would lose their code and end as Unknown.
 pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
 /// How a role talks to others.
@@ -44,7 +45,13 @@ impl ClientOptions {
     /// The usual bounds, over TCP.
     pub fn new(role: &'static str, signer: Signer, metrics: MeshMetrics) -> Self {
         let connect_timeout = Duration::from_secs(2);
-        Self { role, signer, connect_timeout, dial: Dial::tcp(), metrics }
+        Self {
+            role,
+            signer,
+            connect_timeout,
+            dial: Dial::tcp(),
+            metrics,
+        }
     }
 }
 
@@ -57,12 +64,19 @@ impl std::fmt::Debug for ClientOptions {
     }
 }
 
-/// Returns a channel to `target` that connects at its first call and connects again when the connection breaks.
+/// Returns a channel to `target` that connects at its first call and connects again when the
+/// connection breaks.
 ///
 /// # Errors
 /// [`MeshError::Endpoint`] if the address cannot be part of a URI.
-pub(crate) fn connection(target: &Target, options: &ClientOptions) -> Result<GrpcChannel, MeshError> {
-    let unusable = |source| MeshError::Endpoint { addr: target.addr.clone(), source };
+pub(crate) fn connection(
+    target: &Target,
+    options: &ClientOptions,
+) -> Result<GrpcChannel, MeshError> {
+    let unusable = |source| MeshError::Endpoint {
+        addr: target.addr.clone(),
+        source,
+    };
     let endpoint = Endpoint::from_shared(format!("http://{}", target.addr))
         .map_err(unusable)?
         .connect_timeout(options.connect_timeout)
@@ -85,7 +99,8 @@ pub(crate) fn connection(target: &Target, options: &ClientOptions) -> Result<Grp
     Ok(BoxCloneSyncService::new(stack.map_err(broken)))
 }
 
-/// What came over the wire as a status is an answer, not an error: here only the connection can have failed.
+/// What came over the wire as a status is an answer, not an error: here only the connection can
+/// have failed.
 fn broken(error: tonic::transport::Error) -> Status {
     let status = Status::from_error(Box::new(error));
     match status.code() {
@@ -102,5 +117,9 @@ fn root_cause(status: &Status) -> String {
     while let Some(source) = found.source() {
         found = source;
     }
-    if std::ptr::addr_eq(found, status) { status.message().to_owned() } else { found.to_string() }
+    if std::ptr::addr_eq(found, status) {
+        status.message().to_owned()
+    } else {
+        found.to_string()
+    }
 }

@@ -20,7 +20,10 @@ impl AddCredentialsLayer {
 impl<S> Layer<S> for AddCredentialsLayer {
     type Service = AddCredentials<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        AddCredentials { inner, signer: self.0.clone() }
+        AddCredentials {
+            inner,
+            signer: self.0.clone(),
+        }
     }
 }
 

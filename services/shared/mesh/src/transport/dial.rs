@@ -1,5 +1,5 @@
-//! How connections are made and accepted: TCP or TLS by default, anything else (a simulated network) through
-//! [`Dial::new`].
+//! How connections are made and accepted: TCP or TLS by default, anything else (a simulated
+//! network) through [`Dial::new`].
 
 use std::io;
 use std::sync::Arc;
@@ -28,7 +28,9 @@ impl Dial {
 
     /// TCP, with TLS inside when certificates are given.
     pub fn secured(tls: Option<&Tls>, protocol: Protocol) -> Self {
-        let Some(tls) = tls.cloned() else { return Self::tcp() };
+        let Some(tls) = tls.cloned() else {
+            return Self::tcp();
+        };
         Self::new(move |target| {
             let tls = tls.clone();
             Box::pin(async move { tls.connect(&target, protocol).await })

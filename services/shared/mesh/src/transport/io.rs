@@ -23,8 +23,13 @@ impl Target {
     /// Makes a target whose name is the host that is dialled.
     pub fn new(addr: impl Into<String>) -> Self {
         let addr = addr.into();
-        let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = addr
+            .rsplit_once(':')
+            .map_or(addr.as_str(), |(host, _)| host);
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         Self { addr, host }
     }
 }
@@ -35,7 +40,10 @@ mod tests {
 
     #[test]
     fn a_target_is_known_by_its_host() {
-        assert_eq!(Target::new("worker-1.workers:5000").host, "worker-1.workers");
+        assert_eq!(
+            Target::new("worker-1.workers:5000").host,
+            "worker-1.workers"
+        );
         assert_eq!(Target::new("127.0.0.1:5000").host, "127.0.0.1");
         assert_eq!(Target::new("[::1]:5000").host, "::1");
     }

@@ -23,8 +23,8 @@ pub struct RoleIo {
 }
 
 impl RoleIo {
-    /// Uses TCP, with TLS if certificates are given. The role is advertised as `host` and the port of the listener, which
-    /// speaks `protocol`.
+    /// Uses TCP, with TLS if certificates are given. The role is advertised as `host` and the port
+    /// of the listener, which speaks `protocol`.
     ///
     /// # Errors
     /// The operating system's if the listener has no address.
@@ -51,7 +51,9 @@ impl RoleIo {
 
 impl std::fmt::Debug for RoleIo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RoleIo").field("addr", &self.addr).finish_non_exhaustive()
+        f.debug_struct("RoleIo")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,9 +63,12 @@ mod tests {
 
     #[tokio::test]
     async fn every_kind_of_host_is_advertised_so_that_it_can_be_dialled() {
-        for (host, dialled) in
-            [("::1", "[::1]"), ("[::1]", "[::1]"), ("10.0.0.7", "10.0.0.7"), ("a.b", "a.b")]
-        {
+        for (host, dialled) in [
+            ("::1", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("10.0.0.7", "10.0.0.7"),
+            ("a.b", "a.b"),
+        ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
             let io = RoleIo::over_tcp(host, listener, None, Protocol::Grpc).unwrap();

@@ -21,11 +21,12 @@ pub(crate) fn secret() -> ClusterSecret {
     ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
 }
 
-/// Deadline of every wait for something that must happen. Far beyond what any of it takes on an idle machine: only a
-/// defect meets it.
+/// Deadline of every wait for something that must happen. Far beyond what any of it takes on an
+/// idle machine: only a defect meets it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Time-out of one attempt of a call. A peer that answers meets it only on a machine that gives it no time for so long.
+/// Time-out of one attempt of a call. A peer that answers meets it only on a machine that gives it
+/// no time for so long.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
 
 /// How a server behaves; may be changed while it runs.
@@ -140,9 +141,18 @@ impl Peer {
         let (stop, stopped) = oneshot::channel();
         let mut serving = JoinSet::new();
         serving.spawn(async move {
-            server.serve(listener, async { drop(stopped.await) }).await.unwrap();
+            server
+                .serve(listener, async { drop(stopped.await) })
+                .await
+                .unwrap();
         });
-        Self { addr, manners, health, stop: Some(stop), serving }
+        Self {
+            addr,
+            manners,
+            health,
+            stop: Some(stop),
+            serving,
+        }
     }
 
     pub(crate) fn target(&self) -> Target {
@@ -170,23 +180,41 @@ impl Caller {
     pub(crate) fn new<'a>(targets: impl IntoIterator<Item = &'a Target>) -> Self {
         let mut registry = Registry::with_prefix("cstore");
         let metrics = MeshMetrics::register(&mut registry);
-        let options =
-            ClientOptions::new("test", Signer::new(&secret(), cstore_proto::Caller::Operator), metrics);
-        let all = targets.into_iter().map(|target| (target.clone(), Class::Whole)).collect();
+        let options = ClientOptions::new(
+            "test",
+            Signer::new(&secret(), cstore_proto::Caller::Operator),
+            metrics,
+        );
+        let all = targets
+            .into_iter()
+            .map(|target| (target.clone(), Class::Whole))
+            .collect();
         let (endpoints, members) = watch::channel(all);
         let (service, manager) = Service::new("fake", Discovery::Members(members), &options);
         let mut tasks = JoinSet::new();
         tasks.spawn(manager.run());
-        let bounds = CallBounds { deadline: PATIENCE, attempt: ATTEMPT, ..CallBounds::default() };
+        let bounds = CallBounds {
+            deadline: PATIENCE,
+            attempt: ATTEMPT,
+            ..CallBounds::default()
+        };
         let client = MasterClient::with_bounds(&service, bounds);
-        Self { client, endpoints, registry, _manager: tasks }
+        Self {
+            client,
+            endpoints,
+            registry,
+            _manager: tasks,
+        }
     }
 
     /// The sum of a metric over the lines that contain all of `parts`.
     pub(crate) fn metric(&self, parts: &[&str]) -> f64 {
         let text = self.metrics();
         let fits = |line: &&str| parts.iter().all(|part| line.contains(part));
-        text.lines().filter(fits).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        text.lines()
+            .filter(fits)
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
     pub(crate) fn metrics(&self) -> String {
@@ -203,7 +231,10 @@ impl Caller {
             let (client, left) = (self.client.clone(), left.clone());
             tasks.spawn(async move {
                 let mut failed = Vec::new();
-                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+                while left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                    .is_ok()
+                {
                     if let Err(status) = client.get_file(v1::GetFileRequest::default()).await {
                         failed.push(status);
                     }
@@ -215,19 +246,25 @@ impl Caller {
     }
 }
 
-/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives; a port that was
-/// given back could be the next one of another test.
+/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives;
+/// a port that was given back could be the next one of another test.
 pub(crate) fn nobody() -> (Target, TcpSocket) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    (Target::new(socket.local_addr().unwrap().to_string()), socket)
+    (
+        Target::new(socket.local_addr().unwrap().to_string()),
+        socket,
+    )
 }
 
 /// Waits for a condition that the peers bring about.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + PATIENCE;
     while !holds() {
-        assert!(tokio::time::Instant::now() < end, "{what} did not happen within {PATIENCE:?}");
+        assert!(
+            tokio::time::Instant::now() < end,
+            "{what} did not happen within {PATIENCE:?}"
+        );
         // A loop without a pause would take the time of the peers that are waited for.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -18,15 +18,36 @@ async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_cal
     ill.manners.fail_of_ten.store(3, Ordering::Relaxed);
     let caller = Caller::new([&well.target(), &ill.target(), &dead]);
     let failed = caller.get_files(1_000, 16).await;
-    for line in caller.metrics().lines().filter(|line| !line.contains("seconds") && !line.starts_with('#')) {
+    for line in caller
+        .metrics()
+        .lines()
+        .filter(|line| !line.contains("seconds") && !line.starts_with('#'))
+    {
         println!("{line}");
     }
-    assert!(failed.is_empty(), "{} of 1,000 failed: {:?}", failed.len(), failed.first());
-    assert_eq!(caller.metric(&["mesh_calls_total", "code=\"Ok\""]) as u64, 1_000);
-    assert!(ill.manners.calls() > 0, "the ill one was never asked, so this proves nothing");
+    assert!(
+        failed.is_empty(),
+        "{} of 1,000 failed: {:?}",
+        failed.len(),
+        failed.first()
+    );
+    assert_eq!(
+        caller.metric(&["mesh_calls_total", "code=\"Ok\""]) as u64,
+        1_000
+    );
+    assert!(
+        ill.manners.calls() > 0,
+        "the ill one was never asked, so this proves nothing"
+    );
     assert!(caller.metric(&["mesh_retries_total"]) >= 1.0);
-    assert!(caller.metric(&["mesh_ejections_total"]) >= 1.0, "the ill one was never left alone");
-    assert!(well.manners.calls() > 5 * ill.manners.calls(), "ejection did not move calls away");
+    assert!(
+        caller.metric(&["mesh_ejections_total"]) >= 1.0,
+        "the ill one was never left alone"
+    );
+    assert!(
+        well.manners.calls() > 5 * ill.manners.calls(),
+        "ejection did not move calls away"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,11 +55,19 @@ async fn a_peer_that_is_killed_under_load_costs_no_idempotent_call() {
     let (stays, goes) = (Peer::start().await, Peer::start().await);
     let caller = Caller::new([&stays.target(), &goes.target()]);
     let kill = async {
-        until("calls at both", || goes.manners.calls() > 50 && stays.manners.calls() > 50).await;
+        until("calls at both", || {
+            goes.manners.calls() > 50 && stays.manners.calls() > 50
+        })
+        .await;
         drop(goes);
     };
     let (failed, ()) = tokio::join!(caller.get_files(2_000, 8), kill);
-    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+    assert!(
+        failed.is_empty(),
+        "{} failed: {:?}",
+        failed.len(),
+        failed.first()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,7 +79,11 @@ async fn a_peer_that_stops_in_good_order_costs_no_call_at_all() {
         let mut after = 0;
         while after < 200 {
             // Not idempotent: nothing is tried again, so every failure shows.
-            if let Err(status) = caller.client.delete_file(v1::DeleteFileRequest::default()).await {
+            if let Err(status) = caller
+                .client
+                .delete_file(v1::DeleteFileRequest::default())
+                .await
+            {
                 failed.push(status);
             }
             after += u32::from(caller.metric(&["mesh_endpoints", "state=\"Down\""]) >= 1.0);
@@ -58,11 +91,19 @@ async fn a_peer_that_stops_in_good_order_costs_no_call_at_all() {
         failed
     };
     let stop = async {
-        until("calls at both", || goes.manners.calls() > 20 && stays.manners.calls() > 20).await;
+        until("calls at both", || {
+            goes.manners.calls() > 20 && stays.manners.calls() > 20
+        })
+        .await;
         goes.stop().await;
     };
     let (failed, ()) = tokio::join!(callers, stop);
-    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+    assert!(
+        failed.is_empty(),
+        "{} failed: {:?}",
+        failed.len(),
+        failed.first()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,11 +117,18 @@ async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_no
     until("the call at the peer", || peer.manners.calls() == 1).await;
     // Longer than an attempt, counted from when the peer has the call.
     tokio::time::sleep(ATTEMPT * 2).await;
-    assert!(lost.try_join_next().is_none(), "the call ended with an attempt");
+    assert!(
+        lost.try_join_next().is_none(),
+        "the call ended with an attempt"
+    );
     assert_eq!(peer.manners.calls(), 1, "it is still the only one");
     // One that may be repeated is, at the next attempt.
     peer.manners.calls.store(0, Ordering::Relaxed);
-    caller.client.get_file(v1::GetFileRequest::default()).await.unwrap();
+    caller
+        .client
+        .get_file(v1::GetFileRequest::default())
+        .await
+        .unwrap();
     assert_eq!(peer.manners.calls(), 2);
 }
 
@@ -88,19 +136,33 @@ async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_no
 async fn when_nobody_can_be_reached_the_error_says_so_and_why() {
     let (dead, _held) = nobody();
     let caller = Caller::new([&dead]);
-    let error = caller.client.delete_file(v1::DeleteFileRequest::default()).await.unwrap_err();
+    let error = caller
+        .client
+        .delete_file(v1::DeleteFileRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error}");
-    assert!(error.message().contains(&dead.addr) && error.message().contains("refused"), "{error}");
+    assert!(
+        error.message().contains(&dead.addr) && error.message().contains("refused"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_accepts_and_never_speaks_is_never_asked() {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let well = Peer::start().await;
-    let caller = Caller::new([&well.target(), &Target::new(mute.local_addr().unwrap().to_string())]);
+    let caller = Caller::new([
+        &well.target(),
+        &Target::new(mute.local_addr().unwrap().to_string()),
+    ]);
     let failed = caller.get_files(200, 8).await;
     assert!(failed.is_empty(), "{:?}", failed.first());
-    assert_eq!(caller.metric(&["mesh_retries_total"]) as u64, 0, "the gate kept it out");
+    assert_eq!(
+        caller.metric(&["mesh_retries_total"]) as u64,
+        0,
+        "the gate kept it out"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,9 +172,17 @@ async fn when_everything_fails_the_budget_ends_the_retries() {
     let caller = Caller::new([&peer.target()]);
     let failed = caller.get_files(300, 64).await;
     assert_eq!(failed.len(), 300);
-    assert!(failed.iter().all(|status| status.code() == Code::Unavailable));
+    assert!(
+        failed
+            .iter()
+            .all(|status| status.code() == Code::Unavailable)
+    );
     assert!(caller.metric(&["mesh_retries_refused_total"]) >= 1.0);
-    assert!(peer.manners.calls() < 500, "{} calls: a storm of retries", peer.manners.calls());
+    assert!(
+        peer.manners.calls() < 500,
+        "{} calls: a storm of retries",
+        peer.manners.calls()
+    );
 }
 
 /// An address that leads to a stranger first, and to the peer from the second connection on.
@@ -124,7 +194,12 @@ async fn misled(peer: &Peer) -> (Target, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     let nothing = tonic::service::Routes::default();
     let serve = tonic::transport::Server::builder().add_routes(nothing);
-    tasks.spawn(async move { serve.serve_with_incoming(TcpListenerStream::new(stranger)).await.unwrap() });
+    tasks.spawn(async move {
+        serve
+            .serve_with_incoming(TcpListenerStream::new(stranger))
+            .await
+            .unwrap()
+    });
     let peer = peer.addr;
     tasks.spawn(async move {
         let mut pipes = JoinSet::new();
@@ -146,6 +221,11 @@ async fn i12_a_connection_that_leads_to_a_stranger_is_given_up_for_another() {
     let (target, _tasks) = misled(&peer).await;
     let caller = Caller::new([&target]);
     let failed = caller.get_files(50, 4).await;
-    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+    assert!(
+        failed.is_empty(),
+        "{} failed: {:?}",
+        failed.len(),
+        failed.first()
+    );
     assert!(peer.manners.calls() >= 50);
 }

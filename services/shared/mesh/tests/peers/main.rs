@@ -1,4 +1,5 @@
-//! The whole client stack against real servers of the real server stack: some well, some failing, some gone.
+//! The whole client stack against real servers of the real server stack: some well, some failing,
+//! some gone.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

@@ -1,4 +1,5 @@
-//! A role's life as a member: against a master of the real server stack, over memory, in time that is paused.
+//! A role's life as a member: against a master of the real server stack, over memory, in time that
+//! is paused.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -86,11 +87,17 @@ impl Cluster for FakeMaster {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        self.0.lock().registrations.push((Instant::now(), request.into_inner()));
+        self.0
+            .lock()
+            .registrations
+            .push((Instant::now(), request.into_inner()));
         if self.behaviour().await? == Behaviour::Forgot {
             self.set(Behaviour::Answers);
         }
-        let state = v1::MasterState { cluster_uuid: vec![2; 16].into(), ..v1::MasterState::default() };
+        let state = v1::MasterState {
+            cluster_uuid: vec![2; 16].into(),
+            ..v1::MasterState::default()
+        };
         Ok(Response::new(v1::RegisterResponse {
             state: Some(state),
             dedup_key: vec![3; 32].into(),
@@ -103,9 +110,15 @@ impl Cluster for FakeMaster {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        self.0.lock().heartbeats.push((Instant::now(), request.into_inner()));
+        self.0
+            .lock()
+            .heartbeats
+            .push((Instant::now(), request.into_inner()));
         let register_again = self.behaviour().await? == Behaviour::Forgot;
-        Ok(Response::new(v1::HeartbeatResponse { register_again, ..v1::HeartbeatResponse::default() }))
+        Ok(Response::new(v1::HeartbeatResponse {
+            register_again,
+            ..v1::HeartbeatResponse::default()
+        }))
     }
 
     /// Streams one view and ends.
@@ -151,7 +164,9 @@ impl Setup {
         let server = GrpcServer::new(options).await.unwrap();
         server.health().set_serving(true).await;
         let server = server.add_service(ClusterServer::new(master.clone()));
-        let incoming = stream::poll_fn(move |cx| accepted.poll_recv(cx)).map(Ok).boxed();
+        let incoming = stream::poll_fn(move |cx| accepted.poll_recv(cx))
+            .map(Ok)
+            .boxed();
         let mut serving = JoinSet::new();
         serving.spawn(async move { server.serve_over(incoming, pending()).await.unwrap() });
 
@@ -165,7 +180,10 @@ impl Setup {
             })
         });
         let signer = Signer::new(&secret(), cstore_proto::Caller::Worker);
-        let options = ClientOptions { dial, ..ClientOptions::new("worker", signer, MeshMetrics::default()) };
+        let options = ClientOptions {
+            dial,
+            ..ClientOptions::new("worker", signer, MeshMetrics::default())
+        };
         let link = MasterLink {
             client: connect_master("127.0.0.1:1", &options).unwrap(),
             profile: NodeProfile {
@@ -176,12 +194,24 @@ impl Setup {
             },
             retry_step: Duration::from_millis(250),
         };
-        Self { master, link, readiness: Readiness::new(&[]), shutdown: Shutdown::new(), _serving: serving }
+        Self {
+            master,
+            link,
+            readiness: Readiness::new(&[]),
+            shutdown: Shutdown::new(),
+            _serving: serving,
+        }
     }
 
     fn start(&self, member: FakeMember) -> JoinHandle<()> {
         let trigger = member.trigger.clone();
-        let beats = Heartbeats::new(self.link.clone(), INTERVAL, self.readiness.clone(), trigger, member);
+        let beats = Heartbeats::new(
+            self.link.clone(),
+            INTERVAL,
+            self.readiness.clone(),
+            trigger,
+            member,
+        );
         cstore_node::shutdown::spawn("heartbeats", beats.run(self.shutdown.clone()))
     }
 
@@ -227,7 +257,10 @@ impl Member for FakeMember {
     }
 
     fn farewell(&mut self) -> Option<Report> {
-        Some(Report::Worker(v1::WorkerReport { leaving: true, ..v1::WorkerReport::default() }))
+        Some(Report::Worker(v1::WorkerReport {
+            leaving: true,
+            ..v1::WorkerReport::default()
+        }))
     }
 }
 
@@ -237,7 +270,11 @@ async fn registration_is_retried_until_the_master_answers() {
     let joining = setup.link.join(None, &setup.readiness, &setup.shutdown);
     let answering = async {
         sleep(Duration::from_secs(10)).await;
-        assert!(setup.master.n_registrations() > 3, "{}", setup.master.n_registrations());
+        assert!(
+            setup.master.n_registrations() > 3,
+            "{}",
+            setup.master.n_registrations()
+        );
         assert!(!setup.is_ready());
         setup.master.set(Behaviour::Answers);
     };
@@ -254,8 +291,10 @@ async fn a_shutdown_ends_a_registration_whatever_the_master_does() {
             sleep(Duration::from_secs(3)).await;
             setup.shutdown.trigger();
         };
-        let joining =
-            timeout(Duration::from_secs(4), setup.link.join(None, &setup.readiness, &setup.shutdown));
+        let joining = timeout(
+            Duration::from_secs(4),
+            setup.link.join(None, &setup.readiness, &setup.shutdown),
+        );
         let (joined, ()) = tokio::join!(joining, stopping);
         assert!(joined.unwrap().unwrap().is_none(), "{behaviour:?}");
     }
@@ -270,7 +309,10 @@ async fn heartbeats_come_at_the_interval() {
     assert_eq!(beats.len(), 10);
     for (n, beat) in (0..).zip(&beats) {
         let late = beat.saturating_sub(INTERVAL * n);
-        assert!(*beat >= INTERVAL * n && late < Duration::from_millis(50), "{beats:?}");
+        assert!(
+            *beat >= INTERVAL * n && late < Duration::from_millis(50),
+            "{beats:?}"
+        );
     }
 }
 
@@ -284,10 +326,22 @@ async fn a_role_that_asks_gets_a_heartbeat_at_once_and_its_ticks_stay() {
     member.trigger.request();
     member.trigger.request();
     sleep(Duration::from_millis(20)).await;
-    assert_eq!(setup.master.beats().len(), 3, "two requests at once are one");
+    assert_eq!(
+        setup.master.beats().len(),
+        3,
+        "two requests at once are one"
+    );
     sleep(Duration::from_secs(1)).await;
     let occasions = member.role.lock().occasions.clone();
-    assert_eq!(occasions, [Occasion::Tick, Occasion::Tick, Occasion::Early, Occasion::Tick]);
+    assert_eq!(
+        occasions,
+        [
+            Occasion::Tick,
+            Occasion::Tick,
+            Occasion::Early,
+            Occasion::Tick
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,9 +352,22 @@ async fn a_role_that_asks_with_every_answer_does_not_make_a_busy_loop() {
     let _beats = setup.start(member.clone());
     sleep(INTERVAL * 2).await;
     let beats = setup.master.beats();
-    assert!((150..=202).contains(&beats.len()), "{} heartbeats in two seconds", beats.len());
-    let ticks = member.role.lock().occasions.iter().filter(|occasion| **occasion == Occasion::Tick).count();
-    assert!((2..=3).contains(&ticks), "early heartbeats do not move the ticks, found {ticks}");
+    assert!(
+        (150..=202).contains(&beats.len()),
+        "{} heartbeats in two seconds",
+        beats.len()
+    );
+    let ticks = member
+        .role
+        .lock()
+        .occasions
+        .iter()
+        .filter(|occasion| **occasion == Occasion::Tick)
+        .count();
+    assert!(
+        (2..=3).contains(&ticks),
+        "early heartbeats do not move the ticks, found {ticks}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,7 +380,10 @@ async fn a_change_of_readiness_is_told_before_the_next_tick() {
     member.role.lock().is_away = true;
     sleep(Duration::from_millis(150)).await;
     let told = setup.master.last_beat();
-    assert_eq!((told.ready, told.not_ready_reason.as_str()), (false, "away"));
+    assert_eq!(
+        (told.ready, told.not_ready_reason.as_str()),
+        (false, "away")
+    );
     assert_eq!(setup.master.beats().len(), 3);
 }
 
@@ -326,8 +396,16 @@ async fn a_node_that_the_master_forgot_registers_again_and_reports_soon() {
     setup.master.set(Behaviour::Forgot);
     sleep(Duration::from_millis(700)).await;
     assert_eq!(setup.master.n_registrations(), 1);
-    assert_eq!(setup.master.beats().len(), 3, "one that was not read, and soon another one");
-    assert_eq!(member.role.lock().answers, 2, "what the master did not read is not acknowledged");
+    assert_eq!(
+        setup.master.beats().len(),
+        3,
+        "one that was not read, and soon another one"
+    );
+    assert_eq!(
+        member.role.lock().answers,
+        2,
+        "what the master did not read is not acknowledged"
+    );
     assert!(setup.is_ready());
 }
 
@@ -344,7 +422,10 @@ async fn five_missed_heartbeats_are_a_reason_not_to_be_ready_and_an_answer_ends_
         // One that hangs takes the five seconds of a call.
         sleep(INTERVAL * 30).await;
         let reasons = setup.readiness.reasons();
-        assert!(matches!(&reasons[..], [("master", why)] if why.contains("does not answer")), "{reasons:?}");
+        assert!(
+            matches!(&reasons[..], [("master", why)] if why.contains("does not answer")),
+            "{reasons:?}"
+        );
         setup.master.set(Behaviour::Answers);
         sleep(INTERVAL * 7).await;
         assert!(setup.is_ready(), "{behaviour:?}");
@@ -353,15 +434,27 @@ async fn five_missed_heartbeats_are_a_reason_not_to_be_ready_and_an_answer_ends_
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_at_any_time_ends_the_heartbeats_with_a_farewell() {
-    for behaviour in [Behaviour::Answers, Behaviour::Refuses, Behaviour::Hangs, Behaviour::Forgot] {
+    for behaviour in [
+        Behaviour::Answers,
+        Behaviour::Refuses,
+        Behaviour::Hangs,
+        Behaviour::Forgot,
+    ] {
         for after in [0, 1, 50, 999, 1_000, 1_001, 2_345, 7_000] {
             let setup = Setup::new(behaviour).await;
             let beats = setup.start(FakeMember::default());
             sleep(Duration::from_millis(after)).await;
             setup.shutdown.trigger();
             // The farewell, and nothing else.
-            timeout(Duration::from_millis(1_010), beats).await.unwrap().unwrap();
-            let leaves = setup.master.last_beat().worker.is_some_and(|worker| worker.leaving);
+            timeout(Duration::from_millis(1_010), beats)
+                .await
+                .unwrap()
+                .unwrap();
+            let leaves = setup
+                .master
+                .last_beat()
+                .worker
+                .is_some_and(|worker| worker.leaving);
             assert!(leaves, "{behaviour:?} after {after} ms");
         }
     }
@@ -393,13 +486,27 @@ async fn the_view_is_followed_again_after_its_end_and_until_the_shutdown() {
     );
     let following = cstore_node::shutdown::spawn("view", follow);
     sleep(Duration::from_secs(1)).await;
-    assert!(views.0.lock().starts_with(&[true, false, true, false]), "{:?}", views.0.lock());
+    assert!(
+        views.0.lock().starts_with(&[true, false, true, false]),
+        "{:?}",
+        views.0.lock()
+    );
     let opened = setup.master.0.lock().views;
-    assert!((4..=12).contains(&opened), "each view begins the back-off anew, found {opened}");
+    assert!(
+        (4..=12).contains(&opened),
+        "each view begins the back-off anew, found {opened}"
+    );
 
     setup.master.set(Behaviour::Hangs);
     sleep(Duration::from_secs(15)).await;
-    assert_eq!(views.0.lock().last(), Some(&false), "a master that hangs is an interruption");
+    assert_eq!(
+        views.0.lock().last(),
+        Some(&false),
+        "a master that hangs is an interruption"
+    );
     setup.shutdown.trigger();
-    timeout(Duration::from_millis(10), following).await.unwrap().unwrap();
+    timeout(Duration::from_millis(10), following)
+        .await
+        .unwrap()
+        .unwrap();
 }

@@ -16,7 +16,11 @@ async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again() {
     until("one to be down", || down(&caller) == 1).await;
     let before = other.manners.calls();
     assert!(caller.get_files(200, 8).await.is_empty());
-    assert_eq!(other.manners.calls(), before, "a peer that is down was asked");
+    assert_eq!(
+        other.manners.calls(),
+        before,
+        "a peer that is down was asked"
+    );
     other.health.set_serving(true).await;
     until("both to serve again", || serving(&caller) == 2).await;
     assert!(caller.get_files(200, 8).await.is_empty());
@@ -28,15 +32,33 @@ async fn calls_follow_discovery_and_prefer_whole_peers() {
     let (one, other) = (Peer::start().await, Peer::start().await);
     let caller = Caller::new([&one.target()]);
     assert!(caller.get_files(20, 2).await.is_empty());
-    let all = [(one.target(), Class::Partial), (other.target(), Class::Whole)];
+    let all = [
+        (one.target(), Class::Partial),
+        (other.target(), Class::Whole),
+    ];
     caller.endpoints.send_replace(Endpoints::from(all));
-    until("both to serve", || caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32 == 2).await;
+    until("both to serve", || {
+        caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32 == 2
+    })
+    .await;
     let before = one.manners.calls();
     assert!(caller.get_files(50, 4).await.is_empty());
-    assert_eq!((one.manners.calls(), other.manners.calls()), (before, 50), "the whole one is preferred");
-    caller.endpoints.send_replace(Endpoints::from([(one.target(), Class::Partial)]));
-    until("one to be gone", || caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32 == 1).await;
-    assert!(caller.get_files(20, 2).await.is_empty(), "one that misses a part is better than none");
+    assert_eq!(
+        (one.manners.calls(), other.manners.calls()),
+        (before, 50),
+        "the whole one is preferred"
+    );
+    caller
+        .endpoints
+        .send_replace(Endpoints::from([(one.target(), Class::Partial)]));
+    until("one to be gone", || {
+        caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32 == 1
+    })
+    .await;
+    assert!(
+        caller.get_files(20, 2).await.is_empty(),
+        "one that misses a part is better than none"
+    );
     assert_eq!(other.manners.calls(), 50);
 }
 
@@ -44,10 +66,16 @@ async fn calls_follow_discovery_and_prefer_whole_peers() {
 async fn load_goes_to_the_peer_that_has_less_to_do() {
     let (quick, slow) = (Peer::start().await, Peer::start().await);
     // Every tenth call hangs until its time-out: its calls in work pile up.
-    slow.manners.lose_of_ten.store(1, std::sync::atomic::Ordering::Relaxed);
+    slow.manners
+        .lose_of_ten
+        .store(1, std::sync::atomic::Ordering::Relaxed);
     let caller = Caller::new([&quick.target(), &slow.target()]);
     assert!(caller.get_files(400, 16).await.is_empty());
     let (q, s) = (quick.manners.calls(), slow.manners.calls());
     assert!(q > 2 * s, "the quick one had {q} calls, the slow one {s}");
-    caller.client.get_file(v1::GetFileRequest::default()).await.unwrap();
+    caller
+        .client
+        .get_file(v1::GetFileRequest::default())
+        .await
+        .unwrap();
 }

@@ -34,13 +34,22 @@ pub enum SamplerChoice {
 
 const LEVELS: [&str; 6] = ["OFF", "ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 /// Parts below us that a level alone does not open: their debug lines would bury ours.
-const QUIET_TARGETS: [&str; 8] =
-    ["h2", "hyper", "hyper_util", "tower", "tonic", "sled", "rustls", "opentelemetry"];
+const QUIET_TARGETS: [&str; 8] = [
+    "h2",
+    "hyper",
+    "hyper_util",
+    "tower",
+    "tonic",
+    "sled",
+    "rustls",
+    "opentelemetry",
+];
 const LOG_LEVEL: &str = "LOG_LEVEL";
 const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
 
 impl TelemetryConfig {
-    /// Reads LOG_LEVEL, LOG_FORMAT, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and its _ARG.
+    /// Reads LOG_LEVEL, LOG_FORMAT, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME,
+    /// OTEL_TRACES_SAMPLER and its _ARG.
     pub fn from_env(env: &mut Env<'_>) -> Self {
         let level = env.string(LOG_LEVEL, "INFO");
         let filter = filter(&level).unwrap_or_else(|| {
@@ -79,17 +88,25 @@ impl SamplerChoice {
             Self::Ratio(ratio) => Sampler::TraceIdRatioBased(ratio),
             Self::ParentAlwaysOn => Sampler::ParentBased(Box::new(Sampler::AlwaysOn)),
             Self::ParentAlwaysOff => Sampler::ParentBased(Box::new(Sampler::AlwaysOff)),
-            Self::ParentRatio(ratio) => Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))),
+            Self::ParentRatio(ratio) => {
+                Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)))
+            }
         }
     }
 }
 
-/// A level is for our own lines. A lone word that is no level would be a legal directive for a target of that name,
-/// and hide a misspelt level: directives are only what has `=` or a comma.
+/// A level is for our own lines. A lone word that is no level would be a legal directive for a
+/// target of that name, and hide a misspelt level: directives are only what has `=` or a comma.
 fn filter(text: &str) -> Option<String> {
     if let Some(level) = LEVELS.iter().find(|level| level.eq_ignore_ascii_case(text)) {
-        let below = if ["OFF", "ERROR"].contains(level) { *level } else { "WARN" };
-        let quiet = QUIET_TARGETS.map(|target| format!("{target}={below}")).join(",");
+        let below = if ["OFF", "ERROR"].contains(level) {
+            *level
+        } else {
+            "WARN"
+        };
+        let quiet = QUIET_TARGETS
+            .map(|target| format!("{target}={below}"))
+            .join(",");
         return Some(format!("{level},{quiet}"));
     }
     let is_directives = text.contains(['=', ',']) && EnvFilter::builder().parse(text).is_ok();
@@ -99,11 +116,14 @@ fn filter(text: &str) -> Option<String> {
 fn endpoint(env: &mut Env<'_>) -> Option<String> {
     const KEY: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
     let endpoint = env.optional_string(KEY)?;
-    let is_http = endpoint
-        .parse::<http::Uri>()
-        .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()));
+    let is_http = endpoint.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
+    });
     if !is_http {
-        env.refuse(KEY, "http://host:port of a collector that takes OTLP over gRPC");
+        env.refuse(
+            KEY,
+            "http://host:port of a collector that takes OTLP over gRPC",
+        );
     }
     Some(endpoint)
 }
@@ -119,9 +139,16 @@ fn sampler(env: &mut Env<'_>) -> SamplerChoice {
         ("traceidratio", SamplerChoice::Ratio(ratio)),
         ("parentbased_always_on", SamplerChoice::ParentAlwaysOn),
         ("parentbased_always_off", SamplerChoice::ParentAlwaysOff),
-        ("parentbased_traceidratio", SamplerChoice::ParentRatio(ratio)),
+        (
+            "parentbased_traceidratio",
+            SamplerChoice::ParentRatio(ratio),
+        ),
     ];
-    env.choice("OTEL_TRACES_SAMPLER", SamplerChoice::ParentAlwaysOn, &choices)
+    env.choice(
+        "OTEL_TRACES_SAMPLER",
+        SamplerChoice::ParentAlwaysOn,
+        &choices,
+    )
 }
 
 #[cfg(test)]
@@ -147,25 +174,47 @@ mod tests {
         let mut env = Env::new(&source);
         TelemetryConfig::from_env(&mut env);
         let text = env.finish().unwrap_err().to_string();
-        let names: Vec<_> = text.lines().filter_map(|line| line.split(':').next()).collect();
+        let names: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.split(':').next())
+            .collect();
         assert_eq!(names, source.map(|(name, _)| name), "{text}");
-        assert!(text.starts_with("LOG_LEVEL: found \"VERBOSE\", allowed is ERROR, WARN"), "{text}");
+        assert!(
+            text.starts_with("LOG_LEVEL: found \"VERBOSE\", allowed is ERROR, WARN"),
+            "{text}"
+        );
     }
 
     #[test]
     fn levels_in_any_case_and_directives_are_understood() {
-        for good in ["error", "Warn", "INFO", "debug", "TRACE", "off", "info,cstore_wire=trace", "h2=debug"] {
+        for good in [
+            "error",
+            "Warn",
+            "INFO",
+            "debug",
+            "TRACE",
+            "off",
+            "info,cstore_wire=trace",
+            "h2=debug",
+        ] {
             let filter = filter(good).unwrap();
-            assert!(EnvFilter::builder().parse(&filter).is_ok(), "{good} became {filter}");
+            assert!(
+                EnvFilter::builder().parse(&filter).is_ok(),
+                "{good} became {filter}"
+            );
         }
         for bad in ["VERBOSE", "5x", "cstore=loud", "a=b=c"] {
             assert_eq!(filter(bad), None, "{bad}");
         }
     }
 
-    /// Whether a sampler records a root, a child of a recorded parent, and a child of one that is not.
+    /// Whether a sampler records a root, a child of a recorded parent, and a child of one that is
+    /// not.
     fn decisions(name: &str, share: &str) -> [bool; 3] {
-        let source = [("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", share)];
+        let source = [
+            ("OTEL_TRACES_SAMPLER", name),
+            ("OTEL_TRACES_SAMPLER_ARG", share),
+        ];
         let mut env = Env::new(&source);
         let sampler = TelemetryConfig::from_env(&mut env).sampler.sampler();
         env.finish().unwrap();
@@ -176,8 +225,17 @@ mod tests {
             let remote = SpanContext::new(trace, span, flags, true, TraceState::default());
             Context::new().with_remote_span_context(remote)
         };
-        let parents = [Context::new(), parent(TraceFlags::SAMPLED), parent(TraceFlags::NOT_SAMPLED)];
-        parents.map(|parent| tracer.start_with_context("request", &parent).span_context().is_sampled())
+        let parents = [
+            Context::new(),
+            parent(TraceFlags::SAMPLED),
+            parent(TraceFlags::NOT_SAMPLED),
+        ];
+        parents.map(|parent| {
+            tracer
+                .start_with_context("request", &parent)
+                .span_context()
+                .is_sampled()
+        })
     }
 
     #[test]
@@ -199,10 +257,15 @@ mod tests {
 
     #[test]
     fn the_ratio_reaches_the_sampler() {
-        let source =
-            [("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.25")];
+        let source = [
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ];
         let mut env = Env::new(&source);
-        assert_eq!(TelemetryConfig::from_env(&mut env).sampler, SamplerChoice::ParentRatio(0.25));
+        assert_eq!(
+            TelemetryConfig::from_env(&mut env).sampler,
+            SamplerChoice::ParentRatio(0.25)
+        );
         assert_eq!(env.finish(), Ok(()));
     }
 }

@@ -27,7 +27,12 @@ impl Default for TextWithTrace {
 
 impl Default for JsonWithTrace {
     fn default() -> Self {
-        Self(Format::default().json().flatten_event(true).with_ansi(false))
+        Self(
+            Format::default()
+                .json()
+                .flatten_event(true)
+                .with_ansi(false),
+        )
     }
 }
 
@@ -45,7 +50,9 @@ where
         let mut line = String::new();
         self.0.format_event(ctx, Writer::new(&mut line), event)?;
         match current_ids() {
-            Some((trace, span)) => writeln!(out, "{} trace_id={trace} span_id={span}", line.trim_end()),
+            Some((trace, span)) => {
+                writeln!(out, "{} trace_id={trace} span_id={span}", line.trim_end())
+            }
             None => out.write_str(&line),
         }
     }

@@ -30,7 +30,8 @@ pub enum Request {
         /// 1 to 8,192.
         ids: Vec<BlockId>,
     },
-    /// Write the reference set of a part if all of it is here. Answered by Sealed, SealMissing or SealConflict.
+    /// Write the reference set of a part if all of it is here. Answered by Sealed, SealMissing or
+    /// SealConflict.
     Seal {
         /// The upload.
         session: SessionId,
@@ -107,7 +108,12 @@ impl Request {
                 put_ids(&mut head, ids);
             }
             Self::Unpin { session } => head.put_slice(session.as_bytes()),
-            Self::PutSeal { session, part, ids, blocks } => {
+            Self::PutSeal {
+                session,
+                part,
+                ids,
+                blocks,
+            } => {
                 head.put_slice(session.as_bytes());
                 head.put_u32_le(part.0);
                 put_ids(&mut head, ids);
@@ -145,22 +151,40 @@ impl Request {
         let prefix = Prefix::decode(&mut fields)?;
         let session = |fields: &mut Payload| fields.array().map(SessionId::from_bytes);
         let request = match opcode {
-            Opcode::HaveBlocks => Self::HaveBlocks { session: session(&mut fields)?, ids: fields.ids()? },
-            Opcode::PutBlocks => {
-                Self::PutBlocks { session: session(&mut fields)?, blocks: put_blocks(&mut fields)? }
-            }
+            Opcode::HaveBlocks => Self::HaveBlocks {
+                session: session(&mut fields)?,
+                ids: fields.ids()?,
+            },
+            Opcode::PutBlocks => Self::PutBlocks {
+                session: session(&mut fields)?,
+                blocks: put_blocks(&mut fields)?,
+            },
             Opcode::GetBlocks => Self::GetBlocks { ids: fields.ids()? },
             Opcode::Seal => {
                 let (session, part) = (session(&mut fields)?, PartNo(fields.u32()?));
-                Self::Seal { session, part, ids: fields.ids()? }
+                Self::Seal {
+                    session,
+                    part,
+                    ids: fields.ids()?,
+                }
             }
-            Opcode::Unpin => Self::Unpin { session: session(&mut fields)? },
+            Opcode::Unpin => Self::Unpin {
+                session: session(&mut fields)?,
+            },
             Opcode::PutSeal => {
-                let (session, part, ids) = (session(&mut fields)?, PartNo(fields.u32()?), fields.ids()?);
+                let (session, part, ids) =
+                    (session(&mut fields)?, PartNo(fields.u32()?), fields.ids()?);
                 let blocks = sealed_blocks(&mut fields, ids.len())?;
-                Self::PutSeal { session, part, ids, blocks }
+                Self::PutSeal {
+                    session,
+                    part,
+                    ids,
+                    blocks,
+                }
             }
-            Opcode::UsageOf => Self::Usage { sessions: sessions(&mut fields)? },
+            Opcode::UsageOf => Self::Usage {
+                sessions: sessions(&mut fields)?,
+            },
             Opcode::Ping => Self::Ping,
             Opcode::Goodbye => Self::Goodbye,
             other => return Err(DecodeError::Opcode(other.byte())),
@@ -174,10 +198,17 @@ fn sessions(fields: &mut Payload) -> Result<Vec<SessionUsage>, DecodeError> {
     let n = fields.count("number of sessions", 17)?;
     if !(1..=MAX_USAGE_SESSIONS).contains(&n) {
         let value = u64::try_from(n).unwrap_or(u64::MAX);
-        return Err(DecodeError::Value { field: "number of sessions", value });
+        return Err(DecodeError::Value {
+            field: "number of sessions",
+            value,
+        });
     }
-    let session =
-        |_| Ok(SessionUsage { session: SessionId::from_bytes(fields.array()?), ends: flag(fields.u8()?)? });
+    let session = |_| {
+        Ok(SessionUsage {
+            session: SessionId::from_bytes(fields.array()?),
+            ends: flag(fields.u8()?)?,
+        })
+    };
     (0..n).map(session).collect()
 }
 
@@ -186,7 +217,10 @@ fn block_len(fields: &mut Payload, total: &mut usize) -> Result<usize, DecodeErr
     let n = usize::try_from(len).unwrap_or(usize::MAX);
     *total = total.saturating_add(n);
     if n == 0 || n > MAX_BLOCK_BYTES || *total > MAX_REQUEST_BYTES {
-        return Err(DecodeError::Value { field: "block length", value: len.into() });
+        return Err(DecodeError::Value {
+            field: "block length",
+            value: len.into(),
+        });
     }
     Ok(n)
 }
@@ -194,7 +228,10 @@ fn block_len(fields: &mut Payload, total: &mut usize) -> Result<usize, DecodeErr
 fn put_blocks(fields: &mut Payload) -> Result<Vec<Block>, DecodeError> {
     let n = fields.count("number of blocks", 37)?;
     if n == 0 {
-        return Err(DecodeError::Value { field: "number of blocks", value: 0 });
+        return Err(DecodeError::Value {
+            field: "number of blocks",
+            value: 0,
+        });
     }
     let mut heads = Vec::with_capacity(n);
     let mut total = 0;
@@ -202,7 +239,16 @@ fn put_blocks(fields: &mut Payload) -> Result<Vec<Block>, DecodeError> {
         let id = fields.array().map(BlockId::from_bytes)?;
         heads.push((id, kind(fields.u8()?)?, block_len(fields, &mut total)?));
     }
-    heads.into_iter().map(|(id, kind, len)| Ok(Block { id, kind, bytes: fields.bytes(len)? })).collect()
+    heads
+        .into_iter()
+        .map(|(id, kind, len)| {
+            Ok(Block {
+                id,
+                kind,
+                bytes: fields.bytes(len)?,
+            })
+        })
+        .collect()
 }
 
 fn sealed_blocks(fields: &mut Payload, n_ids: usize) -> Result<Vec<SealedBlock>, DecodeError> {
@@ -212,12 +258,21 @@ fn sealed_blocks(fields: &mut Payload, n_ids: usize) -> Result<Vec<SealedBlock>,
     for _ in 0..n {
         let index = fields.u32()?;
         if usize::try_from(index).unwrap_or(usize::MAX) >= n_ids {
-            return Err(DecodeError::Value { field: "index", value: index.into() });
+            return Err(DecodeError::Value {
+                field: "index",
+                value: index.into(),
+            });
         }
         heads.push((index, kind(fields.u8()?)?, block_len(fields, &mut total)?));
     }
     heads
         .into_iter()
-        .map(|(index, kind, len)| Ok(SealedBlock { index, kind, bytes: fields.bytes(len)? }))
+        .map(|(index, kind, len)| {
+            Ok(SealedBlock {
+                index,
+                kind,
+                bytes: fields.bytes(len)?,
+            })
+        })
         .collect()
 }

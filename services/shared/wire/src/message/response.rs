@@ -69,7 +69,12 @@ impl Response {
             Self::SomeMissing(missing) => {
                 head.put_u32_le(u32_of(missing.len()));
                 for eight in missing.chunks(8) {
-                    head.put_u8(eight.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit)));
+                    head.put_u8(
+                        eight
+                            .iter()
+                            .rev()
+                            .fold(0, |byte, bit| byte << 1 | u8::from(*bit)),
+                    );
                 }
             }
             Self::PutResult(statuses) => {
@@ -93,7 +98,11 @@ impl Response {
                     Err(code) => head.put_u8(STATUS_ERROR | code.wire_byte()),
                 }
             }
-            Self::Sealed { store, seal_seq, new } => {
+            Self::Sealed {
+                store,
+                seal_seq,
+                new,
+            } => {
                 head.put_slice(store.as_bytes());
                 head.put_u64_le(seal_seq.0);
                 head.put_u32_le(u32_of(new.len()));
@@ -104,7 +113,12 @@ impl Response {
                 indices.iter().for_each(|index| head.put_u32_le(*index));
             }
             Self::Usage(found) => {
-                for number in [found.blocks, found.bytes, found.shared_blocks, found.shared_bytes] {
+                for number in [
+                    found.blocks,
+                    found.bytes,
+                    found.shared_blocks,
+                    found.shared_bytes,
+                ] {
                     head.put_u64_le(number);
                 }
             }
@@ -132,7 +146,11 @@ impl Response {
             Opcode::SomeMissing => Self::SomeMissing(bitmap(&mut fields)?),
             Opcode::PutResult => {
                 let n = fields.count("number of blocks", 1)?;
-                Self::PutResult((0..n).map(|_| put_status(fields.u8()?)).collect::<Result<_, _>>()?)
+                Self::PutResult(
+                    (0..n)
+                        .map(|_| put_status(fields.u8()?))
+                        .collect::<Result<_, _>>()?,
+                )
             }
             Opcode::Block => {
                 let (index, last, status) = (fields.u32()?, flag(fields.u8()?)?, fields.u8()?);
@@ -141,13 +159,26 @@ impl Response {
                 } else {
                     Err(error_status(status)?)
                 };
-                Self::Block(BlockReply { index, last, result })
+                Self::Block(BlockReply {
+                    index,
+                    last,
+                    result,
+                })
             }
             Opcode::Sealed => {
-                let (store, seal_seq) = (StoreUuid::from_bytes(fields.array()?), SealSeq(fields.u64()?));
+                let (store, seal_seq) = (
+                    StoreUuid::from_bytes(fields.array()?),
+                    SealSeq(fields.u64()?),
+                );
                 let n = fields.count("number of blocks", 1)?;
-                let new = (0..n).map(|_| flag(fields.u8()?)).collect::<Result<_, _>>()?;
-                Self::Sealed { store, seal_seq, new }
+                let new = (0..n)
+                    .map(|_| flag(fields.u8()?))
+                    .collect::<Result<_, _>>()?;
+                Self::Sealed {
+                    store,
+                    seal_seq,
+                    new,
+                }
             }
             Opcode::SealMissing => {
                 let n = fields.count("number of indices", 4)?;
@@ -185,8 +216,10 @@ fn put_error(head: &mut BytesMut, fault: &Fault) {
 
 fn error(fields: &mut Payload) -> Result<Fault, DecodeError> {
     let byte = fields.u8()?;
-    let code = ErrorCode::from_wire_byte(byte)
-        .ok_or_else(|| DecodeError::Value { field: "error code", value: byte.into() })?;
+    let code = ErrorCode::from_wire_byte(byte).ok_or_else(|| DecodeError::Value {
+        field: "error code",
+        value: byte.into(),
+    })?;
     let retry_after_ms = fields.u32()?;
     let len = fields.u16()?;
     let message = String::from_utf8_lossy(&fields.bytes(len.into())?).into_owned();
@@ -200,13 +233,20 @@ fn error(fields: &mut Payload) -> Result<Fault, DecodeError> {
 fn bitmap(fields: &mut Payload) -> Result<Vec<bool>, DecodeError> {
     let n = fields.count("number of ids", 0)?;
     let bytes = fields.bytes(n.div_ceil(8))?;
-    let bits = bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+    let bits = bytes
+        .iter()
+        .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
     Ok(bits.take(n).collect())
 }
 
 fn error_status(byte: u8) -> Result<ErrorCode, DecodeError> {
-    let code = byte.checked_sub(STATUS_ERROR).and_then(ErrorCode::from_wire_byte);
-    code.ok_or_else(|| DecodeError::Value { field: "status", value: byte.into() })
+    let code = byte
+        .checked_sub(STATUS_ERROR)
+        .and_then(ErrorCode::from_wire_byte);
+    code.ok_or_else(|| DecodeError::Value {
+        field: "status",
+        value: byte.into(),
+    })
 }
 
 fn put_status(byte: u8) -> Result<PutStatus, DecodeError> {

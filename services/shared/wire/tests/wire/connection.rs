@@ -1,6 +1,7 @@
 //! Both ends of a connection over a pipe: who gets in, what happens when somebody is rude.
 //!
-//! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no deadline.
+//! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no
+//! deadline.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::{
-    BlockId, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, SessionId, StoreUuid, error_chain,
+    BlockId, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, SessionId, StoreUuid,
+    error_chain,
 };
 use cstore_wire::{
-    BlockSink, ClientConfig, ClientError, Connection, Context, Handler, Request, Response, ServerConfig,
-    serve_connection,
+    BlockSink, ClientConfig, ClientError, Connection, Context, Handler, Request, Response,
+    ServerConfig, serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -31,7 +33,11 @@ const SHORT: Duration = Duration::from_millis(300);
 struct Fake;
 
 impl Handler for Fake {
-    fn call(self: Arc<Self>, _: Context, request: Request) -> BoxFuture<'static, Result<Response, Fault>> {
+    fn call(
+        self: Arc<Self>,
+        _: Context,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Fault>> {
         async move {
             match request {
                 Request::HaveBlocks { .. } => Ok(Response::AllHere),
@@ -52,7 +58,9 @@ impl Handler for Fake {
         async move {
             for (index, id) in ids.iter().enumerate().rev() {
                 let n = id.as_bytes()[0];
-                blocks.send(index as u32, Ok(Bytes::from(vec![n; n.into()]))).await?;
+                blocks
+                    .send(index as u32, Ok(Bytes::from(vec![n; n.into()])))
+                    .await?;
             }
             Ok(())
         }
@@ -83,7 +91,12 @@ fn serve(stream: DuplexStream) -> tokio::task::JoinHandle<()> {
         progress_deadline: SHORT,
         idle_deadline: Duration::from_secs(60),
     };
-    tokio::spawn(serve_connection(stream, Arc::new(config), Arc::new(Fake), std::future::pending()))
+    tokio::spawn(serve_connection(
+        stream,
+        Arc::new(config),
+        Arc::new(Fake),
+        std::future::pending(),
+    ))
 }
 
 async fn connect(config: ClientConfig) -> Result<Connection, ClientError> {
@@ -93,25 +106,45 @@ async fn connect(config: ClientConfig) -> Result<Connection, ClientError> {
 }
 
 async fn ask(connection: &Connection, request: Request) -> Result<Response, ClientError> {
-    connection.call(&request, MapVersion(1), None, Duration::from_secs(5)).await
+    connection
+        .call(&request, MapVersion(1), None, Duration::from_secs(5))
+        .await
 }
 
 fn have() -> Request {
-    Request::HaveBlocks { session: S, ids: vec![BlockId::from_bytes([1; 32])] }
+    Request::HaveBlocks {
+        session: S,
+        ids: vec![BlockId::from_bytes([1; 32])],
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn i13_a_wrong_key_cluster_or_name_never_gets_past_the_handshake() {
     assert!(connect(client_config()).await.is_ok());
-    let wrong_key = ClientConfig { key: FrameKey::from_bytes([9; 32]), ..client_config() };
+    let wrong_key = ClientConfig {
+        key: FrameKey::from_bytes([9; 32]),
+        ..client_config()
+    };
     let error = error_chain(&connect(wrong_key).await.unwrap_err()).to_string();
-    assert!(error.contains("does not hold the cluster secret"), "{error}");
-    let wrong_cluster = ClientConfig { cluster: ClusterUuid::from_bytes([9; 16]), ..client_config() };
+    assert!(
+        error.contains("does not hold the cluster secret"),
+        "{error}"
+    );
+    let wrong_cluster = ClientConfig {
+        cluster: ClusterUuid::from_bytes([9; 16]),
+        ..client_config()
+    };
     let error = error_chain(&connect(wrong_cluster).await.unwrap_err()).to_string();
     assert!(error.contains("belongs to cluster"), "{error}");
-    let wrong_name = ClientConfig { expect: NodeId::new("storage-2").unwrap(), ..client_config() };
+    let wrong_name = ClientConfig {
+        expect: NodeId::new("storage-2").unwrap(),
+        ..client_config()
+    };
     let error = error_chain(&connect(wrong_name).await.unwrap_err()).to_string();
-    assert!(error.contains("expected node storage-2, found storage-1"), "{error}");
+    assert!(
+        error.contains("expected node storage-2, found storage-1"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +171,11 @@ async fn i13_a_peer_without_the_key_or_with_the_servers_own_proof_gets_no_answer
         ours.read_exact(&mut header).await.unwrap();
         let mut welcome = vec![0; u32::from_le_bytes(header[1..].try_into().unwrap()) as usize];
         ours.read_exact(&mut welcome).await.unwrap();
-        let proof = if reflect { welcome[welcome.len() - 32..].to_vec() } else { vec![0; 32] };
+        let proof = if reflect {
+            welcome[welcome.len() - 32..].to_vec()
+        } else {
+            vec![0; 32]
+        };
         let mut frame = vec![0x03, 33, 0, 0, 0, 4];
         frame.extend(proof);
         ours.write_all(&frame).await.unwrap();
@@ -157,7 +194,10 @@ async fn i13_a_peer_that_does_not_shake_hands_in_time_is_dropped() {
     let (mut ours, theirs) = tokio::io::duplex(1 << 10);
     let server = serve(theirs);
     ours.write_all(&[0x03]).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), server)
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +209,10 @@ async fn answers_come_in_any_order_and_a_slow_one_holds_nobody_up() {
         for _ in 0..100 {
             assert_eq!(ask(&connection, have()).await.unwrap(), Response::AllHere);
         }
-        assert!(begun.elapsed() < SHORT, "the quick calls waited for the slow one");
+        assert!(
+            begun.elapsed() < SHORT,
+            "the quick calls waited for the slow one"
+        );
     };
     let (slow, ()) = tokio::join!(slow, quick);
     assert!(matches!(slow, Err(ClientError::Deadline(_))), "{slow:?}");
@@ -184,10 +227,20 @@ async fn a_refusal_and_a_panicking_handler_answer_that_call_only() {
         kind: cstore_types::BlockKind::Data,
         bytes: Bytes::from_static(b"x"),
     }];
-    let full = ask(&connection, Request::PutBlocks { session: S, blocks }).await.unwrap_err();
+    let full = ask(&connection, Request::PutBlocks { session: S, blocks })
+        .await
+        .unwrap_err();
     assert_eq!(full.code(), ErrorCode::Full);
     let ids = vec![BlockId::from_bytes([1; 32])];
-    let panicked = ask(&connection, Request::Seal { session: S, part: cstore_types::PartNo(0), ids }).await;
+    let panicked = ask(
+        &connection,
+        Request::Seal {
+            session: S,
+            part: cstore_types::PartNo(0),
+            ids,
+        },
+    )
+    .await;
     assert_eq!(panicked.unwrap_err().code(), ErrorCode::Internal);
     assert_eq!(ask(&connection, have()).await.unwrap(), Response::AllHere);
 }
@@ -196,8 +249,10 @@ async fn a_refusal_and_a_panicking_handler_answer_that_call_only() {
 async fn blocks_arrive_in_any_order_with_their_index() {
     let connection = connect(client_config()).await.unwrap();
     let ids: Vec<BlockId> = (1..=200u8).map(|n| BlockId::from_bytes([n; 32])).collect();
-    let mut stream =
-        connection.get_blocks(ids, 100_000, MapVersion(1), None, Duration::from_secs(5)).await.unwrap();
+    let mut stream = connection
+        .get_blocks(ids, 100_000, MapVersion(1), None, Duration::from_secs(5))
+        .await
+        .unwrap();
     let mut seen = 0;
     while let Some(block) = stream.next().await {
         let block = block.unwrap();
@@ -219,7 +274,13 @@ async fn a_broken_connection_ends_every_waiting_call_as_unknown() {
         server.abort();
     };
     let (answer, ()) = tokio::join!(waiting, cut);
-    assert!(matches!(answer, Err(ClientError::Disconnected(_))), "{answer:?}");
+    assert!(
+        matches!(answer, Err(ClientError::Disconnected(_))),
+        "{answer:?}"
+    );
     connection.closed().await;
-    assert!(matches!(ask(&connection, have()).await, Err(ClientError::Disconnected(_))));
+    assert!(matches!(
+        ask(&connection, have()).await,
+        Err(ClientError::Disconnected(_))
+    ));
 }

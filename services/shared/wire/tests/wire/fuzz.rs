@@ -1,17 +1,24 @@
-//! Damaged frames: decode answers or refuses, it never panics, and what it takes for a request is one.
+//! Damaged frames: decode answers or refuses, it never panics, and what it takes for a request is
+//! one.
 //!
 //! `CSTORE_SEED` picks the sequence, `CSTORE_CASES` how many frames.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and says its seed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may fail loudly and says its seed"
+)]
 
 use bytes::Bytes;
 use cstore_types::{
-    Block, BlockId, BlockKind, ErrorCode, Fault, MapVersion, PartNo, SealSeq, SessionId, SessionUsage,
-    SpaceUsage, StoreUuid,
+    Block, BlockId, BlockKind, ErrorCode, Fault, MapVersion, PartNo, SealSeq, SessionId,
+    SessionUsage, SpaceUsage, StoreUuid,
 };
 use cstore_wire::frame::{HEADER, decode_header};
 use cstore_wire::handshake::Hello;
-use cstore_wire::{BlockReply, Opcode, Prefix, PutStatus, Request, Response, SealedBlock, TraceField};
+use cstore_wire::{
+    BlockReply, Opcode, Prefix, PutStatus, Request, Response, SealedBlock, TraceField,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -20,39 +27,105 @@ fn env(name: &str, default: u64) -> u64 {
     found.map_or(default, |(_, value)| value.parse().unwrap())
 }
 
-/// Sound frames of every kind.
-fn sound() -> Vec<Bytes> {
-    let trace = Some(TraceField::new([1; 16], [2; 8], 1));
-    let (session, part) = (SessionId::from_bytes([3; 16]), PartNo(4));
-    let ids = |n: u8| (0..n).map(|n| BlockId::from_bytes([n; 32])).collect::<Vec<_>>();
-    let block = |n: u8| Block { id: ids(1)[0], kind: BlockKind::Data, bytes: Bytes::from(vec![n; n.into()]) };
-    let sent = SealedBlock { index: 1, kind: BlockKind::Manifest, bytes: Bytes::from_static(b"leaf") };
-    let requests = [
-        Request::HaveBlocks { session, ids: ids(9) },
-        Request::PutBlocks { session, blocks: (1..6).map(block).collect() },
+const SESSION: SessionId = SessionId::from_bytes([3; 16]);
+const PART: PartNo = PartNo(4);
+
+fn ids(n: u8) -> Vec<BlockId> {
+    (0..n).map(|n| BlockId::from_bytes([n; 32])).collect()
+}
+
+/// A sound request of every kind.
+fn requests() -> Vec<Request> {
+    let block = |n: u8| Block {
+        id: ids(1)[0],
+        kind: BlockKind::Data,
+        bytes: Bytes::from(vec![n; n.into()]),
+    };
+    let sent = SealedBlock {
+        index: 1,
+        kind: BlockKind::Manifest,
+        bytes: Bytes::from_static(b"leaf"),
+    };
+    vec![
+        Request::HaveBlocks {
+            session: SESSION,
+            ids: ids(9),
+        },
+        Request::PutBlocks {
+            session: SESSION,
+            blocks: (1..6).map(block).collect(),
+        },
         Request::GetBlocks { ids: ids(3) },
-        Request::Seal { session, part, ids: ids(20) },
-        Request::Unpin { session },
-        Request::PutSeal { session, part, ids: ids(2), blocks: vec![sent] },
-        Request::Usage { sessions: vec![SessionUsage { session, ends: true }; 5] },
+        Request::Seal {
+            session: SESSION,
+            part: PART,
+            ids: ids(20),
+        },
+        Request::Unpin { session: SESSION },
+        Request::PutSeal {
+            session: SESSION,
+            part: PART,
+            ids: ids(2),
+            blocks: vec![sent],
+        },
+        Request::Usage {
+            sessions: vec![
+                SessionUsage {
+                    session: SESSION,
+                    ends: true
+                };
+                5
+            ],
+        },
         Request::Ping,
         Request::Goodbye,
-    ];
-    let responses = [
+    ]
+}
+
+/// A sound response of every kind.
+fn responses() -> Vec<Response> {
+    vec![
         Response::Ok,
         Response::AllHere,
         Response::SomeMissing(vec![true, false, true]),
         Response::PutResult(vec![PutStatus::Stored, PutStatus::Refused(ErrorCode::Full)]),
-        Response::Block(BlockReply { index: 0, last: true, result: Ok(Bytes::from_static(b"bytes")) }),
-        Response::Sealed { store: StoreUuid::from_bytes([5; 16]), seal_seq: SealSeq(6), new: vec![true] },
+        Response::Block(BlockReply {
+            index: 0,
+            last: true,
+            result: Ok(Bytes::from_static(b"bytes")),
+        }),
+        Response::Sealed {
+            store: StoreUuid::from_bytes([5; 16]),
+            seal_seq: SealSeq(6),
+            new: vec![true],
+        },
         Response::SealMissing(vec![1, 2]),
         Response::SealConflict,
-        Response::Usage(SpaceUsage { blocks: 1, bytes: 2, shared_blocks: 3, shared_bytes: 4 }),
+        Response::Usage(SpaceUsage {
+            blocks: 1,
+            bytes: 2,
+            shared_blocks: 3,
+            shared_bytes: 4,
+        }),
         Response::Error(Fault::new(ErrorCode::Full, "no room")),
-    ];
-    let prefix = |trace| Prefix { request_id: 7, map_version: MapVersion(8), trace };
-    let asked = requests.iter().flat_map(|r| [r.to_bytes(&prefix(None)), r.to_bytes(&prefix(trace))]);
-    asked.chain(responses.iter().map(|r| r.to_bytes(&Prefix::answer(7)))).collect()
+    ]
+}
+
+/// Sound frames of every kind, requests with a trace and without.
+fn sound() -> Vec<Bytes> {
+    let trace = Some(TraceField::new([1; 16], [2; 8], 1));
+    let prefix = |trace| Prefix {
+        request_id: 7,
+        map_version: MapVersion(8),
+        trace,
+    };
+    let asked = requests();
+    let asked = asked
+        .iter()
+        .flat_map(|r| [r.to_bytes(&prefix(None)), r.to_bytes(&prefix(trace))]);
+    let answered = responses();
+    let answered = answered.iter().map(|r| r.to_bytes(&Prefix::answer(7)));
+    asked.chain(answered).collect()
 }
 
 /// One to four damages: bytes flipped, replaced, cut off, doubled or put in.
@@ -62,7 +135,9 @@ fn damage(frame: &mut Vec<u8>, random: &mut StdRng) {
         match random.random_range(0..6) {
             0 if at < frame.len() => frame[at] ^= 1 << random.random_range(0..8),
             1 if at < frame.len() => {
-                frame[at] = *[0, 1, 0x7f, 0x80, 0xff].get(random.random_range(0..5)).unwrap()
+                frame[at] = *[0, 1, 0x7f, 0x80, 0xff]
+                    .get(random.random_range(0..5))
+                    .unwrap()
             }
             2 => frame.truncate(at),
             3 => {
@@ -76,16 +151,25 @@ fn damage(frame: &mut Vec<u8>, random: &mut StdRng) {
     }
 }
 
-/// Decodes a frame the way a connection does, then both ways whatever its opcode is. Answers what was accepted.
+/// Decodes a frame the way a connection does, then both ways whatever its opcode is. Answers what
+/// was accepted.
 fn decode(frame: &[u8]) -> u64 {
-    let Some((header, payload)) = frame.split_first_chunk::<HEADER>() else { return 0 };
+    let Some((header, payload)) = frame.split_first_chunk::<HEADER>() else {
+        return 0;
+    };
     let _ = Hello::decode(Bytes::copy_from_slice(payload));
-    let Ok((opcode, length)) = decode_header(*header) else { return 0 };
+    let Ok((opcode, length)) = decode_header(*header) else {
+        return 0;
+    };
     let payload = Bytes::copy_from_slice(payload.get(..length as usize).unwrap_or(payload));
     let mut accepted = 0;
     if let Ok((prefix, request)) = Request::decode(opcode, payload.clone()) {
         let again = request.to_bytes(&prefix);
-        assert_eq!(again.get(HEADER..), Some(&payload[..]), "a request has one encoding only: {request:?}");
+        assert_eq!(
+            again.get(HEADER..),
+            Some(&payload[..]),
+            "a request has one encoding only: {request:?}"
+        );
         accepted += 1;
     }
     accepted += u64::from(Response::decode(opcode, payload.clone()).is_ok());
@@ -98,7 +182,10 @@ fn decode(frame: &[u8]) -> u64 {
 
 #[test]
 fn i10_damaged_frames_are_answered_or_refused_and_never_a_panic() {
-    let (seed, cases) = (env("CSTORE_SEED", 20_261_124), env("CSTORE_CASES", 1_000_000));
+    let (seed, cases) = (
+        env("CSTORE_SEED", 20_261_124),
+        env("CSTORE_CASES", 1_000_000),
+    );
     println!("CSTORE_SEED={seed} CSTORE_CASES={cases}");
     let mut random = StdRng::seed_from_u64(seed);
     let sound = sound();
@@ -112,5 +199,8 @@ fn i10_damaged_frames_are_answered_or_refused_and_never_a_panic() {
         assert_eq!(decode(frame), 1, "{frame:?}");
     }
     println!("{cases} damaged frames, {accepted} of them still messages");
-    assert!(accepted > cases / 50, "only {accepted} of {cases}: the damage is too great to test anything");
+    assert!(
+        accepted > cases / 50,
+        "only {accepted} of {cases}: the damage is too great to test anything"
+    );
 }

@@ -1,6 +1,7 @@
 //! What version 2 says of rude peers and of every value a message can have.
 //!
-//! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no deadline.
+//! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no
+//! deadline.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,14 +14,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::{
-    Block, BlockId, BlockKind, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, PartNo, SealSeq,
-    SessionId, SessionUsage, SpaceUsage, StoreUuid,
+    Block, BlockId, BlockKind, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, PartNo,
+    SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,
 };
 use cstore_wire::frame::{HEADER, decode_header};
 use cstore_wire::handshake::{Direction, Hello, Role, prove};
 use cstore_wire::{
-    BlockReply, BlockSink, ClientConfig, Connection, Context, Handler, Prefix, PutStatus, Request, Response,
-    SealedBlock, ServerConfig, TraceField, serve_connection,
+    BlockReply, BlockSink, ClientConfig, Connection, Context, Handler, Prefix, PutStatus, Request,
+    Response, SealedBlock, ServerConfig, TraceField, serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -37,7 +38,11 @@ const LONG: Duration = Duration::from_secs(20);
 struct Fake;
 
 impl Handler for Fake {
-    fn call(self: Arc<Self>, _: Context, request: Request) -> BoxFuture<'static, Result<Response, Fault>> {
+    fn call(
+        self: Arc<Self>,
+        _: Context,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Fault>> {
         match request {
             Request::Unpin { .. } => std::future::pending().boxed(),
             _ => async { Ok(Response::AllHere) }.boxed(),
@@ -66,7 +71,12 @@ fn serve(stream: DuplexStream) -> tokio::task::JoinHandle<()> {
         progress_deadline: Duration::from_secs(1),
         idle_deadline: LONG,
     };
-    tokio::spawn(serve_connection(stream, Arc::new(config), Arc::new(Fake), std::future::pending()))
+    tokio::spawn(serve_connection(
+        stream,
+        Arc::new(config),
+        Arc::new(Fake),
+        std::future::pending(),
+    ))
 }
 
 fn hello(versions: std::ops::RangeInclusive<u16>) -> Bytes {
@@ -84,7 +94,10 @@ fn hello(versions: std::ops::RangeInclusive<u16>) -> Bytes {
 
 async fn send(stream: &mut DuplexStream, opcode: u8, payload: &[u8]) {
     let len = u32::try_from(payload.len()).unwrap().to_le_bytes();
-    stream.write_all(&[&[opcode][..], &len, payload].concat()).await.unwrap();
+    stream
+        .write_all(&[&[opcode][..], &len, payload].concat())
+        .await
+        .unwrap();
 }
 
 async fn receive(stream: &mut DuplexStream) -> (u8, Bytes) {
@@ -103,7 +116,12 @@ async fn member() -> (DuplexStream, tokio::task::JoinHandle<()>) {
     send(&mut ours, 0x03, &hello).await;
     let (_, welcome) = receive(&mut ours).await;
     let signed = &welcome[..welcome.len() - 32];
-    let proof = prove(&FrameKey::from_bytes(KEY), Direction::Client, &hello, signed);
+    let proof = prove(
+        &FrameKey::from_bytes(KEY),
+        Direction::Client,
+        &hello,
+        signed,
+    );
     send(&mut ours, 0x03, &[&[4][..], &proof].concat()).await;
     assert_eq!(receive(&mut ours).await.0, 0x02, "the proof is good");
     (ours, server)
@@ -116,10 +134,17 @@ async fn i13_a_version_that_is_not_spoken_is_refused_with_the_range_that_is() {
         let server = serve(theirs);
         send(&mut ours, 0x03, &hello(versions.clone())).await;
         let (opcode, answer) = receive(&mut ours).await;
-        assert_eq!((opcode, answer[0]), (0x03, if spoken { 2 } else { 3 }), "{versions:?}");
+        assert_eq!(
+            (opcode, answer[0]),
+            (0x03, if spoken { 2 } else { 3 }),
+            "{versions:?}"
+        );
         if !spoken {
             assert_eq!(answer[2..6], [2, 0, 2, 0], "it speaks 2 to 2");
-            assert!(String::from_utf8_lossy(&answer).contains("version 2 is"), "{answer:?}");
+            assert!(
+                String::from_utf8_lossy(&answer).contains("version 2 is"),
+                "{answer:?}"
+            );
             tokio::time::timeout(LONG, server).await.unwrap().unwrap();
         }
     }
@@ -136,7 +161,13 @@ async fn i10_a_member_that_breaks_the_protocol_is_told_why_and_the_connection_en
         let (opcode, why) = receive(&mut ours).await;
         assert_eq!(opcode, 0x00, "{rude:?}");
         assert!(why.len() > 20, "it says why: {why:?}");
-        assert_eq!(tokio::time::timeout(LONG, ours.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+        assert_eq!(
+            tokio::time::timeout(LONG, ours.read(&mut [0; 1]))
+                .await
+                .unwrap()
+                .unwrap(),
+            0
+        );
         tokio::time::timeout(LONG, server).await.unwrap().unwrap();
     }
 }
@@ -163,11 +194,18 @@ async fn a_dropped_call_leaves_the_connection_to_the_others() {
     };
     let connection = Connection::over(ours, &config).await.unwrap();
     for n in 0..7 {
-        let request = Request::Unpin { session: SessionId::from_bytes([n; 16]) };
+        let request = Request::Unpin {
+            session: SessionId::from_bytes([n; 16]),
+        };
         let call = connection.call(&request, MapVersion(1), None, LONG);
-        assert!(call.now_or_never().is_none(), "it waits, and is dropped here");
+        assert!(
+            call.now_or_never().is_none(),
+            "it waits, and is dropped here"
+        );
     }
-    let ping = connection.call(&Request::Ping, MapVersion(1), None, LONG).await;
+    let ping = connection
+        .call(&Request::Ping, MapVersion(1), None, LONG)
+        .await;
     assert_eq!(ping.unwrap(), Response::Ok);
 }
 
@@ -193,24 +231,37 @@ fn request() -> impl Strategy<Value = Request> {
     });
     let with_blocks = ids().prop_flat_map(|ids| {
         let index = 0..u32::try_from(ids.len()).unwrap();
-        let block =
-            (index, kind(), content()).prop_map(|(index, kind, bytes)| SealedBlock { index, kind, bytes });
+        let block = (index, kind(), content()).prop_map(|(index, kind, bytes)| SealedBlock {
+            index,
+            kind,
+            bytes,
+        });
         (Just(ids), proptest::option::of(block))
     });
     prop_oneof![
         (session(), ids()).prop_map(|(session, ids)| Request::HaveBlocks { session, ids }),
-        (session(), vec(block, 1..20)).prop_map(|(session, blocks)| Request::PutBlocks { session, blocks }),
+        (session(), vec(block, 1..20))
+            .prop_map(|(session, blocks)| Request::PutBlocks { session, blocks }),
         ids().prop_map(|ids| Request::GetBlocks { ids }),
-        (session(), part(), ids()).prop_map(|(session, part, ids)| Request::Seal { session, part, ids }),
-        session().prop_map(|session| Request::Unpin { session }),
-        (session(), part(), with_blocks).prop_map(|(session, part, (ids, block))| Request::PutSeal {
+        (session(), part(), ids()).prop_map(|(session, part, ids)| Request::Seal {
             session,
             part,
-            ids,
-            blocks: block.into_iter().collect(),
+            ids
+        }),
+        session().prop_map(|session| Request::Unpin { session }),
+        (session(), part(), with_blocks).prop_map(|(session, part, (ids, block))| {
+            Request::PutSeal {
+                session,
+                part,
+                ids,
+                blocks: block.into_iter().collect(),
+            }
         }),
         vec((session(), any::<bool>()), 1..20).prop_map(|sessions| Request::Usage {
-            sessions: sessions.into_iter().map(|(session, ends)| SessionUsage { session, ends }).collect(),
+            sessions: sessions
+                .into_iter()
+                .map(|(session, ends)| SessionUsage { session, ends })
+                .collect(),
         }),
         Just(Request::Ping),
         Just(Request::Goodbye),
@@ -218,24 +269,43 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn response() -> impl Strategy<Value = Response> {
-    let code = || prop_oneof![Just(ErrorCode::Full), Just(ErrorCode::NotFound), Just(ErrorCode::DataLoss)];
+    let code = || {
+        prop_oneof![
+            Just(ErrorCode::Full),
+            Just(ErrorCode::NotFound),
+            Just(ErrorCode::DataLoss)
+        ]
+    };
     let status = prop_oneof![
         Just(PutStatus::Stored),
         Just(PutStatus::Duplicate),
         code().prop_map(PutStatus::Refused),
     ];
-    let block = (any::<u32>(), any::<bool>(), prop_oneof![content().prop_map(Ok), code().prop_map(Err)]);
+    let block = (
+        any::<u32>(),
+        any::<bool>(),
+        prop_oneof![content().prop_map(Ok), code().prop_map(Err)],
+    );
     let sealed = (any::<[u8; 16]>(), any::<u64>(), vec(any::<bool>(), 0..40));
     prop_oneof![
         Just(Response::Ok),
         Just(Response::AllHere),
         Just(Response::SealConflict),
-        any::<[u64; 4]>().prop_map(|[blocks, bytes, shared_blocks, shared_bytes]| Response::Usage(
-            SpaceUsage { blocks, bytes, shared_blocks, shared_bytes }
-        )),
+        any::<[u64; 4]>().prop_map(
+            |[blocks, bytes, shared_blocks, shared_bytes]| Response::Usage(SpaceUsage {
+                blocks,
+                bytes,
+                shared_blocks,
+                shared_bytes
+            })
+        ),
         vec(any::<bool>(), 1..100).prop_map(Response::SomeMissing),
         vec(status, 1..40).prop_map(Response::PutResult),
-        block.prop_map(|(index, last, result)| Response::Block(BlockReply { index, last, result })),
+        block.prop_map(|(index, last, result)| Response::Block(BlockReply {
+            index,
+            last,
+            result
+        })),
         sealed.prop_map(|(store, seq, new)| Response::Sealed {
             store: StoreUuid::from_bytes(store),
             seal_seq: SealSeq(seq),
@@ -246,7 +316,8 @@ fn response() -> impl Strategy<Value = Response> {
             Response::Error(Fault {
                 code,
                 message,
-                retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms.into())),
+                retry_after: (retry_after_ms > 0)
+                    .then(|| Duration::from_millis(retry_after_ms.into())),
                 source: None,
             })
         }),
@@ -255,11 +326,13 @@ fn response() -> impl Strategy<Value = Response> {
 
 fn prefix() -> impl Strategy<Value = Prefix> {
     let trace = (any::<[u8; 16]>(), any::<[u8; 8]>(), any::<u8>());
-    (any::<u32>(), any::<u64>(), proptest::option::of(trace)).prop_map(|(request_id, map, trace)| Prefix {
-        request_id,
-        map_version: MapVersion(map),
-        trace: trace.map(|(trace, span, flags)| TraceField::new(trace, span, flags)),
-    })
+    (any::<u32>(), any::<u64>(), proptest::option::of(trace)).prop_map(
+        |(request_id, map, trace)| Prefix {
+            request_id,
+            map_version: MapVersion(map),
+            trace: trace.map(|(trace, span, flags)| TraceField::new(trace, span, flags)),
+        },
+    )
 }
 
 proptest! {

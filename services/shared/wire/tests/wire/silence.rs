@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use cstore_types::{BlockId, ClusterUuid, Fault, FrameKey, MapVersion, NodeId, StoreUuid};
 use cstore_wire::{
-    BlockSink, ClientConfig, Connection, Context, Handler, Request, Response, ServerConfig, serve_connection,
+    BlockSink, ClientConfig, Connection, Context, Handler, Request, Response, ServerConfig,
+    serve_connection,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -26,7 +27,11 @@ const LONG: Duration = Duration::from_secs(20);
 struct Fake;
 
 impl Handler for Fake {
-    fn call(self: Arc<Self>, _: Context, _: Request) -> BoxFuture<'static, Result<Response, Fault>> {
+    fn call(
+        self: Arc<Self>,
+        _: Context,
+        _: Request,
+    ) -> BoxFuture<'static, Result<Response, Fault>> {
         std::future::pending().boxed()
     }
 
@@ -60,7 +65,10 @@ where
 
 /// A connection to a server of its own, and the switch that cuts it.
 async fn connected() -> (Connection, CancellationToken) {
-    let (key, cluster) = (FrameKey::from_bytes([5; 32]), ClusterUuid::from_bytes([6; 16]));
+    let (key, cluster) = (
+        FrameKey::from_bytes([5; 32]),
+        ClusterUuid::from_bytes([6; 16]),
+    );
     let (ours, left) = duplex(1 << 16);
     let (right, theirs) = duplex(1 << 16);
     let server = ServerConfig {
@@ -74,7 +82,12 @@ async fn connected() -> (Connection, CancellationToken) {
         progress_deadline: LONG,
         idle_deadline: LONG,
     };
-    tokio::spawn(serve_connection(theirs, Arc::new(server), Arc::new(Fake), std::future::pending()));
+    tokio::spawn(serve_connection(
+        theirs,
+        Arc::new(server),
+        Arc::new(Fake),
+        std::future::pending(),
+    ));
     let cut = CancellationToken::new();
     let ((left_read, left_write), (right_read, right_write)) = (split(left), split(right));
     tokio::spawn(pass(left_read, right_write, cut.clone()));
@@ -95,19 +108,38 @@ async fn i12_a_peer_that_vanished_without_a_word_is_found_out() {
     let (connection, cut) = connected().await;
     cut.cancel();
     let start = Instant::now();
-    timeout(Duration::from_secs(60), connection.closed()).await.unwrap();
-    assert!(start.elapsed() <= Duration::from_secs(15), "{:?}", start.elapsed());
+    timeout(Duration::from_secs(60), connection.closed())
+        .await
+        .unwrap();
+    assert!(
+        start.elapsed() <= Duration::from_secs(15),
+        "{:?}",
+        start.elapsed()
+    );
     assert!(connection.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_with_nothing_to_say_or_much_to_do_is_not_taken_for_gone() {
     let (connection, _cut) = connected().await;
-    let request = Request::Unpin { session: cstore_types::SessionId::from_bytes([1; 16]) };
+    let request = Request::Unpin {
+        session: cstore_types::SessionId::from_bytes([1; 16]),
+    };
     // It is worked on for longer than silence is borne, and than the server bears it.
     let patience = Duration::from_secs(120);
-    let answer = connection.call(&request, MapVersion(1), None, patience).await;
-    assert!(matches!(answer, Err(cstore_wire::ClientError::Deadline(_))), "{answer:?}");
+    let answer = connection
+        .call(&request, MapVersion(1), None, patience)
+        .await;
+    assert!(
+        matches!(answer, Err(cstore_wire::ClientError::Deadline(_))),
+        "{answer:?}"
+    );
     assert!(!connection.is_closed());
-    assert_eq!(connection.call(&Request::Ping, MapVersion(1), None, LONG).await.unwrap(), Response::Ok);
+    assert_eq!(
+        connection
+            .call(&Request::Ping, MapVersion(1), None, LONG)
+            .await
+            .unwrap(),
+        Response::Ok
+    );
 }

@@ -1,5 +1,5 @@
-//! Compaction: the needed records of a half-dead segment are copied forward, then the segment is retired like any dead
-//! one.
+//! Compaction: the needed records of a half-dead segment are copied forward, then the segment is
+//! retired like any dead one.
 //!
 //! ```text
 //! choose a victim ─▶ read its directory ─▶ batch by batch (Relocator):
@@ -7,13 +7,15 @@
 //!     ─▶ the callback moves each record by compare-and-set ─▶ nothing needed is left ─▶ the file is retired
 //! ```
 //! Invariants
-//! * A segment is retired only when nothing in it is needed. A record stops being needed there only AFTER its copy was
-//!   synced. A crash at any point leaves one valid copy or two equal ones, and the later one is the current one.
-//! * No unverified byte is copied: a damaged block stays where it is, is counted and keeps its segment.
-//! * In the log, a release never stands between a set and its copy: neither is appended while the other one is under
-//!   way. A seal waits while a release of its session moves.
-//! * The log keeps room that only compaction may take, enough for any segment that is worth it: a full disk can be
-//!   compacted.
+//! * A segment is retired only when nothing in it is needed. A record stops being needed there only
+//!   AFTER its copy was synced. A crash at any point leaves one valid copy or two equal ones, and
+//!   the later one is the current one.
+//! * No unverified byte is copied: a damaged block stays where it is, is counted and keeps its
+//!   segment.
+//! * In the log, a release never stands between a set and its copy: neither is appended while the
+//!   other one is under way. A seal waits while a release of its session moves.
+//! * The log keeps room that only compaction may take, enough for any segment that is worth it: a
+//!   full disk can be compacted.
 
 pub(super) mod pacer;
 mod policy;
@@ -45,13 +47,15 @@ use victim::{Entry, Victim};
 
 /// Segments that one step passes over because they are damaged or fenced.
 const MAX_TRIES: usize = 8;
-/// Looks for other victims before a victim is looked at again whose records were kept by seals or releases.
+/// Looks for other victims before a victim is looked at again whose records were kept by seals or
+/// releases.
 const FENCED_LOOKS: u64 = 16;
 /// Pause of a step that finds the queue of the log full.
 const BUSY: Duration = Duration::from_millis(10);
 /// Limit of the steps that one caller makes for its own room.
 const MAX_STEPS: usize = 4_096;
-/// Limit of the segments that one caller empties without more free space than before: other writers claim it.
+/// Limit of the segments that one caller empties without more free space than before: other writers
+/// claim it.
 const MAX_FRUITLESS: usize = 8;
 
 /// The outcome of a step.
@@ -68,9 +72,11 @@ pub enum CompactStep {
 /// The state of compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CompactionStats {
-    /// Bytes of segments, without the active one, in which nothing is needed; padding is among them.
+    /// Bytes of segments, without the active one, in which nothing is needed; padding is among
+    /// them.
     pub dead_bytes: u64,
-    /// Bytes of those that compaction could free for a waiting write, after its own reserve is refilled.
+    /// Bytes of those that compaction could free for a waiting write, after its own reserve is
+    /// refilled.
     pub winnable_bytes: u64,
     /// Segments that are never emptied, because something in them is damaged.
     pub pinned_files: u64,
@@ -113,7 +119,9 @@ struct Blocked {
 
 impl Progress {
     fn is_blocked(&self, file: u32, live: u64) -> bool {
-        self.blocked.get(&file).is_some_and(|blocked| blocked.live == live && self.looks < blocked.until)
+        self.blocked
+            .get(&file)
+            .is_some_and(|blocked| blocked.live == live && self.looks < blocked.until)
     }
 }
 
@@ -174,11 +182,13 @@ impl Compactor {
 
     /// Waits for the right to compact. No step of another caller runs as long as the turn lives.
     pub(super) async fn turn(&self) -> CompactionTurn<'_> {
-        CompactionTurn { progress: self.progress.lock().await }
+        CompactionTurn {
+            progress: self.progress.lock().await,
+        }
     }
 
-    /// Copies one group out of the segment that is being emptied, or chooses a segment. Steps of several callers follow
-    /// each other. A step whose future is dropped half-way is safe.
+    /// Copies one group out of the segment that is being emptied, or chooses a segment. Steps of
+    /// several callers follow each other. A step whose future is dropped half-way is safe.
     ///
     /// # Errors
     /// [`EngineError`] if the log is read-only or closed.
@@ -199,7 +209,9 @@ impl Compactor {
         if progress.victim.is_none() {
             progress.victim = self.next_victim(progress, need).await;
         }
-        let Some(victim) = &mut progress.victim else { return Ok(CompactStep::Idle) };
+        let Some(victim) = &mut progress.victim else {
+            return Ok(CompactStep::Idle);
+        };
         if !self.may_copy(victim).await? {
             return Ok(self.finish(progress).await);
         }
@@ -207,8 +219,10 @@ impl Compactor {
         let begun = victim.position();
         let batch = self.relocator.gather(victim);
         if batch.is_empty() && victim.at >= victim.entries.len() {
-            // Everything has moved that could. Records that were kept may move once their fences end.
-            let may_go_on = self.relocator.wait_until_free(&victim.kept).await && victim.retry_kept();
+            // Everything has moved that could. Records that were kept may move once their fences
+            // end.
+            let may_go_on =
+                self.relocator.wait_until_free(&victim.kept).await && victim.retry_kept();
             if !may_go_on {
                 return Ok(self.finish(progress).await);
             }
@@ -216,12 +230,15 @@ impl Compactor {
 
         match self.relocator.copy(victim, batch).await {
             Ok(bytes) => Ok(CompactStep::Moved(bytes)),
-            Err(EngineError::Full { .. }) if victim.shrink_groups(self.ledger.geometry.group_bytes) => {
+            Err(EngineError::Full { .. })
+                if victim.shrink_groups(self.ledger.geometry.group_bytes) =>
+            {
                 Ok(CompactStep::Moved(0))
             }
             Err(EngineError::Full { .. }) => Ok(self.finish(progress).await),
             Err(EngineError::Busy(_)) => {
-                // Writers fill the queue of the log faster than it is written: the same records again, a little later.
+                // Writers fill the queue of the log faster than it is written: the same records
+                // again, a little later.
                 victim.rewind(begun);
                 tokio::time::sleep(BUSY).await;
                 Ok(CompactStep::Moved(0))
@@ -235,9 +252,9 @@ impl Compactor {
 
     /// Returns true if more may be copied out of the victim.
     ///
-    /// A copy that fits the room of all is written as it comes. BEFORE the first byte of compaction's own reserve is
-    /// taken, all needed records are verified: a victim that damage keeps gives nothing back, and the reserve would be
-    /// lost.
+    /// A copy that fits the room of all is written as it comes. BEFORE the first byte of
+    /// compaction's own reserve is taken, all needed records are verified: a victim that damage
+    /// keeps gives nothing back, and the reserve would be lost.
     async fn may_copy(&self, victim: &mut Victim) -> Result<bool, EngineError> {
         if victim.verified || self.ledger.space().free >= self.room_for(victim) {
             return Ok(true);
@@ -257,11 +274,14 @@ impl Compactor {
         Ok(good)
     }
 
-    /// Ends the victim, out of which everything has moved that could. What is left is damaged, or a seal or release keeps
-    /// it and it may move later.
+    /// Ends the victim, out of which everything has moved that could. What is left is damaged, or a
+    /// seal or release keeps it and it may move later.
     async fn finish(&self, progress: &mut Progress) -> CompactStep {
-        // A segment in which nothing is needed any more goes now; the room of its copy is settled with it.
-        let Some(victim) = progress.victim.take() else { return CompactStep::Moved(0) };
+        // A segment in which nothing is needed any more goes now; the room of its copy is settled
+        // with it.
+        let Some(victim) = progress.victim.take() else {
+            return CompactStep::Moved(0);
+        };
         self.recycler.reclaim_aside().await;
         self.log.settle_compaction();
         if !self.log.files().iter().any(|file| file.id == victim.file) {
@@ -278,7 +298,8 @@ impl Compactor {
         CompactStep::Moved(0)
     }
 
-    /// Compacts until `is_done`. Returns false if nothing is left to reclaim, or other writers claim all that is.
+    /// Compacts until `is_done`. Returns false if nothing is left to reclaim, or other writers
+    /// claim all that is.
     pub(super) async fn compact_until(&self, is_done: impl Fn() -> bool) -> bool {
         let mut most_free = self.space().free;
         let mut fruitless = 0;
@@ -313,10 +334,16 @@ impl Compactor {
             self.log.settle_compaction();
             let file = self.choose(progress, need)?;
             let log = self.log.clone();
-            let directory = cstore_node::blocking(move || log.directory(file)).await.ok()?;
+            let directory = cstore_node::blocking(move || log.directory(file))
+                .await
+                .ok()?;
 
             let damage = match directory {
-                Ok(records) => match records.iter().map(Entry::try_from).collect::<Result<_, _>>() {
+                Ok(records) => match records
+                    .iter()
+                    .map(Entry::try_from)
+                    .collect::<Result<_, _>>()
+                {
                     Ok(entries) => {
                         return Some(Victim::new(file, entries, self.ledger.geometry.group_bytes));
                     }
@@ -340,16 +367,29 @@ impl Compactor {
 
         // In an unchanged situation the same look would find nothing again.
         let index = self.index.lock();
-        let situation = Situation { died: index.died(), seq, need, room };
+        let situation = Situation {
+            died: index.died(),
+            seq,
+            need,
+            room,
+        };
         if progress.fruitless == Some(situation) {
             return None;
         }
-        let candidates = files.iter().filter(|file| file.state != FileState::Active).filter_map(|file| {
-            let needed = index.file_use(file.id);
-            let age = seq.saturating_sub(file.seqs.map_or(0, |(_, last)| last));
-            let candidate = Candidate { file: file.id, size: file.size, live: needed.bytes, age };
-            (!progress.is_blocked(file.id, needed.live)).then_some(candidate)
-        });
+        let candidates = files
+            .iter()
+            .filter(|file| file.state != FileState::Active)
+            .filter_map(|file| {
+                let needed = index.file_use(file.id);
+                let age = seq.saturating_sub(file.seqs.map_or(0, |(_, last)| last));
+                let candidate = Candidate {
+                    file: file.id,
+                    size: file.size,
+                    live: needed.bytes,
+                    age,
+                };
+                (!progress.is_blocked(file.id, needed.live)).then_some(candidate)
+            });
         let best = policy::best(candidates, need, room, &self.sizes());
         drop(index);
 
@@ -360,7 +400,9 @@ impl Compactor {
     /// Leaves a segment alone, until fewer of its records are needed or that many looks were made.
     fn block(&self, progress: &mut Progress, file: u32, until: u64) {
         let files = self.log.files();
-        progress.blocked.retain(|blocked, _| files.iter().any(|file| file.id == *blocked));
+        progress
+            .blocked
+            .retain(|blocked, _| files.iter().any(|file| file.id == *blocked));
         let live = self.index.lock().file_use(file).live;
         progress.blocked.insert(file, Blocked { live, until });
     }
@@ -393,7 +435,12 @@ impl Compactor {
             let live = index.file_use(file.id).bytes;
             dead_bytes += file.size.saturating_sub(live);
             if !index.damaged_files().contains(&file.id) {
-                candidates.push(Candidate { file: file.id, size: file.size, live, age: 0 });
+                candidates.push(Candidate {
+                    file: file.id,
+                    size: file.size,
+                    live,
+                    age: 0,
+                });
             }
         }
         CompactionStats {
@@ -404,20 +451,31 @@ impl Compactor {
         }
     }
 
-    /// Returns the room that a copy can count on. Room beyond compaction's own part of the reserve may be claimed by
-    /// other writers.
+    /// Returns the room that a copy can count on. Room beyond compaction's own part of the reserve
+    /// may be claimed by other writers.
     fn room_for_copies(&self) -> u64 {
-        self.log.free_bytes(Urgency::Compaction).min(self.log.compaction_bytes())
+        self.log
+            .free_bytes(Urgency::Compaction)
+            .min(self.log.compaction_bytes())
     }
 
     /// Returns the room that the copy of the rest of the victim may take.
     fn room_for(&self, victim: &Victim) -> u64 {
         let live = self.index.lock().file_use(victim.file).bytes;
-        Candidate { file: victim.file, size: 0, live, age: 0 }.room(&self.sizes())
+        Candidate {
+            file: victim.file,
+            size: 0,
+            live,
+            age: 0,
+        }
+        .room(&self.sizes())
     }
 
     fn sizes(&self) -> Sizes {
         let geometry = self.ledger.geometry;
-        Sizes { group: geometry.group_bytes as u64, segment: geometry.segment_bytes }
+        Sizes {
+            group: geometry.group_bytes as u64,
+            segment: geometry.segment_bytes,
+        }
     }
 }

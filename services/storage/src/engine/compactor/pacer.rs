@@ -6,7 +6,8 @@
 //! | less | the same | 64 MiB a second |
 //! | less than an eighth | segments that are a tenth dead | as fast as the disk takes it |
 //!
-//! Requests that find no room compact for themselves (`Room`), so the background never has to hurry for them.
+//! Requests that find no room compact for themselves (`Room`), so the background never has to hurry
+//! for them.
 
 use std::time::Duration;
 
@@ -39,7 +40,10 @@ impl Pace {
             free if free < space.capacity / 4 => (Need::Ample, Some(LESS_BYTES_PER_SECOND)),
             _ => (Need::Ample, Some(AMPLE_BYTES_PER_SECOND)),
         };
-        Self { need, bytes_per_second }
+        Self {
+            need,
+            bytes_per_second,
+        }
     }
 
     fn pause(self, step: &Result<CompactStep, EngineError>) -> Duration {
@@ -54,7 +58,8 @@ impl Pace {
     }
 }
 
-/// Compacts until the shutdown. A step that runs then either completes or leaves everything as it was.
+/// Compacts until the shutdown. A step that runs then either completes or leaves everything as it
+/// was.
 pub(in crate::engine) async fn run(compactor: Compactor, shutdown: Shutdown) {
     loop {
         let pace = Pace::of(compactor.space());
@@ -80,14 +85,36 @@ mod tests {
     use super::*;
 
     fn pace(free: u64) -> Pace {
-        Pace::of(Space { capacity: 800, free, allocated: 0 })
+        Pace::of(Space {
+            capacity: 800,
+            free,
+            allocated: 0,
+        })
     }
 
     #[test]
     fn a_fuller_disk_is_compacted_harder() {
-        assert_eq!(pace(500), Pace { need: Need::Ample, bytes_per_second: Some(AMPLE_BYTES_PER_SECOND) });
-        assert_eq!(pace(150), Pace { need: Need::Ample, bytes_per_second: Some(LESS_BYTES_PER_SECOND) });
-        assert_eq!(pace(99), Pace { need: Need::Short, bytes_per_second: None });
+        assert_eq!(
+            pace(500),
+            Pace {
+                need: Need::Ample,
+                bytes_per_second: Some(AMPLE_BYTES_PER_SECOND)
+            }
+        );
+        assert_eq!(
+            pace(150),
+            Pace {
+                need: Need::Ample,
+                bytes_per_second: Some(LESS_BYTES_PER_SECOND)
+            }
+        );
+        assert_eq!(
+            pace(99),
+            Pace {
+                need: Need::Short,
+                bytes_per_second: None
+            }
+        );
     }
 
     #[test]

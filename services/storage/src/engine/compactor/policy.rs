@@ -1,9 +1,10 @@
-//! The choice of the next segment to empty: the one that gives the most space for the cost of its copy.
+//! The choice of the next segment to empty: the one that gives the most space for the cost of its
+//! copy.
 //!
-//! Cost-benefit as in Rosenblum and Ousterhout, "The design and implementation of a log-structured file system" (1992):
-//! with u the part of a segment that is needed, cleaning costs 1 to read and u to write and frees 1 − u, and space that
-//! stayed free for long so far will stay free; so the largest (1 − u) · age / (1 + u) goes first. When somebody waits for
-//! space, age does not count.
+//! Cost-benefit as in Rosenblum and Ousterhout, "The design and implementation of a log-structured
+//! file system" (1992): with u the part of a segment that is needed, cleaning costs 1 to read and u
+//! to write and frees 1 − u, and space that stayed free for long so far will stay free; so the
+//! largest (1 − u) · age / (1 + u) goes first. When somebody waits for space, age does not count.
 
 /// The urgency of a request for space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,9 @@ pub(super) struct Candidate {
 
 /// Minimum gain in bytes while there is enough space. Less is not worth a copy.
 const MIN_GAIN: u64 = 64 << 10;
-/// Minimum gain in bytes even under pressure: less is eaten by the headers and padding of the copy. Tiny segments that
-/// restarts leave only need to give back a quarter of their size, because many of them are packed into one new segment.
+/// Minimum gain in bytes even under pressure: less is eaten by the headers and padding of the copy.
+/// Tiny segments that restarts leave only need to give back a quarter of their size, because many
+/// of them are packed into one new segment.
 const MIN_SHORT_GAIN: u64 = 16 << 10;
 /// Frames start on boundaries of this many bytes.
 const FRAME: u64 = 4 << 10;
@@ -45,14 +47,16 @@ pub(super) struct Sizes {
     pub(super) segment: u64,
 }
 
-/// Segments that a copy may go to: the rest of the active one, and the room after it, in two pieces at worst.
+/// Segments that a copy may go to: the rest of the active one, and the room after it, in two pieces
+/// at worst.
 const ROLLS: u64 = 2;
 /// Bytes that a segment takes for itself: header, and the padding of its footer.
 const SEGMENT: u64 = 3 * FRAME;
 
 impl Sizes {
-    /// Returns the room that MUST be free beyond the bytes of a copy, so that the copy can always be finished. The end of a segment in
-    /// which a group finds no room is lost up to a sixteenth of it, and cut off beyond that.
+    /// Returns the room that MUST be free beyond the bytes of a copy, so that the copy can always
+    /// be finished. The end of a segment in which a group finds no room is lost up to a sixteenth
+    /// of it, and cut off beyond that.
     fn margin(&self) -> u64 {
         ROLLS * (self.segment / 16 + SEGMENT)
     }
@@ -82,14 +86,18 @@ impl Candidate {
     }
 
     fn score(&self, need: Need, group: u64) -> u128 {
-        let age = if need == Need::Now { 1 } else { self.age.max(1) };
+        let age = if need == Need::Now {
+            1
+        } else {
+            self.age.max(1)
+        };
         let benefit = (u128::from(self.gain(group)) * u128::from(age)) << 16;
         benefit / u128::from((self.size + self.cost(group)).max(1))
     }
 }
 
-/// Returns the best of the candidates whose copy fits `room`; the first of equals. A copy that does not fit would end
-/// half-way, and the room that it had taken would be missing for the next one.
+/// Returns the best of the candidates whose copy fits `room`; the first of equals. A copy that does
+/// not fit would end half-way, and the room that it had taken would be missing for the next one.
 pub(super) fn best(
     candidates: impl Iterator<Item = Candidate>,
     need: Need,
@@ -99,29 +107,49 @@ pub(super) fn best(
     let group = sizes.group;
     candidates
         .filter(|candidate| candidate.is_worth_it(need, group) && candidate.room(sizes) <= room)
-        .min_by_key(|candidate| (std::cmp::Reverse(candidate.score(need, group)), candidate.file))
+        .min_by_key(|candidate| {
+            (
+                std::cmp::Reverse(candidate.score(need, group)),
+                candidate.file,
+            )
+        })
 }
 
-/// Returns the bytes that compaction could free for a waiting write: the sum of all gains, minus what is needed to refill
-/// compaction's reserve. Zero if no candidate fits the room for copies.
+/// Returns the bytes that compaction could free for a waiting write: the sum of all gains, minus
+/// what is needed to refill compaction's reserve. Zero if no candidate fits the room for copies.
 pub(super) fn reclaimable(candidates: &[Candidate], room: u64, missing: u64, sizes: &Sizes) -> u64 {
-    let worth = || candidates.iter().filter(|candidate| candidate.is_worth_it(Need::Now, sizes.group));
+    let worth = || {
+        candidates
+            .iter()
+            .filter(|candidate| candidate.is_worth_it(Need::Now, sizes.group))
+    };
     if !worth().any(|candidate| candidate.room(sizes) <= room) {
         return 0;
     }
-    worth().map(|candidate| candidate.gain(sizes.group)).sum::<u64>().saturating_sub(missing)
+    worth()
+        .map(|candidate| candidate.gain(sizes.group))
+        .sum::<u64>()
+        .saturating_sub(missing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SIZES: Sizes = Sizes { group: 1 << 20, segment: 8 << 20 };
+    const SIZES: Sizes = Sizes {
+        group: 1 << 20,
+        segment: 8 << 20,
+    };
     const ROOM: u64 = 1 << 40;
 
     fn candidate(file: u32, live_percent: u64, age: u64) -> Candidate {
         let size = 8 << 20;
-        Candidate { file, size, live: size * live_percent / 100, age }
+        Candidate {
+            file,
+            size,
+            live: size * live_percent / 100,
+            age,
+        }
     }
 
     fn choice(need: Need, room: u64, candidates: &[Candidate]) -> Option<u32> {
@@ -130,9 +158,20 @@ mod tests {
 
     #[test]
     fn the_emptiest_of_one_age_goes_first_and_a_full_one_never() {
-        let all = [candidate(1, 40, 9), candidate(2, 10, 9), candidate(3, 30, 9)];
+        let all = [
+            candidate(1, 40, 9),
+            candidate(2, 10, 9),
+            candidate(3, 30, 9),
+        ];
         assert_eq!(choice(Need::Ample, ROOM, &all), Some(2));
-        assert_eq!(choice(Need::Now, ROOM, &[candidate(1, 95, 9), candidate(2, 100, 9)]), None);
+        assert_eq!(
+            choice(
+                Need::Now,
+                ROOM,
+                &[candidate(1, 95, 9), candidate(2, 100, 9)]
+            ),
+            None
+        );
     }
 
     #[test]
@@ -153,25 +192,46 @@ mod tests {
     fn a_copy_that_does_not_fit_waits_for_one_that_does() {
         let all = [candidate(1, 20, 10), candidate(2, 50, 10)];
         assert_eq!(choice(Need::Now, 3 << 20, &all), Some(1));
-        assert_eq!(choice(Need::Now, 2 << 20, &all), None, "it would lose the ends of two segments");
+        assert_eq!(
+            choice(Need::Now, 2 << 20, &all),
+            None,
+            "it would lose the ends of two segments"
+        );
     }
 
     #[test]
     fn what_no_copy_can_begin_with_is_not_promised_nor_what_the_reserve_lacks() {
-        let all = [candidate(1, 50, 10), candidate(2, 50, 10), candidate(3, 99, 10)];
+        let all = [
+            candidate(1, 50, 10),
+            candidate(2, 50, 10),
+            candidate(3, 99, 10),
+        ];
         let each = all[0].gain(SIZES.group);
         assert_eq!(reclaimable(&all, ROOM, 0, &SIZES), 2 * each);
         assert_eq!(reclaimable(&all, ROOM, each, &SIZES), each);
         assert_eq!(reclaimable(&all, ROOM, 3 * each, &SIZES), 0);
-        assert_eq!(reclaimable(&all, 2 << 20, 0, &SIZES), 0, "no copy can be finished");
+        assert_eq!(
+            reclaimable(&all, 2 << 20, 0, &SIZES),
+            0,
+            "no copy can be finished"
+        );
     }
 
     #[test]
     fn many_small_files_of_restarts_are_merged_when_space_is_short() {
-        let small = Candidate { file: 1, size: 24 << 10, live: 200, age: 10 };
+        let small = Candidate {
+            file: 1,
+            size: 24 << 10,
+            live: 200,
+            age: 10,
+        };
         assert_eq!(choice(Need::Ample, ROOM, &[small]), None);
         assert_eq!(choice(Need::Short, ROOM, &[small]), Some(1));
-        let tiny = Candidate { size: 8 << 10, live: 52, ..small };
+        let tiny = Candidate {
+            size: 8 << 10,
+            live: 52,
+            ..small
+        };
         assert_eq!(choice(Need::Now, ROOM, &[tiny]), Some(1));
     }
 }

@@ -48,7 +48,8 @@ impl Relocator {
                 victim.at += 1;
                 continue;
             }
-            // Sets and releases are asked when they are fenced: what keeps them now may end until then.
+            // Sets and releases are asked when they are fenced: what keeps them now may end until
+            // then.
             if matches!(entry.live, Live::Block(_)) && !index.may_move(&entry.live) {
                 victim.at += 1;
                 victim.damaged = true;
@@ -65,16 +66,24 @@ impl Relocator {
         batch
     }
 
-    /// Reads, verifies and appends a batch. When this returns, the records that could move have their new places.
-    /// Returns the copied payload bytes.
+    /// Reads, verifies and appends a batch. When this returns, the records that could move have
+    /// their new places. Returns the copied payload bytes.
     ///
     /// # Errors
     /// [`EngineError`] of the log. Nothing has moved then.
-    pub(super) async fn copy(&self, victim: &mut Victim, batch: Vec<Entry>) -> Result<u64, EngineError> {
+    pub(super) async fn copy(
+        &self,
+        victim: &mut Victim,
+        batch: Vec<Entry>,
+    ) -> Result<u64, EngineError> {
         let wanted = batch.len();
         let reader = self.clone();
         let read = cstore_node::blocking(move || {
-            let read = |entry| reader.read_entry(&entry).map(|payload| Verified { entry, payload });
+            let read = |entry| {
+                reader
+                    .read_entry(&entry)
+                    .map(|payload| Verified { entry, payload })
+            };
             batch.into_iter().filter_map(read).collect::<Vec<_>>()
         });
         let verified = read.await?;
@@ -86,7 +95,10 @@ impl Relocator {
             return Ok(0);
         }
 
-        let bytes = batch.iter().map(|record| u64::from(record.entry.location.len)).sum();
+        let bytes = batch
+            .iter()
+            .map(|record| u64::from(record.entry.location.len))
+            .sum();
         // No span: a step of compaction belongs to no request.
         self.append(fence, batch).outcome().await?;
         self.counters.moved_bytes.inc_by(bytes);
@@ -111,7 +123,8 @@ impl Relocator {
     /// Returns true if a record is good, or not needed any more.
     fn is_good(&self, entry: &Entry) -> bool {
         // A block that was found to be damaged before does not move, whatever its bytes are now.
-        let may_move = !matches!(entry.live, Live::Block(_)) || self.index.lock().may_move(&entry.live);
+        let may_move =
+            !matches!(entry.live, Live::Block(_)) || self.index.lock().may_move(&entry.live);
         if may_move && self.read_entry(entry).is_some() {
             return true;
         }
@@ -119,26 +132,35 @@ impl Relocator {
         !self.index.lock().is_live(&entry.live, entry.location)
     }
 
-    /// Returns the verified payload of a record, or `None` if it is damaged: a damaged record stays where it is.
+    /// Returns the verified payload of a record, or `None` if it is damaged: a damaged record stays
+    /// where it is.
     fn read_entry(&self, entry: &Entry) -> Option<Bytes> {
         match &entry.live {
             Live::Block(id) => self.blocks.read_at(id, entry.location).ok(),
-            Live::Set(session, part) => match self.sets.read_payload(*session, *part, entry.location) {
-                Ok(payload) => Some(payload),
-                Err(error) => {
-                    self.counters.damaged_sets.inc();
-                    let error = error_chain(&error);
-                    tracing::error!(%session, part = part.0, %error, "reference set is damaged and not moved");
-                    None
+            Live::Set(session, part) => {
+                match self.sets.read_payload(*session, *part, entry.location) {
+                    Ok(payload) => Some(payload),
+                    Err(error) => {
+                        self.counters.damaged_sets.inc();
+                        let error = error_chain(&error);
+                        tracing::error!(%session, part = part.0, %error, "reference set is damaged and not moved");
+                        None
+                    }
                 }
-            },
+            }
             Live::Release(_) => Some(Bytes::new()),
         }
     }
 
-    /// Returns the records that are still needed and may move, and claims their sessions: seals and releases of those
-    /// are kept away until the copy is durable. Records that may move later are added to `kept`.
-    fn fence(&self, fence: &mut Fence, records: Vec<Verified>, kept: &mut Vec<Entry>) -> Vec<Verified> {
+    /// Returns the records that are still needed and may move, and claims their sessions: seals and
+    /// releases of those are kept away until the copy is durable. Records that may move later are
+    /// added to `kept`.
+    fn fence(
+        &self,
+        fence: &mut Fence,
+        records: Vec<Verified>,
+        kept: &mut Vec<Entry>,
+    ) -> Vec<Verified> {
         let index = self.index.lock();
         let mut claims = self.fences.lock();
         let mut batch = Vec::with_capacity(records.len());
@@ -197,15 +219,16 @@ impl Relocator {
         let index = self.index.clone();
         let moved_records = self.counters.moved_records.clone();
 
-        self.appender.append(records, Urgency::Compaction, move |committed| {
-            let mut index = index.lock();
-            let mut moved = 0;
-            for (entry, to) in entries.iter().zip(committed.locations) {
-                moved += u64::from(index.relocate(&entry.live, entry.location, *to));
-            }
-            drop(index);
-            moved_records.inc_by(moved);
-            fence.end();
-        })
+        self.appender
+            .append(records, Urgency::Compaction, move |committed| {
+                let mut index = index.lock();
+                let mut moved = 0;
+                for (entry, to) in entries.iter().zip(committed.locations) {
+                    moved += u64::from(index.relocate(&entry.live, entry.location, *to));
+                }
+                drop(index);
+                moved_records.inc_by(moved);
+                fence.end();
+            })
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use cstore_log::{DirectoryEntry, Location};
 
 use super::super::format::{
-    FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, parse_block_key, parse_refset_key,
-    parse_release_key, refset_key,
+    FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, parse_block_key,
+    parse_refset_key, parse_release_key, refset_key,
 };
 use super::super::index::Live;
 
@@ -35,7 +35,11 @@ impl TryFrom<&DirectoryEntry> for Entry {
             KIND_RELEASE => Live::Release(parse_release_key(&entry.key)?),
             _ => return Err(FormatError::Damaged),
         };
-        Ok(Self { kind: entry.kind, live, location: entry.location })
+        Ok(Self {
+            kind: entry.kind,
+            live,
+            location: entry.location,
+        })
     }
 }
 
@@ -78,11 +82,23 @@ pub(super) struct Position {
 
 impl Victim {
     pub(super) fn new(file: u32, entries: Vec<Entry>, limit: usize) -> Self {
-        Self { file, entries, at: 0, limit, damaged: false, verified: false, kept: Vec::new(), waits: 0 }
+        Self {
+            file,
+            entries,
+            at: 0,
+            limit,
+            damaged: false,
+            verified: false,
+            kept: Vec::new(),
+            waits: 0,
+        }
     }
 
     pub(super) fn position(&self) -> Position {
-        Position { at: self.at, n_kept: self.kept.len() }
+        Position {
+            at: self.at,
+            n_kept: self.kept.len(),
+        }
     }
 
     /// Goes back to a position: the batch that began there was not written and is taken again.
@@ -116,14 +132,24 @@ mod tests {
     use super::*;
 
     fn entry(live: Live) -> Entry {
-        Entry { kind: 1, live, location: Location { file: 1, offset: 0, len: 1 } }
+        Entry {
+            kind: 1,
+            live,
+            location: Location {
+                file: 1,
+                offset: 0,
+                len: 1,
+            },
+        }
     }
 
     fn half_done() -> Victim {
         let entries = vec![entry(Live::Block(BlockId::from_bytes([1; 32]))); 3];
         let mut victim = Victim::new(1, entries, 1 << 20);
         victim.at = 2;
-        victim.kept.push(entry(Live::Release(SessionId::from_bytes([1; 16]))));
+        victim
+            .kept
+            .push(entry(Live::Release(SessionId::from_bytes([1; 16]))));
         victim
     }
 

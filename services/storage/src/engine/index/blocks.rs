@@ -1,5 +1,5 @@
-//! The table of stored blocks. The only file that knows how the table is kept in memory, so that a denser one can take
-//! its place.
+//! The table of stored blocks. The only file that knows how the table is kept in memory, so that a
+//! denser one can take its place.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,8 +9,8 @@ use cstore_types::BlockId;
 
 use super::records::{BLOCK_KEY, record_overhead};
 
-/// Reference count that stays as it is: the count is not known any more, so the block is never freed. The next start
-/// counts again.
+/// Reference count that stays as it is: the count is not known any more, so the block is never
+/// freed. The next start counts again.
 pub(super) const MAX_REFS: u32 = u32::MAX;
 
 /// One stored block.
@@ -18,7 +18,8 @@ pub(super) const MAX_REFS: u32 = u32::MAX;
 pub(crate) struct Block {
     /// Place of its current record.
     pub(crate) location: Location,
-    /// Occurrences in reference sets that are durable or on their way to the disk. Sticks at [`MAX_REFS`].
+    /// Occurrences in reference sets that are durable or on their way to the disk. Sticks at
+    /// [`MAX_REFS`].
     pub(crate) refs: u32,
     /// Sessions that pin the block.
     pub(crate) pins: u32,
@@ -60,15 +61,25 @@ impl BlockTable {
     }
 
     /// Changes a block and returns it as it is then. Returns `None` if there is no such block.
-    pub(super) fn update(&mut self, id: &BlockId, change: impl FnOnce(&mut Block)) -> Option<Block> {
+    pub(super) fn update(
+        &mut self,
+        id: &BlockId,
+        change: impl FnOnce(&mut Block),
+    ) -> Option<Block> {
         let block = self.blocks.get_mut(id)?;
         change(block);
         Some(*block)
     }
 
     /// Changes a block, returns it as it is then, and removes it if nothing holds it any more.
-    pub(super) fn release(&mut self, id: BlockId, change: impl FnOnce(&mut Block)) -> Option<Block> {
-        let Entry::Occupied(mut occupied) = self.blocks.entry(id) else { return None };
+    pub(super) fn release(
+        &mut self,
+        id: BlockId,
+        change: impl FnOnce(&mut Block),
+    ) -> Option<Block> {
+        let Entry::Occupied(mut occupied) = self.blocks.entry(id) else {
+            return None;
+        };
         change(occupied.get_mut());
         let block = *occupied.get();
         if !block.is_held() {

@@ -19,7 +19,8 @@ pub(crate) struct FileUse {
 #[derive(Debug, Default)]
 pub(super) struct FileTable {
     files: HashMap<u32, FileUse>,
-    /// Files that hold something damaged. They are never emptied, so that a person can look at them.
+    /// Files that hold something damaged. They are never emptied, so that a person can look at
+    /// them.
     damaged: HashSet<u32>,
     /// Records that were needed once and are not any more, since the start.
     died: u64,
@@ -38,7 +39,9 @@ impl FileTable {
         self.died += 1;
         if let Some(file) = self.files.get_mut(&location.file) {
             file.live = file.live.saturating_sub(1);
-            file.bytes = file.bytes.saturating_sub(u64::from(location.len) + record_overhead(key_len));
+            file.bytes = file
+                .bytes
+                .saturating_sub(u64::from(location.len) + record_overhead(key_len));
         }
     }
 

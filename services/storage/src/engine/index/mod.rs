@@ -1,5 +1,5 @@
-//! The index: which blocks, reference sets and releases the segments hold. A value with methods: no I/O, no clock, no
-//! lock.
+//! The index: which blocks, reference sets and releases the segments hold. A value with methods: no
+//! I/O, no clock, no lock.
 //!
 //! ```text
 //! BlockTable ─ id ─▶ place, references, pins      FileTable ─ file ─▶ needed records and bytes
@@ -7,12 +7,15 @@
 //! PinTable ─ session ─▶ pinned ids                Totals
 //! ```
 //! Invariants
-//! * `refs` of a block is the number of times that its id stands in the live reference sets, plus those of seals that
-//!   are on their way to the disk. Only reference sets are the truth; the count is derived from them (I4).
+//! * `refs` of a block is the number of times that its id stands in the live reference sets, plus
+//!   those of seals that are on their way to the disk. Only reference sets are the truth; the count
+//!   is derived from them (I4).
 //! * A block leaves the table only when nothing refers to it and nothing pins it.
-//! * The use of a file counts its records that something still needs. A file with none may be retired.
-//! * A release record is needed until no other file holds a copy of a reference set that it dropped: otherwise a
-//!   restart would bring the set back. Copies that a move left behind count ([`Index::stale_sets`]).
+//! * The use of a file counts its records that something still needs. A file with none may be
+//!   retired.
+//! * A release record is needed until no other file holds a copy of a reference set that it
+//!   dropped: otherwise a restart would bring the set back. Copies that a move left behind count
+//!   ([`Index::stale_sets`]).
 
 mod blocks;
 mod files;
@@ -39,12 +42,13 @@ pub(crate) use records::{Live, RefSet, record_overhead};
 use releases::Releases;
 pub use totals::Totals;
 
-/// The index of an open disk, shared by the parts of the engine. The mutex is held for memory accesses only, never over
-/// I/O, the log or an await.
+/// The index of an open disk, shared by the parts of the engine. The mutex is held for memory
+/// accesses only, never over I/O, the log or an await.
 pub(crate) type SharedIndex = Arc<Mutex<Index>>;
 
-/// Session that pins the blocks that a restart found without a reference set. Sessions of uploads are random. The upload
-/// of such a block may still be running, so it stays until space runs short or enough time has passed.
+/// Session that pins the blocks that a restart found without a reference set. Sessions of uploads
+/// are random. The upload of such a block may still be running, so it stays until space runs short
+/// or enough time has passed.
 pub(crate) const ORPHANS: SessionId = SessionId::from_bytes([0; 16]);
 
 /// Everything derived from the log.
@@ -107,7 +111,8 @@ impl Index {
         self.files.usage(file).live == 0
     }
 
-    /// Returns a number that grows whenever a record dies. Unchanged means that no file has become emptier.
+    /// Returns a number that grows whenever a record dies. Unchanged means that no file has become
+    /// emptier.
     pub(crate) fn died(&self) -> u64 {
         self.files.died()
     }
@@ -121,7 +126,10 @@ impl Index {
     pub(crate) fn counts(&self) -> Vec<(u32, format::FileCounts)> {
         let mut files: BTreeMap<u32, format::FileCounts> = BTreeMap::new();
         for (_, block) in self.blocks.iter().filter(|(_, block)| block.refs > 0) {
-            files.entry(block.location.file).or_default().push((block.location.offset, block.refs));
+            files
+                .entry(block.location.file)
+                .or_default()
+                .push((block.location.offset, block.refs));
         }
         for counts in files.values_mut() {
             counts.sort_unstable();
@@ -148,18 +156,24 @@ impl Index {
         }
     }
 
-    /// Drops the pins of sessions that pinned nothing since the sweep before the last one: their uploads are gone.
+    /// Drops the pins of sessions that pinned nothing since the sweep before the last one: their
+    /// uploads are gone.
     pub(crate) fn sweep_pins(&mut self) {
         for session in self.pins.begin_sweep() {
             self.unpin(session);
         }
     }
 
-    /// Pins every block without a reference under [`ORPHANS`]. Call it once, at the end of recovery.
+    /// Pins every block without a reference under [`ORPHANS`]. Call it once, at the end of
+    /// recovery.
     pub(crate) fn adopt_orphans(&mut self) {
         let is_orphan = |block: &Block| block.refs == 0;
-        let orphans: Vec<BlockId> =
-            self.blocks.iter().filter(|(_, block)| is_orphan(block)).map(|(id, _)| id).collect();
+        let orphans: Vec<BlockId> = self
+            .blocks
+            .iter()
+            .filter(|(_, block)| is_orphan(block))
+            .map(|(id, _)| id)
+            .collect();
         for id in orphans {
             self.pin(ORPHANS, id);
             // Beyond the limit of pins the block was not pinned.
@@ -170,8 +184,8 @@ impl Index {
 
 /// Blocks and references.
 impl Index {
-    /// Adds a block whose record is durable. A good block keeps its place, and the new record is dead. A damaged one is
-    /// repaired for every file that refers to it.
+    /// Adds a block whose record is durable. A good block keeps its place, and the new record is
+    /// dead. A damaged one is repaired for every file that refers to it.
     pub(crate) fn insert_block(&mut self, id: BlockId, location: Location) {
         if let Some(known) = self.add_block(id, location)
             && known.bad
@@ -189,7 +203,15 @@ impl Index {
 
     /// Adds a block if there is none of the same id; returns that one otherwise.
     fn add_block(&mut self, id: BlockId, location: Location) -> Option<Block> {
-        let known = self.blocks.try_insert(id, Block { location, refs: 0, pins: 0, bad: false });
+        let known = self.blocks.try_insert(
+            id,
+            Block {
+                location,
+                refs: 0,
+                pins: 0,
+                bad: false,
+            },
+        );
         if known.is_none() {
             self.files.add(location, BLOCK_KEY);
         }
@@ -207,18 +229,25 @@ impl Index {
 
     /// Marks a block as damaged if `location` is still its place. Returns true if it is.
     pub(crate) fn mark_bad(&mut self, id: &BlockId, location: Location) -> bool {
-        let is_current = self.blocks.get(id).is_some_and(|block| block.location == location);
+        let is_current = self
+            .blocks
+            .get(id)
+            .is_some_and(|block| block.location == location);
         if is_current {
             self.blocks.update(id, |block| block.bad = true);
         }
         is_current
     }
 
-    /// Counts one more reference for each id. Skips ids that are not here, and returns how many those were.
+    /// Counts one more reference for each id. Skips ids that are not here, and returns how many
+    /// those were.
     pub(crate) fn add_refs(&mut self, ids: &[BlockId]) -> usize {
         let mut missing = 0;
         for id in ids {
-            match self.blocks.update(id, |block| block.refs = block.refs.saturating_add(1)) {
+            match self
+                .blocks
+                .update(id, |block| block.refs = block.refs.saturating_add(1))
+            {
                 Some(block) if block.refs == 1 => self.totals.add_block(&block),
                 Some(_) => {}
                 None => missing += 1,
@@ -227,8 +256,8 @@ impl Index {
         missing
     }
 
-    /// Counts one reference less for each id and frees blocks that nothing else holds. Ids that are not here, or have no
-    /// reference, are skipped.
+    /// Counts one reference less for each id and frees blocks that nothing else holds. Ids that are
+    /// not here, or have no reference, are skipped.
     pub(crate) fn drop_refs(&mut self, ids: &[BlockId]) {
         for id in ids {
             let mut was_last = false;
@@ -253,16 +282,24 @@ impl Index {
         Some(block)
     }
 
-    /// Takes the reference counts of the derived cache. Returns false, and counts nothing, if a place in the cache holds
-    /// no block, or a count was not known any more ([`MAX_REFS`]).
+    /// Takes the reference counts of the derived cache. Returns false, and counts nothing, if a
+    /// place in the cache holds no block, or a count was not known any more ([`MAX_REFS`]).
     pub(crate) fn restore_counts(&mut self, files: &[(u32, format::FileCounts)]) -> bool {
         let counts: HashMap<(u32, u32), u32> = files
             .iter()
-            .flat_map(|(file, counts)| counts.iter().map(|(offset, refs)| ((*file, *offset), *refs)))
+            .flat_map(|(file, counts)| {
+                counts
+                    .iter()
+                    .map(|(offset, refs)| ((*file, *offset), *refs))
+            })
             .collect();
         // Counted before anything changes: a cache of another log must leave no trace.
         let place = |block: &Block| (block.location.file, block.location.offset);
-        let found = self.blocks.iter().filter(|(_, block)| counts.contains_key(&place(block))).count();
+        let found = self
+            .blocks
+            .iter()
+            .filter(|(_, block)| counts.contains_key(&place(block)))
+            .count();
         if found != counts.len() || counts.values().any(|refs| *refs == MAX_REFS) {
             return false;
         }
@@ -285,22 +322,37 @@ impl Index {
         self.files.add(set.location, SET_KEY);
         self.totals.add_set(&set);
         if let Some(old) = self.refsets.entry(session).or_default().insert(part, set) {
-            // At recovery: the set was moved. Its old copy is dead, but comes back if only that file is left.
+            // At recovery: the set was moved. Its old copy is dead, but comes back if only that
+            // file is left.
             self.totals.remove_set(&old);
-            self.stale_sets.entry(old.location.file).or_default().insert(session);
+            self.stale_sets
+                .entry(old.location.file)
+                .or_default()
+                .insert(session);
             self.drop_set_record(old);
         }
     }
 
-    /// Counts the record of a set as dead. Separate from [`Self::release`], because the set is read between the two.
+    /// Counts the record of a set as dead. Separate from [`Self::release`], because the set is read
+    /// between the two.
     pub(crate) fn drop_set_record(&mut self, set: RefSet) {
         self.files.drop_record(set.location, SET_KEY);
     }
 
-    /// Drops the sets of `session`, whose release is durable at `location`, and returns them. Their references are still
-    /// counted: the caller reads the sets and counts them down ([`Self::drop_refs`]).
-    pub(crate) fn release(&mut self, session: SessionId, location: Location) -> Vec<(PartNo, RefSet)> {
-        let parts: Vec<(PartNo, RefSet)> = self.refsets.remove(&session).into_iter().flatten().collect();
+    /// Drops the sets of `session`, whose release is durable at `location`, and returns them. Their
+    /// references are still counted: the caller reads the sets and counts them down
+    /// ([`Self::drop_refs`]).
+    pub(crate) fn release(
+        &mut self,
+        session: SessionId,
+        location: Location,
+    ) -> Vec<(PartNo, RefSet)> {
+        let parts: Vec<(PartNo, RefSet)> = self
+            .refsets
+            .remove(&session)
+            .into_iter()
+            .flatten()
+            .collect();
         let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
         graves.extend(self.take_stale_sets(session));
         for (_, set) in &parts {
@@ -317,7 +369,8 @@ impl Index {
         parts
     }
 
-    /// Forgets a file whose contents can never come back. Release records that kept its sets away die.
+    /// Forgets a file whose contents can never come back. Release records that kept its sets away
+    /// die.
     pub(crate) fn remove_file(&mut self, file: u32) {
         self.files.remove(file);
         self.stale_sets.remove(&file);
@@ -339,7 +392,11 @@ mod tests {
     use super::*;
 
     fn at(file: u32, offset: u32) -> Location {
-        Location { file, offset, len: 100 }
+        Location {
+            file,
+            offset,
+            len: 100,
+        }
     }
 
     fn id(n: u8) -> BlockId {
@@ -351,7 +408,14 @@ mod tests {
 
     fn with_set(index: &mut Index, session: SessionId, file: u32, ids: &[BlockId]) {
         assert_eq!(index.add_refs(ids), 0);
-        index.insert_refset(session, PartNo(0), RefSet { location: at(file, 900), seal_seq: SealSeq(1) });
+        index.insert_refset(
+            session,
+            PartNo(0),
+            RefSet {
+                location: at(file, 900),
+                seal_seq: SealSeq(1),
+            },
+        );
     }
 
     fn release(index: &mut Index, session: SessionId, file: u32, ids: &[BlockId]) {
@@ -429,7 +493,9 @@ mod tests {
     fn i4_a_reference_count_that_is_full_is_never_counted_down_to_a_free_block() {
         let mut index = Index::default();
         index.insert_block(id(1), at(1, 0));
-        index.blocks.update(&id(1), |block| block.refs = MAX_REFS - 1);
+        index
+            .blocks
+            .update(&id(1), |block| block.refs = MAX_REFS - 1);
         assert_eq!(index.add_refs(&[id(1), id(1), id(1)]), 0);
         for _ in 0..3 {
             index.drop_refs(&[id(1)]);

@@ -1,9 +1,13 @@
-//! Moves of records from one file to another: which records of a file are needed, and what a durable copy changes.
+//! Moves of records from one file to another: which records of a file are needed, and what a
+//! durable copy changes.
 //!
 //! Invariants
-//! * A move is a compare-and-set on the old place: if the record changed since it was read, the copy is dead.
-//! * The old place is given up only here, AFTER the copy is durable. There is no moment without a durable record.
-//! * A copy of a set that a move left behind is remembered until its file is gone, so that a release outlives it.
+//! * A move is a compare-and-set on the old place: if the record changed since it was read, the
+//!   copy is dead.
+//! * The old place is given up only here, AFTER the copy is durable. There is no moment without a
+//!   durable record.
+//! * A copy of a set that a move left behind is remembered until its file is gone, so that a
+//!   release outlives it.
 
 use cstore_log::Location;
 
@@ -23,8 +27,9 @@ impl Index {
         current == Some(location)
     }
 
-    /// Returns true if a copy of the record may be written now. A damaged block stays where it is, for people to look
-    /// at. A release MUST NOT pass sets that came after it, otherwise a restart would drop them.
+    /// Returns true if a copy of the record may be written now. A damaged block stays where it is,
+    /// for people to look at. A release MUST NOT pass sets that came after it, otherwise a restart
+    /// would drop them.
     pub(crate) fn may_move(&self, live: &Live) -> bool {
         match live {
             Live::Block(id) => self.has(id),
@@ -33,8 +38,8 @@ impl Index {
         }
     }
 
-    /// Takes the copy at `to`, which is durable, for the record at `from`. Returns false if the record at `from` is not
-    /// needed any more; the copy is dead then.
+    /// Takes the copy at `to`, which is durable, for the record at `from`. Returns false if the
+    /// record at `from` is not needed any more; the copy is dead then.
     pub(crate) fn relocate(&mut self, live: &Live, from: Location, to: Location) -> bool {
         if !self.is_live(live, from) {
             return false;
@@ -44,21 +49,30 @@ impl Index {
             Live::Block(id) => {
                 self.blocks.update(id, |block| {
                     block.location = to;
-                    // The bytes were verified when they were copied, so a read that failed since is repaired.
+                    // The bytes were verified when they were copied, so a read that failed since is
+                    // repaired.
                     block.bad = false;
                 });
                 BLOCK_KEY
             }
             Live::Set(session, part) => {
-                if let Some(set) = self.refsets.get_mut(session).and_then(|parts| parts.get_mut(part)) {
+                if let Some(set) = self
+                    .refsets
+                    .get_mut(session)
+                    .and_then(|parts| parts.get_mut(part))
+                {
                     set.location = to;
                 }
-                self.stale_sets.entry(from.file).or_default().insert(*session);
+                self.stale_sets
+                    .entry(from.file)
+                    .or_default()
+                    .insert(*session);
                 SET_KEY
             }
             Live::Release(session) => {
                 if !self.releases.relocate(*session, to) {
-                    // The copy lies in the file of the only sets that it keeps away: that file goes as a whole.
+                    // The copy lies in the file of the only sets that it keeps away: that file goes
+                    // as a whole.
                     self.files.drop_record(from, RELEASE_KEY);
                     return true;
                 }
@@ -71,8 +85,8 @@ impl Index {
         true
     }
 
-    /// Removes and returns the files in which moves left copies of the session's sets behind. From now on the release of
-    /// the session remembers them.
+    /// Removes and returns the files in which moves left copies of the session's sets behind. From
+    /// now on the release of the session remembers them.
     pub(super) fn take_stale_sets(&mut self, session: SessionId) -> Vec<u32> {
         let mut files = Vec::new();
         self.stale_sets.retain(|file, sessions| {
@@ -93,7 +107,11 @@ mod tests {
     use crate::engine::index::RefSet;
 
     fn at(file: u32, offset: u32) -> Location {
-        Location { file, offset, len: 100 }
+        Location {
+            file,
+            offset,
+            len: 100,
+        }
     }
 
     const ID: BlockId = BlockId::from_bytes([1; 32]);
@@ -107,7 +125,14 @@ mod tests {
         let mut index = Index::default();
         index.insert_block(ID, at(1, 0));
         assert_eq!(index.add_refs(&[ID]), 0);
-        index.insert_refset(S, PartNo(0), RefSet { location: at(2, 0), seal_seq: SealSeq(7) });
+        index.insert_refset(
+            S,
+            PartNo(0),
+            RefSet {
+                location: at(2, 0),
+                seal_seq: SealSeq(7),
+            },
+        );
         index
     }
 
@@ -123,7 +148,10 @@ mod tests {
         let mut index = sealed();
         let totals = index.totals();
         let bytes = index.file_use(1).bytes;
-        assert!(index.relocate(&BLOCK, at(1, 0), at(5, 0)) && index.relocate(&SET, at(2, 0), at(5, 100)));
+        assert!(
+            index.relocate(&BLOCK, at(1, 0), at(5, 0))
+                && index.relocate(&SET, at(2, 0), at(5, 100))
+        );
         assert!(index.is_dead(1) && index.is_dead(2) && !index.is_dead(5));
         assert_eq!(index.file_use(5).live, 2);
         assert!(index.file_use(5).bytes > bytes);
@@ -135,10 +163,16 @@ mod tests {
     fn a_copy_of_what_was_freed_or_written_again_is_dead() {
         let mut index = sealed();
         release(&mut index, at(3, 0));
-        assert!(!index.relocate(&BLOCK, at(1, 0), at(5, 0)) && !index.relocate(&SET, at(2, 0), at(5, 100)));
+        assert!(
+            !index.relocate(&BLOCK, at(1, 0), at(5, 0))
+                && !index.relocate(&SET, at(2, 0), at(5, 100))
+        );
         assert!(index.is_dead(5));
         index.insert_block(ID, at(6, 0));
-        assert!(!index.relocate(&BLOCK, at(1, 0), at(5, 0)), "it has another place now");
+        assert!(
+            !index.relocate(&BLOCK, at(1, 0), at(5, 0)),
+            "it has another place now"
+        );
         assert_eq!(index.block(&ID).unwrap().location, at(6, 0));
     }
 
@@ -176,7 +210,14 @@ mod tests {
         assert!(!index.may_move(&BLOCK));
         release(&mut index, at(3, 0));
         assert!(index.may_move(&RELEASE));
-        index.insert_refset(S, PartNo(1), RefSet { location: at(4, 0), seal_seq: SealSeq(9) });
+        index.insert_refset(
+            S,
+            PartNo(1),
+            RefSet {
+                location: at(4, 0),
+                seal_seq: SealSeq(9),
+            },
+        );
         assert!(!index.may_move(&RELEASE));
     }
 }

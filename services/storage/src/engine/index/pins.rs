@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use cstore_types::{BlockId, SessionId};
 
-/// Limit of pinned ids over all sessions, which bounds their memory. Beyond it a pin is left out: the block may be freed
-/// before its seal, and the upload sends it again.
+/// Limit of pinned ids over all sessions, which bounds their memory. Beyond it a pin is left out:
+/// the block may be freed before its seal, and the upload sends it again.
 const MAX_PINS: usize = 4 << 20;
 
 /// The pins of one session.
@@ -27,8 +27,8 @@ pub(super) struct PinTable {
 }
 
 impl PinTable {
-    /// Adds a pin, and notes that the session is active. Returns false if the session pins the block already, or the
-    /// limit is reached.
+    /// Adds a pin, and notes that the session is active. Returns false if the session pins the
+    /// block already, or the limit is reached.
     pub(super) fn add(&mut self, session: SessionId, id: BlockId) -> bool {
         let pins = self.sessions.entry(session).or_default();
         pins.sweep = self.sweep;
@@ -45,10 +45,15 @@ impl PinTable {
         ids
     }
 
-    /// Begins a sweep. Returns the sessions that pinned nothing since the sweep before the last one.
+    /// Begins a sweep. Returns the sessions that pinned nothing since the sweep before the last
+    /// one.
     pub(super) fn begin_sweep(&mut self) -> Vec<SessionId> {
         self.sweep += 1;
         let is_silent = |pins: &Pins| pins.sweep + 1 < self.sweep;
-        self.sessions.iter().filter(|(_, pins)| is_silent(pins)).map(|(session, _)| *session).collect()
+        self.sessions
+            .iter()
+            .filter(|(_, pins)| is_silent(pins))
+            .map(|(session, _)| *session)
+            .collect()
     }
 }

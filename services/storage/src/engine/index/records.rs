@@ -8,7 +8,8 @@ pub(super) const BLOCK_KEY: u64 = 32;
 pub(super) const SET_KEY: u64 = 20;
 pub(super) const RELEASE_KEY: u64 = 16;
 
-/// Returns the bytes of directory entries that one record costs: in its frame and in the footer of its segment.
+/// Returns the bytes of directory entries that one record costs: in its frame and in the footer of
+/// its segment.
 pub(crate) const fn record_overhead(key_len: u64) -> u64 {
     2 * (6 + key_len) + 8
 }

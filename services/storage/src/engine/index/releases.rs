@@ -23,7 +23,8 @@ impl Release {
 #[derive(Debug, Default)]
 pub(super) struct Releases {
     of: HashMap<SessionId, Release>,
-    /// For each file the sessions whose release it is a grave of. Some may be released again or needed no more since.
+    /// For each file the sessions whose release it is a grave of. Some may be released again or
+    /// needed no more since.
     by_grave: HashMap<u32, Vec<SessionId>>,
 }
 
@@ -32,7 +33,8 @@ impl Releases {
         self.of.get(&session).map(|release| release.location)
     }
 
-    /// Adds a release if it is needed. Returns whether it is, and the place of the release that it replaces.
+    /// Adds a release if it is needed. Returns whether it is, and the place of the release that it
+    /// replaces.
     pub(super) fn put(
         &mut self,
         session: SessionId,
@@ -59,7 +61,9 @@ impl Releases {
 
     /// Gives a release another place. Returns true if it is still needed there.
     pub(super) fn relocate(&mut self, session: SessionId, to: Location) -> bool {
-        let Some(release) = self.of.get_mut(&session) else { return false };
+        let Some(release) = self.of.get_mut(&session) else {
+            return false;
+        };
         release.location = to;
         let is_needed = release.is_needed();
         if !is_needed {
@@ -68,11 +72,14 @@ impl Releases {
         is_needed
     }
 
-    /// Forgets a file that is gone. Returns the places of the releases that are not needed any more.
+    /// Forgets a file that is gone. Returns the places of the releases that are not needed any
+    /// more.
     pub(super) fn remove_file(&mut self, file: u32) -> Vec<Location> {
         let mut done = Vec::new();
         for session in self.by_grave.remove(&file).unwrap_or_default() {
-            let Some(release) = self.of.get_mut(&session) else { continue };
+            let Some(release) = self.of.get_mut(&session) else {
+                continue;
+            };
             release.graves.remove(&file);
             if !release.is_needed() {
                 done.push(release.location);
@@ -96,18 +103,32 @@ mod tests {
     const S: SessionId = SessionId::from_bytes([1; 16]);
 
     fn at(file: u32, offset: u32) -> Location {
-        Location { file, offset, len: 100 }
+        Location {
+            file,
+            offset,
+            len: 100,
+        }
     }
 
     #[test]
     fn a_release_record_outlives_the_files_of_the_sets_that_it_dropped() {
         let mut index = Index::default();
-        index.insert_refset(S, PartNo(0), RefSet { location: at(1, 900), seal_seq: SealSeq(1) });
+        index.insert_refset(
+            S,
+            PartNo(0),
+            RefSet {
+                location: at(1, 900),
+                seal_seq: SealSeq(1),
+            },
+        );
         for (_, set) in index.release(S, at(2, 950)) {
             index.drop_set_record(set);
         }
         assert!(index.is_dead(1));
-        assert!(!index.is_dead(2), "a restart before file 1 is gone would bring the set back");
+        assert!(
+            !index.is_dead(2),
+            "a restart before file 1 is gone would bring the set back"
+        );
         index.remove_file(1);
         assert!(index.is_dead(2));
     }
@@ -115,10 +136,16 @@ mod tests {
     #[test]
     fn a_release_that_moves_beside_the_only_sets_that_it_dropped_is_needed_no_more() {
         let mut releases = Releases::default();
-        assert_eq!(releases.put(S, at(2, 0), HashSet::from([1, 3])), (true, None));
+        assert_eq!(
+            releases.put(S, at(2, 0), HashSet::from([1, 3])),
+            (true, None)
+        );
         assert_eq!(releases.remove_file(3), []);
         assert!(!releases.relocate(S, at(1, 900)));
-        assert_eq!((releases.location(S), releases.remove_file(1)), (None, vec![]));
+        assert_eq!(
+            (releases.location(S), releases.remove_file(1)),
+            (None, vec![])
+        );
     }
 
     /// What is needed by the definition, looking at all of them each time.
@@ -139,15 +166,24 @@ mod tests {
                     let old = all.remove(&n);
                     assert_eq!(replaced, old.as_ref().map(|old| old.location));
                     let graves = &graves | &old.unwrap_or_default().graves;
-                    all.insert(n, Release { location: at(file, step), graves });
+                    all.insert(
+                        n,
+                        Release {
+                            location: at(file, step),
+                            graves,
+                        },
+                    );
                 }
                 1 => {
                     releases.relocate(session, at(file, step));
-                    all.entry(n).and_modify(|release| release.location = at(file, step));
+                    all.entry(n)
+                        .and_modify(|release| release.location = at(file, step));
                 }
                 2 => {
                     let mut done = releases.remove_file(file);
-                    let gone = |release: &mut Release| release.graves.remove(&file) && !release.is_needed();
+                    let gone = |release: &mut Release| {
+                        release.graves.remove(&file) && !release.is_needed()
+                    };
                     let mut expected: Vec<Location> = all
                         .values_mut()
                         .filter_map(|release| gone(release).then_some(release.location))
@@ -162,7 +198,11 @@ mod tests {
             all.retain(|_, release| release.is_needed());
             for n in 0..40 {
                 let found = releases.location(SessionId::from_bytes([n; 16]));
-                assert_eq!(found, all.get(&n).map(|release| release.location), "step {step}");
+                assert_eq!(
+                    found,
+                    all.get(&n).map(|release| release.location),
+                    "step {step}"
+                );
             }
         }
     }

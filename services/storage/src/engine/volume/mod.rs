@@ -19,8 +19,9 @@ pub(super) struct Volume {
     disk: Arc<dyn Disk>,
     /// The superblock as it was last written.
     superblock: Mutex<Superblock>,
-    /// Held while a superblock is written. Taken BEFORE `superblock`, which is not held over the write: identity and
-    /// capacity are read for every heartbeat, which must not wait for a slow disk.
+    /// Held while a superblock is written. Taken BEFORE `superblock`, which is not held over the
+    /// write: identity and capacity are read for every heartbeat, which must not wait for a slow
+    /// disk.
     writes: Mutex<()>,
     /// Keeps other processes away; the log holds it too.
     _lock: Arc<LockGuard>,
@@ -28,7 +29,12 @@ pub(super) struct Volume {
 
 impl Volume {
     pub(super) fn new(disk: Arc<dyn Disk>, superblock: Superblock, lock: Arc<LockGuard>) -> Self {
-        Self { disk, superblock: Mutex::new(superblock), writes: Mutex::default(), _lock: lock }
+        Self {
+            disk,
+            superblock: Mutex::new(superblock),
+            writes: Mutex::default(),
+            _lock: lock,
+        }
     }
 
     /// Returns the identity of the disk.
@@ -46,16 +52,26 @@ impl Volume {
         self.disk.subdir(SEGMENTS_DIR)
     }
 
-    /// Writes the next superblock, with the highest sequence that a seal may have used. The sequence of a superblock never
-    /// goes back, also if two callers looked at the log at different times.
+    /// Writes the next superblock, with the highest sequence that a seal may have used. The
+    /// sequence of a superblock never goes back, also if two callers looked at the log at different
+    /// times.
     ///
     /// # Errors
     /// [`EngineError::Io`]. The previous superblock stays valid.
-    pub(super) fn write_superblock(&self, seal_seq: SealSeq, clean: bool) -> Result<(), EngineError> {
+    pub(super) fn write_superblock(
+        &self,
+        seal_seq: SealSeq,
+        clean: bool,
+    ) -> Result<(), EngineError> {
         let _writing = self.writes.lock();
         let written = self.superblock();
         let seal_seq = seal_seq.max(written.seal_seq);
-        let next = Superblock { seq: written.seq + 1, seal_seq, clean, ..written };
+        let next = Superblock {
+            seq: written.seq + 1,
+            seal_seq,
+            clean,
+            ..written
+        };
         superblock::write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
         *self.superblock.lock() = next;
         Ok(())
@@ -70,11 +86,12 @@ impl Volume {
         Bitmap::decode(self.store(), &bytes).ok()
     }
 
-    /// Replaces the derived cache. A cache that is too large for its part of the disk is left out: the next start counts
-    /// references from the sets.
+    /// Replaces the derived cache. A cache that is too large for its part of the disk is left out:
+    /// the next start counts references from the sets.
     ///
     /// # Errors
-    /// [`EngineError::Io`]. No cache or a partial one is left, and the next start ignores a partial one.
+    /// [`EngineError::Io`]. No cache or a partial one is left, and the next start ignores a partial
+    /// one.
     pub(super) fn save_bitmap(&self, bitmap: &Bitmap) -> Result<(), EngineError> {
         let bytes = bitmap.encode(self.store());
         let write = || -> io::Result<()> {
@@ -89,7 +106,8 @@ impl Volume {
         write().map_err(EngineError::io("write bitmap"))
     }
 
-    /// Removes the derived cache. From the first write on, a cache of an earlier stop MUST NOT be there.
+    /// Removes the derived cache. From the first write on, a cache of an earlier stop MUST NOT be
+    /// there.
     pub(super) fn remove_bitmap(&self) -> io::Result<()> {
         match self.disk.remove(BITMAP_FILE) {
             Ok(()) => self.disk.sync_dir(),
@@ -125,7 +143,12 @@ mod tests {
             node: NodeId::new("storage-1").unwrap(),
             key: DedupKey::from_bytes([3; 32]),
         };
-        let options = DiskOptions { capacity: 6 << 20, block_size: 1, fresh_start: false, erase: None };
+        let options = DiskOptions {
+            capacity: 6 << 20,
+            block_size: 1,
+            fresh_start: false,
+            erase: None,
+        };
         let superblock = mount::format(&disk, &identity, &options).unwrap();
         let lock = Arc::new(disk.lock("LOCK").unwrap());
         let volume = Volume::new(disk.clone(), superblock, lock);

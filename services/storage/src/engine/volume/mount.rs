@@ -1,4 +1,5 @@
-//! Mounting a disk: identity checks and formatting. Decides whether a folder may be used, before anything is changed.
+//! Mounting a disk: identity checks and formatting. Decides whether a folder may be used, before
+//! anything is changed.
 
 use std::io;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use super::super::error::OpenError;
 use super::super::format::{BITMAP_FILE, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock};
 use super::superblock::{self, SlotContents};
 
-/// Bounds of the size of a segment, which is 1/32 of the disk. Larger ones would make compaction coarse, smaller ones
-/// would be mostly headers.
+/// Bounds of the size of a segment, which is 1/32 of the disk. Larger ones would make compaction
+/// coarse, smaller ones would be mostly headers.
 const MAX_SEGMENT_BYTES: u64 = 256 << 20;
 const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 
@@ -41,7 +42,8 @@ pub struct Identity {
     pub key: DedupKey,
 }
 
-/// Reads the superblock of a disk without opening the disk. Returns `None` if the disk is not formatted.
+/// Reads the superblock of a disk without opening the disk. Returns `None` if the disk is not
+/// formatted.
 ///
 /// # Errors
 /// [`OpenError`] if the superblock cannot be read or is not usable.
@@ -49,7 +51,10 @@ pub fn peek(disk: &Arc<dyn Disk>, path: &str) -> Result<Option<Superblock>, Open
     match superblock::read(disk).map_err(OpenError::io("read superblock"))? {
         SlotContents::Unformatted => Ok(None),
         SlotContents::Valid(superblock) => Ok(Some(superblock)),
-        SlotContents::Unusable(problem) => Err(OpenError::Superblock { path: path.to_owned(), problem }),
+        SlotContents::Unusable(problem) => Err(OpenError::Superblock {
+            path: path.to_owned(),
+            problem,
+        }),
     }
 }
 
@@ -63,16 +68,29 @@ pub(in crate::engine) fn check_identity(
     identity: &Identity,
 ) -> Result<(), OpenError> {
     let mismatch = |what, found: String, expected: String| {
-        Err(OpenError::Mismatch { path: path.to_owned(), what, found, expected })
+        Err(OpenError::Mismatch {
+            path: path.to_owned(),
+            what,
+            found,
+            expected,
+        })
     };
     if found.cluster != identity.cluster {
-        return mismatch("cluster", found.cluster.to_string(), identity.cluster.to_string());
+        return mismatch(
+            "cluster",
+            found.cluster.to_string(),
+            identity.cluster.to_string(),
+        );
     }
     if found.node != identity.node {
         return mismatch("node", found.node.to_string(), identity.node.to_string());
     }
     if found.key_check != identity.key.check_value() {
-        return mismatch("another dedup key,", "check value differs".to_owned(), "the cluster's".to_owned());
+        return mismatch(
+            "another dedup key,",
+            "check value differs".to_owned(),
+            "the cluster's".to_owned(),
+        );
     }
     Ok(())
 }
@@ -84,17 +102,26 @@ pub(in crate::engine) fn check_identity(
 pub(in crate::engine) fn refuse_foreign(disk: &Arc<dyn Disk>, path: &str) -> Result<(), OpenError> {
     let ours = [LOCK_FILE, SUPERBLOCK_FILE, "lost+found"];
     let names = disk.list().map_err(OpenError::io("list disk"))?;
-    match names.into_iter().find(|name| !ours.contains(&name.as_str())) {
+    match names
+        .into_iter()
+        .find(|name| !ours.contains(&name.as_str()))
+    {
         // An interrupted format may have made the folder of segments, but no file in it.
         Some(name) if name == SEGMENTS_DIR && segments_empty(disk) => Ok(()),
-        Some(found) => Err(OpenError::Foreign { path: path.to_owned(), found }),
+        Some(found) => Err(OpenError::Foreign {
+            path: path.to_owned(),
+            found,
+        }),
         None => Ok(()),
     }
 }
 
 fn segments_empty(disk: &Arc<dyn Disk>) -> bool {
-    // The superblock comes last: without it the folder counts as unformatted, and formatting begins again.
-    disk.subdir(SEGMENTS_DIR).and_then(|segments| segments.list()).is_ok_and(|names| names.is_empty())
+    // The superblock comes last: without it the folder counts as unformatted, and formatting begins
+    // again.
+    disk.subdir(SEGMENTS_DIR)
+        .and_then(|segments| segments.list())
+        .is_ok_and(|names| names.is_empty())
 }
 
 /// Formats an empty folder.
@@ -106,7 +133,8 @@ pub(in crate::engine) fn format(
     identity: &Identity,
     options: &DiskOptions,
 ) -> Result<Superblock, OpenError> {
-    let segment_bytes = (options.capacity / 32).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES) / 4_096 * 4_096;
+    let segment_bytes =
+        (options.capacity / 32).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES) / 4_096 * 4_096;
     let superblock = Superblock {
         store: identity.store,
         cluster: identity.cluster,
@@ -119,7 +147,8 @@ pub(in crate::engine) fn format(
         seq: 1,
         clean: false,
     };
-    disk.subdir(SEGMENTS_DIR).map_err(OpenError::io("make segments folder"))?;
+    disk.subdir(SEGMENTS_DIR)
+        .map_err(OpenError::io("make segments folder"))?;
     disk.sync_dir().map_err(OpenError::io("sync disk folder"))?;
     superblock::write(disk, &superblock).map_err(OpenError::io("write superblock"))?;
     tracing::info!(store = %superblock.store, capacity = superblock.capacity, segment_bytes, "disk formatted");
@@ -128,7 +157,8 @@ pub(in crate::engine) fn format(
 
 /// Erases all segments and files of a disk.
 ///
-/// The superblock is removed last, so that a crash in between leaves a disk that is still ours and can be erased again.
+/// The superblock is removed last, so that a crash in between leaves a disk that is still ours and
+/// can be erased again.
 ///
 /// # Errors
 /// The error of the disk. A part may be erased then, and the erase can be repeated.

@@ -1,4 +1,5 @@
-//! Reading and writing the superblock file: four slots in turn, so that a torn write leaves the one before.
+//! Reading and writing the superblock file: four slots in turn, so that a torn write leaves the one
+//! before.
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +26,9 @@ pub(in crate::engine) enum SlotContents {
 pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> {
     let file = match disk.open(SUPERBLOCK_FILE) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SlotContents::Unformatted),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(SlotContents::Unformatted);
+        }
         Err(error) => return Err(error),
     };
 
@@ -40,7 +43,9 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
         let mut bytes = vec![0; SLOT];
         file.read_exact_at(&mut bytes, offset)?;
         match Superblock::decode(&bytes) {
-            Ok(found) if best.as_ref().is_none_or(|best| best.seq < found.seq) => best = Some(found),
+            Ok(found) if best.as_ref().is_none_or(|best| best.seq < found.seq) => {
+                best = Some(found)
+            }
             Ok(_) | Err(FormatError::Empty) => {}
             Err(error) => problem = Some(error),
         }

@@ -5,7 +5,8 @@ use cstore_types::{Block, DedupKey};
 
 use crate::engine::error::EngineError;
 
-/// Bytes of a request up to which blocks are checked where they arrive. More are checked on a blocking thread.
+/// Bytes of a request up to which blocks are checked where they arrive. More are checked on a
+/// blocking thread.
 const INLINE_BYTES: usize = 128 << 10;
 
 /// Blocks with one verdict each.
@@ -37,7 +38,11 @@ async fn check_with(
         let good = blocks.iter().map(is_good).collect();
         Checked { blocks, good }
     };
-    if bytes <= INLINE_BYTES { Ok(check()) } else { Ok(cstore_node::blocking(check).await?) }
+    if bytes <= INLINE_BYTES {
+        Ok(check())
+    } else {
+        Ok(cstore_node::blocking(check).await?)
+    }
 }
 
 #[cfg(test)]
@@ -50,7 +55,11 @@ mod tests {
     fn block(len: usize) -> Block {
         let bytes = Bytes::from(vec![7; len]);
         let id = BlockId::of_many(&DedupKey::from_bytes([1; 32]), &[&bytes])[0];
-        Block { id, kind: BlockKind::Data, bytes }
+        Block {
+            id,
+            kind: BlockKind::Data,
+            bytes,
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,9 @@
 //! ```
 //! Invariants
 //! * Nothing is acknowledged BEFORE its group is synced.
-//! * A set is appended only if all its ids are stored, or stand in the same group (the presence check of I4). Their
-//!   references are counted in the same look at the index, so that no release can free them until the set is durable.
+//! * A set is appended only if all its ids are stored, or stand in the same group (the presence
+//!   check of I4). Their references are counted in the same look at the index, so that no release
+//!   can free them until the set is durable.
 
 mod check;
 mod outcome;
@@ -46,8 +47,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Returns for each id whether its block is missing. Blocks that are here, synced and good, are pinned under
-    /// `session`.
+    /// Returns for each id whether its block is missing. Blocks that are here, synced and good, are
+    /// pinned under `session`.
     pub(super) fn missing_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
         let mut index = self.index.lock();
         let missing: Vec<bool> = ids.iter().map(|id| !index.has(id)).collect();
@@ -60,7 +61,11 @@ impl Writer {
     /// Returns the bytes that those of the blocks take that are not here.
     fn bytes_of_new(&self, blocks: &[Block]) -> u64 {
         let index = self.index.lock();
-        blocks.iter().filter(|block| !index.has(&block.id)).map(footprint).sum()
+        blocks
+            .iter()
+            .filter(|block| !index.has(&block.id))
+            .map(footprint)
+            .sum()
     }
 }
 
@@ -70,7 +75,11 @@ fn record(block: &Block) -> Record {
         BlockKind::Data => KIND_DATA,
         BlockKind::Manifest => KIND_MANIFEST,
     };
-    Record { kind, key: Bytes::copy_from_slice(block.id.as_bytes()), payload: block.bytes.clone() }
+    Record {
+        kind,
+        key: Bytes::copy_from_slice(block.id.as_bytes()),
+        payload: block.bytes.clone(),
+    }
 }
 
 /// Returns the bytes that a block takes on the disk, with its place in the directories.

@@ -34,7 +34,8 @@ struct GroupAppend {
 }
 
 impl Writer {
-    /// Makes blocks durable. Returns when every one of them is synced, known or refused, in the order of `blocks`.
+    /// Makes blocks durable. Returns when every one of them is synced, known or refused, in the
+    /// order of `blocks`.
     pub(in crate::engine) async fn put_blocks(
         &self,
         session: SessionId,
@@ -43,28 +44,37 @@ impl Writer {
         let count = blocks.len();
         let checked = match check(&self.key, blocks).await {
             Ok(checked) => checked,
-            // A result without outcomes would break the frame's own bounds, and the worker would drop the connection.
+            // A result without outcomes would break the frame's own bounds, and the worker would
+            // drop the connection.
             Err(error) => return vec![PutOutcome::Refused(error); count],
         };
         let blocks = checked.blocks;
 
         let mut outcomes = self.put_checked(session, &blocks, &checked.good).await;
         for _ in 1..MAX_ROOM_TRIES {
-            let is_full =
-                |outcome: &PutOutcome| matches!(outcome, PutOutcome::Refused(EngineError::Full { .. }));
-            let full: Vec<usize> =
-                (0..outcomes.len()).filter(|i| outcomes.get(*i).is_some_and(is_full)).collect();
+            let is_full = |outcome: &PutOutcome| {
+                matches!(outcome, PutOutcome::Refused(EngineError::Full { .. }))
+            };
+            let full: Vec<usize> = (0..outcomes.len())
+                .filter(|i| outcomes.get(*i).is_some_and(is_full))
+                .collect();
             if full.is_empty() {
                 break;
             }
 
-            let again: Vec<Block> = full.iter().filter_map(|i| blocks.get(*i)).cloned().collect();
+            let again: Vec<Block> = full
+                .iter()
+                .filter_map(|i| blocks.get(*i))
+                .cloned()
+                .collect();
             if !self.room.make(self.bytes_of_new(&again)).await {
                 self.counters.full.inc();
                 break;
             }
             // They were checked, and other writers may have stored some of them in between.
-            let next = self.put_checked(session, &again, &vec![true; again.len()]).await;
+            let next = self
+                .put_checked(session, &again, &vec![true; again.len()])
+                .await;
             for (i, outcome) in full.into_iter().zip(next) {
                 if let Some(place) = outcomes.get_mut(i) {
                     *place = outcome;
@@ -76,7 +86,12 @@ impl Writer {
     }
 
     /// Puts blocks that were checked, without making room.
-    async fn put_checked(&self, session: SessionId, blocks: &[Block], good: &[bool]) -> Vec<PutOutcome> {
+    async fn put_checked(
+        &self,
+        session: SessionId,
+        blocks: &[Block],
+        good: &[bool],
+    ) -> Vec<PutOutcome> {
         let (plans, groups) = self.plan(session, blocks, good);
 
         // In the order of the blocks: groups are cut in that order.
@@ -96,14 +111,21 @@ impl Writer {
                     Some(Err(error)) => PutOutcome::Refused(error),
                     None => PutOutcome::Refused(EngineError::writer_gone()),
                 },
-                BlockPlan::Wait(completion) => self.join_other_put(session, block.id, completion).await,
+                BlockPlan::Wait(completion) => {
+                    self.join_other_put(session, block.id, completion).await
+                }
             });
         }
         outcomes
     }
 
     /// Waits for another put of the same block: two puts of one block become one write.
-    async fn join_other_put(&self, session: SessionId, id: BlockId, completion: Completion) -> PutOutcome {
+    async fn join_other_put(
+        &self,
+        session: SessionId,
+        id: BlockId,
+        completion: Completion,
+    ) -> PutOutcome {
         let is_durable = completion.await.unwrap_or(false);
         let mut index = self.index.lock();
         if is_durable && index.has(&id) {
@@ -113,7 +135,8 @@ impl Writer {
         PutOutcome::Refused(EngineError::Busy("another write of this block failed"))
     }
 
-    /// Decides in one look at the index what to do with each block, and hands the new ones to the log.
+    /// Decides in one look at the index what to do with each block, and hands the new ones to the
+    /// log.
     fn plan(
         &self,
         session: SessionId,
@@ -148,14 +171,20 @@ impl Writer {
         drop(index);
 
         let appends = match &mut room {
-            Ok(room) => groups.into_iter().map(|group| self.append_group(session, group, room)).collect(),
+            Ok(room) => groups
+                .into_iter()
+                .map(|group| self.append_group(session, group, room))
+                .collect(),
             Err(_) => Vec::new(),
         };
         (plans, appends)
     }
 
     /// Reserves space for new blocks, in the groups that [`Self::claim`] makes of them.
-    fn reserve_for<'a>(&self, new: impl Iterator<Item = &'a Block>) -> Result<Reservation, EngineError> {
+    fn reserve_for<'a>(
+        &self,
+        new: impl Iterator<Item = &'a Block>,
+    ) -> Result<Reservation, EngineError> {
         let mut needed = 0;
         let mut n_groups = 0;
         let mut group_bytes = usize::MAX;
@@ -170,12 +199,24 @@ impl Writer {
         self.ledger.reserve(needed, n_groups)
     }
 
-    /// Adds a new block to the last group, or to another one if it does not fit the segments of this disk, and claims it.
-    fn claim<'a>(&self, block: &'a Block, groups: &mut Vec<Group<'a>>, claims: &mut ClaimsGuard<'_>) {
+    /// Adds a new block to the last group, or to another one if it does not fit the segments of
+    /// this disk, and claims it.
+    fn claim<'a>(
+        &self,
+        block: &'a Block,
+        groups: &mut Vec<Group<'a>>,
+        claims: &mut ClaimsGuard<'_>,
+    ) {
         let limit = self.ledger.geometry.group_bytes;
-        let fits = groups.last().is_some_and(|group| group.bytes + block.bytes.len() <= limit);
+        let fits = groups
+            .last()
+            .is_some_and(|group| group.bytes + block.bytes.len() <= limit);
         if !fits {
-            groups.push(Group { blocks: Vec::new(), bytes: 0, fence: self.fences.fence() });
+            groups.push(Group {
+                blocks: Vec::new(),
+                bytes: 0,
+                fence: self.fences.fence(),
+            });
         }
         if let Some(group) = groups.last_mut() {
             group.blocks.push(block);
@@ -184,26 +225,37 @@ impl Writer {
         }
     }
 
-    fn append_group(&self, session: SessionId, group: Group<'_>, room: &mut Reservation) -> GroupAppend {
+    fn append_group(
+        &self,
+        session: SessionId,
+        group: Group<'_>,
+        room: &mut Reservation,
+    ) -> GroupAppend {
         let records: Vec<Record> = group.blocks.iter().map(|block| record(block)).collect();
         let ids: Vec<BlockId> = group.blocks.iter().map(|block| block.id).collect();
         let n_blocks = ids.len();
-        let footprint = group.blocks.iter().map(|block| footprint(block)).sum::<u64>();
+        let footprint = group
+            .blocks
+            .iter()
+            .map(|block| footprint(block))
+            .sum::<u64>();
         let reservation = room.split(footprint + GROUP_OVERHEAD);
         let fence = group.fence;
         let index = self.index.clone();
 
-        let append = self.appender.append(records, Urgency::Normal, move |committed| {
-            // The log counts the bytes from here on.
-            drop(reservation);
-            let mut index = index.lock();
-            for (id, location) in ids.iter().zip(committed.locations) {
-                index.insert_block(*id, *location);
-                index.pin(session, *id);
-            }
-            drop(index);
-            fence.end();
-        });
+        let append = self
+            .appender
+            .append(records, Urgency::Normal, move |committed| {
+                // The log counts the bytes from here on.
+                drop(reservation);
+                let mut index = index.lock();
+                for (id, location) in ids.iter().zip(committed.locations) {
+                    index.insert_block(*id, *location);
+                    index.pin(session, *id);
+                }
+                drop(index);
+                fence.end();
+            });
         GroupAppend { n_blocks, append }
     }
 

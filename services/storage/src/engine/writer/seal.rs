@@ -1,4 +1,5 @@
-//! Seal and PutSeal: a reference set becomes durable, but only over blocks that are here (the presence check of I4).
+//! Seal and PutSeal: a reference set becomes durable, but only over blocks that are here (the
+//! presence check of I4).
 
 use std::collections::HashSet;
 
@@ -44,12 +45,13 @@ enum Step {
 }
 
 impl Writer {
-    /// Puts `blocks`, checks that all `ids` are here, and seals them: one frame and one sync if they fit one group.
-    /// Repeating it is safe; other ids for the same part are a conflict.
+    /// Puts `blocks`, checks that all `ids` are here, and seals them: one frame and one sync if
+    /// they fit one group. Repeating it is safe; other ids for the same part are a conflict.
     ///
     /// # Errors
-    /// [`EngineError`], also for a block that is not what its id says or is not among `ids`. Nothing was sealed then,
-    /// except that after a failed write the outcome is unknown until a restart.
+    /// [`EngineError`], also for a block that is not what its id says or is not among `ids`.
+    /// Nothing was sealed then, except that after a failed write the outcome is unknown until a
+    /// restart.
     pub(in crate::engine) async fn put_seal(
         &self,
         session: SessionId,
@@ -67,10 +69,18 @@ impl Writer {
 
         let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
         if bytes <= self.ledger.geometry.group_bytes {
-            return self.seal_part(Part { session, number, ids: &ids, blocks: &blocks }).await;
+            return self
+                .seal_part(Part {
+                    session,
+                    number,
+                    ids: &ids,
+                    blocks: &blocks,
+                })
+                .await;
         }
 
-        // More bytes than one group takes: the blocks first, then the set. Pins hold the blocks in between.
+        // More bytes than one group takes: the blocks first, then the set. Pins hold the blocks in
+        // between.
         let mut stored = Vec::with_capacity(blocks.len());
         for outcome in self.put_blocks(session, blocks).await {
             stored.push(match outcome {
@@ -79,7 +89,15 @@ impl Writer {
                 PutOutcome::Refused(error) => return Err(error),
             });
         }
-        match self.seal_part(Part { session, number, ids: &ids, blocks: &[] }).await? {
+        match self
+            .seal_part(Part {
+                session,
+                number,
+                ids: &ids,
+                blocks: &[],
+            })
+            .await?
+        {
             SealOutcome::Sealed { seal_seq, .. } => Ok(SealOutcome::Sealed { seal_seq, stored }),
             other => Ok(other),
         }
@@ -108,7 +126,9 @@ impl Writer {
                 }
             }
         }
-        Err(EngineError::Busy("other requests keep writing the same blocks"))
+        Err(EngineError::Busy(
+            "other requests keep writing the same blocks",
+        ))
     }
 
     /// Makes room and takes a step, again if other writers claimed the room.
@@ -124,7 +144,9 @@ impl Writer {
                 other => return other,
             }
         }
-        Err(EngineError::Busy("free space is being claimed by other writers"))
+        Err(EngineError::Busy(
+            "free space is being claimed by other writers",
+        ))
     }
 
     /// Returns the bytes that a part takes on the disk, with those of its blocks that are not here.
@@ -132,10 +154,15 @@ impl Writer {
         self.bytes_of_new(part.blocks) + refset_footprint(part.ids.len())
     }
 
-    /// Takes one look at the index. If everything is here, counts the references and hands the set to the log, so that
-    /// from this moment on no release can free a block of it.
+    /// Takes one look at the index. If everything is here, counts the references and hands the set
+    /// to the log, so that from this moment on no release can free a block of it.
     fn step(&self, part: Part<'_>) -> Result<Step, EngineError> {
-        let Part { session, number, ids, .. } = part;
+        let Part {
+            session,
+            number,
+            ids,
+            ..
+        } = part;
         let mut fence = self.fences.fence();
 
         let mut index = self.index.lock();
@@ -148,7 +175,9 @@ impl Writer {
         }
         // Its references are counted already. A second set would count them twice.
         if claims.is_sealing(session, number) {
-            return Err(EngineError::Busy("this part is being sealed by another request"));
+            return Err(EngineError::Busy(
+                "this part is being sealed by another request",
+            ));
         }
 
         // Blocks that others are writing may become durable: this seal needs no copy of them then.
@@ -168,8 +197,8 @@ impl Writer {
             return Ok(Step::Return(SealOutcome::Missing(missing)));
         }
 
-        let needed =
-            new.blocks.iter().map(|block| footprint(block)).sum::<u64>() + refset_footprint(ids.len());
+        let needed = new.blocks.iter().map(|block| footprint(block)).sum::<u64>()
+            + refset_footprint(ids.len());
         let reservation = self.ledger.reserve(needed, 1)?;
         claims.claim_seal(&mut fence, session, number);
         for block in &new.blocks {
@@ -182,13 +211,29 @@ impl Writer {
         drop(claims);
         drop(index);
 
-        let counted = CountedRefs { index: self.index.clone(), ids: refs_of_stored };
-        let pending = PendingSet { counted, refs_of_new, fence, reservation };
-        Ok(Step::Appended { append: self.append_set(part, &new.blocks, pending), stored: new.stored })
+        let counted = CountedRefs {
+            index: self.index.clone(),
+            ids: refs_of_stored,
+        };
+        let pending = PendingSet {
+            counted,
+            refs_of_new,
+            fence,
+            reservation,
+        };
+        Ok(Step::Appended {
+            append: self.append_set(part, &new.blocks, pending),
+            stored: new.stored,
+        })
     }
 
     fn append_set(&self, part: Part<'_>, new: &[&Block], pending: PendingSet) -> Append<SealSeq> {
-        let Part { session, number, ids, .. } = part;
+        let Part {
+            session,
+            number,
+            ids,
+            ..
+        } = part;
         let mut records: Vec<Record> = new.iter().map(|block| record(block)).collect();
         records.push(Record {
             kind: KIND_REFSET,
@@ -201,36 +246,60 @@ impl Writer {
         let stored_blocks = self.counters.stored_blocks.clone();
         let stored_bytes = self.counters.stored_bytes.clone();
 
-        self.appender.append(records, Urgency::Normal, move |committed| {
-            let PendingSet { counted, refs_of_new, fence, reservation } = pending;
-            let seal_seq = SealSeq(committed.frame_seq);
-            drop(reservation);
+        self.appender
+            .append(records, Urgency::Normal, move |committed| {
+                let PendingSet {
+                    counted,
+                    refs_of_new,
+                    fence,
+                    reservation,
+                } = pending;
+                let seal_seq = SealSeq(committed.frame_seq);
+                drop(reservation);
 
-            let mut index = index.lock();
-            for (id, location) in new_ids.iter().zip(committed.locations) {
-                index.insert_block(*id, *location);
-            }
-            index.add_refs(&refs_of_new);
-            counted.keep();
-            if let Some(location) = committed.locations.last() {
-                index.insert_refset(session, number, RefSet { location: *location, seal_seq });
-            }
-            drop(index);
-            fence.end();
+                let mut index = index.lock();
+                for (id, location) in new_ids.iter().zip(committed.locations) {
+                    index.insert_block(*id, *location);
+                }
+                index.add_refs(&refs_of_new);
+                counted.keep();
+                if let Some(location) = committed.locations.last() {
+                    index.insert_refset(
+                        session,
+                        number,
+                        RefSet {
+                            location: *location,
+                            seal_seq,
+                        },
+                    );
+                }
+                drop(index);
+                fence.end();
 
-            stored_blocks.inc_by(new_ids.len() as u64);
-            stored_bytes.inc_by(new_bytes);
-            seal_seq
-        })
+                stored_blocks.inc_by(new_ids.len() as u64);
+                stored_bytes.inc_by(new_bytes);
+                seal_seq
+            })
     }
 
-    /// Compares a repeated seal with the set that is stored: the same ids get the same result, others are a conflict.
+    /// Compares a repeated seal with the set that is stored: the same ids get the same result,
+    /// others are a conflict.
     fn compare(&self, part: Part<'_>, set: RefSet) -> Result<SealOutcome, EngineError> {
-        let Part { session, number, ids, blocks } = part;
+        let Part {
+            session,
+            number,
+            ids,
+            blocks,
+        } = part;
         match self.sets.read_current(session, number, set)? {
-            None => Err(EngineError::Invalid("this session was released by another request".to_owned())),
+            None => Err(EngineError::Invalid(
+                "this session was released by another request".to_owned(),
+            )),
             Some(sealed) if sealed != ids => Ok(SealOutcome::Conflict),
-            Some(_) => Ok(SealOutcome::Sealed { seal_seq: set.seal_seq, stored: vec![false; blocks.len()] }),
+            Some(_) => Ok(SealOutcome::Sealed {
+                seal_seq: set.seal_seq,
+                stored: vec![false; blocks.len()],
+            }),
         }
     }
 }
@@ -240,12 +309,18 @@ fn validate(session: SessionId, ids: &[BlockId], blocks: &[Block]) -> Result<(),
         return Err(EngineError::Invalid("session must not be zero".to_owned()));
     }
     if ids.is_empty() || ids.len() > MAX_IDS {
-        let text = format!("a seal must name 1 to {MAX_IDS} blocks, found {}", ids.len());
+        let text = format!(
+            "a seal must name 1 to {MAX_IDS} blocks, found {}",
+            ids.len()
+        );
         return Err(EngineError::Invalid(text));
     }
     let named: HashSet<&BlockId> = ids.iter().collect();
     match blocks.iter().find(|block| !named.contains(&block.id)) {
-        Some(block) => Err(EngineError::Invalid(format!("block {:?} is not among the seal's ids", block.id))),
+        Some(block) => Err(EngineError::Invalid(format!(
+            "block {:?} is not among the seal's ids",
+            block.id
+        ))),
         None => Ok(()),
     }
 }
@@ -265,7 +340,11 @@ struct NewBlocks<'a> {
 
 impl<'a> NewBlocks<'a> {
     fn among(part: Part<'a>, index: &Index) -> Self {
-        let mut new = Self { blocks: Vec::new(), ids: HashSet::new(), stored: Vec::new() };
+        let mut new = Self {
+            blocks: Vec::new(),
+            ids: HashSet::new(),
+            stored: Vec::new(),
+        };
         for block in part.blocks {
             let is_new = !index.has(&block.id) && new.ids.insert(block.id);
             if is_new {
@@ -280,11 +359,14 @@ impl<'a> NewBlocks<'a> {
     fn missing(&self, part: Part<'_>, index: &Index) -> Vec<u32> {
         let is_missing = |id: &BlockId| !index.has(id) && !self.ids.contains(id);
         let missing = part.ids.iter().enumerate().filter(|(_, id)| is_missing(id));
-        missing.map(|(i, _)| u32::try_from(i).unwrap_or(u32::MAX)).collect()
+        missing
+            .map(|(i, _)| u32::try_from(i).unwrap_or(u32::MAX))
+            .collect()
     }
 }
 
-/// A reference set between its presence check and its durability. If the write fails, dropping it undoes everything.
+/// A reference set between its presence check and its durability. If the write fails, dropping it
+/// undoes everything.
 #[derive(Debug)]
 struct PendingSet {
     /// References to blocks that are stored, counted at the check.

@@ -48,7 +48,8 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// When the files were last changed. Secrets that an orchestrator mounts change by a new link, so time and inode count.
+/// When the files were last changed. Secrets that an orchestrator mounts change by a new link, so
+/// time and inode count.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stamp(Vec<Option<(SystemTime, u64)>>);
 
@@ -114,7 +115,8 @@ fn pair(
         .with_root_certificates(roots.clone())
         .with_client_auth_cert(chain.to_vec(), key.clone_key())?;
     client.alpn_protocols.clone_from(&alpn);
-    let server = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(VERSIONS)?;
+    let server =
+        ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(VERSIONS)?;
     let server = match client_auth {
         true => {
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider);
@@ -124,26 +126,40 @@ fn pair(
     };
     let mut server = server.with_single_cert(chain.to_vec(), key.clone_key())?;
     server.alpn_protocols = alpn;
-    Ok((TlsConnector::from(Arc::new(client)), TlsAcceptor::from(Arc::new(server))))
+    Ok((
+        TlsConnector::from(Arc::new(client)),
+        TlsAcceptor::from(Arc::new(server)),
+    ))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bad = |source| TlsError::File { path: path.to_path_buf(), source };
+    let bad = |source| TlsError::File {
+        path: path.to_path_buf(),
+        source,
+    };
     let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(bad)?.collect();
     match found.map_err(bad)? {
-        none if none.is_empty() => Err(TlsError::Empty { path: path.to_path_buf() }),
+        none if none.is_empty() => Err(TlsError::Empty {
+            path: path.to_path_buf(),
+        }),
         found => Ok(found),
     }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     use std::os::unix::fs::PermissionsExt;
-    let bad = |source| TlsError::File { path: path.to_path_buf(), source };
+    let bad = |source| TlsError::File {
+        path: path.to_path_buf(),
+        source,
+    };
     let found = std::fs::metadata(path).map_err(|error| bad(pem::Error::Io(error)))?;
     let mode = found.permissions().mode() & 0o777;
     // A group may read it, as with secrets that an orchestrator mounts; the world may not.
     if mode & 0o007 != 0 {
-        return Err(TlsError::Open { path: path.to_path_buf(), mode });
+        return Err(TlsError::Open {
+            path: path.to_path_buf(),
+            mode,
+        });
     }
     PrivateKeyDer::from_pem_file(path).map_err(bad)
 }

@@ -1,9 +1,10 @@
 //! TLS 1.3 on the inner ports, when a folder with certificates is given: gRPC and frames alike.
 //!
-//! Every node has a certificate of one private CA. A client checks that the certificate is of that CA and carries the
-//! name or address that it dialled; a server, if it is told to, that its caller has a certificate of that CA too. The
-//! bearer and the handshake of the frames are demanded inside as without TLS. Files that change are taken in by the next
-//! connection, without a restart; a set that cannot be used leaves the one before in place.
+//! Every node has a certificate of one private CA. A client checks that the certificate is of that
+//! CA and carries the name or address that it dialled; a server, if it is told to, that its caller
+//! has a certificate of that CA too. The bearer and the handshake of the frames are demanded inside
+//! as without TLS. Files that change are taken in by the next connection, without a restart; a set
+//! that cannot be used leaves the one before in place.
 
 mod material;
 pub(crate) mod protocol;
@@ -59,8 +60,8 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads `ca.pem`, `cert.pem` and `key.pem` of a folder. With `client_auth` servers demand a certificate of their
-    /// callers.
+    /// Reads `ca.pem`, `cert.pem` and `key.pem` of a folder. With `client_auth` servers demand a
+    /// certificate of their callers.
     ///
     /// # Errors
     /// [`TlsError`], with the file that cannot be used.
@@ -68,8 +69,16 @@ impl Tls {
         let dir = dir.into();
         let stamp = Stamp::of(&dir);
         let material = Arc::new(Material::load(&dir, client_auth)?);
-        let state = Mutex::new(State { material, stamp, looked: Instant::now() });
-        Ok(Self(Arc::new(Inner { dir, client_auth, state })))
+        let state = Mutex::new(State {
+            material,
+            stamp,
+            looked: Instant::now(),
+        });
+        Ok(Self(Arc::new(Inner {
+            dir,
+            client_auth,
+            state,
+        })))
     }
 
     /// The material as it is on the disk now, if it can be used.
@@ -121,8 +130,8 @@ impl Tls {
         Ok(Box::new(timeout(HANDSHAKE_DEADLINE, accepting).await??))
     }
 
-    /// The connections that a listener takes in, once hands are shaken. One caller that is slow or wrong holds up
-    /// nobody else.
+    /// The connections that a listener takes in, once hands are shaken. One caller that is slow or
+    /// wrong holds up nobody else.
     pub(crate) fn incoming(
         self,
         listener: TcpListener,

@@ -1,0 +1,161 @@
+//! Opening a log: what is on the disk, what of it is proven, what must be copied.
+//!
+//! ```text
+//! for each file          sealed (trailer at its end) ─▶ footer only
+//!                        else walk frame by frame    ─▶ whole frames, checksums
+//! proven = highest durable_seq seen in any valid header, frame or footer
+//! an invalid frame before the end of a file that was cut before, or before another valid frame ─▶ corrupt
+//! a sequence ≤ proven that is nowhere, next to a torn tail ─▶ corrupt
+//! frames > proven, not superseded ─▶ copied into a new file with a record that supersedes them, synced
+//! crashed files ─▶ cut to their valid end, synced
+//! ```
+//! A crashed file is told from one that was cut before by its length: it still has its full
+//! capacity.
+
+mod found;
+mod tail;
+
+pub use found::DirectoryEntry;
+pub(crate) use found::directory;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::committer::Active;
+use crate::disk::Disk;
+use crate::error::LogError;
+use crate::file::Files;
+use crate::format::{BLOCK, KIND_SUPERSEDES};
+use crate::types::{Location, Options};
+use found::{Found, Frame, read_files};
+use tail::{check_gaps, copy_frame, renew_last_footer, settle, superseded_by, take_tail};
+
+/// A record that the log holds.
+#[derive(Debug, Clone, Copy)]
+pub struct RecoveredRecord<'a> {
+    /// As it was appended.
+    pub kind: u8,
+    /// As it was appended.
+    pub key: &'a [u8],
+    /// Where its payload lies.
+    pub location: Location,
+    /// Sequence of its frame.
+    pub frame_seq: u64,
+}
+
+/// What an open found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecoveryReport {
+    /// Highest frame_seq of the log, copies included; all of it is durable.
+    pub last_seq: u64,
+    /// Files with records.
+    pub files: usize,
+    /// Records delivered.
+    pub records: usize,
+    /// Frames that nothing proved and that were copied.
+    pub copied_frames: usize,
+    /// Bytes that had to be walked because their file had no footer.
+    pub walked_bytes: u64,
+}
+
+/// A log that was read and made whole.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) report: RecoveryReport,
+    pub(crate) active: Option<Active>,
+}
+
+pub(crate) fn recover(
+    disk: &Arc<dyn Disk>,
+    files: &Files,
+    options: &Options,
+    visit: &mut dyn FnMut(RecoveredRecord<'_>),
+) -> Result<Recovered, LogError> {
+    let mut report = RecoveryReport::default();
+    let mut found = read_files(disk, files, options, &mut report)?;
+    let proven = found.iter().map(|file| file.durable_seq).max().unwrap_or(0);
+    let superseded: BTreeSet<u64> = found.iter().flat_map(superseded_by).collect();
+    check_gaps(&found, proven, &superseded)?;
+    report.last_seq = found
+        .iter()
+        .flat_map(|file| file.frames.iter().map(|frame| frame.seq))
+        .chain(superseded.iter().copied())
+        // The file of the highest sequence may be retired by now; its numbers are not given to
+        // other frames.
+        .chain([proven, options.least_seq])
+        .max()
+        .unwrap_or(0);
+
+    let mut active = None;
+    let mut copied = None;
+    if let Some((handle, frame)) = take_tail(&mut found, proven, &superseded)? {
+        report.last_seq += 1;
+        report.copied_frames = 1;
+        let others = found.iter().map(Found::settled_size).sum();
+        let copy = copy_frame(
+            files,
+            options,
+            (&handle, &frame),
+            others,
+            (report.last_seq, proven),
+        )?;
+        copied = Some((
+            copy.file.id,
+            Frame {
+                seq: report.last_seq,
+                start: BLOCK,
+                entries: copy.entries().to_vec(),
+            },
+        ));
+        active = Some(copy);
+    }
+    renew_last_footer(&found)?;
+    let mut frames: Vec<(u32, Frame)> = Vec::new();
+    for mut file in found {
+        frames.extend(
+            std::mem::take(&mut file.frames)
+                .into_iter()
+                .map(|frame| (file.id, frame)),
+        );
+        settle(
+            disk,
+            files,
+            &file,
+            frames.iter().filter(|(id, _)| *id == file.id),
+        )?;
+    }
+    frames.extend(copied);
+    frames.sort_by_key(|(_, frame)| frame.seq);
+    report.files = frames
+        .iter()
+        .map(|(file, _)| *file)
+        .collect::<BTreeSet<u32>>()
+        .len();
+    report.records = deliver(&frames, visit);
+    Ok(Recovered { report, active })
+}
+
+fn deliver(frames: &[(u32, Frame)], visit: &mut dyn FnMut(RecoveredRecord<'_>)) -> usize {
+    let mut delivered = 0;
+    for (file, frame) in frames {
+        for entry in frame
+            .entries
+            .iter()
+            .filter(|entry| entry.kind != KIND_SUPERSEDES)
+        {
+            let location = Location {
+                file: *file,
+                offset: entry.offset,
+                len: entry.len,
+            };
+            visit(RecoveredRecord {
+                kind: entry.kind,
+                key: &entry.key,
+                location,
+                frame_seq: frame.seq,
+            });
+            delivered += 1;
+        }
+    }
+    delivered
+}

@@ -1,0 +1,193 @@
+//! A log without room: what it refuses, what a retire gives back, which file is used again.
+
+use std::sync::Arc;
+
+use cstore_log::{
+    Disk, Fault, FaultyDisk, FileState, Gate, HookedDisk, Log, LogError, Options, Urgency, Verb,
+};
+
+use crate::fixture::{EIGHTH, append, full_files, memory, open, options};
+
+#[test]
+fn i7_a_full_log_refuses_and_goes_on_after_a_retire() {
+    let (_, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    let mut kept = Vec::new();
+    let full = loop {
+        match append(&log, "k", vec![kept.len() as u8; 20_000], Urgency::Normal) {
+            Ok(location) => kept.push(location),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, LogError::Full { .. }), "{full}");
+    assert!(log.free_bytes(Urgency::Urgent) >= options().reserve_bytes);
+    append(&log, "small", vec![1; 10], Urgency::Normal).unwrap();
+    append(&log, "urgent", vec![1; 20_000], Urgency::Urgent).unwrap();
+    assert!(log.allocated_bytes() <= options().max_bytes);
+    for (n, location) in kept.iter().enumerate() {
+        assert_eq!(log.read(*location).unwrap(), vec![n as u8; 20_000]);
+    }
+    for file in log
+        .files()
+        .iter()
+        .filter(|file| file.state == FileState::Sealed)
+        .take(3)
+    {
+        log.retire(file.id).unwrap();
+    }
+    append(&log, "again", vec![1; 20_000], Urgency::Normal).unwrap();
+    assert!(matches!(log.read(kept[0]), Err(LogError::NoFile(_))));
+}
+
+#[test]
+fn i7_no_space_for_a_new_file_refuses_and_does_not_poison() {
+    let (faulty, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    faulty.strike(Verb::Create, 1, Fault::Enospc);
+    assert!(matches!(
+        append(&log, "a", vec![1; 10], Urgency::Normal),
+        Err(LogError::Full { .. })
+    ));
+    append(&log, "a", vec![1; 10], Urgency::Normal).unwrap();
+}
+
+#[test]
+fn i7_each_urgency_leaves_its_reserve_to_the_next() {
+    let (_, disk) = memory();
+    let options = Options {
+        reserve_bytes: 96 << 10,
+        compaction_bytes: 64 << 10,
+        ..options()
+    };
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    let fill = |urgency| {
+        let mut taken = 0;
+        while append(&log, "k", vec![1; 4_000], urgency).is_ok() {
+            taken += 1;
+        }
+        taken
+    };
+    assert!(fill(Urgency::Normal) > 50);
+    assert!(log.free_bytes(Urgency::Urgent) >= 32 << 10);
+    // What an urgent group made a new file for is not there for normal ones.
+    assert!(fill(Urgency::Urgent) >= 5);
+    assert_eq!(fill(Urgency::Normal), 0);
+    assert!(log.free_bytes(Urgency::Compaction) >= 64 << 10);
+    assert!(fill(Urgency::Compaction) >= 10);
+    assert!(log.allocated_bytes() <= 512 << 10);
+}
+
+/// Room in two pieces, neither large enough: the end of the active file is given back for a new
+/// one.
+#[test]
+fn i7_a_group_that_fits_no_piece_of_the_room_but_all_of_it_is_taken() {
+    let (_, disk) = memory();
+    let options = Options {
+        reserve_bytes: 0,
+        max_bytes: 96 << 10,
+        ..options()
+    };
+    let (log, _) = Log::open(disk.clone(), options.clone(), &mut |_| {}).unwrap();
+    let small = append(&log, "small", vec![1; 100], Urgency::Normal).unwrap();
+    let large = append(&log, "large", vec![2; 60_000], Urgency::Normal).unwrap();
+    assert!(log.allocated_bytes() <= options.max_bytes);
+    let full = append(&log, "more", vec![3; 20_000], Urgency::Normal);
+    assert!(matches!(full, Err(LogError::Full { .. })), "{full:?}");
+    log.close().unwrap();
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    assert_eq!(log.read(small).unwrap(), vec![1; 100]);
+    assert_eq!(log.read(large).unwrap(), vec![2; 60_000]);
+}
+
+#[test]
+fn i7_a_crash_of_a_log_that_is_full_to_the_last_byte_opens_within_its_bound() {
+    for payload in [100, 4_000, 20_000] {
+        let (faulty, disk) = memory();
+        let (log, ..) = open(&disk).unwrap();
+        while append(&log, "k", vec![1; payload], Urgency::Compaction).is_ok() {}
+        drop(log);
+        let disk: Arc<dyn Disk> = Arc::new(faulty.kill());
+        let (log, report, _) = open(&disk).unwrap();
+        assert_eq!(report.copied_frames, 1);
+        // The copy needs a header and a footer of its own.
+        assert!(
+            log.allocated_bytes() <= options().max_bytes + (12 << 10),
+            "{}",
+            log.allocated_bytes()
+        );
+    }
+}
+
+#[test]
+fn i6_a_failed_sync_of_the_folder_in_a_retire_poisons_and_is_never_retried() {
+    for seed in 0..8 {
+        let (faulty, disk) = memory();
+        let (log, ..) = open(&disk).unwrap();
+        let [gone, kept] = full_files(&log);
+        faulty.strike(Verb::SyncDir, 1, Fault::Eio);
+        assert!(matches!(log.retire(gone.file), Err(LogError::Poisoned(_))));
+        assert!(log.poisoned().is_some());
+        assert!(matches!(
+            append(&log, "g", vec![1], Urgency::Normal),
+            Err(LogError::Poisoned(_))
+        ));
+        let syncs = faulty.calls(Verb::SyncDir);
+        let again = log.retire(gone.file);
+        assert!(
+            matches!(again, Err(LogError::NoFile(file)) if file == gone.file),
+            "its name is another one now"
+        );
+        assert_eq!(faulty.calls(Verb::SyncDir), syncs);
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+        let disk: Arc<dyn Disk> = Arc::new(faulty.power_loss(seed));
+        let (log, _, seen) = open(&disk).unwrap();
+        assert!(seen.len() >= 14, "{seen:?}");
+        assert_eq!(log.read(kept).unwrap(), vec![1; EIGHTH]);
+    }
+}
+
+#[test]
+fn i7_a_spare_that_cannot_be_written_gives_its_room_back() {
+    let (faulty, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    let [gone, _] = full_files(&log);
+    log.retire(gone.file).unwrap();
+    let allocated = log.allocated_bytes();
+    assert_eq!(
+        allocated,
+        3 * options().file_bytes,
+        "it is kept for the next one"
+    );
+    faulty.strike(Verb::Write, 1, Fault::Eio);
+    assert!(matches!(
+        append(&log, "g", vec![1; EIGHTH], Urgency::Normal),
+        Err(LogError::Io { .. })
+    ));
+    assert_eq!(log.allocated_bytes(), allocated - options().file_bytes);
+    append(&log, "g", vec![1; EIGHTH], Urgency::Normal).unwrap();
+}
+
+/// A retired file becomes the next segment. A read that began before must get the old bytes, not
+/// the new ones.
+#[test]
+fn i8_a_file_that_is_being_read_is_not_used_again() {
+    let gate = Arc::new(Gate::default());
+    let disk = HookedDisk::gated(FaultyDisk::new(), &gate);
+    let (log, ..) = open(&disk).unwrap();
+    let [gone, _] = full_files(&log);
+
+    std::thread::scope(|scope| {
+        gate.close(Verb::Read);
+        let reading = scope.spawn(|| log.read(gone).unwrap());
+        gate.await_held(Verb::Read);
+        log.retire(gone.file).unwrap();
+        for _ in 0..14 {
+            append(&log, "next", vec![3; EIGHTH], Urgency::Normal).unwrap();
+        }
+        gate.open(Verb::Read);
+        assert!(
+            reading.join().unwrap() == vec![1; EIGHTH],
+            "other bytes were read"
+        );
+    });
+}

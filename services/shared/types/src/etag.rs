@@ -6,9 +6,7 @@ use std::str::FromStr;
 use md5::{Digest, Md5};
 
 use crate::block_id::BlockId;
-
-/// Characters of a refused text that its error repeats: a little more than an ETag has.
-const MAX_SHOWN: usize = 64;
+use crate::limits::MAX_ETAG_SHOWN;
 
 /// Collects block ids in file order.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +65,7 @@ impl FromStr for ETag {
         });
         parsed
             .filter(|etag| etag.to_string() == text)
-            .ok_or_else(|| ETagError(text.chars().take(MAX_SHOWN).collect()))
+            .ok_or_else(|| ETagError(text.chars().take(MAX_ETAG_SHOWN).collect()))
     }
 }
 

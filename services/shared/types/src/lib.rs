@@ -21,6 +21,7 @@ mod file_meta;
 mod file_name;
 mod hash;
 mod ids;
+mod limit;
 pub mod limits;
 mod placement;
 mod random;
@@ -44,6 +45,7 @@ pub use hash::{keyed_half, md5_many};
 pub use ids::{
     ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
 };
+pub use limit::{Limit, LimitValue};
 pub use placement::{Partition, Placement, PlacementError, PlacementNode};
 #[cfg(feature = "seeded")]
 pub use random::seed_identities;

@@ -9,10 +9,9 @@ use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::Caller;
+use crate::limits::{MAX_SECRET_BYTES, MIN_SECRET_BYTES};
 
 const SALT: &[u8] = b"cstore cluster secret v1";
-const MIN_LEN: usize = 32;
-const MAX_LEN: usize = 1_024;
 
 /// Why a secret is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +40,7 @@ impl ClusterSecret {
     /// [`SecretError`] when it is too short, unprintable or guessable.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let text = text.trim();
-        if !(MIN_LEN..=MAX_LEN).contains(&text.len()) {
+        if !(MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&text.len()) {
             return Err(SecretError::Length(text.len()));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {

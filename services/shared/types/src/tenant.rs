@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-const MAX_LEN: usize = 64;
+use crate::limits::MAX_TENANT_BYTES;
+
 const DEFAULT: &str = "default";
 
 /// The name is none.
@@ -24,7 +25,7 @@ impl Tenant {
             return Ok(Self::default());
         }
         let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if text.len() > MAX_LEN || !text.bytes().all(fine) {
+        if text.len() > MAX_TENANT_BYTES || !text.bytes().all(fine) {
             return Err(TenantError);
         }
         Ok(Self(text.to_owned()))

@@ -81,7 +81,7 @@ impl Config {
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             retry_step: env.duration_ms(
                 "CSTORE_RETRY_STEP",
-                cstore_node::backoff::DEFAULT_STEP,
+                cstore_node::limits::DEFAULT_RETRY_STEP,
                 Duration::from_millis(1)..=seconds(60),
             ),
             jaeger_ui: env.optional(

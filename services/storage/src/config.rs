@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cstore_mesh::Tls;
-use cstore_node::backoff::DEFAULT_STEP;
 use cstore_node::env::{Env, HostPort};
+use cstore_node::limits::DEFAULT_RETRY_STEP;
 use cstore_node::size::ByteSize;
 use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{NodeId, StoreUuid};
@@ -77,7 +77,7 @@ impl Config {
             ),
             retry_step: env.duration_ms(
                 "CSTORE_RETRY_STEP",
-                DEFAULT_STEP,
+                DEFAULT_RETRY_STEP,
                 Duration::from_millis(1)..=Duration::from_secs(60),
             ),
             max_connections: env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cstore_mesh::Tls;
-use cstore_node::backoff::DEFAULT_STEP;
 use cstore_node::env::{Env, HostPort};
+use cstore_node::limits::DEFAULT_RETRY_STEP;
 use cstore_node::size::ByteSize;
 use cstore_types::NodeId;
 
@@ -43,7 +43,11 @@ impl Config {
             ),
             master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
             advertise_host: env.string("CSTORE_ADVERTISE_HOST", "127.0.0.1"),
-            retry_step: env.duration_ms("CSTORE_RETRY_STEP", DEFAULT_STEP, ms(1)..=ms(60_000)),
+            retry_step: env.duration_ms(
+                "CSTORE_RETRY_STEP",
+                DEFAULT_RETRY_STEP,
+                ms(1)..=ms(60_000),
+            ),
             memory_budget: env.bytes(
                 "CSTORE_MEMORY_BUDGET",
                 ByteSize::from_mib(256),

@@ -9,7 +9,7 @@
 //! The port outlives the role's own listeners: while a role drains, `/ready` already says so. Give
 //! it a [`Shutdown`] that is triggered last.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -33,6 +33,7 @@ use tokio::{
     sync::watch,
 };
 
+use crate::limits::{ADMIN_CONNECTIONS, ADMIN_DRAIN_TIMEOUT, ADMIN_HEADER_TIMEOUT};
 use crate::{
     exposition::Exposition,
     listen::{AcceptLimits, accept_loop},
@@ -40,10 +41,9 @@ use crate::{
 };
 
 const LIMITS: AcceptLimits = AcceptLimits {
-    connections: 64,
-    drain: Duration::from_secs(1),
+    connections: ADMIN_CONNECTIONS,
+    drain: ADMIN_DRAIN_TIMEOUT,
 };
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part that says that the process ends.
 const LEAVING: &str = "process";
 
@@ -166,7 +166,7 @@ async fn metrics(State(registry): State<Arc<Mutex<Registry>>>, headers: HeaderMa
 async fn serve(stream: TcpStream, router: Router, shutdown: Shutdown) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
+        .header_read_timeout(ADMIN_HEADER_TIMEOUT);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {

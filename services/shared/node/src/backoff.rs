@@ -12,12 +12,8 @@ use std::{
 
 use tokio::time::sleep;
 
+use crate::limits::GROWING_TRIES;
 use crate::shutdown::Shutdown;
-
-/// The number of growing waits; afterwards the caller should report that it is not ready.
-pub const GROWING_TRIES: u32 = 12;
-/// The default of `CSTORE_RETRY_STEP`.
-pub const DEFAULT_STEP: Duration = Duration::from_millis(250);
 
 #[cfg(feature = "seeded")]
 thread_local! {
@@ -136,6 +132,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::DEFAULT_RETRY_STEP;
 
     fn seed() -> u64 {
         let given = crate::env::Source::get(&crate::env::ProcessEnv::snapshot(), "CSTORE_SEED");
@@ -148,10 +145,10 @@ mod tests {
 
     #[test]
     fn waits_grow_by_one_step_twelve_times_and_then_stay() {
-        let mut backoff = Backoff::new(DEFAULT_STEP, Some(seed()));
+        let mut backoff = Backoff::new(DEFAULT_RETRY_STEP, Some(seed()));
         for n in (1..=12).chain([12; 30]) {
             let delay = backoff.next_delay();
-            let whole = DEFAULT_STEP * n;
+            let whole = DEFAULT_RETRY_STEP * n;
             assert!(
                 delay >= whole * 8 / 10 && delay <= whole * 12 / 10,
                 "{delay:?} is not about {whole:?}"
@@ -160,7 +157,7 @@ mod tests {
         assert_eq!(backoff.tries(), 42);
         assert!(backoff.is_settled());
         backoff.reset();
-        assert!(!backoff.is_settled() && backoff.next_delay() <= DEFAULT_STEP * 12 / 10);
+        assert!(!backoff.is_settled() && backoff.next_delay() <= DEFAULT_RETRY_STEP * 12 / 10);
     }
 
     #[test]

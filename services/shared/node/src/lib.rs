@@ -12,6 +12,7 @@ pub mod clock;
 pub mod commit;
 pub mod env;
 mod exposition;
+pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod shutdown;

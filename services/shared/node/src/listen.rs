@@ -10,6 +10,7 @@ use tokio::{
     time::sleep,
 };
 
+use crate::limits::{MAX_ACCEPT_PAUSE, MIN_ACCEPT_PAUSE};
 use crate::shutdown::{Shutdown, TaskGroup};
 
 /// The listener could not be opened.
@@ -178,7 +179,7 @@ pub fn pause_after(error: &io::Error, failures: u32) -> Duration {
         return Duration::ZERO;
     }
     let doublings = failures.saturating_sub(1).min(7);
-    Duration::from_millis(10 << doublings).min(Duration::from_secs(1))
+    (MIN_ACCEPT_PAUSE * (1 << doublings)).min(MAX_ACCEPT_PAUSE)
 }
 
 #[cfg(test)]

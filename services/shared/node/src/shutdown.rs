@@ -19,8 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::env::Env;
-
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::limits::DRAIN_TIMEOUT;
 
 /// `CSTORE_DRAIN_TIMEOUT_MS`: how long what runs at a stop may take to its end, in every role.
 pub fn drain_timeout(env: &mut Env<'_>) -> Duration {

@@ -14,7 +14,6 @@ mod format;
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io,
-    time::Duration,
 };
 
 use opentelemetry::{
@@ -40,9 +39,8 @@ use tracing_subscriber::{
 pub use config::{LogFormat, SamplerChoice, TelemetryConfig};
 use format::{JsonWithTrace, TextWithTrace};
 
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-const SPAN_QUEUE: usize = 2048;
+use crate::limits::{EXPORT_TIMEOUT, FLUSH_TIMEOUT, SPAN_QUEUE};
+
 const ROLE_TARGET: &str = "cstore_node::role";
 /// The parts that carry the exported spans: a span about exporting would make the next one.
 const TRANSPORT_TARGETS: [&str; 6] = [

@@ -11,10 +11,8 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::format::{BLOCK, FileHeader, file_name};
+use crate::limits::{LARGE_FILE_SLACK, MAX_SPARE_FILES};
 use crate::types::{FileInfo, FileState, Options, Urgency};
-
-/// Recycled files that are kept for the next roll; more are removed.
-const MAX_SPARES: usize = 2;
 
 /// A file and what is known of it.
 #[derive(Debug)]
@@ -29,9 +27,6 @@ struct Spare {
     name: String,
     len: u64,
 }
-
-/// Room that a file of more than standard size gets beyond the group that it is made for.
-const SLACK: u64 = 32 << 10;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -355,7 +350,7 @@ impl Files {
             inner.allocated -= spare.len;
         }
         // A file made for one large group has room for the small ones that follow it.
-        let wanted = self.options.file_bytes.max(needed + SLACK);
+        let wanted = self.options.file_bytes.max(needed + LARGE_FILE_SLACK);
         let size = needed.max(wanted.min(self.new_room(&inner)));
         inner.allocated += size;
         inner.making = size.saturating_sub(2 * BLOCK);
@@ -384,7 +379,7 @@ impl Files {
             }
             let standard = file.info.lock().size == self.options.file_bytes;
             let recycle =
-                standard && inner.spares.len() < MAX_SPARES && Arc::strong_count(&file) == 1;
+                standard && inner.spares.len() < MAX_SPARE_FILES && Arc::strong_count(&file) == 1;
             (file, recycle)
         };
         let (name, spare) = (file_name(id), spare_name(id));

@@ -32,6 +32,7 @@ mod format;
 pub mod golden;
 #[cfg(test)]
 mod golden_format;
+pub mod limits;
 mod log;
 mod queue;
 mod recovery;

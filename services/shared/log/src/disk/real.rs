@@ -10,9 +10,7 @@ use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::{Disk, DiskFile, LockGuard};
-
-/// Buffers that one `pwritev` takes (IOV_MAX on Linux).
-const MAX_BUFFERS: usize = 1_024;
+use crate::limits::MAX_WRITE_BUFFERS;
 
 /// A folder of the operating system.
 #[derive(Debug)]
@@ -131,7 +129,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_all_vectored_at(&self, bufs: &[Bytes], mut offset: u64) -> io::Result<()> {
-        for chunk in bufs.chunks(MAX_BUFFERS) {
+        for chunk in bufs.chunks(MAX_WRITE_BUFFERS) {
             let mut slices: Vec<IoSlice<'_>> = chunk.iter().map(|buf| IoSlice::new(buf)).collect();
             let mut rest: &mut [IoSlice<'_>] = &mut slices;
             IoSlice::advance_slices(&mut rest, 0);

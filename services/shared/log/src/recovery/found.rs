@@ -12,10 +12,8 @@ use crate::format::{
     BLOCK, Damage, Entry, FRAME_HEADER, FileHeader, FrameHeader, KIND_SUPERSEDES, Seed,
     decode_directory, decode_trailer, parse_file_name,
 };
+use crate::limits::SCAN_BYTES;
 use crate::types::{FileState, Location, Options};
-
-/// Bytes read at once when a crashed file is searched for frames behind its valid end.
-const SCAN_BYTES: usize = 1 << 20;
 
 /// One file as it lies there.
 #[derive(Debug)]

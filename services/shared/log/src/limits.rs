@@ -1,0 +1,15 @@
+//! Limits of the log that do not depend on its options.
+
+cstore_types::limits! {
+    /// Recycled files that are kept for the next segment. More are removed.
+    pub(crate) count MAX_SPARE_FILES: usize = 2;
+    /// Room that a file of more than standard size gets beyond the group that it is made for. The
+    /// small groups that follow fill it; then the next file begins.
+    pub(crate) bytes LARGE_FILE_SLACK: u64 = 32 << 10;
+    /// Most buffers of one vectored write (IOV_MAX on Linux). A frame with more takes several
+    /// writes.
+    pub(crate) count MAX_WRITE_BUFFERS: usize = 1_024;
+    /// Bytes read at once when a crashed file is searched for frames behind its valid end. The
+    /// search goes on with the next as many.
+    pub(crate) bytes SCAN_BYTES: usize = 1 << 20;
+}

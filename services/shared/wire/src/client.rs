@@ -19,22 +19,12 @@ use crate::error::{ClientError, Disconnect, HandshakeError};
 use crate::frame::{Opcode, Prefix, TraceField};
 use crate::handshake::{Answer, Direction, Hello, Role, VERSION, encode_proof, is_proof, prove};
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
+use crate::limits::{
+    CREDIT_UNIT, FRAME_DEADLINE, GATHERED_FRAMES, PING_AFTER, SILENCE_DEADLINE, WRITE_QUEUE,
+};
 use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::pulse::{Heard, Pulse};
 use crate::task::spawn;
-
-/// Credits are counted in units of this many bytes.
-const UNIT: usize = 1_024;
-/// Requests that may wait for the socket.
-const WRITE_QUEUE: usize = 64;
-/// Frames that one vectored write gathers at most.
-const GATHER: usize = 16;
-/// An answer may be this long in coming when nothing is asked: the caller's deadlines are shorter.
-const IDLE: Duration = Duration::from_secs(3_600);
-/// A side from which nothing came for so long is asked whether it is there,
-const QUIET: Duration = Duration::from_secs(3);
-/// and is taken for gone when it stays silent. Longer than a busy disk holds all answers back.
-const SILENT: Duration = Duration::from_secs(12);
 
 /// How to reach a storage node.
 #[derive(Debug, Clone)]
@@ -165,7 +155,7 @@ impl Connection {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (store, credits) = shake_hands(&mut reader, &mut writer, config).await?;
         let closed = CancellationToken::new();
-        let max_credits = (credits as usize / UNIT).max(1);
+        let max_credits = (credits as usize / CREDIT_UNIT).max(1);
         let shared = Arc::new(Shared {
             waiters: Mutex::default(),
             next_id: AtomicU32::new(1),
@@ -306,7 +296,9 @@ impl Connection {
     }
 
     async fn credits(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ClientError> {
-        let units = bytes.div_ceil(UNIT).clamp(1, self.shared.max_credits);
+        let units = bytes
+            .div_ceil(CREDIT_UNIT)
+            .clamp(1, self.shared.max_credits);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         tokio::select! {
             biased;
@@ -428,12 +420,12 @@ async fn write_all<W: AsyncWrite + Unpin>(
     mut queue: mpsc::Receiver<Encoded>,
 ) {
     let mut out = Outgoing::default();
-    let mut batch = Vec::with_capacity(GATHER);
+    let mut batch = Vec::with_capacity(GATHERED_FRAMES);
     loop {
         tokio::select! {
             biased;
             () = shared.closed.cancelled() => return,
-            n = queue.recv_many(&mut batch, GATHER) => if n == 0 { return shared.close(Disconnect::ByUs) },
+            n = queue.recv_many(&mut batch, GATHERED_FRAMES) => if n == 0 { return shared.close(Disconnect::ByUs) },
         }
         for encoded in batch.drain(..) {
             out.extend(encoded.buffers);
@@ -449,7 +441,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
 async fn read_all<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R, progress: Duration) {
     let read = async {
         loop {
-            let (opcode, len) = read_header(&mut reader, IDLE, progress).await?;
+            let (opcode, len) = read_header(&mut reader, FRAME_DEADLINE, progress).await?;
             let payload = read_payload(&mut reader, len, progress).await?;
             let (prefix, response) = Response::decode(opcode, payload)?;
             tracing::debug!(target: "cstore_wire", ?opcode, request = prefix.request_id, bytes = len, "frame in");
@@ -470,14 +462,14 @@ async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
     loop {
         tokio::select! {
             biased;
-            () = sleep(QUIET) => {}
+            () = sleep(PING_AFTER) => {}
             () = shared.closed.cancelled() => return,
         }
         let silence = shared.pulse.silence();
-        if silence >= SILENT {
+        if silence >= SILENCE_DEADLINE {
             return shared.close(Disconnect::Silent(silence));
         }
-        if silence >= QUIET {
+        if silence >= PING_AFTER {
             // Nobody waits for the answer: its bytes are all that counts. A full queue is no reason
             // not to judge.
             let Some(sender) = sender.upgrade() else {

@@ -10,9 +10,7 @@ use tokio::time::timeout;
 
 use crate::error::Disconnect;
 use crate::frame::{HEADER, Opcode, decode_header};
-
-/// Reserved for a payload before its first bytes are there.
-const FIRST_RESERVATION: usize = 64 << 10;
+use crate::limits::FIRST_RESERVATION;
 
 /// Reads opcode and length. `idle` bounds the wait for the first byte, `progress` each wait after
 /// it.

@@ -37,6 +37,7 @@ mod error;
 pub mod frame;
 pub mod handshake;
 mod io;
+pub mod limits;
 mod message;
 mod pulse;
 mod server;

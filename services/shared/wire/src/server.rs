@@ -22,12 +22,9 @@ use crate::handshake::{
     Direction, Hello, Role, VERSION, Welcome, decode_proof, encode_refused, is_proof, prove,
 };
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
+use crate::limits::{CREDIT_UNIT, GATHERED_FRAMES, WRITE_QUEUE};
 use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::task::spawn;
-
-const UNIT: usize = 1_024;
-const WRITE_QUEUE: usize = 64;
-const GATHER: usize = 16;
 
 /// How a storage node serves connections.
 #[derive(Debug, Clone)]
@@ -122,7 +119,8 @@ impl BlockSink {
             result,
         });
         let encoded = response.encode(&Prefix::answer(self.request_id));
-        let units = u32::try_from(encoded.len.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX);
+        let units =
+            u32::try_from(encoded.len.div_ceil(CREDIT_UNIT).min(self.units)).unwrap_or(u32::MAX);
         let held = self
             .budget
             .clone()
@@ -159,7 +157,7 @@ pub async fn serve_connection<S, H>(
     };
     let (frames, queue) = mpsc::channel(WRITE_QUEUE);
     let mut write = AbortOnDrop(spawn(write_all(writer, queue, config.progress_deadline)));
-    let units = (config.credits as usize / UNIT).max(1);
+    let units = (config.credits as usize / CREDIT_UNIT).max(1);
     let connection = Serving {
         config: config.clone(),
         handler,
@@ -225,7 +223,7 @@ impl<H: Handler + ?Sized> Serving<H> {
             self.config.progress_deadline,
         )
         .await?;
-        let units = (len as usize).div_ceil(UNIT).clamp(1, self.units);
+        let units = (len as usize).div_ceil(CREDIT_UNIT).clamp(1, self.units);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let held = self
             .incoming
@@ -337,8 +335,8 @@ async fn write_all<W: AsyncWrite + Unpin>(
     progress: Duration,
 ) {
     let mut out = Outgoing::default();
-    let mut batch = Vec::with_capacity(GATHER);
-    while queue.recv_many(&mut batch, GATHER).await > 0 {
+    let mut batch = Vec::with_capacity(GATHERED_FRAMES);
+    while queue.recv_many(&mut batch, GATHERED_FRAMES).await > 0 {
         let mut held = Vec::with_capacity(batch.len());
         for frame in batch.drain(..) {
             out.extend(frame.encoded.buffers);

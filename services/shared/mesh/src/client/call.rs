@@ -8,6 +8,7 @@ use tonic::Status;
 use tower::util::BoxCloneSyncService;
 
 use crate::endpoints::history::AttemptHistory;
+use crate::limits::{ATTEMPT_TIMEOUT, CALL_TIMEOUT, MAX_CALL_RETRIES};
 
 /// A typed call: message in, message or status out.
 pub type Unary<Req, Res> = BoxCloneSyncService<Req, Res, Status>;
@@ -35,9 +36,9 @@ pub struct CallBounds {
 impl Default for CallBounds {
     fn default() -> Self {
         Self {
-            deadline: Duration::from_secs(5),
-            attempt: Duration::from_secs(2),
-            max_retries: 3,
+            deadline: CALL_TIMEOUT,
+            attempt: ATTEMPT_TIMEOUT,
+            max_retries: MAX_CALL_RETRIES,
         }
     }
 }

@@ -12,16 +12,10 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 
 use crate::client::call::{Call, CallBounds, Method};
 use crate::jitter;
+use crate::limits::{
+    MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, RETRY_BUDGET_FLOOR, RETRY_BUDGET_SHARE, RETRY_BUDGET_WINDOW,
+};
 use crate::telemetry::metrics::ServiceMetrics;
-
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Successes of this long ago still pay for retries.
-const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-/// Retries a second that a client may always make.
-const BUDGET_FLOOR: u32 = 5;
-/// Retries that a success pays for.
-const BUDGET_SHARE: f32 = 0.2;
 
 /// What retries are paid from, shared by all calls to one service.
 #[derive(Debug, Clone)]
@@ -30,9 +24,9 @@ pub(crate) struct Budget(Arc<TpsBudget>);
 impl Default for Budget {
     fn default() -> Self {
         Self(Arc::new(TpsBudget::new(
-            BUDGET_WINDOW,
-            BUDGET_FLOOR,
-            BUDGET_SHARE,
+            RETRY_BUDGET_WINDOW,
+            RETRY_BUDGET_FLOOR,
+            RETRY_BUDGET_SHARE,
         )))
     }
 }
@@ -66,12 +60,12 @@ impl RetryPolicy {
 
     /// Before the next attempt: grows, jittered, and never below what the server asked for.
     fn pause(error: &Status, retries: u32) -> Duration {
-        let grown = FIRST_PAUSE
+        let grown = MIN_RETRY_PAUSE
             .saturating_mul(1 << retries.min(6))
-            .min(LONGEST_PAUSE);
+            .min(MAX_RETRY_PAUSE);
         let jittered = jitter::jittered(grown);
         cstore_proto::retry_after(error)
-            .map_or(jittered, |asked| asked.min(LONGEST_PAUSE).max(jittered))
+            .map_or(jittered, |asked| asked.min(MAX_RETRY_PAUSE).max(jittered))
     }
 }
 

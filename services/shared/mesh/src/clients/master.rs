@@ -11,8 +11,8 @@ use crate::client::call::{CallBounds, Method, Unary};
 use crate::client::retry::Budget;
 use crate::client::stack::CallStack;
 use crate::endpoints::service::Service;
+use crate::limits::MAX_MESSAGE_BYTES;
 use crate::transport::channel::GrpcChannel;
-use crate::transport::limits::MAX_MESSAGE_BYTES;
 
 macro_rules! master_client {
     ($($(#[$doc:meta])* $name:ident: $client:ident $path:literal $request:ident -> $response:ident, idempotent $idempotent:literal;)*) => {

@@ -9,9 +9,9 @@ use tower::Layer;
 use crate::client::stream::StreamLayer;
 use crate::endpoints::history::AttemptHistory;
 use crate::endpoints::service::Service;
+use crate::limits::MAX_MESSAGE_BYTES;
 use crate::transport::channel::GrpcChannel;
 use crate::transport::io::Target;
-use crate::transport::limits::MAX_MESSAGE_BYTES;
 
 /// The generated client of a worker.
 pub type TransferClient = cstore_proto::v1::transfer_client::TransferClient<GrpcChannel>;

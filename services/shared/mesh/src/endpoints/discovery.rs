@@ -3,19 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::error::MeshError;
+use crate::limits::{MAX_ENDPOINTS, RESOLVE_INTERVAL, RESOLVE_TIMEOUT};
 use crate::transport::io::Target;
-
-/// How often a name is resolved again. A headless service changes its addresses when its pods do.
-const RESOLVE_EVERY: Duration = Duration::from_secs(5);
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most endpoints of one service.
-const MAX_ENDPOINTS: usize = 4_096;
 
 /// How much an endpoint is wanted: the lowest class that has a healthy one is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +122,7 @@ async fn resolve_until_other(host: &str, port: u16, known: &Endpoints) -> Endpoi
             Ok(Err(error)) => tracing::debug!(host, %error, "a name does not resolve"),
             Err(_) => tracing::debug!(host, "a name did not resolve in time"),
         }
-        sleep(RESOLVE_EVERY).await;
+        sleep(RESOLVE_INTERVAL).await;
     }
 }
 

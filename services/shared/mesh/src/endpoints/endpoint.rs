@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -25,12 +24,9 @@ use tower::ServiceExt;
 
 use crate::endpoints::discovery::Class;
 use crate::endpoints::outlier::Outlier;
+use crate::limits::UNANSWERED_FAULT;
 use crate::transport::channel::GrpcChannel;
 use crate::transport::io::Target;
-
-/// A call that is given up without any answer after this long was a fault of the endpoint, not a
-/// whim of the caller.
-const NO_ANSWER: Duration = Duration::from_secs(1);
 
 /// Health of an endpoint as its own health service reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,7 +184,7 @@ impl InWork {
 
 impl Drop for InWork {
     fn drop(&mut self) {
-        if !self.answered && self.begun.elapsed() >= NO_ANSWER {
+        if !self.answered && self.begun.elapsed() >= UNANSWERED_FAULT {
             self.judge(Code::DeadlineExceeded);
         }
         self.endpoint.pending.fetch_sub(1, Ordering::Relaxed);

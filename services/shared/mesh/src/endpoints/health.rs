@@ -2,7 +2,6 @@
 //! it ends.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
@@ -14,17 +13,9 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::endpoints::endpoint::{Endpoint, HealthState};
 use crate::error::MeshError;
 use crate::jitter::jittered;
+use crate::limits::{HEALTH_TIMEOUT, MAX_HEALTH_PAUSE, MIN_HEALTH_PAUSE};
 use crate::transport::channel::GrpcChannel;
 use crate::transport::io::Target;
-
-/// Pause before the health of an endpoint is asked for again, after the first failure. Doubles with
-/// each failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// Bound of that pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Time in which an endpoint must report its health for the first time. It counts as down beyond
-/// it.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Makes the channel to an endpoint.
 pub(crate) type Connect = Arc<dyn Fn(&Target) -> Result<GrpcChannel, MeshError> + Send + Sync>;
@@ -46,10 +37,10 @@ pub(super) async fn watch_health(
             news.notify_one();
         }
     };
-    let mut pause = FIRST_PAUSE;
+    let mut pause = MIN_HEALTH_PAUSE;
     loop {
         let ended = follow(&endpoint.channel(), |serving| {
-            pause = FIRST_PAUSE;
+            pause = MIN_HEALTH_PAUSE;
             set(if serving {
                 HealthState::Serving
             } else {
@@ -66,7 +57,7 @@ pub(super) async fn watch_health(
             endpoint.renew(channel);
         }
         sleep(jittered(pause)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_HEALTH_PAUSE);
     }
 }
 

@@ -5,11 +5,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::limits::ENDPOINT_PATIENCE;
 use crate::transport::io::Target;
-
-/// Longest time that a call waits for an endpoint that serves. A call that waits longer fails as
-/// Unavailable.
-const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Endpoints that the attempts of one call have used. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +31,10 @@ impl AttemptHistory {
     /// wait at all.
     pub(super) fn max_wait(&self) -> Duration {
         let waited = std::mem::replace(&mut self.0.lock().waited, true);
-        if waited { Duration::ZERO } else { MAX_WAIT }
+        if waited {
+            Duration::ZERO
+        } else {
+            ENDPOINT_PATIENCE
+        }
     }
 }

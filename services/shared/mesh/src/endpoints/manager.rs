@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cstore_proto::error_chain;
 use futures_util::StreamExt;
@@ -18,11 +17,9 @@ use crate::endpoints::discovery::{Class, Discovery, Endpoints};
 use crate::endpoints::endpoint::{Endpoint, HealthState};
 use crate::endpoints::health::{Connect, watch_health};
 use crate::endpoints::set::EndpointSet;
+use crate::limits::ENDPOINT_COUNT_INTERVAL;
 use crate::telemetry::metrics::{EndpointState, ServiceMetrics};
 use crate::transport::io::Target;
-
-/// How often states are counted for the metrics.
-const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// Manager of the endpoints of one service. MUST run as long as the role lives.
 #[must_use = "without its manager a service has no endpoints"]
@@ -50,7 +47,7 @@ impl EndpointManager {
         let mut known = self.discovery.first();
         let mut watched: HashMap<Target, AbortHandle> = HashMap::new();
         let mut watchers: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
-        let mut count = tokio::time::interval(COUNT_EVERY);
+        let mut count = tokio::time::interval(ENDPOINT_COUNT_INTERVAL);
         let news = self.news.clone();
         self.reconcile(&known, &mut watched, &mut watchers);
         loop {

@@ -5,18 +5,11 @@
 //! of the last ten or so answers, are too many. A dead endpoint answers at once, so balancing by
 //! load alone would send it everything.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-const IN_A_ROW: u32 = 5;
-/// Answers before the share of faults says anything.
-const MIN_ANSWERS: u32 = 10;
-const MAX_SHARE: f64 = 0.2;
-/// Weight of one answer in the moving share.
-const WEIGHT: f64 = 0.1;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+use crate::limits::{
+    EJECTING_ANSWERS, EJECTING_FAULTS, EJECTING_SHARE, FAULT_WEIGHT, MAX_EJECTION, MIN_EJECTION,
+};
 
 /// What is known of one endpoint's answers.
 #[derive(Debug, Default)]
@@ -38,18 +31,18 @@ impl Outlier {
         } else {
             0
         };
-        self.share += WEIGHT * (f64::from(u8::from(fault)) - self.share);
+        self.share += FAULT_WEIGHT * (f64::from(u8::from(fault)) - self.share);
         fault
-            && (self.in_a_row >= IN_A_ROW
-                || (self.answers >= MIN_ANSWERS && self.share > MAX_SHARE))
+            && (self.in_a_row >= EJECTING_FAULTS
+                || (self.answers >= EJECTING_ANSWERS && self.share > EJECTING_SHARE))
     }
 
     /// Leaves the endpoint alone from now on. It comes back with a clean slate, and each time
     /// later.
     pub(crate) fn eject(&mut self, now: Instant) {
-        let pause = FIRST_PAUSE
+        let pause = MIN_EJECTION
             .saturating_mul(1 << self.times.min(6))
-            .min(LONGEST_PAUSE);
+            .min(MAX_EJECTION);
         *self = Self {
             times: self.times.saturating_add(1),
             until: Some(now + pause),
@@ -86,18 +79,18 @@ mod tests {
         let mut outlier = Outlier::default();
         let start = Instant::now();
         outlier.eject(start);
-        assert!(outlier.is_ejected(start) && !outlier.is_ejected(start + FIRST_PAUSE));
+        assert!(outlier.is_ejected(start) && !outlier.is_ejected(start + MIN_EJECTION));
         assert!(
             (0..4).all(|_| !outlier.record(true)),
             "it comes back with a clean slate"
         );
         outlier.eject(start);
-        assert!(outlier.is_ejected(start + FIRST_PAUSE));
+        assert!(outlier.is_ejected(start + MIN_EJECTION));
         for _ in 0..100 {
             outlier.eject(start);
         }
         assert!(
-            !outlier.is_ejected(start + LONGEST_PAUSE),
+            !outlier.is_ejected(start + MAX_EJECTION),
             "pauses are bounded"
         );
     }

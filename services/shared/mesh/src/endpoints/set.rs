@@ -14,10 +14,8 @@ use tonic::Status;
 use crate::endpoints::endpoint::{Endpoint, HealthState, OnOutlier};
 use crate::endpoints::history::AttemptHistory;
 use crate::jitter;
+use crate::limits::EJECTED_THIRDS;
 use crate::transport::io::Target;
-
-/// Thirds of all endpoints that may be ejected at a time. The rest is used although it fails.
-const EJECTED_THIRDS: usize = 2;
 
 /// The endpoints of one service. Their manager inserts and removes them, calls pick one of them.
 pub(crate) struct EndpointSet {

@@ -20,19 +20,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
+use crate::limits::{
+    FAREWELL_TIMEOUT, MAX_MISSED_HEARTBEATS, MIN_HEARTBEAT_GAP, READINESS_INTERVAL,
+};
 use crate::member::registration::{MASTER_PART, MasterLink};
 use crate::member::report::{Occasion, Report};
-
-/// Failed heartbeats in a row after which the node is not ready any more. The master's lease has as
-/// many.
-const MAX_MISSED: u32 = 5;
-/// Time between two looks at the readiness of the node.
-const HEALTH_CHECK: Duration = Duration::from_millis(100);
-/// Shortest time from one heartbeat to an early one. Bounds what a master costs that names the same
-/// work over and over.
-const MIN_GAP: Duration = Duration::from_millis(10);
-/// Time that the farewell may take. Nothing else is waited for then.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a role reports and what it does with the answers.
 ///
@@ -181,13 +173,13 @@ impl<M: Member> Heartbeats<M> {
     /// Waits for the next look at the readiness, the next tick or a request. Returns whether it was
     /// a request.
     async fn wait(&self) -> bool {
-        let next_look = self.next_tick.min(Instant::now() + HEALTH_CHECK);
+        let next_look = self.next_tick.min(Instant::now() + READINESS_INTERVAL);
         tokio::select! {
             biased;
             () = self.trigger.requested() => {}
             () = sleep_until(next_look) => return false,
         }
-        sleep_until(self.last_sent + MIN_GAP).await;
+        sleep_until(self.last_sent + MIN_HEARTBEAT_GAP).await;
         true
     }
 
@@ -211,7 +203,7 @@ impl<M: Member> Heartbeats<M> {
 
     fn count_missed(&mut self, error: &Status) {
         self.missed = self.missed.saturating_add(1);
-        if self.missed != MAX_MISSED {
+        if self.missed != MAX_MISSED_HEARTBEATS {
             tracing::debug!(%error, missed = self.missed, "heartbeat failed");
             return;
         }
@@ -227,7 +219,7 @@ impl<M: Member> Heartbeats<M> {
         let stopping = PartState::NotReady("stopping".to_owned());
         let request = self.link.profile.heartbeat(&stopping, report);
         if !matches!(
-            timeout(FAREWELL, self.link.client.heartbeat(request)).await,
+            timeout(FAREWELL_TIMEOUT, self.link.client.heartbeat(request)).await,
             Ok(Ok(_))
         ) {
             tracing::info!("master did not hear that this node leaves");

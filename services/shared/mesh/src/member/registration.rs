@@ -12,14 +12,12 @@ use crate::clients::master::MasterClient;
 use crate::endpoints::discovery::Discovery;
 use crate::endpoints::service::Service;
 use crate::error::MeshError;
+use crate::limits::{MAX_HEARTBEAT, MIN_HEARTBEAT};
 use crate::member::report::Report;
 use crate::transport::channel::ClientOptions;
 
 /// Part of a role's readiness that says whether the master knows this node.
 pub(super) const MASTER_PART: &str = "master";
-/// Bounds of the heartbeat interval. A master that asks for less or more gets these.
-const MIN_INTERVAL_MS: u32 = 10;
-const MAX_INTERVAL_MS: u32 = 60_000;
 
 /// An answer to a registration that does not identify the cluster.
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +114,11 @@ impl TryFrom<v1::RegisterResponse> for Membership {
         let found = answer.dedup_key.len();
         let key = <[u8; 32]>::try_from(&answer.dedup_key[..])
             .map_err(|_| IdentityError::DedupKey { found })?;
-        let heartbeat_ms = answer.heartbeat_ms.clamp(MIN_INTERVAL_MS, MAX_INTERVAL_MS);
+        let heartbeat = Duration::from_millis(answer.heartbeat_ms.into());
         Ok(Self {
             cluster,
             key: DedupKey::from_bytes(key),
-            heartbeat: Duration::from_millis(heartbeat_ms.into()),
+            heartbeat: heartbeat.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT),
         })
     }
 }

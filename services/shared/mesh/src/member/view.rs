@@ -8,9 +8,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use crate::clients::master::MasterClient;
-
-/// Time in which the master must begin to stream.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::limits::VIEW_TIMEOUT;
 
 /// What a role does with the view of the cluster.
 pub trait ViewObserver: Send {
@@ -55,7 +53,7 @@ async fn follow_once(
     backoff: &mut Backoff,
     observer: &mut impl ViewObserver,
 ) -> Status {
-    let mut views = match timeout(OPEN_TIMEOUT, master.watch_map(request)).await {
+    let mut views = match timeout(VIEW_TIMEOUT, master.watch_map(request)).await {
         Ok(Ok(views)) => views,
         Ok(Err(status)) => return status,
         Err(_) => return Status::deadline_exceeded("the master did not answer in time"),

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use cstore_proto::{ErrorCode, status_with_retry};
 use http::Response;
@@ -12,8 +11,7 @@ use tonic::body::Body;
 use tower::load_shed::error::Overloaded;
 use tower::{BoxError, Layer, Service};
 
-/// What a client that was shed is asked to wait.
-const PAUSE: Duration = Duration::from_millis(200);
+use crate::limits::SHED_PAUSE;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RescueLayer;
@@ -30,7 +28,7 @@ pub(crate) struct Rescue<S>(S);
 
 fn status_of(error: BoxError) -> Status {
     if error.is::<Overloaded>() {
-        return status_with_retry(ErrorCode::Overloaded, "too many calls at once", PAUSE);
+        return status_with_retry(ErrorCode::Overloaded, "too many calls at once", SHED_PAUSE);
     }
     Status::from_error(error)
 }
@@ -66,6 +64,6 @@ mod tests {
     fn a_shed_call_is_unavailable_and_says_when_to_try_again() {
         let status = status_of(Box::new(Overloaded::new()));
         assert_eq!(status.code(), tonic::Code::Unavailable);
-        assert_eq!(cstore_proto::retry_after(&status), Some(PAUSE));
+        assert_eq!(cstore_proto::retry_after(&status), Some(SHED_PAUSE));
     }
 }

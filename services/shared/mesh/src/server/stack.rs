@@ -22,6 +22,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
 use crate::error::MeshError;
+use crate::limits::{
+    CONNECTION_AGE, CONNECTION_WINDOW, LEAVING_NOTICE, MAX_CALLS, MAX_H2_FRAME, MAX_STREAMS,
+    SERVER_PING_AFTER, SERVER_PING_TIMEOUT, STREAM_WINDOW,
+};
 use crate::server::accepted::Accepted;
 use crate::server::auth::RequireCredentialsLayer;
 use crate::server::metrics::ServerMetricsLayer;
@@ -31,17 +35,6 @@ use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::trace::{self, server_span};
 use crate::transport::dial::tcp_incoming;
 use crate::transport::io::BoxIo;
-use crate::transport::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
-
-const MAX_FRAME: u32 = 256 << 10;
-/// Calls that a role works on at once; more are refused with Unavailable.
-const MAX_CALLS: usize = 4_096;
-const MAX_STREAMS: u32 = 1_024;
-/// Between saying NOT_SERVING and closing the door: callers that watch health move away meanwhile.
-const NOTICE: Duration = Duration::from_millis(200);
-/// A connection is asked to end at this age, so that callers spread again over servers that came
-/// later.
-const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 
 /// How a role serves gRPC.
 #[derive(Clone)]
@@ -217,15 +210,15 @@ impl GrpcServer {
             .layer(CatchPanicLayer::custom(internal));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = Server::builder()
-            .max_frame_size(MAX_FRAME)
+            .max_frame_size(MAX_H2_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
             // Callers hang up on many downloads at once when their clients do: no reason to cut the
             // other streams off.
             .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
-            .http2_keepalive_interval(Some(Duration::from_secs(20)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .http2_keepalive_interval(Some(SERVER_PING_AFTER))
+            .http2_keepalive_timeout(Some(SERVER_PING_TIMEOUT))
             .max_connection_age(CONNECTION_AGE)
             .layer(stack.into_inner())
             .add_routes(self.routes)
@@ -235,7 +228,7 @@ impl GrpcServer {
         let drain = async {
             shutdown.await;
             health.set_serving(false).await;
-            tokio::time::sleep(NOTICE).await;
+            tokio::time::sleep(LEAVING_NOTICE).await;
             // Those who watch health would hold their connections open for ever.
             health.end_watches().await;
             let _ = stop.send(());

@@ -11,9 +11,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// Share of the caller's time after which the call is dropped. Below 1, so that the caller receives
-/// the status before its own clock ends the call.
-const SHARE: f64 = 0.95;
+use crate::limits::SERVER_TIME_SHARE;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GrpcTimeoutLayer;
@@ -49,7 +47,7 @@ where
             let Some(given) = given else {
                 return answering.await;
             };
-            timeout(given.mul_f64(SHARE), answering)
+            timeout(given.mul_f64(SERVER_TIME_SHARE), answering)
                 .await
                 .unwrap_or_else(|_| {
                     let text = format!(

@@ -12,15 +12,14 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::error::MeshError;
+use crate::limits::{
+    CLIENT_PING_AFTER, CLIENT_PING_TIMEOUT, CONNECT_TIMEOUT, CONNECTION_WINDOW, STREAM_WINDOW,
+};
 use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::trace::InjectTraceLayer;
 use crate::transport::credentials::AddCredentialsLayer;
 use crate::transport::dial::Dial;
 use crate::transport::io::Target;
-use crate::transport::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
-
-/// An endpoint that does not answer a ping within the second of these is gone.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 
 /// What generated clients run over. Boxed once, so that an in-process server can stand behind it
 /// too. Its errors are statuses already: wrapped errors would lose their code and end as Unknown.
@@ -44,11 +43,10 @@ pub struct ClientOptions {
 impl ClientOptions {
     /// The usual bounds, over TCP.
     pub fn new(role: &'static str, signer: Signer, metrics: MeshMetrics) -> Self {
-        let connect_timeout = Duration::from_secs(2);
         Self {
             role,
             signer,
-            connect_timeout,
+            connect_timeout: CONNECT_TIMEOUT,
             dial: Dial::tcp(),
             metrics,
         }
@@ -80,8 +78,8 @@ pub(crate) fn connection(
     let endpoint = Endpoint::from_shared(format!("http://{}", target.addr))
         .map_err(unusable)?
         .connect_timeout(options.connect_timeout)
-        .http2_keep_alive_interval(KEEPALIVE.0)
-        .keep_alive_timeout(KEEPALIVE.1)
+        .http2_keep_alive_interval(CLIENT_PING_AFTER)
+        .keep_alive_timeout(CLIENT_PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);

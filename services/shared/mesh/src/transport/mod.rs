@@ -4,6 +4,5 @@ pub(crate) mod channel;
 pub(crate) mod credentials;
 pub(crate) mod dial;
 pub(crate) mod io;
-pub(crate) mod limits;
 pub(crate) mod role_io;
 pub(crate) mod tls;

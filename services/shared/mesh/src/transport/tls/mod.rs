@@ -13,7 +13,6 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cstore_proto::error_chain;
 use futures_util::stream::FuturesUnordered;
@@ -23,16 +22,11 @@ use rustls_pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
+use crate::limits::{MAX_HANDSHAKES, TLS_HANDSHAKE_DEADLINE, TLS_RELOAD_INTERVAL};
 use crate::transport::io::{BoxIo, Target};
 pub use material::TlsError;
 use material::{Material, Stamp};
 use protocol::Protocol;
-
-/// How often files are looked at, at most.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-/// Callers that shake hands at a time; more wait in the kernel's queue.
-const MAX_HANDSHAKES: usize = 64;
 
 /// Certificates of one node. Cheap to clone.
 #[derive(Clone)]
@@ -84,7 +78,7 @@ impl Tls {
     /// The material as it is on the disk now, if it can be used.
     fn material(&self) -> Arc<Material> {
         let mut state = self.0.state.lock();
-        if state.looked.elapsed() < LOOK_EVERY {
+        if state.looked.elapsed() < TLS_RELOAD_INTERVAL {
             return state.material.clone();
         }
         state.looked = Instant::now();
@@ -127,7 +121,7 @@ impl Tls {
     /// The caller's mistakes.
     async fn accept(&self, stream: TcpStream, protocol: Protocol) -> io::Result<BoxIo> {
         let accepting = self.material().acceptor(protocol).accept(stream);
-        Ok(Box::new(timeout(HANDSHAKE_DEADLINE, accepting).await??))
+        Ok(Box::new(timeout(TLS_HANDSHAKE_DEADLINE, accepting).await??))
     }
 
     /// The connections that a listener takes in, once hands are shaken. One caller that is slow or

@@ -14,6 +14,7 @@
 mod config;
 mod domain;
 mod grpc;
+pub mod limits;
 mod metrics;
 mod run;
 mod store;

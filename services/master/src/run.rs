@@ -25,12 +25,11 @@ use tokio::task::JoinError;
 use crate::config::Config;
 use crate::domain::{Context, Derived, Master, NodeState};
 use crate::grpc::Services;
+use crate::limits::{MIN_LEASE_CHECK, PROBE_INTERVAL};
 use crate::store::{Batch, MetaError, MetaStore, SledMeta, SledOptions, WriterState};
 
 /// Name of the metadata in the master's readiness.
 const PART: &str = "metadata";
-/// Time between two tries to write while the writer is blocked.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reason why the master ended.
 #[derive(Debug, thiserror::Error)]
@@ -203,7 +202,7 @@ fn restrict(dir: &std::path::Path) -> std::io::Result<()> {
 /// Tells watchers when a lease runs out.
 async fn watch_leases(master: Arc<Master>, shutdown: Shutdown) {
     let lease = master.context.limits.lease;
-    let mut ticks = tokio::time::interval((lease / 5).max(Duration::from_millis(10)));
+    let mut ticks = tokio::time::interval((lease / 5).max(MIN_LEASE_CHECK));
     let mut before: Vec<(String, NodeState)> = Vec::new();
     loop {
         tokio::select! {

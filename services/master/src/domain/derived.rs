@@ -25,11 +25,9 @@ use tokio::time::Instant;
 
 use super::release_list::{PendingRelease, ReleaseList};
 use super::usage::Usage;
+use crate::limits::MAX_OPEN_SESSIONS;
 use crate::store::keys::{self, FileRecord, ReleaseRecord, SessionRecord, StoreRecord};
 use crate::store::{Change, DamageKind, MetaError, Observer, Versioned};
-
-/// Open sessions that are remembered; more are reported as open without a clock.
-const MAX_OPEN: usize = 100_000;
 
 /// State derived from the metadata.
 #[derive(Debug, Default)]
@@ -216,7 +214,7 @@ impl SessionActivity {
     pub(crate) fn progress(&self, sessions: impl Iterator<Item = SessionId>) {
         let mut open = self.open.lock();
         for session in sessions {
-            if open.len() < MAX_OPEN || open.contains_key(&session) {
+            if open.len() < MAX_OPEN_SESSIONS || open.contains_key(&session) {
                 open.insert(session, Instant::now());
             }
         }
@@ -234,7 +232,7 @@ impl SessionActivity {
     /// starts its clock.
     pub(super) fn is_abandoned(&self, session: SessionId, ttl: Duration) -> bool {
         let mut open = self.open.lock();
-        if open.len() >= MAX_OPEN && !open.contains_key(&session) {
+        if open.len() >= MAX_OPEN_SESSIONS && !open.contains_key(&session) {
             open.retain(|_, last| last.elapsed() < ttl);
             return false;
         }

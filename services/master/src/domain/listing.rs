@@ -4,10 +4,8 @@ use cstore_types::limits::{MAX_NAME_BYTES, MAX_PAGE_SIZE};
 use cstore_types::{Fault, FileMeta, Tenant};
 
 use super::Namespace;
+use crate::limits::SCANNED_NAMES;
 use crate::store::keys::{self, FileRecord};
-
-/// Names that are read from the store together.
-const SCAN: usize = 256;
 
 /// A request for one page of names.
 #[derive(Debug, Clone)]
@@ -124,9 +122,9 @@ impl Namespace {
             let found = self
                 .context()
                 .store
-                .scan(&range, after.as_deref(), SCAN)
+                .scan(&range, after.as_deref(), SCANNED_NAMES)
                 .await?;
-            let complete = found.len() < SCAN;
+            let complete = found.len() < SCANNED_NAMES;
             let mut skipped = false;
             for (key, value) in found {
                 if page.files.len() + page.prefixes.len() == query.page_size {

@@ -13,17 +13,10 @@ use cstore_types::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Context, MAX_TRIES};
+use super::Context;
+use crate::limits::{FORGET_WORKER, MAX_DECISIONS, MAX_NODES, MIN_UPLOAD_SPACE};
 use crate::store::keys::{self, StoreRecord};
 use crate::store::{Batch, MetaError};
-
-/// Nodes that may register.
-const MAX_NODES: usize = 4_096;
-/// Free bytes below which a storage node takes no uploads.
-const MIN_FREE: u64 = 16 << 10;
-/// Time after which a lost worker is forgotten: it keeps nothing, and under an orchestrator its
-/// name never comes back. Storage nodes are remembered for ever, because blocks lie on them.
-const FORGET_WORKER: Duration = Duration::from_secs(600);
 
 /// The role of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +208,7 @@ impl Membership {
                 .nodes
                 .get(&node.id)
                 .and_then(|node| node.disk.as_ref());
-            if disk.is_some_and(|disk| disk.totals.free_bytes < MIN_FREE) {
+            if disk.is_some_and(|disk| disk.totals.free_bytes < MIN_UPLOAD_SPACE) {
                 return Err(Fault::new(
                     ErrorCode::Full,
                     format!("storage node {} is full", node.id),
@@ -365,7 +358,7 @@ impl Membership {
 
     /// Makes `store` known as a store of `id`. Returns its newest seal that the master has seen.
     async fn register_store(&self, id: &NodeId, store: StoreUuid) -> Result<SealSeq, Fault> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             match self.context.derived.store(store) {
                 Some(record) if record.node == *id => return Ok(record.seal_seq),
                 Some(record) => {

@@ -42,9 +42,6 @@ pub(crate) use usage::FileTotals;
 use crate::store::keys::{self, ClusterRecord};
 use crate::store::{Batch, MetaError, MetaStore, Position};
 
-/// Times that a decision is taken again because another change came first.
-const MAX_TRIES: usize = 64;
-
 /// Settings that the rules depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use cstore_types::{ErrorCode, Fault, FileMeta, FileName, NamedFile, SessionId, Tenant};
 
-use super::{Context, MAX_TRIES, millis};
+use super::{Context, millis};
+use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{
     self, CommittedSession, Ending, FileRecord, Publication, ReleaseRecord, SessionRecord,
 };
@@ -98,7 +99,7 @@ impl Namespace {
         tenant: &Tenant,
         name: &FileName,
     ) -> Result<(NamedFile, Bytes), Fault> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             let FoundFile { record, .. } = self.must_find(tenant, name).await?;
             if let Some(root) = self
                 .context
@@ -127,7 +128,7 @@ impl Namespace {
         name: &FileName,
         etag: &str,
     ) -> Result<(), Fault> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             let found = self.must_find(tenant, name).await?;
             check_etag(&found.record.meta, etag)?;
 
@@ -166,7 +167,7 @@ impl Namespace {
         let CopyOrRename {
             tenant, from, to, ..
         } = request;
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             let found = self.source_of(request).await?;
             if from == to {
                 return Ok(NamedFile {

@@ -3,20 +3,15 @@
 //! A release is written in the batch that writes the tombstone, so one that is handed out can never
 //! be followed by a commit. It ends when every store has acknowledged it.
 
+use cstore_types::limits::MAX_RELEASED_SESSIONS;
 use cstore_types::{Fault, SessionId, StoreUuid, error_chain};
 use futures_util::future::join_all;
 
+use super::Context;
 use super::namespace::end_session;
-use super::{Context, MAX_TRIES};
+use crate::limits::{HIGH_PRESSURE, JUDGED_TOGETHER, MAX_DECISIONS};
 use crate::store::keys::{self, CommittedSession, Ending, ReleaseRecord, SessionRecord};
 use crate::store::{Batch, MetaError};
-
-/// Sessions that one answer releases at most.
-const MAX_RELEASES: usize = 1_000;
-/// Sessions whose verdicts are made at the same time.
-const JUDGED_TOGETHER: usize = 64;
-/// Percent of its space in use from which a node gets releases before their time.
-const HIGH_PRESSURE: u32 = 80;
 
 /// What became of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +44,7 @@ impl Releases {
         self.context
             .derived
             .releases
-            .due(store, until_ms, MAX_RELEASES)
+            .due(store, until_ms, MAX_RELEASED_SESSIONS)
     }
 
     /// Takes off the list what `store` has durably dropped.
@@ -61,7 +56,7 @@ impl Releases {
         store: StoreUuid,
         sessions: &[SessionId],
     ) -> Result<(), Fault> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             let mut batch = Batch::default();
             let mut waiting = false;
             for session in sessions {
@@ -149,7 +144,7 @@ impl Releases {
     }
 
     async fn release_again(&self, store: StoreUuid, session: SessionId) -> Result<(), Fault> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             let key = keys::release_key(session);
             let mut batch = Batch::default();
             let mut release = match self.context.derived.releases.get(session) {
@@ -191,7 +186,7 @@ impl Releases {
     /// Ends a session that is open, and returns its verdict, which is not [`Verdict::Open`] any
     /// more.
     pub(crate) async fn end(&self, session: SessionId) -> Result<Verdict, Fault> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             match self.verdict(session).await? {
                 Verdict::Open => {}
                 verdict => return Ok(verdict),

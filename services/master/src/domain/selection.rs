@@ -7,10 +7,8 @@ use cstore_types::limits::MAX_USAGE_SESSIONS;
 use cstore_types::{Fault, FileName, SessionId, SessionUsage, Tenant};
 
 use super::Namespace;
+use crate::limits::SCANNED_NAMES;
 use crate::store::keys::{self, FileRecord, SessionRecord};
-
-/// Names that are read from the store together.
-const SCAN: usize = 256;
 
 /// A choice of files.
 #[derive(Debug, Clone)]
@@ -81,9 +79,9 @@ impl Namespace {
             let found = self
                 .context()
                 .store
-                .scan(&range, after.as_deref(), SCAN)
+                .scan(&range, after.as_deref(), SCANNED_NAMES)
                 .await?;
-            let complete = found.len() < SCAN;
+            let complete = found.len() < SCANNED_NAMES;
             for (key, value) in found {
                 files.push(FileRecord::decode(&value.value)?);
                 after = Some(key);

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::namespace::{FoundFile, Namespace, missing, taken};
 use super::releases::{Releases, Verdict};
-use super::{Context, MAX_TRIES, Membership, millis};
+use super::{Context, Membership, millis};
+use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{
     self, ClusterRecord, CommittedSession, Ending, FileRecord, Publication, SessionRecord,
 };
@@ -171,7 +172,7 @@ impl Uploads {
     pub(crate) async fn commit(&self, commit: &Commit) -> Result<Published, Fault> {
         check_recipe(commit)?;
         self.check_origin(&commit.claims)?;
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_DECISIONS {
             match self.releases.verdict(commit.claims.session).await? {
                 Verdict::Open => {}
                 Verdict::Committed(session) => return published_before(commit, *session),

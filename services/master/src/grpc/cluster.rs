@@ -5,6 +5,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use cstore_proto::v1::cluster_server::Cluster;
 use cstore_proto::{FieldError, node_id, placement_map, status, to_status, v1};
+use cstore_types::limits::{MAX_ACTIVE_SESSIONS, MAX_REPORTED_SESSIONS};
 use cstore_types::{Caller, ErrorCode, error_chain};
 use futures_util::Stream;
 use tokio::time::Instant;
@@ -12,11 +13,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{Services, convert};
 use crate::domain::{Heartbeat, HeartbeatOutcome, Master, Node, NodeRole};
-
-/// Sessions that one report of a storage node may name.
-const MAX_REPORTED: usize = 1_000;
-/// Sessions that one report of a worker may name.
-const MAX_ACTIVE: usize = 10_000;
+use crate::limits::MAX_NODE_TEXT;
 
 fn check_node(
     request: &v1::RegisterRequest,
@@ -141,7 +138,11 @@ impl Cluster for Services {
         let id = node_id(&request.node_id)?;
         let master = &self.master;
         if let Some(worker) = &request.worker {
-            let active = convert::sessions("active_sessions", &worker.active_sessions, MAX_ACTIVE)?;
+            let active = convert::sessions(
+                "active_sessions",
+                &worker.active_sessions,
+                MAX_ACTIVE_SESSIONS,
+            )?;
             master.context.derived.activity.progress(active.into_iter());
         }
 
@@ -152,7 +153,7 @@ impl Cluster for Services {
             reason: request
                 .not_ready_reason
                 .chars()
-                .take(convert::MAX_TEXT)
+                .take(MAX_NODE_TEXT)
                 .collect(),
             disk: request
                 .storage
@@ -224,8 +225,9 @@ impl Services {
         response: &mut v1::HeartbeatResponse,
     ) -> Result<(), Status> {
         let store = convert::disk_report(report)?.store;
-        let released = convert::sessions("released", &report.released, MAX_REPORTED)?;
-        let unconfirmed = convert::sessions("unconfirmed", &report.unconfirmed, MAX_REPORTED)?;
+        let released = convert::sessions("released", &report.released, MAX_REPORTED_SESSIONS)?;
+        let unconfirmed =
+            convert::sessions("unconfirmed", &report.unconfirmed, MAX_REPORTED_SESSIONS)?;
         let releases = &self.master.releases;
         if let Err(fault) = releases.acknowledge(store, &released).await {
             // The lease is renewed, and the answer must arrive. The sessions stay on the list and

@@ -7,9 +7,7 @@ use cstore_types::{ETag, ETagError, SealSeq, SessionId};
 use crate::domain::{
     DiskReport, DiskTotals, MasterState, NodeRole, NodeState, NodeView, Seal, Verdict,
 };
-
-/// Longest text of a node about itself, in bytes.
-pub(super) const MAX_TEXT: usize = 256;
+use crate::limits::MAX_NODE_TEXT;
 
 impl From<MasterState> for v1::MasterState {
     fn from(state: MasterState) -> Self {
@@ -125,10 +123,10 @@ pub(super) fn etag(text: &str) -> Result<ETag, FieldError> {
 
 /// Refuses a text that is too long or not printable.
 pub(super) fn check_text(field: &'static str, text: &str) -> Result<(), FieldError> {
-    if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+    if text.len() > MAX_NODE_TEXT || text.chars().any(char::is_control) {
         return Err(FieldError::new(
             field,
-            format!("must have at most {MAX_TEXT} printable bytes"),
+            format!("must have at most {MAX_NODE_TEXT} printable bytes"),
         ));
     }
     Ok(())

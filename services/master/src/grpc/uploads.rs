@@ -4,20 +4,18 @@ use cstore_proto::v1::uploads_server::Uploads;
 use cstore_proto::{
     FieldError, TicketClaims, file_name, metadata, sha256, tenant, to_status, v1, write_condition,
 };
+use cstore_types::limits::MAX_CONTENT_TYPE_BYTES;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Services, convert};
 use crate::domain::{Aborted, Commit};
 
-/// Longest content type that is kept, in bytes.
-const MAX_CONTENT_TYPE: usize = 255;
-
 /// Checks the fields of a commit; the ticket's MAC and tenant are part of it.
 fn commit(request: v1::CommitUploadRequest, claims: TicketClaims) -> Result<Commit, Status> {
     claims.check_tenant(&request.tenant)?;
-    if request.content_type.len() > MAX_CONTENT_TYPE {
+    if request.content_type.len() > MAX_CONTENT_TYPE_BYTES {
         let found = request.content_type.len();
-        let text = format!("must have at most {MAX_CONTENT_TYPE} bytes, found {found}");
+        let text = format!("must have at most {MAX_CONTENT_TYPE_BYTES} bytes, found {found}");
         return Err(FieldError::new("content_type", text).into());
     }
     Ok(Commit {

@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use cstore_log::{FileState, Log};
 use parking_lot::{Condvar, Mutex};
@@ -26,21 +25,10 @@ use parking_lot::{Condvar, Mutex};
 use super::index::{Index, StoredPair};
 use super::room::{self, SharedGauge};
 use super::{MetaError, Position, snapshot};
-
-/// Pairs that the walk copies under the lock at most: about 0.3 ms.
-const CHUNK_PAIRS: usize = 64;
-/// Bytes after which a chunk ends.
-const CHUNK_BYTES: usize = 128 << 10;
-/// Bytes of saved values beyond which the writer waits for the walk: what is written while one
-/// snapshot is taken.
-const MAX_SAVED_BYTES: usize = 64 << 20;
-/// The walk rests this many times as long as a chunk took, so that commits keep the processor.
-const REST_FACTOR: u32 = 2;
-/// Bytes of snapshot after which the room on the disk is measured again: the index beside it must
-/// never meet a full disk.
-const MEASURE_BYTES: u64 = 1 << 20;
-/// Longest rest between two chunks.
-const MAX_REST: Duration = Duration::from_millis(5);
+use crate::limits::{
+    MAX_SAVED_BYTES, MAX_SNAPSHOT_REST, MEASURE_BYTES, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNK_PAIRS,
+    SNAPSHOT_REST_FACTOR,
+};
 
 /// The state of a walk, shared by the writer and the checkpoint's thread.
 #[derive(Debug, Default)]
@@ -106,8 +94,11 @@ impl Walk {
         let Some(progress) = &mut *running else {
             return Err(MetaError::Closed);
         };
-        let (pairs, complete) =
-            index.stored_after(progress.cursor.as_deref(), CHUNK_PAIRS, CHUNK_BYTES)?;
+        let (pairs, complete) = index.stored_after(
+            progress.cursor.as_deref(),
+            SNAPSHOT_CHUNK_PAIRS,
+            SNAPSHOT_CHUNK_BYTES,
+        )?;
         let last = if complete {
             None
         } else {
@@ -269,7 +260,7 @@ impl Checkpoint {
                 return out.finish();
             }
             if rests {
-                let pause = (begun.elapsed() * REST_FACTOR).min(MAX_REST);
+                let pause = (begun.elapsed() * SNAPSHOT_REST_FACTOR).min(MAX_SNAPSHOT_REST);
                 woken.wait_for(&mut rest.lock(), pause);
             }
         }

@@ -23,12 +23,9 @@ use super::room::{Room, SharedGauge, by_statvfs};
 use super::snapshot;
 use super::writer::{self, Job, Outcome, Published, Writer};
 use super::{Change, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
-
-/// Batches that wait for the writer at most; more are refused as [`MetaError::Busy`].
-const MAX_QUEUE: usize = 4_096;
-
-/// Files of the log for which an open needs room: the copy of an unproven tail, and a new one.
-const OPEN_FILES: u64 = 2;
+use crate::limits::{
+    FILES_AT_OPEN, INDEX_CACHE_BYTES, LOG_FILE_BYTES, MAX_LOG_BYTES, WRITER_QUEUE,
+};
 
 /// Layout and bounds of the engine.
 #[derive(Debug, Clone)]
@@ -48,9 +45,9 @@ impl Default for SledOptions {
     fn default() -> Self {
         Self {
             snapshot_bytes: 64 << 20,
-            max_log_bytes: 64 << 30,
-            file_bytes: 8 << 20,
-            cache_bytes: 64 << 20,
+            max_log_bytes: MAX_LOG_BYTES,
+            file_bytes: LOG_FILE_BYTES,
+            cache_bytes: INDEX_CACHE_BYTES,
         }
     }
 }
@@ -104,7 +101,7 @@ impl SledMeta {
 
         // BEFORE anything is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
-        let room = Room::open(dir, gauge.clone(), OPEN_FILES * options.file_bytes);
+        let room = Room::open(dir, gauge.clone(), FILES_AT_OPEN * options.file_bytes);
         let Recovered {
             log,
             index,
@@ -214,7 +211,7 @@ impl SledMeta {
 }
 
 fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
-    let (sender, receiver) = sync_channel(MAX_QUEUE);
+    let (sender, receiver) = sync_channel(WRITER_QUEUE);
     let state = writer.published.state.clone();
     let run = move || {
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&receiver)));

@@ -8,14 +8,13 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::{DamageKind, MetaError, Position, Versioned};
+use crate::limits::INDEX_FLUSH_INTERVAL;
 
 const APPLIED: &[u8] = b"\0applied";
 const BOOT: &[u8] = b"\0boot";
 const CLEAN: &[u8] = b"\0clean";
 /// The first byte of the index's own keys; keys of the rules never begin with it.
 const OWN: u8 = 0;
-/// Interval in which sled writes its buffers, in milliseconds.
-const FLUSH_INTERVAL_MS: u64 = 1_000;
 
 /// The index of one metadata folder. Clones share it.
 #[derive(Debug, Clone)]
@@ -39,7 +38,7 @@ impl Index {
         let config = sled::Config::new()
             .path(&path)
             .cache_capacity(cache_bytes)
-            .flush_every_ms(Some(FLUSH_INTERVAL_MS));
+            .flush_every_ms(Some(INDEX_FLUSH_INTERVAL.as_millis() as u64));
 
         // sled panics on some damage; snapshot and log rebuild whatever the index held.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
@@ -79,7 +78,7 @@ impl Index {
 
         let config = sled::Config::new().path(&path).cache_capacity(cache_bytes);
         let db = config
-            .flush_every_ms(Some(FLUSH_INTERVAL_MS))
+            .flush_every_ms(Some(INDEX_FLUSH_INTERVAL.as_millis() as u64))
             .open()
             .map_err(MetaError::Index)?;
         db.insert(BOOT, boot_id()).map_err(MetaError::Index)?;

@@ -10,14 +10,13 @@ use cstore_log::{Disk, FileState, Location, Log, Options, RecoveredRecord};
 use super::engine::SledOptions;
 use super::index::{Index, Staged};
 use super::{DamageKind, MetaError, Position, batch, snapshot};
+use crate::limits::{LOG_FRAME_BYTES, LOG_QUEUE_BYTES, MAX_LOG_RESERVE, REPLAY_GROUP};
 
 /// Bytes on which frames of the log are aligned. A batch is often a frame of its own, so this is
 /// what it takes at least.
 const FRAME_ALIGN: u64 = 4_096;
 /// Bytes of a frame beyond the payloads, roughly.
 const FRAME_OVERHEAD: u64 = 128;
-/// Batches that are replayed into the index together.
-const REPLAY_GROUP: usize = 256;
 
 /// What an open found.
 #[derive(Debug)]
@@ -224,10 +223,10 @@ fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> 
         owner: log_owner(dir)?,
         file_bytes: options.file_bytes,
         max_bytes: options.max_log_bytes,
-        reserve_bytes: (options.max_log_bytes / 8).min(64 << 20),
+        reserve_bytes: (options.max_log_bytes / 8).min(MAX_LOG_RESERVE),
         compaction_bytes: 0,
-        max_frame_bytes: 8 << 20,
-        max_queue_bytes: 64 << 20,
+        max_frame_bytes: LOG_FRAME_BYTES,
+        max_queue_bytes: LOG_QUEUE_BYTES,
         // Positions are kept in the records themselves.
         least_seq: 0,
     })

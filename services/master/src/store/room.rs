@@ -16,9 +16,8 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-/// Bounds of the reserve; between them it is an eighth of the file system.
-const MIN_RESERVE: u64 = 8 << 20;
-const MAX_RESERVE: u64 = 64 << 20;
+use crate::limits::{MAX_DISK_RESERVE, MIN_DISK_RESERVE};
+
 const NAME: &str = "ballast";
 
 /// Free and total bytes of a file system.
@@ -43,7 +42,7 @@ impl std::fmt::Debug for SharedGauge {
 
 /// The reserve of a file system.
 fn reserve_of(space: Space) -> u64 {
-    (space.total / 8).clamp(MIN_RESERVE, MAX_RESERVE)
+    (space.total / 8).clamp(MIN_DISK_RESERVE, MAX_DISK_RESERVE)
 }
 
 /// Whether `needed` bytes can be written to the file system of `dir` without coming close to its

@@ -16,18 +16,12 @@ use std::path::{Path, PathBuf};
 
 use super::index::StoredPair;
 use super::{DamageKind, MetaError, Position};
+use crate::limits::{MAX_SNAPSHOT_ITEM, SNAPSHOT_BUFFER, SNAPSHOT_READ_PAIRS, SNAPSHOT_SYNC_BYTES};
 
 const MAGIC: &[u8; 8] = b"CSTORMS2";
 const HEAD_BYTES: usize = 24;
 const NAME: &str = "snapshot.bin";
 const UNFINISHED: &str = "snapshot.new";
-/// Longest key or value.
-const MAX_ITEM: u32 = 1 << 20;
-/// Bytes after which what was written is synced: one sync of everything at the end would hold up
-/// the log's syncs.
-const SYNC_BYTES: u64 = 4 << 20;
-/// Items that are handed out together while reading.
-const READ_ITEMS: usize = 1_000;
 
 /// Facts about a snapshot that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +47,7 @@ pub(super) struct SnapshotWriter {
 impl SnapshotWriter {
     pub(super) fn create(dir: &Path, position: Position) -> Result<Self, MetaError> {
         let file = File::create(dir.join(UNFINISHED)).map_err(unwritten)?;
-        let mut out = BufWriter::with_capacity(256 << 10, file);
+        let mut out = BufWriter::with_capacity(SNAPSHOT_BUFFER, file);
         out.write_all(&[0; HEAD_BYTES]).map_err(unwritten)?;
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -78,7 +72,7 @@ impl SnapshotWriter {
     /// [`MetaError::Damaged`] for an item that [`read`] would refuse: a snapshot that cannot be
     /// read must not replace one that can.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
-        if key.len().max(value.len()) > MAX_ITEM as usize {
+        if key.len().max(value.len()) > MAX_SNAPSHOT_ITEM as usize {
             return Err(DamageKind::SnapshotItem.into());
         }
         let mut lengths = [0; 8];
@@ -93,7 +87,7 @@ impl SnapshotWriter {
         self.items += 1;
         self.item_bytes += size;
         self.unsynced += size;
-        if self.unsynced > SYNC_BYTES {
+        if self.unsynced > SNAPSHOT_SYNC_BYTES {
             self.out
                 .flush()
                 .and_then(|()| self.out.get_ref().sync_data())
@@ -188,7 +182,7 @@ impl<R: Read> Checked<R> {
 
     fn length(&mut self) -> Result<usize, MetaError> {
         match u32::from_le_bytes(self.array()?) {
-            len if len > MAX_ITEM => Err(DamageKind::SnapshotItem.into()),
+            len if len > MAX_SNAPSHOT_ITEM => Err(DamageKind::SnapshotItem.into()),
             len => Ok(len as usize),
         }
     }
@@ -238,7 +232,7 @@ pub(super) fn read(
 ) -> Result<Position, MetaError> {
     let Some(file) = open(dir)? else { return Ok(0) };
     let mut input = Checked {
-        inner: BufReader::with_capacity(256 << 10, file),
+        inner: BufReader::with_capacity(SNAPSHOT_BUFFER, file),
         crc: 0,
     };
     let (position, count) = read_head(&mut input)?;
@@ -248,7 +242,7 @@ pub(super) fn read(
         let key_len = input.length()?;
         let value_len = input.length()?;
         pairs.push((input.get(key_len)?, input.get(value_len)?));
-        if pairs.len() == READ_ITEMS {
+        if pairs.len() == SNAPSHOT_READ_PAIRS {
             take(std::mem::take(&mut pairs))?;
         }
     }

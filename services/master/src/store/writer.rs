@@ -17,16 +17,10 @@ use super::index::{Index, Staged, stored};
 use super::keys::StoreRecord;
 use super::room::{self, Headroom, Room};
 use super::{Change, MetaError, Observer, Position, Versioned, WriterState};
+use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP, TIGHT_SNAPSHOT_BYTES};
 
 /// Kind of the log's records: one batch each.
 const KIND_BATCH: u8 = 1;
-/// Batches that share a group commit at most.
-const MAX_GROUP: usize = 1_024;
-/// The same while the disk is nearly full, so that one group cannot take the rest of it.
-const MAX_TIGHT_GROUP: usize = 64;
-
-/// Bytes of log after which a snapshot is due while the disk is nearly full.
-const TIGHT_SNAPSHOT_BYTES: u64 = 4 << 20;
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;

@@ -10,6 +10,7 @@
 mod config;
 pub mod engine;
 mod inspect;
+pub mod limits;
 mod membership;
 mod metrics;
 mod releaser;
@@ -20,6 +21,8 @@ mod sweeper;
 mod trace;
 
 pub use config::{Config, MIN_FS_SIZE};
+pub use cstore_log::limits::LIMITS as LOG_LIMITS;
+pub use cstore_wire::limits::LIMITS as WIRE_LIMITS;
 pub use engine::{EngineError, OpenError};
 pub use inspect::{InspectError, inspect};
 pub use run::{RunError, run, run_over};

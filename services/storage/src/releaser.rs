@@ -27,16 +27,12 @@ use std::sync::Arc;
 use cstore_mesh::member::HeartbeatTrigger;
 use cstore_node::shutdown::Shutdown;
 use cstore_types::SessionId;
+use cstore_types::limits::{MAX_RELEASED_SESSIONS, MAX_REPORTED_SESSIONS};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::engine::EngineError;
 use crate::roll_call::RollCall;
-
-/// Sessions that one heartbeat acknowledges at most. The master refuses reports with more.
-const MAX_REPORTED: usize = 1_000;
-/// Sessions that one answer names at most. An answer with as many means that more wait.
-const FULL_BATCH: usize = 1_000;
 
 /// What became of each session of a batch.
 pub(crate) type ReleaseResults = Vec<(SessionId, Result<(), EngineError>)>;
@@ -72,7 +68,7 @@ impl Releases {
             .lock()
             .released
             .iter()
-            .take(MAX_REPORTED)
+            .take(MAX_REPORTED_SESSIONS)
             .copied()
             .collect()
     }
@@ -103,7 +99,7 @@ impl Releases {
             state.more_wait = true;
             return;
         }
-        state.more_wait = named.len() >= FULL_BATCH;
+        state.more_wait = named.len() >= MAX_RELEASED_SESSIONS;
         state.in_work = new.iter().copied().collect();
         state.batch = Some(new);
         self.0.offered.notify_one();

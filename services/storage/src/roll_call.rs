@@ -10,17 +10,12 @@ use std::sync::Arc;
 
 use cstore_node::shutdown::Shutdown;
 use cstore_types::SessionId;
+use cstore_types::limits::MAX_REPORTED_SESSIONS;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::engine::Engine;
-
-/// Sessions that one heartbeat names at most. The master refuses reports with more.
-const MAX_REPORTED: usize = 1_000;
-/// Sessions that are looked up in one hold of the mutex. Heartbeats wait for as many at most.
-const LOOKUPS: usize = 4_096;
-/// Selections between two looks for confirmed sessions that hold nothing here any more.
-const FORGET_AFTER: u64 = 600;
+use crate::limits::{FORGET_SELECTIONS, ROLL_CALL_LOOKUPS};
 
 /// Sessions to ask the master about. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +63,7 @@ impl RollCall {
         let mut n_selections = 0u64;
         loop {
             n_selections += 1;
-            let forgets = n_selections.is_multiple_of(FORGET_AFTER);
+            let forgets = n_selections.is_multiple_of(FORGET_SELECTIONS);
             let (roll_call, engine) = (self.clone(), engine.clone());
             let selecting = cstore_node::blocking(move || {
                 let held = engine.sessions();
@@ -95,7 +90,7 @@ impl RollCall {
     /// the next cursor.
     fn select(&self, held: Vec<SessionId>, cursor: Option<SessionId>) -> Option<SessionId> {
         let mut open = Vec::new();
-        for chunk in held.chunks(LOOKUPS) {
+        for chunk in held.chunks(ROLL_CALL_LOOKUPS) {
             let state = self.0.state.lock();
             open.extend(
                 chunk
@@ -108,7 +103,7 @@ impl RollCall {
             open.partition_point(|session| *session <= cursor)
         });
         open.rotate_left(start);
-        open.truncate(MAX_REPORTED);
+        open.truncate(MAX_REPORTED_SESSIONS);
         let last = open.last().copied();
         self.0.state.lock().selection = open;
         last
@@ -118,7 +113,7 @@ impl RollCall {
     fn forget_absent(&self, held: &[SessionId]) {
         let held: HashSet<&SessionId> = held.iter().collect();
         let confirmed: Vec<SessionId> = self.0.state.lock().confirmed.iter().copied().collect();
-        for chunk in confirmed.chunks(LOOKUPS) {
+        for chunk in confirmed.chunks(ROLL_CALL_LOOKUPS) {
             self.forget(
                 chunk
                     .iter()
@@ -151,7 +146,7 @@ mod tests {
         for _ in 0..3 {
             cursor = roll_call.select(held(), cursor);
             let taken = roll_call.take();
-            assert!(taken.len() <= MAX_REPORTED);
+            assert!(taken.len() <= MAX_REPORTED_SESSIONS);
             seen.extend(taken);
         }
         assert_eq!(seen.len(), 3_000, "it goes on at the beginning");

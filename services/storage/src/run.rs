@@ -27,17 +27,14 @@ use tokio::task::JoinError;
 use crate::config::Config;
 use crate::engine::{DiskOptions, Engine, Identity, Superblock, peek};
 use crate::engine::{EngineError, OpenError};
+use crate::limits::{
+    CONNECTION_CREDITS, HANDSHAKE_DEADLINE, IDLE_DEADLINE, MAX_REQUESTS, PROGRESS_DEADLINE,
+};
 use crate::membership::{StorageMember, report};
 use crate::metrics::FrameMetrics;
 use crate::releaser::{Releaser, Releases};
 use crate::roll_call::RollCall;
 use crate::server::BlockServer;
-
-const CREDITS: u32 = 32 << 20;
-const MAX_REQUESTS: usize = 256;
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
-const IDLE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Why a storage node ended.
 #[derive(Debug, thiserror::Error)]
@@ -303,7 +300,7 @@ async fn serve(
         cluster: identity.cluster,
         node: identity.node.clone(),
         store: engine.store(),
-        credits: CREDITS,
+        credits: CONNECTION_CREDITS,
         max_requests: MAX_REQUESTS,
         handshake_deadline: HANDSHAKE_DEADLINE,
         progress_deadline: PROGRESS_DEADLINE,

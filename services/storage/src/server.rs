@@ -1,7 +1,6 @@
 //! The frames of `cstore-wire` on top of the engine. Only translates.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::{Block, BlockId, ErrorCode, Fault, MapVersion, PartNo, SessionId, SessionUsage};
@@ -15,15 +14,8 @@ use tracing::{Instrument, field};
 
 use crate::engine::EngineError;
 use crate::engine::{Engine, PutOutcome, SealOutcome};
+use crate::limits::{MAX_READERS, READ_BATCH, RETRY_AFTER};
 use crate::metrics::FrameMetrics;
-
-/// Blocks that one blocking call reads before it sends them.
-const READ_BATCH: usize = 16;
-/// Batches that are read at once over all connections: more would only queue at the disk.
-const MAX_READERS: usize = 16;
-/// Time after which a worker should repeat a request that was refused for now: a few syncs of the
-/// disk.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Answers workers.
 #[derive(Debug)]

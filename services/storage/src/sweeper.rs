@@ -9,9 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::engine::Engine;
-
-/// Ticks between two sweeps over old pins.
-const PIN_SWEEP_TICKS: u64 = 600;
+use crate::limits::PIN_SWEEP_TICKS;
 
 /// Sweeps at every tick of `interval`, and when `freed` says that segments may have died, until the
 /// shutdown. A sweep that has begun then is finished first, because the disk is closed after it.

@@ -50,7 +50,6 @@ pub use error::{EngineError, OpenError};
 pub use facade::Engine;
 pub use format::{FormatError, Superblock};
 pub use index::Totals;
-pub use sets::MAX_READ_TRIES;
 pub use space::Space;
 pub use volume::mount::{DiskOptions, Identity, peek};
 pub use writer::{PutOutcome, SealOutcome};

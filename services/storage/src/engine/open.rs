@@ -33,15 +33,7 @@ use super::space::{Geometry, SpaceLedger};
 use super::volume::mount::{self, DiskOptions, Identity, peek};
 use super::volume::{Volume, bitmap_allowance};
 use super::writer::Writer;
-
-/// Bytes of the smallest disk. Below them there is no room for segments beside the reserves.
-const MIN_CAPACITY: u64 = 1 << 20;
-/// Limit of the payload bytes of a group of records on a large disk.
-const MAX_GROUP_BYTES: u64 = 1 << 20;
-/// Limit of the bytes that wait for the disk. Beyond it requests are refused as busy.
-const MAX_QUEUE_BYTES: usize = 64 << 20;
-/// Limit of the bytes that share one frame, and so one sync.
-const MAX_FRAME_BYTES: usize = 8 << 20;
+use crate::limits::{MAX_FRAME_BYTES, MAX_GROUP_BYTES, MAX_QUEUE_BYTES, MIN_CAPACITY};
 
 /// The parts of an open disk.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::error::EngineError;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
-use super::sets::MAX_READ_TRIES;
+use crate::limits::MAX_READ_TRIES;
 
 /// Reads blocks. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]

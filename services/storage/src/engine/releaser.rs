@@ -16,11 +16,7 @@ use super::format::KIND_RELEASE;
 use super::index::{RefSet, SharedIndex};
 use super::room::Room;
 use super::sets::SetReader;
-
-/// Limit of the sessions whose release records share a group.
-const MAX_GROUP: usize = 1_024;
-/// Limit of the steps of compaction that make room for a release on a full disk.
-const MAX_STEPS: usize = 4_096;
+use crate::limits::{MAX_RELEASE_GROUP, MAX_ROOM_STEPS};
 
 /// The sets that a release has dropped.
 #[derive(Debug)]
@@ -66,7 +62,7 @@ impl Releaser {
         }
 
         // One sync for many sessions.
-        for group in held.chunks(MAX_GROUP) {
+        for group in held.chunks(MAX_RELEASE_GROUP) {
             match self.append_releases(group).await {
                 Ok(dropped) => {
                     for sets in dropped {
@@ -92,7 +88,7 @@ impl Releaser {
         &self,
         sessions: &[SessionId],
     ) -> Result<Vec<DroppedSets>, EngineError> {
-        for step in 0..MAX_STEPS {
+        for step in 0..MAX_ROOM_STEPS {
             match self.append_group(sessions, Urgency::Urgent).await {
                 Err(EngineError::Full { .. }) => {}
                 other => return other,

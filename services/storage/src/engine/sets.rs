@@ -10,9 +10,7 @@ use super::error::EngineError;
 use super::format::decode_refset;
 use super::index::{RefSet, SharedIndex};
 use super::locked_log::LockedLog;
-
-/// Limit of how often a read is repeated because its record moved to another file.
-pub const MAX_READ_TRIES: usize = 3;
+use crate::limits::MAX_READ_TRIES;
 
 /// Reads reference sets. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]

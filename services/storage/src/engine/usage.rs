@@ -8,11 +8,7 @@ use cstore_types::{BlockId, SessionUsage, SpaceUsage};
 use super::error::EngineError;
 use super::index::SharedIndex;
 use super::sets::SetReader;
-
-/// Limit of the distinct blocks of one question, which bounds its memory.
-const MAX_BLOCKS: usize = 2 << 20;
-/// Blocks that are looked up in one hold of the index, so that requests do not wait long.
-const LOOKUP: usize = 1_024;
+use crate::limits::{MAX_USAGE_BLOCKS, USAGE_LOOKUPS};
 
 /// Returns what these sessions hold, given which of them would end. Sessions without sets hold
 /// nothing. Blocks the thread.
@@ -32,9 +28,9 @@ pub(super) fn usage(
         for id in sets.ids_of(*session)? {
             *blocks.entry(id).or_default() += u32::from(*ends);
         }
-        if blocks.len() > MAX_BLOCKS {
+        if blocks.len() > MAX_USAGE_BLOCKS {
             let text = format!(
-                "these files hold more than {MAX_BLOCKS} distinct blocks on one storage node"
+                "these files hold more than {MAX_USAGE_BLOCKS} distinct blocks on one storage node"
             );
             return Err(EngineError::Invalid(text));
         }
@@ -42,7 +38,7 @@ pub(super) fn usage(
 
     let mut usage = SpaceUsage::default();
     let blocks: Vec<(BlockId, u32)> = blocks.into_iter().collect();
-    for chunk in blocks.chunks(LOOKUP) {
+    for chunk in blocks.chunks(USAGE_LOOKUPS) {
         let index = index.lock();
         for (id, going) in chunk {
             // A block that was released since its set was read holds nothing any more.

@@ -24,7 +24,6 @@ mod victim;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cstore_log::{FileState, LogError, Urgency};
 use cstore_types::error_chain;
@@ -40,23 +39,13 @@ use super::reader::BlockReader;
 use super::recycler::Recycler;
 use super::sets::SetReader;
 use super::space::{Space, SpaceLedger};
+use crate::limits::{
+    COMPACTION_BUSY_PAUSE, FENCED_LOOKS, MAX_FRUITLESS, MAX_PASSED_SEGMENTS, MAX_ROOM_STEPS,
+};
 pub use policy::Need;
 use policy::{Candidate, Sizes};
 use relocate::Relocator;
 use victim::{Entry, Victim};
-
-/// Segments that one step passes over because they are damaged or fenced.
-const MAX_TRIES: usize = 8;
-/// Looks for other victims before a victim is looked at again whose records were kept by seals or
-/// releases.
-const FENCED_LOOKS: u64 = 16;
-/// Pause of a step that finds the queue of the log full.
-const BUSY: Duration = Duration::from_millis(10);
-/// Limit of the steps that one caller makes for its own room.
-const MAX_STEPS: usize = 4_096;
-/// Limit of the segments that one caller empties without more free space than before: other writers
-/// claim it.
-const MAX_FRUITLESS: usize = 8;
 
 /// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,7 +229,7 @@ impl Compactor {
                 // Writers fill the queue of the log faster than it is written: the same records
                 // again, a little later.
                 victim.rewind(begun);
-                tokio::time::sleep(BUSY).await;
+                tokio::time::sleep(COMPACTION_BUSY_PAUSE).await;
                 Ok(CompactStep::Moved(0))
             }
             Err(error) => {
@@ -303,7 +292,7 @@ impl Compactor {
     pub(super) async fn compact_until(&self, is_done: impl Fn() -> bool) -> bool {
         let mut most_free = self.space().free;
         let mut fruitless = 0;
-        for _ in 0..MAX_STEPS {
+        for _ in 0..MAX_ROOM_STEPS {
             if is_done() {
                 return true;
             }
@@ -329,7 +318,7 @@ impl Compactor {
 impl Compactor {
     /// Returns the next victim, with its directory.
     async fn next_victim(&self, progress: &mut Progress, need: Need) -> Option<Victim> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_PASSED_SEGMENTS {
             self.recycler.reclaim_aside().await;
             self.log.settle_compaction();
             let file = self.choose(progress, need)?;

@@ -17,13 +17,9 @@ use cstore_types::error_chain;
 use super::super::error::EngineError;
 use super::super::space::Space;
 use super::{CompactStep, Compactor, Need};
-
-const AMPLE_BYTES_PER_SECOND: u64 = 16 << 20;
-const LESS_BYTES_PER_SECOND: u64 = 64 << 20;
-/// Pause between two looks for a segment that is worth emptying.
-const IDLE: Duration = Duration::from_secs(1);
-/// Pause after an error: the disk is read-only or about to close.
-const FAILED: Duration = Duration::from_secs(10);
+use crate::limits::{
+    AMPLE_BYTES_PER_SECOND, COMPACTION_FAILED_PAUSE, COMPACTION_PAUSE, LESS_BYTES_PER_SECOND,
+};
 
 /// The effort that a fill of the disk asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +44,8 @@ impl Pace {
 
     fn pause(self, step: &Result<CompactStep, EngineError>) -> Duration {
         match (step, self.bytes_per_second) {
-            (Ok(CompactStep::Idle), _) => IDLE,
-            (Err(_), _) => FAILED,
+            (Ok(CompactStep::Idle), _) => COMPACTION_PAUSE,
+            (Err(_), _) => COMPACTION_FAILED_PAUSE,
             (Ok(CompactStep::Moved(bytes)), Some(rate)) => {
                 Duration::from_millis(bytes.saturating_mul(1_000) / rate)
             }
@@ -122,6 +118,6 @@ mod tests {
         let moved = Ok(CompactStep::Moved(1 << 20));
         assert_eq!(pace(500).pause(&moved), Duration::from_millis(62));
         assert_eq!(pace(50).pause(&moved), Duration::ZERO);
-        assert_eq!(pace(50).pause(&Ok(CompactStep::Idle)), IDLE);
+        assert_eq!(pace(50).pause(&Ok(CompactStep::Idle)), COMPACTION_PAUSE);
     }
 }

@@ -6,6 +6,8 @@
 //! to write and frees 1 − u, and space that stayed free for long so far will stay free; so the
 //! largest (1 − u) · age / (1 + u) goes first. When somebody waits for space, age does not count.
 
+use crate::limits::{MIN_GAIN, MIN_SHORT_GAIN};
+
 /// The urgency of a request for space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -29,12 +31,6 @@ pub(super) struct Candidate {
     pub(super) age: u64,
 }
 
-/// Minimum gain in bytes while there is enough space. Less is not worth a copy.
-const MIN_GAIN: u64 = 64 << 10;
-/// Minimum gain in bytes even under pressure: less is eaten by the headers and padding of the copy.
-/// Tiny segments that restarts leave only need to give back a quarter of their size, because many
-/// of them are packed into one new segment.
-const MIN_SHORT_GAIN: u64 = 16 << 10;
 /// Frames start on boundaries of this many bytes.
 const FRAME: u64 = 4 << 10;
 

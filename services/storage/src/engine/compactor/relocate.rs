@@ -12,11 +12,7 @@ use super::super::index::{Live, SharedIndex};
 use super::super::reader::BlockReader;
 use super::super::sets::SetReader;
 use super::victim::{Entry, Victim};
-
-/// Limit of the records of one batch.
-const MAX_RECORDS: usize = 4_096;
-/// Directory entries that are looked up in one hold of the index.
-const MAX_SCAN: usize = 16_384;
+use crate::limits::{COMPACTION_LOOKUPS, MAX_COPIED_RECORDS};
 
 /// Copies records. Clones share everything.
 #[derive(Debug, Clone)]
@@ -43,7 +39,12 @@ impl Relocator {
         let mut batch: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         // Bounded, so that requests do not wait long for the index.
-        for entry in victim.entries.iter().skip(victim.at).take(MAX_SCAN) {
+        for entry in victim
+            .entries
+            .iter()
+            .skip(victim.at)
+            .take(COMPACTION_LOOKUPS)
+        {
             if !index.is_live(&entry.live, entry.location) {
                 victim.at += 1;
                 continue;
@@ -57,7 +58,7 @@ impl Relocator {
             }
 
             bytes += entry.location.len as usize;
-            if !batch.is_empty() && (bytes > victim.limit || batch.len() >= MAX_RECORDS) {
+            if !batch.is_empty() && (bytes > victim.limit || batch.len() >= MAX_COPIED_RECORDS) {
                 break;
             }
             victim.at += 1;
@@ -107,7 +108,7 @@ impl Relocator {
 
     /// Returns true if all needed records among `entries` are good. Blocks the thread.
     pub(super) fn verify(&self, entries: &[Entry]) -> bool {
-        for chunk in entries.chunks(MAX_RECORDS) {
+        for chunk in entries.chunks(MAX_COPIED_RECORDS) {
             let needed: Vec<Entry> = {
                 let index = self.index.lock();
                 let is_live = |entry: &&Entry| index.is_live(&entry.live, entry.location);

@@ -8,11 +8,7 @@ use super::super::format::{
     parse_refset_key, parse_release_key, refset_key,
 };
 use super::super::index::Live;
-
-/// Limit of how often a victim waits for seals and releases that keep its records.
-const MAX_WAITS: usize = 64;
-/// Smallest part of a standard group that copies are cut into when the room is in pieces.
-const SMALLEST_GROUP: usize = 64;
+use crate::limits::{MAX_FENCE_WAITS, SMALLEST_COPY};
 
 /// A record of the victim that was there when its directory was read.
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +108,7 @@ impl Victim {
         self.waits += 1;
         self.entries = std::mem::take(&mut self.kept);
         self.at = 0;
-        self.waits <= MAX_WAITS
+        self.waits <= MAX_FENCE_WAITS
     }
 
     /// Starts again with smaller groups. Returns false if they are as small as is useful.
@@ -121,7 +117,7 @@ impl Victim {
         self.at = 0;
         // The records that were kept are met again.
         self.kept.clear();
-        self.limit > group_bytes / SMALLEST_GROUP
+        self.limit > group_bytes / SMALLEST_COPY
     }
 }
 
@@ -173,6 +169,6 @@ mod tests {
     fn a_victim_waits_for_kept_records_a_bounded_number_of_times() {
         let mut victim = half_done();
         let n_retries = (0..).take_while(|_| victim.retry_kept()).count();
-        assert_eq!(n_retries, MAX_WAITS);
+        assert_eq!(n_retries, MAX_FENCE_WAITS);
     }
 }

@@ -4,9 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use cstore_types::{BlockId, SessionId};
 
-/// Limit of pinned ids over all sessions, which bounds their memory. Beyond it a pin is left out:
-/// the block may be freed before its seal, and the upload sends it again.
-const MAX_PINS: usize = 4 << 20;
+use crate::limits::MAX_PINS;
 
 /// The pins of one session.
 #[derive(Debug, Default)]

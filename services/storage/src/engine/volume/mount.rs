@@ -10,11 +10,7 @@ use cstore_types::{ClusterUuid, DedupKey, NodeId, SealSeq, StoreUuid};
 use super::super::error::OpenError;
 use super::super::format::{BITMAP_FILE, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock};
 use super::superblock::{self, SlotContents};
-
-/// Bounds of the size of a segment, which is 1/32 of the disk. Larger ones would make compaction
-/// coarse, smaller ones would be mostly headers.
-const MAX_SEGMENT_BYTES: u64 = 256 << 20;
-const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+use crate::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
 
 /// Options for opening a disk.
 #[derive(Debug, Clone)]

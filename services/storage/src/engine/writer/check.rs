@@ -4,10 +4,7 @@ use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{Block, DedupKey};
 
 use crate::engine::error::EngineError;
-
-/// Bytes of a request up to which blocks are checked where they arrive. More are checked on a
-/// blocking thread.
-const INLINE_BYTES: usize = 128 << 10;
+use crate::limits::INLINE_CHECK_BYTES;
 
 /// Blocks with one verdict each.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ async fn check_with(
         let good = blocks.iter().map(is_good).collect();
         Checked { blocks, good }
     };
-    if bytes <= INLINE_BYTES {
+    if bytes <= INLINE_CHECK_BYTES {
         Ok(check())
     } else {
         Ok(cstore_node::blocking(check).await?)
@@ -64,7 +61,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn every_block_gets_a_verdict_wherever_it_is_checked() {
-        for len in [1, INLINE_BYTES] {
+        for len in [1, INLINE_CHECK_BYTES] {
             let blocks = vec![block(len), block(len + 1)];
             let is_good = move |block: &Block| block.bytes.len() == len;
             let checked = check_with(blocks.clone(), is_good).await.unwrap();
@@ -75,7 +72,10 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_of_the_check_is_an_internal_error_and_not_an_answer_without_outcomes() {
-        let checked = check_with(vec![block(INLINE_BYTES + 1)], |_| panic!("on purpose")).await;
+        let checked = check_with(vec![block(INLINE_CHECK_BYTES + 1)], |_| {
+            panic!("on purpose")
+        })
+        .await;
         assert_eq!(checked.unwrap_err().code(), ErrorCode::Internal);
     }
 }

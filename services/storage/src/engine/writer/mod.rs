@@ -30,9 +30,6 @@ use super::sets::SetReader;
 use super::space::SpaceLedger;
 pub use outcome::{PutOutcome, SealOutcome};
 
-/// Limit of how often a request makes room that other writers claim first.
-const MAX_ROOM_TRIES: usize = 16;
-
 /// Writes for requests.
 #[derive(Debug)]
 pub(super) struct Writer {

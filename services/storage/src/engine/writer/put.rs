@@ -5,11 +5,12 @@ use cstore_types::{Block, BlockId, SessionId};
 
 use super::check::check;
 use super::outcome::PutOutcome;
-use super::{MAX_ROOM_TRIES, Writer, footprint, record};
+use super::{Writer, footprint, record};
 use crate::engine::appender::Append;
 use crate::engine::error::EngineError;
 use crate::engine::fences::{ClaimsGuard, Completion, Fence};
 use crate::engine::space::{GROUP_OVERHEAD, Reservation};
+use crate::limits::MAX_ROOM_TRIES;
 
 /// The plan for one block of a put.
 enum BlockPlan {

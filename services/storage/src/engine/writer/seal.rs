@@ -9,16 +9,14 @@ use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId};
 
 use super::check::check;
 use super::outcome::{PutOutcome, SealOutcome};
-use super::{MAX_ROOM_TRIES, Writer, footprint, record};
+use super::{Writer, footprint, record};
 use crate::engine::appender::Append;
 use crate::engine::error::EngineError;
 use crate::engine::fences::{Completion, Fence};
 use crate::engine::format::{KIND_REFSET, encode_refset, refset_key};
 use crate::engine::index::{Index, ORPHANS, RefSet, SharedIndex, record_overhead};
 use crate::engine::space::Reservation;
-
-/// Limit of how often a seal waits for blocks that other requests are writing.
-const MAX_ROUNDS: usize = 4;
+use crate::limits::{MAX_ROOM_TRIES, MAX_SEAL_ROUNDS};
 
 /// A part of a session with the blocks that its set names.
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +102,7 @@ impl Writer {
     }
 
     async fn seal_part(&self, part: Part<'_>) -> Result<SealOutcome, EngineError> {
-        for round in 0..MAX_ROUNDS {
+        for round in 0..MAX_SEAL_ROUNDS {
             match self.step_with_room(part).await? {
                 Step::Return(outcome) => return Ok(outcome),
                 Step::Known(set) => return self.compare(part, set),
@@ -117,7 +115,7 @@ impl Writer {
                 Step::Appended { append, stored } => {
                     let seal_seq = match self.appender.wait(append).await {
                         // Another writer claimed the room in the log.
-                        Err(EngineError::Full { .. }) if round + 1 < MAX_ROUNDS => continue,
+                        Err(EngineError::Full { .. }) if round + 1 < MAX_SEAL_ROUNDS => continue,
                         other => other?,
                     };
 

@@ -1,0 +1,115 @@
+//! Limits of a storage node: connections, the disk and its log, requests, compaction, releases.
+
+use std::time::Duration;
+
+cstore_types::limits! {
+    /// Most bytes in flight on one connection, and most that wait for its socket. A worker waits
+    /// before it sends more.
+    pub(crate) bytes CONNECTION_CREDITS: u32 = 32 << 20;
+    /// Most requests of one connection that are worked on at once. More wait in the socket.
+    pub(crate) count MAX_REQUESTS: usize = 256;
+    /// Time of the whole handshake of a connection. A slower peer is disconnected.
+    pub(crate) time HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+    /// Longest pause inside of a frame, and longest wait for a peer that does not read. Then the
+    /// connection is closed.
+    pub(crate) time PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+    /// Silence after which a connection is closed.
+    pub(crate) time IDLE_DEADLINE: Duration = Duration::from_secs(300);
+    /// Time after which a worker is asked to repeat a request that was refused as overloaded: a few
+    /// syncs of the disk.
+    pub(crate) time RETRY_AFTER: Duration = Duration::from_millis(100);
+
+    /// Blocks that one blocking call reads before it sends them. More take several calls.
+    pub(crate) count READ_BATCH: usize = 16;
+    /// Most batches that are read at once over all connections. More wait: they would only queue at
+    /// the disk.
+    pub(crate) count MAX_READERS: usize = 16;
+    /// Times that a read is repeated because its record moved to another file. Then it fails.
+    pub count MAX_READ_TRIES: usize = 3;
+    /// Bytes of a request up to which blocks are checked where they arrive. More are checked on a
+    /// blocking thread.
+    pub(crate) bytes INLINE_CHECK_BYTES: usize = 128 << 10;
+    /// Times that a request makes room that other writers claim first. Then it is refused as full
+    /// or overloaded.
+    pub(crate) count MAX_ROOM_TRIES: usize = 16;
+    /// Times that a seal waits for blocks that other requests are writing. Then it is refused as
+    /// overloaded.
+    pub(crate) count MAX_SEAL_ROUNDS: usize = 4;
+    /// Most pinned block ids over all uploads. Beyond it a pin is left out: the block may be freed
+    /// before its seal, and the upload sends it again.
+    pub(crate) count MAX_PINS: usize = 4 << 20;
+    /// Most distinct blocks of one question about used space. A question with more is refused.
+    pub(crate) count MAX_USAGE_BLOCKS: usize = 2 << 20;
+    /// Blocks that such a question looks up in one hold of the index. Requests wait for as many.
+    pub(crate) count USAGE_LOOKUPS: usize = 1_024;
+
+    /// Smallest disk. Below it there is no room for segments beside the reserves, and the disk is
+    /// not opened.
+    pub(crate) bytes MIN_CAPACITY: u64 = 1 << 20;
+    /// Largest segment; between the bounds it is 1/32 of the disk. Larger ones would make
+    /// compaction coarse.
+    pub(crate) bytes MAX_SEGMENT_BYTES: u64 = 256 << 20;
+    /// Smallest segment, also of a smaller disk. Smaller ones would be mostly headers.
+    pub(crate) bytes MIN_SEGMENT_BYTES: u64 = 64 << 10;
+    /// Most payload bytes of a group of records on a large disk. More are appended in several
+    /// groups.
+    pub(crate) bytes MAX_GROUP_BYTES: u64 = 1 << 20;
+    /// Most bytes that share one frame, and so one sync. More wait for the next.
+    pub(crate) bytes MAX_FRAME_BYTES: usize = 8 << 20;
+    /// Most bytes that wait for the disk. Beyond it requests are refused as overloaded.
+    pub(crate) bytes MAX_QUEUE_BYTES: usize = 64 << 20;
+
+    /// Bytes a second that compaction copies while a quarter of the disk or more is free. It pauses
+    /// to keep to it.
+    pub(crate) bytes AMPLE_BYTES_PER_SECOND: u64 = 16 << 20;
+    /// Bytes a second that compaction copies while an eighth to a quarter of the disk is free.
+    /// Below it there is no limit.
+    pub(crate) bytes LESS_BYTES_PER_SECOND: u64 = 64 << 20;
+    /// Pause between two looks for a segment that is worth compacting, while there is none.
+    pub(crate) time COMPACTION_PAUSE: Duration = Duration::from_secs(1);
+    /// Pause of compaction after an error: the disk is read-only or about to close.
+    pub(crate) time COMPACTION_FAILED_PAUSE: Duration = Duration::from_secs(10);
+    /// Pause of a step of compaction that finds the queue of the log full. It is repeated then.
+    pub(crate) time COMPACTION_BUSY_PAUSE: Duration = Duration::from_millis(10);
+    /// Bytes that compacting a segment must give back while there is enough space. Less is not
+    /// worth a copy.
+    pub(crate) bytes MIN_GAIN: u64 = 64 << 10;
+    /// Bytes that compacting a segment must give back even under pressure, or a quarter of a tiny
+    /// segment. Less is eaten by the headers and padding of the copy.
+    pub(crate) bytes MIN_SHORT_GAIN: u64 = 16 << 10;
+    /// Segments that one step passes over because they are damaged or fenced. Then the step ends
+    /// without a copy.
+    pub(crate) count MAX_PASSED_SEGMENTS: usize = 8;
+    /// Looks for other segments before one is looked at again whose records were kept by seals or
+    /// releases.
+    pub(crate) count FENCED_LOOKS: u64 = 16;
+    /// Times that compaction waits for seals and releases that keep records of its segment. Then it
+    /// turns to another segment.
+    pub(crate) count MAX_FENCE_WAITS: usize = 64;
+    /// Most steps of compaction that one write or release makes for its own room. Then it is
+    /// refused as full.
+    pub(crate) count MAX_ROOM_STEPS: usize = 4_096;
+    /// Segments that one write empties without more free space than before, because other writers
+    /// claim it. Then it is refused as full.
+    pub(crate) count MAX_FRUITLESS: usize = 8;
+    /// Most records of one batch of copies. More take several batches.
+    pub(crate) count MAX_COPIED_RECORDS: usize = 4_096;
+    /// Directory entries that compaction looks up in one hold of the index. Requests wait for as
+    /// many.
+    pub(crate) count COMPACTION_LOOKUPS: usize = 16_384;
+    /// Part of a group, one in this many, below which copies are not cut when the room is in
+    /// pieces.
+    pub(crate) count SMALLEST_COPY: usize = 64;
+
+    /// Most uploads whose release records share a group. More take several groups.
+    pub(crate) count MAX_RELEASE_GROUP: usize = 1_024;
+    /// Uploads that are looked up in one hold of the mutex for the report to the master. Heartbeats
+    /// wait for as many.
+    pub(crate) count ROLL_CALL_LOOKUPS: usize = 4_096;
+    /// Reports between two looks for confirmed uploads that hold nothing here any more. They are
+    /// forgotten then.
+    pub(crate) count FORGET_SELECTIONS: u64 = 600;
+    /// Ticks of the sweeper between two sweeps over old pins. Pins of uploads that ended without a
+    /// word are dropped by them.
+    pub(crate) count PIN_SWEEP_TICKS: u64 = 600;
+}

@@ -1,7 +1,6 @@
 //! Blocks on their way to the storage nodes: which are missing, put those, seal.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
 use cstore_types::{
@@ -10,16 +9,11 @@ use cstore_types::{
 use cstore_wire::{ClientError, PutStatus, Request, Response, SealedBlock};
 use tracing::Instrument;
 
-use crate::cluster::{Route, WRITE_PATIENCE};
+use crate::cluster::Route;
+use crate::limits::{
+    MAX_BUSY_PAUSE, MAX_REQUEST_RETRIES, MIN_BUSY_PAUSE, REQUEST_DEADLINE, WRITE_PATIENCE,
+};
 use crate::trace;
-
-/// Bound of one request; a busy disk may take long over 8 MiB.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// Times that a request is sent again over a new connection: all of them are idempotent.
-const MAX_TRIES: usize = 3;
-/// Bounds of the pause before a busy node is asked again, whatever time it names.
-const MIN_PAUSE: Duration = Duration::from_millis(10);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Data blocks that a put found new.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,18 +85,18 @@ impl Route {
             loop {
                 let connection = self.stores.connection(node, WRITE_PATIENCE).await?;
                 match connection
-                    .call(request, self.version(), field, DEADLINE)
+                    .call(request, self.version(), field, REQUEST_DEADLINE)
                     .await
                 {
-                    Err(ClientError::Disconnected(_)) if tries < MAX_TRIES => tries += 1,
+                    Err(ClientError::Disconnected(_)) if tries < MAX_REQUEST_RETRIES => tries += 1,
                     Err(ClientError::Refused(refused))
-                        if refused.code == ErrorCode::Overloaded && tries < MAX_TRIES =>
+                        if refused.code == ErrorCode::Overloaded && tries < MAX_REQUEST_RETRIES =>
                     {
                         tries += 1;
                         let pause = refused
                             .retry_after
                             .unwrap_or_default()
-                            .clamp(MIN_PAUSE, MAX_PAUSE);
+                            .clamp(MIN_BUSY_PAUSE, MAX_BUSY_PAUSE);
                         tokio::time::sleep(pause).await;
                     }
                     answer => return answer.map_err(|error| failed(node, error)),
@@ -245,7 +239,7 @@ impl Route {
                 other => return Err(unexpected(node, &other)),
             }
         }
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_REQUEST_RETRIES {
             let picked = send
                 .iter()
                 .filter_map(|at| Some((u32::try_from(*at).ok()?, *blocks.get(*at)?)));

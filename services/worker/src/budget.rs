@@ -12,18 +12,12 @@
 //! take nothing cannot keep the windows from those that do, and small files never wait for them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cstore_types::{ErrorCode, Fault};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::download::OPEN_BYTES;
-
-/// Bytes are counted in units of so many.
-const UNIT: u64 = 1_024;
-/// For a place among the open downloads.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::limits::{BUDGET_UNIT, DOWNLOAD_PATIENCE, OPEN_BYTES};
 
 /// Bytes that are held until this is dropped.
 pub(crate) type Hold = OwnedSemaphorePermit;
@@ -37,7 +31,9 @@ struct Share {
 
 impl Share {
     fn of(bytes: u64) -> Self {
-        let all = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
+        let all = u32::try_from(bytes / BUDGET_UNIT)
+            .unwrap_or(u32::MAX)
+            .max(1);
         Self {
             units: Arc::new(Semaphore::new(all as usize)),
             all,
@@ -46,7 +42,7 @@ impl Share {
 
     /// Waits for its turn. Who wants more than there is at all gets all of it.
     async fn take(&self, bytes: u64) -> Result<Hold, Fault> {
-        let units = u32::try_from(bytes.div_ceil(UNIT))
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT))
             .unwrap_or(u32::MAX)
             .min(self.all);
         let held = self.units.clone().acquire_many_owned(units).await;
@@ -83,7 +79,7 @@ impl Budget {
     /// # Errors
     /// `Overloaded` when there were too many for too long.
     pub(crate) async fn open(&self, bytes: u64) -> Result<Hold, Fault> {
-        let taken = timeout(PATIENCE, self.open.take(bytes.min(OPEN_BYTES))).await;
+        let taken = timeout(DOWNLOAD_PATIENCE, self.open.take(bytes.min(OPEN_BYTES))).await;
         taken.unwrap_or_else(|_| {
             Err(Fault::new(
                 ErrorCode::Overloaded,
@@ -102,14 +98,15 @@ impl Budget {
     #[cfg(test)]
     pub(crate) fn held(&self) -> u64 {
         let shares = [&self.uploads, &self.open, &self.first, &self.next];
-        let held =
-            |share: &Share| (share.all as usize - share.units.available_permits()) as u64 * UNIT;
+        let held = |share: &Share| {
+            (share.all as usize - share.units.available_permits()) as u64 * BUDGET_UNIT
+        };
         shares.into_iter().map(held).sum()
     }
 
     /// The largest window that leaves room for some others.
     pub(crate) fn max_window(&self) -> u64 {
-        u64::from(self.next.all) * UNIT / 8
+        u64::from(self.next.all) * BUDGET_UNIT / 8
     }
 }
 

@@ -18,12 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long an upload waits for a storage node that is away: its bytes have been sent already.
-pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a download does: its client can ask again, and for other files meanwhile.
-pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(2);
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+use crate::limits::{HANDSHAKE_DEADLINE, PROGRESS_DEADLINE};
 
 /// Where the storage nodes are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

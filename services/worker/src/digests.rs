@@ -6,9 +6,7 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 
 use crate::error::lost_task;
-
-/// Chunks up to this size are hashed where they arrive.
-const INLINE_BYTES: usize = 16 << 10;
+use crate::limits::INLINE_HASH_BYTES;
 
 /// What the client expects, and what came so far.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +28,7 @@ impl Digests {
         if self.md5.is_none() && self.sha256.is_none() {
             return Ok(());
         }
-        if chunk.len() <= INLINE_BYTES {
+        if chunk.len() <= INLINE_HASH_BYTES {
             self.add(chunk);
             return Ok(());
         }

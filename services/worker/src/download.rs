@@ -4,8 +4,8 @@
 //! fetch a window ─▶ send it, fetch the next one meanwhile ─▶ …
 //!                     └─ the reader pauses: give both up, wait for the reader, fetch again from there
 //! ```
-//! So a reader that takes nothing holds [`OPEN_BYTES`] and no blocks, and one that is slow gets
-//! small windows.
+//! So a reader that takes nothing holds [`crate::limits::OPEN_BYTES`] and no blocks, and one that is
+//! slow gets small windows.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -18,26 +18,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::budget::{Budget, Hold};
 use crate::cluster::Route;
 use crate::fetch::{Window, fetch};
+use crate::limits::{
+    CHUNK_BYTES, FIRST_WINDOW, MAX_WINDOW, MIN_WINDOW, QUICK_READER, SLOW_READER, WINDOW_BLOCKS,
+    WINDOW_PATIENCE,
+};
 use crate::recipe_walk::RecipeWalk;
-
-/// Bytes of one window: at most, at first, and for a reader that is slow. What goes wrong in the
-/// first one is an error before the first byte; what is missing later breaks the download off.
-const MAX_WINDOW: u64 = 2 << 20;
-pub(crate) const FIRST_WINDOW: u64 = 1 << 20;
-const MIN_WINDOW: u64 = 256 << 10;
-const WINDOW_BLOCKS: usize = 1_024;
-/// Small blocks are joined to chunks of this size.
-const CHUNK_BYTES: usize = 128 << 10;
-/// Chunks that wait for a slow reader.
-pub(crate) const CHUNKS_AHEAD: usize = 1;
-/// What a download holds whose reader takes nothing: the chunk ahead, one that is being encoded,
-/// one in the connection.
-pub(crate) const OPEN_BYTES: u64 = ((CHUNKS_AHEAD + 2) * CHUNK_BYTES) as u64;
-/// A window that is not sent after so long is given up.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// A reader that took a window sooner gets larger ones, one that needed longer small ones.
-const QUICK: Duration = Duration::from_millis(250);
-const SLOW: Duration = Duration::from_millis(750);
 
 /// What a download hands to its stream.
 pub(crate) type Chunk = Result<Bytes, Fault>;
@@ -106,7 +91,7 @@ impl Part<'_> {
         while let Some((window, hold)) = next.take().filter(|(window, _)| !window.is_empty()) {
             let begun = Instant::now();
             let send = async {
-                let sent = send(window, &self.range, self.out, begun + PATIENCE).await;
+                let sent = send(window, &self.range, self.out, begun + WINDOW_PATIENCE).await;
                 drop(hold);
                 sent
             };
@@ -167,8 +152,8 @@ async fn both<T>(
 
 fn next_size(size: u64, took: Duration) -> u64 {
     match took {
-        took if took < QUICK => (size * 2).min(MAX_WINDOW),
-        took if took > SLOW => MIN_WINDOW,
+        took if took < QUICK_READER => (size * 2).min(MAX_WINDOW),
+        took if took > SLOW_READER => MIN_WINDOW,
         _ => size,
     }
 }
@@ -248,6 +233,8 @@ fn chunks(mut part: Bytes) -> Vec<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use crate::limits::CHUNKS_AHEAD;
+
     use super::*;
     use crate::recipe_walk::Piece;
     use cstore_types::BlockId;
@@ -289,7 +276,13 @@ mod tests {
                 });
                 let sending = async {
                     let out = out;
-                    send(pieces.collect(), &range, &out, Instant::now() + PATIENCE).await
+                    send(
+                        pieces.collect(),
+                        &range,
+                        &out,
+                        Instant::now() + WINDOW_PATIENCE,
+                    )
+                    .await
                 };
                 let (sent, ()) = tokio::join!(sending, reading);
                 let sent = sent.unwrap();
@@ -314,7 +307,7 @@ mod tests {
         let quick = Duration::from_millis(1);
         let grown = (0..3).fold(MIN_WINDOW, |size, _| next_size(size, quick));
         assert_eq!((grown, next_size(grown, quick)), (MAX_WINDOW, MAX_WINDOW));
-        assert_eq!(next_size(MAX_WINDOW, SLOW * 2), MIN_WINDOW);
-        assert_eq!(next_size(MAX_WINDOW, QUICK * 2), MAX_WINDOW);
+        assert_eq!(next_size(MAX_WINDOW, SLOW_READER * 2), MIN_WINDOW);
+        assert_eq!(next_size(MAX_WINDOW, QUICK_READER * 2), MAX_WINDOW);
     }
 }

@@ -2,7 +2,6 @@
 //! breaks.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::limits::MAX_BLOCK_BYTES;
@@ -11,15 +10,11 @@ use cstore_wire::{ClientError, Connection};
 use futures_util::future::try_join_all;
 use tracing::Instrument;
 
-use crate::cluster::{READ_PATIENCE, Route};
+use crate::cluster::Route;
 use crate::error::lost_task;
+use crate::limits::{INLINE_CHECK_BYTES, MAX_REQUEST_RETRIES, READ_PATIENCE, REQUEST_DEADLINE};
 use crate::recipe_walk::Piece;
 use crate::trace;
-
-/// Up to so many bytes are verified where they arrive, more on a blocking thread.
-const INLINE_CHECK_BYTES: u64 = 256 << 10;
-const DEADLINE: Duration = Duration::from_secs(30);
-const MAX_TRIES: usize = 3;
 
 /// Blocks in the order of the file, with what each is for.
 pub(crate) type Window = Vec<(Piece, Bytes)>;
@@ -91,7 +86,7 @@ async fn fetch_from(
         // Not tried again: it has waited for as long as it may.
         let connection = route.stores.connection(node, READ_PATIENCE).await?;
         match try_fetch(route, node, &connection, pieces, bytes).await {
-            Err(fault) if fault.code == ErrorCode::Unavailable && tries < MAX_TRIES => {
+            Err(fault) if fault.code == ErrorCode::Unavailable && tries < MAX_REQUEST_RETRIES => {
                 tracing::debug!(error = %error_chain(&fault), tries, "fetch is tried again");
                 tries += 1;
             }
@@ -114,7 +109,7 @@ async fn try_fetch(
     let field = trace::field(&span);
     let fetch = async {
         let mut stream = connection
-            .get_blocks(ids.clone(), bytes, route.version(), field, DEADLINE)
+            .get_blocks(ids.clone(), bytes, route.version(), field, REQUEST_DEADLINE)
             .await?;
         let mut found = HashMap::with_capacity(ids.len());
         while let Some(block) = stream.next().await {

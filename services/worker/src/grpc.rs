@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_node::shutdown::spawn;
@@ -18,18 +17,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::cluster::Route;
-use crate::download::{CHUNKS_AHEAD, Chunk, download};
+use crate::download::{Chunk, download};
 use crate::error::lost_task;
+use crate::limits::{CHUNKS_AHEAD, CLIENT_DEADLINE, MAX_UPLOAD_CHUNK, RECIPE_PAGE};
 use crate::metrics::TransferMetrics;
 use crate::recipe_walk::RecipeWalk;
 use crate::session::{Session, Sessions};
 use crate::trace;
 use crate::upload::Upload;
-
-/// A client that sends nothing for so long has gone.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
-const MAX_CHUNK: usize = 1 << 20;
-const RECIPE_PAGE: usize = 512;
 
 /// The worker's door.
 #[derive(Debug, Clone)]
@@ -289,9 +284,9 @@ async fn receive(
         session.progress();
         match next(messages).await? {
             Message::Header(_) => return Err(Fault::invalid("an upload has one header")),
-            Message::Chunk(chunk) if chunk.len() > MAX_CHUNK => {
+            Message::Chunk(chunk) if chunk.len() > MAX_UPLOAD_CHUNK => {
                 return Err(Fault::invalid(format!(
-                    "a chunk has at most {MAX_CHUNK} bytes, found {}",
+                    "a chunk has at most {MAX_UPLOAD_CHUNK} bytes, found {}",
                     chunk.len()
                 )));
             }
@@ -313,10 +308,10 @@ async fn next(messages: &mut Streaming<v1::UploadRequest>) -> Result<Message, Fa
     let late = |_| {
         Fault::new(
             ErrorCode::Deadline,
-            format!("nothing came for {PROGRESS_DEADLINE:?}"),
+            format!("nothing came for {CLIENT_DEADLINE:?}"),
         )
     };
-    let message = timeout(PROGRESS_DEADLINE, messages.message())
+    let message = timeout(CLIENT_DEADLINE, messages.message())
         .await
         .map_err(late)?;
     let message = message

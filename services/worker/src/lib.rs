@@ -20,6 +20,7 @@ mod error;
 mod explain;
 mod fetch;
 mod grpc;
+pub mod limits;
 mod membership;
 mod metrics;
 mod recipe_walk;

@@ -9,13 +9,11 @@ use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::Shutdown;
 use cstore_proto::{node_id, placement, placement_map, v1};
 use cstore_types::SessionId;
+use cstore_types::limits::MAX_ACTIVE_SESSIONS;
 use tokio::sync::watch;
 
 use crate::cluster::{Stores, View};
 use crate::session::Active;
-
-/// Sessions that one heartbeat names at most. The master refuses reports with more.
-const MAX_ACTIVE: usize = 10_000;
 
 /// Publishes the view of the cluster to the connections to storage nodes.
 #[derive(Debug)]
@@ -82,7 +80,7 @@ impl Member for WorkerMember {
     }
 
     fn report(&mut self, _: Occasion) -> Report {
-        let active = take_some(&self.active, MAX_ACTIVE);
+        let active = take_some(&self.active, MAX_ACTIVE_SESSIONS);
         let active_sessions = active
             .iter()
             .map(|session| Bytes::copy_from_slice(session.as_bytes()))

@@ -1,7 +1,6 @@
 //! A worker from start to stop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cstore_mesh::member::{
     HeartbeatTrigger, Heartbeats, IdentityError, MasterLink, NodeProfile, connect_master,
@@ -25,12 +24,10 @@ use crate::budget::Budget;
 use crate::cluster::{Stores, View};
 use crate::config::Config;
 use crate::grpc::Door;
+use crate::limits::STOP_PATIENCE;
 use crate::membership::{ViewPublisher, WorkerMember};
 use crate::metrics::TransferMetrics;
 use crate::session::{Active, Sessions};
-
-/// Time that the last heartbeat and the other tasks may take at the end.
-const END: Duration = Duration::from_secs(5);
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +163,7 @@ pub async fn run_over(
     let served = server
         .serve_over(incoming, async move { stop.triggered().await })
         .await;
-    tasks.drain(END).await;
+    tasks.drain(STOP_PATIENCE).await;
     Ok(served?)
 }
 

@@ -1,7 +1,6 @@
 //! From a ticket to a commit: the part of an upload that talks to the master.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_mesh::MasterClient;
@@ -18,11 +17,8 @@ use tokio::time::{Instant, sleep};
 use crate::budget::Budget;
 use crate::cluster::{Route, Stores};
 use crate::digests::Digests;
+use crate::limits::{COMMIT_PATIENCE, COMMIT_PAUSE};
 use crate::upload::{Stored, Upload};
-
-/// How long a commit is repeated while its outcome is unknown: a master restarts within that.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
-const COMMIT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Uploads that made progress since the last heartbeat.
 pub(crate) type Active = Arc<Mutex<HashSet<SessionId>>>;

@@ -26,16 +26,7 @@ use crate::chunker::Chunker;
 use crate::cluster::Route;
 use crate::digests::Digests;
 use crate::error::lost_task;
-
-/// Bytes of one batch: enough blocks to fill the lanes of a hash and a frame worth sending.
-pub(crate) const BATCH_BYTES: usize = 1 << 20;
-/// Blocks of one batch, for small ones.
-pub(crate) const BATCH_BLOCKS: usize = 4_096;
-/// Bytes of one stream in flight; with the batch and the block that are being filled that is at
-/// most 8 MiB.
-pub(crate) const MAX_IN_FLIGHT: usize = 4 << 20;
-/// Bodies up to this size are put without asking first which blocks are known.
-pub(crate) const BLIND_BYTES: usize = 64 << 10;
+use crate::limits::{BATCH_BLOCKS, BATCH_BYTES, BLIND_BYTES, MAX_IN_FLIGHT};
 
 /// What an upload came to, before its commit.
 #[derive(Debug)]

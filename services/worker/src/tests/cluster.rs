@@ -23,7 +23,8 @@ use super::store::{CLUSTER, Call, FRAME_KEY, FakeStore, KEY};
 use crate::budget::Budget;
 use crate::cluster::{Route, Stores, View};
 use crate::digests::Digests;
-use crate::download::{CHUNKS_AHEAD, Chunk, download};
+use crate::download::{Chunk, download};
+use crate::limits::CHUNKS_AHEAD;
 use crate::upload::{Stored, Upload};
 
 pub(super) const MAP: MapVersion = MapVersion(7);

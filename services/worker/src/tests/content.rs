@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::cluster::{Cluster, Expected, number, pieces_of, random_body, random_pieces, session};
-use crate::upload::{BATCH_BLOCKS, BATCH_BYTES, BLIND_BYTES, Stored};
+use crate::limits::{BATCH_BLOCKS, BATCH_BYTES, BLIND_BYTES};
+use crate::upload::Stored;
 
 /// Returns whether a body is longer than what the worker puts and seals in one request per node.
 fn is_long(len: usize, block: u32) -> bool {

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::cluster::{Cluster, pieces_of, random_body, session};
 use super::store::Reply;
-use crate::upload::{BATCH_BYTES, MAX_IN_FLIGHT};
+use crate::limits::{BATCH_BYTES, MAX_IN_FLIGHT};
 
 const BLOCK: u32 = 65_536;
 const PIECE: usize = 256 << 10;

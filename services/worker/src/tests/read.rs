@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::{Cluster, Expected, random_body, session};
 use super::store::ReadReply;
-use crate::download::{CHUNKS_AHEAD, Chunk, FIRST_WINDOW, OPEN_BYTES, download};
+use crate::download::{Chunk, download};
+use crate::limits::{CHUNKS_AHEAD, FIRST_WINDOW, OPEN_BYTES};
 
 const BLOCK: u32 = 65_536;
 /// GetBlocks that are sent for one when all of them fail in a way that may pass.

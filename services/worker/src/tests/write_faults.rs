@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout};
 
 use super::cluster::{Cluster, Expected, random_body, session};
 use super::store::{Call, Reply};
-use crate::upload::{BATCH_BYTES, BLIND_BYTES, Stored};
+use crate::limits::{BATCH_BYTES, BLIND_BYTES};
+use crate::upload::Stored;
 
 /// Few enough blocks that no recipe has leaves, which would be requests of their own.
 const BLOCK: u32 = 16_384;

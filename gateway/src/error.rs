@@ -18,9 +18,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tonic::Status;
 use tonic_types::StatusExt;
 
+use crate::limits::DEFAULT_RETRY_AFTER;
 use crate::problem::{Earlier, Problem};
-
-const DEFAULT_RETRY: Duration = Duration::from_secs(1);
 
 /// A failure as the client will see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +35,8 @@ impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let status =
             StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retry_after =
-            matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable).then_some(DEFAULT_RETRY);
+        let retry_after = matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable)
+            .then_some(DEFAULT_RETRY_AFTER);
         Self {
             code,
             message: message.into(),

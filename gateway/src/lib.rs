@@ -28,6 +28,7 @@ mod cluster;
 mod config;
 mod error;
 mod http;
+pub mod limits;
 mod listener;
 mod metrics;
 mod problem;

@@ -19,9 +19,8 @@ use crate::http::body::Incoming;
 use crate::http::condition;
 use crate::http::name::{self, Verb};
 use crate::http::query::Query;
+use crate::limits::MAX_COPY_BODY;
 use crate::problem::Problem;
-
-const MAX_BODY: usize = 8 << 10;
 
 /// Where to.
 #[derive(Deserialize, ToSchema)]
@@ -152,7 +151,7 @@ async fn asked(app: &App, from: FileName, request: Request) -> Result<Asked, Api
         app.config.idle_timeout,
         app.config.min_rate,
     )
-    .whole(MAX_BODY)
+    .whole(MAX_COPY_BODY)
     .await?;
     // serde would take an array too, by position.
     let target = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body)

@@ -1,8 +1,6 @@
 //! `GET /api/usage?prefix=` and `GET /api/files/{name}?explain=freed`: what files use, and what
 //! their removal would free now. From the reference sets of all storage nodes, changing nothing.
 
-use std::time::Duration;
-
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
@@ -20,9 +18,7 @@ use crate::app::{App, Shared};
 use crate::auth::bearer::Access;
 use crate::error::ApiError;
 use crate::http::query::Query;
-
-/// For all storage nodes to read the reference sets.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::limits::USAGE_TIMEOUT;
 
 /// What files use together.
 #[derive(Debug, Serialize, ToSchema)]
@@ -131,7 +127,7 @@ async fn ask(
     let sessions = std::mem::take(&mut selected.sessions);
     let mut worker = app.workers.any();
     let found = worker.explain(v1::ExplainRequest { sessions });
-    let found = tokio::time::timeout(TIMEOUT, found).await;
+    let found = tokio::time::timeout(USAGE_TIMEOUT, found).await;
     let found = found.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
     Ok((selected, found.into_inner().into()))
 }

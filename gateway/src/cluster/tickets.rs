@@ -1,12 +1,11 @@
 //! Tickets in stock for small files: one call to the master gets many, so that a small PUT costs
 //! two hops instead of three. They name no file; the name is judged when the upload commits.
 //!
-//! A ticket is dropped when it is older than [`MAX_AGE`], far below the master's own limit, and
-//! when its worker is no longer ready or cannot be reached. The whole stock is dropped when one
+//! A ticket is dropped when it is older than [`MAX_TICKET_AGE`], far below the master's own limit,
+//! and when its worker is no longer ready or cannot be reached. The whole stock is dropped when one
 //! ticket is refused: the master that made them is gone.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
 use cstore_mesh::MasterClient;
 use cstore_proto::v1;
@@ -15,11 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-const BATCH: u32 = 32;
-const MAX_AGE: Duration = Duration::from_secs(30);
-
-/// Tenants with a stock; another one's tickets take the place of all when there are more.
-const MAX_TENANTS: usize = 64;
+use crate::limits::{MAX_STOCKED_TENANTS, MAX_TICKET_AGE, TICKET_BATCH};
 
 type Stock = VecDeque<(Instant, v1::Ticket)>;
 
@@ -47,12 +42,12 @@ impl Tickets {
             return Ok(ticket);
         }
         let request = v1::BeginUploadRequest {
-            count: BATCH,
+            count: TICKET_BATCH,
             tenant: tenant.as_str().to_owned(),
             ..v1::BeginUploadRequest::default()
         };
         let mut tickets = master.begin_upload(request).await?.tickets;
-        tickets.truncate(BATCH as usize);
+        tickets.truncate(TICKET_BATCH as usize);
         let first = tickets
             .iter()
             .position(|ticket| usable(&ticket.worker_addr))
@@ -63,7 +58,7 @@ impl Tickets {
         let first = tickets.swap_remove(first);
         let now = Instant::now();
         let mut stock = self.stock.lock();
-        if stock.len() >= MAX_TENANTS && !stock.contains_key(tenant) {
+        if stock.len() >= MAX_STOCKED_TENANTS && !stock.contains_key(tenant) {
             stock.clear();
         }
         stock.insert(
@@ -82,7 +77,7 @@ impl Tickets {
         let mut tenants = self.stock.lock();
         let stock = tenants.get_mut(tenant)?;
         while let Some((made, ticket)) = stock.pop_front() {
-            if made.elapsed() < MAX_AGE && usable(&ticket.worker_addr) {
+            if made.elapsed() < MAX_TICKET_AGE && usable(&ticket.worker_addr) {
                 return Some(ticket);
             }
         }

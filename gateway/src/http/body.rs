@@ -12,11 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::http::pace::Pace;
-
-/// A refused upload is read on for this long and this far, so that the client sees the answer and
-/// not a reset.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-const DRAIN_BYTES: usize = 1 << 20;
+use crate::limits::{DRAIN_BYTES, DRAIN_TIME};
 
 /// Bytes of a file on their way in.
 pub(crate) trait Source: Send {

@@ -1,5 +1,6 @@
 //! Headers that say what the body of an upload is.
 
+use cstore_types::limits::MAX_CONTENT_TYPE_BYTES;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 
@@ -7,8 +8,6 @@ use crate::error::ApiError;
 
 /// Content type of a file whose upload states none.
 pub(crate) const DEFAULT_TYPE: &str = "application/octet-stream";
-/// Longest content type, in bytes. A longer one is refused.
-const MAX_TYPE: usize = 255;
 
 /// Checks that a content type can be sent back in a header, and returns it.
 ///
@@ -16,11 +15,11 @@ const MAX_TYPE: usize = 255;
 /// `invalid_argument`.
 pub(crate) fn content_type(text: &str) -> Result<String, ApiError> {
     let fine = !text.is_empty()
-        && text.len() <= MAX_TYPE
+        && text.len() <= MAX_CONTENT_TYPE_BYTES
         && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if !fine {
         return Err(ApiError::invalid(format!(
-            "a content type must be 1 to {MAX_TYPE} printable ASCII characters"
+            "a content type must be 1 to {MAX_CONTENT_TYPE_BYTES} printable ASCII characters"
         )));
     }
     Ok(text.to_owned())

@@ -16,12 +16,9 @@ use crate::error::ApiError;
 use crate::http::body::{Incoming, Source};
 use crate::http::disposition::{self, Disposition};
 use crate::http::needle::Needle;
+use crate::limits::{MAX_BOUNDARY, MAX_OTHER_PARTS, MAX_PART_HEADERS, MAX_PARTS};
 
 const FIELD: &str = "file";
-const MAX_BOUNDARY: usize = 70;
-const MAX_HEADERS: usize = 8 << 10;
-const MAX_PARTS: usize = 32;
-const MAX_OTHER: usize = 1 << 20;
 
 /// What the headers of the file part say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +73,7 @@ impl Multipart {
     /// # Errors
     /// When there is none, or the form breaks a bound or a rule.
     pub(crate) async fn file(&mut self) -> Result<FilePart, ApiError> {
-        self.skip_content(MAX_HEADERS, "before the first part")
+        self.skip_content(MAX_PART_HEADERS, "before the first part")
             .await?;
         self.next_file()
             .await?
@@ -97,7 +94,7 @@ impl Multipart {
                     content_type,
                 }));
             }
-            let left = MAX_OTHER - self.other;
+            let left = MAX_OTHER_PARTS - self.other;
             self.other += self
                 .skip_content(left, "in parts that are not the file")
                 .await?;
@@ -120,7 +117,7 @@ impl Multipart {
                 format!("a form may have at most {MAX_PARTS} parts"),
             ));
         }
-        let mut budget = MAX_HEADERS;
+        let mut budget = MAX_PART_HEADERS;
         if !self
             .line(&mut budget)
             .await?
@@ -170,7 +167,7 @@ impl Multipart {
     async fn close(&mut self) -> Result<(), ApiError> {
         self.ended = true;
         self.pending = self.pending.split_off(2);
-        let mut budget = MAX_HEADERS;
+        let mut budget = MAX_PART_HEADERS;
         loop {
             let end = self
                 .pending
@@ -204,7 +201,8 @@ impl Multipart {
         loop {
             let end = self.line_end.find(&self.pending);
             if end.unwrap_or(self.pending.len()) > *budget {
-                let message = format!("the headers of a part may have at most {MAX_HEADERS} bytes");
+                let message =
+                    format!("the headers of a part may have at most {MAX_PART_HEADERS} bytes");
                 return Err(ApiError::new(ErrorCode::TooLarge, message));
             }
             if let Some(end) = end {

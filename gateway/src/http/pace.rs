@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// Waiting is judged in windows of this length, so that a client may pause for a while.
-const WINDOW: Duration = Duration::from_secs(30);
+use crate::limits::PACE_WINDOW;
 
 /// Bytes against the time that was waited for them.
 #[derive(Debug, Clone)]
@@ -28,7 +27,7 @@ impl Pace {
     pub(crate) fn keeps_up(&mut self, waited: Duration, bytes: u64) -> bool {
         self.waited += waited;
         self.moved = self.moved.saturating_add(bytes);
-        if self.waited < WINDOW {
+        if self.waited < PACE_WINDOW {
             return true;
         }
         let wanted = self.least.saturating_mul(self.waited.as_secs());

@@ -13,7 +13,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -30,20 +29,15 @@ use tower::ServiceExt;
 
 use crate::app::Shared;
 use crate::config::Config;
+use crate::limits::{
+    H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_STREAM_WINDOW, MAX_H2_STREAMS, MAX_HEAD_BYTES,
+    MAX_HEADERS, READ_BUFFER,
+};
 use crate::listener::limiter::{ConnectionLimiter, LimitReached, Limits, Slot};
 use crate::listener::slot_body::SlotBody;
 use crate::listener::stall::Watched;
 use crate::listener::timed_io::TimedIo;
 
-/// All headers of a request together. A name of 1,024 bytes is at most 3 KiB in a path.
-const MAX_HEAD: usize = 32 << 10;
-const MAX_HEADERS: usize = 100;
-const MAX_H2_STREAMS: u32 = 128;
-const H2_STREAM_WINDOW: u32 = 1 << 20;
-const H2_CONNECTION_WINDOW: u32 = 4 << 20;
-/// hyper's least for the first read: also the bound of what one connection buffers of a body.
-const READ_BUFFER: usize = 256 << 10;
-const H2_PING: Duration = Duration::from_secs(20);
 /// Answer to a connection that is not admitted. It fits every socket buffer, so it is sent without
 /// waiting.
 const NO_ROOM: &[u8] =
@@ -222,10 +216,10 @@ fn builder(config: &Config) -> auto::Builder<Watched> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD as u32)
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_concurrent_streams(MAX_H2_STREAMS)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .keep_alive_interval(H2_PING);
+        .keep_alive_interval(H2_PING_INTERVAL);
     builder
 }

@@ -18,10 +18,7 @@ use tracing::Span;
 
 use crate::app::App;
 use crate::error::ApiError;
-
-/// To reach a worker and get the first bytes.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(20);
-const TRIES: usize = 3;
+use crate::limits::{FIRST_BYTES_TIMEOUT, MAX_DOWNLOAD_TRIES};
 
 /// The body for `length` bytes from `offset` of a file. `length` is not 0.
 ///
@@ -35,13 +32,14 @@ pub(crate) async fn open(
 ) -> Result<Body, ApiError> {
     let mut last = ApiError::unavailable("no worker is ready");
     let attempts = Attempts::default();
-    for _ in 0..TRIES {
+    for _ in 0..MAX_DOWNLOAD_TRIES {
         let request = v1::DownloadRequest {
             recipe_root: root.clone(),
             offset,
             length,
         };
-        match tokio::time::timeout(FIRST_TIMEOUT, first(app, attempts.request(request))).await {
+        match tokio::time::timeout(FIRST_BYTES_TIMEOUT, first(app, attempts.request(request))).await
+        {
             Ok(Ok((messages, chunk))) => {
                 let reader = Reader {
                     messages,

@@ -11,8 +11,6 @@
 //! an abort is answered `committed` when it was too late, and then the upload has succeeded,
 //! whatever others did to the name since.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use cstore_node::clock::{Clock, SystemClock};
 use cstore_proto::v1::upload_request::Message;
@@ -29,15 +27,9 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::http::body::{self, Source};
 use crate::http::condition::StatedCondition;
-
-const CHUNK: usize = 256 << 10;
-/// For a worker to take the next chunk.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
-/// From Finish to the answer: the worker sees a master through its restart in this time.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(90);
-const SMALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Tickets that one upload asks for to find a worker that can be reached.
-const MAX_TICKETS: u32 = 4;
+use crate::limits::{
+    CHUNK_TIMEOUT, FINISH_TIMEOUT, MAX_UPLOAD_TICKETS, SMALL_UPLOAD_TIMEOUT, UPLOAD_CHUNK,
+};
 
 /// What is to be written, apart from the bytes.
 #[derive(Debug, Clone)]
@@ -159,7 +151,7 @@ async fn put_small(
         crc32c,
     };
     let mut worker = app.workers.to(&ticket.worker_addr);
-    match tokio::time::timeout(SMALL_TIMEOUT, worker.put_small(request)).await {
+    match tokio::time::timeout(SMALL_UPLOAD_TIMEOUT, worker.put_small(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(failed(status.into())),
         Err(_) => Err(failed(too_slow())),
@@ -205,7 +197,7 @@ async fn begin(app: &App, write: &Write) -> Result<v1::Ticket, ApiError> {
         tries += 1;
         // A worker that has just died is named until its lease runs out; the next in turn is
         // another one. The ticket that is left unused holds nothing and expires.
-        if app.is_usable(&ticket.worker_addr) || tries == MAX_TICKETS {
+        if app.is_usable(&ticket.worker_addr) || tries == MAX_UPLOAD_TICKETS {
             return Ok(ticket);
         }
     }
@@ -355,7 +347,7 @@ async fn feed(
         length += bytes.len() as u64;
         crc32c = crc32c::crc32c_append(crc32c, &bytes);
         while !bytes.is_empty() {
-            let chunk = bytes.split_to(bytes.len().min(CHUNK));
+            let chunk = bytes.split_to(bytes.len().min(UPLOAD_CHUNK));
             send(&sender, Message::Chunk(chunk)).await?;
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use cstore_node::Shutdown;
 use parking_lot::{Mutex, RwLock};
@@ -15,11 +15,7 @@ use crate::auth::tokens::entry::Entry;
 use crate::auth::tokens::error::TokenFileError;
 use crate::auth::tokens::set::{Refused, TokenSet};
 use crate::auth::tokens::token::Token;
-
-/// Largest file that is read.
-pub const MAX_BYTES: u64 = 4 << 20;
-/// How often the file is looked at: a revoked token works for so long at most.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
+use crate::limits::{MAX_TOKENS_BYTES, TOKENS_INTERVAL};
 
 /// The text of a token file, if nobody else can read or change it.
 ///
@@ -37,8 +33,8 @@ pub fn read(path: &Path) -> Result<String, TokenFileError> {
         return Err(TokenFileError::Mode(mode));
     }
     let mut text = String::new();
-    file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
+    file.take(MAX_TOKENS_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TOKENS_BYTES {
         return Err(TokenFileError::TooLarge);
     }
     Ok(text)
@@ -99,7 +95,7 @@ impl TokenFile {
 
     /// Follows the file until the shutdown.
     pub(crate) async fn follow(self: Arc<Self>, shutdown: Shutdown) {
-        let mut ticks = tokio::time::interval(CHECK_EVERY);
+        let mut ticks = tokio::time::interval(TOKENS_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {

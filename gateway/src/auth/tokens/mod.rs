@@ -18,7 +18,7 @@ mod token;
 pub use entry::{Entry, EntryError};
 pub use error::TokenFileError;
 pub(crate) use file::TokenFile;
-pub use file::{MAX_BYTES, read};
+pub use file::read;
 pub use rights::{Right, Rights, RightsError};
 pub use set::TokenSet;
 pub use token::Token;

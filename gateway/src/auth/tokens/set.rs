@@ -8,9 +8,7 @@ use subtle::ConstantTimeEq;
 use crate::auth::tokens::entry::{Entry, EntryError};
 use crate::auth::tokens::error::TokenFileError;
 use crate::auth::tokens::token::Token;
-
-/// Most tokens of one file. A file with more is refused.
-const MAX_TOKENS: usize = 10_000;
+use crate::limits::MAX_TOKENS;
 
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

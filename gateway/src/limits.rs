@@ -1,0 +1,84 @@
+//! Limits of the gateway: HTTP connections, requests, calls to workers and the master, tokens.
+
+use std::time::Duration;
+
+cstore_types::limits! {
+    /// Most bytes of all headers of a request; a name of 1,024 bytes is at most 3 KiB in a path. A
+    /// request with more is refused with 431.
+    pub(crate) bytes MAX_HEAD_BYTES: usize = 32 << 10;
+    /// Most headers of a request. A request with more is refused with 431.
+    pub(crate) count MAX_HEADERS: usize = 100;
+    /// Memory of an HTTP/1.1 connection for what it has received; hyper needs as much for its first
+    /// read. The rest waits in the socket.
+    pub(crate) bytes READ_BUFFER: usize = 256 << 10;
+    /// Most streams of one HTTP/2 connection at a time. More wait at the client.
+    pub(crate) count MAX_H2_STREAMS: u32 = 128;
+    /// Flow-control window of one HTTP/2 stream. The client waits when it is used up.
+    pub(crate) bytes H2_STREAM_WINDOW: u32 = 1 << 20;
+    /// Flow-control window of one HTTP/2 connection. The client waits when it is used up.
+    pub(crate) bytes H2_CONNECTION_WINDOW: u32 = 4 << 20;
+    /// Silence after which an HTTP/2 connection is asked by a ping. Without an answer it is closed.
+    pub(crate) time H2_PING_INTERVAL: Duration = Duration::from_secs(20);
+
+    /// Time over which the waiting for a slow client is measured against CSTORE_MIN_RATE, so that a
+    /// client may pause for a while. A client that was slower over it is disconnected.
+    pub(crate) time PACE_WINDOW: Duration = Duration::from_secs(30);
+    /// Time for which a refused upload is read on, so that the client sees the answer and not a
+    /// reset. Then the connection is closed.
+    pub(crate) time DRAIN_TIME: Duration = Duration::from_secs(2);
+    /// Bytes of a refused upload that are read on. Then the connection is closed.
+    pub(crate) bytes DRAIN_BYTES: usize = 1 << 20;
+    /// Retry-After of refusals as overloaded or unavailable that name no time themselves. Clients
+    /// should try again after it.
+    pub(crate) time DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+    /// Longest body of a copy or rename. A longer one is refused with 413.
+    pub(crate) bytes MAX_COPY_BODY: usize = 8 << 10;
+
+    /// Longest boundary of a form, as RFC 2046 has it. A longer one is refused with 400.
+    pub(crate) bytes MAX_BOUNDARY: usize = 70;
+    /// Most parts of a form. A form with more is refused with 413.
+    pub(crate) count MAX_PARTS: usize = 32;
+    /// Most bytes of the headers of one part, and of what is before the first part. More are
+    /// refused with 413.
+    pub(crate) bytes MAX_PART_HEADERS: usize = 8 << 10;
+    /// Most bytes of all parts of a form that are not the file. More are refused with 413.
+    pub(crate) bytes MAX_OTHER_PARTS: usize = 1 << 20;
+
+    /// Bytes of an upload that go to a worker in one message. A larger piece is cut.
+    pub(crate) bytes UPLOAD_CHUNK: usize = 256 << 10;
+    /// Longest wait for a worker to take the next chunk of an upload. Beyond it the upload fails.
+    pub(crate) time CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
+    /// Longest wait from the last byte of an upload to the answer of the worker, which sees a
+    /// master through its restart in this time. Beyond it the gateway asks the master for the
+    /// outcome.
+    pub(crate) time FINISH_TIMEOUT: Duration = Duration::from_secs(90);
+    /// Longest wait for the answer to an upload in one call. Beyond it the gateway asks the master
+    /// for the outcome.
+    pub(crate) time SMALL_UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+    /// Tickets that one upload asks for to find a worker that can be reached. Then it is tried with
+    /// the last one.
+    pub(crate) count MAX_UPLOAD_TICKETS: u32 = 4;
+    /// Tickets for small uploads that one call to the master gets. The next call follows when they
+    /// are used up.
+    pub(crate) count TICKET_BATCH: u32 = 32;
+    /// Age of a ticket in stock after which it is dropped.
+    pub(crate) time MAX_TICKET_AGE: Duration = Duration::from_secs(30);
+    /// Most tenants with tickets in stock. The stock of all is dropped for another one.
+    pub(crate) count MAX_STOCKED_TENANTS: usize = 64;
+
+    /// Longest wait for the first bytes of a download from one worker. Beyond it another worker is
+    /// asked.
+    pub(crate) time FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(20);
+    /// Workers that a download tries until its first bytes. Then it fails with the last error.
+    pub(crate) count MAX_DOWNLOAD_TRIES: usize = 3;
+    /// Longest wait for all storage nodes to read the reference sets of a question about used
+    /// space. Beyond it the request fails with 504.
+    pub(crate) time USAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// Largest file of API tokens. A larger one is refused, and the tokens stay as they were.
+    pub bytes MAX_TOKENS_BYTES: u64 = 4 << 20;
+    /// Most tokens of one file. A file with more is refused.
+    pub(crate) count MAX_TOKENS: usize = 10_000;
+    /// Time between two looks at the file of API tokens. A revoked token works for as long at most.
+    pub(crate) time TOKENS_INTERVAL: Duration = Duration::from_millis(500);
+}

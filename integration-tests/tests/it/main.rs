@@ -21,6 +21,7 @@ mod forms;
 mod full_disk;
 mod jaeger;
 mod kills;
+mod limits;
 mod logs;
 mod matrix;
 mod members;

@@ -8,14 +8,12 @@ use cstore_node::{Env, Source};
 use cstore_proto::{Caller, Signer};
 
 use crate::exit::Failure;
+use crate::limits::MAX_BEARER_LIFE;
 use crate::secret;
-
-/// Longest life of an operator's bearer: nothing but a new cluster secret revokes one.
-const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// Prints a bearer of the gRPC plane, for grpcurl.
 pub(crate) fn bearer(ttl: Duration, source: &dyn Source) -> Result<(), Failure> {
-    if ttl > MAX_TTL {
+    if ttl > MAX_BEARER_LIFE {
         return Err(Failure::Usage("--ttl must be 30 days at most".to_owned()));
     }
     let mut env = Env::new(source);

@@ -1,16 +1,11 @@
 //! One GET of a role's admin port, for commands that have no need of a client.
 
-use std::time::Duration;
-
 use cstore_node::HostPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::exit::Failure;
-
-const TIMEOUT: Duration = Duration::from_secs(3);
-/// All metrics of a role are far below.
-const MAX_ANSWER: u64 = 4 << 20;
+use crate::limits::{ADMIN_PORT_TIMEOUT, MAX_ADMIN_ANSWER};
 
 /// An answer: whether it is 200, and its body.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +23,8 @@ pub(crate) fn get(addr: &HostPort, path: &str) -> Result<Answer, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::failed)?;
-    let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(addr, path)).await });
+    let asked =
+        runtime.block_on(async { tokio::time::timeout(ADMIN_PORT_TIMEOUT, ask(addr, path)).await });
     match asked {
         Err(_) => Err(Failure::Failed(format!("{addr} did not answer in time"))),
         Ok(Err(error)) => Err(Failure::Failed(format!("cannot ask {addr}: {error}"))),
@@ -43,7 +39,10 @@ async fn ask(addr: &HostPort, path: &str) -> std::io::Result<String> {
         .write_all(format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").as_bytes())
         .await?;
     let mut bytes = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
+    stream
+        .take(MAX_ADMIN_ANSWER)
+        .read_to_end(&mut bytes)
+        .await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

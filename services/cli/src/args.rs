@@ -4,7 +4,6 @@
 pub(crate) mod files;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cstore_gateway::tokens::Rights;
@@ -12,12 +11,7 @@ use cstore_node::ByteSize;
 use cstore_types::{Tenant, TenantError};
 
 use crate::exit::STATUSES;
-
-/// Most nodes of one kind in one process.
-pub(crate) const MAX_NODES: u16 = 16;
-
-/// Longest life of a token that has an end: 100 years.
-const MAX_LIFE: Duration = Duration::from_secs(100 * 31_557_600);
+use crate::limits::{MAX_DEV_NODES, MAX_TOKEN_LIFE};
 
 /// Distributed, deduplicating, content-addressed object store.
 #[derive(Debug, Parser)]
@@ -86,7 +80,7 @@ impl Command {
     pub(crate) fn json(&self) -> bool {
         match self {
             Self::Admin {
-                command: Admin::Gc { json, .. },
+                command: Admin::Gc { json, .. } | Admin::Limits { json },
             } => *json,
             _ => self.door().is_some_and(|door| door.json),
         }
@@ -118,11 +112,11 @@ pub(crate) enum Shell {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Dev {
     /// How many workers
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_NODES)))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEV_NODES)))]
     pub(crate) workers: u16,
     /// How many storage nodes; fixed at the first start, because blocks are spread over them
     /// [default: 1, later as found]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_NODES)))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEV_NODES)))]
     pub(crate) storages: Option<u16>,
 }
 
@@ -229,6 +223,12 @@ pub(crate) enum Admin {
         #[arg(long)]
         watch: bool,
     },
+    /// Prints the limits of all parts that are no settings, and what happens when they are met.
+    Limits {
+        /// One line of JSON a limit
+        #[arg(long)]
+        json: bool,
+    },
     /// Says what a storage directory holds, without changing it.
     Inspect {
         /// The directory of one storage node
@@ -282,7 +282,7 @@ fn life(text: &str) -> Result<humantime::Duration, String> {
     let life: humantime::Duration = text
         .parse()
         .map_err(|error: humantime::DurationError| error.to_string())?;
-    if *life > MAX_LIFE {
+    if *life > MAX_TOKEN_LIFE {
         return Err("allowed is at most 100y; without --expires a token lives for ever".to_owned());
     }
     Ok(life)

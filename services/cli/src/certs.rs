@@ -21,10 +21,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 use crate::args::Certs;
-
-const CA_YEARS: i64 = 10;
-/// Clocks of nodes may differ by so much.
-const SKEW: Duration = Duration::hours(1);
+use crate::limits::{CA_YEARS, CLOCK_SKEW};
 
 /// Makes what is asked for and says on stdout where it is.
 pub(crate) fn run(options: &Certs) -> Result<()> {
@@ -79,7 +76,8 @@ fn leaf(options: &Certs) -> Result<CertificateParams> {
     ];
     params.use_authority_key_identifier_extension = true;
     let now = OffsetDateTime::now_utc();
-    (params.not_before, params.not_after) = (now - SKEW, now + Duration::days(options.days.into()));
+    (params.not_before, params.not_after) =
+        (now - CLOCK_SKEW, now + Duration::days(options.days.into()));
     Ok(params)
 }
 
@@ -96,7 +94,10 @@ fn authority(out: &Path) -> Result<(String, Issuer<'static, KeyPair>)> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let now = OffsetDateTime::now_utc();
-    (params.not_before, params.not_after) = (now - SKEW, now + Duration::days(365 * CA_YEARS));
+    (params.not_before, params.not_after) = (
+        now - CLOCK_SKEW,
+        now + Duration::days(365 * i64::from(CA_YEARS)),
+    );
     let key = KeyPair::generate()?;
     let cert = params.self_signed(&key)?.pem();
     write(&key_path, &key.serialize_pem(), 0o600)?;

@@ -18,6 +18,7 @@ pub(crate) use self::answer::{Answer, header, stranger};
 pub(crate) use self::lost::Lost;
 pub(crate) use self::transfer::{Download, Meter, Opened};
 use crate::exit::Failure;
+use crate::limits::{CONNECT_TIMEOUT, CONNECTION_IDLE};
 
 /// Where the gateway is.
 pub(crate) const URL: &str = "CSTORE_URL";
@@ -30,9 +31,6 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Kept connections that nobody used for so long are not trusted with a request.
-const IDLE: Duration = Duration::from_secs(5);
 
 /// A gateway, and who asks.
 #[derive(Debug, Clone)]
@@ -81,7 +79,7 @@ impl Gateway {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(CONNECTION_IDLE)
             .tcp_nodelay(true)
             // An upload that is sent elsewhere would arrive as something else.
             .redirect(reqwest::redirect::Policy::none())

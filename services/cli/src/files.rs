@@ -21,7 +21,6 @@ use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
 
 use cstore_node::shutdown::on_signal;
 use cstore_node::{Shutdown, Source};
@@ -33,15 +32,7 @@ use crate::args::Command;
 use crate::args::files::Door;
 use crate::client::{Again, Answer, Gateway, Lost, TOKEN, is_token};
 use crate::exit::{End, Failure};
-
-/// Longest wait for one answer: a question about space goes to all storage nodes.
-const TIMEOUT: Duration = Duration::from_secs(100);
-/// Longest wait for its beginning.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
-/// Longest token file that makes sense.
-const MAX_TOKEN_FILE: u64 = 4_096;
-/// For what is still read or written when the command ends.
-const THREADS_TIMEOUT: Duration = Duration::from_millis(500);
+use crate::limits::{ANSWER_TIMEOUT, FILE_THREADS_TIMEOUT, FIRST_BYTE_TIMEOUT, MAX_TOKEN_FILE};
 
 /// A gateway, how often it is asked, and where results go.
 struct Session {
@@ -52,8 +43,8 @@ struct Session {
 
 /// Runs one of the commands over files to its end, or to a signal.
 pub(crate) fn run(command: &Command, door: &Door, source: &dyn Source) -> Result<(), Failure> {
-    let mut gateway =
-        Gateway::from_env(door.url.as_deref(), TIMEOUT, source)?.answering_within(FIRST_BYTE);
+    let mut gateway = Gateway::from_env(door.url.as_deref(), ANSWER_TIMEOUT, source)?
+        .answering_within(FIRST_BYTE_TIMEOUT);
     if let Some(path) = &door.token_file {
         gateway = gateway.with_token(&token(path)?);
     }
@@ -78,7 +69,7 @@ pub(crate) fn run(command: &Command, door: &Door, source: &dyn Source) -> Result
         ended
     });
     session.out.end();
-    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    runtime.shutdown_timeout(FILE_THREADS_TIMEOUT);
     ended
 }
 

@@ -2,7 +2,6 @@
 //! done and could do. From the metrics of its admin port; compaction itself runs by itself.
 
 use std::io::Write;
-use std::time::Duration;
 
 use cstore_node::{Env, HostPort, Source};
 use serde::Serialize;
@@ -10,13 +9,11 @@ use serde::Serialize;
 use crate::admin_port;
 use crate::exit::{End, Failure};
 use crate::files::out::human;
+use crate::limits::GC_WATCH_PAUSE;
 use crate::process::ADMIN_PORT;
 
 /// Where the admin port of a storage node is by default.
 const STORAGE_PORT: u16 = 9_103;
-
-/// Between two looks with `--watch`.
-const PAUSE: Duration = Duration::from_secs(2);
 
 /// What the metrics of one storage node say. Bytes, but for those that are counts.
 #[derive(Debug, Serialize, PartialEq, Eq)]
@@ -56,7 +53,7 @@ pub(crate) fn run(
             Err(failure) if watch && failure.end() == End::Partial => failure.tell(json),
             ended => return ended,
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(GC_WATCH_PAUSE);
     }
 }
 

@@ -18,6 +18,8 @@ mod files;
 mod gc;
 mod health;
 mod help;
+mod limit_table;
+mod limits;
 mod process;
 mod role;
 mod secret;
@@ -83,6 +85,9 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Admin {
             command: Admin::Gc { addrs, json, watch },
         } => gc::run(addrs, *json, *watch, env),
+        Command::Admin {
+            command: Admin::Limits { json },
+        } => limit_table::print(*json),
         // They have a door, and are gone through it.
         Command::Put(_)
         | Command::Get(_)

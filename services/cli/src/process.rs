@@ -22,12 +22,10 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::exit::Failure;
+use crate::limits::{ROLE_THREADS_TIMEOUT, STOP_MARGIN};
 
 /// Variable of the port that tells about a process.
 pub(crate) const ADMIN_PORT: &str = "CSTORE_ADMIN_PORT";
-/// A role ends this soon after its drain; this is for one that does not keep its word.
-const STOP_MARGIN: Duration = Duration::from_secs(50);
-const THREADS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs `body` with telemetry and a shutdown that SIGTERM and SIGINT trigger.
 pub(crate) fn run<F>(
@@ -56,7 +54,7 @@ where
         signals.abort();
         ended
     });
-    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    runtime.shutdown_timeout(ROLE_THREADS_TIMEOUT);
     ended
 }
 

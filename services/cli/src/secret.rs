@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail};
 use cstore_node::Env;
 use cstore_types::ClusterSecret;
 
+use crate::limits::MAX_SECRET_FILE;
+
 const VARIABLE: &str = "CSTORE_CLUSTER_SECRET_FILE";
-const MAX_FILE: u64 = 4_096;
 
 /// Where the secret is: `CSTORE_CLUSTER_SECRET_FILE`, or `cluster-secret` in `CSTORE_DATA_DIR`.
 pub(crate) fn path(env: &mut Env<'_>) -> PathBuf {
@@ -49,7 +50,7 @@ pub(crate) fn read(path: &Path) -> Result<ClusterSecret> {
         );
     }
     let mut text = String::new();
-    file.take(MAX_FILE)
+    file.take(MAX_SECRET_FILE)
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read {}", path.display()))?;
     ClusterSecret::parse(&text)

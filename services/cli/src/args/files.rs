@@ -3,14 +3,9 @@
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
+use cstore_types::limits::MAX_CONTENT_TYPE_BYTES;
 
-/// Most transfers at a time.
-const MAX_JOBS: u64 = 64;
-/// Most repeats of one request.
-const MAX_RETRIES: i64 = 20;
-
-/// Longest content type.
-const MAX_TYPE: usize = 255;
+use crate::limits::{MAX_JOBS, MAX_RETRIES};
 
 /// Which gateway, who asks, and how it is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -195,7 +190,7 @@ fn etag(text: &str) -> Result<String, String> {
 
 /// As the gateway takes it, which would refuse each file for itself.
 fn content_type(text: &str) -> Result<String, String> {
-    let fine = (1..=MAX_TYPE).contains(&text.len())
+    let fine = (1..=MAX_CONTENT_TYPE_BYTES).contains(&text.len())
         && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     let fine = fine && text.trim() == text;
     if fine {

@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-const FIRST: Duration = Duration::from_millis(200);
-/// A gateway that is away comes back in seconds: the usual four repeats wait for 11 to 15 s.
-const FIRST_AWAY: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(8);
+use crate::limits::{AWAY_PAUSE, MAX_RETRY_PAUSE, RETRY_PAUSE};
 
 /// For how long a request is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +37,16 @@ impl Again {
         if self.used >= self.retries {
             return false;
         }
-        let grown =
-            |first: Duration| spread(first.saturating_mul(1 << self.used.min(8)).min(LONGEST));
+        let grown = |first: Duration| {
+            spread(
+                first
+                    .saturating_mul(1 << self.used.min(8))
+                    .min(MAX_RETRY_PAUSE),
+            )
+        };
         let pause = match wait {
-            Wait::Usual => grown(FIRST),
-            Wait::Away => grown(FIRST_AWAY),
+            Wait::Usual => grown(RETRY_PAUSE),
+            Wait::Away => grown(AWAY_PAUSE),
             Wait::Wished(pause) => pause,
             Wait::Never => return false,
         };
@@ -77,11 +79,11 @@ mod tests {
         let mut n = 0;
         while again.pause(Wait::Usual).await {
             n += 1;
-            assert!(begun.elapsed() - last <= LONGEST);
+            assert!(begun.elapsed() - last <= MAX_RETRY_PAUSE);
             last = begun.elapsed();
         }
         assert!(
-            n == 20 && last > LONGEST * 6,
+            n == 20 && last > MAX_RETRY_PAUSE * 6,
             "{n} pauses of {last:?} together"
         );
         assert!(!again.pause(Wait::Wished(Duration::ZERO)).await);

@@ -12,12 +12,7 @@ use tokio::time::Instant;
 use super::again::Wait;
 use super::lost::Lost;
 use crate::exit::{End, Failure, Trouble};
-
-/// Longest answer that is kept in memory: a page of the longest names needs less, and files of
-/// `smoke` may be large.
-const MAX_BODY: usize = 256 << 20;
-/// Longest wait that a gateway may ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
+use crate::limits::{MAX_ANSWER_BYTES, MAX_RETRY_AFTER};
 
 /// An answer, whole.
 #[derive(Debug)]
@@ -42,7 +37,7 @@ impl Answer {
         loop {
             match response.chunk().await.map_err(|error| Lost::from(&error)) {
                 Ok(None) => break,
-                Ok(Some(chunk)) if body.len().saturating_add(chunk.len()) > MAX_BODY => {
+                Ok(Some(chunk)) if body.len().saturating_add(chunk.len()) > MAX_ANSWER_BYTES => {
                     return Err(Lost::TooLong);
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -13,10 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::answer::Answer;
 use super::lost::Lost;
 use super::{Gateway, file};
-
-/// A transfer without progress for so long is given up. A gateway may need 90 s from the last byte
-/// of an upload to its answer, while it sees the cluster through a restart.
-const STALL: Duration = Duration::from_secs(120);
+use crate::limits::STALL_TIMEOUT;
 
 /// Counts what has flowed. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -31,12 +27,12 @@ impl Meter {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Ends when nothing was added for [`STALL`].
+    /// Ends when nothing was added for [`STALL_TIMEOUT`].
     async fn stalled(&self) {
         let mut seen = None;
         while seen != Some(self.total()) {
             seen = Some(self.total());
-            sleep(STALL).await;
+            sleep(STALL_TIMEOUT).await;
         }
     }
 }
@@ -62,7 +58,7 @@ pub(crate) struct Download {
 impl Download {
     /// The next piece; none at the proper end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Lost> {
-        match timeout(STALL, self.response.chunk()).await {
+        match timeout(STALL_TIMEOUT, self.response.chunk()).await {
             Err(_) => Err(Lost::Timeout),
             Ok(Err(_)) => Err(Lost::CutShort),
             Ok(Ok(chunk)) => Ok(chunk),
@@ -75,13 +71,13 @@ impl Gateway {
     pub(crate) async fn open(&self, name: &str, headers: HeaderMap) -> Result<Opened, Lost> {
         let begun = Instant::now();
         let request = self.request(Method::GET, &file(name))?.headers(headers);
-        let response = timeout(STALL, request.send())
+        let response = timeout(STALL_TIMEOUT, request.send())
             .await
             .map_err(|_| Lost::Timeout)?;
         let response = response.map_err(|error| Lost::from(&error))?;
         let partial = response.status().as_u16() == 206;
         if !partial && response.status().as_u16() != 200 {
-            let answer = timeout(STALL, Answer::read(response, begun)).await;
+            let answer = timeout(STALL_TIMEOUT, Answer::read(response, begun)).await;
             return Ok(Opened::Answer(answer.map_err(|_| Lost::Timeout)??));
         }
         let (headers, length) = (response.headers().clone(), response.content_length());
@@ -125,17 +121,17 @@ mod tests {
         let (meter, begun) = (Meter::default(), Instant::now());
         let flowing = async {
             for _ in 0..10 {
-                sleep(STALL / 2).await;
+                sleep(STALL_TIMEOUT / 2).await;
                 meter.add(1);
             }
-            sleep(STALL * 10).await;
+            sleep(STALL_TIMEOUT * 10).await;
         };
         tokio::select! {
             () = flowing => panic!("nobody noticed that it stands still"),
             () = meter.stalled() => {}
         }
         assert!(
-            begun.elapsed() > STALL * 5 && begun.elapsed() <= STALL * 7,
+            begun.elapsed() > STALL_TIMEOUT * 5 && begun.elapsed() <= STALL_TIMEOUT * 7,
             "{:?}",
             begun.elapsed()
         );

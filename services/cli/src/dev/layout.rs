@@ -6,6 +6,7 @@ use cstore_node::{Env, Source};
 
 use crate::args;
 use crate::exit::Failure;
+use crate::limits::MAX_DEV_NODES;
 use crate::role::Role;
 
 /// Nobody else may reach the parts of a system that lets everybody do everything.
@@ -133,7 +134,7 @@ impl Layout {
 
 /// How many storage nodes have left a directory.
 fn storages_in(data_dir: &Path) -> u16 {
-    (1..=args::MAX_NODES)
+    (1..=MAX_DEV_NODES)
         .take_while(|number| data_dir.join(format!("storage-{number}")).is_dir())
         .last()
         .unwrap_or(0)

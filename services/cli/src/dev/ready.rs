@@ -2,13 +2,11 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use cstore_node::admin::Readiness;
 
 use super::layout::HOST;
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::limits::READY_PATIENCE;
 
 /// What the word names.
 #[derive(Debug)]
@@ -21,7 +19,7 @@ pub(super) struct Greeting {
 /// Prints it once, when an upload would succeed; until then the log says from time to time what is
 /// missing.
 pub(super) async fn greet(gateway: Readiness, greeting: Greeting) {
-    while tokio::time::timeout(PATIENCE, gateway.wait_ready())
+    while tokio::time::timeout(READY_PATIENCE, gateway.wait_ready())
         .await
         .is_err()
     {

@@ -12,8 +12,8 @@ use md5::Md5;
 use sha2::{Digest, Sha256};
 
 use super::known::Known;
+use crate::limits::DIGEST_PIECE;
 
-const PIECE: usize = 1 << 20;
 const DEFAULT_BLOCK: u64 = 64 << 10;
 
 /// What a comparison came to.
@@ -95,7 +95,7 @@ fn block_size(size: u64, n: u64) -> Option<(u64, bool)> {
 }
 
 fn sum(path: &Path) -> io::Result<String> {
-    let (mut file, mut buffer, mut sha) = (File::open(path)?, vec![0; PIECE], Sha256::new());
+    let (mut file, mut buffer, mut sha) = (File::open(path)?, vec![0; DIGEST_PIECE], Sha256::new());
     loop {
         let n = file.read(&mut buffer)?;
         match buffer.get(..n) {
@@ -106,10 +106,12 @@ fn sum(path: &Path) -> io::Result<String> {
 }
 
 fn tag(path: &Path, block: u64) -> io::Result<String> {
-    let (mut file, mut buffer, mut all) = (File::open(path)?, vec![0; PIECE], Md5::new());
+    let (mut file, mut buffer, mut all) = (File::open(path)?, vec![0; DIGEST_PIECE], Md5::new());
     let (mut one, mut left) = (Md5::new(), block);
     loop {
-        let room = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        let room = usize::try_from(left)
+            .unwrap_or(DIGEST_PIECE)
+            .min(DIGEST_PIECE);
         let n = file.read(buffer.get_mut(..room).unwrap_or_default())?;
         one.update(buffer.get(..n).unwrap_or_default());
         left = left.saturating_sub(n as u64);

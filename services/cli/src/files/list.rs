@@ -8,9 +8,7 @@ use super::out::human;
 use super::{Session, all_of};
 use crate::args::files::Ls;
 use crate::exit::{Failure, printable};
-
-/// Names of one page.
-const PAGE: u64 = 1_000;
+use crate::limits::LIST_PAGE;
 
 #[derive(Debug, Deserialize)]
 struct Page {
@@ -123,7 +121,14 @@ impl<'a> Pages<'a> {
             return Ok(None);
         };
         let gateway = &self.session.gateway;
-        let ask = || gateway.list_some(self.prefix, self.delimiter, Some(most.min(PAGE)), &token);
+        let ask = || {
+            gateway.list_some(
+                self.prefix,
+                self.delimiter,
+                Some(most.min(LIST_PAGE)),
+                &token,
+            )
+        };
         let mut page: Page = self.session.ask(ask).await?.parse()?;
         self.token = page.next_page_token.take().filter(|next| !next.is_empty());
         if self.token.as_ref() == Some(&token) {
@@ -154,7 +159,7 @@ impl<'a> Names<'a> {
     /// The next name and its size. After a failure there is none.
     pub(super) async fn next(&mut self) -> Option<Result<(String, u64), Failure>> {
         while self.found.is_empty() && !self.broken {
-            match self.pages.next(PAGE).await {
+            match self.pages.next(LIST_PAGE).await {
                 Ok(None) => return None,
                 Ok(Some(page)) => self
                     .found

@@ -7,9 +7,7 @@ use futures_util::{Stream, StreamExt, pin_mut};
 
 use super::Session;
 use crate::exit::{End, Failure};
-
-/// After so many failures in a row that concern all files there is no use in the rest.
-const HOPELESS: usize = 4;
+use crate::limits::HOPELESS_FAILURES;
 
 /// Works on all `items`, at most `jobs` at a time, and takes no more of them out of their stream
 /// than it works on. Answers the failure of a single one, or what became of all of them together.
@@ -34,7 +32,7 @@ where
             Err(failure) if failure.end() == End::BrokenPipe => return Err(failure),
             Err(failure) => tally.bad(session, failure),
         }
-        if tally.in_a_row >= HOPELESS {
+        if tally.in_a_row >= HOPELESS_FAILURES {
             break;
         }
     }
@@ -92,7 +90,7 @@ impl Tally {
         if self.failed == 0 {
             return Ok(self.done);
         }
-        let given_up = if self.in_a_row >= HOPELESS {
+        let given_up = if self.in_a_row >= HOPELESS_FAILURES {
             "; given up"
         } else {
             ""

@@ -32,9 +32,7 @@ use super::out::human;
 use crate::args::files::Put;
 use crate::client::{Answer, Meter, Wait, quoted};
 use crate::exit::{End, Failure, printable};
-
-/// From this size on it is worth a question whether the name is taken.
-const LARGE: u64 = 1 << 20;
+use crate::limits::ASK_BEFORE_PUT;
 
 /// What became of one file.
 #[derive(Debug, Serialize)]
@@ -148,7 +146,7 @@ impl Task<'_> {
             let upload = Upload::open(&self.item.source).await?;
             self.session.out.at(self.item.name.as_str());
             if self.must_be_new()
-                && upload.size.is_some_and(|size| size >= LARGE)
+                && upload.size.is_some_and(|size| size >= ASK_BEFORE_PUT)
                 && self.is_there().await
             {
                 return self

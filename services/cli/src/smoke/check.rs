@@ -1,7 +1,6 @@
 //! Reading back what was acknowledged.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
@@ -10,8 +9,7 @@ use super::{content, say};
 use crate::args::Smoke;
 use crate::client::Gateway;
 use crate::exit::Failure;
-
-const PAUSE: Duration = Duration::from_millis(250);
+use crate::limits::SMOKE_PAUSE;
 
 /// What a file is found to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +37,7 @@ pub(super) async fn read(gateway: &Gateway, name: &str, deadline: Instant) -> Fo
         if Instant::now() >= deadline {
             return Found::Unknown(why);
         }
-        sleep(PAUSE).await;
+        sleep(SMOKE_PAUSE).await;
     }
 }
 
@@ -89,7 +87,7 @@ pub(super) async fn list(
         if Instant::now() >= deadline {
             return Err(Failure::Failed(format!("the list cannot be read: {why}")));
         }
-        sleep(PAUSE).await;
+        sleep(SMOKE_PAUSE).await;
     }
 }
 

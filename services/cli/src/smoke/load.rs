@@ -20,14 +20,9 @@ use super::{content, say};
 use crate::args::Smoke;
 use crate::client::Gateway;
 use crate::exit::Failure;
+use crate::limits::{LOAD_FAILURE_PAUSE, LOAD_FILES, LOAD_KEPT_FILES};
 
-/// After a failure, before the next request: a client that is refused does not hammer.
-const PAUSE: Duration = Duration::from_millis(50);
 const SIZES: [usize; 4] = [100, 4_096, 100_000, 1 << 20];
-/// Files that each client holds at a time; with `--keep` more, because they are what is looked at
-/// later.
-const HELD: usize = 20;
-const KEPT: usize = 200;
 
 /// What one client knows, and what became of its requests.
 #[derive(Debug, Default)]
@@ -75,7 +70,11 @@ pub(super) async fn run(
             number,
             begun,
             largest: options.size_max.bytes(),
-            held: if options.keep { KEPT } else { HELD },
+            held: if options.keep {
+                LOAD_KEPT_FILES
+            } else {
+                LOAD_FILES
+            },
         };
         spawn("smoke client", client.work(end, pause, shutdown.clone()))
     });
@@ -149,7 +148,11 @@ impl Client {
             let rest = pause.map_or(Duration::ZERO, |pause| {
                 pause.saturating_sub(begun.elapsed())
             });
-            let rest = if good { rest } else { rest.max(PAUSE) };
+            let rest = if good {
+                rest
+            } else {
+                rest.max(LOAD_FAILURE_PAUSE)
+            };
             if !rest.is_zero() {
                 sleep(rest).await;
             }

@@ -17,7 +17,6 @@ mod round;
 mod tally;
 
 use std::io::Write;
-use std::time::Duration;
 
 use cstore_node::shutdown::on_signal;
 use cstore_node::{Shutdown, Source};
@@ -25,12 +24,10 @@ use cstore_node::{Shutdown, Source};
 use crate::args::Smoke;
 use crate::client::Gateway;
 use crate::exit::Failure;
-
-/// Longest wait for one answer.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::limits::SMOKE_TIMEOUT;
 
 pub(crate) fn run(options: &Smoke, source: &dyn Source) -> Result<(), Failure> {
-    let gateway = Gateway::from_env(options.url.as_deref(), TIMEOUT, source)?;
+    let gateway = Gateway::from_env(options.url.as_deref(), SMOKE_TIMEOUT, source)?;
     let prefix = match &options.prefix {
         Some(prefix) => prefix.clone(),
         None if options.check => {

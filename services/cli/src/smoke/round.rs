@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use super::{content, say};
 use crate::client::{Answer, Gateway, Lost};
 use crate::exit::Failure;
+use crate::limits::SMOKE_PAUSE;
 
-const PAUSE: Duration = Duration::from_millis(250);
 const BLOCK: usize = 64 << 10;
 /// Around the edges of a block, nothing, and more than one frame.
 const SIZES: [usize; 7] = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1 << 20, 5 << 20];
@@ -63,7 +63,7 @@ impl Round<'_> {
             if Instant::now() >= end {
                 return Err(format!("not there after {patience:?}: {why}"));
             }
-            sleep(PAUSE).await;
+            sleep(SMOKE_PAUSE).await;
         }
     }
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::client::{Answer, Lost};
-
-/// Failures that are told one by one.
-const MAX_TOLD: usize = 20;
+use crate::limits::SHOWN_FAILURES;
 
 /// What is done with files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -60,7 +58,7 @@ impl Tally {
             Err(lost) => (lost.to_string(), String::new()),
         };
         self.n_failed += 1;
-        if self.told.len() < MAX_TOLD {
+        if self.told.len() < SHOWN_FAILURES {
             self.told.push((
                 at.as_secs_f64(),
                 format!("{verb:?} {name}: {cause} {detail}")

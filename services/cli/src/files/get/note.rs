@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::flags;
 use crate::files::known::Known;
-
-/// Longest note that makes sense.
-const MAX: u64 = 16 << 10;
+use crate::limits::MAX_NOTE_BYTES;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -102,7 +100,7 @@ pub(super) fn find(path: &Path) -> io::Result<Found> {
         return Ok(Found::Other("no ordinary file"));
     }
     let mut text = Vec::new();
-    file.take(MAX).read_to_end(&mut text)?;
+    file.take(MAX_NOTE_BYTES).read_to_end(&mut text)?;
     if text.is_empty() {
         return Ok(Found::Nothing);
     }

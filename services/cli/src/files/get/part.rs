@@ -25,11 +25,10 @@ use super::place::unusable;
 use crate::exit::{End, Failure};
 use crate::files::flags;
 use crate::files::known::Known;
+use crate::limits::MAX_PART_NAME;
 
 const SUFFIX: &str = ".cstore-part";
 const NOTE: &str = ".json";
-/// A name that is longer has no room for the suffixes in the 255 bytes of a file system.
-const MAX_LAST: usize = 230;
 
 /// The first bytes of a file.
 pub(super) struct Part {
@@ -302,7 +301,7 @@ fn rename(from: &Path, to: &Path, replace: bool) -> Result<(), Failure> {
 fn beside(dest: &Path) -> PathBuf {
     let last = dest.file_name().unwrap_or_default();
     let mut name = OsString::from(last);
-    if last.len() > MAX_LAST {
+    if last.len() > MAX_PART_NAME {
         name = blake3::hash(last.as_encoded_bytes())
             .to_hex()
             .as_str()

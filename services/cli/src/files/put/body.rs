@@ -18,8 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::client::Meter;
 use crate::exit::Failure;
 use crate::files::flags;
-
-const PIECE: usize = 256 << 10;
+use crate::limits::PUT_PIECE;
 
 /// Where bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +159,7 @@ impl Input {
     /// Empty at the end.
     async fn next(&mut self) -> io::Result<Bytes> {
         match self {
-            Self::Stdin(stdin) => read(stdin, PIECE).await,
+            Self::Stdin(stdin) => read(stdin, PUT_PIECE).await,
             Self::File(input) => input.next().await,
         }
     }
@@ -171,7 +170,9 @@ impl FileInput {
         if self.left == 0 {
             return Ok(Bytes::new());
         }
-        let most = usize::try_from(self.left).unwrap_or(PIECE).min(PIECE);
+        let most = usize::try_from(self.left)
+            .unwrap_or(PUT_PIECE)
+            .min(PUT_PIECE);
         let piece = read(&mut self.file, most).await?;
         self.left = self.left.saturating_sub(piece.len() as u64);
         // The last bytes stay here until the file was looked at again: without them nothing is
@@ -227,18 +228,18 @@ mod tests {
     async fn a_file_that_changes_while_it_is_read_never_ends_well() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        let bytes = vec![7; PIECE + 5];
+        let bytes = vec![7; PUT_PIECE + 5];
         for change in ["none", "grow", "shrink", "touch"] {
             std::fs::write(&path, &bytes).unwrap();
             let mut input = input(&path).await;
-            assert_eq!(input.next().await.unwrap().len(), PIECE);
+            assert_eq!(input.next().await.unwrap().len(), PUT_PIECE);
             let file = std::fs::OpenOptions::new()
                 .append(true)
                 .open(&path)
                 .unwrap();
             match change {
                 "grow" => std::io::Write::write_all(&mut &file, b"more").unwrap(),
-                "shrink" => file.set_len(PIECE as u64 + 1).unwrap(),
+                "shrink" => file.set_len(PUT_PIECE as u64 + 1).unwrap(),
                 "touch" => file.set_modified(SystemTime::UNIX_EPOCH).unwrap(),
                 _ => {
                     assert_eq!(input.next().await.unwrap().len(), 5);

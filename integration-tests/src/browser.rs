@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cstore_testkit::until_blocking;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::tools::find;
-use crate::wait::{PATIENCE, until};
 
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const CLICKS: usize = 5;
@@ -107,7 +107,7 @@ impl Browser {
             session: String::new(),
             dir,
         };
-        let target = until("a page of the browser", PATIENCE, || {
+        let target = until_blocking("a page of the browser", || {
             let found = browser.call("Target.getTargets", json!({}));
             let page = found["targetInfos"]
                 .as_array()?
@@ -156,7 +156,7 @@ impl Browser {
         let mut bytes = message.to_string().into_bytes();
         bytes.push(0);
         self.to.write_all(&bytes).expect("the browser listens");
-        let answer = until(&format!("an answer to {method}"), PATIENCE, || {
+        let answer = until_blocking(&format!("an answer to {method}"), || {
             self.heard.lock().answers.remove(&id)
         });
         assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
@@ -194,7 +194,7 @@ impl Browser {
     /// # Panics
     /// When it does not become so in time.
     pub fn until(&mut self, expression: &str) -> Value {
-        until(expression, PATIENCE, || {
+        until_blocking(expression, || {
             let value = self.eval(expression);
             let nothing = value.is_null() || value == false || value == 0 || value == "";
             (!nothing).then_some(value)

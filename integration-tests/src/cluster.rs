@@ -8,12 +8,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cstore_proto::{Caller, Signer};
+use cstore_testkit::{Port, until_blocking};
 use cstore_types::ClusterSecret;
 use parking_lot::Mutex;
 
 use crate::http::{Answer, Client};
-use crate::port::Port;
-use crate::wait::{PATIENCE, until};
 
 /// Name of the file with the cluster secret.
 const SECRET_FILE: &str = "cluster-secret";
@@ -311,7 +310,7 @@ impl Cluster {
     /// # Panics
     /// When it has not said it in time.
     pub fn admin_addr(&self, name: &str) -> String {
-        until(&format!("admin port of {name}"), PATIENCE, || {
+        until_blocking(&format!("admin port of {name}"), || {
             let log = self.log(name);
             let line = log
                 .lines()
@@ -399,7 +398,7 @@ impl Cluster {
     /// When it does not end in time.
     pub fn await_end(&self, name: &str) -> ExitStatus {
         let mut child = self.take(name);
-        until(&format!("end of {name}"), PATIENCE, || {
+        until_blocking(&format!("end of {name}"), || {
             child.try_wait().expect("the process can be asked")
         })
     }
@@ -422,7 +421,7 @@ impl Cluster {
     /// # Panics
     /// When a process has ended, or that does not happen in time.
     pub fn wait_ready(&self) {
-        until("all nodes to be ready, and an upload", PATIENCE, || {
+        until_blocking("all nodes to be ready, and an upload", || {
             for (name, child) in self.children.lock().iter() {
                 let status = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))
                     .unwrap_or_default();
@@ -485,7 +484,7 @@ impl Cluster {
     /// # Panics
     /// When they do not reach the workers in time.
     pub fn wait_uploads_in_flight(&self, count: u32) {
-        until(&format!("{count} uploads in flight"), PATIENCE, || {
+        until_blocking(&format!("{count} uploads in flight"), || {
             let workers = self.roles.keys().filter(|role| role.starts_with("worker"));
             let running = |worker: &String| self.metric(worker, "cstore_worker_uploads_in_flight ");
             (workers.map(running).sum::<f64>() >= f64::from(count)).then_some(())
@@ -514,7 +513,7 @@ impl Cluster {
     /// # Panics
     /// When nothing else is answered in time.
     pub fn fetch(&self, path: &str) -> Answer {
-        until(&format!("an answer to GET {path}"), PATIENCE, || {
+        until_blocking(&format!("an answer to GET {path}"), || {
             self.call("GET", path, b"")
                 .ok()
                 .filter(|answer| answer.status != 503)

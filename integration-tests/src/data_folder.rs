@@ -14,13 +14,13 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cstore_testkit::random;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Builder, Cluster};
-use crate::content::random;
 use crate::http::{Answer, Client};
 
 /// Most names that a list of the gateway is asked for. A fixture MUST have fewer, otherwise its

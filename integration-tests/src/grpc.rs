@@ -1,12 +1,11 @@
 //! gRPC without generated code: any path with any bytes, for doors that should stay shut.
 
 use bytes::{Buf, BufMut, Bytes};
+use cstore_testkit::PATIENCE;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Endpoint;
 use tonic::{Request, Status};
-
-use crate::wait::PATIENCE;
 
 /// Sends one message to `path` (`/package.Service/Method`) and answers the first that comes back.
 ///

@@ -1,9 +1,8 @@
 //! A small HTTP/1.1 client over one kept connection: enough to load a server and to be rude to it.
 
+use cstore_testkit::PATIENCE;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-
-use crate::wait::PATIENCE;
 
 /// Longest body that an answer is read into at once.
 const PIECE: usize = 4 << 20;

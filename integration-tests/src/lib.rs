@@ -11,13 +11,10 @@
 
 pub mod browser;
 pub mod cluster;
-pub mod content;
 pub mod data_folder;
 pub mod grpc;
 pub mod http;
 pub mod mesh;
 pub mod otlp;
-pub mod port;
 pub mod proxy;
 pub mod tools;
-pub mod wait;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_testkit::until_blocking;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -17,8 +18,6 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-
-use crate::wait::{PATIENCE, until};
 
 /// One span as it was exported. Ids in hex; a root has an empty parent.
 #[derive(Debug, Clone)]
@@ -206,9 +205,7 @@ impl Collector {
             )
         };
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until(&format!("trace {id}"), PATIENCE, || {
-                Some(of(id)).filter(&complete)
-            })
+            until_blocking(&format!("trace {id}"), || Some(of(id)).filter(&complete))
         }));
         found.unwrap_or_else(|_| panic!("trace {id} is not complete:\n{}", of(id).tree()))
     }

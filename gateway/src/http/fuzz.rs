@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use cstore_testkit::seed_and_cases;
 use futures_util::{FutureExt, stream};
 use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue};
@@ -22,11 +23,6 @@ use crate::http::name;
 use crate::http::query::Query;
 use crate::http::range::{self, Wanted};
 
-fn env(name: &str, default: u64) -> u64 {
-    let found = std::env::vars().find(|(key, _)| key == name);
-    found.map_or(default, |(_, value)| value.parse().unwrap())
-}
-
 /// Pieces that mean something, put together without sense, with bytes of chance between them.
 fn nonsense(random: &mut StdRng, pieces: &[&[u8]]) -> Vec<u8> {
     let mut text = Vec::new();
@@ -40,9 +36,8 @@ fn nonsense(random: &mut StdRng, pieces: &[&[u8]]) -> Vec<u8> {
     text
 }
 
-fn each(kind: &str, mut case: impl FnMut(&mut StdRng)) {
-    let (seed, cases) = (env("CSTORE_SEED", 20_261_124), env("CSTORE_CASES", 100_000));
-    println!("CSTORE_SEED={seed} CSTORE_CASES={cases}: {kind}");
+fn each(mut case: impl FnMut(&mut StdRng)) {
+    let (seed, cases) = seed_and_cases(20_261_124, 100_000);
     let mut random = StdRng::seed_from_u64(seed);
     (0..cases).for_each(|_| case(&mut random));
 }
@@ -53,7 +48,7 @@ fn i10_a_path_gives_a_name_that_keeps_the_rules_or_none() {
         b"a", b"/", b"//", b".", b"..", b"%2e%2E", b"%2f", b"%", b"%00", b"%zz", b"%C3%BC", b"%ff",
         b":copy", b" ", b"%0a",
     ];
-    each("names", |random| {
+    each(|random| {
         let raw = String::from_utf8_lossy(&nonsense(random, pieces)).into_owned();
         let Ok(name) = name::from_path(&format!("/f/{raw}"), "/f/") else {
             return;
@@ -85,7 +80,7 @@ fn i10_a_range_lies_inside_of_the_file_or_is_none() {
         b"+",
         b"=",
     ];
-    each("ranges", |random| {
+    each(|random| {
         let mut text = String::from_utf8_lossy(&nonsense(random, pieces)).into_owned();
         if random.random() {
             text.insert_str(0, "bytes=");
@@ -123,7 +118,7 @@ fn i10_headers_and_queries_are_read_or_refused() {
         b"filename*=UTF-8''",
         b"\\",
     ];
-    each("headers", |random| {
+    each(|random| {
         let text = nonsense(random, pieces);
         let lossy = String::from_utf8_lossy(&text).into_owned();
         let _ =
@@ -177,7 +172,7 @@ async fn i10_a_form_gives_its_file_or_an_error_however_it_is_split() {
         b"--X",
         b"Content-Type: ",
     ];
-    each("forms", |random| {
+    each(|random| {
         let mut text = nonsense(random, pieces);
         if random.random() {
             text.splice(

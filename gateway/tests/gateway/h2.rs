@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use ::http::Request;
 use bytes::Bytes;
+use cstore_testkit::PATIENCE;
 use h2::Reason;
 use h2::client::SendRequest;
 use tokio::time::timeout;
 
 use crate::fake::{Setup, connect, start, start_with};
-use crate::http::{self, PATIENCE};
+use crate::http;
 
 /// A connection whose streams may be sent so many bytes each without being asked for more.
 async fn client(setup: &Setup, window: u32) -> SendRequest<Bytes> {

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use cstore_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::fake::{self, connect, start, start_with};
-use crate::http::{self, PATIENCE};
+use crate::http;
 
 /// Everything that comes until the end of the connection.
 async fn rest(stream: &mut TcpStream) -> String {

@@ -1,14 +1,10 @@
 //! HTTP/1.1 as bytes on a socket, so that tests can send what no client library would.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
+use cstore_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// Deadline of every wait for something that must happen. Far beyond what any of it takes on an
-/// idle machine: only a defect meets it, and no other work on the machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An answer as it came.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use cstore_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fake;
@@ -45,7 +46,7 @@ async fn clients_that_send_nothing_or_half_a_head_are_let_go() {
     for sent in ["", "PRI * HTTP", "GET / HTTP/1.1\r\nHost: x"] {
         let mut stream = fake::connect(setup.addr).await;
         stream.write_all(sent.as_bytes()).await.unwrap();
-        let ended = tokio::time::timeout(http::PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "after {sent:?}");
     }
 }

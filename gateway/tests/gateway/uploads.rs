@@ -1,5 +1,6 @@
 //! Uploads over real sockets, before a master and a worker that are fakes in this process.
 
+use cstore_testkit::PATIENCE;
 use cstore_types::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -238,7 +239,7 @@ async fn a_full_store_answers_507_while_the_client_still_sends_and_closes() {
     reader.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"HTTP/1.1 507");
     // The connection ends, so that the sender notices too.
-    tokio::time::timeout(http::PATIENCE, sending)
+    tokio::time::timeout(PATIENCE, sending)
         .await
         .unwrap()
         .unwrap();

@@ -12,7 +12,8 @@ use cstore_mesh::{RoleIo, RoleMetrics};
 use cstore_node::admin::Readiness;
 use cstore_node::clock::Clock;
 use cstore_node::{ByteSize, HostPort, Shutdown};
-use cstore_types::{Chunking, ClusterSecret, NodeId, error_chain};
+use cstore_testkit::secret;
+use cstore_types::{Chunking, NodeId, error_chain};
 use turmoil::Sim;
 
 use crate::book::Book;
@@ -30,10 +31,6 @@ const TICKET_TTL: Duration = Duration::from_secs(20);
 const MASTER_PORT: u16 = 4_100;
 const WORKER_PORT: u16 = 5_000;
 const STORAGE_PORT: u16 = 4_000;
-
-pub(crate) fn secret() -> ClusterSecret {
-    ClusterSecret::parse("0123456789abcdef0123456789abcdef").expect("it is long enough")
-}
 
 /// The time of day of the simulated world: it moves with the simulation, from a fixed beginning.
 #[derive(Debug, Clone, Copy)]

@@ -7,13 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cstore_simulation::{Outcome, run};
-
-fn env(name: &str, default: u64) -> u64 {
-    std::env::vars()
-        .find(|(key, _)| key == name)
-        .and_then(|(_, value)| value.parse().ok())
-        .unwrap_or(default)
-}
+use cstore_testkit::{seed, seed_and_cases};
 
 /// Runs one seed on a thread of its own, so that nothing is left over from the seed before.
 fn run_alone(seed: u64) -> Outcome {
@@ -72,8 +66,7 @@ fn show(seed: u64, outcome: &Outcome) -> String {
 
 #[test]
 fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
-    let (first, cases) = (env("CSTORE_SEED", 1), env("CSTORE_CASES", 500));
-    println!("CSTORE_SEED={first} CSTORE_CASES={cases}");
+    let (first, cases) = seed_and_cases(1, 500);
     let start = tokio::time::Instant::now();
     let (found, sums) = first_violated(first..first + cases);
     println!("{sums:?} in {:?}", start.elapsed());
@@ -90,7 +83,7 @@ fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
 /// millisecond.
 #[test]
 fn the_same_seed_is_the_same_run() {
-    let first = env("CSTORE_SEED", 1);
+    let first = seed(1);
     for seed in first..first + 10 {
         let (one, two) = (run_alone(seed), run_alone(seed));
         let same = one

@@ -7,9 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{PATIENCE, random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -79,12 +78,12 @@ fn i2_i10_a_body_that_breaks_off_leaves_no_file_and_gives_its_space_back() {
         drop(client);
     }
     // The large one has been begun and given up. Before that, nothing would be stored either.
-    until("an upload that failed", PATIENCE, || {
+    until_blocking("an upload that failed", || {
         let failed = "cstore_worker_uploads_total{outcome=\"failed\"}";
         let failures = ["worker-1", "worker-2"].map(|worker| cluster.metric(worker, failed));
         (failures.iter().sum::<f64>() >= 1.0).then_some(())
     });
-    until("space of broken uploads", PATIENCE, || {
+    until_blocking("space of broken uploads", || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
         (stats["physical_bytes"] == 0 && stats["pending_releases"] == 0 && stats["files"] == 0)
             .then_some(())

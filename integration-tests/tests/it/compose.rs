@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::{Answer, Client};
 use cstore_integration_tests::tools;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 use serde_json::Value;
 
 use crate::PROGRAM;
@@ -160,7 +159,7 @@ impl Installation {
     }
 
     fn put(&self, name: &str, body: &[u8]) {
-        until(&format!("{name} to be taken"), PATIENCE, || {
+        until_blocking(&format!("{name} to be taken"), || {
             let path = format!("/api/files/{name}?overwrite=true");
             self.ask("PUT", &path, body)
                 .ok()
@@ -169,7 +168,7 @@ impl Installation {
     }
 
     fn same(&self, name: &str, body: &[u8]) {
-        until(&format!("{name} to come back"), PATIENCE, || {
+        until_blocking(&format!("{name} to come back"), || {
             let found = self.ask("GET", &format!("/api/files/{name}"), b"").ok()?;
             assert_ne!(found.status, 404, "{name} is lost");
             (found.status == 200).then(|| assert!(found.body == body, "{name} came back different"))
@@ -177,7 +176,7 @@ impl Installation {
     }
 
     fn await_health(&self, service: &str) {
-        until(&format!("{service} to be healthy"), PATIENCE, || {
+        until_blocking(&format!("{service} to be healthy"), || {
             (self.inspect(service)["State"]["Health"]["Status"] == "healthy").then_some(())
         });
     }
@@ -295,7 +294,7 @@ fn a_system_of_containers_is_hardened_and_loses_nothing() {
             break;
         }
         kill_process(&found, service);
-        until(&format!("{service} to be started again"), PATIENCE, || {
+        until_blocking(&format!("{service} to be started again"), || {
             system.inspect(service)["RestartCount"]
                 .as_u64()
                 .filter(|count| *count > 0)
@@ -317,7 +316,7 @@ fn a_system_of_containers_is_hardened_and_loses_nothing() {
         &network,
         &system.container("storage-2"),
     ]);
-    until("uploads to be refused", PATIENCE, || {
+    until_blocking("uploads to be refused", || {
         system
             .ask("PUT", "/api/files/cut?overwrite=true", &body)
             .ok()

@@ -2,9 +2,9 @@
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::mesh;
-use cstore_integration_tests::wait::{PATIENCE, until};
 use cstore_mesh::MasterClient;
 use cstore_proto::{Caller, Signer, v1};
+use cstore_testkit::until_blocking;
 use tonic::Code;
 
 use crate::PROGRAM;
@@ -199,7 +199,7 @@ async fn i11_a_ticket_that_was_used_is_answered_alike_after_others_removed_its_f
         "a deleted name stays deleted"
     );
     tokio::task::spawn_blocking(move || {
-        until("the space of both tries", PATIENCE, || {
+        until_blocking("the space of both tries", || {
             let stats = cluster.ask("GET", "/api/stats", b"").json();
             (stats["files"] == 0 && stats["unique_bytes"] == 0 && stats["pending_releases"] == 0)
                 .then_some(())

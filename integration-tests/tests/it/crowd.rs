@@ -6,9 +6,8 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{PATIENCE, random, until_blocking};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::PROGRAM;
@@ -95,7 +94,7 @@ fn i10_without_file_descriptors_a_gateway_sends_away_who_waits_and_goes_on() {
     let before =
         before.unwrap_or_else(|error| panic!("the limit of process {pid:?} can be set: {error}"));
     let crowd = crowd(&cluster.gateway, 100);
-    until("an upload beside the crowd", PATIENCE, || {
+    until_blocking("an upload beside the crowd", || {
         let mut client = Client::connect(&cluster.gateway).ok()?;
         let answer = client
             .call("PUT", "/api/files/a?overwrite=true", "", b"x")
@@ -180,7 +179,7 @@ fn i10_a_client_that_takes_its_answer_byte_by_byte_holds_nobody_up() {
         .unwrap();
     store_and_read(&cluster, "beside");
     // It takes nothing for longer than the bound: what it reads then is not the whole, and ends.
-    until("the gateway to give it up", PATIENCE, || {
+    until_blocking("the gateway to give it up", || {
         cluster
             .log("gateway")
             .contains("a download broke off")

@@ -1,7 +1,7 @@
 //! Data folders of earlier programs, and of this one, open in the program under test.
 
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::data_folder::{FileEntry, Manifest, labels, path_of, unpack};
+use cstore_testkit::random;
 use tempfile::TempDir;
 
 use crate::PROGRAM;

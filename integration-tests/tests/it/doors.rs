@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::grpc::call;
 use cstore_proto::Signer;
+use cstore_testkit::random;
 use prost::Message;
 use tonic::Code;
 

@@ -1,9 +1,8 @@
 //! A stop in good order: what runs ends well, what is new goes elsewhere (I1, I12).
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -24,7 +23,7 @@ fn begin_upload(cluster: &Cluster, name: &str, body: &[u8]) -> Client {
 }
 
 fn await_log(cluster: &Cluster, name: &str, text: &str) {
-    until(&format!("{name} to log {text:?}"), PATIENCE, || {
+    until_blocking(&format!("{name} to log {text:?}"), || {
         cluster.log(name).contains(text).then_some(())
     });
 }
@@ -50,7 +49,7 @@ fn i1_a_worker_finishes_the_upload_that_runs_while_it_stops() {
         cluster.tell_to_stop(worker);
         await_log(&cluster, worker, "shutting down");
     }
-    until("both to be known as stopping", PATIENCE, || {
+    until_blocking("both to be known as stopping", || {
         let nodes = cluster.fetch("/api/cluster").json()["nodes"]
             .as_array()?
             .clone();
@@ -93,9 +92,7 @@ fn a_worker_that_leaves_in_good_order_is_not_lost_but_gone() {
     );
     assert_eq!(cluster.ask("PUT", "/api/files/after", b"after").status, 201);
     cluster.launch("worker-1");
-    until("it to come back", PATIENCE, || {
-        workers().filter(|all| all.len() == 2)
-    });
+    until_blocking("it to come back", || workers().filter(|all| all.len() == 2));
     cluster.audit(&[]);
 }
 
@@ -116,7 +113,7 @@ fn i1_a_gateway_that_leaves_says_so_serves_on_and_finishes_what_runs() {
     assert_eq!(ready(&admin).0, 200);
 
     cluster.tell_to_stop("gateway");
-    let (status, reasons) = until("the gateway to say that it leaves", PATIENCE, || {
+    let (status, reasons) = until_blocking("the gateway to say that it leaves", || {
         Some(ready(&admin)).filter(|(status, _)| *status == 503)
     });
     assert!(
@@ -131,7 +128,7 @@ fn i1_a_gateway_that_leaves_says_so_serves_on_and_finishes_what_runs() {
     );
     assert_eq!(cluster.ask("PUT", "/api/files/late", b"late").status, 201);
 
-    until("the door to close", PATIENCE, || {
+    until_blocking("the door to close", || {
         Client::connect(&cluster.gateway).err()
     });
     slow.send(&body[body.len() - 1_000..]).unwrap();

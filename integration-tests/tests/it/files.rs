@@ -1,9 +1,8 @@
 //! Files: all verbs, over two workers and three storage nodes.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -41,7 +40,7 @@ fn i1_i3_files_come_back_are_deduplicated_and_their_space_returns() {
             "{name}"
         );
     }
-    until("stats of both files", PATIENCE, || {
+    until_blocking("stats of both files", || {
         (stat(&cluster, "unique_bytes") > body.len() as u64).then_some(())
     });
     assert_eq!(stat(&cluster, "logical_bytes"), 2 * body.len() as u64);
@@ -69,7 +68,7 @@ fn i1_i3_files_come_back_are_deduplicated_and_their_space_returns() {
         cluster.ask("DELETE", "/api/files/dir/b.bin", b"").status,
         204
     );
-    until("all space back", PATIENCE, || {
+    until_blocking("all space back", || {
         (stat(&cluster, "physical_bytes") == 0 && stat(&cluster, "pending_releases") == 0)
             .then_some(())
     });
@@ -164,7 +163,7 @@ fn ranges_conditions_copies_and_renames_do_what_http_says() {
     );
     assert_eq!(over.status, 200, "{}", over.text());
     assert_eq!(cluster.ask("DELETE", "/api/files/w", b"").status, 204);
-    until("all space back", PATIENCE, || {
+    until_blocking("all space back", || {
         (stat(&cluster, "physical_bytes") == 0 && stat(&cluster, "pending_releases") == 0)
             .then_some(())
     });
@@ -322,7 +321,7 @@ fn i2_racing_creates_of_one_name_have_one_winner() {
     );
     assert!(cluster.ask("GET", "/api/files/one", b"").body == bodies[won[0]]);
     // The losers' blocks come back: only the winner's one block stays.
-    until("space of the losers", PATIENCE, || {
+    until_blocking("space of the losers", || {
         (stat(&cluster, "blocks") == 1 && stat(&cluster, "pending_releases") == 0).then_some(())
     });
 }

@@ -1,8 +1,8 @@
 //! The prototype's own route, `POST /api/upload`, and bodies without a length, over the real parts.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::{Answer, Client};
+use cstore_testkit::random;
 use sha2::{Digest, Sha256};
 
 use crate::PROGRAM;

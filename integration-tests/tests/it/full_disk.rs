@@ -1,9 +1,8 @@
 //! I7 and the disk's own settings, on a small disk.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -26,7 +25,7 @@ fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_
         404,
         "nothing of the refused file is visible"
     );
-    until("room again", PATIENCE, || {
+    until_blocking("room again", || {
         let put = cluster.ask(
             "PUT",
             "/api/files/small?overwrite=true",
@@ -56,7 +55,7 @@ fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_
     );
     let body = random(1 << 20, 4);
     // The space of what was deleted and refused comes back with heartbeats.
-    let put = until("an upload of larger blocks", PATIENCE, || {
+    let put = until_blocking("an upload of larger blocks", || {
         Some(cluster.ask("PUT", "/api/files/larger-blocks", &body)).filter(|put| put.status == 201)
     });
     assert_eq!(
@@ -96,7 +95,7 @@ fn i7_a_disk_that_was_filled_ten_times_takes_files_after_each_delete() {
             );
             assert_eq!(cluster.ask("DELETE", &path, b"").status, 204);
         }
-        until("space back", PATIENCE, || {
+        until_blocking("space back", || {
             let stats = cluster.ask("GET", "/api/stats", b"").json();
             (stats["physical_bytes"] == 0 && stats["pending_releases"] == 0).then_some(())
         });
@@ -141,13 +140,13 @@ fn i8_a_damaged_block_is_never_served() {
         }
     }
     cluster.launch("storage-1");
-    until("the storage node", PATIENCE, || {
+    until_blocking("the storage node", || {
         let nodes = cluster.ask("GET", "/api/cluster", b"").text();
         (!nodes.contains("not_ready") && !nodes.contains("lost")).then_some(())
     });
-    // A download that is cut off is an error of the connection, which until() sees as no answer: so
+    // A download that is cut off is an error of the connection, which until_blocking() sees as no answer: so
     // ask for one block.
-    let damaged = until("the damaged block's answer", PATIENCE, || {
+    let damaged = until_blocking("the damaged block's answer", || {
         let mut client = Client::connect(&cluster.gateway).ok()?;
         let range = "range: bytes=200000-200063\r\n";
         client
@@ -166,7 +165,7 @@ fn i8_a_damaged_block_is_never_served() {
     }
     // The next upload of the same bytes heals the file.
     cluster.wait_ready();
-    let healed = until("an upload", PATIENCE, || {
+    let healed = until_blocking("an upload", || {
         Some(cluster.ask("PUT", "/api/files/heal", &body)).filter(|put| put.status != 503)
     });
     assert_eq!(healed.json()["new_blocks"], 1);

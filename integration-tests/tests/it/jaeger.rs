@@ -8,9 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::tools;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{PATIENCE, random, until_blocking};
 use serde_json::Value;
 
 use crate::PROGRAM;
@@ -62,9 +61,7 @@ impl Jaeger {
             collector,
             query,
         };
-        until("an answer of jaeger", PATIENCE, || {
-            jaeger.ask("/api/services")
-        });
+        until_blocking("an answer of jaeger", || jaeger.ask("/api/services"));
         jaeger
     }
 
@@ -88,7 +85,7 @@ impl Jaeger {
 
     /// A trace, once it is as `complete` asks.
     fn trace(&self, id: &str, complete: impl Fn(&Value) -> bool) -> Value {
-        until(&format!("trace {id} in jaeger"), PATIENCE, || {
+        until_blocking(&format!("trace {id} in jaeger"), || {
             // Of a trace that it does not know yet the data is null.
             let trace = self.ask(&format!("/api/traces/{id}"))?.get_mut(0)?.take();
             Some(trace).filter(&complete)

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::{random, seed};
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, seed, until_blocking};
 use parking_lot::Mutex;
 
-use crate::PROGRAM;
+use crate::{PROGRAM, SEED};
 
 /// Time after a restart in which as many uploads succeed as did before it, on an idle machine.
 const RECOVERY: Duration = Duration::from_secs(10);
@@ -68,11 +67,9 @@ impl<'a> Load<'a> {
 
     fn await_more(&self, count: usize) {
         let enough = self.acked.lock().len() + count;
-        until(
-            &format!("{count} more acknowledged uploads"),
-            PATIENCE,
-            || (self.acked.lock().len() >= enough).then_some(()),
-        );
+        until_blocking(&format!("{count} more acknowledged uploads"), || {
+            (self.acked.lock().len() >= enough).then_some(())
+        });
     }
 
     /// Kills `role` under ten uploads and starts it again while the clients go on.
@@ -138,8 +135,7 @@ impl<'a> Load<'a> {
 
 #[test]
 fn i6_i12_kill_of_each_role_under_load_loses_nothing_acknowledged() {
-    let seed = seed();
-    println!("CSTORE_SEED={seed}");
+    let seed = seed(SEED);
     let cluster = Cluster::builder(PROGRAM).env("FS_SIZE", "2GiB").start();
     let load = Load::on(&cluster);
     let roles = ["storage-1", "master", "worker-1", "gateway", "storage-3"];
@@ -153,8 +149,7 @@ fn i6_i12_kill_of_each_role_under_load_loses_nothing_acknowledged() {
 
 #[test]
 fn i6_i12_kill_of_the_one_process_under_load_loses_nothing_acknowledged() {
-    let seed = seed();
-    println!("CSTORE_SEED={seed}");
+    let seed = seed(SEED);
     let cluster = Cluster::builder(PROGRAM)
         .dev()
         .env("FS_SIZE", "2GiB")

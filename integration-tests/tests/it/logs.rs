@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
+use cstore_testkit::random;
 use serde_json::Value;
 
 use crate::PROGRAM;

@@ -47,3 +47,6 @@ mod walk;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cstore-under-test");
+
+/// Seed of tests that are given none by `CSTORE_SEED`.
+const SEED: u64 = 20_261_123;

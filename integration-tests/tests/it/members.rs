@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -49,7 +48,7 @@ fn node(cluster: &Cluster, id: &str) -> Option<serde_json::Value> {
 }
 
 fn await_state(cluster: &Cluster, id: &str, state: &str) -> serde_json::Value {
-    until(&format!("{id} to be {state}"), PATIENCE, || {
+    until_blocking(&format!("{id} to be {state}"), || {
         node(cluster, id).filter(|node| node["state"] == state)
     })
 }
@@ -63,7 +62,7 @@ fn i12_uploads_take_turns_and_a_dead_worker_is_skipped_without_an_error() {
     for worker in ["worker-1", "worker-2"] {
         await_state(&cluster, worker, "ready");
     }
-    until("uploads to take turns", PATIENCE, || {
+    until_blocking("uploads to take turns", || {
         let took = || put_at(&cluster, "/api/files/first?overwrite=true");
         (took() != took()).then_some(())
     });
@@ -86,7 +85,7 @@ fn i12_uploads_take_turns_and_a_dead_worker_is_skipped_without_an_error() {
     await_state(&cluster, "worker-1", "lost");
     cluster.launch("worker-1");
     await_state(&cluster, "worker-1", "ready");
-    until("both to take uploads again", PATIENCE, || {
+    until_blocking("both to take uploads again", || {
         (put_at(&cluster, "/api/files/again?overwrite=true") == "worker-1").then_some(())
     });
     cluster.audit(&[]);
@@ -159,7 +158,7 @@ fn i12_a_storage_node_that_was_formatted_anew_in_mid_life_takes_work_and_heals()
 fn i12_nodes_show_their_state_fill_and_why_they_are_not_ready() {
     let cluster = Cluster::builder(PROGRAM).start();
     put_many(&cluster, "fill", 4, 500_000);
-    let storage = until("a storage node that has filled", PATIENCE, || {
+    let storage = until_blocking("a storage node that has filled", || {
         let seen = node(&cluster, "storage-1")?;
         (seen["free_bytes"].as_u64()? < seen["capacity_bytes"].as_u64()?).then_some(seen)
     });
@@ -202,7 +201,7 @@ fn i12_a_worker_that_comes_first_waits_with_linear_back_off() {
         cluster.kill(&role);
     }
     cluster.launch("worker-1");
-    until("tries in vain", PATIENCE, || {
+    until_blocking("tries in vain", || {
         (cluster
             .log("worker-1")
             .matches("cannot register at the master yet")

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::until_blocking;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::PROGRAM;
@@ -42,7 +42,7 @@ impl AdminPorts {
 
     /// Waits until `/ready` of each role has this status, and a reason that contains `reason`.
     fn await_ready(&mut self, status: u16, reason: &str) {
-        until(&format!("all roles to answer {status}"), PATIENCE, || {
+        until_blocking(&format!("all roles to answer {status}"), || {
             // Both are asked each time: a connection that is idle for long is closed.
             let answers_so = |client: &mut Client| {
                 let answer = client.call("GET", "/ready", "", b"").unwrap();

@@ -5,10 +5,9 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::{Answer, Client};
 use cstore_integration_tests::tools;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -113,7 +112,7 @@ const COUNTED: [(&str, f64); 7] = [
 fn metrics_of_a_running_cluster_are_those_of_their_document() {
     let (cluster, _) = busy();
     for (begin, least) in COUNTED {
-        until(&format!("{begin} to be at least {least}"), PATIENCE, || {
+        until_blocking(&format!("{begin} to be at least {least}"), || {
             let roles = cluster.roles();
             let sums = roles
                 .iter()
@@ -190,22 +189,17 @@ fn check_with_promtool(texts: &BTreeMap<String, String>) {
 fn whoever_asks_for_openmetrics_gets_exemplars_that_name_traces() {
     let (cluster, id) = busy();
     let exemplar = format!(" # {{trace_id=\"{id}\"}} ");
-    until(
-        "the upload to be an exemplar of a storage node",
-        PATIENCE,
-        || {
-            let text: String = cluster
-                .roles()
-                .iter()
-                .map(|role| scrape(&cluster, role, OPEN).text())
-                .collect();
-            let is_named = |line: &str| {
-                line.starts_with("cstore_storage_request_seconds_bucket")
-                    && line.contains(&exemplar)
-            };
-            text.lines().any(is_named).then_some(())
-        },
-    );
+    until_blocking("the upload to be an exemplar of a storage node", || {
+        let text: String = cluster
+            .roles()
+            .iter()
+            .map(|role| scrape(&cluster, role, OPEN).text())
+            .collect();
+        let is_named = |line: &str| {
+            line.starts_with("cstore_storage_request_seconds_bucket") && line.contains(&exemplar)
+        };
+        text.lines().any(is_named).then_some(())
+    });
     let mut named = Vec::new();
     for role in cluster.roles() {
         let answer = scrape(&cluster, &role, OPEN);

@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::proxy::{HOST, Proxy, Way, Weather};
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{PATIENCE, random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -27,7 +26,7 @@ fn master_behind_a_proxy() -> (Cluster, Proxy) {
     let proxy = Proxy::before(&cluster.master).unwrap();
     cluster.set_env_of("worker-1", "CSTORE_MASTER_ADDR", &proxy.addr);
     cluster.restart("worker-1");
-    until("a connection through the proxy", PATIENCE, || {
+    until_blocking("a connection through the proxy", || {
         (proxy.connections() > 0).then_some(())
     });
     cluster.wait_ready();
@@ -83,9 +82,7 @@ fn i12_writes_come_back_when_a_cut_between_worker_and_storage_heals() {
     std::thread::scope(|scope| {
         proxy.set(Weather::Cut);
         let put = scope.spawn(|| cluster.ask("PUT", "/api/files/during", &body));
-        until("a try to connect", PATIENCE, || {
-            (proxy.hits() > 0).then_some(())
-        });
+        until_blocking("a try to connect", || (proxy.hits() > 0).then_some(()));
         proxy.set(Weather::Fair);
         let (healed, put) = (Instant::now(), put.join().unwrap());
         assert_eq!(put.status, 201, "it waits for the node: {}", put.text());
@@ -116,9 +113,7 @@ fn i12_what_a_stalled_network_held_back_goes_on_when_it_moves_again() {
                 .status
         });
         let down = scope.spawn(|| cluster.ask("GET", "/api/files/down", b"").body == body);
-        until("bytes that wait", PATIENCE, || {
-            (proxy.hits() > 0).then_some(())
-        });
+        until_blocking("bytes that wait", || (proxy.hits() > 0).then_some(()));
         // Names do not need the storage node.
         assert_eq!(cluster.ask("HEAD", "/api/files/down", b"").status, 200);
         proxy.set(Weather::Fair);
@@ -139,10 +134,10 @@ fn i11_an_upload_whose_commit_was_answered_into_the_void_is_one_success_and_one_
             let put = scope.spawn(|| cluster.ask("PUT", &name, &body));
             // The gateway asks the master directly: the name is there, and the worker does not know
             // it.
-            until("the commit", PATIENCE, || {
+            until_blocking("the commit", || {
                 (cluster.ask("HEAD", &name, b"").status == 200).then_some(())
             });
-            until("an answer that is lost", PATIENCE, || {
+            until_blocking("an answer that is lost", || {
                 (proxy.hits() > 0).then_some(())
             });
             proxy.set(Weather::Fair);
@@ -151,7 +146,7 @@ fn i11_an_upload_whose_commit_was_answered_into_the_void_is_one_success_and_one_
         });
         assert!(cluster.fetch(&name).body == body, "{name}");
     }
-    let stats = until("all stats", PATIENCE, || {
+    let stats = until_blocking("all stats", || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
         (stats["pending_releases"] == 0 && stats["unique_bytes"] == 702_000).then_some(stats)
     });
@@ -171,7 +166,7 @@ fn i12_with_one_storage_node_down_files_on_the_others_are_read() {
         );
     }
     cluster.kill("storage-2");
-    until("a node that is lost", PATIENCE, || {
+    until_blocking("a node that is lost", || {
         cluster
             .ask("GET", "/api/cluster", b"")
             .text()
@@ -213,7 +208,7 @@ fn i12_a_worker_that_lost_sight_of_the_master_takes_work_again_when_it_sees_it()
     let (cluster, proxy) = master_behind_a_proxy();
     assert_eq!(cluster.ask("PUT", "/api/files/seen", b"before").status, 201);
     proxy.set(Weather::Cut);
-    until("a gateway that knows of it", PATIENCE, || {
+    until_blocking("a gateway that knows of it", || {
         (cluster.ask("GET", "/api/files/seen", b"").status == 503).then_some(())
     });
     assert!(

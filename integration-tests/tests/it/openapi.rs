@@ -14,7 +14,6 @@ use crate::PROGRAM;
 /// * `allow_header_conformance`: `/api/files/a:copy` is also the path of the file `a:copy`, which
 ///   can be read.
 const UNFIT: &str = "positive_data_acceptance,allow_header_conformance";
-const SEED: &str = "20261124";
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[test]
@@ -31,10 +30,7 @@ fn what_the_description_says_is_what_the_gateway_answers() {
             201
         );
     }
-    let seed = std::env::vars()
-        .find(|(key, _)| key == "CSTORE_SEED")
-        .map_or_else(|| SEED.to_owned(), |(_, seed)| seed);
-    println!("seed {seed}");
+    let seed = cstore_testkit::seed(20_261_124).to_string();
     // The one bound that schemathesis has not.
     let mut command = Command::new("timeout");
     command

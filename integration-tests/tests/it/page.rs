@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use cstore_gateway::tokens::Token;
 use cstore_integration_tests::browser::Browser;
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 use crate::tenants::{closed, until_status};
@@ -239,12 +238,12 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
     }
     for (name, bytes) in files.iter().filter(|(name, _)| name == "photo-03.raw") {
         let saved = browser.downloads().join(name);
-        until("the download", PATIENCE, || {
+        until_blocking("the download", || {
             std::fs::read(&saved).ok().filter(|read| read == bytes)
         });
     }
     let count = || std::fs::read_dir(browser.downloads()).unwrap().count();
-    until("both downloads", PATIENCE, || (count() == 2).then_some(()));
+    until_blocking("both downloads", || (count() == 2).then_some(()));
     assert_eq!(browser.complaints(), Vec::<String>::new());
     cluster.audit(&[]);
 }
@@ -282,7 +281,7 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
         answer(&mut browser, choice);
         idle(&mut browser, told);
         for (name, bytes) in expected {
-            until(&format!("{choice}: {name}"), PATIENCE, || {
+            until_blocking(&format!("{choice}: {name}"), || {
                 (stored(&cluster, name) == (200, bytes.to_vec())).then_some(())
             });
         }
@@ -353,7 +352,7 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
     // A folder keeps its paths.
     desk.file("folder/deep/x.txt", b"deep");
     drop_on(&mut browser, &[desk.dir.path().join("folder")]);
-    until("the file of the folder", PATIENCE, || {
+    until_blocking("the file of the folder", || {
         (stored(&cluster, "d/e/folder/deep/x.txt") == (200, b"deep".to_vec())).then_some(())
     });
 }
@@ -409,7 +408,7 @@ fn every_size_and_a_long_folder_come_back() {
         );
         press(&mut browser, name, "Download");
         let saved = browser.downloads().join(name);
-        until(name, PATIENCE, || {
+        until_blocking(name, || {
             std::fs::read(&saved).ok().filter(|read| read == bytes)
         });
     }
@@ -469,7 +468,7 @@ fn i13_a_closed_gateway_asks_for_a_token_and_keeps_it_in_this_tab_only() {
 
     press(&mut browser, "secret.bin", "Download");
     let saved = browser.downloads().join("secret.bin");
-    until("the download", PATIENCE, || {
+    until_blocking("the download", || {
         std::fs::read(&saved).ok().filter(|read| *read == bytes)
     });
 

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
-use cstore_integration_tests::wait::PATIENCE;
+use cstore_testkit::{random, until_blocking};
 use serde_json::Value;
 
 use crate::PROGRAM;
@@ -321,7 +320,7 @@ fn i13_a_token_opens_its_own_names_and_a_wrong_one_ends_with_5() {
         )
     };
     // The gateway takes a new token in within a second.
-    let put = cstore_integration_tests::wait::until("the token", PATIENCE, || {
+    let put = until_blocking("the token", || {
         let put = with(&["put", text(&path), "a/secret.txt"]);
         (put.status.code() != Some(5) && put.status.code() != Some(6)).then_some(put)
     });

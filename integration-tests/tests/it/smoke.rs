@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::until_blocking;
 
 use crate::PROGRAM;
 
@@ -72,7 +72,7 @@ fn a_load_under_kills_counts_what_failed_and_loses_nothing() {
     let output = std::thread::scope(|scope| {
         let load = scope.spawn(|| smoke(&cluster, &load));
         // The kills strike while the load runs, the one that no client can miss first.
-        until("files of the load", PATIENCE, || {
+        until_blocking("files of the load", || {
             let files = cluster.ask("GET", "/api/files?prefix=kept", b"").json();
             (files["files"].as_array()?.len() >= 8).then_some(())
         });

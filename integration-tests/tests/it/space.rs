@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -51,7 +50,7 @@ impl Store {
             );
             freed += self.files.remove(&name).map_or(0, |(size, _)| size);
         }
-        until("releases", PATIENCE, || {
+        until_blocking("releases", || {
             let stats = cluster.ask("GET", "/api/stats", b"").json();
             (stats["pending_releases"] == 0).then_some(())
         });
@@ -128,7 +127,7 @@ fn i6_kill_in_the_middle_of_compaction_loses_nothing() {
         let moved = metric(&cluster, "cstore_storage_moved_bytes_total");
         // The disk is nearly full: the background compacts as soon as the releases have arrived.
         let _freed = store.thin(&cluster);
-        until("compaction", PATIENCE, || {
+        until_blocking("compaction", || {
             (metric(&cluster, "cstore_storage_moved_bytes_total") > moved).then_some(())
         });
         cluster.kill("storage-1");

@@ -1,15 +1,14 @@
 //! 50 clients at once, twice; every file read back; the second run stores no new block.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::{random, seed};
 use cstore_integration_tests::http::Client;
+use cstore_testkit::{random, seed};
 
-use crate::PROGRAM;
+use crate::{PROGRAM, SEED};
 
 #[test]
 fn stress_fifty_clients_twice_every_file_read_back() {
-    let seed = seed();
-    println!("CSTORE_SEED={seed}");
+    let seed = seed(SEED);
     let cluster = Cluster::builder(PROGRAM).start();
     let bodies: Vec<Vec<u8>> = (0..50).map(|n| random(100 << 10, seed + n)).collect();
     for round in 0..2u64 {

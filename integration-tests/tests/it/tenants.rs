@@ -3,9 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::{Answer, Client};
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -22,7 +21,7 @@ pub(crate) fn replace(cluster: &Cluster, lines: &str) {
 
 /// Waits until a request with `token` is answered `status`.
 pub(crate) fn until_status(cluster: &Cluster, token: &str, status: u16) {
-    until(&format!("{status} for a token"), PATIENCE, || {
+    until_blocking(&format!("{status} for a token"), || {
         let answer = Client::connect(&cluster.gateway)
             .ok()?
             .call("GET", "/api/stats", &bearer(token), b"")
@@ -189,7 +188,7 @@ fn i13_tenants_have_names_of_their_own_and_see_no_others() {
     );
     // Counted anew from the names.
     cluster.restart("master");
-    until("the master's return", PATIENCE, || {
+    until_blocking("the master's return", || {
         let answer = ask(&cluster, &acme, "GET", "/api/stats", b"");
         (answer.status == 200).then_some(())
     });

@@ -5,14 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::mesh;
 use cstore_integration_tests::proxy::{HOST, Proxy, Way};
-use cstore_integration_tests::wait::{PATIENCE, until};
 use cstore_mesh::{
     ClientOptions, Dial, Discovery, MasterClient, MeshMetrics, Protocol, Service, Tls,
 };
 use cstore_proto::{Caller, Signer, v1};
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 
@@ -215,7 +214,7 @@ fn certificates_are_renewed_without_a_restart_and_a_broken_set_changes_nothing()
     cluster.wait_ready();
     let tls = cluster.dir().join("tls");
     let takes = |worker: &str| {
-        until(&format!("an upload to {worker}"), PATIENCE, || {
+        until_blocking(&format!("an upload to {worker}"), || {
             let put = cluster
                 .call("PUT", "/api/files/turn?overwrite=true", &random(100_000, 1))
                 .ok()?;
@@ -225,7 +224,7 @@ fn certificates_are_renewed_without_a_restart_and_a_broken_set_changes_nothing()
     // Valid, but for another name: who connects from now on must refuse it.
     certify(&tls, "worker-1", "example.org");
     cluster.restart("gateway");
-    until("a refusal", PATIENCE, || {
+    until_blocking("a refusal", || {
         // The certificate is looked at once a second, so a gateway that came too early comes again.
         if cluster
             .log("worker-1")
@@ -252,7 +251,7 @@ fn certificates_are_renewed_without_a_restart_and_a_broken_set_changes_nothing()
     takes("worker-1");
     std::fs::write(tls.join("worker-1/cert.pem"), "no certificate").unwrap();
     cluster.restart("gateway");
-    until("a warning", PATIENCE, || {
+    until_blocking("a warning", || {
         let said = cluster
             .log("worker-1")
             .contains("new certificates cannot be used");

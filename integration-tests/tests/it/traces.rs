@@ -5,10 +5,9 @@ use std::net::TcpListener;
 use std::time::Instant;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
 use cstore_integration_tests::otlp::{Collector, Trace};
-use cstore_integration_tests::wait::PATIENCE;
+use cstore_testkit::{PATIENCE, random};
 
 use crate::PROGRAM;
 

@@ -1,8 +1,7 @@
 //! What the store says that a removal would free is what comes back when it is done.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 use serde_json::Value;
 
 use crate::PROGRAM;
@@ -23,7 +22,7 @@ fn usage(cluster: &Cluster, prefix: &str) -> Value {
 
 /// Bytes on the storage nodes, when all releases have been carried out.
 fn settled(cluster: &Cluster, expected: u64) {
-    until(&format!("{expected} unique bytes"), PATIENCE, || {
+    until_blocking(&format!("{expected} unique bytes"), || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
         (stats["pending_releases"] == 0 && stats["unique_bytes"] == expected).then_some(())
     });
@@ -132,7 +131,7 @@ fn a_storage_node_that_is_away_makes_the_answer_wait_or_fail_and_never_wrong() {
         away.text()
     );
     cluster.launch("storage-2");
-    until("the storage node", PATIENCE, || {
+    until_blocking("the storage node", || {
         let answer = cluster.ask("GET", "/api/files/a?explain=freed", b"");
         (answer.status == 200 && answer.json()["unique_bytes"] == before).then_some(())
     });

@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::{random, seed};
 use cstore_integration_tests::http::Client;
 use cstore_integration_tests::proxy::{HOST, Proxy, Weather};
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, seed, until_blocking};
 use parking_lot::Mutex;
 
-use crate::PROGRAM;
+use crate::{PROGRAM, SEED};
 
 const CLIENTS: u64 = 20;
 /// Time after the healing in which as many requests succeed as did before the step, on an idle
@@ -170,7 +169,7 @@ impl Walk<'_> {
 
     fn await_successes(&self, count: u64) {
         let enough = self.succeeded.load(Ordering::Relaxed) + count;
-        until(&format!("{count} more successes"), PATIENCE, || {
+        until_blocking(&format!("{count} more successes"), || {
             (self.succeeded.load(Ordering::Relaxed) >= enough).then_some(())
         });
     }
@@ -193,9 +192,7 @@ impl Walk<'_> {
                 } else {
                     Weather::Cut
                 });
-                until("the weather to strike", PATIENCE, || {
-                    (proxy.hits() > 2).then_some(())
-                });
+                until_blocking("the weather to strike", || (proxy.hits() > 2).then_some(()));
                 proxy.set(Weather::Fair);
             }
         }
@@ -226,8 +223,7 @@ impl Walk<'_> {
 
 #[test]
 fn i1_i12_twenty_clients_walk_through_every_fault_and_lose_nothing() {
-    let seed = seed();
-    println!("CSTORE_SEED={seed}");
+    let seed = seed(SEED);
     let parts = [
         "worker-1",
         "worker-2",

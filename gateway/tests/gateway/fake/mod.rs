@@ -19,16 +19,14 @@ use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_proto::v1::uploads_server::UploadsServer;
 use cstore_proto::v1::write_condition::Condition;
 use cstore_proto::{TicketClaims, v1};
+use cstore_testkit::{PATIENCE, nobody, secret};
 use cstore_types::{
-    Chunking, ClusterSecret, ClusterUuid, ErrorCode, Incarnation, MapVersion, NodeId, SessionId,
-    Tenant, TicketKey,
+    Chunking, ClusterUuid, ErrorCode, Incarnation, MapVersion, NodeId, SessionId, Tenant, TicketKey,
 };
 use futures_util::Stream;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Response, Status};
-
-use crate::http::PATIENCE;
 
 /// The answers of a streaming call.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -87,11 +85,11 @@ pub(crate) async fn start() -> Setup {
 pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     let inner = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let inner_addr = inner.local_addr().unwrap();
-    let nobody = nobody();
+    let (dead_addr, nobody) = nobody();
     let fake = Fake {
         state: Arc::default(),
         worker_addr: inner_addr.to_string(),
-        dead_addr: nobody.local_addr().unwrap().to_string(),
+        dead_addr,
         _nobody: Arc::new(nobody),
     };
     let shutdown = Shutdown::new();
@@ -120,12 +118,11 @@ pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     config.master_addr = HostPort::new("127.0.0.1", inner_addr.port());
     config.drain_timeout = PATIENCE;
     tune(&mut config);
-    let secret = ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap();
     let readiness = Readiness::new(&[]);
     let metrics = cstore_mesh::RoleMetrics::default();
     let run = cstore_gateway::run(
         config,
-        secret,
+        secret(),
         listener,
         readiness.clone(),
         metrics,
@@ -143,14 +140,6 @@ pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     }
 }
 
-/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives;
-/// a port that was given back could be the next one of another test.
-fn nobody() -> TcpSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    socket
-}
-
 /// Waits until requests are no longer refused because it starts.
 async fn started(addr: SocketAddr) {
     loop {
@@ -163,9 +152,7 @@ async fn started(addr: SocketAddr) {
 }
 
 fn key() -> TicketKey {
-    ClusterSecret::parse("0123456789abcdef0123456789abcdef")
-        .unwrap()
-        .ticket_key()
+    secret().ticket_key()
 }
 
 /// The claims of the `n`th ticket: its file is cut into blocks of 4 bytes.

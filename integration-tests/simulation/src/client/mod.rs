@@ -112,7 +112,7 @@ impl Client {
         master: std::net::IpAddr,
         shared: Shared,
     ) -> Result<Self, cstore_mesh::MeshError> {
-        let signer = Signer::new(&cluster::secret(), Caller::Gateway);
+        let signer = Signer::new(&cstore_testkit::secret(), Caller::Gateway);
         let options = ClientOptions {
             dial: shared.resets.dial(&id),
             ..ClientOptions::new("gateway", signer, RoleMetrics::default().mesh)

@@ -20,7 +20,7 @@ mod tracing_cost;
 
 use std::process::ExitCode;
 
-use cstore_integration_tests::content::random;
+use cstore_testkit::random;
 use load::{Load, Outcome};
 use report::{Row, Table};
 use servers::Servers;

@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::port::Port;
+use cstore_testkit::Port;
 
 /// Clock ticks per second of /proc (USER_HZ on Linux).
 const TICKS: f64 = 100.0;

@@ -1,8 +1,8 @@
 //! What tracing costs: CPU seconds per GiB without it, with one trace in twenty, with all, in
 //! alternating rounds.
 
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::otlp::Collector;
+use cstore_testkit::random;
 
 use crate::load::Load;
 use crate::report::median;

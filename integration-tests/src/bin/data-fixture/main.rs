@@ -15,9 +15,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::data_folder::{Manifest, folder, pack, path_of};
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 
 /// Tenant with files of its own.
 const TENANT: &str = "acme";
@@ -104,7 +103,7 @@ fn fill(cluster: &Cluster, manifest: &mut Manifest) {
         .tokens
         .insert(TENANT.to_owned(), token.trim().to_owned());
     // The gateway looks at the token file from time to time.
-    until("the token is valid", PATIENCE, || {
+    until_blocking("the token is valid", || {
         let answer = manifest.ask(cluster, TENANT, "GET", "/api/files", "", b"");
         (answer.status == 200).then_some(())
     });

@@ -13,8 +13,8 @@
 use std::process::ExitCode;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::otlp::Collector;
+use cstore_testkit::random;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();

@@ -1,6 +1,6 @@
 //! The inputs of the table that go to the gateway over HTTP.
 
-use cstore_integration_tests::content::random;
+use cstore_testkit::random;
 
 /// One input over HTTP: what it is, its head without line end, its body, and the status and words
 /// of its answer.

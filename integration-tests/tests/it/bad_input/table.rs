@@ -6,11 +6,10 @@ use std::net::TcpStream;
 
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::grpc;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
 use cstore_proto::v1;
+use cstore_testkit::{PATIENCE, random, until_blocking};
 use prost::Message;
 use serde_json::Value;
 
@@ -49,7 +48,7 @@ fn ask(cluster: &Cluster, head: &str, body: &[u8]) -> (u16, String, String) {
 
 /// What the store holds, when nothing waits to be released.
 fn held(cluster: &Cluster) -> Value {
-    until("releases", PATIENCE, || {
+    until_blocking("releases", || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
         (stats["pending_releases"] == 0).then_some(stats)
     })
@@ -60,7 +59,7 @@ fn i10_every_bad_input_gets_its_answer_and_leaves_nothing_behind() {
     let cluster = Cluster::builder(PROGRAM).start();
     assert_eq!(cluster.ask("PUT", "/api/files/taken", b"taken").status, 201);
     assert_eq!(cluster.ask("PUT", "/api/files/other", b"other").status, 201);
-    let before = until("both in the statistics", PATIENCE, || {
+    let before = until_blocking("both in the statistics", || {
         Some(held(&cluster)).filter(|stats| stats["unique_bytes"] == 10)
     });
     println!("| input | answer | says |\n|---|---|---|");
@@ -86,7 +85,7 @@ fn i10_every_bad_input_gets_its_answer_and_leaves_nothing_behind() {
         .collect();
     assert_eq!(names, ["other", "taken"]);
     assert!(cluster.ask("GET", "/api/files/taken", b"").body == b"taken");
-    until("the same space as before", PATIENCE, || {
+    until_blocking("the same space as before", || {
         let after = held(&cluster);
         [
             "files",

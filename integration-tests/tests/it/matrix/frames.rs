@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::grpc::call;
-use cstore_integration_tests::wait::PATIENCE;
 use cstore_proto::v1;
+use cstore_testkit::PATIENCE;
 use cstore_types::{
     Block, BlockId, BlockKind, ClusterSecret, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion,
     NodeId, PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,

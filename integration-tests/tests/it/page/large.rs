@@ -5,6 +5,7 @@ use std::io::{BufReader, Read, Write};
 use std::time::Duration;
 
 use super::*;
+use cstore_testkit::until_within;
 
 /// A block at a time.
 const STEP: usize = 1 << 20;
@@ -55,7 +56,7 @@ fn a_file_of_any_size_goes_up_and_comes_down() {
     browser.open(&format!("http://{}/", cluster.gateway));
     drop_on(&mut browser, std::slice::from_ref(&path));
     let slow = Duration::from_secs(60 + bytes / 20_000_000);
-    until("the upload", slow, || {
+    until_within("the upload", slow, || {
         let text = browser.eval("document.getElementById('total-text').textContent");
         text.as_str()
             .is_some_and(|text| text.contains("1 stored"))
@@ -63,7 +64,7 @@ fn a_file_of_any_size_goes_up_and_comes_down() {
     });
     press(&mut browser, "large.bin", "Download");
     let saved = browser.downloads().join("large.bin");
-    until("the download", slow, || {
+    until_within("the download", slow, || {
         std::fs::metadata(&saved)
             .ok()
             .filter(|found| found.len() == bytes)

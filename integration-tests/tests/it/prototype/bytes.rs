@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{random, until_blocking};
 use cstore_types::{Block, BlockId, BlockKind, DedupKey, MapVersion, SessionId};
 use cstore_wire::{Prefix, PutStatus, Request, Response};
 
@@ -38,7 +37,7 @@ fn b02_a_storage_node_that_is_down_never_answers_success_and_later_uploads_are_s
         refused.text()
     );
     cluster.launch("storage-1");
-    let stored = until("an upload that is taken", PATIENCE, || {
+    let stored = until_blocking("an upload that is taken", || {
         Some(cluster.ask("PUT", "/api/files/a", &body)).filter(|put| put.status == 201)
     });
     assert_eq!(number(&stored.json(), "new_bytes"), body.len() as u64);
@@ -65,7 +64,7 @@ fn b03_a_wrong_digest_of_the_whole_file_is_refused() {
         assert_eq!(answer.status, 400, "{header} {}", answer.text());
     }
     assert_eq!(cluster.ask("GET", "/api/files/a", b"").status, 404);
-    until("space of what was refused", PATIENCE, || {
+    until_blocking("space of what was refused", || {
         (number(&stats(&cluster), "physical_bytes") == 0).then_some(())
     });
 }

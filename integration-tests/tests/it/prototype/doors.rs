@@ -4,9 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
-use cstore_integration_tests::wait::PATIENCE;
+use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
 use crate::matrix::frames::Visitor;
@@ -119,8 +118,7 @@ fn b19_nobody_comes_in_unasked() {
             .call("GET", path, "", b"")
             .ok()
     };
-    let refused =
-        cstore_integration_tests::wait::until("the gateway", PATIENCE, || status("/api/files"));
+    let refused = until_blocking("the gateway", || status("/api/files"));
     assert_eq!(refused.status, 401, "{}", refused.text());
     // No other site may use a browser that can reach it.
     let mut client = Client::connect(&cluster.gateway).unwrap();

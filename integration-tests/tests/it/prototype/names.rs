@@ -1,8 +1,8 @@
 //! What happens to names: a failure burns none, none is a path, none injects a record.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
 use cstore_integration_tests::http::Client;
+use cstore_testkit::random;
 
 use super::{number, stats};
 use crate::PROGRAM;

@@ -2,8 +2,7 @@
 //! no files.
 
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::content::random;
-use cstore_integration_tests::wait::{PATIENCE, until};
+use cstore_testkit::{PATIENCE, random, until_blocking};
 
 use super::{number, stats};
 use crate::PROGRAM;
@@ -23,7 +22,7 @@ fn b06_what_was_freed_is_written_anew_and_nothing_is_taken_for_it() {
     for round in 0..3 {
         assert_eq!(cluster.ask("PUT", "/api/files/old", &old).status, 201);
         assert_eq!(cluster.ask("DELETE", "/api/files/old", b"").status, 204);
-        until("the space", PATIENCE, || is_empty(&cluster).then_some(()));
+        until_blocking("the space", || is_empty(&cluster).then_some(()));
         // In the room of the old blocks.
         assert_eq!(cluster.ask("PUT", "/api/files/new", &new).status, 201);
         let again = cluster.ask("PUT", "/api/files/again", &old);
@@ -48,7 +47,7 @@ fn b06_what_was_freed_is_written_anew_and_nothing_is_taken_for_it() {
                 204
             );
         }
-        until("the space", PATIENCE, || is_empty(&cluster).then_some(()));
+        until_blocking("the space", || is_empty(&cluster).then_some(()));
     }
 }
 
@@ -62,15 +61,11 @@ fn b14_a_crash_neither_loses_the_index_nor_leaks_its_space() {
     // Its blocks, and the leaves of its recipe with 1,024 of them each.
     let n = body.len().div_ceil(64);
     let settled = || {
-        until(
-            "its blocks and nothing else in the statistics",
-            PATIENCE,
-            || {
-                let found = stats(&cluster);
-                (number(&found, "blocks") == (n + n.div_ceil(1_024)) as u64)
-                    .then(|| number(&found, "unique_bytes"))
-            },
-        )
+        until_blocking("its blocks and nothing else in the statistics", || {
+            let found = stats(&cluster);
+            (number(&found, "blocks") == (n + n.div_ceil(1_024)) as u64)
+                .then(|| number(&found, "unique_bytes"))
+        })
     };
     let bytes = settled();
     for _ in 0..3 {
@@ -158,5 +153,5 @@ fn b17_a_block_may_stand_in_any_number_of_places() {
     assert_eq!(cluster.ask("DELETE", "/api/files/a", b"").status, 204);
     assert!(cluster.ask("GET", "/api/files/b", b"").body == body);
     assert_eq!(cluster.ask("DELETE", "/api/files/b", b"").status, 204);
-    until("the space", PATIENCE, || is_empty(&cluster).then_some(()));
+    until_blocking("the space", || is_empty(&cluster).then_some(()));
 }

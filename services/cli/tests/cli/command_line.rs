@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
-use tokio::net::TcpSocket;
+use cstore_testkit::{SECRET, nobody};
 
 /// Runs the program with these variables and no others.
 fn cstore(args: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -20,14 +20,6 @@ fn cstore(args: &[&str], variables: &[(&str, &str)]) -> Output {
         .envs(variables.iter().copied())
         .output()
         .unwrap()
-}
-
-/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives;
-/// a port that was given back could be the next one of another test.
-fn nobody() -> (String, TcpSocket) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    (socket.local_addr().unwrap().to_string(), socket)
 }
 
 fn stderr(output: &Output) -> String {
@@ -96,7 +88,7 @@ fn a_role_without_its_secret_refuses_to_start() {
         );
     }
     let secret = dir.path().join("cluster-secret");
-    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    std::fs::write(&secret, SECRET).unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o666)).unwrap();
     let output = cstore(&["gateway"], &[("CSTORE_DATA_DIR", data)]);
     assert!(
@@ -131,7 +123,7 @@ fn a_taken_port_is_named_with_its_variable() {
 fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("cluster-secret");
-    std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
+    std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let output = cstore(
         &["admin", "bearer"],
@@ -140,7 +132,7 @@ fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
     let bearer = String::from_utf8(output.stdout).unwrap();
     let parts: Vec<&str> = bearer.trim().split('.').collect();
     assert!(parts[0] == "operator" && parts[2].len() == 64, "{bearer}");
-    assert!(!bearer.contains("0123456789abcdef0123456789abcdef"));
+    assert!(!bearer.contains(SECRET));
     let variables = [("CSTORE_CLUSTER_SECRET_FILE", secret.to_str().unwrap())];
     let lasting = |ttl: &str| {
         let output = cstore(&["admin", "bearer", "--ttl", ttl], &variables);
@@ -248,7 +240,7 @@ const METRICS: &str = "cstore_storage_capacity_bytes 1\ncstore_storage_allocated
 fn a_reader_that_goes_away_ends_operators_commands_in_silence_and_a_full_disk_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("cluster-secret");
-    std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
+    std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let variables = [("CSTORE_DATA_DIR", dir.path().to_str().unwrap())];
     let made = cstore(

@@ -135,12 +135,7 @@ mod tests {
     use crate::limits::DEFAULT_RETRY_STEP;
 
     fn seed() -> u64 {
-        let given = crate::env::Source::get(&crate::env::ProcessEnv::snapshot(), "CSTORE_SEED");
-        let seed = given
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_else(|| RandomState::new().hash_one(0));
-        println!("CSTORE_SEED={seed}");
-        seed
+        cstore_testkit::seed(RandomState::new().hash_one(0))
     }
 
     #[test]

@@ -12,16 +12,16 @@
 
 use cstore_log::{Disk, Fault, Log, Options, Record, Urgency, Verb};
 use cstore_storage::engine::SealOutcome;
+use cstore_testkit::seed_and_cases;
 use cstore_types::PartNo;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::model::{CAPACITY, World, block, env, identity, run, session};
+use crate::model::{CAPACITY, World, block, identity, run, session};
 
 #[tokio::test]
 async fn i1_i3_i4_i6_sealed_sets_survive_everything_until_their_release() {
-    let (first, cases) = (env("CSTORE_SEED", 1), env("CSTORE_CASES", 1_000));
-    println!("CSTORE_SEED={first} CSTORE_CASES={cases}");
+    let (first, cases) = seed_and_cases(1, 1_000);
     let (mut with_power_loss, mut emptied) = (0, 0);
     for seed in first..first + cases {
         let world = run(seed, 30, World::new())

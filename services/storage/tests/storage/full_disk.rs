@@ -17,7 +17,7 @@ use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::model::{env, identity, session};
+use crate::model::{identity, session};
 
 fn open(disk: &FaultyDisk, capacity: u64) -> Engine {
     let options = DiskOptions {
@@ -115,9 +115,7 @@ async fn i7_room_that_another_request_wins_back_is_promised_once() {
         let _ = engine.compact_step(Need::Now).await.unwrap();
         assert_eq!(engine.compaction().missing_bytes, 0, "round {round}");
     }
-    let seed = env("CSTORE_SEED", 3);
-    println!("CSTORE_SEED={seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(cstore_testkit::seed(3));
     while !held.is_empty() {
         let n = held.swap_remove(rng.random_range(0..held.len()));
         release_all(&engine, &[n]).await.unwrap();

@@ -20,7 +20,8 @@ use cstore_proto::v1::cluster_server::{Cluster, ClusterServer};
 use cstore_proto::{Verifier, v1};
 use cstore_storage::Config;
 use cstore_storage::engine::{Engine, SealOutcome};
-use cstore_types::{Block, BlockId, BlockKind, ClusterSecret, PartNo, SessionId};
+use cstore_testkit::{secret, until};
+use cstore_types::{Block, BlockId, BlockKind, PartNo, SessionId};
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -147,10 +148,6 @@ impl Cluster for FakeMaster {
     }
 }
 
-fn secret() -> ClusterSecret {
-    ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
-}
-
 /// A running master, a disk, and the nodes that lived on it.
 struct Setup {
     master: FakeMaster,
@@ -271,18 +268,6 @@ async fn store(engine: &Engine, n: u64) {
         .await
         .unwrap();
     assert!(matches!(sealed, SealOutcome::Sealed { .. }));
-}
-
-/// Waits for a condition that the disk's own threads bring about: paused time runs ahead of them.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..100_000 {
-        if holds() {
-            return;
-        }
-        sleep(Duration::from_millis(10)).await;
-        std::thread::yield_now();
-    }
-    panic!("{what} did not happen");
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,13 +27,6 @@ use rand::{RngExt, SeedableRng};
 
 pub const CAPACITY: u64 = 6 << 20;
 
-pub fn env(name: &str, default: u64) -> u64 {
-    std::env::vars()
-        .find(|(key, _)| key == name)
-        .and_then(|(_, value)| value.parse().ok())
-        .unwrap_or(default)
-}
-
 pub fn identity() -> Identity {
     Identity {
         store: StoreUuid::from_bytes([1; 16]),

@@ -18,12 +18,13 @@ use bytes::Bytes;
 use cstore_log::FaultyDisk;
 use cstore_storage::EngineError;
 use cstore_storage::engine::{Engine, Need, PutOutcome, SealOutcome};
+use cstore_testkit::seed_and_cases;
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::model::{block, env, identity, open, session};
+use crate::model::{block, identity, open, session};
 
 /// Sessions and blocks of requests: few, so that requests meet.
 const SESSIONS: u64 = 4;
@@ -373,8 +374,7 @@ fn run(seed: u64) -> Result<World, String> {
 
 #[tokio::test]
 async fn i1_i3_i4_requests_at_once_keep_their_promises_in_any_order() {
-    let (first, cases) = (env("CSTORE_SEED", 1), env("CSTORE_CASES", 1_000));
-    println!("CSTORE_SEED={first} CSTORE_CASES={cases}");
+    let (first, cases) = seed_and_cases(1, 1_000);
     let mut emptied = 0;
     // Without the runtime's own yields: this test polls everything itself.
     let all = async {

@@ -16,12 +16,13 @@ use cstore_log::{Disk, FaultyDisk, RealDisk};
 use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
 use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Need, SealOutcome};
+use cstore_testkit::{cases, seed, seed_and_cases};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::model::{env, identity, session};
+use crate::model::{identity, session};
 
 fn open(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
     let options = DiskOptions {
@@ -157,7 +158,7 @@ async fn i3_i7_a_full_disk_takes_again_what_every_second_release_gave_back_five_
 /// for good, and no release is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i7_clients_that_fill_beside_compaction_are_refused_only_when_the_disk_is_full() {
-    for _ in 0..env("CSTORE_CASES", 1) {
+    for _ in 0..cases(1) {
         clients_fill_beside_compaction().await;
     }
 }
@@ -227,8 +228,7 @@ async fn clients_fill_beside_compaction() {
 /// own before it gives anything back.
 #[tokio::test]
 async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
-    let seed = env("CSTORE_SEED", 1);
-    println!("CSTORE_SEED={seed}");
+    let seed = seed(1);
     for (capacity, len) in [
         (6 << 20, 600),
         (6 << 20, 4_000),
@@ -413,8 +413,7 @@ impl Race {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i1_i4_puts_seals_releases_reads_and_compaction_at_once_harm_nobody() {
-    let (seed, rounds) = (env("CSTORE_SEED", 1), env("CSTORE_CASES", 150));
-    println!("CSTORE_SEED={seed} CSTORE_CASES={rounds}");
+    let (seed, rounds) = seed_and_cases(1, 150);
     let dir = tempfile::tempdir().unwrap();
     let engine = open(RealDisk::open(dir.path()).unwrap(), 12 << 20);
     let race = Arc::new(Race {

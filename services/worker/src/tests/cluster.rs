@@ -201,12 +201,6 @@ pub(super) fn session(number: u8) -> SessionId {
     SessionId::from_bytes([number; 16])
 }
 
-/// Reads a number from the environment.
-pub(super) fn number(name: &str, default: u64) -> u64 {
-    let given = cstore_node::Source::get(&cstore_node::ProcessEnv::snapshot(), name);
-    given.map_or(default, |text| text.parse().expect("a number"))
-}
-
 /// Makes a body of random bytes: blocks do not repeat unless they are very short.
 pub(super) fn random_body(random: &mut StdRng, len: usize) -> Bytes {
     let mut body = vec![0; len];

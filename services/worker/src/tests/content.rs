@@ -9,7 +9,7 @@ use cstore_wire::Opcode;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::cluster::{Cluster, Expected, number, pieces_of, random_body, random_pieces, session};
+use super::cluster::{Cluster, Expected, pieces_of, random_body, random_pieces, session};
 use crate::limits::{BATCH_BLOCKS, BATCH_BYTES, BLIND_BYTES};
 use crate::upload::Stored;
 
@@ -130,9 +130,9 @@ async fn round_trip(random: &mut StdRng, nodes: u8, body: &Bytes, block: u32) {
 
 #[tokio::test(start_paused = true)]
 async fn any_body_reads_back_and_is_described_as_the_formats_say() {
-    let (seed, cases) = (number("CSTORE_SEED", 1), number("CSTORE_CASES", 40));
+    let (seed, cases) = cstore_testkit::seed_and_cases(1, 40);
     for seed in seed..seed + cases {
-        println!("CSTORE_SEED={seed}");
+        println!("CSTORE_SEED={seed} CSTORE_CASES=1");
         let mut random = StdRng::seed_from_u64(seed);
         let block = [1, 7, 100, 1_000, 4_096, 65_536, 300_000, 1 << 20][random.random_range(0..8)];
         let longest = (block as usize * 12_000).min(5 << 20);

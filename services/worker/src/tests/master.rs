@@ -7,7 +7,8 @@ use cstore_mesh::member::connect_master;
 use cstore_mesh::{BoxIo, Dial, GrpcServer, MasterClient, MeshMetrics, ServerOptions};
 use cstore_node::shutdown::spawn;
 use cstore_proto::v1::uploads_server::{Uploads, UploadsServer};
-use cstore_proto::{Caller, ClusterSecret, Signer, Verifier, to_status, v1};
+use cstore_proto::{Caller, Signer, Verifier, to_status, v1};
+use cstore_testkit::secret;
 use cstore_types::Fault;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -34,10 +35,6 @@ struct State {
 /// A master in memory.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FakeMaster(Arc<Mutex<State>>);
-
-pub(super) fn secret() -> ClusterSecret {
-    ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
-}
 
 impl FakeMaster {
     /// Serves this master and returns a client of it.

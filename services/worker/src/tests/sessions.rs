@@ -11,6 +11,7 @@ use cstore_node::clock::Clock;
 use cstore_proto::v1::transfer_client::TransferClient;
 use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_proto::{TicketClaims, v1};
+use cstore_testkit::secret;
 use cstore_types::limits::MAX_NAME_BYTES;
 use cstore_types::{
     Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId, Tenant,
@@ -21,7 +22,7 @@ use sha2::Sha256;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::{Cluster, Expected, MAP, session};
-use super::master::{FakeMaster, secret};
+use super::master::FakeMaster;
 use super::store::CLUSTER;
 use crate::grpc::Door;
 use crate::metrics::TransferMetrics;

@@ -4,12 +4,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
+use cstore_testkit::until_blocking;
 use serde_json::Value;
 
 use crate::files::fake::{Fake, Reply, Request};
-use crate::files::run::{
-    bytes, command, cstore, files_in, interrupt, lines, said, status, text, until,
-};
+use crate::files::run::{bytes, command, cstore, files_in, interrupt, lines, said, status, text};
 
 #[test]
 fn a_get_that_is_cut_again_and_again_goes_on_from_what_it_has() {
@@ -235,7 +234,7 @@ fn a_signal_ends_with_130_and_what_has_arrived_is_taken_up_later() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    until("the first bytes", || {
+    until_blocking("the first bytes", || {
         std::fs::metadata(&part).is_ok_and(|part| part.len() > 0)
     });
     let output = interrupt(child);
@@ -260,7 +259,7 @@ fn a_signal_ends_with_130_and_what_has_arrived_is_taken_up_later() {
         .spawn()
         .unwrap();
     let stdin = child.stdin.take().unwrap();
-    until("the upload has begun", || {
+    until_blocking("the upload has begun", || {
         n += (&stdin).write(&[0; 1_000]).unwrap();
         n > 200_000
     });

@@ -2,10 +2,11 @@
 
 use std::process::Stdio;
 
+use cstore_testkit::nobody;
 use serde_json::Value;
 
 use crate::files::fake::{Fake, Reply, Request};
-use crate::files::run::{command, cstore, etag, files_in, lines, nobody, said, status, text};
+use crate::files::run::{command, cstore, etag, files_in, lines, said, status, text};
 
 #[test]
 fn every_refusal_has_its_status_and_its_line_of_json() {

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use cstore_testkit::nobody;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::files::fake::{Fake, Reply, Request};
-use crate::files::run::{
-    bytes, command, cstore, etag, files_in, lines, nobody, said, status, text,
-};
+use crate::files::run::{bytes, command, cstore, etag, files_in, lines, said, status, text};
 
 /// What has become of the file of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,11 +2,8 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::net::TcpSocket;
-use tokio::time::Instant;
 
 use crate::files::fake::Fake;
 
@@ -71,35 +68,6 @@ pub(crate) fn files_in(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
-}
-
-/// Deadline of every wait for another process. Far beyond what it takes on an idle machine: only a
-/// defect meets it.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Waits for what another process does.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "{what} did not happen");
-        pause();
-    }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "bounded by the deadline of the condition that is awaited"
-)]
-pub(crate) fn pause() {
-    std::thread::sleep(Duration::from_millis(5));
-}
-
-/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives;
-/// a port that was given back could be the next one of another test.
-pub(crate) fn nobody() -> (String, TcpSocket) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    (socket.local_addr().unwrap().to_string(), socket)
 }
 
 pub(crate) fn interrupt(child: Child) -> Output {

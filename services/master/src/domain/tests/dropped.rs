@@ -162,10 +162,9 @@ async fn i12_a_map_that_a_dropped_registration_froze_is_in_use_at_once() {
 /// fold from scratch.
 #[tokio::test]
 async fn the_derived_state_of_random_histories_equals_a_fold_from_scratch() {
-    let cases = number("CSTORE_CASES", 20);
-    let first = number("CSTORE_SEED", 1);
+    let (first, cases) = cstore_testkit::seed_and_cases(1, 20);
     for seed in first..first + cases {
-        println!("CSTORE_SEED={seed}");
+        println!("CSTORE_SEED={seed} CSTORE_CASES=1");
         let mut rng = StdRng::seed_from_u64(seed);
         let fixture = Fixture::new().await;
         for step in 0..60u8 {
@@ -229,15 +228,4 @@ async fn the_derived_state_of_random_histories_equals_a_fold_from_scratch() {
             fixture.check(&format!("seed {seed}, step {step}")).await;
         }
     }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "seeds and case counts of tests come from the environment"
-)]
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
 }

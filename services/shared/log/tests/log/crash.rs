@@ -18,15 +18,9 @@ use cstore_log::{
     Committed, Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, Options, Record,
     Urgency, Verb,
 };
+use cstore_testkit::seed_and_cases;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-fn env(name: &str, default: u64) -> u64 {
-    std::env::vars()
-        .find(|(key, _)| key == name)
-        .and_then(|(_, value)| value.parse().ok())
-        .unwrap_or(default)
-}
 
 fn options() -> Options {
     Options {
@@ -249,8 +243,7 @@ fn run(seed: u64, steps: usize, mut world: World) -> Result<(), String> {
 
 #[test]
 fn i6_acknowledged_groups_survive_kills_power_loss_and_failed_syncs() {
-    let (first, cases) = (env("CSTORE_SEED", 1), env("CSTORE_CASES", 300));
-    println!("CSTORE_SEED={first} CSTORE_CASES={cases}");
+    let (first, cases) = seed_and_cases(1, 300);
     for seed in first..first + cases {
         run(seed, 40, World::new()).unwrap();
     }

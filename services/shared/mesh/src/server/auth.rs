@@ -107,12 +107,9 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cstore_proto::{ClusterSecret, Signer};
+    use cstore_proto::Signer;
+    use cstore_testkit::secret;
     use tonic::Code;
-
-    fn secret() -> ClusterSecret {
-        ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
-    }
 
     fn check(path: &str, bearer: Option<&str>, reflection: bool) -> Result<Option<Caller>, Code> {
         let mut request = Request::builder().uri(path);

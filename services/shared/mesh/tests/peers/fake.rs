@@ -10,20 +10,13 @@ use cstore_mesh::{
     MeshMetrics, ServerOptions, Service, Target,
 };
 use cstore_proto::v1::namespace_server::{Namespace, NamespaceServer};
-use cstore_proto::{ClusterSecret, Signer, Verifier, v1};
+use cstore_proto::{Signer, Verifier, v1};
+use cstore_testkit::{PATIENCE, secret};
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
-
-pub(crate) fn secret() -> ClusterSecret {
-    ClusterSecret::parse("0123456789abcdef0123456789abcdef").unwrap()
-}
-
-/// Deadline of every wait for something that must happen. Far beyond what any of it takes on an
-/// idle machine: only a defect meets it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Time-out of one attempt of a call. A peer that answers meets it only on a machine that gives it
 /// no time for so long.
@@ -243,29 +236,5 @@ impl Caller {
             });
         }
         tasks.join_all().await.into_iter().flatten().collect()
-    }
-}
-
-/// Takes a port on which nobody listens. Connections to it are refused as long as the socket lives;
-/// a port that was given back could be the next one of another test.
-pub(crate) fn nobody() -> (Target, TcpSocket) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    (
-        Target::new(socket.local_addr().unwrap().to_string()),
-        socket,
-    )
-}
-
-/// Waits for a condition that the peers bring about.
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(
-            tokio::time::Instant::now() < end,
-            "{what} did not happen within {PATIENCE:?}"
-        );
-        // A loop without a pause would take the time of the peers that are waited for.
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -4,19 +4,20 @@ use std::sync::atomic::Ordering;
 
 use cstore_mesh::Target;
 use cstore_proto::v1;
+use cstore_testkit::{nobody, until};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
-use crate::fake::{ATTEMPT, Caller, Peer, nobody, until};
+use crate::fake::{ATTEMPT, Caller, Peer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_call_succeeds() {
     let (well, ill) = (Peer::start().await, Peer::start().await);
     let (dead, _held) = nobody();
     ill.manners.fail_of_ten.store(3, Ordering::Relaxed);
-    let caller = Caller::new([&well.target(), &ill.target(), &dead]);
+    let caller = Caller::new([&well.target(), &ill.target(), &Target::new(dead)]);
     let failed = caller.get_files(1_000, 16).await;
     for line in caller
         .metrics()
@@ -135,7 +136,7 @@ async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_no
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_nobody_can_be_reached_the_error_says_so_and_why() {
     let (dead, _held) = nobody();
-    let caller = Caller::new([&dead]);
+    let caller = Caller::new([&Target::new(&dead)]);
     let error = caller
         .client
         .delete_file(v1::DeleteFileRequest::default())
@@ -143,7 +144,7 @@ async fn when_nobody_can_be_reached_the_error_says_so_and_why() {
         .unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error}");
     assert!(
-        error.message().contains(&dead.addr) && error.message().contains("refused"),
+        error.message().contains(&dead) && error.message().contains("refused"),
         "{error}"
     );
 }

@@ -15,6 +15,7 @@ use cstore_node::Shutdown;
 use cstore_node::admin::{PartState, Readiness};
 use cstore_proto::v1::cluster_server::{Cluster, ClusterServer};
 use cstore_proto::{Signer, Verifier, v1};
+use cstore_testkit::secret;
 use cstore_types::NodeId;
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
@@ -22,8 +23,6 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Response, Status};
-
-use crate::fake::secret;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 

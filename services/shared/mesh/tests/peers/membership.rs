@@ -2,8 +2,9 @@
 
 use cstore_mesh::{Class, Endpoints};
 use cstore_proto::v1;
+use cstore_testkit::until;
 
-use crate::fake::{Caller, Peer, until};
+use crate::fake::{Caller, Peer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again() {

@@ -6,10 +6,11 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test may fail loudly and says its seed"
+    reason = "a test may fail loudly and says what it did"
 )]
 
 use bytes::Bytes;
+use cstore_testkit::seed_and_cases;
 use cstore_types::{
     Block, BlockId, BlockKind, ErrorCode, Fault, MapVersion, PartNo, SealSeq, SessionId,
     SessionUsage, SpaceUsage, StoreUuid,
@@ -21,11 +22,6 @@ use cstore_wire::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-fn env(name: &str, default: u64) -> u64 {
-    let found = std::env::vars().find(|(key, _)| key == name);
-    found.map_or(default, |(_, value)| value.parse().unwrap())
-}
 
 const SESSION: SessionId = SessionId::from_bytes([3; 16]);
 const PART: PartNo = PartNo(4);
@@ -182,11 +178,7 @@ fn decode(frame: &[u8]) -> u64 {
 
 #[test]
 fn i10_damaged_frames_are_answered_or_refused_and_never_a_panic() {
-    let (seed, cases) = (
-        env("CSTORE_SEED", 20_261_124),
-        env("CSTORE_CASES", 1_000_000),
-    );
-    println!("CSTORE_SEED={seed} CSTORE_CASES={cases}");
+    let (seed, cases) = seed_and_cases(20_261_124, 1_000_000);
     let mut random = StdRng::seed_from_u64(seed);
     let sound = sound();
     let mut accepted = 0;

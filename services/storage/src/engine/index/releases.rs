@@ -151,10 +151,7 @@ mod tests {
     /// What is needed by the definition, looking at all of them each time.
     #[test]
     fn i3_the_index_by_file_finds_the_same_releases_as_a_look_at_all_of_them() {
-        let given = std::env::vars().find(|(key, _)| key == "CSTORE_SEED");
-        let seed = given.and_then(|(_, value)| value.parse().ok()).unwrap_or(1);
-        println!("CSTORE_SEED={seed}");
-        let mut rng = StdRng::seed_from_u64(seed);
+        let mut rng = StdRng::seed_from_u64(cstore_testkit::seed(1));
         let (mut releases, mut all) = (Releases::default(), HashMap::<u8, Release>::new());
         for step in 0..20_000 {
             let (n, file) = (rng.random_range(0..40u8), rng.random_range(0..12));

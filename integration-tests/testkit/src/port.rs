@@ -6,6 +6,8 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use tokio::net::TcpSocket;
+
 /// First port that tests use, and how many follow it. The range ends below the ports that the
 /// system assigns to outgoing connections: otherwise a client could occupy a server's port while
 /// the server restarts.
@@ -49,10 +51,20 @@ impl Port {
         panic!("no port of {COUNT} is free");
     }
 
-    /// The port.
+    /// Returns the number of the port.
     pub fn number(&self) -> u16 {
         self.number
     }
+}
+
+/// Returns an address at which nobody listens, and the socket that keeps it so.
+///
+/// Connections to the address are refused as long as the socket lives. A port that was given back
+/// could be the next one of another test.
+pub fn nobody() -> (String, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap().to_string(), socket)
 }
 
 /// Returns the folder of the reservations. Each user has one: another user's could not be written.

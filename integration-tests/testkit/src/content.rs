@@ -1,6 +1,6 @@
 //! Bytes that do not repeat, the same for the same seed.
 
-/// `len` bytes from a xorshift generator.
+/// Returns `len` bytes of a xorshift generator.
 pub fn random(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = vec![0; len];
@@ -11,12 +11,4 @@ pub fn random(len: usize, seed: u64) -> Vec<u8> {
         word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
     }
     bytes
-}
-
-/// Seed of this run: `CSTORE_SEED`, or a fixed one.
-pub fn seed() -> u64 {
-    let found = std::env::vars().find(|(key, _)| key == "CSTORE_SEED");
-    found
-        .and_then(|(_, value)| value.parse().ok())
-        .unwrap_or(20_261_123)
 }

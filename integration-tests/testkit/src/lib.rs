@@ -7,6 +7,7 @@
 //! | [`content`] | random bytes from a seed |
 //! | [`port`] | reservation of TCP ports, and an address at which nobody listens |
 //! | [`cluster`] | secret and ids of the cluster of tests |
+//! | `engine` (feature) | engines of a storage node over disks in memory |
 //!
 //! Unit tests inside a crate may use only what does not mention types of that crate: the kit is
 //! compiled against the crate without its tests, and types of the two are not the same.
@@ -20,6 +21,8 @@
 
 pub mod cluster;
 pub mod content;
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod port;
 pub mod seed;
 pub mod wait;

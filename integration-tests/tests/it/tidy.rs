@@ -63,7 +63,10 @@ const EDGES: &[(&str, &[&str])] = &[
         "cstore-gateway",
         &["cstore-types", "cstore-proto", "cstore-mesh", "cstore-node"],
     ),
-    ("cstore-testkit", &["cstore-types"]),
+    (
+        "cstore-testkit",
+        &["cstore-types", "cstore-log", "cstore-storage"],
+    ),
 ];
 
 #[test]

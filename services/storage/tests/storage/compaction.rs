@@ -6,43 +6,21 @@
     reason = "a test may fail loudly and prints its seed"
 )]
 
-use bytes::Bytes;
 use cstore_log::{Disk, Fault, FaultyDisk, Verb};
-use cstore_storage::engine::{CompactStep, CompactionStats, Engine, Need, PutOutcome, SealOutcome};
+use cstore_storage::engine::{CompactStep, CompactionStats, Engine, Need, PutOutcome};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{Block, BlockId, BlockKind, PartNo};
+use cstore_testkit::engine::{CAPACITY, mark, numbered, open, open_memory, store};
+use cstore_testkit::session;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::model::{World, identity, open, session};
-
-/// Bytes that follow from a number and are found on the disk by it.
-fn numbered(n: u64, len: usize) -> Block {
-    let bytes = [&n.to_le_bytes()[..], b"numbered", &vec![7; len]].concat();
-    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block {
-        id,
-        kind: BlockKind::Data,
-        bytes: Bytes::from(bytes),
-    }
-}
-
-async fn store(engine: &Engine, n: u64, len: usize) {
-    let block = numbered(n, len);
-    let sealed = engine
-        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
-        .await;
-    assert!(
-        matches!(sealed, Ok(SealOutcome::Sealed { .. })),
-        "{sealed:?}"
-    );
-}
+use crate::model::World;
 
 /// Fills more than a segment with what is released again, so that what was written before lies in a
 /// sealed one.
 async fn pad(engine: &Engine, from: u64) {
     for n in from..from + 12 {
-        store(engine, n, 30_000).await;
+        store(engine, n, 30_000).await.unwrap();
     }
     for n in from..from + 12 {
         engine.release(session(n)).await.unwrap();
@@ -62,7 +40,7 @@ async fn compact(engine: &Engine) -> u64 {
 
 /// Flips a bit of a block where it lies first.
 fn rot(disk: &FaultyDisk, n: u64) {
-    let needle = [&n.to_le_bytes()[..], b"numbered"].concat();
+    let needle = mark(n);
     let segments = Disk::subdir(disk, "segments").unwrap();
     for name in segments.list().unwrap() {
         let file = segments.open(&name).unwrap();
@@ -83,9 +61,9 @@ fn rot(disk: &FaultyDisk, n: u64) {
 #[tokio::test]
 async fn i8_a_damaged_block_stays_where_it_is_and_keeps_its_segment_until_it_is_repaired() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk).unwrap();
-    store(&engine, 0, 5_000).await;
-    store(&engine, 1, 5_000).await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, 5_000).await.unwrap();
+    store(&engine, 1, 5_000).await.unwrap();
     pad(&engine, 10).await;
     rot(&disk, 0);
     compact(&engine).await;
@@ -130,9 +108,9 @@ async fn i8_a_damaged_block_stays_where_it_is_and_keeps_its_segment_until_it_is_
 #[tokio::test]
 async fn i3_a_release_outlives_the_copies_of_its_sets_that_damage_keeps() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk).unwrap();
-    store(&engine, 0, 5_000).await;
-    store(&engine, 1, 5_000).await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, 5_000).await.unwrap();
+    store(&engine, 1, 5_000).await.unwrap();
     pad(&engine, 10).await;
     rot(&disk, 0);
     compact(&engine).await;
@@ -143,7 +121,7 @@ async fn i3_a_release_outlives_the_copies_of_its_sets_that_damage_keeps() {
         assert!(compact(&engine).await > 0);
     }
     drop(engine);
-    let engine = open(&disk.kill()).unwrap();
+    let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
     assert!(
         !engine.sessions().contains(&session(1)),
         "a released session is back"
@@ -227,7 +205,7 @@ async fn an_idle_engine_copies_nothing_a_second_time() {
         );
     }
     assert_eq!(world.engine().counters().moved_bytes.get(), moved);
-    let fresh = open(&FaultyDisk::new()).unwrap();
+    let fresh = open_memory(&FaultyDisk::new(), CAPACITY).unwrap();
     assert_eq!(
         fresh.compact_step(Need::Now).await.unwrap(),
         CompactStep::Idle
@@ -237,15 +215,8 @@ async fn an_idle_engine_copies_nothing_a_second_time() {
 
 #[test]
 fn a_disk_without_room_for_segments_is_refused_with_the_least_size() {
-    use cstore_storage::engine::DiskOptions;
-    let options = DiskOptions {
-        capacity: 4_000,
-        block_size: 64,
-        fresh_start: false,
-        erase: None,
-    };
     let disk = std::sync::Arc::new(FaultyDisk::new());
-    let error = Engine::open(disk.clone(), "memory", &identity(), &options).unwrap_err();
+    let error = open(disk.clone(), 4_000).unwrap_err();
     assert!(
         matches!(error, OpenError::Capacity { wanted: 4_000, .. }),
         "{error}"

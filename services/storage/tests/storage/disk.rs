@@ -8,43 +8,11 @@ use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk, RealDisk};
 use cstore_storage::engine::{DiskOptions, Engine, Identity, PutOutcome, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{
-    Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid,
-};
-
-fn identity() -> Identity {
-    Identity {
-        store: StoreUuid::from_bytes([1; 16]),
-        cluster: ClusterUuid::from_bytes([2; 16]),
-        node: NodeId::new("storage-1").unwrap(),
-        key: DedupKey::from_bytes([3; 32]),
-    }
-}
-
-fn options(capacity: u64) -> DiskOptions {
-    DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-    }
-}
+use cstore_testkit::engine::{CAPACITY, block, identity, open, options};
+use cstore_types::{Block, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 
 fn memory() -> Arc<dyn Disk> {
     Arc::new(FaultyDisk::new())
-}
-
-fn open(disk: &Arc<dyn Disk>) -> Result<Engine, OpenError> {
-    Engine::open(disk.clone(), "memory", &identity(), &options(6 << 20))
-}
-
-fn block(bytes: Vec<u8>) -> Block {
-    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block {
-        id,
-        kind: BlockKind::Data,
-        bytes: Bytes::from(bytes),
-    }
 }
 
 const S: SessionId = SessionId::from_bytes([9; 16]);
@@ -57,13 +25,13 @@ async fn store(engine: &Engine, part: u32, blocks: &[Block]) -> Result<SealOutco
 #[tokio::test]
 async fn fresh_start_erases_only_what_was_named() {
     let disk = memory();
-    let engine = open(&disk).unwrap();
+    let engine = open(disk.clone(), CAPACITY).unwrap();
     store(&engine, 0, &[block(vec![1; 100])]).await.unwrap();
     engine.close().unwrap();
     drop(engine);
     let fresh = DiskOptions {
         fresh_start: true,
-        ..options(6 << 20)
+        ..options(CAPACITY)
     };
     let refused = Engine::open(disk.clone(), "memory", &identity(), &fresh)
         .unwrap_err()
@@ -77,7 +45,7 @@ async fn fresh_start_erases_only_what_was_named() {
         ..fresh.clone()
     };
     assert!(Engine::open(disk.clone(), "memory", &identity(), &other).is_err());
-    let engine = open(&disk).unwrap();
+    let engine = open(disk.clone(), CAPACITY).unwrap();
     assert_eq!(
         engine.read_block(&block(vec![1; 100]).id).unwrap(),
         vec![1; 100]
@@ -96,11 +64,11 @@ fn a_folder_with_other_files_and_a_disk_of_others_are_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("thesis.txt"), "mine").unwrap();
     let disk = RealDisk::open(dir.path()).unwrap();
-    let error = Engine::open(disk, "disk", &identity(), &options(6 << 20)).unwrap_err();
+    let error = open(disk, CAPACITY).unwrap_err();
     assert!(error.to_string().contains("thesis.txt"), "{error}");
 
     let disk = memory();
-    drop(open(&disk).unwrap());
+    drop(open(disk.clone(), CAPACITY).unwrap());
     let others = [
         Identity {
             cluster: ClusterUuid::from_bytes([8; 16]),
@@ -116,11 +84,14 @@ fn a_folder_with_other_files_and_a_disk_of_others_are_refused_and_left_alone() {
         },
     ];
     for other in others {
-        let error = Engine::open(disk.clone(), "memory", &other, &options(6 << 20)).unwrap_err();
+        let error = Engine::open(disk.clone(), "memory", &other, &options(CAPACITY)).unwrap_err();
         assert!(matches!(error, OpenError::Mismatch { .. }), "{error}");
     }
-    let held = open(&disk).unwrap();
-    assert!(matches!(open(&disk), Err(OpenError::InUse(_))));
+    let held = open(disk.clone(), CAPACITY).unwrap();
+    assert!(matches!(
+        open(disk.clone(), CAPACITY),
+        Err(OpenError::InUse(_))
+    ));
     drop(held);
 }
 
@@ -128,28 +99,32 @@ fn a_folder_with_other_files_and_a_disk_of_others_are_refused_and_left_alone() {
 async fn the_bitmap_is_a_cache_that_may_be_missing_or_wrong() {
     let faulty = FaultyDisk::new();
     let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
-    let engine = open(&disk).unwrap();
+    let engine = open(disk.clone(), CAPACITY).unwrap();
     let blocks: Vec<Block> = (0..20u8).map(|n| block(vec![n; 1_000])).collect();
     store(&engine, 0, &blocks).await.unwrap();
     store(&engine, 1, &blocks[..5]).await.unwrap();
     let totals = engine.totals();
     drop(engine);
     for damage in 0..3 {
-        open(&disk).unwrap().close().unwrap();
+        open(disk.clone(), CAPACITY).unwrap().close().unwrap();
         match damage {
             0 => {}
             1 => disk.remove("bitmap.bin").unwrap(),
             _ => faulty.rot("bitmap.bin", 30, 1).unwrap(),
         }
-        assert_eq!(open(&disk).unwrap().totals(), totals, "damage {damage}");
+        assert_eq!(
+            open(disk.clone(), CAPACITY).unwrap().totals(),
+            totals,
+            "damage {damage}"
+        );
     }
 }
 
 #[tokio::test]
 async fn every_size_of_disk_takes_blocks_of_1_byte_to_4_mib() {
-    for capacity in [6 << 20, 7_654_321, 100 << 20] {
+    for capacity in [CAPACITY, 7_654_321, 100 << 20] {
         let disk = memory();
-        let engine = Engine::open(disk.clone(), "memory", &identity(), &options(capacity)).unwrap();
+        let engine = open(disk.clone(), capacity).unwrap();
         let blocks = [
             block(vec![1]),
             block(vec![2; 4 << 20]),
@@ -173,7 +148,7 @@ async fn every_size_of_disk_takes_blocks_of_1_byte_to_4_mib() {
 #[tokio::test]
 async fn i7_a_full_disk_refuses_reads_releases_and_takes_again() {
     let disk = memory();
-    let engine = open(&disk).unwrap();
+    let engine = open(disk.clone(), CAPACITY).unwrap();
     let mut sessions = 0u8;
     loop {
         let session = SessionId::from_bytes([100 + sessions; 16]);
@@ -203,7 +178,7 @@ async fn i7_a_full_disk_refuses_reads_releases_and_takes_again() {
 async fn i5_i8_bytes_that_are_not_their_id_are_refused_and_damage_is_healed_by_the_next_put() {
     let dir = tempfile::tempdir().unwrap();
     let disk = RealDisk::open(dir.path()).unwrap();
-    let engine = Engine::open(disk, "disk", &identity(), &options(6 << 20)).unwrap();
+    let engine = open(disk, CAPACITY).unwrap();
     let good = block(vec![42; 5_000]);
     let forged = Block {
         bytes: Bytes::from(vec![43; 5_000]),

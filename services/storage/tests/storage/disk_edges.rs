@@ -7,70 +7,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_node::shutdown::spawn;
-use cstore_storage::engine::{DiskOptions, Engine, Identity, SealOutcome};
+use cstore_storage::engine::{DiskOptions, Engine};
 use cstore_storage::{EngineError, OpenError};
-use cstore_types::{
-    Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+use cstore_testkit::engine::{
+    CAPACITY, block, identity, numbered, open, open_memory, options, store,
 };
-
-fn identity() -> Identity {
-    Identity {
-        store: StoreUuid::from_bytes([1; 16]),
-        cluster: ClusterUuid::from_bytes([2; 16]),
-        node: NodeId::new("storage-1").unwrap(),
-        key: DedupKey::from_bytes([3; 32]),
-    }
-}
-
-fn options(capacity: u64) -> DiskOptions {
-    DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-    }
-}
-
-fn open(disk: &FaultyDisk, capacity: u64) -> Result<Engine, OpenError> {
-    Engine::open(
-        Arc::new(disk.clone()),
-        "memory",
-        &identity(),
-        &options(capacity),
-    )
-}
-
-fn block(bytes: Vec<u8>) -> Block {
-    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block {
-        id,
-        kind: BlockKind::Data,
-        bytes: Bytes::from(bytes),
-    }
-}
-
-/// Distinct bytes for each number.
-fn numbered(n: u32, len: usize) -> Block {
-    block([&n.to_le_bytes()[..], &vec![7; len]].concat())
-}
-
-fn session(n: u32) -> SessionId {
-    SessionId::from_bytes(
-        [[9; 12].as_slice(), &n.to_le_bytes()]
-            .concat()
-            .try_into()
-            .unwrap(),
-    )
-}
-
-async fn store(engine: &Engine, n: u32, block: Block) -> Result<SealOutcome, EngineError> {
-    engine
-        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
-        .await
-}
+use cstore_testkit::session;
+use cstore_types::{BlockId, PartNo, SealSeq};
 
 /// Erases a disk of several segments, dies after `removals`, starts again. Answers whether it died
 /// at all.
@@ -78,12 +23,12 @@ async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
     let meant = DiskOptions {
         fresh_start: true,
         erase: Some(identity().store),
-        ..options(6 << 20)
+        ..options(CAPACITY)
     };
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20).unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
     for n in 0..12 {
-        store(&engine, n, numbered(n, 100_000)).await.unwrap();
+        store(&engine, n, 100_000).await.unwrap();
     }
     engine.close().unwrap();
     drop(engine);
@@ -131,18 +76,18 @@ async fn an_erase_that_broke_off_is_finished_by_the_next_start() {
 #[tokio::test]
 async fn a_size_below_what_is_in_use_is_refused_and_nothing_is_lost() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 40 << 20).unwrap();
+    let engine = open_memory(&disk, 40 << 20).unwrap();
     for n in 0..10 {
-        store(&engine, n, numbered(n, 1 << 20)).await.unwrap();
+        store(&engine, n, 1 << 20).await.unwrap();
     }
     engine.close().unwrap();
     drop(engine);
-    let error = open(&disk, 6 << 20).unwrap_err();
+    let error = open_memory(&disk, CAPACITY).unwrap_err();
     assert!(
-        matches!(error, OpenError::TooSmall { wanted, .. } if wanted == 6 << 20),
+        matches!(error, OpenError::TooSmall { wanted, .. } if wanted == CAPACITY),
         "{error}"
     );
-    let engine = open(&disk, 40 << 20).unwrap();
+    let engine = open_memory(&disk, 40 << 20).unwrap();
     for n in 0..10 {
         assert_eq!(
             engine.read_block(&numbered(n, 1 << 20).id).unwrap(),
@@ -155,14 +100,14 @@ async fn a_size_below_what_is_in_use_is_refused_and_nothing_is_lost() {
 #[tokio::test]
 async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 24 << 20).unwrap();
+    let engine = open_memory(&disk, 24 << 20).unwrap();
     for n in 0..300 {
-        store(&engine, n, numbered(n, 30_000)).await.unwrap();
+        store(&engine, n, 30_000).await.unwrap();
     }
     engine.close().unwrap();
     let used = engine.space().allocated;
     drop(engine);
-    let refused = open(&disk, used + (200 << 10)).unwrap_err();
+    let refused = open_memory(&disk, used + (200 << 10)).unwrap_err();
     let OpenError::TooSmall { least, .. } = refused else {
         panic!("{refused}")
     };
@@ -171,7 +116,7 @@ async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
         "{refused}"
     );
     assert!(refused.to_string().contains(&used.to_string()), "{refused}");
-    let engine = open(&disk, least).unwrap();
+    let engine = open_memory(&disk, least).unwrap();
     for n in 0..300 {
         engine
             .release(session(n))
@@ -180,51 +125,51 @@ async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
     }
     drop(engine);
     // Once it is that small, it opens again whatever its reserve is used for.
-    open(&disk, least).unwrap();
+    open_memory(&disk, least).unwrap();
 }
 
 #[tokio::test]
 async fn an_erase_may_make_the_disk_smaller() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 40 << 20).unwrap();
+    let engine = open_memory(&disk, 40 << 20).unwrap();
     for n in 0..10 {
-        store(&engine, n, numbered(n, 1 << 20)).await.unwrap();
+        store(&engine, n, 1 << 20).await.unwrap();
     }
     drop(engine);
     let meant = DiskOptions {
         fresh_start: true,
         erase: Some(identity().store),
-        ..options(6 << 20)
+        ..options(CAPACITY)
     };
     let engine = Engine::open(Arc::new(disk), "memory", &identity(), &meant).unwrap();
     assert_eq!(
         (engine.sessions().len(), engine.space().capacity),
-        (0, 6 << 20)
+        (0, CAPACITY)
     );
 }
 
 #[tokio::test]
 async fn a_bitmap_of_an_earlier_stop_is_ignored() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20).unwrap();
-    store(&engine, 0, numbered(0, 1_000)).await.unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, 1_000).await.unwrap();
     engine.close().unwrap();
     drop(engine);
     let old = content(&disk, "bitmap.bin");
-    let engine = open(&disk, 6 << 20).unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
     assert!(
         Disk::open(&disk, "bitmap.bin").is_err(),
         "an open takes it away"
     );
     // Another size: a count of the wrong one of the two must not look right.
-    store(&engine, 1, numbered(1, 2_000)).await.unwrap();
+    store(&engine, 1, 2_000).await.unwrap();
     engine.release(session(0)).await.unwrap();
     let totals = engine.totals();
     let disk = disk.kill();
     drop(engine);
     // A backup brought it back.
     put_file(&disk, "bitmap.bin", old);
-    assert_eq!(open(&disk, 6 << 20).unwrap().totals(), totals);
+    assert_eq!(open_memory(&disk, CAPACITY).unwrap().totals(), totals);
 }
 
 fn content(disk: &FaultyDisk, name: &str) -> Vec<u8> {
@@ -245,18 +190,18 @@ fn put_file(disk: &FaultyDisk, name: &str, bytes: Vec<u8>) {
 /// after it. Answers the disk after a kill at that moment, with the blocks that were sealed last.
 async fn reach_the_sequence_of_the_last_stop(
     keeps_one: bool,
-    frames: u32,
+    frames: u64,
 ) -> (FaultyDisk, SealSeq) {
     let mut disk = FaultyDisk::new();
-    let mut engine = open(&disk, 6 << 20).unwrap();
+    let mut engine = open_memory(&disk, CAPACITY).unwrap();
     if keeps_one {
-        store(&engine, 500, numbered(500, 5_000)).await.unwrap();
+        store(&engine, 500, 5_000).await.unwrap();
         engine.close().unwrap();
         drop(engine);
-        engine = open(&disk, 6 << 20).unwrap();
+        engine = open_memory(&disk, CAPACITY).unwrap();
     }
     for n in 0..3 {
-        store(&engine, n, numbered(n, 5_000)).await.unwrap();
+        store(&engine, n, 5_000).await.unwrap();
     }
     for n in 0..3 {
         engine.release(session(n)).await.unwrap();
@@ -264,20 +209,20 @@ async fn reach_the_sequence_of_the_last_stop(
     let seen = engine.seal_seq();
     engine.close().unwrap();
     drop(engine);
-    engine = open(&disk, 6 << 20).unwrap();
+    engine = open_memory(&disk, CAPACITY).unwrap();
     engine.forget_orphans();
     assert_eq!(engine.reclaim(), 1);
     assert!(engine.seal_seq() >= seen);
     disk = disk.kill();
     drop(engine);
-    engine = open(&disk, 6 << 20).unwrap();
+    engine = open_memory(&disk, CAPACITY).unwrap();
     assert!(
         engine.seal_seq() >= seen,
         "{:?} after {seen:?}",
         engine.seal_seq()
     );
     for n in 10..10 + frames {
-        store(&engine, n, numbered(n, 5_000)).await.unwrap();
+        store(&engine, n, 5_000).await.unwrap();
     }
     (disk.kill(), seen)
 }
@@ -287,7 +232,7 @@ async fn i1_i6_blocks_that_are_sealed_after_the_newest_segment_went_survive_a_ki
     for keeps_one in [false, true] {
         for frames in 1..8 {
             let (disk, seen) = reach_the_sequence_of_the_last_stop(keeps_one, frames).await;
-            let engine = open(&disk, 6 << 20).unwrap();
+            let engine = open_memory(&disk, CAPACITY).unwrap();
             assert!(engine.seal_seq() >= seen, "the sequence went back");
             engine.forget_orphans();
             engine.reclaim();
@@ -308,17 +253,17 @@ async fn i1_i6_blocks_that_are_sealed_after_the_newest_segment_went_survive_a_ki
 #[tokio::test]
 async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_with_it() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20).unwrap();
-    store(&engine, 0, numbered(0, 150_000)).await.unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, 150_000).await.unwrap();
     engine.release(session(0)).await.unwrap();
     let seen = engine.seal_seq();
     // Header of the new segment, footer of the old one, then the frame.
     disk.strike(Verb::Write, 3, Fault::Eio);
-    assert!(store(&engine, 1, numbered(1, 150_000)).await.is_err());
+    assert!(store(&engine, 1, 150_000).await.is_err());
     assert_eq!(engine.reclaim(), 1);
     assert_eq!(engine.superblock().seal_seq, seen);
     let disk = disk.power_loss(1);
-    assert!(open(&disk, 6 << 20).unwrap().seal_seq() >= seen);
+    assert!(open_memory(&disk, CAPACITY).unwrap().seal_seq() >= seen);
 }
 
 /// The clean mark counts, not the sequence: a cache that names the right one is not believed after
@@ -326,8 +271,8 @@ async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_wi
 #[tokio::test]
 async fn i1_a_bitmap_is_believed_after_a_clean_stop_only() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20).unwrap();
-    store(&engine, 0, numbered(0, 1_000)).await.unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, 1_000).await.unwrap();
     let totals = engine.totals();
     engine.close().unwrap();
     drop(engine);
@@ -336,20 +281,20 @@ async fn i1_a_bitmap_is_believed_after_a_clean_stop_only() {
     empty.truncate(32);
     empty.extend_from_slice(&0u32.to_le_bytes());
     empty.extend_from_slice(&crc32c::crc32c(&empty).to_le_bytes());
-    let engine = open(&disk, 6 << 20).unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
     let disk = disk.kill();
     drop(engine);
     put_file(&disk, "bitmap.bin", empty);
-    assert_eq!(open(&disk, 6 << 20).unwrap().totals(), totals);
+    assert_eq!(open_memory(&disk, CAPACITY).unwrap().totals(), totals);
 }
 
 /// One segment that cannot be removed does not keep the others.
 #[tokio::test]
 async fn i3_a_segment_that_cannot_be_recycled_does_not_keep_others_from_it() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20).unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
     for n in 0..3 {
-        store(&engine, n, numbered(n, 150_000)).await.unwrap();
+        store(&engine, n, 150_000).await.unwrap();
     }
     for n in 0..2 {
         engine.release(session(n)).await.unwrap();
@@ -363,10 +308,10 @@ async fn i3_a_segment_that_cannot_be_recycled_does_not_keep_others_from_it() {
 #[tokio::test]
 async fn i7_a_full_disk_still_reads_everything_that_it_took() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20).unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
     let mut taken = 0;
     let refused = loop {
-        match store(&engine, taken, numbered(taken, 200_000)).await {
+        match store(&engine, taken, 200_000).await {
             Ok(_) if taken < 100 => taken += 1,
             other => break other,
         }
@@ -407,7 +352,7 @@ async fn i8_two_blocks_with_one_md5_stay_two() {
             twins[1].id.as_bytes()[..16],
             "they share their MD5 half"
         );
-        let engine = open(&FaultyDisk::new(), 6 << 20).unwrap();
+        let engine = open_memory(&FaultyDisk::new(), CAPACITY).unwrap();
         let ids = twins.iter().map(|twin| twin.id).collect();
         engine
             .put_seal(session(0), PartNo(0), ids, twins.to_vec())
@@ -442,23 +387,23 @@ fn rot_set(disk: &FaultyDisk, id: &BlockId) {
 #[tokio::test]
 async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20).unwrap();
-    let blocks = [numbered(1, 5_000), numbered(2, 5_000)];
-    for (n, block) in (0..).zip(&blocks) {
-        store(&engine, n, block.clone()).await.unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let blocks = [numbered(0, 5_000), numbered(1, 5_000)];
+    for n in 0..2 {
+        store(&engine, n, 5_000).await.unwrap();
     }
     // Their segment is complete: the log trusts its footer and does not read its records, so only
     // the engine can notice.
     for n in 10..20 {
-        store(&engine, n, numbered(n, 30_000)).await.unwrap();
+        store(&engine, n, 30_000).await.unwrap();
     }
     drop(engine);
 
     let disk = disk.kill();
     rot_set(&disk, &blocks[0].id);
-    assert!(open(&disk, 6 << 20).is_err());
+    assert!(open_memory(&disk, CAPACITY).is_err());
     rot_set(&disk, &blocks[0].id);
-    let engine = open(&disk.kill(), 6 << 20).unwrap();
+    let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
     for block in &blocks {
         assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);
     }
@@ -470,18 +415,10 @@ async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
 async fn i6_a_disk_stays_locked_until_its_log_has_ended() {
     let faulty = FaultyDisk::new();
     let gate = Arc::new(Gate::default());
-    let engine = Engine::open(
-        HookedDisk::gated(faulty.clone(), &gate),
-        "memory",
-        &identity(),
-        &options(6 << 20),
-    )
-    .unwrap();
+    let engine = open(HookedDisk::gated(faulty.clone(), &gate), CAPACITY).unwrap();
     gate.close(Verb::Sync);
     let writing = engine.clone();
-    let put = spawn("put", async move {
-        store(&writing, 1, numbered(1, 5_000)).await
-    });
+    let put = spawn("put", async move { store(&writing, 1, 5_000).await });
     gate.await_held(Verb::Sync);
     put.abort();
     assert!(put.await.is_err(), "it was cut off");
@@ -489,11 +426,11 @@ async fn i6_a_disk_stays_locked_until_its_log_has_ended() {
     // It waits for the write that hangs.
     let dropping = std::thread::spawn(move || drop(engine));
     for _ in 0..200 {
-        let second = open(&faulty, 6 << 20);
+        let second = open_memory(&faulty, CAPACITY);
         assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
         std::thread::yield_now();
     }
     gate.open(Verb::Sync);
     dropping.join().unwrap();
-    open(&faulty, 6 << 20).unwrap();
+    open_memory(&faulty, CAPACITY).unwrap();
 }

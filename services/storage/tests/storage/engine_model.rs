@@ -12,12 +12,13 @@
 
 use cstore_log::{Disk, Fault, Log, Options, Record, Urgency, Verb};
 use cstore_storage::engine::SealOutcome;
-use cstore_testkit::seed_and_cases;
+use cstore_testkit::engine::{CAPACITY, identity};
+use cstore_testkit::{seed_and_cases, session};
 use cstore_types::PartNo;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::model::{CAPACITY, World, block, identity, run, session};
+use crate::model::{World, block, run};
 
 #[tokio::test]
 async fn i1_i3_i4_i6_sealed_sets_survive_everything_until_their_release() {

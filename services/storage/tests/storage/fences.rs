@@ -5,46 +5,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cstore_log::{Disk, FaultyDisk, Gate, HookedDisk, Verb};
+use cstore_log::{FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
-use cstore_storage::engine::{
-    CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome,
-};
-use cstore_types::{Block, BlockId, BlockKind, PartNo};
-
-use crate::model::{CAPACITY, identity, session};
+use cstore_storage::engine::{CompactStep, Engine, Need, PutOutcome, SealOutcome};
+use cstore_testkit::engine::{CAPACITY, numbered, open, open_memory};
+use cstore_testkit::session;
+use cstore_types::{Block, PartNo};
 
 struct Bench {
     disk: FaultyDisk,
     gate: Arc<Gate>,
     engine: Engine,
-}
-
-fn open(disk: Arc<dyn Disk>) -> Engine {
-    open_sized(disk, CAPACITY)
-}
-
-fn open_sized(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
-    let options = DiskOptions {
-        capacity,
-        block_size: 64,
-        fresh_start: false,
-        erase: None,
-    };
-    let identity: Identity = identity();
-    Engine::open(disk, "memory", &identity, &options).unwrap()
-}
-
-fn numbered(n: u64, len: usize) -> Block {
-    let bytes = [&n.to_le_bytes()[..], &vec![7; len]].concat();
-    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block {
-        id,
-        kind: BlockKind::Data,
-        bytes: Bytes::from(bytes),
-    }
 }
 
 async fn store(engine: &Engine, n: u64, part: u32, len: usize) {
@@ -76,7 +48,7 @@ impl Bench {
         let (disk, gate) = (FaultyDisk::new(), Arc::new(Gate::default()));
         let gated = HookedDisk::gated(disk.clone(), &gate);
         Self {
-            engine: open_sized(gated, capacity),
+            engine: open(gated, capacity).unwrap(),
             disk,
             gate,
         }
@@ -105,7 +77,8 @@ impl Bench {
     /// Whether the session holds sets after a kill.
     fn holds_after_kill(self, n: u64) -> bool {
         drop(self.engine);
-        open(Arc::new(self.disk.kill()))
+        open_memory(&self.disk.kill(), CAPACITY)
+            .unwrap()
             .sessions()
             .contains(&session(n))
     }

@@ -7,49 +7,18 @@
 )]
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk};
 use cstore_storage::EngineError;
-use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Need, PutOutcome, SealOutcome};
-use cstore_types::{Block, BlockId, BlockKind, PartNo};
+use cstore_storage::engine::{CompactStep, Engine, Need, PutOutcome};
+use cstore_testkit::engine::{mark, numbered, open_memory};
+use cstore_testkit::session;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::model::{identity, session};
-
-fn open(disk: &FaultyDisk, capacity: u64) -> Engine {
-    let options = DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-    };
-    Engine::open(Arc::new(disk.clone()), "disk", &identity(), &options).unwrap()
-}
-
-/// Bytes that follow from a number.
-fn numbered(n: u64, len: usize) -> Block {
-    let mut bytes = vec![0; len];
-    StdRng::seed_from_u64(n).fill(&mut bytes[..]);
-    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block {
-        id,
-        kind: BlockKind::Data,
-        bytes: Bytes::from(bytes),
-    }
-}
-
 async fn store(engine: &Engine, n: u64, len: usize) -> Result<(), EngineError> {
-    let block = numbered(n, len);
-    match engine
-        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
-        .await?
-    {
-        SealOutcome::Sealed { .. } => engine.unpin(session(n)),
-        other => panic!("{other:?}"),
-    }
+    cstore_testkit::engine::store(engine, n, len).await?;
+    engine.unpin(session(n));
     Ok(())
 }
 
@@ -87,7 +56,7 @@ async fn release_all(engine: &Engine, order: &[u64]) -> Result<(), String> {
 /// back with it is not promised a second time, so it cannot be taken from under the next copy.
 #[tokio::test]
 async fn i7_room_that_another_request_wins_back_is_promised_once() {
-    let engine = open(&FaultyDisk::new(), 24 << 20);
+    let engine = open_memory(&FaultyDisk::new(), 24 << 20).unwrap();
     let len = 50_000;
     let mut n = fill(&engine, len).await;
     // Every segment is a seventh dead.
@@ -123,12 +92,11 @@ async fn i7_room_that_another_request_wins_back_is_promised_once() {
 }
 
 /// Flips a byte of the last block of each of some segments; answers the blocks.
-fn damage(disk: &FaultyDisk, segments: usize, blocks: u64, len: usize) -> Vec<u64> {
+fn damage(disk: &FaultyDisk, segments: usize, blocks: u64) -> Vec<u64> {
     let folder = Disk::subdir(disk, "segments").unwrap();
     let mut names = folder.list().unwrap();
     names.sort();
-    let start = |n: u64| -> [u8; 16] { numbered(n, len).bytes[..16].try_into().unwrap() };
-    let starts: HashMap<[u8; 16], u64> = (0..blocks).map(|n| (start(n), n)).collect();
+    let starts: HashMap<[u8; 16], u64> = (0..blocks).map(|n| (mark(n), n)).collect();
     let mut hurt = Vec::new();
     for name in names.iter().skip(3).take(segments) {
         let file = folder.open(name).unwrap();
@@ -149,9 +117,9 @@ fn damage(disk: &FaultyDisk, segments: usize, blocks: u64, len: usize) -> Vec<u6
 async fn i7_damaged_blocks_on_a_full_disk_do_not_use_up_the_reserve() {
     for (segments, len) in [(1, 9_000), (2, 30_000), (4, 9_000), (4, 30_000)] {
         let disk = FaultyDisk::new();
-        let engine = open(&disk, 24 << 20);
+        let engine = open_memory(&disk, 24 << 20).unwrap();
         let n = fill(&engine, len).await;
-        let hurt = damage(&disk, segments, n, len);
+        let hurt = damage(&disk, segments, n);
         let order: Vec<u64> = spread(n)
             .into_iter()
             .filter(|n| !hurt.contains(n))
@@ -178,7 +146,7 @@ async fn i7_damaged_blocks_on_a_full_disk_do_not_use_up_the_reserve() {
 async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
     for kills in [false, true] {
         let mut disk = FaultyDisk::new();
-        let mut engine = open(&disk, 6 << 20);
+        let mut engine = open_memory(&disk, 6 << 20).unwrap();
         let n = fill(&engine, 2_000).await;
         for (life, n) in spread(n).into_iter().take(400).enumerate() {
             if !kills {
@@ -186,7 +154,7 @@ async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
             }
             drop(engine);
             disk = disk.kill();
-            engine = open(&disk, 6 << 20);
+            engine = open_memory(&disk, 6 << 20).unwrap();
             let released = release_all(&engine, &[n]).await;
             released.unwrap_or_else(|error| panic!("kills {kills}, life {life}: {error}"));
             assert!(
@@ -201,7 +169,7 @@ async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
 /// large block.
 #[tokio::test]
 async fn i7_a_large_request_wins_back_as_much_as_it_needs() {
-    let engine = open(&FaultyDisk::new(), 24 << 20);
+    let engine = open_memory(&FaultyDisk::new(), 24 << 20).unwrap();
     let n = fill(&engine, 50_000).await;
     let gone: Vec<u64> = (0..n).filter(|n| n % 2 == 0).collect();
     release_all(&engine, &gone).await.unwrap();
@@ -213,7 +181,7 @@ async fn i7_a_large_request_wins_back_as_much_as_it_needs() {
 #[tokio::test]
 async fn i7_a_release_that_finds_no_room_gives_up_what_no_set_holds() {
     let disk = FaultyDisk::new();
-    let engine = open(&disk, 6 << 20);
+    let engine = open_memory(&disk, 6 << 20).unwrap();
     let mut blocks = 1_000..;
     for n in 0..40 {
         store(&engine, n, 2_000).await.unwrap();
@@ -230,7 +198,7 @@ async fn i7_a_release_that_finds_no_room_gives_up_what_no_set_holds() {
     }
     let disk = disk.kill();
     drop(engine);
-    let engine = open(&disk, 6 << 20);
+    let engine = open_memory(&disk, 6 << 20).unwrap();
     assert!(
         engine.read_block(&orphan).is_ok(),
         "its upload may still be running"

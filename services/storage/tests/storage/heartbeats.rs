@@ -19,17 +19,15 @@ use cstore_node::{ByteSize, HostPort, Shutdown};
 use cstore_proto::v1::cluster_server::{Cluster, ClusterServer};
 use cstore_proto::{Verifier, v1};
 use cstore_storage::Config;
-use cstore_storage::engine::{Engine, SealOutcome};
-use cstore_testkit::{secret, until};
-use cstore_types::{Block, BlockId, BlockKind, PartNo, SessionId};
+use cstore_testkit::engine::{CAPACITY, identity, open, open_memory, store};
+use cstore_testkit::{secret, session, until};
+use cstore_types::SessionId;
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Response, Status};
-
-use crate::model::{CAPACITY, block, identity, session};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Sessions that one answer of the real master names at most.
@@ -173,9 +171,9 @@ impl Setup {
     /// A disk with one set of each session.
     async fn new(sessions: std::ops::Range<u64>) -> Self {
         let disk = FaultyDisk::new();
-        let engine = crate::model::open(&disk).unwrap();
+        let engine = open_memory(&disk, CAPACITY).unwrap();
         for n in sessions {
-            store(&engine, n).await;
+            store(&engine, n, 1_000).await.unwrap();
         }
         engine.close().unwrap();
         drop(engine);
@@ -261,15 +259,6 @@ impl Setup {
     }
 }
 
-async fn store(engine: &Engine, n: u64) {
-    let block = block(n);
-    let sealed = engine
-        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
-        .await
-        .unwrap();
-    assert!(matches!(sealed, SealOutcome::Sealed { .. }));
-}
-
 #[tokio::test(start_paused = true)]
 async fn i12_heartbeats_keep_their_interval_while_the_disk_holds_a_release_up() {
     let setup = Setup::new(0..1).await;
@@ -297,28 +286,14 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let faulty = FaultyDisk::new();
     let gate = Arc::new(Gate::default());
     let disk = HookedDisk::gated(faulty.clone(), &gate);
-    let engine = crate::model::open_on(disk).unwrap();
-    let large = |n: u64| {
-        let bytes = [&n.to_le_bytes()[..], &[7; 150_000]].concat();
-        let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-        Block {
-            id,
-            kind: BlockKind::Data,
-            bytes: Bytes::from(bytes),
-        }
-    };
-    let store = async |n| {
-        engine
-            .put_seal(session(n), PartNo(0), vec![large(n).id], vec![large(n)])
-            .await
-    };
-    store(0).await.unwrap();
+    let engine = open(disk, CAPACITY).unwrap();
+    store(&engine, 0, 150_000).await.unwrap();
     engine.release(session(0)).await.unwrap();
     // The next segment is begun and gets no frame, so that nothing but the superblock can know the
     // highest sequence when the first segment is recycled: header of the new segment, footer of the
     // old one, then the frame.
     faulty.strike(Verb::Write, 3, Fault::Eio);
-    assert!(store(1).await.is_err());
+    assert!(store(&engine, 1, 150_000).await.is_err());
 
     gate.close(Verb::Sync);
     let retiring = engine.clone();
@@ -391,7 +366,7 @@ async fn i11_a_release_is_told_until_the_master_has_answered_and_again_by_the_ne
         "once, when the master answers"
     );
     life.stop().await;
-    let engine = crate::model::open(&setup.disk.kill()).unwrap();
+    let engine = open_memory(&setup.disk.kill(), CAPACITY).unwrap();
     assert_eq!(engine.sessions(), [session(1)]);
 }
 

@@ -12,43 +12,15 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use bytes::Bytes;
-use cstore_log::{Disk, Fault, FaultyDisk, Verb};
-use cstore_storage::engine::{
-    CompactStep, DiskOptions, Engine, Identity, Need, PutOutcome, SealOutcome,
-};
-use cstore_types::{
-    Block, BlockId, BlockKind, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid,
-};
+use cstore_log::{Fault, FaultyDisk, Verb};
+use cstore_storage::engine::{CompactStep, Engine, Need, PutOutcome, SealOutcome};
+use cstore_testkit::engine::{CAPACITY, open_memory};
+use cstore_testkit::session;
+use cstore_types::{Block, BlockId, PartNo, SessionId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-pub const CAPACITY: u64 = 6 << 20;
-
-pub fn identity() -> Identity {
-    Identity {
-        store: StoreUuid::from_bytes([1; 16]),
-        cluster: ClusterUuid::from_bytes([2; 16]),
-        node: NodeId::new("storage-1").unwrap(),
-        key: DedupKey::from_bytes([3; 32]),
-    }
-}
-
-pub fn open(disk: &FaultyDisk) -> Result<Engine, String> {
-    open_on(Arc::new(disk.clone()))
-}
-
-pub fn open_on(disk: Arc<dyn Disk>) -> Result<Engine, String> {
-    let options = DiskOptions {
-        capacity: CAPACITY,
-        block_size: 64,
-        fresh_start: false,
-        erase: None,
-    };
-    Engine::open(disk, "memory", &identity(), &options).map_err(|error| error.to_string())
-}
 
 /// Blocks follow from a number: few, so that sessions share them, made once.
 pub fn block(n: u64) -> Block {
@@ -61,16 +33,7 @@ fn make_block(n: u64) -> Block {
     let mut rng = StdRng::seed_from_u64(n);
     let mut bytes = vec![0u8; rng.random_range(1..40_000)];
     rng.fill(&mut bytes[..]);
-    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block {
-        id,
-        kind: BlockKind::Data,
-        bytes: Bytes::from(bytes),
-    }
-}
-
-pub fn session(n: u64) -> SessionId {
-    SessionId::from_bytes([[7; 8], n.to_le_bytes()].concat().try_into().unwrap())
+    cstore_testkit::engine::block(bytes)
 }
 
 type Key = (u64, u32);
@@ -103,7 +66,7 @@ pub struct World {
 impl World {
     pub fn new() -> Self {
         let disk = FaultyDisk::new();
-        let engine = Some(open(&disk).unwrap());
+        let engine = Some(open_memory(&disk, CAPACITY).unwrap());
         Self {
             disk,
             engine,
@@ -257,7 +220,7 @@ impl World {
     /// Opens the disk again and learns what became of unknown outcomes.
     pub async fn reopen(&mut self) -> Result<(), String> {
         self.engine = None;
-        self.engine = Some(open(&self.disk)?);
+        self.engine = Some(open_memory(&self.disk, CAPACITY).map_err(|error| error.to_string())?);
         let held: BTreeSet<SessionId> = self.engine().sessions().into_iter().collect();
         let sealed = self
             .model

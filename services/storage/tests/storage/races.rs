@@ -18,13 +18,14 @@ use bytes::Bytes;
 use cstore_log::FaultyDisk;
 use cstore_storage::EngineError;
 use cstore_storage::engine::{Engine, Need, PutOutcome, SealOutcome};
-use cstore_testkit::seed_and_cases;
+use cstore_testkit::engine::{CAPACITY, identity, open_memory};
+use cstore_testkit::{seed_and_cases, session};
 use cstore_types::{Block, BlockId, BlockKind, PartNo};
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::model::{block, identity, open, session};
+use crate::model::block;
 
 /// Sessions and blocks of requests: few, so that requests meet.
 const SESSIONS: u64 = 4;
@@ -139,7 +140,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let disk = FaultyDisk::with_one_thread();
-        let engine = open(&disk).unwrap();
+        let engine = open_memory(&disk, CAPACITY).unwrap();
         Self {
             disk,
             engine,
@@ -332,7 +333,7 @@ impl World {
     fn restart(&mut self) {
         self.emptied += self.engine.counters().compacted_files.get();
         self.disk = self.disk.kill();
-        self.engine = open(&self.disk).unwrap();
+        self.engine = open_memory(&self.disk, CAPACITY).unwrap();
     }
 }
 

@@ -11,51 +11,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::Bytes;
-use cstore_log::{Disk, FaultyDisk, RealDisk};
+use cstore_log::{FaultyDisk, RealDisk};
 use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
-use cstore_storage::engine::{CompactStep, DiskOptions, Engine, Need, SealOutcome};
-use cstore_testkit::{cases, seed, seed_and_cases};
-use cstore_types::{Block, BlockId, BlockKind, PartNo};
+use cstore_storage::engine::{CompactStep, Engine, Need, SealOutcome};
+use cstore_testkit::engine::{numbered, open, open_memory, store};
+use cstore_testkit::{cases, seed, seed_and_cases, session};
+use cstore_types::{Block, BlockId, PartNo};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-use crate::model::{identity, session};
-
-fn open(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
-    let options = DiskOptions {
-        capacity,
-        block_size: 65_536,
-        fresh_start: false,
-        erase: None,
-    };
-    Engine::open(disk, "disk", &identity(), &options).unwrap()
-}
-
-/// Bytes that follow from a number.
-fn numbered(n: u64, len: usize) -> Block {
-    let mut bytes = vec![0; len];
-    StdRng::seed_from_u64(n).fill(&mut bytes[..]);
-    let id = BlockId::of_many(&identity().key, &[&bytes])[0];
-    Block {
-        id,
-        kind: BlockKind::Data,
-        bytes: Bytes::from(bytes),
-    }
-}
-
-async fn store(engine: &Engine, n: u64, len: usize) -> Result<(), EngineError> {
-    let block = numbered(n, len);
-    match engine
-        .put_seal(session(n), PartNo(0), vec![block.id], vec![block])
-        .await?
-    {
-        SealOutcome::Sealed { .. } => Ok(()),
-        other => panic!("{other:?}"),
-    }
-}
 
 /// A disk of one block a session, filled to the last.
 struct Filled {
@@ -68,7 +33,7 @@ struct Filled {
 impl Filled {
     fn new(capacity: u64, len: usize) -> Self {
         Self {
-            engine: open(Arc::new(FaultyDisk::new()), capacity),
+            engine: open(Arc::new(FaultyDisk::new()), capacity).unwrap(),
             len,
             next: 0,
             held: Vec::new(),
@@ -164,7 +129,7 @@ async fn i7_clients_that_fill_beside_compaction_are_refused_only_when_the_disk_i
 }
 
 async fn clients_fill_beside_compaction() {
-    let engine = open(Arc::new(FaultyDisk::new()), 24 << 20);
+    let engine = open(Arc::new(FaultyDisk::new()), 24 << 20).unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let background = {
         let (engine, done) = (engine.clone(), done.clone());
@@ -271,7 +236,7 @@ async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
 async fn i7_a_full_disk_that_died_opens_and_recovers() {
     let faulty = FaultyDisk::new();
     let mut disk = Filled {
-        engine: open(Arc::new(faulty.clone()), 6 << 20),
+        engine: open_memory(&faulty, 6 << 20).unwrap(),
         len: 9_000,
         next: 0,
         held: Vec::new(),
@@ -289,7 +254,7 @@ async fn i7_a_full_disk_that_died_opens_and_recovers() {
         } else {
             faulty.power_loss(round)
         };
-        disk.engine = open(Arc::new(faulty.clone()), 6 << 20);
+        disk.engine = open_memory(&faulty, 6 << 20).unwrap();
         disk.check();
         let taken = disk.fill().await;
         println!("round {round}: {freed} freed, {taken} taken");
@@ -303,7 +268,7 @@ async fn i7_a_full_disk_that_died_opens_and_recovers() {
         } else {
             faulty.power_loss(round)
         };
-        disk.engine = open(Arc::new(faulty.clone()), 6 << 20);
+        disk.engine = open_memory(&faulty, 6 << 20).unwrap();
         disk.check();
     }
 }
@@ -415,7 +380,7 @@ impl Race {
 async fn i1_i4_puts_seals_releases_reads_and_compaction_at_once_harm_nobody() {
     let (seed, rounds) = seed_and_cases(1, 150);
     let dir = tempfile::tempdir().unwrap();
-    let engine = open(RealDisk::open(dir.path()).unwrap(), 12 << 20);
+    let engine = open(RealDisk::open(dir.path()).unwrap(), 12 << 20).unwrap();
     let race = Arc::new(Race {
         engine,
         held: Mutex::default(),
@@ -465,7 +430,7 @@ async fn i1_i4_puts_seals_releases_reads_and_compaction_at_once_harm_nobody() {
     assert_eq!(race.engine.totals().blocks, distinct.len() as u64);
     assert_eq!(race.engine.counters().damaged_blocks.get(), 0);
     drop(race);
-    let engine = open(RealDisk::open(dir.path()).unwrap(), 12 << 20);
+    let engine = open(RealDisk::open(dir.path()).unwrap(), 12 << 20).unwrap();
     assert_eq!(engine.totals().blocks, distinct.len() as u64);
     for n in held {
         for block in Race::blocks(n) {

@@ -9,8 +9,8 @@ use h2::Reason;
 use h2::client::SendRequest;
 use tokio::time::timeout;
 
-use crate::fake::{Setup, connect, start, start_with};
 use crate::http;
+use crate::setup::{Setup, connect, start, start_with};
 
 /// A connection whose streams may be sent so many bytes each without being asked for more.
 async fn client(setup: &Setup, window: u32) -> SendRequest<Bytes> {
@@ -40,7 +40,11 @@ fn put(setup: &Setup, name: &str, length: Option<usize>) -> Request<()> {
 
 /// Until the worker has got something of an upload.
 async fn begun(setup: &Setup) {
-    while setup.fake.with(|state| std::mem::take(&mut state.came)) == 0 {
+    while setup
+        .worker
+        .with(|state| std::mem::take(&mut state.received))
+        == 0
+    {
         tokio::task::yield_now().await;
     }
 }
@@ -83,7 +87,7 @@ async fn i2_an_upload_that_is_reset_is_never_a_file_whatever_the_reason_says() {
         201
     );
     let names = setup
-        .fake
+        .master
         .with(|state| state.files.keys().cloned().collect::<Vec<_>>());
     assert_eq!(names, ["whole"], "{broken} uploads were cut off");
 }
@@ -95,7 +99,7 @@ async fn i10_an_answer_that_nobody_takes_is_given_up_though_its_client_answers_p
         config.max_connections = 2;
     })
     .await;
-    setup.fake.put_file("large", &[7; 1_000]);
+    setup.master.put_file("large", &[7; 1_000]);
     let mut closed = client(&setup, 0).await;
     let mut slow = client(&setup, 100).await;
     for sender in [&mut closed, &mut slow] {

@@ -7,8 +7,8 @@ use cstore_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::fake::{self, connect, start, start_with};
 use crate::http;
+use crate::setup::{self, connect, start, start_with};
 
 /// Everything that comes until the end of the connection.
 async fn rest(stream: &mut TcpStream) -> String {
@@ -144,7 +144,7 @@ fn ambiguous() -> Vec<(&'static str, String)> {
 #[tokio::test]
 async fn requests_that_two_readers_could_split_differently_are_refused_or_are_the_last() {
     let setup = start().await;
-    setup.fake.put_file("victim", b"not for you");
+    setup.master.put_file("victim", b"not for you");
     for (case, request) in ambiguous() {
         let mut stream = connect(setup.addr).await;
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -160,7 +160,7 @@ async fn requests_that_two_readers_could_split_differently_are_refused_or_are_th
                 .is_none_or(|status| served == (*status == "201")),
             "{case}: {text}"
         );
-        let _ = setup.fake.with(|state| state.files.remove("a"));
+        let _ = setup.master.with(|state| state.files.remove("a"));
     }
 }
 
@@ -172,7 +172,7 @@ async fn sockets_that_only_wait_make_room_for_who_asks() {
         config.header_timeout = Duration::from_secs(3_600);
     };
     let setup = start_with(tune).await;
-    setup.fake.put_file("a", b"here");
+    setup.master.put_file("a", b"here");
     let mut idle = Vec::new();
     for n in 0..40 {
         let mut stream = connect(setup.addr).await;
@@ -266,7 +266,7 @@ const END_HEADERS: u8 = 4;
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
 
 /// Sends until the gateway says GOAWAY or hangs up; fails when it takes it all.
-async fn until_goaway(setup: &fake::Setup, bytes: Vec<u8>) {
+async fn until_goaway(setup: &setup::Setup, bytes: Vec<u8>) {
     let mut stream = connect(setup.addr).await;
     let _ = stream
         .write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
@@ -298,7 +298,7 @@ async fn until_goaway(setup: &fake::Setup, bytes: Vec<u8>) {
 #[tokio::test]
 async fn floods_of_http_2_end_their_connection_and_nothing_else() {
     let setup = start().await;
-    setup.fake.put_file("a", b"here");
+    setup.master.put_file("a", b"here");
     let resets: Vec<u8> = (0..20_000_u32)
         .flat_map(|n| {
             let id = 2 * n + 1;

@@ -5,12 +5,12 @@
     reason = "a helper of a test fails as the test does"
 )]
 
-mod fake;
 mod h2;
 mod hostile;
 mod http;
 mod page;
 mod patience;
 mod rest;
+mod setup;
 mod trace;
 mod uploads;

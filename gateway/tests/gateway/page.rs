@@ -1,8 +1,8 @@
 //! The web page as it is served: types, caching, and what a browser is told to refuse.
 
-use crate::fake::{start, start_with};
 use crate::http::{Answer, send};
 use crate::rest::get;
+use crate::setup::{start, start_with};
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\n";
 

@@ -3,10 +3,10 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::fake::{self, start, start_with};
 use crate::http::{Answer, send};
+use crate::setup::{self, start, start_with};
 
-pub(crate) async fn put(setup: &fake::Setup, path: &str, headers: &str, body: &str) -> Answer {
+pub(crate) async fn put(setup: &setup::Setup, path: &str, headers: &str, body: &str) -> Answer {
     let request = format!(
         "PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n{body}",
         body.len()
@@ -14,7 +14,7 @@ pub(crate) async fn put(setup: &fake::Setup, path: &str, headers: &str, body: &s
     send(setup.addr, request).await
 }
 
-pub(crate) async fn get(setup: &fake::Setup, path: &str, headers: &str) -> Answer {
+pub(crate) async fn get(setup: &setup::Setup, path: &str, headers: &str) -> Answer {
     send(
         setup.addr,
         format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n"),
@@ -71,14 +71,14 @@ async fn metadata_is_kept_with_the_file_and_given_back_by_get_and_head() {
             answer.json()
         );
     }
-    assert_eq!(setup.fake.with(|state| state.commits), 1);
+    assert_eq!(setup.master.n_commits(), 1);
 }
 
 #[tokio::test]
 async fn what_a_removal_would_free_is_told_for_a_file_and_for_a_prefix() {
     let setup = start().await;
-    setup.fake.put_file("d/a", b"x");
-    setup.fake.put_file("d/b", b"y");
+    setup.master.put_file("d/a", b"x");
+    setup.master.put_file("d/b", b"y");
     let freed = get(&setup, "/api/files/d/a?explain=freed", "").await.json();
     assert_eq!(
         (&freed["name"], &freed["size"], &freed["other_names"]),
@@ -110,7 +110,7 @@ async fn what_a_removal_would_free_is_told_for_a_file_and_for_a_prefix() {
 #[tokio::test]
 async fn a_misspelt_parameter_changes_nothing() {
     let setup = start().await;
-    setup.fake.put_file("a", b"x");
+    setup.master.put_file("a", b"x");
     for (line, known) in [
         ("PUT /api/files/a?overwirte=true", "overwrite"),
         ("POST /api/files/a:copy?overwrite=true", "none"),
@@ -138,7 +138,7 @@ async fn a_misspelt_parameter_changes_nothing() {
 #[tokio::test]
 async fn a_file_is_read_whole_in_part_and_conditionally() {
     let setup = start().await;
-    setup.fake.put_file("d/a b.txt", b"0123456789");
+    setup.master.put_file("d/a b.txt", b"0123456789");
     let path = "/api/files/d/a%20b.txt";
     let whole = get(&setup, path, "").await;
     assert_eq!(
@@ -199,10 +199,10 @@ async fn a_file_is_read_whole_in_part_and_conditionally() {
 #[tokio::test]
 async fn a_download_that_is_cut_never_looks_whole() {
     let setup = start().await;
-    setup.fake.put_file("a", b"0123456789");
+    setup.master.put_file("a", b"0123456789");
     for cut in [3, 5, 9, 10] {
-        setup.fake.with(|state| state.cut_after = Some(cut));
-        let mut stream = fake::connect(setup.addr).await;
+        setup.worker.with(|state| state.cut_after = Some(cut));
+        let mut stream = setup::connect(setup.addr).await;
         stream
             .write_all(b"GET /api/files/a HTTP/1.1\r\nHost: x\r\n\r\n")
             .await
@@ -218,14 +218,14 @@ async fn a_download_that_is_cut_never_looks_whole() {
             "{text}"
         );
     }
-    setup.fake.with(|state| state.cut_after = Some(0));
+    setup.worker.with(|state| state.cut_after = Some(0));
     assert_eq!(get(&setup, "/api/files/a", "").await.status, 500);
 }
 
 #[tokio::test]
 async fn an_empty_file_needs_no_worker() {
     let setup = start().await;
-    setup.fake.put_file("empty", b"");
+    setup.master.put_file("empty", b"");
     let answer = get(&setup, "/api/files/empty", "").await;
     assert_eq!(
         (answer.status, answer.header("content-length")),
@@ -242,7 +242,7 @@ async fn an_empty_file_needs_no_worker() {
 #[tokio::test]
 async fn names_are_removed_listed_copied_and_renamed() {
     let setup = start().await;
-    setup.fake.put_file("a", b"x");
+    setup.master.put_file("a", b"x");
     let list = get(&setup, "/api/files?prefix=a&limit=10", "").await;
     assert_eq!(list.json()["files"][0]["name"].as_str(), Some("a"));
     assert_eq!(get(&setup, "/api/files?limit=0", "").await.status, 400);

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use cstore_node::Env;
 use cstore_node::telemetry::{self, TelemetryConfig};
 
-use crate::{fake, http};
+use crate::{http, setup};
 
 #[tokio::test]
 async fn a_trace_that_a_client_began_goes_on_and_every_answer_names_its_own() {
     let no_variables: BTreeMap<String, String> = BTreeMap::new();
     let config = TelemetryConfig::from_env(&mut Env::new(&no_variables));
     let telemetry = telemetry::init("gateway", &config).unwrap();
-    let setup = fake::start().await;
+    let setup = setup::start().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let request = format!(
         "PUT /api/files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\ntraceparent: 00-{trace}-00f067aa0ba902b7-01\r\n\r\nx"

@@ -1,16 +1,18 @@
 //! Uploads over real sockets, before a master and a worker that are fakes in this process.
 
+use cstore_proto::v1;
 use cstore_testkit::PATIENCE;
+use cstore_testkit::fake::Reply;
 use cstore_types::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::fake;
-use crate::fake::start;
 use crate::http;
 use crate::http::{Answer, send};
 use crate::rest::{get, put};
+use crate::setup;
+use crate::setup::start;
 
-async fn post_form(setup: &fake::Setup, query: &str, form: &str) -> Answer {
+async fn post_form(setup: &setup::Setup, query: &str, form: &str) -> Answer {
     let request = format!(
         "POST /api/upload{query} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XY\r\nContent-Length: {}\r\n\r\n{form}",
         form.len()
@@ -60,7 +62,7 @@ async fn a_put_is_answered_201_with_all_fields_and_a_taken_name_409() {
     );
     assert_eq!(
         setup
-            .fake
+            .master
             .with(|state| state.files["a b.txt"].1.content_type.clone()),
         "text/plain"
     );
@@ -100,8 +102,8 @@ async fn a_put_is_answered_201_with_all_fields_and_a_taken_name_409() {
 #[tokio::test]
 async fn a_taken_name_is_refused_before_a_large_body_is_sent() {
     let setup = start().await;
-    setup.fake.put_file("a", b"x");
-    let mut stream = fake::connect(setup.addr).await;
+    setup.master.put_file("a", b"x");
+    let mut stream = setup::connect(setup.addr).await;
     let head = "PUT /api/files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = http::read(&mut stream, false).await;
@@ -114,7 +116,7 @@ async fn a_taken_name_is_refused_before_a_large_body_is_sent() {
 #[tokio::test]
 async fn expect_100_continue_is_answered_when_the_body_is_wanted() {
     let setup = start().await;
-    let mut stream = fake::connect(setup.addr).await;
+    let mut stream = setup::connect(setup.addr).await;
     let head = "PUT /api/files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut go = [0; 25];
@@ -122,7 +124,7 @@ async fn expect_100_continue_is_answered_when_the_body_is_wanted() {
     assert_eq!(&go, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(&[b'x'; 100_000]).await.unwrap();
     assert_eq!(http::read(&mut stream, false).await.status, 201);
-    assert_eq!(setup.fake.with(|state| state.files["a"].0.len()), 100_000);
+    assert_eq!(setup.master.with(|state| state.files["a"].0.len()), 100_000);
 }
 
 #[tokio::test]
@@ -130,7 +132,10 @@ async fn a_body_of_unknown_length_is_streamed() {
     let setup = start().await;
     let request = "PUT /api/files/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
     assert_eq!(send(setup.addr, request).await.status, 201);
-    assert_eq!(setup.fake.with(|state| state.files["a"].0.clone()), "abcde");
+    assert_eq!(
+        setup.master.with(|state| state.files["a"].0.clone()),
+        "abcde"
+    );
 }
 
 #[tokio::test]
@@ -151,7 +156,7 @@ async fn i2_a_body_that_is_cut_off_commits_nothing() {
         ),
     ];
     for cut in &cuts {
-        let mut stream = fake::connect(setup.addr).await;
+        let mut stream = setup::connect(setup.addr).await;
         stream.write_all(cut.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut rest = Vec::new();
@@ -168,7 +173,7 @@ async fn i2_a_body_that_is_cut_off_commits_nothing() {
         400,
         "a form without its closing delimiter"
     );
-    assert_eq!(setup.fake.with(|state| state.commits), 0);
+    assert_eq!(setup.master.n_commits(), 0);
 }
 
 #[tokio::test]
@@ -188,7 +193,9 @@ async fn a_form_is_stored_under_the_name_of_its_part_or_of_the_query() {
     let answer = post_form(&setup, "?name=other+name", &form).await;
     assert_eq!(answer.json()["file"].as_str(), Some("other name"));
     assert_eq!(
-        setup.fake.with(|state| state.files["other name"].0.clone()),
+        setup
+            .master
+            .with(|state| state.files["other name"].0.clone()),
         "hello"
     );
 }
@@ -221,14 +228,14 @@ async fn hostile_forms_are_refused_and_commit_nothing() {
     }
     let wrong = "POST /api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
     assert_eq!(send(setup.addr, wrong).await.status, 400);
-    assert_eq!(setup.fake.with(|state| state.commits), 0);
+    assert_eq!(setup.master.n_commits(), 0);
 }
 
 #[tokio::test]
 async fn a_full_store_answers_507_while_the_client_still_sends_and_closes() {
     let setup = start().await;
-    setup.fake.with(|state| state.full_after = Some(100_000));
-    let mut stream = fake::connect(setup.addr).await;
+    setup.worker.with(|state| state.full_after = Some(100_000));
+    let mut stream = setup::connect(setup.addr).await;
     let head = "PUT /api/files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let (mut reader, mut writer) = stream.into_split();
@@ -243,26 +250,32 @@ async fn a_full_store_answers_507_while_the_client_still_sends_and_closes() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(setup.fake.with(|state| state.commits), 0);
+    assert_eq!(setup.master.n_commits(), 0);
 }
 
 #[tokio::test]
 async fn i11_a_small_upload_whose_answer_was_lost_succeeds_once() {
     let setup = start().await;
     let lost = || cstore_proto::status(ErrorCode::Unavailable, "gone");
-    setup.fake.with(|state| state.lose_answer = Some(lost()));
+    setup.worker.reply_next(Reply::Lose(lost()));
     assert_eq!(put(&setup, "/api/files/a", "", "x").await.status, 201);
     // A worker that is known to be away is not even tried; one that was tried is given up by an
     // abort first.
-    let (commits, aborts) = setup.fake.with(|state| (state.commits, state.aborts));
+    let (commits, aborts) = (
+        setup.master.n_commits(),
+        setup.master.count::<v1::AbortUploadRequest>(),
+    );
     assert!(
         commits == 1 && aborts <= 1,
         "{commits} commits, {aborts} aborts"
     );
-    setup.fake.with(|state| state.refuse_put = Some(lost()));
+    setup.worker.reply_next(Reply::Refuse(lost()));
     assert_eq!(put(&setup, "/api/files/b", "", "x").await.status, 201);
     assert_eq!(
-        setup.fake.with(|state| (state.commits, state.aborts)),
+        (
+            setup.master.n_commits(),
+            setup.master.count::<v1::AbortUploadRequest>()
+        ),
         (2, 2)
     );
 }
@@ -272,19 +285,20 @@ async fn i11_a_small_upload_whose_answer_was_lost_succeeds_once() {
 #[tokio::test]
 async fn i11_a_small_upload_whose_answer_and_file_are_gone_has_succeeded_and_is_not_stored_again() {
     let setup = start().await;
-    setup.fake.with(|state| {
-        state.lose_answer = Some(cstore_proto::status(ErrorCode::Unavailable, "gone"));
-        state.remove_before_abort = true;
-    });
+    let lost = cstore_proto::status(ErrorCode::Unavailable, "gone");
+    setup.worker.reply_next(Reply::Lose(lost));
+    setup.master.with(|state| state.remove_before_abort = true);
     let answer = put(&setup, "/api/files/a", "", "six by").await;
     assert_eq!(answer.status, 200, "version 3 replaced a file");
     let body = answer.json();
     // MD5 of the MD5s of "six " and "by", which any S3 client would compute for parts of 4 bytes.
     assert_eq!((&body["size"], &body["blocks"]), (&6.into(), &2.into()));
     assert_eq!(body["etag"], "b865fe9ffc5c33ac0294d929411f13e9-2");
-    let (commits, aborts, files) = setup
-        .fake
-        .with(|state| (state.commits, state.aborts, state.files.len()));
+    let (commits, aborts, files) = (
+        setup.master.n_commits(),
+        setup.master.count::<v1::AbortUploadRequest>(),
+        setup.master.with(|state| state.files.len()),
+    );
     assert_eq!((commits, aborts, files), (1, 1, 0));
 }
 
@@ -300,7 +314,10 @@ async fn tickets_in_stock_serve_many_small_files() {
         );
     }
     assert_eq!(
-        setup.fake.with(|state| (state.begun, state.commits)),
+        (
+            setup.master.count::<v1::BeginUploadRequest>(),
+            setup.master.n_commits()
+        ),
         (1, 3)
     );
 }
@@ -310,7 +327,10 @@ async fn digests_travel_to_the_worker() {
     let setup = start().await;
     let headers = "Content-MD5: 1B2M2Y8AsgTpgAmY7PhCfg==\r\nx-cstore-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\r\n";
     assert_eq!(put(&setup, "/api/files/a", headers, "").await.status, 201);
-    let header = setup.fake.with(|state| state.last_header.clone()).unwrap();
+    let header = setup
+        .worker
+        .with(|state| state.last_header.clone())
+        .unwrap();
     assert_eq!(
         (header.expect_md5.len(), header.expect_sha256.len()),
         (16, 32)

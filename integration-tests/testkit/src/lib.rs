@@ -8,6 +8,7 @@
 //! | [`port`] | reservation of TCP ports, and an address at which nobody listens |
 //! | [`cluster`] | secret and ids of the cluster of tests |
 //! | `engine` (feature) | engines of a storage node over disks in memory |
+//! | `fake` (feature `services`) | masters, workers and storage nodes whose replies a test scripts |
 //!
 //! Unit tests inside a crate may use only what does not mention types of that crate: the kit is
 //! compiled against the crate without its tests, and types of the two are not the same.
@@ -23,6 +24,8 @@ pub mod cluster;
 pub mod content;
 #[cfg(feature = "engine")]
 pub mod engine;
+#[cfg(feature = "services")]
+pub mod fake;
 pub mod port;
 pub mod seed;
 pub mod wait;

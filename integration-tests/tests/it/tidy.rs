@@ -65,7 +65,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "cstore-testkit",
-        &["cstore-types", "cstore-log", "cstore-storage"],
+        &[
+            "cstore-types",
+            "cstore-log",
+            "cstore-storage",
+            "cstore-mesh",
+            "cstore-node",
+            "cstore-proto",
+            "cstore-wire",
+        ],
     ),
 ];
 

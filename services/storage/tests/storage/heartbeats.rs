@@ -3,147 +3,55 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::collections::BTreeSet;
-use std::future::pending;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
-use cstore_mesh::{BoxIo, Dial, GrpcServer, MeshMetrics, RoleIo, RoleMetrics, ServerOptions};
+use cstore_mesh::{Dial, RoleIo, RoleMetrics};
 use cstore_node::admin::Readiness;
 use cstore_node::shutdown::spawn;
 use cstore_node::{ByteSize, HostPort, Shutdown};
-use cstore_proto::v1::cluster_server::{Cluster, ClusterServer};
-use cstore_proto::{Verifier, v1};
+use cstore_proto::v1;
 use cstore_storage::Config;
 use cstore_testkit::engine::{CAPACITY, identity, open, open_memory, store};
-use cstore_testkit::{secret, session, until};
-use cstore_types::SessionId;
-use futures_util::{Stream, StreamExt, stream};
-use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use cstore_testkit::fake::{FakeMaster, Reply};
+use cstore_testkit::{INTERVAL, secret, session, until};
+use cstore_types::{ErrorCode, SessionId};
+use futures_util::{StreamExt, stream};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tonic::{Request, Response, Status};
 
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Sessions that one answer of the real master names at most.
-const MAX_RELEASES: usize = 1_000;
-
-#[derive(Debug, Default)]
-struct Seen {
-    /// The release list.
-    pending: BTreeSet<SessionId>,
-    is_suspect: bool,
-    /// Heartbeats are refused.
-    is_away: bool,
-    heartbeats: Vec<(Instant, v1::StorageReport)>,
+fn is_drained(master: &FakeMaster) -> bool {
+    master.with(|state| state.releases.is_empty())
 }
 
-#[derive(Debug, Clone, Default)]
-struct FakeMaster(Arc<Mutex<Seen>>);
-
-impl FakeMaster {
-    fn is_drained(&self) -> bool {
-        self.0.lock().pending.is_empty()
-    }
-
-    fn n_heartbeats(&self) -> usize {
-        self.0.lock().heartbeats.len()
-    }
-
-    /// Heartbeats that acknowledged a session.
-    fn n_acknowledged(&self, session: SessionId) -> usize {
-        let names = |report: &v1::StorageReport| {
-            report
-                .released
-                .iter()
-                .any(|raw| raw == &session.as_bytes()[..])
-        };
-        self.0
-            .lock()
-            .heartbeats
-            .iter()
-            .filter(|(_, report)| names(report))
-            .count()
-    }
-
-    /// The longest time between two heartbeats.
-    fn longest_gap(&self) -> Duration {
-        let seen = self.0.lock();
-        let times: Vec<Instant> = seen
-            .heartbeats
-            .iter()
-            .map(|(at, _)| *at)
-            .chain([Instant::now()])
-            .collect();
-        times
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
-            .max()
-            .unwrap_or_default()
-    }
+fn n_heartbeats(master: &FakeMaster) -> usize {
+    master.count::<v1::HeartbeatRequest>()
 }
 
-#[tonic::async_trait]
-impl Cluster for FakeMaster {
-    type WatchMapStream = Pin<Box<dyn Stream<Item = Result<v1::ClusterView, Status>> + Send>>;
+fn heartbeats(master: &FakeMaster) -> Vec<(Instant, v1::HeartbeatRequest)> {
+    master.timed_requests()
+}
 
-    async fn register(
-        &self,
-        _: Request<v1::RegisterRequest>,
-    ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let cluster_uuid = Bytes::copy_from_slice(identity().cluster.as_bytes());
-        Ok(Response::new(v1::RegisterResponse {
-            state: Some(v1::MasterState {
-                cluster_uuid,
-                ..v1::MasterState::default()
-            }),
-            dedup_key: Bytes::copy_from_slice(identity().key.as_bytes()),
-            heartbeat_ms: u32::try_from(INTERVAL.as_millis()).unwrap(),
-            ..v1::RegisterResponse::default()
-        }))
-    }
+/// Returns the number of heartbeats that acknowledged a session.
+fn n_acknowledged(master: &FakeMaster, session: SessionId) -> usize {
+    let names = |request: &v1::HeartbeatRequest| {
+        let report = request.storage.as_ref().unwrap();
+        let mut released = report.released.iter();
+        released.any(|raw| raw == &session.as_bytes()[..])
+    };
+    heartbeats(master)
+        .iter()
+        .filter(|(_, request)| names(request))
+        .count()
+}
 
-    async fn heartbeat(
-        &self,
-        request: Request<v1::HeartbeatRequest>,
-    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let report = request.into_inner().storage.unwrap();
-        let mut seen = self.0.lock();
-        seen.heartbeats.push((Instant::now(), report.clone()));
-        if seen.is_away {
-            return Err(Status::internal("told to fail"));
-        }
-        for raw in &report.released {
-            seen.pending.remove(&SessionId::try_from(&raw[..]).unwrap());
-        }
-        let named = seen.pending.iter().take(MAX_RELEASES);
-        Ok(Response::new(v1::HeartbeatResponse {
-            releases: named
-                .map(|session| Bytes::copy_from_slice(session.as_bytes()))
-                .collect(),
-            suspect: seen.is_suspect,
-            ..v1::HeartbeatResponse::default()
-        }))
-    }
-
-    async fn watch_map(
-        &self,
-        _: Request<v1::WatchMapRequest>,
-    ) -> Result<Response<Self::WatchMapStream>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-
-    async fn list_nodes(
-        &self,
-        _: Request<v1::ListNodesRequest>,
-    ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
+/// Returns the longest time between two heartbeats.
+fn longest_gap(master: &FakeMaster) -> Duration {
+    let mut times: Vec<Instant> = heartbeats(master).iter().map(|(at, _)| *at).collect();
+    times.push(Instant::now());
+    let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+    gaps.max().unwrap_or_default()
 }
 
 /// A running master, a disk, and the nodes that lived on it.
@@ -151,7 +59,6 @@ struct Setup {
     master: FakeMaster,
     disk: FaultyDisk,
     dial: Dial,
-    _serving: JoinSet<()>,
 }
 
 /// One life of a node.
@@ -179,36 +86,10 @@ impl Setup {
         drop(engine);
 
         let master = FakeMaster::default();
-        let (accept, mut accepted) = mpsc::channel::<BoxIo>(4);
-        let options = ServerOptions {
-            drain: Duration::from_secs(10),
-            role: "fake",
-            verifier: Verifier::new(&secret()),
-            reflection: false,
-            metrics: MeshMetrics::default(),
-        };
-        let server = GrpcServer::new(options).await.unwrap();
-        server.health().set_serving(true).await;
-        let server = server.add_service(ClusterServer::new(master.clone()));
-        let incoming = stream::poll_fn(move |cx| accepted.poll_recv(cx))
-            .map(Ok)
-            .boxed();
-        let mut serving = JoinSet::new();
-        serving.spawn(async move { server.serve_over(incoming, pending()).await.unwrap() });
-        let dial = Dial::new(move |_| {
-            let accept = accept.clone();
-            Box::pin(async move {
-                let (ours, theirs) = tokio::io::duplex(256 << 10);
-                let gone = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
-                accept.send(Box::new(theirs)).await.map_err(gone)?;
-                Ok(Box::new(ours) as BoxIo)
-            })
-        });
         Self {
+            dial: master.dial().await,
             master,
             disk,
-            dial,
-            _serving: serving,
         }
     }
 
@@ -255,7 +136,8 @@ impl Setup {
     }
 
     fn release(&self, sessions: std::ops::Range<u64>) {
-        self.master.0.lock().pending.extend(sessions.map(session));
+        let sessions = sessions.map(session);
+        self.master.with(|state| state.releases.extend(sessions));
     }
 }
 
@@ -265,18 +147,18 @@ async fn i12_heartbeats_keep_their_interval_while_the_disk_holds_a_release_up() 
     let gate = Arc::new(Gate::default());
     let disk = HookedDisk::gated(setup.disk.kill(), &gate);
     let life = setup.start_on(disk);
-    until("a first heartbeat", || setup.master.n_heartbeats() > 0).await;
+    until("a first heartbeat", || n_heartbeats(&setup.master) > 0).await;
 
     gate.close(Verb::Sync);
     setup.release(0..1);
-    let before = setup.master.n_heartbeats();
+    let before = n_heartbeats(&setup.master);
     sleep(INTERVAL * 20).await;
-    let heartbeats = setup.master.n_heartbeats() - before;
-    let gap = setup.master.longest_gap();
+    let heartbeats = n_heartbeats(&setup.master) - before;
+    let gap = longest_gap(&setup.master);
     gate.open(Verb::Sync);
     assert!(heartbeats >= 19, "{heartbeats} heartbeats in 20 intervals");
     assert!(gap < INTERVAL * 2, "no heartbeat for {gap:?}");
-    until("the release", || setup.master.is_drained()).await;
+    until("the release", || is_drained(&setup.master)).await;
     life.stop().await;
 }
 
@@ -318,22 +200,22 @@ async fn i3_a_full_batch_of_releases_is_followed_by_the_next_at_once() {
     let setup = Setup::new(0..0).await;
     setup.release(0..10_500);
     let life = setup.start();
-    until("a first heartbeat", || setup.master.n_heartbeats() > 0).await;
+    until("a first heartbeat", || n_heartbeats(&setup.master) > 0).await;
     sleep(INTERVAL / 2).await;
-    let left = setup.master.0.lock().pending.len();
+    let left = setup.master.with(|state| state.releases.len());
     assert!(
         left <= 500,
         "{left} of 10,500 releases wait for the next interval"
     );
-    let early = setup.master.n_heartbeats();
+    let early = n_heartbeats(&setup.master);
     assert!(early <= 12, "{early} heartbeats for eleven batches");
     sleep(INTERVAL * 2).await;
     assert!(
-        setup.master.is_drained(),
+        is_drained(&setup.master),
         "the last batch is acknowledged at the tick"
     );
     sleep(INTERVAL * 10).await;
-    let later = setup.master.n_heartbeats() - early;
+    let later = n_heartbeats(&setup.master) - early;
     assert!(
         (11..=13).contains(&later),
         "{later} heartbeats in twelve intervals without releases"
@@ -346,22 +228,24 @@ async fn i11_a_release_is_told_until_the_master_has_answered_and_again_by_the_ne
     let setup = Setup::new(0..2).await;
     setup.release(0..1);
     let life = setup.start();
-    until("a first heartbeat", || setup.master.n_heartbeats() > 0).await;
-    setup.master.0.lock().is_away = true;
+    until("a first heartbeat", || n_heartbeats(&setup.master) > 0).await;
+    setup
+        .master
+        .reply_to_all(Reply::refuse(ErrorCode::Internal, "away"));
     until("the release to be told twice", || {
-        setup.master.n_acknowledged(session(0)) >= 2
+        n_acknowledged(&setup.master, session(0)) >= 2
     })
     .await;
     life.stop().await;
-    assert!(!setup.master.is_drained());
+    assert!(!is_drained(&setup.master));
 
-    let told = setup.master.n_acknowledged(session(0));
-    setup.master.0.lock().is_away = false;
+    let told = n_acknowledged(&setup.master, session(0));
+    setup.master.reply_to_all(Reply::Do);
     let life = setup.start();
-    until("the master to be told", || setup.master.is_drained()).await;
+    until("the master to be told", || is_drained(&setup.master)).await;
     sleep(INTERVAL * 3).await;
     assert_eq!(
-        setup.master.n_acknowledged(session(0)),
+        n_acknowledged(&setup.master, session(0)),
         told + 1,
         "once, when the master answers"
     );
@@ -373,12 +257,12 @@ async fn i11_a_release_is_told_until_the_master_has_answered_and_again_by_the_ne
 #[tokio::test(start_paused = true)]
 async fn i4_nothing_is_released_while_the_master_suspects_the_disk() {
     let setup = Setup::new(0..1).await;
-    setup.master.0.lock().is_suspect = true;
+    setup.master.with(|state| state.is_suspect = true);
     setup.release(0..1);
     let life = setup.start();
-    until("ten heartbeats", || setup.master.n_heartbeats() > 10).await;
-    assert_eq!(setup.master.n_acknowledged(session(0)), 0);
-    setup.master.0.lock().is_suspect = false;
-    until("the release", || setup.master.is_drained()).await;
+    until("ten heartbeats", || n_heartbeats(&setup.master) > 10).await;
+    assert_eq!(n_acknowledged(&setup.master, session(0)), 0);
+    setup.master.with(|state| state.is_suspect = false);
+    until("the release", || is_drained(&setup.master)).await;
     life.stop().await;
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cstore_proto::v1::upload_request::Message;
 use cstore_proto::{code_of, v1};
+use cstore_testkit::fake::StoreReply;
+use cstore_testkit::session;
 use cstore_types::{ErrorCode, Fault};
 use cstore_wire::Opcode;
 use futures_util::StreamExt;
@@ -14,9 +16,8 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::cluster::{Expected, session};
+use super::cluster::Expected;
 use super::sessions::{BLOCK, BODY, Worker, header};
-use super::store::Reply;
 
 /// Longer than everything that happens by itself.
 const A_WHILE: Duration = Duration::from_secs(5);
@@ -84,7 +85,7 @@ async fn an_upload_is_committed_after_its_finish() {
     let response = upload(&worker, messages).await.unwrap();
     assert_eq!(response.file.map(|file| file.size), Some(BODY.len() as u64));
     assert_eq!(
-        worker.master.commits()[0].recipe_root,
+        worker.master.requests::<v1::CommitUploadRequest>()[0].recipe_root,
         Expected::new(&BODY, BLOCK).root
     );
     assert!(worker.is_active());
@@ -128,7 +129,7 @@ async fn an_upload_whose_messages_break_a_rule_is_aborted_and_never_committed() 
         refused.message().contains("begins with its header"),
         "{refused}"
     );
-    assert_eq!(worker.master.aborts().len(), 0);
+    assert_eq!(worker.master.count::<v1::AbortUploadRequest>(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +166,7 @@ async fn an_upload_whose_call_is_dropped_is_aborted() {
             .await
             .is_err()
     );
-    assert_eq!(worker.master.aborts().len(), 0);
+    assert_eq!(worker.master.count::<v1::AbortUploadRequest>(), 0);
     drop(sender);
     worker.assert_ended(0, 1).await;
 }
@@ -173,7 +174,7 @@ async fn an_upload_whose_call_is_dropped_is_aborted() {
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_a_node_refuses_is_aborted_and_never_committed() {
     let worker = Worker::new().await;
-    let full = Reply::RefuseBlocks(ErrorCode::Full);
+    let full = StoreReply::RefuseBlocks(ErrorCode::Full);
     worker.cluster.stores[1].always(Opcode::PutBlocks, full);
     // Blocks that are all different, more of them than one batch has.
     let body: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
@@ -230,7 +231,7 @@ async fn a_small_body_is_committed_or_aborted_in_one_call() {
         .cluster
         .stores
         .iter()
-        .for_each(|s| s.always(Opcode::PutSeal, Reply::Refuse(full.clone())));
+        .for_each(|s| s.always(Opcode::PutSeal, StoreReply::Refuse(full.clone())));
     let refused = worker.client().put_small(request(crc)).await.unwrap_err();
     assert_eq!(code_of(&refused), ErrorCode::Full);
     worker.assert_ended(0, 1).await;

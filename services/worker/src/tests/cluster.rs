@@ -10,6 +10,8 @@ use bytes::Bytes;
 use cstore_mesh::Dial;
 use cstore_mesh::member::Membership;
 use cstore_node::shutdown::Shutdown;
+use cstore_testkit::fake::{Call, FRAME_KEY, FakeStore};
+use cstore_testkit::{CLUSTER, DEDUP_KEY};
 use cstore_types::{
     BlockId, Chunking, Fault, MapVersion, NodeId, Placement, PlacementNode, Root, SessionId,
 };
@@ -19,7 +21,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 use tokio::sync::{mpsc, watch};
 
-use super::store::{CLUSTER, Call, FRAME_KEY, FakeStore, KEY};
 use crate::budget::Budget;
 use crate::cluster::{Route, Stores, View};
 use crate::digests::Digests;
@@ -74,7 +75,7 @@ impl Cluster {
         });
         let membership = Membership {
             cluster: CLUSTER,
-            key: KEY,
+            key: DEDUP_KEY,
             heartbeat: Duration::from_secs(1),
         };
         let stores_of_worker = Stores::new(
@@ -197,10 +198,6 @@ impl Cluster {
     }
 }
 
-pub(super) fn session(number: u8) -> SessionId {
-    SessionId::from_bytes([number; 16])
-}
-
 /// Makes a body of random bytes: blocks do not repeat unless they are very short.
 pub(super) fn random_body(random: &mut StdRng, len: usize) -> Bytes {
     let mut body = vec![0; len];
@@ -249,7 +246,7 @@ pub(super) struct Expected {
 impl Expected {
     pub(super) fn new(body: &[u8], block: u32) -> Self {
         let cut: Vec<&[u8]> = body.chunks(block as usize).collect();
-        let ids = BlockId::of_many(&KEY, &cut);
+        let ids = BlockId::of_many(&DEDUP_KEY, &cut);
         let blocks: Vec<(BlockId, u64)> = ids
             .iter()
             .copied()
@@ -271,7 +268,7 @@ impl Expected {
                 leaf.extend((entries.len() as u16).to_le_bytes());
                 leaf.extend([0; 4]);
                 let covered = put_entries(&mut leaf, entries);
-                above.push((BlockId::of_many(&KEY, &[&leaf])[0], covered));
+                above.push((BlockId::of_many(&DEDUP_KEY, &[&leaf])[0], covered));
             }
             leaves.extend(above.iter().map(|(id, _)| *id));
             table = above;

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use cstore_testkit::session;
 use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES};
 use cstore_types::{BlockId, SessionId};
 use cstore_wire::Opcode;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::cluster::{Cluster, Expected, pieces_of, random_body, random_pieces, session};
+use super::cluster::{Cluster, Expected, pieces_of, random_body, random_pieces};
 use crate::limits::{BATCH_BLOCKS, BATCH_BYTES, BLIND_BYTES};
 use crate::upload::Stored;
 

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cstore_testkit::fake::StoreReply;
+use cstore_testkit::session;
 use cstore_wire::Opcode;
 use futures_util::future::join_all;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::{sleep, timeout};
 
-use super::cluster::{Cluster, pieces_of, random_body, session};
-use super::store::Reply;
+use super::cluster::{Cluster, pieces_of, random_body};
 use crate::limits::{BATCH_BYTES, MAX_IN_FLIGHT};
 
 const BLOCK: u32 = 65_536;
@@ -31,7 +32,7 @@ async fn a_client_waits_while_a_store_holds_its_blocks_back() {
         cluster
             .stores
             .iter()
-            .for_each(|store| store.always(opcode, Reply::Hold));
+            .for_each(|store| store.always(opcode, StoreReply::Hold));
         let body = body(4 * MAX_IN_FLIGHT);
         let accepted = Arc::new(AtomicUsize::new(0));
         let mut upload = cluster.upload(session(1), BLOCK);
@@ -78,7 +79,7 @@ async fn an_upload_that_is_dropped_ends_its_requests_and_gives_everything_back()
     cluster
         .stores
         .iter()
-        .for_each(|store| store.always(Opcode::HaveBlocks, Reply::Hold));
+        .for_each(|store| store.always(Opcode::HaveBlocks, StoreReply::Hold));
     let mut upload = cluster.upload(session(1), BLOCK);
     for piece in pieces_of(&body(3 * BATCH_BYTES), PIECE) {
         upload.push(piece).await.unwrap();
@@ -101,12 +102,12 @@ async fn an_upload_that_fails_gives_everything_back_at_once() {
     let cluster = Cluster::new(2);
     cluster.stores[0].script(
         Opcode::PutBlocks,
-        [Reply::RefuseBlocks(cstore_types::ErrorCode::Full)],
+        [StoreReply::RefuseBlocks(cstore_types::ErrorCode::Full)],
     );
     cluster
         .stores
         .iter()
-        .for_each(|store| store.always(Opcode::PutBlocks, Reply::Hold));
+        .for_each(|store| store.always(Opcode::PutBlocks, StoreReply::Hold));
     cluster
         .store(session(1), BLOCK, &body(3 * MAX_IN_FLIGHT))
         .await

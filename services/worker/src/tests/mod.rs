@@ -2,8 +2,8 @@
 //! told to fail.
 //!
 //! ```text
-//! test ─▶ Upload, download, Session ─▶ Stores ─▶ real connections over pipes ─▶ real server ─▶ [`store::FakeStore`]
-//!                                └────▶ MasterClient over a pipe ─▶ real server ─▶ [`master::FakeMaster`]
+//! test ─▶ Upload, download, Session ─▶ Stores ─▶ real connections over pipes ─▶ real server ─▶ `FakeStore`
+//!                                └────▶ MasterClient over a pipe ─▶ real server ─▶ `FakeMaster`
 //! ```
 //! Time is paused: it advances only when every task waits, so a wait of 30 seconds takes none and
 //! nothing depends on the speed of the machine. `CSTORE_SEED` picks the first random case,
@@ -12,9 +12,7 @@
 mod calls;
 mod cluster;
 mod content;
-mod master;
 mod memory;
 mod read;
 mod sessions;
-mod store;
 mod write_faults;

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use cstore_testkit::fake::{FakeStore, ReadReply};
+use cstore_testkit::session;
 use cstore_types::{BlockId, Chunking, ErrorCode, Fault, Root, RootBuilder, error_chain};
 use cstore_wire::Opcode;
 use futures_util::FutureExt;
@@ -13,8 +15,7 @@ use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cluster::{Cluster, Expected, random_body, session};
-use super::store::ReadReply;
+use super::cluster::{Cluster, Expected, random_body};
 use crate::download::{Chunk, download};
 use crate::limits::{CHUNKS_AHEAD, FIRST_WINDOW, OPEN_BYTES};
 
@@ -36,7 +37,7 @@ async fn cluster_with(nodes: u8, block: u32, body: &Bytes) -> (Cluster, Root) {
 
 /// Removes (0) or changes a block at the node that holds it.
 fn damage(cluster: &Cluster, id: &BlockId, kind: usize) {
-    let damaged = |store: &super::store::FakeStore| match kind {
+    let damaged = |store: &FakeStore| match kind {
         0 => store.remove(id),
         1 => store.change(id, |bytes| bytes[0] ^= 1),
         2 => store.change(id, |bytes| bytes.truncate(bytes.len() - 1)),

@@ -11,7 +11,8 @@ use cstore_node::clock::Clock;
 use cstore_proto::v1::transfer_client::TransferClient;
 use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_proto::{TicketClaims, v1};
-use cstore_testkit::secret;
+use cstore_testkit::fake::{FakeMaster, Reply};
+use cstore_testkit::{CLUSTER, secret, session};
 use cstore_types::limits::MAX_NAME_BYTES;
 use cstore_types::{
     Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId, Tenant,
@@ -21,9 +22,7 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cluster::{Cluster, Expected, MAP, session};
-use super::master::FakeMaster;
-use super::store::CLUSTER;
+use super::cluster::{Cluster, Expected, MAP};
 use crate::grpc::Door;
 use crate::metrics::TransferMetrics;
 use crate::session::{Active, Session, Sessions};
@@ -86,7 +85,10 @@ impl Worker {
         // A successful commit drops the pins after its reply.
         sleep(Duration::from_millis(10)).await;
         assert_eq!(
-            (self.master.commits().len(), self.master.aborts().len()),
+            (
+                commit_requests(&self.master).len(),
+                self.master.count::<v1::AbortUploadRequest>()
+            ),
             (commits, aborts)
         );
         for store in &self.cluster.stores {
@@ -108,6 +110,10 @@ impl Worker {
         };
         TransferClient::new(TransferServer::new(door))
     }
+}
+
+fn commit_requests(master: &FakeMaster) -> Vec<v1::CommitUploadRequest> {
+    master.requests()
 }
 
 fn claims() -> TicketClaims {
@@ -276,8 +282,12 @@ async fn a_commit_says_what_was_stored_and_drops_the_pins() {
     let header = v1::UploadHeader {
         expect_md5: Md5::digest(&BODY).to_vec().into(),
         expect_sha256: sha256.to_vec().into(),
+        condition: Some(v1::WriteCondition {
+            condition: Some(v1::write_condition::Condition::Any(true)),
+        }),
         ..header()
     };
+    worker.master.put_file(&header.name, b"replaced");
     let (upload, stored) = worker.store(header.clone()).await;
     let seals: Vec<v1::StoreSeal> = stored
         .seals
@@ -297,7 +307,7 @@ async fn a_commit_says_what_was_stored_and_drops_the_pins() {
     let response = upload.commit(stored).await.unwrap();
 
     let expected = Expected::new(&BODY, BLOCK);
-    let commits = worker.master.commits();
+    let commits = commit_requests(&worker.master);
     let sent = commits.first().unwrap();
     assert_eq!(
         (&sent.ticket, &sent.tenant, &sent.name),
@@ -330,7 +340,9 @@ async fn a_commit_that_is_refused_for_good_is_sent_once_and_drops_the_pins() {
         .filter(|code| !code.is_retryable())
     {
         let worker = Worker::new().await;
-        worker.master.refuse_commits([Fault::new(code, "no")]);
+        worker
+            .master
+            .reply_next::<v1::CommitUploadRequest>([Reply::refuse(code, "no")]);
         let (upload, stored) = worker.store(header()).await;
         let fault = upload.commit(stored).await.unwrap_err();
         assert_eq!((fault.code, fault.message.as_str()), (code, "no"));
@@ -349,7 +361,7 @@ async fn a_commit_of_unknown_outcome_is_repeated_until_it_succeeds() {
         // More than the client of the master repeats by itself.
         worker
             .master
-            .refuse_commits(vec![Fault::new(code, "restarting"); 9]);
+            .reply_next::<v1::CommitUploadRequest>(vec![Reply::refuse(code, "restarting"); 9]);
         let (upload, stored) = worker.store(header()).await;
         assert!(!worker.is_active());
         let response = upload.commit(stored).await.unwrap();
@@ -358,7 +370,7 @@ async fn a_commit_of_unknown_outcome_is_repeated_until_it_succeeds() {
             "the ticket does not expire while the commit is repeated"
         );
         assert_eq!(response.file.map(|file| file.size), Some(2_500));
-        let commits = worker.master.commits();
+        let commits = commit_requests(&worker.master);
         assert!(
             commits.iter().all(|commit| *commit == commits[0]),
             "each repetition is the same commit"
@@ -372,7 +384,7 @@ async fn a_commit_of_unknown_outcome_is_never_aborted() {
     let worker = Worker::new().await;
     worker
         .master
-        .always_refuse(Fault::new(ErrorCode::Unavailable, "away"));
+        .reply_always::<v1::CommitUploadRequest>([Reply::refuse(ErrorCode::Unavailable, "away")]);
     let (upload, stored) = worker.store(header()).await;
     let begun = Instant::now();
     let committed = timeout(Duration::from_secs(3_600), upload.commit(stored)).await;
@@ -383,7 +395,7 @@ async fn a_commit_of_unknown_outcome_is_never_aborted() {
     );
     let took = begun.elapsed().as_secs();
     assert!((29..=36).contains(&took), "{took} s");
-    let commits = worker.master.commits().len();
+    let commits = commit_requests(&worker.master).len();
     worker.assert_ended(commits, 0).await;
 }
 
@@ -405,7 +417,10 @@ async fn a_body_with_another_digest_is_aborted_and_never_committed() {
                 .contains(if with_md5 { "MD5" } else { "SHA-256" }),
             "{fault:?}"
         );
-        assert_eq!(worker.master.aborts()[0].ticket, header.ticket);
+        assert_eq!(
+            worker.master.requests::<v1::AbortUploadRequest>()[0].ticket,
+            header.ticket
+        );
         worker.assert_ended(0, 1).await;
     }
 }
@@ -415,11 +430,11 @@ async fn pins_are_dropped_also_when_the_master_does_not_abort_and_a_node_is_away
     let worker = Worker::new().await;
     worker
         .master
-        .refuse_aborts(Fault::new(ErrorCode::Internal, "no"));
+        .reply_always::<v1::AbortUploadRequest>([Reply::refuse(ErrorCode::Internal, "no")]);
     let (upload, _) = worker.store(header()).await;
     worker.cluster.stores[0].go_away();
     upload.abort().await;
-    assert_eq!(worker.master.aborts().len(), 1);
+    assert_eq!(worker.master.count::<v1::AbortUploadRequest>(), 1);
     let unpins = worker
         .cluster
         .stores

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use cstore_testkit::fake::{Call, StoreReply};
+use cstore_testkit::session;
 use cstore_types::{BlockId, ErrorCode, Fault, SealSeq, StoreUuid, error_chain};
 use cstore_wire::{Opcode, PutStatus, Response};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
 
-use super::cluster::{Cluster, Expected, random_body, session};
-use super::store::{Call, Reply};
+use super::cluster::{Cluster, Expected, random_body};
 use crate::limits::{BATCH_BYTES, BLIND_BYTES};
 use crate::upload::Stored;
 
@@ -52,7 +53,11 @@ fn body(way: Way) -> Bytes {
 }
 
 /// Uploads the body of a way to one node that gives these replies to one kind of request.
-async fn upload(way: Way, opcode: Opcode, replies: Vec<Reply>) -> (Cluster, Result<Stored, Fault>) {
+async fn upload(
+    way: Way,
+    opcode: Opcode,
+    replies: Vec<StoreReply>,
+) -> (Cluster, Result<Stored, Fault>) {
     let cluster = Cluster::new(1);
     cluster.stores[0].script(opcode, replies);
     let stored = cluster.store(session(1), BLOCK, &body(way)).await;
@@ -73,7 +78,7 @@ fn sent_with(calls: &[Call], opcode: Opcode) -> Vec<usize> {
 async fn assert_fails(
     way: Way,
     opcode: Opcode,
-    reply: Reply,
+    reply: StoreReply,
     code: ErrorCode,
     text: &str,
     tries: usize,
@@ -109,7 +114,7 @@ async fn a_refusal_that_cannot_pass_ends_the_upload_at_once_with_its_code() {
                 .into_iter()
                 .filter(|code| *code != ErrorCode::Overloaded);
             for code in codes {
-                let refuse = Reply::Refuse(Fault::new(code, "for a reason"));
+                let refuse = StoreReply::Refuse(Fault::new(code, "for a reason"));
                 assert_fails(way, *opcode, refuse, code, "for a reason", 1).await;
             }
         }
@@ -129,7 +134,7 @@ async fn a_busy_node_is_asked_four_times_within_the_bounds_of_the_pause() {
             for (asked, pause) in pauses {
                 let mut busy = Fault::new(ErrorCode::Overloaded, "busy");
                 busy.retry_after = asked;
-                let replies = vec![Reply::Refuse(busy.clone()); ALL_TRIES - 1];
+                let replies = vec![StoreReply::Refuse(busy.clone()); ALL_TRIES - 1];
                 let begun = Instant::now();
                 let (cluster, stored) = upload(way, *opcode, replies).await;
                 // The timer of the runtime has steps of a millisecond.
@@ -143,7 +148,7 @@ async fn a_busy_node_is_asked_four_times_within_the_bounds_of_the_pause() {
                     .assert_reads_back(&stored.unwrap(), &body(way))
                     .await;
 
-                let refuse = Reply::Refuse(busy);
+                let refuse = StoreReply::Refuse(busy);
                 let fault = assert_fails(
                     way,
                     *opcode,
@@ -166,7 +171,7 @@ async fn a_busy_node_is_asked_four_times_within_the_bounds_of_the_pause() {
 async fn a_connection_that_breaks_is_made_again_three_times() {
     for way in WAYS {
         for opcode in way.requests {
-            for reply in [Reply::Disconnect, Reply::DoAndDisconnect] {
+            for reply in [StoreReply::Disconnect, StoreReply::DoAndDisconnect] {
                 let (cluster, stored) =
                     upload(way, *opcode, vec![reply.clone(); ALL_TRIES - 1]).await;
                 let stored = stored.unwrap();
@@ -179,7 +184,7 @@ async fn a_connection_that_breaks_is_made_again_three_times() {
             assert_fails(
                 way,
                 *opcode,
-                Reply::Disconnect,
+                StoreReply::Disconnect,
                 ErrorCode::Unavailable,
                 lost,
                 ALL_TRIES,
@@ -191,8 +196,13 @@ async fn a_connection_that_breaks_is_made_again_three_times() {
 
 #[tokio::test(start_paused = true)]
 async fn breaks_and_refusals_share_the_bound_of_tries() {
-    let busy = Reply::Refuse(Fault::new(ErrorCode::Overloaded, "busy"));
-    let replies = vec![busy.clone(), Reply::Disconnect, busy, Reply::Disconnect];
+    let busy = StoreReply::Refuse(Fault::new(ErrorCode::Overloaded, "busy"));
+    let replies = vec![
+        busy.clone(),
+        StoreReply::Disconnect,
+        busy,
+        StoreReply::Disconnect,
+    ];
     let (cluster, stored) = upload(BLIND, Opcode::PutSeal, replies).await;
     assert_eq!(stored.unwrap_err().code, ErrorCode::Unavailable);
     assert_eq!(cluster.count(Opcode::PutSeal), ALL_TRIES);
@@ -206,7 +216,7 @@ async fn a_node_that_does_not_reply_fails_the_upload_after_thirty_seconds() {
             assert_fails(
                 way,
                 *opcode,
-                Reply::Hold,
+                StoreReply::Hold,
                 ErrorCode::Deadline,
                 "30000 ms",
                 1,
@@ -250,7 +260,7 @@ async fn a_reply_that_does_not_fit_the_request_is_a_defect() {
                     assert_fails(
                         way,
                         *opcode,
-                        Reply::Instead(response),
+                        StoreReply::Instead(response),
                         ErrorCode::Internal,
                         "",
                         0,
@@ -263,7 +273,7 @@ async fn a_reply_that_does_not_fit_the_request_is_a_defect() {
     // The wrong number of entries.
     for way in [SMALL, LONG] {
         for count in [1, 200, 5_000] {
-            let reply = Reply::Instead(Response::SomeMissing(vec![true; count]));
+            let reply = StoreReply::Instead(Response::SomeMissing(vec![true; count]));
             assert_fails(
                 way,
                 Opcode::HaveBlocks,
@@ -280,7 +290,7 @@ async fn a_reply_that_does_not_fit_the_request_is_a_defect() {
         seal_seq: SealSeq(1),
         new: vec![],
     };
-    let reply = Reply::Instead(sealed);
+    let reply = StoreReply::Instead(sealed);
     assert_fails(
         LONG,
         Opcode::HaveBlocks,
@@ -303,7 +313,7 @@ async fn a_reply_that_does_not_fit_the_request_is_a_defect() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_node_is_named() {
-    let full = Reply::RefuseBlocks(ErrorCode::Full);
+    let full = StoreReply::RefuseBlocks(ErrorCode::Full);
     assert_fails(
         LONG,
         Opcode::PutBlocks,
@@ -313,7 +323,7 @@ async fn a_full_node_is_named() {
         1,
     )
     .await;
-    let refused = Reply::RefuseBlocks(ErrorCode::DataLoss);
+    let refused = StoreReply::RefuseBlocks(ErrorCode::DataLoss);
     let text = "storage node storage-1 refused a block: data_loss";
     assert_fails(
         LONG,
@@ -333,7 +343,7 @@ async fn a_part_that_was_sealed_with_other_blocks_is_a_defect() {
         (SMALL, Opcode::PutSeal),
         (LONG, Opcode::Seal),
     ] {
-        let conflict = Reply::Instead(Response::SealConflict);
+        let conflict = StoreReply::Instead(Response::SealConflict);
         assert_fails(
             way,
             opcode,
@@ -354,7 +364,7 @@ async fn blocks_that_a_node_lost_before_the_seal_are_sent_again_from_memory() {
     let store = &cluster.stores[0];
     store.always(
         Opcode::Seal,
-        Reply::Refuse(Fault::new(ErrorCode::Internal, "no")),
+        StoreReply::Refuse(Fault::new(ErrorCode::Internal, "no")),
     );
     let mut longer = body.to_vec();
     longer.resize(BATCH_BYTES + 1, 0);
@@ -364,7 +374,7 @@ async fn blocks_that_a_node_lost_before_the_seal_are_sent_again_from_memory() {
         .unwrap_err();
     store.take_calls();
 
-    store.script(Opcode::PutSeal, [Reply::LoseBlocks]);
+    store.script(Opcode::PutSeal, [StoreReply::LoseBlocks]);
     let stored = cluster.store(session(2), BLOCK, &body).await.unwrap();
     let sent = sent_with(&store.take_calls(), Opcode::PutSeal);
     // The last block is shorter in this body, so the node had never seen it.
@@ -375,7 +385,7 @@ async fn blocks_that_a_node_lost_before_the_seal_are_sent_again_from_memory() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_keeps_losing_blocks_is_given_three_tries() {
     for way in [BLIND, SMALL] {
-        let missing = Reply::Instead(Response::SealMissing(vec![0, 3]));
+        let missing = StoreReply::Instead(Response::SealMissing(vec![0, 3]));
         let (cluster, first) = upload(way, Opcode::PutSeal, Vec::new()).await;
         first.unwrap();
         cluster.take_calls();
@@ -406,7 +416,7 @@ async fn blocks_that_a_node_lost_after_they_left_memory_end_the_upload() {
     assert_fails(
         LONG,
         Opcode::Seal,
-        Reply::LoseBlocks,
+        StoreReply::LoseBlocks,
         ErrorCode::Unavailable,
         text,
         1,
@@ -421,7 +431,7 @@ async fn one_node_of_several_fails_the_upload() {
             let cluster = Cluster::new(3);
             cluster.stores[1].always(
                 *opcode,
-                Reply::Refuse(Fault::new(ErrorCode::Full, "no room")),
+                StoreReply::Refuse(Fault::new(ErrorCode::Full, "no room")),
             );
             let fault = cluster
                 .store(session(1), BLOCK, &body(way))
@@ -437,7 +447,7 @@ async fn one_node_of_several_fails_the_upload() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_batch_ends_a_long_upload_before_its_end() {
     let cluster = Cluster::new(1);
-    cluster.stores[0].always(Opcode::PutBlocks, Reply::RefuseBlocks(ErrorCode::Full));
+    cluster.stores[0].always(Opcode::PutBlocks, StoreReply::RefuseBlocks(ErrorCode::Full));
     let mut upload = cluster.upload(session(1), 65_536);
     let mut random = StdRng::seed_from_u64(5);
     let mut pushed = 0;

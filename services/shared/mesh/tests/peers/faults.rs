@@ -1,22 +1,27 @@
 //! What callers notice of peers that fail: nothing, as long as one is well.
 
-use std::sync::atomic::Ordering;
-
 use cstore_mesh::Target;
 use cstore_proto::v1;
+use cstore_testkit::fake::Reply;
 use cstore_testkit::{nobody, until};
+use cstore_types::ErrorCode;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
-use crate::fake::{ATTEMPT, Caller, Peer};
+use crate::peer::{ATTEMPT, Caller, Peer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_call_succeeds() {
     let (well, ill) = (Peer::start().await, Peer::start().await);
     let (dead, _held) = nobody();
-    ill.manners.fail_of_ten.store(3, Ordering::Relaxed);
+    let failed = Reply::refuse(ErrorCode::Unavailable, "ill");
+    let pattern = (0..10).map(|n| match n {
+        0 | 3 | 6 => failed.clone(),
+        _ => Reply::Empty,
+    });
+    ill.master.reply_always::<v1::GetFileRequest>(pattern);
     let caller = Caller::new([&well.target(), &ill.target(), &Target::new(dead)]);
     let failed = caller.get_files(1_000, 16).await;
     for line in caller
@@ -37,7 +42,7 @@ async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_cal
         1_000
     );
     assert!(
-        ill.manners.calls() > 0,
+        ill.calls() > 0,
         "the ill one was never asked, so this proves nothing"
     );
     assert!(caller.metric(&["mesh_retries_total"]) >= 1.0);
@@ -46,7 +51,7 @@ async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_cal
         "the ill one was never left alone"
     );
     assert!(
-        well.manners.calls() > 5 * ill.manners.calls(),
+        well.calls() > 5 * ill.calls(),
         "ejection did not move calls away"
     );
 }
@@ -56,10 +61,7 @@ async fn a_peer_that_is_killed_under_load_costs_no_idempotent_call() {
     let (stays, goes) = (Peer::start().await, Peer::start().await);
     let caller = Caller::new([&stays.target(), &goes.target()]);
     let kill = async {
-        until("calls at both", || {
-            goes.manners.calls() > 50 && stays.manners.calls() > 50
-        })
-        .await;
+        until("calls at both", || goes.calls() > 50 && stays.calls() > 50).await;
         drop(goes);
     };
     let (failed, ()) = tokio::join!(caller.get_files(2_000, 8), kill);
@@ -92,10 +94,7 @@ async fn a_peer_that_stops_in_good_order_costs_no_call_at_all() {
         failed
     };
     let stop = async {
-        until("calls at both", || {
-            goes.manners.calls() > 20 && stays.manners.calls() > 20
-        })
-        .await;
+        until("calls at both", || goes.calls() > 20 && stays.calls() > 20).await;
         goes.stop().await;
     };
     let (failed, ()) = tokio::join!(callers, stop);
@@ -110,27 +109,28 @@ async fn a_peer_that_stops_in_good_order_costs_no_call_at_all() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_not_a_second_call() {
     let peer = Peer::start().await;
-    peer.manners.lose_of_ten.store(1, Ordering::Relaxed);
+    peer.master
+        .reply_next::<v1::DeleteFileRequest>([Reply::Hang]);
+    peer.master.reply_next::<v1::GetFileRequest>([Reply::Hang]);
     let caller = Caller::new([&peer.target()]);
     let client = caller.client.clone();
     let mut lost = JoinSet::new();
     lost.spawn(async move { client.delete_file(v1::DeleteFileRequest::default()).await });
-    until("the call at the peer", || peer.manners.calls() == 1).await;
+    until("the call at the peer", || peer.calls() == 1).await;
     // Longer than an attempt, counted from when the peer has the call.
     tokio::time::sleep(ATTEMPT * 2).await;
     assert!(
         lost.try_join_next().is_none(),
         "the call ended with an attempt"
     );
-    assert_eq!(peer.manners.calls(), 1, "it is still the only one");
+    assert_eq!(peer.calls(), 1, "it is still the only one");
     // One that may be repeated is, at the next attempt.
-    peer.manners.calls.store(0, Ordering::Relaxed);
     caller
         .client
         .get_file(v1::GetFileRequest::default())
         .await
         .unwrap();
-    assert_eq!(peer.manners.calls(), 2);
+    assert_eq!(peer.master.count::<v1::GetFileRequest>(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,7 +169,8 @@ async fn a_peer_that_accepts_and_never_speaks_is_never_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_everything_fails_the_budget_ends_the_retries() {
     let peer = Peer::start().await;
-    peer.manners.fail_of_ten.store(10, Ordering::Relaxed);
+    peer.master
+        .reply_to_all(Reply::refuse(ErrorCode::Unavailable, "ill"));
     let caller = Caller::new([&peer.target()]);
     let failed = caller.get_files(300, 64).await;
     assert_eq!(failed.len(), 300);
@@ -180,9 +181,9 @@ async fn when_everything_fails_the_budget_ends_the_retries() {
     );
     assert!(caller.metric(&["mesh_retries_refused_total"]) >= 1.0);
     assert!(
-        peer.manners.calls() < 500,
+        peer.calls() < 500,
         "{} calls: a storm of retries",
-        peer.manners.calls()
+        peer.calls()
     );
 }
 
@@ -228,5 +229,5 @@ async fn i12_a_connection_that_leads_to_a_stranger_is_given_up_for_another() {
         failed.len(),
         failed.first()
     );
-    assert!(peer.manners.calls() >= 50);
+    assert!(peer.calls() >= 50);
 }

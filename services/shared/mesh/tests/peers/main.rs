@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-mod fake;
 mod faults;
 mod member;
 mod membership;
+mod peer;

@@ -1,35 +1,26 @@
 //! A role's life as a member: against a master of the real server stack, over memory, in time that
 //! is paused.
 
-use std::future::pending;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_mesh::member::{
     HeartbeatTrigger, Heartbeats, MasterLink, Member, NodeProfile, Occasion, Report, ViewObserver,
-    connect_master, follow_view,
+    follow_view,
 };
-use cstore_mesh::{BoxIo, ClientOptions, Dial, GrpcServer, MeshMetrics, ServerOptions};
 use cstore_node::Shutdown;
 use cstore_node::admin::{PartState, Readiness};
-use cstore_proto::v1::cluster_server::{Cluster, ClusterServer};
-use cstore_proto::{Signer, Verifier, v1};
-use cstore_testkit::secret;
-use cstore_types::NodeId;
-use futures_util::{Stream, StreamExt, stream};
+use cstore_proto::v1;
+use cstore_testkit::INTERVAL;
+use cstore_testkit::fake::{FakeMaster, Reply};
+use cstore_types::{ErrorCode, NodeId};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{Request, Response, Status};
-
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How the master behaves; may be changed while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behaviour {
-    #[default]
     Answers,
     Refuses,
     Hangs,
@@ -37,106 +28,26 @@ enum Behaviour {
     Forgot,
 }
 
-#[derive(Debug, Default)]
-struct Seen {
-    behaviour: Behaviour,
-    registrations: Vec<(Instant, v1::RegisterRequest)>,
-    heartbeats: Vec<(Instant, v1::HeartbeatRequest)>,
-    views: usize,
-}
-
-#[derive(Debug, Clone, Default)]
-struct FakeMaster(Arc<Mutex<Seen>>);
-
-impl FakeMaster {
-    fn set(&self, behaviour: Behaviour) {
-        self.0.lock().behaviour = behaviour;
-    }
-
-    async fn behaviour(&self) -> Result<Behaviour, Status> {
-        let behaviour = self.0.lock().behaviour;
-        match behaviour {
-            Behaviour::Refuses => Err(Status::unavailable("told to refuse")),
-            Behaviour::Hangs => pending().await,
-            Behaviour::Answers | Behaviour::Forgot => Ok(behaviour),
-        }
-    }
-
-    fn n_registrations(&self) -> usize {
-        self.0.lock().registrations.len()
-    }
-
-    /// The times since the first heartbeat at which the heartbeats came.
-    fn beats(&self) -> Vec<Duration> {
-        let seen = self.0.lock();
-        let since = |(at, _): &(Instant, _)| *at - seen.heartbeats[0].0;
-        seen.heartbeats.iter().map(since).collect()
-    }
-
-    fn last_beat(&self) -> v1::HeartbeatRequest {
-        self.0.lock().heartbeats.last().unwrap().1.clone()
+impl Behaviour {
+    fn set(self, master: &FakeMaster) {
+        master.reply_to_all(match self {
+            Self::Answers | Self::Forgot => Reply::Do,
+            Self::Refuses => Reply::refuse(ErrorCode::Unavailable, "asked to refuse"),
+            Self::Hangs => Reply::Hang,
+        });
+        master.with(|state| state.forgot = self == Self::Forgot);
     }
 }
 
-#[tonic::async_trait]
-impl Cluster for FakeMaster {
-    type WatchMapStream = Pin<Box<dyn Stream<Item = Result<v1::ClusterView, Status>> + Send>>;
+/// The times since the first heartbeat at which the heartbeats came.
+fn beats(master: &FakeMaster) -> Vec<Duration> {
+    let heartbeats = master.timed_requests::<v1::HeartbeatRequest>();
+    let since = |(at, _): &(Instant, _)| *at - heartbeats[0].0;
+    heartbeats.iter().map(since).collect()
+}
 
-    async fn register(
-        &self,
-        request: Request<v1::RegisterRequest>,
-    ) -> Result<Response<v1::RegisterResponse>, Status> {
-        self.0
-            .lock()
-            .registrations
-            .push((Instant::now(), request.into_inner()));
-        if self.behaviour().await? == Behaviour::Forgot {
-            self.set(Behaviour::Answers);
-        }
-        let state = v1::MasterState {
-            cluster_uuid: vec![2; 16].into(),
-            ..v1::MasterState::default()
-        };
-        Ok(Response::new(v1::RegisterResponse {
-            state: Some(state),
-            dedup_key: vec![3; 32].into(),
-            heartbeat_ms: u32::try_from(INTERVAL.as_millis()).unwrap(),
-            ..v1::RegisterResponse::default()
-        }))
-    }
-
-    async fn heartbeat(
-        &self,
-        request: Request<v1::HeartbeatRequest>,
-    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        self.0
-            .lock()
-            .heartbeats
-            .push((Instant::now(), request.into_inner()));
-        let register_again = self.behaviour().await? == Behaviour::Forgot;
-        Ok(Response::new(v1::HeartbeatResponse {
-            register_again,
-            ..v1::HeartbeatResponse::default()
-        }))
-    }
-
-    /// Streams one view and ends.
-    async fn watch_map(
-        &self,
-        _: Request<v1::WatchMapRequest>,
-    ) -> Result<Response<Self::WatchMapStream>, Status> {
-        self.behaviour().await?;
-        self.0.lock().views += 1;
-        let views = stream::iter([Ok(v1::ClusterView::default())]);
-        Ok(Response::new(Box::pin(views)))
-    }
-
-    async fn list_nodes(
-        &self,
-        _: Request<v1::ListNodesRequest>,
-    ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
+fn last_beat(master: &FakeMaster) -> v1::HeartbeatRequest {
+    master.requests().pop().unwrap()
 }
 
 /// A running master and a link to it.
@@ -145,46 +56,15 @@ struct Setup {
     link: MasterLink,
     readiness: Readiness,
     shutdown: Shutdown,
-    _serving: JoinSet<()>,
 }
 
 impl Setup {
     async fn new(behaviour: Behaviour) -> Self {
         let master = FakeMaster::default();
-        master.set(behaviour);
-        let (accept, mut accepted) = mpsc::channel::<BoxIo>(4);
-        let options = ServerOptions {
-            drain: Duration::from_secs(10),
-            role: "fake",
-            verifier: Verifier::new(&secret()),
-            reflection: false,
-            metrics: MeshMetrics::default(),
-        };
-        let server = GrpcServer::new(options).await.unwrap();
-        server.health().set_serving(true).await;
-        let server = server.add_service(ClusterServer::new(master.clone()));
-        let incoming = stream::poll_fn(move |cx| accepted.poll_recv(cx))
-            .map(Ok)
-            .boxed();
-        let mut serving = JoinSet::new();
-        serving.spawn(async move { server.serve_over(incoming, pending()).await.unwrap() });
-
-        let dial = Dial::new(move |_| {
-            let accept = accept.clone();
-            Box::pin(async move {
-                let (ours, theirs) = tokio::io::duplex(64 << 10);
-                let gone = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-                accept.send(Box::new(theirs)).await.map_err(gone)?;
-                Ok(Box::new(ours) as BoxIo)
-            })
-        });
-        let signer = Signer::new(&secret(), cstore_proto::Caller::Worker);
-        let options = ClientOptions {
-            dial,
-            ..ClientOptions::new("worker", signer, MeshMetrics::default())
-        };
+        master.with(|state| state.ends_views = true);
+        behaviour.set(&master);
         let link = MasterLink {
-            client: connect_master("127.0.0.1:1", &options).unwrap(),
+            client: master.client().await,
             profile: NodeProfile {
                 role: v1::Role::Worker,
                 node: NodeId::new("worker-1").unwrap(),
@@ -198,7 +78,6 @@ impl Setup {
             link,
             readiness: Readiness::new(&[]),
             shutdown: Shutdown::new(),
-            _serving: serving,
         }
     }
 
@@ -270,12 +149,12 @@ async fn registration_is_retried_until_the_master_answers() {
     let answering = async {
         sleep(Duration::from_secs(10)).await;
         assert!(
-            setup.master.n_registrations() > 3,
+            setup.master.count::<v1::RegisterRequest>() > 3,
             "{}",
-            setup.master.n_registrations()
+            setup.master.count::<v1::RegisterRequest>()
         );
         assert!(!setup.is_ready());
-        setup.master.set(Behaviour::Answers);
+        Behaviour::Answers.set(&setup.master);
     };
     let (joined, ()) = tokio::join!(joining, answering);
     assert_eq!(joined.unwrap().unwrap().heartbeat, INTERVAL);
@@ -304,7 +183,7 @@ async fn heartbeats_come_at_the_interval() {
     let setup = Setup::new(Behaviour::Answers).await;
     let _beats = setup.start(FakeMember::default());
     sleep(INTERVAL * 9 + INTERVAL / 2).await;
-    let beats = setup.master.beats();
+    let beats = beats(&setup.master);
     assert_eq!(beats.len(), 10);
     for (n, beat) in (0..).zip(&beats) {
         let late = beat.saturating_sub(INTERVAL * n);
@@ -321,12 +200,12 @@ async fn a_role_that_asks_gets_a_heartbeat_at_once_and_its_ticks_stay() {
     let member = FakeMember::default();
     let _beats = setup.start(member.clone());
     sleep(Duration::from_millis(1_500)).await;
-    assert_eq!(setup.master.beats().len(), 2);
+    assert_eq!(beats(&setup.master).len(), 2);
     member.trigger.request();
     member.trigger.request();
     sleep(Duration::from_millis(20)).await;
     assert_eq!(
-        setup.master.beats().len(),
+        beats(&setup.master).len(),
         3,
         "two requests at once are one"
     );
@@ -350,7 +229,7 @@ async fn a_role_that_asks_with_every_answer_does_not_make_a_busy_loop() {
     member.role.lock().asks_with_each_answer = true;
     let _beats = setup.start(member.clone());
     sleep(INTERVAL * 2).await;
-    let beats = setup.master.beats();
+    let beats = beats(&setup.master);
     assert!(
         (150..=202).contains(&beats.len()),
         "{} heartbeats in two seconds",
@@ -375,15 +254,15 @@ async fn a_change_of_readiness_is_told_before_the_next_tick() {
     let member = FakeMember::default();
     let _beats = setup.start(member.clone());
     sleep(Duration::from_millis(1_200)).await;
-    assert!(setup.master.last_beat().ready);
+    assert!(last_beat(&setup.master).ready);
     member.role.lock().is_away = true;
     sleep(Duration::from_millis(150)).await;
-    let told = setup.master.last_beat();
+    let told = last_beat(&setup.master);
     assert_eq!(
         (told.ready, told.not_ready_reason.as_str()),
         (false, "away")
     );
-    assert_eq!(setup.master.beats().len(), 3);
+    assert_eq!(beats(&setup.master).len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,11 +271,11 @@ async fn a_node_that_the_master_forgot_registers_again_and_reports_soon() {
     let member = FakeMember::default();
     let _beats = setup.start(member.clone());
     sleep(Duration::from_millis(500)).await;
-    setup.master.set(Behaviour::Forgot);
+    Behaviour::Forgot.set(&setup.master);
     sleep(Duration::from_millis(700)).await;
-    assert_eq!(setup.master.n_registrations(), 1);
+    assert_eq!(setup.master.count::<v1::RegisterRequest>(), 1);
     assert_eq!(
-        setup.master.beats().len(),
+        beats(&setup.master).len(),
         3,
         "one that was not read, and soon another one"
     );
@@ -415,7 +294,7 @@ async fn five_missed_heartbeats_are_a_reason_not_to_be_ready_and_an_answer_ends_
         let _beats = setup.start(FakeMember::default());
         sleep(INTERVAL / 2).await;
         assert!(setup.is_ready());
-        setup.master.set(behaviour);
+        behaviour.set(&setup.master);
         sleep(INTERVAL * 3).await;
         assert!(setup.is_ready(), "{behaviour:?}: a few are no reason");
         // One that hangs takes the five seconds of a call.
@@ -425,7 +304,7 @@ async fn five_missed_heartbeats_are_a_reason_not_to_be_ready_and_an_answer_ends_
             matches!(&reasons[..], [("master", why)] if why.contains("does not answer")),
             "{reasons:?}"
         );
-        setup.master.set(Behaviour::Answers);
+        Behaviour::Answers.set(&setup.master);
         sleep(INTERVAL * 7).await;
         assert!(setup.is_ready(), "{behaviour:?}");
     }
@@ -449,9 +328,7 @@ async fn a_shutdown_at_any_time_ends_the_heartbeats_with_a_farewell() {
                 .await
                 .unwrap()
                 .unwrap();
-            let leaves = setup
-                .master
-                .last_beat()
+            let leaves = last_beat(&setup.master)
                 .worker
                 .is_some_and(|worker| worker.leaving);
             assert!(leaves, "{behaviour:?} after {after} ms");
@@ -490,13 +367,13 @@ async fn the_view_is_followed_again_after_its_end_and_until_the_shutdown() {
         "{:?}",
         views.0.lock()
     );
-    let opened = setup.master.0.lock().views;
+    let opened = setup.master.count::<v1::WatchMapRequest>();
     assert!(
         (4..=12).contains(&opened),
         "each view begins the back-off anew, found {opened}"
     );
 
-    setup.master.set(Behaviour::Hangs);
+    Behaviour::Hangs.set(&setup.master);
     sleep(Duration::from_secs(15)).await;
     assert_eq!(
         views.0.lock().last(),

@@ -2,9 +2,10 @@
 
 use cstore_mesh::{Class, Endpoints};
 use cstore_proto::v1;
+use cstore_testkit::fake::Reply;
 use cstore_testkit::until;
 
-use crate::fake::{Caller, Peer};
+use crate::peer::{Caller, Peer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again() {
@@ -15,17 +16,13 @@ async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again() {
     until("both to serve", || serving(&caller) == 2).await;
     other.health.set_serving(false).await;
     until("one to be down", || down(&caller) == 1).await;
-    let before = other.manners.calls();
+    let before = other.calls();
     assert!(caller.get_files(200, 8).await.is_empty());
-    assert_eq!(
-        other.manners.calls(),
-        before,
-        "a peer that is down was asked"
-    );
+    assert_eq!(other.calls(), before, "a peer that is down was asked");
     other.health.set_serving(true).await;
     until("both to serve again", || serving(&caller) == 2).await;
     assert!(caller.get_files(200, 8).await.is_empty());
-    assert!(other.manners.calls() > before);
+    assert!(other.calls() > before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,10 +39,10 @@ async fn calls_follow_discovery_and_prefer_whole_peers() {
         caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32 == 2
     })
     .await;
-    let before = one.manners.calls();
+    let before = one.calls();
     assert!(caller.get_files(50, 4).await.is_empty());
     assert_eq!(
-        (one.manners.calls(), other.manners.calls()),
+        (one.calls(), other.calls()),
         (before, 50),
         "the whole one is preferred"
     );
@@ -60,19 +57,19 @@ async fn calls_follow_discovery_and_prefer_whole_peers() {
         caller.get_files(20, 2).await.is_empty(),
         "one that misses a part is better than none"
     );
-    assert_eq!(other.manners.calls(), 50);
+    assert_eq!(other.calls(), 50);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn load_goes_to_the_peer_that_has_less_to_do() {
     let (quick, slow) = (Peer::start().await, Peer::start().await);
     // Every tenth call hangs until its time-out: its calls in work pile up.
-    slow.manners
-        .lose_of_ten
-        .store(1, std::sync::atomic::Ordering::Relaxed);
+    let mut pattern = vec![Reply::Empty; 10];
+    pattern[0] = Reply::Hang;
+    slow.master.reply_always::<v1::GetFileRequest>(pattern);
     let caller = Caller::new([&quick.target(), &slow.target()]);
     assert!(caller.get_files(400, 16).await.is_empty());
-    let (q, s) = (quick.manners.calls(), slow.manners.calls());
+    let (q, s) = (quick.calls(), slow.calls());
     assert!(q > 2 * s, "the quick one had {q} calls, the slow one {s}");
     caller
         .client

@@ -3,100 +3,38 @@
 //! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no
 //! deadline.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a test may fail loudly and owns its tasks"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::{
-    BlockId, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, SessionId, StoreUuid,
-    error_chain,
+    BlockId, ClusterUuid, ErrorCode, FrameKey, MapVersion, NodeId, SessionId, error_chain,
 };
-use cstore_wire::{
-    BlockSink, ClientConfig, ClientError, Connection, Context, Handler, Request, Response,
-    ServerConfig, serve_connection,
-};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use cstore_wire::{ClientConfig, ClientError, Connection, Request, Response, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use crate::server::{self, server_config};
 
 const S: SessionId = SessionId::from_bytes([1; 16]);
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Says that everything is here; Unpin waits for ever; block n is n bytes of n.
-#[derive(Debug)]
-struct Fake;
-
-impl Handler for Fake {
-    fn call(
-        self: Arc<Self>,
-        _: Context,
-        request: Request,
-    ) -> BoxFuture<'static, Result<Response, Fault>> {
-        async move {
-            match request {
-                Request::HaveBlocks { .. } => Ok(Response::AllHere),
-                Request::Unpin { .. } => std::future::pending().await,
-                Request::Seal { .. } => panic!("a defect of the handler"),
-                _ => Err(Fault::new(ErrorCode::Full, "no room")),
-            }
-        }
-        .boxed()
-    }
-
-    fn get_blocks(
-        self: Arc<Self>,
-        _: Context,
-        ids: Vec<BlockId>,
-        mut blocks: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Fault>> {
-        async move {
-            for (index, id) in ids.iter().enumerate().rev() {
-                let n = id.as_bytes()[0];
-                blocks
-                    .send(index as u32, Ok(Bytes::from(vec![n; n.into()])))
-                    .await?;
-            }
-            Ok(())
-        }
-        .boxed()
-    }
-}
-
 fn client_config() -> ClientConfig {
     ClientConfig {
-        key: FrameKey::from_bytes([5; 32]),
-        cluster: ClusterUuid::from_bytes([6; 16]),
-        node: NodeId::new("worker-1").unwrap(),
-        expect: NodeId::new("storage-1").unwrap(),
         handshake_deadline: Duration::from_secs(5),
         progress_deadline: Duration::from_secs(5),
+        ..server::client_config()
     }
 }
 
 fn serve(stream: DuplexStream) -> tokio::task::JoinHandle<()> {
     let config = ServerConfig {
-        key: FrameKey::from_bytes([5; 32]),
-        cluster: ClusterUuid::from_bytes([6; 16]),
-        node: NodeId::new("storage-1").unwrap(),
-        store: StoreUuid::from_bytes([7; 16]),
-        credits: 1 << 20,
-        max_requests: 8,
         handshake_deadline: SHORT,
         progress_deadline: SHORT,
         idle_deadline: Duration::from_secs(60),
+        ..server_config()
     };
-    tokio::spawn(serve_connection(
-        stream,
-        Arc::new(config),
-        Arc::new(Fake),
-        std::future::pending(),
-    ))
+    server::serve(stream, config)
 }
 
 async fn connect(config: ClientConfig) -> Result<Connection, ClientError> {
@@ -157,7 +95,7 @@ async fn i13_a_peer_without_the_key_or_with_the_servers_own_proof_gets_no_answer
             min_version: 2,
             max_version: 2,
             role: Role::Worker,
-            cluster: ClusterUuid::from_bytes([6; 16]),
+            cluster: cstore_testkit::CLUSTER,
             nonce: [1; 32],
             max_frame: 1,
             node: NodeId::new("worker-1").unwrap(),

@@ -4,4 +4,5 @@ mod connection;
 mod fuzz;
 mod golden;
 mod protocol;
+mod server;
 mod silence;

@@ -3,80 +3,35 @@
 //! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no
 //! deadline.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a test may fail loudly and owns its tasks"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cstore_testkit::CLUSTER;
 use cstore_types::{
-    Block, BlockId, BlockKind, ClusterUuid, ErrorCode, Fault, FrameKey, MapVersion, NodeId, PartNo,
-    SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,
+    Block, BlockId, BlockKind, ErrorCode, Fault, FrameKey, MapVersion, NodeId, PartNo, SealSeq,
+    SessionId, SessionUsage, SpaceUsage, StoreUuid,
 };
 use cstore_wire::frame::{HEADER, decode_header};
 use cstore_wire::handshake::{Direction, Hello, Role, prove};
 use cstore_wire::{
-    BlockReply, BlockSink, ClientConfig, Connection, Context, Handler, Prefix, PutStatus, Request,
-    Response, SealedBlock, ServerConfig, TraceField, serve_connection,
+    BlockReply, Connection, Prefix, PutStatus, Request, Response, SealedBlock, ServerConfig,
+    TraceField,
 };
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-const KEY: [u8; 32] = [5; 32];
-const CLUSTER: ClusterUuid = ClusterUuid::from_bytes([6; 16]);
-const LONG: Duration = Duration::from_secs(20);
-
-/// Unpin never answers; everything else is here.
-#[derive(Debug)]
-struct Fake;
-
-impl Handler for Fake {
-    fn call(
-        self: Arc<Self>,
-        _: Context,
-        request: Request,
-    ) -> BoxFuture<'static, Result<Response, Fault>> {
-        match request {
-            Request::Unpin { .. } => std::future::pending().boxed(),
-            _ => async { Ok(Response::AllHere) }.boxed(),
-        }
-    }
-
-    fn get_blocks(
-        self: Arc<Self>,
-        _: Context,
-        _: Vec<BlockId>,
-        _: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Fault>> {
-        async { Ok(()) }.boxed()
-    }
-}
+use crate::server::{self, KEY, LONG, client_config, server_config};
 
 fn serve(stream: DuplexStream) -> tokio::task::JoinHandle<()> {
     let config = ServerConfig {
-        key: FrameKey::from_bytes(KEY),
-        cluster: CLUSTER,
-        node: NodeId::new("storage-1").unwrap(),
-        store: StoreUuid::from_bytes([7; 16]),
-        credits: 1 << 20,
-        max_requests: 8,
-        handshake_deadline: LONG,
         progress_deadline: Duration::from_secs(1),
-        idle_deadline: LONG,
+        ..server_config()
     };
-    tokio::spawn(serve_connection(
-        stream,
-        Arc::new(config),
-        Arc::new(Fake),
-        std::future::pending(),
-    ))
+    server::serve(stream, config)
 }
 
 fn hello(versions: std::ops::RangeInclusive<u16>) -> Bytes {
@@ -184,15 +139,7 @@ async fn a_frame_that_is_cut_in_the_middle_ends_the_connection() {
 async fn a_dropped_call_leaves_the_connection_to_the_others() {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     serve(theirs);
-    let config = ClientConfig {
-        key: FrameKey::from_bytes(KEY),
-        cluster: CLUSTER,
-        node: NodeId::new("worker-1").unwrap(),
-        expect: NodeId::new("storage-1").unwrap(),
-        handshake_deadline: LONG,
-        progress_deadline: LONG,
-    };
-    let connection = Connection::over(ours, &config).await.unwrap();
+    let connection = Connection::over(ours, &client_config()).await.unwrap();
     for n in 0..7 {
         let request = Request::Unpin {
             session: SessionId::from_bytes([n; 16]),

@@ -6,44 +6,15 @@
     reason = "a test may fail loudly and owns its tasks"
 )]
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_types::{BlockId, ClusterUuid, Fault, FrameKey, MapVersion, NodeId, StoreUuid};
-use cstore_wire::{
-    BlockSink, ClientConfig, Connection, Context, Handler, Request, Response, ServerConfig,
-    serve_connection,
-};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use cstore_types::MapVersion;
+use cstore_wire::{Connection, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex, split};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-const LONG: Duration = Duration::from_secs(20);
-
-/// Unpin is worked on for ever.
-#[derive(Debug)]
-struct Fake;
-
-impl Handler for Fake {
-    fn call(
-        self: Arc<Self>,
-        _: Context,
-        _: Request,
-    ) -> BoxFuture<'static, Result<Response, Fault>> {
-        std::future::pending().boxed()
-    }
-
-    fn get_blocks(
-        self: Arc<Self>,
-        _: Context,
-        _: Vec<BlockId>,
-        _: BlockSink,
-    ) -> BoxFuture<'static, Result<(), Fault>> {
-        async { Ok(()) }.boxed()
-    }
-}
+use crate::server::{LONG, client_config, serve, server_config};
 
 /// Passes bytes on until `cut`; then they vanish, and neither side is told.
 async fn pass<R, W>(mut from: R, mut to: W, cut: CancellationToken)
@@ -65,42 +36,14 @@ where
 
 /// A connection to a server of its own, and the switch that cuts it.
 async fn connected() -> (Connection, CancellationToken) {
-    let (key, cluster) = (
-        FrameKey::from_bytes([5; 32]),
-        ClusterUuid::from_bytes([6; 16]),
-    );
     let (ours, left) = duplex(1 << 16);
     let (right, theirs) = duplex(1 << 16);
-    let server = ServerConfig {
-        key: key.clone(),
-        cluster,
-        node: NodeId::new("storage-1").unwrap(),
-        store: StoreUuid::from_bytes([7; 16]),
-        credits: 1 << 20,
-        max_requests: 8,
-        handshake_deadline: LONG,
-        progress_deadline: LONG,
-        idle_deadline: LONG,
-    };
-    tokio::spawn(serve_connection(
-        theirs,
-        Arc::new(server),
-        Arc::new(Fake),
-        std::future::pending(),
-    ));
+    serve(theirs, server_config());
     let cut = CancellationToken::new();
     let ((left_read, left_write), (right_read, right_write)) = (split(left), split(right));
     tokio::spawn(pass(left_read, right_write, cut.clone()));
     tokio::spawn(pass(right_read, left_write, cut.clone()));
-    let client = ClientConfig {
-        key,
-        cluster,
-        node: NodeId::new("worker-1").unwrap(),
-        expect: NodeId::new("storage-1").unwrap(),
-        handshake_deadline: LONG,
-        progress_deadline: LONG,
-    };
-    (Connection::over(ours, &client).await.unwrap(), cut)
+    (Connection::over(ours, &client_config()).await.unwrap(), cut)
 }
 
 #[tokio::test(start_paused = true)]

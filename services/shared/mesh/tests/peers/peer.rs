@@ -1,115 +1,31 @@
-//! Servers that can be told to fail, and a client of them.
+//! Masters on real sockets, and a client of all of them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cstore_mesh::{
-    CallBounds, Class, ClientOptions, Discovery, Endpoints, GrpcServer, HealthHandle, MasterClient,
-    MeshMetrics, ServerOptions, Service, Target,
+    CallBounds, Class, ClientOptions, Discovery, Endpoints, HealthHandle, MasterClient,
+    MeshMetrics, Service, Target,
 };
-use cstore_proto::v1::namespace_server::{Namespace, NamespaceServer};
-use cstore_proto::{Signer, Verifier, v1};
+use cstore_proto::{Signer, v1};
+use cstore_testkit::fake::{FakeMaster, Reply, grpc_server};
 use cstore_testkit::{PATIENCE, secret};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 /// Time-out of one attempt of a call. A peer that answers meets it only on a machine that gives it
 /// no time for so long.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
 
-/// How a server behaves; may be changed while it runs.
-#[derive(Debug, Default)]
-pub(crate) struct Manners {
-    /// Of ten calls so many fail as Unavailable.
-    pub(crate) fail_of_ten: AtomicUsize,
-    /// Of ten calls so many are done, but never answered.
-    pub(crate) lose_of_ten: AtomicUsize,
-    /// Calls that came in.
-    pub(crate) calls: AtomicU64,
-}
-
-impl Manners {
-    async fn answer<T: Default>(&self) -> Result<Response<T>, Status> {
-        let n = self.calls.fetch_add(1, Ordering::Relaxed) as usize % 10;
-        if n < self.lose_of_ten.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-        // Spread over the ten: 0, 3, 6, …
-        if n * 7 % 10 < self.fail_of_ten.load(Ordering::Relaxed) {
-            return Err(Status::unavailable("told to fail"));
-        }
-        Ok(Response::new(T::default()))
-    }
-
-    pub(crate) fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Fake(Arc<Manners>);
-
-#[tonic::async_trait]
-impl Namespace for Fake {
-    async fn get_file(
-        &self,
-        _: Request<v1::GetFileRequest>,
-    ) -> Result<Response<v1::GetFileResponse>, Status> {
-        self.0.answer().await
-    }
-
-    async fn list_files(
-        &self,
-        _: Request<v1::ListFilesRequest>,
-    ) -> Result<Response<v1::ListFilesResponse>, Status> {
-        self.0.answer().await
-    }
-
-    async fn delete_file(
-        &self,
-        _: Request<v1::DeleteFileRequest>,
-    ) -> Result<Response<v1::DeleteFileResponse>, Status> {
-        self.0.answer().await
-    }
-
-    async fn rename_file(
-        &self,
-        _: Request<v1::RenameFileRequest>,
-    ) -> Result<Response<v1::RenameFileResponse>, Status> {
-        self.0.answer().await
-    }
-
-    async fn copy_file(
-        &self,
-        _: Request<v1::CopyFileRequest>,
-    ) -> Result<Response<v1::CopyFileResponse>, Status> {
-        self.0.answer().await
-    }
-
-    async fn get_usage(
-        &self,
-        _: Request<v1::GetUsageRequest>,
-    ) -> Result<Response<v1::GetUsageResponse>, Status> {
-        self.0.answer().await
-    }
-
-    async fn select_files(
-        &self,
-        _: Request<v1::SelectFilesRequest>,
-    ) -> Result<Response<v1::SelectFilesResponse>, Status> {
-        self.0.answer().await
-    }
-}
-
 /// A running server. Dropping it cuts all its connections, as a kill does.
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
-    pub(crate) manners: Arc<Manners>,
+    pub(crate) master: FakeMaster,
     pub(crate) health: HealthHandle,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinSet<()>,
@@ -119,18 +35,11 @@ impl Peer {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let manners = Arc::<Manners>::default();
-        let options = ServerOptions {
-            drain: PATIENCE,
-            role: "fake",
-            verifier: Verifier::new(&secret()),
-            reflection: false,
-            metrics: MeshMetrics::default(),
-        };
-        let server = GrpcServer::new(options).await.unwrap();
+        let master = FakeMaster::default();
+        master.reply_to_all(Reply::Empty);
+        let server = grpc_server().await;
         let health = server.health();
-        health.set_serving(true).await;
-        let server = server.add_service(NamespaceServer::new(Fake(manners.clone())));
+        let server = master.add_to(server);
         let (stop, stopped) = oneshot::channel();
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -141,11 +50,16 @@ impl Peer {
         });
         Self {
             addr,
-            manners,
+            master,
             health,
             stop: Some(stop),
             serving,
         }
+    }
+
+    /// Number of calls that came.
+    pub(crate) fn calls(&self) -> usize {
+        self.master.count_all()
     }
 
     pub(crate) fn target(&self) -> Target {

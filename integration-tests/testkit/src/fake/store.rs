@@ -10,8 +10,8 @@ use cstore_mesh::BoxIo;
 use cstore_node::shutdown::spawn;
 use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
 use cstore_types::{
-    Block, BlockId, ClusterUuid, DedupKey, ErrorCode, Fault, FrameKey, NodeId, PartNo, SealSeq,
-    SessionId, SpaceUsage, StoreUuid,
+    Block, BlockId, ErrorCode, Fault, FrameKey, NodeId, PartNo, SealSeq, SessionId, SpaceUsage,
+    StoreUuid,
 };
 use cstore_wire::{
     BlockSink, Context, Handler, Opcode, PutStatus, Request, Response, ServerConfig,
@@ -23,16 +23,17 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(super) const CLUSTER: ClusterUuid = ClusterUuid::from_bytes([6; 16]);
-pub(super) const KEY: DedupKey = DedupKey::from_bytes([3; 32]);
-pub(super) const FRAME_KEY: FrameKey = FrameKey::from_bytes([5; 32]);
+use crate::{CLUSTER, DEDUP_KEY};
+
+/// Key of the handshake.
+pub const FRAME_KEY: FrameKey = FrameKey::from_bytes([5; 32]);
 
 /// Bytes that a connection holds in each direction.
 const PIPE: usize = 256 << 10;
 
 /// The reply to a request that is not GetBlocks.
 #[derive(Debug, Clone)]
-pub(super) enum Reply {
+pub enum StoreReply {
     /// Refuses the request. Nothing is done.
     Refuse(Fault),
     /// Refuses every block of a PutBlocks. Nothing is done.
@@ -51,7 +52,7 @@ pub(super) enum Reply {
 
 /// The reply to a GetBlocks.
 #[derive(Debug, Clone)]
-pub(super) enum ReadReply {
+pub enum ReadReply {
     /// Refuses the request.
     Refuse(Fault),
     /// Refuses each block.
@@ -70,13 +71,15 @@ pub(super) enum ReadReply {
 
 /// A request as the node received it.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
-    pub(super) opcode: Opcode,
-    pub(super) session: Option<SessionId>,
+pub struct Call {
+    /// Kind of the request.
+    pub opcode: Opcode,
+    /// Session that the request belongs to.
+    pub session: Option<SessionId>,
     /// Blocks whose bytes came with the request.
-    pub(super) sent: Vec<BlockId>,
+    pub sent: Vec<BlockId>,
     /// Bytes of these blocks.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -85,8 +88,8 @@ struct State {
     pins: HashMap<SessionId, HashSet<BlockId>>,
     parts: BTreeMap<(SessionId, PartNo), (SealSeq, Vec<BlockId>)>,
     seal_seq: u64,
-    script: VecDeque<(Opcode, Reply)>,
-    always: HashMap<Opcode, Reply>,
+    script: VecDeque<(Opcode, StoreReply)>,
+    always: HashMap<Opcode, StoreReply>,
     read_script: VecDeque<ReadReply>,
     always_read: Option<ReadReply>,
     calls: Vec<Call>,
@@ -95,17 +98,23 @@ struct State {
     connections: Vec<AbortOnDropHandle<()>>,
 }
 
-/// A storage node in memory.
+/// A storage node in memory that keeps the requests that came, and whose replies a test may choose.
+///
+/// Unless told otherwise it stores, pins and seals as the real one does, and checks on the way that
+/// each request is one that a sound worker sends.
 #[derive(Debug)]
-pub(super) struct FakeStore {
-    pub(super) node: NodeId,
-    pub(super) uuid: StoreUuid,
+pub struct FakeStore {
+    /// Name of the node.
+    pub node: NodeId,
+    /// Identity of its disk.
+    pub uuid: StoreUuid,
     state: Mutex<State>,
     released: watch::Sender<bool>,
 }
 
 impl FakeStore {
-    pub(super) fn new(number: u8) -> Arc<Self> {
+    /// Returns an empty node, whose name and disk have this number.
+    pub fn new(number: u8) -> Arc<Self> {
         Arc::new(Self {
             node: NodeId::new(&format!("storage-{number}")).unwrap(),
             uuid: StoreUuid::from_bytes([number; 16]),
@@ -115,7 +124,10 @@ impl FakeStore {
     }
 
     /// Opens a connection to this node.
-    pub(super) fn connect(self: &Arc<Self>) -> io::Result<BoxIo> {
+    ///
+    /// # Errors
+    /// `ConnectionRefused` after [`Self::go_away`].
+    pub fn connect(self: &Arc<Self>) -> io::Result<BoxIo> {
         let mut state = self.state.lock();
         if state.is_away {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -145,7 +157,7 @@ impl FakeStore {
     }
 
     /// Gives these replies to the next requests of the opcode, one each.
-    pub(super) fn script(&self, opcode: Opcode, replies: impl IntoIterator<Item = Reply>) {
+    pub fn script(&self, opcode: Opcode, replies: impl IntoIterator<Item = StoreReply>) {
         self.state
             .lock()
             .script
@@ -153,38 +165,38 @@ impl FakeStore {
     }
 
     /// Gives this reply to all requests of the opcode for which the script has no reply.
-    pub(super) fn always(&self, opcode: Opcode, reply: Reply) {
+    pub fn always(&self, opcode: Opcode, reply: StoreReply) {
         self.state.lock().always.insert(opcode, reply);
     }
 
     /// Gives these replies to the next GetBlocks, one each.
-    pub(super) fn script_reads(&self, replies: impl IntoIterator<Item = ReadReply>) {
+    pub fn script_reads(&self, replies: impl IntoIterator<Item = ReadReply>) {
         self.state.lock().read_script.extend(replies);
     }
 
     /// Gives this reply to all GetBlocks for which the script has no reply.
-    pub(super) fn always_read(&self, reply: ReadReply) {
+    pub fn always_read(&self, reply: ReadReply) {
         self.state.lock().always_read = Some(reply);
     }
 
     /// Ends the wait of all requests that are held, also of later ones.
-    pub(super) fn release(&self) {
+    pub fn release(&self) {
         self.released.send_replace(true);
     }
 
     /// Closes all connections and refuses new ones.
-    pub(super) fn go_away(&self) {
+    pub fn go_away(&self) {
         self.state.lock().is_away = true;
         self.disconnect();
     }
 
     /// Returns the requests that came since the last call, and forgets them.
-    pub(super) fn take_calls(&self) -> Vec<Call> {
+    pub fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.state.lock().calls)
     }
 
     /// Returns the number of requests of an opcode.
-    pub(super) fn count(&self, opcode: Opcode) -> usize {
+    pub fn count(&self, opcode: Opcode) -> usize {
         self.state
             .lock()
             .calls
@@ -194,12 +206,12 @@ impl FakeStore {
     }
 
     /// Returns the blocks that the node holds.
-    pub(super) fn ids(&self) -> HashSet<BlockId> {
+    pub fn ids(&self) -> HashSet<BlockId> {
         self.state.lock().blocks.keys().copied().collect()
     }
 
     /// Returns the blocks of each sealed part of a session, and the sequence of its last seal.
-    pub(super) fn parts(&self, session: SessionId) -> (Vec<Vec<BlockId>>, Option<SealSeq>) {
+    pub fn parts(&self, session: SessionId) -> (Vec<Vec<BlockId>>, Option<SealSeq>) {
         let state = self.state.lock();
         let of_session = || {
             state
@@ -215,12 +227,12 @@ impl FakeStore {
     }
 
     /// Returns the number of blocks that a session pins.
-    pub(super) fn pins(&self, session: SessionId) -> usize {
+    pub fn pins(&self, session: SessionId) -> usize {
         self.state.lock().pins.get(&session).map_or(0, HashSet::len)
     }
 
     /// Replaces the bytes of a block. Returns whether the node holds it.
-    pub(super) fn change(&self, id: &BlockId, change: impl FnOnce(&mut Vec<u8>)) -> bool {
+    pub fn change(&self, id: &BlockId, change: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut state = self.state.lock();
         let Some(bytes) = state.blocks.get_mut(id) else {
             return false;
@@ -232,7 +244,7 @@ impl FakeStore {
     }
 
     /// Drops a block. Returns whether the node held it.
-    pub(super) fn remove(&self, id: &BlockId) -> bool {
+    pub fn remove(&self, id: &BlockId) -> bool {
         self.state.lock().blocks.remove(id).is_some()
     }
 
@@ -248,8 +260,8 @@ impl FakeStore {
         };
         match reply {
             None => Ok(self.state.lock().apply(self.uuid, request)),
-            Some(Reply::Refuse(fault)) => Err(fault),
-            Some(Reply::RefuseBlocks(code)) => {
+            Some(StoreReply::Refuse(fault)) => Err(fault),
+            Some(StoreReply::RefuseBlocks(code)) => {
                 let Request::PutBlocks { blocks, .. } = request else {
                     panic!("not a PutBlocks")
                 };
@@ -258,22 +270,22 @@ impl FakeStore {
                     blocks.len()
                 ]))
             }
-            Some(Reply::Instead(response)) => Ok(response),
-            Some(Reply::Disconnect) => {
+            Some(StoreReply::Instead(response)) => Ok(response),
+            Some(StoreReply::Disconnect) => {
                 self.disconnect();
                 std::future::pending().await
             }
-            Some(Reply::DoAndDisconnect) => {
+            Some(StoreReply::DoAndDisconnect) => {
                 self.state.lock().apply(self.uuid, request);
                 self.disconnect();
                 std::future::pending().await
             }
-            Some(Reply::LoseBlocks) => {
+            Some(StoreReply::LoseBlocks) => {
                 let mut state = self.state.lock();
                 state.lose_blocks();
                 Ok(state.apply(self.uuid, request))
             }
-            Some(Reply::Hold) => {
+            Some(StoreReply::Hold) => {
                 self.wait_for_release().await;
                 Ok(self.state.lock().apply(self.uuid, request))
             }
@@ -340,7 +352,7 @@ impl FakeStore {
 }
 
 impl State {
-    fn next_reply(&mut self, opcode: Opcode) -> Option<Reply> {
+    fn next_reply(&mut self, opcode: Opcode) -> Option<StoreReply> {
         let scripted = self.script.iter().position(|(wanted, _)| *wanted == opcode);
         let scripted = scripted
             .and_then(|at| self.script.remove(at))
@@ -418,7 +430,7 @@ impl State {
         assert!(bytes <= MAX_REQUEST_BYTES, "{bytes} bytes in one request");
         let put = |block: Block| {
             assert!(
-                block.id.matches(&KEY, &block.bytes),
+                block.id.matches(&DEDUP_KEY, &block.bytes),
                 "the id of a block must be that of its bytes"
             );
             self.pins.entry(session).or_default().insert(block.id);

@@ -35,7 +35,7 @@ pub(crate) async fn start() -> Setup {
     start_with(|_| {}).await
 }
 
-/// As [`start`], with another configuration of the gateway.
+/// Like [`start`], with another configuration of the gateway.
 pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     let inner = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let inner_addr = inner.local_addr().unwrap();
@@ -80,7 +80,7 @@ pub(crate) async fn start_with(tune: impl FnOnce(&mut Config)) -> Setup {
     }
 }
 
-/// Waits until requests are no longer refused because it starts.
+/// Waits until the gateway no longer refuses requests because it starts.
 async fn started(addr: SocketAddr) {
     loop {
         let answer = crate::http::send(addr, "GET /api/stats HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -91,7 +91,7 @@ async fn started(addr: SocketAddr) {
     }
 }
 
-/// A connection to the gateway.
+/// Opens a connection to the gateway.
 pub(crate) async fn connect(addr: SocketAddr) -> TcpStream {
     TcpStream::connect(addr).await.unwrap()
 }

@@ -14,7 +14,8 @@ use crate::PROGRAM;
 /// * `allow_header_conformance`: `/api/files/a:copy` is also the path of the file `a:copy`, which
 ///   can be read.
 const UNFIT: &str = "positive_data_acceptance,allow_header_conformance";
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Time after which schemathesis is ended: it has no bound of its own.
+const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn what_the_description_says_is_what_the_gateway_answers() {
@@ -31,10 +32,9 @@ fn what_the_description_says_is_what_the_gateway_answers() {
         );
     }
     let seed = cstore_testkit::seed(20_261_124).to_string();
-    // The one bound that schemathesis has not.
     let mut command = Command::new("timeout");
     command
-        .arg(PATIENCE.as_secs().to_string())
+        .arg(LIMIT.as_secs().to_string())
         .arg(schemathesis)
         .arg("run")
         .arg(format!("http://{}/api/openapi.json", cluster.gateway))

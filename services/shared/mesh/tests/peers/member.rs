@@ -39,7 +39,7 @@ impl Behaviour {
     }
 }
 
-/// The times since the first heartbeat at which the heartbeats came.
+/// Returns the times of the heartbeats, counted from the first one.
 fn beats(master: &FakeMaster) -> Vec<Duration> {
     let heartbeats = master.timed_requests::<v1::HeartbeatRequest>();
     let since = |(at, _): &(Instant, _)| *at - heartbeats[0].0;

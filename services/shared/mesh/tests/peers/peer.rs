@@ -57,7 +57,7 @@ impl Peer {
         }
     }
 
-    /// Number of calls that came.
+    /// Returns the number of calls that came.
     pub(crate) fn calls(&self) -> usize {
         self.master.count_all()
     }

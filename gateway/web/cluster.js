@@ -66,14 +66,21 @@ function nodes(cluster) {
   return [el("ul", { class: "nodes" }, cluster.nodes.map(node))];
 }
 
+/** Returns true if a disk frees nothing, because something is in doubt. */
+function held(node) {
+  return (node.doubts ?? []).some((doubt) => !doubt.accepted);
+}
+
 function node(node) {
   const used = node.capacity_bytes - node.free_bytes;
   const fill = `${bytes(used)} of ${bytes(node.capacity_bytes)}`;
   return el("li", {},
     el("p", { class: "node-head" },
       el("strong", {}, node.node_id), el("span", { class: "role" }, node.role),
-      el("span", { class: "pill small", "data-state": node.state === "ready" ? "ready" : "waiting" }, STATES[node.state] ?? node.state)),
+      el("span", { class: "pill small", "data-state": node.state === "ready" && !held(node) ? "ready" : "waiting" }, held(node) ? "on hold" : STATES[node.state] ?? node.state)),
     node.reason === "" ? null : el("p", { class: "hint" }, node.reason),
+    ...(node.doubts ?? []).filter((doubt) => !doubt.accepted).map((doubt) =>
+      el("p", { class: "hint" }, `On hold, nothing is freed: ${doubt.detail} (doubt ${doubt.number})`)),
     node.capacity_bytes > 0 ? bar(used, node.capacity_bytes, "fill", `${node.node_id} holds ${fill}`) : null,
     node.capacity_bytes > 0 ? el("p", { class: "hint" }, fill) : null);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use cstore_proto::{Caller, Signer};
@@ -256,20 +256,23 @@ impl Cluster {
     /// # Panics
     /// When it cannot be run or does not end well.
     pub fn admin_command(&self, args: &[&str]) -> String {
-        let mut command = Command::new(&self.program);
-        let output = command
-            .arg("admin")
-            .args(args)
-            .env_clear()
-            .envs(&self.env)
-            .output();
-        let output = output.expect("the program runs");
+        let output = self.admin_output(args);
         assert!(
             output.status.success(),
             "{args:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
         String::from_utf8(output.stdout).expect("it prints text")
+    }
+
+    /// Runs `cstore admin` with the settings of the cluster, however it ends.
+    ///
+    /// # Panics
+    /// When the program cannot be run.
+    pub fn admin_output(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(&self.program);
+        command.arg("admin").args(args).env_clear().envs(&self.env);
+        command.output().expect("the program runs")
     }
 
     /// Process ids of what runs.

@@ -23,6 +23,8 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Cluster/Heartbeat", &[Worker, Storage]),
     ("cstore.v1.Cluster/WatchMap", &[Gateway, Worker, Operator]),
     ("cstore.v1.Cluster/ListNodes", &[Gateway, Operator]),
+    // Frees what is missing for good: a person decides it.
+    ("cstore.v1.Cluster/AcceptDoubt", &[Operator]),
     ("cstore.v1.Transfer/Upload", &[Gateway, Operator]),
     ("cstore.v1.Transfer/PutSmall", &[Gateway, Operator]),
     ("cstore.v1.Transfer/Download", &[Gateway, Operator]),

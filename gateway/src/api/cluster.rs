@@ -39,6 +39,19 @@ struct Node {
     in_map: bool,
     capacity_bytes: u64,
     free_bytes: u64,
+    /// What is in doubt on the disk: while one is not accepted, nothing on it is freed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    doubts: Vec<Doubt>,
+}
+
+/// A reason why data may be missing on a disk.
+#[derive(Serialize, ToSchema)]
+struct Doubt {
+    number: u32,
+    #[schema(example = "segment_missing")]
+    kind: String,
+    detail: String,
+    accepted: bool,
 }
 
 /// All nodes and their state.
@@ -77,6 +90,18 @@ impl From<v1::Node> for Node {
             in_map: node.in_map,
             capacity_bytes: node.capacity_bytes,
             free_bytes: node.free_bytes,
+            doubts: node.doubts.into_iter().map(Doubt::from).collect(),
+        }
+    }
+}
+
+impl From<v1::Doubt> for Doubt {
+    fn from(doubt: v1::Doubt) -> Self {
+        Self {
+            number: doubt.number,
+            kind: doubt.kind,
+            detail: doubt.detail,
+            accepted: doubt.accepted,
         }
     }
 }

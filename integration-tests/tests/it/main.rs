@@ -19,6 +19,7 @@ mod drain;
 mod files;
 mod forms;
 mod full_disk;
+mod hold;
 mod jaeger;
 mod kills;
 mod limits;

@@ -80,7 +80,12 @@ impl Command {
     pub(crate) fn json(&self) -> bool {
         match self {
             Self::Admin {
-                command: Admin::Gc { json, .. } | Admin::Limits { json },
+                command:
+                    Admin::Gc { json, .. }
+                    | Admin::Limits { json }
+                    | Admin::Hold {
+                        command: Hold::List { json },
+                    },
             } => *json,
             _ => self.door().is_some_and(|door| door.json),
         }
@@ -223,6 +228,11 @@ pub(crate) enum Admin {
         #[arg(long)]
         watch: bool,
     },
+    /// What is in doubt on storage disks: while a doubt is open, its disk frees nothing.
+    Hold {
+        #[command(subcommand)]
+        command: Hold,
+    },
     /// Prints the limits of all parts that are no settings, and what happens when they are met.
     Limits {
         /// One line of JSON a limit
@@ -233,6 +243,23 @@ pub(crate) enum Admin {
     Inspect {
         /// The directory of one storage node
         dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Hold {
+    /// Prints the doubts of all storage nodes, accepted ones among them.
+    List {
+        /// One line of JSON a doubt
+        #[arg(long)]
+        json: bool,
+    },
+    /// Goes on without what is missing, for good. Files that need it stay damaged.
+    Accept {
+        /// The storage node
+        node: String,
+        /// The number of the doubt, as `cstore admin hold list` shows it
+        number: u32,
     },
 }
 

@@ -18,6 +18,7 @@ mod files;
 mod gc;
 mod health;
 mod help;
+mod hold;
 mod limit_table;
 mod limits;
 mod process;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cstore_node::Source;
 
-use crate::args::{Admin, Args, Command};
+use crate::args::{Admin, Args, Command, Hold};
 use crate::exit::Failure;
 
 /// Runs one command line in one environment, to its end.
@@ -85,6 +86,12 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Admin {
             command: Admin::Gc { addrs, json, watch },
         } => gc::run(addrs, *json, *watch, env),
+        Command::Admin {
+            command: Admin::Hold { command },
+        } => match command {
+            Hold::List { json } => hold::list(*json, env),
+            Hold::Accept { node, number } => hold::accept(node, *number, env),
+        },
         Command::Admin {
             command: Admin::Limits { json },
         } => limit_table::print(*json),

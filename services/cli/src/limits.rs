@@ -25,6 +25,11 @@ cstore_types::limits! {
     /// Time by which clocks of nodes may differ: certificates are valid from this time before they
     /// were made.
     pub(crate) time CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+    /// Longest wait for a storage node to accept a doubt. The command fails then, and the node may
+    /// still do it.
+    pub(crate) time ACCEPT_PATIENCE: Duration = Duration::from_secs(30);
+    /// Pause between two looks at whether it has.
+    pub(crate) time ACCEPT_POLL_PAUSE: Duration = Duration::from_millis(100);
     /// Longest wait for the answer of an admin port. The command fails then.
     pub(crate) time ADMIN_PORT_TIMEOUT: Duration = Duration::from_secs(3);
     /// Largest answer of an admin port; the metrics of a role are far below. More is not read.

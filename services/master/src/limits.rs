@@ -8,6 +8,8 @@ cstore_types::limits! {
     /// Longest text of a node about itself, such as an address or a reason. A longer one is
     /// refused.
     pub(crate) bytes MAX_NODE_TEXT: usize = 256;
+    /// Most doubts of one disk that are kept and shown. A disk has no more; others are left out.
+    pub(crate) count MAX_NODE_DOUBTS: usize = 32;
     /// Time after which a lost worker is forgotten, counted from the end of its lease: it keeps
     /// nothing, and an orchestrator never brings its name back. Storage nodes are remembered for
     /// ever.

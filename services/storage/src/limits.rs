@@ -35,6 +35,13 @@ cstore_types::limits! {
     /// Times that a seal waits for blocks that other requests are writing. Then it is refused as
     /// overloaded.
     pub(crate) count MAX_SEAL_ROUNDS: usize = 4;
+    /// Most blocks that are absent and counted. Beyond it the doubt about them cannot be accepted.
+    pub(crate) count MAX_ABSENT: usize = 4 << 20;
+    /// Most ids of reference sets that a group of releases keeps in memory. The others are read
+    /// twice.
+    pub(crate) count MAX_KEPT_IDS: usize = 128 << 10;
+    /// Largest half of the inventory of segments that is read. A larger one counts as damaged.
+    pub(crate) bytes MAX_INVENTORY_AREA: u64 = 64 << 20;
     /// Most pinned block ids over all uploads. Beyond it a pin is left out: the block may be freed
     /// before its seal, and the upload sends it again.
     pub(crate) count MAX_PINS: usize = 4 << 20;

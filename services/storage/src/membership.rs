@@ -8,10 +8,11 @@
 use bytes::Bytes;
 use cstore_mesh::member::{Member, Occasion, Report};
 use cstore_node::admin::{PartState, Readiness};
+use cstore_node::shutdown::spawn;
 use cstore_proto::v1;
-use cstore_types::SessionId;
+use cstore_types::{SessionId, error_chain};
 
-use crate::engine::Engine;
+use crate::engine::{Doubt, Engine};
 use crate::releaser::Releases;
 use crate::roll_call::RollCall;
 
@@ -52,6 +53,11 @@ impl StorageMember {
 
 impl Member for StorageMember {
     fn health(&mut self) -> PartState {
+        let hold = match self.engine.hold_reason() {
+            Some(reason) => PartState::Limited(format!("on hold, nothing is freed: {reason}")),
+            None => PartState::Ready,
+        };
+        self.readiness.set("hold", hold);
         self.engine
             .read_only()
             .map_or(PartState::Ready, PartState::NotReady)
@@ -89,8 +95,12 @@ impl Member for StorageMember {
         self.roll_call
             .confirm(committed.filter_map(|verdict| parse(&verdict.session)));
 
-        // A disk that may be too old frees nothing: its references may be those of another time.
-        if answer.suspect {
+        if !answer.accept_doubts.is_empty() {
+            accept(&self.engine, answer.accept_doubts);
+        }
+
+        // A disk that may be too old, or may hide references, frees nothing.
+        if answer.suspect || self.engine.is_held() {
             self.releases.withdraw();
         } else {
             let named: Vec<SessionId> = answer
@@ -115,6 +125,30 @@ fn parse(raw: &[u8]) -> Option<SessionId> {
     SessionId::try_from(raw).ok()
 }
 
+fn doubt(doubt: &Doubt) -> v1::Doubt {
+    v1::Doubt {
+        number: doubt.number,
+        kind: doubt.kind.name().to_owned(),
+        detail: doubt.to_string(),
+        accepted: doubt.accepted,
+    }
+}
+
+/// Accepts doubts, on a blocking thread: the answer of a heartbeat must not wait for the disk. What
+/// fails is tried again when the next answer names it.
+fn accept(engine: &Engine, numbers: Vec<u32>) {
+    let engine = engine.clone();
+    let accepting = cstore_node::blocking(move || {
+        for number in numbers {
+            if let Err(error) = engine.accept_doubt(number) {
+                let error = error_chain(&error);
+                tracing::error!(number, %error, "doubt is not accepted");
+            }
+        }
+    });
+    drop(spawn("accept doubts", accepting));
+}
+
 /// Returns the state of the disk as the master sees it, without sessions.
 pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
     let (totals, space) = (engine.totals(), engine.space());
@@ -135,5 +169,6 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
         released: Vec::new(),
         unconfirmed: Vec::new(),
         fill_pressure: u32::try_from(pressure).unwrap_or(100),
+        doubts: engine.doubts().iter().map(doubt).collect(),
     }
 }

@@ -106,12 +106,15 @@ fn as_gauge(value: u64) -> ConstGauge<i64> {
     ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-impl Collector for EngineMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+/// Name, help, unit and value of a gauge.
+type Reading = (&'static str, &'static str, Option<&'static Unit>, u64);
+
+impl EngineMetrics {
+    fn gauges(&self) -> [Reading; 11] {
         let totals = self.0.totals();
         let space = self.0.space();
         let compaction = self.0.compaction();
-        let gauges: [(&str, &str, Option<&Unit>, u64); 10] = [
+        [
             (
                 "storage_capacity",
                 "FS_SIZE",
@@ -172,8 +175,19 @@ impl Collector for EngineMetrics {
                 None,
                 self.0.read_only().is_some().into(),
             ),
-        ];
-        for (name, help, unit, value) in gauges {
+            (
+                "storage_on_hold",
+                "1 while something is in doubt and nothing is freed",
+                None,
+                self.0.is_held().into(),
+            ),
+        ]
+    }
+}
+
+impl Collector for EngineMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, help, unit, value) in self.gauges() {
             let gauge = as_gauge(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
         }

@@ -22,7 +22,7 @@ use cstore_wire::{ServerConfig, serve_connection};
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::Config;
 use crate::engine::{DiskOptions, Engine, Identity, Superblock, peek};
@@ -42,9 +42,9 @@ pub enum RunError {
     /// The disk was refused.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The disk failed at the end.
-    #[error("close disk: {0}")]
-    Close(#[from] EngineError),
+    /// The disk failed.
+    #[error("the disk failed")]
+    Disk(#[from] EngineError),
     /// The work on the disk panicked, or its runtime ended.
     #[error("{doing}")]
     Task {
@@ -167,7 +167,7 @@ pub async fn run_over(
         &shutdown,
     )
     .await;
-    background.end(config.drain_timeout).await;
+    let ended = background.end(config.drain_timeout).await;
 
     let closing = engine.clone();
     cstore_node::blocking(move || closing.close())
@@ -176,7 +176,7 @@ pub async fn run_over(
             doing: "close disk",
             source,
         })??;
-    Ok(())
+    Ok(ended?)
 }
 
 /// Returns what is known of a disk before the cluster's identity is: enough to register.
@@ -220,7 +220,8 @@ struct Background {
     /// Tasks that may be dropped at any await.
     tasks: TaskGroup,
     /// Tasks whose current step MUST end before the disk is closed.
-    steps: [tokio::task::JoinHandle<()>; 2],
+    releasing: JoinHandle<()>,
+    sweeping: JoinHandle<Result<(), EngineError>>,
 }
 
 impl Background {
@@ -268,22 +269,26 @@ impl Background {
             async move { engine.release_all(&sessions).await }
         };
         let releasing = spawn("releases", releaser.run(release, stop.clone()));
-        let sweeping = spawn(
-            "sweeper",
-            crate::sweeper::run(engine.clone(), interval, freed, stop),
-        );
+        let sweeper = crate::sweeper::run(engine.clone(), interval, freed, stop);
+        let ending = shutdown.clone();
+        let sweeping = spawn("sweeper", async move {
+            sweeper.await.inspect_err(|_| ending.trigger())
+        });
         Self {
             tasks,
-            steps: [releasing, sweeping],
+            releasing,
+            sweeping,
         }
     }
 
     /// Ends all tasks. Steps that the disk depends on are waited for, however long they take.
-    async fn end(self, deadline: Duration) {
+    ///
+    /// # Errors
+    /// The error for which the node had to end.
+    async fn end(self, deadline: Duration) -> Result<(), EngineError> {
         self.tasks.drain(deadline).await;
-        for step in self.steps {
-            let _ = step.await;
-        }
+        let _ = self.releasing.await;
+        self.sweeping.await.unwrap_or(Ok(()))
     }
 }
 

@@ -8,30 +8,37 @@ use cstore_node::shutdown::Shutdown;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::limits::PIN_SWEEP_TICKS;
 
 /// Sweeps at every tick of `interval`, and when `freed` says that segments may have died, until the
 /// shutdown. A sweep that has begun then is finished first, because the disk is closed after it.
+///
+/// # Errors
+/// A hold that could not be written twice: the node must end, because a restart finds every doubt
+/// again, and this process could be the only one that knows of it.
 pub(crate) async fn run(
     engine: Engine,
     interval: Duration,
     freed: Arc<Notify>,
     shutdown: Shutdown,
-) {
+) -> Result<(), EngineError> {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut n_ticks = 0u64;
     loop {
         tokio::select! {
             biased;
-            () = shutdown.triggered() => return,
+            () = shutdown.triggered() => return Ok(()),
             _ = ticks.tick() => n_ticks += 1,
             () = freed.notified() => {
                 engine.reclaim_aside().await;
                 continue;
             }
         }
+        let keeping = engine.clone();
+        let kept = cstore_node::blocking(move || keeping.keep_hold()).await;
+        kept.map_err(EngineError::from).flatten()?;
         engine.reclaim_aside().await;
         if n_ticks.is_multiple_of(PIN_SWEEP_TICKS) {
             let engine = engine.clone();

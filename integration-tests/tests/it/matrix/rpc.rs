@@ -28,6 +28,7 @@ const MAY: &[(&str, &str)] = &[
     ("Cluster/Heartbeat", "worker storage"),
     ("Cluster/WatchMap", "gateway worker operator"),
     ("Cluster/ListNodes", "gateway operator"),
+    ("Cluster/AcceptDoubt", "operator"),
     ("Transfer/Upload", "gateway operator"),
     ("Transfer/PutSmall", "gateway operator"),
     ("Transfer/Download", "gateway operator"),

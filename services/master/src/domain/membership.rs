@@ -3,7 +3,7 @@
 //! Leases and health live in memory only. The stores that ever registered and the frozen map are
 //! durable, and are read from the derived state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,16 @@ pub(crate) struct DiskReport {
     pub(crate) totals: DiskTotals,
 }
 
+/// A reason why references may be hidden on a disk, as its node tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DoubtReport {
+    /// The number by which it is accepted.
+    pub(crate) number: u32,
+    pub(crate) kind: String,
+    pub(crate) detail: String,
+    pub(crate) accepted: bool,
+}
+
 /// A member as it registered and was last heard of.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
@@ -101,6 +111,10 @@ pub(crate) struct Node {
     pub(crate) last_seen_ms: i64,
     /// Storage nodes only.
     pub(crate) disk: Option<DiskReport>,
+    /// What is in doubt on its disk.
+    pub(crate) doubts: Vec<DoubtReport>,
+    /// Numbers of doubts that a person accepted since, until the node says that it has.
+    pub(crate) accepting: BTreeSet<u32>,
 }
 
 impl Node {
@@ -144,12 +158,13 @@ pub(crate) struct Heartbeat {
     pub(crate) ready: bool,
     pub(crate) reason: String,
     pub(crate) disk: Option<DiskReport>,
+    pub(crate) doubts: Vec<DoubtReport>,
     /// The last heartbeat of a worker that stops cleanly.
     pub(crate) leaving: bool,
 }
 
 /// What a heartbeat led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum HeartbeatOutcome {
     /// The node is not known, or not with this disk: it has to register.
     RegisterAgain,
@@ -159,6 +174,8 @@ pub(crate) enum HeartbeatOutcome {
     Renewed {
         /// The disk is older than what the master has seen of it.
         suspect: bool,
+        /// Doubts that a person accepted and that the node has not accepted yet.
+        accepting: Vec<u32>,
     },
 }
 
@@ -451,7 +468,11 @@ impl Membership {
         let Some(node) = known else {
             return HeartbeatOutcome::RegisterAgain;
         };
-        let before = (node.state(self.lease()), node.reason.clone());
+        let before = (
+            node.state(self.lease()),
+            node.reason.clone(),
+            node.doubts.clone(),
+        );
         node.last_seen = Instant::now();
         node.last_seen_ms = self.context.clock.now_ms();
         node.ready = beat.ready;
@@ -466,12 +487,51 @@ impl Membership {
             node.disk = Some(disk);
         }
 
+        node.doubts = beat.doubts;
+        let open = |number: &u32| {
+            let mut doubts = node.doubts.iter();
+            doubts.any(|doubt| doubt.number == *number && !doubt.accepted)
+        };
+        node.accepting.retain(open);
+
         let suspect = node.suspect;
-        let after = (node.state(self.lease()), node.reason.clone());
+        let accepting = node.accepting.iter().copied().collect();
+        let after = (
+            node.state(self.lease()),
+            node.reason.clone(),
+            node.doubts.clone(),
+        );
         drop(inner);
         if before != after {
             self.context.derived.changed();
         }
-        HeartbeatOutcome::Renewed { suspect }
+        HeartbeatOutcome::Renewed { suspect, accepting }
+    }
+
+    /// Accepts a doubt of a storage node on behalf of a person: the node is told at its next
+    /// heartbeat.
+    ///
+    /// # Errors
+    /// `not_found` if the node is not known; `invalid_argument` if it has no open doubt of this
+    /// number, which names those that it has.
+    pub(crate) fn accept_doubt(&self, id: &NodeId, number: u32) -> Result<(), Fault> {
+        let mut inner = self.inner.lock();
+        let node = inner
+            .nodes
+            .get_mut(id)
+            .ok_or_else(|| Fault::new(ErrorCode::NotFound, format!("node {id} is not known")))?;
+        let open: Vec<u32> = node
+            .doubts
+            .iter()
+            .filter(|doubt| !doubt.accepted)
+            .map(|doubt| doubt.number)
+            .collect();
+        if !open.contains(&number) {
+            let text = format!("node {id} has no open doubt {number}; open are {open:?}");
+            return Err(Fault::new(ErrorCode::InvalidArgument, text));
+        }
+        tracing::warn!(node = %id, number, "doubt is accepted by an operator");
+        node.accepting.insert(number);
+        Ok(())
     }
 }

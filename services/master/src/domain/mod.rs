@@ -30,8 +30,8 @@ use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketK
 pub(crate) use derived::Derived;
 pub(crate) use listing::{ListQuery, ListedFile};
 pub(crate) use membership::{
-    DiskReport, DiskTotals, Heartbeat, HeartbeatOutcome, Membership, Node, NodeRole, NodeState,
-    NodeView,
+    DiskReport, DiskTotals, DoubtReport, Heartbeat, HeartbeatOutcome, Membership, Node, NodeRole,
+    NodeState, NodeView,
 };
 pub(crate) use namespace::{CopyOrRename, Namespace};
 pub(crate) use releases::{Releases, Verdict};

@@ -1,5 +1,6 @@
 //! cstore.v1.Cluster.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -50,6 +51,12 @@ fn check_node(
         last_seen: Instant::now(),
         last_seen_ms: now_ms,
         disk,
+        doubts: request
+            .storage
+            .as_ref()
+            .map(convert::doubts)
+            .unwrap_or_default(),
+        accepting: BTreeSet::new(),
     })
 }
 
@@ -160,14 +167,20 @@ impl Cluster for Services {
                 .as_ref()
                 .map(convert::disk_report)
                 .transpose()?,
+            doubts: request
+                .storage
+                .as_ref()
+                .map(convert::doubts)
+                .unwrap_or_default(),
             leaving: request.worker.as_ref().is_some_and(|worker| worker.leaving),
         };
         let mut response = v1::HeartbeatResponse::default();
         match master.members.heartbeat(beat) {
             HeartbeatOutcome::RegisterAgain => response.register_again = true,
             HeartbeatOutcome::Left => {}
-            HeartbeatOutcome::Renewed { suspect } => {
+            HeartbeatOutcome::Renewed { suspect, accepting } => {
                 response.suspect = suspect;
+                response.accept_doubts = accepting;
                 if let Some(report) = request.storage {
                     self.answer_report(&report, &mut response).await?;
                 }
@@ -198,6 +211,17 @@ impl Cluster for Services {
                 Some((Ok(view(&master)), (master, changes, shutdown)))
             });
         Ok(Response::new(Box::pin(views)))
+    }
+
+    async fn accept_doubt(
+        &self,
+        request: Request<v1::AcceptDoubtRequest>,
+    ) -> Result<Response<v1::AcceptDoubtResponse>, Status> {
+        let request = request.into_inner();
+        let id = node_id(&request.node_id)?;
+        let accepted = self.master.members.accept_doubt(&id, request.number);
+        accepted.map_err(to_status)?;
+        Ok(Response::new(v1::AcceptDoubtResponse {}))
     }
 
     async fn list_nodes(

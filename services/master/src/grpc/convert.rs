@@ -5,9 +5,9 @@ use cstore_proto::{FieldError, session, store_uuid, v1};
 use cstore_types::{ETag, ETagError, SealSeq, SessionId};
 
 use crate::domain::{
-    DiskReport, DiskTotals, MasterState, NodeRole, NodeState, NodeView, Seal, Verdict,
+    DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView, Seal, Verdict,
 };
-use crate::limits::MAX_NODE_TEXT;
+use crate::limits::{MAX_NODE_DOUBTS, MAX_NODE_TEXT};
 
 impl From<MasterState> for v1::MasterState {
     fn from(state: MasterState) -> Self {
@@ -64,6 +64,7 @@ impl From<NodeView> for v1::Node {
                 .unwrap_or_default(),
             capacity_bytes: totals.capacity_bytes,
             free_bytes: totals.free_bytes,
+            doubts: node.doubts.into_iter().map(v1::Doubt::from).collect(),
         }
     }
 }
@@ -76,6 +77,32 @@ impl From<&Verdict> for v1::SessionState {
             Verdict::Ended(_) => Self::Tombstoned,
         }
     }
+}
+
+impl From<DoubtReport> for v1::Doubt {
+    fn from(doubt: DoubtReport) -> Self {
+        Self {
+            number: doubt.number,
+            kind: doubt.kind,
+            detail: doubt.detail,
+            accepted: doubt.accepted,
+        }
+    }
+}
+
+/// Reads what is in doubt on a disk. More than a disk has places for, and long texts, are cut off:
+/// they are for people.
+pub(super) fn doubts(report: &v1::StorageReport) -> Vec<DoubtReport> {
+    let text = |text: &str| text.chars().take(MAX_NODE_TEXT).collect();
+    let doubts = report.doubts.iter().take(MAX_NODE_DOUBTS);
+    doubts
+        .map(|doubt| DoubtReport {
+            number: doubt.number,
+            kind: text(&doubt.kind),
+            detail: text(&doubt.detail),
+            accepted: doubt.accepted,
+        })
+        .collect()
 }
 
 /// Reads the report of a disk.

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cstore_types::CommitFacts;
 
 use crate::error::LogError;
 use crate::file::LogFile;
 use crate::format::{
     BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes,
+    frame_crc,
 };
 use crate::queue::{Group, Shared, Stop};
-use crate::types::{Committed, FileState, Location, Urgency};
+use crate::types::{Committed, FileInfo, FileState, Location, Urgency};
 
 /// Sums of a frame in the making.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,6 +79,14 @@ impl Active {
         info.seqs = Some((info.seqs.map_or(seq, |(first, _)| first), seq));
     }
 
+    /// Takes no more frames. Called when that is noted everywhere: from now on the file may be
+    /// retired.
+    fn end(&self, sealed: &FileInfo) {
+        let mut info = self.file.info.lock();
+        info.state = FileState::Sealed;
+        info.footer_crc = sealed.footer_crc;
+    }
+
     /// Whether a frame of these sums fits, with the footer that the file will need then.
     fn fits(&self, sums: Sums) -> bool {
         let footer = footer_bytes(
@@ -99,6 +109,17 @@ impl Active {
             .size
             .saturating_sub(self.offset + footer)
     }
+}
+
+/// The footer of a file that is about to be sealed.
+#[derive(Debug)]
+struct Seal {
+    offset: u64,
+    footer: Bytes,
+    /// The file is cut behind the footer.
+    cut: bool,
+    /// Figures of the file when it is sealed.
+    info: FileInfo,
 }
 
 /// Writes frames; lives on its own thread, or with its callers on a disk that has one thread only.
@@ -245,9 +266,10 @@ impl Committer {
     /// lacks.
     fn roll(&mut self, first: Sums) -> Result<(), LogError> {
         let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
+        let mut sealed = None;
         let file = match self.shared.files.acquire(needed, self.durable_seq()) {
             Err(LogError::Full { .. }) if self.has_room_behind(needed) => {
-                self.seal_or_poison()?;
+                sealed = self.seal_or_poison(None)?;
                 self.shared.files.acquire(needed, self.durable_seq())?
             }
             other => other?,
@@ -255,13 +277,29 @@ impl Committer {
         let next = Active::new(file);
         // What the old one has left counts no more: its end is given back when it is cut, or lost.
         self.shared.files.set_active_free(next.free());
-        self.seal_or_poison()?;
+
+        let begun = next.file.info.lock().clone();
+        match sealed {
+            Some(sealed) => self.note_or_poison(Some(&sealed), Some(&begun))?,
+            None => {
+                self.seal_or_poison(Some(&begun))?;
+            }
+        }
         self.active = Some(next);
         Ok(())
     }
 
-    fn seal_or_poison(&mut self) -> Result<(), LogError> {
-        self.seal()
+    fn seal_or_poison(&mut self, begun: Option<&FileInfo>) -> Result<Option<FileInfo>, LogError> {
+        self.seal(begun)
+            .inspect_err(|error| self.poison(Arc::new(error.clone())))
+    }
+
+    fn note_or_poison(
+        &self,
+        sealed: Option<&FileInfo>,
+        begun: Option<&FileInfo>,
+    ) -> Result<(), LogError> {
+        self.note(sealed, begun)
             .inspect_err(|error| self.poison(Arc::new(error.clone())))
     }
 
@@ -272,52 +310,83 @@ impl Committer {
         cut.is_some_and(|active| files + active.free() >= needed)
     }
 
-    /// Ends the active file with a synced footer. Synced, because the file after it may be retired
-    /// one day, and then nothing else would prove that this one is complete. A file that has much
-    /// left is cut behind its footer; one that keeps its standard size can be recycled.
-    fn seal(&mut self) -> Result<(), LogError> {
+    /// Ends the active file, if there is one, with a synced footer, and returns its final figures.
+    /// With `begun` the change of files is noted in the inventory, at the same time.
+    ///
+    /// The footer is synced because the file after it may be retired one day, and then nothing else
+    /// would prove that this one is complete. A file that has much left is cut behind its footer;
+    /// one that keeps its standard size can be recycled.
+    fn seal(&mut self, begun: Option<&FileInfo>) -> Result<Option<FileInfo>, LogError> {
         let Some(active) = self.active.take() else {
-            return Ok(());
+            return self.note(None, begun).map(|()| None);
         };
-        let size = active.file.info.lock().size;
-        if active.wastes_much() {
-            return self.cut(&active);
+        let seal = self.plan_seal(&active, active.wastes_much());
+        let sealed = seal.info.clone();
+        if begun.is_none() || self.shared.options.inventory.is_none() {
+            self.write_seal(&active, seal)?;
+        } else if self.shared.files.has_one_thread() {
+            self.write_seal(&active, seal)?;
+            self.note(Some(&sealed), begun)?;
+        } else {
+            let (written, noted) = std::thread::scope(|scope| {
+                let noting = scope.spawn(|| self.note(Some(&sealed), begun));
+                let written = self.write_seal(&active, seal);
+                (written, noting.join().unwrap_or(Err(LogError::Panicked)))
+            });
+            written.and(noted)?;
         }
-        let footer = footer_bytes(active.entries.len(), active.key_bytes);
-        self.write_footer(&active, size - footer)?;
-        active.file.info.lock().state = FileState::Sealed;
-        Ok(())
+        active.end(&sealed);
+        Ok(Some(sealed))
     }
 
-    /// Seals a file right behind its last frame and gives up the space that was reserved for more.
-    fn cut(&self, active: &Active) -> Result<(), LogError> {
-        let end = active.offset + footer_bytes(active.entries.len(), active.key_bytes);
-        self.write_footer(active, active.offset)?;
-        let io = LogError::io("cut log file");
-        active.file.handle.set_len(end).map_err(&io)?;
-        active.file.handle.sync_data().map_err(&io)?;
-        self.shared.files.shrunk(&active.file, end);
-        active.file.info.lock().state = FileState::Sealed;
-        Ok(())
+    /// Notes a change of files in the inventory.
+    fn note(&self, sealed: Option<&FileInfo>, begun: Option<&FileInfo>) -> Result<(), LogError> {
+        match &self.shared.options.inventory {
+            Some(inventory) => inventory
+                .rolled(sealed, begun)
+                .map_err(LogError::io("note change of log files")),
+            None => Ok(()),
+        }
     }
 
-    fn write_footer(&self, active: &Active, offset: u64) -> Result<(), LogError> {
-        let (file, seq) = (active.file.id, self.last_seq);
-        let seed = Seed::new(&self.shared.options.owner, file);
+    fn plan_seal(&self, active: &Active, cut: bool) -> Seal {
+        let mut info = active.file.info.lock().clone();
+        let len = footer_bytes(active.entries.len(), active.key_bytes);
+        let offset = if cut { active.offset } else { info.size - len };
         let place = FramePlace {
-            file,
+            file: info.id,
             offset,
-            seq,
+            seq: self.last_seq,
             durable_seq: self.durable_seq(),
         };
+        let seed = Seed::new(&self.shared.options.owner, info.id);
         let footer = encode_footer(seed, place, &active.entries);
+
+        info.size = offset + len;
+        info.state = FileState::Sealed;
+        info.footer_crc = frame_crc(&footer);
+        Seal {
+            offset,
+            footer,
+            cut,
+            info,
+        }
+    }
+
+    fn write_seal(&self, active: &Active, seal: Seal) -> Result<(), LogError> {
+        let handle = &active.file.handle;
         let io = LogError::io("seal log file");
-        active
-            .file
-            .handle
-            .write_all_vectored_at(&[footer], offset)
+        handle
+            .write_all_vectored_at(&[seal.footer], seal.offset)
             .map_err(&io)?;
-        active.file.handle.sync_data().map_err(&io)
+        handle.sync_data().map_err(&io)?;
+        if seal.cut {
+            let io = LogError::io("cut log file");
+            handle.set_len(seal.info.size).map_err(&io)?;
+            handle.sync_data().map_err(&io)?;
+            self.shared.files.shrunk(&active.file, seal.info.size);
+        }
+        Ok(())
     }
 
     /// Seals the file so that a stop does not keep preallocated space.
@@ -325,10 +394,15 @@ impl Committer {
         if self.shared.poisoned.lock().is_some() {
             return Ok(());
         }
-        match self.active.take() {
-            Some(active) => self.cut(&active),
-            None => Ok(()),
-        }
+        let Some(active) = self.active.take() else {
+            return Ok(());
+        };
+        let seal = self.plan_seal(&active, true);
+        let sealed = seal.info.clone();
+        self.write_seal(&active, seal)?;
+        self.note(Some(&sealed), None)?;
+        active.end(&sealed);
+        Ok(())
     }
 
     fn write_frame(&mut self, batch: Vec<Group>) {

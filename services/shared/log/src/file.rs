@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
-use crate::format::{BLOCK, FileHeader, file_name};
+use crate::format::{BLOCK, FileHeader, file_name, header_crc};
 use crate::limits::{LARGE_FILE_SLACK, MAX_SPARE_FILES};
 use crate::types::{FileInfo, FileState, Options, Urgency};
 
@@ -76,6 +76,10 @@ impl Files {
 
     pub(crate) fn holds_commits(&self) -> bool {
         self.disk.holds_commits()
+    }
+
+    pub(crate) fn has_one_thread(&self) -> bool {
+        self.disk.has_one_thread()
     }
 
     pub(crate) fn get(&self, id: u32) -> Result<Arc<LogFile>, LogError> {
@@ -205,11 +209,10 @@ impl Files {
                 .map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
             (id, spare)
         };
-        let (handle, size) = match spare {
+        Ok(match spare {
             Some(spare) => self.reuse(id, spare, durable_seq)?,
             None => self.create(id, self.grant(needed)?, durable_seq)?,
-        };
-        Ok(self.insert(id, handle, size))
+        })
     }
 
     /// As [`Self::acquire`] at recovery, when the files that are there take `others` bytes and are
@@ -229,11 +232,16 @@ impl Files {
             inner.allocated += size;
             (id, size)
         };
-        let (handle, size) = self.create(id, size, durable_seq)?;
-        Ok(self.insert(id, handle, size))
+        self.create(id, size, durable_seq)
     }
 
-    fn insert(&self, id: u32, handle: Arc<dyn DiskFile>, size: u64) -> Arc<LogFile> {
+    fn insert(
+        &self,
+        id: u32,
+        handle: Arc<dyn DiskFile>,
+        size: u64,
+        header: &Bytes,
+    ) -> Arc<LogFile> {
         let info = FileInfo {
             id,
             size,
@@ -241,6 +249,8 @@ impl Files {
             records: 0,
             state: FileState::Active,
             seqs: None,
+            header_crc: header_crc(header),
+            footer_crc: 0,
         };
         let file = Arc::new(LogFile {
             id,
@@ -263,15 +273,11 @@ impl Files {
 
     /// The new header is durable before the name is: a file of a log name always has a valid
     /// header.
-    fn reuse(
-        &self,
-        id: u32,
-        spare: Spare,
-        durable_seq: u64,
-    ) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
+    fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
+        let header = self.header(id, spare.len, durable_seq);
         let make = || {
             let handle = self.disk.open(&spare.name)?;
-            handle.write_all_vectored_at(&[self.header(id, spare.len, durable_seq)], 0)?;
+            handle.write_all_vectored_at(std::slice::from_ref(&header), 0)?;
             handle.sync_data()?;
             self.disk.rename(&spare.name, &file_name(id))?;
             Ok(handle)
@@ -284,7 +290,7 @@ impl Files {
             LogError::io("recycle log file")(error)
         })?;
         self.sync_folder("sync folder of recycled log file")?;
-        Ok((handle, spare.len))
+        Ok(self.insert(id, handle, spare.len, &header))
     }
 
     /// A failed sync of the folder is never tried again: which names the disk has is unknown from
@@ -302,12 +308,8 @@ impl Files {
     }
 
     /// Makes a file of `size` bytes that were granted.
-    fn create(
-        &self,
-        id: u32,
-        size: u64,
-        durable_seq: u64,
-    ) -> Result<(Arc<dyn DiskFile>, u64), LogError> {
+    fn create(&self, id: u32, size: u64, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
+        let header = self.header(id, size, durable_seq);
         let undo = |error: io::Error| {
             self.inner.lock().allocated -= size;
             let _ = self.disk.remove(&unfinished_name(id));
@@ -321,14 +323,14 @@ impl Files {
         };
         let make = || {
             let handle = self.disk.create(&unfinished_name(id), size)?;
-            handle.write_all_vectored_at(&[self.header(id, size, durable_seq)], 0)?;
+            handle.write_all_vectored_at(std::slice::from_ref(&header), 0)?;
             handle.sync_data()?;
             self.disk.rename(&unfinished_name(id), &file_name(id))?;
             Ok(handle)
         };
         let handle = make().map_err(undo)?;
         self.sync_folder("sync folder of new log file")?;
-        Ok((handle, size))
+        Ok(self.insert(id, handle, size, &header))
     }
 
     /// Decides the size of a new file and counts it. Spares that are too small make room for it.
@@ -382,6 +384,13 @@ impl Files {
                 standard && inner.spares.len() < MAX_SPARE_FILES && Arc::strong_count(&file) == 1;
             (file, recycle)
         };
+        if let Some(inventory) = &self.options.inventory
+            && let Err(error) = inventory.leaving(id)
+        {
+            self.inner.lock().files.insert(id, file);
+            let why = LogError::io("note that a log file leaves")(error);
+            return Err(LogError::Poisoned(Arc::new(why)));
+        }
         let (name, spare) = (file_name(id), spare_name(id));
         let moved = if recycle {
             self.disk.rename(&name, &spare)
@@ -393,6 +402,9 @@ impl Files {
             return Err(LogError::io("retire log file")(error));
         }
         self.sync_folder("sync folder of retired log file")?;
+        if let Some(inventory) = &self.options.inventory {
+            inventory.gone(id);
+        }
         let len = file.info.lock().size;
         let mut inner = self.inner.lock();
         // At the moment in which its bytes are there again: they are not promised a second time.

@@ -39,11 +39,13 @@ const ENTRY: usize = 6;
 const FOOTER_ENTRY: usize = 14;
 const TRAILER: usize = 16;
 
-pub(crate) fn file_name(id: u32) -> String {
+/// Name of the file of an id.
+pub fn file_name(id: u32) -> String {
     format!("{id:08x}.bin")
 }
 
-pub(crate) fn parse_file_name(name: &str) -> Option<u32> {
+/// Id of the file of a name; `None` for the name of something else.
+pub fn parse_file_name(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".bin")?;
     (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?
 }
@@ -164,6 +166,17 @@ impl FileHeader {
             durable_seq: fields.u64()?,
         })
     }
+}
+
+/// Checksum of an encoded header block.
+pub(crate) fn header_crc(block: &[u8]) -> u32 {
+    block.last_chunk().map_or(0, |raw| u32::from_le_bytes(*raw))
+}
+
+/// Checksum of an encoded frame or footer.
+pub(crate) fn frame_crc(frame: &[u8]) -> u32 {
+    let field = frame.get(40..).and_then(|rest| rest.first_chunk());
+    field.map_or(0, |raw| u32::from_le_bytes(*raw))
 }
 
 /// The first 64 bytes of a frame.

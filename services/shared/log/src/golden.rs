@@ -92,6 +92,18 @@ impl GoldenFile {
         expected
     }
 
+    /// Returns the bytes of the value `name` of the file without comparing them: for formats that
+    /// are read and not written any more.
+    ///
+    /// # Panics
+    /// If the file has no such value.
+    pub fn take(&mut self, name: &str) -> Vec<u8> {
+        let file = self.path.display();
+        self.expected
+            .remove(name)
+            .unwrap_or_else(|| panic!("{file} has no value named {name}"))
+    }
+
     /// Ends the comparison, or writes the file if [`WRITE_FIXTURES`] is set.
     ///
     /// # Panics

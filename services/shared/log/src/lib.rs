@@ -32,6 +32,7 @@ mod format;
 pub mod golden;
 #[cfg(test)]
 mod golden_format;
+mod inventory;
 pub mod limits;
 mod log;
 mod queue;
@@ -42,7 +43,8 @@ pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};
 pub use error::LogError;
-pub use format::{Damage, MAX_KEY, frame_bytes};
+pub use format::{Damage, MAX_KEY, file_name, frame_bytes, parse_file_name};
+pub use inventory::Inventory;
 pub use log::Log;
 pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};
 pub use types::{

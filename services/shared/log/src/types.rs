@@ -1,9 +1,12 @@
 //! Types of the log's interface: options, records, locations, files.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cstore_types::CommitFacts;
 
 use crate::error::LogError;
+use crate::inventory::Inventory;
 
 /// Layout and limits of a log.
 #[derive(Debug, Clone)]
@@ -27,6 +30,11 @@ pub struct Options {
     /// Highest sequence that the owner knows to be used. The log continues above it, also if the
     /// files that held such sequences are gone. 0 if the owner keeps no record.
     pub least_seq: u64,
+    /// List of the files, if the owner keeps one.
+    pub inventory: Option<Arc<dyn Inventory>>,
+    /// Something is in doubt: files that hold a part of the sequences may be missing, and nothing
+    /// that lies in the folder is removed at the open, leftovers included.
+    pub is_held: bool,
 }
 
 /// One record.
@@ -107,4 +115,8 @@ pub struct FileInfo {
     pub state: FileState,
     /// First and last sequence of its frames; `None` if the file has no frame.
     pub seqs: Option<(u64, u64)>,
+    /// Checksum of the header.
+    pub header_crc: u32,
+    /// Checksum of the footer; 0 without one.
+    pub footer_crc: u32,
 }

@@ -3,7 +3,7 @@
 //! | path       | answer                                                                                     |
 //! |------------|--------------------------------------------------------------------------------------------|
 //! | `/live`    | 200 as long as the process can answer at all                                               |
-//! | `/ready`   | 200 and `[]`, or 503 and `[{"part": "master", "reason": "not reached"}]`                   |
+//! | `/ready`   | 503 and `[{"part": "master", "reason": "not reached"}]`, or 200 and the parts that are limited |
 //! | `/metrics` | 200, Prometheus text, or OpenMetrics with exemplars for `Accept: application/openmetrics-text`  |
 //!
 //! The port outlives the role's own listeners: while a role drains, `/ready` already says so. Give
@@ -78,6 +78,8 @@ pub struct Readiness(Arc<watch::Sender<BTreeMap<&'static str, PartState>>>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartState {
     Ready,
+    /// It does its work, but for something that a person should know.
+    Limited(String),
     NotReady(String),
 }
 
@@ -112,8 +114,17 @@ impl Readiness {
     /// The parts that are not ready, with their reasons.
     pub fn reasons(&self) -> Vec<(&'static str, String)> {
         let reason = |(part, state): (&&'static str, &PartState)| match state {
-            PartState::Ready => None,
+            PartState::Ready | PartState::Limited(_) => None,
             PartState::NotReady(reason) => Some((*part, reason.clone())),
+        };
+        self.0.borrow().iter().filter_map(reason).collect()
+    }
+
+    /// The parts that work and are limited, with their reasons.
+    pub fn limits(&self) -> Vec<(&'static str, String)> {
+        let reason = |(part, state): (&&'static str, &PartState)| match state {
+            PartState::Ready | PartState::NotReady(_) => None,
+            PartState::Limited(reason) => Some((*part, reason.clone())),
         };
         self.0.borrow().iter().filter_map(reason).collect()
     }
@@ -131,15 +142,14 @@ impl Readiness {
 }
 
 fn all_ready(parts: &BTreeMap<&'static str, PartState>) -> bool {
-    parts.values().all(|state| *state == PartState::Ready)
+    let is_ready = |state: &PartState| !matches!(state, PartState::NotReady(_));
+    parts.values().all(is_ready)
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
-    let reasons = readiness.reasons();
-    let status = if reasons.is_empty() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
+    let (status, reasons) = match readiness.reasons() {
+        reasons if reasons.is_empty() => (StatusCode::OK, readiness.limits()),
+        reasons => (StatusCode::SERVICE_UNAVAILABLE, reasons),
     };
     let object = |(part, reason): (&str, String)| {
         BTreeMap::from([("part", part.to_owned()), ("reason", reason)])

@@ -20,6 +20,7 @@ mod fault;
 mod file_meta;
 mod file_name;
 mod hash;
+pub mod history;
 mod ids;
 mod limit;
 pub mod limits;

@@ -9,19 +9,21 @@ use cstore_log::LogError;
 use cstore_types::{ErrorCode, SessionId, StoreUuid};
 use tokio::task::JoinError;
 
-use super::format::FormatError;
+use super::format::{DoubtKind, FormatError};
 
 /// A failure of the engine. Cheap to clone: one failed sync fails many requests, so causes are
 /// shared.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// No room for new blocks; reads and releases go on.
-    #[error("disk is full: {needed} bytes needed, {free} bytes free")]
+    #[error("disk is full: {needed} bytes needed, {free} bytes free{}", on_hold(.hold))]
     Full {
         /// Bytes that the request would take.
         needed: u64,
         /// Bytes that could be written.
         free: u64,
+        /// Why deletes give no room back, if the disk is on hold.
+        hold: Option<String>,
     },
     /// A write or sync failed; the node serves reads only until it is restarted.
     #[error("disk is read-only after a failed write")]
@@ -35,6 +37,10 @@ pub enum EngineError {
     /// The stored bytes are not what their id says.
     #[error("block is damaged on disk")]
     DataLoss,
+    /// The disk is on hold: nothing is freed, and what was asked would free something, or needs what
+    /// may be missing.
+    #[error("disk is on hold: {0}")]
+    Held(String),
     /// The request contradicts itself or its limits.
     #[error("{0}")]
     Invalid(String),
@@ -64,12 +70,19 @@ pub enum EngineError {
     Task(#[source] Arc<JoinError>),
 }
 
+/// Renders the reason why deletes give no room back.
+fn on_hold(reason: &Option<String>) -> String {
+    reason.as_ref().map_or_else(String::new, |reason| {
+        format!("; deletes free nothing while the disk is on hold: {reason}")
+    })
+}
+
 impl EngineError {
     /// The house's code.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Full { .. } => ErrorCode::Full,
-            Self::ReadOnly(_) => ErrorCode::Unavailable,
+            Self::ReadOnly(_) | Self::Held(_) => ErrorCode::Unavailable,
             Self::Busy(_) => ErrorCode::Overloaded,
             Self::NotFound => ErrorCode::NotFound,
             Self::DataLoss => ErrorCode::DataLoss,
@@ -99,7 +112,11 @@ impl EngineError {
 impl From<LogError> for EngineError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Full { needed, free } => Self::Full { needed, free },
+            LogError::Full { needed, free } => Self::Full {
+                needed,
+                free,
+                hold: None,
+            },
             LogError::Busy => Self::Busy("too many bytes wait for the disk"),
             LogError::Poisoned(cause) => Self::ReadOnly(cause),
             other => Self::Log(other),
@@ -111,6 +128,30 @@ impl From<JoinError> for EngineError {
     fn from(error: JoinError) -> Self {
         Self::Task(Arc::new(error))
     }
+}
+
+/// Why a doubt is not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AcceptError {
+    /// No doubt has this number.
+    #[error("no doubt has the number {number}; open are {open:?}")]
+    Unknown {
+        /// The number that was given.
+        number: u32,
+        /// Numbers of the doubts that can be accepted.
+        open: Vec<u32>,
+    },
+    /// The doubt is between the disk and the master, and the master decides it.
+    #[error("a doubt of kind {} is decided on the master", .0.name())]
+    Elsewhere(DoubtKind),
+    /// More blocks are absent than can be counted.
+    #[error(
+        "more blocks are absent than can be counted; accepting that would free blocks of other files"
+    )]
+    Incomplete,
+    /// The decision could not be written.
+    #[error("decision is not written")]
+    Disk(#[from] EngineError),
 }
 
 /// Why a disk is not opened.

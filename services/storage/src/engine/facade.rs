@@ -11,8 +11,8 @@ use cstore_types::{
 
 use super::compactor::{CompactStep, CompactionStats, Need, pacer};
 use super::counters::Counters;
-use super::error::{EngineError, OpenError};
-use super::format::Superblock;
+use super::error::{AcceptError, EngineError, OpenError};
+use super::format::{Doubt, Superblock};
 use super::index::Totals;
 use super::open::{self, Parts};
 use super::space::Space;
@@ -179,12 +179,43 @@ impl Engine {
         SealSeq(self.parts.log.durable_seq())
     }
 
-    /// Returns why the disk takes no writes any more, after a failed write or sync.
+    /// Returns why the disk takes no writes: after a failed write or sync, or because every segment
+    /// is missing.
     pub fn read_only(&self) -> Option<String> {
         self.parts
             .log
             .poisoned()
             .map(|cause| cstore_types::error_chain(&*cause).to_string())
+            .or_else(|| self.parts.hold.read_only())
+    }
+
+    /// Returns true while something is in doubt: nothing is freed then.
+    pub fn is_held(&self) -> bool {
+        self.parts.hold.is_held()
+    }
+
+    /// Returns the reason of the first open doubt.
+    pub fn hold_reason(&self) -> Option<String> {
+        self.parts.hold.reason()
+    }
+
+    /// Returns what is in doubt on the disk, accepted doubts among it.
+    pub fn doubts(&self) -> Vec<Doubt> {
+        self.parts.hold.doubts()
+    }
+
+    /// Accepts a doubt on behalf of a person. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`AcceptError`]. The doubt stays open.
+    pub fn accept_doubt(&self, number: u32) -> std::result::Result<Doubt, AcceptError> {
+        self.parts.hold.accept(number)
+    }
+
+    /// Closes doubts that uploads have disproved since, and writes those that are in memory only.
+    /// Blocks the thread.
+    pub fn keep_hold(&self) -> Result<()> {
+        self.parts.keep_hold()
     }
 
     /// Calls `observer` for every group commit of this disk.

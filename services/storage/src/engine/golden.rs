@@ -1,23 +1,29 @@
-//! The bytes of the disk format, compared with `fixtures/disk-format-2.txt`.
+//! The bytes of the disk format, compared with `fixtures/disk-format-3.txt`; and those of version 2,
+//! which still open.
 
 use std::sync::Arc;
 
 use cstore_log::golden::GoldenFile;
 use cstore_log::{Disk, FaultyDisk};
-use cstore_types::{BlockId, ClusterUuid, NodeId, PartNo, SealSeq, SessionId, StoreUuid};
+use cstore_types::history::Point;
+use cstore_types::{
+    BlockId, ClusterUuid, Incarnation, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+};
 
 use super::format::{
-    BITMAP_FILE, Bitmap, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, LOCK_FILE,
-    SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock, decode_refset, encode_refset, parse_block_key,
-    parse_refset_key, parse_release_key, refset_key,
+    BITMAP_FILE, Bitmap, Doubt, DoubtKind, EpochEntry, FileEntry, FileStanding, INVENTORY_FILE,
+    Image, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, KeptFields, LOCK_FILE,
+    SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock, VERSION, decode_refset, encode_refset,
+    parse_block_key, parse_refset_key, parse_release_key, refset_key,
 };
 use super::volume::superblock;
 
 const SESSION: SessionId = SessionId::from_bytes(*b"session of tests");
 const STORE: StoreUuid = StoreUuid::from_bytes(*b"uuid of a store.");
 
-fn superblocks() -> [(&'static str, Superblock); 2] {
+fn superblocks() -> [(&'static str, Superblock); 3] {
     let running = Superblock {
+        version: VERSION,
         store: STORE,
         cluster: ClusterUuid::from_bytes(*b"uuid of cluster."),
         node: NodeId::new("storage-1").unwrap(),
@@ -28,6 +34,12 @@ fn superblocks() -> [(&'static str, Superblock); 2] {
         seal_seq: SealSeq(0x0102_0304_0506_0708),
         seq: 6,
         clean: false,
+        noted: Point::default(),
+        inventory: (0, 0),
+        verify_below: 0,
+        kept: KeptFields::default(),
+        next_doubt: 1,
+        doubts: Vec::new(),
     };
     // The longest name of a node.
     let node = NodeId::new(&"n".repeat(64)).unwrap();
@@ -37,18 +49,131 @@ fn superblocks() -> [(&'static str, Superblock); 2] {
         node,
         ..running.clone()
     };
+    let full = Superblock {
+        seq: 8,
+        noted: Point {
+            incarnation: Incarnation(0x11),
+            term: 0x22,
+            life: 0x3333_3333_3333_3333,
+            position: 0x44,
+            chain: 0x5555_5555_5555_5555,
+        },
+        inventory: (0x0102_0304_0506_0708, 0x0a0b_0c0d),
+        verify_below: 0x66,
+        kept: KeptFields {
+            maps: (0x71, 0x72),
+            epoch: (0x73, 0x74, 0x75),
+            checkpoint: 0x76,
+            seen: (0x77, 0x78),
+            scrub: (0x79, 0x7a, 0x7b),
+            release_cursor: 0x7c,
+            session_floor: 0x7d,
+            failure_domain: 0x7e,
+        },
+        next_doubt: 33,
+        doubts: (1..=10)
+            .map(doubt)
+            .chain((11..=32).map(|_| doubt(1)))
+            .collect(),
+        ..running.clone()
+    };
     [
         ("superblock of a running node", running),
         ("superblock after a clean stop, longest node id", stopped),
+        ("superblock with all fields, most doubts", full),
     ]
 }
 
+/// A doubt of the kind of this number; every second one is accepted.
+fn doubt(kind: u8) -> Doubt {
+    let kinds = [
+        DoubtKind::Missing,
+        DoubtKind::Short,
+        DoubtKind::Damaged,
+        DoubtKind::Foreign,
+        DoubtKind::Inventory,
+        DoubtKind::Superblock,
+        DoubtKind::Absent,
+        DoubtKind::Set,
+        DoubtKind::StoreOlder,
+        DoubtKind::Master,
+    ];
+    Doubt {
+        kind: kinds[usize::from(kind) - 1],
+        accepted: kind.is_multiple_of(2),
+        number: kind.into(),
+        file: 0x0102_0304,
+        count: 0x0506_0708,
+        seqs: (0x11, 0x22),
+        aux: *b"aux bytes of it.",
+    }
+}
+
+fn image() -> Image {
+    let sealed = FileEntry {
+        id: 1,
+        standing: FileStanding::Sealed,
+        unproven: true,
+        epoch: 2,
+        records: 3,
+        size: 4,
+        seqs: (5, 6),
+        footer_crc: 7,
+        header_crc: 8,
+        checkpoint: 9,
+        bad_records: 10,
+    };
+    let with = |id, standing| FileEntry {
+        id,
+        standing,
+        unproven: false,
+        ..sealed
+    };
+    Image {
+        store: STORE,
+        generation: 0x0102_0304_0506_0708,
+        highest: 0x090a_0b0c,
+        superblock_seq: 0x0d0e_0f10,
+        files: vec![
+            sealed,
+            with(2, FileStanding::Live),
+            with(3, FileStanding::Leaving),
+            with(4, FileStanding::Lost),
+        ],
+        epochs: vec![EpochEntry {
+            epoch: 1,
+            crc_before: 2,
+            nonce: 3,
+            first_seq: 4,
+            end_before: 5,
+        }],
+    }
+}
+
 #[test]
-fn superblocks_records_and_the_bitmap_have_the_bytes_of_version_2() {
+fn superblocks_of_version_2_are_read() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/disk-format-2.txt");
+    let mut golden = GoldenFile::open(path, "");
+    let [running, stopped, _] = superblocks();
+    for (name, value) in [running, stopped] {
+        let expected = Superblock {
+            version: 2,
+            ..value
+        };
+        assert_eq!(
+            Superblock::decode(&golden.take(name)),
+            Ok(expected),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn superblocks_records_and_the_bitmap_have_the_bytes_of_version_3() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/disk-format-3.txt");
     let mut golden = GoldenFile::open(
         path,
-        "Disk format, version 2: values of src/engine/golden.rs.",
+        "Disk format, version 3: values of src/engine/golden.rs.",
     );
 
     for (name, value) in superblocks() {
@@ -65,7 +190,13 @@ fn superblocks_records_and_the_bitmap_have_the_bytes_of_version_2() {
     let file = shared.open(SUPERBLOCK_FILE).unwrap();
     let mut bytes = vec![0; file.size().unwrap() as usize];
     file.read_exact_at(&mut bytes, 0).unwrap();
-    golden.check("superblock file with sequence numbers 6 and 7", &bytes);
+    golden.check("superblock file with sequence numbers 6 to 8", &bytes);
+
+    let bytes = golden.check("image of the inventory", &image().encode());
+    assert_eq!(
+        Image::decode(STORE, &bytes).map(|(image, _)| image),
+        Ok(image())
+    );
 
     let block = BlockId::from_bytes([0xaa; 32]);
     let bytes = golden.check("key of a data or manifest record", block.as_bytes());
@@ -117,7 +248,14 @@ fn superblocks_records_and_the_bitmap_have_the_bytes_of_version_2() {
         "record kinds: data, manifest, refset, release",
         &[KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE],
     );
-    let names = [SUPERBLOCK_FILE, BITMAP_FILE, SEGMENTS_DIR, LOCK_FILE].join(" ");
+    let names = [
+        SUPERBLOCK_FILE,
+        INVENTORY_FILE,
+        BITMAP_FILE,
+        SEGMENTS_DIR,
+        LOCK_FILE,
+    ]
+    .join(" ");
     golden.check("names of the files of a disk", names.as_bytes());
     golden.finish();
 }

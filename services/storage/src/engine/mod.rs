@@ -8,7 +8,7 @@
 //!   ├── Room ────┤         │        SetReader       │
 //!   │ (space for requests: Recycler, Compactor)     │
 //!   │            │         │           │            │
-//! Appender   SpaceLedger   │        Recycler ─▶ Volume (superblock, cache, lock)
+//! Appender   SpaceLedger   │        Recycler ─▶ Hold ─▶ Volume (superblock, inventory, lock)
 //!   │            │         │           │            │
 //!   └─────── cstore-log ───┴── Index ──┴── Fences ──┘
 //! ```
@@ -17,6 +17,7 @@
 //! Invariants
 //! * What is acknowledged is synced. Records enter and leave the index only by callbacks of the
 //!   log, AFTER the sync.
+//! * Nothing is freed while a doubt is open (`hold.rs`).
 //! * The mutex of the index is never held over I/O, the log or an await. The mutexes of the fences
 //!   and of the space ledger are inner ones: they MAY be taken while the index is locked, never the
 //!   reverse.
@@ -30,6 +31,7 @@ mod fences;
 pub(crate) mod format;
 #[cfg(test)]
 mod golden;
+mod hold;
 mod index;
 mod locked_log;
 mod open;
@@ -46,9 +48,9 @@ mod writer;
 
 pub use compactor::{CompactStep, CompactionStats, Need};
 pub use counters::Counters;
-pub use error::{EngineError, OpenError};
+pub use error::{AcceptError, EngineError, OpenError};
 pub use facade::Engine;
-pub use format::{FormatError, Superblock};
+pub use format::{Doubt, DoubtKind, FormatError, KeptFields, Superblock};
 pub use index::Totals;
 pub use space::Space;
 pub use volume::mount::{DiskOptions, Identity, peek};

@@ -3,8 +3,10 @@
 //! ```text
 //! LOCK ─▶ superblock ─┬─ empty folder ─▶ format
 //!                     ├─ FRESH_START=TRUE ─▶ no reference set, or ERASE names this store ─▶ format again
-//!                     ├─ ours ─▶ log (copies an unproven tail) ─▶ blocks, sets, releases in their order
+//!                     ├─ ours ─▶ inventory: which segments must be there
+//!                     │          ─▶ log (copies an unproven tail) ─▶ blocks, sets, releases in their order
 //!                     │          ─▶ reference counts from bitmap.bin if it matches, else from the sets
+//!                     │          ─▶ doubts that were found, or are disproved ─▶ inventory, superblock
 //!                     └─ foreign, damaged, other cluster, node or key ─▶ refused, nothing changed
 //! ```
 
@@ -20,7 +22,8 @@ use super::compactor::{Compactor, CompactorParts};
 use super::counters::Counters;
 use super::error::{EngineError, OpenError};
 use super::fences::Fences;
-use super::format::{Bitmap, LOCK_FILE, SLOT, SLOTS, Superblock};
+use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
+use super::hold::{Doubts, Finding, Hold};
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
@@ -30,10 +33,12 @@ use super::releaser::Releaser;
 use super::room::Room;
 use super::sets::SetReader;
 use super::space::{Geometry, SpaceLedger};
+use super::volume::inventory;
 use super::volume::mount::{self, DiskOptions, Identity, peek};
+use super::volume::survey::Survey;
 use super::volume::{Volume, bitmap_allowance};
 use super::writer::Writer;
-use crate::limits::{MAX_FRAME_BYTES, MAX_GROUP_BYTES, MAX_QUEUE_BYTES, MIN_CAPACITY};
+use crate::limits::{MAX_FRAME_BYTES, MAX_QUEUE_BYTES, MIN_CAPACITY};
 
 /// The parts of an open disk.
 #[derive(Debug)]
@@ -41,6 +46,7 @@ pub(super) struct Parts {
     pub(super) volume: Arc<Volume>,
     pub(super) log: Arc<LockedLog>,
     pub(super) index: SharedIndex,
+    pub(super) hold: Hold,
     pub(super) counters: Counters,
     pub(super) blocks: BlockReader,
     pub(super) sets: SetReader,
@@ -131,23 +137,15 @@ impl Opening<'_> {
         let was_clean = found.clean;
         let superblock = Superblock { capacity, ..found };
 
-        let segment_bytes = superblock.segment_bytes;
-        // Compaction can always copy a segment, and beside that there is room for releases.
-        let reserve_bytes = segment_bytes + segment_bytes / 2;
-        let log_options = Options {
-            owner: *superblock.store.as_bytes(),
-            file_bytes: segment_bytes,
-            max_bytes: capacity - SLOTS * SLOT as u64 - bitmap_allowance(capacity),
-            reserve_bytes,
-            compaction_bytes: segment_bytes + segment_bytes / 4,
-            max_frame_bytes: MAX_FRAME_BYTES,
-            max_queue_bytes: MAX_QUEUE_BYTES,
-            least_seq: superblock.seal_seq.0,
-        };
-        let volume = Volume::new(self.disk.clone(), superblock, self.lock.clone());
+        let segments = self.disk.subdir(SEGMENTS_DIR);
+        let segments = segments.map_err(OpenError::io("open segments"))?;
+        let survey = Survey::begin(&self.disk, segments.clone(), &superblock);
+        let mut survey = survey.map_err(OpenError::io("compare segments with inventory"))?;
+
+        let log_options = log_options(&superblock, &survey);
+        let reserve_bytes = log_options.reserve_bytes;
 
         // Every record of the log passes the recovery, in the order of the log.
-        let segments = volume.segments().map_err(OpenError::io("open segments"))?;
         let mut recovery = Recovery::default();
         let opened = Log::open(segments, log_options, &mut |record| {
             recovery.take(&record);
@@ -159,41 +157,119 @@ impl Opening<'_> {
         // it.
         let lacks_reserve = was_lowered && log.free_bytes(Urgency::Compaction) < reserve_bytes;
         if log.allocated_bytes() > capacity || lacks_reserve {
-            return Err(too_small(capacity, log.allocated_bytes(), reserve_bytes));
+            let allocated = log.allocated_bytes();
+            let inventory = inventory::allowance(2 * allocated, superblock.segment_bytes);
+            let beside = reserve_bytes + inventory + survey.ignored_bytes;
+            return Err(too_small(capacity, allocated, beside));
         }
+        let volume = Volume::new(
+            self.disk.clone(),
+            superblock.clone(),
+            survey.inventory.clone(),
+            self.lock.clone(),
+        );
         tracing::info!(path = self.path, store = %volume.store(), ?report, "disk recovered");
 
-        let geometry = Geometry {
-            capacity,
-            segment_bytes,
-            group_bytes: usize::try_from((segment_bytes / 4).min(MAX_GROUP_BYTES))
-                .unwrap_or(usize::MAX),
-        };
         let index: SharedIndex = Arc::new(Mutex::new(recovery.finish()?));
-        let parts = Parts::assemble(volume, log, index, geometry, self.identity);
+        let files = log.files();
+        let found = survey.compare_files(&files, &report).to_vec();
 
         // References come last, because sets are read through the parts. A sequence alone does not
-        // tell one log from a later one, so the cache counts only after a clean stop.
-        let cache = parts.volume.load_bitmap();
-        let cache = cache.filter(|cache| was_clean && cache.last_seq == report.last_seq);
-        count_references(&parts.index, &parts.sets, cache)?;
-        parts.index.lock().adopt_orphans();
+        // tell one log from a later one, so the cache counts only after a clean stop; and only
+        // without doubts, because it may be what is hidden that it counts.
+        let log = Arc::new(log);
+        let sets = SetReader::new(log.clone(), index.clone());
+        let is_sure = found.is_empty() && !superblock.is_held();
+        let cache = volume
+            .load_bitmap()
+            .filter(|cache| is_sure && was_clean && cache.last_seq == report.last_seq);
+        let hidden = count_references(&index, &sets, cache);
+
+        let doubts = judge(&superblock, &survey, found, hidden);
 
         // From here on the disk counts as running: only a clean stop brings the mark and the cache
-        // back.
-        parts
-            .volume
-            .write_superblock(SealSeq(parts.log.durable_seq()), false)?;
-        parts
-            .volume
+        // back. The inventory comes first, because a superblock names the image that counts.
+        let may_free = !doubts.are_open();
+        survey
+            .finish(&files, &superblock, may_free)
+            .map_err(OpenError::io("write inventory"))?;
+        let volume = Arc::new(volume);
+        volume.begin(SealSeq(log.durable_seq()), &doubts)?;
+        volume
             .remove_bitmap()
             .map_err(OpenError::io("remove stale bitmap"))?;
-        Ok(parts)
+
+        let hold = Hold::new(volume.clone(), index.clone(), doubts, survey.is_empty);
+        index.lock().adopt_orphans();
+        let geometry = Geometry::of(capacity, superblock.segment_bytes);
+        Ok(Parts::assemble(
+            volume,
+            log,
+            index,
+            hold,
+            geometry,
+            self.identity,
+        ))
     }
 }
 
-fn too_small(wanted: u64, allocated: u64, reserve_bytes: u64) -> OpenError {
-    let needed = allocated + reserve_bytes + SLOTS * SLOT as u64;
+/// Returns the options of the log of segments.
+fn log_options(superblock: &Superblock, survey: &Survey) -> Options {
+    let (capacity, segment_bytes) = (superblock.capacity, superblock.segment_bytes);
+    let beside_segments = SLOTS * SLOT as u64
+        + bitmap_allowance(capacity)
+        + inventory::allowance(capacity, segment_bytes)
+        + survey.ignored_bytes;
+    Options {
+        owner: *superblock.store.as_bytes(),
+        file_bytes: segment_bytes,
+        max_bytes: capacity.saturating_sub(beside_segments),
+        // Compaction can always copy a segment, and beside that there is room for releases.
+        reserve_bytes: segment_bytes + segment_bytes / 2,
+        compaction_bytes: segment_bytes + segment_bytes / 4,
+        max_frame_bytes: MAX_FRAME_BYTES,
+        max_queue_bytes: MAX_QUEUE_BYTES,
+        least_seq: survey.highest_seq(superblock.seal_seq),
+        inventory: Some(survey.inventory.clone()),
+        is_held: superblock.is_held() || survey.is_in_doubt(),
+    }
+}
+
+/// Returns the doubts of a disk from now on: those that it had and that this open has not
+/// disproved, and those that it `found` in the segments or that are `hidden` in the sets.
+fn judge(
+    superblock: &Superblock,
+    survey: &Survey,
+    found: Vec<Finding>,
+    hidden: Vec<Finding>,
+) -> Doubts {
+    let mut doubts = Doubts::new(superblock.doubts.clone(), superblock.next_doubt);
+    let closed = doubts.close(|doubt| survey.disproves(doubt) || is_counted(doubt, &hidden));
+    for doubt in &closed {
+        let (number, kind) = (doubt.number, doubt.kind.name());
+        tracing::info!(number, kind, "doubt is disproved: {doubt}");
+    }
+    for finding in found.into_iter().chain(hidden) {
+        doubts.enter(finding);
+    }
+    for doubt in doubts.list().iter().filter(|doubt| !doubt.accepted) {
+        let (number, kind) = (doubt.number, doubt.kind.name());
+        tracing::error!(number, kind, "disk is on hold, nothing is freed: {doubt}");
+    }
+    doubts
+}
+
+/// Returns true for an open doubt about references that this open did not find again: `hidden` is
+/// what it found.
+fn is_counted(doubt: &Doubt, hidden: &[Finding]) -> bool {
+    let is_about_references = matches!(doubt.kind, DoubtKind::Set | DoubtKind::Absent);
+    let is_found = |finding: &Finding| finding.is_of(doubt);
+    is_about_references && !doubt.accepted && !hidden.iter().any(is_found)
+}
+
+/// Makes the refusal of a size that has no room for the segments and for what lies `beside` them.
+fn too_small(wanted: u64, allocated: u64, beside: u64) -> OpenError {
+    let needed = allocated + beside + SLOTS * SLOT as u64;
     let least = needed + (needed / 63).max(4_096) + 4_096;
     OpenError::TooSmall {
         wanted,
@@ -211,25 +287,43 @@ impl Parts {
     pub(super) fn close(&self) -> Result<(), EngineError> {
         self.log.close()?;
         let seal_seq = SealSeq(self.log.durable_seq());
-        let files = self.index.lock().counts();
-        self.volume.save_bitmap(&Bitmap {
-            last_seq: seal_seq.0,
-            files,
-        })?;
+        let (files, is_complete) = {
+            let index = self.index.lock();
+            (index.counts(), index.n_absent() == 0)
+        };
+        // The cache has no place for the counts of absent blocks, and none for doubt.
+        if is_complete && !self.hold.is_held() {
+            self.volume.save_bitmap(&Bitmap {
+                last_seq: seal_seq.0,
+                files,
+            })?;
+        }
         self.volume.write_superblock(seal_seq, true)
+    }
+
+    /// Closes the doubt about absent blocks if all are here again, and writes doubts that are in
+    /// memory only.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] if the superblock cannot be written again.
+    pub(super) fn keep_hold(&self) -> Result<(), EngineError> {
+        if self.hold.is_held() && self.index.lock().n_absent() == 0 {
+            let is_healed = |doubt: &Doubt| doubt.kind == DoubtKind::Absent && !doubt.accepted;
+            self.hold.close(is_healed);
+        }
+        self.hold.keep()
     }
 
     /// Gives each part what it may touch.
     fn assemble(
-        volume: Volume,
-        log: LockedLog,
+        volume: Arc<Volume>,
+        log: Arc<LockedLog>,
         index: SharedIndex,
+        hold: Hold,
         geometry: Geometry,
         identity: &Identity,
     ) -> Self {
         // Shared by several parts.
-        let volume = Arc::new(volume);
-        let log = Arc::new(log);
         let counters = Counters::default();
         let fences = Fences::default();
         let ledger = SpaceLedger::new(log.clone(), geometry);
@@ -243,7 +337,13 @@ impl Parts {
         );
 
         // Parts that return space.
-        let recycler = Recycler::new(log.clone(), index.clone(), volume.clone(), counters.clone());
+        let recycler = Recycler::new(
+            log.clone(),
+            index.clone(),
+            volume.clone(),
+            hold.clone(),
+            counters.clone(),
+        );
         let compactor = Compactor::new(CompactorParts {
             log: log.clone(),
             index: index.clone(),
@@ -254,6 +354,7 @@ impl Parts {
             sets: sets.clone(),
             recycler: recycler.clone(),
             counters: counters.clone(),
+            hold: hold.clone(),
         });
         let room = Room {
             log: log.clone(),
@@ -261,6 +362,7 @@ impl Parts {
             ledger: ledger.clone(),
             recycler: recycler.clone(),
             compactor: compactor.clone(),
+            hold: hold.clone(),
         };
 
         // Parts that write for requests.
@@ -272,6 +374,7 @@ impl Parts {
             room: room.clone(),
             sets: sets.clone(),
             counters: counters.clone(),
+            hold: hold.clone(),
             key: identity.key.clone(),
         };
         let releaser = Releaser {
@@ -281,11 +384,13 @@ impl Parts {
             room: room.clone(),
             sets: sets.clone(),
             counters: counters.clone(),
+            hold: hold.clone(),
         };
         Self {
             volume,
             log,
             index,
+            hold,
             counters,
             blocks,
             sets,

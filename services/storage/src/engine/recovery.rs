@@ -2,13 +2,14 @@
 //! from the sets.
 
 use cstore_log::RecoveredRecord;
-use cstore_types::{SealSeq, SessionId};
+use cstore_types::{SealSeq, SessionId, error_chain};
 
-use super::error::{EngineError, OpenError};
+use super::error::OpenError;
 use super::format::{
-    Bitmap, FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, parse_block_key,
-    parse_refset_key, parse_release_key,
+    Bitmap, DoubtKind, FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE,
+    parse_block_key, parse_refset_key, parse_release_key,
 };
+use super::hold::Finding;
 use super::index::{Index, RefSet, SharedIndex};
 use super::sets::SetReader;
 
@@ -66,30 +67,47 @@ impl Recovery {
 }
 
 /// Counts references: from the derived cache if `cache` is given and fits the index, else from the
-/// reference sets.
-///
-/// # Errors
-/// [`EngineError`] if a set cannot be read.
+/// reference sets. Returns what hides references: sets that cannot be read, and ids that sets name
+/// and that are not here. A disk without findings is counted completely.
 pub(super) fn count_references(
     index: &SharedIndex,
     sets: &SetReader,
     cache: Option<Bitmap>,
-) -> Result<(), EngineError> {
+) -> Vec<Finding> {
     if cache.is_some_and(|cache| index.lock().restore_counts(&cache.files)) {
-        return Ok(());
+        return Vec::new();
     }
 
     // Nobody else has the disk yet, so the index does not change between these looks.
+    let mut findings = Vec::new();
     let sessions: Vec<SessionId> = index.lock().sessions().collect();
     for session in sessions {
         let parts = index.lock().parts(session);
         for (part, set) in parts {
-            let ids = sets.read(session, part, set)?;
-            let missing = index.lock().add_refs(&ids);
-            if missing > 0 {
-                tracing::error!(%session, part = part.0, missing, "reference set names blocks that are not here");
+            match sets.read_twice(session, part, set) {
+                Ok(ids) => {
+                    let missing = index.lock().add_refs(&ids);
+                    if missing > 0 {
+                        tracing::error!(%session, part = part.0, missing, "reference set names blocks that are not here");
+                    }
+                }
+                Err(error) => {
+                    let error = error_chain(&error);
+                    tracing::error!(%session, part = part.0, %error, "reference set cannot be read");
+                    findings.push(Finding::of_set(session, set));
+                }
             }
         }
     }
-    Ok(())
+    findings.extend(absent_blocks(index));
+    findings
+}
+
+/// Returns the finding about ids that sets name and that are not here, if there are any.
+pub(super) fn absent_blocks(index: &SharedIndex) -> Option<Finding> {
+    let n_absent = index.lock().n_absent();
+    (n_absent > 0).then(|| Finding {
+        count: u32::try_from(n_absent).unwrap_or(u32::MAX),
+        ..Finding::new(DoubtKind::Absent)
+    })
 }

@@ -7,6 +7,7 @@ use cstore_types::{SealSeq, error_chain};
 
 use super::counters::Counters;
 use super::error::EngineError;
+use super::hold::Hold;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::volume::Volume;
@@ -17,6 +18,7 @@ pub(super) struct Recycler {
     log: Arc<LockedLog>,
     index: SharedIndex,
     volume: Arc<Volume>,
+    hold: Hold,
     counters: Counters,
     /// Serializes [`Self::reclaim_aside`].
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -27,12 +29,14 @@ impl Recycler {
         log: Arc<LockedLog>,
         index: SharedIndex,
         volume: Arc<Volume>,
+        hold: Hold,
         counters: Counters,
     ) -> Self {
         Self {
             log,
             index,
             volume,
+            hold,
             counters,
             turn: Arc::default(),
         }
@@ -65,6 +69,9 @@ impl Recycler {
     }
 
     fn dead_files(&self) -> Vec<FileInfo> {
+        if self.hold.is_held() {
+            return Vec::new();
+        }
         // The states are read BEFORE the counts. A file that is not active any more gets no new
         // records, and the callbacks of its last frame have run.
         let mut files = self.log.files();
@@ -76,6 +83,9 @@ impl Recycler {
     fn retire(&self, dead: &[FileInfo]) -> usize {
         let mut retired = 0;
         for file in dead {
+            let Some(permit) = self.hold.permit() else {
+                break;
+            };
             if let Err(error) = self.keep_seal_seq(file) {
                 let error = error_chain(&error);
                 tracing::warn!(file = file.id, %error, "segment of the highest sequence could not be recycled");
@@ -96,6 +106,7 @@ impl Recycler {
                     tracing::warn!(file = file.id, %error, "segment could not be recycled");
                 }
             }
+            drop(permit);
         }
 
         self.counters.retired_files.inc_by(retired as u64);

@@ -1,11 +1,11 @@
 //! Release: the reference sets of a session are durably dropped. Reached from the master's
 //! heartbeat response only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use cstore_log::{Record, Urgency};
-use cstore_types::{PartNo, SessionId};
+use cstore_types::{BlockId, PartNo, SessionId};
 
 use super::appender::Appender;
 use super::compactor::{CompactStep, Need};
@@ -13,10 +13,11 @@ use super::counters::Counters;
 use super::error::EngineError;
 use super::fences::Fences;
 use super::format::KIND_RELEASE;
+use super::hold::{Finding, Hold};
 use super::index::{RefSet, SharedIndex};
 use super::room::Room;
 use super::sets::SetReader;
-use crate::limits::{MAX_RELEASE_GROUP, MAX_ROOM_STEPS};
+use crate::limits::{MAX_KEPT_IDS, MAX_RELEASE_GROUP, MAX_ROOM_STEPS};
 
 /// The sets that a release has dropped.
 #[derive(Debug)]
@@ -24,6 +25,10 @@ struct DroppedSets {
     session: SessionId,
     parts: Vec<(PartNo, RefSet)>,
 }
+
+/// Ids of the sets of sessions, read BEFORE their release is written: a set that cannot be read
+/// afterwards would leave its references counted for ever.
+type SetIds = HashMap<(SessionId, PartNo), Vec<BlockId>>;
 
 /// Releases sessions.
 #[derive(Debug)]
@@ -34,6 +39,7 @@ pub(super) struct Releaser {
     pub(super) room: Room,
     pub(super) sets: SetReader,
     pub(super) counters: Counters,
+    pub(super) hold: Hold,
 }
 
 impl Releaser {
@@ -44,8 +50,8 @@ impl Releaser {
     /// down and blocks freed. The records may use a reserve, so that a full disk can always be
     /// emptied.
     ///
-    /// The results hold errors of the disk. After an error while the sets were read, their space
-    /// comes back with the next restart.
+    /// On hold nothing is released. A set that cannot be read puts the disk on hold, and its session
+    /// keeps all its sets. The results hold these errors and those of the disk.
     pub(super) async fn release_all(
         &self,
         sessions: &[SessionId],
@@ -53,6 +59,10 @@ impl Releaser {
         let mut results = Vec::with_capacity(sessions.len());
         let mut held = Vec::new();
         for session in sessions.iter().copied().collect::<BTreeSet<_>>() {
+            if let Some(reason) = self.hold.reason() {
+                results.push((session, Err(EngineError::Held(reason))));
+                continue;
+            }
             let mut index = self.index.lock();
             index.unpin(session);
             match index.holds_sets(session) {
@@ -64,10 +74,10 @@ impl Releaser {
         // One sync for many sessions.
         for group in held.chunks(MAX_RELEASE_GROUP) {
             match self.append_releases(group).await {
-                Ok(dropped) => {
+                Ok((dropped, ids)) => {
                     for sets in dropped {
                         let session = sets.session;
-                        results.push((session, self.count_down(sets).await));
+                        results.push((session, self.count_down(sets, &ids).await));
                     }
                 }
                 Err(error) => {
@@ -87,7 +97,7 @@ impl Releaser {
     async fn append_releases(
         &self,
         sessions: &[SessionId],
-    ) -> Result<Vec<DroppedSets>, EngineError> {
+    ) -> Result<(Vec<DroppedSets>, SetIds), EngineError> {
         for step in 0..MAX_ROOM_STEPS {
             match self.append_group(sessions, Urgency::Urgent).await {
                 Err(EngineError::Full { .. }) => {}
@@ -111,13 +121,15 @@ impl Releaser {
         &self,
         sessions: &[SessionId],
         urgency: Urgency,
-    ) -> Result<Vec<DroppedSets>, EngineError> {
+    ) -> Result<(Vec<DroppedSets>, SetIds), EngineError> {
         let mut fence = self.fences.fence();
         // A statement of its own: the claims MUST be unlocked before `fence` is dropped.
         let claimed = self.fences.lock().claim_releases(&mut fence, sessions);
         for completion in claimed? {
             let _ = completion.await;
         }
+
+        let ids = self.read_sets(sessions).await?;
 
         let record = |session: &SessionId| Record {
             kind: KIND_RELEASE,
@@ -142,17 +154,64 @@ impl Releaser {
             fence.end();
             dropped
         });
-        self.appender.wait(append).await
+        Ok((self.appender.wait(append).await?, ids))
+    }
+
+    /// Reads the sets of sessions whose release is claimed, so that they do not move.
+    ///
+    /// # Errors
+    /// [`EngineError::Held`] after a set that could not be read, which puts the disk on hold.
+    async fn read_sets(&self, sessions: &[SessionId]) -> Result<SetIds, EngineError> {
+        let sets = self.sets.clone();
+        let parts: Vec<(SessionId, PartNo, RefSet)> = {
+            let index = self.index.lock();
+            let of = |session: &SessionId| {
+                let session = *session;
+                let parts = index.parts(session).into_iter();
+                parts.map(move |(part, set)| (session, part, set))
+            };
+            sessions.iter().flat_map(of).collect()
+        };
+        let reading = cstore_node::blocking(move || {
+            let mut ids = SetIds::new();
+            let mut n_ids = 0;
+            for (session, part, set) in parts {
+                match sets.read_twice(session, part, set) {
+                    // The others were seen to be readable, and are read again.
+                    Ok(read) if n_ids + read.len() > MAX_KEPT_IDS => {}
+                    Ok(read) => {
+                        n_ids += read.len();
+                        ids.insert((session, part), read);
+                    }
+                    Err(error) => return Err((Finding::of_set(session, set), error)),
+                }
+            }
+            Ok(ids)
+        });
+        reading.await?.map_err(|(finding, error)| {
+            let error = cstore_types::error_chain(&error);
+            tracing::error!(%error, "reference set of a release cannot be read");
+            self.hold.enter(finding);
+            EngineError::Held(self.hold.reason().unwrap_or_default())
+        })
     }
 
     /// Counts the references of dropped sets down.
-    async fn count_down(&self, dropped: DroppedSets) -> Result<(), EngineError> {
+    async fn count_down(&self, dropped: DroppedSets, ids: &SetIds) -> Result<(), EngineError> {
+        let session = dropped.session;
         for (part, set) in dropped.parts {
-            let sets = self.sets.clone();
-            let session = dropped.session;
-            let ids = cstore_node::blocking(move || sets.read(session, part, set)).await??;
+            // A seal that was under way may have added a set since, or there were too many ids.
+            let late = match ids.get(&(session, part)) {
+                Some(_) => None,
+                None => {
+                    let sets = self.sets.clone();
+                    let read = move || sets.read_twice(session, part, set);
+                    Some(cstore_node::blocking(read).await??)
+                }
+            };
+            let ids = late.as_ref().or_else(|| ids.get(&(session, part)));
             let mut index = self.index.lock();
-            index.drop_refs(&ids);
+            index.drop_refs(ids.map_or(&[], |ids| &ids[..]));
             index.drop_set_record(set);
         }
         self.counters.releases.inc();

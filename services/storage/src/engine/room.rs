@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::compactor::Compactor;
+use super::error::EngineError;
+use super::hold::Hold;
 use super::index::{ORPHANS, SharedIndex};
 use super::locked_log::LockedLog;
 use super::recycler::Recycler;
@@ -16,6 +18,7 @@ pub(super) struct Room {
     pub(super) ledger: SpaceLedger,
     pub(super) recycler: Recycler,
     pub(super) compactor: Compactor,
+    pub(super) hold: Hold,
 }
 
 impl Room {
@@ -25,8 +28,8 @@ impl Room {
         if self.ledger.fits(needed) {
             return true;
         }
-        // A log that takes no writes gives no space back either.
-        if self.log.poisoned().is_some() {
+        // A log that takes no writes gives no space back either, nor a disk on hold.
+        if self.log.poisoned().is_some() || self.hold.is_held() {
             return false;
         }
         self.recycler.reclaim_aside().await;
@@ -40,6 +43,18 @@ impl Room {
         self.compactor
             .compact_until(|| self.ledger.fits(needed))
             .await
+    }
+
+    /// Adds to a refusal for lack of room why deletes give none back.
+    pub(super) fn explain(&self, error: EngineError) -> EngineError {
+        match error {
+            EngineError::Full { needed, free, .. } => EngineError::Full {
+                needed,
+                free,
+                hold: self.hold.reason(),
+            },
+            other => other,
+        }
     }
 
     /// Drops the blocks that a restart found without a reference set. An upload that still wants

@@ -40,6 +40,21 @@ impl SetReader {
             .map_err(|source| EngineError::RefSet { session, source })
     }
 
+    /// Reads a set like [`Self::read`], and a second time if that fails: one failed read is no
+    /// verdict.
+    ///
+    /// # Errors
+    /// The errors of [`Self::read`], of the second try.
+    pub(super) fn read_twice(
+        &self,
+        session: SessionId,
+        part: PartNo,
+        set: RefSet,
+    ) -> Result<Vec<BlockId>, EngineError> {
+        self.read(session, part, set)
+            .or_else(|_| self.read(session, part, set))
+    }
+
     /// Returns the payload of a set after it was verified.
     ///
     /// # Errors

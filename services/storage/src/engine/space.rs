@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::error::EngineError;
 use super::locked_log::LockedLog;
+use crate::limits::MAX_GROUP_BYTES;
 
 /// Bytes that a group may lose to the header and padding of its frame.
 pub(super) const GROUP_OVERHEAD: u64 = 4 << 10;
@@ -41,6 +42,16 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
+    /// Returns the geometry of a disk of these sizes.
+    pub(super) fn of(capacity: u64, segment_bytes: u64) -> Self {
+        let group_bytes = (segment_bytes / 4).min(MAX_GROUP_BYTES);
+        Self {
+            capacity,
+            segment_bytes,
+            group_bytes: usize::try_from(group_bytes).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Returns the bytes that `needed` bytes of records may take at most with everything around
     /// them.
     fn bytes_with_overhead(&self, needed: u64) -> u64 {
@@ -107,7 +118,11 @@ impl SpaceLedger {
             .free_bytes(Urgency::Normal)
             .saturating_sub(*reserved);
         if needed > 0 && free < self.geometry.bytes_with_overhead(needed) {
-            return Err(EngineError::Full { needed, free });
+            return Err(EngineError::Full {
+                needed,
+                free,
+                hold: None,
+            });
         }
         let bytes = needed + n_groups * GROUP_OVERHEAD;
         *reserved = reserved.saturating_add(bytes);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_node::shutdown::spawn;
-use cstore_storage::engine::{DiskOptions, Engine};
+use cstore_storage::engine::{DiskOptions, DoubtKind, Engine};
 use cstore_storage::{EngineError, OpenError};
 use cstore_testkit::engine::{
     CAPACITY, block, identity, numbered, open, open_memory, options, store,
@@ -257,8 +257,8 @@ async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_wi
     store(&engine, 0, 150_000).await.unwrap();
     engine.release(session(0)).await.unwrap();
     let seen = engine.seal_seq();
-    // Header of the new segment, footer of the old one, then the frame.
-    disk.strike(Verb::Write, 3, Fault::Eio);
+    // Header of the new segment, footer of the old one, inventory, then the frame.
+    disk.strike(Verb::Write, 4, Fault::Eio);
     assert!(store(&engine, 1, 150_000).await.is_err());
     assert_eq!(engine.reclaim(), 1);
     assert_eq!(engine.superblock().seal_seq, seen);
@@ -385,7 +385,7 @@ fn rot_set(disk: &FaultyDisk, id: &BlockId) {
 }
 
 #[tokio::test]
-async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
+async fn i4_a_damaged_set_puts_the_disk_on_hold_until_it_is_whole_again() {
     let disk = FaultyDisk::new();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     let blocks = [numbered(0, 5_000), numbered(1, 5_000)];
@@ -401,9 +401,22 @@ async fn i4_a_damaged_set_is_refused_at_open_and_frees_nothing() {
 
     let disk = disk.kill();
     rot_set(&disk, &blocks[0].id);
-    assert!(open_memory(&disk, CAPACITY).is_err());
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let doubts = engine.doubts();
+    assert!(
+        matches!(doubts[..], [doubt] if doubt.kind == DoubtKind::Set && !doubt.accepted),
+        "{doubts:?}"
+    );
+    let held = engine.release(session(10)).await;
+    assert!(matches!(held, Err(EngineError::Held(_))), "{held:?}");
+    engine.forget_orphans();
+    engine.reclaim();
+    drop(engine);
+
+    let disk = disk.kill();
     rot_set(&disk, &blocks[0].id);
-    let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert_eq!(engine.doubts(), []);
     for block in &blocks {
         assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);
     }

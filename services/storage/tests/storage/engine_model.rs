@@ -89,6 +89,8 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
         least_seq: 0,
+        inventory: None,
+        is_held: false,
     };
     let segments = Disk::subdir(&world.disk, "segments").unwrap();
     let (log, _) = Log::open(segments, options, &mut |_| {}).unwrap();
@@ -116,7 +118,7 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
     log.close().unwrap();
     world.model.sealed.insert((0, 0), vec![5]);
     let found = world.reopen().await.unwrap_err();
-    assert!(found.contains("block 5"), "{found}");
+    assert!(found.contains("Absent"), "{found}");
 }
 
 /// After a commit without an answer the file may be visible: a worker that released then would lose

@@ -7,6 +7,7 @@ mod engine_model;
 mod fences;
 mod full_disk;
 mod heartbeats;
+mod hold;
 mod model;
 mod races;
 mod space_returns;

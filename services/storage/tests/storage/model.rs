@@ -220,7 +220,12 @@ impl World {
     /// Opens the disk again and learns what became of unknown outcomes.
     pub async fn reopen(&mut self) -> Result<(), String> {
         self.engine = None;
-        self.engine = Some(open_memory(&self.disk, CAPACITY).map_err(|error| error.to_string())?);
+        let engine = open_memory(&self.disk, CAPACITY).map_err(|error| error.to_string())?;
+        // No crash point of a roll, a retire or an open may look like a loss.
+        if !engine.doubts().is_empty() {
+            return Err(format!("a false hold: {:?}", engine.doubts()));
+        }
+        self.engine = Some(engine);
         let held: BTreeSet<SessionId> = self.engine().sessions().into_iter().collect();
         let sealed = self
             .model

@@ -92,4 +92,12 @@ impl Cluster for FakeMaster {
         self.serve(request, |_, _| Ok(v1::ListNodesResponse::default()))
             .await
     }
+
+    async fn accept_doubt(
+        &self,
+        request: Request<v1::AcceptDoubtRequest>,
+    ) -> Result<Response<v1::AcceptDoubtResponse>, Status> {
+        self.serve(request, |_, _| Ok(v1::AcceptDoubtResponse::default()))
+            .await
+    }
 }

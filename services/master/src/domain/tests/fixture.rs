@@ -1,6 +1,6 @@
 //! A master of tests: its rules, its store, its clock, and what must always hold of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -240,16 +240,7 @@ impl Fixture {
         role: NodeRole,
         disk: Option<DiskReport>,
     ) -> HeartbeatOutcome {
-        let id = NodeId::new(id).unwrap();
-        let reason = String::new();
-        self.master.members.heartbeat(Heartbeat {
-            id,
-            role,
-            ready: true,
-            reason,
-            disk,
-            leaving: false,
-        })
+        self.master.members.heartbeat(heartbeat(id, role, disk))
     }
 
     pub(super) fn claims(&self, session: SessionId) -> TicketClaims {
@@ -411,6 +402,18 @@ pub(super) fn disk(n: u8, seal_seq: u64) -> DiskReport {
     }
 }
 
+pub(super) fn heartbeat(id: &str, role: NodeRole, disk: Option<DiskReport>) -> Heartbeat {
+    Heartbeat {
+        id: NodeId::new(id).unwrap(),
+        role,
+        ready: true,
+        reason: String::new(),
+        disk,
+        doubts: Vec::new(),
+        leaving: false,
+    }
+}
+
 pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
     Node {
         role,
@@ -423,6 +426,8 @@ pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
         last_seen: Instant::now(),
         last_seen_ms: 0,
         disk,
+        doubts: Vec::new(),
+        accepting: BTreeSet::new(),
     }
 }
 

@@ -59,6 +59,52 @@ async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() 
     assert!(state_of(&fixture, "worker-3").is_some() && state_of(&fixture, "storage-1").is_some());
 }
 
+fn renewed(suspect: bool) -> HeartbeatOutcome {
+    HeartbeatOutcome::Renewed {
+        suspect,
+        accepting: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn i12_an_accepted_doubt_is_told_until_the_node_says_that_it_has_accepted_it() {
+    let fixture = Fixture::new().await;
+    fixture.register_storage(1, 0).await.unwrap();
+    let doubt = |number, accepted| DoubtReport {
+        number,
+        kind: "segment_missing".to_owned(),
+        detail: "segment 00000002 is missing".to_owned(),
+        accepted,
+    };
+    let beat = |doubts: Vec<DoubtReport>| {
+        fixture.master.members.heartbeat(Heartbeat {
+            doubts,
+            ..heartbeat("storage-1", NodeRole::Storage, Some(disk(1, 0)))
+        })
+    };
+    let told = |outcome| match outcome {
+        HeartbeatOutcome::Renewed { accepting, .. } => accepting,
+        other => panic!("{other:?}"),
+    };
+    assert!(told(beat(vec![doubt(3, false), doubt(4, true)])).is_empty());
+
+    let members = &fixture.master.members;
+    let id = NodeId::new("storage-1").unwrap();
+    for wrong in [0, 4, 7] {
+        let refused = members.accept_doubt(&id, wrong).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidArgument);
+        assert!(refused.message.contains("[3]"), "{}", refused.message);
+    }
+    let nobody = NodeId::new("storage-9").unwrap();
+    let refused = members.accept_doubt(&nobody, 3).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NotFound);
+
+    members.accept_doubt(&id, 3).unwrap();
+    assert_eq!(told(beat(vec![doubt(3, false)])), [3]);
+    assert_eq!(told(beat(vec![doubt(3, false)])), [3], "until it is done");
+    assert!(told(beat(vec![doubt(3, true)])).is_empty());
+}
+
 #[tokio::test]
 async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up() {
     let fixture = Fixture::new().await;
@@ -73,18 +119,18 @@ async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up()
     fixture.register_storage(2, 10).await.unwrap();
     assert_eq!(
         fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 9))),
-        HeartbeatOutcome::Renewed { suspect: true }
+        renewed(true)
     );
     // A heartbeat that a commit overtook proves nothing: only a registration can find a disk
     // suspect.
     assert_eq!(
         fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 1))),
-        HeartbeatOutcome::Renewed { suspect: false }
+        renewed(false)
     );
     assert_eq!(state_of(&fixture, "storage-1"), Some(NodeState::Suspect));
     assert_eq!(
         fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 10))),
-        HeartbeatOutcome::Renewed { suspect: false }
+        renewed(false)
     );
 }
 
@@ -157,6 +203,7 @@ async fn a_worker_that_leaves_is_no_member_and_not_lost() {
         ready: false,
         reason: String::new(),
         disk: None,
+        doubts: Vec::new(),
         leaving: true,
     };
     assert_eq!(

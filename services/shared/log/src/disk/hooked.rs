@@ -144,6 +144,8 @@ struct VerbState {
     is_closed: bool,
     /// Calls that are held now.
     held: usize,
+    /// Calls that may pass although it is closed.
+    passes: usize,
 }
 
 impl Gate {
@@ -155,6 +157,12 @@ impl Gate {
     /// Lets calls of `verb` pass, also those that are held.
     pub fn open(&self, verb: Verb) {
         self.verbs.lock().entry(verb).or_default().is_closed = false;
+        self.changed.notify_all();
+    }
+
+    /// Lets one call of `verb` pass and stays closed.
+    pub fn pass_one(&self, verb: Verb) {
+        self.verbs.lock().entry(verb).or_default().passes += 1;
         self.changed.notify_all();
     }
 
@@ -185,10 +193,14 @@ impl Gate {
         }
         verbs.entry(verb).or_default().held += 1;
         self.changed.notify_all();
-        let is_closed =
-            |verbs: &mut HashMap<Verb, VerbState>| verbs.entry(verb).or_default().is_closed;
-        let waited = self.changed.wait_while_for(&mut verbs, is_closed, PATIENCE);
-        verbs.entry(verb).or_default().held -= 1;
+        let is_held = |verbs: &mut HashMap<Verb, VerbState>| {
+            let state = verbs.entry(verb).or_default();
+            state.is_closed && state.passes == 0
+        };
+        let waited = self.changed.wait_while_for(&mut verbs, is_held, PATIENCE);
+        let state = verbs.entry(verb).or_default();
+        state.held -= 1;
+        state.passes = state.passes.saturating_sub(1);
         if waited.timed_out() {
             Err(io::ErrorKind::TimedOut.into())
         } else {

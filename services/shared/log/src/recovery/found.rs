@@ -10,7 +10,7 @@ use crate::error::LogError;
 use crate::file::{Files, LogFile, is_leftover};
 use crate::format::{
     BLOCK, Damage, Entry, FRAME_HEADER, FileHeader, FrameHeader, KIND_SUPERSEDES, Seed,
-    decode_directory, decode_trailer, parse_file_name,
+    decode_directory, decode_trailer, frame_crc, header_crc, parse_file_name,
 };
 use crate::limits::SCAN_BYTES;
 use crate::types::{FileState, Location, Options};
@@ -30,6 +30,8 @@ pub(super) struct Found {
     pub(super) closed: bool,
     /// Where the footer of a sealed file starts.
     pub(super) footer: Option<u64>,
+    pub(super) header_crc: u32,
+    pub(super) footer_crc: u32,
     pub(super) durable_seq: u64,
     pub(super) frames: Vec<Frame>,
 }
@@ -65,18 +67,27 @@ pub(super) fn read_files(
     let io = LogError::io("read log folder");
     let mut found = Vec::new();
     let mut leftovers = Vec::new();
+    if let Some(inventory) = &options.inventory {
+        files.skip_ids(inventory.highest());
+    }
     for name in disk.list().map_err(&io)? {
         if let Some(id) = parse_file_name(&name) {
             files.skip_ids(id);
-            found.push(read_file(disk, &name, id, options, report)?);
+            if let Some(inventory) = &options.inventory
+                && !inventory.may_read(id)
+            {
+                tracing::warn!(%name, "a file that the inventory does not list is left alone");
+                continue;
+            }
+            found.extend(read_file(disk, &name, id, options, report)?);
         } else if is_leftover(&name) {
             leftovers.push(name);
         } else {
             tracing::warn!(%name, "a file that is not of the log lies in its folder");
         }
     }
-    for name in leftovers {
-        disk.remove(&name).map_err(&io)?;
+    for name in leftovers.iter().filter(|_| !options.is_held) {
+        disk.remove(name).map_err(&io)?;
     }
     found.sort_by_key(|file| {
         (
@@ -87,13 +98,14 @@ pub(super) fn read_files(
     Ok(found)
 }
 
+/// Reads a file. Returns `None` for one of another log, in a log with an inventory.
 fn read_file(
     disk: &Arc<dyn Disk>,
     name: &str,
     id: u32,
     options: &Options,
     report: &mut RecoveryReport,
-) -> Result<Found, LogError> {
+) -> Result<Option<Found>, LogError> {
     let io = LogError::io("read log file");
     let corrupt = |damage| LogError::Corrupt {
         file: id,
@@ -105,8 +117,13 @@ fn read_file(
     if len < BLOCK {
         return Err(corrupt(Damage::Short(len)));
     }
-    let header = FileHeader::decode(&read_at(&handle, 0, BLOCK as usize)?).map_err(corrupt)?;
+    let block = read_at(&handle, 0, BLOCK as usize)?;
+    let header = FileHeader::decode(&block).map_err(corrupt)?;
     if header.file != id || header.owner != options.owner {
+        if options.inventory.is_some() {
+            report.foreign.push(id);
+            return Ok(None);
+        }
         return Err(corrupt(Damage::Foreign));
     }
     let mut file = Found {
@@ -118,13 +135,15 @@ fn read_file(
         crashed: len == header.capacity,
         closed: false,
         footer: None,
+        header_crc: header_crc(&block),
+        footer_crc: 0,
         durable_seq: header.durable_seq,
         frames: Vec::new(),
     };
     if !read_frames(&mut file, options)? {
         report.walked_bytes += file.end;
     }
-    Ok(file)
+    Ok(Some(file))
 }
 
 /// Answers whether a footer told it all.
@@ -166,6 +185,8 @@ pub(crate) fn directory(
         crashed: false,
         closed: false,
         footer: None,
+        header_crc: 0,
+        footer_crc: 0,
         durable_seq: 0,
         frames: Vec::new(),
     };
@@ -239,6 +260,7 @@ fn read_footer(file: &mut Found, seed: Seed) -> Result<bool, LogError> {
     file.end = file.len;
     file.sealed = true;
     file.footer = Some(offset);
+    file.footer_crc = frame_crc(content);
     Ok(true)
 }
 

@@ -44,7 +44,7 @@ pub struct RecoveredRecord<'a> {
 }
 
 /// What an open found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecoveryReport {
     /// Highest frame_seq of the log, copies included; all of it is durable.
     pub last_seq: u64,
@@ -56,6 +56,12 @@ pub struct RecoveryReport {
     pub copied_frames: usize,
     /// Bytes that had to be walked because their file had no footer.
     pub walked_bytes: u64,
+    /// Files that belong to another log. They are left alone in a log with an inventory, and refused
+    /// in others.
+    pub foreign: Vec<u32>,
+    /// Sequences of frames whose records were copied, because nothing proved them: they lie in other
+    /// files now.
+    pub superseded: BTreeSet<u64>,
 }
 
 /// A log that was read and made whole.
@@ -75,7 +81,9 @@ pub(crate) fn recover(
     let mut found = read_files(disk, files, options, &mut report)?;
     let proven = found.iter().map(|file| file.durable_seq).max().unwrap_or(0);
     let superseded: BTreeSet<u64> = found.iter().flat_map(superseded_by).collect();
-    check_gaps(&found, proven, &superseded)?;
+    if !options.is_held {
+        check_gaps(&found, proven, &superseded)?;
+    }
     report.last_seq = found
         .iter()
         .flat_map(|file| file.frames.iter().map(|frame| frame.seq))
@@ -92,6 +100,7 @@ pub(crate) fn recover(
         report.last_seq += 1;
         report.copied_frames = 1;
         let others = found.iter().map(Found::settled_size).sum();
+        report.superseded.insert(frame.seq);
         let copy = copy_frame(
             files,
             options,
@@ -120,6 +129,7 @@ pub(crate) fn recover(
         settle(
             disk,
             files,
+            options,
             &file,
             frames.iter().filter(|(id, _)| *id == file.id),
         )?;
@@ -131,6 +141,7 @@ pub(crate) fn recover(
         .map(|(file, _)| *file)
         .collect::<BTreeSet<u32>>()
         .len();
+    report.superseded.extend(superseded);
     report.records = deliver(&frames, visit);
     Ok(Recovered { report, active })
 }

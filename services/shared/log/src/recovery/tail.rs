@@ -166,6 +166,7 @@ pub(super) fn renew_last_footer(found: &[Found]) -> Result<(), LogError> {
 pub(super) fn settle<'a>(
     disk: &Arc<dyn Disk>,
     files: &Files,
+    options: &Options,
     file: &Found,
     frames: impl Iterator<Item = &'a (u32, Frame)> + Clone,
 ) -> Result<(), LogError> {
@@ -173,9 +174,17 @@ pub(super) fn settle<'a>(
     let first = frames.clone().next().map(|(_, frame)| frame.seq);
     let last = frames.clone().last().map(|(_, frame)| frame.seq);
     let Some(seqs) = first.zip(last) else {
+        let inventory = options.inventory.as_ref();
+        inventory
+            .map_or(Ok(()), |inventory| inventory.leaving(file.id))
+            .map_err(&io)?;
         disk.remove(&crate::format::file_name(file.id))
             .map_err(&io)?;
-        return disk.sync_dir().map_err(&io);
+        disk.sync_dir().map_err(&io)?;
+        if let Some(inventory) = inventory {
+            inventory.gone(file.id);
+        }
+        return Ok(());
     };
     let size = if file.sealed { file.len } else { file.end };
     if size != file.len {
@@ -195,6 +204,8 @@ pub(super) fn settle<'a>(
         records,
         state,
         seqs: Some(seqs),
+        header_crc: file.header_crc,
+        footer_crc: file.footer_crc,
     };
     files.adopt(file.handle.clone(), info);
     Ok(())

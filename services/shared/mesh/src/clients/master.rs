@@ -83,6 +83,8 @@ master_client! {
     heartbeat: ClusterClient "cstore.v1.Cluster/Heartbeat" HeartbeatRequest -> HeartbeatResponse, idempotent true;
     /// All nodes.
     list_nodes: ClusterClient "cstore.v1.Cluster/ListNodes" ListNodesRequest -> ListNodesResponse, idempotent true;
+    /// Accepts a doubt of a storage node; repeating it is safe.
+    accept_doubt: ClusterClient "cstore.v1.Cluster/AcceptDoubt" AcceptDoubtRequest -> AcceptDoubtResponse, idempotent true;
 }
 
 impl MasterClient {

@@ -146,7 +146,7 @@ impl<M: Member> Heartbeats<M> {
             }
 
             let health = self.member.health();
-            let is_ready = health == PartState::Ready;
+            let is_ready = !matches!(health, PartState::NotReady(_));
             // After a failure the changed readiness waits for the tick, otherwise a master that
             // refuses connections would be called ten times a second and count as gone after half a
             // second.

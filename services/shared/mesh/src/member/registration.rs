@@ -75,7 +75,7 @@ impl NodeProfile {
 
     pub(super) fn heartbeat(&self, health: &PartState, report: Report) -> v1::HeartbeatRequest {
         let not_ready_reason = match health {
-            PartState::Ready => String::new(),
+            PartState::Ready | PartState::Limited(_) => String::new(),
             PartState::NotReady(reason) => reason.clone(),
         };
         let (storage, worker) = match report {
@@ -85,7 +85,7 @@ impl NodeProfile {
         v1::HeartbeatRequest {
             role: self.role.into(),
             node_id: self.node.to_string(),
-            ready: *health == PartState::Ready,
+            ready: !matches!(health, PartState::NotReady(_)),
             not_ready_reason,
             storage,
             worker,

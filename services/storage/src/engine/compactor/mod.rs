@@ -33,6 +33,7 @@ use super::appender::Appender;
 use super::counters::Counters;
 use super::error::EngineError;
 use super::fences::Fences;
+use super::hold::Hold;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
@@ -129,6 +130,7 @@ pub(super) struct Compactor {
     recycler: Recycler,
     relocator: Relocator,
     counters: Counters,
+    hold: Hold,
     /// One step at a time.
     progress: Arc<Mutex<Progress>>,
 }
@@ -145,6 +147,7 @@ pub(super) struct CompactorParts {
     pub(super) sets: SetReader,
     pub(super) recycler: Recycler,
     pub(super) counters: Counters,
+    pub(super) hold: Hold,
 }
 
 /// Steps.
@@ -165,6 +168,7 @@ impl Compactor {
             recycler: parts.recycler,
             relocator,
             counters: parts.counters,
+            hold: parts.hold,
             progress: Arc::default(),
         }
     }
@@ -194,6 +198,9 @@ impl Compactor {
         turn: &mut CompactionTurn<'_>,
         need: Need,
     ) -> Result<CompactStep, EngineError> {
+        if self.hold.is_held() {
+            return Ok(CompactStep::Idle);
+        }
         let progress = &mut *turn.progress;
         if progress.victim.is_none() {
             progress.victim = self.next_victim(progress, need).await;

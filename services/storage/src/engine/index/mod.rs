@@ -17,6 +17,7 @@
 //!   dropped: otherwise a restart would bring the set back. Copies that a move left behind count
 //!   ([`Index::stale_sets`]).
 
+mod absent;
 mod blocks;
 mod files;
 mod moves;
@@ -33,6 +34,7 @@ use cstore_types::{BlockId, PartNo, SessionId};
 use parking_lot::Mutex;
 
 use super::format;
+use absent::AbsentTable;
 use blocks::{Block, BlockTable, MAX_REFS};
 use files::FileTable;
 pub(crate) use files::FileUse;
@@ -62,6 +64,9 @@ pub(crate) struct Index {
     /// Files in which a move left copies of sets behind, with the sessions of those copies.
     stale_sets: HashMap<u32, HashSet<SessionId>>,
     totals: Totals,
+    absent: AbsentTable,
+    /// Something is in doubt: no block leaves the table.
+    is_held: bool,
 }
 
 /// Reading.
@@ -99,6 +104,16 @@ impl Index {
     pub(crate) fn parts(&self, session: SessionId) -> Vec<(PartNo, RefSet)> {
         let parts = self.refsets.get(&session).into_iter().flatten();
         parts.map(|(part, set)| (*part, *set)).collect()
+    }
+
+    /// Returns how many ids reference sets name that are not here.
+    pub(crate) fn n_absent(&self) -> usize {
+        self.absent.len()
+    }
+
+    /// Returns true if more ids are absent than can be counted.
+    pub(crate) fn is_absent_incomplete(&self) -> bool {
+        self.absent.is_incomplete()
     }
 
     /// Returns the needed part of a file.
@@ -140,6 +155,11 @@ impl Index {
 
 /// Pins.
 impl Index {
+    /// Keeps every block from now on, whatever holds it, or ends that.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
     /// Pins a block that is here, so that it stays while an upload may still refer to it.
     pub(crate) fn pin(&mut self, session: SessionId, id: BlockId) {
         let pins = &mut self.pins;
@@ -164,10 +184,9 @@ impl Index {
         }
     }
 
-    /// Pins every block without a reference under [`ORPHANS`]. Call it once, at the end of
-    /// recovery.
+    /// Pins every block that nothing holds under [`ORPHANS`]: at the end of recovery, and of a hold.
     pub(crate) fn adopt_orphans(&mut self) {
-        let is_orphan = |block: &Block| block.refs == 0;
+        let is_orphan = |block: &Block| !block.is_held();
         let orphans: Vec<BlockId> = self
             .blocks
             .iter()
@@ -203,17 +222,21 @@ impl Index {
 
     /// Adds a block if there is none of the same id; returns that one otherwise.
     fn add_block(&mut self, id: BlockId, location: Location) -> Option<Block> {
-        let known = self.blocks.try_insert(
-            id,
-            Block {
-                location,
-                refs: 0,
-                pins: 0,
-                bad: false,
-            },
-        );
+        let mut block = Block {
+            location,
+            refs: 0,
+            pins: 0,
+            bad: false,
+        };
+        let known = self.blocks.try_insert(id, block);
         if known.is_none() {
             self.files.add(location, BLOCK_KEY);
+            // Sets may have named it while it was absent.
+            block.refs = self.absent.take(&id);
+            if block.refs > 0 {
+                self.blocks.update(&id, |new| new.refs = block.refs);
+                self.totals.add_block(&block);
+            }
         }
         known
     }
@@ -239,8 +262,8 @@ impl Index {
         is_current
     }
 
-    /// Counts one more reference for each id. Skips ids that are not here, and returns how many
-    /// those were.
+    /// Counts one more reference for each id. Those of ids that are not here are kept for them;
+    /// returns how many that were.
     pub(crate) fn add_refs(&mut self, ids: &[BlockId]) -> usize {
         let mut missing = 0;
         for id in ids {
@@ -250,14 +273,17 @@ impl Index {
             {
                 Some(block) if block.refs == 1 => self.totals.add_block(&block),
                 Some(_) => {}
-                None => missing += 1,
+                None => {
+                    self.absent.add(*id);
+                    missing += 1;
+                }
             }
         }
         missing
     }
 
-    /// Counts one reference less for each id and frees blocks that nothing else holds. Ids that are
-    /// not here, or have no reference, are skipped.
+    /// Counts one reference less for each id and frees blocks that nothing else holds. Ids that have
+    /// no reference are skipped.
     pub(crate) fn drop_refs(&mut self, ids: &[BlockId]) {
         for id in ids {
             let mut was_last = false;
@@ -267,14 +293,20 @@ impl Index {
                     block.refs = block.refs.saturating_sub(1);
                 }
             });
-            if let Some(block) = block.filter(|_| was_last) {
-                self.totals.remove_block(&block);
+            match block {
+                Some(block) if was_last => self.totals.remove_block(&block),
+                Some(_) => {}
+                None => self.absent.drop_ref(*id),
             }
         }
     }
 
-    /// Changes a block and frees it if nothing holds it any more. Returns the block as it is then.
+    /// Changes a block and frees it if nothing holds it any more, nor the disk is on hold. Returns
+    /// the block as it is then. No other method takes a block out of the table.
     fn release_block(&mut self, id: BlockId, change: impl FnOnce(&mut Block)) -> Option<Block> {
+        if self.is_held {
+            return self.blocks.update(&id, change);
+        }
         let block = self.blocks.release(id, change)?;
         if !block.is_held() {
             self.files.drop_record(block.location, BLOCK_KEY);

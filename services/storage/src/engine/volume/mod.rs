@@ -1,7 +1,9 @@
 //! The volume: everything on the disk beside the segments. Superblock, derived cache, lock.
 
+pub(super) mod inventory;
 pub(super) mod mount;
 pub(super) mod superblock;
+pub(super) mod survey;
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +13,9 @@ use cstore_types::{SealSeq, StoreUuid};
 use parking_lot::Mutex;
 
 use super::error::EngineError;
-use super::format::{BITMAP_FILE, Bitmap, SEGMENTS_DIR, Superblock};
+use super::format::{BITMAP_FILE, Bitmap, Doubt, DoubtKind, SLOTS, Superblock, VERSION};
+use super::hold::Doubts;
+use inventory::SegmentInventory;
 
 /// The volume of an open disk.
 #[derive(Debug)]
@@ -23,16 +27,23 @@ pub(super) struct Volume {
     /// write: identity and capacity are read for every heartbeat, which must not wait for a slow
     /// disk.
     writes: Mutex<()>,
+    inventory: Arc<SegmentInventory>,
     /// Keeps other processes away; the log holds it too.
     _lock: Arc<LockGuard>,
 }
 
 impl Volume {
-    pub(super) fn new(disk: Arc<dyn Disk>, superblock: Superblock, lock: Arc<LockGuard>) -> Self {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        superblock: Superblock,
+        inventory: Arc<SegmentInventory>,
+        lock: Arc<LockGuard>,
+    ) -> Self {
         Self {
             disk,
             superblock: Mutex::new(superblock),
             writes: Mutex::default(),
+            inventory,
             _lock: lock,
         }
     }
@@ -47,11 +58,6 @@ impl Volume {
         self.superblock.lock().clone()
     }
 
-    /// Opens the folder of segments.
-    pub(super) fn segments(&self) -> io::Result<Arc<dyn Disk>> {
-        self.disk.subdir(SEGMENTS_DIR)
-    }
-
     /// Writes the next superblock, with the highest sequence that a seal may have used. The
     /// sequence of a superblock never goes back, also if two callers looked at the log at different
     /// times.
@@ -63,18 +69,68 @@ impl Volume {
         seal_seq: SealSeq,
         clean: bool,
     ) -> Result<(), EngineError> {
+        self.update(|superblock| {
+            superblock.seal_seq = superblock.seal_seq.max(seal_seq);
+            superblock.clean = clean;
+        })
+    }
+
+    /// Writes the superblock of an open. A disk of an older format is written in every slot, so that
+    /// no slot of the older one can count again.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`]. The open is repeated then.
+    pub(super) fn begin(&self, seal_seq: SealSeq, doubts: &Doubts) -> Result<(), EngineError> {
+        let is_upgrade = self.superblock.lock().version < VERSION;
+        for _ in 0..if is_upgrade { SLOTS } else { 1 } {
+            self.update(|superblock| {
+                superblock.seal_seq = superblock.seal_seq.max(seal_seq);
+                superblock.clean = false;
+                superblock.doubts = doubts.list().to_vec();
+                superblock.next_doubt = doubts.next();
+            })?;
+        }
+        if is_upgrade {
+            tracing::info!(version = VERSION, "disk upgraded");
+        }
+        Ok(())
+    }
+
+    /// Writes the next superblock, with these doubts.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`]. The previous superblock stays valid.
+    pub(super) fn write_doubts(&self, doubts: &[Doubt], next: u32) -> Result<(), EngineError> {
+        self.update(|superblock| {
+            superblock.doubts = doubts.to_vec();
+            superblock.next_doubt = next;
+        })
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), EngineError> {
         let _writing = self.writes.lock();
-        let written = self.superblock();
-        let seal_seq = seal_seq.max(written.seal_seq);
-        let next = Superblock {
-            seq: written.seq + 1,
-            seal_seq,
-            clean,
-            ..written
-        };
+        let mut next = self.superblock();
+        change(&mut next);
+        next.version = VERSION;
+        next.seq += 1;
+        next.inventory = self.inventory.mark();
         superblock::write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
+        self.inventory.superblock_written(next.seq);
         *self.superblock.lock() = next;
         Ok(())
+    }
+
+    /// Takes a doubt about a segment as settled: one that is missing is given up for good, one that
+    /// is short counts as it is.
+    ///
+    /// # Errors
+    /// The error of the disk.
+    pub(super) fn accept_file(&self, doubt: &Doubt) -> io::Result<()> {
+        match doubt.kind {
+            DoubtKind::Missing | DoubtKind::Foreign => self.inventory.give_up(doubt.file),
+            DoubtKind::Short => self.inventory.take_as_found(doubt.file),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the derived cache. Returns `None` if the cache is missing or cannot be used.
@@ -151,7 +207,8 @@ mod tests {
         };
         let superblock = mount::format(&disk, &identity, &options).unwrap();
         let lock = Arc::new(disk.lock("LOCK").unwrap());
-        let volume = Volume::new(disk.clone(), superblock, lock);
+        let inventory = Arc::new(SegmentInventory::unwritten(disk.clone(), identity.store, 0));
+        let volume = Volume::new(disk.clone(), superblock, inventory, lock);
         // Two callers looked at the log, and the one that looked first writes last.
         volume.write_superblock(SealSeq(12), false).unwrap();
         volume.write_superblock(SealSeq(10), false).unwrap();

@@ -5,10 +5,15 @@ use std::io;
 use std::sync::Arc;
 
 use cstore_log::Disk;
+use cstore_types::history::Point;
 use cstore_types::{ClusterUuid, DedupKey, NodeId, SealSeq, StoreUuid};
 
 use super::super::error::OpenError;
-use super::super::format::{BITMAP_FILE, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock};
+use super::super::format::{
+    BITMAP_FILE, INVENTORY_FILE, KeptFields, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock,
+    VERSION,
+};
+use super::inventory::UNFINISHED;
 use super::superblock::{self, SlotContents};
 use crate::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
 
@@ -46,7 +51,7 @@ pub struct Identity {
 pub fn peek(disk: &Arc<dyn Disk>, path: &str) -> Result<Option<Superblock>, OpenError> {
     match superblock::read(disk).map_err(OpenError::io("read superblock"))? {
         SlotContents::Unformatted => Ok(None),
-        SlotContents::Valid(superblock) => Ok(Some(superblock)),
+        SlotContents::Valid(superblock) => Ok(Some(*superblock)),
         SlotContents::Unusable(problem) => Err(OpenError::Superblock {
             path: path.to_owned(),
             problem,
@@ -142,6 +147,13 @@ pub(in crate::engine) fn format(
         seal_seq: SealSeq(0),
         seq: 1,
         clean: false,
+        version: VERSION,
+        noted: Point::default(),
+        inventory: (0, 0),
+        verify_below: 0,
+        kept: KeptFields::default(),
+        next_doubt: 1,
+        doubts: Vec::new(),
     };
     disk.subdir(SEGMENTS_DIR)
         .map_err(OpenError::io("make segments folder"))?;
@@ -164,7 +176,7 @@ pub(in crate::engine) fn erase(disk: &Arc<dyn Disk>) -> io::Result<()> {
         segments.remove(&name)?;
     }
     segments.sync_dir()?;
-    for name in [BITMAP_FILE, SUPERBLOCK_FILE] {
+    for name in [BITMAP_FILE, UNFINISHED, INVENTORY_FILE, SUPERBLOCK_FILE] {
         match disk.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

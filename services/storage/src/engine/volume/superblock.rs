@@ -14,7 +14,7 @@ pub(in crate::engine) enum SlotContents {
     /// No file, or one that was never written: the disk is empty, or formatting broke off.
     Unformatted,
     /// The newest valid slot.
-    Valid(Superblock),
+    Valid(Box<Superblock>),
     /// No valid slot, and at least one that is not empty.
     Unusable(FormatError),
 }
@@ -56,7 +56,7 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
         (_, Some(error @ (FormatError::Version(_) | FormatError::Features(_)))) => {
             SlotContents::Unusable(error)
         }
-        (Some(found), _) => SlotContents::Valid(found),
+        (Some(found), _) => SlotContents::Valid(Box::new(found)),
         (None, Some(error)) => SlotContents::Unusable(error),
         (None, None) => SlotContents::Unformatted,
     })

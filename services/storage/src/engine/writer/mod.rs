@@ -24,6 +24,7 @@ use super::appender::Appender;
 use super::counters::Counters;
 use super::fences::Fences;
 use super::format::{KIND_DATA, KIND_MANIFEST};
+use super::hold::Hold;
 use super::index::{SharedIndex, record_overhead};
 use super::room::Room;
 use super::sets::SetReader;
@@ -40,6 +41,7 @@ pub(super) struct Writer {
     pub(super) room: Room,
     pub(super) sets: SetReader,
     pub(super) counters: Counters,
+    pub(super) hold: Hold,
     pub(super) key: DedupKey,
 }
 

@@ -43,6 +43,9 @@ impl Writer {
         blocks: Vec<Block>,
     ) -> Vec<PutOutcome> {
         let count = blocks.len();
+        if let Err(held) = self.hold.check_writable() {
+            return vec![PutOutcome::Refused(held); count];
+        }
         let checked = match check(&self.key, blocks).await {
             Ok(checked) => checked,
             // A result without outcomes would break the frame's own bounds, and the worker would

@@ -58,6 +58,7 @@ impl Writer {
         blocks: Vec<Block>,
     ) -> Result<SealOutcome, EngineError> {
         validate(session, &ids, &blocks)?;
+        self.hold.check_writable()?;
         let checked = check(&self.key, blocks).await?;
         let blocks = checked.blocks;
         if let Some((bad, _)) = blocks.iter().zip(&checked.good).find(|(_, good)| !**good) {
@@ -137,7 +138,7 @@ impl Writer {
                 Err(EngineError::Full { .. }) if has_room => {}
                 Err(full @ EngineError::Full { .. }) => {
                     self.counters.full.inc();
-                    return Err(full);
+                    return Err(self.room.explain(full));
                 }
                 other => return other,
             }

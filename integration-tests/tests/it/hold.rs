@@ -1,0 +1,197 @@
+//! Doubt on the real program: what an operator sees of a storage node that has lost a segment, and
+//! how the hold ends.
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use cstore_integration_tests::cluster::Cluster;
+use cstore_integration_tests::http::Client;
+use cstore_testkit::{random, until_blocking};
+use serde_json::Value;
+
+use crate::PROGRAM;
+
+const STORAGE: &str = "storage-1";
+const HEARTBEATS: &str = "cstore_mesh_call_seconds_count{";
+const FILES: u64 = 24;
+const SIZE: usize = 600_000;
+
+fn cluster() -> Cluster {
+    Cluster::one_of_each(PROGRAM)
+        .env("FS_SIZE", "64MiB")
+        // So that sweeps over pins, which come every 600 heartbeats, come within the test.
+        .env("CSTORE_HEARTBEAT_MS", "10")
+        .env("CSTORE_RELEASE_DELAY_MS", "0")
+        .start()
+}
+
+fn path(n: u64) -> String {
+    format!("/api/files/file-{n:02}")
+}
+
+/// Uploads files of several segments; each second one has the first half of the one before it.
+fn fill(cluster: &Cluster) {
+    for n in 0..FILES {
+        let put = cluster.ask("PUT", &path(n), &content(n));
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+}
+
+fn content(n: u64) -> Vec<u8> {
+    let shared = random(SIZE / 2, n / 2);
+    [shared, random(SIZE / 2, 1_000 + n)].concat()
+}
+
+fn segments(cluster: &Cluster) -> Vec<PathBuf> {
+    let folder = cluster.dir().join(STORAGE).join("segments");
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut paths: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "bin"));
+    paths.sort();
+    paths
+}
+
+/// The doubts of the storage node that are open.
+fn doubts(cluster: &Cluster) -> Vec<Value> {
+    let view = cluster.ask("GET", "/api/cluster", b"").json();
+    let nodes = view["nodes"].as_array().unwrap();
+    let node = nodes
+        .iter()
+        .find(|node| node["node_id"] == STORAGE)
+        .unwrap();
+    let doubts = node["doubts"].as_array().cloned().unwrap_or_default();
+    let is_open = |doubt: &Value| doubt["accepted"] == false;
+    doubts.into_iter().filter(is_open).collect()
+}
+
+fn hold(cluster: &Cluster, args: &[&str]) -> Output {
+    cluster.admin_output(&[&["hold"], args].concat())
+}
+
+fn ready(cluster: &Cluster) -> (u16, Value) {
+    let mut client = Client::connect(&cluster.admin_addr(STORAGE)).unwrap();
+    let answer = client.call("GET", "/ready", "", b"").unwrap();
+    (answer.status, answer.json())
+}
+
+/// Restarts the storage node with a kill.
+fn restart(cluster: &Cluster, between: impl FnOnce()) {
+    cluster.kill(STORAGE);
+    between();
+    cluster.launch(STORAGE);
+    cluster.wait_ready();
+}
+
+fn assert_reads(cluster: &Cluster, numbers: impl Iterator<Item = u64>) {
+    for n in numbers {
+        let got = cluster.fetch(&path(n));
+        assert!(got.body == content(n), "{}: {}", path(n), got.status);
+    }
+}
+
+/// The example that made the rule: one of eight segments is away for a while, and what others need
+/// lies in the rest.
+#[test]
+fn i4_a_segment_that_is_away_for_a_while_costs_nothing() {
+    let cluster = cluster();
+    fill(&cluster);
+    let away = segments(&cluster).remove(2);
+    let kept = cluster.dir().join("away");
+    restart(&cluster, || std::fs::rename(&away, &kept).unwrap());
+
+    until_blocking("the doubt is known", || {
+        (!doubts(&cluster).is_empty()).then_some(())
+    });
+    let known = doubts(&cluster);
+    assert!(
+        known.iter().any(|doubt| doubt["kind"] == "segment_missing"),
+        "{known:?}"
+    );
+    let (status, parts) = ready(&cluster);
+    assert_eq!(status, 200, "reads and writes go on: {parts}");
+    assert!(parts.to_string().contains("nothing is freed"), "{parts}");
+    assert!(cluster.metric(STORAGE, "cstore_storage_on_hold") > 0.0);
+
+    // What frees on other days: removals, new uploads, two sweeps over pins.
+    for n in FILES / 2..FILES {
+        assert_eq!(cluster.ask("DELETE", &path(n), b"").status, 204);
+    }
+    assert_eq!(cluster.ask("PUT", "/api/files/new", b"new").status, 201);
+    let beats = || cluster.metric(STORAGE, HEARTBEATS);
+    let retired = || cluster.metric(STORAGE, "cstore_storage_retired_files_total");
+    let before = (beats(), retired());
+    until_blocking("two sweeps over pins", || {
+        (beats() > before.0 + 1_300.0).then_some(())
+    });
+    assert!(retired() <= before.1, "a segment was retired");
+
+    restart(&cluster, || std::fs::rename(&kept, &away).unwrap());
+    until_blocking("the doubt is disproved", || {
+        doubts(&cluster).is_empty().then_some(())
+    });
+    assert_reads(&cluster, 0..FILES / 2);
+    assert_eq!(cluster.fetch("/api/files/new").body, b"new");
+    until_blocking("the removals are released", || {
+        let stats = cluster.ask("GET", "/api/stats", b"").json();
+        (stats["pending_releases"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn i12_a_lost_segment_is_accepted_by_the_number_that_the_list_shows() {
+    let cluster = cluster();
+    fill(&cluster);
+    let lost = segments(&cluster).remove(2);
+    restart(&cluster, || std::fs::remove_file(&lost).unwrap());
+    until_blocking("the doubt is known", || {
+        (!doubts(&cluster).is_empty()).then_some(())
+    });
+
+    let unlisted = hold(&cluster, &["accept", STORAGE]);
+    assert_eq!(unlisted.status.code(), Some(64));
+    let text = String::from_utf8(unlisted.stderr).unwrap();
+    assert!(text.contains("NUMBER"), "{text}");
+    let wrong = hold(&cluster, &["accept", STORAGE, "77"]);
+    assert_eq!(wrong.status.code(), Some(64));
+    let text = String::from_utf8(wrong.stderr).unwrap();
+    assert!(text.contains("no open doubt 77; open are ["), "{text}");
+    let stranger = hold(&cluster, &["accept", "storage-9", "1"]);
+    assert_eq!(stranger.status.code(), Some(3));
+
+    let listed = hold(&cluster, &["list"]);
+    assert!(listed.status.success());
+    let text = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        text.contains("segment_missing") && text.contains("OPEN"),
+        "{text}"
+    );
+    for line in String::from_utf8(hold(&cluster, &["list", "--json"]).stdout)
+        .unwrap()
+        .lines()
+    {
+        let doubt: Value = serde_json::from_str(line).unwrap();
+        let number = doubt["number"].to_string();
+        let accepted = hold(&cluster, &["accept", STORAGE, &number]);
+        let said = String::from_utf8(accepted.stderr).unwrap();
+        assert!(accepted.status.success(), "{doubt}: {said}");
+    }
+
+    // The disk frees again, and what was not in the segment is there.
+    until_blocking("the hold has ended", || {
+        let held = cluster.metric(STORAGE, "cstore_storage_on_hold");
+        (held == 0.0 && doubts(&cluster).is_empty()).then_some(())
+    });
+    let whole: Vec<u64> = (0..FILES)
+        .filter(|n| cluster.fetch(&path(*n)).body == content(*n))
+        .collect();
+    assert!(whole.len() as u64 > FILES / 2, "{whole:?}");
+    for n in 0..FILES {
+        assert_eq!(cluster.ask("DELETE", &path(n), b"").status, 204);
+    }
+    until_blocking("the removals are released", || {
+        let stats = cluster.ask("GET", "/api/stats", b"").json();
+        (stats["pending_releases"] == 0).then_some(())
+    });
+    restart(&cluster, || {});
+    assert_eq!(doubts(&cluster), Vec::<Value>::new());
+}

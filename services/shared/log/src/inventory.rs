@@ -1,0 +1,38 @@
+//! The list of a log's files that its owner keeps, so that a file that is lost is missed.
+
+use std::fmt::Debug;
+use std::io;
+
+use crate::types::FileInfo;
+
+/// Durable list of the files of one log.
+///
+/// The log tells its owner what it is about to do with files. A method that returns `Ok` promises
+/// that what it was told is durable. After an error it is unknown, so the log is poisoned.
+pub trait Inventory: Debug + Send + Sync {
+    /// Returns the highest id that a file ever had. Ids up to it are not used again, also if their
+    /// files are missing.
+    fn highest(&self) -> u32;
+
+    /// Returns true if an open may read the file. Others are left alone: they were given up, or
+    /// came from elsewhere.
+    fn may_read(&self, file: u32) -> bool;
+
+    /// Notes that `sealed` is complete, with its final figures, and that `begun` takes frames from
+    /// now on. Called BEFORE the first frame of `begun` is acknowledged, maybe at the same time as
+    /// the sync of the footer. A clean stop begins no file.
+    ///
+    /// # Errors
+    /// The error of the disk.
+    fn rolled(&self, sealed: Option<&FileInfo>, begun: Option<&FileInfo>) -> io::Result<()>;
+
+    /// Notes that the file is about to go, because nothing in it is needed. Called BEFORE its name
+    /// changes.
+    ///
+    /// # Errors
+    /// The error of the disk.
+    fn leaving(&self, file: u32) -> io::Result<()>;
+
+    /// Notes, in memory, that the file can never come back.
+    fn gone(&self, file: u32);
+}

@@ -1,0 +1,363 @@
+//! The hold: while it is in doubt whether references are hidden, nothing on the disk is freed.
+//!
+//! Every path that frees asks here: [`Hold::permit`] for segments, and the index for blocks
+//! ([`super::index::Index::hold`]). A doubt is entered in memory first, and stands in the superblock
+//! before the call returns. It ends when an open finds that it is disproved, or when a person
+//! accepts it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cstore_types::SessionId;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+
+use super::error::{AcceptError, EngineError};
+use super::format::{Doubt, DoubtKind, MAX_DOUBTS};
+use super::index::{RefSet, SharedIndex};
+use super::volume::Volume;
+
+/// The hold of one disk. Clones share everything.
+#[derive(Debug, Clone)]
+pub(super) struct Hold {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    volume: Arc<Volume>,
+    index: SharedIndex,
+    doubts: Mutex<Doubts>,
+    is_held: AtomicBool,
+    /// Read while something is freed, written when a doubt is entered: whoever entered it knows
+    /// that nothing is being freed any more.
+    frees: RwLock<()>,
+    /// The superblock could not be written since the last change.
+    is_unwritten: AtomicBool,
+    /// Every segment was missing at the open: what is written now would hide them for good.
+    is_empty: bool,
+}
+
+/// The doubts of a disk, accepted ones among them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Doubts {
+    list: Vec<Doubt>,
+    next: u32,
+}
+
+/// What is in doubt, before it has a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) kind: DoubtKind,
+    /// 0 if it is about no segment.
+    pub(super) file: u32,
+    pub(super) count: u32,
+    pub(super) seqs: (u64, u64),
+    pub(super) aux: [u8; 16],
+}
+
+impl Finding {
+    pub(super) const fn new(kind: DoubtKind) -> Self {
+        Self {
+            kind,
+            file: 0,
+            count: 1,
+            seqs: (0, 0),
+            aux: [0; 16],
+        }
+    }
+
+    /// Makes the finding about a reference set that cannot be read.
+    pub(super) fn of_set(session: SessionId, set: RefSet) -> Self {
+        Self {
+            file: set.location.file,
+            seqs: (set.seal_seq.0, set.seal_seq.0),
+            aux: *session.as_bytes(),
+            ..Self::new(DoubtKind::Set)
+        }
+    }
+
+    /// Returns true if `doubt`, which is about the same thing, says all that was found. What an accept
+    /// has settled is not found again; sets that are damaged and blocks that are absent are.
+    fn is_covered_by(&self, doubt: &Doubt) -> bool {
+        match (doubt.accepted, self.kind) {
+            (false, _) | (true, DoubtKind::Set) => true,
+            (true, DoubtKind::Absent) => self.count <= doubt.count,
+            (true, _) => false,
+        }
+    }
+
+    /// Returns true if a doubt is about the same thing.
+    pub(super) fn is_of(&self, doubt: &Doubt) -> bool {
+        (self.kind, self.file, self.aux) == (doubt.kind, doubt.file, doubt.aux)
+    }
+}
+
+/// Right to free something. Nobody enters a doubt while it is held, so it MUST NOT be held over an
+/// await, nor by a caller that may enter one.
+#[derive(Debug)]
+pub(super) struct FreePermit<'a>(
+    #[allow(dead_code, reason = "held, not read")] RwLockReadGuard<'a, ()>,
+);
+
+impl Doubts {
+    pub(super) fn new(list: Vec<Doubt>, next: u32) -> Self {
+        Self { list, next }
+    }
+
+    pub(super) fn list(&self) -> &[Doubt] {
+        &self.list
+    }
+
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
+    pub(super) fn are_open(&self) -> bool {
+        self.list.iter().any(|doubt| !doubt.accepted)
+    }
+
+    /// Adds a doubt. One that is open already, or that a person accepted as it is, is not added again.
+    /// Returns true if it is new.
+    pub(super) fn enter(&mut self, finding: Finding) -> bool {
+        let same = |doubt: &&mut Doubt| finding.is_of(doubt);
+        if let Some(known) = self.list.iter_mut().find(same) {
+            if finding.is_covered_by(known) {
+                known.count = finding.count.max(known.count);
+                return false;
+            }
+            // It was accepted, and is wrong again.
+            let number = known.number;
+            self.list.retain(|doubt| doubt.number != number);
+        }
+        if self.list.len() >= MAX_DOUBTS {
+            self.forget_one_accepted();
+        }
+        if self.list.len() >= MAX_DOUBTS {
+            // The place of a kind that has none goes to nobody: any open doubt holds the disk.
+            let same = |doubt: &&mut Doubt| doubt.kind == finding.kind && !doubt.accepted;
+            if let Some(last) = self.list.iter_mut().rev().find(same) {
+                last.count = last.count.saturating_add(finding.count);
+            }
+            return true;
+        }
+        self.list.push(Doubt {
+            kind: finding.kind,
+            accepted: false,
+            number: self.next,
+            file: finding.file,
+            count: finding.count,
+            seqs: finding.seqs,
+            aux: finding.aux,
+        });
+        self.next = self.next.saturating_add(1);
+        true
+    }
+
+    /// Drops the doubts, open and accepted ones, that `is_disproved`. Returns them.
+    pub(super) fn close(&mut self, is_disproved: impl Fn(&Doubt) -> bool) -> Vec<Doubt> {
+        self.list
+            .extract_if(.., |doubt| is_disproved(doubt))
+            .collect()
+    }
+
+    fn forget_one_accepted(&mut self) {
+        if let Some(at) = self.list.iter().position(|doubt| doubt.accepted) {
+            self.list.remove(at);
+        }
+    }
+}
+
+impl Hold {
+    /// Begins with the doubts of an open. On a disk that `is_empty`, because every segment is
+    /// missing, nothing is written either.
+    pub(super) fn new(
+        volume: Arc<Volume>,
+        index: SharedIndex,
+        doubts: Doubts,
+        is_empty: bool,
+    ) -> Self {
+        let is_held = doubts.are_open();
+        if is_held {
+            index.lock().hold(true);
+        }
+        Self {
+            shared: Arc::new(Shared {
+                volume,
+                index,
+                doubts: Mutex::new(doubts),
+                is_held: AtomicBool::new(is_held),
+                frees: RwLock::default(),
+                is_unwritten: AtomicBool::new(false),
+                is_empty,
+            }),
+        }
+    }
+
+    /// Returns the right to free something, unless a doubt is open.
+    pub(super) fn permit(&self) -> Option<FreePermit<'_>> {
+        let guard = self.shared.frees.read();
+        (!self.is_held()).then_some(FreePermit(guard))
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.shared.is_held.load(Ordering::Acquire)
+    }
+
+    /// Checks that the disk takes writes: one whose segments are all missing does not, as long as
+    /// that is in doubt.
+    ///
+    /// # Errors
+    /// [`EngineError::Held`].
+    pub(super) fn check_writable(&self) -> Result<(), EngineError> {
+        match self.read_only() {
+            Some(reason) => Err(EngineError::Held(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns why the disk takes no writes, if it takes none.
+    pub(super) fn read_only(&self) -> Option<String> {
+        let is_missing = self.shared.is_empty && self.is_held();
+        is_missing.then(|| "every segment is missing; is the volume mounted?".to_owned())
+    }
+
+    /// Returns the doubts, accepted ones among them.
+    pub(super) fn doubts(&self) -> Vec<Doubt> {
+        self.shared.doubts.lock().list.clone()
+    }
+
+    /// Returns the reason of the first open doubt.
+    pub(super) fn reason(&self) -> Option<String> {
+        let doubts = self.shared.doubts.lock();
+        let open = doubts.list.iter().find(|doubt| !doubt.accepted)?;
+        Some(open.to_string())
+    }
+
+    /// Enters a doubt. When this returns nothing is being freed, and nothing will be. A superblock
+    /// that cannot be written is written again by [`Self::keep`].
+    pub(super) fn enter(&self, finding: Finding) {
+        let shared = &self.shared;
+        shared.is_held.store(true, Ordering::Release);
+        shared.index.lock().hold(true);
+        drop(shared.frees.write());
+
+        let mut doubts = shared.doubts.lock();
+        if !doubts.enter(finding) {
+            return;
+        }
+        if let Some(doubt) = doubts.list.last() {
+            tracing::error!(number = doubt.number, kind = doubt.kind.name(), %doubt, "disk is on hold: nothing is freed");
+        }
+        self.write(&doubts);
+    }
+
+    /// Drops doubts that were disproved while the disk is open, and leaves the hold with the last
+    /// one.
+    pub(super) fn close(&self, is_disproved: impl Fn(&Doubt) -> bool) {
+        let mut doubts = self.shared.doubts.lock();
+        let closed = doubts.close(is_disproved);
+        for doubt in &closed {
+            tracing::info!(
+                number = doubt.number,
+                kind = doubt.kind.name(),
+                "doubt is disproved: {doubt}"
+            );
+        }
+        if !closed.is_empty() {
+            self.write(&doubts);
+            self.settle(&doubts);
+        }
+    }
+
+    /// Accepts the doubt of a number on behalf of a person: the disk goes on without what is
+    /// missing. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`AcceptError`]. The doubt stays open.
+    pub(super) fn accept(&self, number: u32) -> Result<Doubt, AcceptError> {
+        let mut doubts = self.shared.doubts.lock();
+        let open: Vec<u32> = doubts
+            .list
+            .iter()
+            .filter(|doubt| !doubt.accepted)
+            .map(|doubt| doubt.number)
+            .collect();
+        let Some(doubt) = doubts
+            .list
+            .iter()
+            .find(|doubt| doubt.number == number)
+            .copied()
+        else {
+            return Err(AcceptError::Unknown { number, open });
+        };
+        if doubt.kind == DoubtKind::Absent && self.shared.index.lock().is_absent_incomplete() {
+            return Err(AcceptError::Incomplete);
+        }
+        if doubt.kind == DoubtKind::Master || doubt.kind == DoubtKind::StoreOlder {
+            return Err(AcceptError::Elsewhere(doubt.kind));
+        }
+
+        // The inventory first: a crash in between leaves a doubt that the next open closes.
+        let kept = self.shared.volume.accept_file(&doubt);
+        kept.map_err(EngineError::io("write inventory"))?;
+        if let Some(found) = doubts.list.iter_mut().find(|doubt| doubt.number == number) {
+            found.accepted = true;
+        }
+        self.shared
+            .volume
+            .write_doubts(doubts.list(), doubts.next())?;
+        self.shared.is_unwritten.store(false, Ordering::Release);
+        tracing::warn!(
+            number,
+            kind = doubt.kind.name(),
+            "doubt is accepted: {doubt}"
+        );
+        self.settle(&doubts);
+        Ok(Doubt {
+            accepted: true,
+            ..doubt
+        })
+    }
+
+    /// Writes doubts that are in memory only. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] if the superblock cannot be written again.
+    pub(super) fn keep(&self) -> Result<(), EngineError> {
+        if !self.shared.is_unwritten.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let doubts = self.shared.doubts.lock();
+        self.shared
+            .volume
+            .write_doubts(doubts.list(), doubts.next())?;
+        self.shared.is_unwritten.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn write(&self, doubts: &Doubts) {
+        if let Err(error) = self
+            .shared
+            .volume
+            .write_doubts(doubts.list(), doubts.next())
+        {
+            let error = cstore_types::error_chain(&error);
+            tracing::error!(%error, "hold is in memory only");
+            self.shared.is_unwritten.store(true, Ordering::Release);
+        }
+    }
+
+    /// Leaves the hold if no doubt is open any more. Blocks that lost their last holder meanwhile
+    /// become orphans.
+    fn settle(&self, doubts: &Doubts) {
+        if doubts.are_open() {
+            return;
+        }
+        let mut index = self.shared.index.lock();
+        index.hold(false);
+        index.adopt_orphans();
+        drop(index);
+        self.shared.is_held.store(false, Ordering::Release);
+        tracing::info!("disk is not on hold any more");
+    }
+}

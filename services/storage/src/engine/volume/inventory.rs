@@ -1,0 +1,365 @@
+//! The inventory file: written at every change of segments, compared at every open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use cstore_log::{Disk, DiskFile, FileInfo, FileState, Inventory};
+use cstore_types::StoreUuid;
+use parking_lot::Mutex;
+
+use crate::limits::MAX_INVENTORY_AREA;
+
+use super::super::format::{FileEntry, FileStanding, FormatError, INVENTORY_FILE, Image};
+
+/// Entries for which a new inventory has room beside two for each segment that the disk can hold.
+const SPARE_ENTRIES: usize = 64;
+pub(in crate::engine) const UNFINISHED: &str = "inventory.new";
+
+/// Keeper of the inventory of an open disk. Images are written one after the other, each to the
+/// area that the one before it did not use.
+#[derive(Debug)]
+pub(in crate::engine) struct SegmentInventory {
+    disk: Arc<dyn Disk>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The file and the bytes of each of its areas; `None` until the first image is written.
+    file: Option<(Arc<dyn DiskFile>, u64)>,
+    store: StoreUuid,
+    generation: u64,
+    /// An image of this inventory counts already. Until then changes are kept in memory.
+    is_begun: bool,
+    crc: u32,
+    highest: u32,
+    superblock_seq: u64,
+    files: BTreeMap<u32, FileEntry>,
+    /// Segments that are not what their entries say, as the open found them.
+    as_found: BTreeMap<u32, FileEntry>,
+    /// Files that are not listed and may be read all the same: those above `highest` at the open,
+    /// or all without an inventory.
+    reads_unlisted_above: u32,
+}
+
+/// What an open found in the place of the inventory.
+#[derive(Debug)]
+pub(in crate::engine) enum FoundInventory {
+    /// The newest valid image, and its checksum.
+    Valid(Image, u32),
+    /// No image can be used. The error is that of an area that is not empty, if there is one.
+    Unusable(Option<FormatError>),
+}
+
+/// Reads the newest valid image. An area that cannot be read counts as damaged.
+pub(in crate::engine) fn read(disk: &Arc<dyn Disk>, store: StoreUuid) -> FoundInventory {
+    let areas = match read_areas(disk) {
+        Ok(areas) => areas,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return FoundInventory::Unusable(None);
+        }
+        Err(error) => {
+            tracing::warn!(%error, "inventory of segments cannot be read");
+            return FoundInventory::Unusable(Some(FormatError::Damaged));
+        }
+    };
+
+    let mut best: Option<(Image, u32)> = None;
+    let mut problem = None;
+    for area in areas {
+        match Image::decode(store, &area) {
+            Ok((image, crc)) => {
+                let is_newer = |(best, _): &(Image, u32)| best.generation < image.generation;
+                if best.as_ref().is_none_or(is_newer) {
+                    best = Some((image, crc));
+                }
+            }
+            Err(FormatError::Empty) => {}
+            Err(error) => problem = Some(error),
+        }
+    }
+    match best {
+        Some((image, crc)) => FoundInventory::Valid(image, crc),
+        None => FoundInventory::Unusable(problem),
+    }
+}
+
+fn read_areas(disk: &Arc<dyn Disk>) -> io::Result<[Vec<u8>; 2]> {
+    let file = disk.open(INVENTORY_FILE)?;
+    let area = file.size()? / 2;
+    if area > MAX_INVENTORY_AREA {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let read = |offset| {
+        let mut bytes = vec![0; area as usize];
+        file.read_exact_at(&mut bytes, offset).map(|()| bytes)
+    };
+    // One area that cannot be read does not take the other with it.
+    Ok([
+        read(0).unwrap_or_else(|_| vec![1; 8]),
+        read(area).unwrap_or_else(|_| vec![1; 8]),
+    ])
+}
+
+/// Returns the bytes that the inventory of a disk takes, unless very many small segments make it
+/// grow.
+pub(in crate::engine) const fn allowance(capacity: u64, segment_bytes: u64) -> u64 {
+    2 * area_for((2 * capacity / segment_bytes) as usize + SPARE_ENTRIES)
+}
+
+const fn area_for(entries: usize) -> u64 {
+    (Image::bytes_of(entries, 0) as u64).div_ceil(4_096) * 4_096
+}
+
+impl SegmentInventory {
+    /// Begins an inventory on a disk that has none that can be used. Nothing is written before
+    /// [`Self::replace`].
+    /// Images follow `generation`: what an interrupted upgrade left must not be newer.
+    pub(in crate::engine) fn unwritten(
+        disk: Arc<dyn Disk>,
+        store: StoreUuid,
+        generation: u64,
+    ) -> Self {
+        let keeper = Self::with(disk, store, None);
+        keeper.state.lock().generation = generation;
+        keeper
+    }
+
+    /// Goes on with the image that an open found.
+    pub(in crate::engine) fn resumed(disk: Arc<dyn Disk>, image: &Image, crc: u32) -> Self {
+        Self::with(disk, image.store, Some((image, crc)))
+    }
+
+    fn with(disk: Arc<dyn Disk>, store: StoreUuid, found: Option<(&Image, u32)>) -> Self {
+        let files = found.map(|(image, _)| image.files.iter().map(|file| (file.id, *file)));
+        let state = State {
+            file: None,
+            store,
+            generation: found.map_or(0, |(image, _)| image.generation),
+            is_begun: found.is_some(),
+            crc: found.map_or(0, |(_, crc)| crc),
+            highest: found.map_or(0, |(image, _)| image.highest),
+            superblock_seq: found.map_or(0, |(image, _)| image.superblock_seq),
+            files: files.into_iter().flatten().collect(),
+            as_found: BTreeMap::new(),
+            reads_unlisted_above: found.map_or(0, |(image, _)| image.highest),
+        };
+        Self {
+            disk,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Returns generation and checksum of the newest image.
+    pub(in crate::engine) fn mark(&self) -> (u64, u32) {
+        let state = self.state.lock();
+        (state.generation, state.crc)
+    }
+
+    /// Notes the sequence of a superblock that was written, for the images that follow.
+    pub(in crate::engine) fn superblock_written(&self, seq: u64) {
+        self.state.lock().superblock_seq = seq;
+    }
+
+    /// Replaces all entries and writes them. Makes the file if there is none. `as_found` are the
+    /// figures of segments that are not what their entries say.
+    ///
+    /// # Errors
+    /// The error of the disk. The image before this one stays valid.
+    pub(in crate::engine) fn replace(
+        &self,
+        entries: impl IntoIterator<Item = FileEntry>,
+        as_found: impl IntoIterator<Item = FileEntry>,
+        capacity: u64,
+        segment_bytes: u64,
+    ) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.files = entries.into_iter().map(|file| (file.id, file)).collect();
+        state.as_found = as_found.into_iter().map(|file| (file.id, file)).collect();
+        let highest = state.files.keys().next_back().copied().unwrap_or(0);
+        state.highest = state.highest.max(highest);
+        // A file that is too small, because the disk was made larger, is replaced.
+        self.write(&mut state, allowance(capacity, segment_bytes) / 2)
+    }
+
+    /// Gives up a file for good: it is not read any more, even if it comes back.
+    ///
+    /// # Errors
+    /// The error of the disk. Whether the image before this one counts is unknown.
+    pub(in crate::engine) fn give_up(&self, file: u32) -> io::Result<()> {
+        self.change(|state| {
+            if let Some(entry) = state.files.get_mut(&file) {
+                entry.standing = FileStanding::Lost;
+            }
+        })
+    }
+
+    /// Takes the figures of a file as the open found it.
+    ///
+    /// # Errors
+    /// The error of the disk. Whether the image before this one counts is unknown.
+    pub(in crate::engine) fn take_as_found(&self, file: u32) -> io::Result<()> {
+        self.change(|state| {
+            if let Some(found) = state.as_found.remove(&file) {
+                state.files.insert(file, found);
+            }
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) -> io::Result<()> {
+        let mut state = self.state.lock();
+        change(&mut state);
+        // An open of a disk without an image writes all entries at its end.
+        match state.is_begun {
+            true => self.write(&mut state, 0),
+            false => Ok(()),
+        }
+    }
+
+    /// Opens the file; `None` if it is not there.
+    fn open(&self) -> io::Result<Option<(Arc<dyn DiskFile>, u64)>> {
+        match self.disk.open(INVENTORY_FILE) {
+            Ok(file) => {
+                let area = file.size()? / 2;
+                Ok(Some((file, area)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the next image to the area of its generation and syncs it. A file whose areas are
+    /// smaller than the image, or than `least`, is replaced.
+    fn write(&self, state: &mut State, least: u64) -> io::Result<()> {
+        let image = Image {
+            store: state.store,
+            generation: state.generation + 1,
+            highest: state.highest,
+            superblock_seq: state.superblock_seq,
+            files: state.files.values().copied().collect(),
+            epochs: Vec::new(),
+        };
+        let bytes = image.encode();
+        let crc = bytes.last_chunk().map_or(0, |raw| u32::from_le_bytes(*raw));
+        if state.file.is_none() {
+            state.file = self.open()?;
+        }
+        match &state.file {
+            Some((file, area)) if *area >= least.max(bytes.len() as u64) => {
+                let offset = image.generation % 2 * area;
+                file.write_all_vectored_at(&[bytes], offset)?;
+                file.sync_data()?;
+            }
+            _ => state.file = Some(self.grow(&image, bytes, least)?),
+        }
+        state.generation = image.generation;
+        state.is_begun = true;
+        state.crc = crc;
+        Ok(())
+    }
+
+    /// Writes an image to a new, larger file, which takes the place of the old one when it is
+    /// synced.
+    fn grow(
+        &self,
+        image: &Image,
+        bytes: bytes::Bytes,
+        least: u64,
+    ) -> io::Result<(Arc<dyn DiskFile>, u64)> {
+        let area = least.max(area_for(2 * image.files.len() + SPARE_ENTRIES));
+        match self.disk.remove(UNFINISHED) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.disk.create(UNFINISHED, 2 * area)?;
+        file.write_all_vectored_at(&[bytes], image.generation % 2 * area)?;
+        file.sync_data()?;
+        self.disk.rename(UNFINISHED, INVENTORY_FILE)?;
+        self.disk.sync_dir()?;
+        Ok((file, area))
+    }
+}
+
+impl Inventory for SegmentInventory {
+    fn highest(&self) -> u32 {
+        self.state.lock().highest
+    }
+
+    fn may_read(&self, file: u32) -> bool {
+        let state = self.state.lock();
+        match state.files.get(&file) {
+            Some(entry) => matches!(entry.standing, FileStanding::Live | FileStanding::Sealed),
+            None => file > state.reads_unlisted_above,
+        }
+    }
+
+    fn rolled(&self, sealed: Option<&FileInfo>, begun: Option<&FileInfo>) -> io::Result<()> {
+        self.change(|state| {
+            for file in [sealed, begun].into_iter().flatten() {
+                state.highest = state.highest.max(file.id);
+                state.files.insert(file.id, entry_of(file, false));
+            }
+        })
+    }
+
+    fn leaving(&self, file: u32) -> io::Result<()> {
+        self.change(|state| {
+            if let Some(entry) = state.files.get_mut(&file) {
+                entry.standing = FileStanding::Leaving;
+            }
+        })
+    }
+
+    fn gone(&self, file: u32) {
+        self.state.lock().files.remove(&file);
+    }
+}
+
+/// Returns the entry of a file as the log knows it.
+pub(in crate::engine) fn entry_of(file: &FileInfo, unproven: bool) -> FileEntry {
+    let is_live = file.state == FileState::Active;
+    FileEntry {
+        id: file.id,
+        standing: if is_live {
+            FileStanding::Live
+        } else {
+            FileStanding::Sealed
+        },
+        unproven,
+        epoch: 0,
+        records: u32::try_from(file.records).unwrap_or(u32::MAX),
+        size: file.size,
+        seqs: file.seqs.unwrap_or_default(),
+        footer_crc: file.footer_crc,
+        header_crc: file.header_crc,
+        checkpoint: 0,
+        bad_records: 0,
+    }
+}
+
+/// Returns the listed segments that must be there and are not among `names`.
+pub(in crate::engine) fn missing_entries(image: &Image, present: &BTreeSet<u32>) -> Vec<FileEntry> {
+    let must = |file: &&FileEntry| {
+        matches!(file.standing, FileStanding::Live | FileStanding::Sealed)
+            && !present.contains(&file.id)
+    };
+    image.files.iter().filter(must).copied().collect()
+}
+
+/// Returns the sequences that the file has lost of those that its entry says; `None` if it has all.
+/// A footer that is torn is no loss, nor is a frame that recovery has copied to another file.
+pub(in crate::engine) fn lost_seqs(
+    entry: &FileEntry,
+    file: &FileInfo,
+    superseded: &BTreeSet<u64>,
+) -> Option<(u64, u64)> {
+    if !matches!(entry.standing, FileStanding::Live | FileStanding::Sealed) {
+        return None;
+    }
+    let kept = file.seqs.unwrap_or_default().1;
+    let mut lost =
+        (entry.seqs.0.max(kept + 1)..=entry.seqs.1).filter(|seq| !superseded.contains(seq));
+    let first = lost.next()?;
+    Some((first, lost.next_back().unwrap_or(first)))
+}

@@ -1,0 +1,258 @@
+//! The survey of an open: what lies on the disk, compared with what the inventory and the superblock
+//! say.
+//!
+//! ```text
+//! listed live or sealed, no file           ─▶ missing
+//! listed, but the file has another owner   ─▶ foreign
+//! listed, and its last frames are gone      ─▶ short
+//! leaving or lost, still there             ─▶ not read; leaving ones go when nothing is in doubt
+//! not listed, id above all that were       ─▶ read: its roll was under way, nothing of it is acknowledged
+//! not listed, id in use before             ─▶ named, never read, never removed
+//! inventory older than the superblock says ─▶ inventory; superblock older than the inventory says ─▶ superblock
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use cstore_log::{Disk, FileInfo, Inventory, RecoveryReport, file_name, parse_file_name};
+
+use cstore_types::SealSeq;
+
+use super::super::format::{Doubt, DoubtKind, FileEntry, FileStanding, Image, Superblock};
+use super::super::hold::Finding;
+use super::inventory::{
+    self, FoundInventory, SegmentInventory, entry_of, lost_seqs, missing_entries,
+};
+
+/// Bytes of the smallest frame.
+const BLOCK_BYTES: u64 = 4_096;
+
+/// What an open found out about the segments so far.
+#[derive(Debug)]
+pub(in crate::engine) struct Survey {
+    pub(in crate::engine) inventory: Arc<SegmentInventory>,
+    /// The image that counted before this open; `None` on a disk that had none.
+    image: Option<Image>,
+    segments: Arc<dyn Disk>,
+    /// Segments that have given up their place and lie there still.
+    leaving: Vec<u32>,
+    /// Bytes of files that are there and are not read.
+    pub(in crate::engine) ignored_bytes: u64,
+    findings: Vec<Finding>,
+    /// Every segment that holds records is missing.
+    pub(in crate::engine) is_empty: bool,
+}
+
+impl Survey {
+    /// Compares names with the inventory, BEFORE the log is opened. Changes nothing.
+    ///
+    /// # Errors
+    /// The error of the disk.
+    pub(in crate::engine) fn begin(
+        disk: &Arc<dyn Disk>,
+        segments: Arc<dyn Disk>,
+        superblock: &Superblock,
+    ) -> io::Result<Self> {
+        let mut findings = Vec::new();
+        let (generation, crc) = superblock.inventory;
+        let image = match inventory::read(disk, superblock.store) {
+            FoundInventory::Valid(image, found_crc) => {
+                let is_older = image.generation < generation
+                    || (image.generation == generation && found_crc != crc);
+                if is_older {
+                    findings.push(Finding::new(DoubtKind::Inventory));
+                }
+                if image.superblock_seq > superblock.seq {
+                    findings.push(Finding::new(DoubtKind::Superblock));
+                }
+                Some((image, found_crc))
+            }
+            // An upgrade that was interrupted may have left an image; it is written anew.
+            FoundInventory::Unusable(_) if generation == 0 => None,
+            FoundInventory::Unusable(problem) => {
+                tracing::error!(?problem, "inventory of segments cannot be used");
+                findings.push(Finding::new(DoubtKind::Inventory));
+                None
+            }
+        };
+        // An image under a superblock that knows of none was left by an interrupted upgrade. The
+        // program before this one may have written since.
+        let left = image.as_ref().map_or(0, |(image, _)| image.generation);
+        let image = image.filter(|_| generation > 0);
+        let keeper = match &image {
+            Some((image, crc)) => SegmentInventory::resumed(disk.clone(), image, *crc),
+            None => SegmentInventory::unwritten(disk.clone(), superblock.store, left),
+        };
+
+        let mut survey = Self {
+            inventory: Arc::new(keeper),
+            image: image.map(|(image, _)| image),
+            segments,
+            leaving: Vec::new(),
+            ignored_bytes: 0,
+            findings,
+            is_empty: false,
+        };
+        survey.compare_names()?;
+        Ok(survey)
+    }
+
+    fn compare_names(&mut self) -> io::Result<()> {
+        let names = self.segments.list()?;
+        let present: BTreeSet<u32> = names
+            .iter()
+            .filter_map(|name| parse_file_name(name))
+            .collect();
+        let Some(image) = &self.image else {
+            return Ok(());
+        };
+
+        for entry in missing_entries(image, &present) {
+            self.findings.push(Finding {
+                file: entry.id,
+                seqs: entry.seqs,
+                ..Finding::new(DoubtKind::Missing)
+            });
+        }
+        let holds_records = |entry: &&FileEntry| {
+            matches!(entry.standing, FileStanding::Live | FileStanding::Sealed)
+        };
+        let listed: Vec<u32> = image
+            .files
+            .iter()
+            .filter(holds_records)
+            .map(|entry| entry.id)
+            .collect();
+        self.is_empty = !listed.is_empty() && listed.iter().all(|id| !present.contains(id));
+
+        let standings: BTreeMap<u32, FileStanding> = image
+            .files
+            .iter()
+            .map(|entry| (entry.id, entry.standing))
+            .collect();
+        for id in present {
+            if self.inventory.may_read(id) {
+                continue;
+            }
+            self.ignored_bytes += self.segments.open(&file_name(id))?.size()?;
+            if standings.get(&id) == Some(&FileStanding::Leaving) {
+                self.leaving.push(id);
+            } else {
+                tracing::warn!(file = %file_name(id), "segment is extra: it is neither read nor removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns true if something is in doubt already.
+    pub(in crate::engine) fn is_in_doubt(&self) -> bool {
+        !self.findings.is_empty()
+    }
+
+    /// Returns the highest sequence that the superblock knows of, or that any listed segment may hold,
+    /// also if it is missing: a
+    /// sequence that is used twice would make one of two records hide the other when the segment
+    /// comes back.
+    pub(in crate::engine) fn highest_seq(&self, seal_seq: SealSeq) -> u64 {
+        let files = self.image.iter().flat_map(|image| &image.files);
+        let known = files.clone().map(|entry| entry.seqs.1).max().unwrap_or(0);
+        // A frame takes a block at least, so a segment that took frames holds no more of them.
+        let unknown: u64 = files
+            .filter(|entry| entry.standing == FileStanding::Live && self.is_missing(entry.id))
+            .map(|entry| entry.size / BLOCK_BYTES)
+            .sum();
+        known.max(seal_seq.0) + unknown
+    }
+
+    fn is_missing(&self, file: u32) -> bool {
+        let same = |finding: &Finding| finding.file == file && finding.kind == DoubtKind::Missing;
+        self.findings.iter().any(same)
+    }
+
+    /// Compares the files that the log has read, AFTER it was opened. Returns all findings.
+    pub(in crate::engine) fn compare_files(
+        &mut self,
+        files: &[FileInfo],
+        report: &RecoveryReport,
+    ) -> &[Finding] {
+        for file in &report.foreign {
+            self.findings.push(Finding {
+                file: *file,
+                ..Finding::new(DoubtKind::Foreign)
+            });
+        }
+        let Some(image) = &self.image else {
+            return &self.findings;
+        };
+        let entries: BTreeMap<u32, &FileEntry> =
+            image.files.iter().map(|entry| (entry.id, entry)).collect();
+        for file in files {
+            let entry = entries.get(&file.id);
+            let lost = entry.and_then(|entry| lost_seqs(entry, file, &report.superseded));
+            if let Some(seqs) = lost {
+                self.findings.push(Finding {
+                    file: file.id,
+                    seqs,
+                    ..Finding::new(DoubtKind::Short)
+                });
+            }
+        }
+        &self.findings
+    }
+
+    /// Returns true if a doubt about segments that was open before is not found again.
+    pub(in crate::engine) fn disproves(&self, doubt: &Doubt) -> bool {
+        let is_about_files = |kind| {
+            matches!(
+                kind,
+                DoubtKind::Missing | DoubtKind::Short | DoubtKind::Foreign
+            )
+        };
+        let same_file =
+            |finding: &Finding| is_about_files(finding.kind) && finding.file == doubt.file;
+        is_about_files(doubt.kind) && !doubt.accepted && !self.findings.iter().any(same_file)
+    }
+
+    /// Writes the image of this open: the files as they are, and the entries of those that are
+    /// missing or are not what they were. Removes files that had given up their place, if `may_free`.
+    ///
+    /// # Errors
+    /// The error of the disk. The image before this one counts then.
+    pub(in crate::engine) fn finish(
+        &self,
+        files: &[FileInfo],
+        superblock: &Superblock,
+        may_free: bool,
+    ) -> io::Result<()> {
+        if may_free && !self.leaving.is_empty() {
+            for id in &self.leaving {
+                self.segments.remove(&file_name(*id))?;
+            }
+            self.segments.sync_dir()?;
+        }
+
+        let mut entries: BTreeMap<u32, FileEntry> = files
+            .iter()
+            .map(|file| (file.id, entry_of(file, self.image.is_none())))
+            .collect();
+        let in_doubt: BTreeSet<u32> = self.findings.iter().map(|finding| finding.file).collect();
+        let mut as_found = Vec::new();
+        for entry in self.image.iter().flat_map(|image| &image.files) {
+            let keeps = match entry.standing {
+                FileStanding::Lost => true,
+                FileStanding::Leaving => !may_free && self.leaving.contains(&entry.id),
+                FileStanding::Live | FileStanding::Sealed => in_doubt.contains(&entry.id),
+            };
+            if keeps {
+                as_found.extend(entries.insert(entry.id, *entry));
+            }
+        }
+        self.inventory.replace(
+            entries.into_values(),
+            as_found,
+            superblock.capacity,
+            superblock.segment_bytes,
+        )
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cstore_proto::{Caller, Signer};
@@ -32,9 +32,9 @@ pub struct Builder {
 /// Running processes.
 #[derive(Debug)]
 pub struct Cluster {
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     dir: tempfile::TempDir,
-    env: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
     roles: BTreeMap<String, BTreeMap<String, String>>,
     children: Mutex<BTreeMap<String, Child>>,
     /// Kept from other tests also while no process listens on them.
@@ -249,30 +249,6 @@ impl Cluster {
     /// When the secret cannot be read.
     pub fn bearer(&self) -> String {
         Signer::new(&self.secret(), Caller::Operator).for_ttl(Duration::from_secs(3_600))
-    }
-
-    /// Runs an admin command of the program, with the environment of the cluster.
-    ///
-    /// # Panics
-    /// When it cannot be run or does not end well.
-    pub fn admin_command(&self, args: &[&str]) -> String {
-        let output = self.admin_output(args);
-        assert!(
-            output.status.success(),
-            "{args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).expect("it prints text")
-    }
-
-    /// Runs `cstore admin` with the settings of the cluster, however it ends.
-    ///
-    /// # Panics
-    /// When the program cannot be run.
-    pub fn admin_output(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(&self.program);
-        command.arg("admin").args(args).env_clear().envs(&self.env);
-        command.output().expect("the program runs")
     }
 
     /// Process ids of what runs.

@@ -15,6 +15,7 @@ pub mod data_folder;
 pub mod grpc;
 pub mod http;
 pub mod mesh;
+mod operator;
 pub mod otlp;
 pub mod proxy;
 pub mod tools;

@@ -25,6 +25,7 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Cluster/ListNodes", &[Gateway, Operator]),
     // Frees what is missing for good: a person decides it.
     ("cstore.v1.Cluster/AcceptDoubt", &[Operator]),
+    ("cstore.v1.Cluster/GiveUpStore", &[Operator]),
     ("cstore.v1.Transfer/Upload", &[Gateway, Operator]),
     ("cstore.v1.Transfer/PutSmall", &[Gateway, Operator]),
     ("cstore.v1.Transfer/Download", &[Gateway, Operator]),

@@ -195,3 +195,40 @@ fn i12_a_lost_segment_is_accepted_by_the_number_that_the_list_shows() {
     restart(&cluster, || {});
     assert_eq!(doubts(&cluster), Vec::<Value>::new());
 }
+
+/// The folder of the node is there and empty, because its volume is not mounted.
+#[test]
+fn i1_a_volume_that_is_not_mounted_is_not_formatted() {
+    let cluster = cluster();
+    fill(&cluster);
+    let folder = cluster.dir().join(STORAGE);
+    let volume = cluster.dir().join("volume");
+    cluster.kill(STORAGE);
+    std::fs::rename(&folder, &volume).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    cluster.launch(STORAGE);
+    let reason = cluster.await_refused_disk(STORAGE);
+    assert!(
+        !folder.join("superblock.bin").try_exists().unwrap(),
+        "it was formatted: {reason}"
+    );
+    let put = cluster.ask("PUT", "/api/files/new", b"new");
+    assert_eq!(put.status, 503, "{}", put.text());
+
+    // The volume is mounted again: nothing has happened.
+    cluster.kill(STORAGE);
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(&volume, &folder).unwrap();
+    cluster.launch(STORAGE);
+    cluster.wait_ready();
+    assert_reads(&cluster, 0..FILES);
+
+    // It is lost for good: a person says so, with the uuid that the refusal names.
+    cluster.kill(STORAGE);
+    std::fs::rename(&folder, &volume).unwrap();
+    cluster.launch(STORAGE);
+    cluster.replace_disk(STORAGE);
+    cluster.wait_ready();
+    assert_eq!(cluster.ask("PUT", "/api/files/new", b"new").status, 201);
+    assert_eq!(cluster.fetch("/api/files/new").body, b"new");
+}

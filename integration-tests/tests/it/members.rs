@@ -126,13 +126,14 @@ fn i2_a_worker_that_dies_in_mid_upload_is_a_clean_error_that_may_be_tried_again(
 }
 
 #[test]
-fn i12_a_storage_node_that_was_formatted_anew_in_mid_life_takes_work_and_heals() {
+fn i12_a_storage_node_whose_disk_was_replaced_takes_work_and_heals() {
     let cluster = Cluster::builder(PROGRAM).start();
     let body = random(2 << 20, 1);
     assert_eq!(cluster.ask("PUT", "/api/files/before", &body).status, 201);
     cluster.kill("storage-2");
     std::fs::remove_dir_all(cluster.dir().join("storage-2")).unwrap();
     cluster.launch("storage-2");
+    cluster.replace_disk("storage-2");
     cluster.wait_ready();
     // An error, or a body that breaks off where a block is missing.
     let mut client = Client::connect(&cluster.gateway).unwrap();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use cstore_gateway::tokens::Rights;
 use cstore_node::ByteSize;
-use cstore_types::{Tenant, TenantError};
+use cstore_types::{StoreUuid, Tenant, TenantError};
 
 use crate::exit::STATUSES;
 use crate::limits::{MAX_DEV_NODES, MAX_TOKEN_LIFE};
@@ -233,6 +233,11 @@ pub(crate) enum Admin {
         #[command(subcommand)]
         command: Hold,
     },
+    /// Storage nodes whose disk is lost.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
     /// Prints the limits of all parts that are no settings, and what happens when they are met.
     Limits {
         /// One line of JSON a limit
@@ -243,6 +248,19 @@ pub(crate) enum Admin {
     Inspect {
         /// The directory of one storage node
         dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Gives up the disk of a storage node for good, so that the node may come with another one.
+    /// Blocks that were on it are lost.
+    Replace {
+        /// The storage node
+        node: String,
+        /// The uuid of the disk that is lost, as the refusal of the new one names it
+        #[arg(long, value_name = "UUID")]
+        lost: StoreUuid,
     },
 }
 

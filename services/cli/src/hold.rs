@@ -3,24 +3,15 @@
 
 use std::io::Write;
 
-use cstore_mesh::member::connect_master;
-use cstore_mesh::{ClientOptions, Dial, MasterClient, MeshMetrics, Protocol};
-use cstore_node::{Env, HostPort, Source};
-use cstore_proto::{Caller, Signer, code_of, v1};
-use cstore_types::ErrorCode;
+use cstore_mesh::MasterClient;
+use cstore_node::Source;
+use cstore_proto::{code_of, v1};
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
 use crate::exit::{End, Failure};
 use crate::limits::{ACCEPT_PATIENCE, ACCEPT_POLL_PAUSE};
-use crate::{secret, tls};
-
-/// Connection to the master of this machine's settings.
-#[derive(Debug)]
-struct Door {
-    master: HostPort,
-    options: ClientOptions,
-}
+use crate::master::{refused, run};
 
 /// A doubt as a line of JSON.
 #[derive(Debug, Serialize)]
@@ -116,48 +107,4 @@ fn print(out: &mut impl Write, node: &str, doubt: &v1::Doubt, json: bool) -> std
     }
     let state = if *accepted { "accepted" } else { "OPEN" };
     writeln!(out, "{node}  {number:>3}  {state:<8}  {kind:<15}  {detail}")
-}
-
-/// Runs a command against the master, in a runtime of its own.
-fn run(
-    source: &dyn Source,
-    command: impl AsyncFnOnce(MasterClient) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let door = door(source)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::failed)?;
-    runtime.block_on(async {
-        let master = connect_master(&door.master.to_string(), &door.options);
-        command(master.map_err(Failure::failed)?).await
-    })
-}
-
-fn door(source: &dyn Source) -> Result<Door, Failure> {
-    let mut env = Env::new(source);
-    let master = env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100));
-    let path = secret::path(&mut env);
-    let tls = tls::read(&mut env);
-    env.finish().map_err(Failure::usage)?;
-
-    let secret = secret::read(&path).map_err(Failure::usage)?;
-    let signer = Signer::new(&secret, Caller::Operator);
-    let options = ClientOptions::new("cli", signer, MeshMetrics::default());
-    let dial = Dial::secured(tls.as_ref(), Protocol::Grpc);
-    Ok(Door {
-        master,
-        options: ClientOptions { dial, ..options },
-    })
-}
-
-fn refused(code: ErrorCode, message: &str) -> Failure {
-    let end = match code {
-        ErrorCode::NotFound => End::NotFound,
-        ErrorCode::InvalidArgument => End::Usage,
-        ErrorCode::PermissionDenied | ErrorCode::Unauthenticated => End::Denied,
-        ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Deadline => End::Unavailable,
-        _ => End::Failed,
-    };
-    Failure::client(end, format!("master: {message}"))
 }

@@ -21,7 +21,9 @@ mod help;
 mod hold;
 mod limit_table;
 mod limits;
+mod master;
 mod process;
+mod replace;
 mod role;
 mod secret;
 mod smoke;
@@ -34,7 +36,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cstore_node::Source;
 
-use crate::args::{Admin, Args, Command, Hold};
+use crate::args::{Admin, Args, Command, Hold, NodeCommand};
 use crate::exit::Failure;
 
 /// Runs one command line in one environment, to its end.
@@ -86,6 +88,12 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Admin {
             command: Admin::Gc { addrs, json, watch },
         } => gc::run(addrs, *json, *watch, env),
+        Command::Admin {
+            command:
+                Admin::Node {
+                    command: NodeCommand::Replace { node, lost },
+                },
+        } => replace::run_replace(node, *lost, env),
         Command::Admin {
             command: Admin::Hold { command },
         } => match command {

@@ -29,6 +29,7 @@ const MAY: &[(&str, &str)] = &[
     ("Cluster/WatchMap", "gateway worker operator"),
     ("Cluster/ListNodes", "gateway operator"),
     ("Cluster/AcceptDoubt", "operator"),
+    ("Cluster/GiveUpStore", "operator"),
     ("Transfer/Upload", "gateway operator"),
     ("Transfer/PutSmall", "gateway operator"),
     ("Transfer/Download", "gateway operator"),

@@ -110,12 +110,13 @@ impl Derived {
         self.stores.lock().get(&store).cloned()
     }
 
-    /// Whether some store belongs to `node`.
-    pub(crate) fn owns_store(&self, node: &NodeId) -> bool {
-        self.stores
-            .lock()
-            .values()
-            .any(|record| record.node == *node)
+    /// Returns the stores of `node`, in order.
+    pub(crate) fn stores_of(&self, node: &NodeId) -> Vec<StoreUuid> {
+        let stores = self.stores.lock();
+        let own = stores.iter().filter(|(_, record)| record.node == *node);
+        let mut own: Vec<StoreUuid> = own.map(|(store, _)| *store).collect();
+        own.sort_unstable();
+        own
     }
 
     /// Returns the sessions that published a file since the oldest one that is still there.

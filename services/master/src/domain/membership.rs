@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Context;
-use crate::limits::{FORGET_WORKER, MAX_DECISIONS, MAX_NODES, MIN_UPLOAD_SPACE};
-use crate::store::keys::{self, StoreRecord};
-use crate::store::{Batch, MetaError};
+use crate::limits::{FORGET_WORKER, MAX_NODES, MIN_UPLOAD_SPACE};
+use crate::store::Batch;
+use crate::store::keys;
 
 /// The role of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn state(&self, lease: Duration) -> NodeState {
+    pub(super) fn state(&self, lease: Duration) -> NodeState {
         if self.last_seen.elapsed() > lease {
             NodeState::Lost
         } else if self.suspect {
@@ -180,8 +180,8 @@ pub(crate) enum HeartbeatOutcome {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    nodes: BTreeMap<NodeId, Node>,
+pub(super) struct Inner {
+    pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Counts the workers that were chosen, for their rotation.
     turn: usize,
 }
@@ -189,8 +189,8 @@ struct Inner {
 /// The rules of membership.
 #[derive(Debug, Clone)]
 pub(crate) struct Membership {
-    context: Context,
-    inner: Arc<Mutex<Inner>>,
+    pub(super) context: Context,
+    pub(super) inner: Arc<Mutex<Inner>>,
 }
 
 impl Membership {
@@ -201,7 +201,7 @@ impl Membership {
         }
     }
 
-    fn lease(&self) -> Duration {
+    pub(super) fn lease(&self) -> Duration {
         self.context.limits.lease
     }
 
@@ -341,17 +341,18 @@ impl Membership {
         sum
     }
 
-    /// Takes a node in. A storage node whose disk was formatted again comes with another store.
+    /// Takes a node in.
     ///
     /// # Errors
-    /// `permission_denied` if the store belongs to another node or the node is known in another
-    /// role; `overloaded` if too many nodes are known; those of the store of metadata.
+    /// `permission_denied` if the store belongs to another node, the node has another store, is known
+    /// in another role or is in use at another address; `overloaded` if too many nodes are known; those of the store of metadata.
     pub(crate) async fn register(&self, id: NodeId, mut node: Node) -> Result<(), Fault> {
+        self.check_takeover(&id, &node)?;
         if let Some(disk) = &node.disk {
             let seen = self.register_store(&id, disk.store).await?;
             node.suspect = disk.seal_seq < seen;
         }
-        let owns_store = self.context.derived.owns_store(&id);
+        let owns_store = !self.context.derived.stores_of(&id).is_empty();
         {
             let mut inner = self.inner.lock();
             let known = inner.nodes.get(&id).map(|known| known.role);
@@ -373,30 +374,28 @@ impl Membership {
         Ok(())
     }
 
-    /// Makes `store` known as a store of `id`. Returns its newest seal that the master has seen.
-    async fn register_store(&self, id: &NodeId, store: StoreUuid) -> Result<SealSeq, Fault> {
-        for _ in 0..MAX_DECISIONS {
-            match self.context.derived.store(store) {
-                Some(record) if record.node == *id => return Ok(record.seal_seq),
-                Some(record) => {
-                    let text = format!("store {store} belongs to node {}", record.node);
-                    return Err(Fault::new(ErrorCode::PermissionDenied, text));
-                }
-                None => {}
+    /// Checks that nobody else uses the name of a node: two processes of one name would take each
+    /// other's place for ever. A name is free when its lease has ended.
+    fn check_takeover(&self, id: &NodeId, node: &Node) -> Result<(), Fault> {
+        let inner = self.inner.lock();
+        let known = inner.nodes.get(id);
+        let is_live = |known: &&Node| known.state(self.lease()) != NodeState::Lost;
+        match known
+            .filter(is_live)
+            .filter(|known| known.addr != node.addr)
+        {
+            Some(known) => {
+                let text = format!(
+                    "node id {id} is in use at {}, and a process at {} asks for it; give one of them \
+                     another CSTORE_NODE_ID, or wait {:?} after the first one has ended",
+                    known.addr,
+                    node.addr,
+                    self.lease()
+                );
+                Err(Fault::new(ErrorCode::PermissionDenied, text))
             }
-            if self.context.derived.owns_store(id) {
-                tracing::warn!(node = %id, %store, "storage node comes with a disk that was formatted anew");
-            }
-            let record = StoreRecord {
-                seal_seq: SealSeq(0),
-                node: id.clone(),
-            };
-            let mut batch = Batch::default();
-            batch.require_absent(keys::store_key(store));
-            batch.put(keys::store_key(store), record.encode());
-            self.context.propose(batch).await?;
+            None => Ok(()),
         }
-        Err(MetaError::Conflict.into())
     }
 
     /// Freezes the map once enough storage nodes have registered. It is durable before anybody sees
@@ -506,32 +505,5 @@ impl Membership {
             self.context.derived.changed();
         }
         HeartbeatOutcome::Renewed { suspect, accepting }
-    }
-
-    /// Accepts a doubt of a storage node on behalf of a person: the node is told at its next
-    /// heartbeat.
-    ///
-    /// # Errors
-    /// `not_found` if the node is not known; `invalid_argument` if it has no open doubt of this
-    /// number, which names those that it has.
-    pub(crate) fn accept_doubt(&self, id: &NodeId, number: u32) -> Result<(), Fault> {
-        let mut inner = self.inner.lock();
-        let node = inner
-            .nodes
-            .get_mut(id)
-            .ok_or_else(|| Fault::new(ErrorCode::NotFound, format!("node {id} is not known")))?;
-        let open: Vec<u32> = node
-            .doubts
-            .iter()
-            .filter(|doubt| !doubt.accepted)
-            .map(|doubt| doubt.number)
-            .collect();
-        if !open.contains(&number) {
-            let text = format!("node {id} has no open doubt {number}; open are {open:?}");
-            return Err(Fault::new(ErrorCode::InvalidArgument, text));
-        }
-        tracing::warn!(node = %id, number, "doubt is accepted by an operator");
-        node.accepting.insert(number);
-        Ok(())
     }
 }

@@ -10,6 +10,7 @@
 //! [`Derived`], whether or not the caller still waits.
 
 mod derived;
+mod disks;
 mod listing;
 mod membership;
 mod namespace;

@@ -47,6 +47,14 @@ impl Releases {
             .due(store, until_ms, MAX_RELEASED_SESSIONS)
     }
 
+    /// Returns some of the sessions that wait for `store`, whatever their time.
+    pub(crate) fn of_store(&self, store: StoreUuid) -> Vec<SessionId> {
+        self.context
+            .derived
+            .releases
+            .due(store, i64::MAX, MAX_RELEASED_SESSIONS)
+    }
+
     /// Takes off the list what `store` has durably dropped.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use cstore_proto::v1::cluster_server::Cluster;
-use cstore_proto::{FieldError, node_id, placement_map, status, to_status, v1};
+use cstore_proto::{FieldError, node_id, placement_map, status, store_uuid, to_status, v1};
 use cstore_types::limits::{MAX_ACTIVE_SESSIONS, MAX_REPORTED_SESSIONS};
 use cstore_types::{Caller, ErrorCode, error_chain};
 use futures_util::Stream;
@@ -222,6 +222,22 @@ impl Cluster for Services {
         let accepted = self.master.members.accept_doubt(&id, request.number);
         accepted.map_err(to_status)?;
         Ok(Response::new(v1::AcceptDoubtResponse {}))
+    }
+
+    async fn give_up_store(
+        &self,
+        request: Request<v1::GiveUpStoreRequest>,
+    ) -> Result<Response<v1::GiveUpStoreResponse>, Status> {
+        let request = request.into_inner();
+        let id = node_id(&request.node_id)?;
+        let store = store_uuid(&request.store_uuid)?;
+        let Master {
+            members, releases, ..
+        } = &*self.master;
+        let given_up = members.give_up_store(releases, &id, store).await;
+        Ok(Response::new(v1::GiveUpStoreResponse {
+            releases_ended: given_up.map_err(to_status)?,
+        }))
     }
 
     async fn list_nodes(

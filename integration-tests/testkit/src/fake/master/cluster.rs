@@ -100,4 +100,12 @@ impl Cluster for FakeMaster {
         self.serve(request, |_, _| Ok(v1::AcceptDoubtResponse::default()))
             .await
     }
+
+    async fn give_up_store(
+        &self,
+        request: Request<v1::GiveUpStoreRequest>,
+    ) -> Result<Response<v1::GiveUpStoreResponse>, Status> {
+        self.serve(request, |_, _| Ok(v1::GiveUpStoreResponse::default()))
+            .await
+    }
 }

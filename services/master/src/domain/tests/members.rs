@@ -170,6 +170,91 @@ async fn a_store_belongs_to_one_node_and_a_node_has_one_role() {
     );
 }
 
+/// A volume that is not mounted looks like a disk that was formatted anew.
+#[tokio::test(start_paused = true)]
+async fn i1_a_known_node_with_another_disk_is_refused_until_a_person_gives_the_old_one_up() {
+    let fixture = Fixture::new().await;
+    let Master {
+        members, releases, ..
+    } = &fixture.master;
+    let id = NodeId::new("storage-1").unwrap();
+    let other = || node(NodeRole::Storage, Some(disk(8, 0)));
+    let refused = members.register(id.clone(), other()).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PermissionDenied);
+    for word in [
+        store_of(1).to_string(),
+        store_of(8).to_string(),
+        "node replace storage-1".to_owned(),
+    ] {
+        assert!(refused.message.contains(&word), "{}", refused.message);
+    }
+    assert!(
+        fixture.master.context.derived.store(store_of(8)).is_none(),
+        "nothing is written"
+    );
+
+    // Only a disk of this node, and only one that is not there.
+    let give_up = |store| members.give_up_store(releases, &id, store);
+    let wrong = give_up(store_of(2)).await.unwrap_err();
+    assert_eq!(wrong.code, ErrorCode::InvalidArgument);
+    assert!(
+        wrong.message.contains(&store_of(1).to_string()),
+        "{}",
+        wrong.message
+    );
+    assert_eq!(
+        give_up(store_of(1)).await.unwrap_err().code,
+        ErrorCode::PreconditionFailed
+    );
+    tokio::time::advance(LEASE * 2).await;
+
+    // Sessions that wait for the lost disk are not waited for any more; the other disk's are.
+    for n in 0..3 {
+        fixture.master.releases.end(session(n)).await.unwrap();
+    }
+    assert_eq!(give_up(store_of(1)).await.unwrap(), 3);
+    assert!(releases.of_store(store_of(1)).is_empty());
+    assert_eq!(releases.of_store(store_of(2)).len(), 3);
+    members.register(id.clone(), other()).await.unwrap();
+
+    // The old one is another disk now.
+    let old = node(NodeRole::Storage, Some(disk(1, 0)));
+    let refused = members.register(id, old).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PermissionDenied);
+}
+
+/// Two processes with one name, such as the default one, would take each other's place for ever.
+#[tokio::test(start_paused = true)]
+async fn i12_a_node_that_is_there_keeps_its_name_until_its_lease_has_ended() {
+    let fixture = Fixture::new().await;
+    for (id, role, disk) in [
+        ("worker-1", NodeRole::Worker, None),
+        ("storage-1", NodeRole::Storage, Some(disk(1, 0))),
+    ] {
+        let members = &fixture.master.members;
+        let second = || Node {
+            addr: "127.0.0.1:2".to_owned(),
+            ..node(role, disk)
+        };
+        let id = NodeId::new(id).unwrap();
+        // The same process again, after a restart.
+        members
+            .register(id.clone(), node(role, disk))
+            .await
+            .unwrap();
+        let refused = members.register(id.clone(), second()).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::PermissionDenied);
+        for addr in ["127.0.0.1:1", "127.0.0.1:2"] {
+            assert!(refused.message.contains(addr), "{}", refused.message);
+        }
+        let kept = members.nodes().into_iter().find(|view| view.id == id);
+        assert_eq!(kept.unwrap().node.addr, "127.0.0.1:1");
+
+        tokio::time::advance(LEASE * 2).await;
+        members.register(id, second()).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn the_map_has_the_nodes_that_came_first_and_later_ones_hold_nothing() {
     let fixture = Fixture::new().await;

@@ -85,6 +85,8 @@ master_client! {
     list_nodes: ClusterClient "cstore.v1.Cluster/ListNodes" ListNodesRequest -> ListNodesResponse, idempotent true;
     /// Accepts a doubt of a storage node; repeating it is safe.
     accept_doubt: ClusterClient "cstore.v1.Cluster/AcceptDoubt" AcceptDoubtRequest -> AcceptDoubtResponse, idempotent true;
+    /// Gives up the disk of a storage node.
+    give_up_store: ClusterClient "cstore.v1.Cluster/GiveUpStore" GiveUpStoreRequest -> GiveUpStoreResponse, idempotent false;
 }
 
 impl MasterClient {

@@ -152,7 +152,18 @@ impl MasterLink {
             MASTER_PART,
             PartState::NotReady("not registered".to_owned()),
         );
-        let Some(answer) = self.register_until_known(disk, shutdown).await else {
+        let mut backoff = Backoff::new(self.retry_step, None);
+        let request = self.profile.registration(disk);
+        let register = async || {
+            let registered = self.client.register(request.clone()).await;
+            // Who looks at the node sees why it is not taken in.
+            registered.inspect_err(|status| {
+                let reason = format!("not registered: {}", status.message());
+                readiness.set(MASTER_PART, PartState::NotReady(reason));
+            })
+        };
+        let registered = retry_until("register at the master", shutdown, &mut backoff, register);
+        let Some(answer) = registered.await else {
             return Ok(None);
         };
         let membership = Membership::try_from(answer)?;

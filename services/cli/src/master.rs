@@ -1,0 +1,62 @@
+//! Commands that ask the master, with a bearer of the cluster secret.
+
+use cstore_mesh::member::connect_master;
+use cstore_mesh::{ClientOptions, Dial, MasterClient, MeshMetrics, Protocol};
+use cstore_node::{Env, HostPort, Source};
+use cstore_proto::{Caller, Signer};
+use cstore_types::ErrorCode;
+
+use crate::exit::{End, Failure};
+use crate::{secret, tls};
+
+/// Connection to the master of this machine's settings.
+#[derive(Debug)]
+struct Door {
+    master: HostPort,
+    options: ClientOptions,
+}
+
+/// Runs a command against the master, in a runtime of its own.
+pub(crate) fn run(
+    source: &dyn Source,
+    command: impl AsyncFnOnce(MasterClient) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let door = door(source)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
+    runtime.block_on(async {
+        let master = connect_master(&door.master.to_string(), &door.options);
+        command(master.map_err(Failure::failed)?).await
+    })
+}
+
+fn door(source: &dyn Source) -> Result<Door, Failure> {
+    let mut env = Env::new(source);
+    let master = env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100));
+    let path = secret::path(&mut env);
+    let tls = tls::read(&mut env);
+    env.finish().map_err(Failure::usage)?;
+
+    let secret = secret::read(&path).map_err(Failure::usage)?;
+    let signer = Signer::new(&secret, Caller::Operator);
+    let options = ClientOptions::new("cli", signer, MeshMetrics::default());
+    let dial = Dial::secured(tls.as_ref(), Protocol::Grpc);
+    Ok(Door {
+        master,
+        options: ClientOptions { dial, ..options },
+    })
+}
+
+/// Tells what the master answered.
+pub(crate) fn refused(code: ErrorCode, message: &str) -> Failure {
+    let end = match code {
+        ErrorCode::NotFound => End::NotFound,
+        ErrorCode::InvalidArgument => End::Usage,
+        ErrorCode::PermissionDenied | ErrorCode::Unauthenticated => End::Denied,
+        ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Deadline => End::Unavailable,
+        _ => End::Failed,
+    };
+    Failure::client(end, format!("master: {message}"))
+}

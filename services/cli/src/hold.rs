@@ -69,12 +69,12 @@ pub(crate) fn accept(node: &str, number: u32, source: &dyn Source) -> Result<(),
 async fn until_accepted(master: &MasterClient, node: &str, number: u32) -> Result<(), Failure> {
     loop {
         let nodes = nodes(master).await?;
-        let is_open = nodes
+        let is_accepted = nodes
             .iter()
             .filter(|found| found.node_id == node)
             .flat_map(|found| &found.doubts)
-            .any(|doubt| doubt.number == number && !doubt.accepted);
-        if !is_open {
+            .any(|doubt| doubt.number == number && doubt.accepted);
+        if is_accepted {
             return Ok(());
         }
         sleep(ACCEPT_POLL_PAUSE).await;

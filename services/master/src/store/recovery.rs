@@ -229,6 +229,7 @@ fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> 
         max_queue_bytes: LOG_QUEUE_BYTES,
         // Positions are kept in the records themselves.
         least_seq: 0,
+        proven_seq: 0,
         inventory: None,
         is_held: false,
     })

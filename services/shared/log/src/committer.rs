@@ -280,7 +280,7 @@ impl Committer {
 
         let begun = next.file.info.lock().clone();
         match sealed {
-            Some(sealed) => self.note_or_poison(Some(&sealed), Some(&begun))?,
+            Some(_) => self.note_or_poison(None, Some(&begun))?,
             None => {
                 self.seal_or_poison(Some(&begun))?;
             }
@@ -322,21 +322,38 @@ impl Committer {
         };
         let seal = self.plan_seal(&active, active.wastes_much());
         let sealed = seal.info.clone();
-        if begun.is_none() || self.shared.options.inventory.is_none() {
-            self.write_seal(&active, seal)?;
-        } else if self.shared.files.has_one_thread() {
+        // Before anybody may retire the file, because an entry of a file that is gone would be missed.
+        if begun.is_none() || self.shared.files.has_one_thread() {
             self.write_seal(&active, seal)?;
             self.note(Some(&sealed), begun)?;
+        } else if self.shared.options.inventory.is_none() {
+            self.write_seal(&active, seal)?;
         } else {
-            let (written, noted) = std::thread::scope(|scope| {
-                let noting = scope.spawn(|| self.note(Some(&sealed), begun));
-                let written = self.write_seal(&active, seal);
-                (written, noting.join().unwrap_or(Err(LogError::Panicked)))
-            });
-            written.and(noted)?;
+            self.seal_and_note(&active, seal, &sealed, begun)?;
         }
         active.end(&sealed);
         Ok(Some(sealed))
+    }
+
+    /// Writes the footer and notes the change of files at the same time; one after the other on a
+    /// system that has no thread to give.
+    fn seal_and_note(
+        &self,
+        active: &Active,
+        seal: Seal,
+        sealed: &FileInfo,
+        begun: Option<&FileInfo>,
+    ) -> Result<(), LogError> {
+        std::thread::scope(|scope| {
+            let note = || self.note(Some(sealed), begun);
+            let noting = std::thread::Builder::new().spawn_scoped(scope, note);
+            let written = self.write_seal(active, seal);
+            let noted = match noting {
+                Ok(noting) => noting.join().unwrap_or(Err(LogError::Panicked)),
+                Err(_) => note(),
+            };
+            written.and(noted)
+        })
     }
 
     /// Notes a change of files in the inventory.

@@ -168,6 +168,12 @@ impl FileHeader {
     }
 }
 
+/// Owner and id that the header block of a file names; `None` if it is no valid header.
+pub fn header_owner(block: &[u8]) -> Option<([u8; 16], u32)> {
+    let header = FileHeader::decode(block).ok()?;
+    Some((header.owner, header.file))
+}
+
 /// Checksum of an encoded header block.
 pub(crate) fn header_crc(block: &[u8]) -> u32 {
     block.last_chunk().map_or(0, |raw| u32::from_le_bytes(*raw))

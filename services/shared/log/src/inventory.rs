@@ -1,5 +1,6 @@
 //! The list of a log's files that its owner keeps, so that a file that is lost is missed.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 
@@ -32,6 +33,10 @@ pub trait Inventory: Debug + Send + Sync {
     /// # Errors
     /// The error of the disk.
     fn leaving(&self, file: u32) -> io::Result<()>;
+
+    /// Returns true if an open may remove the file, in which it found no frame: it never had any, or
+    /// those that it had are among the `superseded`, whose records were copied.
+    fn may_remove(&self, file: u32, superseded: &BTreeSet<u64>) -> bool;
 
     /// Notes, in memory, that the file can never come back.
     fn gone(&self, file: u32);

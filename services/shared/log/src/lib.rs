@@ -43,7 +43,7 @@ pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};
 pub use error::LogError;
-pub use format::{Damage, MAX_KEY, file_name, frame_bytes, parse_file_name};
+pub use format::{Damage, MAX_KEY, file_name, frame_bytes, header_owner, parse_file_name};
 pub use inventory::Inventory;
 pub use log::Log;
 pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};

@@ -30,6 +30,9 @@ pub struct Options {
     /// Highest sequence that the owner knows to be used. The log continues above it, also if the
     /// files that held such sequences are gone. 0 if the owner keeps no record.
     pub least_seq: u64,
+    /// Highest sequence that the owner knows to be durable: its frame is proven, also if the file
+    /// that says so is missing. 0 if the owner keeps no record.
+    pub proven_seq: u64,
     /// List of the files, if the owner keeps one.
     pub inventory: Option<Arc<dyn Inventory>>,
     /// Something is in doubt: files that hold a part of the sequences may be missing, and nothing

@@ -193,7 +193,7 @@ pub enum OpenError {
     },
     /// FRESH_START on a disk that holds files.
     #[error(
-        "FRESH_START=TRUE, but the disk holds reference sets of {sessions} uploads; to erase them for good, set \
+        "FRESH_START=TRUE, but the disk holds reference sets of {sessions} uploads, and more if something is in doubt; to erase them for good, set \
          CSTORE_FRESH_START_ERASE={store}"
     )]
     HoldsFiles {

@@ -27,6 +27,9 @@ struct Shared {
     volume: Arc<Volume>,
     index: SharedIndex,
     doubts: Mutex<Doubts>,
+    /// Copy of the doubts for those who must not wait for the disk, as `doubts` is locked while the
+    /// superblock is written.
+    shown: Mutex<Doubts>,
     is_held: AtomicBool,
     /// Read while something is freed, written when a doubt is entered: whoever entered it knows
     /// that nothing is being freed any more.
@@ -42,6 +45,17 @@ struct Shared {
 pub(super) struct Doubts {
     list: Vec<Doubt>,
     next: u32,
+    /// More was found than the list takes. The next open finds it again.
+    more: bool,
+}
+
+/// What became of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// It holds the disk.
+    Open,
+    /// A person has accepted it before.
+    Accepted,
 }
 
 /// What is in doubt, before it has a number.
@@ -101,7 +115,11 @@ pub(super) struct FreePermit<'a>(
 
 impl Doubts {
     pub(super) fn new(list: Vec<Doubt>, next: u32) -> Self {
-        Self { list, next }
+        Self {
+            list,
+            next,
+            more: false,
+        }
     }
 
     pub(super) fn list(&self) -> &[Doubt] {
@@ -113,17 +131,29 @@ impl Doubts {
     }
 
     pub(super) fn are_open(&self) -> bool {
-        self.list.iter().any(|doubt| !doubt.accepted)
+        self.more || self.list.iter().any(|doubt| !doubt.accepted)
+    }
+
+    fn reason(&self) -> Option<String> {
+        let open = self.list.iter().find(|doubt| !doubt.accepted);
+        match open {
+            Some(doubt) => Some(doubt.to_string()),
+            None => self
+                .more
+                .then(|| "more is in doubt than can be listed; restart the node".to_owned()),
+        }
     }
 
     /// Adds a doubt. One that is open already, or that a person accepted as it is, is not added again.
-    /// Returns true if it is new.
-    pub(super) fn enter(&mut self, finding: Finding) -> bool {
+    pub(super) fn enter(&mut self, finding: Finding) -> Entered {
         let same = |doubt: &&mut Doubt| finding.is_of(doubt);
         if let Some(known) = self.list.iter_mut().find(same) {
             if finding.is_covered_by(known) {
                 known.count = finding.count.max(known.count);
-                return false;
+                return match known.accepted {
+                    true => Entered::Accepted,
+                    false => Entered::Open,
+                };
             }
             // It was accepted, and is wrong again.
             let number = known.number;
@@ -133,12 +163,12 @@ impl Doubts {
             self.forget_one_accepted();
         }
         if self.list.len() >= MAX_DOUBTS {
-            // The place of a kind that has none goes to nobody: any open doubt holds the disk.
+            self.more = true;
             let same = |doubt: &&mut Doubt| doubt.kind == finding.kind && !doubt.accepted;
             if let Some(last) = self.list.iter_mut().rev().find(same) {
                 last.count = last.count.saturating_add(finding.count);
             }
-            return true;
+            return Entered::Open;
         }
         self.list.push(Doubt {
             kind: finding.kind,
@@ -150,7 +180,7 @@ impl Doubts {
             aux: finding.aux,
         });
         self.next = self.next.saturating_add(1);
-        true
+        Entered::Open
     }
 
     /// Drops the doubts, open and accepted ones, that `is_disproved`. Returns them.
@@ -161,7 +191,10 @@ impl Doubts {
     }
 
     fn forget_one_accepted(&mut self) {
-        if let Some(at) = self.list.iter().position(|doubt| doubt.accepted) {
+        // What is found again at every open must not be forgotten.
+        let stays = |doubt: &Doubt| matches!(doubt.kind, DoubtKind::Set | DoubtKind::Absent);
+        let goes = |doubt: &Doubt| doubt.accepted && !stays(doubt);
+        if let Some(at) = self.list.iter().position(goes) {
             self.list.remove(at);
         }
     }
@@ -184,6 +217,7 @@ impl Hold {
             shared: Arc::new(Shared {
                 volume,
                 index,
+                shown: Mutex::new(doubts.clone()),
                 doubts: Mutex::new(doubts),
                 is_held: AtomicBool::new(is_held),
                 frees: RwLock::default(),
@@ -223,32 +257,37 @@ impl Hold {
 
     /// Returns the doubts, accepted ones among them.
     pub(super) fn doubts(&self) -> Vec<Doubt> {
-        self.shared.doubts.lock().list.clone()
+        self.shared.shown.lock().list.clone()
     }
 
-    /// Returns the reason of the first open doubt.
+    /// Returns why the disk is on hold: the first open doubt.
     pub(super) fn reason(&self) -> Option<String> {
-        let doubts = self.shared.doubts.lock();
-        let open = doubts.list.iter().find(|doubt| !doubt.accepted)?;
-        Some(open.to_string())
+        self.shared.shown.lock().reason()
     }
 
-    /// Enters a doubt. When this returns nothing is being freed, and nothing will be. A superblock
-    /// that cannot be written is written again by [`Self::keep`].
-    pub(super) fn enter(&self, finding: Finding) {
+    /// Enters a doubt. When this returns nothing is being freed, and nothing will be, unless a person
+    /// has accepted it before. A superblock that cannot be written is written again by
+    /// [`Self::keep`]. Blocks the thread.
+    pub(super) fn enter(&self, finding: Finding) -> Entered {
         let shared = &self.shared;
+        let mut doubts = shared.doubts.lock();
+        let before = doubts.clone();
+        let entered = doubts.enter(finding);
+        if entered == Entered::Accepted {
+            return entered;
+        }
+
+        // Under the lock of the doubts, so that nobody ends the hold in between.
         shared.is_held.store(true, Ordering::Release);
         shared.index.lock().hold(true);
         drop(shared.frees.write());
-
-        let mut doubts = shared.doubts.lock();
-        if !doubts.enter(finding) {
-            return;
+        if *doubts != before {
+            if let Some(doubt) = doubts.list.last() {
+                tracing::error!(number = doubt.number, kind = doubt.kind.name(), %doubt, "disk is on hold: nothing is freed");
+            }
+            self.write(&doubts);
         }
-        if let Some(doubt) = doubts.list.last() {
-            tracing::error!(number = doubt.number, kind = doubt.kind.name(), %doubt, "disk is on hold: nothing is freed");
-        }
-        self.write(&doubts);
+        entered
     }
 
     /// Drops doubts that were disproved while the disk is open, and leaves the hold with the last
@@ -290,6 +329,9 @@ impl Hold {
         else {
             return Err(AcceptError::Unknown { number, open });
         };
+        if doubt.accepted {
+            return Ok(doubt);
+        }
         if doubt.kind == DoubtKind::Absent && self.shared.index.lock().is_absent_incomplete() {
             return Err(AcceptError::Incomplete);
         }
@@ -300,12 +342,13 @@ impl Hold {
         // The inventory first: a crash in between leaves a doubt that the next open closes.
         let kept = self.shared.volume.accept_file(&doubt);
         kept.map_err(EngineError::io("write inventory"))?;
-        if let Some(found) = doubts.list.iter_mut().find(|doubt| doubt.number == number) {
+        let mut next = doubts.clone();
+        if let Some(found) = next.list.iter_mut().find(|doubt| doubt.number == number) {
             found.accepted = true;
         }
-        self.shared
-            .volume
-            .write_doubts(doubts.list(), doubts.next())?;
+        self.shared.volume.write_doubts(next.list(), next.next())?;
+        *doubts = next;
+        self.shared.shown.lock().clone_from(&doubts);
         self.shared.is_unwritten.store(false, Ordering::Release);
         tracing::warn!(
             number,
@@ -336,6 +379,7 @@ impl Hold {
     }
 
     fn write(&self, doubts: &Doubts) {
+        self.shared.shown.lock().clone_from(doubts);
         if let Err(error) = self
             .shared
             .volume
@@ -359,5 +403,54 @@ impl Hold {
         drop(index);
         self.shared.is_held.store(false, Ordering::Release);
         tracing::info!("disk is not on hold any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cstore_log::{Disk, FaultyDisk};
+    use cstore_types::{ClusterUuid, DedupKey, NodeId, StoreUuid};
+
+    use super::super::volume::mount::{DiskOptions, Identity};
+    use super::*;
+
+    /// The master names an accepted doubt until the report of it has reached it.
+    #[test]
+    fn i4_an_accept_that_is_repeated_does_not_end_the_hold_of_a_doubt_that_is_being_entered() {
+        let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
+        let identity = Identity {
+            store: StoreUuid::from_bytes([1; 16]),
+            cluster: ClusterUuid::from_bytes([2; 16]),
+            node: NodeId::new("storage-1").unwrap(),
+            key: DedupKey::from_bytes([3; 32]),
+        };
+        let options = DiskOptions {
+            capacity: 6 << 20,
+            block_size: 1,
+            fresh_start: false,
+            erase: None,
+        };
+        let parts = super::super::open::open(disk, "memory", &identity, &options).unwrap();
+        let hold = &parts.hold;
+        hold.enter(Finding::new(DoubtKind::Inventory));
+        hold.accept(1).unwrap();
+        assert!(!hold.is_held());
+
+        // A segment is being retired, which the new doubt waits for.
+        let permit = hold.permit().unwrap();
+        let finding = Finding {
+            file: 7,
+            ..Finding::new(DoubtKind::Set)
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| hold.enter(finding));
+            while !hold.is_held() {
+                std::thread::yield_now();
+            }
+            scope.spawn(|| hold.accept(1).unwrap());
+            drop(permit);
+        });
+        assert!(hold.is_held());
+        assert!(hold.permit().is_none());
     }
 }

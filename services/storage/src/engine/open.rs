@@ -119,7 +119,8 @@ impl Opening<'_> {
         let capacity = self.options.capacity.max(found.capacity);
         let old = self.recover(found, capacity)?;
         let sessions = old.index.lock().n_sessions();
-        if sessions > 0 && self.options.erase != Some(store) {
+        let may_hide = !old.hold.doubts().is_empty();
+        if (sessions > 0 || may_hide) && self.options.erase != Some(store) {
             return Err(OpenError::HoldsFiles { sessions, store });
         }
         // Its log must have ended before its files go.
@@ -230,6 +231,7 @@ fn log_options(superblock: &Superblock, survey: &Survey) -> Options {
         max_frame_bytes: MAX_FRAME_BYTES,
         max_queue_bytes: MAX_QUEUE_BYTES,
         least_seq: survey.highest_seq(superblock.seal_seq),
+        proven_seq: survey.proven_seq(superblock.seal_seq),
         inventory: Some(survey.inventory.clone()),
         is_held: superblock.is_held() || survey.is_in_doubt(),
     }
@@ -259,12 +261,12 @@ fn judge(
     doubts
 }
 
-/// Returns true for an open doubt about references that this open did not find again: `hidden` is
-/// what it found.
+/// Returns true for a doubt about references that this open did not find again: `hidden` is what it
+/// found.
 fn is_counted(doubt: &Doubt, hidden: &[Finding]) -> bool {
     let is_about_references = matches!(doubt.kind, DoubtKind::Set | DoubtKind::Absent);
     let is_found = |finding: &Finding| finding.is_of(doubt);
-    is_about_references && !doubt.accepted && !hidden.iter().any(is_found)
+    is_about_references && !hidden.iter().any(is_found)
 }
 
 /// Makes the refusal of a size that has no room for the segments and for what lies `beside` them.
@@ -289,7 +291,8 @@ impl Parts {
         let seal_seq = SealSeq(self.log.durable_seq());
         let (files, is_complete) = {
             let index = self.index.lock();
-            (index.counts(), index.n_absent() == 0)
+            let is_complete = index.n_absent() == 0 && !index.is_absent_incomplete();
+            (index.counts(), is_complete)
         };
         // The cache has no place for the counts of absent blocks, and none for doubt.
         if is_complete && !self.hold.is_held() {
@@ -307,9 +310,12 @@ impl Parts {
     /// # Errors
     /// [`EngineError::Io`] if the superblock cannot be written again.
     pub(super) fn keep_hold(&self) -> Result<(), EngineError> {
-        if self.hold.is_held() && self.index.lock().n_absent() == 0 {
-            let is_healed = |doubt: &Doubt| doubt.kind == DoubtKind::Absent && !doubt.accepted;
-            self.hold.close(is_healed);
+        let is_healed = {
+            let index = self.index.lock();
+            index.n_absent() == 0 && !index.is_absent_incomplete()
+        };
+        if is_healed {
+            self.hold.close(|doubt| doubt.kind == DoubtKind::Absent);
         }
         self.hold.keep()
     }

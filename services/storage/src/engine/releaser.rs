@@ -13,7 +13,7 @@ use super::counters::Counters;
 use super::error::EngineError;
 use super::fences::Fences;
 use super::format::KIND_RELEASE;
-use super::hold::{Finding, Hold};
+use super::hold::{Entered, Finding, Hold};
 use super::index::{RefSet, SharedIndex};
 use super::room::Room;
 use super::sets::SetReader;
@@ -73,6 +73,12 @@ impl Releaser {
 
         // One sync for many sessions.
         for group in held.chunks(MAX_RELEASE_GROUP) {
+            // A group before it may have found a set that cannot be read.
+            if let Some(reason) = self.hold.reason() {
+                let held = EngineError::Held(reason);
+                results.extend(group.iter().map(|session| (*session, Err(held.clone()))));
+                continue;
+            }
             match self.append_releases(group).await {
                 Ok((dropped, ids)) => {
                     for sets in dropped {
@@ -139,21 +145,28 @@ impl Releaser {
         let records = sessions.iter().map(record).collect();
         let sessions = sessions.to_vec();
         let index = self.index.clone();
-        let append = self.appender.append(records, urgency, move |committed| {
-            let mut index = index.lock();
-            let drop_sets = |(session, location): (&SessionId, &_)| DroppedSets {
-                session: *session,
-                parts: index.release(*session, *location),
+        // No doubt is entered between this look and the append.
+        let append = {
+            let Some(_permit) = self.hold.permit() else {
+                let reason = self.hold.reason().unwrap_or_default();
+                return Err(EngineError::Held(reason));
             };
-            let dropped = sessions
-                .iter()
-                .zip(committed.locations)
-                .map(drop_sets)
-                .collect();
-            drop(index);
-            fence.end();
-            dropped
-        });
+            self.appender.append(records, urgency, move |committed| {
+                let mut index = index.lock();
+                let drop_sets = |(session, location): (&SessionId, &_)| DroppedSets {
+                    session: *session,
+                    parts: index.release(*session, *location),
+                };
+                let dropped = sessions
+                    .iter()
+                    .zip(committed.locations)
+                    .map(drop_sets)
+                    .collect();
+                drop(index);
+                fence.end();
+                dropped
+            })
+        };
         Ok((self.appender.wait(append).await?, ids))
     }
 
@@ -174,6 +187,7 @@ impl Releaser {
         };
         let reading = cstore_node::blocking(move || {
             let mut ids = SetIds::new();
+            let mut unread = Vec::new();
             let mut n_ids = 0;
             for (session, part, set) in parts {
                 match sets.read_twice(session, part, set) {
@@ -183,17 +197,26 @@ impl Releaser {
                         n_ids += read.len();
                         ids.insert((session, part), read);
                     }
-                    Err(error) => return Err((Finding::of_set(session, set), error)),
+                    Err(error) => unread.push((session, part, set, error)),
                 }
             }
-            Ok(ids)
+            (ids, unread)
         });
-        reading.await?.map_err(|(finding, error)| {
+        let (mut ids, unread) = reading.await?;
+        for (session, part, set, error) in unread {
             let error = cstore_types::error_chain(&error);
-            tracing::error!(%error, "reference set of a release cannot be read");
-            self.hold.enter(finding);
-            EngineError::Held(self.hold.reason().unwrap_or_default())
-        })
+            tracing::error!(%session, %error, "reference set of a release cannot be read");
+            let hold = self.hold.clone();
+            let entering = move || hold.enter(Finding::of_set(session, set));
+            match cstore_node::blocking(entering).await? {
+                // The disk goes on without it: it is dropped, and its references stay counted.
+                Entered::Accepted => drop(ids.insert((session, part), Vec::new())),
+                Entered::Open => {
+                    return Err(EngineError::Held(self.hold.reason().unwrap_or_default()));
+                }
+            }
+        }
+        Ok(ids)
     }
 
     /// Counts the references of dropped sets down.

@@ -89,6 +89,7 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
         least_seq: 0,
+        proven_seq: 0,
         inventory: None,
         is_held: false,
     };

@@ -15,18 +15,18 @@ use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options,
 use cstore_testkit::session;
 use cstore_types::{Block, PartNo, StoreUuid};
 
-const N_FILES: u64 = 24;
-const LEN: usize = 40_000;
-const INVENTORY: &str = "inventory.bin";
-const SUPERBLOCK: &str = "superblock.bin";
+pub(crate) const N_FILES: u64 = 24;
+pub(crate) const LEN: usize = 40_000;
+pub(crate) const INVENTORY: &str = "inventory.bin";
+pub(crate) const SUPERBLOCK: &str = "superblock.bin";
 
-fn nth(n: u64) -> Block {
+pub(crate) fn nth(n: u64) -> Block {
     numbered(n, LEN)
 }
 
 /// A disk with several segments: each session holds a block of its own, and from the second on that
 /// of the session before it.
-async fn filled() -> FaultyDisk {
+pub(crate) async fn filled() -> FaultyDisk {
     let disk = FaultyDisk::new();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     for n in 0..N_FILES {
@@ -45,7 +45,7 @@ async fn filled() -> FaultyDisk {
 }
 
 /// The same files on another disk.
-fn copy(disk: &FaultyDisk) -> FaultyDisk {
+pub(crate) fn copy(disk: &FaultyDisk) -> FaultyDisk {
     let (from, to) = (disk.kill(), FaultyDisk::new());
     for name in [INVENTORY, SUPERBLOCK] {
         put_file(&to, name, &contents(&from, name));
@@ -58,24 +58,24 @@ fn copy(disk: &FaultyDisk) -> FaultyDisk {
     to
 }
 
-fn segments(disk: &FaultyDisk) -> Arc<dyn Disk> {
+pub(crate) fn segments(disk: &FaultyDisk) -> Arc<dyn Disk> {
     disk.subdir("segments").unwrap()
 }
 
-fn names(folder: &Arc<dyn Disk>) -> Vec<String> {
+pub(crate) fn names(folder: &Arc<dyn Disk>) -> Vec<String> {
     let mut names = folder.list().unwrap();
     names.sort();
     names
 }
 
-fn contents(folder: &dyn Disk, name: &str) -> Vec<u8> {
+pub(crate) fn contents(folder: &dyn Disk, name: &str) -> Vec<u8> {
     let file = folder.open(name).unwrap();
     let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
     file.read_exact_at(&mut bytes, 0).unwrap();
     bytes
 }
 
-fn put_file(folder: &dyn Disk, name: &str, bytes: &[u8]) {
+pub(crate) fn put_file(folder: &dyn Disk, name: &str, bytes: &[u8]) {
     if folder.list().unwrap().iter().any(|found| found == name) {
         folder.remove(name).unwrap();
     }
@@ -86,7 +86,7 @@ fn put_file(folder: &dyn Disk, name: &str, bytes: &[u8]) {
     folder.sync_dir().unwrap();
 }
 
-fn take_file(folder: &dyn Disk, name: &str) -> Vec<u8> {
+pub(crate) fn take_file(folder: &dyn Disk, name: &str) -> Vec<u8> {
     let bytes = contents(folder, name);
     folder.remove(name).unwrap();
     folder.sync_dir().unwrap();
@@ -94,14 +94,14 @@ fn take_file(folder: &dyn Disk, name: &str) -> Vec<u8> {
 }
 
 /// Where the data frames of a segment begin.
-fn frames(segment: &[u8]) -> Vec<usize> {
+pub(crate) fn frames(segment: &[u8]) -> Vec<usize> {
     let is_data =
         |at: &usize| segment[*at..].starts_with(b"CLF2") && segment[*at + 28..*at + 32] == [0; 4];
     (0..segment.len()).step_by(4_096).filter(is_data).collect()
 }
 
 /// Everything that frees on a disk that is not on hold.
-async fn try_to_free(engine: &Engine) {
+pub(crate) async fn try_to_free(engine: &Engine) {
     for n in 0..N_FILES {
         let released = engine.release(session(n)).await;
         assert!(
@@ -119,20 +119,20 @@ async fn try_to_free(engine: &Engine) {
     assert_eq!(step, CompactStep::Idle);
 }
 
-fn kinds(engine: &Engine) -> Vec<DoubtKind> {
+pub(crate) fn kinds(engine: &Engine) -> Vec<DoubtKind> {
     let doubts = engine.doubts();
     let open = doubts.iter().filter(|doubt| !doubt.accepted);
     open.map(|doubt| doubt.kind).collect()
 }
 
-fn open_doubts(engine: &Engine) -> Vec<Doubt> {
+pub(crate) fn open_doubts(engine: &Engine) -> Vec<Doubt> {
     let mut doubts = engine.doubts();
     doubts.retain(|doubt| !doubt.accepted);
     doubts
 }
 
 #[track_caller]
-fn assert_whole(engine: &Engine) {
+pub(crate) fn assert_whole(engine: &Engine) {
     assert_eq!(engine.doubts(), []);
     for n in 0..N_FILES {
         let read = engine.read_block(&nth(n).id);

@@ -79,7 +79,8 @@ pub(crate) fn recover(
 ) -> Result<Recovered, LogError> {
     let mut report = RecoveryReport::default();
     let mut found = read_files(disk, files, options, &mut report)?;
-    let proven = found.iter().map(|file| file.durable_seq).max().unwrap_or(0);
+    let durable = found.iter().map(|file| file.durable_seq);
+    let proven = durable.max().unwrap_or(0).max(options.proven_seq);
     let superseded: BTreeSet<u64> = found.iter().flat_map(superseded_by).collect();
     if !options.is_held {
         check_gaps(&found, proven, &superseded)?;
@@ -96,7 +97,9 @@ pub(crate) fn recover(
 
     let mut active = None;
     let mut copied = None;
-    if let Some((handle, frame)) = take_tail(&mut found, proven, &superseded)? {
+    // What proves a frame may lie in a file that is missing.
+    let trusted = if options.is_held { u64::MAX } else { proven };
+    if let Some((handle, frame)) = take_tail(&mut found, trusted, &superseded)? {
         report.last_seq += 1;
         report.copied_frames = 1;
         let others = found.iter().map(Found::settled_size).sum();
@@ -118,6 +121,7 @@ pub(crate) fn recover(
         ));
         active = Some(copy);
     }
+    report.superseded.extend(superseded);
     renew_last_footer(&found)?;
     let mut frames: Vec<(u32, Frame)> = Vec::new();
     for mut file in found {
@@ -130,6 +134,7 @@ pub(crate) fn recover(
             disk,
             files,
             options,
+            &report.superseded,
             &file,
             frames.iter().filter(|(id, _)| *id == file.id),
         )?;
@@ -141,7 +146,6 @@ pub(crate) fn recover(
         .map(|(file, _)| *file)
         .collect::<BTreeSet<u32>>()
         .len();
-    report.superseded.extend(superseded);
     report.records = deliver(&frames, visit);
     Ok(Recovered { report, active })
 }

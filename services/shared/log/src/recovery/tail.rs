@@ -167,6 +167,7 @@ pub(super) fn settle<'a>(
     disk: &Arc<dyn Disk>,
     files: &Files,
     options: &Options,
+    superseded: &BTreeSet<u64>,
     file: &Found,
     frames: impl Iterator<Item = &'a (u32, Frame)> + Clone,
 ) -> Result<(), LogError> {
@@ -175,6 +176,10 @@ pub(super) fn settle<'a>(
     let last = frames.clone().last().map(|(_, frame)| frame.seq);
     let Some(seqs) = first.zip(last) else {
         let inventory = options.inventory.as_ref();
+        let may_remove = inventory.is_none_or(|list| list.may_remove(file.id, superseded));
+        if options.is_held || !may_remove {
+            return Ok(());
+        }
         inventory
             .map_or(Ok(()), |inventory| inventory.leaving(file.id))
             .map_err(&io)?;

@@ -24,6 +24,7 @@ pub(crate) fn options() -> Options {
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
         least_seq: 0,
+        proven_seq: 0,
         inventory: None,
         is_held: false,
     }

@@ -1,5 +1,7 @@
 //! A log without room: what it refuses, what a retire gives back, which file is used again.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
 use std::sync::Arc;
 
 use cstore_log::{
@@ -190,4 +192,65 @@ fn i8_a_file_that_is_being_read_is_not_used_again() {
             "other bytes were read"
         );
     });
+}
+
+#[derive(Debug, Default)]
+struct Recorder(std::sync::Mutex<Vec<String>>);
+
+impl cstore_log::Inventory for Recorder {
+    fn highest(&self) -> u32 {
+        0
+    }
+    fn may_read(&self, _: u32) -> bool {
+        true
+    }
+    fn rolled(
+        &self,
+        sealed: Option<&cstore_log::FileInfo>,
+        begun: Option<&cstore_log::FileInfo>,
+    ) -> std::io::Result<()> {
+        self.0.lock().unwrap().push(format!(
+            "rolled {:?} {:?}",
+            sealed.map(|f| f.id),
+            begun.map(|f| f.id)
+        ));
+        Ok(())
+    }
+    fn leaving(&self, file: u32) -> std::io::Result<()> {
+        self.0.lock().unwrap().push(format!("leaving {file}"));
+        Ok(())
+    }
+    fn may_remove(&self, _: u32, _: &std::collections::BTreeSet<u64>) -> bool {
+        true
+    }
+    fn gone(&self, file: u32) {
+        self.0.lock().unwrap().push(format!("gone {file}"));
+    }
+}
+
+#[test]
+fn i4_a_file_that_may_go_is_not_listed_afterwards() {
+    let gate = Arc::new(Gate::default());
+    let disk = HookedDisk::gated(FaultyDisk::new(), &gate);
+    let recorder = Arc::new(Recorder::default());
+    let options = Options {
+        reserve_bytes: 0,
+        max_bytes: 96 << 10,
+        inventory: Some(recorder.clone()),
+        ..options()
+    };
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    let small = append(&log, "small", vec![1; 100], Urgency::Normal).unwrap();
+    gate.close(Verb::Create);
+    std::thread::scope(|scope| {
+        let large = scope.spawn(|| append(&log, "large", vec![2; 60_000], Urgency::Normal));
+        gate.await_held(Verb::Create);
+        // Nothing in the first file is needed: its owner gives it up.
+        let _ = log.retire(small.file);
+        gate.open(Verb::Create);
+        large.join().unwrap().unwrap();
+    });
+    let calls = recorder.0.lock().unwrap().clone();
+    let gone = calls.iter().position(|c| c == "gone 1");
+    assert!(gone.is_none_or(|at| !calls[at..].iter().any(|c| c.starts_with("rolled Some(1)"))));
 }

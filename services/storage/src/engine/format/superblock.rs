@@ -45,7 +45,7 @@ const CRC_AT: usize = SLOT - 4;
 /// What the superblock says of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
-    /// Format version of the slot that it was read from, and 3 as soon as it is written.
+    /// Oldest format version of the slots that it was read from, and 3 as soon as it is written.
     pub version: u16,
     /// Identity of this disk; a re-format gives a new one.
     pub store: StoreUuid,

@@ -471,6 +471,25 @@ mod tests {
     }
 
     #[test]
+    fn i4_on_hold_no_block_goes_and_those_that_nothing_holds_are_orphans_afterwards() {
+        let mut index = Index::default();
+        index.insert_block(id(1), at(1, 0));
+        index.insert_block(id(2), at(1, 200));
+        index.pin(S1, id(1));
+        with_set(&mut index, S2, 1, &[id(2)]);
+        index.hold(true);
+        index.unpin(S1);
+        index.drop_refs(&[id(2)]);
+        assert!(index.has(&id(1)) && index.has(&id(2)));
+
+        index.hold(false);
+        index.adopt_orphans();
+        assert!(index.has(&id(1)) && index.has(&id(2)));
+        index.unpin(ORPHANS);
+        assert!(!index.has(&id(1)) && !index.has(&id(2)));
+    }
+
+    #[test]
     fn a_pin_keeps_a_block_and_an_unpin_frees_it() {
         let mut index = Index::default();
         index.insert_block(id(1), at(1, 0));

@@ -14,6 +14,8 @@ use super::super::format::{FileEntry, FileStanding, FormatError, INVENTORY_FILE,
 
 /// Entries for which a new inventory has room beside two for each segment that the disk can hold.
 const SPARE_ENTRIES: usize = 64;
+/// Largest area that is made at first. It grows when there are more segments.
+const FIRST_AREA_MAX: u64 = 1 << 20;
 pub(in crate::engine) const UNFINISHED: &str = "inventory.new";
 
 /// Keeper of the inventory of an open disk. Images are written one after the other, each to the
@@ -105,7 +107,12 @@ fn read_areas(disk: &Arc<dyn Disk>) -> io::Result<[Vec<u8>; 2]> {
 /// Returns the bytes that the inventory of a disk takes, unless very many small segments make it
 /// grow.
 pub(in crate::engine) const fn allowance(capacity: u64, segment_bytes: u64) -> u64 {
-    2 * area_for((2 * capacity / segment_bytes) as usize + SPARE_ENTRIES)
+    let area = area_for((2 * capacity / segment_bytes) as usize + SPARE_ENTRIES);
+    if area < FIRST_AREA_MAX {
+        2 * area
+    } else {
+        2 * FIRST_AREA_MAX
+    }
 }
 
 const fn area_for(entries: usize) -> u64 {
@@ -160,6 +167,12 @@ impl SegmentInventory {
     /// Notes the sequence of a superblock that was written, for the images that follow.
     pub(in crate::engine) fn superblock_written(&self, seq: u64) {
         self.state.lock().superblock_seq = seq;
+    }
+
+    /// Ids up to `id` were used, whatever the images say.
+    pub(in crate::engine) fn raise_highest(&self, id: u32) {
+        let mut state = self.state.lock();
+        state.highest = state.highest.max(id);
     }
 
     /// Replaces all entries and writes them. Makes the file if there is none. `as_found` are the
@@ -311,6 +324,12 @@ impl Inventory for SegmentInventory {
         })
     }
 
+    fn may_remove(&self, file: u32, superseded: &BTreeSet<u64>) -> bool {
+        let state = self.state.lock();
+        let entry = state.files.get(&file);
+        entry.is_none_or(|entry| lost_seqs(entry, 0, superseded).is_none())
+    }
+
     fn gone(&self, file: u32) {
         self.state.lock().files.remove(&file);
     }
@@ -347,19 +366,19 @@ pub(in crate::engine) fn missing_entries(image: &Image, present: &BTreeSet<u32>)
     image.files.iter().filter(must).copied().collect()
 }
 
-/// Returns the sequences that the file has lost of those that its entry says; `None` if it has all.
-/// A footer that is torn is no loss, nor is a frame that recovery has copied to another file.
+/// Returns the sequences that a file has lost of those that its entry says, if `kept` is its last
+/// one; `None` if it has all. A footer that is torn is no loss, nor is a frame that recovery has
+/// copied to another file.
 pub(in crate::engine) fn lost_seqs(
     entry: &FileEntry,
-    file: &FileInfo,
+    kept: u64,
     superseded: &BTreeSet<u64>,
 ) -> Option<(u64, u64)> {
-    if !matches!(entry.standing, FileStanding::Live | FileStanding::Sealed) {
+    let (first, last) = entry.seqs;
+    if last == 0 {
         return None;
     }
-    let kept = file.seqs.unwrap_or_default().1;
-    let mut lost =
-        (entry.seqs.0.max(kept + 1)..=entry.seqs.1).filter(|seq| !superseded.contains(seq));
+    let mut lost = (first.max(kept + 1)..=last).filter(|seq| !superseded.contains(seq));
     let first = lost.next()?;
     Some((first, lost.next_back().unwrap_or(first)))
 }

@@ -35,6 +35,7 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
     let len = file.size()?;
     let mut best: Option<Superblock> = None;
     let mut problem = None;
+    let mut oldest = u16::MAX;
     for slot in 0..SLOTS {
         let offset = slot * SLOT as u64;
         if offset + SLOT as u64 > len {
@@ -42,7 +43,11 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
         }
         let mut bytes = vec![0; SLOT];
         file.read_exact_at(&mut bytes, offset)?;
-        match Superblock::decode(&bytes) {
+        let decoded = Superblock::decode(&bytes);
+        if let Ok(found) = &decoded {
+            oldest = oldest.min(found.version);
+        }
+        match decoded {
             Ok(found) if best.as_ref().is_none_or(|best| best.seq < found.seq) => {
                 best = Some(found)
             }
@@ -56,7 +61,11 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
         (_, Some(error @ (FormatError::Version(_) | FormatError::Features(_)))) => {
             SlotContents::Unusable(error)
         }
-        (Some(found), _) => SlotContents::Valid(Box::new(found)),
+        // An upgrade is done when no slot of the older version is left.
+        (Some(found), _) => SlotContents::Valid(Box::new(Superblock {
+            version: oldest,
+            ..found
+        })),
         (None, Some(error)) => SlotContents::Unusable(error),
         (None, None) => SlotContents::Unformatted,
     })

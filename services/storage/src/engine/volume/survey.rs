@@ -15,9 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, FileInfo, Inventory, RecoveryReport, file_name, parse_file_name};
+use cstore_log::{
+    Disk, FileInfo, Inventory, RecoveryReport, file_name, header_owner, parse_file_name,
+};
 
-use cstore_types::SealSeq;
+use cstore_types::{SealSeq, StoreUuid};
 
 use super::super::format::{Doubt, DoubtKind, FileEntry, FileStanding, Image, Superblock};
 use super::super::hold::Finding;
@@ -40,6 +42,8 @@ pub(in crate::engine) struct Survey {
     /// Bytes of files that are there and are not read.
     pub(in crate::engine) ignored_bytes: u64,
     findings: Vec<Finding>,
+    /// Ids of all segments that lie there.
+    present: BTreeSet<u32>,
     /// Every segment that holds records is missing.
     pub(in crate::engine) is_empty: bool,
 }
@@ -79,11 +83,15 @@ impl Survey {
         // An image under a superblock that knows of none was left by an interrupted upgrade. The
         // program before this one may have written since.
         let left = image.as_ref().map_or(0, |(image, _)| image.generation);
+        let left = left.max(generation);
         let image = image.filter(|_| generation > 0);
         let keeper = match &image {
             Some((image, crc)) => SegmentInventory::resumed(disk.clone(), image, *crc),
             None => SegmentInventory::unwritten(disk.clone(), superblock.store, left),
         };
+        // A doubt may know of a segment that no image does any more.
+        let doubted = superblock.doubts.iter().map(|doubt| doubt.file).max();
+        keeper.raise_highest(doubted.unwrap_or(0));
 
         let mut survey = Self {
             inventory: Arc::new(keeper),
@@ -92,6 +100,7 @@ impl Survey {
             leaving: Vec::new(),
             ignored_bytes: 0,
             findings,
+            present: BTreeSet::new(),
             is_empty: false,
         };
         survey.compare_names()?;
@@ -104,10 +113,24 @@ impl Survey {
             .iter()
             .filter_map(|name| parse_file_name(name))
             .collect();
+        self.present.clone_from(&present);
         let Some(image) = &self.image else {
             return Ok(());
         };
 
+        for entry in image
+            .files
+            .iter()
+            .filter(|entry| entry.standing == FileStanding::Live && present.contains(&entry.id))
+        {
+            if self.is_foreign(entry.id, image.store)? {
+                self.findings.push(Finding {
+                    file: entry.id,
+                    seqs: entry.seqs,
+                    ..Finding::new(DoubtKind::Foreign)
+                });
+            }
+        }
         for entry in missing_entries(image, &present) {
             self.findings.push(Finding {
                 file: entry.id,
@@ -115,13 +138,10 @@ impl Survey {
                 ..Finding::new(DoubtKind::Missing)
             });
         }
-        let holds_records = |entry: &&FileEntry| {
-            matches!(entry.standing, FileStanding::Live | FileStanding::Sealed)
-        };
         let listed: Vec<u32> = image
             .files
             .iter()
-            .filter(holds_records)
+            .filter(|entry| is_needed(entry))
             .map(|entry| entry.id)
             .collect();
         self.is_empty = !listed.is_empty() && listed.iter().all(|id| !present.contains(id));
@@ -145,6 +165,18 @@ impl Survey {
         Ok(())
     }
 
+    /// Returns true if the header of a file names another log. One that cannot be read is not judged
+    /// here.
+    fn is_foreign(&self, file: u32, store: StoreUuid) -> io::Result<bool> {
+        let handle = self.segments.open(&file_name(file))?;
+        let mut header = vec![0; BLOCK_BYTES as usize];
+        if handle.read_exact_at(&mut header, 0).is_err() {
+            return Ok(false);
+        }
+        let named = header_owner(&header);
+        Ok(named.is_some_and(|named| named != (*store.as_bytes(), file)))
+    }
+
     /// Returns true if something is in doubt already.
     pub(in crate::engine) fn is_in_doubt(&self) -> bool {
         !self.findings.is_empty()
@@ -159,15 +191,23 @@ impl Survey {
         let known = files.clone().map(|entry| entry.seqs.1).max().unwrap_or(0);
         // A frame takes a block at least, so a segment that took frames holds no more of them.
         let unknown: u64 = files
-            .filter(|entry| entry.standing == FileStanding::Live && self.is_missing(entry.id))
+            .filter(|entry| entry.standing == FileStanding::Live && self.is_not_here(entry.id))
             .map(|entry| entry.size / BLOCK_BYTES)
             .sum();
         known.max(seal_seq.0) + unknown
     }
 
-    fn is_missing(&self, file: u32) -> bool {
-        let same = |finding: &Finding| finding.file == file && finding.kind == DoubtKind::Missing;
+    fn is_not_here(&self, file: u32) -> bool {
+        let is_lost = |kind| matches!(kind, DoubtKind::Missing | DoubtKind::Foreign);
+        let same = |finding: &Finding| finding.file == file && is_lost(finding.kind);
         self.findings.iter().any(same)
+    }
+
+    /// Returns the highest sequence that is known to be durable.
+    pub(in crate::engine) fn proven_seq(&self, seal_seq: SealSeq) -> u64 {
+        let files = self.image.iter().flat_map(|image| &image.files);
+        let known = files.map(|entry| entry.seqs.1).max().unwrap_or(0);
+        known.max(seal_seq.0)
     }
 
     /// Compares the files that the log has read, AFTER it was opened. Returns all findings.
@@ -176,28 +216,35 @@ impl Survey {
         files: &[FileInfo],
         report: &RecoveryReport,
     ) -> &[Finding] {
-        for file in &report.foreign {
-            self.findings.push(Finding {
-                file: *file,
-                ..Finding::new(DoubtKind::Foreign)
-            });
-        }
         let Some(image) = &self.image else {
             return &self.findings;
         };
-        let entries: BTreeMap<u32, &FileEntry> =
-            image.files.iter().map(|entry| (entry.id, entry)).collect();
-        for file in files {
-            let entry = entries.get(&file.id);
-            let lost = entry.and_then(|entry| lost_seqs(entry, file, &report.superseded));
-            if let Some(seqs) = lost {
-                self.findings.push(Finding {
-                    file: file.id,
+        let found: BTreeMap<u32, &FileInfo> = files.iter().map(|file| (file.id, file)).collect();
+        let mut more = Vec::new();
+        for entry in &image.files {
+            let is_known = |finding: &Finding| finding.file == entry.id;
+            if !is_needed(entry) || self.findings.iter().any(is_known) {
+                continue;
+            }
+            if report.foreign.contains(&entry.id) {
+                more.push(Finding {
+                    file: entry.id,
+                    seqs: entry.seqs,
+                    ..Finding::new(DoubtKind::Foreign)
+                });
+                continue;
+            }
+            let last = found.get(&entry.id).and_then(|file| file.seqs);
+            let kept = last.unwrap_or_default().1;
+            if let Some(seqs) = lost_seqs(entry, kept, &report.superseded) {
+                more.push(Finding {
+                    file: entry.id,
                     seqs,
                     ..Finding::new(DoubtKind::Short)
                 });
             }
         }
+        self.findings.extend(more);
         &self.findings
     }
 
@@ -211,7 +258,14 @@ impl Survey {
         };
         let same_file =
             |finding: &Finding| is_about_files(finding.kind) && finding.file == doubt.file;
-        is_about_files(doubt.kind) && !doubt.accepted && !self.findings.iter().any(same_file)
+        // Only a list that counts can say that nothing is missing.
+        let has_list = self.image.is_some()
+            && !self
+                .findings
+                .iter()
+                .any(|finding| finding.kind == DoubtKind::Inventory);
+        let is_found = self.findings.iter().any(same_file);
+        is_about_files(doubt.kind) && !doubt.accepted && has_list && !is_found
     }
 
     /// Writes the image of this open: the files as they are, and the entries of those that are
@@ -242,12 +296,18 @@ impl Survey {
             let keeps = match entry.standing {
                 FileStanding::Lost => true,
                 FileStanding::Leaving => !may_free && self.leaving.contains(&entry.id),
-                FileStanding::Live | FileStanding::Sealed => in_doubt.contains(&entry.id),
+                // One that lies there and is not read now must not become an extra one.
+                FileStanding::Live | FileStanding::Sealed => {
+                    let is_left = self.present.contains(&entry.id);
+                    in_doubt.contains(&entry.id)
+                        || (is_left && !entries.contains_key(&entry.id) && !may_free)
+                }
             };
             if keeps {
                 as_found.extend(entries.insert(entry.id, *entry));
             }
         }
+        self.inventory.superblock_written(superblock.seq);
         self.inventory.replace(
             entries.into_values(),
             as_found,
@@ -255,4 +315,9 @@ impl Survey {
             superblock.segment_bytes,
         )
     }
+}
+
+/// Returns true if a listed segment must be there.
+fn is_needed(entry: &FileEntry) -> bool {
+    matches!(entry.standing, FileStanding::Live | FileStanding::Sealed)
 }

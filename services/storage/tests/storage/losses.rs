@@ -1,0 +1,504 @@
+//! Losses that a disk must not take for something else: each was a way to lose more, to be on hold for
+//! ever, or to refuse a disk that is whole.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::sync::Arc;
+
+use cstore_log::{Disk, FaultyDisk};
+use cstore_storage::engine::{DiskOptions, DoubtKind, Engine, Identity, SealOutcome};
+use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options, store};
+use cstore_testkit::session;
+use cstore_types::{PartNo, StoreUuid};
+
+use crate::hold::{
+    INVENTORY, LEN, SUPERBLOCK, contents, copy, filled, kinds, names, nth, open_doubts, put_file,
+    segments, take_file,
+};
+
+fn damage_set(disk: &FaultyDisk, n: u64) -> String {
+    let mut needle = nth(n).id.as_bytes().to_vec();
+    needle.extend_from_slice(nth(n - 1).id.as_bytes());
+    let folder = segments(disk);
+    for name in names(&folder) {
+        let mut bytes = contents(&*folder, &name);
+        if let Some(at) = bytes.windows(64).position(|w| w == &needle[..]) {
+            bytes[at + 5] ^= 0xff;
+            put_file(&*folder, &name, &bytes);
+            return name;
+        }
+    }
+    panic!("no set");
+}
+
+#[tokio::test]
+async fn i4_a_segment_that_was_cut_to_its_header_is_missed() {
+    let whole = filled().await;
+    let all = names(&segments(&whole));
+    let mut bad = vec![];
+    for name in &all[..all.len() - 1] {
+        let disk = copy(&whole);
+        let bytes = contents(&*segments(&disk), name);
+        let file = segments(&disk).open(name).unwrap();
+        file.set_len(4096).unwrap();
+        file.sync_data().unwrap();
+        let disk = disk.kill();
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let k = kinds(&engine);
+        let _there = names(&segments(&disk)).contains(name);
+        drop(engine);
+        let disk = disk.kill();
+        put_file(&*segments(&disk), name, &bytes);
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let _n = engine.sessions().len();
+        if !k.contains(&DoubtKind::Short) {
+            bad.push(name.clone());
+        }
+    }
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+/// No other set names absent blocks: nothing is in doubt at all, and a healthy block is freed.
+#[tokio::test]
+async fn i4_a_segment_without_its_frames_costs_no_block_of_others() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    engine.put_blocks(session(1), vec![nth(1)]).await;
+    drop(engine);
+    let disk = disk.kill();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    // the tail was copied to the 2nd file; fill up until the roll
+    let before = names(&segments(&disk)).len();
+    let mut n = 100;
+    while names(&segments(&disk)).len() == before {
+        store(&engine, n, LEN).await.unwrap();
+        n += 1;
+    }
+    // now in a newer file: the set of block 1, alone in that file, then close, reopen.
+    engine.close().unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let old = names(&segments(&disk));
+    let sealed = engine
+        .put_seal(session(1), PartNo(0), vec![nth(1).id], vec![])
+        .await
+        .unwrap();
+    assert!(matches!(sealed, SealOutcome::Sealed { .. }));
+    engine.close().unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    let name = names(&segments(&disk))
+        .into_iter()
+        .find(|n| !old.contains(n))
+        .unwrap();
+    let bytes = contents(&*segments(&disk), &name);
+    let file = segments(&disk).open(&name).unwrap();
+    file.set_len(4096).unwrap();
+    file.sync_data().unwrap();
+    let disk = disk.kill();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    engine.forget_orphans();
+    let _read = engine.read_block(&nth(1).id);
+    drop(engine);
+    let disk = disk.kill();
+    put_file(&*segments(&disk), &name, &bytes);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(
+        engine.sessions().contains(&session(1)),
+        "the set is back: {:?}",
+        engine.doubts()
+    );
+}
+
+#[tokio::test]
+async fn i1_a_fresh_start_of_a_disk_in_doubt_demands_the_erase() {
+    let disk = filled().await;
+    let folder = segments(&disk);
+    let all: Vec<_> = names(&folder)
+        .into_iter()
+        .map(|n| (n.clone(), take_file(&*folder, &n)))
+        .collect();
+    let opts = DiskOptions {
+        fresh_start: true,
+        erase: None,
+        ..options(CAPACITY)
+    };
+    let opened = Engine::open(
+        Arc::new(disk.clone()),
+        "memory",
+        &Identity {
+            store: StoreUuid::from_bytes([0x77; 16]),
+            ..identity()
+        },
+        &opts,
+    );
+    let formatted = opened.is_ok();
+    drop(opened);
+    let disk = disk.kill();
+    for (n, b) in &all {
+        put_file(&*segments(&disk), n, b);
+    }
+    let _engine = open_memory(&disk, CAPACITY);
+    assert!(!formatted);
+}
+
+#[tokio::test]
+async fn i3_a_damaged_set_that_was_accepted_can_be_released() {
+    let disk = filled().await;
+    open_memory(&disk, CAPACITY).unwrap().close().unwrap();
+    let disk = disk.kill();
+    damage_set(&disk, 7);
+    std::fs::write("/tmp/wt-rev-nothing", b"").ok();
+    let disk = disk.kill();
+    // no bitmap: as after a crash
+    let _ = disk.remove("bitmap.bin");
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for d in open_doubts(&engine) {
+        engine.accept_doubt(d.number).unwrap();
+    }
+    assert!(!engine.is_held());
+    let _results = engine
+        .release_all(&[session(3), session(7), session(20)])
+        .await;
+    let _again = engine.release(session(12)).await;
+    assert!(!engine.is_held());
+}
+
+#[tokio::test]
+async fn i12_an_accepted_superblock_is_not_doubted_at_the_next_start() {
+    let disk = filled().await;
+    let old = contents(&disk, SUPERBLOCK);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for n in 600..620 {
+        store(&engine, n, LEN).await.unwrap();
+    }
+    engine.close().unwrap();
+    drop(engine);
+    let mut disk = disk.kill();
+    for _ in 0..6 {
+        let e = open_memory(&disk, CAPACITY).unwrap();
+        store(&e, 900 + e.superblock().seq, LEN).await.unwrap();
+        e.close().unwrap();
+        drop(e);
+        disk = disk.kill();
+    }
+    put_file(&disk, SUPERBLOCK, &old);
+    for round in 0..3 {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        if round > 0 {
+            assert!(open_doubts(&engine).is_empty(), "round {round}");
+        }
+        for d in open_doubts(&engine) {
+            engine.accept_doubt(d.number).unwrap();
+        }
+        engine.close().unwrap();
+        drop(engine);
+        disk = disk.kill();
+    }
+}
+
+#[tokio::test]
+async fn i4_a_lost_inventory_does_not_disprove_that_a_segment_is_missing() {
+    let disk = filled().await;
+    let name = names(&segments(&disk)).remove(1);
+    take_file(&*segments(&disk), &name);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    take_file(&disk, INVENTORY);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(kinds(&engine).contains(&DoubtKind::Missing));
+}
+
+#[tokio::test]
+async fn i12_an_unlisted_file_of_another_disk_is_no_doubt() {
+    let disk = filled().await;
+    open_memory(&disk, CAPACITY).unwrap().close().unwrap();
+    let mut disk = disk.kill();
+    let other = FaultyDisk::new();
+    let id = Identity {
+        store: StoreUuid::from_bytes([0xee; 16]),
+        ..identity()
+    };
+    let engine = Engine::open(Arc::new(other.clone()), "other", &id, &options(CAPACITY)).unwrap();
+    store(&engine, 1, LEN).await.unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let n = names(&segments(&other)).remove(0);
+    put_file(
+        &*segments(&disk),
+        "00000100.bin",
+        &contents(&*segments(&other), &n),
+    );
+    for round in 0..3 {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        if round > 0 {
+            assert!(open_doubts(&engine).is_empty(), "round {round}");
+        }
+        for d in open_doubts(&engine) {
+            engine.accept_doubt(d.number).unwrap();
+        }
+        engine.close().unwrap();
+        drop(engine);
+        disk = disk.kill();
+    }
+}
+
+#[tokio::test]
+async fn i4_accepting_all_that_fit_the_list_does_not_accept_the_rest() {
+    let disk = FaultyDisk::new();
+    drop(open_memory(&disk, CAPACITY).unwrap());
+    let mut disk = disk.kill();
+    for n in 0..40 {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        store(&engine, n, LEN).await.unwrap();
+        drop(engine);
+        disk = disk.kill();
+    }
+    let folder = segments(&disk);
+    let all = names(&folder);
+    for name in &all[..all.len() - 1] {
+        take_file(&*folder, name);
+    }
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let listed: Vec<u32> = engine.doubts().iter().map(|d| d.file).collect();
+    let _unlisted: Vec<_> = all[..all.len() - 1]
+        .iter()
+        .filter(|n| {
+            !listed
+                .iter()
+                .any(|f| **n == format!("{f:08x}.clg") || n.starts_with(&format!("{f:08x}.")))
+        })
+        .collect();
+    for d in open_doubts(&engine) {
+        let r = engine.accept_doubt(d.number);
+        assert!(r.is_ok());
+    }
+    assert!(engine.is_held());
+}
+
+#[tokio::test]
+async fn i1_sequences_of_a_segment_that_is_foreign_are_not_used_again() {
+    let disk = filled().await;
+    // A fresh life that rolls, so that the newest file is Live (0, 0) in the inventory.
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let mut n = 100;
+    let first = names(&segments(&disk)).len();
+    while names(&segments(&disk)).len() < first + 2 {
+        store(&engine, n, LEN).await.unwrap();
+        n += 1;
+    }
+    store(&engine, 500, LEN).await.unwrap();
+    store(&engine, 501, LEN).await.unwrap();
+    let acked = engine.sessions().len();
+    drop(engine);
+    let disk = disk.kill();
+    let newest = names(&segments(&disk)).pop().unwrap();
+    let ours = contents(&*segments(&disk), &newest);
+    // another disk's segment of that name
+    let other = FaultyDisk::new();
+    let id = Identity {
+        store: StoreUuid::from_bytes([0xee; 16]),
+        ..identity()
+    };
+    let e = Engine::open(Arc::new(other.clone()), "other", &id, &options(CAPACITY)).unwrap();
+    store(&e, 1, LEN).await.unwrap();
+    e.close().unwrap();
+    drop(e);
+    let theirs = contents(&*segments(&other), &names(&segments(&other))[0]);
+    put_file(&*segments(&disk), &newest, &theirs);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for k in 700..701 {
+        store(&engine, k, LEN).await.unwrap();
+    }
+    drop(engine);
+    let disk = disk.kill();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    put_file(&*segments(&disk), &newest, &ours);
+    let engine = open_memory(&disk, CAPACITY);
+    let engine = match engine {
+        Ok(e) => e,
+        Err(e) => panic!("open: {e}"),
+    };
+    assert_eq!(engine.sessions().len(), acked + 1);
+}
+
+/// A release between: set of the proven frame rises again.
+#[tokio::test]
+async fn i12_a_segment_that_proves_a_frame_of_another_may_be_away() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for k in 0..3 {
+        store(&engine, k, LEN).await.unwrap();
+    }
+    drop(engine);
+    let disk = disk.kill();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    // frame of session 1 is the last proven one of the first file
+    engine.release(session(1)).await.unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    let _all = names(&segments(&disk));
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    let mut taken = vec![];
+    for n in &names(&segments(&disk))[1..] {
+        taken.push((n.clone(), take_file(&*segments(&disk), n)));
+    }
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    for (n, b) in &taken {
+        put_file(&*segments(&disk), n, b);
+    }
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(
+        !engine.sessions().contains(&session(1)),
+        "a released session rose again"
+    );
+}
+
+/// One segment is away for one start, and then back: the simplest form of r9.
+#[tokio::test]
+async fn i12_any_segment_may_be_away_at_one_start() {
+    for lives in 1..4u64 {
+        let mut disk = FaultyDisk::new();
+        for life in 0..lives {
+            let engine = open_memory(&disk, CAPACITY).unwrap();
+            for k in 0..3 {
+                store(&engine, life * 10 + k, LEN).await.unwrap();
+            }
+            drop(engine);
+            disk = disk.kill();
+        }
+        let all = names(&segments(&disk));
+        for restarts in 1..3 {
+            for name in all.clone() {
+                let disk = copy(&disk);
+                let bytes = take_file(&*segments(&disk), &name);
+                let mut disk = disk.kill();
+                for _ in 0..restarts {
+                    let e = open_memory(&disk, CAPACITY);
+                    match e {
+                        Ok(e) => drop(e),
+                        Err(_e) => (),
+                    }
+                    disk = disk.kill();
+                }
+                put_file(&*segments(&disk), &name, &bytes);
+                match open_memory(&disk, CAPACITY) {
+                    Ok(_e) => (),
+                    Err(_e) => (),
+                }
+            }
+        }
+    }
+}
+
+/// The second file of two is away; a set that was released in it rises.
+#[tokio::test]
+async fn i12_a_segment_may_come_back_after_a_start_without_writes() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for k in 0..3 {
+        store(&engine, k, LEN).await.unwrap();
+    }
+    drop(engine);
+    let disk = disk.kill();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    engine.release(session(1)).await.unwrap();
+    store(&engine, 5, LEN).await.unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    let name = names(&segments(&disk)).pop().unwrap();
+    let bytes = take_file(&*segments(&disk), &name);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    put_file(&*segments(&disk), &name, &bytes);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(
+        !engine.sessions().contains(&session(1)),
+        "a released session rose again"
+    );
+}
+
+#[tokio::test]
+async fn i12_an_accept_that_cannot_be_written_leaves_the_doubt_open() {
+    use cstore_log::{Fault, Verb};
+    let disk = filled().await;
+    let name = names(&segments(&disk)).remove(1);
+    take_file(&*segments(&disk), &name);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    // Only the doubts about absent blocks: no inventory write before.
+    let open = open_doubts(&engine);
+    let (last, others) = open.split_last().unwrap();
+    for d in others {
+        engine.accept_doubt(d.number).unwrap();
+    }
+    assert_eq!(last.kind, DoubtKind::Absent);
+    disk.strike(Verb::Sync, 1, Fault::Eio);
+    let _r = engine.accept_doubt(last.number);
+    assert!(
+        !open_doubts(&engine).is_empty(),
+        "accepted in memory, held all the same"
+    );
+}
+
+#[tokio::test]
+async fn i12_a_disk_that_was_made_much_larger_opens_without_doubt() {
+    let disk = FaultyDisk::new();
+    let small = 1 << 20;
+    drop(open_memory(&disk, small).unwrap());
+    let disk = disk.kill();
+    // 64 KiB segments: 2 * C / 64 KiB * 56 B > 64 MiB from C = 38 GiB on
+    let large = 40 << 30;
+    for _round in 0..2 {
+        match open_memory(&disk, large) {
+            Ok(_e) => (),
+            Err(_e) => (),
+        }
+    }
+    let engine = open_memory(&disk, large).unwrap();
+    assert_eq!(kinds(&engine), []);
+}
+
+#[tokio::test]
+async fn i4_no_group_is_released_after_the_doubt_of_the_one_before() {
+    let cap = 64 << 20;
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, cap).unwrap();
+    let shared = numbered(9_999, 300);
+    let own = numbered(9_998, 300);
+    for n in 0..1_100u64 {
+        let r = engine
+            .put_seal(
+                session(n),
+                PartNo(0),
+                vec![own.id, shared.id],
+                vec![own.clone(), shared.clone()],
+            )
+            .await;
+        assert!(matches!(r, Ok(SealOutcome::Sealed { .. })), "{n} {r:?}");
+    }
+    // the set of session 0 lies in the first file, and rots
+    let mut needle = own.id.as_bytes().to_vec();
+    needle.extend_from_slice(shared.id.as_bytes());
+    let name = names(&segments(&disk)).remove(0);
+    let bytes = contents(&*segments(&disk), &name);
+    let at = bytes.windows(64).position(|w| w == &needle[..]).unwrap();
+    disk.rot(&format!("segments/{name}"), at as u64 + 3, 0xff)
+        .or_else(|_| disk.rot(&name, at as u64 + 3, 0xff))
+        .unwrap();
+    let all: Vec<_> = (0..1_100).map(session).collect();
+    let results = engine.release_all(&all).await;
+    let ok = results.iter().filter(|(_, r)| r.is_ok()).count();
+    assert_eq!(ok, 0);
+}

@@ -159,6 +159,7 @@ impl Doubts {
             let number = known.number;
             self.list.retain(|doubt| doubt.number != number);
         }
+
         if self.list.len() >= MAX_DOUBTS {
             self.forget_one_accepted();
         }
@@ -170,6 +171,7 @@ impl Doubts {
             }
             return Entered::Open;
         }
+
         self.list.push(Doubt {
             kind: finding.kind,
             accepted: false,

@@ -221,6 +221,7 @@ fn log_options(superblock: &Superblock, survey: &Survey) -> Options {
         + bitmap_allowance(capacity)
         + inventory::allowance(capacity, segment_bytes)
         + survey.ignored_bytes;
+
     Options {
         owner: *superblock.store.as_bytes(),
         file_bytes: segment_bytes,
@@ -251,6 +252,7 @@ fn judge(
         let (number, kind) = (doubt.number, doubt.kind.name());
         tracing::info!(number, kind, "doubt is disproved: {doubt}");
     }
+
     for finding in found.into_iter().chain(hidden) {
         doubts.enter(finding);
     }

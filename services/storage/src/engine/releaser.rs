@@ -185,6 +185,7 @@ impl Releaser {
             };
             sessions.iter().flat_map(of).collect()
         };
+
         let reading = cstore_node::blocking(move || {
             let mut ids = SetIds::new();
             let mut unread = Vec::new();
@@ -202,6 +203,7 @@ impl Releaser {
             }
             (ids, unread)
         });
+
         let (mut ids, unread) = reading.await?;
         for (session, part, set, error) in unread {
             let error = cstore_types::error_chain(&error);
@@ -232,6 +234,7 @@ impl Releaser {
                     Some(cstore_node::blocking(read).await??)
                 }
             };
+
             let ids = late.as_ref().or_else(|| ids.get(&(session, part)));
             let mut index = self.index.lock();
             index.drop_refs(ids.map_or(&[], |ids| &ids[..]));

@@ -44,6 +44,7 @@ impl Bitmap {
                 before = *offset;
             }
         }
+
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out.freeze()
@@ -58,6 +59,7 @@ impl Bitmap {
         if reader.array::<8>()? != *MAGIC || reader.array::<16>()? != *store.as_bytes() {
             return Err(FormatError::Foreign);
         }
+
         let last_seq = reader.u64()?;
         let n_files = reader.u32()?;
         let mut files = Vec::new();

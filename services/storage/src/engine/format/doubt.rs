@@ -131,6 +131,7 @@ impl fmt::Display for Doubt {
                 f.write_str("the master is older than what this disk has obeyed")?
             }
         }
+
         if self.seqs != (0, 0) {
             let (first, last) = self.seqs;
             write!(f, " (writes {first} to {last})")?;

@@ -113,6 +113,7 @@ impl Image {
         out.put_u32_le(self.highest);
         out.put_u32_le(self.epochs.len() as u32);
         out.put_u64_le(self.superblock_seq);
+
         for file in &self.files {
             file.encode(&mut out);
         }

@@ -255,6 +255,7 @@ impl SegmentInventory {
         };
         let bytes = image.encode();
         let crc = bytes.last_chunk().map_or(0, |raw| u32::from_le_bytes(*raw));
+
         if state.file.is_none() {
             state.file = self.open()?;
         }
@@ -266,6 +267,7 @@ impl SegmentInventory {
             }
             _ => state.file = Some(self.grow(&image, bytes, least)?),
         }
+
         state.generation = image.generation;
         state.is_begun = true;
         state.crc = crc;

@@ -221,6 +221,7 @@ impl Survey {
         };
         let found: BTreeMap<u32, &FileInfo> = files.iter().map(|file| (file.id, file)).collect();
         let mut more = Vec::new();
+
         for entry in &image.files {
             let is_known = |finding: &Finding| finding.file == entry.id;
             if !is_needed(entry) || self.findings.iter().any(is_known) {

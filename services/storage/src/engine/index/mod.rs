@@ -470,6 +470,24 @@ mod tests {
         assert_eq!(index.totals(), Totals::default());
     }
 
+    /// Two sets name a block that is lost; it comes back with a third one.
+    #[test]
+    fn i4_a_block_that_comes_back_is_held_by_every_set_that_named_it_meanwhile() {
+        let mut index = Index::default();
+        assert_eq!(index.add_refs(&[id(1), id(1)]), 2);
+        assert_eq!(index.n_absent(), 1);
+        index.insert_block(id(1), at(2, 0));
+        assert_eq!(index.n_absent(), 0);
+        assert_eq!(index.totals().blocks, 1);
+        with_set(&mut index, S1, 2, &[id(1)]);
+
+        index.drop_refs(&[id(1), id(1)]);
+        assert!(index.has(&id(1)), "the third one needs it");
+        release(&mut index, S1, 3, &[id(1)]);
+        assert!(!index.has(&id(1)));
+        assert_eq!(index.totals(), Totals::default());
+    }
+
     #[test]
     fn i4_on_hold_no_block_goes_and_those_that_nothing_holds_are_orphans_afterwards() {
         let mut index = Index::default();

@@ -67,7 +67,7 @@ async fn i4_a_segment_without_its_frames_costs_no_block_of_others() {
     drop(engine);
     let disk = disk.kill();
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    // the tail was copied to the 2nd file; fill up until the roll
+    // The tail was copied to the second file, which is filled up until the roll.
     let before = names(&segments(&disk)).len();
     let mut n = 100;
     while names(&segments(&disk)).len() == before {
@@ -152,7 +152,6 @@ async fn i3_a_damaged_set_that_was_accepted_can_be_released() {
     open_memory(&disk, CAPACITY).unwrap().close().unwrap();
     let disk = disk.kill();
     damage_set(&disk, 7);
-    std::fs::write("/tmp/wt-rev-nothing", b"").ok();
     let disk = disk.kill();
     // no bitmap: as after a crash
     let _ = disk.remove("bitmap.bin");
@@ -488,7 +487,7 @@ async fn i4_no_group_is_released_after_the_doubt_of_the_one_before() {
             .await;
         assert!(matches!(r, Ok(SealOutcome::Sealed { .. })), "{n} {r:?}");
     }
-    // the set of session 0 lies in the first file, and rots
+    // The set of session 0 lies in the first file, and rots.
     let mut needle = own.id.as_bytes().to_vec();
     needle.extend_from_slice(shared.id.as_bytes());
     let name = names(&segments(&disk)).remove(0);

@@ -1,5 +1,5 @@
-//! What the web page is made of, built into the program: there is no folder to deploy, and nothing
-//! comes from elsewhere.
+//! Files of the web page. They are built into the program, so that there is no folder to deploy, and
+//! the page loads nothing from other hosts.
 
 use std::sync::LazyLock;
 
@@ -92,7 +92,7 @@ mod tests {
         std::str::from_utf8(asset.bytes).unwrap()
     }
 
-    /// What stands between `before` and `after`, wherever it does.
+    /// Returns every text that stands between `before` and `after`.
     fn between<'a>(text: &'a str, before: &str, after: char) -> Vec<&'a str> {
         text.split(before)
             .skip(1)

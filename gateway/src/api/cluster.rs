@@ -21,7 +21,7 @@ use crate::http::query::Query;
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     map_version: Option<u64>,
-    /// What keeps the cluster from taking uploads; empty when nothing does.
+    /// Reason why the cluster takes no uploads; empty if it takes them.
     waiting_for: String,
 }
 
@@ -39,7 +39,8 @@ struct Node {
     in_map: bool,
     capacity_bytes: u64,
     free_bytes: u64,
-    /// What is in doubt on the disk: while one is not accepted, nothing on it is freed.
+    /// Reasons why data may be missing on the disk. The disk frees nothing while one of them is not
+    /// accepted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     doubts: Vec<Doubt>,
 }

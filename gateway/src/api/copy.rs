@@ -42,8 +42,8 @@ pub(crate) struct Done {
     file: File,
 }
 
-/// The verb behind the name decides. A path without one is listed for nobody: it has no access, and
-/// is told so first.
+/// Copies or renames a file, by the verb behind its name. A path without a verb has no line in the
+/// table of rights, so it is refused for lack of access first.
 pub(crate) async fn copy_or_rename(
     app: State<Shared>,
     access: Option<Extension<Access>>,

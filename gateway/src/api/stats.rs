@@ -1,6 +1,6 @@
 //! `GET /api/stats`: how much is stored, and how much space that takes. Files and logical bytes are
-//! the tenant's. What they take is told to the default tenant only: blocks are shared, and their
-//! number tells what others have stored.
+//! the tenant's. The space on the disks is told to the default tenant only: blocks are shared, so
+//! their number tells what other tenants have stored.
 
 use axum::Extension;
 use axum::extract::{RawQuery, State};
@@ -26,7 +26,7 @@ pub(crate) struct Stats {
     cluster: Option<Stored>,
 }
 
-/// What it takes, over all tenants; told to the default tenant only.
+/// Space on the disks, over all tenants. Told to the default tenant only.
 #[derive(Serialize, ToSchema)]
 #[schema(as = StoredBytes)]
 struct Stored {

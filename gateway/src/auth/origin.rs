@@ -66,8 +66,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .map(|value| value.to_str().unwrap_or_default())
 }
 
-/// Whether somebody else can own this name: one with a dot that is neither an address nor below
-/// localhost.
+/// Returns true if the host may belong to somebody else: its name has a dot, and is neither an
+/// address nor below localhost.
 fn may_be_foreign(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = bare.trim_end_matches('.').to_ascii_lowercase();

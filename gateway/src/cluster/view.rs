@@ -15,7 +15,7 @@ pub(crate) const PART: &str = "cluster";
 /// Name of the master's metadata in the gateway's readiness.
 const METADATA: &str = "metadata";
 
-/// What matters of a `ClusterView`.
+/// Members of the cluster, as far as a gateway needs them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
     /// The workers that live: those that are ready, and those that miss a part of the cluster and
@@ -46,7 +46,7 @@ impl View {
         self.workers.values().any(|class| *class == Class::Whole)
     }
 
-    /// Of a gateway that starts: uploads would succeed.
+    /// Returns the state of a gateway that has not served yet. It is ready if uploads would succeed.
     fn state(&self) -> PartState {
         if !self.map_known {
             return PartState::NotReady(
@@ -59,9 +59,9 @@ impl View {
         PartState::Ready
     }
 
-    /// Of a gateway that has served before: with a part of the cluster away it still reads the
-    /// rest, and says itself what it cannot do. Taking it from its clients would only take the
-    /// reads away too.
+    /// Returns the state of a gateway that has served before. It stays ready while a part of the
+    /// cluster is away: it reads the rest and refuses what it cannot do. If it were not ready, its
+    /// clients would lose the reads, too.
     fn state_later(&self) -> PartState {
         if self.workers.is_empty() {
             return PartState::NotReady("no worker is there".to_owned());

@@ -81,7 +81,7 @@ fn refuse_dates(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// What the conditions of a read come to.
+/// Outcome of the conditions of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
     Send,
@@ -90,7 +90,8 @@ pub(crate) enum Read {
 }
 
 /// Judges the conditions of a read of a file with this ETag, in the order of RFC 9110 §13.2.2: a
-/// date counts only where no ETag is asked for, and one that is none is ignored.
+/// date counts only if the request has no condition by ETag, and a date that cannot be parsed is
+/// ignored.
 pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Result<Read, ApiError> {
     let modified = date::moment(modified_ms);
     let since = |name| {
@@ -113,8 +114,8 @@ pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Result<
     Ok(if known { Read::NotModified } else { Read::Send })
 }
 
-/// Whether a list of ETags, or `*`, has this one. Weak tags only count where the standard compares
-/// weakly.
+/// Returns true if a list of ETags, or `*`, has this one. Weak tags count only where the standard
+/// compares weakly.
 pub(crate) fn matches(list: &str, etag: &str, weak: bool) -> bool {
     list.trim() == "*"
         || list.split(',').map(str::trim).any(|tag| {
@@ -130,7 +131,7 @@ pub(crate) fn matches(list: &str, etag: &str, weak: bool) -> bool {
         })
 }
 
-/// Whether this is the file's ETag and nothing else, compared strongly.
+/// Returns true if the text is the file's ETag and nothing else, by the strong comparison.
 pub(crate) fn is_tag(text: &str, etag: &str) -> bool {
     text.trim()
         .strip_prefix('"')

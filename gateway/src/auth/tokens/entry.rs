@@ -11,7 +11,7 @@ use crate::auth::tokens::token::{Token, is_id};
 /// 10000-01-01T00:00:00Z, in seconds since 1970.
 const YEAR_10000: u64 = 253_402_300_800;
 
-/// What the file knows of a token.
+/// Line of the token file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     id: String,
@@ -21,7 +21,7 @@ pub struct Entry {
     hash: [u8; 32],
 }
 
-/// What is wrong with a line.
+/// Mistake in a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// Not key=value.
@@ -52,15 +52,15 @@ pub enum EntryError {
     Hash,
 }
 
-/// Whether a time has a text of RFC 3339, whose years have four digits. The formatter panics at
-/// others.
+/// Returns true if RFC 3339 can express the time: its years have four digits. The formatter panics
+/// at other times.
 fn can_be_written(when: SystemTime) -> bool {
     when.duration_since(SystemTime::UNIX_EPOCH)
         .is_ok_and(|since| since.as_secs() < YEAR_10000)
 }
 
 impl Entry {
-    /// What the file is to know of `token`.
+    /// Makes the line of `token`.
     ///
     /// # Errors
     /// [`EntryError::Expires`]: a time before 1970 or after 9999 cannot be written into a line.
@@ -92,7 +92,7 @@ impl Entry {
         &self.tenant
     }
 
-    /// What its bearer may do.
+    /// Returns the rights of the token.
     pub fn rights(&self) -> Rights {
         self.rights
     }

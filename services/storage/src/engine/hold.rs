@@ -109,9 +109,9 @@ impl Finding {
 /// Right to free something. Nobody enters a doubt while it is held, so it MUST NOT be held over an
 /// await, nor by a caller that may enter one.
 #[derive(Debug)]
-pub(super) struct FreePermit<'a>(
-    #[allow(dead_code, reason = "held, not read")] RwLockReadGuard<'a, ()>,
-);
+pub(super) struct FreePermit<'a> {
+    _guard: RwLockReadGuard<'a, ()>,
+}
 
 impl Doubts {
     pub(super) fn new(list: Vec<Doubt>, next: u32) -> Self {
@@ -232,7 +232,7 @@ impl Hold {
     /// Returns the right to free something, unless a doubt is open.
     pub(super) fn permit(&self) -> Option<FreePermit<'_>> {
         let guard = self.shared.frees.read();
-        (!self.is_held()).then_some(FreePermit(guard))
+        (!self.is_held()).then_some(FreePermit { _guard: guard })
     }
 
     pub(super) fn is_held(&self) -> bool {

@@ -58,6 +58,41 @@ pub(crate) fn copy(disk: &FaultyDisk) -> FaultyDisk {
     to
 }
 
+/// Name and bytes of the first segment of a disk with another identity.
+pub(crate) async fn segment_of_another_disk() -> (String, Vec<u8>) {
+    let other = FaultyDisk::new();
+    let identity = Identity {
+        store: StoreUuid::from_bytes([0xee; 16]),
+        ..identity()
+    };
+    let disk = Arc::new(other.clone());
+    let engine = Engine::open(disk, "other", &identity, &options(CAPACITY)).unwrap();
+    store(&engine, 1, LEN).await.unwrap();
+    engine.close().unwrap();
+    let name = names(&segments(&other)).remove(0);
+    let bytes = contents(&*segments(&other), &name);
+    (name, bytes)
+}
+
+/// A disk that has lost more segments than a superblock has places for doubts, and how many.
+pub(crate) async fn many_segments_away() -> (FaultyDisk, usize) {
+    let mut disk = FaultyDisk::new();
+    // Every start leaves a segment of its own.
+    for n in 0..40 {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        store(&engine, n, LEN).await.unwrap();
+        drop(engine);
+        disk = disk.kill();
+    }
+    let folder = segments(&disk);
+    let mut lost = names(&folder);
+    lost.pop();
+    for name in &lost {
+        take_file(&*folder, name);
+    }
+    (disk, lost.len())
+}
+
 pub(crate) fn segments(disk: &FaultyDisk) -> Arc<dyn Disk> {
     disk.subdir("segments").unwrap()
 }
@@ -230,24 +265,9 @@ async fn i4_a_segment_that_was_cut_between_two_frames_is_missed() {
 #[tokio::test]
 async fn i4_a_segment_of_another_disk_is_not_taken_for_the_one_that_is_missing() {
     let disk = filled().await;
-    let other = FaultyDisk::new();
-    let identity_of_other = Identity {
-        store: StoreUuid::from_bytes([0xee; 16]),
-        ..identity()
-    };
-    let engine = Engine::open(
-        Arc::new(other.clone()),
-        "other",
-        &identity_of_other,
-        &options(CAPACITY),
-    )
-    .unwrap();
-    store(&engine, 1, LEN).await.unwrap();
-    engine.close().unwrap();
-    let name = names(&segments(&other)).remove(0);
+    let (name, theirs) = segment_of_another_disk().await;
 
     let ours = contents(&*segments(&disk), &name);
-    let theirs = contents(&*segments(&other), &name);
     put_file(&*segments(&disk), &name, &theirs);
     let engine = open_memory(&disk, CAPACITY).unwrap();
     assert!(
@@ -487,22 +507,7 @@ async fn i4_a_superblock_that_is_older_than_the_inventory_is_doubt() {
 /// More is wrong than the superblock has places for.
 #[tokio::test]
 async fn i12_more_doubts_than_fit_are_counted_and_hold_the_disk() {
-    let disk = FaultyDisk::new();
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    drop(engine);
-    // Every start leaves a segment of its own.
-    let mut disk = disk.kill();
-    for n in 0..40 {
-        let engine = open_memory(&disk, CAPACITY).unwrap();
-        store(&engine, n, LEN).await.unwrap();
-        drop(engine);
-        disk = disk.kill();
-    }
-    let folder = segments(&disk);
-    let all = names(&folder);
-    for name in &all[..all.len() - 1] {
-        take_file(&*folder, name);
-    }
+    let (disk, n_missing) = many_segments_away().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
     let doubts = engine.doubts();
     assert_eq!(doubts.len(), 32, "{doubts:?}");
@@ -511,7 +516,7 @@ async fn i12_more_doubts_than_fit_are_counted_and_hold_the_disk() {
         .filter(|doubt| doubt.kind == DoubtKind::Missing)
         .map(|doubt| doubt.count)
         .sum();
-    assert_eq!(missed as usize, all.len() - 1);
+    assert_eq!(missed as usize, n_missing);
     let released = engine.release(session(39)).await;
     assert!(
         matches!(released, Err(EngineError::Held(_))),

@@ -12,8 +12,9 @@ use cstore_testkit::session;
 use cstore_types::{PartNo, StoreUuid};
 
 use crate::hold::{
-    INVENTORY, LEN, SUPERBLOCK, contents, copy, filled, kinds, names, nth, open_doubts, put_file,
-    segments, take_file,
+    INVENTORY, LEN, N_FILES, SUPERBLOCK, assert_whole, contents, copy, filled, kinds,
+    many_segments_away, names, nth, open_doubts, put_file, segment_of_another_disk, segments,
+    take_file,
 };
 
 fn damage_set(disk: &FaultyDisk, n: u64) -> String {
@@ -45,12 +46,12 @@ async fn i4_a_segment_that_was_cut_to_its_header_is_missed() {
         let disk = disk.kill();
         let engine = open_memory(&disk, CAPACITY).unwrap();
         let k = kinds(&engine);
-        let _there = names(&segments(&disk)).contains(name);
+        assert!(names(&segments(&disk)).contains(name), "{name} was removed");
         drop(engine);
         let disk = disk.kill();
         put_file(&*segments(&disk), name, &bytes);
         let engine = open_memory(&disk, CAPACITY).unwrap();
-        let _n = engine.sessions().len();
+        assert_eq!(engine.sessions().len() as u64, N_FILES, "{name} is back");
         if !k.contains(&DoubtKind::Short) {
             bad.push(name.clone());
         }
@@ -74,7 +75,7 @@ async fn i4_a_segment_without_its_frames_costs_no_block_of_others() {
         store(&engine, n, LEN).await.unwrap();
         n += 1;
     }
-    // now in a newer file: the set of block 1, alone in that file, then close, reopen.
+    // The set of block 1 comes into a newer file, alone.
     engine.close().unwrap();
     drop(engine);
     let disk = disk.kill();
@@ -102,7 +103,7 @@ async fn i4_a_segment_without_its_frames_costs_no_block_of_others() {
     let disk = disk.kill();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     engine.forget_orphans();
-    let _read = engine.read_block(&nth(1).id);
+    assert!(engine.read_block(&nth(1).id).is_ok(), "it was freed");
     drop(engine);
     let disk = disk.kill();
     put_file(&*segments(&disk), &name, &bytes);
@@ -142,8 +143,8 @@ async fn i1_a_fresh_start_of_a_disk_in_doubt_demands_the_erase() {
     for (n, b) in &all {
         put_file(&*segments(&disk), n, b);
     }
-    let _engine = open_memory(&disk, CAPACITY);
     assert!(!formatted);
+    assert_whole(&open_memory(&disk, CAPACITY).unwrap());
 }
 
 #[tokio::test]
@@ -153,17 +154,21 @@ async fn i3_a_damaged_set_that_was_accepted_can_be_released() {
     let disk = disk.kill();
     damage_set(&disk, 7);
     let disk = disk.kill();
-    // no bitmap: as after a crash
-    let _ = disk.remove("bitmap.bin");
+    // Without the cache of counts, as after a crash.
+    disk.remove("bitmap.bin").unwrap();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     for d in open_doubts(&engine) {
         engine.accept_doubt(d.number).unwrap();
     }
     assert!(!engine.is_held());
-    let _results = engine
+    let released = engine
         .release_all(&[session(3), session(7), session(20)])
         .await;
-    let _again = engine.release(session(12)).await;
+    assert!(
+        released.iter().all(|(_, result)| result.is_ok()),
+        "{released:?}"
+    );
+    engine.release(session(12)).await.unwrap();
     assert!(!engine.is_held());
 }
 
@@ -188,11 +193,9 @@ async fn i12_an_accepted_superblock_is_not_doubted_at_the_next_start() {
     put_file(&disk, SUPERBLOCK, &old);
     for round in 0..3 {
         let engine = open_memory(&disk, CAPACITY).unwrap();
-        if round > 0 {
-            assert!(open_doubts(&engine).is_empty(), "round {round}");
-        }
-        for d in open_doubts(&engine) {
-            engine.accept_doubt(d.number).unwrap();
+        assert_eq!(open_doubts(&engine).is_empty(), round > 0, "round {round}");
+        for doubt in open_doubts(&engine) {
+            engine.accept_doubt(doubt.number).unwrap();
         }
         engine.close().unwrap();
         drop(engine);
@@ -217,62 +220,20 @@ async fn i4_a_lost_inventory_does_not_disprove_that_a_segment_is_missing() {
 async fn i12_an_unlisted_file_of_another_disk_is_no_doubt() {
     let disk = filled().await;
     open_memory(&disk, CAPACITY).unwrap().close().unwrap();
-    let mut disk = disk.kill();
-    let other = FaultyDisk::new();
-    let id = Identity {
-        store: StoreUuid::from_bytes([0xee; 16]),
-        ..identity()
-    };
-    let engine = Engine::open(Arc::new(other.clone()), "other", &id, &options(CAPACITY)).unwrap();
-    store(&engine, 1, LEN).await.unwrap();
-    engine.close().unwrap();
-    drop(engine);
-    let n = names(&segments(&other)).remove(0);
-    put_file(
-        &*segments(&disk),
-        "00000100.bin",
-        &contents(&*segments(&other), &n),
-    );
-    for round in 0..3 {
-        let engine = open_memory(&disk, CAPACITY).unwrap();
-        if round > 0 {
-            assert!(open_doubts(&engine).is_empty(), "round {round}");
-        }
-        for d in open_doubts(&engine) {
-            engine.accept_doubt(d.number).unwrap();
-        }
-        engine.close().unwrap();
-        drop(engine);
-        disk = disk.kill();
-    }
+    let disk = disk.kill();
+    let (_, theirs) = segment_of_another_disk().await;
+    put_file(&*segments(&disk), "00000100.bin", &theirs);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert_whole(&engine);
+    let found = contents(&*segments(&disk), "00000100.bin");
+    assert!(found == theirs, "it is left alone");
 }
 
 #[tokio::test]
 async fn i4_accepting_all_that_fit_the_list_does_not_accept_the_rest() {
-    let disk = FaultyDisk::new();
-    drop(open_memory(&disk, CAPACITY).unwrap());
-    let mut disk = disk.kill();
-    for n in 0..40 {
-        let engine = open_memory(&disk, CAPACITY).unwrap();
-        store(&engine, n, LEN).await.unwrap();
-        drop(engine);
-        disk = disk.kill();
-    }
-    let folder = segments(&disk);
-    let all = names(&folder);
-    for name in &all[..all.len() - 1] {
-        take_file(&*folder, name);
-    }
+    let (disk, n_missing) = many_segments_away().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    let listed: Vec<u32> = engine.doubts().iter().map(|d| d.file).collect();
-    let _unlisted: Vec<_> = all[..all.len() - 1]
-        .iter()
-        .filter(|n| {
-            !listed
-                .iter()
-                .any(|f| **n == format!("{f:08x}.clg") || n.starts_with(&format!("{f:08x}.")))
-        })
-        .collect();
+    assert!(engine.doubts().len() < n_missing);
     for d in open_doubts(&engine) {
         let r = engine.accept_doubt(d.number);
         assert!(r.is_ok());
@@ -298,22 +259,10 @@ async fn i1_sequences_of_a_segment_that_is_foreign_are_not_used_again() {
     let disk = disk.kill();
     let newest = names(&segments(&disk)).pop().unwrap();
     let ours = contents(&*segments(&disk), &newest);
-    // another disk's segment of that name
-    let other = FaultyDisk::new();
-    let id = Identity {
-        store: StoreUuid::from_bytes([0xee; 16]),
-        ..identity()
-    };
-    let e = Engine::open(Arc::new(other.clone()), "other", &id, &options(CAPACITY)).unwrap();
-    store(&e, 1, LEN).await.unwrap();
-    e.close().unwrap();
-    drop(e);
-    let theirs = contents(&*segments(&other), &names(&segments(&other))[0]);
+    let (_, theirs) = segment_of_another_disk().await;
     put_file(&*segments(&disk), &newest, &theirs);
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    for k in 700..701 {
-        store(&engine, k, LEN).await.unwrap();
-    }
+    store(&engine, 700, LEN).await.unwrap();
     drop(engine);
     let disk = disk.kill();
     let engine = open_memory(&disk, CAPACITY).unwrap();
@@ -339,11 +288,10 @@ async fn i12_a_segment_that_proves_a_frame_of_another_may_be_away() {
     drop(engine);
     let disk = disk.kill();
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    // frame of session 1 is the last proven one of the first file
+    // The frame of session 1 is the last proven one of the first file.
     engine.release(session(1)).await.unwrap();
     drop(engine);
     let disk = disk.kill();
-    let _all = names(&segments(&disk));
     let engine = open_memory(&disk, CAPACITY).unwrap();
     drop(engine);
     let disk = disk.kill();
@@ -444,7 +392,7 @@ async fn i12_an_accept_that_cannot_be_written_leaves_the_doubt_open() {
     }
     assert_eq!(last.kind, DoubtKind::Absent);
     disk.strike(Verb::Sync, 1, Fault::Eio);
-    let _r = engine.accept_doubt(last.number);
+    assert!(engine.accept_doubt(last.number).is_err());
     assert!(
         !open_doubts(&engine).is_empty(),
         "accepted in memory, held all the same"

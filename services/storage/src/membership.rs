@@ -46,14 +46,14 @@ impl StorageMember {
     /// Returns the sessions to ask the master about.
     fn unconfirmed(&self) -> Vec<SessionId> {
         let mut sessions = self.roll_call.take();
-        self.engine.retain_held(&mut sessions);
+        self.engine.holdings().retain_held(&mut sessions);
         sessions
     }
 }
 
 impl Member for StorageMember {
     fn health(&mut self) -> PartState {
-        let hold = match self.engine.hold_reason() {
+        let hold = match self.engine.hold().reason() {
             Some(reason) => PartState::Limited(format!("on hold, nothing is freed: {reason}")),
             None => PartState::Ready,
         };
@@ -100,7 +100,7 @@ impl Member for StorageMember {
         }
 
         // A disk that may be too old, or may hide references, frees nothing.
-        if answer.suspect || self.engine.is_held() {
+        if answer.suspect || self.engine.hold().is_held() {
             self.releases.withdraw();
         } else {
             let named: Vec<SessionId> = answer
@@ -140,7 +140,7 @@ fn accept(engine: &Engine, numbers: Vec<u32>) {
     let engine = engine.clone();
     let accepting = cstore_node::blocking(move || {
         for number in numbers {
-            if let Err(error) = engine.accept_doubt(number) {
+            if let Err(error) = engine.hold().accept(number) {
                 let error = error_chain(&error);
                 tracing::error!(number, %error, "doubt is not accepted");
             }
@@ -151,7 +151,7 @@ fn accept(engine: &Engine, numbers: Vec<u32>) {
 
 /// Returns the state of the disk as the master sees it, without sessions.
 pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
-    let (totals, space) = (engine.totals(), engine.space());
+    let (totals, space) = (engine.holdings().totals(), engine.compactor().space());
     let used = space.capacity.saturating_sub(space.free);
     let pressure = used
         .saturating_mul(100)
@@ -162,13 +162,13 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
         seal_seq: engine.seal_seq().0,
         capacity_bytes: space.capacity,
         // Requests without room compact for themselves.
-        free_bytes: space.free + engine.compaction().winnable_bytes,
+        free_bytes: space.free + engine.compactor().stats().winnable_bytes,
         unique_bytes: totals.unique_bytes,
         physical_bytes: totals.physical_bytes,
         blocks: totals.blocks,
         released: Vec::new(),
         unconfirmed: Vec::new(),
         fill_pressure: u32::try_from(pressure).unwrap_or(100),
-        doubts: engine.doubts().iter().map(doubt).collect(),
+        doubts: engine.hold().doubts().iter().map(doubt).collect(),
     }
 }

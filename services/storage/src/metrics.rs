@@ -111,9 +111,9 @@ type Reading = (&'static str, &'static str, Option<&'static Unit>, u64);
 
 impl EngineMetrics {
     fn gauges(&self) -> [Reading; 11] {
-        let totals = self.0.totals();
-        let space = self.0.space();
-        let compaction = self.0.compaction();
+        let totals = self.0.holdings().totals();
+        let space = self.0.compactor().space();
+        let compaction = self.0.compactor().stats();
         [
             (
                 "storage_capacity",
@@ -179,7 +179,7 @@ impl EngineMetrics {
                 "storage_on_hold",
                 "1 while something is in doubt and nothing is freed",
                 None,
-                self.0.is_held().into(),
+                self.0.hold().is_held().into(),
             ),
         ]
     }

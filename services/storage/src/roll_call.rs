@@ -66,7 +66,7 @@ impl RollCall {
             let forgets = n_selections.is_multiple_of(FORGET_SELECTIONS);
             let (roll_call, engine) = (self.clone(), engine.clone());
             let selecting = cstore_node::blocking(move || {
-                let held = engine.sessions();
+                let held = engine.holdings().sessions();
                 if forgets {
                     roll_call.forget_absent(&held);
                 }

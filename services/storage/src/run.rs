@@ -252,10 +252,7 @@ impl Background {
             roll_call.clone().run(engine.clone(), stop.clone()),
         ));
         drop(tasks.spawn("heartbeats", heartbeats.run(stop.clone())));
-        drop(tasks.spawn(
-            "compaction",
-            engine.clone().compact_in_background(stop.clone()),
-        ));
+        drop(tasks.spawn("compaction", engine.compactor().clone().run(stop.clone())));
 
         let releaser = Releaser {
             releases,
@@ -266,7 +263,7 @@ impl Background {
         let engine_of_releases = engine.clone();
         let release = move |sessions: Vec<_>| {
             let engine = engine_of_releases.clone();
-            async move { engine.release_all(&sessions).await }
+            async move { engine.releaser().release_all(&sessions).await }
         };
         let releasing = spawn("releases", releaser.run(release, stop.clone()));
         let sweeper = crate::sweeper::run(engine.clone(), interval, freed, stop);

@@ -85,7 +85,7 @@ impl BlockServer {
         let engine = self.engine.clone();
         let counted = cstore_node::blocking(move || {
             let _permit = permit;
-            engine.usage(&sessions)
+            engine.holdings().usage(&sessions)
         });
         let counted = counted.await.map_err(EngineError::from).flatten();
         counted.map(Response::Usage).map_err(fault)

@@ -32,14 +32,14 @@ pub(crate) async fn run(
             () = shutdown.triggered() => return Ok(()),
             _ = ticks.tick() => n_ticks += 1,
             () = freed.notified() => {
-                engine.reclaim_aside().await;
+                engine.recycler().reclaim_aside().await;
                 continue;
             }
         }
-        let keeping = engine.clone();
-        let kept = cstore_node::blocking(move || keeping.keep_hold()).await;
+        let hold = engine.hold().clone();
+        let kept = cstore_node::blocking(move || hold.keep()).await;
         kept.map_err(EngineError::from).flatten()?;
-        engine.reclaim_aside().await;
+        engine.recycler().reclaim_aside().await;
         if n_ticks.is_multiple_of(PIN_SWEEP_TICKS) {
             let engine = engine.clone();
             if let Err(error) = cstore_node::blocking(move || engine.sweep_pins()).await {

@@ -4,19 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cstore_log::{Disk, Observer};
-use cstore_node::shutdown::Shutdown;
-use cstore_types::{
-    Block, BlockId, PartNo, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid,
-};
+use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId, StoreUuid};
 
-use super::compactor::{CompactStep, CompactionStats, Need, pacer};
+use super::compactor::Compactor;
 use super::counters::Counters;
-use super::error::{AcceptError, EngineError, OpenError};
-use super::format::{Doubt, Superblock};
-use super::index::Totals;
+use super::error::{EngineError, OpenError};
+use super::hold::Hold;
+use super::holdings::Holdings;
 use super::open::{self, Parts};
-use super::space::Space;
-use super::usage;
+use super::recycler::Recycler;
+use super::releaser::Releaser;
 use super::volume::mount::{DiskOptions, Identity};
 use super::writer::{PutOutcome, SealOutcome};
 
@@ -94,69 +91,29 @@ impl Engine {
         self.parts.blocks.read(id)
     }
 
-    /// Returns what sessions hold here, and what would come back if some of them ended. Blocks the
-    /// thread.
-    pub fn usage(&self, sessions: &[SessionUsage]) -> Result<SpaceUsage> {
-        usage::usage(&self.parts.index, &self.parts.sets, sessions)
+    /// Returns the part that lets sessions go.
+    pub fn releaser(&self) -> &Releaser {
+        &self.parts.releaser
     }
 
-    /// Returns the sessions that hold reference sets here.
-    pub fn sessions(&self) -> Vec<SessionId> {
-        self.parts.index.lock().sessions().collect()
+    /// Returns the part that counts what is held.
+    pub fn holdings(&self) -> &Holdings {
+        &self.parts.holdings
     }
 
-    /// Removes the sessions that hold no reference sets here from `sessions`.
-    pub(crate) fn retain_held(&self, sessions: &mut Vec<SessionId>) {
-        let index = self.parts.index.lock();
-        sessions.retain(|session| index.holds_sets(*session));
+    /// Returns the part that empties segments.
+    pub fn compactor(&self) -> &Compactor {
+        &self.parts.compactor
     }
 
-    /// Drops all reference sets of a session.
-    pub async fn release(&self, session: SessionId) -> Result<()> {
-        self.release_all(&[session])
-            .await
-            .pop()
-            .map_or(Ok(()), |(_, result)| result)
+    /// Returns the part that retires dead segments.
+    pub fn recycler(&self) -> &Recycler {
+        &self.parts.recycler
     }
 
-    /// Drops all reference sets of sessions. Returns a result for each, in any order.
-    pub async fn release_all(&self, sessions: &[SessionId]) -> Vec<(SessionId, Result<()>)> {
-        self.parts.releaser.release_all(sessions).await
-    }
-
-    /// Takes one step of compaction.
-    pub async fn compact_step(&self, need: Need) -> Result<CompactStep> {
-        self.parts.compactor.step(need).await
-    }
-
-    /// Compacts until the shutdown, at a pace that follows the fill of the disk.
-    pub(crate) async fn compact_in_background(self, shutdown: Shutdown) {
-        pacer::run(self.parts.compactor.clone(), shutdown).await;
-    }
-
-    /// Returns the state of compaction.
-    pub fn compaction(&self) -> CompactionStats {
-        self.parts.compactor.stats()
-    }
-
-    /// Retires every segment in which nothing is needed. Blocks the thread.
-    pub fn reclaim(&self) -> usize {
-        self.parts.recycler.reclaim()
-    }
-
-    /// Like [`Self::reclaim`], but on a blocking thread.
-    pub(crate) async fn reclaim_aside(&self) {
-        self.parts.recycler.reclaim_aside().await;
-    }
-
-    /// Returns the fill of the disk.
-    pub fn space(&self) -> Space {
-        self.parts.compactor.space()
-    }
-
-    /// Returns the live totals.
-    pub fn totals(&self) -> Totals {
-        self.parts.index.lock().totals()
+    /// Returns the part that knows what is in doubt.
+    pub fn hold(&self) -> &Hold {
+        &self.parts.hold
     }
 
     /// Returns the counters for metrics.
@@ -169,11 +126,6 @@ impl Engine {
         self.parts.volume.store()
     }
 
-    /// Returns a copy of the superblock as it was last written.
-    pub fn superblock(&self) -> Superblock {
-        self.parts.volume.superblock()
-    }
-
     /// Returns the highest sequence that a seal of this disk may have used. It never goes back.
     pub fn seal_seq(&self) -> SealSeq {
         SealSeq(self.parts.log.durable_seq())
@@ -182,40 +134,7 @@ impl Engine {
     /// Returns why the disk takes no writes: after a failed write or sync, or because every segment
     /// is missing.
     pub fn read_only(&self) -> Option<String> {
-        self.parts
-            .log
-            .poisoned()
-            .map(|cause| cstore_types::error_chain(&*cause).to_string())
-            .or_else(|| self.parts.hold.read_only())
-    }
-
-    /// Returns true while something is in doubt: nothing is freed then.
-    pub fn is_held(&self) -> bool {
-        self.parts.hold.is_held()
-    }
-
-    /// Returns the reason of the first open doubt.
-    pub fn hold_reason(&self) -> Option<String> {
-        self.parts.hold.reason()
-    }
-
-    /// Returns what is in doubt on the disk, accepted doubts among it.
-    pub fn doubts(&self) -> Vec<Doubt> {
-        self.parts.hold.doubts()
-    }
-
-    /// Accepts a doubt on behalf of a person. Blocks the thread.
-    ///
-    /// # Errors
-    /// [`AcceptError`]. The doubt stays open.
-    pub fn accept_doubt(&self, number: u32) -> std::result::Result<Doubt, AcceptError> {
-        self.parts.hold.accept(number)
-    }
-
-    /// Closes doubts that uploads have disproved since, and writes those that are in memory only.
-    /// Blocks the thread.
-    pub fn keep_hold(&self) -> Result<()> {
-        self.parts.keep_hold()
+        self.parts.read_only()
     }
 
     /// Calls `observer` for every group commit of this disk.

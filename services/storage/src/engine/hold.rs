@@ -18,7 +18,7 @@ use super::volume::Volume;
 
 /// The hold of one disk. Clones share everything.
 #[derive(Debug, Clone)]
-pub(super) struct Hold {
+pub struct Hold {
     shared: Arc<Shared>,
 }
 
@@ -235,7 +235,7 @@ impl Hold {
         (!self.is_held()).then_some(FreePermit { _guard: guard })
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    pub fn is_held(&self) -> bool {
         self.shared.is_held.load(Ordering::Acquire)
     }
 
@@ -258,12 +258,12 @@ impl Hold {
     }
 
     /// Returns the doubts, accepted ones among them.
-    pub(super) fn doubts(&self) -> Vec<Doubt> {
+    pub fn doubts(&self) -> Vec<Doubt> {
         self.shared.shown.lock().list.clone()
     }
 
     /// Returns why the disk is on hold: the first open doubt.
-    pub(super) fn reason(&self) -> Option<String> {
+    pub fn reason(&self) -> Option<String> {
         self.shared.shown.lock().reason()
     }
 
@@ -315,7 +315,7 @@ impl Hold {
     ///
     /// # Errors
     /// [`AcceptError`]. The doubt stays open.
-    pub(super) fn accept(&self, number: u32) -> Result<Doubt, AcceptError> {
+    pub fn accept(&self, number: u32) -> Result<Doubt, AcceptError> {
         let mut doubts = self.shared.doubts.lock();
         let open: Vec<u32> = doubts
             .list
@@ -364,11 +364,16 @@ impl Hold {
         })
     }
 
-    /// Writes doubts that are in memory only. Blocks the thread.
+    /// Closes the doubt about absent blocks if uploads have brought all of them back, and writes
+    /// doubts that are in memory only. Blocks the thread.
     ///
     /// # Errors
     /// [`EngineError::Io`] if the superblock cannot be written again.
-    pub(super) fn keep(&self) -> Result<(), EngineError> {
+    pub fn keep(&self) -> Result<(), EngineError> {
+        let has_all = self.shared.index.lock().has_all_blocks();
+        if has_all {
+            self.close(|doubt| doubt.kind == DoubtKind::Absent);
+        }
         if !self.shared.is_unwritten.load(Ordering::Acquire) {
             return Ok(());
         }

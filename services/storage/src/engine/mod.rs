@@ -3,7 +3,7 @@
 //! ```text
 //!                    Engine (facade)
 //!   ┌───────────┬──────────┼───────────┬─────────────┐
-//! Writer     Releaser   BlockReader   usage       Compactor ◀─ pacer
+//! Writer     Releaser   BlockReader  Holdings     Compactor ◀─ pacer
 //!   │  put, seal │         │           │            │  policy, victim, Relocator
 //!   ├── Room ────┤         │        SetReader       │
 //!   │ (space for requests: Recycler, Compactor)     │
@@ -32,6 +32,7 @@ pub(crate) mod format;
 #[cfg(test)]
 mod golden;
 mod hold;
+mod holdings;
 mod index;
 mod locked_log;
 mod open;
@@ -42,16 +43,19 @@ mod releaser;
 mod room;
 mod sets;
 mod space;
-mod usage;
 mod volume;
 mod writer;
 
-pub use compactor::{CompactStep, CompactionStats, Need};
+pub use compactor::{CompactStep, CompactionStats, Compactor, Need};
 pub use counters::Counters;
 pub use error::{AcceptError, EngineError, OpenError};
 pub use facade::Engine;
 pub use format::{Doubt, DoubtKind, FormatError, KeptFields, Superblock};
+pub use hold::Hold;
+pub use holdings::Holdings;
 pub use index::Totals;
+pub use recycler::Recycler;
+pub use releaser::Releaser;
 pub use space::Space;
 pub use volume::mount::{DiskOptions, Identity, peek};
 pub use writer::{PutOutcome, SealOutcome};

@@ -24,6 +24,7 @@ use super::error::{EngineError, OpenError};
 use super::fences::Fences;
 use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
 use super::hold::{Doubts, Finding, Hold};
+use super::holdings::Holdings;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
@@ -49,7 +50,7 @@ pub(super) struct Parts {
     pub(super) hold: Hold,
     pub(super) counters: Counters,
     pub(super) blocks: BlockReader,
-    pub(super) sets: SetReader,
+    pub(super) holdings: Holdings,
     pub(super) recycler: Recycler,
     pub(super) compactor: Compactor,
     pub(super) room: Room,
@@ -293,8 +294,7 @@ impl Parts {
         let seal_seq = SealSeq(self.log.durable_seq());
         let (files, is_complete) = {
             let index = self.index.lock();
-            let is_complete = index.n_absent() == 0 && !index.is_absent_incomplete();
-            (index.counts(), is_complete)
+            (index.counts(), index.has_all_blocks())
         };
         // The cache has no place for the counts of absent blocks, and none for doubt.
         if is_complete && !self.hold.is_held() {
@@ -306,20 +306,12 @@ impl Parts {
         self.volume.write_superblock(seal_seq, true)
     }
 
-    /// Closes the doubt about absent blocks if all are here again, and writes doubts that are in
-    /// memory only.
-    ///
-    /// # Errors
-    /// [`EngineError::Io`] if the superblock cannot be written again.
-    pub(super) fn keep_hold(&self) -> Result<(), EngineError> {
-        let is_healed = {
-            let index = self.index.lock();
-            index.n_absent() == 0 && !index.is_absent_incomplete()
-        };
-        if is_healed {
-            self.hold.close(|doubt| doubt.kind == DoubtKind::Absent);
-        }
-        self.hold.keep()
+    /// Returns why the disk takes no writes: after a failed write or sync, or because every segment
+    /// is missing.
+    pub(super) fn read_only(&self) -> Option<String> {
+        let failed = self.log.poisoned();
+        let failed = failed.map(|cause| cstore_types::error_chain(&*cause).to_string());
+        failed.or_else(|| self.hold.read_only())
     }
 
     /// Gives each part what it may touch.
@@ -394,6 +386,7 @@ impl Parts {
             counters: counters.clone(),
             hold: hold.clone(),
         };
+        let holdings = Holdings::new(index.clone(), sets);
         Self {
             volume,
             log,
@@ -401,7 +394,7 @@ impl Parts {
             hold,
             counters,
             blocks,
-            sets,
+            holdings,
             recycler,
             compactor,
             room,

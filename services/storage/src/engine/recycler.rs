@@ -14,7 +14,7 @@ use super::volume::Volume;
 
 /// Retires dead segments. Clones share everything.
 #[derive(Debug, Clone)]
-pub(super) struct Recycler {
+pub struct Recycler {
     log: Arc<LockedLog>,
     index: SharedIndex,
     volume: Arc<Volume>,
@@ -44,13 +44,13 @@ impl Recycler {
 
     /// Retires every segment in which nothing is needed, and returns how many those were. Blocks
     /// the thread.
-    pub(super) fn reclaim(&self) -> usize {
+    pub fn reclaim(&self) -> usize {
         self.retire(&self.dead_files())
     }
 
     /// Like [`Self::reclaim`], but on a blocking thread. Calls are serialized: a caller that waits
     /// here benefits from the segments that the caller before it has freed.
-    pub(super) async fn reclaim_aside(&self) {
+    pub(crate) async fn reclaim_aside(&self) {
         let turn = self.turn.clone().lock_owned().await;
         let dead = self.dead_files();
         if dead.is_empty() {

@@ -32,7 +32,7 @@ type SetIds = HashMap<(SessionId, PartNo), Vec<BlockId>>;
 
 /// Releases sessions.
 #[derive(Debug)]
-pub(super) struct Releaser {
+pub struct Releaser {
     pub(super) appender: Appender,
     pub(super) index: SharedIndex,
     pub(super) fences: Fences,
@@ -43,6 +43,15 @@ pub(super) struct Releaser {
 }
 
 impl Releaser {
+    /// Drops all reference sets of a session.
+    ///
+    /// # Errors
+    /// Those of [`Self::release_all`].
+    pub async fn release(&self, session: SessionId) -> Result<(), EngineError> {
+        let results = self.release_all(&[session]).await;
+        results.into_iter().try_for_each(|(_, result)| result)
+    }
+
     /// Drops all reference sets of sessions. Repeating it is safe: a session without sets is
     /// released already.
     ///
@@ -52,7 +61,7 @@ impl Releaser {
     ///
     /// On hold nothing is released. A set that cannot be read puts the disk on hold, and its session
     /// keeps all its sets. The results hold these errors and those of the disk.
-    pub(super) async fn release_all(
+    pub async fn release_all(
         &self,
         sessions: &[SessionId],
     ) -> Vec<(SessionId, Result<(), EngineError>)> {

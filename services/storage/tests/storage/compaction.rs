@@ -23,14 +23,14 @@ async fn pad(engine: &Engine, from: u64) {
         store(engine, n, 30_000).await.unwrap();
     }
     for n in from..from + 12 {
-        engine.release(session(n)).await.unwrap();
+        engine.releaser().release(session(n)).await.unwrap();
     }
 }
 
 async fn compact(engine: &Engine) -> u64 {
     let mut emptied = 0;
     loop {
-        match engine.compact_step(Need::Now).await.unwrap() {
+        match engine.compactor().step(Need::Now).await.unwrap() {
             CompactStep::Idle => return emptied,
             CompactStep::Moved(_) => {}
             CompactStep::Emptied => emptied += 1,
@@ -69,10 +69,10 @@ async fn i8_a_damaged_block_stays_where_it_is_and_keeps_its_segment_until_it_is_
     compact(&engine).await;
     assert_eq!(engine.counters().damaged_blocks.get(), 1);
     assert_eq!(
-        engine.compaction().pinned_files,
+        engine.compactor().stats().pinned_files,
         1,
         "{:?}",
-        engine.compaction()
+        engine.compactor().stats()
     );
     assert!(matches!(
         engine.read_block(&numbered(0, 5_000).id),
@@ -91,10 +91,10 @@ async fn i8_a_damaged_block_stays_where_it_is_and_keeps_its_segment_until_it_is_
     assert!(matches!(again[..], [PutOutcome::Stored]));
     engine.unpin(session(0));
     compact(&engine).await;
-    engine.reclaim();
+    engine.recycler().reclaim();
     assert!(engine.counters().retired_files.get() > retired);
     assert_eq!(
-        engine.compaction().pinned_files,
+        engine.compactor().stats().pinned_files,
         0,
         "the repaired block let its old segment go"
     );
@@ -115,7 +115,7 @@ async fn i3_a_release_outlives_the_copies_of_its_sets_that_damage_keeps() {
     rot(&disk, 0);
     compact(&engine).await;
     pad(&engine, 30).await;
-    engine.release(session(1)).await.unwrap();
+    engine.releaser().release(session(1)).await.unwrap();
     for round in 3..8 {
         pad(&engine, round * 20).await;
         assert!(compact(&engine).await > 0);
@@ -123,7 +123,7 @@ async fn i3_a_release_outlives_the_copies_of_its_sets_that_damage_keeps() {
     drop(engine);
     let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
     assert!(
-        !engine.sessions().contains(&session(1)),
+        !engine.holdings().sessions().contains(&session(1)),
         "a released session is back"
     );
 }
@@ -200,17 +200,17 @@ async fn an_idle_engine_copies_nothing_a_second_time() {
     assert!(moved > 0);
     for _ in 0..100 {
         assert_eq!(
-            world.engine().compact_step(Need::Now).await.unwrap(),
+            world.engine().compactor().step(Need::Now).await.unwrap(),
             CompactStep::Idle
         );
     }
     assert_eq!(world.engine().counters().moved_bytes.get(), moved);
     let fresh = open_memory(&FaultyDisk::new(), CAPACITY).unwrap();
     assert_eq!(
-        fresh.compact_step(Need::Now).await.unwrap(),
+        fresh.compactor().step(Need::Now).await.unwrap(),
         CompactStep::Idle
     );
-    assert_eq!(fresh.compaction(), CompactionStats::default());
+    assert_eq!(fresh.compactor().stats(), CompactionStats::default());
 }
 
 #[test]

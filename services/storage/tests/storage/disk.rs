@@ -56,7 +56,10 @@ async fn fresh_start_erases_only_what_was_named() {
         ..fresh
     };
     let engine = Engine::open(disk, "memory", &identity(), &meant).unwrap();
-    assert!(engine.sessions().is_empty() && engine.read_block(&block(vec![1; 100]).id).is_err());
+    assert!(
+        engine.holdings().sessions().is_empty()
+            && engine.read_block(&block(vec![1; 100]).id).is_err()
+    );
 }
 
 #[test]
@@ -103,7 +106,7 @@ async fn the_bitmap_is_a_cache_that_may_be_missing_or_wrong() {
     let blocks: Vec<Block> = (0..20u8).map(|n| block(vec![n; 1_000])).collect();
     store(&engine, 0, &blocks).await.unwrap();
     store(&engine, 1, &blocks[..5]).await.unwrap();
-    let totals = engine.totals();
+    let totals = engine.holdings().totals();
     drop(engine);
     for damage in 0..3 {
         open(disk.clone(), CAPACITY).unwrap().close().unwrap();
@@ -113,7 +116,7 @@ async fn the_bitmap_is_a_cache_that_may_be_missing_or_wrong() {
             _ => faulty.rot("bitmap.bin", 30, 1).unwrap(),
         }
         assert_eq!(
-            open(disk.clone(), CAPACITY).unwrap().totals(),
+            open(disk.clone(), CAPACITY).unwrap().holdings().totals(),
             totals,
             "damage {damage}"
         );
@@ -139,7 +142,7 @@ async fn every_size_of_disk_takes_blocks_of_1_byte_to_4_mib() {
             assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);
         }
         assert!(
-            engine.space().allocated <= capacity,
+            engine.compactor().space().allocated <= capacity,
             "FS_SIZE bounds everything"
         );
     }
@@ -165,12 +168,13 @@ async fn i7_a_full_disk_refuses_reads_releases_and_takes_again() {
     assert!(sessions > 15, "6 MiB took {sessions} blocks of 200 kB");
     for n in 0..sessions {
         engine
+            .releaser()
             .release(SessionId::from_bytes([100 + n; 16]))
             .await
             .unwrap();
     }
-    engine.reclaim();
-    assert_eq!(engine.totals().physical_bytes, 0);
+    engine.recycler().reclaim();
+    assert_eq!(engine.holdings().totals().physical_bytes, 0);
     store(&engine, 0, &[block(vec![5; 200_000])]).await.unwrap();
 }
 
@@ -222,5 +226,5 @@ async fn i5_i8_bytes_that_are_not_their_id_are_refused_and_damage_is_healed_by_t
         [PutOutcome::Stored]
     ));
     assert_eq!(engine.read_block(&good.id).unwrap(), good.bytes);
-    assert_eq!(engine.totals().blocks, 1);
+    assert_eq!(engine.holdings().totals().blocks, 1);
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_node::shutdown::spawn;
-use cstore_storage::engine::{DiskOptions, DoubtKind, Engine};
+use cstore_storage::engine::{DiskOptions, DoubtKind, Engine, peek};
 use cstore_storage::{EngineError, OpenError};
 use cstore_testkit::engine::{
     CAPACITY, block, identity, numbered, open, open_memory, options, store,
@@ -55,7 +55,7 @@ async fn erase_in_two_lives(removals: u64, loses_power: bool) -> bool {
     };
     let engine = Engine::open(Arc::new(next), "memory", &identity(), &meant)
         .unwrap_or_else(|error| panic!("{removals} removals, power loss {loses_power}: {error}"));
-    assert!(engine.sessions().is_empty());
+    assert!(engine.holdings().sessions().is_empty());
     died
 }
 
@@ -105,7 +105,7 @@ async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
         store(&engine, n, 30_000).await.unwrap();
     }
     engine.close().unwrap();
-    let used = engine.space().allocated;
+    let used = engine.compactor().space().allocated;
     drop(engine);
     let refused = open_memory(&disk, used + (200 << 10)).unwrap_err();
     let OpenError::TooSmall { least, .. } = refused else {
@@ -119,6 +119,7 @@ async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
     let engine = open_memory(&disk, least).unwrap();
     for n in 0..300 {
         engine
+            .releaser()
             .release(session(n))
             .await
             .unwrap_or_else(|error| panic!("release {n}: {error}"));
@@ -143,7 +144,10 @@ async fn an_erase_may_make_the_disk_smaller() {
     };
     let engine = Engine::open(Arc::new(disk), "memory", &identity(), &meant).unwrap();
     assert_eq!(
-        (engine.sessions().len(), engine.space().capacity),
+        (
+            engine.holdings().sessions().len(),
+            engine.compactor().space().capacity
+        ),
         (0, CAPACITY)
     );
 }
@@ -163,13 +167,16 @@ async fn a_bitmap_of_an_earlier_stop_is_ignored() {
     );
     // Another size: a count of the wrong one of the two must not look right.
     store(&engine, 1, 2_000).await.unwrap();
-    engine.release(session(0)).await.unwrap();
-    let totals = engine.totals();
+    engine.releaser().release(session(0)).await.unwrap();
+    let totals = engine.holdings().totals();
     let disk = disk.kill();
     drop(engine);
     // A backup brought it back.
     put_file(&disk, "bitmap.bin", old);
-    assert_eq!(open_memory(&disk, CAPACITY).unwrap().totals(), totals);
+    assert_eq!(
+        open_memory(&disk, CAPACITY).unwrap().holdings().totals(),
+        totals
+    );
 }
 
 fn content(disk: &FaultyDisk, name: &str) -> Vec<u8> {
@@ -204,14 +211,14 @@ async fn reach_the_sequence_of_the_last_stop(
         store(&engine, n, 5_000).await.unwrap();
     }
     for n in 0..3 {
-        engine.release(session(n)).await.unwrap();
+        engine.releaser().release(session(n)).await.unwrap();
     }
     let seen = engine.seal_seq();
     engine.close().unwrap();
     drop(engine);
     engine = open_memory(&disk, CAPACITY).unwrap();
     engine.forget_orphans();
-    assert_eq!(engine.reclaim(), 1);
+    assert_eq!(engine.recycler().reclaim(), 1);
     assert!(engine.seal_seq() >= seen);
     disk = disk.kill();
     drop(engine);
@@ -235,7 +242,7 @@ async fn i1_i6_blocks_that_are_sealed_after_the_newest_segment_went_survive_a_ki
             let engine = open_memory(&disk, CAPACITY).unwrap();
             assert!(engine.seal_seq() >= seen, "the sequence went back");
             engine.forget_orphans();
-            engine.reclaim();
+            engine.recycler().reclaim();
             for n in 10..10 + frames {
                 let block = numbered(n, 5_000);
                 assert_eq!(
@@ -255,14 +262,15 @@ async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_wi
     let disk = FaultyDisk::new();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     store(&engine, 0, 150_000).await.unwrap();
-    engine.release(session(0)).await.unwrap();
+    engine.releaser().release(session(0)).await.unwrap();
     let seen = engine.seal_seq();
     // Header of the new segment, footer of the old one, inventory, then the frame.
     disk.strike(Verb::Write, 4, Fault::Eio);
     assert!(store(&engine, 1, 150_000).await.is_err());
-    assert_eq!(engine.reclaim(), 1);
-    assert_eq!(engine.superblock().seal_seq, seen);
+    assert_eq!(engine.recycler().reclaim(), 1);
     let disk = disk.power_loss(1);
+    let written = peek(&(Arc::new(disk.clone()) as Arc<dyn Disk>), "memory");
+    assert_eq!(written.unwrap().unwrap().seal_seq, seen);
     assert!(open_memory(&disk, CAPACITY).unwrap().seal_seq() >= seen);
 }
 
@@ -273,7 +281,7 @@ async fn i1_a_bitmap_is_believed_after_a_clean_stop_only() {
     let disk = FaultyDisk::new();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     store(&engine, 0, 1_000).await.unwrap();
-    let totals = engine.totals();
+    let totals = engine.holdings().totals();
     engine.close().unwrap();
     drop(engine);
     // Magic, store and sequence of the right one, and no counts.
@@ -285,7 +293,10 @@ async fn i1_a_bitmap_is_believed_after_a_clean_stop_only() {
     let disk = disk.kill();
     drop(engine);
     put_file(&disk, "bitmap.bin", empty);
-    assert_eq!(open_memory(&disk, CAPACITY).unwrap().totals(), totals);
+    assert_eq!(
+        open_memory(&disk, CAPACITY).unwrap().holdings().totals(),
+        totals
+    );
 }
 
 /// One segment that cannot be removed does not keep the others.
@@ -297,12 +308,12 @@ async fn i3_a_segment_that_cannot_be_recycled_does_not_keep_others_from_it() {
         store(&engine, n, 150_000).await.unwrap();
     }
     for n in 0..2 {
-        engine.release(session(n)).await.unwrap();
+        engine.releaser().release(session(n)).await.unwrap();
     }
     disk.strike(Verb::Name, 1, Fault::Eio);
-    assert_eq!(engine.reclaim(), 1);
+    assert_eq!(engine.recycler().reclaim(), 1);
     assert_eq!(engine.read_only(), None);
-    assert_eq!(engine.reclaim(), 1, "it is tried again");
+    assert_eq!(engine.recycler().reclaim(), 1, "it is tried again");
 }
 
 #[tokio::test]
@@ -358,7 +369,7 @@ async fn i8_two_blocks_with_one_md5_stay_two() {
             .put_seal(session(0), PartNo(0), ids, twins.to_vec())
             .await
             .unwrap();
-        assert_eq!(engine.totals().blocks, 2);
+        assert_eq!(engine.holdings().totals().blocks, 2);
         for twin in &twins {
             assert_eq!(engine.read_block(&twin.id).unwrap(), twin.bytes);
         }
@@ -402,25 +413,25 @@ async fn i4_a_damaged_set_puts_the_disk_on_hold_until_it_is_whole_again() {
     let disk = disk.kill();
     rot_set(&disk, &blocks[0].id);
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    let doubts = engine.doubts();
+    let doubts = engine.hold().doubts();
     assert!(
         matches!(doubts[..], [doubt] if doubt.kind == DoubtKind::Set && !doubt.accepted),
         "{doubts:?}"
     );
-    let held = engine.release(session(10)).await;
+    let held = engine.releaser().release(session(10)).await;
     assert!(matches!(held, Err(EngineError::Held(_))), "{held:?}");
     engine.forget_orphans();
-    engine.reclaim();
+    engine.recycler().reclaim();
     drop(engine);
 
     let disk = disk.kill();
     rot_set(&disk, &blocks[0].id);
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    assert_eq!(engine.doubts(), []);
+    assert_eq!(engine.hold().doubts(), []);
     for block in &blocks {
         assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);
     }
-    assert_eq!(engine.totals().blocks, 12);
+    assert_eq!(engine.holdings().totals().blocks, 12);
 }
 
 /// Otherwise a second process could cut the file that the first one is still writing.

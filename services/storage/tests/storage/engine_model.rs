@@ -76,7 +76,10 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         .await
         .unwrap();
     assert_eq!(answer, SealOutcome::Missing(vec![0]));
-    assert!(world.engine().sessions().is_empty(), "nothing was written");
+    assert!(
+        world.engine().holdings().sessions().is_empty(),
+        "nothing was written"
+    );
     // A seal that does not look: the record goes straight into the log.
     world.engine().close().unwrap();
     world.engine = None;
@@ -140,6 +143,6 @@ async fn i4_i11_a_release_after_an_unanswered_commit_is_caught() {
     world.engine().unpin(session(0));
     world.check().await.unwrap();
     // What only the master may decide.
-    world.engine().release(session(0)).await.unwrap();
+    world.engine().releaser().release(session(0)).await.unwrap();
     assert!(world.check().await.is_err());
 }

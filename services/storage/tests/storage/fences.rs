@@ -31,12 +31,12 @@ async fn store(engine: &Engine, n: u64, part: u32, len: usize) {
 }
 
 async fn compact(engine: &Engine) {
-    while engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
+    while engine.compactor().step(Need::Now).await.unwrap() != CompactStep::Idle {}
 }
 
 /// Empties one segment only: more would clean up what went wrong.
 async fn compact_one(engine: &Engine) {
-    while let CompactStep::Moved(_) = engine.compact_step(Need::Now).await.unwrap() {}
+    while let CompactStep::Moved(_) = engine.compactor().step(Need::Now).await.unwrap() {}
 }
 
 impl Bench {
@@ -60,10 +60,10 @@ impl Bench {
             store(&self.engine, n, 0, 30_000).await;
         }
         for n in from..from + 12 {
-            self.engine.release(session(n)).await.unwrap();
+            self.engine.releaser().release(session(n)).await.unwrap();
         }
         // Their segments go now: later the disk takes no syncs, and this thread must not wait.
-        self.engine.reclaim();
+        self.engine.recycler().reclaim();
     }
 
     /// Everything of this is appended before anything of it is synced, in this order.
@@ -81,6 +81,7 @@ impl Bench {
         drop(self.engine);
         open_memory(&self.disk.kill(), CAPACITY)
             .unwrap()
+            .holdings()
             .sessions()
             .contains(&session(n))
     }
@@ -93,9 +94,9 @@ async fn i3_a_set_does_not_move_while_it_is_released() {
     store(&bench.engine, 1, 0, 5_000).await;
     store(&bench.engine, 2, 0, 5_000).await;
     bench.pad(10).await;
-    let release = async { bench.engine.release(session(1)).await.unwrap() };
+    let release = async { bench.engine.releaser().release(session(1)).await.unwrap() };
     bench.at_once(release, compact_one(&bench.engine)).await;
-    assert!(!bench.engine.sessions().contains(&session(1)));
+    assert!(!bench.engine.holdings().sessions().contains(&session(1)));
     assert!(!bench.holds_after_kill(1), "the set moved past its release");
 }
 
@@ -104,7 +105,7 @@ async fn i3_a_release_waits_for_a_move_of_its_sets() {
     let bench = Bench::new();
     store(&bench.engine, 1, 0, 5_000).await;
     bench.pad(10).await;
-    let release = async { bench.engine.release(session(1)).await.unwrap() };
+    let release = async { bench.engine.releaser().release(session(1)).await.unwrap() };
     bench.at_once(compact_one(&bench.engine), release).await;
     assert!(
         bench.engine.read_block(&numbered(1, 5_000).id).is_err(),
@@ -126,9 +127,9 @@ async fn i1_a_release_does_not_move_past_a_set_that_is_being_sealed() {
     }
     bench.pad(10).await;
     compact(&bench.engine).await;
-    bench.engine.release(session(1)).await.unwrap();
+    bench.engine.releaser().release(session(1)).await.unwrap();
     bench.pad(30).await;
-    bench.engine.reclaim();
+    bench.engine.recycler().reclaim();
     let late = async { store(&bench.engine, 1, 9, 3_000).await };
     bench.at_once(late, compact_one(&bench.engine)).await;
     assert!(
@@ -149,7 +150,7 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
         store(engine, n, 0, len).await;
     }
     for n in 0..80 {
-        engine.release(session(n)).await.unwrap();
+        engine.releaser().release(session(n)).await.unwrap();
     }
     let blocks: Vec<Block> = (1_000..1_800).map(|n| numbered(n, len)).collect();
     bench.gate.close(Verb::Sync);
@@ -164,7 +165,7 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
         futures_util::future::join_all(puts).await
     };
     let step = async {
-        let step = engine.compact_step(Need::Now).await;
+        let step = engine.compactor().step(Need::Now).await;
         bench.gate.open(Verb::Sync);
         step
     };
@@ -175,7 +176,7 @@ async fn i12_compaction_goes_on_with_its_segment_when_the_queue_was_full() {
     assert_eq!(step.unwrap(), CompactStep::Moved(0));
     let moved = |step: CompactStep| matches!(step, CompactStep::Moved(bytes) if bytes > 0);
     assert!(
-        moved(engine.compact_step(Need::Now).await.unwrap()),
+        moved(engine.compactor().step(Need::Now).await.unwrap()),
         "the same records again"
     );
     compact(engine).await;
@@ -200,7 +201,7 @@ async fn i4_a_release_that_ends_while_a_set_is_written_frees_none_of_its_blocks(
 
     gate.close(Verb::Sync);
     let release = async {
-        engine.release(session(1)).await.unwrap();
+        engine.releaser().release(session(1)).await.unwrap();
         is_released.set(true);
     };
     // Finds its block, and waits in a frame behind that of the release.

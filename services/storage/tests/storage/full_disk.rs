@@ -41,11 +41,11 @@ fn spread(n: u64) -> Vec<u64> {
 /// Releases all of these; answers the first failure.
 async fn release_all(engine: &Engine, order: &[u64]) -> Result<(), String> {
     for (at, n) in order.iter().enumerate() {
-        if let Err(error) = engine.release(session(*n)).await {
+        if let Err(error) = engine.releaser().release(session(*n)).await {
             return Err(format!(
                 "release {at} of {}: {error}, {:?}",
                 order.len(),
-                engine.compaction()
+                engine.compactor().stats()
             ));
         }
     }
@@ -66,23 +66,23 @@ async fn i7_room_that_another_request_wins_back_is_promised_once() {
         loop {
             let retired = engine.counters().retired_files.get();
             if !matches!(
-                engine.compact_step(Need::Short).await.unwrap(),
+                engine.compactor().step(Need::Short).await.unwrap(),
                 CompactStep::Moved(_)
             ) {
                 break;
             }
-            engine.reclaim();
+            engine.recycler().reclaim();
             if engine.counters().retired_files.get() > retired {
                 break;
             }
         }
         // Only puts now: nobody says that the copy has come to its end.
-        while engine.space().free > 140_000 && store(&engine, n, len).await.is_ok() {
+        while engine.compactor().space().free > 140_000 && store(&engine, n, len).await.is_ok() {
             held.push(n);
             n += 1;
         }
-        let _ = engine.compact_step(Need::Now).await.unwrap();
-        assert_eq!(engine.compaction().missing_bytes, 0, "round {round}");
+        let _ = engine.compactor().step(Need::Now).await.unwrap();
+        assert_eq!(engine.compactor().stats().missing_bytes, 0, "round {round}");
     }
     let mut rng = StdRng::seed_from_u64(cstore_testkit::seed(3));
     while !held.is_empty() {
@@ -127,16 +127,16 @@ async fn i7_damaged_blocks_on_a_full_disk_do_not_use_up_the_reserve() {
         let released = release_all(&engine, &order).await;
         println!(
             "{segments} segments of {len}: {n} blocks, {released:?}, {:?}",
-            engine.compaction()
+            engine.compactor().stats()
         );
         released.unwrap();
-        while engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
+        while engine.compactor().step(Need::Now).await.unwrap() != CompactStep::Idle {}
         assert_eq!(
-            engine.compaction().pinned_files,
+            engine.compactor().stats().pinned_files,
             segments as u64,
             "compaction met the damage"
         );
-        assert_eq!(engine.compaction().missing_bytes, 0);
+        assert_eq!(engine.compactor().stats().missing_bytes, 0);
     }
 }
 
@@ -158,7 +158,7 @@ async fn i7_the_tiny_segments_of_restarts_on_a_full_disk_are_won_back() {
             let released = release_all(&engine, &[n]).await;
             released.unwrap_or_else(|error| panic!("kills {kills}, life {life}: {error}"));
             assert!(
-                engine.space().allocated <= 6 << 20,
+                engine.compactor().space().allocated <= 6 << 20,
                 "FS_SIZE bounds everything"
             );
         }
@@ -173,7 +173,11 @@ async fn i7_a_large_request_wins_back_as_much_as_it_needs() {
     let n = fill(&engine, 50_000).await;
     let gone: Vec<u64> = (0..n).filter(|n| n % 2 == 0).collect();
     release_all(&engine, &gone).await.unwrap();
-    assert!(engine.space().free < 4 << 20, "{:?}", engine.space());
+    assert!(
+        engine.compactor().space().free < 4 << 20,
+        "{:?}",
+        engine.compactor().space()
+    );
     store(&engine, 1_000_000, 4 << 20).await.unwrap();
 }
 

@@ -170,7 +170,7 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let disk = HookedDisk::gated(faulty.clone(), &gate);
     let engine = open(disk, CAPACITY).unwrap();
     store(&engine, 0, 150_000).await.unwrap();
-    engine.release(session(0)).await.unwrap();
+    engine.releaser().release(session(0)).await.unwrap();
     // The next segment is begun and gets no frame, so that nothing but the superblock can know the
     // highest sequence when the first segment is recycled: header of the new segment, footer of the
     // old one, inventory, then the frame.
@@ -179,7 +179,7 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
 
     gate.close(Verb::Sync);
     let retiring = engine.clone();
-    let retired = std::thread::spawn(move || retiring.reclaim());
+    let retired = std::thread::spawn(move || retiring.recycler().reclaim());
     let is_blocked = || gate.holds(Verb::Sync);
     let end = Instant::now() + Duration::from_secs(20);
     while !is_blocked() && Instant::now() < end {
@@ -188,7 +188,7 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     assert!(is_blocked(), "nothing was synced");
     let (told, answer) = std::sync::mpsc::sync_channel(1);
     let asked = engine.clone();
-    std::thread::spawn(move || told.send((asked.space(), asked.store())));
+    std::thread::spawn(move || told.send((asked.compactor().space(), asked.store())));
     let answer = answer.recv_timeout(Duration::from_secs(5));
     gate.open(Verb::Sync);
     assert!(answer.is_ok(), "the question waited for the disk");
@@ -251,7 +251,7 @@ async fn i11_a_release_is_told_until_the_master_has_answered_and_again_by_the_ne
     );
     life.stop().await;
     let engine = open_memory(&setup.disk.kill(), CAPACITY).unwrap();
-    assert_eq!(engine.sessions(), [session(1)]);
+    assert_eq!(engine.holdings().sessions(), [session(1)]);
 }
 
 #[tokio::test(start_paused = true)]

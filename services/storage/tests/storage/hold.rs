@@ -138,7 +138,7 @@ pub(crate) fn frames(segment: &[u8]) -> Vec<usize> {
 /// Everything that frees on a disk that is not on hold.
 pub(crate) async fn try_to_free(engine: &Engine) {
     for n in 0..N_FILES {
-        let released = engine.release(session(n)).await;
+        let released = engine.releaser().release(session(n)).await;
         assert!(
             matches!(released, Err(EngineError::Held(_))),
             "{n}: {released:?}"
@@ -149,31 +149,31 @@ pub(crate) async fn try_to_free(engine: &Engine) {
         engine.sweep_pins();
     }
     engine.forget_orphans();
-    assert_eq!(engine.reclaim(), 0);
-    let step = engine.compact_step(Need::Now).await.unwrap();
+    assert_eq!(engine.recycler().reclaim(), 0);
+    let step = engine.compactor().step(Need::Now).await.unwrap();
     assert_eq!(step, CompactStep::Idle);
 }
 
 pub(crate) fn kinds(engine: &Engine) -> Vec<DoubtKind> {
-    let doubts = engine.doubts();
+    let doubts = engine.hold().doubts();
     let open = doubts.iter().filter(|doubt| !doubt.accepted);
     open.map(|doubt| doubt.kind).collect()
 }
 
 pub(crate) fn open_doubts(engine: &Engine) -> Vec<Doubt> {
-    let mut doubts = engine.doubts();
+    let mut doubts = engine.hold().doubts();
     doubts.retain(|doubt| !doubt.accepted);
     doubts
 }
 
 #[track_caller]
 pub(crate) fn assert_whole(engine: &Engine) {
-    assert_eq!(engine.doubts(), []);
+    assert_eq!(engine.hold().doubts(), []);
     for n in 0..N_FILES {
         let read = engine.read_block(&nth(n).id);
         assert_eq!(read.unwrap(), nth(n).bytes, "block {n}");
     }
-    assert_eq!(engine.sessions().len() as u64, N_FILES);
+    assert_eq!(engine.holdings().sessions().len() as u64, N_FILES);
 }
 
 /// The directory of the segment that is away knows sets whose blocks lie in others: without the
@@ -191,7 +191,7 @@ async fn i4_each_segment_may_be_away_for_a_while_and_nothing_is_freed() {
             assert!(
                 kinds(&engine).contains(&DoubtKind::Missing),
                 "{name}: {:?}",
-                engine.doubts()
+                engine.hold().doubts()
             );
             try_to_free(&engine).await;
             // Writes go on.
@@ -210,8 +210,9 @@ async fn i4_each_segment_may_be_away_for_a_while_and_nothing_is_freed() {
             let disk = disk.kill();
             put_file(&*segments(&disk), name, &bytes);
             let engine = open_memory(&disk, CAPACITY).unwrap();
-            assert_eq!(engine.doubts(), [], "{name} is back");
+            assert_eq!(engine.hold().doubts(), [], "{name} is back");
             engine
+                .releaser()
                 .release(session(1_000))
                 .await
                 .unwrap_or_else(|error| panic!("{name} is back: {error}"));
@@ -250,7 +251,7 @@ async fn i4_a_segment_that_was_cut_between_two_frames_is_missed() {
             assert!(
                 kinds(&engine).contains(&DoubtKind::Short),
                 "{name}: {:?}",
-                engine.doubts()
+                engine.hold().doubts()
             );
             try_to_free(&engine).await;
             drop(engine);
@@ -273,7 +274,7 @@ async fn i4_a_segment_of_another_disk_is_not_taken_for_the_one_that_is_missing()
     assert!(
         kinds(&engine).contains(&DoubtKind::Foreign),
         "{:?}",
-        engine.doubts()
+        engine.hold().doubts()
     );
     try_to_free(&engine).await;
     drop(engine);
@@ -340,13 +341,13 @@ async fn i4_a_lost_block_that_is_uploaded_again_is_held_by_all_who_name_it() {
     assert!(
         kinds(&engine).contains(&DoubtKind::Absent),
         "{:?}",
-        engine.doubts()
+        engine.hold().doubts()
     );
     let missing = open_doubts(&engine)
         .into_iter()
         .find(|doubt| doubt.kind == DoubtKind::Missing)
         .unwrap();
-    engine.accept_doubt(missing.number).unwrap();
+    engine.hold().accept(missing.number).unwrap();
     assert!(!kinds(&engine).is_empty(), "blocks are absent still");
 
     // The blocks that are missing come back under new names: the last one closes the doubt.
@@ -361,7 +362,7 @@ async fn i4_a_lost_block_that_is_uploaded_again_is_held_by_all_who_name_it() {
             );
         }
     }
-    engine.keep_hold().unwrap();
+    engine.hold().keep().unwrap();
     assert_eq!(kinds(&engine), []);
 
     // Everybody who named it before is removed, with restarts between.
@@ -373,15 +374,15 @@ async fn i4_a_lost_block_that_is_uploaded_again_is_held_by_all_who_name_it() {
     let engine = open_memory(&disk, CAPACITY).unwrap();
     assert_eq!(kinds(&engine), []);
     for n in 0..N_FILES {
-        engine.release(session(n)).await.unwrap();
+        engine.releaser().release(session(n)).await.unwrap();
     }
     engine.forget_orphans();
-    engine.reclaim();
-    while engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
+    engine.recycler().reclaim();
+    while engine.compactor().step(Need::Now).await.unwrap() != CompactStep::Idle {}
     drop(engine);
     let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
     engine.forget_orphans();
-    engine.reclaim();
+    engine.recycler().reclaim();
     let read = engine.read_block(&nth(5).id).unwrap();
     assert_eq!(read, nth(5).bytes);
 }
@@ -396,14 +397,18 @@ async fn i12_a_person_ends_a_hold_by_the_number_that_the_list_shows() {
         .iter()
         .map(|doubt| doubt.number)
         .collect();
-    let refused = engine.accept_doubt(77).unwrap_err();
+    let refused = engine.hold().accept(77).unwrap_err();
     assert!(matches!(&refused, AcceptError::Unknown { open, .. } if *open == numbers));
     assert!(refused.to_string().contains("77"), "{refused}");
     for number in numbers {
-        assert!(engine.accept_doubt(number).unwrap().accepted);
+        assert!(engine.hold().accept(number).unwrap().accepted);
     }
     assert_eq!(kinds(&engine), []);
-    engine.release(session(N_FILES - 1)).await.unwrap();
+    engine
+        .releaser()
+        .release(session(N_FILES - 1))
+        .await
+        .unwrap();
     drop(engine);
 
     // The file that was given up comes back: it is not read, and raises nothing that was removed.
@@ -411,7 +416,7 @@ async fn i12_a_person_ends_a_hold_by_the_number_that_the_list_shows() {
     put_file(&*segments(&disk), &name, &bytes);
     let engine = open_memory(&disk, CAPACITY).unwrap();
     assert_eq!(kinds(&engine), []);
-    assert!(!engine.sessions().contains(&session(N_FILES - 1)));
+    assert!(!engine.holdings().sessions().contains(&session(N_FILES - 1)));
     drop(engine);
     assert!(
         contents(&*segments(&disk), &name) == bytes,
@@ -442,7 +447,7 @@ async fn i4_an_inventory_that_is_lost_damaged_or_older_is_doubt() {
         assert!(
             kinds(&engine).contains(&DoubtKind::Inventory),
             "{what}: {:?}",
-            engine.doubts()
+            engine.hold().doubts()
         );
         try_to_free(&engine).await;
         drop(engine);
@@ -450,8 +455,8 @@ async fn i4_an_inventory_that_is_lost_damaged_or_older_is_doubt() {
         let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
         assert_eq!(kinds(&engine), [DoubtKind::Inventory], "{what}");
         let number = open_doubts(&engine)[0].number;
-        engine.accept_doubt(number).unwrap();
-        engine.release(session(0)).await.unwrap();
+        engine.hold().accept(number).unwrap();
+        engine.releaser().release(session(0)).await.unwrap();
     }
 }
 
@@ -473,11 +478,16 @@ async fn i4_one_damaged_area_of_the_inventory_is_no_doubt() {
         let engine = open_memory(&disk, CAPACITY).unwrap();
         // The newest image may be the one that the superblock names.
         let expected = if half == newest {
-            engine.doubts().len()
+            engine.hold().doubts().len()
         } else {
             0
         };
-        assert_eq!(engine.doubts().len(), expected, "{:?}", engine.doubts());
+        assert_eq!(
+            engine.hold().doubts().len(),
+            expected,
+            "{:?}",
+            engine.hold().doubts()
+        );
     }
 }
 
@@ -499,7 +509,7 @@ async fn i4_a_superblock_that_is_older_than_the_inventory_is_doubt() {
     assert!(
         kinds(&engine).contains(&DoubtKind::Superblock),
         "{:?}",
-        engine.doubts()
+        engine.hold().doubts()
     );
     try_to_free(&engine).await;
 }
@@ -509,7 +519,7 @@ async fn i4_a_superblock_that_is_older_than_the_inventory_is_doubt() {
 async fn i12_more_doubts_than_fit_are_counted_and_hold_the_disk() {
     let (disk, n_missing) = many_segments_away().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    let doubts = engine.doubts();
+    let doubts = engine.hold().doubts();
     assert_eq!(doubts.len(), 32, "{doubts:?}");
     let missed: u32 = doubts
         .iter()
@@ -517,7 +527,7 @@ async fn i12_more_doubts_than_fit_are_counted_and_hold_the_disk() {
         .map(|doubt| doubt.count)
         .sum();
     assert_eq!(missed as usize, n_missing);
-    let released = engine.release(session(39)).await;
+    let released = engine.releaser().release(session(39)).await;
     assert!(
         matches!(released, Err(EngineError::Held(_))),
         "{released:?}"
@@ -531,7 +541,7 @@ async fn i10_a_full_disk_on_hold_says_why_deletes_give_no_room() {
     take_file(&*segments(&disk), &name);
     let engine = open_memory(&disk, CAPACITY).unwrap();
     let refused = loop {
-        let n = engine.totals().blocks + 5_000;
+        let n = engine.holdings().totals().blocks + 5_000;
         if let Err(error) = store(&engine, n, LEN).await {
             break error;
         }

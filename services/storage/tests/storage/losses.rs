@@ -51,7 +51,11 @@ async fn i4_a_segment_that_was_cut_to_its_header_is_missed() {
         let disk = disk.kill();
         put_file(&*segments(&disk), name, &bytes);
         let engine = open_memory(&disk, CAPACITY).unwrap();
-        assert_eq!(engine.sessions().len() as u64, N_FILES, "{name} is back");
+        assert_eq!(
+            engine.holdings().sessions().len() as u64,
+            N_FILES,
+            "{name} is back"
+        );
         if !k.contains(&DoubtKind::Short) {
             bad.push(name.clone());
         }
@@ -109,9 +113,9 @@ async fn i4_a_segment_without_its_frames_costs_no_block_of_others() {
     put_file(&*segments(&disk), &name, &bytes);
     let engine = open_memory(&disk, CAPACITY).unwrap();
     assert!(
-        engine.sessions().contains(&session(1)),
+        engine.holdings().sessions().contains(&session(1)),
         "the set is back: {:?}",
-        engine.doubts()
+        engine.hold().doubts()
     );
 }
 
@@ -158,18 +162,19 @@ async fn i3_a_damaged_set_that_was_accepted_can_be_released() {
     disk.remove("bitmap.bin").unwrap();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     for d in open_doubts(&engine) {
-        engine.accept_doubt(d.number).unwrap();
+        engine.hold().accept(d.number).unwrap();
     }
-    assert!(!engine.is_held());
+    assert!(!engine.hold().is_held());
     let released = engine
+        .releaser()
         .release_all(&[session(3), session(7), session(20)])
         .await;
     assert!(
         released.iter().all(|(_, result)| result.is_ok()),
         "{released:?}"
     );
-    engine.release(session(12)).await.unwrap();
-    assert!(!engine.is_held());
+    engine.releaser().release(session(12)).await.unwrap();
+    assert!(!engine.hold().is_held());
 }
 
 #[tokio::test]
@@ -183,9 +188,9 @@ async fn i12_an_accepted_superblock_is_not_doubted_at_the_next_start() {
     engine.close().unwrap();
     drop(engine);
     let mut disk = disk.kill();
-    for _ in 0..6 {
+    for n in 0..6 {
         let e = open_memory(&disk, CAPACITY).unwrap();
-        store(&e, 900 + e.superblock().seq, LEN).await.unwrap();
+        store(&e, 900 + n, LEN).await.unwrap();
         e.close().unwrap();
         drop(e);
         disk = disk.kill();
@@ -195,7 +200,7 @@ async fn i12_an_accepted_superblock_is_not_doubted_at_the_next_start() {
         let engine = open_memory(&disk, CAPACITY).unwrap();
         assert_eq!(open_doubts(&engine).is_empty(), round > 0, "round {round}");
         for doubt in open_doubts(&engine) {
-            engine.accept_doubt(doubt.number).unwrap();
+            engine.hold().accept(doubt.number).unwrap();
         }
         engine.close().unwrap();
         drop(engine);
@@ -233,12 +238,12 @@ async fn i12_an_unlisted_file_of_another_disk_is_no_doubt() {
 async fn i4_accepting_all_that_fit_the_list_does_not_accept_the_rest() {
     let (disk, n_missing) = many_segments_away().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    assert!(engine.doubts().len() < n_missing);
+    assert!(engine.hold().doubts().len() < n_missing);
     for d in open_doubts(&engine) {
-        let r = engine.accept_doubt(d.number);
+        let r = engine.hold().accept(d.number);
         assert!(r.is_ok());
     }
-    assert!(engine.is_held());
+    assert!(engine.hold().is_held());
 }
 
 #[tokio::test]
@@ -254,7 +259,7 @@ async fn i1_sequences_of_a_segment_that_is_foreign_are_not_used_again() {
     }
     store(&engine, 500, LEN).await.unwrap();
     store(&engine, 501, LEN).await.unwrap();
-    let acked = engine.sessions().len();
+    let acked = engine.holdings().sessions().len();
     drop(engine);
     let disk = disk.kill();
     let newest = names(&segments(&disk)).pop().unwrap();
@@ -274,7 +279,7 @@ async fn i1_sequences_of_a_segment_that_is_foreign_are_not_used_again() {
         Ok(e) => e,
         Err(e) => panic!("open: {e}"),
     };
-    assert_eq!(engine.sessions().len(), acked + 1);
+    assert_eq!(engine.holdings().sessions().len(), acked + 1);
 }
 
 /// A release between: set of the proven frame rises again.
@@ -289,7 +294,7 @@ async fn i12_a_segment_that_proves_a_frame_of_another_may_be_away() {
     let disk = disk.kill();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     // The frame of session 1 is the last proven one of the first file.
-    engine.release(session(1)).await.unwrap();
+    engine.releaser().release(session(1)).await.unwrap();
     drop(engine);
     let disk = disk.kill();
     let engine = open_memory(&disk, CAPACITY).unwrap();
@@ -307,7 +312,7 @@ async fn i12_a_segment_that_proves_a_frame_of_another_may_be_away() {
     }
     let engine = open_memory(&disk, CAPACITY).unwrap();
     assert!(
-        !engine.sessions().contains(&session(1)),
+        !engine.holdings().sessions().contains(&session(1)),
         "a released session rose again"
     );
 }
@@ -360,7 +365,7 @@ async fn i12_a_segment_may_come_back_after_a_start_without_writes() {
     drop(engine);
     let disk = disk.kill();
     let engine = open_memory(&disk, CAPACITY).unwrap();
-    engine.release(session(1)).await.unwrap();
+    engine.releaser().release(session(1)).await.unwrap();
     store(&engine, 5, LEN).await.unwrap();
     drop(engine);
     let disk = disk.kill();
@@ -372,7 +377,7 @@ async fn i12_a_segment_may_come_back_after_a_start_without_writes() {
     put_file(&*segments(&disk), &name, &bytes);
     let engine = open_memory(&disk, CAPACITY).unwrap();
     assert!(
-        !engine.sessions().contains(&session(1)),
+        !engine.holdings().sessions().contains(&session(1)),
         "a released session rose again"
     );
 }
@@ -388,11 +393,11 @@ async fn i12_an_accept_that_cannot_be_written_leaves_the_doubt_open() {
     let open = open_doubts(&engine);
     let (last, others) = open.split_last().unwrap();
     for d in others {
-        engine.accept_doubt(d.number).unwrap();
+        engine.hold().accept(d.number).unwrap();
     }
     assert_eq!(last.kind, DoubtKind::Absent);
     disk.strike(Verb::Sync, 1, Fault::Eio);
-    assert!(engine.accept_doubt(last.number).is_err());
+    assert!(engine.hold().accept(last.number).is_err());
     assert!(
         !open_doubts(&engine).is_empty(),
         "accepted in memory, held all the same"
@@ -445,7 +450,7 @@ async fn i4_no_group_is_released_after_the_doubt_of_the_one_before() {
         .or_else(|_| disk.rot(&name, at as u64 + 3, 0xff))
         .unwrap();
     let all: Vec<_> = (0..1_100).map(session).collect();
-    let results = engine.release_all(&all).await;
+    let results = engine.releaser().release_all(&all).await;
     let ok = results.iter().filter(|(_, r)| r.is_ok()).count();
     assert_eq!(ok, 0);
 }

@@ -153,7 +153,7 @@ impl World {
         else {
             return;
         };
-        if self.engine().release(session(n)).await.is_ok() {
+        if self.engine().releaser().release(session(n)).await.is_ok() {
             self.model.sealed.retain(|(owner, _), _| *owner != n);
             self.model.released.push(n);
         } else {
@@ -207,7 +207,7 @@ impl World {
     pub fn check_totals(&self) -> Result<(), String> {
         let live: BTreeSet<u64> = self.model.sealed.values().flatten().copied().collect();
         let bytes: u64 = live.iter().map(|n| block(*n).bytes.len() as u64).sum();
-        let totals = self.engine().totals();
+        let totals = self.engine().holdings().totals();
         if (totals.blocks, totals.unique_bytes) == (live.len() as u64, bytes) {
             return Ok(());
         }
@@ -222,11 +222,11 @@ impl World {
         self.engine = None;
         let engine = open_memory(&self.disk, CAPACITY).map_err(|error| error.to_string())?;
         // No crash point of a roll, a retire or an open may look like a loss.
-        if !engine.doubts().is_empty() {
-            return Err(format!("a false hold: {:?}", engine.doubts()));
+        if !engine.hold().doubts().is_empty() {
+            return Err(format!("a false hold: {:?}", engine.hold().doubts()));
         }
         self.engine = Some(engine);
-        let held: BTreeSet<SessionId> = self.engine().sessions().into_iter().collect();
+        let held: BTreeSet<SessionId> = self.engine().holdings().sessions().into_iter().collect();
         let sealed = self
             .model
             .sealed
@@ -261,7 +261,7 @@ impl World {
         match rng.random_range(0..32) {
             0..=2 => self.release(rng).await,
             3 => {
-                self.engine().reclaim();
+                self.engine().recycler().reclaim();
             }
             4 => {
                 self.engine().close().map_err(|error| error.to_string())?;
@@ -368,7 +368,7 @@ impl World {
 async fn compact(engine: Engine, steps: usize) -> u64 {
     let mut emptied = 0;
     for _ in 0..steps {
-        match engine.compact_step(Need::Now).await {
+        match engine.compactor().step(Need::Now).await {
             Ok(CompactStep::Idle) | Err(_) => break,
             Ok(CompactStep::Moved(_)) => {}
             Ok(CompactStep::Emptied) => emptied += 1,

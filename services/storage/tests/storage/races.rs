@@ -105,14 +105,16 @@ impl Request {
                 let sealed = engine.put_seal(session(owner), PartNo(part), ids(&numbers), sent);
                 Response::Sealed(sealed.await)
             }
-            Self::Release { owner } => Response::Released(engine.release(session(owner)).await),
+            Self::Release { owner } => {
+                Response::Released(engine.releaser().release(session(owner)).await)
+            }
             Self::Unpin { owner } => {
                 engine.unpin(session(owner));
                 Response::Done
             }
             Self::Compact => {
                 for _ in 0..8 {
-                    let _ = engine.compact_step(Need::Now).await;
+                    let _ = engine.compactor().step(Need::Now).await;
                 }
                 Response::Done
             }
@@ -277,7 +279,7 @@ impl World {
 
     fn is_sealed(&self, (owner, part): Set, numbers: &[u64]) -> bool {
         let engine = &self.engine;
-        if !engine.sessions().contains(&session(owner)) {
+        if !engine.holdings().sessions().contains(&session(owner)) {
             return false;
         }
         // No id of the pool is missing only because the question pins or writes: it sends no block.
@@ -312,7 +314,7 @@ impl World {
         }
 
         let owners: BTreeSet<_> = self.sets.keys().map(|(owner, _)| session(*owner)).collect();
-        let held: BTreeSet<_> = self.engine.sessions().into_iter().collect();
+        let held: BTreeSet<_> = self.engine.holdings().sessions().into_iter().collect();
         if owners != held {
             return Err(format!(
                 "sessions {held:?} hold sets, {owners:?} were sealed"
@@ -320,7 +322,7 @@ impl World {
         }
         let live: BTreeSet<u64> = self.sets.values().flatten().copied().collect();
         let bytes: u64 = live.iter().map(|n| block(*n).bytes.len() as u64).sum();
-        let totals = self.engine.totals();
+        let totals = self.engine.holdings().totals();
         if (totals.blocks, totals.unique_bytes) != (live.len() as u64, bytes) {
             return Err(format!(
                 "totals are {totals:?}, {} blocks of {bytes} bytes are live",

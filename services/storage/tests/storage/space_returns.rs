@@ -62,14 +62,14 @@ impl Filled {
         let go: Vec<_> = go.into_iter().map(|(_, n)| session(*n)).collect();
         self.held = stay.into_iter().map(|(_, n)| *n).collect();
         if at_once {
-            let answers = self.engine.release_all(&go).await;
+            let answers = self.engine.releaser().release_all(&go).await;
             assert!(
                 answers.iter().all(|(_, answer)| answer.is_ok()),
                 "{answers:?}"
             );
         } else {
             for session in &go {
-                self.engine.release(*session).await.unwrap();
+                self.engine.releaser().release(*session).await.unwrap();
             }
         }
         go.len()
@@ -84,7 +84,10 @@ impl Filled {
                 "block {n}"
             );
         }
-        assert_eq!(self.engine.totals().blocks, self.held.len() as u64);
+        assert_eq!(
+            self.engine.holdings().totals().blocks,
+            self.held.len() as u64
+        );
     }
 }
 
@@ -112,7 +115,7 @@ async fn i3_i7_a_full_disk_takes_again_what_every_second_release_gave_back_five_
                 disk.check();
             }
             assert!(
-                disk.engine.space().allocated <= capacity,
+                disk.engine.compactor().space().allocated <= capacity,
                 "FS_SIZE bounds everything"
             );
         }
@@ -135,7 +138,7 @@ async fn clients_fill_beside_compaction() {
         let (engine, done) = (engine.clone(), done.clone());
         spawn("compaction", async move {
             while !done.load(Ordering::Relaxed) {
-                if engine.compact_step(Need::Short).await.unwrap() == CompactStep::Idle {
+                if engine.compactor().step(Need::Short).await.unwrap() == CompactStep::Idle {
                     tokio::task::yield_now().await;
                 }
             }
@@ -165,10 +168,10 @@ async fn clients_fill_beside_compaction() {
         for client in clients {
             held.extend(client.await.unwrap());
         }
-        let bytes = engine.totals().unique_bytes;
+        let bytes = engine.holdings().totals().unique_bytes;
         println!("round {round}: {} held of {bytes} bytes", held.len());
         assert_eq!(
-            engine.compaction().missing_bytes,
+            engine.compactor().stats().missing_bytes,
             0,
             "round {round}: of compaction's reserve"
         );
@@ -178,11 +181,11 @@ async fn clients_fill_beside_compaction() {
             "round {round}: {bytes} bytes where {full} fit"
         );
         for n in held.extract_if(.., |n| *n % 2 == 0).collect::<Vec<_>>() {
-            engine.release(session(n)).await.unwrap();
+            engine.releaser().release(session(n)).await.unwrap();
         }
         let odd = held.len();
         for n in held.drain(..odd / 4) {
-            engine.release(session(n)).await.unwrap();
+            engine.releaser().release(session(n)).await.unwrap();
         }
     }
     done.store(true, Ordering::Relaxed);
@@ -204,12 +207,12 @@ async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
         let mut disk = Filled::new(capacity, len);
         // Packed as tightly as it can be: nothing is to be won but what the releases give back.
         while disk.fill().await > 0 {
-            while disk.engine.compact_step(Need::Now).await.unwrap() != CompactStep::Idle {}
+            while disk.engine.compactor().step(Need::Now).await.unwrap() != CompactStep::Idle {}
         }
         println!(
             "{capacity} {len}: {} held, {:?}",
             disk.held.len(),
-            disk.engine.space()
+            disk.engine.compactor().space()
         );
         for n in 0.. {
             if disk.held.is_empty() {
@@ -217,11 +220,11 @@ async fn i7_a_full_disk_takes_single_releases_until_nothing_is_left() {
             }
             let at = rng.random_range(0..disk.held.len());
             let gone = disk.held.swap_remove(at);
-            let answer = disk.engine.release(session(gone)).await;
+            let answer = disk.engine.releaser().release(session(gone)).await;
             assert!(
                 answer.is_ok(),
                 "{capacity} {len}: release {n}: {answer:?}, {:?}",
-                disk.engine.space()
+                disk.engine.compactor().space()
             );
             // It is filled again half-way, so that the disk is full of older and newer ones.
             if n == disk.held.len() {
@@ -247,7 +250,7 @@ async fn i7_a_full_disk_that_died_opens_and_recovers() {
         let freed = disk.thin(true).await;
         // It dies somewhere in the compaction that makes room, or when it is full again.
         for _ in 0..round {
-            let _ = disk.engine.compact_step(Need::Now).await;
+            let _ = disk.engine.compactor().step(Need::Now).await;
         }
         faulty = if round % 2 == 0 {
             faulty.kill()
@@ -332,7 +335,7 @@ impl Race {
                 chosen.filter(|n| held.remove(n))
             };
             match chosen {
-                Some(n) => self.engine.release(session(n)).await.unwrap(),
+                Some(n) => self.engine.releaser().release(session(n)).await.unwrap(),
                 None => tokio::task::yield_now().await,
             }
         }
@@ -341,7 +344,7 @@ impl Race {
     async fn compact(&self) -> u64 {
         let mut emptied = 0;
         while !self.done.load(Ordering::Relaxed) {
-            match self.engine.compact_step(Need::Now).await.unwrap() {
+            match self.engine.compactor().step(Need::Now).await.unwrap() {
                 CompactStep::Emptied => emptied += 1,
                 CompactStep::Moved(_) => {}
                 CompactStep::Idle => tokio::task::yield_now().await,
@@ -418,7 +421,7 @@ async fn i1_i4_puts_seals_releases_reads_and_compaction_at_once_harm_nobody() {
     let (read, emptied) = (reader.join().unwrap(), emptied.load(Ordering::Relaxed));
     println!(
         "{read} blocks read, {emptied} segments emptied, {:?}",
-        race.engine.compaction()
+        race.engine.compactor().stats()
     );
     assert!(read > 100 && emptied > 0);
     let held = race.held.lock().clone();
@@ -427,11 +430,14 @@ async fn i1_i4_puts_seals_releases_reads_and_compaction_at_once_harm_nobody() {
         .flat_map(|n| Race::blocks(*n))
         .map(|block| block.id)
         .collect();
-    assert_eq!(race.engine.totals().blocks, distinct.len() as u64);
+    assert_eq!(
+        race.engine.holdings().totals().blocks,
+        distinct.len() as u64
+    );
     assert_eq!(race.engine.counters().damaged_blocks.get(), 0);
     drop(race);
     let engine = open(RealDisk::open(dir.path()).unwrap(), 12 << 20).unwrap();
-    assert_eq!(engine.totals().blocks, distinct.len() as u64);
+    assert_eq!(engine.holdings().totals().blocks, distinct.len() as u64);
     for n in held {
         for block in Race::blocks(n) {
             assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes);

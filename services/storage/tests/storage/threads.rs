@@ -21,7 +21,7 @@ async fn fill_release_and_fill(engine: Engine) -> ThreadId {
             n += 1;
         }
         for gone in (round * 1_000..n).filter(|n| round % 2 == 0 || n % 2 == 0) {
-            engine.release(session(gone)).await.unwrap();
+            engine.releaser().release(session(gone)).await.unwrap();
         }
     }
     std::thread::current().id()

@@ -49,11 +49,13 @@ async fn i6_an_upgrade_that_was_cut_off_is_repeated_in_every_slot() {
             };
             match open_memory(&disk, CAPACITY) {
                 Ok(e) => {
-                    if !e.doubts().is_empty() || e.sessions().len() as u64 != N_FILES {
+                    if !e.hold().doubts().is_empty()
+                        || e.holdings().sessions().len() as u64 != N_FILES
+                    {
                         bad.push(format!(
                             "seed {seed} at {at} {:?} {}",
-                            e.doubts(),
-                            e.sessions().len()
+                            e.hold().doubts(),
+                            e.holdings().sessions().len()
                         ));
                     }
                     let old = contents(&disk, SUPERBLOCK)

@@ -17,7 +17,7 @@
 //! * The log keeps room that only compaction may take, enough for any segment that is worth it: a
 //!   full disk can be compacted.
 
-pub(super) mod pacer;
+mod pacer;
 mod policy;
 mod relocate;
 mod victim;
@@ -123,7 +123,7 @@ pub(super) struct CompactionTurn<'a> {
 
 /// Empties segments. Clones share everything.
 #[derive(Debug, Clone)]
-pub(super) struct Compactor {
+pub struct Compactor {
     log: Arc<LockedLog>,
     index: SharedIndex,
     ledger: SpaceLedger,
@@ -185,7 +185,7 @@ impl Compactor {
     ///
     /// # Errors
     /// [`EngineError`] if the log is read-only or closed.
-    pub(super) async fn step(&self, need: Need) -> Result<CompactStep, EngineError> {
+    pub async fn step(&self, need: Need) -> Result<CompactStep, EngineError> {
         self.step_in(&mut self.turn().await, need).await
     }
 
@@ -413,12 +413,12 @@ impl Compactor {
 /// Space and state.
 impl Compactor {
     /// Returns the fill of the disk.
-    pub(super) fn space(&self) -> Space {
+    pub fn space(&self) -> Space {
         self.ledger.space()
     }
 
     /// Returns the state of compaction.
-    pub(super) fn stats(&self) -> CompactionStats {
+    pub fn stats(&self) -> CompactionStats {
         let room = self.room_for_copies();
         let missing_bytes = self.log.missing_bytes();
         let sizes = self.sizes();

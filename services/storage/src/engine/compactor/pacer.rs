@@ -54,24 +54,26 @@ impl Pace {
     }
 }
 
-/// Compacts until the shutdown. A step that runs then either completes or leaves everything as it
-/// was.
-pub(in crate::engine) async fn run(compactor: Compactor, shutdown: Shutdown) {
-    loop {
-        let pace = Pace::of(compactor.space());
-        let step = tokio::select! {
-            biased;
-            () = shutdown.triggered() => return,
-            step = compactor.step(pace.need) => step,
-        };
-        if let Err(error) = &step {
-            tracing::debug!(error = %error_chain(error), "compaction rests");
-        }
+impl Compactor {
+    /// Compacts until the shutdown. A step that runs then either completes or leaves everything as it
+    /// was.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        loop {
+            let pace = Pace::of(self.space());
+            let step = tokio::select! {
+                biased;
+                () = shutdown.triggered() => return,
+                step = self.step(pace.need) => step,
+            };
+            if let Err(error) = &step {
+                tracing::debug!(error = %error_chain(error), "compaction rests");
+            }
 
-        tokio::select! {
-            biased;
-            () = shutdown.triggered() => return,
-            () = tokio::time::sleep(pace.pause(&step)) => {}
+            tokio::select! {
+                biased;
+                () = shutdown.triggered() => return,
+                () = tokio::time::sleep(pace.pause(&step)) => {}
+            }
         }
     }
 }

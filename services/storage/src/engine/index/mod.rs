@@ -111,6 +111,11 @@ impl Index {
         self.absent.len()
     }
 
+    /// Returns true if every block that a set names is here.
+    pub(crate) fn has_all_blocks(&self) -> bool {
+        self.n_absent() == 0 && !self.is_absent_incomplete()
+    }
+
     /// Returns true if more ids are absent than can be counted.
     pub(crate) fn is_absent_incomplete(&self) -> bool {
         self.absent.is_incomplete()

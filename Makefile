@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -14,6 +14,9 @@ flaky: ## the tests N=10 times beside LOAD=2 busy loops: which failed how often;
 
 mutants: ## break the code with each patch of integration-tests/mutants: do the tests notice? ONLY=log
 	@.ci/mutants
+
+mutation: ## the same with mutants of cargo-mutants, a part of them: SHARD=0/40 ONLY=log
+	@.ci/mutation
 
 up: ## start it with Docker Compose and wait until it is healthy
 	@deploy/compose.sh up

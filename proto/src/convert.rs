@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use cstore_types::epoch::{Epoch, SealPoint};
 use cstore_types::{
     ChunkingError, ClusterUuid, ETagError, ErrorCode, Fault, FileMeta, FileName, IdError,
-    MapVersion, NameError, NamedFile, NodeId, Placement, PlacementError, PlacementNode, SessionId,
-    SessionUsage, SpaceUsage, StoreUuid, Tenant, TenantError, UserMetadata, UserMetadataError,
-    WriteCondition,
+    MapVersion, NameError, NamedFile, NodeId, Placement, PlacementError, PlacementNode, SealSeq,
+    SessionId, SessionUsage, SpaceUsage, StoreUuid, Tenant, TenantError, UserMetadata,
+    UserMetadataError, WriteCondition,
 };
 use tonic::Status;
 
@@ -247,6 +248,44 @@ impl TryFrom<v1::FileInfo> for NamedFile {
             name: file_name("name", &file.name)?,
             meta,
         })
+    }
+}
+
+impl From<v1::SealPoint> for SealPoint {
+    fn from(point: v1::SealPoint) -> Self {
+        Self {
+            seq: SealSeq(point.seq),
+            nonce: point.nonce,
+        }
+    }
+}
+
+impl From<SealPoint> for v1::SealPoint {
+    fn from(point: SealPoint) -> Self {
+        Self {
+            seq: point.seq.0,
+            nonce: point.nonce,
+        }
+    }
+}
+
+impl From<v1::SequenceEpoch> for Epoch {
+    fn from(epoch: v1::SequenceEpoch) -> Self {
+        Self {
+            number: epoch.number,
+            nonce: epoch.nonce,
+            end_before: epoch.end_before,
+        }
+    }
+}
+
+impl From<Epoch> for v1::SequenceEpoch {
+    fn from(epoch: Epoch) -> Self {
+        Self {
+            number: epoch.number,
+            nonce: epoch.nonce,
+            end_before: epoch.end_before,
+        }
     }
 }
 

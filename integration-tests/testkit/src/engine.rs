@@ -32,6 +32,8 @@ pub fn options(capacity: u64) -> DiskOptions {
         block_size: 65_536,
         fresh_start: false,
         erase: None,
+        nonce: cstore_types::nonce().unwrap(),
+        waits_for_master: false,
     }
 }
 

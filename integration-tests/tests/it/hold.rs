@@ -1,7 +1,7 @@
 //! Doubt on the real program: what an operator sees of a storage node that has lost a segment, and
 //! how the hold ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use cstore_integration_tests::cluster::Cluster;
@@ -194,6 +194,89 @@ fn i12_a_lost_segment_is_accepted_by_the_number_that_the_list_shows() {
     });
     restart(&cluster, || {});
     assert_eq!(doubts(&cluster), Vec::<Value>::new());
+}
+
+/// Copies the files of a folder and of its folders.
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// A backup of the storage folder, restored beside a master that has gone on. What it writes then
+/// lies in front of what was lost, for every number of restarts.
+#[test]
+fn i4_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothing() {
+    let cluster = cluster();
+    fill(&cluster);
+    let folder = cluster.dir().join(STORAGE);
+    let (backup, newer) = (cluster.dir().join("backup"), cluster.dir().join("newer"));
+    restart(&cluster, || copy_folder(&folder, &backup));
+    assert_eq!(cluster.ask("PUT", "/api/files/last", b"last").status, 201);
+    let is_older = |doubt: &Value| doubt["kind"] == "store_older";
+    // The node is called suspect for as long, and reads and writes go on.
+    let restart_older = |name: &str, between: &dyn Fn()| {
+        cluster.kill(STORAGE);
+        between();
+        cluster.launch(STORAGE);
+        until_blocking("an upload", || {
+            let put = cluster.ask("PUT", &format!("/api/files/{name}"), b"new");
+            (put.status == 201).then_some(())
+        });
+        until_blocking("the doubt is known", || {
+            doubts(&cluster).iter().any(is_older).then_some(())
+        });
+    };
+    restart_older("new-0", &|| {
+        std::fs::rename(&folder, &newer).unwrap();
+        std::fs::rename(&backup, &folder).unwrap();
+    });
+    // More is written than was lost.
+    restart_older("new-1", &|| {});
+    restart_older("new-2", &|| {});
+    assert_eq!(cluster.ask("DELETE", &path(FILES - 1), b"").status, 204);
+    let beats = || cluster.metric(STORAGE, HEARTBEATS);
+    let (before, retired) = (beats(), "cstore_storage_retired_files_total");
+    until_blocking("two sweeps over pins", || {
+        (beats() > before + 1_300.0).then_some(())
+    });
+    assert_eq!(cluster.metric(STORAGE, retired), 0.0);
+    let stats = cluster.ask("GET", "/api/stats", b"").json();
+    assert!(stats["pending_releases"].as_u64() > Some(0), "{stats}");
+
+    // The right folder comes back: it has no doubt, and what was written meanwhile is with the other.
+    let other = cluster.dir().join("other");
+    restart(&cluster, || {
+        std::fs::rename(&folder, &other).unwrap();
+        std::fs::rename(&newer, &folder).unwrap();
+    });
+    assert_eq!(doubts(&cluster), Vec::<Value>::new());
+    assert_reads(&cluster, 0..FILES - 1);
+    assert_eq!(cluster.fetch("/api/files/last").body, b"last");
+
+    // Or a person takes the older one as it is.
+    restart_older("new-3", &|| {
+        std::fs::rename(&folder, &newer).unwrap();
+        std::fs::rename(&other, &folder).unwrap();
+    });
+    for doubt in doubts(&cluster) {
+        let accepted = hold(&cluster, &["accept", STORAGE, &doubt["number"].to_string()]);
+        let said = String::from_utf8(accepted.stderr).unwrap();
+        assert!(accepted.status.success(), "{doubt}: {said}");
+    }
+    until_blocking("the removal is released", || {
+        let stats = cluster.ask("GET", "/api/stats", b"").json();
+        (stats["pending_releases"] == 0).then_some(())
+    });
+    restart(&cluster, || {});
+    assert_eq!(doubts(&cluster), Vec::<Value>::new());
+    assert_eq!(cluster.fetch("/api/files/new-2").body, b"new");
 }
 
 /// The folder of the node is there and empty, because its volume is not mounted.

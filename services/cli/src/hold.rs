@@ -69,12 +69,10 @@ pub(crate) fn accept(node: &str, number: u32, source: &dyn Source) -> Result<(),
 async fn until_accepted(master: &MasterClient, node: &str, number: u32) -> Result<(), Failure> {
     loop {
         let nodes = nodes(master).await?;
-        let is_accepted = nodes
-            .iter()
-            .filter(|found| found.node_id == node)
-            .flat_map(|found| &found.doubts)
-            .any(|doubt| doubt.number == number && doubt.accepted);
-        if is_accepted {
+        // One that has nothing left to say is not listed any more.
+        let is_open = |doubt: &v1::Doubt| doubt.number == number && !doubt.accepted;
+        let node = nodes.iter().find(|found| found.node_id == node);
+        if node.is_some_and(|found| !found.doubts.iter().any(is_open)) {
             return Ok(());
         }
         sleep(ACCEPT_POLL_PAUSE).await;
@@ -93,6 +91,8 @@ fn print(out: &mut impl Write, node: &str, doubt: &v1::Doubt, json: bool) -> std
         kind,
         detail,
         accepted,
+        // `detail` says it.
+        seal: _,
     } = doubt;
     if json {
         let line = Line {

@@ -42,6 +42,8 @@ cstore_types::limits! {
     pub(crate) count MAX_KEPT_IDS: usize = 128 << 10;
     /// Largest half of the inventory of segments that is read. A larger one counts as damaged.
     pub(crate) bytes MAX_INVENTORY_AREA: u64 = 64 << 20;
+    /// Most epochs of sequences that a disk lists. The oldest ones go: where they ended stays known.
+    pub(crate) count MAX_EPOCHS: usize = 4_096;
     /// Most pinned block ids over all uploads. Beyond it a pin is left out: the block may be freed
     /// before its seal, and the upload sends it again.
     pub(crate) count MAX_PINS: usize = 4 << 20;

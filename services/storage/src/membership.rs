@@ -10,6 +10,7 @@ use cstore_mesh::member::{Member, Occasion, Report};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::spawn;
 use cstore_proto::v1;
+use cstore_types::epoch::SealPoint;
 use cstore_types::{SessionId, error_chain};
 
 use crate::engine::{Doubt, Engine};
@@ -80,7 +81,18 @@ impl Member for StorageMember {
 
     fn handle_answer(&mut self, answer: v1::HeartbeatResponse) {
         self.releases.acknowledged(&self.acknowledging);
-        let age = match answer.suspect {
+        let seen = answer.seen.map(SealPoint::from);
+        if let Some(seen) = seen
+            && !self.engine.judge().agrees(&seen)
+        {
+            // Nothing else of the answer is used: what it asks for may rest on what is lost.
+            self.releases.withdraw();
+            judge(&self.engine, seen, answer.accept_doubts);
+            return;
+        }
+
+        // A master that knows no epochs judges by itself.
+        let age = match answer.suspect && seen.is_none() {
             true => {
                 PartState::NotReady("disk is older than what the master has seen of it".to_owned())
             }
@@ -96,11 +108,14 @@ impl Member for StorageMember {
             .confirm(committed.filter_map(|verdict| parse(&verdict.session)));
 
         if !answer.accept_doubts.is_empty() {
-            accept(&self.engine, answer.accept_doubts);
+            let engine = self.engine.clone();
+            let accepting = cstore_node::blocking(move || accept(&engine, answer.accept_doubts));
+            drop(spawn("accept doubts", accepting));
         }
 
         // A disk that may be too old, or may hide references, frees nothing.
-        if answer.suspect || self.engine.hold().is_held() {
+        let is_suspect = answer.suspect && seen.is_none();
+        if is_suspect || self.engine.hold().is_held() {
             self.releases.withdraw();
         } else {
             let named: Vec<SessionId> = answer
@@ -131,22 +146,29 @@ fn doubt(doubt: &Doubt) -> v1::Doubt {
         kind: doubt.kind.name().to_owned(),
         detail: doubt.to_string(),
         accepted: doubt.accepted,
+        seal: doubt.lost_seal().map(v1::SealPoint::from),
     }
 }
 
-/// Accepts doubts, on a blocking thread: the answer of a heartbeat must not wait for the disk. What
-/// fails is tried again when the next answer names it.
-fn accept(engine: &Engine, numbers: Vec<u32>) {
+/// Judges the disk by what the master has seen of it, on a blocking thread: the answer of a
+/// heartbeat must not wait for the disk. Doubts that a person accepted come first.
+fn judge(engine: &Engine, seen: SealPoint, accepted: Vec<u32>) {
     let engine = engine.clone();
-    let accepting = cstore_node::blocking(move || {
-        for number in numbers {
-            if let Err(error) = engine.hold().accept(number) {
-                let error = error_chain(&error);
-                tracing::error!(number, %error, "doubt is not accepted");
-            }
-        }
+    let judging = cstore_node::blocking(move || {
+        accept(&engine, accepted);
+        engine.judge().judge_seen(seen)
     });
-    drop(spawn("accept doubts", accepting));
+    drop(spawn("judge disk", judging));
+}
+
+/// Accepts doubts. What fails is tried again when the next answer names it. Blocks the thread.
+fn accept(engine: &Engine, numbers: Vec<u32>) {
+    for number in numbers {
+        if let Err(error) = engine.hold().accept(number) {
+            let error = error_chain(&error);
+            tracing::error!(number, %error, "doubt is not accepted");
+        }
+    }
 }
 
 /// Returns the state of the disk as the master sees it, without sessions.
@@ -170,5 +192,12 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
         unconfirmed: Vec::new(),
         fill_pressure: u32::try_from(pressure).unwrap_or(100),
         doubts: engine.hold().doubts().iter().map(doubt).collect(),
+        epochs: engine
+            .judge()
+            .epochs()
+            .into_iter()
+            .map(v1::SequenceEpoch::from)
+            .collect(),
+        unopened: false,
     }
 }

@@ -17,6 +17,7 @@ use cstore_node::admin::{PartState, Readiness};
 use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::{Caller, Signer, v1};
+use cstore_types::epoch::SealPoint;
 use cstore_types::{ClusterSecret, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
 use futures_util::stream::BoxStream;
@@ -53,9 +54,9 @@ pub enum RunError {
         /// How the work ended.
         source: JoinError,
     },
-    /// The system has no random bytes for the identity of a new disk.
-    #[error("choose the identity of a new disk")]
-    StoreUuid(#[source] getrandom::Error),
+    /// The system has no random bytes, for the identity of a new disk or for the number of an open.
+    #[error("choose a random number")]
+    Random(#[source] getrandom::Error),
     /// The master's address cannot be used.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -137,7 +138,7 @@ pub async fn run_over(
     let found = peek(&disk, &path)?;
     let store = match &found {
         Some(superblock) => superblock.store,
-        None => StoreUuid::random().map_err(RunError::StoreUuid)?,
+        None => StoreUuid::random().map_err(RunError::Random)?,
     };
     let first_report = report_unopened(&config, store, found.as_ref());
     let Some(membership) = link.join(Some(first_report), &readiness, &shutdown).await? else {
@@ -152,8 +153,12 @@ pub async fn run_over(
     let engine = open(&config, disk, &path, &identity).await?;
     let frame_metrics = crate::metrics::register(&mut metrics.registry.lock(), &engine);
     // The identity of the disk may have changed by a fresh start: say so before workers come.
-    link.register_until_known(Some(report(&engine)), &shutdown)
+    let registered = link
+        .register_until_known(Some(report(&engine)), &shutdown)
         .await;
+    if let Some(answer) = registered {
+        judge(&engine, answer.seen).await?;
+    }
     readiness.set("disk", PartState::Ready);
     tracing::info!(%path, store = %engine.store(), %addr, "storage node serves");
 
@@ -189,8 +194,22 @@ fn report_unopened(
         store_uuid: bytes::Bytes::copy_from_slice(store.as_bytes()),
         seal_seq: found.map_or(0, |superblock| superblock.seal_seq.0),
         capacity_bytes: config.capacity.bytes(),
+        unopened: true,
         ..v1::StorageReport::default()
     }
+}
+
+/// Judges the disk by the newest seal that the master has seen of it. Before that it frees nothing
+/// and takes no seals.
+async fn judge(engine: &Engine, seen: Option<v1::SealPoint>) -> Result<(), RunError> {
+    let judge = engine.judge().clone();
+    // A master that knows no epochs judges by itself, and says so in its answers.
+    let seen = seen.map_or_else(SealPoint::default, SealPoint::from);
+    let judging = cstore_node::blocking(move || judge.judge_seen(seen));
+    judging.await.map(drop).map_err(|source| RunError::Task {
+        doing: "judge disk",
+        source,
+    })
 }
 
 async fn open(
@@ -204,6 +223,8 @@ async fn open(
         block_size: config.block_size.bytes(),
         fresh_start: config.fresh_start,
         erase: config.erase,
+        nonce: cstore_types::nonce().map_err(RunError::Random)?,
+        waits_for_master: true,
     };
     let (path, identity) = (path.to_owned(), identity.clone());
     let opening = cstore_node::blocking(move || Engine::open(disk, &path, &identity, &options));

@@ -1,7 +1,8 @@
 //! Disks of storage nodes: which one a node may come with, what is in doubt on it, and what a person
 //! decides about it.
 
-use cstore_types::{ErrorCode, Fault, NodeId, SealSeq, StoreUuid};
+use cstore_types::epoch::SealPoint;
+use cstore_types::{ErrorCode, Fault, NodeId, StoreUuid};
 
 use super::membership::{Membership, NodeState};
 use super::releases::Releases;
@@ -15,10 +16,10 @@ impl Membership {
         &self,
         id: &NodeId,
         store: StoreUuid,
-    ) -> Result<SealSeq, Fault> {
+    ) -> Result<SealPoint, Fault> {
         for _ in 0..MAX_DECISIONS {
             match self.context.derived.store(store) {
-                Some(record) if record.node == *id => return Ok(record.seal_seq),
+                Some(record) if record.node == *id => return Ok(record.seen),
                 Some(record) => {
                     let text = format!("store {store} belongs to node {}", record.node);
                     return Err(Fault::new(ErrorCode::PermissionDenied, text));
@@ -29,7 +30,7 @@ impl Membership {
                 return Err(other_store(id, *known, store));
             }
             let record = StoreRecord {
-                seal_seq: SealSeq(0),
+                seen: SealPoint::default(),
                 node: id.clone(),
             };
             let mut batch = Batch::default();

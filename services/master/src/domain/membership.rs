@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_types::epoch::SealPoint;
 use cstore_types::{
     ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid,
 };
 use parking_lot::Mutex;
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use super::Context;
+use super::seals::Told;
 use crate::limits::{FORGET_WORKER, MAX_NODES, MIN_UPLOAD_SPACE};
 use crate::store::Batch;
 use crate::store::keys;
@@ -90,6 +93,8 @@ pub(crate) struct DoubtReport {
     pub(crate) kind: String,
     pub(crate) detail: String,
     pub(crate) accepted: bool,
+    /// The seal that is not on a disk that is older than it should be.
+    pub(crate) seal: Option<SealPoint>,
 }
 
 /// A member as it registered and was last heard of.
@@ -111,6 +116,8 @@ pub(crate) struct Node {
     pub(crate) last_seen_ms: i64,
     /// Storage nodes only.
     pub(crate) disk: Option<DiskReport>,
+    /// What is known of the sequences of its disk.
+    pub(crate) told: Told,
     /// What is in doubt on its disk.
     pub(crate) doubts: Vec<DoubtReport>,
     /// Numbers of doubts that a person accepted since, until the node says that it has.
@@ -118,6 +125,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Returns true if a node whose disk is older than it should be takes uploads all the same: it
+    /// frees nothing, and its seals raise nothing that the master has seen.
+    fn takes_uploads(&self) -> bool {
+        self.ready && matches!(self.told, Told::Epochs(_))
+    }
+
     pub(super) fn state(&self, lease: Duration) -> NodeState {
         if self.last_seen.elapsed() > lease {
             NodeState::Lost
@@ -158,6 +171,7 @@ pub(crate) struct Heartbeat {
     pub(crate) ready: bool,
     pub(crate) reason: String,
     pub(crate) disk: Option<DiskReport>,
+    pub(crate) told: Told,
     pub(crate) doubts: Vec<DoubtReport>,
     /// The last heartbeat of a worker that stops cleanly.
     pub(crate) leaving: bool,
@@ -174,6 +188,8 @@ pub(crate) enum HeartbeatOutcome {
     Renewed {
         /// The disk is older than what the master has seen of it.
         suspect: bool,
+        /// Newest seal of the disk on which a file rests; `None` for a worker.
+        seen: Option<SealPoint>,
         /// Doubts that a person accepted and that the node has not accepted yet.
         accepting: Vec<u32>,
     },
@@ -191,6 +207,8 @@ pub(super) struct Inner {
 pub(crate) struct Membership {
     pub(super) context: Context,
     pub(super) inner: Arc<Mutex<Inner>>,
+    /// Read by commits while they rely on what disks have told, written by a disk that registers.
+    pub(super) told: Arc<RwLock<()>>,
 }
 
 impl Membership {
@@ -198,6 +216,7 @@ impl Membership {
         Self {
             context,
             inner: Arc::default(),
+            told: Arc::default(),
         }
     }
 
@@ -255,7 +274,11 @@ impl Membership {
                 .nodes
                 .get(&node.id)
                 .map_or(NodeState::Lost, |node| node.state(self.lease()));
-            if state != NodeState::Ready {
+            // A disk in doubt takes uploads: its node says whether it is ready.
+            let is_ready = state == NodeState::Ready
+                || (state == NodeState::Suspect
+                    && inner.nodes.get(&node.id).is_some_and(Node::takes_uploads));
+            if !is_ready {
                 return Some(format!("storage node {} is {}", node.id, state.as_str()));
             }
         }
@@ -341,16 +364,29 @@ impl Membership {
         sum
     }
 
-    /// Takes a node in.
+    /// Takes a node in. Returns the newest seal of its disk on which a file rests.
     ///
     /// # Errors
     /// `permission_denied` if the store belongs to another node, the node has another store, is known
     /// in another role or is in use at another address; `overloaded` if too many nodes are known; those of the store of metadata.
-    pub(crate) async fn register(&self, id: NodeId, mut node: Node) -> Result<(), Fault> {
+    pub(crate) async fn register(
+        &self,
+        id: NodeId,
+        mut node: Node,
+    ) -> Result<Option<SealPoint>, Fault> {
         self.check_takeover(&id, &node)?;
+        let mut seen = None;
         if let Some(disk) = &node.disk {
-            let seen = self.register_store(&id, disk.store).await?;
-            node.suspect = disk.seal_seq < seen;
+            seen = Some(self.register_store(&id, disk.store).await?);
+        }
+        // Commits that rely on what the disk has told before must be durable: they are a part of what
+        // the disk is judged by.
+        let telling = self.told.write().await;
+        if let (Some(disk), Some(seen)) = (&node.disk, &mut seen) {
+            if let Some(record) = self.context.derived.store(disk.store) {
+                *seen = record.seen;
+            }
+            node.suspect = node.is_older_than(seen);
         }
         let owns_store = !self.context.derived.stores_of(&id).is_empty();
         {
@@ -369,9 +405,10 @@ impl Membership {
             }
             inner.nodes.insert(id, node);
         }
+        drop(telling);
         self.freeze_map().await?;
         self.context.derived.changed();
-        Ok(())
+        Ok(seen)
     }
 
     /// Checks that nobody else uses the name of a node: two processes of one name would take each
@@ -476,17 +513,22 @@ impl Membership {
         node.last_seen_ms = self.context.clock.now_ms();
         node.ready = beat.ready;
         node.reason = beat.reason;
+        node.doubts = beat.doubts;
         if let Some(disk) = beat.disk {
-            let Some(Some(seen)) = seen else {
+            let Some(Some(seen)) = &seen else {
                 return HeartbeatOutcome::RegisterAgain;
             };
-            // Only a restart can bring an older disk: a heartbeat that a commit overtook proves
-            // nothing.
-            node.suspect = node.suspect && disk.seal_seq < seen.seal_seq;
             node.disk = Some(disk);
+            node.suspect = match &beat.told {
+                // Only a restart can bring an older disk: a heartbeat that a commit overtook proves
+                // nothing.
+                Told::Nothing | Told::Sequence => node.suspect && disk.seal_seq < seen.seen.seq,
+                // The disk knows what it holds, and judges what it is told.
+                Told::Epochs(_) => node.is_in_doubt(),
+            };
+            node.told = beat.told;
         }
 
-        node.doubts = beat.doubts;
         let open = |number: &u32| {
             let mut doubts = node.doubts.iter();
             doubts.any(|doubt| doubt.number == *number && !doubt.accepted)
@@ -504,6 +546,10 @@ impl Membership {
         if before != after {
             self.context.derived.changed();
         }
-        HeartbeatOutcome::Renewed { suspect, accepting }
+        HeartbeatOutcome::Renewed {
+            suspect,
+            seen: seen.flatten().map(|record| record.seen),
+            accepting,
+        }
     }
 }

@@ -16,6 +16,7 @@ mod membership;
 mod namespace;
 mod release_list;
 mod releases;
+mod seals;
 mod selection;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub(crate) use membership::{
 };
 pub(crate) use namespace::{CopyOrRename, Namespace};
 pub(crate) use releases::{Releases, Verdict};
+pub(crate) use seals::Told;
 pub(crate) use selection::Selection;
 pub(crate) use uploads::{Aborted, Commit, Seal, Uploads};
 pub(crate) use usage::FileTotals;
@@ -115,6 +117,7 @@ impl Master {
             identity.clone(),
             namespace.clone(),
             releases.clone(),
+            members.clone(),
         );
         Ok(Self {
             context,

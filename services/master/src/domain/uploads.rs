@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use cstore_proto::{TicketClaims, TicketError};
+use cstore_types::epoch::SealPoint;
 use cstore_types::limits::{MAX_STORAGE_NODES, MAX_TICKETS};
 use cstore_types::{
     ETag, ErrorCode, Fault, FileMeta, FileName, NamedFile, Root, SealSeq, SessionId, StoreUuid,
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use super::namespace::{FoundFile, Namespace, missing, taken};
 use super::releases::{Releases, Verdict};
+use super::seals::{JudgedSeal, ToldGuard};
 use super::{Context, Membership, millis};
 use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{
@@ -83,6 +85,12 @@ pub(crate) enum Aborted {
     Removed { version: u64 },
 }
 
+/// Makes the refusal of an upload whose blocks are gone with the disk that had sealed them.
+fn gone() -> Fault {
+    let text = "a storage disk went back behind this upload; upload the file again";
+    Fault::new(ErrorCode::DataLoss, text)
+}
+
 /// The rules of upload sessions.
 #[derive(Debug, Clone)]
 pub(crate) struct Uploads {
@@ -90,6 +98,7 @@ pub(crate) struct Uploads {
     identity: ClusterRecord,
     namespace: Namespace,
     releases: Releases,
+    members: Membership,
     /// When this life of the master began.
     started: Instant,
 }
@@ -100,12 +109,14 @@ impl Uploads {
         identity: ClusterRecord,
         namespace: Namespace,
         releases: Releases,
+        members: Membership,
     ) -> Self {
         Self {
             context,
             identity,
             namespace,
             releases,
+            members,
             started: Instant::now(),
         }
     }
@@ -117,7 +128,6 @@ impl Uploads {
     /// succeed now.
     pub(crate) async fn begin(
         &self,
-        members: &Membership,
         tenant: &Tenant,
         name: Option<&FileName>,
         condition: &WriteCondition,
@@ -136,7 +146,7 @@ impl Uploads {
             return Err(why.clone().into());
         }
 
-        let map_version = members.check_takes_uploads()?;
+        let map_version = self.members.check_takes_uploads()?;
         let expires_ms = self
             .context
             .clock
@@ -144,7 +154,7 @@ impl Uploads {
             .saturating_add(millis(self.context.limits.ticket_ttl));
         let mut tickets = Vec::new();
         for _ in 0..count.max(1) {
-            let worker = members.next_worker()?;
+            let worker = self.members.next_worker()?;
             let session =
                 SessionId::random().map_err(|error| Fault::from(MetaError::Random(error)))?;
             tickets.push(TicketClaims {
@@ -205,7 +215,17 @@ impl Uploads {
                     _ => continue,
                 }
             }
-            if let Some(published) = self.try_commit(commit, found).await? {
+            // Until the batch is durable no disk may take back what it is judged by.
+            let told = self.members.told().await;
+            let Some(seals) = self.judge_seals(&told, commit)? else {
+                drop(told);
+                // Final: a disk went back behind its seal.
+                match self.releases.end(commit.claims.session).await? {
+                    Verdict::Ended(Ending::Aborted) => return Err(gone()),
+                    _ => continue,
+                }
+            };
+            if let Some(published) = self.try_commit(commit, found, seals).await? {
                 return Ok(published);
             }
         }
@@ -216,6 +236,7 @@ impl Uploads {
         &self,
         commit: &Commit,
         found: Option<FoundFile>,
+        seals: Vec<(StoreUuid, SealPoint)>,
     ) -> Result<Option<Published>, Fault> {
         let session = commit.claims.session;
         let tenant = &commit.claims.tenant;
@@ -246,7 +267,9 @@ impl Uploads {
         batch.put(name_key, file.encode());
         batch.put(keys::session_key(session), record.encode());
         batch.put(keys::root_key(session), commit.root.clone());
-        self.raise_seals(&mut batch, commit)?;
+        for (store, point) in seals {
+            batch.raise_seal(keys::store_key(store), point);
+        }
 
         let published = self.context.propose(batch).await?.map(|_| Published {
             file: NamedFile {
@@ -258,19 +281,28 @@ impl Uploads {
         Ok(published)
     }
 
-    /// Remembers how far the seals of each store have come, so that a disk that went back in time
-    /// is noticed.
-    fn raise_seals(&self, batch: &mut Batch, commit: &Commit) -> Result<(), Fault> {
+    /// Judges the seals of a commit. Returns those by which the master remembers how far each disk
+    /// has come; `None` if a disk does not hold what it proved.
+    fn judge_seals(
+        &self,
+        told: &ToldGuard<'_>,
+        commit: &Commit,
+    ) -> Result<Option<Vec<(StoreUuid, SealPoint)>>, Fault> {
+        let mut raising = Vec::new();
         for seal in &commit.seals {
             let Some(record) = self.context.derived.store(seal.store) else {
                 let text = format!("store {} is not registered", seal.store);
                 return Err(Fault::new(ErrorCode::Unavailable, text));
             };
-            if record.seal_seq < seal.seq {
-                batch.raise_seal(keys::store_key(seal.store), seal.seq);
+            match self.members.judge_seal(told, seal.store, seal.seq)? {
+                JudgedSeal::Gone => return Ok(None),
+                JudgedSeal::Held { point, raises } if raises && record.seen < point => {
+                    raising.push((seal.store, point));
+                }
+                JudgedSeal::Held { .. } => {}
             }
         }
-        Ok(())
+        Ok(Some(raising))
     }
 
     /// Makes sure that a session never commits, unless it has.

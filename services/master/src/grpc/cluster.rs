@@ -57,6 +57,7 @@ fn check_node(
             .map(convert::doubts)
             .unwrap_or_default(),
         accepting: BTreeSet::new(),
+        told: convert::told(request.storage.as_ref())?,
     })
 }
 
@@ -113,7 +114,8 @@ impl Cluster for Services {
         let id = node_id(&request.node_id)?;
         let master = &self.master;
         let node = check_node(&request, role, master.context.clock.now_ms())?;
-        master.members.register(id, node).await.map_err(to_status)?;
+        let registered = master.members.register(id, node).await;
+        let seen = registered.map_err(to_status)?;
         let ms =
             |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(v1::RegisterResponse {
@@ -125,6 +127,7 @@ impl Cluster for Services {
                 .derived
                 .placement()
                 .map(|map| placement_map(&map)),
+            seen: seen.map(v1::SealPoint::from),
             state: Some(master.state().into()),
         }))
     }
@@ -172,14 +175,20 @@ impl Cluster for Services {
                 .as_ref()
                 .map(convert::doubts)
                 .unwrap_or_default(),
+            told: convert::told(request.storage.as_ref())?,
             leaving: request.worker.as_ref().is_some_and(|worker| worker.leaving),
         };
         let mut response = v1::HeartbeatResponse::default();
         match master.members.heartbeat(beat) {
             HeartbeatOutcome::RegisterAgain => response.register_again = true,
             HeartbeatOutcome::Left => {}
-            HeartbeatOutcome::Renewed { suspect, accepting } => {
+            HeartbeatOutcome::Renewed {
+                suspect,
+                seen,
+                accepting,
+            } => {
                 response.suspect = suspect;
+                response.seen = seen.map(v1::SealPoint::from);
                 response.accept_doubts = accepting;
                 if let Some(report) = request.storage {
                     self.answer_report(&report, &mut response).await?;
@@ -268,6 +277,9 @@ impl Services {
         let released = convert::sessions("released", &report.released, MAX_REPORTED_SESSIONS)?;
         let unconfirmed =
             convert::sessions("unconfirmed", &report.unconfirmed, MAX_REPORTED_SESSIONS)?;
+        if let Err(fault) = self.master.members.take_accepted(store).await {
+            tracing::warn!(%store, error = %error_chain(&fault), "an accepted disk is not taken yet");
+        }
         let releases = &self.master.releases;
         if let Err(fault) = releases.acknowledge(store, &released).await {
             // The lease is renewed, and the answer must arrive. The sessions stay on the list and

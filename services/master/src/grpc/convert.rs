@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use cstore_proto::{FieldError, session, store_uuid, v1};
+use cstore_types::epoch::{Epoch, SealPoint};
 use cstore_types::{ETag, ETagError, SealSeq, SessionId};
 
 use crate::domain::{
-    DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView, Seal, Verdict,
+    DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView, Seal, Told,
+    Verdict,
 };
-use crate::limits::{MAX_NODE_DOUBTS, MAX_NODE_TEXT};
+use crate::limits::{MAX_NODE_DOUBTS, MAX_NODE_TEXT, MAX_TOLD_EPOCHS};
 
 impl From<MasterState> for v1::MasterState {
     fn from(state: MasterState) -> Self {
@@ -86,6 +88,7 @@ impl From<DoubtReport> for v1::Doubt {
             kind: doubt.kind,
             detail: doubt.detail,
             accepted: doubt.accepted,
+            seal: doubt.seal.map(v1::SealPoint::from),
         }
     }
 }
@@ -101,6 +104,7 @@ pub(super) fn doubts(report: &v1::StorageReport) -> Vec<DoubtReport> {
             kind: text(&doubt.kind),
             detail: text(&doubt.detail),
             accepted: doubt.accepted,
+            seal: doubt.seal.map(SealPoint::from),
         })
         .collect()
 }
@@ -118,6 +122,31 @@ pub(super) fn disk_report(report: &v1::StorageReport) -> Result<DiskReport, Fiel
         store: store_uuid(&report.store_uuid)?,
         seal_seq: SealSeq(report.seal_seq),
         totals,
+    })
+}
+
+/// Reads what a report tells of the sequences of a disk.
+pub(super) fn told(report: Option<&v1::StorageReport>) -> Result<Told, FieldError> {
+    let Some(report) = report else {
+        return Ok(Told::Sequence);
+    };
+    if report.unopened {
+        return Ok(Told::Nothing);
+    }
+    let told = &report.epochs;
+    if told.len() > MAX_TOLD_EPOCHS {
+        let text = format!(
+            "must name at most {MAX_TOLD_EPOCHS} epochs, found {}",
+            told.len()
+        );
+        return Err(FieldError::new("epochs", text));
+    }
+    if !told.is_sorted_by(|a, b| a.number < b.number) {
+        return Err(FieldError::new("epochs", "must grow by their numbers"));
+    }
+    Ok(match told.is_empty() {
+        true => Told::Sequence,
+        false => Told::Epochs(told.iter().map(|epoch| Epoch::from(*epoch)).collect()),
     })
 }
 

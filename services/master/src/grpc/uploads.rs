@@ -53,13 +53,7 @@ impl Uploads for Services {
         let master = &self.master;
         let claims = master
             .uploads
-            .begin(
-                &master.members,
-                &tenant,
-                name.as_ref(),
-                &condition,
-                request.count,
-            )
+            .begin(&tenant, name.as_ref(), &condition, request.count)
             .await
             .map_err(to_status)?;
         let tickets = claims

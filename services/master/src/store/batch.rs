@@ -1,8 +1,8 @@
 //! A proposed change of the metadata: what must hold for it, what it changes, and its bytes in the
 //! log.
 
-use cstore_types::SealSeq;
 use cstore_types::codec::{CodecError, Fields};
+use cstore_types::epoch::SealPoint;
 
 use super::keys::NAMES;
 use super::{DamageKind, MetaError, Position, Versioned};
@@ -38,7 +38,7 @@ pub(crate) enum Edit {
     Delete,
     /// Raises the seal sequence of a store record; resolved by the writer against the current
     /// record, so that commits of one store neither conflict nor lower it.
-    RaiseSeal(SealSeq),
+    RaiseSeal(SealPoint),
 }
 
 /// Edits that happen together or not at all.
@@ -65,8 +65,8 @@ impl Batch {
         self.edits.push((key, Edit::Delete));
     }
 
-    pub(crate) fn raise_seal(&mut self, key: Vec<u8>, seal_seq: SealSeq) {
-        self.edits.push((key, Edit::RaiseSeal(seal_seq)));
+    pub(crate) fn raise_seal(&mut self, key: Vec<u8>, seal: SealPoint) {
+        self.edits.push((key, Edit::RaiseSeal(seal)));
     }
 
     /// Whether the batch adds a name. Everything else must work on a full disk.

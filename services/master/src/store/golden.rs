@@ -1,6 +1,7 @@
 //! The bytes of the metadata, compared with `fixtures/metadata-format-1.txt`.
 
 use cstore_log::golden::GoldenFile;
+use cstore_types::epoch::SealPoint;
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
     PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
@@ -161,12 +162,31 @@ fn check_values(golden: &mut GoldenFile) {
     };
     let bytes = golden.check("release", &release.encode());
     assert_eq!(ReleaseRecord::decode(&bytes), Ok(release));
+    check_store(golden);
+}
 
+fn check_store(golden: &mut GoldenFile) {
     let store = StoreRecord {
-        seal_seq: SealSeq(77),
+        seen: SealPoint {
+            seq: SealSeq(77),
+            nonce: 0,
+        },
         node: NodeId::new("storage-1").unwrap(),
     };
     let bytes = golden.check("store", &store.encode());
+    assert_eq!(StoreRecord::decode(&bytes), Ok(store.clone()));
+
+    // Its newest seal lies in an epoch.
+    let store = StoreRecord {
+        seen: SealPoint {
+            seq: SealSeq(0x0100_0000_0002),
+            nonce: 0x0807_0605_0403_0201,
+        },
+        ..store
+    };
+    let bytes = hex::decode("020200000000010000010203040506070809000000").unwrap();
+    let bytes = [&bytes[..], b"storage-1"].concat();
+    assert_eq!(store.encode(), bytes);
     assert_eq!(StoreRecord::decode(&bytes), Ok(store));
 }
 

@@ -10,14 +10,15 @@
 //!                                or tombstone: 2 [· had committed u8 · version u64 in version 2]
 //! r session [16]                 recipe root as in cstore-types
 //! l session [16]                 release: not before ms i64 · stores
-//! t store uuid [16]              store: seal seq u64 · node id
+//! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 in version 2] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
-//! Every value begins with its version, 1. A file with metadata and a tombstone that keeps how its
-//! session ended have version 2, so that a program that does not know them refuses them instead of
+//! Every value begins with its version, 1. A file with metadata, a tombstone that keeps how its
+//! session ended and a store whose newest seal lies in an epoch have higher ones, so that a program that does not know them refuses them instead of
 //! losing them. Keys sort by bytes, so names list in their order.
 
 use cstore_types::codec::{FieldWriter, Fields};
+use cstore_types::epoch::SealPoint;
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
     PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
@@ -34,6 +35,8 @@ const WITH_METADATA: u8 = 2;
 const WITH_VERSION: u8 = 2;
 /// Version of a tombstone that keeps how its session ended.
 const WITH_ENDING: u8 = 3;
+/// Version of a store whose newest seal lies in an epoch.
+const STORE_WITH_NONCE: u8 = 2;
 /// Tags of a session record.
 const COMMITTED: u8 = 1;
 const ENDED: u8 = 2;
@@ -179,7 +182,8 @@ pub(crate) struct ReleaseRecord {
 /// A storage disk that ever registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoreRecord {
-    pub(crate) seal_seq: SealSeq,
+    /// Newest seal of the disk on which a file rests.
+    pub(crate) seen: SealPoint,
     pub(crate) node: NodeId,
 }
 
@@ -409,16 +413,24 @@ impl ReleaseRecord {
 
 impl StoreRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        writer(VERSION)
-            .u64(self.seal_seq.0)
-            .text(self.node.as_str())
-            .finish()
+        // A record without a nonce is one that programs before epochs read, too.
+        match self.seen.nonce {
+            0 => writer(VERSION).u64(self.seen.seq.0),
+            nonce => writer(STORE_WITH_NONCE).u64(self.seen.seq.0).u64(nonce),
+        }
+        .text(self.node.as_str())
+        .finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
-        let (_, mut fields) = versioned(bytes, &[VERSION])?;
+        let (version, mut fields) = versioned(bytes, &[VERSION, STORE_WITH_NONCE])?;
+        let seq = SealSeq(fields.u64()?);
+        let nonce = match version {
+            STORE_WITH_NONCE => fields.u64()?,
+            _ => 0,
+        };
         let record = Self {
-            seal_seq: SealSeq(fields.u64()?),
+            seen: SealPoint { seq, nonce },
             node: read_node(&mut fields)?,
         };
         fields.end()?;

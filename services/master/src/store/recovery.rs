@@ -230,6 +230,7 @@ fn log_options(dir: &Path, options: &SledOptions) -> Result<Options, MetaError> 
         // Positions are kept in the records themselves.
         least_seq: 0,
         proven_seq: 0,
+        epoch: None,
         inventory: None,
         is_held: false,
     })

@@ -507,13 +507,18 @@ async fn an_index_that_a_restore_left_behind_is_not_restored_into() {
 
 #[tokio::test]
 async fn seals_only_rise_whatever_the_order_of_the_commits() {
+    use cstore_types::epoch::SealPoint;
     use cstore_types::{NodeId, SealSeq, StoreUuid};
     let dir = tempfile::tempdir().unwrap();
     let meta = open(dir.path(), &FaultyDisk::new(), 1 << 30);
     let key = keys::store_key(StoreUuid::from_bytes([1; 16]));
     let raise = |seq| {
         let mut batch = Batch::default();
-        batch.raise_seal(key.clone(), SealSeq(seq));
+        let seal = SealPoint {
+            seq: SealSeq(seq),
+            nonce: 0,
+        };
+        batch.raise_seal(key.clone(), seal);
         batch
     };
     assert!(
@@ -521,7 +526,7 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
         "the store is not known"
     );
     let record = keys::StoreRecord {
-        seal_seq: SealSeq(0),
+        seen: SealPoint::default(),
         node: NodeId::new("s1").unwrap(),
     };
     meta.commit(put(&key, record.encode())).await.unwrap();
@@ -534,7 +539,7 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
     );
     let found = meta.get(&key).await.unwrap().unwrap();
     assert_eq!(
-        keys::StoreRecord::decode(&found.value).unwrap().seal_seq,
+        keys::StoreRecord::decode(&found.value).unwrap().seen.seq,
         SealSeq(9)
     );
 }

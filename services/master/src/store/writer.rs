@@ -327,14 +327,14 @@ impl Writer {
             let value = match edit {
                 Edit::Put(value) => Some(value.clone()),
                 Edit::Delete => None,
-                Edit::RaiseSeal(seal_seq) => {
+                Edit::RaiseSeal(seal) => {
                     let record = old
                         .as_ref()
                         .and_then(|old| StoreRecord::decode(&old.value).ok());
                     match record {
-                        Some(record) if record.seal_seq < *seal_seq => Some(
+                        Some(record) if record.seen < *seal => Some(
                             StoreRecord {
-                                seal_seq: *seal_seq,
+                                seen: *seal,
                                 ..record
                             }
                             .encode(),

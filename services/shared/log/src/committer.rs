@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_types::CommitFacts;
+use cstore_types::epoch::{Epoch, epoch_of};
 
 use crate::error::LogError;
 use crate::file::LogFile;
@@ -19,6 +20,7 @@ use crate::format::{
     frame_crc,
 };
 use crate::queue::{Group, Shared, Stop};
+use crate::recovery::next_seq;
 use crate::types::{Committed, FileInfo, FileState, Location, Urgency};
 
 /// Sums of a frame in the making.
@@ -128,14 +130,22 @@ pub(crate) struct Committer {
     shared: Arc<Shared>,
     active: Option<Active>,
     last_seq: u64,
+    /// Epoch of the frames that are written.
+    epoch: Epoch,
 }
 
 impl Committer {
-    pub(crate) fn new(shared: Arc<Shared>, active: Option<Active>, last_seq: u64) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        active: Option<Active>,
+        last_seq: u64,
+        epoch: Epoch,
+    ) -> Self {
         Self {
             shared,
             active,
             last_seq,
+            epoch,
         }
     }
 
@@ -426,7 +436,16 @@ impl Committer {
         let Some(active) = &mut self.active else {
             return;
         };
-        let seq = self.last_seq + 1;
+        let seq = next_seq(self.last_seq, self.epoch);
+        if epoch_of(seq) != self.epoch.number {
+            self.poison(Arc::new(LogError::LastSequence));
+            let why = self.shared.poisoned.lock().clone();
+            let why = why.unwrap_or_else(|| Arc::new(LogError::LastSequence));
+            batch
+                .into_iter()
+                .for_each(|group| group.fail(LogError::Poisoned(why.clone())));
+            return;
+        }
         let durable_seq = self.shared.durable_seq.load(Ordering::Acquire);
         let place = FramePlace {
             file: active.file.id,

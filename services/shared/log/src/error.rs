@@ -58,6 +58,12 @@ pub enum LogError {
     /// durable is unknown.
     #[error("a thread that wrote the log or a callback panicked")]
     Panicked,
+    /// Every epoch was used, after 16 million opens that wrote.
+    #[error("log has used all its epochs")]
+    LastEpoch,
+    /// The epoch has no sequence left. The next open begins another one.
+    #[error("epoch of the log has used all its sequences")]
+    LastSequence,
     /// The log was closed.
     #[error("log is closed")]
     Closed,

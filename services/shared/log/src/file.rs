@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cstore_types::epoch::Epoch;
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, DiskFile};
@@ -33,6 +34,10 @@ struct Inner {
     files: BTreeMap<u32, Arc<LogFile>>,
     spares: Vec<Spare>,
     next_id: u32,
+    /// Epoch of the files that are made.
+    epoch: Epoch,
+    /// File that was made last, or that held the last frame when the log was opened.
+    newest: u32,
     allocated: u64,
     /// What the active file has left.
     active_free: u64,
@@ -115,6 +120,12 @@ impl Files {
             info: Mutex::new(info),
         };
         inner.files.insert(file.id, Arc::new(file));
+    }
+
+    /// Begins an epoch. Called before the first file is made; `newest` is the file of the last frame.
+    pub(crate) fn begin_epoch(&self, epoch: Epoch, newest: u32) {
+        let mut inner = self.inner.lock();
+        (inner.epoch, inner.newest) = (epoch, newest);
     }
 
     /// Ids up to `id` were used; they are never used again.
@@ -242,6 +253,7 @@ impl Files {
         size: u64,
         header: &Bytes,
     ) -> Arc<LogFile> {
+        let mut inner = self.inner.lock();
         let info = FileInfo {
             id,
             size,
@@ -249,6 +261,7 @@ impl Files {
             records: 0,
             state: FileState::Active,
             seqs: None,
+            epoch: inner.epoch.number,
             header_crc: header_crc(header),
             footer_crc: 0,
         };
@@ -257,16 +270,28 @@ impl Files {
             handle,
             info: Mutex::new(info),
         });
-        self.inner.lock().files.insert(id, file.clone());
+        inner.files.insert(id, file.clone());
+        inner.newest = id;
         file
     }
 
     fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> Bytes {
+        let (epoch, file_before) = {
+            let inner = self.inner.lock();
+            (inner.epoch, inner.newest)
+        };
+        let inventory = self.options.inventory.as_ref();
+        let superblock_seq = inventory.map_or(0, |inventory| inventory.superblock_seq());
+        // A log without epochs has files of version 1, in which these fields are zero.
+        let has_epochs = epoch.number > 0;
         FileHeader {
             file,
             owner: self.options.owner,
             capacity,
             durable_seq,
+            epoch,
+            file_before: if has_epochs { file_before } else { 0 },
+            superblock_seq: if has_epochs { superblock_seq } else { 0 },
         }
         .encode()
     }

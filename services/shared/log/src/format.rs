@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! file    header block, then frames; every part starts on a 4 KiB boundary; little-endian
-//! header    0 magic "CSTORLG2" · 8 version u16 = 1 · 10 zero u16 · 12 file id u32 · 16 owner [16]
-//!          32 capacity u64 · 40 durable_seq u64 · 48 zero · 4092 CRC-32C of what is before it
+//! header    0 magic "CSTORLG2" · 8 version u16 (2 in a log with epochs, else 1) · 10 zero u16
+//!          12 file id u32 · 16 owner [16] · 32 capacity u64 · 40 durable_seq u64
+//!          48 epoch u32 · 52 zero u32 · 56 nonce u64 · 64 last seq in front of the epoch u64
+//!          72 zero u32 · 76 id of the file before u32 · 80 superblock seq u64 · 88 zero
+//!          4092 CRC-32C of what is before it                     (48 to 88 are zero in version 1)
 //! frame     0 magic "CLF2" · 4 file id u32 · 8 frame_seq u64 · 16 durable_seq u64 · 24 records u32
 //!          28 flags u32 (bit 0 footer) · 32 directory length u32 · 36 payload length u32
 //!          40 CRC-32C of bytes 0..40, the directory and the payloads, seeded with owner and file id
@@ -18,6 +21,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cstore_types::codec::{CodecError, Fields};
+use cstore_types::epoch::Epoch;
 
 pub(crate) const BLOCK: u64 = 4_096;
 pub(crate) const FRAME_HEADER: usize = 64;
@@ -33,7 +37,10 @@ pub(crate) const KIND_SUPERSEDES: u8 = 0xF0;
 const FILE_MAGIC: &[u8; 8] = b"CSTORLG2";
 const FRAME_MAGIC: &[u8; 4] = b"CLF2";
 const TRAILER_MAGIC: &[u8; 4] = b"CLT2";
-const VERSION: u16 = 1;
+/// Version of a file in a log with epochs.
+const VERSION: u16 = 2;
+/// Version of a file in a log without epochs.
+const VERSION_WITHOUT_EPOCHS: u16 = 1;
 const FLAG_FOOTER: u32 = 1;
 const ENTRY: usize = 6;
 const FOOTER_ENTRY: usize = 14;
@@ -123,18 +130,34 @@ pub(crate) struct FileHeader {
     pub(crate) owner: [u8; 16],
     pub(crate) capacity: u64,
     pub(crate) durable_seq: u64,
+    /// Epoch of the frames; all zero in a log without epochs.
+    pub(crate) epoch: Epoch,
+    /// Id of the file that took frames before this one; 0 if there was none.
+    pub(crate) file_before: u32,
+    /// Sequence of the owner's superblock when the file was made.
+    pub(crate) superblock_seq: u64,
 }
 
 impl FileHeader {
     pub(crate) fn encode(&self) -> Bytes {
         let mut block = BytesMut::with_capacity(BLOCK as usize);
         block.put_slice(FILE_MAGIC);
-        block.put_u16_le(VERSION);
+        block.put_u16_le(match self.epoch.number {
+            0 => VERSION_WITHOUT_EPOCHS,
+            _ => VERSION,
+        });
         block.put_u16_le(0);
         block.put_u32_le(self.file);
         block.put_slice(&self.owner);
         block.put_u64_le(self.capacity);
         block.put_u64_le(self.durable_seq);
+        block.put_u32_le(self.epoch.number);
+        block.put_u32_le(0);
+        block.put_u64_le(self.epoch.nonce);
+        block.put_u64_le(self.epoch.end_before);
+        block.put_u32_le(0);
+        block.put_u32_le(self.file_before);
+        block.put_u64_le(self.superblock_seq);
         block.resize(BLOCK as usize - 4, 0);
         let crc = crc32c::crc32c(&block);
         block.put_u32_le(crc);
@@ -147,7 +170,7 @@ impl FileHeader {
             return Err(Damage::Magic);
         }
         let version = fields.u16()?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_WITHOUT_EPOCHS {
             return Err(Damage::Version(version));
         }
         let (body, crc) = block
@@ -159,11 +182,23 @@ impl FileHeader {
         fields.u16()?;
         let file = fields.u32()?;
         let owner = fields.array()?;
+        let (capacity, durable_seq) = (fields.u64()?, fields.u64()?);
+        let number = fields.u32()?;
+        fields.u32()?;
+        let epoch = Epoch {
+            number,
+            nonce: fields.u64()?,
+            end_before: fields.u64()?,
+        };
+        fields.u32()?;
         Ok(Self {
             file,
             owner,
-            capacity: fields.u64()?,
-            durable_seq: fields.u64()?,
+            capacity,
+            durable_seq,
+            epoch,
+            file_before: fields.u32()?,
+            superblock_seq: fields.u64()?,
         })
     }
 }
@@ -520,9 +555,34 @@ mod tests {
             owner: OWNER,
             capacity: 1 << 20,
             durable_seq: 4,
+            epoch: Epoch {
+                number: 3,
+                nonce: 8,
+                end_before: 4,
+            },
+            file_before: 2,
+            superblock_seq: 6,
         };
         let block = header.encode();
         assert_eq!(FileHeader::decode(&block), Ok(header));
+        let expected = concat!(
+            "02000000",
+            "05000000",
+            "07070707070707070707070707070707",
+            "0000100000000000",
+            "0400000000000000",
+            "0300000000000000",
+            "0800000000000000",
+            "0400000000000000",
+            "0000000002000000",
+            "0600000000000000",
+        );
+        assert_eq!(hex::encode(&block[8..88]), expected);
+        let without = FileHeader {
+            epoch: Epoch::default(),
+            ..header
+        };
+        assert_eq!(without.encode()[8], 1, "a log without epochs is version 1");
         let mut newer = block.to_vec();
         newer[8] = 9;
         assert_eq!(FileHeader::decode(&newer), Err(Damage::Version(9)));

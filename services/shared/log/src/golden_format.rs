@@ -1,6 +1,8 @@
-//! The bytes of version 1 of the log format, compared with `fixtures/log-format-1.txt`.
+//! The bytes of the log format, compared with `fixtures/log-format-1.txt` and, for what version 2 has changed,
+//! with `fixtures/log-format-2.txt`.
 
 use bytes::Bytes;
+use cstore_types::epoch::Epoch;
 
 use crate::format::{
     EncodedFrame, Entry, FRAME_HEADER, FileHeader, FrameHeader, FramePlace, KIND_SUPERSEDES,
@@ -95,6 +97,30 @@ fn frames() -> Vec<(&'static str, FramePlace, Vec<Record>)> {
 }
 
 #[test]
+fn file_headers_have_the_bytes_of_version_2() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/log-format-2.txt");
+    let head = "Log format, version 2: values of src/golden_format.rs. Frames and footers are those of version 1.";
+    let mut golden = GoldenFile::open(path, head);
+
+    let header = FileHeader {
+        file: FILE,
+        owner: OWNER,
+        capacity: 0x0011_2233_4455,
+        durable_seq: 0x66_7788_99aa,
+        epoch: Epoch {
+            number: 0x0a_0b0c,
+            nonce: 0x0102_0304_0506_0708,
+            end_before: 0x0a_0b0b_0000_0011,
+        },
+        file_before: 0x0102_0303,
+        superblock_seq: 0xbbcc,
+    };
+    let bytes = golden.check("file header", &header.encode());
+    assert_eq!(FileHeader::decode(&bytes), Ok(header));
+    golden.finish();
+}
+
+#[test]
 fn file_headers_frames_and_footers_have_the_bytes_of_version_1() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/log-format-1.txt");
     let mut golden = GoldenFile::open(
@@ -107,6 +133,9 @@ fn file_headers_frames_and_footers_have_the_bytes_of_version_1() {
         owner: OWNER,
         capacity: 0x0011_2233_4455,
         durable_seq: 0x66_7788_99aa,
+        epoch: Epoch::default(),
+        file_before: 0,
+        superblock_seq: 0,
     };
     let bytes = golden.check("file header", &header.encode());
     assert_eq!(FileHeader::decode(&bytes), Ok(header));

@@ -15,6 +15,10 @@ pub trait Inventory: Debug + Send + Sync {
     /// files are missing.
     fn highest(&self) -> u32;
 
+    /// Returns the sequence of the owner's superblock, for the headers of new files. A header that
+    /// names a later one than the owner has shows that the superblock is old.
+    fn superblock_seq(&self) -> u64;
+
     /// Returns true if an open may read the file. Others are left alone: they were given up, or
     /// came from elsewhere.
     fn may_read(&self, file: u32) -> bool;

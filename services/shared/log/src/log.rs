@@ -55,7 +55,12 @@ impl Log {
             poisoned: Mutex::new(None),
             observer: Observed::default(),
         });
-        let committer = Committer::new(shared.clone(), recovered.active, recovered.report.last_seq);
+        let committer = Committer::new(
+            shared.clone(),
+            recovered.active,
+            recovered.report.last_seq,
+            recovered.report.epoch,
+        );
         let by_callers = disk.has_one_thread();
         let hands = if by_callers {
             committer.publish_free();

@@ -33,11 +33,22 @@ pub struct Options {
     /// Highest sequence that the owner knows to be durable: its frame is proven, also if the file
     /// that says so is missing. 0 if the owner keeps no record.
     pub proven_seq: u64,
+    /// Epoch that this open begins if it writes; `None` for a log without epochs.
+    pub epoch: Option<NextEpoch>,
     /// List of the files, if the owner keeps one.
     pub inventory: Option<Arc<dyn Inventory>>,
     /// Something is in doubt: files that hold a part of the sequences may be missing, and nothing
     /// that lies in the folder is removed at the open, leftovers included.
     pub is_held: bool,
+}
+
+/// Epoch of an open, as far as the owner knows it before the log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextEpoch {
+    /// Least number that it may have. It gets a higher one if a file has that already.
+    pub least: u32,
+    /// Random number that tells it from the same epoch of a copy of the disk.
+    pub nonce: u64,
 }
 
 /// One record.
@@ -118,6 +129,8 @@ pub struct FileInfo {
     pub state: FileState,
     /// First and last sequence of its frames; `None` if the file has no frame.
     pub seqs: Option<(u64, u64)>,
+    /// Epoch of its frames; 0 in a log without epochs.
+    pub epoch: u32,
     /// Checksum of the header.
     pub header_crc: u32,
     /// Checksum of the footer; 0 without one.

@@ -14,6 +14,7 @@ mod caller;
 mod chunking;
 pub mod codec;
 mod commit_facts;
+pub mod epoch;
 mod error_code;
 mod etag;
 mod fault;
@@ -48,6 +49,7 @@ pub use ids::{
 };
 pub use limit::{Limit, LimitValue};
 pub use placement::{Partition, Placement, PlacementError, PlacementNode};
+pub use random::nonce;
 #[cfg(feature = "seeded")]
 pub use random::seed_identities;
 pub use recipe::{Entry, Leaf, RecipeError, Root, RootBuilder};

@@ -23,6 +23,16 @@ pub(crate) fn fill(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
     getrandom::fill(bytes)
 }
 
+/// Returns a random number that names something, such as an epoch or a life; never 0.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn nonce() -> Result<u64, getrandom::Error> {
+    let mut bytes = [0; 8];
+    fill(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes).max(1))
+}
+
 /// From now on identities that this thread makes follow from `seed`. For simulations only.
 #[cfg(feature = "seeded")]
 pub fn seed_identities(seed: u64) {

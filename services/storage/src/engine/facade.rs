@@ -11,6 +11,7 @@ use super::counters::Counters;
 use super::error::{EngineError, OpenError};
 use super::hold::Hold;
 use super::holdings::Holdings;
+use super::judge::Judge;
 use super::open::{self, Parts};
 use super::recycler::Recycler;
 use super::releaser::Releaser;
@@ -114,6 +115,11 @@ impl Engine {
     /// Returns the part that knows what is in doubt.
     pub fn hold(&self) -> &Hold {
         &self.parts.hold
+    }
+
+    /// Returns the part that judges the master's answers.
+    pub fn judge(&self) -> &Judge {
+        &self.parts.judge
     }
 
     /// Returns the counters for metrics.

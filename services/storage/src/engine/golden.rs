@@ -11,9 +11,9 @@ use cstore_types::{
 };
 
 use super::format::{
-    BITMAP_FILE, Bitmap, Doubt, DoubtKind, EpochEntry, FileEntry, FileStanding, INVENTORY_FILE,
-    Image, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, KeptFields, LOCK_FILE,
-    SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock, VERSION, decode_refset, encode_refset,
+    BITMAP_FILE, Bitmap, DiskEpoch, Doubt, DoubtKind, EpochEntry, FileEntry, FileStanding,
+    INVENTORY_FILE, Image, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, KeptFields,
+    LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock, VERSION, decode_refset, encode_refset,
     parse_block_key, parse_refset_key, parse_release_key, refset_key,
 };
 use super::volume::superblock;
@@ -37,6 +37,7 @@ fn superblocks() -> [(&'static str, Superblock); 3] {
         noted: Point::default(),
         inventory: (0, 0),
         verify_below: 0,
+        epoch: DiskEpoch::default(),
         kept: KeptFields::default(),
         next_doubt: 1,
         doubts: Vec::new(),
@@ -60,9 +61,13 @@ fn superblocks() -> [(&'static str, Superblock); 3] {
         },
         inventory: (0x0102_0304_0506_0708, 0x0a0b_0c0d),
         verify_below: 0x66,
+        epoch: DiskEpoch {
+            number: 0x73,
+            opens: 0x74,
+            nonce: 0x75,
+        },
         kept: KeptFields {
             maps: (0x71, 0x72),
-            epoch: (0x73, 0x74, 0x75),
             checkpoint: 0x76,
             seen: (0x77, 0x78),
             scrub: (0x79, 0x7a, 0x7b),

@@ -16,6 +16,9 @@ use super::format::{Doubt, DoubtKind, MAX_DOUBTS};
 use super::index::{RefSet, SharedIndex};
 use super::volume::Volume;
 
+/// Reason of a hold without a doubt.
+const WAITING: &str = "no answer of the master was judged since the start";
+
 /// The hold of one disk. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Hold {
@@ -38,6 +41,9 @@ struct Shared {
     is_unwritten: AtomicBool,
     /// Every segment was missing at the open: what is written now would hide them for good.
     is_empty: bool,
+    /// No answer of the master was judged yet. What it has seen of this disk may show that the disk
+    /// is an older copy, which must not take seals that hide that.
+    waits: AtomicBool,
 }
 
 /// The doubts of a disk, accepted ones among them.
@@ -96,6 +102,8 @@ impl Finding {
         match (doubt.accepted, self.kind) {
             (false, _) | (true, DoubtKind::Set) => true,
             (true, DoubtKind::Absent) => self.count <= doubt.count,
+            // The master is told, and remembers the accepted seal until then.
+            (true, DoubtKind::StoreOlder) => self.seqs.0 <= doubt.seqs.0,
             (true, _) => false,
         }
     }
@@ -194,7 +202,10 @@ impl Doubts {
 
     fn forget_one_accepted(&mut self) {
         // What is found again at every open must not be forgotten.
-        let stays = |doubt: &Doubt| matches!(doubt.kind, DoubtKind::Set | DoubtKind::Absent);
+        let stays = |doubt: &Doubt| {
+            let found_again = [DoubtKind::Set, DoubtKind::Absent, DoubtKind::StoreOlder];
+            found_again.contains(&doubt.kind)
+        };
         let goes = |doubt: &Doubt| doubt.accepted && !stays(doubt);
         if let Some(at) = self.list.iter().position(goes) {
             self.list.remove(at);
@@ -204,14 +215,16 @@ impl Doubts {
 
 impl Hold {
     /// Begins with the doubts of an open. On a disk that `is_empty`, because every segment is
-    /// missing, nothing is written either.
+    /// missing, nothing is written either. One that `waits` for the master is held until
+    /// [`Self::begin`].
     pub(super) fn new(
         volume: Arc<Volume>,
         index: SharedIndex,
         doubts: Doubts,
         is_empty: bool,
+        waits: bool,
     ) -> Self {
-        let is_held = doubts.are_open();
+        let is_held = doubts.are_open() || waits;
         if is_held {
             index.lock().hold(true);
         }
@@ -225,6 +238,7 @@ impl Hold {
                 frees: RwLock::default(),
                 is_unwritten: AtomicBool::new(false),
                 is_empty,
+                waits: AtomicBool::new(waits),
             }),
         }
     }
@@ -237,6 +251,32 @@ impl Hold {
 
     pub fn is_held(&self) -> bool {
         self.shared.is_held.load(Ordering::Acquire)
+    }
+
+    /// Ends the wait for the first answer of the master, which was judged.
+    pub(super) fn begin(&self) {
+        if self.shared.waits.load(Ordering::Acquire) {
+            let doubts = self.shared.doubts.lock();
+            self.shared.waits.store(false, Ordering::Release);
+            self.settle(&doubts);
+        }
+    }
+
+    /// Returns true as long as no answer of the master was judged.
+    pub(super) fn waits(&self) -> bool {
+        self.shared.waits.load(Ordering::Acquire)
+    }
+
+    /// Checks that the disk takes seals: not before an answer of the master was judged.
+    ///
+    /// # Errors
+    /// [`EngineError::Held`], also if the disk takes no writes.
+    pub(super) fn check_sealable(&self) -> Result<(), EngineError> {
+        self.check_writable()?;
+        match self.shared.waits.load(Ordering::Acquire) {
+            true => Err(EngineError::Held(WAITING.to_owned())),
+            false => Ok(()),
+        }
     }
 
     /// Checks that the disk takes writes: one whose segments are all missing does not, as long as
@@ -264,7 +304,9 @@ impl Hold {
 
     /// Returns why the disk is on hold: the first open doubt.
     pub fn reason(&self) -> Option<String> {
-        self.shared.shown.lock().reason()
+        let reason = self.shared.shown.lock().reason();
+        let waits = self.shared.waits.load(Ordering::Acquire);
+        reason.or_else(|| waits.then(|| WAITING.to_owned()))
     }
 
     /// Enters a doubt. When this returns nothing is being freed, and nothing will be, unless a person
@@ -337,7 +379,7 @@ impl Hold {
         if doubt.kind == DoubtKind::Absent && self.shared.index.lock().is_absent_incomplete() {
             return Err(AcceptError::Incomplete);
         }
-        if doubt.kind == DoubtKind::Master || doubt.kind == DoubtKind::StoreOlder {
+        if doubt.kind == DoubtKind::Master {
             return Err(AcceptError::Elsewhere(doubt.kind));
         }
 
@@ -398,10 +440,10 @@ impl Hold {
         }
     }
 
-    /// Leaves the hold if no doubt is open any more. Blocks that lost their last holder meanwhile
+    /// Leaves the hold if no doubt is open any more and the master was heard. Blocks that lost their last holder meanwhile
     /// become orphans.
     fn settle(&self, doubts: &Doubts) {
-        if doubts.are_open() {
+        if doubts.are_open() || self.shared.waits.load(Ordering::Acquire) {
             return;
         }
         let mut index = self.shared.index.lock();
@@ -436,6 +478,8 @@ mod tests {
             block_size: 1,
             fresh_start: false,
             erase: None,
+            nonce: 1,
+            waits_for_master: false,
         };
         let parts = super::super::open::open(disk, "memory", &identity, &options).unwrap();
         let hold = &parts.hold;

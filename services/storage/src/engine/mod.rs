@@ -17,7 +17,8 @@
 //! Invariants
 //! * What is acknowledged is synced. Records enter and leave the index only by callbacks of the
 //!   log, AFTER the sync.
-//! * Nothing is freed while a doubt is open (`hold.rs`).
+//! * Nothing is freed while a doubt is open, nor before the first answer of the master was judged
+//!   (`hold.rs`, `judge.rs`).
 //! * The mutex of the index is never held over I/O, the log or an await. The mutexes of the fences
 //!   and of the space ledger are inner ones: they MAY be taken while the index is locked, never the
 //!   reverse.
@@ -34,6 +35,7 @@ mod golden;
 mod hold;
 mod holdings;
 mod index;
+mod judge;
 mod locked_log;
 mod open;
 mod reader;
@@ -50,10 +52,11 @@ pub use compactor::{CompactStep, CompactionStats, Compactor, Need};
 pub use counters::Counters;
 pub use error::{AcceptError, EngineError, OpenError};
 pub use facade::Engine;
-pub use format::{Doubt, DoubtKind, FormatError, KeptFields, Superblock};
+pub use format::{DiskEpoch, Doubt, DoubtKind, FormatError, KeptFields, Superblock};
 pub use hold::Hold;
 pub use holdings::Holdings;
 pub use index::Totals;
+pub use judge::Judge;
 pub use recycler::Recycler;
 pub use releaser::Releaser;
 pub use space::Space;

@@ -13,7 +13,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, LockGuard, Log, Options, Urgency};
+use cstore_log::{Disk, LockGuard, Log, NextEpoch, Options, Urgency};
 use cstore_types::SealSeq;
 use parking_lot::Mutex;
 
@@ -26,6 +26,7 @@ use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLO
 use super::hold::{Doubts, Finding, Hold};
 use super::holdings::Holdings;
 use super::index::SharedIndex;
+use super::judge::Judge;
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
 use super::recovery::{Recovery, count_references};
@@ -48,6 +49,7 @@ pub(super) struct Parts {
     pub(super) log: Arc<LockedLog>,
     pub(super) index: SharedIndex,
     pub(super) hold: Hold,
+    pub(super) judge: Judge,
     pub(super) counters: Counters,
     pub(super) blocks: BlockReader,
     pub(super) holdings: Holdings,
@@ -144,7 +146,7 @@ impl Opening<'_> {
         let survey = Survey::begin(&self.disk, segments.clone(), &superblock);
         let mut survey = survey.map_err(OpenError::io("compare segments with inventory"))?;
 
-        let log_options = log_options(&superblock, &survey);
+        let log_options = log_options(&superblock, &survey, self.options.nonce);
         let reserve_bytes = log_options.reserve_bytes;
 
         // Every record of the log passes the recovery, in the order of the log.
@@ -164,6 +166,15 @@ impl Opening<'_> {
             let beside = reserve_bytes + inventory + survey.ignored_bytes;
             return Err(too_small(capacity, allocated, beside));
         }
+        let index: SharedIndex = Arc::new(Mutex::new(recovery.finish()?));
+        let files = log.files();
+        let found = survey.compare_files(&files, &report, &superblock).to_vec();
+
+        // What is written from now on is newer than every superblock that a segment names.
+        let superblock = Superblock {
+            seq: superblock.seq.max(report.superblock_seq),
+            ..superblock
+        };
         let volume = Volume::new(
             self.disk.clone(),
             superblock.clone(),
@@ -171,10 +182,6 @@ impl Opening<'_> {
             self.lock.clone(),
         );
         tracing::info!(path = self.path, store = %volume.store(), ?report, "disk recovered");
-
-        let index: SharedIndex = Arc::new(Mutex::new(recovery.finish()?));
-        let files = log.files();
-        let found = survey.compare_files(&files, &report).to_vec();
 
         // References come last, because sets are read through the parts. A sequence alone does not
         // tell one log from a later one, so the cache counts only after a clean stop; and only
@@ -196,12 +203,18 @@ impl Opening<'_> {
             .finish(&files, &superblock, may_free)
             .map_err(OpenError::io("write inventory"))?;
         let volume = Arc::new(volume);
-        volume.begin(SealSeq(log.durable_seq()), &doubts)?;
+        volume.begin(SealSeq(log.durable_seq()), report.epoch, &doubts)?;
         volume
             .remove_bitmap()
             .map_err(OpenError::io("remove stale bitmap"))?;
 
-        let hold = Hold::new(volume.clone(), index.clone(), doubts, survey.is_empty);
+        let hold = Hold::new(
+            volume.clone(),
+            index.clone(),
+            doubts,
+            survey.is_empty,
+            self.options.waits_for_master,
+        );
         index.lock().adopt_orphans();
         let geometry = Geometry::of(capacity, superblock.segment_bytes);
         Ok(Parts::assemble(
@@ -216,7 +229,7 @@ impl Opening<'_> {
 }
 
 /// Returns the options of the log of segments.
-fn log_options(superblock: &Superblock, survey: &Survey) -> Options {
+fn log_options(superblock: &Superblock, survey: &Survey, nonce: u64) -> Options {
     let (capacity, segment_bytes) = (superblock.capacity, superblock.segment_bytes);
     let beside_segments = SLOTS * SLOT as u64
         + bitmap_allowance(capacity)
@@ -232,8 +245,15 @@ fn log_options(superblock: &Superblock, survey: &Survey) -> Options {
         compaction_bytes: segment_bytes + segment_bytes / 4,
         max_frame_bytes: MAX_FRAME_BYTES,
         max_queue_bytes: MAX_QUEUE_BYTES,
-        least_seq: survey.highest_seq(superblock.seal_seq),
+        least_seq: survey.proven_seq(superblock.seal_seq),
         proven_seq: survey.proven_seq(superblock.seal_seq),
+        epoch: Some(NextEpoch {
+            least: survey
+                .highest_epoch()
+                .max(superblock.epoch.number)
+                .saturating_add(1),
+            nonce,
+        }),
         inventory: Some(survey.inventory.clone()),
         is_held: superblock.is_held() || survey.is_in_doubt(),
     }
@@ -387,11 +407,13 @@ impl Parts {
             hold: hold.clone(),
         };
         let holdings = Holdings::new(index.clone(), sets);
+        let judge = Judge::new(log.clone(), volume.clone(), hold.clone());
         Self {
             volume,
             log,
             index,
             hold,
+            judge,
             counters,
             blocks,
             holdings,

@@ -93,6 +93,7 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         max_queue_bytes: 1 << 20,
         least_seq: 0,
         proven_seq: 0,
+        epoch: None,
         inventory: None,
         is_held: false,
     };

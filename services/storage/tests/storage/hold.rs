@@ -44,13 +44,18 @@ pub(crate) async fn filled() -> FaultyDisk {
     disk.kill()
 }
 
-/// The same files on another disk.
+/// The same files on another disk. Ends the process that uses `disk`.
 pub(crate) fn copy(disk: &FaultyDisk) -> FaultyDisk {
-    let (from, to) = (disk.kill(), FaultyDisk::new());
+    copy_alive(&disk.kill())
+}
+
+/// The same files on another disk, as a snapshot of a disk in use has them.
+pub(crate) fn copy_alive(from: &FaultyDisk) -> FaultyDisk {
+    let to = FaultyDisk::new();
     for name in [INVENTORY, SUPERBLOCK] {
-        put_file(&to, name, &contents(&from, name));
+        put_file(&to, name, &contents(from, name));
     }
-    let (from, to_folder) = (segments(&from), segments(&to));
+    let (from, to_folder) = (segments(from), segments(&to));
     for name in from.list().unwrap() {
         put_file(&*to_folder, &name, &contents(&*from, &name));
     }

@@ -4,6 +4,7 @@ mod compaction;
 mod disk;
 mod disk_edges;
 mod engine_model;
+mod epochs;
 mod fences;
 mod full_disk;
 mod heartbeats;

@@ -18,7 +18,8 @@ use cstore_log::{Fault, FaultyDisk, Verb};
 use cstore_storage::engine::{CompactStep, Engine, Need, PutOutcome, SealOutcome};
 use cstore_testkit::engine::{CAPACITY, open_memory};
 use cstore_testkit::session;
-use cstore_types::{Block, BlockId, PartNo, SessionId};
+use cstore_types::epoch::{self, SealPoint};
+use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -34,6 +35,17 @@ fn make_block(n: u64) -> Block {
     let mut bytes = vec![0u8; rng.random_range(1..40_000)];
     rng.fill(&mut bytes[..]);
     cstore_testkit::engine::block(bytes)
+}
+
+/// Returns the seal of a sequence as the master would remember it.
+pub fn seal_point(engine: &Engine, seq: SealSeq) -> SealPoint {
+    let epochs = engine.judge().epochs();
+    let number = epoch::epoch_of(seq.0);
+    let nonce = epochs.iter().find(|epoch| epoch.number == number);
+    SealPoint {
+        seq,
+        nonce: nonce.map_or(0, |epoch| epoch.nonce),
+    }
 }
 
 type Key = (u64, u32);
@@ -61,6 +73,8 @@ pub struct World {
     pub emptied: u64,
     /// One read is to fail, or has failed.
     reads_fail: bool,
+    /// Newest seal, as the master remembers it.
+    seen: SealPoint,
 }
 
 impl World {
@@ -74,6 +88,7 @@ impl World {
             power_losses: 0,
             emptied: 0,
             reads_fail: false,
+            seen: SealPoint::default(),
         }
     }
 
@@ -103,7 +118,7 @@ impl World {
                 .collect();
             let blocks: Vec<Block> = numbers.iter().map(|n| block(*n)).collect();
             let ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
-            let engine = self.engine();
+            let engine = self.engine().clone();
             let outcome = if rng.random_bool(0.5) {
                 engine.put_seal(session(n), PartNo(part), ids, blocks).await
             } else {
@@ -126,8 +141,9 @@ impl World {
                     .await
             };
             match outcome {
-                Ok(SealOutcome::Sealed { .. }) => {
-                    drop(self.model.sealed.insert((n, part), numbers))
+                Ok(SealOutcome::Sealed { seal_seq, .. }) => {
+                    self.seen = self.seen.max(seal_point(&engine, seal_seq));
+                    self.model.sealed.insert((n, part), numbers);
                 }
                 // Compaction could not read a block between the put and the seal: a worker would
                 // put it again.
@@ -224,6 +240,11 @@ impl World {
         // No crash point of a roll, a retire or an open may look like a loss.
         if !engine.hold().doubts().is_empty() {
             return Err(format!("a false hold: {:?}", engine.hold().doubts()));
+        }
+        // Nor may a disk that has everything look older than it was.
+        if !engine.judge().judge_seen(self.seen) {
+            let epochs = engine.judge().epochs();
+            return Err(format!("a false doubt: {} in {epochs:?}", self.seen));
         }
         self.engine = Some(engine);
         let held: BTreeSet<SessionId> = self.engine().holdings().sessions().into_iter().collect();

@@ -223,6 +223,7 @@ impl Fixture {
             .members
             .register(NodeId::new(&format!("storage-{n}")).unwrap(), node)
             .await
+            .map(drop)
     }
 
     pub(super) async fn register_worker(&self, n: u8) {
@@ -409,6 +410,7 @@ pub(super) fn heartbeat(id: &str, role: NodeRole, disk: Option<DiskReport>) -> H
         ready: true,
         reason: String::new(),
         disk,
+        told: Told::Sequence,
         doubts: Vec::new(),
         leaving: false,
     }
@@ -426,6 +428,7 @@ pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
         last_seen: Instant::now(),
         last_seen_ms: 0,
         disk,
+        told: Told::Sequence,
         doubts: Vec::new(),
         accepting: BTreeSet::new(),
     }

@@ -1,6 +1,7 @@
 //! Members: leases, roles, disks that went back in time, the frozen map.
 
-use cstore_types::{ErrorCode, NodeId, WriteCondition};
+use cstore_types::epoch::SealPoint;
+use cstore_types::{ErrorCode, NodeId, SealSeq, WriteCondition};
 
 use super::super::*;
 use super::fixture::*;
@@ -19,13 +20,7 @@ async fn a_node_is_lost_after_its_lease_and_uploads_wait_for_it() {
     let begin = async || {
         let uploads = &fixture.master.uploads;
         uploads
-            .begin(
-                &fixture.master.members,
-                &tenant(),
-                None,
-                &WriteCondition::Absent,
-                1,
-            )
+            .begin(&tenant(), None, &WriteCondition::Absent, 1)
             .await
     };
     begin().await.unwrap();
@@ -59,9 +54,13 @@ async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() 
     assert!(state_of(&fixture, "worker-3").is_some() && state_of(&fixture, "storage-1").is_some());
 }
 
-fn renewed(suspect: bool) -> HeartbeatOutcome {
+fn renewed(suspect: bool, seen: u64) -> HeartbeatOutcome {
     HeartbeatOutcome::Renewed {
         suspect,
+        seen: Some(SealPoint {
+            seq: SealSeq(seen),
+            nonce: 0,
+        }),
         accepting: Vec::new(),
     }
 }
@@ -75,6 +74,7 @@ async fn i12_an_accepted_doubt_is_told_until_the_node_says_that_it_has_accepted_
         kind: "segment_missing".to_owned(),
         detail: "segment 00000002 is missing".to_owned(),
         accepted,
+        seal: None,
     };
     let beat = |doubts: Vec<DoubtReport>| {
         fixture.master.members.heartbeat(Heartbeat {
@@ -112,25 +112,25 @@ async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up()
     commit
         .seals
         .iter_mut()
-        .for_each(|seal| seal.seq = cstore_types::SealSeq(10));
+        .for_each(|seal| seal.seq = SealSeq(10));
     fixture.master.uploads.commit(&commit).await.unwrap();
 
     fixture.register_storage(1, 9).await.unwrap();
     fixture.register_storage(2, 10).await.unwrap();
     assert_eq!(
         fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 9))),
-        renewed(true)
+        renewed(true, 10)
     );
     // A heartbeat that a commit overtook proves nothing: only a registration can find a disk
     // suspect.
     assert_eq!(
         fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 1))),
-        renewed(false)
+        renewed(false, 10)
     );
     assert_eq!(state_of(&fixture, "storage-1"), Some(NodeState::Suspect));
     assert_eq!(
         fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 10))),
-        renewed(false)
+        renewed(false, 10)
     );
 }
 
@@ -288,6 +288,7 @@ async fn a_worker_that_leaves_is_no_member_and_not_lost() {
         ready: false,
         reason: String::new(),
         disk: None,
+        told: Told::Sequence,
         doubts: Vec::new(),
         leaving: true,
     };

@@ -4,4 +4,5 @@ mod dropped;
 mod fixture;
 mod members;
 mod names;
+mod seals;
 mod sessions;

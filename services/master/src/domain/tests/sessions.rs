@@ -24,13 +24,7 @@ async fn a_ticket_is_good_until_it_expires_and_longer_while_its_upload_makes_pro
     let tickets = fixture
         .master
         .uploads
-        .begin(
-            &fixture.master.members,
-            &tenant(),
-            None,
-            &WriteCondition::Absent,
-            3,
-        )
+        .begin(&tenant(), None, &WriteCondition::Absent, 3)
         .await
         .unwrap();
     let workers: Vec<&str> = tickets

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cstore_types::epoch::Epoch;
 
 use super::RecoveryReport;
 use crate::disk::{Disk, DiskFile};
@@ -31,6 +32,9 @@ pub(super) struct Found {
     /// Where the footer of a sealed file starts.
     pub(super) footer: Option<u64>,
     pub(super) header_crc: u32,
+    /// Durable sequence that the header names.
+    pub(super) header_durable: u64,
+    pub(super) epoch: Epoch,
     pub(super) footer_crc: u32,
     pub(super) durable_seq: u64,
     pub(super) frames: Vec<Frame>,
@@ -136,10 +140,13 @@ fn read_file(
         closed: false,
         footer: None,
         header_crc: header_crc(&block),
+        header_durable: header.durable_seq,
+        epoch: header.epoch,
         footer_crc: 0,
         durable_seq: header.durable_seq,
         frames: Vec::new(),
     };
+    report.superblock_seq = report.superblock_seq.max(header.superblock_seq);
     if !read_frames(&mut file, options)? {
         report.walked_bytes += file.end;
     }
@@ -186,6 +193,8 @@ pub(crate) fn directory(
         closed: false,
         footer: None,
         header_crc: 0,
+        header_durable: 0,
+        epoch: Epoch::default(),
         footer_crc: 0,
         durable_seq: 0,
         frames: Vec::new(),

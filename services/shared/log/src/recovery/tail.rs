@@ -1,10 +1,11 @@
 //! The end of a log that was not closed: what nothing proves is copied, and files are brought into
 //! the state in which they stay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cstore_types::epoch::epoch_of;
 
 use super::found::{Found, Frame, read_at};
 use crate::committer::Active;
@@ -28,15 +29,26 @@ pub(super) fn superseded_by(file: &Found) -> Vec<u64> {
 
 /// A crashed file ends where the next sequence was torn, or never written. If that sequence is
 /// proven, it must be somewhere: no file is retired before the crashed one is cut.
+///
+/// Only what proves a sequence of the same epoch counts. A later epoch is begun by an open, which
+/// may have died before it cut the crashed file.
 pub(super) fn check_gaps(
     found: &[Found],
-    proven: u64,
+    proven_by_owner: u64,
     superseded: &BTreeSet<u64>,
 ) -> Result<(), LogError> {
     let present: BTreeSet<u64> = found
         .iter()
         .flat_map(|file| file.frames.iter().map(|frame| frame.seq))
         .collect();
+    let mut proven: BTreeMap<u32, u64> = BTreeMap::new();
+    let in_files = found
+        .iter()
+        .flat_map(|file| [file.header_durable, file.durable_seq]);
+    for seq in in_files.chain([proven_by_owner]) {
+        let highest = proven.entry(epoch_of(seq)).or_default();
+        *highest = seq.max(*highest);
+    }
     for file in found
         .iter()
         .filter(|file| file.crashed && !file.sealed && !file.closed)
@@ -45,6 +57,7 @@ pub(super) fn check_gaps(
             continue;
         };
         let next = last.seq + 1;
+        let proven = proven.get(&epoch_of(next)).copied().unwrap_or(0);
         if next <= proven && !present.contains(&next) && !superseded.contains(&next) {
             let damage = Damage::Lost(next);
             return Err(LogError::Corrupt {
@@ -209,6 +222,7 @@ pub(super) fn settle<'a>(
         records,
         state,
         seqs: Some(seqs),
+        epoch: file.epoch.number,
         header_crc: file.header_crc,
         footer_crc: file.footer_crc,
     };

@@ -15,10 +15,13 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::Bytes;
 use cstore_log::{
-    Committed, Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, Options, Record,
-    Urgency, Verb,
+    Committed, Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, NextEpoch, Options,
+    Record, RecoveryReport, Urgency, Verb,
 };
 use cstore_testkit::seed_and_cases;
+use cstore_types::SealSeq;
+use cstore_types::epoch::{self, Epoch, SealPoint};
+use cstore_types::history::Place;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -33,6 +36,7 @@ fn options() -> Options {
         max_queue_bytes: 8 << 20,
         least_seq: 0,
         proven_seq: 0,
+        epoch: None,
         inventory: None,
         is_held: false,
     }
@@ -86,14 +90,35 @@ struct World {
     disk: FaultyDisk,
     log: Option<Log>,
     model: Model,
+    /// Opens so far, in a log with epochs.
+    opens: Option<u64>,
+    /// Epochs that a list beside the log would have.
+    epochs: Vec<Epoch>,
+    /// The last acknowledged frame.
+    seen: SealPoint,
+    /// Highest sequence of the log when files were given up, which a superblock would have.
+    floor: u64,
 }
 
 impl World {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Makes a world whose log has epochs.
+    fn with_epochs() -> Self {
+        Self::with(Some(0))
+    }
+
+    fn with(opens: Option<u64>) -> Self {
         let mut world = Self {
             disk: FaultyDisk::new(),
             log: None,
             model: Model::default(),
+            opens,
+            epochs: Vec::new(),
+            seen: SealPoint::default(),
+            floor: 0,
         };
         world.open().unwrap();
         world
@@ -112,7 +137,18 @@ impl World {
             last = Some(record.frame_seq);
         };
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let (log, _) = Log::open(disk, options(), visit).map_err(|error| error.to_string())?;
+        self.opens = self.opens.map(|opens| opens + 1);
+        let options = Options {
+            epoch: self.opens.map(|nonce| NextEpoch {
+                least: self.epochs.last().map_or(1, |last| last.number),
+                nonce,
+            }),
+            least_seq: self.floor,
+            ..options()
+        };
+        let opened = Log::open(disk, options, visit);
+        let (log, report) = opened.map_err(|error| error.to_string())?;
+        self.check_epochs(&report, log.durable_seq())?;
         for group in self.model.durable.keys() {
             if !seen.contains_key(group) {
                 return Err(format!("acknowledged group {group} is gone"));
@@ -147,6 +183,34 @@ impl World {
         Ok(())
     }
 
+    /// Checks that the last acknowledged frame is of an epoch that the log still knows, and that its
+    /// end is not in front of it.
+    fn check_epochs(&mut self, report: &RecoveryReport, head: u64) -> Result<(), String> {
+        if self.opens.is_none() {
+            return Ok(());
+        }
+        for epoch in &report.epochs {
+            let known = |known: &Epoch| known.number == epoch.number;
+            match self.epochs.iter().find(|known_epoch| known(known_epoch)) {
+                Some(known) if known.nonce == epoch.nonce => {}
+                Some(known) => return Err(format!("{epoch:?} is not {known:?}")),
+                None => self.epochs.push(*epoch),
+            }
+        }
+        self.epochs
+            .retain(|epoch| epoch.number < report.epoch.number);
+        self.epochs.push(report.epoch);
+        self.epochs.sort_by_key(|epoch| epoch.number);
+
+        match epoch::place(&self.epochs, head, &self.seen) {
+            Place::Contains => Ok(()),
+            place => Err(format!(
+                "{} is {place:?} of {:?}, head {head}",
+                self.seen, self.epochs
+            )),
+        }
+    }
+
     fn append_some(&mut self, rng: &mut StdRng) {
         let Some(log) = &self.log else { return };
         let mut waiting = Vec::new();
@@ -157,7 +221,13 @@ impl World {
         }
         for (group, count, outcome) in waiting {
             match outcome.recv().unwrap() {
-                Ok(locations) => drop(self.model.durable.insert(group, locations)),
+                Ok(locations) => {
+                    self.model.durable.insert(group, locations);
+                    self.seen = SealPoint {
+                        seq: SealSeq(log.durable_seq()),
+                        nonce: self.opens.unwrap_or(0),
+                    };
+                }
                 Err(LogError::Full { .. } | LogError::Busy) => {}
                 Err(_) => drop(self.model.unknown.insert(group, count)),
             }
@@ -172,6 +242,9 @@ impl World {
             .filter(|file| file.state != FileState::Active)
             .map(|file| file.id)
             .collect();
+        if self.opens.is_some() {
+            self.floor = log.durable_seq();
+        }
         let keep = rng.random_range(0..4);
         for file in old.iter().take(old.len().saturating_sub(keep)) {
             if log.retire(*file).is_ok() {
@@ -248,7 +321,11 @@ fn run(seed: u64, steps: usize, mut world: World) -> Result<(), String> {
 fn i6_acknowledged_groups_survive_kills_power_loss_and_failed_syncs() {
     let (first, cases) = seed_and_cases(1, 300);
     for seed in first..first + cases {
-        run(seed, 40, World::new()).unwrap();
+        let world = match seed % 2 {
+            0 => World::new(),
+            _ => World::with_epochs(),
+        };
+        run(seed, 40, world).unwrap();
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn options() -> Options {
         max_queue_bytes: 8 << 20,
         least_seq: 0,
         proven_seq: 0,
+        epoch: None,
         inventory: None,
         is_held: false,
     }

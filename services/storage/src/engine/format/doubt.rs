@@ -9,7 +9,9 @@
 use std::fmt;
 
 use bytes::BufMut;
+use cstore_types::SealSeq;
 use cstore_types::codec::Fields;
+use cstore_types::epoch::SealPoint;
 
 use super::FormatError;
 
@@ -34,9 +36,10 @@ pub struct Doubt {
     pub file: u32,
     /// Times that it was found, or how many things are concerned.
     pub count: u32,
-    /// Sequences that may be missing; (0, 0) if they are not known.
+    /// Sequences that may be missing; (0, 0) if they are not known. For an older disk the seal that is
+    /// missing and the head of its log.
     pub seqs: (u64, u64),
-    /// The session of a damaged set, zero otherwise.
+    /// Session of a damaged set, or nonce of the missing seal's epoch; zero otherwise.
     pub aux: [u8; 16],
 }
 
@@ -125,7 +128,15 @@ impl fmt::Display for Doubt {
                 )?;
             }
             DoubtKind::StoreOlder => {
-                f.write_str("the disk is older than what the master has seen of it")?
+                let head = SealPoint {
+                    seq: SealSeq(self.seqs.1),
+                    nonce: 0,
+                };
+                let seal = self.lost_seal().unwrap_or_default();
+                return write!(
+                    f,
+                    "the disk is older than what the master has seen of it: seal {seal} is not here, the last one is {head:#}"
+                );
             }
             DoubtKind::Master => {
                 f.write_str("the master is older than what this disk has obeyed")?
@@ -141,6 +152,15 @@ impl fmt::Display for Doubt {
 }
 
 impl Doubt {
+    /// Returns the seal that the master has seen and that is not on the disk, if it is about one.
+    pub fn lost_seal(&self) -> Option<SealPoint> {
+        let nonce = self.aux.first_chunk().copied().unwrap_or_default();
+        (self.kind == DoubtKind::StoreOlder).then_some(SealPoint {
+            seq: SealSeq(self.seqs.0),
+            nonce: u64::from_le_bytes(nonce),
+        })
+    }
+
     pub(super) fn encode(&self, out: &mut impl BufMut) {
         out.put_u8(self.kind as u8);
         out.put_u8(if self.accepted { ACCEPTED } else { OPEN });

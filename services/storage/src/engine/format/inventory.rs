@@ -8,13 +8,14 @@
 //! entry    0 id u32 · 4 state u8 (1 live, 2 sealed, 3 leaving, 4 lost) · 5 flags u8 (bit 0 unproven) · 6 zero u16
 //!          8 epoch u32 · 12 records u32 · 16 size u64 · 24 first seq u64 · 32 last seq u64
 //!         40 footer CRC u32 · 44 header CRC u32 · 48 checkpoint gen u32 · 52 bad records u32
-//! epoch    0 epoch u32 · 4 CRC of the last frame before it u32 · 8 nonce u64 · 16 first seq u64
+//! epoch    0 epoch u32 · 4 zero u32 · 8 nonce u64 · 16 first seq u64
 //!         24 last seq of the epoch before u64
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cstore_types::StoreUuid;
 use cstore_types::codec::Fields;
+use cstore_types::epoch::{Epoch, first_seq};
 
 use super::FormatError;
 
@@ -78,7 +79,7 @@ pub(crate) enum FileStanding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EpochEntry {
     pub(crate) epoch: u32,
-    /// Checksum of the last frame of the epoch before it.
+    /// Zero until it has a use.
     pub(crate) crc_before: u32,
     pub(crate) nonce: u64,
     pub(crate) first_seq: u64,
@@ -222,7 +223,28 @@ impl FileEntry {
     }
 }
 
+impl From<&Epoch> for EpochEntry {
+    fn from(epoch: &Epoch) -> Self {
+        Self {
+            epoch: epoch.number,
+            crc_before: 0,
+            nonce: epoch.nonce,
+            first_seq: first_seq(epoch.number),
+            end_before: epoch.end_before,
+        }
+    }
+}
+
 impl EpochEntry {
+    /// Returns the epoch of the entry.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch {
+            number: self.epoch,
+            nonce: self.nonce,
+            end_before: self.end_before,
+        }
+    }
+
     fn encode(&self, out: &mut BytesMut) {
         out.put_u32_le(self.epoch);
         out.put_u32_le(self.crc_before);

@@ -36,10 +36,8 @@ use cstore_types::{BlockId, PartNo, SessionId};
 pub(crate) use bitmap::{Bitmap, FileCounts};
 pub(crate) use doubt::MAX_DOUBTS;
 pub use doubt::{Doubt, DoubtKind};
-#[cfg(test)]
-pub(crate) use inventory::EpochEntry;
-pub(crate) use inventory::{FileEntry, FileStanding, Image};
-pub use superblock::{KeptFields, Superblock};
+pub(crate) use inventory::{EpochEntry, FileEntry, FileStanding, Image};
+pub use superblock::{DiskEpoch, KeptFields, Superblock};
 pub(crate) use superblock::{SLOT, SLOTS, VERSION};
 
 pub(crate) const SUPERBLOCK_FILE: &str = "superblock.bin";

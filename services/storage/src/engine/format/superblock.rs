@@ -73,7 +73,9 @@ pub struct Superblock {
     pub inventory: (u64, u32),
     /// Sequence up to which records count as unverified since a doubt; 0 if there is none.
     pub verify_below: u64,
-    /// Fields that this program keeps as they are: maps, epoch, checkpoint, scrub, release cursor.
+    /// Epoch of the newest open.
+    pub epoch: DiskEpoch,
+    /// Fields that this program keeps as they are: maps, checkpoint, scrub, release cursor.
     pub kept: KeptFields,
     /// Number of the next doubt.
     pub next_doubt: u32,
@@ -81,13 +83,22 @@ pub struct Superblock {
     pub doubts: Vec<Doubt>,
 }
 
+/// Epoch of sequences of an open, which may have written nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskEpoch {
+    /// Number; 0 on a disk of before epochs.
+    pub number: u32,
+    /// Opens so far.
+    pub opens: u32,
+    /// Random number of the open.
+    pub nonce: u64,
+}
+
 /// Fields that later work fills. They are zero until then, and a rewrite keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeptFields {
     /// Newest and oldest placement map that the disk has served.
     pub maps: (u64, u64),
-    /// Number of the epoch of sequences, opens so far, random number of the epoch.
-    pub epoch: (u32, u32, u64),
     /// Generation of the checkpoint of reference counts.
     pub checkpoint: u32,
     /// Newest seal of this disk that the master has seen: sequence and random number of its epoch.
@@ -155,9 +166,9 @@ impl Superblock {
         slot.put_slice(&self.noted.to_bytes());
         slot.put_u64_le(kept.maps.0);
         slot.put_u64_le(kept.maps.1);
-        slot.put_u32_le(kept.epoch.0);
-        slot.put_u32_le(kept.epoch.1);
-        slot.put_u64_le(kept.epoch.2);
+        slot.put_u32_le(self.epoch.number);
+        slot.put_u32_le(self.epoch.opens);
+        slot.put_u64_le(self.epoch.nonce);
         slot.put_u64_le(self.inventory.0);
         slot.put_u32_le(self.inventory.1);
         slot.put_u32_le(kept.checkpoint);
@@ -227,6 +238,7 @@ impl Superblock {
             noted: Point::default(),
             inventory: (0, 0),
             verify_below: 0,
+            epoch: DiskEpoch::default(),
             kept: KeptFields::default(),
             next_doubt: 1,
             doubts: Vec::new(),
@@ -241,14 +253,17 @@ impl Superblock {
         let mut fields = Fields::new(body.get(SECOND_PART..).unwrap_or_default());
         let noted = Point::take(&mut fields)?;
         let maps = (fields.u64()?, fields.u64()?);
-        let epoch = (fields.u32()?, fields.u32()?, fields.u64()?);
+        let epoch = DiskEpoch {
+            number: fields.u32()?,
+            opens: fields.u32()?,
+            nonce: fields.u64()?,
+        };
         let inventory = (fields.u64()?, fields.u32()?);
         let checkpoint = fields.u32()?;
         let seen = (fields.u64()?, fields.u64()?);
         let verify_below = fields.u64()?;
         let kept = KeptFields {
             maps,
-            epoch,
             checkpoint,
             seen,
             scrub: (fields.u32()?, fields.u32()?, fields.u64()?),
@@ -272,6 +287,7 @@ impl Superblock {
             noted,
             inventory,
             verify_below,
+            epoch,
             kept,
             next_doubt,
             doubts,
@@ -301,6 +317,7 @@ mod tests {
             noted: Point::default(),
             inventory: (7, 8),
             verify_below: 0,
+            epoch: DiskEpoch::default(),
             kept: KeptFields::default(),
             next_doubt: 1,
             doubts: Vec::new(),

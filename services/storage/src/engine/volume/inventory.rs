@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, DiskFile, FileInfo, FileState, Inventory};
+use cstore_log::{Disk, DiskFile, FileInfo, FileState, Inventory, RecoveryReport};
 use cstore_types::StoreUuid;
+use cstore_types::epoch::Epoch;
 use parking_lot::Mutex;
 
-use crate::limits::MAX_INVENTORY_AREA;
+use crate::limits::{MAX_EPOCHS, MAX_INVENTORY_AREA};
 
-use super::super::format::{FileEntry, FileStanding, FormatError, INVENTORY_FILE, Image};
+use super::super::format::{
+    EpochEntry, FileEntry, FileStanding, FormatError, INVENTORY_FILE, Image,
+};
 
 /// Entries for which a new inventory has room beside two for each segment that the disk can hold.
 const SPARE_ENTRIES: usize = 64;
@@ -37,6 +40,10 @@ struct State {
     crc: u32,
     highest: u32,
     superblock_seq: u64,
+    /// Epochs that images list, by their numbers.
+    epochs: BTreeMap<u32, Epoch>,
+    /// Epoch of this open. It is listed from its first file on.
+    current: Epoch,
     files: BTreeMap<u32, FileEntry>,
     /// Segments that are not what their entries say, as the open found them.
     as_found: BTreeMap<u32, FileEntry>,
@@ -107,7 +114,7 @@ fn read_areas(disk: &Arc<dyn Disk>) -> io::Result<[Vec<u8>; 2]> {
 /// Returns the bytes that the inventory of a disk takes, unless very many small segments make it
 /// grow.
 pub(in crate::engine) const fn allowance(capacity: u64, segment_bytes: u64) -> u64 {
-    let area = area_for((2 * capacity / segment_bytes) as usize + SPARE_ENTRIES);
+    let area = area_for((2 * capacity / segment_bytes) as usize + SPARE_ENTRIES, 0);
     if area < FIRST_AREA_MAX {
         2 * area
     } else {
@@ -115,8 +122,21 @@ pub(in crate::engine) const fn allowance(capacity: u64, segment_bytes: u64) -> u
     }
 }
 
-const fn area_for(entries: usize) -> u64 {
-    (Image::bytes_of(entries, 0) as u64).div_ceil(4_096) * 4_096
+const fn area_for(entries: usize, epochs: usize) -> u64 {
+    (Image::bytes_of(entries, epochs) as u64).div_ceil(4_096) * 4_096
+}
+
+impl State {
+    /// Lists the epoch of this open, as it has a file now. The oldest ones go when there are more
+    /// than the bound: where they ended stands in the first one that stays.
+    fn list_current(&mut self) {
+        if self.current.number > 0 {
+            self.epochs.insert(self.current.number, self.current);
+        }
+        while self.epochs.len() > MAX_EPOCHS {
+            self.epochs.pop_first();
+        }
+    }
 }
 
 impl SegmentInventory {
@@ -140,6 +160,12 @@ impl SegmentInventory {
 
     fn with(disk: Arc<dyn Disk>, store: StoreUuid, found: Option<(&Image, u32)>) -> Self {
         let files = found.map(|(image, _)| image.files.iter().map(|file| (file.id, *file)));
+        let epochs = found.map(|(image, _)| {
+            image
+                .epochs
+                .iter()
+                .map(|epoch| (epoch.epoch, epoch.epoch()))
+        });
         let state = State {
             file: None,
             store,
@@ -148,6 +174,8 @@ impl SegmentInventory {
             crc: found.map_or(0, |(_, crc)| crc),
             highest: found.map_or(0, |(image, _)| image.highest),
             superblock_seq: found.map_or(0, |(image, _)| image.superblock_seq),
+            epochs: epochs.into_iter().flatten().collect(),
+            current: Epoch::default(),
             files: files.into_iter().flatten().collect(),
             as_found: BTreeMap::new(),
             reads_unlisted_above: found.map_or(0, |(image, _)| image.highest),
@@ -167,6 +195,48 @@ impl SegmentInventory {
     /// Notes the sequence of a superblock that was written, for the images that follow.
     pub(in crate::engine) fn superblock_written(&self, seq: u64) {
         self.state.lock().superblock_seq = seq;
+    }
+
+    /// Returns the highest epoch that is listed.
+    pub(in crate::engine) fn highest_epoch(&self) -> u32 {
+        let state = self.state.lock();
+        state.epochs.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Takes the epochs that an open found in the segments, and its own one.
+    pub(in crate::engine) fn begin_epoch(&self, report: &RecoveryReport) {
+        let mut state = self.state.lock();
+        for epoch in &report.epochs {
+            let known = *state.epochs.entry(epoch.number).or_insert(*epoch);
+            if known.nonce != epoch.nonce {
+                tracing::error!(?known, found = ?epoch, "segments were written by two copies of this disk");
+            }
+        }
+        // A segment that has come back ends an epoch later than an open without it has noted.
+        let mut before = 0;
+        for epoch in state.epochs.values_mut() {
+            let end = report.ends.get(&before).copied().unwrap_or(0);
+            epoch.end_before = epoch.end_before.max(end);
+            before = epoch.number;
+        }
+        state.current = report.epoch;
+    }
+
+    /// Returns all epochs, oldest first. The last one is that of this open.
+    pub(in crate::engine) fn epochs(&self) -> Vec<Epoch> {
+        let state = self.state.lock();
+        let listed = state.epochs.values().copied();
+        let before = listed.filter(|epoch| epoch.number < state.current.number);
+        before.chain([state.current]).collect()
+    }
+
+    /// Forgets the epochs in front of `number`, at the next image.
+    pub(in crate::engine) fn forget_epochs(&self, number: u32) {
+        let mut state = self.state.lock();
+        // The one that is asked for stays, and tells where those before it have ended.
+        if state.epochs.contains_key(&number) {
+            state.epochs = state.epochs.split_off(&number);
+        }
     }
 
     /// Ids up to `id` were used, whatever the images say.
@@ -190,6 +260,14 @@ impl SegmentInventory {
         let mut state = self.state.lock();
         state.files = entries.into_iter().map(|file| (file.id, file)).collect();
         state.as_found = as_found.into_iter().map(|file| (file.id, file)).collect();
+        let current = state.current;
+        if state
+            .files
+            .values()
+            .any(|file| file.epoch == current.number)
+        {
+            state.list_current();
+        }
         let highest = state.files.keys().next_back().copied().unwrap_or(0);
         state.highest = state.highest.max(highest);
         // A file that is too small, because the disk was made larger, is replaced.
@@ -251,7 +329,7 @@ impl SegmentInventory {
             highest: state.highest,
             superblock_seq: state.superblock_seq,
             files: state.files.values().copied().collect(),
-            epochs: Vec::new(),
+            epochs: state.epochs.values().map(EpochEntry::from).collect(),
         };
         let bytes = image.encode();
         let crc = bytes.last_chunk().map_or(0, |raw| u32::from_le_bytes(*raw));
@@ -282,7 +360,8 @@ impl SegmentInventory {
         bytes: bytes::Bytes,
         least: u64,
     ) -> io::Result<(Arc<dyn DiskFile>, u64)> {
-        let area = least.max(area_for(2 * image.files.len() + SPARE_ENTRIES));
+        let epochs = 2 * image.epochs.len();
+        let area = least.max(area_for(2 * image.files.len() + SPARE_ENTRIES, epochs));
         match self.disk.remove(UNFINISHED) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -301,6 +380,10 @@ impl Inventory for SegmentInventory {
         self.state.lock().highest
     }
 
+    fn superblock_seq(&self) -> u64 {
+        self.state.lock().superblock_seq
+    }
+
     fn may_read(&self, file: u32) -> bool {
         let state = self.state.lock();
         match state.files.get(&file) {
@@ -314,6 +397,9 @@ impl Inventory for SegmentInventory {
             for file in [sealed, begun].into_iter().flatten() {
                 state.highest = state.highest.max(file.id);
                 state.files.insert(file.id, entry_of(file, false));
+            }
+            if begun.is_some() {
+                state.list_current();
             }
         })
     }
@@ -348,7 +434,7 @@ pub(in crate::engine) fn entry_of(file: &FileInfo, unproven: bool) -> FileEntry 
             FileStanding::Sealed
         },
         unproven,
-        epoch: 0,
+        epoch: file.epoch,
         records: u32::try_from(file.records).unwrap_or(u32::MAX),
         size: file.size,
         seqs: file.seqs.unwrap_or_default(),

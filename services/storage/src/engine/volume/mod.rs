@@ -9,11 +9,12 @@ use std::io;
 use std::sync::Arc;
 
 use cstore_log::{Disk, LockGuard};
+use cstore_types::epoch::Epoch;
 use cstore_types::{SealSeq, StoreUuid};
 use parking_lot::Mutex;
 
 use super::error::EngineError;
-use super::format::{BITMAP_FILE, Bitmap, Doubt, DoubtKind, SLOTS, Superblock, VERSION};
+use super::format::{BITMAP_FILE, Bitmap, DiskEpoch, Doubt, DoubtKind, SLOTS, Superblock, VERSION};
 use super::hold::Doubts;
 use inventory::SegmentInventory;
 
@@ -80,12 +81,24 @@ impl Volume {
     ///
     /// # Errors
     /// [`EngineError::Io`]. The open is repeated then.
-    pub(super) fn begin(&self, seal_seq: SealSeq, doubts: &Doubts) -> Result<(), EngineError> {
-        let is_upgrade = self.superblock.lock().version < VERSION;
+    pub(super) fn begin(
+        &self,
+        seal_seq: SealSeq,
+        epoch: Epoch,
+        doubts: &Doubts,
+    ) -> Result<(), EngineError> {
+        let before = self.superblock();
+        let is_upgrade = before.version < VERSION;
+        let epoch = DiskEpoch {
+            number: epoch.number,
+            opens: before.epoch.opens.saturating_add(1),
+            nonce: epoch.nonce,
+        };
         for _ in 0..if is_upgrade { SLOTS } else { 1 } {
             self.update(|superblock| {
                 superblock.seal_seq = superblock.seal_seq.max(seal_seq);
                 superblock.clean = false;
+                superblock.epoch = epoch;
                 superblock.doubts = doubts.list().to_vec();
                 superblock.next_doubt = doubts.next();
             })?;
@@ -105,6 +118,16 @@ impl Volume {
             superblock.doubts = doubts.to_vec();
             superblock.next_doubt = next;
         })
+    }
+
+    /// Returns the epochs of the disk, oldest first, that of this open included.
+    pub(super) fn epochs(&self) -> Vec<Epoch> {
+        self.inventory.epochs()
+    }
+
+    /// Forgets the epochs in front of `number`, which nobody asks for any more.
+    pub(super) fn forget_epochs(&self, number: u32) {
+        self.inventory.forget_epochs(number);
     }
 
     fn update(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), EngineError> {
@@ -204,6 +227,8 @@ mod tests {
             block_size: 1,
             fresh_start: false,
             erase: None,
+            nonce: 1,
+            waits_for_master: false,
         };
         let superblock = mount::format(&disk, &identity, &options).unwrap();
         let lock = Arc::new(disk.lock("LOCK").unwrap());

@@ -10,8 +10,8 @@ use cstore_types::{ClusterUuid, DedupKey, NodeId, SealSeq, StoreUuid};
 
 use super::super::error::OpenError;
 use super::super::format::{
-    BITMAP_FILE, INVENTORY_FILE, KeptFields, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock,
-    VERSION,
+    BITMAP_FILE, DiskEpoch, INVENTORY_FILE, KeptFields, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE,
+    Superblock, VERSION,
 };
 use super::inventory::UNFINISHED;
 use super::superblock::{self, SlotContents};
@@ -28,6 +28,11 @@ pub struct DiskOptions {
     pub fresh_start: bool,
     /// CSTORE_FRESH_START_ERASE.
     pub erase: Option<StoreUuid>,
+    /// Random number of this open: it tells what is written now from what another copy of the disk
+    /// writes.
+    pub nonce: u64,
+    /// Nothing is freed and nothing sealed before an answer of the master was judged.
+    pub waits_for_master: bool,
 }
 
 /// The identity that a disk must have.
@@ -151,6 +156,7 @@ pub(in crate::engine) fn format(
         noted: Point::default(),
         inventory: (0, 0),
         verify_below: 0,
+        epoch: DiskEpoch::default(),
         kept: KeptFields::default(),
         next_doubt: 1,
         doubts: Vec::new(),

@@ -182,28 +182,13 @@ impl Survey {
         !self.findings.is_empty()
     }
 
-    /// Returns the highest sequence that the superblock knows of, or that any listed segment may hold,
-    /// also if it is missing: a
-    /// sequence that is used twice would make one of two records hide the other when the segment
-    /// comes back.
-    pub(in crate::engine) fn highest_seq(&self, seal_seq: SealSeq) -> u64 {
-        let files = self.image.iter().flat_map(|image| &image.files);
-        let known = files.clone().map(|entry| entry.seqs.1).max().unwrap_or(0);
-        // A frame takes a block at least, so a segment that took frames holds no more of them.
-        let unknown: u64 = files
-            .filter(|entry| entry.standing == FileStanding::Live && self.is_not_here(entry.id))
-            .map(|entry| entry.size / BLOCK_BYTES)
-            .sum();
-        known.max(seal_seq.0) + unknown
+    /// Returns the highest epoch that is listed.
+    pub(in crate::engine) fn highest_epoch(&self) -> u32 {
+        self.inventory.highest_epoch()
     }
 
-    fn is_not_here(&self, file: u32) -> bool {
-        let is_lost = |kind| matches!(kind, DoubtKind::Missing | DoubtKind::Foreign);
-        let same = |finding: &Finding| finding.file == file && is_lost(finding.kind);
-        self.findings.iter().any(same)
-    }
-
-    /// Returns the highest sequence that is known to be durable.
+    /// Returns the highest sequence that is known to be durable: of the superblock, or of a listed
+    /// segment, also if it is missing.
     pub(in crate::engine) fn proven_seq(&self, seal_seq: SealSeq) -> u64 {
         let files = self.image.iter().flat_map(|image| &image.files);
         let known = files.map(|entry| entry.seqs.1).max().unwrap_or(0);
@@ -215,7 +200,13 @@ impl Survey {
         &mut self,
         files: &[FileInfo],
         report: &RecoveryReport,
+        superblock: &Superblock,
     ) -> &[Finding] {
+        self.inventory.begin_epoch(report);
+        let is_found = |finding: &Finding| finding.kind == DoubtKind::Superblock;
+        if report.superblock_seq > superblock.seq && !self.findings.iter().any(is_found) {
+            self.findings.push(Finding::new(DoubtKind::Superblock));
+        }
         let Some(image) = &self.image else {
             return &self.findings;
         };

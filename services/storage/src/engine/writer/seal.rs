@@ -58,7 +58,7 @@ impl Writer {
         blocks: Vec<Block>,
     ) -> Result<SealOutcome, EngineError> {
         validate(session, &ids, &blocks)?;
-        self.hold.check_writable()?;
+        self.hold.check_sealable()?;
         let checked = check(&self.key, blocks).await?;
         let blocks = checked.blocks;
         if let Some((bad, _)) = blocks.iter().zip(&checked.good).find(|(_, good)| !**good) {

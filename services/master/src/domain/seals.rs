@@ -1,0 +1,220 @@
+//! Seals: whether a disk still holds what it proved for an upload, and whether it is the disk that
+//! the master remembers.
+//!
+//! The master remembers the newest seal of each disk on which a file rests, and tells it to the disk
+//! in every answer. A disk that lost it is seen by that, whatever it has written since. So nothing
+//! may raise the memory over a loss: a seal counts only if the disk has told this life of the master
+//! that it holds it, or takes it now; and the seals of a disk in doubt raise nothing.
+//!
+//! ```text
+//! told epochs hold the seal                    ─▶ committed
+//! of the disk's current epoch, beyond its head ─▶ committed: it is newer than the last report
+//! other                                        ─▶ the upload is gone: its disk went back behind it
+//! disk not heard in this life of the master    ─▶ unavailable, repeat
+//! ```
+
+use cstore_types::epoch::{self, Epoch, SealPoint};
+use cstore_types::history::Place;
+use cstore_types::{ErrorCode, Fault, SealSeq, StoreUuid};
+use tokio::sync::RwLockReadGuard;
+
+use super::membership::{DiskReport, DoubtReport, Membership, Node};
+use crate::store::Batch;
+use crate::store::keys::{self, StoreRecord};
+
+/// The word by which a storage node names the doubt that its disk is an older copy.
+const STORE_OLDER: &str = "store_older";
+
+/// A seal, judged by what its disk has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JudgedSeal {
+    /// The disk holds it.
+    Held {
+        point: SealPoint,
+        /// It may become the newest one that the master has seen.
+        raises: bool,
+    },
+    /// The disk does not hold it, and never will.
+    Gone,
+}
+
+/// Keeps disks from registering. What they have told stays true while it lives.
+pub(super) type ToldGuard<'a> = RwLockReadGuard<'a, ()>;
+
+/// What this life of the master has been told of the sequences of a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// The disk is not open yet.
+    Nothing,
+    /// The program of its node knows no epochs.
+    #[default]
+    Sequence,
+    /// Epochs, oldest first. The last one is that of its open, and goes on.
+    Epochs(Vec<Epoch>),
+}
+
+impl Told {
+    /// Returns true if a disk with its last report at `head` holds `point`. It goes on in its current
+    /// epoch, so a seal beyond the report counts as held there.
+    fn holds(&self, head: SealSeq, point: &SealPoint) -> bool {
+        match self {
+            Self::Nothing | Self::Sequence => point.seq <= head,
+            Self::Epochs(epochs) => {
+                let is_current = epochs.last().is_some_and(|current| {
+                    current.number == epoch::epoch_of(point.seq.0) && current.nonce == point.nonce
+                });
+                is_current || epoch::place(epochs, head.0, point) == Place::Contains
+            }
+        }
+    }
+
+    /// Returns the seal of a sequence. Its nonce is 0 if the epoch is not told (any more).
+    fn point(&self, seq: SealSeq) -> SealPoint {
+        let number = epoch::epoch_of(seq.0);
+        let nonce = match self {
+            Self::Nothing | Self::Sequence => None,
+            Self::Epochs(epochs) => epochs.iter().find(|epoch| epoch.number == number),
+        };
+        SealPoint {
+            seq,
+            nonce: nonce.map_or(0, |epoch| epoch.nonce),
+        }
+    }
+}
+
+impl Node {
+    /// Returns true if the disk of the node does not hold `seen`, as far as it has told.
+    pub(super) fn is_older_than(&self, seen: &SealPoint) -> bool {
+        let lacks = |disk: &DiskReport| !self.told.holds(disk.seal_seq, seen);
+        self.disk.as_ref().is_some_and(lacks)
+    }
+
+    /// Returns true if the node says that its disk is older than what the master has seen of it.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let is_open = |doubt: &DoubtReport| doubt.kind == STORE_OLDER && !doubt.accepted;
+        self.doubts.iter().any(is_open)
+    }
+
+    /// Returns the newest seal of the disk, as far as it has told.
+    fn head(&self) -> Option<SealPoint> {
+        Some(self.told.point(self.disk.as_ref()?.seal_seq))
+    }
+}
+
+impl Membership {
+    /// Keeps disks from registering until the guard is dropped: what a commit was judged by must be
+    /// true until it is durable.
+    pub(super) async fn told(&self) -> ToldGuard<'_> {
+        self.told.read().await
+    }
+
+    /// Judges a seal of a store by what the store has told this life of the master.
+    ///
+    /// # Errors
+    /// `unavailable` if the store was not heard in this life, or is not known.
+    pub(super) fn judge_seal(
+        &self,
+        _told: &ToldGuard<'_>,
+        store: StoreUuid,
+        seq: SealSeq,
+    ) -> Result<JudgedSeal, Fault> {
+        let inner = self.inner.lock();
+        let has_store = |node: &&Node| node.disk.as_ref().is_some_and(|disk| disk.store == store);
+        let known = inner.nodes.values().find(has_store);
+        let Some(node) = known.filter(|node| node.told != Told::Nothing) else {
+            let text =
+                format!("store {store} was not heard since the master started, or is being opened");
+            return Err(Fault::new(ErrorCode::Unavailable, text));
+        };
+        let point = node.told.point(seq);
+        let head = node.disk.as_ref().map_or(SealSeq(0), |disk| disk.seal_seq);
+        // A program without epochs cannot tell.
+        if node.told != Told::Sequence && !node.told.holds(head, &point) {
+            return Ok(JudgedSeal::Gone);
+        }
+        Ok(JudgedSeal::Held {
+            point,
+            raises: !node.suspect,
+        })
+    }
+
+    /// Takes the disk of a store as it is, if its node has accepted, on behalf of a person, that it
+    /// does not hold the newest seal that the master has seen: from now on that is its head.
+    ///
+    /// # Errors
+    /// Those of the store of metadata. The node goes on reporting the accepted doubt.
+    pub(crate) async fn take_accepted(&self, store: StoreUuid) -> Result<(), Fault> {
+        let Some(record) = self.context.derived.store(store) else {
+            return Ok(());
+        };
+        let accepts = |doubt: &DoubtReport| {
+            doubt.kind == STORE_OLDER && doubt.accepted && doubt.seal == Some(record.seen)
+        };
+        let head = {
+            let inner = self.inner.lock();
+            let node = inner.nodes.get(&record.node);
+            let node = node.filter(|node| {
+                let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == store);
+                has_store && node.doubts.iter().any(accepts)
+            });
+            node.and_then(Node::head)
+        };
+        let Some(seen) = head else {
+            return Ok(());
+        };
+
+        let key = keys::store_key(store);
+        let Some(current) = self.context.store.get(&key).await? else {
+            return Ok(());
+        };
+        let mut batch = Batch::default();
+        batch.require_version(key.clone(), current.version);
+        batch.put(key, StoreRecord { seen, ..record }.encode());
+        // On a conflict a commit has raised it, and the node is asked again.
+        if self.context.propose(batch).await?.is_some() {
+            tracing::warn!(%store, %seen, "an older disk is taken as it is, as an operator has accepted");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: u64 = 0xa;
+    const B: u64 = 0xb;
+
+    fn point(number: u32, counter: u64, nonce: u64) -> SealPoint {
+        SealPoint {
+            seq: SealSeq(epoch::first_seq(number) - 1 + counter),
+            nonce,
+        }
+    }
+
+    #[test]
+    fn i4_a_seal_counts_only_if_its_disk_has_told_that_it_holds_it_or_takes_it_now() {
+        let epoch = |number, nonce, end_before| Epoch {
+            number,
+            nonce,
+            end_before,
+        };
+        let told = Told::Epochs(vec![epoch(1, A, 0), epoch(2, B, point(1, 36, A).seq.0)]);
+        let head = point(2, 4, B).seq;
+        let holds = |point| told.holds(head, &point);
+        assert!(holds(point(1, 36, A)));
+        assert!(holds(point(2, 4, B)));
+        assert!(holds(point(2, 9, B)), "newer than the last report");
+        assert!(!holds(point(1, 37, A)), "lost");
+        assert!(!holds(point(2, 4, A)), "of another copy");
+        assert!(!holds(point(3, 1, B)), "of an epoch that was not told");
+        assert_eq!(told.point(point(1, 5, 0).seq), point(1, 5, A));
+    }
+
+    #[test]
+    fn a_disk_without_epochs_is_judged_by_its_sequence() {
+        let holds = |head| Told::Sequence.holds(SealSeq(head), &point(0, 9, 0));
+        assert!(!holds(8));
+        assert!(holds(9));
+    }
+}

@@ -1,0 +1,261 @@
+//! Epochs: a disk that lost its last writes, or is an older copy, is told from one that has all,
+//! whatever it has written since.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::sync::Arc;
+
+use cstore_log::FaultyDisk;
+use cstore_storage::EngineError;
+use cstore_storage::engine::{AcceptError, DiskOptions, DoubtKind, Engine, SealOutcome};
+use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options, store};
+use cstore_testkit::session;
+use cstore_types::PartNo;
+use cstore_types::epoch::SealPoint;
+
+use crate::hold::{
+    LEN, N_FILES, copy_alive, filled, names, put_file, segments, take_file, try_to_free,
+};
+use crate::model::seal_point;
+
+/// Stores the block of a number and returns the seal, as the master remembers it.
+async fn sealed(engine: &Engine, n: u64) -> SealPoint {
+    let block = numbered(n, LEN);
+    let ids = vec![block.id];
+    let outcome = engine
+        .put_seal(session(n), PartNo(0), ids, vec![block])
+        .await;
+    match outcome.unwrap() {
+        SealOutcome::Sealed { seal_seq, .. } => seal_point(engine, seal_seq),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Returns true if the disk has a doubt of that kind that nobody accepted.
+fn is_doubted(engine: &Engine) -> bool {
+    let doubts = engine.hold().doubts();
+    let mut open = doubts.iter().filter(|doubt| !doubt.accepted);
+    open.any(|doubt| doubt.kind == DoubtKind::StoreOlder)
+}
+
+#[tokio::test]
+async fn i4_lost_writes_are_seen_for_1_to_8_frames_and_1_to_4_opens_with_a_kill_each_time() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let mut copies = Vec::new();
+    let mut seen = SealPoint::default();
+    for n in 0..12 {
+        copies.push(copy_alive(&disk));
+        seen = sealed(&engine, n).await;
+    }
+    drop(engine);
+    assert!(
+        open_memory(&disk.kill(), CAPACITY)
+            .unwrap()
+            .judge()
+            .judge_seen(seen)
+    );
+
+    for lost in 1..=8 {
+        for opens in 1..=4 {
+            for writes in [0, 1, lost, 20] {
+                let mut older = copy_alive(&copies[copies.len() - lost]);
+                for open in 0..opens {
+                    let engine = open_memory(&older, CAPACITY).unwrap();
+                    for n in 0..writes {
+                        let n = 1_000 + (open * 100 + n) as u64;
+                        store(&engine, n, 100).await.unwrap();
+                    }
+                    drop(engine);
+                    older = older.kill();
+                }
+                let engine = open_memory(&older, CAPACITY).unwrap();
+                let what = format!("{lost} lost, {opens} opens, {writes} writes");
+                assert!(!engine.judge().judge_seen(seen), "{what}");
+                assert!(is_doubted(&engine) && engine.hold().is_held(), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn i4_the_same_is_seen_after_clean_stops_power_loss_and_compaction() {
+    for seed in 0..8 {
+        let disk = FaultyDisk::new();
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        for n in 0..10 {
+            store(&engine, n, LEN).await.unwrap();
+        }
+        engine.close().unwrap();
+        drop(engine);
+        let older = copy_alive(&disk);
+        // The right disk is restarted, and goes on.
+        let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
+        let seen = sealed(&engine, 50).await;
+        drop(engine);
+
+        let mut older = older;
+        for round in 0..4 {
+            let engine = open_memory(&older, CAPACITY).unwrap();
+            for n in 0..6 {
+                store(&engine, 100 + round * 10 + n, LEN).await.unwrap();
+            }
+            engine.releaser().release(session(round)).await.unwrap();
+            engine.recycler().reclaim();
+            older = match (seed + round) % 3 {
+                0 => {
+                    engine.close().unwrap();
+                    older.kill()
+                }
+                1 => older.kill(),
+                _ => older.power_loss(seed),
+            };
+        }
+        let engine = open_memory(&older, CAPACITY).unwrap();
+        assert!(!engine.judge().judge_seen(seen), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn i4_two_copies_that_both_write_are_no_copies_of_each_other() {
+    let disk = filled().await;
+    let other = copy_alive(&disk);
+    let mut engines = [disk, other].map(|disk| open_memory(&disk, CAPACITY).unwrap());
+    let mut seen = Vec::new();
+    for engine in &engines {
+        seen.push(sealed(engine, 500).await);
+    }
+    assert_eq!(seen[0].seq, seen[1].seq);
+    engines.swap(0, 1);
+    for (engine, seen) in engines.iter().zip(seen) {
+        assert!(!engine.judge().judge_seen(seen));
+        assert!(is_doubted(engine));
+    }
+}
+
+#[tokio::test]
+async fn i4_an_older_disk_frees_nothing_and_goes_on_with_reads_and_seals() {
+    let older = filled().await;
+    let right = copy_alive(&older);
+    let seen = sealed(&open_memory(&right, CAPACITY).unwrap(), 500).await;
+
+    let engine = open_memory(&older, CAPACITY).unwrap();
+    assert!(!engine.judge().judge_seen(seen));
+    try_to_free(&engine).await;
+    assert_eq!(engine.holdings().sessions().len() as u64, N_FILES);
+    for n in 0..N_FILES {
+        engine.read_block(&numbered(n, LEN).id).unwrap();
+    }
+    let newer = sealed(&engine, 600).await;
+    let text = engine.hold().reason().unwrap();
+    assert!(
+        text.contains("older than what the master has seen"),
+        "{text}"
+    );
+
+    // What it seals now does not disprove the doubt, also if the master is told by mistake that it
+    // has seen no more than that.
+    assert!(engine.judge().judge_seen(newer));
+    assert!(is_doubted(&engine));
+    drop(engine);
+    let engine = open_memory(&older.kill(), CAPACITY).unwrap();
+    assert!(is_doubted(&engine), "it survives a restart");
+}
+
+#[tokio::test]
+async fn i12_an_accepted_older_disk_frees_again_and_is_not_doubted_for_the_same_seal() {
+    let older = filled().await;
+    let right = copy_alive(&older);
+    let right = open_memory(&right, CAPACITY).unwrap();
+    let first = sealed(&right, 500).await;
+    let second = sealed(&right, 501).await;
+
+    let mut engine = open_memory(&older, CAPACITY).unwrap();
+    assert!(!engine.judge().judge_seen(first));
+    let wrong = engine.hold().accept(7).unwrap_err();
+    assert!(matches!(wrong, AcceptError::Unknown { number: 7, .. }));
+    engine.hold().accept(1).unwrap();
+    for _ in 0..3 {
+        // The master tells the old seal until it has heard of the accept.
+        assert!(!engine.judge().judge_seen(first));
+        assert!(!engine.hold().is_held());
+        drop(engine);
+        engine = open_memory(&older.kill(), CAPACITY).unwrap();
+    }
+    engine.releaser().release(session(0)).await.unwrap();
+
+    // Another seal that is not here was not accepted.
+    assert!(!engine.judge().judge_seen(second));
+    assert!(engine.hold().is_held());
+    engine.hold().accept(2).unwrap();
+
+    // The master has taken the disk as it is.
+    let head = sealed(&engine, 700).await;
+    assert!(engine.judge().judge_seen(head));
+    assert_eq!(engine.hold().doubts(), []);
+    assert!(engine.judge().agrees(&head));
+}
+
+/// The newest segment away: the disk is in doubt for two reasons, and both end by themselves.
+#[tokio::test]
+async fn i12_an_older_disk_is_not_in_doubt_any_more_when_what_it_lacked_is_back() {
+    for opens in 1..4 {
+        let disk = filled().await;
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let seen = sealed(&engine, 500).await;
+        drop(engine);
+        let mut disk = disk.kill();
+        let folder = segments(&disk);
+        let newest = names(&folder).pop().unwrap();
+        let bytes = take_file(&*folder, &newest);
+        for n in 0..opens {
+            let engine = open_memory(&disk, CAPACITY).unwrap();
+            assert!(!engine.judge().judge_seen(seen), "{opens} opens");
+            store(&engine, 600 + n, LEN).await.unwrap();
+            drop(engine);
+            disk = disk.kill();
+        }
+
+        put_file(&*segments(&disk), &newest, &bytes);
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        assert!(engine.judge().judge_seen(seen), "{opens} opens");
+        assert_eq!(engine.hold().doubts(), [], "{opens} opens");
+        assert!(!engine.hold().is_held());
+    }
+}
+
+#[tokio::test]
+async fn i4_a_disk_frees_and_seals_nothing_before_an_answer_of_the_master_was_judged() {
+    let disk = filled().await;
+    let waiting = DiskOptions {
+        waits_for_master: true,
+        ..options(CAPACITY)
+    };
+    let engine = Engine::open(Arc::new(disk), "memory", &identity(), &waiting).unwrap();
+    try_to_free(&engine).await;
+    assert_eq!(engine.holdings().sessions().len() as u64, N_FILES);
+    let refused = store(&engine, 600, LEN).await.unwrap_err();
+    assert!(matches!(refused, EngineError::Held(_)), "{refused:?}");
+    engine.read_block(&numbered(0, LEN).id).unwrap();
+    assert_eq!(engine.hold().doubts(), []);
+
+    assert!(engine.judge().judge_seen(SealPoint::default()));
+    store(&engine, 600, LEN).await.unwrap();
+    engine.releaser().release(session(0)).await.unwrap();
+    assert!(!engine.hold().is_held());
+}
+
+/// The list of epochs stays short: the master asks for the newest seal only.
+#[tokio::test]
+async fn i12_epochs_that_nobody_asks_for_are_forgotten() {
+    let mut disk = FaultyDisk::new();
+    for n in 0..20 {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let seen = sealed(&engine, n).await;
+        assert!(engine.judge().judge_seen(seen));
+        let listed = engine.judge().epochs().len();
+        assert!(listed <= 3, "{listed} epochs after {n} opens");
+        drop(engine);
+        disk = disk.kill();
+    }
+}

@@ -1,4 +1,4 @@
-//! What all requests share.
+//! State of a gateway that all requests share.
 
 use std::sync::Arc;
 
@@ -20,18 +20,18 @@ pub(crate) struct App {
     pub(crate) cluster: Cluster,
     pub(crate) tickets: Tickets,
     pub(crate) metrics: Metrics,
-    /// Says when the process is about to end.
+    /// Readiness of the role. Also tells that the process is about to end.
     pub(crate) readiness: Readiness,
     /// Set once, when the gateway could serve for the first time; later failures are told request
     /// by request.
     pub(crate) started: std::sync::atomic::AtomicBool,
 }
 
-/// As the routes get it.
+/// Handle by which the routes share the [`App`].
 pub(crate) type Shared = Arc<App>;
 
 impl App {
-    /// Whether an upload to this worker is worth a try.
+    /// Returns true if an upload to this worker is worth a try.
     pub(crate) fn is_usable(&self, worker: &str) -> bool {
         self.cluster.is_ready_worker(worker) && self.workers.may_serve(worker)
     }

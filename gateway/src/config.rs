@@ -8,7 +8,7 @@ use cstore_node::{Env, HostPort};
 
 use crate::ui_url::UiUrl;
 
-/// What a gateway is told at its start.
+/// Settings of a gateway, read once at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `CSTORE_LISTEN_HOST`
@@ -48,7 +48,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether only this machine can reach the gateway.
+    /// Returns true if only this machine can reach the gateway.
     pub(crate) fn is_local(&self) -> bool {
         let host = self.listen_host.as_str();
         host == "localhost"

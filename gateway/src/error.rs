@@ -109,7 +109,7 @@ impl ApiError {
         self.code
     }
 
-    /// What may be sent about it. Causes inside of the cluster stay in the log.
+    /// Returns the message for the client. Causes inside of the cluster stay in the log.
     fn public_message(&self) -> &str {
         match self.code {
             ErrorCode::Internal => {

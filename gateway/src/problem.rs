@@ -15,7 +15,7 @@ pub(crate) struct Problem {
     /// The HTTP status.
     #[schema(example = 409)]
     pub(crate) status: u16,
-    /// What was wrong with this request, and what is allowed.
+    /// Explanation of the failure: what was wrong with this request, and what is allowed.
     pub(crate) detail: String,
     /// One of the 14 codes of docs/errors.md.
     #[schema(example = "already_exists")]

@@ -22,7 +22,7 @@ use crate::tools::find;
 
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const CLICKS: usize = 5;
-/// Of complaints that are kept.
+/// Most complaints that are kept.
 const AT_MOST: usize = 100;
 
 /// A browser with one page.
@@ -134,12 +134,12 @@ impl Browser {
         Some(browser)
     }
 
-    /// Where downloads go.
+    /// Returns the folder of downloads.
     pub fn downloads(&self) -> PathBuf {
         self.dir.path().join("downloads")
     }
 
-    /// One command of the protocol, and its result.
+    /// Sends one command of the protocol and returns its result.
     ///
     /// # Panics
     /// When it is refused, or not answered in time.
@@ -173,7 +173,7 @@ impl Browser {
         self.until("document.readyState === 'complete'");
     }
 
-    /// The value of an expression in the page; promises are awaited.
+    /// Returns the value of an expression in the page; promises are awaited.
     ///
     /// # Panics
     /// When it throws.
@@ -201,8 +201,7 @@ impl Browser {
         })
     }
 
-    /// A click of the mouse in the middle of an element. What moved away meanwhile is clicked again
-    /// where it is.
+    /// Clicks in the middle of an element. If it moves away, it is clicked again where it is then.
     ///
     /// # Panics
     /// When it is not there, or always has something else before it.
@@ -251,7 +250,7 @@ impl Browser {
         }
     }
 
-    /// A key, by its name in the DOM.
+    /// Presses a key, by its name in the DOM.
     pub fn press(&mut self, key: &str) {
         let (code, text) = match key {
             "Enter" => (13, "\r"),
@@ -274,14 +273,14 @@ impl Browser {
         self.call("Input.insertText", json!({"text": text}));
     }
 
-    /// Bytes a second that go out; `None` is as fast as can be.
+    /// Limits uploads to `rate` bytes a second; `None` removes the limit.
     pub fn throttle_uploads(&mut self, rate: Option<u32>) {
         let rate = rate.map_or(-1, i64::from);
         let conditions = json!({"offline": false, "latency": 0, "downloadThroughput": -1, "uploadThroughput": rate});
         self.call("Network.emulateNetworkConditions", conditions);
     }
 
-    /// The size of the window, and `light` or `dark`.
+    /// Sets the size of the window, and the color scheme: `light` or `dark`.
     pub fn look(&mut self, width: u32, height: u32, scheme: &str) {
         let metrics =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
@@ -292,7 +291,7 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({"features": features}));
     }
 
-    /// What the window shows, as PNG into a file.
+    /// Writes the content of the window as PNG into a file.
     ///
     /// # Panics
     /// When it cannot be written.
@@ -305,7 +304,7 @@ impl Browser {
         std::fs::write(path, bytes).expect("the picture can be written");
     }
 
-    /// What pages have complained of so far: exceptions, breaches of the policy, failed parts.
+    /// Returns the complaints of pages so far: exceptions, breaches of the policy, failed parts.
     pub fn complaints(&self) -> Vec<String> {
         self.heard.lock().complaints.clone()
     }
@@ -324,7 +323,7 @@ impl Drop for Browser {
     }
 }
 
-/// Until the browser ends.
+/// Reads messages until the browser ends.
 fn listen(from: impl Read, heard: &Mutex<Heard>) {
     let mut from = BufReader::new(from);
     let mut bytes = Vec::new();

@@ -478,10 +478,10 @@ impl Cluster {
         Client::connect(&self.gateway)?.call(method, path, "", body)
     }
 
-    /// As [`Self::call`], where nothing may go wrong with the connection.
+    /// Like [`Self::call`], for a connection that must not fail.
     ///
     /// # Panics
-    /// When it does.
+    /// If the connection fails.
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         self.call(method, path, body)
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
@@ -524,7 +524,7 @@ impl Cluster {
         kib << 10
     }
 
-    /// What a process logged.
+    /// Returns the log of a process.
     ///
     /// # Panics
     /// When its log cannot be read.

@@ -1,4 +1,4 @@
-//! What an operator does with a cluster: commands of `cstore admin`.
+//! Actions of an operator on a cluster: commands of `cstore admin`.
 
 use std::process::{Command, Output};
 

@@ -34,7 +34,7 @@ pub struct Span {
     pub id: String,
     /// 16 digits, or none.
     pub parent: String,
-    /// Whether its status is ERROR.
+    /// True if the span's status is ERROR.
     pub is_error: bool,
     /// Attributes as text.
     pub attributes: BTreeMap<String, String>,
@@ -101,7 +101,7 @@ impl Trace {
         self.0.iter().any(|span| span.parent.is_empty()) && self.orphans().is_empty()
     }
 
-    /// As indented lines, in the order of their beginnings.
+    /// Returns the spans as indented lines, in the order of their beginnings.
     pub fn tree(&self) -> String {
         let mut lines = String::new();
         let roots: Vec<&Span> = self

@@ -29,11 +29,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Way {
     /// Requests.
     There,
-    /// Answers.
+    /// The answers of the target.
     Back,
 }
 
-/// What the network does to bytes.
+/// Effect of the network on bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Weather {
     /// Nothing.
@@ -41,7 +41,7 @@ pub enum Weather {
     Fair,
     /// Connections stay, and nothing moves.
     Stalled,
-    /// What goes this way is lost, while the connection looks well.
+    /// Bytes in this direction are lost, while the connection looks well.
     Swallowed(Way),
     /// One bit flips in each piece of at least this many bytes that goes this way.
     Flipped(Way, usize),
@@ -55,11 +55,11 @@ struct State {
     streams: Vec<TcpStream>,
     /// Pieces that the weather held back, swallowed or changed since it was set.
     hit: u64,
-    /// Connections that were let through, ever.
+    /// Connections that were let through since the start.
     connections: u64,
     /// The first bytes of each connection, each way.
     first: Vec<(Way, Vec<u8>)>,
-    /// What went through, up to a bound.
+    /// Bytes that went through, up to a bound.
     captured: Vec<u8>,
     closed: bool,
 }
@@ -91,7 +91,7 @@ impl Proxy {
         Self::before_on(HOST, target)
     }
 
-    /// As [`Self::before`], on another address of loopback: several proxies may stand before one
+    /// Like [`Self::before`], on another address of loopback: several proxies may stand before one
     /// target.
     ///
     /// # Errors
@@ -127,12 +127,12 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
-    /// How often the present weather has struck.
+    /// Returns how often the present weather has struck.
     pub fn hits(&self) -> u64 {
         self.shared.state.lock().hit
     }
 
-    /// The first bytes of each connection in this direction.
+    /// Returns the first bytes of each connection in this direction.
     pub fn first_bytes(&self, way: Way) -> Vec<Vec<u8>> {
         let state = self.shared.state.lock();
         state
@@ -143,7 +143,7 @@ impl Proxy {
             .collect()
     }
 
-    /// Whether these bytes went through in the open.
+    /// Returns true if these bytes went through unencrypted.
     pub fn saw(&self, needle: &[u8]) -> bool {
         let state = self.shared.state.lock();
         state
@@ -152,7 +152,7 @@ impl Proxy {
             .any(|window| window == needle)
     }
 
-    /// How many connections were let through.
+    /// Returns the number of connections that were let through.
     pub fn connections(&self) -> u64 {
         self.shared.state.lock().connections
     }
@@ -249,7 +249,7 @@ impl Shared {
         }
     }
 
-    /// Does to a piece what the weather demands; whether it goes on.
+    /// Applies the weather to a piece. Returns true if the piece goes on.
     fn weather_for(&self, way: Way, bytes: &mut [u8]) -> bool {
         let mut state = self.state.lock();
         if state.weather == Weather::Stalled {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Where a program is on the PATH.
+/// Returns the path of a program on the PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let (_, path) = std::env::vars_os().find(|(key, _)| key == "PATH")?;
     std::env::split_paths(&path)
@@ -11,8 +11,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// As [`find`]. Says `SKIP` when there is none, past the capture of the test's output: what did not
-/// run must be seen.
+/// Like [`find`]. If there is none, prints `SKIP` past the capture of the test's output: a test
+/// that did not run must be seen.
 pub fn find_or_skip(program: &str, what: &str) -> Option<PathBuf> {
     let found = find(program);
     if found.is_none() {

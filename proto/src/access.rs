@@ -1,8 +1,8 @@
-//! Who may call which RPC: one line a method. What has no line is open to nobody.
+//! Access to RPCs: one line a method. A method without a line is open to nobody.
 
 use cstore_types::Caller::{self, Gateway, Operator, Storage, Worker};
 
-/// `package.Service/Method` and who may call it.
+/// `package.Service/Method` and the callers that may call it.
 pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Namespace/GetFile", &[Gateway, Operator]),
     ("cstore.v1.Namespace/ListFiles", &[Gateway, Operator]),
@@ -18,7 +18,7 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
         "cstore.v1.Uploads/AbortUpload",
         &[Gateway, Worker, Operator],
     ),
-    // What a node may say it is, the master checks against its bearer.
+    // The master checks the role and name that a node reports against its bearer.
     ("cstore.v1.Cluster/Register", &[Worker, Storage]),
     ("cstore.v1.Cluster/Heartbeat", &[Worker, Storage]),
     ("cstore.v1.Cluster/WatchMap", &[Gateway, Worker, Operator]),
@@ -33,7 +33,7 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Transfer/Explain", &[Gateway, Operator]),
 ];
 
-/// Whether `caller` may call the method of a request's path (`/package.Service/Method`).
+/// Returns true if `caller` may call the method of a request's path (`/package.Service/Method`).
 pub fn may_call(caller: Caller, path: &str) -> bool {
     let method = path.strip_prefix('/').unwrap_or(path);
     ACCESS

@@ -80,17 +80,18 @@ impl Signer {
     }
 }
 
-/// Tells who made a bearer.
+/// Verifier of the bearers of one cluster.
 #[derive(Debug, Clone)]
 pub struct Verifier([(Caller, RpcKey); 4]);
 
 impl Verifier {
-    /// Knows the bearers of all callers of one cluster.
+    /// Makes a verifier that knows the bearers of all callers of one cluster.
     pub fn new(secret: &ClusterSecret) -> Self {
         Self(Caller::ALL.map(|caller| (caller, secret.rpc_key(caller))))
     }
 
-    /// Who calls `path` with `bearer`; compared in constant time.
+    /// Returns the caller that made `bearer`, if it is good for a call of `path`. Compares in
+    /// constant time.
     ///
     /// # Errors
     /// [`BearerError`].

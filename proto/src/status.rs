@@ -12,20 +12,21 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 const DOMAIN: &str = "cstore";
 
-/// A status whose ErrorInfo carries the code's name, so that the receiver gets back all 14 codes.
+/// Makes a status whose ErrorInfo carries the code's name, so that the receiver gets back all 14
+/// codes.
 pub fn status(code: ErrorCode, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(code.as_str(), DOMAIN, []);
     Status::with_error_details(Code::from_i32(code.grpc_code()), message, details)
 }
 
-/// As [`status`], and says when to try again.
+/// Like [`status`], with the time after which to try again.
 pub fn status_with_retry(code: ErrorCode, message: impl Into<String>, after: Duration) -> Status {
     let mut details = ErrorDetails::with_error_info(code.as_str(), DOMAIN, []);
     details.set_retry_info(Some(after));
     Status::with_error_details(Code::from_i32(code.grpc_code()), message, details)
 }
 
-/// The code of a status, from its ErrorInfo when that is ours, else from the gRPC code.
+/// Returns the code of a status, from its ErrorInfo when that is ours, else from the gRPC code.
 pub fn code_of(status: &Status) -> ErrorCode {
     status
         .get_details_error_info()
@@ -39,7 +40,7 @@ pub fn code_of(status: &Status) -> ErrorCode {
         })
 }
 
-/// How long the server asked to wait.
+/// Returns how long the server asked to wait.
 pub fn retry_after(status: &Status) -> Option<Duration> {
     status
         .get_details_retry_info()

@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::convert::{self, FieldError};
 use crate::v1;
 
-/// What a valid ticket says.
+/// Claims of a valid ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TicketClaims {
     /// The upload.
@@ -30,9 +30,9 @@ pub struct TicketClaims {
     pub map_version: MapVersion,
     /// How to cut the file.
     pub chunking: Chunking,
-    /// Whose name the upload may publish.
+    /// Tenant whose names the upload may publish.
     pub tenant: Tenant,
-    /// Unix time in milliseconds after which it is refused, unless progress renewed it.
+    /// Unix time in milliseconds after which the ticket is refused, unless progress renewed it.
     pub expires_ms: i64,
 }
 
@@ -80,7 +80,7 @@ impl From<TicketError> for Status {
 }
 
 impl TicketClaims {
-    /// The ticket for these claims.
+    /// Makes the ticket for these claims.
     pub fn sign(&self, key: &TicketKey) -> v1::Ticket {
         let body = v1::TicketBody {
             session: Bytes::copy_from_slice(self.session.as_bytes()),

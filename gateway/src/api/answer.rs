@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::http::date::http_date;
 
-/// What may stand unencoded in a name in a path.
+/// Characters that are percent-encoded in the path of a name: all but letters, digits and `/-._~`.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
@@ -35,10 +35,11 @@ pub(crate) struct File {
     modified: String,
     modified_ms: i64,
     blocks: u64,
-    /// When the client stated it with the upload, and it was right: 64 hexadecimal digits.
+    /// Verified SHA-256 of the file, 64 hexadecimal digits. Missing unless the client stated it with
+    /// the upload.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
-    /// What the user noted beside the file; not in lists.
+    /// Metadata that the user stored with the file; not in lists.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: BTreeMap<String, String>,
 }
@@ -59,7 +60,7 @@ impl From<v1::FileInfo> for File {
     }
 }
 
-/// What became of an upload.
+/// Result of an upload.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Stored {
     #[schema(value_type = String, example = "success")]
@@ -69,7 +70,7 @@ pub(crate) struct Stored {
     size: u64,
     etag: String,
     blocks: u64,
-    /// Not told to named tenants: it says whether somebody else has the same bytes.
+    /// Missing for named tenants: the number reveals whether others have stored the same bytes.
     new_blocks: Option<u64>,
     new_bytes: Option<u64>,
     trace_id: String,

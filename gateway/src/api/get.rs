@@ -250,7 +250,7 @@ fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {
         headers.insert(digest::SHA256, value(hex::encode(&file.sha256))?);
     }
     metadata::into_headers(&file.metadata, &mut headers)?;
-    // What somebody uploaded must not act with the rights of this origin in a browser.
+    // A browser must not run uploaded content with the rights of this origin.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     Ok(headers)

@@ -1,5 +1,5 @@
-//! The web page: `GET /` for browsers, its parts under `/assets/`, and `GET /api/page` with what it
-//! must be told.
+//! The web page: `GET /` for browsers, its parts under `/assets/`, and `GET /api/page` with its
+//! settings.
 //!
 //! The page and its parts hold no data and need no token: everything that they show comes from the
 //! REST routes, with the token that the user gives to the page.
@@ -26,23 +26,24 @@ use crate::error::ApiError;
 use crate::http::condition;
 use crate::http::query::Query;
 
-/// Only what comes from here, nothing inline, nothing in a frame; text can become markup nowhere.
+/// Content security policy of the page: resources of this origin only, nothing inline, nothing in a
+/// frame; text can become markup nowhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
     trusted-types 'none'";
 
-/// No page of somebody else may load these.
+/// Keeps pages of other origins from loading the parts.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// What the page is told by its gateway.
+/// Settings that a gateway gives to its web page.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Page)]
 struct PageConfig<'a> {
-    /// Where traces are looked at, if anywhere: `{jaeger_url}/trace/{trace id}`.
+    /// Where traces are shown: `{jaeger_url}/trace/{trace id}`. Missing if nowhere.
     jaeger_url: Option<&'a str>,
 }
 
-/// What the web page is told.
+/// Returns the settings of the web page.
 #[utoipa::path(
     get, path = "/api/page", tag = "cluster",
     responses((status = 200, description = "Settings", body = PageConfig<'_>), Refused)
@@ -57,7 +58,7 @@ pub(crate) async fn told(
     answer::json(StatusCode::OK, &PageConfig { jaeger_url })
 }
 
-/// The page for who asks for HTML, and a text for everybody else.
+/// Serves the page to clients that ask for HTML, and a text to all others.
 pub(crate) async fn root(headers: HeaderMap) -> Result<Response, ApiError> {
     let mut answer = if takes_html(&headers) {
         page(&headers)?
@@ -88,7 +89,7 @@ fn page(headers: &HeaderMap) -> Result<Response, ApiError> {
     )
 }
 
-/// curl says `*/*`, browsers name the type.
+/// Returns true if the client takes HTML: curl says `*/*`, browsers name the type.
 fn takes_html(headers: &HeaderMap) -> bool {
     let accepted = headers
         .get_all(ACCEPT)

@@ -95,7 +95,7 @@ async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> R
     next.run(request).await
 }
 
-/// Who asks, if there is something to ask for on this route.
+/// Returns the access of the caller, or `None` if the route is not listed.
 fn judge(app: &App, request: &Request) -> Result<Option<Access>, ApiError> {
     let access = app.auth.check(request.headers())?;
     if !request.headers().contains_key(AUTHORIZATION) {
@@ -132,7 +132,7 @@ async fn observe(State(app): State<Shared>, mut request: Request, next: Next) ->
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let rendered = span.in_scope(|| error.render(&trace_id));
-        // What routing had to say, as Allow of a 405, stays.
+        // Keeps headers that routing has set, such as Allow of a 405.
         let (head, body) = rendered.into_parts();
         let headers = std::mem::take(response.headers_mut());
         response = Response::from_parts(head, body);

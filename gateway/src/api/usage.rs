@@ -20,10 +20,10 @@ use crate::error::ApiError;
 use crate::http::query::Query;
 use crate::limits::USAGE_TIMEOUT;
 
-/// What files use together.
+/// Space that the files under a prefix use together.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Usage {
-    /// All names begin with it.
+    /// Beginning of all names.
     prefix: String,
     files: u64,
     /// Sum of the sizes.
@@ -32,13 +32,13 @@ pub(crate) struct Usage {
     space: Space,
 }
 
-/// What a removal of one file would do.
+/// Effect of the removal of one file.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Freed {
     name: String,
     size: u64,
-    /// Other names of the same stored file, as copies make them: while there is one, nothing is
-    /// freed.
+    /// Other names of the same stored file, as copies make them. Nothing is freed while there is
+    /// one.
     other_names: u64,
     #[serde(flatten)]
     space: Space,
@@ -70,7 +70,7 @@ impl From<v1::ExplainResponse> for Space {
     }
 }
 
-/// What the files under a prefix use.
+/// Returns the space that the files under a prefix use.
 #[utoipa::path(
     get, path = "/api/usage", tag = "cluster",
     params(("prefix" = Option<String>, Query, description = "Names that begin with it; at most 4,096")),
@@ -96,13 +96,13 @@ pub(crate) async fn usage(
     )
 }
 
-/// What a removal of `name` would free.
+/// Returns the space that a removal of `name` would free.
 pub(crate) async fn explain(
     app: &App,
     access: &Access,
     name: &FileName,
 ) -> Result<Response, ApiError> {
-    // Whether somebody else has the same bytes is not told to named tenants.
+    // The answer reveals whether others have stored the same bytes, so named tenants do not get it.
     access.require_default_tenant()?;
     let (selected, space) = ask(app, access, Selection::Name(name.to_string())).await?;
     let freed = Freed {

@@ -1,4 +1,4 @@
-//! Who may come in: the one place that judges requests under `/api`.
+//! Authentication of requests under `/api`: the one place that decides who is admitted.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use http::header::AUTHORIZATION;
 use crate::auth::tokens::{Right, Rights, Token, TokenFile};
 use crate::error::ApiError;
 
-/// The rule of this gateway.
+/// Rule by which this gateway admits requests.
 #[derive(Debug)]
 pub(crate) struct Auth {
-    /// Whether requests without a token come in, as the default tenant with all rights.
+    /// True if requests without a token are admitted, as the default tenant with all rights.
     pub(crate) anonymous: bool,
     pub(crate) tokens: Arc<TokenFile>,
 }
 
-/// For whom a request was let in. Handlers get it as an extension, and only for routes that are
-/// listed.
+/// Tenant and rights of an admitted request. Handlers get it as an extension, and only for routes
+/// that are listed.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     pub(crate) tenant: Tenant,
@@ -48,14 +48,15 @@ impl Access {
         Err(ApiError::new(ErrorCode::PermissionDenied, text))
     }
 
-    /// The tenant as the inner services want it.
+    /// Returns the tenant as the inner services expect it.
     pub(crate) fn tenant(&self) -> String {
         self.tenant.as_str().to_owned()
     }
 }
 
 impl Auth {
-    /// For whom the request is. A token that is shown must be good, also where none is needed.
+    /// Returns the access of a request. A token that is sent must be valid, also where none is
+    /// needed.
     ///
     /// # Errors
     /// `unauthenticated` with what is wrong, but for secrets.

@@ -1,4 +1,5 @@
-//! What each route under `/api` asks of a token: one line a route. What has no line answers nobody.
+//! Rights that each route under `/api` demands of a token: one line a route. A route without a line
+//! is served to nobody.
 
 use http::Method;
 
@@ -6,18 +7,18 @@ use crate::auth::bearer::Access;
 use crate::auth::tokens::Right::{self, Delete, Read, Write};
 use crate::error::ApiError;
 
-/// A route, and what it asks for.
+/// A route and the rights that it demands.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
-    /// GET stands for HEAD too.
+    /// Method. GET stands for HEAD too.
     pub method: &'static str,
-    /// As the router writes it.
+    /// Path as the router writes it.
     pub path: &'static str,
-    /// What stands behind the name of a POST to a file.
+    /// Suffix of the path of a POST to a file, such as `:copy`. Empty for other routes.
     pub verb: &'static str,
-    /// All of these are needed.
+    /// Rights that a token needs, all of them.
     pub rights: &'static [Right],
-    /// Whether the answer tells of the whole cluster, and is for the default tenant only.
+    /// True if the answer is about the whole cluster: only the default tenant gets it.
     pub whole_cluster: bool,
 }
 

@@ -20,7 +20,7 @@ pub(crate) trait Source: Send {
     /// not an end.
     fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ApiError>> + Send;
 
-    /// Whether bytes of the file were handed out, which cannot be sent again.
+    /// Returns true if bytes of the file were handed out, which cannot be sent again.
     fn started(&self) -> bool;
 }
 
@@ -55,7 +55,7 @@ impl Incoming {
         }
     }
 
-    /// Whether what came is all that was announced.
+    /// Returns true if the bytes that came are all that were announced.
     fn is_whole(&self) -> bool {
         self.left.is_none_or(|left| left == 0) && (!self.needs_flag || self.data.is_end_stream())
     }
@@ -79,7 +79,7 @@ impl Incoming {
         let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
     }
 
-    /// Whether there is anything left to drain.
+    /// Returns true if nothing is left to drain.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended
     }

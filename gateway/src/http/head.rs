@@ -1,7 +1,7 @@
-//! What hyper lets pass in the head of a request and this gateway does not, because a proxy before
-//! it may read it otherwise (RFC 9112 §3.2, §6.1, RFC 9113 §8.3.1). Two lengths, a length that is
-//! none, white space before a colon, folded lines and codings that do not end in chunked are
-//! refused by hyper; a length beside chunked ends the connection.
+//! Checks of the head of a request that hyper does not make, because a proxy in front may read the
+//! same head otherwise (RFC 9112 §3.2, §6.1, RFC 9113 §8.3.1). hyper itself refuses two lengths,
+//! malformed lengths, white space before a colon, folded lines and codings that do not end in
+//! chunked; a length beside chunked ends the connection.
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
@@ -30,7 +30,8 @@ pub(crate) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<
     Ok(())
 }
 
-/// One host, which is one, and the same wherever it stands.
+/// Checks that there is exactly one host, that it is well-formed, and that URI and header agree on
+/// it.
 fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(HOST).iter();
     let (first, again) = (hosts.next(), hosts.next().is_some());
@@ -58,7 +59,8 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Ap
     Ok(())
 }
 
-/// A comma would be allowed in a name, and is what two hosts look like that somebody has joined.
+/// Returns true if `text` is a host. A comma is refused although names may have one: two hosts that
+/// somebody has joined look like that.
 fn is_host(text: &str) -> bool {
     let parsed = text.parse::<Authority>();
     parsed.is_ok_and(|host| {
@@ -66,7 +68,8 @@ fn is_host(text: &str) -> bool {
     })
 }
 
-/// `http` takes ports that are none for part of the authority.
+/// Returns true if the port is a number or missing: `http` takes malformed ports for part of the
+/// authority.
 fn has_fine_port(authority: &Authority) -> bool {
     let rest = authority
         .as_str()

@@ -1,5 +1,5 @@
-//! What a user notes beside a file, as headers: `x-cstore-meta-<key>: <value>`, with an upload and
-//! with the file.
+//! User metadata of a file as headers: `x-cstore-meta-<key>: <value>`, with an upload and with the
+//! file.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::error::ApiError;
 
 const PREFIX: &str = "x-cstore-meta-";
 
-/// What the headers of an upload say. Header names are not case-sensitive; keys are kept in lower
-/// case.
+/// Reads the metadata from the headers of an upload. Header names are not case-sensitive; keys are
+/// kept in lower case.
 pub(crate) fn from_headers(headers: &HeaderMap) -> Result<UserMetadata, ApiError> {
     let mut entries = Vec::new();
     for (name, value) in headers {
@@ -28,7 +28,7 @@ pub(crate) fn from_headers(headers: &HeaderMap) -> Result<UserMetadata, ApiError
     UserMetadata::new(entries).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
-/// The headers that give it back.
+/// Returns the headers that give the metadata back.
 pub(crate) fn into_headers(
     metadata: &BTreeMap<String, String>,
     headers: &mut HeaderMap,

@@ -20,7 +20,7 @@ use crate::limits::{MAX_BOUNDARY, MAX_OTHER_PARTS, MAX_PART_HEADERS, MAX_PARTS};
 
 const FIELD: &str = "file";
 
-/// What the headers of the file part say.
+/// Headers of the file part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FilePart {
     pub(crate) filename: Option<String>,

@@ -6,21 +6,20 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::ApiError;
 
-/// What a POST to a file asks for, written behind the name.
+/// Operation that a POST to a file asks for, written behind the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     Copy,
     Rename,
 }
 
-/// The name in `path` behind `prefix`. `path` is the raw path of the request: nobody has decoded
-/// it.
+/// Returns the name in `path` behind `prefix`. `path` is the raw path of the request, not decoded.
 pub(crate) fn from_path(path: &str, prefix: &str) -> Result<FileName, ApiError> {
     let raw = path.strip_prefix(prefix).ok_or_else(ApiError::no_route)?;
     decode(raw)
 }
 
-/// As [`from_path`], with the verb behind the name. An encoded colon belongs to the name.
+/// Like [`from_path`], with the verb behind the name. An encoded colon belongs to the name.
 pub(crate) fn with_verb(path: &str, prefix: &str) -> Result<(FileName, Verb), ApiError> {
     let raw = path.strip_prefix(prefix).ok_or_else(ApiError::no_route)?;
     let (name, verb) = match raw.rsplit_once(':') {
@@ -31,8 +30,8 @@ pub(crate) fn with_verb(path: &str, prefix: &str) -> Result<(FileName, Verb), Ap
     Ok((decode(name)?, verb))
 }
 
-/// Whether every `%` is followed by two hexadecimal digits: others would be kept as they stand, and
-/// two readers differ.
+/// Returns true if every `%` is followed by two hexadecimal digits. Others would be kept unchanged,
+/// and two readers could differ.
 pub(crate) fn has_whole_escapes(raw: &[u8]) -> bool {
     let mut rest = raw.iter();
     let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);

@@ -31,8 +31,8 @@ impl Query {
         }
     }
 
-    /// As [`Self::parse`], of a request that knows these keys. A misspelt one would otherwise
-    /// change what is done.
+    /// Like [`Self::parse`], but refuses keys that are not in `known`: a misspelt one would
+    /// otherwise change what is done.
     pub(crate) fn only(raw: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
         let query = Self::parse(raw)?;
         let mut keys = query.0.iter().map(|(key, _)| key.as_str());
@@ -55,7 +55,7 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// `true` or `false`, also as 1 and 0; false when it is not there.
+    /// Returns true for `true` and 1, false for `false`, 0 and a missing key. Refuses other values.
     pub(crate) fn flag(&self, key: &str) -> Result<bool, ApiError> {
         match self.get(key) {
             None | Some("false" | "0") => Ok(false),

@@ -71,7 +71,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
     }
 }
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Clone)]
 struct Host {
     limiter: ConnectionLimiter,
@@ -209,7 +209,7 @@ fn builder(config: &Config) -> auto::Builder<Watched> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout)
-        // Who has sent all of his request and says so still gets his answer.
+        // A client that closes its sending side after its request still gets the answer.
         .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(READ_BUFFER);

@@ -1,7 +1,7 @@
-//! Answers over HTTP/2 whose client takes nothing. The socket does not show it: the client answers
+//! HTTP/2 answers whose client takes nothing. The socket does not show it: the client answers
 //! pings and gives the stream no window. hyper asks an answer's body for more only when there is
-//! window for it, so [`Watch`] notes when the client owes a sign of life, and the task of the
-//! stream ends when none came in time; the stream is reset then.
+//! window for it, so [`Watch`] notes since when the client has bytes to take, and the task of the
+//! stream ends if it takes none in time; the stream is reset then.
 //!
 //! HTTP/1.1 needs none of this: there the answer stands still together with the socket
 //! ([`crate::listener::timed_io`]).
@@ -17,26 +17,26 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
 tokio::task_local! {
-    /// Of the stream whose task runs.
+    /// Watch of the stream whose task runs.
     static WATCH: Arc<Watch>;
 }
 
-/// Since when a client has something to take.
+/// Time since which a client has bytes to take.
 #[derive(Debug, Default)]
 pub(crate) struct Watch(Mutex<Option<Instant>>);
 
 impl Watch {
-    /// The watch of this stream; none over HTTP/1.1.
+    /// Returns the watch of this stream; `None` over HTTP/1.1.
     pub(crate) fn current() -> Option<Arc<Self>> {
         WATCH.try_with(Arc::clone).ok()
     }
 
-    /// From now on it is the client's turn.
+    /// Notes that bytes were handed out: from now on it is the client's turn.
     pub(crate) fn handed_out(&self) {
         *self.0.lock() = Some(Instant::now());
     }
 
-    /// It has taken what there was; now it waits for us.
+    /// Notes that the client has taken all bytes and waits for more.
     pub(crate) fn taken(&self) {
         *self.0.lock() = None;
     }

@@ -31,7 +31,7 @@ use crate::limits::{
     CHUNK_TIMEOUT, FINISH_TIMEOUT, MAX_UPLOAD_TICKETS, SMALL_UPLOAD_TIMEOUT, UPLOAD_CHUNK,
 };
 
-/// What is to be written, apart from the bytes.
+/// Name and attributes of the file to be written, without the bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
     pub(crate) tenant: Tenant,
@@ -43,7 +43,7 @@ pub(crate) struct Write {
     /// SHA-256 of the body. `None` if the client did not state it.
     pub(crate) sha256: Option<[u8; 32]>,
     pub(crate) metadata: UserMetadata,
-    /// The body has at most this many bytes, when that is known.
+    /// Upper bound of the body in bytes, if it is known.
     pub(crate) at_most: Option<u64>,
 }
 
@@ -90,8 +90,8 @@ impl Failed {
 /// Stores the file.
 ///
 /// # Errors
-/// What the client can do something about; nothing is visible then, unless the code is `deadline`
-/// or `unavailable`.
+/// An error that the client can act on. Nothing is visible then, unless the code is `deadline` or
+/// `unavailable`.
 pub(crate) async fn store(
     app: &App,
     write: &Write,

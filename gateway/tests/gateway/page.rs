@@ -6,7 +6,7 @@ use crate::setup::{start, start_with};
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\n";
 
-/// What the page and all of its parts say.
+/// Checks the security headers, which the page and all of its parts must have.
 fn is_guarded(answer: &Answer, path: &str) {
     let policy = answer.header("content-security-policy").unwrap_or_default();
     for rule in [

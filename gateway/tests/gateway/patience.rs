@@ -1,4 +1,4 @@
-//! What the gateway bears: clients that send nothing, too much or too slowly, workers that are
+//! Endurance of the gateway: clients that send nothing, too much or too slowly, workers that are
 //! gone, and a stop.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What was asked for and what was answered, and therefore what may be seen.
+//! History of a run: requests and answers, and therefore what readers may see.
 //!
 //! Every upload has a body of its own, so that what is seen says which upload it was. A body is
 //! *open* until the master's word is known; then it is committed, or it never was and never will
@@ -25,7 +25,7 @@ const POOL: u64 = 6;
 pub(crate) struct BodyId(pub(crate) u64);
 
 impl BodyId {
-    /// A block that names the body, blocks of the pool, a tail.
+    /// Returns the bytes: a block that names the body, blocks of the pool, a tail.
     pub(crate) fn bytes(self) -> Vec<u8> {
         let mut rng = StdRng::seed_from_u64(self.0);
         let mut bytes = self.0.to_le_bytes().repeat(BLOCK / 8);
@@ -39,7 +39,7 @@ impl BodyId {
         bytes
     }
 
-    /// The body that these bytes are, if they are one.
+    /// Returns the body that these bytes are, if they are one.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         let id = Self(u64::from_le_bytes(*bytes.first_chunk()?));
         (id.bytes() == bytes).then_some(id)
@@ -53,10 +53,10 @@ enum Fate {
     Never,
 }
 
-/// What is known of a name that one client writes.
+/// State of a name that only one client writes.
 #[derive(Debug, Clone)]
 struct Private {
-    /// What may be there, when nothing is open.
+    /// Body that the name may have if no upload is open.
     is: Option<BodyId>,
     open: Option<BodyId>,
     certain: bool,
@@ -69,10 +69,10 @@ pub(crate) struct Book {
     violation: Option<String>,
     next_body: u64,
     fates: BTreeMap<BodyId, Fate>,
-    /// Bodies that a name was ever to have.
+    /// Bodies that each name was ever given.
     given: BTreeMap<String, BTreeSet<BodyId>>,
     private: BTreeMap<String, Private>,
-    /// Acknowledged creates of names that several create.
+    /// Acknowledged creates of names that several clients create.
     winners: BTreeMap<String, Vec<BodyId>>,
     pub(crate) acknowledged: u64,
     pub(crate) uncertain_changes: u64,
@@ -96,7 +96,7 @@ impl Book {
         &self.trace
     }
 
-    /// A new body for `name`, open.
+    /// Adds a new body for `name`, which is open.
     pub(crate) fn send(&mut self, name: &str, shared: bool) -> BodyId {
         self.next_body += 1;
         let body = BodyId(self.next_body);
@@ -117,7 +117,8 @@ impl Book {
         self.private.entry(name.to_owned()).or_insert(fresh)
     }
 
-    /// What a name with one writer holds for certain: the inner `None` is nothing.
+    /// Returns what a name with one writer holds for certain: the inner `None` means that it has no
+    /// file.
     pub(crate) fn certain(&self, name: &str) -> Option<Option<BodyId>> {
         match self.private.get(name) {
             None => Some(None),
@@ -126,7 +127,7 @@ impl Book {
         }
     }
 
-    /// The upload is committed: acknowledged, or the master says so.
+    /// Notes that the upload is committed: acknowledged, or the master says so.
     pub(crate) fn committed(&mut self, name: &str, body: BodyId) {
         self.acknowledged += 1;
         self.close(body, Fate::Committed);
@@ -142,7 +143,7 @@ impl Book {
         }
     }
 
-    /// The upload was refused, or aborted by word of the master.
+    /// Notes that the upload was refused, or aborted according to the master.
     pub(crate) fn never(&mut self, name: &str, body: BodyId) {
         self.close(body, Fate::Never);
         if let Some(private) = self.private.get_mut(name) {
@@ -156,7 +157,7 @@ impl Book {
         }
     }
 
-    /// The writer of `name` changed it otherwise than by an upload.
+    /// Notes that the writer of `name` changed it otherwise than by an upload.
     pub(crate) fn changed(&mut self, name: &str, is: Option<BodyId>) {
         if let Some(body) = is {
             self.given.entry(name.to_owned()).or_default().insert(body);
@@ -164,7 +165,7 @@ impl Book {
         self.private_mut(name).is = is;
     }
 
-    /// Nobody can say any more what `name` holds, but it may be `body`.
+    /// Notes that nobody can tell any more what `name` holds, but that it may be `body`.
     pub(crate) fn uncertain(&mut self, name: &str, body: Option<BodyId>) {
         self.uncertain_changes += 1;
         if let Some(body) = body {
@@ -173,12 +174,12 @@ impl Book {
         self.private_mut(name).certain = false;
     }
 
-    /// Whose create of a name that several create was acknowledged.
+    /// Returns the body whose create of a name that several clients create was acknowledged.
     pub(crate) fn winner(&self, name: &str) -> Option<BodyId> {
         self.winners.get(name).and_then(|won| won.first()).copied()
     }
 
-    /// Somebody read `name`: these bytes, or that there is nothing. `winner` is who had won when
+    /// Checks a read of `name`: these bytes, or no file. `winner` is the winner that was known when
     /// the read began.
     pub(crate) fn read(&mut self, name: &str, winner: Option<BodyId>, bytes: Option<&[u8]>) {
         let Some(bytes) = bytes else {
@@ -225,7 +226,7 @@ impl Book {
         }
     }
 
-    /// All names that were ever given something.
+    /// Returns all names that were ever given a body.
     pub(crate) fn names(&self) -> Vec<String> {
         self.given.keys().cloned().collect()
     }

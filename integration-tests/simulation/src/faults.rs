@@ -1,4 +1,5 @@
-//! What goes wrong and when, from a seed; and who is cut off from the master at each moment.
+//! Faults and their times, from a seed; and the nodes that are cut off from the master at each
+//! moment.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ enum Fault {
     /// For a moment the answers of the second to the first are lost, then the connections of the
     /// first are reset.
     LoseAnswers(String, String),
-    /// What passes between two nodes comes much later.
+    /// Messages between two nodes arrive much later.
     Hold(String, String),
 }
 
@@ -83,7 +84,7 @@ impl Fault {
         }
     }
 
-    /// The node whose heartbeats do not reach the master meanwhile.
+    /// Returns the node whose heartbeats do not reach the master during the fault.
     fn cuts_off(&self) -> Option<&str> {
         match self {
             Self::Crash(node) if node != "master" => Some(node),
@@ -119,7 +120,7 @@ impl Fault {
     }
 }
 
-/// Who dials whom: the greater one dials.
+/// Returns the rank of a node by its name. Of two nodes the one of higher rank dials.
 fn dials(name: &str) -> u8 {
     match name.split('-').next() {
         Some("client") => 3,
@@ -129,7 +130,7 @@ fn dials(name: &str) -> u8 {
     }
 }
 
-/// Whether two nodes ever speak: a fault between others would strike nothing.
+/// Returns true if two nodes ever communicate: a fault between others would have no effect.
 fn speak(a: &str, b: &str) -> bool {
     let kind = |name: &str| name.split('-').next().unwrap_or_default().to_owned();
     let mut kinds = [kind(a), kind(b)];
@@ -152,7 +153,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Faults from `start` on.
+    /// Plans random faults from `start` on.
     pub(crate) fn random(
         rng: &mut StdRng,
         clients: &[String],
@@ -183,7 +184,7 @@ impl Plan {
         }
     }
 
-    /// Does what is due, and says what it did.
+    /// Begins and ends the faults that are due, and returns a description of each.
     pub(crate) fn advance(&mut self, sim: &mut Sim<'_>) -> Vec<String> {
         let now = sim.elapsed();
         let mut said = Vec::new();
@@ -226,7 +227,7 @@ impl Plan {
         said
     }
 
-    /// Whether nothing is wrong any more and nothing will be.
+    /// Returns true if no fault is in force and none will come.
     pub(crate) fn is_over(&self) -> bool {
         self.coming.is_empty() && self.struck.is_empty()
     }

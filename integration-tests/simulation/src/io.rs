@@ -34,7 +34,7 @@ impl Resets {
         }
     }
 
-    /// Connections that `from` makes.
+    /// Returns the dialler of `from`.
     pub(crate) fn dial(&self, from: &str) -> Dial {
         let (resets, from) = (self.clone(), from.to_owned());
         Dial::new(move |target| {
@@ -80,7 +80,7 @@ impl AsyncWrite for Resettable {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // Whoever writes reads too, and is woken there.
+        // A task that writes reads too, and is woken there.
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

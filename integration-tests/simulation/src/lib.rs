@@ -8,8 +8,8 @@
 //! Modelled: the gateway, by a `client` that does what it does with the same mesh; the disk takes
 //! no time, and a commit is done when it is asked for. See `docs/simulation.md`.
 //!
-//! What must hold is in `book`: it keeps what was asked for and what was answered, and says what
-//! may be seen.
+//! The invariants are checked in `book`: it keeps requests and answers, and derives what readers
+//! may see.
 
 mod book;
 mod client;

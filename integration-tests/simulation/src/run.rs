@@ -18,20 +18,20 @@ use crate::io::Resets;
 
 const CLIENTS: usize = 2;
 const TICK: Duration = Duration::from_millis(5);
-/// The cluster must be up within this; and the whole run within the other.
+/// Simulated time within which the cluster must be up. `LONGEST` bounds the whole run.
 const START: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(240);
 
-/// What a run was like.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What must not be, if it was seen.
+    /// First violation of an invariant, if there was one.
     pub violation: Option<String>,
     /// All events in their order.
     pub trace: Vec<String>,
     /// Uploads that were committed.
     pub acknowledged: u64,
-    /// Changes of which nobody can say whether they were done.
+    /// Changes whose outcome is unknown.
     pub uncertain: u64,
     /// Simulated time.
     pub simulated: Duration,

@@ -14,17 +14,17 @@ fn run_alone(seed: u64) -> Outcome {
     std::thread::spawn(move || run(seed)).join().unwrap()
 }
 
-/// What many runs were like together.
+/// Sums over many runs.
 #[derive(Debug, Default, Clone, Copy)]
 struct Sums {
     seeds: u64,
     acknowledged: u64,
-    /// Changes of names of which nobody could say whether they were done.
+    /// Changes of names whose outcome is unknown.
     uncertain: u64,
     simulated_s: u64,
 }
 
-/// Runs seeds on all cores until one is violated; answers one that was.
+/// Runs seeds on all cores until one is violated. Returns that one, and the sums.
 fn first_violated(seeds: std::ops::Range<u64>) -> (Option<(u64, Outcome)>, Sums) {
     let (next, shared) = (
         AtomicU64::new(seeds.start),
@@ -79,8 +79,7 @@ fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
     );
 }
 
-/// What a failing seed printed can be had again: the traces name every call with its answer and its
-/// millisecond.
+/// A failing seed can be repeated: the traces name every call with its answer and its millisecond.
 #[test]
 fn the_same_seed_is_the_same_run() {
     let first = seed(1);

@@ -95,7 +95,7 @@ impl Installation {
         std::fs::create_dir_all(context.join("dist")).unwrap();
         let program = context.join("dist/cstore");
         std::fs::copy(PROGRAM, &program).unwrap();
-        // What is for debuggers only is large; where strip is missing the image is larger.
+        // Debug information is large. If strip is missing, the image is only larger.
         let _ = Command::new("strip").arg(&program).output();
         let output = Command::new(docker)
             .args([

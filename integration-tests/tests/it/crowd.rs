@@ -81,7 +81,7 @@ fn i10_without_file_descriptors_a_gateway_sends_away_who_waits_and_goes_on() {
     let held = std::fs::read_dir(format!("/proc/{}/fd", cluster.pid("gateway")))
         .unwrap()
         .count() as u64;
-    // What it may have at most, it has from us.
+    // The gateway inherited its hard limit from this process.
     let maximum = getrlimit(Resource::Nofile).maximum;
     let before = prlimit(
         Some(pid),
@@ -111,7 +111,7 @@ fn i10_without_file_descriptors_a_gateway_sends_away_who_waits_and_goes_on() {
 
 #[test]
 fn i10_downloads_that_nobody_takes_hold_nobody_up_and_little_memory() {
-    // So little that all of them together would not find room in it.
+    // A budget that is too small for all of the downloads together.
     let cluster = Cluster::builder(PROGRAM)
         .workers(1)
         .env("CSTORE_MEMORY_BUDGET", "32MiB")
@@ -125,7 +125,7 @@ fn i10_downloads_that_nobody_takes_hold_nobody_up_and_little_memory() {
             .unwrap();
         stream
     };
-    // As many as the worker lets in.
+    // The number of downloads that the worker admits.
     let mut crowd: Vec<TcpStream> = (0..24).map(open).collect();
     for stream in &mut crowd {
         let mut first = [0; 12];

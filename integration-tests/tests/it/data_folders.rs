@@ -65,7 +65,7 @@ fn opens_and_works_on(label: &str, folder: TempDir) {
     manifest.files.push(file);
     manifest.verify(&cluster);
 
-    // What was written by both programs survives a clean stop.
+    // The files of both programs survive a clean stop.
     let roles = cluster.roles();
     for role in &roles {
         assert!(

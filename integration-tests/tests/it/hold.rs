@@ -112,7 +112,8 @@ fn i4_a_segment_that_is_away_for_a_while_costs_nothing() {
     assert!(parts.to_string().contains("nothing is freed"), "{parts}");
     assert!(cluster.metric(STORAGE, "cstore_storage_on_hold") > 0.0);
 
-    // What frees on other days: removals, new uploads, two sweeps over pins.
+    // Actions that free space on a disk without doubts: removals, new uploads, two sweeps over
+    // pins.
     for n in FILES / 2..FILES {
         assert_eq!(cluster.ask("DELETE", &path(n), b"").status, 204);
     }

@@ -1,5 +1,4 @@
-//! Our traces in a real Jaeger, where there is one: what its query API answers is what an operator
-//! sees.
+//! Our traces in a real Jaeger, if there is one: an operator sees what its query API returns.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -86,7 +85,7 @@ impl Jaeger {
     /// A trace, once it is as `complete` asks.
     fn trace(&self, id: &str, complete: impl Fn(&Value) -> bool) -> Value {
         until_blocking(&format!("trace {id} in jaeger"), || {
-            // Of a trace that it does not know yet the data is null.
+            // The data of a trace that Jaeger does not know yet is null.
             let trace = self.ask(&format!("/api/traces/{id}"))?.get_mut(0)?.take();
             Some(trace).filter(&complete)
         })
@@ -123,8 +122,8 @@ fn missing_parents(trace: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// Whether spans of all services and of both kinds are there, and the parent of each. The root ends
-/// last, so without it a parent would be missing.
+/// Returns true if spans of all services and of both kinds are there, and the parent of each. The
+/// root ends last, so without it a parent would be missing.
 fn is_whole(trace: &Value) -> bool {
     let kinds = kinds(trace);
     services(trace).len() == 4

@@ -1,4 +1,4 @@
-//! What a running cluster says of itself on its admin ports.
+//! Metrics of a running cluster on its admin ports.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -64,7 +64,7 @@ pub(crate) fn family<'a>(known: &BTreeMap<String, String>, name: &'a str) -> Opt
         .then_some(base)
 }
 
-/// The sum of all samples that begin so.
+/// Returns the sum of all samples whose lines begin with `begin`.
 fn sum(text: &str, begin: &str) -> f64 {
     let samples = text.lines().filter(|line| line.starts_with(begin));
     samples

@@ -341,7 +341,7 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
     browser.click("#list a[href=\"#/d/e/\"]");
     browser.until(&row("<i>.txt").replacen("[...", "!![...", 1));
 
-    // What the gateway refuses is told, with its code and trace.
+    // A refusal by the gateway is shown, with its code and trace.
     drop_on(&mut browser, &[desk.file("bad\u{1}name", b"x")]);
     browser.until(
         "document.querySelector('[data-state=failed]')?.textContent.includes('invalid_argument')",

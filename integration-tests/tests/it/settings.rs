@@ -37,7 +37,7 @@ const FIXED: &[(&str, &str)] = &[
     ("CSTORE_URL", "of clients"),
     ("CSTORE_TOKEN", "of clients"),
 ];
-/// The same of the chart only.
+/// Variables that only the chart lacks, and why.
 const NOT_IN_CHART: &[(&str, &str)] = &[
     (
         "CSTORE_FAILURE_DOMAIN",
@@ -73,8 +73,8 @@ fn listed() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What each role says that it would run with, when nothing is set. It ends because its port is
-/// taken.
+/// Returns the settings that each role would run with if nothing is set. The role ends because its
+/// port is taken.
 fn defaults() -> BTreeMap<String, BTreeSet<String>> {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");

@@ -36,7 +36,7 @@ fn said(output: &Output) -> String {
     )
 }
 
-/// What a command that ends well says, a value a line.
+/// Runs a command that must succeed. Returns its output, a value a line.
 fn good(cluster: &Cluster, args: &[&str]) -> Vec<Value> {
     let output = run(cluster, &[args, &["--json"]].concat());
     assert!(

@@ -1,4 +1,4 @@
-//! What the house promises about itself.
+//! Rules of this repository that tests can check: imports, sizes of files, limits, documents.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -28,7 +28,8 @@ fn traced(collector: &Collector) -> Cluster {
         .start()
 }
 
-/// What holds of every trace: four services, nobody without a parent, no errors, no span a block.
+/// Checks what holds of every trace: four services, one root, no span without its parent, no
+/// errors, no span a block.
 fn check_whole(trace: &Trace) {
     assert_eq!(
         trace.services().into_iter().collect::<Vec<_>>(),
@@ -59,7 +60,8 @@ fn check_whole(trace: &Trace) {
     );
 }
 
-/// Whether both ends of each of these calls have been exported, in any order and by any process.
+/// Returns true if both ends of each of these calls have been exported, in any order and by any
+/// process.
 fn has_calls(trace: &Trace, names: &[&str]) -> bool {
     let has = |name: &str, kind| trace.named(name).iter().any(|span| span.kind == kind);
     names

@@ -1,4 +1,4 @@
-//! What the store says that a removal would free is what comes back when it is done.
+//! A removal frees what the store said that it would free.
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_testkit::{random, until_blocking};
@@ -20,7 +20,7 @@ fn usage(cluster: &Cluster, prefix: &str) -> Value {
         .json()
 }
 
-/// Bytes on the storage nodes, when all releases have been carried out.
+/// Waits until all releases have been carried out and the storage nodes hold `expected` bytes.
 fn settled(cluster: &Cluster, expected: u64) {
     until_blocking(&format!("{expected} unique bytes"), || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();

@@ -26,7 +26,7 @@ const SLOWDOWN: u32 = 10;
 /// Requests that must succeed before a step strikes, and after it.
 const AROUND: u64 = 60;
 
-/// What a step does to the cluster. All of it is undone at the step's end.
+/// Fault of a step. It is undone at the step's end.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Kill(&'static str),
@@ -110,7 +110,7 @@ impl Walk<'_> {
         }
     }
 
-    /// One request; what failed is counted by cause. Bodies of uploads' answers are not of
+    /// Sends one request; failures are counted by cause. Bodies of uploads' answers are not of
     /// interest.
     fn ask(
         &self,

@@ -76,7 +76,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether failures are told as JSON.
+    /// Returns true if failures are reported as JSON.
     pub(crate) fn json(&self) -> bool {
         match self {
             Self::Admin {
@@ -91,7 +91,7 @@ impl Command {
         }
     }
 
-    /// Of the commands over files.
+    /// Returns the gateway options of a command over files; `None` for other commands.
     pub(crate) fn door(&self) -> Option<&files::Door> {
         match self {
             Self::Put(options) => Some(&options.door),

@@ -20,11 +20,11 @@ pub(crate) use self::transfer::{Download, Meter, Opened};
 use crate::exit::Failure;
 use crate::limits::{CONNECT_TIMEOUT, CONNECTION_IDLE};
 
-/// Where the gateway is.
+/// Variable with the URL of the gateway.
 pub(crate) const URL: &str = "CSTORE_URL";
-/// What it is shown, where it wants a token.
+/// Variable with the token that is sent to the gateway.
 pub(crate) const TOKEN: &str = "CSTORE_TOKEN";
-/// What may stand unencoded in a name in a path.
+/// Characters that are percent-encoded in the path of a name: all but letters, digits and `/-._~`.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
@@ -32,15 +32,15 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// A gateway, and who asks.
+/// A gateway, and the token that is sent to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Gateway {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
-    /// For one answer that is read whole.
+    /// Longest wait for an answer that is read whole.
     timeout: Duration,
-    /// For its beginning.
+    /// Longest wait for the beginning of an answer.
     first_byte: Duration,
 }
 
@@ -75,7 +75,7 @@ impl Gateway {
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let base = base(from, url)?;
-        // Whoever came first has installed the same.
+        // Fails if a provider is installed already, which is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -99,12 +99,12 @@ impl Gateway {
         })
     }
 
-    /// The same gateway, given up when it says nothing for so long.
+    /// Returns the same gateway with another bound on the wait for the beginning of an answer.
     pub(crate) fn answering_within(self, first_byte: Duration) -> Self {
         Self { first_byte, ..self }
     }
 
-    /// The same gateway, asked with another token.
+    /// Returns the same gateway with another token.
     pub(crate) fn with_token(&self, token: &str) -> Self {
         Self {
             token: Some(token.to_owned()),
@@ -129,7 +129,7 @@ impl Gateway {
         self.call(Method::GET, &file(name), |request| request).await
     }
 
-    /// Bytes from `first` to `last`, both included.
+    /// Downloads bytes from `first` to `last`, both included.
     pub(crate) async fn get_range(
         &self,
         name: &str,
@@ -143,7 +143,7 @@ impl Gateway {
         .await
     }
 
-    /// What is known of a file, in the headers.
+    /// Asks for the metadata of a file, which the headers carry.
     pub(crate) async fn head(&self, name: &str) -> Result<Answer, Lost> {
         self.call(Method::HEAD, &file(name), |request| request)
             .await
@@ -153,7 +153,7 @@ impl Gateway {
         self.delete_if(name, None).await
     }
 
-    /// Removes the file, where asked for only while it has this ETag.
+    /// Removes the file; if `etag` is given, only while the file has this ETag.
     pub(crate) async fn delete_if(&self, name: &str, etag: Option<&str>) -> Result<Answer, Lost> {
         self.call(Method::DELETE, &file(name), |request| {
             if_match(request, etag)
@@ -165,7 +165,7 @@ impl Gateway {
         self.second_name("copy", from, to, false, None).await
     }
 
-    /// `verb` is `copy` or `rename`.
+    /// Copies or renames a file: `verb` is `copy` or `rename`.
     pub(crate) async fn second_name(
         &self,
         verb: &str,
@@ -182,13 +182,13 @@ impl Gateway {
         .await
     }
 
-    /// One page of names with a prefix; `page` is the token of the page before, or empty.
+    /// Asks for one page of names with a prefix; `page` is the token of the page before, or empty.
     pub(crate) async fn list(&self, prefix: &str, page: &str) -> Result<Answer, Lost> {
         self.list_some(prefix, "", None, page).await
     }
 
-    /// As [`Self::list`], at most `limit` names; names that go on behind the delimiter are told up
-    /// to it.
+    /// Like [`Self::list`], for at most `limit` names. Names that contain the delimiter behind the
+    /// prefix are cut off after it.
     pub(crate) async fn list_some(
         &self,
         prefix: &str,
@@ -210,7 +210,7 @@ impl Gateway {
         self.call(Method::GET, &path, |request| request).await
     }
 
-    /// What the files with a prefix use.
+    /// Asks for the space that the files with a prefix use.
     pub(crate) async fn usage(&self, prefix: &str) -> Result<Answer, Lost> {
         self.call(
             Method::GET,
@@ -220,7 +220,7 @@ impl Gateway {
         .await
     }
 
-    /// What a removal would free.
+    /// Asks for the space that a removal would free.
     pub(crate) async fn explain(&self, name: &str) -> Result<Answer, Lost> {
         self.call(
             Method::GET,
@@ -255,9 +255,9 @@ impl Gateway {
     }
 }
 
-/// The URL of a gateway, to which paths can be added.
+/// Returns the URL of a gateway, to which paths can be added.
 fn base(from: &str, url: &str) -> Result<Url, Failure> {
-    // What may hold a password is not repeated.
+    // A URL with an @ may hold a password, so it is not repeated.
     let found = if url.contains('@') {
         "a URL with an @".to_owned()
     } else {
@@ -285,7 +285,7 @@ fn base(from: &str, url: &str) -> Result<Url, Failure> {
     Ok(base)
 }
 
-/// Whether a text can stand in a header as a token.
+/// Returns true if a text can stand in a header as a token.
 pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -305,7 +305,7 @@ fn if_match(request: RequestBuilder, etag: Option<&str>) -> RequestBuilder {
     }
 }
 
-/// An ETag as it stands in a header, from one that people type with quotes or without.
+/// Returns an ETag as it stands in a header, from one that users type with quotes or without.
 pub(crate) fn quoted(etag: &str) -> String {
     if etag == "*" {
         etag.to_owned()

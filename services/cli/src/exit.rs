@@ -24,7 +24,7 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// The word for programs, where the gateway has not said a better one.
+    /// Returns the code for programs, if the gateway has not sent a better one.
     pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::Failed => "failed",
@@ -56,7 +56,7 @@ Exit status:
   130  interrupted by SIGINT or SIGTERM
   141  the reader of the output went away";
 
-/// Why the program does not end well.
+/// Reason why the program fails.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// Started wrongly: arguments, variables, ports, the secret. Somebody must change something.
@@ -70,18 +70,18 @@ pub(crate) enum Failure {
     Client(Box<Trouble>),
 }
 
-/// What went wrong for a client, for people and for programs.
+/// Failure of a client, for people and for programs.
 #[derive(Debug, Clone, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Trouble {
     #[serde(skip)]
     pub(crate) end: End,
-    /// It concerns every other file as well, such as a full disk of this machine.
+    /// True if the failure concerns every other file as well, such as a full disk of this machine.
     #[serde(skip)]
     pub(crate) concerns_all: bool,
     pub(crate) code: String,
     pub(crate) message: String,
-    /// The file it is about.
+    /// Name of the file that the failure is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,12 +94,13 @@ struct Told<'a> {
 }
 
 impl Failure {
-    /// Started wrongly, with the causes of an error.
+    /// Makes the failure of a wrong start, with the causes of an error.
     pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self::Usage(error_chain(error.into().as_ref()).to_string())
     }
 
-    /// Started wrongly in several ways, one a line; what two readers have found is said once.
+    /// Makes the failure of a start that is wrong in several ways, one a line. Equal lines are
+    /// shown once.
     pub(crate) fn mistakes(lines: &str) -> Self {
         let mut told = Vec::new();
         for line in lines.lines() {
@@ -110,12 +111,12 @@ impl Failure {
         Self::Usage(told.join("\n"))
     }
 
-    /// Failed, with the causes of an error.
+    /// Makes a failure with the causes of an error.
     pub(crate) fn failed(error: impl Into<anyhow::Error>) -> Self {
         Self::Failed(error_chain(error.into().as_ref()).to_string())
     }
 
-    /// What a client met that is not the gateway's own word.
+    /// Makes the failure of a client that is not a refusal by the gateway.
     pub(crate) fn client(end: End, message: impl Into<String>) -> Self {
         let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
         let (code, message) = (end.code().to_owned(), message.into());
@@ -129,7 +130,8 @@ impl Failure {
         }))
     }
 
-    /// A failure of this machine, which its kind says to concern one file or all of them.
+    /// Makes a failure of this machine, whose kind says whether it concerns one file or all of
+    /// them.
     pub(crate) fn local(error: &std::io::Error, message: String) -> Self {
         use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let concerns_all = matches!(
@@ -147,7 +149,7 @@ impl Failure {
         }))
     }
 
-    /// Failed, perhaps only because nobody reads what was written to stdout.
+    /// Makes a failure with the causes of an error, or that of a broken pipe if one is among them.
     pub(crate) fn while_writing(error: impl Into<anyhow::Error>) -> Self {
         let error = error.into();
         let broken = |cause: &(dyn std::error::Error + 'static)| {
@@ -160,7 +162,7 @@ impl Failure {
         Self::failed(error)
     }
 
-    /// A write to stdout or to a pipe that failed.
+    /// Makes the failure of a write to stdout or to a pipe.
     pub(crate) fn output(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::BrokenPipe => {
@@ -170,14 +172,14 @@ impl Failure {
         }
     }
 
-    /// The same, said of a file.
+    /// Adds the name of the file.
     pub(crate) fn of(self, name: &str) -> Self {
         let mut trouble = self.trouble();
         trouble.name.get_or_insert_with(|| name.to_owned());
         Self::Client(Box::new(trouble))
     }
 
-    /// The same, and why.
+    /// Adds a reason to the message.
     pub(crate) fn because(self, why: &str) -> Self {
         let mut trouble = self.trouble();
         trouble.message = format!("{}: {why}", trouble.message);
@@ -192,7 +194,7 @@ impl Failure {
         }
     }
 
-    /// Whether others will fail likewise.
+    /// Returns true if other files will fail likewise.
     pub(crate) fn concerns_all(&self) -> bool {
         matches!(self, Self::Client(trouble) if trouble.concerns_all)
     }
@@ -213,15 +215,15 @@ impl Failure {
         }
     }
 
-    /// Says it on stderr, as a line of JSON where that is wished.
+    /// Prints the failure on stderr, as a line of JSON if `json`.
     pub(crate) fn tell(&self, json: bool) {
         let trouble = self.trouble();
-        // Whoever closed the output knows, and a terminal shows the ^C.
+        // A user who closed the output knows, and a terminal shows the ^C.
         if matches!(trouble.end, End::BrokenPipe) {
             return;
         }
         let mut stderr = std::io::stderr().lock();
-        // When nobody can hear it, the status still tells.
+        // If stderr cannot be written, the status still reports the failure.
         let _ = if json {
             let line = serde_json::to_string(&Told { error: &trouble }).unwrap_or_default();
             writeln!(stderr, "{line}")
@@ -255,10 +257,10 @@ impl Failure {
     }
 }
 
-/// Text of others without what would steer a terminal, or make it show something else than is
-/// there.
+/// Returns text of others without characters that would steer a terminal, or make it show something
+/// else than is there.
 pub(crate) fn printable(text: &str) -> String {
-    // What turns the direction of writing lets `gpj.exe` look like `exe.jpg`.
+    // Characters that turn the direction of writing make `gpj.exe` look like `exe.jpg`.
     let turns = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let breaks = |c| matches!(c, '\u{2028}' | '\u{2029}');
     let hidden = |c: char| c.is_control() || turns(c) || breaks(c);
@@ -273,8 +275,8 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// What clap has to say: help and version are not failures. With `json` a mistake is a line of
-/// JSON, like others.
+/// Prints the message of clap and returns the status. Help and version are not failures. With
+/// `json` a mistake is a line of JSON, like others.
 pub(crate) fn arguments(error: &clap::Error, json: bool) -> ExitCode {
     if !error.use_stderr() {
         let _ = error.print();

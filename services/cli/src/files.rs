@@ -62,7 +62,7 @@ pub(crate) fn run(command: &Command, door: &Door, source: &dyn Source) -> Result
         let signals = on_signal(shutdown.clone()).map_err(Failure::failed)?;
         let ended = tokio::select! {
             ended = work(&session, command) => ended,
-            // What is dropped here has broken its connections off: nothing half is published.
+            // Dropping the work has cut its connections, so no partial file is published.
             () = shutdown.triggered() => Err(Failure::client(End::Interrupted, "interrupted")),
         };
         signals.abort();
@@ -96,7 +96,7 @@ impl Session {
         lost.failure(self.gateway.url())
     }
 
-    /// As [`Self::lost`], of a request that may have been carried out.
+    /// Like [`Self::lost`], for a request that may have been carried out.
     fn unknown(&self, lost: Lost) -> Failure {
         let why = self.lost(lost);
         Failure::client(
@@ -105,7 +105,7 @@ impl Session {
         )
     }
 
-    /// A question that changes nothing, and therefore may be repeated after anything.
+    /// Sends a request that changes nothing, and therefore may be repeated after any failure.
     async fn ask<F>(&self, call: impl Fn() -> F) -> Result<Answer, Failure>
     where
         F: Future<Output = Result<Answer, Lost>>,
@@ -124,7 +124,7 @@ impl Session {
         }
     }
 
-    /// A failure to find `name`, with a hint when it is a folder.
+    /// Returns the failure to find `name`, with a hint if it is a folder.
     async fn hint(&self, name: &str, failure: Failure) -> Failure {
         if failure.end() != End::NotFound {
             return failure;
@@ -151,18 +151,18 @@ impl Session {
     }
 }
 
-/// What the names begin with that are looked at; `/` alone is the folder of everything, and no name
-/// begins with it.
+/// Returns the prefix of the names that are listed; `/` alone is the folder of everything, and no
+/// name begins with it.
 fn all_of(prefix: &str) -> &str {
     if prefix == "/" { "" } else { prefix }
 }
 
-/// A name as people type it.
+/// Parses a name that a user has typed.
 fn name(text: &str) -> Result<FileName, Failure> {
     FileName::new(text).map_err(|error| Failure::Usage(format!("{text:?}: {error}")))
 }
 
-/// What all names of a folder begin with; `/` is the folder of everything.
+/// Returns the prefix of all names of a folder; `/` is the folder of everything.
 fn folder(text: &str) -> Result<String, Failure> {
     match text.strip_suffix('/').unwrap_or(text) {
         "" if text == "/" => Ok(String::new()),
@@ -170,7 +170,8 @@ fn folder(text: &str) -> Result<String, Failure> {
     }
 }
 
-/// Where something goes that is called `last`: under the name `dest`, or into the folder `dest`.
+/// Returns the name for a file whose last part is `last`: `dest` itself, or below the folder
+/// `dest`.
 fn target(dest: &str, last: &str) -> Result<FileName, Failure> {
     if dest.ends_with('/') {
         name(&format!("{}{last}", folder(dest)?))

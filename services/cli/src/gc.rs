@@ -12,10 +12,10 @@ use crate::files::out::human;
 use crate::limits::GC_WATCH_PAUSE;
 use crate::process::ADMIN_PORT;
 
-/// Where the admin port of a storage node is by default.
+/// Default admin port of a storage node.
 const STORAGE_PORT: u16 = 9_103;
 
-/// What the metrics of one storage node say. Bytes, but for those that are counts.
+/// Metrics of one storage node, in bytes or counts.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 struct Progress {
     node: String,
@@ -75,7 +75,7 @@ fn nodes(addrs: &[String], source: &dyn Source) -> Result<Vec<HostPort>, Failure
     addrs.iter().map(parse).collect()
 }
 
-/// One look at each node. One that is away is told, and the others are shown all the same.
+/// Looks at each node once. A node that cannot be reached is reported, and the others are shown.
 fn look(addrs: &[HostPort], json: bool) -> Result<(), Failure> {
     let mut failed = Vec::new();
     for addr in addrs {

@@ -3,9 +3,9 @@
 //! ```text
 //! arguments ─> environment ─> configuration ─> telemetry ─> listeners ─> run ─> drain ─> exit status
 //! ```
-//! Whatever is wrong with the start (arguments, variables, a taken port, a missing secret) is said
-//! on stderr, all of it at once, and ends with status 64. A failure in mid-life ends with 1, a
-//! wished end with 0.
+//! Mistakes of the start (arguments, variables, a taken port, a missing secret) are printed on
+//! stderr, all at once, and end with status 64. A failure of a running program ends with 1, a
+//! requested end with 0.
 
 mod admin;
 mod admin_port;
@@ -45,7 +45,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, env: &dyn Source) -> 
     let args = match Args::try_parse_from(&args) {
         Ok(args) => args,
         Err(error) => {
-            // What could not be parsed may still say how it wants to be told.
+            // Arguments that could not be parsed may still contain --json.
             let flags = args.iter().take_while(|arg| *arg != "--");
             return exit::arguments(&error, flags.into_iter().any(|arg| arg == "--json"));
         }

@@ -143,8 +143,7 @@ fn edit(path: &Path, change: impl FnOnce(&str) -> Result<String>) -> Result<()> 
     let written =
         write(&draft, path, &after).with_context(|| format!("cannot write {}", path.display()));
     if written.is_err() {
-        // What is left of a draft has no secrets in it, so that a failure to remove it is no second
-        // failure.
+        // A remaining draft has no secrets in it, so a failure to remove it is ignored.
         let _ = std::fs::remove_file(&draft);
     }
     written?;

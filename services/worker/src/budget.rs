@@ -1,5 +1,5 @@
-//! What all streams of a worker may hold in memory together (`CSTORE_MEMORY_BUDGET`), and who gets
-//! how much of it.
+//! Memory that all streams of a worker may hold together (`CSTORE_MEMORY_BUDGET`), and its division
+//! among them.
 //!
 //! | part | for | when there is no more |
 //! |---|---|---|
@@ -22,7 +22,7 @@ use crate::limits::{BUDGET_UNIT, DOWNLOAD_PATIENCE, OPEN_BYTES};
 /// Bytes that are held until this is dropped.
 pub(crate) type Hold = OwnedSemaphorePermit;
 
-/// A number of bytes that several share.
+/// A number of bytes that several streams share.
 #[derive(Debug, Clone)]
 struct Share {
     units: Arc<Semaphore>,
@@ -40,7 +40,8 @@ impl Share {
         }
     }
 
-    /// Waits for its turn. Who wants more than there is at all gets all of it.
+    /// Waits for `bytes`, in order of the calls. A caller that wants more than the whole gets the
+    /// whole.
     async fn take(&self, bytes: u64) -> Result<Hold, Fault> {
         let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT))
             .unwrap_or(u32::MAX)
@@ -69,12 +70,12 @@ impl Budget {
         }
     }
 
-    /// For blocks of an upload.
+    /// Takes bytes for blocks of an upload.
     pub(crate) async fn upload(&self, bytes: u64) -> Result<Hold, Fault> {
         self.uploads.take(bytes).await
     }
 
-    /// For a download of `bytes` as long as it is open.
+    /// Takes `bytes` for a download, for as long as it is open.
     ///
     /// # Errors
     /// `Overloaded` when there were too many for too long.
@@ -88,7 +89,7 @@ impl Budget {
         })
     }
 
-    /// For a window of blocks of a download.
+    /// Takes bytes for a window of blocks of a download.
     pub(crate) async fn window(&self, is_first: bool, bytes: u64) -> Result<Hold, Fault> {
         let share = if is_first { &self.first } else { &self.next };
         share.take(bytes).await

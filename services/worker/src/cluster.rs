@@ -1,5 +1,5 @@
-//! What this worker knows of the cluster: identity, placement, and a live connection to each
-//! storage node.
+//! This worker's view of the cluster: identity, placement, and a live connection to each storage
+//! node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::limits::{HANDSHAKE_DEADLINE, PROGRESS_DEADLINE};
 
-/// Where the storage nodes are.
+/// Addresses of the storage nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) placement: Option<Placement>,

@@ -8,7 +8,7 @@ use sha2::Sha256;
 use crate::error::lost_task;
 use crate::limits::INLINE_HASH_BYTES;
 
-/// What the client expects, and what came so far.
+/// Digests that the client expects, and those of the bytes so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Digests {
     md5: Option<([u8; 16], Md5)>,
@@ -50,7 +50,7 @@ impl Digests {
         }
     }
 
-    /// Compares, and returns the SHA-256 that was verified.
+    /// Compares the digests. Returns the SHA-256 if it was verified.
     pub(crate) fn verify(self) -> Result<Option<[u8; 32]>, Fault> {
         if let Some((expected, md5)) = self.md5
             && md5.finalize()[..] != expected[..]

@@ -24,7 +24,7 @@ use crate::limits::{
 };
 use crate::recipe_walk::RecipeWalk;
 
-/// What a download hands to its stream.
+/// Piece that a download hands to its stream.
 pub(crate) type Chunk = Result<Bytes, Fault>;
 
 /// How far a window got.
@@ -72,7 +72,7 @@ pub(crate) async fn download(
     Ok(sent)
 }
 
-/// What is left of a download.
+/// Remaining part of a download.
 struct Part<'a> {
     route: &'a Route,
     root: &'a Root,

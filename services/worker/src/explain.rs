@@ -1,4 +1,4 @@
-//! What some sessions use over all storage nodes.
+//! Usage of sessions, summed over all storage nodes.
 
 use cstore_proto::{FieldError, session_usage, v1};
 use cstore_types::limits::MAX_USAGE_SESSIONS;
@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use crate::blocks::unexpected;
 use crate::cluster::Route;
 
-/// Asks every storage node and adds up: a block lies on one of them only.
+/// Asks every storage node and adds up: each block is stored on one of them only.
 pub(crate) async fn explain(
     route: &Route,
     request: v1::ExplainRequest,

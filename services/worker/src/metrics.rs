@@ -100,7 +100,7 @@ impl TransferMetrics {
         Running::new(&self.uploads)
     }
 
-    /// As [`Self::upload`].
+    /// Like [`Self::upload`], for a download.
     pub(crate) fn download(&self) -> Running {
         Running::new(&self.downloads)
     }

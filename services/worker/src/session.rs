@@ -23,7 +23,7 @@ use crate::upload::{Stored, Upload};
 /// Uploads that made progress since the last heartbeat.
 pub(crate) type Active = Arc<Mutex<HashSet<SessionId>>>;
 
-/// What all uploads of a worker share.
+/// State that all uploads of a worker share.
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
     pub(crate) stores: Stores,

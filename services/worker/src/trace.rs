@@ -1,5 +1,5 @@
-//! What traces say of transfers: client spans of frames, the trace field that carries them, sums of
-//! a stream.
+//! Traces of transfers: client spans of frames, the trace field that carries them, sums of a
+//! stream.
 
 use cstore_proto::v1;
 use cstore_wire::TraceField;
@@ -19,7 +19,7 @@ pub(crate) fn batch_span(name: &'static str, node: &str, blocks: usize) -> Span 
     )
 }
 
-/// Says in the current span what an upload was.
+/// Records in the current span the result of an upload.
 pub(crate) fn describe_upload(stored: Option<&v1::UploadResponse>) {
     let Some((stored, file)) = stored.and_then(|stored| Some((stored, stored.file.as_ref()?)))
     else {
@@ -36,7 +36,7 @@ pub(crate) fn describe_upload(stored: Option<&v1::UploadResponse>) {
     );
 }
 
-/// Says in the current span what a whole download was.
+/// Records in the current span the result of a whole download.
 pub(crate) fn describe_download(bytes: Option<u64>) {
     if let Some(bytes) = bytes {
         Span::current().set_attribute("cstore.bytes", number(bytes));

@@ -28,7 +28,7 @@ use crate::digests::Digests;
 use crate::error::lost_task;
 use crate::limits::{BATCH_BLOCKS, BATCH_BYTES, BLIND_BYTES, MAX_IN_FLIGHT};
 
-/// What an upload came to, before its commit.
+/// Result of an upload before its commit.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) root: Root,

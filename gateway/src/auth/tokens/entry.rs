@@ -82,12 +82,12 @@ impl Entry {
         })
     }
 
-    /// By which the token is found.
+    /// Returns the id by which the token is found.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Whose names its bearer sees.
+    /// Returns the tenant whose names the token gives access to.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }
@@ -97,7 +97,7 @@ impl Entry {
         self.rights
     }
 
-    /// When it ends, as text; `None` when it does not.
+    /// Returns the time at which the token expires, as text. `None` if it does not expire.
     pub fn expires(&self) -> Option<String> {
         self.expires
             .map(|when| humantime::format_rfc3339_seconds(when).to_string())
@@ -107,14 +107,14 @@ impl Entry {
         &self.hash
     }
 
-    /// When it ended, if it has.
+    /// Returns the time at which the token expired, as text. `None` if it is still valid at `now`.
     pub(super) fn expired(&self, now: SystemTime) -> Option<String> {
         self.expires
             .filter(|when| now >= *when)
             .and_then(|_| self.expires())
     }
 
-    /// Reads a line; `None` when it says nothing.
+    /// Reads a line. Returns `None` if it is blank or a comment.
     ///
     /// # Errors
     /// [`EntryError`].

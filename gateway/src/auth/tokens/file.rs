@@ -40,7 +40,8 @@ pub fn read(path: &Path) -> Result<String, TokenFileError> {
     Ok(text)
 }
 
-/// What tells one state of a file from another. A changed mode counts: it may be what was wrong.
+/// Attributes that tell two states of a file apart. A changed mode counts: it may be what was
+/// wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -65,12 +66,12 @@ impl From<Metadata> for Stamp {
 pub(crate) struct TokenFile {
     path: PathBuf,
     tokens: RwLock<TokenSet>,
-    /// `None`: there was no file.
+    /// State of the file at the last look. `None` if there was no file.
     seen: Mutex<Option<Stamp>>,
 }
 
 impl TokenFile {
-    /// Reads the file. One that is not there has no tokens yet.
+    /// Reads the file. A missing file has no tokens yet.
     ///
     /// # Errors
     /// [`TokenFileError`] when it is there and cannot be used: a start is the time to say so.
@@ -88,7 +89,7 @@ impl TokenFile {
         })
     }
 
-    /// What the file knows of a token that is good now.
+    /// Returns the entry of a token that is valid now.
     pub(crate) fn find(&self, token: &Token) -> Result<Entry, Refused> {
         self.tokens.read().find(token, SystemTime::now()).cloned()
     }
@@ -154,7 +155,8 @@ mod tests {
     use cstore_types::Tenant;
 
     fn write(path: &Path, text: &str, mode: u32) {
-        // As an editor or `cstore admin token` does it: a new file under the old name.
+        // Replaces the file as an editor or `cstore admin token` does: a new file under the old
+        // name.
         let draft = path.with_extension("draft");
         std::fs::write(&draft, text).unwrap();
         std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(mode)).unwrap();

@@ -1,4 +1,4 @@
-//! What a token allows.
+//! Rights of a token.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,7 +22,7 @@ impl Right {
         1 << self as u8
     }
 
-    /// As it stands in the file.
+    /// Returns the word for the right in the token file.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -42,10 +42,10 @@ pub struct Rights(u8);
 pub struct RightsError;
 
 impl Rights {
-    /// Everything.
+    /// The set of all rights.
     pub const ALL: Self = Self::of(&Right::ALL);
 
-    /// These.
+    /// Returns the set of `rights`.
     pub const fn of(rights: &[Right]) -> Self {
         let (mut bits, mut at) = (0, 0);
         while at < rights.len() {
@@ -55,7 +55,7 @@ impl Rights {
         Self(bits)
     }
 
-    /// Whether `right` is among them.
+    /// Returns true if `right` is in the set.
     pub const fn has(self, right: Right) -> bool {
         self.0 & right.bit() != 0
     }

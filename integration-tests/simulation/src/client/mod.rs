@@ -43,20 +43,20 @@ const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How far the run is, for all clients.
+/// Progress of the run, for all clients.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// Clients that have seen the cluster ready for the first time.
     pub(crate) began: usize,
-    /// Since when nothing is wrong any more.
+    /// Time at which the last fault was over. `None` before.
     pub(crate) healed: Option<Duration>,
-    /// Clients that know what became of all their uploads.
+    /// Clients that know the outcome of all their uploads.
     pub(crate) settled: usize,
     /// Clients that are done.
     pub(crate) done: usize,
 }
 
-/// What all clients share.
+/// State that all clients share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) book: Rc<RefCell<Book>>,
@@ -105,7 +105,7 @@ async fn follow(master: MasterClient, workers: watch::Sender<Endpoints>) {
 }
 
 impl Client {
-    /// A client of the cluster; its background tasks belong to its host.
+    /// Makes a client of the cluster; its background tasks belong to its host.
     pub(crate) fn new(
         id: String,
         rng: StdRng,
@@ -145,7 +145,7 @@ impl Client {
         self.shared.book.borrow_mut().violated(line);
     }
 
-    /// The whole life of a client.
+    /// Runs the client from its start to its end.
     pub(crate) async fn run(mut self) -> turmoil::Result {
         while !self.all_ready().await {
             sleep(PAUSE).await;
@@ -174,7 +174,7 @@ impl Client {
         format!("{}/{}", self.id, self.rng.random_range(0..OWN_NAMES))
     }
 
-    /// A name of its own that holds something for certain, if there is one.
+    /// Returns a name of the client's own that holds something for certain, if there is one.
     fn full_name(&mut self) -> String {
         let book = self.shared.book.borrow();
         let full = |n: &u32| matches!(book.certain(&format!("{}/{n}", self.id)), Some(Some(_)));
@@ -285,8 +285,8 @@ impl Client {
         }
     }
 
-    /// Whether the master's view shows every node ready; enters nodes that it takes for ready and
-    /// that are not.
+    /// Returns true if the master's view shows every node ready. Reports nodes that it takes for
+    /// ready although they are not.
     async fn all_ready(&mut self) -> bool {
         let asked = now();
         let Ok(view) = self.master.list_nodes(v1::ListNodesRequest {}).await else {
@@ -302,8 +302,8 @@ impl Client {
         view.waiting_for.is_empty() && ready.count() == cluster::WORKERS + cluster::STORAGES
     }
 
-    /// A node that was cut off from the master for longer than its lease, when the call began, is
-    /// not to be named.
+    /// Checks that the master does not name a node that had been cut off from it for longer than
+    /// its lease when the call began.
     fn check_is_live(&self, addr: &str, asked: Duration, what: &str) {
         let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
         let Ok(ip) = host.parse::<std::net::IpAddr>() else {

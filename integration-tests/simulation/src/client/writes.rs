@@ -1,4 +1,4 @@
-//! What a client writes, and how it learns what became of it.
+//! Writes of a client, and how it learns their outcome.
 
 use std::time::Duration;
 
@@ -131,8 +131,7 @@ impl Client {
         Ok(())
     }
 
-    /// Asks the master to end the uploads whose outcome is unknown; its answer says what became of
-    /// them.
+    /// Asks the master to end the uploads whose outcome is unknown; the answers tell their outcome.
     pub(super) async fn settle(&mut self) {
         for (name, body, ticket) in std::mem::take(&mut self.open) {
             let request = v1::AbortUploadRequest {
@@ -230,14 +229,14 @@ impl Client {
         }
     }
 
-    /// What two different names hold for certain.
+    /// Returns what two different names hold for certain.
     pub(super) fn two(&self, from: &str, to: &str) -> Option<(Option<BodyId>, Option<BodyId>)> {
         let book = self.shared.book.borrow();
         (from != to).then(|| Some((book.certain(from)?, book.certain(to)?)))?
     }
 
-    /// Whether a change of names was done; `None` when nobody can say. An answer that says
-    /// something must be right.
+    /// Returns true if a change of names was done; `None` if the answer does not tell. Checks that
+    /// the answer is right.
     pub(super) fn judge(
         &self,
         what: &str,
@@ -265,7 +264,7 @@ impl Client {
     }
 }
 
-/// Whether an upload's answer says that it did not and will not happen.
+/// Returns true if the code means that the upload did not happen and will not.
 const fn is_refusal(code: ErrorCode) -> bool {
     matches!(
         code,

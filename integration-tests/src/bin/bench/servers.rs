@@ -1,4 +1,4 @@
-//! The program under test as processes on loopback, and what they used.
+//! The program under test as processes on loopback, and the resources that they used.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub(crate) struct Servers {
     _ports: Vec<Port>,
 }
 
-/// What the servers used so far.
+/// Resources that the servers used so far.
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
     pub(crate) syncs: f64,
@@ -37,7 +37,7 @@ impl Servers {
         Self::start_with(setup, &[])
     }
 
-    /// As [`Self::start`], with more variables for all processes.
+    /// Like [`Self::start`], with more variables for all processes.
     pub(crate) fn start_with(setup: &str, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir_in(std::env::current_dir().unwrap().join("target")).unwrap();
         let reserved: Vec<Port> = (0..8).map(|_| Port::reserve()).collect();
@@ -149,7 +149,7 @@ impl Servers {
         }
     }
 
-    /// Of all servers together.
+    /// Returns the sum of the servers' peaks of resident memory, in MB of 1,000,000 bytes.
     pub(crate) fn peak_rss_mb(&self) -> f64 {
         let peak = |child: &Child| {
             let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();

@@ -1,4 +1,4 @@
-//! What tracing costs: CPU seconds per GiB without it, with one trace in twenty, with all, in
+//! Cost of tracing: CPU seconds per GiB without it, with one trace in twenty, with all, in
 //! alternating rounds.
 
 use cstore_integration_tests::otlp::Collector;

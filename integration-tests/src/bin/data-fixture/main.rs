@@ -74,7 +74,7 @@ fn make(label: &str, dev: bool, storages: usize, snapshot_bytes: &str, kill: boo
     fill(&cluster, &mut manifest);
     manifest.verify(&cluster);
 
-    // Whoever needs others stops first: gateway, workers, storage nodes, master.
+    // Roles that need others stop first: gateway, workers, storage nodes, master.
     let mut roles = cluster.roles();
     let order = ["dev", "gateway", "worker", "storage", "master"];
     roles.sort_by_key(|role| order.iter().position(|prefix| role.starts_with(prefix)));

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         }
     }
     for role in cluster.roles() {
-        // What is still in a queue is sent.
+        // A clean stop exports the spans that are still queued.
         cluster.stop(&role);
     }
     ExitCode::SUCCESS

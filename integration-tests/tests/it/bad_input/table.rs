@@ -18,7 +18,7 @@ use crate::matrix::frames::Visitor;
 
 use super::cases::{forms, headers, names};
 
-/// Sends it and answers status, code and text.
+/// Sends a request and returns status, code and text of the answer.
 fn ask(cluster: &Cluster, head: &str, body: &[u8]) -> (u16, String, String) {
     let (line, headers) = head.split_once('\n').unwrap_or((head, ""));
     let (method, path) = line.split_once(' ').unwrap();
@@ -46,7 +46,7 @@ fn ask(cluster: &Cluster, head: &str, body: &[u8]) -> (u16, String, String) {
     (answer.status, text("code"), text("detail"))
 }
 
-/// What the store holds, when nothing waits to be released.
+/// Returns the statistics of the store once no release is pending.
 fn held(cluster: &Cluster) -> Value {
     until_blocking("releases", || {
         let stats = cluster.ask("GET", "/api/stats", b"").json();
@@ -101,7 +101,7 @@ fn i10_every_bad_input_gets_its_answer_and_leaves_nothing_behind() {
     cluster.audit(&[]);
 }
 
-/// What is wrong behind the gateway: bodies that break off, tickets, RPCs and frames.
+/// Sends bad input behind the gateway: bodies that break off, tickets, RPCs and frames.
 fn inner(cluster: &Cluster) -> usize {
     let mut broken = Client::connect(&cluster.gateway).unwrap();
     broken

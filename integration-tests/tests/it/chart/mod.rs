@@ -99,7 +99,7 @@ fn template(helm: &Path, chart: &Path, args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// What would be installed.
+/// Returns the objects that would be installed.
 fn render(helm: &Path, args: &[&str]) -> Vec<Value> {
     render_chart(helm, &chart(), args)
 }

@@ -1,4 +1,4 @@
-//! What every pod must be: no root, no rights, bounded, probed, and with no secret in sight.
+//! Rules for every pod: no root, no rights, bounded, probed, and with no secret in sight.
 
 use serde_json::{Value, json};
 

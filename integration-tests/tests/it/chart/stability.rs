@@ -1,5 +1,5 @@
-//! What cannot be changed in a cluster does not change between versions, nor by values that may
-//! change.
+//! Fields that cannot be changed in a cluster do not change between versions, nor by values that
+//! may change.
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -147,7 +147,7 @@ fn the_program_takes_the_environment_of_every_container() {
     }
 }
 
-/// What is generated is what the program takes, and new each time.
+/// Generated secrets are such as the program takes, and new each time.
 #[test]
 fn generated_secrets_are_strong_and_usable() {
     let Some(helm) = helm("secrets") else { return };

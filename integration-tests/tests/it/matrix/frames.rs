@@ -100,7 +100,7 @@ fn frame(opcode: Opcode) -> Bytes {
     }
 }
 
-/// Somebody at the door of a storage node.
+/// A peer that connects to a storage node.
 pub(crate) struct Visitor {
     stream: TcpStream,
     hello: Vec<u8>,
@@ -133,7 +133,7 @@ impl Visitor {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        // Whoever was refused may find the connection closed already.
+        // A peer that was refused may find the connection closed already.
         let _ = self.stream.write_all(bytes);
     }
 
@@ -169,7 +169,7 @@ impl Visitor {
         self.welcome = welcome;
     }
 
-    /// What the right answer to Welcome is for a holder of `key`.
+    /// Returns the right answer to Welcome for a holder of `key`.
     fn proof(&self, key: &FrameKey) -> [u8; PROOF_LEN] {
         let signed = &self.welcome[..self.welcome.len() - PROOF_LEN];
         prove(key, Direction::Client, &self.hello, signed)
@@ -250,7 +250,7 @@ fn break_in(addr: &str, hello: &Hello, key: &FrameKey, opcode: Opcode, tally: &m
     ] {
         try_it(case, &|visitor| visitor.shake(&wrong.encode()));
     }
-    // What a member showed on its own connection.
+    // The proof that a member sent on its own connection.
     let mut member = Visitor::connect(addr);
     member.greet(hello);
     let captured = member.proof(key);

@@ -186,7 +186,7 @@ fn i13_every_route_is_refused_without_a_good_token_with_the_right() {
         "let in",
     ];
     tally.end("REST routes", ROUTES.len(), &kinds);
-    // What is no route needs a token too, and then says so.
+    // A path that is no route needs a token too, and then says so.
     for (method, path) in [
         ("GET", "/api/nothing"),
         ("PATCH", "/api/files/a"),

@@ -12,7 +12,8 @@ use tonic::Code;
 use super::Tally;
 use crate::doors::{addr, end, methods, started};
 
-/// Who may call what, said for the second time: a change of the table in the program must be meant.
+/// Allowed callers of each method, stated a second time: a change of the program's table must be
+/// meant.
 const MAY: &[(&str, &str)] = &[
     ("Namespace/GetFile", "gateway operator"),
     ("Namespace/ListFiles", "gateway operator"),
@@ -64,7 +65,7 @@ fn unauthenticated(
         bearers.push(("wrong", Some(theirs.bearer(path))));
         bearers.push(("wrong", Some(format!("{}00", ours.bearer(path)))));
         bearers.push(("expired", Some(ours.until(path, now() - 65))));
-        // What a node sends to one method is worth nothing at another.
+        // A bearer that a node sends to one method is worth nothing at another.
         if *caller != Caller::Operator {
             bearers.push((
                 "replayed",

@@ -1,4 +1,4 @@
-//! What happens to bytes: acknowledged ones are there, forged ones never come in, none are changed.
+//! Safety of bytes: acknowledged ones are there, forged ones never come in, none are changed.
 
 use bytes::Bytes;
 use cstore_integration_tests::cluster::Cluster;

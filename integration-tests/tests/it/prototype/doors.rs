@@ -1,4 +1,4 @@
-//! What happens at the ports: nobody stops a process, nobody comes in unasked.
+//! Safety of the ports: nobody stops a process, nobody is admitted without a credential.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! What happens to names: a failure burns none, none is a path, none injects a record.
+//! Safety of names: a failed upload leaves its name free, none is a path, none injects a record.
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::http::Client;

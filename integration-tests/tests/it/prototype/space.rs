@@ -1,5 +1,5 @@
-//! What happens to space: a freed block is not there, a popular one is no trouble, small ones are
-//! no files.
+//! Use of space: a freed block is missing, a block may occur in any number of places, small blocks
+//! are no files.
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_testkit::{PATIENCE, random, until_blocking};

@@ -1,4 +1,4 @@
-//! What the commands over files take.
+//! Arguments of the commands over files.
 
 use std::path::PathBuf;
 
@@ -171,7 +171,7 @@ pub(crate) struct Du {
     pub(crate) door: Door,
 }
 
-/// What can stand in a header between quotes; people type it with them or without.
+/// Checks that `text` can be an ETag in a header. Users type it with quotes or without.
 fn etag(text: &str) -> Result<String, String> {
     let inner = text
         .strip_prefix('"')
@@ -188,7 +188,7 @@ fn etag(text: &str) -> Result<String, String> {
     }
 }
 
-/// As the gateway takes it, which would refuse each file for itself.
+/// Checks the content type by the gateway's rule: the gateway would refuse each file separately.
 fn content_type(text: &str) -> Result<String, String> {
     let fine = (1..=MAX_CONTENT_TYPE_BYTES).contains(&text.len())
         && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));

@@ -7,20 +7,20 @@ use tokio::time::sleep;
 
 use crate::limits::{AWAY_PAUSE, MAX_RETRY_PAUSE, RETRY_PAUSE};
 
-/// For how long a request is not repeated.
+/// Time before a request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// Short pauses that grow.
     Usual,
-    /// Nobody is there: longer ones.
+    /// Longer pauses that grow: the gateway cannot be reached.
     Away,
-    /// As long as the gateway asks for.
+    /// The time that the gateway asks for.
     Wished(Duration),
-    /// The same would come to the same.
+    /// The request is not repeated: the result would be the same.
     Never,
 }
 
-/// What is left of the tries for one thing.
+/// Retries of one operation: how many are allowed, and how many were used.
 #[derive(Debug, Clone)]
 pub(crate) struct Again {
     retries: u32,
@@ -32,7 +32,7 @@ impl Again {
         Self { retries, used: 0 }
     }
 
-    /// Pauses before the next try, or answers at once that there is none.
+    /// Pauses before the next try. Returns false at once if there is none.
     pub(crate) async fn pause(&mut self, wait: Wait) -> bool {
         if self.used >= self.retries {
             return false;
@@ -55,13 +55,14 @@ impl Again {
         true
     }
 
-    /// Something was achieved, so that the count begins anew.
+    /// Notes progress: the count of retries begins anew.
     pub(crate) fn progressed(&mut self) {
         self.used = 0;
     }
 }
 
-/// From three quarters to the whole: clients that failed together do not come back together.
+/// Shortens a pause to between three quarters and the whole, so that clients that failed together
+/// do not come back together.
 fn spread(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX);
     pause / 4 * 3 + (pause / 4).mul_f64(f64::from(random) / f64::from(u32::MAX))

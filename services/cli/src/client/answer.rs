@@ -1,4 +1,4 @@
-//! Answers that are read whole.
+//! Gateway answers that are read whole.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::lost::Lost;
 use crate::exit::{End, Failure, Trouble};
 use crate::limits::{MAX_ANSWER_BYTES, MAX_RETRY_AFTER};
 
-/// An answer, whole.
+/// An answer with its whole body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -25,7 +25,7 @@ pub(crate) struct Answer {
     pub(crate) took: Duration,
 }
 
-/// The value of a header that is text.
+/// Returns the value of a header that is text.
 pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
@@ -64,7 +64,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// What a good answer says.
+    /// Parses the body of a successful answer.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             Failure::Failed(format!(
@@ -74,7 +74,7 @@ impl Answer {
         })
     }
 
-    /// What a refusal says, for people.
+    /// Returns the reason of a refusal, for people.
     pub(crate) fn told(&self) -> String {
         let body = self.json();
         let said = body["detail"]
@@ -92,8 +92,8 @@ impl Answer {
             .collect()
     }
 
-    /// The gateway's word for it, or one for the status: answers to HEAD have no body, and proxies
-    /// say what they like.
+    /// Returns the gateway's code of the failure, or one for the status: answers to HEAD have no
+    /// body, and proxies send bodies of their own.
     fn code(&self) -> String {
         let body = self.json();
         let said = body["code"]
@@ -102,7 +102,7 @@ impl Answer {
         said.map_or_else(|| end(self.status).code().to_owned(), str::to_owned)
     }
 
-    /// Whether the same may work a little later, because nothing was done.
+    /// Returns true if the same request may succeed a little later, because nothing was done.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self.status.as_u16(), 429 | 502 | 503)
     }
@@ -112,7 +112,7 @@ impl Answer {
         Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
     }
 
-    /// The refusal as the end of what was asked for.
+    /// Returns the refusal as the failure of the command.
     pub(crate) fn failure(&self) -> Failure {
         // A path that no gateway knows is not a file that is not there.
         let strange = self.status.as_u16() == 404 && !self.is_not_found();
@@ -144,31 +144,31 @@ impl Answer {
         !self.trace_id.is_empty()
     }
 
-    /// A gateway has done what it was asked for.
+    /// Returns true if a gateway has carried out the request.
     pub(crate) fn is_success(&self) -> bool {
         self.status.is_success() && self.is_gateways()
     }
 
-    /// A gateway says that there is no such file. Its word for an unknown path is the same: only
-    /// its own are asked.
+    /// Returns true if a gateway says that the file does not exist. A gateway says the same of an
+    /// unknown path, but the client asks for known paths only.
     pub(crate) fn is_not_found(&self) -> bool {
         self.status.as_u16() == 404
             && self.is_gateways()
             && (self.body.is_empty() || self.code() == End::NotFound.code())
     }
 
-    /// When the same may be asked again.
+    /// Returns the time after which the same request may be sent again.
     pub(crate) fn wait(&self) -> Wait {
         match self.retry_after() {
             Some(wished) => Wait::Wished(wished),
-            // A proxy says so while the gateway behind it is away.
+            // A proxy sends 502 while the gateway behind it is down.
             None if self.status.as_u16() == 502 => Wait::Away,
             None => Wait::Usual,
         }
     }
 }
 
-/// An answer that no gateway has given.
+/// Returns the failure for an answer that comes from no gateway.
 pub(crate) fn stranger(what: &str) -> Failure {
     Failure::Failed(format!(
         "{what}, and no x-cstore-trace-id: that is no C-Store gateway"

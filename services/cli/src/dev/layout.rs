@@ -1,4 +1,4 @@
-//! Who runs in `cstore dev`, on which ports, with which variables laid over the environment.
+//! Members of `cstore dev`: their roles, their ports, and the variables laid over the environment.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::limits::MAX_DEV_NODES;
 use crate::role::Role;
 
-/// Nobody else may reach the parts of a system that lets everybody do everything.
+/// Loopback only: nobody else may reach a system that lets everybody do everything.
 pub(super) const HOST: &str = "127.0.0.1";
 
 /// The members and what they share.
@@ -26,7 +26,7 @@ pub(super) struct Layout {
 pub(super) struct Member {
     pub(super) role: Role,
     pub(super) id: String,
-    /// As configured, 0 for a free one; as bound, later.
+    /// Configured port, 0 for a free one; later the bound port.
     pub(super) port: u16,
 }
 
@@ -69,7 +69,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// In the order in which they are stopped: who needs others goes first.
+    /// Returns the members in the order in which they are stopped: those that need others go first.
     pub(super) fn members(&self) -> Vec<Member> {
         let mut members = Vec::new();
         for (role, base) in self.ports {
@@ -89,7 +89,7 @@ impl Layout {
         members
     }
 
-    /// What differs for this member from the environment of the process.
+    /// Returns the variables in which this member differs from the environment of the process.
     pub(super) fn overrides(
         &self,
         member: &Member,
@@ -105,7 +105,7 @@ impl Layout {
             ("CSTORE_NODE_ID", member.id.clone()),
             (member.role.port().0, port.to_string()),
         ];
-        // Who names a token file wants a closed door.
+        // A user who names a token file wants a gateway that demands tokens.
         let unset = |key| source.get(key).is_none_or(|value| value.trim().is_empty());
         if unset("CSTORE_ANONYMOUS") && unset("CSTORE_API_TOKENS_FILE") {
             pairs.push(("CSTORE_ANONYMOUS", "true".to_owned()));
@@ -132,7 +132,7 @@ impl Layout {
     }
 }
 
-/// How many storage nodes have left a directory.
+/// Returns the number of storage nodes that have left a directory.
 fn storages_in(data_dir: &Path) -> u16 {
     (1..=MAX_DEV_NODES)
         .take_while(|number| data_dir.join(format!("storage-{number}")).is_dir())

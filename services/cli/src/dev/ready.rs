@@ -1,4 +1,4 @@
-//! The word that the system takes uploads.
+//! The message that the system takes uploads.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use cstore_node::admin::Readiness;
 use super::layout::HOST;
 use crate::limits::READY_PATIENCE;
 
-/// What the word names.
+/// Contents of the message.
 #[derive(Debug)]
 pub(super) struct Greeting {
     pub(super) gateway_port: u16,
@@ -16,8 +16,8 @@ pub(super) struct Greeting {
     pub(super) data_dir: PathBuf,
 }
 
-/// Prints it once, when an upload would succeed; until then the log says from time to time what is
-/// missing.
+/// Prints the message once an upload would succeed; until then the log says from time to time what
+/// is missing.
 pub(super) async fn greet(gateway: Readiness, greeting: Greeting) {
     while tokio::time::timeout(READY_PATIENCE, gateway.wait_ready())
         .await

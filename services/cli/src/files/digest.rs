@@ -1,8 +1,8 @@
-//! Whether a file of this machine has the bytes that the gateway knows.
+//! Comparison of a file of this machine with the bytes that the gateway knows.
 //!
 //! The best evidence is the SHA-256 that came with the upload. Without one there is the ETag: the
-//! MD5 of the MD5s of all blocks, and their number. The size of the blocks is not told, but follows
-//! from the number well enough.
+//! MD5 of the MD5s of all blocks, and their number. The gateway does not tell the size of the
+//! blocks, but it follows from the number well enough.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,7 +16,7 @@ use crate::limits::DIGEST_PIECE;
 
 const DEFAULT_BLOCK: u64 = 64 << 10;
 
-/// What a comparison came to.
+/// Result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Same {
     Yes,
@@ -33,7 +33,7 @@ pub(super) async fn compare(path: &Path, known: &Known) -> io::Result<Same> {
         .map_err(io::Error::other)?
 }
 
-/// The SHA-256 of a file, hexadecimal.
+/// Returns the SHA-256 of a file, hexadecimal.
 pub(super) async fn sha256(path: &Path) -> io::Result<String> {
     let path = path.to_path_buf();
     tokio::task::spawn_blocking(move || sum(&path))
@@ -69,7 +69,8 @@ fn judge(path: &Path, known: &Known) -> io::Result<Same> {
     }
 }
 
-/// The size of the blocks of a file of `size` bytes in `n` blocks, and whether it can be no other.
+/// Returns the size of the blocks of a file of `size` bytes in `n` blocks, and whether it is
+/// certain.
 fn block_size(size: u64, n: u64) -> Option<(u64, bool)> {
     match n {
         0 => (size == 0).then_some((1, true)),

@@ -20,7 +20,7 @@ pub(super) struct Usage {
     unique_bytes: u64,
     /// Those of them that other files use too.
     shared_bytes: u64,
-    /// What a removal of all of them would free.
+    /// Bytes that a removal of all the files would free.
     pub(super) freed_bytes: u64,
 }
 

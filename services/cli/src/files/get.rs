@@ -36,7 +36,7 @@ use crate::exit::{End, Failure, printable};
 
 const CUT_SHORT: &str = "the answer was cut short";
 
-/// What became of one file.
+/// Result for one file.
 #[derive(Debug, Serialize)]
 struct Got {
     /// `received`, `resumed` (a part was there) or `unchanged` (the whole was).
@@ -49,10 +49,10 @@ struct Got {
     verified: Option<bool>,
 }
 
-/// What a try came to.
+/// Outcome of a try.
 enum Tried {
     Whole,
-    /// Another one can do no harm, after this pause.
+    /// The failed try may be repeated after this pause.
     Again(Failure, Wait),
 }
 
@@ -173,8 +173,8 @@ fn got(name: &str, path: &Path, known: &Known) -> Got {
     }
 }
 
-/// What stands under the final name is left alone, unless it may be replaced. When it has the same
-/// bytes, that is well.
+/// Refuses if the final name is taken and may not be replaced. Returns the file of the gateway if
+/// the file in place has the same bytes.
 async fn in_the_way(
     session: &Session,
     options: &Get,
@@ -223,7 +223,7 @@ async fn fetch(session: &Session, options: &Get, name: &str, path: &Path) -> Res
         let tried = match receive(session, name, &mut part).await {
             Ok(tried) => tried,
             Err(failure) => {
-                // What is not there any more has no rest.
+                // A removed file has no rest to fetch.
                 if failure.end() == End::NotFound {
                     part.discard();
                 }
@@ -376,7 +376,7 @@ async fn body_into(
     }
 }
 
-/// Whatever any other server sends is no file.
+/// Refuses a body that another server than a gateway has sent.
 fn gateways(body: &Download) -> Result<(), Failure> {
     let traced = header(&body.headers, "x-cstore-trace-id").is_some();
     if traced {
@@ -386,7 +386,7 @@ fn gateways(body: &Download) -> Result<(), Failure> {
     }
 }
 
-/// Whether a 206 is the rest of what is here.
+/// Returns true if a 206 is the rest of the part.
 fn continues(body: &Download, part: &Part) -> bool {
     let Some(known) = part.known() else {
         return false;

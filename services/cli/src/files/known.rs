@@ -1,4 +1,4 @@
-//! What the headers of a file say about it.
+//! Attributes of a file in the headers of an answer.
 
 use reqwest::header::HeaderMap;
 
@@ -10,13 +10,13 @@ use crate::exit::Failure;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) size: u64,
-    /// Without quotes.
+    /// ETag without quotes.
     pub(super) etag: String,
     pub(super) sha256: Option<String>,
 }
 
 impl Known {
-    /// Of an answer to HEAD, or to GET of a whole file. A file without a size or an ETag is none.
+    /// Reads an answer to HEAD, or to GET of a whole file. Refuses one without a size or an ETag.
     pub(super) fn from_headers(headers: &HeaderMap, size: Option<u64>) -> Result<Self, Failure> {
         let length = header(headers, "content-length").and_then(|text| text.parse().ok());
         let etag = header(headers, "etag").and_then(|tag| tag.strip_prefix('"')?.strip_suffix('"'));

@@ -34,7 +34,7 @@ struct File {
     blocks: u64,
 }
 
-/// What stands in a list: a file, or a folder with what is in it.
+/// Line of a list: a file, or a folder with its content.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Line {
@@ -102,7 +102,7 @@ struct Pages<'a> {
     session: &'a Session,
     prefix: &'a str,
     delimiter: &'a str,
-    /// Where the next page begins; none after the last.
+    /// Token of the next page; `None` after the last one.
     token: Option<String>,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// The next name and its size. After a failure there is none.
+    /// Returns the next name and its size. Returns `None` after a failure.
     pub(super) async fn next(&mut self) -> Option<Result<(String, u64), Failure>> {
         while self.found.is_empty() && !self.broken {
             match self.pages.next(LIST_PAGE).await {

@@ -1,5 +1,5 @@
-//! Where results go: lines for people or JSON on stdout, a bar on a terminal's stderr, failures on
-//! stderr.
+//! Output of a command: lines for people or JSON on stdout, a bar on a terminal's stderr, failures
+//! on stderr.
 
 use std::io::{IsTerminal, Write};
 
@@ -10,7 +10,7 @@ use crate::exit::Failure;
 
 const BAR: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}  {msg}";
 
-/// What a command says, and how.
+/// Output of one command, and its form.
 pub(super) struct Out {
     json: bool,
     quiet: bool,
@@ -35,7 +35,7 @@ impl Out {
             .set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     }
 
-    /// So many bytes are to be moved in addition.
+    /// Adds bytes that are to be moved.
     pub(super) fn expect(&self, bytes: u64) {
         self.bar.inc_length(bytes);
     }
@@ -44,7 +44,7 @@ impl Out {
         self.bar.inc(bytes);
     }
 
-    /// Bytes that were moved for nothing, and are not awaited any more.
+    /// Takes back bytes that were moved for nothing, and bytes that are not expected any more.
     pub(super) fn back(&self, moved: u64, expected: u64) {
         self.bar
             .set_position(self.bar.position().saturating_sub(moved));
@@ -62,7 +62,7 @@ impl Out {
         }
     }
 
-    /// The file that is looked at.
+    /// Shows the name of the current file.
     pub(super) fn at(&self, name: &str) {
         if !self.bar.is_hidden() {
             self.bar.set_message(crate::exit::printable(name));
@@ -73,7 +73,7 @@ impl Out {
         self.bar.finish_and_clear();
     }
 
-    /// What was asked for.
+    /// Prints a result that the user asked for.
     pub(super) fn show(
         &self,
         value: &impl Serialize,
@@ -89,7 +89,7 @@ impl Out {
             .map_err(Failure::output)
     }
 
-    /// What was done: nothing that people need when they asked for quiet.
+    /// Prints what the command has done, unless the user asked for quiet.
     pub(super) fn done(
         &self,
         value: &impl Serialize,
@@ -102,13 +102,13 @@ impl Out {
         }
     }
 
-    /// What was not done, while others may still be.
+    /// Prints a failure while the command goes on with other files.
     pub(super) fn tell(&self, failure: &Failure) {
         self.bar.suspend(|| failure.tell(self.json));
     }
 }
 
-/// A size for people: three digits that count.
+/// Formats a size for people: three significant digits.
 pub(crate) fn human(bytes: u64) -> String {
     let mut shown = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {

@@ -34,7 +34,7 @@ use crate::client::{Answer, Meter, Wait, quoted};
 use crate::exit::{End, Failure, printable};
 use crate::limits::ASK_BEFORE_PUT;
 
-/// What became of one file.
+/// Result for one file.
 #[derive(Debug, Serialize)]
 struct Stored {
     /// `created`, `replaced` or `unchanged`.
@@ -94,7 +94,7 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
     Ok(())
 }
 
-/// What is wrong for all files is said once, and before any of them moves.
+/// Checks the options that concern all files, once and before any of them is uploaded.
 fn check(options: &Put) -> Result<(), Failure> {
     let usage = |message: String| Err(Failure::Usage(message));
     let pairs = options
@@ -119,10 +119,10 @@ struct Task<'a> {
     item: &'a Item,
 }
 
-/// What a try came to.
+/// Outcome of a try.
 enum Tried {
     Stored(Stored),
-    /// Another one can do no harm, after this pause.
+    /// The failed try may be repeated after this pause.
     Again(Failure, Wait),
 }
 
@@ -130,7 +130,7 @@ impl Task<'_> {
     async fn run(&self) -> Result<Stored, Failure> {
         let sha256 = match &self.item.source {
             Source::File(path) if self.options.verify => {
-                // What is no ordinary file is refused here: a pipe would be waited for.
+                // Refuses anything but an ordinary file: reading a pipe would block.
                 drop(Upload::open(&self.item.source).await?);
                 Some(
                     digest::sha256(path)
@@ -208,8 +208,8 @@ impl Task<'_> {
             Err(lost) if lost.never_left() => {
                 Ok(Tried::Again(self.session.lost(lost), lost.wait()))
             }
-            // What was sent without its end is never stored. A whole file may have been, and then a
-            // second one could replace what somebody else has written meanwhile.
+            // A body that was sent without its end is never stored. A whole file may have been
+            // stored, and then a second try could replace what somebody else has written since.
             Err(lost) if self.repeats() && !(self.options.overwrite && ended.is_whole()) => {
                 Ok(Tried::Again(self.session.lost(lost), lost.wait()))
             }
@@ -218,7 +218,7 @@ impl Task<'_> {
         }
     }
 
-    /// A file can be read twice.
+    /// Returns true if the source can be read twice, which a file can.
     fn repeats(&self) -> bool {
         matches!(self.item.source, Source::File(_))
     }
@@ -227,7 +227,7 @@ impl Task<'_> {
         !self.options.overwrite && self.options.if_match.is_none()
     }
 
-    /// Asked once: when it cannot be said, the upload will tell.
+    /// Returns true if the name is taken. Asked once: if the answer is lost, the upload will tell.
     async fn is_there(&self) -> bool {
         let answer = self.session.gateway.head(self.item.name.as_str()).await;
         answer.is_ok_and(|answer| answer.is_success())
@@ -255,8 +255,8 @@ impl Task<'_> {
         })
     }
 
-    /// The name is taken, or the condition does not hold: that is well when the bytes are there
-    /// already, perhaps from a try whose answer was lost.
+    /// Handles a name that is taken, or a condition that does not hold: a success if the bytes are
+    /// there already, perhaps from a try whose answer was lost.
     async fn taken(&self, refusal: Failure) -> Result<Stored, Failure> {
         let Source::File(path) = &self.item.source else {
             return Err(refusal);

@@ -22,15 +22,15 @@ struct Removed<'a> {
     name: &'a str,
 }
 
-/// What a removal would free, now.
+/// Space that a removal would free now.
 #[derive(Debug, Serialize)]
 struct Would {
     status: &'static str,
-    /// A file, or what the names of a folder begin with.
+    /// Name of the file, or prefix of the names of a folder.
     name: String,
     files: u64,
     logical_bytes: u64,
-    /// Not told to everybody: it says whether others have the same bytes.
+    /// Bytes. Missing for named tenants: the number reveals whether others have the same bytes.
     freed_bytes: Option<u64>,
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
     if options.if_match.is_some() && options.name.len() > 1 {
         return Err(Failure::Usage("--if-match is for one file".to_owned()));
     }
-    // What is no name is said before anything is removed.
+    // Names are checked before anything is removed.
     let mut wanted = Vec::new();
     for text in &options.name {
         wanted.push(if options.recursive {
@@ -104,7 +104,8 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
         .map(drop)
 }
 
-/// All names of a folder. One that has none is a failure of its own, whatever the others have.
+/// Returns all names of a folder. A folder without names is a failure of its own, whatever the
+/// others have.
 fn all_below<'a>(
     session: &'a Session,
     prefix: &'a str,
@@ -125,7 +126,7 @@ fn nothing_below(prefix: &str) -> Failure {
     Failure::client(End::NotFound, "there is no file below it").of(shown(prefix))
 }
 
-/// A folder as people type it.
+/// Returns a folder as users type it.
 fn shown(prefix: &str) -> &str {
     if prefix.is_empty() { "/" } else { prefix }
 }

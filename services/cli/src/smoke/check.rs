@@ -11,18 +11,18 @@ use crate::client::Gateway;
 use crate::exit::Failure;
 use crate::limits::SMOKE_PAUSE;
 
-/// What a file is found to be.
+/// Result of reading a file back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
     Equal,
     Missing,
     Wrong,
-    /// Not answered in time; what was said last.
+    /// No final answer in time; the text of the last one.
     Unknown(String),
 }
 
-/// Reads a file until it is answered for good: a refusal that may be tried again, or a lost
-/// connection, is none.
+/// Reads a file until the answer is final: a refusal that may be tried again, or a lost connection,
+/// is not.
 pub(super) async fn read(gateway: &Gateway, name: &str, deadline: Instant) -> Found {
     loop {
         let why = match gateway.get(name).await {
@@ -59,7 +59,7 @@ pub(super) async fn read_all(
         .await
 }
 
-/// All names below a prefix.
+/// Returns all names below a prefix.
 pub(super) async fn list(
     gateway: &Gateway,
     prefix: &str,

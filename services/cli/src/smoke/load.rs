@@ -24,13 +24,13 @@ use crate::limits::{LOAD_FAILURE_PAUSE, LOAD_FILES, LOAD_KEPT_FILES};
 
 const SIZES: [usize; 4] = [100, 4_096, 100_000, 1 << 20];
 
-/// What one client knows, and what became of its requests.
+/// Record of one client: the state of its files, and the results of its requests.
 #[derive(Debug, Default)]
 struct Book {
     tally: Tally,
     acknowledged: BTreeSet<String>,
     uncertain: BTreeSet<String>,
-    /// Read back wrong, or gone, while the load was running.
+    /// Files that were read back wrong, or were gone, while the load was running.
     wrong: Vec<String>,
 }
 
@@ -251,7 +251,7 @@ fn keep(options: &Smoke, names: &BTreeSet<String>) -> Result<(), Failure> {
 
 async fn sweep(gateway: &Gateway, prefix: &str, deadline: Instant) -> Result<(), Failure> {
     for name in check::list(gateway, prefix, deadline).await? {
-        // What stays is only litter.
+        // Remaining files do no harm.
         let _ = gateway.delete(&name).await;
     }
     Ok(())

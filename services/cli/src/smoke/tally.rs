@@ -1,4 +1,4 @@
-//! What became of the requests of a load.
+//! Results of the requests of a load.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::client::{Answer, Lost};
 use crate::limits::SHOWN_FAILURES;
 
-/// What is done with files.
+/// Operation on a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verb {
@@ -20,7 +20,7 @@ pub(super) enum Verb {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     verbs: BTreeMap<Verb, Count>,
-    /// The first failures: seconds since the beginning, and what happened.
+    /// First failures: seconds since the beginning, and what happened.
     told: Vec<(f64, String)>,
     n_failed: usize,
 }
@@ -31,7 +31,7 @@ struct Count {
     failed: BTreeMap<String, u64>,
 }
 
-/// What is shown of one verb.
+/// Summary of one verb.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     ok: usize,

@@ -221,7 +221,7 @@ impl SessionActivity {
         }
     }
 
-    /// Whether a session made progress within `within`.
+    /// Returns true if a session made progress within `within`.
     pub(crate) fn is_active(&self, session: SessionId, within: Duration) -> bool {
         self.open
             .lock()
@@ -229,8 +229,8 @@ impl SessionActivity {
             .is_some_and(|last| last.elapsed() < within)
     }
 
-    /// Whether an open session has been silent for at least `ttl`. The first call for a session
-    /// starts its clock.
+    /// Returns true if an open session has been silent for at least `ttl`. The first call for a
+    /// session starts its clock.
     pub(super) fn is_abandoned(&self, session: SessionId, ttl: Duration) -> bool {
         let mut open = self.open.lock();
         if open.len() >= MAX_OPEN_SESSIONS && !open.contains_key(&session) {

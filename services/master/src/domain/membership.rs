@@ -105,20 +105,20 @@ pub(crate) struct Node {
     pub(crate) addr: String,
     /// Empty if the node is a failure domain of its own.
     pub(crate) failure_domain: String,
-    /// Version of its program.
+    /// Version of the node's program.
     pub(crate) version: String,
     pub(crate) ready: bool,
-    /// Why it is not ready.
+    /// Reason why the node is not ready.
     pub(crate) reason: String,
     pub(crate) suspect: bool,
     pub(crate) last_seen: Instant,
     /// The same as Unix time, for people.
     pub(crate) last_seen_ms: i64,
-    /// Storage nodes only.
+    /// Report on the disk. Storage nodes only.
     pub(crate) disk: Option<DiskReport>,
     /// What is known of the sequences of its disk.
     pub(crate) told: Told,
-    /// What is in doubt on its disk.
+    /// Doubts about the disk's content, accepted ones among them.
     pub(crate) doubts: Vec<DoubtReport>,
     /// Numbers of doubts that a person accepted since, until the node says that it has.
     pub(crate) accepting: BTreeSet<u32>,
@@ -150,9 +150,9 @@ pub(crate) struct NodeView {
     pub(crate) id: NodeId,
     pub(crate) node: Node,
     pub(crate) state: NodeState,
-    /// Why it is not ready, or holds no data.
+    /// Reason why the node is not ready, or holds no data.
     pub(crate) reason: String,
-    /// Storage: it has partitions.
+    /// True if the node has partitions. Storage nodes only.
     pub(crate) in_map: bool,
 }
 
@@ -177,7 +177,7 @@ pub(crate) struct Heartbeat {
     pub(crate) leaving: bool,
 }
 
-/// What a heartbeat led to.
+/// Outcome of a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum HeartbeatOutcome {
     /// The node is not known, or not with this disk: it has to register.

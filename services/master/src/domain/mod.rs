@@ -62,7 +62,7 @@ pub(crate) struct Limits {
     pub(crate) ticket_ttl: Duration,
 }
 
-/// What every rule works on. Clones share it.
+/// Store, derived state, clock and limits that every rule works on. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) store: Arc<dyn MetaStore>,

@@ -17,7 +17,7 @@ pub(crate) struct CopyOrRename {
     pub(crate) tenant: Tenant,
     pub(crate) from: FileName,
     pub(crate) to: FileName,
-    /// Whether a file of the name `to` may be replaced.
+    /// True if a file of the name `to` may be replaced.
     pub(crate) overwrite: bool,
     /// If not empty, the file must have this ETag.
     pub(crate) etag: String,
@@ -30,10 +30,10 @@ pub(super) struct FoundFile {
     pub(super) version: Position,
 }
 
-/// What becomes of the file that a name had.
+/// File that a name had, which the name's new file displaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Displaced {
-    /// There was none.
+    /// The name had no file.
     Nothing,
     /// A file of the same session: both names share its blocks.
     SameSession,

@@ -13,7 +13,7 @@ use crate::limits::{HIGH_PRESSURE, JUDGED_TOGETHER, MAX_DECISIONS};
 use crate::store::keys::{self, CommittedSession, Ending, ReleaseRecord, SessionRecord};
 use crate::store::{Batch, MetaError};
 
-/// What became of a session.
+/// State of a session: open, committed or ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Neither committed nor ended.
@@ -180,7 +180,7 @@ impl Releases {
         Err(MetaError::Conflict.into())
     }
 
-    /// Returns what became of a session.
+    /// Returns the state of a session.
     pub(crate) async fn verdict(&self, session: SessionId) -> Result<Verdict, Fault> {
         let Some(found) = self.context.store.get(&keys::session_key(session)).await? else {
             return Ok(Verdict::Open);

@@ -69,7 +69,7 @@ impl Commit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Published {
     pub(crate) file: NamedFile,
-    /// Whether a file of the name was there before.
+    /// True if the name had a file before.
     pub(crate) replaced: bool,
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Uploads {
     namespace: Namespace,
     releases: Releases,
     members: Membership,
-    /// When this life of the master began.
+    /// Time at which this life of the master began.
     started: Instant,
 }
 
@@ -349,7 +349,7 @@ impl Uploads {
         }
     }
 
-    /// Answers a commit of a session that has ended.
+    /// Returns the answer to a commit of a session that has ended.
     fn ended_before(&self, commit: &Commit, ending: Ending) -> Result<Published, Fault> {
         match ending {
             Ending::Removed {
@@ -359,8 +359,8 @@ impl Uploads {
                 if publication != Publication::new(&commit.name, crc32c::crc32c(&commit.root)) {
                     return Err(committed_otherwise());
                 }
-                // The record of the file is gone with its last name. The same was asked for, so it
-                // is made again.
+                // The record of the file is gone with its last name. The commit asks for the same
+                // file, so the record is made again for the answer.
                 let file = commit.file(version, self.context.clock.now_ms());
                 let file = NamedFile {
                     name: commit.name.clone(),
@@ -380,7 +380,7 @@ impl Uploads {
     }
 }
 
-/// Answers a commit of a session that has committed.
+/// Returns the answer to a repeated commit of a session that has committed.
 fn published_before(commit: &Commit, session: CommittedSession) -> Result<Published, Fault> {
     if session.root_crc != crc32c::crc32c(&commit.root) || session.name != commit.name {
         return Err(committed_otherwise());

@@ -69,7 +69,7 @@ impl Batch {
         self.edits.push((key, Edit::RaiseSeal(seal)));
     }
 
-    /// Whether the batch adds a name. Everything else must work on a full disk.
+    /// Returns true if the batch adds a name. All other batches must work on a full disk.
     pub(super) fn adds_names(&self) -> bool {
         let adds = |(key, edit): &(Vec<u8>, Edit)| {
             key.first() == Some(&NAMES) && matches!(edit, Edit::Put(_))

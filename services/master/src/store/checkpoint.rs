@@ -61,7 +61,7 @@ impl Walk {
         self.advanced.notify_all();
     }
 
-    /// Whether the writer has to save old values.
+    /// Returns true if the writer has to save old values.
     pub(super) fn is_running(&self) -> bool {
         self.running.lock().is_some()
     }
@@ -213,7 +213,7 @@ impl Drop for EndOnDrop<'_> {
 
 impl Checkpoint {
     /// Writes the snapshot of `position`, which is the cut of the running walk, and retires the log
-    /// files that it covers. `rests` is false when nobody commits meanwhile.
+    /// files that it covers. `rests` is false if nobody commits at the same time.
     ///
     /// # Errors
     /// Of the disk: the snapshot before stays, and the log keeps growing.
@@ -283,8 +283,8 @@ mod tests {
     use super::super::index::{Staged, stored};
     use super::*;
 
-    /// Whatever is written between two chunks, the walk copies exactly what the index held when it
-    /// began.
+    /// The walk copies exactly what the index held when it began, whatever is written between two
+    /// chunks.
     #[test]
     fn the_walk_copies_the_cut_whatever_changes_meanwhile() {
         for seed in 0..60u64 {

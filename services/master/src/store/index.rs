@@ -112,9 +112,9 @@ impl Index {
             .unwrap_or(0))
     }
 
-    /// Whether the index has no key of the rules. One that has some although it has applied nothing
-    /// was left by a restore that did not end, and MUST NOT be restored into: keys that the
-    /// snapshot lacks would stay.
+    /// Returns true if the index has no key of the rules. An index that has some although it has
+    /// applied nothing was left by a restore that did not end, and MUST NOT be restored into: keys
+    /// that the snapshot lacks would stay.
     pub(super) fn is_empty(&self) -> Result<bool, MetaError> {
         let (pairs, _) = self.stored_after(None, 1, 0)?;
         Ok(pairs.is_empty())

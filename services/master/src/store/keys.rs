@@ -7,15 +7,16 @@
 //! n tenant 0x00 name             file: session [16] · version u64 · size u64 · modified ms i64 · blocks u64 · etag
 //!                                · content type · chunking · sha256 [· n u32 · n × (key · value) in version 2]
 //! s session [16]                 session: 1 · names u32 · CRC-32C of the root u32 · stores · file name · file
-//!                                or tombstone: 2 [· had committed u8 · version u64 in version 2]
+//!                                or tombstone: 2 [· had committed u8 · version u64 · publication u32 in version 3]
 //! r session [16]                 recipe root as in cstore-types
 //! l session [16]                 release: not before ms i64 · stores
 //! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 in version 2] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
-//! Every value begins with its version, 1. A file with metadata, a tombstone that keeps how its
-//! session ended and a store whose newest seal lies in an epoch have higher ones, so that a program that does not know them refuses them instead of
-//! losing them. Keys sort by bytes, so names list in their order.
+//! Every value begins with its version, 1. A file with metadata and a store whose newest seal lies in
+//! an epoch have version 2, and a tombstone that keeps how its session ended has version 3, so that
+//! a program that does not know them refuses them instead of losing them. Keys sort by bytes, so
+//! names list in their order.
 
 use cstore_types::codec::{FieldWriter, Fields};
 use cstore_types::epoch::SealPoint;
@@ -31,7 +32,7 @@ const VERSION: u8 = 1;
 /// Version of a file with user metadata.
 const WITH_METADATA: u8 = 2;
 /// Version of a tombstone that records whether its session had committed, but not what it had
-/// published. Never written.
+/// published. Read, but no longer written.
 const WITH_VERSION: u8 = 2;
 /// Version of a tombstone that keeps how its session ended.
 const WITH_ENDING: u8 = 3;
@@ -53,7 +54,7 @@ pub(crate) fn name_key(tenant: &Tenant, name: &FileName) -> Vec<u8> {
     key
 }
 
-/// What all names of a tenant begin with. A tenant has no NUL, so tenants do not mix.
+/// Returns the prefix of all names of a tenant. A tenant has no NUL, so tenants do not mix.
 pub(crate) fn names_prefix(tenant: &Tenant) -> Vec<u8> {
     let mut key = vec![NAMES];
     key.extend(tenant.as_str().as_bytes());
@@ -61,7 +62,7 @@ pub(crate) fn names_prefix(tenant: &Tenant) -> Vec<u8> {
     key
 }
 
-/// The tenant of a name's key.
+/// Returns the tenant of a name's key.
 pub(crate) fn tenant_of(key: &[u8]) -> Result<Tenant, DamageKind> {
     let tenant = key
         .get(1..)
@@ -94,14 +95,14 @@ fn tagged(tag: u8, bytes: &[u8; 16]) -> Vec<u8> {
     key
 }
 
-/// The 16 bytes behind a key's tag.
+/// Returns the 16 bytes behind a key's tag.
 pub(crate) fn uuid_of(key: &[u8]) -> Result<[u8; 16], DamageKind> {
     key.get(1..)
         .and_then(|rest| rest.try_into().ok())
         .ok_or(DamageKind::Layout("key"))
 }
 
-/// Who the cluster is.
+/// Identity of the cluster and the key of its block ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClusterRecord {
     pub(crate) cluster: ClusterUuid,
@@ -143,7 +144,7 @@ pub(crate) struct CommittedSession {
 /// How a session came to its tombstone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The tombstone was written by a program that did not keep it.
+    /// The tombstone was written by a program that did not keep how the session ended.
     Unknown,
     /// The session never committed.
     Aborted,
@@ -358,7 +359,7 @@ impl SessionRecord {
         }
     }
 
-    /// Whether a stored session has committed, without reading the rest of it.
+    /// Returns true if a stored session has committed, without reading the rest of the record.
     pub(crate) fn has_committed(bytes: &[u8]) -> Result<bool, DamageKind> {
         let (_, mut fields) = versioned(bytes, &[VERSION, WITH_VERSION, WITH_ENDING])?;
         Ok(fields.u8()? == COMMITTED)

@@ -70,8 +70,8 @@ pub(crate) struct Change<'a> {
 /// of every batch, in order of the log, before the batch is answered. Both paths use
 /// [`Observer::observe`], so that a restart derives the same state.
 pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
-    /// Whether changes of `key` matter to this observer. The writer reads old values of these keys
-    /// only.
+    /// Returns true if changes of `key` matter to this observer. The writer reads old values of
+    /// these keys only.
     fn follows(&self, key: &[u8]) -> bool;
 
     /// Takes one change into account. MUST NOT wait for anything.
@@ -81,7 +81,7 @@ pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
     fn observe(&self, change: Change<'_>) -> Result<(), MetaError>;
 }
 
-/// Whether batches can be committed.
+/// State of the writer: whether batches can be committed.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum WriterState {
     #[default]
@@ -93,7 +93,7 @@ pub(crate) enum WriterState {
 }
 
 impl WriterState {
-    /// The reason why nothing can be written now, if there is one.
+    /// Returns the reason why nothing can be written now, if there is one.
     pub(crate) fn reason(&self) -> Option<&MetaError> {
         match self {
             Self::Writable => None,

@@ -18,7 +18,7 @@ const FRAME_ALIGN: u64 = 4_096;
 /// Bytes of a frame beyond the payloads, roughly.
 const FRAME_OVERHEAD: u64 = 128;
 
-/// What an open found.
+/// Result of an open.
 #[derive(Debug)]
 pub(super) struct Recovered {
     pub(super) log: Log,
@@ -32,7 +32,7 @@ pub(super) struct Recovered {
     pub(super) snapshot_bytes: u64,
 }
 
-/// What the scan of the log keeps: a few numbers a file, and the records of the last file only.
+/// Summary of the scanned log: a few numbers a file, and the records of the last file only.
 #[derive(Debug, Default)]
 struct LogScan {
     first: Option<Position>,

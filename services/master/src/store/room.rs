@@ -40,13 +40,13 @@ impl std::fmt::Debug for SharedGauge {
     }
 }
 
-/// The reserve of a file system.
+/// Returns the reserve of a file system, in bytes.
 fn reserve_of(space: Space) -> u64 {
     (space.total / 8).clamp(MIN_DISK_RESERVE, MAX_DISK_RESERVE)
 }
 
-/// Whether `needed` bytes can be written to the file system of `dir` without coming close to its
-/// reserve. A file system that cannot be measured is left to its own errors.
+/// Returns true if `needed` bytes can be written to the file system of `dir` without coming close
+/// to its reserve. A file system that cannot be measured is left to its own errors.
 pub(super) fn leaves_reserve(gauge: &SharedGauge, dir: &Path, needed: u64) -> bool {
     (gauge.0)(dir).map_or(true, |space| {
         space.free >= needed.saturating_add(reserve_of(space))
@@ -70,7 +70,7 @@ pub(super) fn by_statvfs() -> SharedGauge {
 pub(super) enum Headroom {
     /// Nothing can be written.
     None,
-    /// What frees space can be written, nothing that adds names.
+    /// Batches that free space can be written, but none that adds names.
     FreeingOnly,
     /// Everything can be written; the index MUST be flushed after each group, so that the next
     /// measurement sees it.
@@ -83,7 +83,7 @@ pub(super) struct Room {
     dir: PathBuf,
     gauge: SharedGauge,
     has_ballast: bool,
-    /// The file system cannot hold room for a file: then there is no ballast.
+    /// True if making the ballast has failed. It is not tried again.
     cannot_hold: bool,
 }
 
@@ -113,7 +113,8 @@ impl Room {
         room
     }
 
-    /// Frees the ballast for what makes room. Returns whether there was one.
+    /// Frees the ballast, so that batches that free space can be written. Returns whether there was
+    /// one.
     pub(super) fn free_ballast(&mut self) -> bool {
         let had = self.has_ballast;
         if had {

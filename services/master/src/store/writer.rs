@@ -32,7 +32,7 @@ pub(super) struct Job {
     pub(super) answer: oneshot::Sender<Outcome>,
 }
 
-/// What the writer publishes.
+/// State that the writer publishes.
 #[derive(Debug, Clone)]
 pub(super) struct Published {
     pub(super) position: Arc<AtomicU64>,
@@ -45,7 +45,7 @@ pub(super) struct Published {
 #[derive(Debug)]
 struct AppliedChange {
     key: Vec<u8>,
-    /// The value before, if somebody needs it.
+    /// Value before the change. Set only for keys whose old value is needed.
     old: Option<Versioned>,
     new: Option<Versioned>,
 }
@@ -121,13 +121,13 @@ pub(super) struct Writer {
     pub(super) uncovered_bytes: u64,
     /// Position that the index has applied: the cut of the next snapshot.
     pub(super) applied: Position,
-    /// A snapshot was due and found no room. Said once.
+    /// True if a snapshot was due and found no room. Logged once.
     pub(super) lacked_room: bool,
-    /// The checkpoint that runs.
+    /// Thread of the checkpoint that runs.
     pub(super) taking: Option<JoinHandle<()>>,
     /// Set when the process is to be treated as killed: nothing is marked as complete.
     pub(super) abandoned: Arc<AtomicBool>,
-    /// Whether checkpoints run on the caller's thread: on a disk that has one thread only.
+    /// True if checkpoints run on the caller's thread: on a disk that has one thread only.
     pub(super) by_callers: bool,
 }
 
@@ -165,9 +165,9 @@ impl Writer {
         }
     }
 
-    /// Whether a snapshot should be taken now: after as much log as the last one was large, or
-    /// earlier if the disk is nearly full, because the log that a snapshot covers gives its room
-    /// back.
+    /// Returns true if a snapshot should be taken now: after as much log as the last snapshot was
+    /// large, or earlier if the disk is nearly full, because the log that a snapshot covers gives
+    /// its room back.
     fn is_checkpoint_due(&mut self, headroom: Headroom) -> bool {
         let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
         let threshold = match headroom {
@@ -199,8 +199,8 @@ impl Writer {
     }
 
     fn begin_checkpoint(&mut self) {
-        // What is committed while the checkpoint runs counts for the next one. After a failure the
-        // log has to grow by as much again before the next try.
+        // Batches that are committed while the checkpoint runs count for the next one. After a
+        // failure the log has to grow by as much again before the next try.
         self.uncovered_bytes = 0;
         let position = self.applied;
         self.walk().begin();
@@ -518,7 +518,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Counts as not writable for a passing reason, unless the writer has ended.
+    /// Publishes that nothing can be written for a passing reason, unless the writer has ended.
     fn block(&self, why: MetaError) {
         self.published.state.send_if_modified(|state| {
             let ended = matches!(state, WriterState::Ended(_));
@@ -529,7 +529,7 @@ impl Writer {
         });
     }
 
-    /// Counts as writable again after a group was refused for a passing reason.
+    /// Publishes that batches can be written again after a group was refused for a passing reason.
     fn unblock(&self) {
         self.published.state.send_if_modified(|state| {
             let blocked = matches!(state, WriterState::Blocked(_));
@@ -557,7 +557,7 @@ pub(super) fn end(state: &watch::Sender<WriterState>, why: MetaError) {
     });
 }
 
-/// Answers the jobs that find no room; returns the others.
+/// Refuses the jobs that find no room; returns the others.
 fn refuse_without_room(jobs: Vec<Job>, headroom: Headroom) -> Vec<Job> {
     let fits = |job: &Job| match headroom {
         Headroom::None => false,

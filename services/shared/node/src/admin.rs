@@ -47,7 +47,7 @@ const LIMITS: AcceptLimits = AcceptLimits {
 /// The part that says that the process ends.
 const LEAVING: &str = "process";
 
-/// Serves the admin port until the shutdown. A role may still register metrics meanwhile.
+/// Serves the admin port until the shutdown. A role may register more metrics while it is served.
 pub async fn run(
     listener: TcpListener,
     readiness: Readiness,
@@ -70,21 +70,22 @@ pub async fn run(
     .await;
 }
 
-/// Which parts of a role can do their work. Clones share it.
+/// Parts of a role and whether they can do their work. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Readiness(Arc<watch::Sender<BTreeMap<&'static str, PartState>>>);
 
-/// Whether one part can do its work, and if not, why not.
+/// State of one part: whether it can do its work, and if not, why not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartState {
     Ready,
-    /// It does its work, but for something that a person should know.
+    /// The part does its work, with a restriction that a person should know.
     Limited(String),
     NotReady(String),
 }
 
 impl Readiness {
-    /// All parts that must be ready; each begins as not ready, because it is starting.
+    /// Starts with `parts`, all of which must be ready. Each begins as not ready, because it is
+    /// starting.
     pub fn new(parts: &[&'static str]) -> Self {
         let starting = |part: &&'static str| (*part, PartState::NotReady("starting".to_owned()));
         Self(Arc::new(watch::Sender::new(
@@ -101,17 +102,17 @@ impl Readiness {
         all_ready(&self.0.borrow())
     }
 
-    /// The process was asked to end: it is never ready again, and goes on with what it has.
+    /// Notes that the process was asked to end: it is never ready again, and finishes its work.
     pub fn leave(&self) {
         self.set(LEAVING, PartState::NotReady("stopping".to_owned()));
     }
 
-    /// Whether [`Self::leave`] was called.
+    /// Returns true if [`Self::leave`] was called.
     pub fn is_leaving(&self) -> bool {
         self.0.borrow().contains_key(LEAVING)
     }
 
-    /// The parts that are not ready, with their reasons.
+    /// Returns the parts that are not ready, with their reasons.
     pub fn reasons(&self) -> Vec<(&'static str, String)> {
         let reason = |(part, state): (&&'static str, &PartState)| match state {
             PartState::Ready | PartState::Limited(_) => None,
@@ -120,7 +121,7 @@ impl Readiness {
         self.0.borrow().iter().filter_map(reason).collect()
     }
 
-    /// The parts that work and are limited, with their reasons.
+    /// Returns the parts that work with a restriction, with their reasons.
     pub fn limits(&self) -> Vec<(&'static str, String)> {
         let reason = |(part, state): (&&'static str, &PartState)| match state {
             PartState::Ready | PartState::NotReady(_) => None,

@@ -54,7 +54,7 @@ impl Backoff {
         }
     }
 
-    /// Counts one failed try and answers how long to wait after it.
+    /// Counts one failed try and returns how long to wait after it.
     pub fn next_delay(&mut self) -> Duration {
         self.tries = self.tries.saturating_add(1);
         let whole = self.step.saturating_mul(self.tries.min(GROWING_TRIES));
@@ -63,12 +63,12 @@ impl Backoff {
         whole.saturating_mul(per_mille) / 1000
     }
 
-    /// Failed tries since the start or the last [`Backoff::reset`].
+    /// Returns the number of failed tries since the start or the last [`Backoff::reset`].
     pub fn tries(&self) -> u32 {
         self.tries
     }
 
-    /// Whether the growing waits are used up.
+    /// Returns true if the waits do not grow any more.
     pub fn is_settled(&self) -> bool {
         self.tries >= GROWING_TRIES
     }

@@ -3,7 +3,7 @@
 //!
 //! A flag given on the command line overrides the variable of the same meaning, an empty value
 //! counts as unset, and surrounding blanks are dropped. A reader that meets a mistake notes it and
-//! goes on with the default; the values are only good once [`Env::finish`] has answered `Ok`. A
+//! goes on with the default; the values are only good once [`Env::finish`] has returned `Ok`. A
 //! secret is never printed, neither in a mistake nor in [`Env::shown`].
 
 use std::{
@@ -235,7 +235,7 @@ impl<'a> Env<'a> {
         )
     }
 
-    /// As [`Env::value`], where unset is `None`.
+    /// Like [`Env::value`], where unset is `None`.
     pub fn optional<T: FromStr + fmt::Display>(&mut self, key: &str, allowed: &str) -> Option<T> {
         let show = |value: &Option<T>| {
             value
@@ -245,7 +245,7 @@ impl<'a> Env<'a> {
         self.read(key, None, allowed, |text| text.parse().ok().map(Some), show)
     }
 
-    /// As [`Env::value`], where unset is a mistake too; the `None` then never outlives
+    /// Like [`Env::value`], where unset is a mistake too; the `None` then never outlives
     /// [`Env::finish`].
     pub fn required<T: FromStr + fmt::Display>(&mut self, key: &str, allowed: &str) -> Option<T> {
         let value = self.optional(key, allowed);

@@ -17,7 +17,7 @@ pub(crate) enum Exposition {
 }
 
 impl Exposition {
-    /// What an Accept header wants. Whoever does not say gets what everything can read.
+    /// Returns the format that an Accept header asks for: Prometheus text if it does not say.
     pub(crate) fn accepted(accept: Option<&str>) -> Self {
         let accept = accept.unwrap_or_default();
         let open = quality(accept, "application/openmetrics-text");
@@ -35,7 +35,7 @@ impl Exposition {
         }
     }
 
-    /// All metrics of a registry.
+    /// Writes all metrics of a registry.
     ///
     /// # Errors
     /// When a metric cannot write itself.
@@ -49,7 +49,7 @@ impl Exposition {
     }
 }
 
-/// The highest quality that an Accept header gives a media type; 0 when it is not there.
+/// Returns the highest quality that an Accept header gives a media type; 0 if it is missing.
 fn quality(accept: &str, media_type: &str) -> f64 {
     let of = |range: &str| {
         let mut parts = range.split(';').map(str::trim);
@@ -94,7 +94,7 @@ fn as_text(open: &str) -> String {
     text
 }
 
-/// A sample without what stands behind ` # `, which in a label's value is a part of the value.
+/// Returns a sample without its exemplar, which begins at ` # ` outside of the values of labels.
 fn without_exemplar(sample: &str) -> &str {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in sample.bytes().enumerate() {

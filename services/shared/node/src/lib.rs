@@ -1,4 +1,4 @@
-//! What every role needs to be a good process: environment, telemetry, shutdown, admin port.
+//! Parts that every role needs: environment, telemetry, shutdown, admin port.
 //!
 //! A role is `pub async fn run(config, listeners, shutdown) -> Result<(), E>`: the caller parses
 //! the environment ([`mod@env`]), binds the listeners ([`listen`]), starts telemetry and owns the

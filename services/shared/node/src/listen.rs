@@ -101,7 +101,7 @@ pub async fn accept_loop<H, F>(
     accept_from(incoming, limits, shutdown, handle).await;
 }
 
-/// As [`accept_loop`], from whatever connections come in by. The stream is dropped at the shutdown.
+/// Like [`accept_loop`], over any stream of connections. The stream is dropped at the shutdown.
 pub async fn accept_from<C, H, F>(
     incoming: impl Stream<Item = io::Result<C>>,
     limits: AcceptLimits,
@@ -138,7 +138,7 @@ async fn accept_all<C, H, F>(
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut incoming = std::pin::pin!(incoming);
     let mut failures = 0;
-    // The permit comes first, so that a full house leaves callers in the kernel's bounded queue.
+    // The permit comes first: at the limit callers wait in the kernel's bounded queue.
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         match incoming.next().await {
             Some(Ok(accepted)) => {

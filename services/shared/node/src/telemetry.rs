@@ -106,12 +106,12 @@ impl Telemetry {
     }
 }
 
-/// The trace id of the current span as 32 hex digits, for answers to clients.
+/// Returns the trace id of the current span as 32 hex digits, for answers to clients.
 pub fn current_trace_id() -> Option<String> {
     current_ids().map(|(trace, _)| trace)
 }
 
-/// The span that all logs of one role carry, for processes that run several.
+/// Returns the span that all logs of one role carry, for processes that run several.
 pub fn role_span(role: &'static str) -> Span {
     // The level is the highest, so that no LOG_LEVEL takes the role from a line.
     tracing::error_span!(target: ROLE_TARGET, "role", role)
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    /// What `act` logs under these variables.
+    /// Returns the lines that `act` logs under these variables.
     fn logged<const N: usize>(variables: [(&str, &str); N], act: impl FnOnce()) -> String {
         let mut env = Env::new(&variables);
         let config = TelemetryConfig::from_env(&mut env);

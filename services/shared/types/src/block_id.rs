@@ -36,7 +36,8 @@ impl BlockId {
         bytes.first_chunk::<32>().copied().map(Self)
     }
 
-    /// The id of each block, in order. Blocks are hashed together, so give several at a time.
+    /// Returns the id of each block, in order. Blocks are hashed together, so give several at a
+    /// time.
     pub fn of_many(key: &DedupKey, blocks: &[&[u8]]) -> Vec<Self> {
         let md5 = md5_many(blocks);
         blocks
@@ -61,7 +62,7 @@ impl BlockId {
         self.0.last_chunk().copied().unwrap_or_default()
     }
 
-    /// Whether `block` is what the keyed half says: the check on every write and read.
+    /// Returns true if the keyed half is that of `block`: the check on every write and read.
     pub fn matches(&self, key: &DedupKey, block: &[u8]) -> bool {
         keyed_half(key, block).ct_eq(&self.keyed_half()).into()
     }
@@ -106,7 +107,7 @@ impl DedupKey {
         &self.0
     }
 
-    /// What a disk stores to recognise its key without revealing it.
+    /// Returns the value by which a disk recognises its key without revealing it.
     pub fn check_value(&self) -> [u8; 16] {
         keyed_half(self, b"cstore dedup key check v1")
     }

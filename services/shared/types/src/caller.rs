@@ -1,25 +1,25 @@
-//! Who calls an inner door.
+//! Callers of the gRPC plane.
 
 use std::fmt;
 
-/// What a caller of the gRPC plane proves to be.
+/// Kind of a caller of the gRPC plane, which its bearer proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Caller {
-    /// The REST door.
+    /// The REST gateway.
     Gateway,
-    /// Moves data.
+    /// A worker, which moves data.
     Worker,
-    /// Keeps data.
+    /// A storage node, which keeps data.
     Storage,
     /// A person with the cluster secret and grpcurl.
     Operator,
 }
 
 impl Caller {
-    /// All of them, for tables and tests.
+    /// All kinds of callers, for tables and tests.
     pub const ALL: [Self; 4] = [Self::Gateway, Self::Worker, Self::Storage, Self::Operator];
 
-    /// As it stands in bearers and messages.
+    /// Returns the name in bearers and messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
@@ -29,7 +29,7 @@ impl Caller {
         }
     }
 
-    /// The caller of that name.
+    /// Returns the caller of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|caller| caller.as_str() == name)
     }

@@ -2,10 +2,10 @@
 //!
 //! The matches are exhaustive on purpose: a new code cannot be forgotten in one of them.
 
-/// What a caller can do about a failure. See `docs/errors.md`.
+/// Class of a failure, by what a caller can do about it. See `docs/errors.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorCode {
-    /// The name or block is not there.
+    /// The name or block does not exist.
     NotFound,
     /// The name is taken.
     AlreadyExists,
@@ -25,9 +25,9 @@ pub enum ErrorCode {
     Full,
     /// Too much work at once; retry later.
     Overloaded,
-    /// A part is away; retry later.
+    /// A part of the cluster cannot be reached; retry later.
     Unavailable,
-    /// The time allowed is over; whether it happened is unknown.
+    /// The time allowed is over; whether the request was carried out is unknown.
     Deadline,
     /// Stored bytes are damaged or gone.
     DataLoss,
@@ -159,7 +159,7 @@ impl ErrorCode {
         Self::ALL.into_iter().find(|code| code.wire_byte() == byte)
     }
 
-    /// Whether the same idempotent request may succeed later without anybody changing it.
+    /// Returns true if the same idempotent request may succeed later without anybody changing it.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::Overloaded | Self::Unavailable | Self::Deadline)
     }

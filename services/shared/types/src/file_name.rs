@@ -7,7 +7,7 @@ use crate::limits::MAX_NAME_BYTES;
 /// The rule that a name breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// The name is empty.
     #[error("a file name must have 1 to 1024 bytes, found none")]
     Empty,
     /// More than [`MAX_NAME_BYTES`].
@@ -59,14 +59,14 @@ impl FileName {
     }
 
     /// # Errors
-    /// As [`Self::new`], or [`NameError::NotUtf8`].
+    /// Those of [`Self::new`], and [`NameError::NotUtf8`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NameError> {
         std::str::from_utf8(bytes)
             .map_err(|_| NameError::NotUtf8)
             .and_then(Self::new)
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

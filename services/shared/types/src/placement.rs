@@ -27,7 +27,7 @@ impl Partition {
 pub struct PlacementNode {
     /// The node's stable name.
     pub id: NodeId,
-    /// What fails together with it; the node itself when nothing was configured.
+    /// Name of what fails together with the node; the node's own name if nothing was configured.
     pub failure_domain: String,
 }
 

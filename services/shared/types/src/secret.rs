@@ -29,7 +29,7 @@ pub enum SecretError {
     Weak,
 }
 
-/// What all parts of one cluster share, generated or given, never built in.
+/// The secret that all parts of one cluster share, generated or given, never built in.
 #[derive(Clone, ZeroizeOnDrop)]
 pub struct ClusterSecret(String);
 

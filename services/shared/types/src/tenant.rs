@@ -6,13 +6,13 @@ use crate::limits::MAX_TENANT_BYTES;
 
 const DEFAULT: &str = "default";
 
-/// The name is none.
+/// Error of a text that is not the name of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a tenant must have 1 to 64 characters of a-z, 0-9 and -")]
 pub struct TenantError;
 
-/// Whose names are meant. The default tenant is written `default` or left empty; its text is empty,
-/// so that it is the tenant of all that was stored before there were others, and of requests
+/// Owner of names. The default tenant is written `default` or left empty; its text is empty, so
+/// that everything that was stored before there were tenants belongs to it, and so do requests
 /// without a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tenant(String);
@@ -31,12 +31,12 @@ impl Tenant {
         Ok(Self(text.to_owned()))
     }
 
-    /// As it stands in keys and messages: empty for the default tenant.
+    /// Returns the text in keys and messages: empty for the default tenant.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is the one of requests without a token.
+    /// Returns true for the tenant of requests without a token.
     pub fn is_default(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What a user notes beside a file: short texts by key, kept with the file and given back with it.
+//! Metadata that a user stores with a file: short texts by key, given back with the file.
 
 use std::collections::BTreeMap;
 
@@ -66,19 +66,19 @@ impl UserMetadata {
         Ok(Self(found))
     }
 
-    /// Keys with their values, in the order of the keys.
+    /// Returns the keys with their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -26,16 +26,16 @@ use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::pulse::{Heard, Pulse};
 use crate::task::spawn;
 
-/// How to reach a storage node.
+/// Parameters of a connection to a storage node.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// Proves membership.
+    /// Key that proves membership.
     pub key: FrameKey,
-    /// Our cluster.
+    /// Cluster of this worker.
     pub cluster: ClusterUuid,
-    /// Our name.
+    /// Name of this worker.
     pub node: NodeId,
-    /// The node that must answer; another one is refused.
+    /// Node that must be at the other end; another one is refused.
     pub expect: NodeId,
     /// Bound of connect and handshake together.
     pub handshake_deadline: Duration,
@@ -48,14 +48,14 @@ enum Waiter {
     Blocks(mpsc::Sender<BlockReply>),
 }
 
-/// What the tasks of a connection and its handles share.
+/// State that the tasks of a connection and its handles share.
 struct Shared {
     waiters: Mutex<HashMap<u32, Waiter>>,
     next_id: AtomicU32,
     credits: Arc<Semaphore>,
     max_credits: usize,
     closed: CancellationToken,
-    /// The first reason, once the connection is closed.
+    /// First reason, once the connection is closed.
     why_closed: Mutex<Option<Disconnect>>,
     pulse: Arc<Pulse>,
 }
@@ -128,8 +128,8 @@ impl Connection {
     /// Waits for a stream that is being connected and shakes hands over it, within one deadline.
     ///
     /// # Errors
-    /// [`ClientError::Disconnected`] when nobody answers, [`ClientError::Handshake`] when it is not
-    /// who it should be.
+    /// [`ClientError::Disconnected`] if nobody answers, [`ClientError::Handshake`] if the node is
+    /// not the expected one or the proof fails.
     pub async fn connect<S>(
         dialling: impl Future<Output = io::Result<S>>,
         config: &ClientConfig,
@@ -147,7 +147,7 @@ impl Connection {
     /// Shakes hands over a stream that is connected already.
     ///
     /// # Errors
-    /// As [`Self::connect`].
+    /// Those of [`Self::connect`].
     pub async fn over<S>(stream: S, config: &ClientConfig) -> Result<Self, ClientError>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -181,23 +181,23 @@ impl Connection {
         })
     }
 
-    /// The disk behind this connection.
+    /// Returns the disk behind this connection.
     pub fn store(&self) -> StoreUuid {
         self.store
     }
 
-    /// Whether the connection is gone.
+    /// Returns true if the connection is closed.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.is_cancelled()
     }
 
-    /// Ends when the connection is gone.
+    /// Waits until the connection is closed.
     pub async fn closed(&self) {
         self.shared.closed.cancelled().await;
     }
 
-    /// Asks and waits for the answer. Dropping the future forgets the answer; the request may have
-    /// been done.
+    /// Sends a request and waits for the answer. If the future is dropped, the answer is discarded;
+    /// the request may have been carried out.
     ///
     /// # Errors
     /// [`ClientError`]; only `Refused` says that nothing was done.
@@ -228,8 +228,8 @@ impl Connection {
             .map_err(|_| ClientError::Deadline(deadline.as_millis()))?
     }
 
-    /// Asks for blocks; `expected_bytes` is what they have together, so that credits bound what is
-    /// in flight. `deadline` bounds the wait for each block.
+    /// Asks for blocks; `expected_bytes` is their size together, so that credits bound the bytes in
+    /// flight. `deadline` bounds the wait for each block.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`], [`ClientError::Deadline`].
@@ -243,7 +243,7 @@ impl Connection {
     ) -> Result<BlockStream, ClientError> {
         let ask = async {
             let left = ids.len();
-            // As many places as blocks: the reader never waits for a slow caller.
+            // The channel has a place for each block, so the reader never waits for a slow caller.
             let (sender, blocks) = mpsc::channel(left.max(1));
             let (pending, encoded) = self.begin(
                 &Request::GetBlocks { ids },
@@ -309,7 +309,7 @@ impl Connection {
 }
 
 impl BlockStream {
-    /// The next block, in the order in which they arrive; `None` after the last one.
+    /// Returns the next block, in the order in which they arrive; `None` after the last one.
     ///
     /// # Errors
     /// [`ClientError`]; blocks that came before it are good.
@@ -457,7 +457,7 @@ async fn read_all<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R, prog
     shared.close(error);
 }
 
-/// Asks a silent side whether it is there, and closes the connection when nothing comes.
+/// Pings a silent peer, and closes the connection if nothing comes.
 async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
     loop {
         tokio::select! {
@@ -486,7 +486,7 @@ async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
     }
 }
 
-/// Hands an answer to its caller. Nobody waiting is fine: the call was dropped.
+/// Hands an answer to its caller. A missing caller is no error: the call was dropped.
 fn deliver(shared: &Shared, id: u32, response: Response) {
     let mut waiters = shared.waiters.lock();
     match (waiters.remove(&id), response) {

@@ -101,7 +101,7 @@ impl Opcode {
         Self::Usage,
     ];
 
-    /// The byte.
+    /// Returns the byte.
     pub const fn byte(self) -> u8 {
         match self {
             Self::Error => 0x00,
@@ -136,7 +136,7 @@ impl Opcode {
             .ok_or(DecodeError::Opcode(byte))
     }
 
-    /// Whether a worker may send it after the handshake.
+    /// Returns true if a worker may send a frame of this opcode after the handshake.
     pub const fn is_request(self) -> bool {
         matches!(
             self,
@@ -238,7 +238,7 @@ impl TraceField {
     }
 }
 
-/// What every payload begins with.
+/// First fields of every payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefix {
     /// Matches answers to requests on one connection.
@@ -250,7 +250,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The prefix of an answer.
+    /// Makes the prefix of an answer.
     pub const fn answer(request_id: u32) -> Self {
         Self {
             request_id,

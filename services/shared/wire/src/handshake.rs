@@ -28,12 +28,12 @@ const WELCOME: u8 = 2;
 const REFUSED: u8 = 3;
 const PROOF: u8 = 4;
 
-/// What a peer is.
+/// Role of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Asks.
+    /// Sends requests.
     Worker,
-    /// Answers.
+    /// Serves requests.
     Storage,
 }
 
@@ -60,19 +60,19 @@ impl Role {
 /// First message, from the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// Oldest version that it speaks.
+    /// Oldest version that the worker speaks.
     pub min_version: u16,
-    /// Newest version that it speaks.
+    /// Newest version that the worker speaks.
     pub max_version: u16,
-    /// What it is.
+    /// Role of the sender.
     pub role: Role,
-    /// Its cluster.
+    /// Cluster of the worker.
     pub cluster: ClusterUuid,
     /// Random.
     pub nonce: [u8; 32],
-    /// Largest frame that it reads.
+    /// Largest frame that the worker reads, in bytes.
     pub max_frame: u32,
-    /// Who it is.
+    /// Name of the worker.
     pub node: NodeId,
 }
 
@@ -81,23 +81,23 @@ pub struct Hello {
 pub struct Welcome {
     /// The version to speak.
     pub version: u16,
-    /// What it is.
+    /// Role of the sender.
     pub role: Role,
-    /// Its cluster.
+    /// Cluster of the storage node.
     pub cluster: ClusterUuid,
-    /// Its disk.
+    /// Disk of the storage node.
     pub store: StoreUuid,
     /// Random.
     pub nonce: [u8; 32],
-    /// Largest frame that it reads.
+    /// Largest frame that the storage node reads, in bytes.
     pub max_frame: u32,
     /// Bytes of requests that may be in flight.
     pub credits: u32,
-    /// Who it is.
+    /// Name of the storage node.
     pub node: NodeId,
 }
 
-/// What a storage node answers to Hello.
+/// Answer of a storage node to Hello.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Welcome(Welcome, [u8; 32]),
@@ -217,7 +217,7 @@ impl Answer {
     }
 }
 
-/// A Refused message.
+/// Encodes a Refused message.
 pub(crate) fn encode_refused(fault: &Fault) -> Bytes {
     let mut out = BytesMut::new();
     let text: String = error_chain(fault)
@@ -234,7 +234,7 @@ pub(crate) fn encode_refused(fault: &Fault) -> Bytes {
     out.freeze()
 }
 
-/// A Proof message.
+/// Encodes a Proof message.
 pub(crate) fn encode_proof(proof: [u8; 32]) -> Bytes {
     let mut out = BytesMut::with_capacity(33);
     out.put_u8(PROOF);
@@ -271,7 +271,7 @@ fn mac(key: &FrameKey, direction: Direction, hello: &[u8], welcome: &[u8]) -> Hm
     mac
 }
 
-/// The proof of one side over both messages.
+/// Returns the proof of one side over both messages.
 pub fn prove(key: &FrameKey, direction: Direction, hello: &[u8], welcome: &[u8]) -> [u8; 32] {
     mac(key, direction, hello, welcome)
         .finalize()

@@ -17,18 +17,18 @@ pub use response::Response;
 pub struct SealedBlock {
     /// Position in the seal's ids.
     pub index: u32,
-    /// What it holds.
+    /// Kind of the block's content.
     pub kind: BlockKind,
     /// 1 byte to 4 MiB.
     pub bytes: Bytes,
 }
 
-/// What became of a block of PutBlocks.
+/// Result for one block of PutBlocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutStatus {
     /// Written and synced.
     Stored,
-    /// It was here.
+    /// The block was here already.
     Duplicate,
     /// Refused.
     Refused(ErrorCode),
@@ -39,9 +39,9 @@ pub enum PutStatus {
 pub struct BlockReply {
     /// Position in the request's ids.
     pub index: u32,
-    /// Whether it ends the answer.
+    /// True for the last block of the answer.
     pub last: bool,
-    /// Verified bytes, or why there are none.
+    /// Verified bytes, or the reason why there are none.
     pub result: Result<Bytes, ErrorCode>,
 }
 

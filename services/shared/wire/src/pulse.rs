@@ -1,9 +1,9 @@
-//! Whether the other side is still there.
+//! Detection of a peer that has gone silent.
 //!
 //! A machine that lost its power, or a path that forgot a connection, ends nothing by itself: a
 //! caller would take a dead connection for a live one for as long as the kernel tries, which is a
-//! quarter of an hour. So a side that wants to know listens for a pulse: any byte is one, and when
-//! none came for a while it asks for one.
+//! quarter of an hour. So a side that wants to know listens for a pulse: any byte is one, and if
+//! none came for a while, it asks for one.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-/// When something was heard last.
+/// Time at which a byte was received last.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     begun: Instant,
@@ -34,7 +34,7 @@ impl Pulse {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// For how long nothing was heard.
+    /// Returns the time since the last byte was received.
     pub(crate) fn silence(&self) -> Duration {
         Duration::from_millis(
             self.age_ms()
@@ -43,7 +43,7 @@ impl Pulse {
     }
 }
 
-/// A reader whose bytes are heard.
+/// A reader that records a pulse for each byte that it reads.
 #[derive(Debug)]
 pub(crate) struct Heard<R> {
     inner: R,

@@ -26,16 +26,16 @@ use crate::limits::{CREDIT_UNIT, GATHERED_FRAMES, WRITE_QUEUE};
 use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::task::spawn;
 
-/// How a storage node serves connections.
+/// Parameters by which a storage node serves connections.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// Proves membership.
+    /// Key that proves membership.
     pub key: FrameKey,
-    /// Our cluster.
+    /// Cluster of this node.
     pub cluster: ClusterUuid,
-    /// Our name.
+    /// Name of this node.
     pub node: NodeId,
-    /// Our disk.
+    /// Disk of this node.
     pub store: StoreUuid,
     /// Bytes of requests that one connection may have in flight, and of answers that wait for its
     /// socket.
@@ -46,24 +46,24 @@ pub struct ServerConfig {
     pub handshake_deadline: Duration,
     /// Bound of each wait inside of a frame, and for a peer that does not read.
     pub progress_deadline: Duration,
-    /// A connection on which nothing comes for so long is closed.
+    /// Time after which a connection is closed if nothing comes over it.
     pub idle_deadline: Duration,
 }
 
-/// Who asks, and in which trace.
+/// Sender of a request, and the trace of the request.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The peer's name, proven by the handshake.
     pub peer: NodeId,
-    /// Its placement map.
+    /// Placement map of the peer.
     pub map_version: MapVersion,
-    /// Its trace.
+    /// Trace context of the peer.
     pub trace: Option<TraceField>,
 }
 
-/// What a storage node does with requests.
+/// Handler of a storage node's requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers everything but GetBlocks, Ping and Goodbye.
+    /// Handles every request but GetBlocks, Ping and Goodbye.
     fn call(
         self: Arc<Self>,
         context: Context,
@@ -385,7 +385,7 @@ enum HelloError {
     Proof,
 }
 
-/// Answers Hello with Welcome or Refused, and OK to a good proof. Everything else ends the
+/// Sends Welcome or Refused in reply to Hello, and Ok to a good proof. Everything else ends the
 /// connection.
 async fn shake_hands<R, W>(
     reader: &mut R,

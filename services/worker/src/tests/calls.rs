@@ -1,5 +1,5 @@
-//! Whole calls of the service: what a client hears, and that an upload which does not end well is
-//! aborted.
+//! Whole calls of the service: the answers that a client gets, and the abort of each upload that
+//! does not end well.
 
 use std::time::Duration;
 

@@ -232,7 +232,7 @@ pub(super) fn random_pieces(random: &mut StdRng, body: &Bytes) -> Vec<Bytes> {
     pieces
 }
 
-/// What a body must be stored as: computed from the description of the formats, without the
+/// Expected form of a stored body: computed from the description of the formats, without the
 /// worker's code.
 pub(super) struct Expected {
     /// Encoded root of the recipe.

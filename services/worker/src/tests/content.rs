@@ -300,7 +300,7 @@ async fn a_part_is_sealed_when_it_holds_the_most_bytes() {
     assert_eq!(stored.seals.iter().map(|seal| seal.seq).max(), last_seal);
 }
 
-/// What an upload remembers of its blocks is bounded by a part: it does not know blocks of earlier
+/// The worker remembers only the blocks of the current part, so it does not know blocks of earlier
 /// parts.
 #[tokio::test(start_paused = true)]
 async fn a_block_that_comes_again_in_a_later_part_is_sealed_there_again() {

@@ -1,4 +1,4 @@
-//! What a stream holds: bounded, and given back however it ends.
+//! Memory of a stream: bounded, and given back however the stream ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

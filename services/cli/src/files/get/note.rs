@@ -1,4 +1,4 @@
-//! Of which file a part is, and in which state: a small file beside it.
+//! Notes beside parts: small files that say of which file a part is, and in which state.
 //!
 //! A note is never written through what stands in its place, nor is a pipe there waited for:
 //! whatever is no note is in the way, and stays as it is.
@@ -28,17 +28,17 @@ pub(super) struct Note {
     pub(super) known: Option<Known>,
 }
 
-/// What stands where a note would stand.
+/// Content of the place of a note.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
     Note(Note),
-    /// Something of others, and what it is.
+    /// Something that is no note, and a description of it.
     Other(&'static str),
 }
 
 impl Note {
-    /// Of this file of this gateway, in this life of the machine.
+    /// Makes a note of this file of this gateway, in this boot of the machine.
     pub(super) fn new(url: &str, name: &str) -> Self {
         Self {
             url: url.to_owned(),
@@ -48,7 +48,7 @@ impl Note {
         }
     }
 
-    /// Whether bytes that were noted so are the first ones of what `wanted` is about.
+    /// Returns true if bytes with this note are the first bytes of the file that `wanted` is about.
     pub(super) fn is_of(&self, wanted: &Self) -> bool {
         !self.boot.is_empty()
             && (&self.url, &self.name, &self.boot) == (&wanted.url, &wanted.name, &wanted.boot)
@@ -83,7 +83,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Looks for a note. A file that is empty is nobody's: a power cut leaves such ones.
+/// Looks for a note. An empty file counts as none: power cuts leave such files.
 pub(super) fn find(path: &Path) -> io::Result<Found> {
     let mut options = OpenOptions::new();
     let options = options
@@ -92,7 +92,7 @@ pub(super) fn find(path: &Path) -> io::Result<Found> {
     let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
-        // The answer to O_NOFOLLOW.
+        // O_NOFOLLOW refuses symbolic links.
         Err(_) if path.is_symlink() => return Ok(Found::Other("a symbolic link")),
         Err(error) => return Err(error),
     };
@@ -110,7 +110,7 @@ pub(super) fn find(path: &Path) -> io::Result<Found> {
     }
 }
 
-/// This life of the machine; empty where it is not told, and then nothing is taken up.
+/// Returns the id of this boot of the machine; empty if unknown, and then no part is resumed.
 fn boot() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     text.map(|text| text.trim().to_owned()).unwrap_or_default()

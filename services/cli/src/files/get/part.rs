@@ -1,4 +1,4 @@
-//! What has arrived of a file, beside its final name.
+//! Parts: received bytes of a file, beside its final name.
 //!
 //! ```text
 //! DEST.cstore-part         the first bytes of the file
@@ -38,9 +38,9 @@ pub(super) struct Part {
     note: Note,
     of_before: bool,
     resumed: bool,
-    /// There is a note beside it.
+    /// True if there is a note beside the part.
     noted: bool,
-    /// It is left there at the end: it has bytes, or another name by now.
+    /// True if the part stays at the end: it has bytes, or was renamed.
     keeps: bool,
 }
 
@@ -53,7 +53,7 @@ impl Drop for Part {
     }
 }
 
-/// Whether a file of this name would be taken for a part.
+/// Returns true if a file of this name would be taken for a part.
 pub(in crate::files) fn is_reserved(last: &str) -> bool {
     last.ends_with(SUFFIX) || last.ends_with(&format!("{SUFFIX}{NOTE}"))
 }
@@ -62,7 +62,7 @@ impl Part {
     /// Takes up the part that is beside `dest`, when it is of this file, or begins one.
     pub(super) async fn open(dest: &Path, url: &str, name: &str) -> Result<Self, Failure> {
         let (path, fresh) = (beside(dest), Note::new(url, name));
-        // Whatever a file system may wait for, signals are heard meanwhile.
+        // The file system may block, and signals must be handled at the same time.
         let opened = tokio::task::spawn_blocking(move || Self::take_up(path, fresh)).await;
         opened.map_err(Failure::failed)?
     }
@@ -92,7 +92,7 @@ impl Part {
             Err(Errno::WOULDBLOCK) => return Err(busy()),
             Err(error) => return Err(failed(error.into())),
         }
-        // The one who had the lock before may have given the file its final name meanwhile.
+        // The process that held the lock before may have given the file its final name since.
         let (held, there) = (
             file.metadata().map_err(failed)?,
             std::fs::symlink_metadata(&path).map_err(failed)?,
@@ -134,24 +134,24 @@ impl Part {
         Ok(part)
     }
 
-    /// All bytes are here.
+    /// Returns true if all bytes are here.
     pub(super) fn is_whole(&self) -> bool {
         self.known().is_some_and(|known| known.size == self.len)
     }
 
-    /// Some of the bytes are of an earlier process, and the gateway has not said that they are
-    /// good.
+    /// Returns true if some of the bytes are of an earlier process, and the gateway has not
+    /// confirmed them.
     pub(super) fn is_of_before(&self) -> bool {
         self.of_before
     }
 
-    /// The gateway has said that the bytes which are here are those of the file.
+    /// Notes that the gateway has confirmed the bytes that are here.
     pub(super) fn confirm(&mut self) {
         self.resumed |= self.of_before;
         self.of_before = false;
     }
 
-    /// Bytes of an earlier process are a part of what is here.
+    /// Returns true if bytes of an earlier process are among those that are here.
     pub(super) fn is_resumed(&self) -> bool {
         self.resumed
     }
@@ -164,7 +164,7 @@ impl Part {
         &self.path
     }
 
-    /// The file in the state that the bytes are of.
+    /// Returns the file in the state that the bytes are of.
     pub(super) fn known(&self) -> Option<&Known> {
         self.note.known.as_ref()
     }
@@ -221,7 +221,7 @@ impl Part {
             .map_err(|error| unusable(&self.path, &error))
     }
 
-    /// The part becomes the file, durably.
+    /// Renames the part to the file, durably.
     pub(super) async fn publish(mut self, dest: &Path, replace: bool) -> Result<(), Failure> {
         self.file
             .sync_all()
@@ -249,7 +249,7 @@ impl Part {
     }
 
     fn remove(&self) {
-        // What stays is only litter, and begun anew the next time.
+        // Remains do no harm: the next download begins anew.
         let _ = std::fs::remove_file(&self.path);
         if self.noted {
             let _ = note::remove(&note_of(&self.path));

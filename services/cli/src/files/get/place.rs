@@ -1,4 +1,4 @@
-//! Where a file of a folder goes. Names come from the gateway and are believed nothing.
+//! Places for the files of a folder. Names come from the gateway and are not trusted.
 //!
 //! A name must obey the rules of all names (no `..`, no empty part, no control characters), begin
 //! with the folder that was asked for, and lead through real folders only: one that is a symbolic
@@ -14,7 +14,7 @@ use rustix::fs::{Access, access};
 use super::part;
 use crate::exit::{End, Failure};
 
-/// The path of a name below the root; its folders are made.
+/// Returns the path of a name below the root, and makes its folders.
 pub(super) fn below(root: &Path, prefix: &str, name: &str) -> Result<PathBuf, Failure> {
     let hostile = |why: String| {
         Failure::Failed(format!(
@@ -41,7 +41,8 @@ pub(super) fn below(root: &Path, prefix: &str, name: &str) -> Result<PathBuf, Fa
     Ok(path)
 }
 
-/// A file of such a name would be taken for an unfinished download, or be destroyed by one.
+/// Returns the failure for a name that would be taken for an unfinished download, or be destroyed
+/// by one.
 pub(super) fn reserved() -> Failure {
     Failure::client(
         End::Conflict,
@@ -60,7 +61,7 @@ pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
         };
         match std::fs::metadata(place) {
             Ok(found) if !found.is_dir() => return Err(no_folder(place)),
-            // What is there already may all be unchanged, so that nobody writes.
+            // The files that exist may all be unchanged, so that nothing is written.
             Ok(_) if place == root => return Ok(()),
             Ok(_) => {
                 return access(place, Access::WRITE_OK | Access::EXEC_OK)
@@ -80,7 +81,7 @@ fn no_folder(path: &Path) -> Failure {
     )
 }
 
-/// What is told of a path of this machine that is of no use.
+/// Returns the failure for a path of this machine that cannot be used.
 pub(super) fn unusable(path: &Path, error: &io::Error) -> Failure {
     Failure::local(error, format!("cannot use {}: {error}", path.display()))
 }
@@ -160,7 +161,7 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-        // What looks odd and is harmless.
+        // Names that look odd and are harmless.
         for good in [
             "d/..a",
             "d/a..",

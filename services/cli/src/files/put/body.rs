@@ -36,14 +36,14 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is told of a file that cannot be read.
+/// Returns the failure for a file that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::local(error, format!("cannot read {}: {error}", path.display()))
 }
 
 /// One reading of a source.
 pub(super) struct Upload {
-    /// Of stdin nobody knows.
+    /// Size in bytes. `None` for stdin.
     pub(super) size: Option<u64>,
     input: Input,
 }
@@ -65,12 +65,12 @@ struct FileInput {
 pub(super) struct Ended(Arc<Mutex<(bool, Option<String>)>>);
 
 impl Ended {
-    /// All of it was given away.
+    /// Returns true if the whole body was handed out.
     pub(super) fn is_whole(&self) -> bool {
         self.0.lock().0
     }
 
-    /// Why it broke off.
+    /// Returns the reason why the body broke off.
     pub(super) fn fault(&self) -> Option<String> {
         self.0.lock().1.take()
     }
@@ -115,7 +115,7 @@ impl Upload {
         })
     }
 
-    /// The body. Each piece is counted when it is given away.
+    /// Returns the body. Each piece is counted when it is handed out.
     pub(super) fn body(
         self,
         meter: Meter,
@@ -156,7 +156,7 @@ impl Upload {
 }
 
 impl Input {
-    /// Empty at the end.
+    /// Returns the next piece; empty at the end.
     async fn next(&mut self) -> io::Result<Bytes> {
         match self {
             Self::Stdin(stdin) => read(stdin, PUT_PIECE).await,

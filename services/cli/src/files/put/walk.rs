@@ -1,4 +1,4 @@
-//! What is to be uploaded, and under which names: found while it is taken, never all at once.
+//! Files to upload, and their names: found one after the other, never all at once.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -110,7 +110,7 @@ fn below<'a>(
     }))
 }
 
-/// What cannot be walked through, under the name that it would have had.
+/// Returns the failure for a path that cannot be walked, under the name that it would have had.
 fn unwalkable(root: &Path, prefix: &str, error: &walkdir::Error) -> Failure {
     let path = error.path().unwrap_or(root);
     let relative = path.strip_prefix(root).unwrap_or(path).to_string_lossy();

@@ -1,14 +1,14 @@
-//! A gateway that answers what a test says, also what no gateway would.
+//! A fake gateway whose answers a test chooses, also answers that no gateway would give.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A request, whole.
+/// A request with its whole body.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Request {
     pub(crate) method: String,
-    /// With the query.
+    /// Path with the query.
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
@@ -27,17 +27,17 @@ impl Request {
     }
 }
 
-/// What is answered.
+/// Answer of the fake gateway.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Only so many bytes of the body come, and then the connection ends.
+    /// Number of bytes of the body after which the connection ends.
     pub(crate) cut: Option<usize>,
-    /// Or the connection stays open, and nothing more comes.
+    /// True if the connection stays open after these bytes, and nothing more comes.
     pub(crate) hang: bool,
-    /// It is no gateway that answers.
+    /// True if the answer looks like that of another server.
     pub(crate) stranger: bool,
 }
 
@@ -50,7 +50,7 @@ impl Reply {
         }
     }
 
-    /// Nothing at all, and the end of the connection.
+    /// Makes a reply of nothing but the end of the connection.
     pub(crate) fn lost() -> Self {
         Self::default()
     }
@@ -60,7 +60,7 @@ impl Reply {
         self
     }
 
-    /// Of a server that is no gateway.
+    /// Makes the answer look like that of a server that is no gateway.
     pub(crate) fn of_stranger(self) -> Self {
         Self {
             stranger: true,
@@ -75,7 +75,7 @@ impl Reply {
         }
     }
 
-    /// As a gateway refuses.
+    /// Makes a refusal like that of a gateway.
     pub(crate) fn problem(status: u16, code: &str) -> Self {
         let body = format!(
             r#"{{"status":{status},"detail":"said by a test","code":"{code}","trace_id":"t-1"}}"#
@@ -83,7 +83,7 @@ impl Reply {
         Self::new(status, body).with("x-cstore-trace-id", "t-1")
     }
 
-    /// A file, or the rest of it that is asked for.
+    /// Makes an answer with a file, or with the rest of it that is asked for.
     pub(crate) fn file(request: &Request, content: &[u8], etag: &str) -> Self {
         let same = request
             .header("if-range")
@@ -139,7 +139,7 @@ impl Fake {
         Self { url, seen }
     }
 
-    /// All requests until now.
+    /// Returns all requests until now.
     pub(crate) fn seen(&self) -> Vec<Request> {
         self.seen.lock().unwrap().clone()
     }

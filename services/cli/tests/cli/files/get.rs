@@ -89,7 +89,7 @@ fn i2_a_file_that_is_replaced_between_two_tries_is_begun_anew() {
         std::fs::read(&dest).unwrap() == new,
         "bytes of two states have met"
     );
-    // What has flowed to stdout cannot be called back.
+    // Bytes that were written to stdout cannot be taken back.
     let (first, second) = (bytes(300_000, 3), new);
     let mut n = 0;
     let fake = Fake::start(move |request| {

@@ -39,7 +39,7 @@ fn every_refusal_has_its_status_and_its_line_of_json() {
         );
         let plain = cstore(&fake, &["cp", "a", "b", "--retries", "0"]);
         assert_eq!(status(&plain), expected);
-        // What is taken is the new name.
+        // 409 is about the new name, which is taken.
         let about = if http == 409 { "b" } else { "a" };
         assert_eq!(
             said(&plain),
@@ -307,7 +307,7 @@ fn what_makes_no_sense_ends_with_64_before_anybody_is_asked() {
         );
     }
     assert_eq!(fake.seen().len(), 0);
-    // Whoever wants JSON gets it, also of a command line that cannot be parsed.
+    // With --json a mistake of a command line that cannot be parsed is JSON, too.
     for args in [
         &["ls", "--json", "--limit", "0"][..],
         &["put", "--json"],

@@ -1,4 +1,4 @@
-//! What a download finds beside its destination, and what it leaves there.
+//! Files that a download finds beside its destination, and those that it leaves there.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use crate::files::fake::{Fake, Reply, Request};
 use crate::files::run::{bytes, command, cstore, etag, files_in, lines, said, status, text};
 
-/// What has become of the file of a gateway.
+/// Behaviour of the gateway towards its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Now {
     Cut,
@@ -55,7 +55,8 @@ fn i2_a_whole_part_of_an_earlier_process_is_delivered_only_when_the_gateway_stil
         let (fake, now) = gateway(content.clone(), other.clone());
         let get = ["get", "f", text(&dest), "--json", "--retries", "0"];
         assert_eq!(status(&cstore(&fake, &get)), 6);
-        // As of a process that was killed when all was there and nothing published.
+        // The state after a process that was killed when all bytes were here and nothing was
+        // published.
         std::fs::write(part(&dest), &content).unwrap();
         *now.lock().unwrap() = then;
         let output = cstore(&fake, &get);
@@ -73,7 +74,7 @@ fn i2_a_whole_part_of_an_earlier_process_is_delivered_only_when_the_gateway_stil
                 );
                 assert_eq!(lines(&output.stdout)[0]["status"], "received");
             }
-            // What is gone has no rest; who may not read now may do so later.
+            // A removed file has no rest to fetch; a client that may not read now may do so later.
             Now::Gone => assert!(files_in(dir.path()).is_empty()),
             _ => assert_eq!(
                 files_in(dir.path()),

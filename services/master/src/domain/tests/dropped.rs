@@ -111,7 +111,7 @@ async fn i3_i11_a_rule_that_is_dropped_at_any_await_leaves_memory_as_a_restart_w
             fixture
                 .check(&format!("{what}, dropped after {polls} polls"))
                 .await;
-            // Whoever comes next is not in the way of what was left.
+            // The remains of the dropped rule do not disturb the next caller.
             let _ = rule(&fixture).await;
             fixture
                 .check(&format!("{what}, dropped after {polls} polls and repeated"))

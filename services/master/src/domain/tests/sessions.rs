@@ -73,7 +73,7 @@ async fn a_ticket_is_good_until_it_expires_and_longer_while_its_upload_makes_pro
         .activity
         .progress([session(3)].into_iter());
     publish(&fixture, &active).await.unwrap();
-    // What was published stays published: an expired ticket only ends what is open.
+    // A published file stays published: an expired ticket only ends sessions that are open.
     publish(&fixture, &in_time).await.unwrap();
 }
 

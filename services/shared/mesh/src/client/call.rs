@@ -18,16 +18,16 @@ pub type Unary<Req, Res> = BoxCloneSyncService<Req, Res, Status>;
 pub(crate) struct Method {
     /// `package.Service/Method`
     pub(crate) path: &'static str,
-    /// Whether a second call does no more than the first.
+    /// True if a second call does no more than the first.
     pub(crate) idempotent: bool,
 }
 
 /// Bounds of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallBounds {
-    /// Of all attempts together.
+    /// Bound of all attempts together.
     pub deadline: Duration,
-    /// Of one attempt of a call that may be repeated.
+    /// Bound of one attempt of a call that may be repeated.
     pub attempt: Duration,
     /// Attempts after the first.
     pub max_retries: u32,

@@ -60,7 +60,7 @@ where
     }
 }
 
-/// What a call that took too long ends as.
+/// Returns the status of a call that took longer than `bound`.
 pub(crate) fn late(bound: Duration) -> Status {
     Status::deadline_exceeded(format!("no answer within {} ms", bound.as_millis()))
 }

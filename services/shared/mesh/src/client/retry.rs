@@ -17,7 +17,7 @@ use crate::limits::{
 };
 use crate::telemetry::metrics::ServiceMetrics;
 
-/// What retries are paid from, shared by all calls to one service.
+/// Budget from which retries are paid, shared by all calls to one service.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget(Arc<TpsBudget>);
 
@@ -58,7 +58,8 @@ impl RetryPolicy {
         }
     }
 
-    /// Before the next attempt: grows, jittered, and never below what the server asked for.
+    /// Returns the pause before the next attempt: grows, jittered, and never below what the server
+    /// asked for.
     fn pause(error: &Status, retries: u32) -> Duration {
         let grown = MIN_RETRY_PAUSE
             .saturating_mul(1 << retries.min(6))

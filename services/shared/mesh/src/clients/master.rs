@@ -67,7 +67,7 @@ master_client! {
     rename_file: NamespaceClient "cstore.v1.Namespace/RenameFile" RenameFileRequest -> RenameFileResponse, idempotent false;
     /// Gives a file a second name.
     copy_file: NamespaceClient "cstore.v1.Namespace/CopyFile" CopyFileRequest -> CopyFileResponse, idempotent false;
-    /// What files are made of.
+    /// Selects files by name or prefix, and returns the sessions that they are made of.
     select_files: NamespaceClient "cstore.v1.Namespace/SelectFiles" SelectFilesRequest -> SelectFilesResponse, idempotent true;
     /// Files and bytes.
     get_usage: NamespaceClient "cstore.v1.Namespace/GetUsage" GetUsageRequest -> GetUsageResponse, idempotent true;

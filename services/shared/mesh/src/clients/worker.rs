@@ -26,18 +26,18 @@ impl WorkerClients {
         Self(service)
     }
 
-    /// A client of the worker at `addr` (host:port). Its calls fail at once when that worker is
-    /// known to be away.
+    /// Returns a client of the worker at `addr` (host:port). Its calls fail at once if that worker
+    /// is known to be down.
     pub fn to(&self, addr: &str) -> TransferClient {
         self.client(self.0.pinned(Target::new(addr)))
     }
 
-    /// A client whose calls go to the worker with the least to do.
+    /// Returns a client whose calls go to the worker with the fewest calls in work.
     pub fn any(&self) -> TransferClient {
         self.client(self.0.channel())
     }
 
-    /// Whether a call to this worker is worth a try: one that is not known yet may be.
+    /// Returns true if a call to this worker is worth a try. A worker that is not known yet may be.
     pub fn may_serve(&self, addr: &str) -> bool {
         self.0.may_serve(&Target::new(addr))
     }

@@ -23,7 +23,7 @@ pub(crate) struct Balance {
     set: Arc<EndpointSet>,
     /// Counts changes of the set. The manager runs as long as a receiver exists.
     changes: watch::Receiver<u64>,
-    /// Only this endpoint will do.
+    /// Target of all calls. `None` if any endpoint will do.
     pinned: Option<Target>,
 }
 
@@ -36,7 +36,7 @@ impl Balance {
         }
     }
 
-    /// The same endpoints, but only this one will do.
+    /// Returns a balancer over the same endpoints that calls only `target`.
     pub(crate) fn pin(&self, target: Target) -> Self {
         Self {
             pinned: Some(target),
@@ -47,13 +47,13 @@ impl Balance {
     fn pick(&self, history: &AttemptHistory) -> Option<Arc<Endpoint>> {
         match &self.pinned {
             None => self.set.pick(history),
-            // What is pinned is not judged: there is no other.
+            // Ejection does not apply to a pinned endpoint: there is no other.
             Some(target) => self.set.get(target).filter(|one| one.is_serving()),
         }
     }
 
-    /// Whether waiting can help: an endpoint that is known to be down is not waited for when it is
-    /// pinned.
+    /// Returns true if waiting can help. A pinned endpoint that is known to be down is not waited
+    /// for.
     pub(crate) fn may_come(&self) -> bool {
         match &self.pinned {
             None => true,

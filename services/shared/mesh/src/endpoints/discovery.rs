@@ -26,21 +26,21 @@ pub type Endpoints = BTreeMap<Target, Class>;
 /// Where endpoints come from.
 #[derive(Debug, Clone)]
 pub enum Discovery {
-    /// Always the same.
+    /// A fixed list.
     Fixed(Endpoints),
     /// All addresses of a name.
     Name {
-        /// What is resolved.
+        /// Host name to resolve.
         host: String,
-        /// The same for all.
+        /// Port of all addresses.
         port: u16,
     },
-    /// Whatever somebody else says, for instance the master's view of its members.
+    /// Endpoints that another part publishes, for instance the master's view of its members.
     Members(watch::Receiver<Endpoints>),
 }
 
 impl Discovery {
-    /// What host:port stands for: an address is fixed, a name is resolved.
+    /// Makes the discovery of host:port: an address is fixed, a name is resolved.
     ///
     /// # Errors
     /// [`MeshError::Address`].
@@ -68,7 +68,7 @@ impl Discovery {
         })
     }
 
-    /// The endpoints that are known at once.
+    /// Returns the endpoints that are known at once.
     pub(crate) fn first(&self) -> Endpoints {
         match self {
             Self::Fixed(endpoints) => endpoints.clone(),
@@ -77,7 +77,7 @@ impl Discovery {
         }
     }
 
-    /// Waits for other endpoints than `known`. Never ends when there can be none.
+    /// Waits for endpoints that differ from `known`. Never ends if there can be none.
     pub(crate) async fn next(&mut self, known: &Endpoints) -> Endpoints {
         match self {
             Self::Fixed(_) => std::future::pending().await,

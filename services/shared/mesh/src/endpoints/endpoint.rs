@@ -103,7 +103,7 @@ impl Endpoint {
         self.state.lock().outlier.eject(Instant::now());
     }
 
-    /// Calls in work.
+    /// Returns the number of calls in work.
     pub(crate) fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
     }
@@ -142,7 +142,7 @@ pub(crate) fn call(
     })
 }
 
-/// Whether an answer speaks against the endpoint that gave it.
+/// Returns true if an answer of this code counts as a fault of the endpoint.
 const fn is_fault(code: Code) -> bool {
     matches!(
         code,

@@ -49,8 +49,8 @@ pub(super) async fn watch_health(
         })
         .await;
         set(HealthState::Down(ended.message().to_owned()));
-        // Whoever answers like that is not one of ours, or hangs. A name or a virtual address may
-        // lead elsewhere the next time, but a connection that is kept never does.
+        // A peer that answers like that is not one of ours, or hangs. A name or a virtual address
+        // may lead elsewhere the next time, but a connection that is kept never does.
         if matches!(ended.code(), Code::Unimplemented | Code::DeadlineExceeded)
             && let Ok(channel) = connect(&endpoint.target)
         {

@@ -1,4 +1,4 @@
-//! What one call has tried already, so that its next attempt goes elsewhere.
+//! History of one call's attempts, so that the next attempt goes elsewhere.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use crate::limits::{
     EJECTING_ANSWERS, EJECTING_FAULTS, EJECTING_SHARE, FAULT_WEIGHT, MAX_EJECTION, MIN_EJECTION,
 };
 
-/// What is known of one endpoint's answers.
+/// Record of one endpoint's answers.
 #[derive(Debug, Default)]
 pub(crate) struct Outlier {
     in_a_row: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Outlier {
 }
 
 impl Outlier {
-    /// Takes an answer into account; whether the endpoint should be ejected.
+    /// Takes an answer into account. Returns true if the endpoint should be ejected.
     pub(crate) fn record(&mut self, fault: bool) -> bool {
         self.answers = self.answers.saturating_add(1);
         self.in_a_row = if fault {

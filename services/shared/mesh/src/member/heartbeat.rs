@@ -26,7 +26,7 @@ use crate::limits::{
 use crate::member::registration::{MASTER_PART, MasterLink};
 use crate::member::report::{Occasion, Report};
 
-/// What a role reports and what it does with the answers.
+/// Role that heartbeats report on, and that handles the answers.
 ///
 /// Every method runs on the heartbeat task and MUST return within microseconds to milliseconds:
 /// otherwise the lease ends while the node is well. Work belongs to another task.

@@ -93,7 +93,7 @@ impl NodeProfile {
     }
 }
 
-/// What a node learns at its registration.
+/// Knowledge that a node gains by its registration.
 #[derive(Debug, Clone)]
 pub struct Membership {
     /// Identity of the cluster.
@@ -156,7 +156,7 @@ impl MasterLink {
         let request = self.profile.registration(disk);
         let register = async || {
             let registered = self.client.register(request.clone()).await;
-            // Who looks at the node sees why it is not taken in.
+            // Readiness shows why the master does not register the node.
             registered.inspect_err(|status| {
                 let reason = format!("not registered: {}", status.message());
                 readiness.set(MASTER_PART, PartState::NotReady(reason));

@@ -1,8 +1,8 @@
-//! What a heartbeat reports, and why it is sent.
+//! Reports of heartbeats, and the occasions on which they are sent.
 
 use cstore_proto::v1;
 
-/// Why a heartbeat is sent.
+/// Reason why a heartbeat is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
     /// The interval has passed.

@@ -10,12 +10,12 @@ use tonic::Status;
 use crate::clients::master::MasterClient;
 use crate::limits::VIEW_TIMEOUT;
 
-/// What a role does with the view of the cluster.
+/// Receiver of the views of the cluster that the master streams to a role.
 pub trait ViewObserver: Send {
     /// Takes in the cluster as it is now.
     fn view(&mut self, view: v1::ClusterView);
 
-    /// Hears that the view is not followed at the moment. The last one stays the best that is
+    /// Notes that the view is not followed at the moment. The last view stays the best that is
     /// known.
     fn interrupted(&mut self) {}
 }

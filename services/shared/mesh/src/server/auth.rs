@@ -46,7 +46,7 @@ pub(crate) struct RequireCredentials<S> {
 }
 
 impl RequireCredentialsLayer {
-    /// Who calls, or why the request is refused. `None`: everybody may.
+    /// Returns the caller, `None` if the method is open to everybody, or the status of the refusal.
     fn check<B>(&self, request: &Request<B>) -> Result<Option<Caller>, Status> {
         let path = request.uri().path();
         let open = path.starts_with("/grpc.health.v1.Health/")

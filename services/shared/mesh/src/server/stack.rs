@@ -43,11 +43,11 @@ pub struct ServerOptions {
     pub role: &'static str,
     /// Judges what callers send as `authorization: Bearer …`.
     pub verifier: Verifier,
-    /// Whether reflection answers, without a bearer.
+    /// True if reflection is served, which needs no bearer.
     pub reflection: bool,
-    /// Where calls are counted.
+    /// Metrics that count the calls.
     pub metrics: MeshMetrics,
-    /// Calls in work get so long to end after a shutdown began.
+    /// Time that running calls get to end after a shutdown began.
     pub drain: Duration,
 }
 
@@ -184,7 +184,7 @@ impl GrpcServer {
                     .on_eos(streamed)
                     .on_failure(()),
             )
-            // What is refused below is counted too.
+            // The metrics also count calls that a layer below refuses.
             .layer(ServerMetricsLayer::new(
                 self.options.metrics.clone(),
                 self.options.role,
@@ -194,7 +194,7 @@ impl GrpcServer {
                 self.options.verifier,
                 self.options.reflection,
             ))
-            // What nobody waits for any more is given up.
+            // Ends calls whose caller is about to stop waiting.
             .layer(GrpcTimeoutLayer)
             // Refused calls become a status, once.
             .layer(RescueLayer)
@@ -245,14 +245,14 @@ impl GrpcServer {
     }
 }
 
-/// A refusal comes with its status in the head.
+/// Records the status of a refusal, which is in the head of the answer.
 fn ended<B>(answer: &Response<B>, _: Duration, span: &tracing::Span) {
     if let Some(status) = Status::from_header_map(answer.headers()) {
         trace::record(span, status.code());
     }
 }
 
-/// What was answered says at its end how it went.
+/// Records the status of a streamed answer, which is in its trailers.
 fn streamed(trailers: Option<&http::HeaderMap>, _: Duration, span: &tracing::Span) {
     if let Some(status) = trailers.and_then(Status::from_header_map) {
         trace::record(span, status.code());

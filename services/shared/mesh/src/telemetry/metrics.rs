@@ -1,4 +1,4 @@
-//! What the mesh counts, on both sides. One set for a process; the role is a label, because one
+//! Metrics of the mesh, on both sides. One set for a process; the role is a label, because one
 //! process may run several.
 
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tonic::Code;
 
 use crate::telemetry::exemplar::{TracedSeconds, observe, traced_seconds};
 
-/// What a role is given to count with.
+/// Registry and mesh metrics of one role.
 #[derive(Debug, Clone, Default)]
 pub struct RoleMetrics {
-    /// The registry that its admin port shows.
+    /// Registry that the role's admin port shows.
     pub registry: Arc<Mutex<Registry>>,
-    /// The mesh's part of it.
+    /// Metrics of the mesh, in that registry.
     pub mesh: MeshMetrics,
 }
 
@@ -57,7 +57,7 @@ impl EncodeLabelValue for CodeLabel {
     }
 }
 
-/// Who calls what of whom.
+/// Labels of a call: the role that calls, the service and its method.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Called {
     role: &'static str,

@@ -1,4 +1,4 @@
-//! What the mesh says of itself: metrics and their exemplars, spans, names of methods.
+//! Telemetry of the mesh: metrics and their exemplars, spans, names of methods.
 
 pub mod exemplar;
 pub(crate) mod methods;

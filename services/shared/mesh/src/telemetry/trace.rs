@@ -41,8 +41,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for InjectTrace<S> {
     }
 }
 
-/// Whether calls of this method are worth a trace: not what runs all the time without anybody
-/// asking.
+/// Returns true if calls of this method are worth a trace. Calls that run all the time without a
+/// request of a user are not.
 pub(crate) fn is_traced(path: &str) -> bool {
     let background = ["Heartbeat", "Register", "WatchMap"];
     let is_background = path
@@ -67,7 +67,8 @@ pub(crate) fn client_span(path: &str) -> Span {
     )
 }
 
-/// Says in a span how its call ended. What the caller could have avoided is no error of the system.
+/// Records in a span how its call ended. An error that the caller could have avoided is no error of
+/// the system.
 pub(crate) fn record(span: &Span, code: Code) {
     if code == Code::Ok {
         return;

@@ -21,22 +21,22 @@ use crate::transport::credentials::AddCredentialsLayer;
 use crate::transport::dial::Dial;
 use crate::transport::io::Target;
 
-/// What generated clients run over. Boxed once, so that an in-process server can stand behind it
+/// Transport of the generated clients. Boxed once, so that an in-process server can stand behind it
 /// too. Its errors are statuses already: wrapped errors would lose their code and end as Unknown.
 pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
 /// How a role talks to others.
 #[derive(Clone)]
 pub struct ClientOptions {
-    /// The role that calls, for the metrics.
+    /// Role that calls, for the metrics.
     pub role: &'static str,
-    /// Makes what is sent as `authorization: Bearer …`.
+    /// Maker of the bearers in `authorization: Bearer …`.
     pub signer: Signer,
     /// Bound of one attempt to connect.
     pub connect_timeout: Duration,
-    /// How connections are made.
+    /// Way to make connections.
     pub dial: Dial,
-    /// Where calls are counted.
+    /// Metrics that count the calls.
     pub metrics: MeshMetrics,
 }
 
@@ -97,8 +97,8 @@ pub(crate) fn connection(
     Ok(BoxCloneSyncService::new(stack.map_err(broken)))
 }
 
-/// What came over the wire as a status is an answer, not an error: here only the connection can
-/// have failed.
+/// Converts a transport error to a status. A status that came over the wire is an answer, not an
+/// error, so only the connection can have failed here.
 fn broken(error: tonic::transport::Error) -> Status {
     let status = Status::from_error(Box::new(error));
     match status.code() {

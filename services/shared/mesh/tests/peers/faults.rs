@@ -1,4 +1,4 @@
-//! What callers notice of peers that fail: nothing, as long as one is well.
+//! Effects of failing peers on their callers: none, as long as one peer works.
 
 use cstore_mesh::Target;
 use cstore_proto::v1;

@@ -98,7 +98,7 @@ impl Setup {
     }
 }
 
-/// What the role has seen and how it behaves.
+/// State of the role: what it has seen and how it behaves.
 #[derive(Debug, Default)]
 struct Role {
     is_away: bool,

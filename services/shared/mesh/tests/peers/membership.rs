@@ -1,4 +1,4 @@
-//! Who is asked: peers that serve, for as long as discovery names them.
+//! Choice of the peers that are called: those that serve, for as long as discovery names them.
 
 use cstore_mesh::{Class, Endpoints};
 use cstore_proto::v1;

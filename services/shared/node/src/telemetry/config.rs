@@ -1,4 +1,4 @@
-//! What the environment says about logs and traces.
+//! Configuration of logs and traces from the environment.
 
 use opentelemetry_sdk::trace::Sampler;
 use tracing_subscriber::EnvFilter;
@@ -208,8 +208,8 @@ mod tests {
         }
     }
 
-    /// Whether a sampler records a root, a child of a recorded parent, and a child of one that is
-    /// not.
+    /// Returns whether a sampler records a root, a child of a recorded parent, and a child of one
+    /// that is not.
     fn decisions(name: &str, share: &str) -> [bool; 3] {
         let source = [
             ("OTEL_TRACES_SAMPLER", name),

@@ -1,4 +1,4 @@
-//! What a worker asks, and its bytes.
+//! Requests of a worker, and their bytes.
 
 use bytes::{BufMut, Bytes};
 use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_REQUEST_BYTES, MAX_USAGE_SESSIONS};
@@ -8,30 +8,31 @@ use super::{Encoded, SealedBlock, begin, finish, flag, kind, kind_byte, put_ids,
 use crate::decode_error::DecodeError;
 use crate::frame::{Opcode, Payload, Prefix};
 
-/// What a worker asks.
+/// Request of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Which of these are here, synced and good? Pins those. Answered by AllHere or SomeMissing.
+    /// Asks which of these blocks are here, synced and good, and pins those. Answered by AllHere or
+    /// SomeMissing.
     HaveBlocks {
         /// The upload.
         session: SessionId,
         /// 1 to 8,192.
         ids: Vec<BlockId>,
     },
-    /// Make these durable and pin them. Answered by PutResult.
+    /// Makes blocks durable and pins them. Answered by PutResult.
     PutBlocks {
         /// The upload.
         session: SessionId,
         /// 1 to 8,192, together at most 8 MiB.
         blocks: Vec<Block>,
     },
-    /// Send these. Answered by one Block each, in any order.
+    /// Asks for blocks. Answered by one Block each, in any order.
     GetBlocks {
         /// 1 to 8,192.
         ids: Vec<BlockId>,
     },
-    /// Write the reference set of a part if all of it is here. Answered by Sealed, SealMissing or
-    /// SealConflict.
+    /// Writes the reference set of a part if all its blocks are here. Answered by Sealed,
+    /// SealMissing or SealConflict.
     Seal {
         /// The upload.
         session: SessionId,
@@ -40,12 +41,12 @@ pub enum Request {
         /// 1 to 8,192.
         ids: Vec<BlockId>,
     },
-    /// Drop the pins of an upload; never its reference sets. Answered by Ok.
+    /// Drops the pins of an upload; never its reference sets. Answered by Ok.
     Unpin {
         /// The upload.
         session: SessionId,
     },
-    /// PutBlocks and Seal in one frame and one sync. Answered as Seal.
+    /// PutBlocks and Seal in one frame and one sync. Answered like Seal.
     PutSeal {
         /// The upload.
         session: SessionId,
@@ -56,19 +57,19 @@ pub enum Request {
         /// Those of them that are sent along, together at most 8 MiB.
         blocks: Vec<SealedBlock>,
     },
-    /// What do these sessions hold here? Changes nothing. Answered by Usage.
+    /// Asks for the space that these sessions use here. Changes nothing. Answered by Usage.
     Usage {
         /// 1 to 4,096.
         sessions: Vec<SessionUsage>,
     },
-    /// Are you there? Answered by Ok.
+    /// Asks for a sign of life. Answered by Ok.
     Ping,
-    /// I close.
+    /// Announces that the sender closes the connection.
     Goodbye,
 }
 
 impl Request {
-    /// The opcode that it travels under.
+    /// Returns the opcode of the request.
     pub const fn opcode(&self) -> Opcode {
         match self {
             Self::HaveBlocks { .. } => Opcode::HaveBlocks,

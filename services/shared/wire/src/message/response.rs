@@ -1,4 +1,4 @@
-//! What a storage node answers, and its bytes.
+//! Storage node answers, and their bytes.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::frame::{MAX_ERROR_TEXT, Opcode, Payload, Prefix};
 /// Added to an error code where 0 and 1 mean something else.
 const STATUS_ERROR: u8 = 64;
 
-/// What a storage node answers.
+/// Answer of a storage node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
-    /// Nothing to say.
+    /// The request was carried out and has no result.
     Ok,
     /// To HaveBlocks: nothing is missing.
     AllHere,
@@ -40,12 +40,12 @@ pub enum Response {
     SealConflict,
     /// To Usage.
     Usage(SpaceUsage),
-    /// No.
+    /// The request was refused or failed.
     Error(Fault),
 }
 
 impl Response {
-    /// The opcode that it travels under.
+    /// Returns the opcode of the answer.
     pub const fn opcode(&self) -> Opcode {
         match self {
             Self::Ok => Opcode::Ok,

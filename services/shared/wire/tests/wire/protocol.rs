@@ -1,4 +1,5 @@
-//! What version 2 says of rude peers and of every value a message can have.
+//! Rules of version 2 for peers that break the protocol, and for every value that a message can
+//! have.
 //!
 //! Time is paused: it moves on only when both ends wait for it, so a busy machine misses no
 //! deadline.
@@ -63,7 +64,7 @@ async fn receive(stream: &mut DuplexStream) -> (u8, Bytes) {
     (header[0], payload.into())
 }
 
-/// A peer that holds the key and from then on sends what it likes.
+/// Connects a peer that holds the key and from then on sends arbitrary bytes.
 async fn member() -> (DuplexStream, tokio::task::JoinHandle<()>) {
     let (mut ours, theirs) = tokio::io::duplex(64 << 10);
     let server = serve(theirs);

@@ -5,8 +5,8 @@ use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 use cstore_log::{
-    Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, Options, RealDisk, Record,
-    Urgency, Verb,
+    Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, NextEpoch, Options, RealDisk,
+    Record, Urgency, Verb,
 };
 use cstore_types::error_chain;
 
@@ -46,6 +46,24 @@ fn a_stop_keeps_no_preallocated_space_and_restarts_do_not_eat_the_disk() {
         append(&log, "k", vec![1; 100], Urgency::Normal).unwrap();
         log.close().unwrap();
     }
+}
+
+/// Files with a footer are not read frame by frame: otherwise the open of a large log would be slow.
+#[test]
+fn an_open_walks_only_the_file_that_has_no_footer() {
+    let (faulty, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    full_files(&log);
+    drop(log);
+    let killed: Arc<dyn Disk> = Arc::new(faulty.kill());
+    let (_, report, seen) = open(&killed).unwrap();
+    assert_eq!((report.files, seen.len()), (4, 21));
+    let one_file = 1..=options().file_bytes;
+    assert!(
+        one_file.contains(&report.walked_bytes),
+        "{}",
+        report.walked_bytes
+    );
 }
 
 #[test]
@@ -356,4 +374,49 @@ fn i6_a_proven_frame_that_is_lost_with_the_end_of_its_file_is_noticed() {
     file.write_all_vectored_at(&[zeros.into()], start).unwrap();
     let refused = open(&disk).unwrap_err();
     assert!(matches!(refused, LogError::Corrupt { .. }), "{refused}");
+}
+
+/// A person may restore a crashed file as it was before an open cut it. Sequences of later epochs do
+/// not prove that the file had one more frame.
+#[test]
+fn i12_a_crashed_file_that_is_put_back_uncut_has_lost_nothing() {
+    let in_epoch = |number: u32| Options {
+        epoch: Some(NextEpoch {
+            least: number,
+            nonce: number.into(),
+        }),
+        ..options()
+    };
+    let (faulty, disk) = memory();
+    let (log, _) = Log::open(disk, in_epoch(1), &mut |_| {}).unwrap();
+    for key in ["a", "b", "c"] {
+        append(&log, key, vec![1; 100], Urgency::Normal).unwrap();
+    }
+    drop(log);
+
+    let faulty = faulty.kill();
+    let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+    let name = disk.list().unwrap().remove(0);
+    let file = disk.open(&name).unwrap();
+    let mut uncut = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
+    file.read_exact_at(&mut uncut, 0).unwrap();
+    let (log, _) = Log::open(disk, in_epoch(2), &mut |_| {}).unwrap();
+    for key in ["d", "e"] {
+        append(&log, key, vec![1; 100], Urgency::Normal).unwrap();
+    }
+    drop(log);
+
+    let disk: Arc<dyn Disk> = Arc::new(faulty.kill());
+    let file = disk.open(&name).unwrap();
+    assert!(file.size().unwrap() < uncut.len() as u64);
+    file.write_all_vectored_at(&[uncut.into()], 0).unwrap();
+    file.sync_data().unwrap();
+    let mut seen = Vec::new();
+    let opened = Log::open(disk, in_epoch(3), &mut |record| {
+        seen.push(record.key.to_vec())
+    });
+    opened.unwrap();
+    // The last frame of the file was unproven: the open of epoch 2 has copied the frame, and only the
+    // copy counts.
+    assert_eq!(seen.concat(), b"abcde");
 }

@@ -65,12 +65,29 @@ pub(crate) fn append(
     receiver.recv().unwrap()
 }
 
+/// Appends `count` records with long keys and no payload as one group.
+pub(crate) fn append_keys(log: &Log, count: usize) -> Result<(), LogError> {
+    let (sender, receiver) = sync_channel(1);
+    let record = Record {
+        kind: 1,
+        key: Bytes::from_static(&LONG_KEY),
+        payload: Bytes::new(),
+    };
+    log.append(
+        vec![record; count],
+        Urgency::Normal,
+        Box::new(move |result| sender.send(result.map(drop)).unwrap()),
+    );
+    receiver.recv().unwrap()
+}
+
 pub(crate) fn memory() -> (FaultyDisk, Arc<dyn Disk>) {
     let disk = FaultyDisk::new();
     (disk.clone(), Arc::new(disk))
 }
 
 pub(crate) const EIGHTH: usize = 8_000;
+const LONG_KEY: [u8; cstore_log::MAX_KEY] = [b'k'; cstore_log::MAX_KEY];
 
 /// Three files that are full to the end, so that they keep their size and are recycled: where a
 /// record of the first and one of the second lie.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use cstore_log::{
     Disk, Fault, FaultyDisk, FileState, Gate, HookedDisk, Log, LogError, Options, Urgency, Verb,
+    frame_bytes,
 };
 
-use crate::fixture::{EIGHTH, append, full_files, memory, open, options};
+use crate::fixture::{EIGHTH, append, append_keys, full_files, memory, open, options};
 
 #[test]
 fn i7_a_full_log_refuses_and_goes_on_after_a_retire() {
@@ -77,6 +78,91 @@ fn i7_each_urgency_leaves_its_reserve_to_the_next() {
     assert!(log.free_bytes(Urgency::Compaction) >= 64 << 10);
     assert!(fill(Urgency::Compaction) >= 10);
     assert!(log.allocated_bytes() <= 512 << 10);
+}
+
+#[test]
+fn i7_only_compaction_may_use_its_part_of_the_reserve() {
+    let (_, disk) = memory();
+    let options = Options {
+        compaction_bytes: 48 << 10,
+        ..options()
+    };
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    let others = log.free_bytes(Urgency::Urgent);
+    assert_eq!(
+        log.free_bytes(Urgency::Compaction),
+        others + log.compaction_bytes()
+    );
+    assert_eq!(log.compaction_bytes(), 48 << 10);
+}
+
+/// The free bytes of a file exclude the room that its footer will take.
+#[test]
+fn i7_the_free_bytes_of_the_last_file_can_be_appended_and_no_more() {
+    let (_, disk) = memory();
+    let options = Options {
+        reserve_bytes: 0,
+        max_bytes: options().file_bytes,
+        ..options()
+    };
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    let append = || append(&log, "k", vec![1; 1_000], Urgency::Normal);
+    append().unwrap();
+    let promised = log.free_bytes(Urgency::Normal);
+    let mut taken = 0;
+    while append().is_ok() {
+        taken += frame_bytes(1, 1, 1_000);
+    }
+    assert_eq!(taken, promised);
+    assert_eq!(log.free_bytes(Urgency::Normal), 0);
+}
+
+/// A file of 16 blocks: the header, 7 frames of one block and a footer of 7 blocks leave one block.
+/// With an eighth frame the footer would need 8 blocks, and 17 do not fit.
+#[test]
+fn i7_a_file_takes_no_group_whose_keys_have_no_room_in_the_footer() {
+    let (_, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    for _ in 0..8 {
+        append_keys(&log, 50).unwrap();
+    }
+    let first = log.files().remove(0);
+    assert_eq!((first.state, first.records), (FileState::Sealed, 350));
+    let name = disk.list().unwrap().into_iter().min().unwrap();
+    let size = disk.open(&name).unwrap().size().unwrap();
+    assert_eq!((size, first.size), (options().file_bytes, size));
+
+    log.close().unwrap();
+    let (_, report, seen) = open(&disk).unwrap();
+    assert_eq!((report.walked_bytes, seen.len()), (0, 400));
+}
+
+/// A file that keeps its standard size can be recycled, so a small unused end is not cut off.
+#[test]
+fn i7_a_sealed_file_is_cut_only_if_more_than_a_sixteenth_of_it_is_left() {
+    let standard = options().file_bytes;
+    let block = standard / 16;
+    for (left, size) in [
+        (0, standard),
+        (1, standard),
+        (2, standard - 2 * block),
+        (3, standard - 3 * block),
+    ] {
+        let (_, disk) = memory();
+        let (log, ..) = open(&disk).unwrap();
+        // The header and the footer take a block each.
+        for _ in left..14 {
+            append(&log, "k", vec![1; 1_000], Urgency::Normal).unwrap();
+        }
+        let too_large = vec![1; left * 4_096 + 1_000];
+        append(&log, "next", too_large, Urgency::Normal).unwrap();
+        let sealed = log.files().remove(0);
+        assert_eq!(
+            (sealed.state, sealed.size),
+            (FileState::Sealed, size),
+            "{left} blocks left"
+        );
+    }
 }
 
 /// Room in two pieces, neither large enough: the end of the active file is given back for a new

@@ -9,7 +9,8 @@ use cstore_log::{Disk, FaultyDisk, RealDisk};
 use cstore_storage::engine::{DiskOptions, Engine, Identity, PutOutcome, SealOutcome};
 use cstore_storage::{EngineError, OpenError};
 use cstore_testkit::engine::{CAPACITY, block, identity, open, options};
-use cstore_types::{Block, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
+use cstore_types::limits::MAX_IDS;
+use cstore_types::{Block, BlockId, ClusterUuid, DedupKey, NodeId, PartNo, SessionId, StoreUuid};
 
 fn memory() -> Arc<dyn Disk> {
     Arc::new(FaultyDisk::new())
@@ -176,6 +177,45 @@ async fn i7_a_full_disk_refuses_reads_releases_and_takes_again() {
     engine.recycler().reclaim();
     assert_eq!(engine.holdings().totals().physical_bytes, 0);
     store(&engine, 0, &[block(vec![5; 200_000])]).await.unwrap();
+}
+
+#[tokio::test]
+async fn i7_the_physical_size_counts_reference_sets_until_they_are_released() {
+    let engine = open(memory(), CAPACITY).unwrap();
+    let block = block(vec![1; 100]);
+    store(&engine, 0, std::slice::from_ref(&block))
+        .await
+        .unwrap();
+    let before = engine.holdings().totals();
+    let ids = vec![block.id; 1_000];
+    engine.put_seal(S, PartNo(1), ids, vec![]).await.unwrap();
+    let after = engine.holdings().totals();
+    assert_eq!(after.unique_bytes, before.unique_bytes);
+    let grown = after.physical_bytes - before.physical_bytes;
+    assert!(grown >= 1_000 * BlockId::LEN as u64, "{grown}");
+    engine.releaser().release(S).await.unwrap();
+    assert_eq!(engine.holdings().totals().physical_bytes, 0);
+}
+
+#[tokio::test]
+async fn i10_a_seal_of_no_block_or_of_too_many_is_refused_with_the_bound() {
+    let engine = open(memory(), CAPACITY).unwrap();
+    let block = block(vec![1; 100]);
+    for count in [0, MAX_IDS + 1] {
+        let ids = vec![block.id; count];
+        let refused = engine.put_seal(S, PartNo(0), ids, vec![]).await;
+        let Err(EngineError::Invalid(text)) = refused else {
+            panic!("{count} ids: {refused:?}")
+        };
+        let bounds = format!("a seal must name 1 to {MAX_IDS} blocks, found {count}");
+        assert_eq!(text, bounds);
+    }
+    let ids = vec![block.id; MAX_IDS];
+    let sealed = engine.put_seal(S, PartNo(0), ids, vec![block]).await;
+    assert!(
+        matches!(sealed, Ok(SealOutcome::Sealed { .. })),
+        "{sealed:?}"
+    );
 }
 
 #[tokio::test]

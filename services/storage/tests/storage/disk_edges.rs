@@ -434,6 +434,23 @@ async fn i4_a_damaged_set_puts_the_disk_on_hold_until_it_is_whole_again() {
     assert_eq!(engine.holdings().totals().blocks, 12);
 }
 
+/// Damage is final: if the seal were refused as busy, the caller would repeat it for ever.
+#[tokio::test]
+async fn i8_a_repeated_seal_whose_set_is_damaged_says_so() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, 5_000).await.unwrap();
+    let id = numbered(0, 5_000).id;
+    rot_set(&disk, &id);
+    let again = engine
+        .put_seal(session(0), PartNo(0), vec![id], vec![])
+        .await;
+    assert!(
+        matches!(&again, Err(EngineError::RefSet { session: of, .. }) if *of == session(0)),
+        "{again:?}"
+    );
+}
+
 /// Otherwise a second process could cut the file that the first one is still writing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i6_a_disk_stays_locked_until_its_log_has_ended() {

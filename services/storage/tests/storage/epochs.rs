@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use cstore_log::FaultyDisk;
 use cstore_storage::EngineError;
-use cstore_storage::engine::{AcceptError, DiskOptions, DoubtKind, Engine, SealOutcome};
+use cstore_storage::engine::{
+    AcceptError, CompactStep, DiskOptions, DoubtKind, Engine, Need, SealOutcome,
+};
 use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options, store};
 use cstore_testkit::session;
 use cstore_types::PartNo;
@@ -243,6 +245,36 @@ async fn i4_a_disk_frees_and_seals_nothing_before_an_answer_of_the_master_was_ju
     store(&engine, 600, LEN).await.unwrap();
     engine.releaser().release(session(0)).await.unwrap();
     assert!(!engine.hold().is_held());
+}
+
+/// Before that the disk may be an older copy, and references that it lacks may need these segments.
+#[tokio::test]
+async fn i4_dead_segments_stay_until_an_answer_of_the_master_was_judged() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for n in 0..N_FILES {
+        store(&engine, n, LEN).await.unwrap();
+    }
+    for n in 0..N_FILES {
+        engine.releaser().release(session(n)).await.unwrap();
+    }
+    drop(engine);
+    let waiting = DiskOptions {
+        waits_for_master: true,
+        ..options(CAPACITY)
+    };
+    let disk = Arc::new(disk.kill());
+    let engine = Engine::open(disk, "memory", &identity(), &waiting).unwrap();
+    assert!(engine.hold().is_held());
+    engine.forget_orphans();
+    assert_eq!(engine.recycler().reclaim(), 0);
+    let step = engine.compactor().step(Need::Now).await.unwrap();
+    assert_eq!(step, CompactStep::Idle);
+
+    assert!(engine.judge().judge_seen(SealPoint::default()));
+    assert!(!engine.hold().is_held());
+    engine.forget_orphans();
+    assert!(engine.recycler().reclaim() > 0);
 }
 
 /// The list of epochs stays short: the master asks for the newest seal only.

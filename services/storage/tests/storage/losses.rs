@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use cstore_log::{Disk, FaultyDisk};
+use cstore_log::{Disk, Fault, FaultyDisk, Verb};
 use cstore_storage::engine::{DiskOptions, DoubtKind, Engine, Identity, SealOutcome};
 use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options, store};
 use cstore_testkit::session;
 use cstore_types::{PartNo, StoreUuid};
 
 use crate::hold::{
-    INVENTORY, LEN, N_FILES, SUPERBLOCK, assert_whole, contents, copy, filled, kinds,
+    INVENTORY, LEN, N_FILES, SUPERBLOCK, assert_whole, contents, copy, copy_alive, filled, kinds,
     many_segments_away, names, nth, open_doubts, put_file, segment_of_another_disk, segments,
     take_file,
 };
@@ -61,6 +61,68 @@ async fn i4_a_segment_that_was_cut_to_its_header_is_missed() {
         }
     }
     assert!(bad.is_empty(), "{bad:?}");
+}
+
+/// A person accepts a doubt by its number, and must not accept another one by mistake.
+#[tokio::test]
+async fn i12_the_number_of_a_doubt_is_not_used_again_after_a_restart() {
+    let mut disk = filled().await;
+    let mut numbers = Vec::new();
+    for name in names(&segments(&disk)).into_iter().take(3) {
+        let bytes = take_file(&*segments(&disk), &name);
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let doubts = open_doubts(&engine);
+        assert!(!doubts.is_empty(), "{name} is away");
+        numbers.extend(doubts.iter().map(|doubt| doubt.number));
+        drop(engine);
+
+        disk = disk.kill();
+        put_file(&*segments(&disk), &name, &bytes);
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        assert_eq!(engine.hold().doubts(), [], "{name} is back");
+        drop(engine);
+        disk = disk.kill();
+    }
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+}
+
+/// A segment that has given up its place is kept while the disk is in doubt, and removed afterwards.
+#[tokio::test]
+async fn i12_a_segment_that_was_leaving_before_a_doubt_is_removed_after_it() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for n in 0..N_FILES {
+        store(&engine, n, LEN).await.unwrap();
+    }
+    for n in 0..N_FILES / 2 {
+        engine.releaser().release(session(n)).await.unwrap();
+    }
+    // The inventory lists the segment as leaving; then the rename fails.
+    disk.strike(Verb::Name, 1, Fault::Eio);
+    engine.recycler().reclaim();
+    drop(engine);
+
+    // An open without doubt shows which segment that is.
+    let disk = disk.kill();
+    let without_doubt = copy_alive(&disk);
+    let mut leaving = names(&segments(&without_doubt));
+    drop(open_memory(&without_doubt, CAPACITY).unwrap());
+    let kept = names(&segments(&without_doubt));
+    leaving.retain(|name| !kept.contains(name));
+    assert_eq!(leaving.len(), 1, "{leaving:?}");
+
+    let needed = kept[0].clone();
+    let bytes = take_file(&*segments(&disk), &needed);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(engine.hold().is_held());
+    drop(engine);
+    let disk = disk.kill();
+    assert!(names(&segments(&disk)).contains(&leaving[0]));
+
+    put_file(&*segments(&disk), &needed, &bytes);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert_eq!(engine.hold().doubts(), []);
+    assert!(!names(&segments(&disk)).contains(&leaving[0]));
 }
 
 /// No other set names absent blocks: nothing is in doubt at all, and a healthy block is freed.
@@ -384,7 +446,6 @@ async fn i12_a_segment_may_come_back_after_a_start_without_writes() {
 
 #[tokio::test]
 async fn i12_an_accept_that_cannot_be_written_leaves_the_doubt_open() {
-    use cstore_log::{Fault, Verb};
     let disk = filled().await;
     let name = names(&segments(&disk)).remove(1);
     take_file(&*segments(&disk), &name);

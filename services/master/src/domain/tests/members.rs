@@ -28,6 +28,11 @@ async fn a_node_is_lost_after_its_lease_and_uploads_wait_for_it() {
     fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 0)));
     fixture.beat("worker-1", NodeRole::Worker, None);
     assert_eq!(state_of(&fixture, "storage-2"), Some(NodeState::Lost));
+    assert_eq!(
+        fixture.master.waiting_for().as_deref(),
+        Some("storage node storage-2 is lost"),
+        "the list of nodes shows the reason of the refusal"
+    );
     let refused = begin().await.unwrap_err();
     assert_eq!(
         (refused.code, refused.message.as_str()),

@@ -94,6 +94,29 @@ async fn copies_and_renames_count_the_names_of_a_session_and_end_it_with_the_las
 }
 
 #[tokio::test]
+async fn a_file_under_another_name_counts_as_modified_when_it_got_the_name() {
+    let fixture = Fixture::new().await;
+    let namespace = &fixture.master.namespace;
+    fixture.publish(1, "a").await;
+    let published_ms = fixture.master.context.clock.now_ms();
+    fixture.clock.advance(Duration::from_secs(1));
+    let copy = namespace
+        .copy_file(&Fixture::second_name("a", "b"))
+        .await
+        .unwrap();
+    assert_eq!(copy.meta.modified_ms, published_ms + 1_000);
+    fixture.clock.advance(Duration::from_secs(1));
+    namespace
+        .rename_file(&Fixture::second_name("b", "c"))
+        .await
+        .unwrap();
+    let (renamed, _) = namespace.get_file(&tenant(), &name("c")).await.unwrap();
+    assert_eq!(renamed.meta.modified_ms, published_ms + 2_000);
+    let (source, _) = namespace.get_file(&tenant(), &name("a")).await.unwrap();
+    assert_eq!(source.meta.modified_ms, published_ms);
+}
+
+#[tokio::test]
 async fn an_answer_carries_a_position_that_is_not_before_what_it_rests_on() {
     let fixture = Fixture::new().await;
     let before = fixture.master.state().position;

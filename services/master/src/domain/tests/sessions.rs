@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use cstore_types::{ErrorCode, SessionId, WriteCondition};
+use cstore_types::limits::MAX_STORAGE_NODES;
+use cstore_types::{ErrorCode, SealSeq, SessionId, StoreUuid, WriteCondition};
 
 use super::super::uploads::Published;
 use super::super::*;
@@ -137,6 +138,37 @@ async fn a_commit_without_a_whole_recipe_or_a_known_store_is_refused() {
         Err(ErrorCode::Unavailable)
     );
     publish(&fixture, &fine).await.unwrap();
+}
+
+#[tokio::test]
+async fn i10_a_commit_names_at_most_as_many_stores_as_a_cluster_may_have() {
+    let fixture = Fixture::new().await;
+    let commit = |n_stores: usize| {
+        let seals = (0..n_stores as u128).map(|n| Seal {
+            store: StoreUuid::from_bytes((1_000 + n).to_be_bytes()),
+            seq: SealSeq(1),
+        });
+        Commit {
+            seals: seals.collect(),
+            ..fixture.commit(session(1), "a", WriteCondition::Any)
+        }
+    };
+    let refused = fixture
+        .master
+        .uploads
+        .commit(&commit(MAX_STORAGE_NODES + 1))
+        .await
+        .unwrap_err();
+    let text = format!("field seals: must name at most {MAX_STORAGE_NODES} stores, each once");
+    assert_eq!(
+        (refused.code, refused.message),
+        (ErrorCode::InvalidArgument, text)
+    );
+    // The stores are not registered, but may be when the commit is repeated.
+    assert_eq!(
+        publish(&fixture, &commit(MAX_STORAGE_NODES)).await,
+        Err(ErrorCode::Unavailable)
+    );
 }
 
 #[tokio::test]

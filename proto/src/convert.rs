@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cstore_types::epoch::{Epoch, SealPoint};
+use cstore_types::history::{Life, Point};
 use cstore_types::{
     ChunkingError, ClusterUuid, ETagError, ErrorCode, Fault, FileMeta, FileName, IdError,
-    MapVersion, NameError, NamedFile, NodeId, Placement, PlacementError, PlacementNode, SealSeq,
-    SessionId, SessionUsage, SpaceUsage, StoreUuid, Tenant, TenantError, UserMetadata,
-    UserMetadataError, WriteCondition,
+    Incarnation, MapVersion, NameError, NamedFile, NodeId, Placement, PlacementError,
+    PlacementNode, SealSeq, SessionId, SessionUsage, SpaceUsage, StoreUuid, Tenant, TenantError,
+    UserMetadata, UserMetadataError, WriteCondition,
 };
 use tonic::Status;
 
@@ -265,6 +266,54 @@ impl From<SealPoint> for v1::SealPoint {
         Self {
             seq: point.seq.0,
             nonce: point.nonce,
+        }
+    }
+}
+
+impl From<v1::Point> for Point {
+    fn from(point: v1::Point) -> Self {
+        Self {
+            incarnation: Incarnation(point.incarnation),
+            term: point.term,
+            life: point.life,
+            position: point.position,
+            chain: point.chain,
+        }
+    }
+}
+
+impl From<Point> for v1::Point {
+    fn from(point: Point) -> Self {
+        Self {
+            incarnation: point.incarnation.0,
+            term: point.term,
+            life: point.life,
+            position: point.position,
+            chain: point.chain,
+        }
+    }
+}
+
+impl From<v1::Life> for Life {
+    fn from(life: v1::Life) -> Self {
+        Self {
+            incarnation: Incarnation(life.incarnation),
+            term: life.term,
+            life: life.life,
+            first: life.first,
+            chain_before: life.chain_before,
+        }
+    }
+}
+
+impl From<Life> for v1::Life {
+    fn from(life: Life) -> Self {
+        Self {
+            incarnation: life.incarnation.0,
+            term: life.term,
+            life: life.life,
+            first: life.first,
+            chain_before: life.chain_before,
         }
     }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::PROGRAM;
 
 const STORAGE: &str = "storage-1";
+const MASTER: &str = "master";
 const HEARTBEATS: &str = "cstore_mesh_call_seconds_count{";
 const FILES: u64 = 24;
 const SIZE: usize = 600_000;
@@ -55,11 +56,10 @@ fn segments(cluster: &Cluster) -> Vec<PathBuf> {
 fn doubts(cluster: &Cluster) -> Vec<Value> {
     let view = cluster.ask("GET", "/api/cluster", b"").json();
     let nodes = view["nodes"].as_array().unwrap();
-    let node = nodes
-        .iter()
-        .find(|node| node["node_id"] == STORAGE)
-        .unwrap();
-    let doubts = node["doubts"].as_array().cloned().unwrap_or_default();
+    // A master that was just started does not know the node yet.
+    let node = nodes.iter().find(|node| node["node_id"] == STORAGE);
+    let doubts = node.and_then(|node| node["doubts"].as_array());
+    let doubts = doubts.cloned().unwrap_or_default();
     let is_open = |doubt: &Value| doubt["accepted"] == false;
     doubts.into_iter().filter(is_open).collect()
 }
@@ -278,6 +278,126 @@ fn i4_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothin
     restart(&cluster, || {});
     assert_eq!(doubts(&cluster), Vec::<Value>::new());
     assert_eq!(cluster.fetch("/api/files/new-2").body, b"new");
+}
+
+/// Yesterday's folder of the master, tried out for a while: it knows nothing of the newer half of the
+/// files, and takes each of them for an abandoned upload.
+#[test]
+fn i4_an_older_master_frees_nothing_and_the_right_one_finds_everything() {
+    let cluster = Cluster::one_of_each(PROGRAM)
+        .env("FS_SIZE", "64MiB")
+        .env("CSTORE_HEARTBEAT_MS", "10")
+        .env("CSTORE_RELEASE_DELAY_MS", "0")
+        .env("CSTORE_TICKET_TTL_MS", "1000")
+        .start();
+    let put = |n: u64| {
+        let put = cluster.ask("PUT", &path(n), &content(n));
+        assert_eq!(put.status, 201, "{}", put.text());
+    };
+    (0..FILES / 2).for_each(put);
+    let folder = cluster.dir().join(MASTER);
+    let (backup, right) = (cluster.dir().join("yesterday"), cluster.dir().join("right"));
+    let swap = |between: &dyn Fn()| {
+        cluster.kill(MASTER);
+        between();
+        cluster.launch(MASTER);
+    };
+    swap(&|| copy_folder(&folder, &backup));
+    cluster.wait_ready();
+    (FILES / 2..FILES).for_each(put);
+    assert_eq!(cluster.ask("DELETE", &path(0), b"").status, 204);
+
+    // A storage node that is started again knows what it has obeyed, too.
+    swap(&|| {
+        std::fs::rename(&folder, &right).unwrap();
+        std::fs::rename(&backup, &folder).unwrap();
+        cluster.kill(STORAGE);
+        cluster.launch(STORAGE);
+    });
+    let is_about_master = |doubt: &Value| doubt["kind"] == "master";
+    until_blocking("the doubt is known", || {
+        doubts(&cluster).iter().any(is_about_master).then_some(())
+    });
+    assert_eq!(cluster.fetch(&path(1)).body, content(1), "reads go on");
+    // It writes nothing either: the files that it does not know are not its to replace.
+    for n in 0..4 {
+        let refused = cluster.ask("PUT", &format!("/api/files/other-{n}"), b"other");
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert!(refused.text().contains("older"), "{}", refused.text());
+        let refused = cluster.ask("DELETE", &path(1), b"");
+        assert_eq!(refused.status, 503, "{}", refused.text());
+    }
+    let beats = || cluster.metric(STORAGE, HEARTBEATS);
+    let before = beats();
+    until_blocking("two sweeps over pins, and the life of tickets", || {
+        (beats() > before + 1_300.0).then_some(())
+    });
+
+    swap(&|| {
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::rename(&right, &folder).unwrap();
+    });
+    cluster.wait_ready();
+    until_blocking("the doubt is disproved", || {
+        doubts(&cluster).is_empty().then_some(())
+    });
+    assert_reads(&cluster, 1..FILES);
+    until_blocking("the removal is released", || {
+        let stats = cluster.ask("GET", "/api/stats", b"").json();
+        (stats["pending_releases"] == 0).then_some(())
+    });
+    restart(&cluster, || {});
+    assert_reads(&cluster, 1..FILES);
+}
+
+/// The right folder of the master is lost: a person goes on with the older one.
+#[test]
+fn i12_an_older_master_is_accepted_by_the_number_that_the_list_shows() {
+    let cluster = cluster();
+    let put = |name: &str| {
+        cluster
+            .ask("PUT", &format!("/api/files/{name}"), b"content")
+            .status
+    };
+    assert_eq!(put("kept"), 201);
+    let folder = cluster.dir().join(MASTER);
+    let backup = cluster.dir().join("yesterday");
+    cluster.kill(MASTER);
+    copy_folder(&folder, &backup);
+    cluster.launch(MASTER);
+    cluster.wait_ready();
+    assert_eq!(put("newer"), 201);
+    cluster.kill(MASTER);
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(&backup, &folder).unwrap();
+    cluster.launch(MASTER);
+    until_blocking("the doubt is known", || {
+        (!doubts(&cluster).is_empty()).then_some(())
+    });
+    assert_eq!(put("other"), 503);
+
+    let listed = String::from_utf8(hold(&cluster, &["list"]).stdout).unwrap();
+    assert!(
+        listed.contains("older than what this disk has obeyed"),
+        "{listed}"
+    );
+    let number = doubts(&cluster)[0]["number"].to_string();
+    let accepted = hold(&cluster, &["accept", STORAGE, &number]);
+    let said = String::from_utf8(accepted.stderr).unwrap();
+    assert!(accepted.status.success(), "{said}");
+    cluster.wait_ready();
+    assert_eq!(put("other"), 201);
+    for name in ["kept", "other"] {
+        let path = format!("/api/files/{name}");
+        assert_eq!(cluster.fetch(&path).body, b"content");
+        assert_eq!(cluster.ask("DELETE", &path, b"").status, 204);
+    }
+    restart(&cluster, || {});
+    until_blocking("the removals are released", || {
+        let stats = cluster.ask("GET", "/api/stats", b"").json();
+        (stats["pending_releases"] == 0).then_some(())
+    });
+    assert_eq!(doubts(&cluster), Vec::<Value>::new());
 }
 
 /// The folder of the node is there and empty, because its volume is not mounted.

@@ -5,15 +5,22 @@
 //! that nobody confirmed to it; it never releases anything on its own. An answer is handed to the
 //! releaser, never worked on here.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use cstore_mesh::member::{Member, Occasion, Report};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::spawn;
 use cstore_proto::v1;
 use cstore_types::epoch::SealPoint;
+use cstore_types::history::{Life, Point};
 use cstore_types::{SessionId, error_chain};
 
-use crate::engine::{Doubt, Engine};
+use tokio::time::Instant;
+
+use crate::engine::{Answer, Doubt, Engine, MasterHistory};
+use crate::limits::NOTE_INTERVAL;
 use crate::releaser::Releases;
 use crate::roll_call::RollCall;
 
@@ -26,6 +33,27 @@ pub(crate) struct StorageMember {
     roll_call: RollCall,
     /// Sessions that the last report acknowledged.
     acknowledging: Vec<SessionId>,
+    /// An answer is being judged, or what it has noted is being written, on another thread.
+    is_judging: Arc<AtomicBool>,
+    /// Tick of the last write of what was noted, which needs no more than one each second.
+    noted_at: Option<Instant>,
+}
+
+/// The turn of one answer: others are not used until it is dropped, also by a panic.
+#[derive(Debug)]
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn take(is_judging: &Arc<AtomicBool>) -> Self {
+        is_judging.store(true, Ordering::Release);
+        Self(is_judging.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl StorageMember {
@@ -41,7 +69,51 @@ impl StorageMember {
             releases,
             roll_call,
             acknowledging: Vec::new(),
+            is_judging: Arc::default(),
+            noted_at: None,
         }
+    }
+
+    /// Judges an answer on a blocking thread: a heartbeat must not wait for the disk. Doubts that a
+    /// person accepted come first.
+    fn judge(&self, answer: Answer, accepted: Vec<u32>) {
+        let (engine, turn) = (self.engine.clone(), Turn::take(&self.is_judging));
+        let judging = cstore_node::blocking(move || {
+            accept(&engine, accepted);
+            engine.judge().judge(&answer);
+            drop(turn);
+        });
+        drop(spawn("judge answer", judging));
+    }
+
+    /// Hands releases over that an answer named, AFTER its place in the master's history is on the
+    /// disk: a master that lacks it must be told from this one, also by the next process.
+    fn obey(&mut self, releases: Vec<SessionId>) {
+        let is_kept = self.engine.judge().is_noted_kept();
+        if is_kept {
+            return self.releases.offer(&releases);
+        }
+        let is_due = self
+            .noted_at
+            .is_none_or(|last| last.elapsed() >= NOTE_INTERVAL);
+        if releases.is_empty() && !is_due {
+            return;
+        }
+
+        self.noted_at = Some(Instant::now());
+        let (engine, turn) = (self.engine.clone(), Turn::take(&self.is_judging));
+        let offered = self.releases.clone();
+        let keeping = cstore_node::blocking(move || {
+            match engine.judge().keep_noted() {
+                Ok(()) => offered.offer(&releases),
+                Err(error) => {
+                    let error = error_chain(&error);
+                    tracing::error!(%error, "the place in the master's history cannot be noted; nothing is released");
+                }
+            }
+            drop(turn);
+        });
+        drop(spawn("note place of master", keeping));
     }
 
     /// Returns the sessions to ask the master about.
@@ -81,13 +153,16 @@ impl Member for StorageMember {
 
     fn handle_answer(&mut self, answer: v1::HeartbeatResponse) {
         self.releases.acknowledged(&self.acknowledging);
-        let seen = answer.seen.map(SealPoint::from);
-        if let Some(seen) = seen
-            && !self.engine.judge().agrees(&seen)
-        {
+        if self.is_judging.load(Ordering::Acquire) {
+            // Answers are judged one after the other. What this one says is said again.
+            return;
+        }
+        let seen = answer.seen;
+        let said = said(seen, answer.history);
+        if !self.engine.judge().agrees(&said) {
             // Nothing else of the answer is used: what it asks for may rest on what is lost.
             self.releases.withdraw();
-            judge(&self.engine, seen, answer.accept_doubts);
+            self.judge(said, answer.accept_doubts);
             return;
         }
 
@@ -117,13 +192,14 @@ impl Member for StorageMember {
         let is_suspect = answer.suspect && seen.is_none();
         if is_suspect || self.engine.hold().is_held() {
             self.releases.withdraw();
+            self.obey(Vec::new());
         } else {
             let named: Vec<SessionId> = answer
                 .releases
                 .iter()
                 .filter_map(|raw| parse(raw))
                 .collect();
-            self.releases.offer(&named);
+            self.obey(named);
         }
     }
 
@@ -150,15 +226,16 @@ fn doubt(doubt: &Doubt) -> v1::Doubt {
     }
 }
 
-/// Judges the disk by what the master has seen of it, on a blocking thread: the answer of a
-/// heartbeat must not wait for the disk. Doubts that a person accepted come first.
-fn judge(engine: &Engine, seen: SealPoint, accepted: Vec<u32>) {
-    let engine = engine.clone();
-    let judging = cstore_node::blocking(move || {
-        accept(&engine, accepted);
-        engine.judge().judge_seen(seen)
-    });
-    drop(spawn("judge disk", judging));
+/// Reads what an answer says about the disk and about the master.
+pub(crate) fn said(seen: Option<v1::SealPoint>, history: Option<v1::History>) -> Answer {
+    Answer {
+        seen: seen.map(SealPoint::from),
+        history: history.map(|history| MasterHistory {
+            head: history.head.map(Point::from).unwrap_or_default(),
+            lives: history.lives.into_iter().map(Life::from).collect(),
+            accepted: history.accepted.map(Point::from),
+        }),
+    }
 }
 
 /// Accepts doubts. What fails is tried again when the next answer names it. Blocks the thread.
@@ -199,5 +276,6 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
             .map(v1::SequenceEpoch::from)
             .collect(),
         unopened: false,
+        noted: Some(engine.judge().noted().into()),
     }
 }

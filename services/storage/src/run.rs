@@ -17,7 +17,6 @@ use cstore_node::admin::{PartState, Readiness};
 use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::{Caller, Signer, v1};
-use cstore_types::epoch::SealPoint;
 use cstore_types::{ClusterSecret, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
 use futures_util::stream::BoxStream;
@@ -26,12 +25,12 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::Config;
-use crate::engine::{DiskOptions, Engine, Identity, Superblock, peek};
+use crate::engine::{Answer, DiskOptions, Engine, Identity, Superblock, peek};
 use crate::engine::{EngineError, OpenError};
 use crate::limits::{
     CONNECTION_CREDITS, HANDSHAKE_DEADLINE, IDLE_DEADLINE, MAX_REQUESTS, PROGRESS_DEADLINE,
 };
-use crate::membership::{StorageMember, report};
+use crate::membership::{StorageMember, report, said};
 use crate::metrics::FrameMetrics;
 use crate::releaser::{Releaser, Releases};
 use crate::roll_call::RollCall;
@@ -157,7 +156,7 @@ pub async fn run_over(
         .register_until_known(Some(report(&engine)), &shutdown)
         .await;
     if let Some(answer) = registered {
-        judge(&engine, answer.seen).await?;
+        judge(&engine, said(answer.seen, answer.history)).await?;
     }
     readiness.set("disk", PartState::Ready);
     tracing::info!(%path, store = %engine.store(), %addr, "storage node serves");
@@ -195,17 +194,15 @@ fn report_unopened(
         seal_seq: found.map_or(0, |superblock| superblock.seal_seq.0),
         capacity_bytes: config.capacity.bytes(),
         unopened: true,
+        noted: found.map(|superblock| superblock.noted.into()),
         ..v1::StorageReport::default()
     }
 }
 
-/// Judges the disk by the newest seal that the master has seen of it. Before that it frees nothing
-/// and takes no seals.
-async fn judge(engine: &Engine, seen: Option<v1::SealPoint>) -> Result<(), RunError> {
+/// Judges disk and master by the first answer. Before that the disk frees nothing and takes no seals.
+async fn judge(engine: &Engine, answer: Answer) -> Result<(), RunError> {
     let judge = engine.judge().clone();
-    // A master that knows no epochs judges by itself, and says so in its answers.
-    let seen = seen.map_or_else(SealPoint::default, SealPoint::from);
-    let judging = cstore_node::blocking(move || judge.judge_seen(seen));
+    let judging = cstore_node::blocking(move || judge.judge(&answer));
     judging.await.map(drop).map_err(|source| RunError::Task {
         doing: "judge disk",
         source,

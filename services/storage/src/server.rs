@@ -132,6 +132,7 @@ impl BlockServer {
                 SealOutcome::Sealed { seal_seq, stored } => Response::Sealed {
                     store: self.engine.store(),
                     seal_seq,
+                    nonce: self.engine.judge().seal_point(seal_seq).nonce,
                     new: stored,
                 },
                 SealOutcome::Missing(indices) => Response::SealMissing(indices),

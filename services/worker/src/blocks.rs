@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
+use cstore_types::epoch::{SealPoint, epoch_of};
+use cstore_types::limits::MAX_STORE_SEALS;
 use cstore_types::limits::{MAX_IDS, MAX_REQUEST_BYTES};
 use cstore_types::{
-    Block, BlockId, BlockKind, ErrorCode, Fault, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+    Block, BlockId, BlockKind, ErrorCode, Fault, NodeId, PartNo, SessionId, StoreUuid,
 };
 use cstore_wire::{ClientError, PutStatus, Request, Response, SealedBlock};
 use tracing::Instrument;
@@ -33,7 +35,38 @@ impl New {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub(crate) store: StoreUuid,
-    pub(crate) seq: SealSeq,
+    pub(crate) point: SealPoint,
+}
+
+/// Newest seals of an upload: one for each open of each store that has sealed a part. A later open
+/// proves nothing of what an earlier one has sealed, as it may be of an older copy of the disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seals(Vec<Seal>);
+
+impl Seals {
+    /// Adds a seal.
+    ///
+    /// # Errors
+    /// `unavailable` if the storage node was started again too often during the upload.
+    pub(crate) fn add(&mut self, seal: Seal) -> Result<(), Fault> {
+        let open = |seal: &Seal| (seal.store, epoch_of(seal.point.seq.0), seal.point.nonce);
+        if let Some(known) = self.0.iter_mut().find(|known| open(known) == open(&seal)) {
+            known.point = known.point.max(seal.point);
+            return Ok(());
+        }
+        let n_of_store = self.0.iter().filter(|known| known.store == seal.store);
+        if n_of_store.count() >= MAX_STORE_SEALS {
+            let text =
+                "a storage node was started again too often during this upload; send it again";
+            return Err(Fault::new(ErrorCode::Unavailable, text));
+        }
+        self.0.push(seal);
+        Ok(())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Seal> {
+        self.0.iter()
+    }
 }
 
 /// Makes the fault of a reply that does not belong to the request, or has another number of
@@ -193,10 +226,13 @@ impl Route {
             .await?
         {
             Response::Sealed {
-                store, seal_seq, ..
+                store,
+                seal_seq: seq,
+                nonce,
+                ..
             } => Ok(Seal {
                 store,
-                seq: seal_seq,
+                point: SealPoint { seq, nonce },
             }),
             // It restarted and dropped what nothing referred to; the bytes have left our memory.
             Response::SealMissing(missing) => Err(Fault::new(
@@ -258,7 +294,8 @@ impl Route {
             match self.ask(node, &request, send.len()).await? {
                 Response::Sealed {
                     store,
-                    seal_seq,
+                    seal_seq: seq,
+                    nonce,
                     new,
                 } => {
                     let mut sum = New::default();
@@ -275,7 +312,7 @@ impl Route {
                     return Ok((
                         Seal {
                             store,
-                            seq: seal_seq,
+                            point: SealPoint { seq, nonce },
                         },
                         sum,
                     ));

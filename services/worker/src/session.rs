@@ -121,7 +121,8 @@ impl Session {
         };
         let seal = |seal: &crate::blocks::Seal| v1::StoreSeal {
             store_uuid: Bytes::copy_from_slice(seal.store.as_bytes()),
-            seal_seq: seal.seq.0,
+            seal_seq: seal.point.seq.0,
+            nonce: seal.point.nonce,
         };
         let request = v1::CommitUploadRequest {
             ticket: self.ticket.clone(),

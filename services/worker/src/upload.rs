@@ -4,7 +4,7 @@
 //! chunks ─▶ chunker ─▶ batches ─┬─ hash (blocking threads) ─▶ per node: HaveBlocks, PutBlocks ─┐ several batches
 //!                               └───────────────────────────────────────────────────────────────┤ in flight,
 //!                                                          in order: recipe, parts ─▶ Seal ◀────┘ taken in order
-//! all there, Finish agrees ─▶ last seals ─▶ CommitUpload
+//! all there, Finish agrees ─▶ newest seals ─▶ CommitUpload
 //! ```
 //! A body that is whole before the first batch is full takes the short way: one PutSeal per node.
 
@@ -20,7 +20,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::blocks::{New, Seal};
+use crate::blocks::{New, Seals};
 use crate::budget::Budget;
 use crate::chunker::Chunker;
 use crate::cluster::Route;
@@ -35,7 +35,7 @@ pub(crate) struct Stored {
     pub(crate) etag: ETag,
     pub(crate) blocks: u64,
     pub(crate) new: New,
-    pub(crate) seals: Vec<Seal>,
+    pub(crate) seals: Seals,
     pub(crate) digests: Digests,
 }
 
@@ -53,7 +53,6 @@ struct Part {
     ids: Vec<BlockId>,
     known: HashSet<BlockId>,
     bytes: u64,
-    last_seal: Option<Seal>,
 }
 
 /// An upload in work.
@@ -74,6 +73,7 @@ pub(crate) struct Upload {
     new: New,
     /// The open part of each storage node that holds blocks of the file.
     parts: BTreeMap<NodeId, Part>,
+    seals: Seals,
 }
 
 impl std::fmt::Debug for Upload {
@@ -106,6 +106,7 @@ impl Upload {
             blocks: 0,
             new: New::default(),
             parts: BTreeMap::new(),
+            seals: Seals::default(),
         }
     }
 
@@ -150,17 +151,12 @@ impl Upload {
         for node in &nodes {
             self.seal_part(node).await?;
         }
-        let seals = self
-            .parts
-            .values()
-            .filter_map(|part| part.last_seal)
-            .collect();
         Ok(Stored {
             root,
             etag: self.etag.finish(),
             blocks: self.blocks,
             new: self.new,
-            seals,
+            seals: self.seals,
             digests: self.digests,
         })
     }
@@ -284,10 +280,7 @@ impl Upload {
         let number = PartNo(part.number);
         part.number += 1;
         let seal = self.route.seal(node, self.session, number, ids).await?;
-        if let Some(part) = self.parts.get_mut(node) {
-            part.last_seal = Some(seal);
-        }
-        Ok(())
+        self.seals.add(seal)
     }
 
     /// The short way: everything is in memory, one PutSeal per node.
@@ -315,10 +308,10 @@ impl Upload {
             route.put_seal(node, session, blocks, ask_first).await
         });
         let mut new = New::default();
-        let mut seals = Vec::new();
+        let mut seals = Seals::default();
         for (seal, found) in try_join_all(put).await? {
             new.add(found);
-            seals.push(seal);
+            seals.add(seal)?;
         }
         Ok(Stored {
             root,

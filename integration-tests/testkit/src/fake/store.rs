@@ -460,6 +460,7 @@ impl State {
                 true => Response::Sealed {
                     store,
                     seal_seq: *seal_seq,
+                    nonce: 0,
                     new,
                 },
                 false => Response::SealConflict,
@@ -471,6 +472,7 @@ impl State {
         Response::Sealed {
             store,
             seal_seq,
+            nonce: 0,
             new,
         }
     }

@@ -34,6 +34,7 @@ fn frame(opcode: Opcode) -> Bytes {
         request_id: 7,
         map_version: MapVersion(1),
         trace: None,
+        takes_nonce: false,
     };
     let (session, ids, part) = (
         SessionId::from_bytes([1; 16]),
@@ -92,6 +93,7 @@ fn frame(opcode: Opcode) -> Bytes {
         Opcode::Sealed => response(Response::Sealed {
             store: StoreUuid::from_bytes([3; 16]),
             seal_seq: SealSeq(1),
+            nonce: 0,
             new: vec![true],
         }),
         Opcode::SealMissing => response(Response::SealMissing(vec![0])),

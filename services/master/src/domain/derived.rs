@@ -39,6 +39,9 @@ pub(crate) struct Derived {
     placement: Mutex<Option<Placement>>,
     published_files: AtomicU64,
     changes: ViewChanges,
+    /// Why this master writes nothing: somebody has obeyed another history. Not derived from the
+    /// metadata, but from what nodes have told this life of the master.
+    contest: Mutex<Option<Arc<str>>>,
 }
 
 /// Counts the changes that those who watch the cluster should see, and wakes them in the order in
@@ -93,6 +96,16 @@ impl Derived {
     pub(crate) fn changed(&self) {
         self.changes.count.fetch_add(1, Ordering::Release);
         self.changes.counted.notify_waiters();
+    }
+
+    /// Notes why this master may write nothing, or that it may.
+    pub(super) fn contest(&self, why: Option<String>) {
+        *self.contest.lock() = why.map(Arc::from);
+    }
+
+    /// Returns why this master may write nothing.
+    pub(crate) fn contested(&self) -> Option<Arc<str>> {
+        self.contest.lock().clone()
     }
 
     pub(crate) fn placement(&self) -> Option<Placement> {

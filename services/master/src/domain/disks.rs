@@ -2,9 +2,11 @@
 //! decides about it.
 
 use cstore_types::epoch::SealPoint;
+use cstore_types::history::Point;
 use cstore_types::{ErrorCode, Fault, NodeId, StoreUuid};
 
-use super::membership::{Membership, NodeState};
+use super::history::MASTER;
+use super::membership::{DoubtReport, Membership, NodeState};
 use super::releases::Releases;
 use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{self, StoreRecord};
@@ -12,10 +14,14 @@ use crate::store::{Batch, MetaError};
 
 impl Membership {
     /// Makes `store` known as a store of `id`. Returns its newest seal that the master has seen.
+    ///
+    /// One that is not open yet is only checked: it may not be formatted either, and a process that
+    /// dies before it is comes back with another uuid.
     pub(super) async fn register_store(
         &self,
         id: &NodeId,
         store: StoreUuid,
+        is_open: bool,
     ) -> Result<SealPoint, Fault> {
         for _ in 0..MAX_DECISIONS {
             match self.context.derived.store(store) {
@@ -29,8 +35,12 @@ impl Membership {
             if let Some(known) = self.context.derived.stores_of(id).first() {
                 return Err(other_store(id, *known, store));
             }
+            if !is_open {
+                return Ok(SealPoint::default());
+            }
             let record = StoreRecord {
                 seen: SealPoint::default(),
+                accepted: Point::default(),
                 node: id.clone(),
             };
             let mut batch = Batch::default();
@@ -84,17 +94,27 @@ impl Membership {
         let mut batch = Batch::default();
         batch.delete(keys::store_key(store));
         self.context.propose(batch).await?;
+        self.inner.lock().contests.remove(id);
         tracing::warn!(node = %id, %store, "disk is given up by an operator");
         Ok(ended)
     }
 
     /// Accepts a doubt of a storage node on behalf of a person: the node is told at its next
-    /// heartbeat.
+    /// heartbeat. A doubt about this master is accepted by the master itself.
     ///
     /// # Errors
     /// `not_found` if the node is not known; `invalid_argument` if it has no open doubt of this
     /// number, which names those that it has.
-    pub(crate) fn accept_doubt(&self, id: &NodeId, number: u32) -> Result<(), Fault> {
+    pub(crate) async fn accept_doubt(&self, id: &NodeId, number: u32) -> Result<(), Fault> {
+        match self.note_accept(id, number)? {
+            Some((store, noted)) => self.accept_history(store, noted).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that the node is to be told of an accept. Returns its disk and what it has noted if the
+    /// doubt is about this master.
+    fn note_accept(&self, id: &NodeId, number: u32) -> Result<Option<(StoreUuid, Point)>, Fault> {
         let mut inner = self.inner.lock();
         let node = inner
             .nodes
@@ -111,8 +131,16 @@ impl Membership {
             return Err(Fault::new(ErrorCode::InvalidArgument, text));
         }
         tracing::warn!(node = %id, number, "doubt is accepted by an operator");
-        node.accepting.insert(number);
-        Ok(())
+        let is_about_master = |doubt: &DoubtReport| doubt.number == number && doubt.kind == MASTER;
+        if !node.doubts.iter().any(is_about_master) {
+            node.accepting.insert(number);
+            return Ok(None);
+        }
+        let noted = node.disk.as_ref().map(|disk| disk.store).zip(node.noted);
+        noted.map(Some).ok_or_else(|| {
+            let text = format!("node {id} has not told what it has noted of the master");
+            Fault::new(ErrorCode::Unavailable, text)
+        })
     }
 }
 

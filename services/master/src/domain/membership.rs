@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_types::epoch::SealPoint;
+use cstore_types::history::Point;
 use cstore_types::{
     ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid,
 };
@@ -16,6 +17,7 @@ use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use super::Context;
+use super::history::Telling;
 use super::seals::Told;
 use crate::limits::{FORGET_WORKER, MAX_NODES, MIN_UPLOAD_SPACE};
 use crate::store::Batch;
@@ -118,6 +120,10 @@ pub(crate) struct Node {
     pub(crate) disk: Option<DiskReport>,
     /// What is known of the sequences of its disk.
     pub(crate) told: Told,
+    /// Newest place in the master's history that a storage node has obeyed.
+    pub(crate) noted: Option<Point>,
+    /// Newest seal of the disk that a commit has relied on in this life of the master.
+    pub(crate) newest_held: SealPoint,
     /// Doubts about the disk's content, accepted ones among them.
     pub(crate) doubts: Vec<DoubtReport>,
     /// Numbers of doubts that a person accepted since, until the node says that it has.
@@ -163,36 +169,12 @@ pub(crate) struct ChosenWorker {
     pub(crate) addr: String,
 }
 
-/// A heartbeat, checked.
-#[derive(Debug)]
-pub(crate) struct Heartbeat {
-    pub(crate) id: NodeId,
-    pub(crate) role: NodeRole,
-    pub(crate) ready: bool,
-    pub(crate) reason: String,
-    pub(crate) disk: Option<DiskReport>,
-    pub(crate) told: Told,
-    pub(crate) doubts: Vec<DoubtReport>,
-    /// The last heartbeat of a worker that stops cleanly.
-    pub(crate) leaving: bool,
-}
-
-/// Outcome of a heartbeat.
+/// What a node learns at its registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum HeartbeatOutcome {
-    /// The node is not known, or not with this disk: it has to register.
-    RegisterAgain,
-    /// The node is no member any more, as it asked for.
-    Left,
-    /// The lease is renewed.
-    Renewed {
-        /// The disk is older than what the master has seen of it.
-        suspect: bool,
-        /// Newest seal of the disk on which a file rests; `None` for a worker.
-        seen: Option<SealPoint>,
-        /// Doubts that a person accepted and that the node has not accepted yet.
-        accepting: Vec<u32>,
-    },
+pub(crate) struct Registered {
+    /// Newest seal of the disk on which a file rests; `None` for a worker.
+    pub(crate) seen: Option<SealPoint>,
+    pub(crate) telling: Telling,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +182,10 @@ pub(super) struct Inner {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Counts the workers that were chosen, for their rotation.
     turn: usize,
+    /// Storage nodes that have obeyed another history than this master's, with a sentence about it.
+    pub(super) contests: BTreeMap<NodeId, String>,
+    /// Every store was heard in this life of the master.
+    pub(super) has_heard_all: bool,
 }
 
 /// The rules of membership.
@@ -364,20 +350,18 @@ impl Membership {
         sum
     }
 
-    /// Takes a node in. Returns the newest seal of its disk on which a file rests.
+    /// Takes a node in. Returns the newest seal of its disk on which a file rests, and what it needs to
+    /// judge this master.
     ///
     /// # Errors
     /// `permission_denied` if the store belongs to another node, the node has another store, is known
     /// in another role or is in use at another address; `overloaded` if too many nodes are known; those of the store of metadata.
-    pub(crate) async fn register(
-        &self,
-        id: NodeId,
-        mut node: Node,
-    ) -> Result<Option<SealPoint>, Fault> {
+    pub(crate) async fn register(&self, id: NodeId, mut node: Node) -> Result<Registered, Fault> {
         self.check_takeover(&id, &node)?;
         let mut seen = None;
         if let Some(disk) = &node.disk {
-            seen = Some(self.register_store(&id, disk.store).await?);
+            let is_open = node.told != Told::Nothing;
+            seen = Some(self.register_store(&id, disk.store, is_open).await?);
         }
         // Commits that rely on what the disk has told before must be durable: they are a part of what
         // the disk is judged by.
@@ -386,8 +370,13 @@ impl Membership {
             if let Some(record) = self.context.derived.store(disk.store) {
                 *seen = record.seen;
             }
-            node.suspect = node.is_older_than(seen);
+            node.suspect = node.is_older_than(seen) || node.is_in_doubt();
         }
+        let mut registered = Registered {
+            seen,
+            telling: Telling::default(),
+        };
+        let history = self.context.store.history();
         let owns_store = !self.context.derived.stores_of(&id).is_empty();
         {
             let mut inner = self.inner.lock();
@@ -403,12 +392,27 @@ impl Membership {
                 let text = format!("node {id} is known in another role");
                 return Err(Fault::new(ErrorCode::PermissionDenied, text));
             }
-            inner.nodes.insert(id, node);
+            let store = node.disk.as_ref().map(|disk| disk.store);
+            let noted = node.noted;
+            let has_store = |known: &&Node| {
+                known.disk.as_ref().map(|disk| disk.store) == store && store.is_some()
+            };
+            if let Some(before) = inner.nodes.get(&id).filter(has_store) {
+                // A person's word outlives the process that it was meant for.
+                node.accepting.clone_from(&before.accepting);
+                if before.told.is_same_open(&node.told) {
+                    node.newest_held = before.newest_held;
+                }
+            }
+            inner.nodes.insert(id.clone(), node);
+            if let Some(store) = store {
+                registered.telling = self.judge_history(&mut inner, &history, (&id, store), noted);
+            }
         }
         drop(telling);
         self.freeze_map().await?;
         self.context.derived.changed();
-        Ok(seen)
+        Ok(registered)
     }
 
     /// Checks that nobody else uses the name of a node: two processes of one name would take each
@@ -474,82 +478,5 @@ impl Membership {
             .map(as_placed)
             .take(self.context.limits.storage_nodes)
             .collect()
-    }
-
-    /// Renews a lease.
-    pub(crate) fn heartbeat(&self, beat: Heartbeat) -> HeartbeatOutcome {
-        let seen = beat
-            .disk
-            .as_ref()
-            .map(|disk| self.context.derived.store(disk.store));
-        let mut inner = self.inner.lock();
-        if beat.leaving && beat.role == NodeRole::Worker {
-            let left = inner
-                .nodes
-                .get(&beat.id)
-                .is_some_and(|node| node.role == beat.role);
-            if left {
-                inner.nodes.remove(&beat.id);
-                tracing::info!(node = %beat.id, "worker has left");
-            }
-            drop(inner);
-            self.context.derived.changed();
-            return HeartbeatOutcome::Left;
-        }
-
-        let known = inner
-            .nodes
-            .get_mut(&beat.id)
-            .filter(|node| node.role == beat.role);
-        let Some(node) = known else {
-            return HeartbeatOutcome::RegisterAgain;
-        };
-        let before = (
-            node.state(self.lease()),
-            node.reason.clone(),
-            node.doubts.clone(),
-        );
-        node.last_seen = Instant::now();
-        node.last_seen_ms = self.context.clock.now_ms();
-        node.ready = beat.ready;
-        node.reason = beat.reason;
-        node.doubts = beat.doubts;
-        if let Some(disk) = beat.disk {
-            let Some(Some(seen)) = &seen else {
-                return HeartbeatOutcome::RegisterAgain;
-            };
-            node.disk = Some(disk);
-            node.suspect = match &beat.told {
-                // Only a restart can bring an older disk: a heartbeat that a commit overtook proves
-                // nothing.
-                Told::Nothing | Told::Sequence => node.suspect && disk.seal_seq < seen.seen.seq,
-                // The disk knows what it holds, and judges what it is told.
-                Told::Epochs(_) => node.is_in_doubt(),
-            };
-            node.told = beat.told;
-        }
-
-        let open = |number: &u32| {
-            let mut doubts = node.doubts.iter();
-            doubts.any(|doubt| doubt.number == *number && !doubt.accepted)
-        };
-        node.accepting.retain(open);
-
-        let suspect = node.suspect;
-        let accepting = node.accepting.iter().copied().collect();
-        let after = (
-            node.state(self.lease()),
-            node.reason.clone(),
-            node.doubts.clone(),
-        );
-        drop(inner);
-        if before != after {
-            self.context.derived.changed();
-        }
-        HeartbeatOutcome::Renewed {
-            suspect,
-            seen: seen.flatten().map(|record| record.seen),
-            accepting,
-        }
     }
 }

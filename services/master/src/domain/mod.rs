@@ -11,6 +11,8 @@
 
 mod derived;
 mod disks;
+mod heartbeats;
+mod history;
 mod listing;
 mod membership;
 mod namespace;
@@ -27,13 +29,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_node::clock::Clock;
+use cstore_types::history::Point;
 use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketKey, error_chain};
 
 pub(crate) use derived::Derived;
+pub(crate) use heartbeats::{Heartbeat, HeartbeatOutcome};
+pub(crate) use history::Telling;
 pub(crate) use listing::{ListQuery, ListedFile};
 pub(crate) use membership::{
-    DiskReport, DiskTotals, DoubtReport, Heartbeat, HeartbeatOutcome, Membership, Node, NodeRole,
-    NodeState, NodeView,
+    DiskReport, DiskTotals, DoubtReport, Membership, Node, NodeRole, NodeState, NodeView,
+    Registered,
 };
 pub(crate) use namespace::{CopyOrRename, Namespace};
 pub(crate) use releases::{Releases, Verdict};
@@ -73,7 +78,18 @@ pub(crate) struct Context {
 
 impl Context {
     /// Proposes a batch. Returns `None` if another change came first: read again and decide again.
+    ///
+    /// # Errors
+    /// `unavailable` as long as this master is contested; those of the store.
     async fn propose(&self, batch: Batch) -> Result<Option<Position>, Fault> {
+        if let Some(why) = self.derived.contested() {
+            return Err(Fault::new(ErrorCode::Unavailable, why.to_string()));
+        }
+        self.propose_contested(batch).await
+    }
+
+    /// Proposes a batch that a person has asked for, also if this master is contested.
+    async fn propose_contested(&self, batch: Batch) -> Result<Option<Position>, Fault> {
         match self.store.commit(batch).await {
             Ok(position) => Ok(Some(position)),
             Err(MetaError::Conflict) => Ok(None),
@@ -87,7 +103,8 @@ impl Context {
 pub(crate) struct MasterState {
     pub(crate) cluster: ClusterUuid,
     pub(crate) incarnation: Incarnation,
-    pub(crate) position: Position,
+    /// Place in the history; its position is that of the last batch.
+    pub(crate) head: Point,
 }
 
 /// All rules of one master.
@@ -136,16 +153,18 @@ impl Master {
         MasterState {
             cluster: self.identity.cluster,
             incarnation: self.identity.incarnation,
-            position: self.context.store.position(),
+            head: self.context.store.head(),
         }
     }
 
     /// Returns the reason why no metadata can be written now.
     pub(crate) fn not_writable(&self) -> Option<String> {
         let state = self.context.store.writer_state().borrow().clone();
-        state
+        let blocked = state
             .reason()
-            .map(|why| format!("metadata cannot be written: {}", error_chain(why)))
+            .map(|why| format!("metadata cannot be written: {}", error_chain(why)));
+        let contested = || self.context.derived.contested();
+        blocked.or_else(|| contested().map(|why| why.to_string()))
     }
 
     /// Returns what keeps the cluster from taking uploads.

@@ -92,9 +92,9 @@ impl Releases {
         Err(MetaError::Conflict.into())
     }
 
-    /// Returns the verdicts on sessions that `store` holds sets of, in their order. An open one
-    /// that was silent for longer than a ticket lives is ended first; an ended one that is not on
-    /// the store's list is put there again.
+    /// Returns the verdicts on sessions that `store` holds sets of, in their order. If `may_release`,
+    /// an open one that was silent for longer than a ticket lives is ended first, and an ended one
+    /// that is not on the store's list is put there again.
     ///
     /// A session whose verdict fails is logged and left out: the store reports it again, and the
     /// others must not wait for it.
@@ -102,13 +102,14 @@ impl Releases {
         &self,
         store: StoreUuid,
         sessions: &[SessionId],
+        may_release: bool,
     ) -> Vec<(SessionId, Verdict)> {
         let mut verdicts = Vec::with_capacity(sessions.len());
         // Some at a time: their changes share syncs, and leave room for others in the writer's
         // queue.
         for chunk in sessions.chunks(JUDGED_TOGETHER) {
-            let judged =
-                join_all(chunk.iter().map(|session| self.judge_one(store, *session))).await;
+            let judge = |session: &SessionId| self.judge_one(store, *session, may_release);
+            let judged = join_all(chunk.iter().map(judge)).await;
             for (session, verdict) in chunk.iter().zip(judged) {
                 match verdict {
                     Ok(verdict) => verdicts.push((*session, verdict)),
@@ -121,8 +122,14 @@ impl Releases {
         verdicts
     }
 
-    async fn judge_one(&self, store: StoreUuid, session: SessionId) -> Result<Verdict, Fault> {
+    async fn judge_one(
+        &self,
+        store: StoreUuid,
+        session: SessionId,
+        may_release: bool,
+    ) -> Result<Verdict, Fault> {
         match self.verdict(session).await? {
+            verdict @ (Verdict::Open | Verdict::Ended(_)) if !may_release => Ok(verdict),
             Verdict::Ended(ending) => {
                 if !self.context.derived.releases.waits_for(session, store) {
                     self.release_again(store, session).await?;

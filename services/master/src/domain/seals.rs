@@ -16,7 +16,7 @@
 use cstore_types::epoch::{self, Epoch, SealPoint};
 use cstore_types::history::Place;
 use cstore_types::{ErrorCode, Fault, SealSeq, StoreUuid};
-use tokio::sync::RwLockReadGuard;
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::membership::{DiskReport, DoubtReport, Membership, Node};
 use crate::store::Batch;
@@ -39,7 +39,7 @@ pub(super) enum JudgedSeal {
 }
 
 /// Keeps disks from registering. What they have told stays true while it lives.
-pub(super) type ToldGuard<'a> = RwLockReadGuard<'a, ()>;
+pub(super) type ToldGuard = OwnedRwLockReadGuard<()>;
 
 /// What this life of the master has been told of the sequences of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,6 +65,18 @@ impl Told {
                 });
                 is_current || epoch::place(epochs, head.0, point) == Place::Contains
             }
+        }
+    }
+
+    /// Returns true if both were told by the same open of a disk.
+    pub(super) fn is_same_open(&self, other: &Self) -> bool {
+        let current = |epoch: &Epoch| (epoch.number, epoch.nonce);
+        match (self, other) {
+            (Self::Epochs(ours), Self::Epochs(theirs)) => {
+                ours.last().map(current) == theirs.last().map(current)
+            }
+            (Self::Sequence, Self::Sequence) => true,
+            _ => false,
         }
     }
 
@@ -104,8 +116,8 @@ impl Node {
 impl Membership {
     /// Keeps disks from registering until the guard is dropped: what a commit was judged by must be
     /// true until it is durable.
-    pub(super) async fn told(&self) -> ToldGuard<'_> {
-        self.told.read().await
+    pub(super) async fn told(&self) -> ToldGuard {
+        self.told.clone().read_owned().await
     }
 
     /// Judges a seal of a store by what the store has told this life of the master.
@@ -114,24 +126,30 @@ impl Membership {
     /// `unavailable` if the store was not heard in this life, or is not known.
     pub(super) fn judge_seal(
         &self,
-        _told: &ToldGuard<'_>,
+        _told: &ToldGuard,
         store: StoreUuid,
-        seq: SealSeq,
+        seal: SealPoint,
     ) -> Result<JudgedSeal, Fault> {
-        let inner = self.inner.lock();
-        let has_store = |node: &&Node| node.disk.as_ref().is_some_and(|disk| disk.store == store);
-        let known = inner.nodes.values().find(has_store);
+        let mut inner = self.inner.lock();
+        let has_store =
+            |node: &&mut Node| node.disk.as_ref().is_some_and(|disk| disk.store == store);
+        let known = inner.nodes.values_mut().find(has_store);
         let Some(node) = known.filter(|node| node.told != Told::Nothing) else {
             let text =
                 format!("store {store} was not heard since the master started, or is being opened");
             return Err(Fault::new(ErrorCode::Unavailable, text));
         };
-        let point = node.told.point(seq);
+        // A program that does not say the nonce of a seal is taken to mean the epoch that was told.
+        let point = match seal.nonce {
+            0 => node.told.point(seal.seq),
+            _ => seal,
+        };
         let head = node.disk.as_ref().map_or(SealSeq(0), |disk| disk.seal_seq);
         // A program without epochs cannot tell.
         if node.told != Told::Sequence && !node.told.holds(head, &point) {
             return Ok(JudgedSeal::Gone);
         }
+        node.newest_held = node.newest_held.max(point);
         Ok(JudgedSeal::Held {
             point,
             raises: !node.suspect,
@@ -144,33 +162,40 @@ impl Membership {
     /// # Errors
     /// Those of the store of metadata. The node goes on reporting the accepted doubt.
     pub(crate) async fn take_accepted(&self, store: StoreUuid) -> Result<(), Fault> {
-        let Some(record) = self.context.derived.store(store) else {
+        let is_accepted = |node: &Node| {
+            let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == store);
+            let mut doubts = node.doubts.iter();
+            has_store && doubts.any(|doubt| doubt.kind == STORE_OLDER && doubt.accepted)
+        };
+        if !self.inner.lock().nodes.values().any(is_accepted) {
+            return Ok(());
+        }
+
+        // No commit is between its judgement and its end now, so nothing is raised meanwhile.
+        let _telling = self.told.write().await;
+        let key = keys::store_key(store);
+        let Some(current) = self.context.store.get(&key).await? else {
             return Ok(());
         };
+        let record = StoreRecord::decode(&current.value)?;
         let accepts = |doubt: &DoubtReport| {
             doubt.kind == STORE_OLDER && doubt.accepted && doubt.seal == Some(record.seen)
         };
         let head = {
             let inner = self.inner.lock();
             let node = inner.nodes.get(&record.node);
-            let node = node.filter(|node| {
-                let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == store);
-                has_store && node.doubts.iter().any(accepts)
-            });
-            node.and_then(Node::head)
+            let node = node.filter(|node| is_accepted(node) && node.doubts.iter().any(accepts));
+            // A seal that was committed on the disk since its last report counts, too.
+            node.and_then(|node| Some(node.head()?.max(node.newest_held)))
         };
         let Some(seen) = head else {
             return Ok(());
         };
 
-        let key = keys::store_key(store);
-        let Some(current) = self.context.store.get(&key).await? else {
-            return Ok(());
-        };
         let mut batch = Batch::default();
         batch.require_version(key.clone(), current.version);
         batch.put(key, StoreRecord { seen, ..record }.encode());
-        // On a conflict a commit has raised it, and the node is asked again.
+        // On a conflict the node reports it again.
         if self.context.propose(batch).await?.is_some() {
             tracing::warn!(%store, %seen, "an older disk is taken as it is, as an operator has accepted");
         }

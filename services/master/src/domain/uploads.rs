@@ -1,13 +1,13 @@
 //! Upload sessions: tickets, the one batch that publishes a file, aborts.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use cstore_proto::{TicketClaims, TicketError};
 use cstore_types::epoch::SealPoint;
-use cstore_types::limits::{MAX_STORAGE_NODES, MAX_TICKETS};
+use cstore_types::limits::{MAX_STORAGE_NODES, MAX_STORE_SEALS, MAX_TICKETS};
 use cstore_types::{
-    ETag, ErrorCode, Fault, FileMeta, FileName, NamedFile, Root, SealSeq, SessionId, StoreUuid,
-    Tenant, UserMetadata, WriteCondition,
+    ETag, ErrorCode, Fault, FileMeta, FileName, NamedFile, Root, SessionId, StoreUuid, Tenant,
+    UserMetadata, WriteCondition,
 };
 
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use crate::store::{Batch, MetaError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub(crate) store: StoreUuid,
-    pub(crate) seq: SealSeq,
+    pub(crate) point: SealPoint,
 }
 
 /// A commit as it was asked for, checked as far as no state is needed.
@@ -46,6 +46,17 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
+    /// Returns the stores that have sealed a part, in the order of their first seals.
+    fn stores(&self) -> Vec<StoreUuid> {
+        let mut stores = Vec::new();
+        for seal in &self.seals {
+            if !stores.contains(&seal.store) {
+                stores.push(seal.store);
+            }
+        }
+        stores
+    }
+
     fn file(&self, version: u64, modified_ms: i64) -> FileRecord {
         let meta = FileMeta {
             size: self.size,
@@ -225,7 +236,7 @@ impl Uploads {
                     _ => continue,
                 }
             };
-            if let Some(published) = self.try_commit(commit, found, seals).await? {
+            if let Some(published) = self.try_commit(commit, found, seals, told).await? {
                 return Ok(published);
             }
         }
@@ -237,6 +248,7 @@ impl Uploads {
         commit: &Commit,
         found: Option<FoundFile>,
         seals: Vec<(StoreUuid, SealPoint)>,
+        told: ToldGuard,
     ) -> Result<Option<Published>, Fault> {
         let session = commit.claims.session;
         let tenant = &commit.claims.tenant;
@@ -260,13 +272,15 @@ impl Uploads {
         let record = SessionRecord::Committed(Box::new(CommittedSession {
             names: 1,
             root_crc: crc32c::crc32c(&commit.root),
-            stores: commit.seals.iter().map(|seal| seal.store).collect(),
+            stores: commit.stores(),
             name: commit.name.clone(),
             file: file.clone(),
         }));
         batch.put(name_key, file.encode());
         batch.put(keys::session_key(session), record.encode());
         batch.put(keys::root_key(session), commit.root.clone());
+        // The caller may be gone before the batch lands.
+        batch.keep(told);
         for (store, point) in seals {
             batch.raise_seal(keys::store_key(store), point);
         }
@@ -285,7 +299,7 @@ impl Uploads {
     /// has come; `None` if a disk does not hold what it proved.
     fn judge_seals(
         &self,
-        told: &ToldGuard<'_>,
+        told: &ToldGuard,
         commit: &Commit,
     ) -> Result<Option<Vec<(StoreUuid, SealPoint)>>, Fault> {
         let mut raising = Vec::new();
@@ -294,7 +308,7 @@ impl Uploads {
                 let text = format!("store {} is not registered", seal.store);
                 return Err(Fault::new(ErrorCode::Unavailable, text));
             };
-            match self.members.judge_seal(told, seal.store, seal.seq)? {
+            match self.members.judge_seal(told, seal.store, seal.point)? {
                 JudgedSeal::Gone => return Ok(None),
                 JudgedSeal::Held { point, raises } if raises && record.seen < point => {
                     raising.push((seal.store, point));
@@ -443,9 +457,14 @@ fn check_recipe(commit: &Commit) -> Result<(), Fault> {
         );
         return Err(Fault::invalid(text));
     }
-    let stores: BTreeSet<StoreUuid> = commit.seals.iter().map(|seal| seal.store).collect();
-    if commit.seals.len() > MAX_STORAGE_NODES || stores.len() != commit.seals.len() {
-        let text = format!("field seals: must name at most {MAX_STORAGE_NODES} stores, each once");
+    let mut stores: BTreeMap<StoreUuid, usize> = BTreeMap::new();
+    for seal in &commit.seals {
+        *stores.entry(seal.store).or_default() += 1;
+    }
+    if stores.len() > MAX_STORAGE_NODES || stores.values().any(|n| *n > MAX_STORE_SEALS) {
+        let text = format!(
+            "field seals: must name at most {MAX_STORAGE_NODES} stores, each at most {MAX_STORE_SEALS} times"
+        );
         return Err(Fault::invalid(text));
     }
     if commit.size > 0 && commit.seals.is_empty() {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use cstore_proto::v1::cluster_server::Cluster;
 use cstore_proto::{FieldError, node_id, placement_map, status, store_uuid, to_status, v1};
+use cstore_types::epoch::SealPoint;
 use cstore_types::limits::{MAX_ACTIVE_SESSIONS, MAX_REPORTED_SESSIONS};
 use cstore_types::{Caller, ErrorCode, error_chain};
 use futures_util::Stream;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Services, convert};
-use crate::domain::{Heartbeat, HeartbeatOutcome, Master, Node, NodeRole};
+use crate::domain::{Heartbeat, HeartbeatOutcome, Master, Node, NodeRole, Registered};
 use crate::limits::MAX_NODE_TEXT;
 
 fn check_node(
@@ -58,6 +59,8 @@ fn check_node(
             .unwrap_or_default(),
         accepting: BTreeSet::new(),
         told: convert::told(request.storage.as_ref())?,
+        noted: convert::noted(request.storage.as_ref()),
+        newest_held: SealPoint::default(),
     })
 }
 
@@ -115,7 +118,7 @@ impl Cluster for Services {
         let master = &self.master;
         let node = check_node(&request, role, master.context.clock.now_ms())?;
         let registered = master.members.register(id, node).await;
-        let seen = registered.map_err(to_status)?;
+        let Registered { seen, telling } = registered.map_err(to_status)?;
         let ms =
             |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(v1::RegisterResponse {
@@ -128,6 +131,7 @@ impl Cluster for Services {
                 .placement()
                 .map(|map| placement_map(&map)),
             seen: seen.map(v1::SealPoint::from),
+            history: Some(telling.into()),
             state: Some(master.state().into()),
         }))
     }
@@ -176,6 +180,7 @@ impl Cluster for Services {
                 .map(convert::doubts)
                 .unwrap_or_default(),
             told: convert::told(request.storage.as_ref())?,
+            noted: convert::noted(request.storage.as_ref()),
             leaving: request.worker.as_ref().is_some_and(|worker| worker.leaving),
         };
         let mut response = v1::HeartbeatResponse::default();
@@ -185,10 +190,12 @@ impl Cluster for Services {
             HeartbeatOutcome::Renewed {
                 suspect,
                 seen,
+                telling,
                 accepting,
             } => {
                 response.suspect = suspect;
                 response.seen = seen.map(v1::SealPoint::from);
+                response.history = request.storage.as_ref().map(|_| telling.into());
                 response.accept_doubts = accepting;
                 if let Some(report) = request.storage {
                     self.answer_report(&report, &mut response).await?;
@@ -228,7 +235,7 @@ impl Cluster for Services {
     ) -> Result<Response<v1::AcceptDoubtResponse>, Status> {
         let request = request.into_inner();
         let id = node_id(&request.node_id)?;
-        let accepted = self.master.members.accept_doubt(&id, request.number);
+        let accepted = self.master.members.accept_doubt(&id, request.number).await;
         accepted.map_err(to_status)?;
         Ok(Response::new(v1::AcceptDoubtResponse {}))
     }
@@ -286,14 +293,16 @@ impl Services {
             // are named again; a session without sets is released at once.
             tracing::warn!(%store, error = %error_chain(&fault), "released sessions are not taken off the list yet");
         }
-        for (session, verdict) in releases.judge(store, &unconfirmed).await {
+        let may_release = self.master.members.may_release();
+        let verdicts = releases.judge(store, &unconfirmed, may_release).await;
+        for (session, verdict) in verdicts {
             let session = Bytes::copy_from_slice(session.as_bytes());
             let state = v1::SessionState::from(&verdict).into();
             response
                 .verdicts
                 .push(v1::SessionVerdict { session, state });
         }
-        if !response.suspect {
+        if !response.suspect && may_release {
             let due = releases.due(store, report.fill_pressure);
             response.releases = due
                 .iter()

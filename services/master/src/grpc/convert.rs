@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use cstore_proto::{FieldError, session, store_uuid, v1};
 use cstore_types::epoch::{Epoch, SealPoint};
+use cstore_types::history::Point;
 use cstore_types::{ETag, ETagError, SealSeq, SessionId};
 
 use crate::domain::{
-    DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView, Seal, Told,
-    Verdict,
+    DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView, Seal, Telling,
+    Told, Verdict,
 };
 use crate::limits::{MAX_NODE_DOUBTS, MAX_NODE_TEXT, MAX_TOLD_EPOCHS};
 
@@ -16,7 +17,9 @@ impl From<MasterState> for v1::MasterState {
         Self {
             cluster_uuid: Bytes::copy_from_slice(state.cluster.as_bytes()),
             incarnation: state.incarnation.0,
-            log_position: state.position,
+            log_position: state.head.position,
+            term: state.head.term,
+            life: state.head.life,
         }
     }
 }
@@ -125,6 +128,21 @@ pub(super) fn disk_report(report: &v1::StorageReport) -> Result<DiskReport, Fiel
     })
 }
 
+impl From<Telling> for v1::History {
+    fn from(telling: Telling) -> Self {
+        Self {
+            head: Some(telling.head.into()),
+            lives: telling.lives.into_iter().map(v1::Life::from).collect(),
+            accepted: telling.accepted.map(v1::Point::from),
+        }
+    }
+}
+
+/// Reads what a storage node has noted of the master's history.
+pub(super) fn noted(report: Option<&v1::StorageReport>) -> Option<Point> {
+    report.and_then(|report| report.noted).map(Point::from)
+}
+
 /// Reads what a report tells of the sequences of a disk.
 pub(super) fn told(report: Option<&v1::StorageReport>) -> Result<Told, FieldError> {
     let Some(report) = report else {
@@ -133,14 +151,9 @@ pub(super) fn told(report: Option<&v1::StorageReport>) -> Result<Told, FieldErro
     if report.unopened {
         return Ok(Told::Nothing);
     }
-    let told = &report.epochs;
-    if told.len() > MAX_TOLD_EPOCHS {
-        let text = format!(
-            "must name at most {MAX_TOLD_EPOCHS} epochs, found {}",
-            told.len()
-        );
-        return Err(FieldError::new("epochs", text));
-    }
+    // The oldest ones are left out: where they ended stands in the first that stays.
+    let surplus = report.epochs.len().saturating_sub(MAX_TOLD_EPOCHS);
+    let told = report.epochs.get(surplus..).unwrap_or_default();
     if !told.is_sorted_by(|a, b| a.number < b.number) {
         return Err(FieldError::new("epochs", "must grow by their numbers"));
     }
@@ -168,7 +181,10 @@ pub(super) fn sessions(
 pub(super) fn seal(seal: &v1::StoreSeal) -> Result<Seal, FieldError> {
     Ok(Seal {
         store: store_uuid(&seal.store_uuid)?,
-        seq: SealSeq(seal.seal_seq),
+        point: SealPoint {
+            seq: SealSeq(seal.seal_seq),
+            nonce: seal.nonce,
+        },
     })
 }
 

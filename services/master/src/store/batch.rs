@@ -2,7 +2,10 @@
 //! log.
 
 use cstore_types::codec::{CodecError, Fields};
+use std::sync::Arc;
+
 use cstore_types::epoch::SealPoint;
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::keys::NAMES;
 use super::{DamageKind, MetaError, Position, Versioned};
@@ -41,9 +44,30 @@ pub(crate) enum Edit {
     RaiseSeal(SealPoint),
 }
 
+/// Right that lives until the outcome of a batch is known, also if its caller is gone.
+#[derive(Clone, Default)]
+pub(crate) struct Right(Option<Arc<OwnedRwLockReadGuard<()>>>);
+
+/// Rights say nothing about what a batch does.
+impl PartialEq for Right {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Right {}
+
+impl std::fmt::Debug for Right {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Right").field(&self.0.is_some()).finish()
+    }
+}
+
 /// Edits that happen together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Batch {
+    /// Never read.
+    pub(super) right: Right,
     pub(super) require: Vec<Require>,
     pub(super) edits: Vec<(Vec<u8>, Edit)>,
 }
@@ -63,6 +87,11 @@ impl Batch {
 
     pub(crate) fn delete(&mut self, key: Vec<u8>) {
         self.edits.push((key, Edit::Delete));
+    }
+
+    /// Keeps `right` until the outcome of the batch is known.
+    pub(crate) fn keep(&mut self, right: OwnedRwLockReadGuard<()>) {
+        self.right = Right(Some(Arc::new(right)));
     }
 
     pub(crate) fn raise_seal(&mut self, key: Vec<u8>, seal: SealPoint) {

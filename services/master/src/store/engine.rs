@@ -11,6 +11,7 @@ use cstore_log::Disk;
 use cstore_node::commit::CommitSpans;
 use cstore_node::metrics::CommitMetrics;
 use cstore_types::CommitFacts;
+use cstore_types::history::Point;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
@@ -18,6 +19,7 @@ use tracing::Instrument;
 use super::batch::Batch;
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::index::Index;
+use super::lives::{History, Lives};
 use super::recovery::{self, Recovered};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::snapshot;
@@ -57,6 +59,7 @@ impl Default for SledOptions {
 #[derive(Debug)]
 pub(crate) struct SledMeta {
     index: Index,
+    lives: Lives,
     writer: Mutex<WriterMode>,
     published: Published,
     abandoned: Arc<AtomicBool>,
@@ -144,7 +147,11 @@ impl SledMeta {
             gauge,
         };
         let abandoned = Arc::new(AtomicBool::new(false));
+        let lives = Lives::read(&index)?;
+        let number = cstore_types::nonce().map_err(MetaError::Random)?;
         let writer = Writer {
+            next_life: Some(lives.next(number)),
+            lives: lives.clone(),
             index: index.clone(),
             log,
             observer,
@@ -167,6 +174,7 @@ impl SledMeta {
         let commits = CommitSpans::default();
         Ok(Self {
             index,
+            lives,
             writer: Mutex::new(mode),
             published,
             abandoned,
@@ -265,6 +273,18 @@ impl MetaStore for SledMeta {
 
     fn position(&self) -> Position {
         self.published.position.load(Ordering::Acquire)
+    }
+
+    fn head(&self) -> Point {
+        // In this order: see `Lives::upto`.
+        let position = self.position();
+        self.lives.head(position)
+    }
+
+    fn history(&self) -> History {
+        // In this order: see `Lives::upto`.
+        let position = self.position();
+        self.lives.upto(position)
     }
 
     fn frames(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use cstore_log::golden::GoldenFile;
 use cstore_types::epoch::SealPoint;
+use cstore_types::history::{Life, Point};
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
     PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
@@ -163,6 +164,31 @@ fn check_values(golden: &mut GoldenFile) {
     let bytes = golden.check("release", &release.encode());
     assert_eq!(ReleaseRecord::decode(&bytes), Ok(release));
     check_store(golden);
+    check_life();
+}
+
+fn check_life() {
+    let life = Life {
+        incarnation: Incarnation(1),
+        term: 2,
+        life: 3,
+        first: 4,
+        chain_before: 0,
+    };
+    let (key, value) = (
+        super::keys::life_key(&life),
+        super::keys::encode_life(&life),
+    );
+    assert_eq!(hex::encode(&key), "790000000000000002");
+    let expected = concat!(
+        "01",
+        "0100000000000000",
+        "0300000000000000",
+        "0400000000000000",
+        "0000000000000000",
+    );
+    assert_eq!(hex::encode(&value), expected);
+    assert_eq!(super::keys::decode_life(&key, &value), Ok(life));
 }
 
 fn check_store(golden: &mut GoldenFile) {
@@ -171,6 +197,7 @@ fn check_store(golden: &mut GoldenFile) {
             seq: SealSeq(77),
             nonce: 0,
         },
+        accepted: Point::default(),
         node: NodeId::new("storage-1").unwrap(),
     };
     let bytes = golden.check("store", &store.encode());
@@ -187,7 +214,21 @@ fn check_store(golden: &mut GoldenFile) {
     let bytes = hex::decode("020200000000010000010203040506070809000000").unwrap();
     let bytes = [&bytes[..], b"storage-1"].concat();
     assert_eq!(store.encode(), bytes);
-    assert_eq!(StoreRecord::decode(&bytes), Ok(store));
+    assert_eq!(StoreRecord::decode(&bytes), Ok(store.clone()));
+
+    // Its node has obeyed another history, which a person has accepted.
+    let accepted = Point {
+        incarnation: Incarnation(1),
+        term: 2,
+        life: 3,
+        position: 4,
+        chain: 5,
+    };
+    let store = StoreRecord { accepted, ..store };
+    let encoded = store.encode();
+    assert_eq!(encoded[..17], [&[3][..], &bytes[1..17]].concat());
+    assert_eq!(encoded[17..57], accepted.to_bytes());
+    assert_eq!(StoreRecord::decode(&encoded), Ok(store));
 }
 
 fn check_containers(golden: &mut GoldenFile) {

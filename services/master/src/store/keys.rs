@@ -10,7 +10,9 @@
 //!                                or tombstone: 2 [· had committed u8 · version u64 · publication u32 in version 3]
 //! r session [16]                 recipe root as in cstore-types
 //! l session [16]                 release: not before ms i64 · stores
-//! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 in version 2] · node id
+//! y term u64 big-endian          life: incarnation u64 · number u64 · first position u64 · chain before u64, zero
+//! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 from version 2 on]
+//!                                [· accepted point as in cstore-types in version 3] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
 //! Every value begins with its version, 1. A file with metadata and a store whose newest seal lies in
@@ -20,6 +22,7 @@
 
 use cstore_types::codec::{FieldWriter, Fields};
 use cstore_types::epoch::SealPoint;
+use cstore_types::history::{Life, Point};
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
     PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
@@ -38,6 +41,8 @@ const WITH_VERSION: u8 = 2;
 const WITH_ENDING: u8 = 3;
 /// Version of a store whose newest seal lies in an epoch.
 const STORE_WITH_NONCE: u8 = 2;
+/// Version of a store whose node goes on with this master although it has obeyed another history.
+const STORE_WITH_ACCEPTED: u8 = 3;
 /// Tags of a session record.
 const COMMITTED: u8 = 1;
 const ENDED: u8 = 2;
@@ -47,6 +52,7 @@ pub(crate) const NAMES: u8 = b'n';
 pub(crate) const SESSIONS: u8 = b's';
 pub(crate) const RELEASES: u8 = b'l';
 pub(crate) const STORES: u8 = b't';
+pub(crate) const LIVES: u8 = b'y';
 
 pub(crate) fn name_key(tenant: &Tenant, name: &FileName) -> Vec<u8> {
     let mut key = names_prefix(tenant);
@@ -185,6 +191,9 @@ pub(crate) struct ReleaseRecord {
 pub(crate) struct StoreRecord {
     /// Newest seal of the disk on which a file rests.
     pub(crate) seen: SealPoint,
+    /// Place in another history that the node has obeyed and that a person has accepted; the origin if
+    /// there is none.
+    pub(crate) accepted: Point,
     pub(crate) node: NodeId,
 }
 
@@ -415,28 +424,68 @@ impl ReleaseRecord {
 impl StoreRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         // A record without a nonce is one that programs before epochs read, too.
-        match self.seen.nonce {
-            0 => writer(VERSION).u64(self.seen.seq.0),
-            nonce => writer(STORE_WITH_NONCE).u64(self.seen.seq.0).u64(nonce),
+        let (seq, nonce) = (self.seen.seq.0, self.seen.nonce);
+        match (nonce, self.accepted.is_origin()) {
+            (_, false) => writer(STORE_WITH_ACCEPTED)
+                .u64(seq)
+                .u64(nonce)
+                .raw(&self.accepted.to_bytes()),
+            (0, true) => writer(VERSION).u64(seq),
+            (_, true) => writer(STORE_WITH_NONCE).u64(seq).u64(nonce),
         }
         .text(self.node.as_str())
         .finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
-        let (version, mut fields) = versioned(bytes, &[VERSION, STORE_WITH_NONCE])?;
+        let known = &[VERSION, STORE_WITH_NONCE, STORE_WITH_ACCEPTED];
+        let (version, mut fields) = versioned(bytes, known)?;
         let seq = SealSeq(fields.u64()?);
         let nonce = match version {
-            STORE_WITH_NONCE => fields.u64()?,
-            _ => 0,
+            VERSION => 0,
+            _ => fields.u64()?,
+        };
+        let accepted = match version {
+            STORE_WITH_ACCEPTED => Point::take(&mut fields)?,
+            _ => Point::default(),
         };
         let record = Self {
             seen: SealPoint { seq, nonce },
+            accepted,
             node: read_node(&mut fields)?,
         };
         fields.end()?;
         Ok(record)
     }
+}
+
+/// Returns the key of a life.
+pub(crate) fn life_key(life: &Life) -> Vec<u8> {
+    [&[LIVES][..], &life.term.to_be_bytes()].concat()
+}
+
+pub(crate) fn encode_life(life: &Life) -> Vec<u8> {
+    writer(VERSION)
+        .u64(life.incarnation.0)
+        .u64(life.life)
+        .u64(life.first)
+        .u64(life.chain_before)
+        .finish()
+}
+
+pub(crate) fn decode_life(key: &[u8], bytes: &[u8]) -> Result<Life, DamageKind> {
+    let term = key.get(1..).and_then(|raw| raw.try_into().ok());
+    let term = u64::from_be_bytes(term.ok_or(DamageKind::Layout("key of a life"))?);
+    let (_, mut fields) = versioned(bytes, &[VERSION])?;
+    let life = Life {
+        incarnation: Incarnation(fields.u64()?),
+        term,
+        life: fields.u64()?,
+        first: fields.u64()?,
+        chain_before: fields.u64()?,
+    };
+    fields.end()?;
+    Ok(life)
 }
 
 pub(crate) fn encode_placement(placement: &Placement) -> Vec<u8> {

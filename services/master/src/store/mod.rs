@@ -26,8 +26,10 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod golden;
+mod group;
 mod index;
 pub(crate) mod keys;
+mod lives;
 mod recovery;
 mod room;
 mod snapshot;
@@ -37,12 +39,14 @@ mod writer;
 
 use async_trait::async_trait;
 use cstore_node::metrics::CommitMetrics;
+use cstore_types::history::Point;
 use tokio::sync::watch;
 
 pub(crate) use batch::Batch;
 pub(crate) use engine::{SledMeta, SledOptions};
 pub(crate) use error::DamageKind;
 pub use error::MetaError;
+pub(crate) use lives::History;
 
 /// A place in the metadata log: the number of batches up to and including this one.
 pub(crate) type Position = u64;
@@ -124,6 +128,12 @@ pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
 
     /// Returns the position of the last durable batch.
     fn position(&self) -> Position;
+
+    /// Returns the place of the last durable batch.
+    fn head(&self) -> Point;
+
+    /// Returns the history of the metadata up to the last durable batch.
+    fn history(&self) -> History;
 
     /// Returns the number of group commits so far, one sync each.
     fn frames(&self) -> u64;

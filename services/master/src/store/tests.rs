@@ -63,11 +63,11 @@ fn open_mirrored(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> (SledMet
     )
 }
 
-fn open(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> SledMeta {
+pub(super) fn open(dir: &Path, disk: &FaultyDisk, snapshot_bytes: u64) -> SledMeta {
     open_mirrored(dir, disk, snapshot_bytes).0
 }
 
-fn put(key: &[u8], value: Vec<u8>) -> Batch {
+pub(super) fn put(key: &[u8], value: Vec<u8>) -> Batch {
     let mut batch = Batch::default();
     batch.put(key.to_vec(), value);
     batch
@@ -527,6 +527,7 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
     );
     let record = keys::StoreRecord {
         seen: SealPoint::default(),
+        accepted: cstore_types::history::Point::default(),
         node: NodeId::new("s1").unwrap(),
     };
     meta.commit(put(&key, record.encode())).await.unwrap();

@@ -1,6 +1,5 @@
 //! The writer: the one place where a proposed batch becomes log, index and derived state.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -8,13 +7,16 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use cstore_log::{Log, LogError, Record, Urgency};
+use cstore_types::history::Life;
 use cstore_types::{CommitFacts, error_chain};
 use tokio::sync::{oneshot, watch};
 
-use super::batch::{self, Batch, Edit};
+use super::batch::{Batch, Edit};
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
+use super::group::{Accepted, AppliedChange, Overlay};
 use super::index::{Index, Staged, stored};
-use super::keys::StoreRecord;
+use super::keys::{self, StoreRecord};
+use super::lives::Lives;
 use super::room::{self, Headroom, Room};
 use super::{Change, MetaError, Observer, Position, Versioned, WriterState};
 use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP, TIGHT_SNAPSHOT_BYTES};
@@ -41,75 +43,13 @@ pub(super) struct Published {
     pub(super) state: watch::Sender<WriterState>,
 }
 
-/// One change of an accepted batch.
-#[derive(Debug)]
-struct AppliedChange {
-    key: Vec<u8>,
-    /// Value before the change. Set only for keys whose old value is needed.
-    old: Option<Versioned>,
-    new: Option<Versioned>,
-}
-
-/// A batch whose requirements hold, with the position that it will have.
-#[derive(Debug)]
-struct Accepted {
-    position: Position,
-    changes: Vec<AppliedChange>,
-    job: Job,
-}
-
-impl Accepted {
-    /// Returns the job as it was proposed, to be decided again.
-    fn into_job(self) -> Job {
-        self.job
-    }
-
-    fn payload(&self) -> Vec<u8> {
-        let values = self.changes.iter().map(|change| {
-            (
-                change.key.as_slice(),
-                change.new.as_ref().map(|new| new.value.as_slice()),
-            )
-        });
-        batch::encode(values)
-    }
-}
-
-/// Current values of the keys that a group has touched, over those of the index.
-#[derive(Debug, Default)]
-struct Overlay {
-    current: HashMap<Vec<u8>, Option<Versioned>>,
-    /// Values before the group.
-    original: HashMap<Vec<u8>, Option<Versioned>>,
-}
-
-impl Overlay {
-    fn read(&mut self, index: &Index, key: &[u8]) -> Result<Option<&Versioned>, MetaError> {
-        if !self.current.contains_key(key) {
-            let value = index.get(key)?;
-            self.current.insert(key.to_vec(), value);
-        }
-        Ok(self.current.get(key).and_then(Option::as_ref))
-    }
-
-    /// Returns the current value of a key that was read or written before; `None` also if it was
-    /// neither.
-    fn known(&self, key: &[u8]) -> Option<&Versioned> {
-        self.current.get(key).and_then(Option::as_ref)
-    }
-
-    fn write(&mut self, key: &[u8], value: Option<Versioned>) {
-        let before = self.current.insert(key.to_vec(), value);
-        if let Some(before) = before {
-            self.original.entry(key.to_vec()).or_insert(before);
-        }
-    }
-}
-
 /// The writer of one metadata folder.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) index: Index,
+    pub(super) lives: Lives,
+    /// Life of this process, until it has written its first batch.
+    pub(super) next_life: Option<Life>,
     pub(super) log: Arc<Log>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) published: Published,
@@ -281,6 +221,7 @@ impl Writer {
                     accepted.push(Accepted {
                         position: next,
                         changes,
+                        begins: None,
                         job,
                     });
                 }
@@ -288,9 +229,46 @@ impl Writer {
                 Err(error) => drop(job.answer.send(Err(error))),
             }
         }
+        if let Err(error) = self.begin_life(&mut accepted, &mut overlay) {
+            let jobs = accepted.into_iter().map(Accepted::into_job);
+            return answer_all(jobs, &error);
+        }
         if !accepted.is_empty() {
             self.write(accepted, overlay);
         }
+    }
+
+    /// Begins the life of this process with the first batch that it writes, in that batch. A group
+    /// that is refused begins none: the next one tries again, at its own position.
+    fn begin_life(
+        &self,
+        accepted: &mut [Accepted],
+        overlay: &mut Overlay,
+    ) -> Result<(), MetaError> {
+        let (Some(life), Some(batch)) = (&self.next_life, accepted.first_mut()) else {
+            return Ok(());
+        };
+        let life = Life {
+            first: batch.position,
+            ..*life
+        };
+        let value = Versioned {
+            version: batch.position,
+            value: keys::encode_life(&life),
+        };
+        let surplus = self.lives.surplus().map(|oldest| (oldest, None));
+        for (life, new) in [(life, Some(value))].into_iter().chain(surplus) {
+            let key = keys::life_key(&life);
+            overlay.read(&self.index, &key)?;
+            overlay.write(&key, new.clone());
+            batch.changes.push(AppliedChange {
+                key,
+                old: None,
+                new,
+            });
+        }
+        batch.begins = Some(life);
+        Ok(())
     }
 
     /// Returns the changes of a batch at `position`, or `None` if a requirement does not hold.
@@ -460,6 +438,10 @@ impl Writer {
     ) {
         let last = accepted.last().map_or(0, |accepted| accepted.position);
         self.files().note(file, last);
+        if let Some(life) = accepted.iter().find_map(|accepted| accepted.begins) {
+            self.lives.begin(life);
+            self.next_life = None;
+        }
         self.published.position.store(last, Ordering::Release);
         self.published
             .frames

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 
+use crate::recovery::RecoveryReport;
 use crate::types::FileInfo;
 
 /// Durable list of the files of one log.
@@ -18,6 +19,10 @@ pub trait Inventory: Debug + Send + Sync {
     /// Returns the sequence of the owner's superblock, for the headers of new files. A header that
     /// names a later one than the owner has shows that the superblock is old.
     fn superblock_seq(&self) -> u64;
+
+    /// Takes what an open has found and is about to do, BEFORE it changes anything: which epochs there
+    /// are must not be forgotten with the files that name them.
+    fn recovered(&self, report: &RecoveryReport);
 
     /// Returns true if an open may read the file. Others are left alone: they were given up, or
     /// came from elsewhere.

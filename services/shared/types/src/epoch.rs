@@ -47,7 +47,7 @@ pub struct Epoch {
 pub struct SealPoint {
     /// Sequence.
     pub seq: SealSeq,
-    /// Nonce of the epoch; 0 for epoch 0.
+    /// Nonce of the epoch; 0 for epoch 0, or if it is not known.
     pub nonce: u64,
 }
 
@@ -89,21 +89,21 @@ impl std::fmt::Display for SealPoint {
 }
 
 /// Judges `point` by the `epochs` of a disk, which are in the order of their numbers, and by the
-/// `head` of its log, which is its last durable sequence.
+/// `head` of its log, which is its last durable sequence. A nonce of 0 is not known, and not
+/// compared.
 ///
-/// Epochs in front of the first one may have been forgotten. What lies in them is judged by where
-/// they ended.
+/// Where an epoch ended stands in the one after it. If that was forgotten, or the list has a hole
+/// there, the end is not known, and the point does not count as contained.
 pub fn place(epochs: &[Epoch], head: u64, point: &SealPoint) -> Place {
     let seq = point.seq.0;
     if seq == 0 {
         return Place::Contains;
     }
-    let upto = |end: u64| match seq <= end {
+    let number = epoch_of(seq);
+    let upto = |end: u64| match seq <= end && epoch_of(end) == number {
         true => Place::Contains,
         false => Place::Ahead,
     };
-
-    let number = epoch_of(seq);
     let Some(first) = epochs.first() else {
         return upto(head);
     };
@@ -113,7 +113,10 @@ pub fn place(epochs: &[Epoch], head: u64, point: &SealPoint) -> Place {
     let Some(at) = epochs.iter().position(|epoch| epoch.number == number) else {
         return Place::Fork;
     };
-    let is_ours = epochs.get(at).is_some_and(|ours| ours.nonce == point.nonce);
+    let nonce = point.nonce;
+    let is_ours = epochs
+        .get(at)
+        .is_some_and(|ours| nonce == 0 || ours.nonce == nonce);
     if !is_ours {
         return Place::Fork;
     }
@@ -193,6 +196,30 @@ mod tests {
         ];
         assert_eq!(place(&epochs, seq(3, 1), &point(2, B, 1)), Place::Ahead);
         assert_eq!(place(&epochs, seq(3, 1), &point(1, A, 5)), Place::Contains);
+    }
+
+    #[test]
+    fn i4_an_epoch_whose_end_was_forgotten_contains_nothing() {
+        let end = seq(2, 7);
+        let in_front = [epoch(3, C, end)];
+        assert_eq!(
+            place(&in_front, seq(3, 9), &point(2, B, 7)),
+            Place::Contains
+        );
+        assert_eq!(place(&in_front, seq(3, 9), &point(2, B, 8)), Place::Ahead);
+        assert_eq!(place(&in_front, seq(3, 9), &point(1, A, 1)), Place::Ahead);
+        let with_a_hole = [epoch(1, A, 0), epoch(3, C, end)];
+        assert_eq!(
+            place(&with_a_hole, seq(3, 9), &point(1, A, 1)),
+            Place::Ahead
+        );
+    }
+
+    #[test]
+    fn a_nonce_that_is_not_known_is_not_compared() {
+        let epochs = [epoch(1, A, 0), epoch(2, B, seq(1, 36))];
+        assert_eq!(place(&epochs, seq(2, 9), &point(2, 0, 9)), Place::Contains);
+        assert_eq!(place(&epochs, seq(2, 9), &point(1, 0, 37)), Place::Ahead);
     }
 
     #[test]

@@ -290,6 +290,7 @@ impl Connection {
             request_id: id,
             map_version,
             trace,
+            takes_nonce: matches!(request.opcode(), Opcode::Seal | Opcode::PutSeal),
         });
         tracing::debug!(target: "cstore_wire", opcode = ?request.opcode(), request = id, bytes = encoded.len, "frame out");
         (pending, encoded)
@@ -480,6 +481,7 @@ async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
                 request_id,
                 map_version: MapVersion(0),
                 trace: None,
+                takes_nonce: false,
             };
             let _ = sender.try_send(Request::Ping.encode(&prefix));
         }

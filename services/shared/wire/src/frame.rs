@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! frame    opcode u8 · payload length u32 · payload
-//! payload  request id u32 · flags u8 · map version u64 · [trace: 26 bytes, when flag bit 0 is set] · body
+//! payload  request id u32 · flags u8 (bit 0 trace, bit 1 the answer may hold a nonce) · map version u64
+//!          · [trace: 26 bytes, when flag bit 0 is set] · body
 //! trace    version u8 · trace id [16] · span id [8] · flags u8        (W3C trace context, big endian as there)
 //! ```
 //!
@@ -25,7 +26,7 @@
 //! | 0x3f | Goodbye | the sender closes after it |
 //! | 0x41 | PutResult | n u32 · n × status u8 (0 stored, 1 duplicate, 64 + error code refused) |
 //! | 0x42 | Block | index u32 · last u8 · status u8 (0 here, else 64 + error code) · bytes |
-//! | 0x43 | Sealed | store uuid \[16\] · seal seq u64 · m u32 · m × new u8 |
+//! | 0x43 | Sealed | store uuid \[16\] · seal seq u64 · m u32 · m × new u8 · \[nonce u64, if the request allowed it\] |
 //! | 0x44 | SealMissing | n u32 · n × index u32 |
 //! | 0x45 | SealConflict | |
 //! | 0x46 | Usage | blocks u64 · bytes u64 · shared blocks u64 · shared bytes u64 |
@@ -44,6 +45,7 @@ pub const PREFIX: usize = 13;
 /// Bytes of a trace field.
 pub const TRACE: usize = 26;
 const FLAG_TRACE: u8 = 1;
+const FLAG_NONCE: u8 = 2;
 /// Bytes of text that an ERROR frame carries at most.
 pub const MAX_ERROR_TEXT: usize = 512;
 
@@ -168,7 +170,7 @@ impl Opcode {
             Self::PutSeal => (24 + 32 + 4, 24 + IDS + 4 + MAX_IDS * 9 + MAX_REQUEST_BYTES),
             Self::PutResult => (5, 4 + MAX_IDS),
             Self::Block => (6, 6 + MAX_BLOCK_BYTES),
-            Self::Sealed => (28, 28 + MAX_IDS),
+            Self::Sealed => (28, 36 + MAX_IDS),
             Self::SealMissing => (8, 4 + MAX_IDS * 4),
             Self::UsageOf => (4 + 17, 4 + MAX_USAGE_SESSIONS * 17),
             Self::Usage => (32, 32),
@@ -247,6 +249,8 @@ pub struct Prefix {
     pub map_version: MapVersion,
     /// Trace context of the caller.
     pub trace: Option<TraceField>,
+    /// The answer may hold the nonce of a seal. Programs from before it do not know the field.
+    pub takes_nonce: bool,
 }
 
 impl Prefix {
@@ -256,12 +260,15 @@ impl Prefix {
             request_id,
             map_version: MapVersion(0),
             trace: None,
+            takes_nonce: false,
         }
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         out.put_u32_le(self.request_id);
-        out.put_u8(if self.trace.is_some() { FLAG_TRACE } else { 0 });
+        let trace = if self.trace.is_some() { FLAG_TRACE } else { 0 };
+        let nonce = if self.takes_nonce { FLAG_NONCE } else { 0 };
+        out.put_u8(trace | nonce);
         out.put_u64_le(self.map_version.0);
         if let Some(TraceField(bytes)) = &self.trace {
             out.put_slice(bytes);
@@ -271,7 +278,7 @@ impl Prefix {
     pub(crate) fn decode(fields: &mut Payload) -> Result<Self, DecodeError> {
         let request_id = fields.u32()?;
         let flags = fields.u8()?;
-        if flags & !FLAG_TRACE != 0 {
+        if flags & !(FLAG_TRACE | FLAG_NONCE) != 0 {
             return Err(DecodeError::Value {
                 field: "flags",
                 value: flags.into(),
@@ -287,6 +294,7 @@ impl Prefix {
             request_id,
             map_version,
             trace,
+            takes_nonce: flags & FLAG_NONCE != 0,
         })
     }
 }

@@ -248,7 +248,7 @@ impl<H: Handler + ?Sized> Serving<H> {
             map_version: prefix.map_version,
             trace: prefix.trace,
         };
-        let id = prefix.request_id;
+        let (id, takes_nonce) = (prefix.request_id, prefix.takes_nonce);
         let answer = self.answer(id, context, request);
         let frames = self.frames.clone();
         spawn(async move {
@@ -263,6 +263,10 @@ impl<H: Handler + ?Sized> Serving<H> {
                     )))
                 });
             if let Some(response) = answer {
+                let response = match takes_nonce {
+                    true => response,
+                    false => response.without_nonce(),
+                };
                 let encoded = response.encode(&Prefix::answer(id));
                 tracing::debug!(target: "cstore_wire", opcode = ?response.opcode(), request = id, bytes = encoded.len, "frame out");
                 let _ = frames

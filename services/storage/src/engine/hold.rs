@@ -110,7 +110,9 @@ impl Finding {
 
     /// Returns true if a doubt is about the same thing.
     pub(super) fn is_of(&self, doubt: &Doubt) -> bool {
-        (self.kind, self.file, self.aux) == (doubt.kind, doubt.file, doubt.aux)
+        let is_same_kind = (self.kind, self.file) == (doubt.kind, doubt.file);
+        // There is one master at a time, whatever it tells.
+        is_same_kind && (self.kind == DoubtKind::Master || self.aux == doubt.aux)
     }
 }
 
@@ -170,6 +172,16 @@ impl Doubts {
 
         if self.list.len() >= MAX_DOUBTS {
             self.forget_one_accepted();
+        }
+        // What another part tells is told once, and others rest on it: it takes the place of one that
+        // the next open finds again.
+        let is_told = |kind| matches!(kind, DoubtKind::StoreOlder | DoubtKind::Master);
+        if self.list.len() >= MAX_DOUBTS
+            && is_told(finding.kind)
+            && let Some(at) = self.list.iter().rposition(|doubt| !is_told(doubt.kind))
+        {
+            self.more = true;
+            self.list.remove(at);
         }
         if self.list.len() >= MAX_DOUBTS {
             self.more = true;
@@ -267,15 +279,21 @@ impl Hold {
         self.shared.waits.load(Ordering::Acquire)
     }
 
-    /// Checks that the disk takes seals: not before an answer of the master was judged.
+    /// Checks that the disk takes seals: not before an answer of the master was judged, nor as long
+    /// as it is in doubt whether it is the right master.
     ///
     /// # Errors
     /// [`EngineError::Held`], also if the disk takes no writes.
     pub(super) fn check_sealable(&self) -> Result<(), EngineError> {
         self.check_writable()?;
-        match self.shared.waits.load(Ordering::Acquire) {
-            true => Err(EngineError::Held(WAITING.to_owned())),
-            false => Ok(()),
+        if self.waits() {
+            return Err(EngineError::Held(WAITING.to_owned()));
+        }
+        let doubts = self.shared.shown.lock();
+        let mut open = doubts.list.iter().filter(|doubt| !doubt.accepted);
+        match open.find(|doubt| doubt.kind == DoubtKind::Master) {
+            Some(doubt) => Err(EngineError::Held(doubt.to_string())),
+            None => Ok(()),
         }
     }
 

@@ -1,18 +1,45 @@
-//! Judge: what the master's answers say about the age of this disk.
+//! Judge: what the master's answers say about this disk, and whether it is the right master.
 //!
 //! The master remembers the newest seal of this disk on which a file rests. A disk that does not
-//! hold it is an older copy, or has lost writes that were acknowledged: it is in doubt, for as long
-//! as its own memory would have worn that off.
+//! hold it is an older copy, or has lost writes that were acknowledged. The disk remembers the
+//! newest place in the master's history by which it has gone. A master whose history does not
+//! contain it is an older copy, or another one. Either is a doubt, which ends when the other side
+//! shows that it has what it lacked, or when a person accepts it.
+//!
+//! Nothing of an answer is used before it was judged.
 
 use std::sync::Arc;
 
+use cstore_types::SealSeq;
 use cstore_types::epoch::{self, Epoch, SealPoint};
-use cstore_types::history::Place;
+use cstore_types::history::{self, Life, Place, Point};
+use parking_lot::Mutex;
 
+use super::error::EngineError;
 use super::format::{Doubt, DoubtKind};
 use super::hold::{Finding, Hold};
 use super::locked_log::LockedLog;
 use super::volume::Volume;
+
+/// What an answer says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// Newest seal of this disk on which a file rests; `None` from a master that knows no epochs.
+    pub seen: Option<SealPoint>,
+    /// The master's history; `None` from a master that tells none.
+    pub history: Option<MasterHistory>,
+}
+
+/// History of a master, as far as this disk needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MasterHistory {
+    /// Place that it has reached.
+    pub head: Point,
+    /// Lives from the one on that this disk has noted.
+    pub lives: Vec<Life>,
+    /// What this disk has noted, if a person said that it is to go on with this master.
+    pub accepted: Option<Point>,
+}
 
 /// Judges answers of the master. Clones share everything.
 #[derive(Debug, Clone)]
@@ -20,11 +47,19 @@ pub struct Judge {
     log: Arc<LockedLog>,
     volume: Arc<Volume>,
     hold: Hold,
+    /// Newest place in the master's history that this process has obeyed.
+    noted: Arc<Mutex<Point>>,
 }
 
 impl Judge {
     pub(super) fn new(log: Arc<LockedLog>, volume: Arc<Volume>, hold: Hold) -> Self {
-        Self { log, volume, hold }
+        let noted = volume.superblock().noted;
+        Self {
+            log,
+            volume,
+            hold,
+            noted: Arc::new(Mutex::new(noted)),
+        }
     }
 
     /// Returns the epochs of this disk, oldest first. The last one is that of this open, also if
@@ -33,19 +68,68 @@ impl Judge {
         self.volume.epochs()
     }
 
-    /// Returns true if [`Self::judge_seen`] would change nothing. Does not block.
-    pub fn agrees(&self, seen: &SealPoint) -> bool {
-        let is_about_age = |doubt: &Doubt| doubt.kind == DoubtKind::StoreOlder;
-        let is_settled = !self.hold.waits() && !self.hold.doubts().iter().any(is_about_age);
-        is_settled && self.holds(seen)
+    /// Returns the seal of a sequence of this disk. Its nonce is 0 if the epoch was forgotten.
+    pub fn seal_point(&self, seq: SealSeq) -> SealPoint {
+        let number = epoch::epoch_of(seq.0);
+        let epochs = self.volume.epochs();
+        let epoch = epochs.iter().rfind(|epoch| epoch.number == number);
+        SealPoint {
+            seq,
+            nonce: epoch.map_or(0, |epoch| epoch.nonce),
+        }
     }
 
-    /// Judges the newest seal of this disk that the master has seen, BEFORE anything of its answer
-    /// is used. Returns true if the disk holds it. Blocks the thread if it does not, or if it closes
-    /// a doubt.
+    /// Returns the newest place in the master's history that was noted.
+    pub fn noted(&self) -> Point {
+        *self.noted.lock()
+    }
+
+    /// Judges an answer that changes no doubt, and notes its place. Returns false if
+    /// [`Self::judge`] has to look at it. Does not block.
+    pub fn agrees(&self, answer: &Answer) -> bool {
+        let is_about_answers =
+            |doubt: &Doubt| matches!(doubt.kind, DoubtKind::StoreOlder | DoubtKind::Master);
+        let agrees = !self.hold.waits()
+            && !self.hold.doubts().iter().any(is_about_answers)
+            && answer.seen.is_none_or(|seen| self.holds(&seen))
+            && self.is_ours(answer.history.as_ref());
+        if agrees && let Some(history) = &answer.history {
+            *self.noted.lock() = history.head;
+        }
+        agrees
+    }
+
+    /// Judges an answer. Returns true if the disk holds what the master has seen of it, and the
+    /// master's history what the disk has noted. Blocks the thread. Answers MUST be judged one after
+    /// the other, in their order.
     ///
     /// Seals race with this safely: one is durable here before the master can have seen it.
-    pub fn judge_seen(&self, seen: SealPoint) -> bool {
+    pub fn judge(&self, answer: &Answer) -> bool {
+        let holds = self.judge_seen(answer.seen.unwrap_or_default());
+        let is_ours = self.judge_master(answer.history.as_ref());
+        self.hold.begin();
+        holds && is_ours
+    }
+
+    /// Writes the noted place to the disk, if it has moved. Called BEFORE anything is obeyed that
+    /// frees. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`]. The place that was written before stays.
+    pub fn keep_noted(&self) -> Result<(), EngineError> {
+        let noted = self.noted();
+        match self.volume.superblock().noted == noted {
+            true => Ok(()),
+            false => self.volume.write_noted(noted),
+        }
+    }
+
+    /// Returns true if the noted place is on the disk.
+    pub fn is_noted_kept(&self) -> bool {
+        self.volume.superblock().noted == self.noted()
+    }
+
+    fn judge_seen(&self, seen: SealPoint) -> bool {
         let holds = self.holds(&seen);
         if holds {
             let is_disproved = |doubt: &Doubt| {
@@ -53,31 +137,73 @@ impl Judge {
                     && (doubt.accepted || doubt.lost_seal().is_none_or(|seal| self.holds(&seal)))
             };
             self.hold.close(is_disproved);
-            self.volume.forget_epochs(epoch::epoch_of(seen.seq.0));
+            self.volume.forget_epochs(self.oldest_asked_for(&seen));
         } else {
-            let head = self.log.durable_seq();
-            tracing::debug!(%seen, head, "the master has seen a seal that is not here");
-            self.hold.enter(finding(&seen, head));
+            self.hold.enter(older_disk(&seen, self.log.durable_seq()));
         }
-        self.hold.begin();
         holds
+    }
+
+    /// Returns the oldest epoch that somebody asks for: the master, or a doubt that is open.
+    fn oldest_asked_for(&self, seen: &SealPoint) -> u32 {
+        let lost = self.hold.doubts().into_iter();
+        let lost = lost.filter_map(|doubt| doubt.lost_seal());
+        let seals = lost.chain([*seen]).map(|seal| epoch::epoch_of(seal.seq.0));
+        seals.min().unwrap_or(0)
+    }
+
+    fn judge_master(&self, history: Option<&MasterHistory>) -> bool {
+        let noted = self.noted();
+        let accepted = history.and_then(|history| history.accepted);
+        if self.is_ours(history) || accepted == Some(noted) {
+            self.hold.close(|doubt| doubt.kind == DoubtKind::Master);
+            if let Some(history) = history {
+                *self.noted.lock() = history.head;
+            }
+            return true;
+        }
+        let head = history.map(|history| history.head).unwrap_or_default();
+        self.hold.enter(other_master(&noted, &head));
+        false
     }
 
     fn holds(&self, point: &SealPoint) -> bool {
         let head = self.log.durable_seq();
         epoch::place(&self.volume.epochs(), head, point) == Place::Contains
     }
+
+    /// Returns true if a history contains what this disk has noted. A master that tells no history is
+    /// an older program, and right as long as no other one was heard.
+    fn is_ours(&self, history: Option<&MasterHistory>) -> bool {
+        let noted = self.noted();
+        match history {
+            None => noted.is_origin(),
+            Some(MasterHistory { head, lives, .. }) => {
+                history::place(lives, head.position, |_| None, &noted) == Place::Contains
+            }
+        }
+    }
 }
 
 /// Makes the finding about a seal that the master has seen and that is not here.
-fn finding(seen: &SealPoint, head: u64) -> Finding {
-    let mut aux = [0; 16];
-    if let Some(nonce) = aux.first_chunk_mut() {
-        *nonce = seen.nonce.to_le_bytes();
-    }
+fn older_disk(seen: &SealPoint, head: u64) -> Finding {
     Finding {
         seqs: (seen.seq.0, head),
-        aux,
+        aux: two_numbers(seen.nonce, 0),
         ..Finding::new(DoubtKind::StoreOlder)
     }
+}
+
+/// Makes the finding about a master at `head` that does not contain what was noted.
+fn other_master(noted: &Point, head: &Point) -> Finding {
+    Finding {
+        seqs: (noted.position, head.position),
+        aux: two_numbers(noted.life, head.life),
+        ..Finding::new(DoubtKind::Master)
+    }
+}
+
+fn two_numbers(first: u64, second: u64) -> [u8; 16] {
+    let number = u128::from(second) << 64 | u128::from(first);
+    number.to_le_bytes()
 }

@@ -56,7 +56,7 @@ pub use format::{DiskEpoch, Doubt, DoubtKind, FormatError, KeptFields, Superbloc
 pub use hold::Hold;
 pub use holdings::Holdings;
 pub use index::Totals;
-pub use judge::Judge;
+pub use judge::{Answer, Judge, MasterHistory};
 pub use recycler::Recycler;
 pub use releaser::Releaser;
 pub use space::Space;

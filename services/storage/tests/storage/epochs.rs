@@ -5,20 +5,21 @@
 
 use std::sync::Arc;
 
-use cstore_log::FaultyDisk;
+use cstore_log::{Fault, FaultyDisk, Verb};
 use cstore_storage::EngineError;
 use cstore_storage::engine::{
     AcceptError, CompactStep, DiskOptions, DoubtKind, Engine, Need, SealOutcome,
 };
 use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options, store};
 use cstore_testkit::session;
-use cstore_types::PartNo;
 use cstore_types::epoch::SealPoint;
+use cstore_types::{PartNo, SealSeq};
 
 use crate::hold::{
-    LEN, N_FILES, copy_alive, filled, names, put_file, segments, take_file, try_to_free,
+    LEN, N_FILES, copy_alive, filled, many_segments_away, names, put_file, segments, take_file,
+    try_to_free,
 };
-use crate::model::seal_point;
+use crate::model::{answer, seal_point};
 
 /// Stores the block of a number and returns the seal, as the master remembers it.
 async fn sealed(engine: &Engine, n: u64) -> SealPoint {
@@ -55,7 +56,7 @@ async fn i4_lost_writes_are_seen_for_1_to_8_frames_and_1_to_4_opens_with_a_kill_
         open_memory(&disk.kill(), CAPACITY)
             .unwrap()
             .judge()
-            .judge_seen(seen)
+            .judge(&answer(seen))
     );
 
     for lost in 1..=8 {
@@ -73,7 +74,7 @@ async fn i4_lost_writes_are_seen_for_1_to_8_frames_and_1_to_4_opens_with_a_kill_
                 }
                 let engine = open_memory(&older, CAPACITY).unwrap();
                 let what = format!("{lost} lost, {opens} opens, {writes} writes");
-                assert!(!engine.judge().judge_seen(seen), "{what}");
+                assert!(!engine.judge().judge(&answer(seen)), "{what}");
                 assert!(is_doubted(&engine) && engine.hold().is_held(), "{what}");
             }
         }
@@ -114,7 +115,7 @@ async fn i4_the_same_is_seen_after_clean_stops_power_loss_and_compaction() {
             };
         }
         let engine = open_memory(&older, CAPACITY).unwrap();
-        assert!(!engine.judge().judge_seen(seen), "seed {seed}");
+        assert!(!engine.judge().judge(&answer(seen)), "seed {seed}");
     }
 }
 
@@ -130,7 +131,7 @@ async fn i4_two_copies_that_both_write_are_no_copies_of_each_other() {
     assert_eq!(seen[0].seq, seen[1].seq);
     engines.swap(0, 1);
     for (engine, seen) in engines.iter().zip(seen) {
-        assert!(!engine.judge().judge_seen(seen));
+        assert!(!engine.judge().judge(&answer(seen)));
         assert!(is_doubted(engine));
     }
 }
@@ -142,7 +143,7 @@ async fn i4_an_older_disk_frees_nothing_and_goes_on_with_reads_and_seals() {
     let seen = sealed(&open_memory(&right, CAPACITY).unwrap(), 500).await;
 
     let engine = open_memory(&older, CAPACITY).unwrap();
-    assert!(!engine.judge().judge_seen(seen));
+    assert!(!engine.judge().judge(&answer(seen)));
     try_to_free(&engine).await;
     assert_eq!(engine.holdings().sessions().len() as u64, N_FILES);
     for n in 0..N_FILES {
@@ -157,7 +158,7 @@ async fn i4_an_older_disk_frees_nothing_and_goes_on_with_reads_and_seals() {
 
     // What it seals now does not disprove the doubt, also if the master is told by mistake that it
     // has seen no more than that.
-    assert!(engine.judge().judge_seen(newer));
+    assert!(engine.judge().judge(&answer(newer)));
     assert!(is_doubted(&engine));
     drop(engine);
     let engine = open_memory(&older.kill(), CAPACITY).unwrap();
@@ -173,13 +174,13 @@ async fn i12_an_accepted_older_disk_frees_again_and_is_not_doubted_for_the_same_
     let second = sealed(&right, 501).await;
 
     let mut engine = open_memory(&older, CAPACITY).unwrap();
-    assert!(!engine.judge().judge_seen(first));
+    assert!(!engine.judge().judge(&answer(first)));
     let wrong = engine.hold().accept(7).unwrap_err();
     assert!(matches!(wrong, AcceptError::Unknown { number: 7, .. }));
     engine.hold().accept(1).unwrap();
     for _ in 0..3 {
         // The master tells the old seal until it has heard of the accept.
-        assert!(!engine.judge().judge_seen(first));
+        assert!(!engine.judge().judge(&answer(first)));
         assert!(!engine.hold().is_held());
         drop(engine);
         engine = open_memory(&older.kill(), CAPACITY).unwrap();
@@ -187,15 +188,15 @@ async fn i12_an_accepted_older_disk_frees_again_and_is_not_doubted_for_the_same_
     engine.releaser().release(session(0)).await.unwrap();
 
     // Another seal that is not here was not accepted.
-    assert!(!engine.judge().judge_seen(second));
+    assert!(!engine.judge().judge(&answer(second)));
     assert!(engine.hold().is_held());
     engine.hold().accept(2).unwrap();
 
     // The master has taken the disk as it is.
     let head = sealed(&engine, 700).await;
-    assert!(engine.judge().judge_seen(head));
+    assert!(engine.judge().judge(&answer(head)));
     assert_eq!(engine.hold().doubts(), []);
-    assert!(engine.judge().agrees(&head));
+    assert!(engine.judge().agrees(&answer(head)));
 }
 
 /// The newest segment away: the disk is in doubt for two reasons, and both end by themselves.
@@ -212,7 +213,7 @@ async fn i12_an_older_disk_is_not_in_doubt_any_more_when_what_it_lacked_is_back(
         let bytes = take_file(&*folder, &newest);
         for n in 0..opens {
             let engine = open_memory(&disk, CAPACITY).unwrap();
-            assert!(!engine.judge().judge_seen(seen), "{opens} opens");
+            assert!(!engine.judge().judge(&answer(seen)), "{opens} opens");
             store(&engine, 600 + n, LEN).await.unwrap();
             drop(engine);
             disk = disk.kill();
@@ -220,7 +221,7 @@ async fn i12_an_older_disk_is_not_in_doubt_any_more_when_what_it_lacked_is_back(
 
         put_file(&*segments(&disk), &newest, &bytes);
         let engine = open_memory(&disk, CAPACITY).unwrap();
-        assert!(engine.judge().judge_seen(seen), "{opens} opens");
+        assert!(engine.judge().judge(&answer(seen)), "{opens} opens");
         assert_eq!(engine.hold().doubts(), [], "{opens} opens");
         assert!(!engine.hold().is_held());
     }
@@ -241,7 +242,7 @@ async fn i4_a_disk_frees_and_seals_nothing_before_an_answer_of_the_master_was_ju
     engine.read_block(&numbered(0, LEN).id).unwrap();
     assert_eq!(engine.hold().doubts(), []);
 
-    assert!(engine.judge().judge_seen(SealPoint::default()));
+    assert!(engine.judge().judge(&answer(SealPoint::default())));
     store(&engine, 600, LEN).await.unwrap();
     engine.releaser().release(session(0)).await.unwrap();
     assert!(!engine.hold().is_held());
@@ -271,7 +272,7 @@ async fn i4_dead_segments_stay_until_an_answer_of_the_master_was_judged() {
     let step = engine.compactor().step(Need::Now).await.unwrap();
     assert_eq!(step, CompactStep::Idle);
 
-    assert!(engine.judge().judge_seen(SealPoint::default()));
+    assert!(engine.judge().judge(&answer(SealPoint::default())));
     assert!(!engine.hold().is_held());
     engine.forget_orphans();
     assert!(engine.recycler().reclaim() > 0);
@@ -281,13 +282,108 @@ async fn i4_dead_segments_stay_until_an_answer_of_the_master_was_judged() {
 #[tokio::test]
 async fn i12_epochs_that_nobody_asks_for_are_forgotten() {
     let mut disk = FaultyDisk::new();
-    for n in 0..20 {
+    for n in 0..90 {
         let engine = open_memory(&disk, CAPACITY).unwrap();
         let seen = sealed(&engine, n).await;
-        assert!(engine.judge().judge_seen(seen));
+        assert!(engine.judge().judge(&answer(seen)));
         let listed = engine.judge().epochs().len();
-        assert!(listed <= 3, "{listed} epochs after {n} opens");
+        assert!(listed <= 68, "{listed} epochs after {n} opens");
         drop(engine);
         disk = disk.kill();
+    }
+}
+
+/// A program before epochs at the master kept the sequence without the nonce.
+#[tokio::test]
+async fn i12_a_seal_whose_nonce_is_not_known_is_no_doubt() {
+    let engine = open_memory(&FaultyDisk::new(), CAPACITY).unwrap();
+    let seen = sealed(&engine, 1).await;
+    assert!(
+        engine
+            .judge()
+            .judge(&answer(SealPoint { nonce: 0, ..seen }))
+    );
+    assert_eq!(engine.hold().doubts(), []);
+}
+
+/// Others rest on what the master has seen: it must not be hidden behind many lost segments.
+#[tokio::test]
+async fn i4_a_full_list_of_doubts_has_a_place_for_the_one_about_the_age_of_the_disk() {
+    let (disk, n_lost) = many_segments_away().await;
+    assert!(n_lost > 32);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let lost = SealPoint {
+        seq: SealSeq(engine.seal_seq().0 + 1),
+        nonce: 7,
+    };
+    assert!(!engine.judge().judge(&answer(lost)));
+    assert!(is_doubted(&engine));
+    assert_eq!(engine.hold().doubts().len(), 32);
+}
+
+#[tokio::test]
+async fn i4_a_doubt_about_the_age_of_the_disk_outlives_epochs_that_are_forgotten() {
+    let older = filled().await;
+    let right = open_memory(&copy_alive(&older), CAPACITY).unwrap();
+    let lost = sealed(&right, 500).await;
+    let mut disk = older;
+    for n in 0..80 {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        if n == 0 {
+            assert!(!engine.judge().judge(&answer(lost)));
+        }
+        store(&engine, 600 + n, 100).await.unwrap();
+        // Told by mistake.
+        let newest = engine.judge().seal_point(engine.seal_seq());
+        for _ in 0..2 {
+            assert!(engine.judge().judge(&answer(newest)), "open {n}");
+        }
+        assert!(is_doubted(&engine), "open {n}");
+        drop(engine);
+        disk = disk.kill();
+    }
+}
+
+/// Opens that die at every call of the disk, twice in a row.
+#[tokio::test]
+async fn i4_lost_writes_are_seen_after_opens_that_died_at_any_call() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let mut copies = Vec::new();
+    let mut seen = SealPoint::default();
+    for n in 0..6 {
+        copies.push(copy_alive(&disk));
+        seen = sealed(&engine, n).await;
+    }
+    let whole = copy_alive(&disk);
+    let dying = |disk: &FaultyDisk| {
+        let mut died = Vec::new();
+        for verb in [Verb::Write, Verb::Sync, Verb::Create] {
+            for nth in 1..12 {
+                let struck = copy_alive(disk);
+                struck.strike(verb, nth, Fault::Eio);
+                if open_memory(&struck, CAPACITY).is_ok() {
+                    break;
+                }
+                died.push(struck.kill());
+            }
+        }
+        died
+    };
+    for (disk, holds) in [(&copies[4], false), (&whole, true)] {
+        for first in dying(disk) {
+            for second in dying(&first) {
+                let engine = open_memory(&second, CAPACITY).unwrap();
+                let epochs = engine.judge().epochs();
+                let judged = engine.judge().judge(&answer(seen));
+                assert_eq!(judged, holds, "{epochs:?}");
+                assert_eq!(
+                    engine.hold().is_held(),
+                    !holds,
+                    "{:?}",
+                    engine.hold().doubts()
+                );
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ mod full_disk;
 mod heartbeats;
 mod hold;
 mod losses;
+mod masters;
 mod model;
 mod races;
 mod space_returns;

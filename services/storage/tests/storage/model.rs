@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use cstore_log::{Fault, FaultyDisk, Verb};
-use cstore_storage::engine::{CompactStep, Engine, Need, PutOutcome, SealOutcome};
+use cstore_storage::engine::{Answer, CompactStep, Engine, Need, PutOutcome, SealOutcome};
 use cstore_testkit::engine::{CAPACITY, open_memory};
 use cstore_testkit::session;
 use cstore_types::epoch::{self, SealPoint};
@@ -45,6 +45,14 @@ pub fn seal_point(engine: &Engine, seq: SealSeq) -> SealPoint {
     SealPoint {
         seq,
         nonce: nonce.map_or(0, |epoch| epoch.nonce),
+    }
+}
+
+/// Returns the answer of a master that has seen `seen` of the disk.
+pub fn answer(seen: SealPoint) -> Answer {
+    Answer {
+        seen: Some(seen),
+        history: None,
     }
 }
 
@@ -242,7 +250,7 @@ impl World {
             return Err(format!("a false hold: {:?}", engine.hold().doubts()));
         }
         // Nor may a disk that has everything look older than it was.
-        if !engine.judge().judge_seen(self.seen) {
+        if !engine.judge().judge(&answer(self.seen)) {
             let epochs = engine.judge().epochs();
             return Err(format!("a false doubt: {} in {epochs:?}", self.seen));
         }

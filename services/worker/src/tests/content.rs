@@ -64,7 +64,7 @@ fn check(
     let mut found: Vec<_> = stored
         .seals
         .iter()
-        .map(|seal| (seal.store, seal.seq))
+        .map(|seal| (seal.store, seal.point.seq))
         .collect();
     found.sort_unstable();
     assert_eq!(
@@ -273,8 +273,8 @@ async fn a_part_is_sealed_when_it_holds_the_most_ids() {
     let all = 20_000 + expected.leaves.len();
     let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
     assert_eq!(lengths, [MAX_IDS, MAX_IDS, all - 2 * MAX_IDS]);
-    assert_eq!(stored.seals.len(), 1);
-    assert_eq!(Some(stored.seals[0].seq), last_seal);
+    let seals: Vec<_> = stored.seals.iter().map(|seal| seal.point.seq).collect();
+    assert_eq!(seals, [last_seal.unwrap()]);
     cluster.assert_reads_back(&stored, &body).await;
 }
 
@@ -297,7 +297,10 @@ async fn a_part_is_sealed_when_it_holds_the_most_bytes() {
         parts.iter().map(Vec::len).collect::<Vec<_>>(),
         [blocks_of_part, 2]
     );
-    assert_eq!(stored.seals.iter().map(|seal| seal.seq).max(), last_seal);
+    assert_eq!(
+        stored.seals.iter().map(|seal| seal.point.seq).max(),
+        last_seal
+    );
 }
 
 /// The worker remembers only the blocks of the current part, so it does not know blocks of earlier

@@ -294,7 +294,8 @@ async fn a_commit_says_what_was_stored_and_drops_the_pins() {
         .iter()
         .map(|seal| v1::StoreSeal {
             store_uuid: seal.store.as_bytes().to_vec().into(),
-            seal_seq: seal.seq.0,
+            seal_seq: seal.point.seq.0,
+            nonce: seal.point.nonce,
         })
         .collect();
     assert!(

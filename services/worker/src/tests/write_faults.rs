@@ -288,6 +288,7 @@ async fn a_reply_that_does_not_fit_the_request_is_a_defect() {
     let sealed = Response::Sealed {
         store: StoreUuid::from_bytes([1; 16]),
         seal_seq: SealSeq(1),
+        nonce: 0,
         new: vec![],
     };
     let reply = StoreReply::Instead(sealed);

@@ -90,7 +90,7 @@ const RULES: [(&str, Rule); 11] = [
                 .await?;
             f.master
                 .releases
-                .judge(store_of(1), &[session(3), session(8)])
+                .judge(store_of(1), &[session(3), session(8)], true)
                 .await;
             Ok(())
         }

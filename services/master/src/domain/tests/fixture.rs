@@ -12,6 +12,7 @@ use cstore_log::FaultyDisk;
 use cstore_node::clock::Clock;
 use cstore_node::metrics::CommitMetrics;
 use cstore_proto::TicketClaims;
+use cstore_types::epoch::SealPoint;
 use cstore_types::{
     BlockId, ClusterSecret, FileName, MapVersion, NodeId, RootBuilder, SealSeq, SessionId,
     StoreUuid, Tenant, UserMetadata, WriteCondition,
@@ -121,6 +122,14 @@ impl MetaStore for SlowStore {
         self.inner.position()
     }
 
+    fn head(&self) -> cstore_types::history::Point {
+        self.inner.head()
+    }
+
+    fn history(&self) -> crate::store::History {
+        self.inner.history()
+    }
+
     fn frames(&self) -> u64 {
         self.inner.frames()
     }
@@ -168,6 +177,11 @@ pub(super) fn session(n: u8) -> SessionId {
 
 impl Fixture {
     pub(super) async fn new() -> Self {
+        Self::on(Arc::new(FaultyDisk::with_one_thread())).await
+    }
+
+    /// A fixture whose metadata lie on `disk`.
+    pub(super) async fn on(disk: Arc<dyn cstore_log::Disk>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let derived = Arc::new(Derived::default());
         let options = SledOptions {
@@ -175,7 +189,6 @@ impl Fixture {
             file_bytes: 256 << 10,
             ..SledOptions::default()
         };
-        let disk = Arc::new(FaultyDisk::with_one_thread());
         let inner = SledMeta::open(dir.path(), disk, &options, derived.clone()).unwrap();
         let store = Arc::new(SlowStore {
             inner,
@@ -289,7 +302,10 @@ impl Fixture {
             seals: (1..=2)
                 .map(|n| Seal {
                     store: store_of(n),
-                    seq: SealSeq(1),
+                    point: SealPoint {
+                        seq: SealSeq(1),
+                        nonce: 0,
+                    },
                 })
                 .collect(),
         }
@@ -411,6 +427,7 @@ pub(super) fn heartbeat(id: &str, role: NodeRole, disk: Option<DiskReport>) -> H
         reason: String::new(),
         disk,
         told: Told::Sequence,
+        noted: None,
         doubts: Vec::new(),
         leaving: false,
     }
@@ -429,6 +446,8 @@ pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
         last_seen_ms: 0,
         disk,
         told: Told::Sequence,
+        noted: None,
+        newest_held: cstore_types::epoch::SealPoint::default(),
         doubts: Vec::new(),
         accepting: BTreeSet::new(),
     }

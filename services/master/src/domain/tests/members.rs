@@ -1,6 +1,5 @@
 //! Members: leases, roles, disks that went back in time, the frozen map.
 
-use cstore_types::epoch::SealPoint;
 use cstore_types::{ErrorCode, NodeId, SealSeq, WriteCondition};
 
 use super::super::*;
@@ -59,14 +58,11 @@ async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() 
     assert!(state_of(&fixture, "worker-3").is_some() && state_of(&fixture, "storage-1").is_some());
 }
 
-fn renewed(suspect: bool, seen: u64) -> HeartbeatOutcome {
-    HeartbeatOutcome::Renewed {
-        suspect,
-        seen: Some(SealPoint {
-            seq: SealSeq(seen),
-            nonce: 0,
-        }),
-        accepting: Vec::new(),
+/// Whether the disk is suspect, and its newest seal that was seen.
+fn renewed(outcome: HeartbeatOutcome) -> (bool, u64) {
+    match outcome {
+        HeartbeatOutcome::Renewed { suspect, seen, .. } => (suspect, seen.unwrap().seq.0),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -96,15 +92,15 @@ async fn i12_an_accepted_doubt_is_told_until_the_node_says_that_it_has_accepted_
     let members = &fixture.master.members;
     let id = NodeId::new("storage-1").unwrap();
     for wrong in [0, 4, 7] {
-        let refused = members.accept_doubt(&id, wrong).unwrap_err();
+        let refused = members.accept_doubt(&id, wrong).await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::InvalidArgument);
         assert!(refused.message.contains("[3]"), "{}", refused.message);
     }
     let nobody = NodeId::new("storage-9").unwrap();
-    let refused = members.accept_doubt(&nobody, 3).unwrap_err();
+    let refused = members.accept_doubt(&nobody, 3).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::NotFound);
 
-    members.accept_doubt(&id, 3).unwrap();
+    members.accept_doubt(&id, 3).await.unwrap();
     assert_eq!(told(beat(vec![doubt(3, false)])), [3]);
     assert_eq!(told(beat(vec![doubt(3, false)])), [3], "until it is done");
     assert!(told(beat(vec![doubt(3, true)])).is_empty());
@@ -117,25 +113,25 @@ async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up()
     commit
         .seals
         .iter_mut()
-        .for_each(|seal| seal.seq = SealSeq(10));
+        .for_each(|seal| seal.point.seq = SealSeq(10));
     fixture.master.uploads.commit(&commit).await.unwrap();
 
     fixture.register_storage(1, 9).await.unwrap();
     fixture.register_storage(2, 10).await.unwrap();
     assert_eq!(
-        fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 9))),
-        renewed(true, 10)
+        renewed(fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 9)))),
+        (true, 10)
     );
     // A heartbeat that a commit overtook proves nothing: only a registration can find a disk
     // suspect.
     assert_eq!(
-        fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 1))),
-        renewed(false, 10)
+        renewed(fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 1)))),
+        (false, 10)
     );
     assert_eq!(state_of(&fixture, "storage-1"), Some(NodeState::Suspect));
     assert_eq!(
-        fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 10))),
-        renewed(false, 10)
+        renewed(fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 10)))),
+        (false, 10)
     );
 }
 
@@ -284,6 +280,28 @@ async fn the_map_has_the_nodes_that_came_first_and_later_ones_hold_nothing() {
     assert_eq!(fixture.master.waiting_for(), None);
 }
 
+/// A node that dies between its first registration and the format of its disk has no disk yet.
+#[tokio::test]
+async fn i12_a_disk_that_is_not_open_yet_binds_no_name() {
+    let fixture = Fixture::new().await;
+    let members = &fixture.master.members;
+    let id = NodeId::new("storage-3").unwrap();
+    let unopened = |n| Node {
+        told: Told::Nothing,
+        ..node(NodeRole::Storage, Some(disk(n, 0)))
+    };
+    for n in 3..6 {
+        members.register(id.clone(), unopened(n)).await.unwrap();
+    }
+    members
+        .register(id.clone(), node(NodeRole::Storage, Some(disk(6, 0))))
+        .await
+        .unwrap();
+    let refused = members.register(id, unopened(7)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PermissionDenied);
+    assert!(refused.message.contains("replace"), "{}", refused.message);
+}
+
 #[tokio::test]
 async fn a_worker_that_leaves_is_no_member_and_not_lost() {
     let fixture = Fixture::new().await;
@@ -294,6 +312,7 @@ async fn a_worker_that_leaves_is_no_member_and_not_lost() {
         reason: String::new(),
         disk: None,
         told: Told::Sequence,
+        noted: None,
         doubts: Vec::new(),
         leaving: true,
     };

@@ -2,6 +2,7 @@
 
 mod dropped;
 mod fixture;
+mod history;
 mod members;
 mod names;
 mod seals;

@@ -119,7 +119,7 @@ async fn a_file_under_another_name_counts_as_modified_when_it_got_the_name() {
 #[tokio::test]
 async fn an_answer_carries_a_position_that_is_not_before_what_it_rests_on() {
     let fixture = Fixture::new().await;
-    let before = fixture.master.state().position;
+    let before = fixture.master.state().head.position;
     fixture.publish(1, "a").await;
     let written = fixture
         .store
@@ -127,7 +127,7 @@ async fn an_answer_carries_a_position_that_is_not_before_what_it_rests_on() {
         .await
         .unwrap()
         .unwrap();
-    assert!(written.version > before && fixture.master.state().position >= written.version);
+    assert!(written.version > before && fixture.master.state().head.position >= written.version);
 }
 
 /// All pages of a list, with folders among the names.

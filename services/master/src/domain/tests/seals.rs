@@ -1,5 +1,6 @@
 //! Seals: a disk that went back behind what the master has seen of it.
 
+use cstore_log::{FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_types::epoch::{Epoch, SealPoint, first_seq};
 use cstore_types::{ClusterSecret, ErrorCode, NodeId, SealSeq, WriteCondition};
 
@@ -8,6 +9,7 @@ use super::fixture::*;
 
 const A: u64 = 0xa;
 const B: u64 = 0xb;
+const C: u64 = 0xc;
 
 fn point(number: u32, counter: u64, nonce: u64) -> SealPoint {
     SealPoint {
@@ -66,7 +68,7 @@ impl Report {
             ..node(NodeRole::Storage, Some(disk(1, self.head.seq.0)))
         };
         let id = NodeId::new("storage-1").unwrap();
-        master.members.register(id, node).await.unwrap()
+        master.members.register(id, node).await.unwrap().seen
     }
 
     fn beat(&self, master: &Master) -> HeartbeatOutcome {
@@ -85,7 +87,7 @@ impl Report {
 /// A commit whose seal on storage-1 is `seal`, under a name of its own.
 fn commit(fixture: &Fixture, n: u8, seal: SealPoint) -> Commit {
     let mut commit = fixture.commit(session(n), &format!("f{n}"), WriteCondition::Any);
-    commit.seals[0].seq = seal.seq;
+    commit.seals[0].point = seal;
     commit
 }
 
@@ -179,10 +181,12 @@ async fn i12_an_accepted_older_disk_is_taken_as_it_is_and_only_for_the_seal_that
         assert_eq!(seen(master), sealed);
     }
     let accepted = Report::copy(36, 50).with_doubt(sealed, true);
-    assert!(!is_suspect(&accepted.beat(master)));
+    accepted.register(master).await;
+    assert!(is_suspect(&accepted.beat(master)), "until it is taken");
     for _ in 0..2 {
         master.members.take_accepted(store_of(1)).await.unwrap();
         assert_eq!(seen(master), point(2, 50, B));
+        assert!(!is_suspect(&accepted.beat(master)));
     }
 }
 
@@ -212,4 +216,174 @@ async fn i4_a_commit_waits_for_disks_that_were_not_heard_in_this_life_of_the_mas
     let other = node(NodeRole::Storage, Some(disk(2, 1)));
     next.members.register(id, other).await.unwrap();
     next.uploads.commit(&waiting).await.unwrap();
+}
+
+/// A report with these epochs: number, nonce and last seal in front of each.
+fn report(head: SealPoint, epochs: &[(u32, u64, SealPoint)]) -> Report {
+    let epoch = |(number, nonce, before): &(u32, u64, SealPoint)| Epoch {
+        number: *number,
+        nonce: *nonce,
+        end_before: before.seq.0,
+    };
+    Report {
+        head,
+        epochs: epochs.iter().map(epoch).collect(),
+        doubts: Vec::new(),
+    }
+}
+
+/// Both copies begin an epoch of the same number when they are started.
+#[tokio::test]
+async fn i4_a_seal_of_another_copy_with_the_same_epoch_number_is_gone() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let right = report(
+        point(2, 5, C),
+        &[(1, A, SealPoint::default()), (2, C, point(1, 36, A))],
+    );
+    right.register(master).await;
+    let lost = commit(&fixture, 1, point(2, 5, C));
+    Report::copy(36, 0).register(master).await;
+    let refused = master.uploads.commit(&lost).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::DataLoss);
+}
+
+/// A node was started again during an upload: what it has sealed before must be there as well.
+#[tokio::test]
+async fn i4_every_seal_of_an_upload_is_judged_not_only_the_last_one() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let both = |n, first: SealPoint, last: SealPoint| {
+        let mut both = commit(&fixture, n, first);
+        let last = Seal {
+            point: last,
+            ..both.seals[0]
+        };
+        both.seals.push(last);
+        both
+    };
+    Report::copy(36, 9).register(master).await;
+    let lost = both(1, point(1, 40, A), point(2, 9, B));
+    let refused = master.uploads.commit(&lost).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::DataLoss);
+    let held = both(2, point(1, 36, A), point(2, 9, B));
+    master.uploads.commit(&held).await.unwrap();
+}
+
+#[tokio::test]
+async fn i4_a_seal_of_an_epoch_whose_end_is_not_told_is_gone() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let lost = commit(&fixture, 1, point(1, 40, A));
+    let holed = report(
+        point(3, 1, C),
+        &[(1, A, SealPoint::default()), (3, C, point(2, 1, B))],
+    );
+    holed.register(master).await;
+    assert!(master.uploads.commit(&lost).await.is_err());
+}
+
+#[tokio::test]
+async fn i4_a_late_heartbeat_of_the_process_before_changes_nothing() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    Report::original(40).register(master).await;
+    let lost = commit(&fixture, 1, point(1, 40, A));
+    Report::copy(36, 0).register(master).await;
+    let late = Report::original(40).beat(master);
+    assert_eq!(late, HeartbeatOutcome::RegisterAgain);
+    assert!(master.uploads.commit(&lost).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i4_a_disk_registers_after_commits_whose_callers_are_gone() {
+    let gate = std::sync::Arc::new(Gate::default());
+    let fixture = Fixture::on(HookedDisk::gated(FaultyDisk::new(), &gate)).await;
+    let master = &fixture.master;
+    Report::original(40).register(master).await;
+    let sealed = point(1, 40, A);
+    let lost = commit(&fixture, 1, sealed);
+    gate.close(Verb::Sync);
+    let uploads = master.uploads.clone();
+    let committing =
+        cstore_node::shutdown::spawn("commit", async move { uploads.commit(&lost).await });
+    let held = gate.clone();
+    tokio::task::spawn_blocking(move || held.await_held(Verb::Sync))
+        .await
+        .unwrap();
+    committing.abort();
+    assert!(committing.await.unwrap_err().is_cancelled());
+
+    let copy = Report::copy(36, 0);
+    let registering = copy.register(master);
+    tokio::pin!(registering);
+    assert!(futures_util::poll!(&mut registering).is_pending());
+    gate.open(Verb::Sync);
+    assert_eq!(registering.await, Some(sealed), "it is told of the commit");
+}
+
+#[tokio::test]
+async fn i4_an_accept_does_not_lower_what_commits_have_raised_since_the_report() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let right = report(
+        point(3, 5, C),
+        &[(1, A, SealPoint::default()), (3, C, point(1, 36, A))],
+    );
+    right.register(master).await;
+    let sealed = point(3, 5, C);
+    let first = commit(&fixture, 1, sealed);
+    master.uploads.commit(&first).await.unwrap();
+    let accepted = Report::copy(36, 50).with_doubt(sealed, true);
+    accepted.register(master).await;
+    accepted.beat(master);
+    let newer = commit(&fixture, 2, point(2, 60, B));
+    master.uploads.commit(&newer).await.unwrap();
+    master.members.take_accepted(store_of(1)).await.unwrap();
+    assert_eq!(seen(master), point(2, 60, B));
+}
+
+#[tokio::test]
+async fn i4_a_disk_is_suspect_until_it_has_judged_what_it_was_told() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    Report::original(40).register(master).await;
+    let sealed = point(1, 40, A);
+    let first = commit(&fixture, 1, sealed);
+    master.uploads.commit(&first).await.unwrap();
+    let copy = Report::copy(36, 50);
+    copy.register(master).await;
+    assert!(is_suspect(&copy.beat(master)), "it has no doubt yet");
+    let newer = commit(&fixture, 2, point(2, 50, B));
+    master.uploads.commit(&newer).await.unwrap();
+    assert_eq!(seen(master), sealed);
+}
+
+#[tokio::test]
+async fn i12_an_accept_outlives_the_process_that_it_was_meant_for() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let report = Report::copy(36, 0).with_doubt(point(1, 40, A), false);
+    report.register(master).await;
+    report.beat(master);
+    let id = NodeId::new("storage-1").unwrap();
+    master.members.accept_doubt(&id, 1).await.unwrap();
+    let unopened = Node {
+        told: Told::Nothing,
+        ..node(NodeRole::Storage, Some(disk(1, 0)))
+    };
+    master.members.register(id, unopened).await.unwrap();
+    report.register(master).await;
+    let outcome = report.beat(master);
+    let HeartbeatOutcome::Renewed { accepting, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(accepting, [1]);
+}
+
+#[tokio::test]
+async fn i4_a_heartbeat_with_the_store_of_another_node_changes_nothing() {
+    let fixture = Fixture::new().await;
+    let beat = fixture.beat("storage-1", NodeRole::Storage, Some(disk(2, 9)));
+    assert_eq!(beat, HeartbeatOutcome::RegisterAgain);
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cstore_types::epoch::SealPoint;
 use cstore_types::limits::MAX_STORAGE_NODES;
 use cstore_types::{ErrorCode, SealSeq, SessionId, StoreUuid, WriteCondition};
 
@@ -117,7 +118,7 @@ async fn a_commit_without_a_whole_recipe_or_a_known_store_is_refused() {
             ..fine.clone()
         },
         Commit {
-            seals: vec![fine.seals[0]; 2],
+            seals: vec![fine.seals[0]; 17],
             ..fine.clone()
         },
     ] {
@@ -146,7 +147,10 @@ async fn i10_a_commit_names_at_most_as_many_stores_as_a_cluster_may_have() {
     let commit = |n_stores: usize| {
         let seals = (0..n_stores as u128).map(|n| Seal {
             store: StoreUuid::from_bytes((1_000 + n).to_be_bytes()),
-            seq: SealSeq(1),
+            point: SealPoint {
+                seq: SealSeq(1),
+                nonce: 0,
+            },
         });
         Commit {
             seals: seals.collect(),
@@ -159,7 +163,8 @@ async fn i10_a_commit_names_at_most_as_many_stores_as_a_cluster_may_have() {
         .commit(&commit(MAX_STORAGE_NODES + 1))
         .await
         .unwrap_err();
-    let text = format!("field seals: must name at most {MAX_STORAGE_NODES} stores, each once");
+    let text =
+        format!("field seals: must name at most {MAX_STORAGE_NODES} stores, each at most 16 times");
     assert_eq!(
         (refused.code, refused.message),
         (ErrorCode::InvalidArgument, text)
@@ -385,7 +390,7 @@ async fn i3_a_release_is_due_after_its_delay_or_under_pressure_until_every_store
     assert_eq!(fixture.master.context.derived.releases.len(), 0);
 
     // A store that still reports sets of it has not dropped them, whatever it said.
-    let verdicts = releases.judge(store_of(2), &[session(1)]).await;
+    let verdicts = releases.judge(store_of(2), &[session(1)], true).await;
     let [(judged, Verdict::Ended(Ending::Removed { version: 1, .. }))] = &verdicts[..] else {
         panic!("{verdicts:?}")
     };
@@ -418,7 +423,7 @@ async fn an_open_session_is_given_up_when_it_was_silent_for_the_life_of_a_ticket
     let fixture = Fixture::new().await;
     let releases = &fixture.master.releases;
     let store = store_of(1);
-    let judged = async |n| releases.judge(store, &[session(n)]).await.remove(0).1;
+    let judged = async |n| releases.judge(store, &[session(n)], true).await.remove(0).1;
     assert_eq!(
         judged(1).await,
         Verdict::Open,

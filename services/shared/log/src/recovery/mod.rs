@@ -108,6 +108,9 @@ pub(crate) fn recover(
         .unwrap_or(0);
     note_epochs(&found, &superseded, &mut report);
     report.epoch = begin_epoch(&found, files, options, report.last_seq)?;
+    if let Some(inventory) = &options.inventory {
+        inventory.recovered(&report);
+    }
 
     let mut active = None;
     let mut copied = None;

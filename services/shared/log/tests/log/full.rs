@@ -290,6 +290,7 @@ impl cstore_log::Inventory for Recorder {
     fn superblock_seq(&self) -> u64 {
         0
     }
+    fn recovered(&self, _: &cstore_log::RecoveryReport) {}
     fn may_read(&self, _: u32) -> bool {
         true
     }

@@ -31,6 +31,8 @@ pub enum Response {
         store: StoreUuid,
         /// Sequence of the seal on it.
         seal_seq: SealSeq,
+        /// Nonce of the seal's epoch; 0 if the node does not say.
+        nonce: u64,
         /// For each block that was sent along, whether it was new.
         new: Vec<bool>,
     },
@@ -58,6 +60,24 @@ impl Response {
             Self::SealConflict => Opcode::SealConflict,
             Self::Usage(_) => Opcode::Usage,
             Self::Error(_) => Opcode::Error,
+        }
+    }
+
+    /// Leaves out what a program does not know that did not say that it takes it.
+    pub(crate) fn without_nonce(self) -> Self {
+        match self {
+            Self::Sealed {
+                store,
+                seal_seq,
+                new,
+                ..
+            } => Self::Sealed {
+                store,
+                seal_seq,
+                nonce: 0,
+                new,
+            },
+            other => other,
         }
     }
 
@@ -101,12 +121,16 @@ impl Response {
             Self::Sealed {
                 store,
                 seal_seq,
+                nonce,
                 new,
             } => {
                 head.put_slice(store.as_bytes());
                 head.put_u64_le(seal_seq.0);
                 head.put_u32_le(u32_of(new.len()));
                 new.iter().for_each(|new| head.put_u8((*new).into()));
+                if *nonce != 0 {
+                    head.put_u64_le(*nonce);
+                }
             }
             Self::SealMissing(indices) => {
                 head.put_u32_le(u32_of(indices.len()));
@@ -174,9 +198,14 @@ impl Response {
                 let new = (0..n)
                     .map(|_| flag(fields.u8()?))
                     .collect::<Result<_, _>>()?;
+                let nonce = match fields.remaining() {
+                    0 => 0,
+                    _ => nonce(fields.u64()?)?,
+                };
                 Self::Sealed {
                     store,
                     seal_seq,
+                    nonce,
                     new,
                 }
             }
@@ -195,6 +224,17 @@ impl Response {
         };
         fields.end()?;
         Ok((prefix, response))
+    }
+}
+
+/// Checks a nonce that was sent: one that is not known is left out.
+fn nonce(value: u64) -> Result<u64, DecodeError> {
+    match value {
+        0 => Err(DecodeError::Value {
+            field: "nonce",
+            value,
+        }),
+        nonce => Ok(nonce),
     }
 }
 

@@ -93,6 +93,7 @@ fn responses() -> Vec<Response> {
         Response::Sealed {
             store: StoreUuid::from_bytes([5; 16]),
             seal_seq: SealSeq(6),
+            nonce: 0,
             new: vec![true],
         },
         Response::SealMissing(vec![1, 2]),
@@ -114,6 +115,7 @@ fn sound() -> Vec<Bytes> {
         request_id: 7,
         map_version: MapVersion(8),
         trace,
+        takes_nonce: false,
     };
     let asked = requests();
     let asked = asked

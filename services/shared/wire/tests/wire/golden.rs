@@ -27,6 +27,7 @@ fn prefix() -> Prefix {
         request_id: 7,
         map_version: MapVersion(3),
         trace: None,
+        takes_nonce: false,
     }
 }
 
@@ -138,6 +139,7 @@ fn responses() -> Vec<(Response, String)> {
             Response::Sealed {
                 store,
                 seal_seq,
+                nonce: 0,
                 new: vec![true],
             },
             format!(
@@ -317,5 +319,38 @@ proptest! {
             let _ = Request::decode(opcode, payload.clone());
             let _ = Response::decode(opcode, payload);
         }
+    }
+}
+
+/// A program from before it refuses the flag, and never gets the nonce.
+#[test]
+fn the_nonce_of_a_seal_is_sent_only_to_those_who_take_it() {
+    let prefix = |takes_nonce| Prefix {
+        takes_nonce,
+        ..prefix()
+    };
+    let seal = Request::Seal {
+        session: SessionId::from_bytes([1; 16]),
+        part: PartNo(0),
+        ids: vec![BlockId::from_bytes([2; 32])],
+    };
+    let (plain, with) = (seal.to_bytes(&prefix(false)), seal.to_bytes(&prefix(true)));
+    let flags = HEADER + 4;
+    assert_eq!(with[flags], plain[flags] | 2);
+    assert_eq!(with[flags + 1..], plain[flags + 1..]);
+
+    let sealed = |nonce| Response::Sealed {
+        store: StoreUuid::from_bytes([3; 16]),
+        seal_seq: SealSeq(4),
+        nonce,
+        new: vec![true],
+    };
+    let answer = Prefix::answer(7);
+    let (plain, with) = (sealed(0).to_bytes(&answer), sealed(5).to_bytes(&answer));
+    assert_eq!(with.len(), plain.len() + 8);
+    assert_eq!(with[plain.len()..], 5u64.to_le_bytes());
+    for (bytes, nonce) in [(plain, 0), (with, 5)] {
+        let decoded = Response::decode(Opcode::Sealed, bytes.slice(HEADER..));
+        assert_eq!(decoded.unwrap().1, sealed(nonce));
     }
 }

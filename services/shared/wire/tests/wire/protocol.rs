@@ -257,6 +257,7 @@ fn response() -> impl Strategy<Value = Response> {
         sealed.prop_map(|(store, seq, new)| Response::Sealed {
             store: StoreUuid::from_bytes(store),
             seal_seq: SealSeq(seq),
+            nonce: 0,
             new,
         }),
         vec(any::<u32>(), 1..40).prop_map(Response::SealMissing),
@@ -279,6 +280,7 @@ fn prefix() -> impl Strategy<Value = Prefix> {
             request_id,
             map_version: MapVersion(map),
             trace: trace.map(|(trace, span, flags)| TraceField::new(trace, span, flags)),
+            takes_nonce: false,
         },
     )
 }

@@ -12,6 +12,7 @@ use bytes::BufMut;
 use cstore_types::SealSeq;
 use cstore_types::codec::Fields;
 use cstore_types::epoch::SealPoint;
+use cstore_types::history::Point;
 
 use super::FormatError;
 
@@ -37,9 +38,10 @@ pub struct Doubt {
     /// Times that it was found, or how many things are concerned.
     pub count: u32,
     /// Sequences that may be missing; (0, 0) if they are not known. For an older disk the seal that is
-    /// missing and the head of its log.
+    /// missing and the head of its log, for another master the position that was noted and the master's.
     pub seqs: (u64, u64),
-    /// Session of a damaged set, or nonce of the missing seal's epoch; zero otherwise.
+    /// Session of a damaged set, nonce of the missing seal's epoch, or the lives of both positions;
+    /// zero otherwise.
     pub aux: [u8; 16],
 }
 
@@ -139,7 +141,11 @@ impl fmt::Display for Doubt {
                 );
             }
             DoubtKind::Master => {
-                f.write_str("the master is older than what this disk has obeyed")?
+                let [noted, head] = self.points();
+                return write!(
+                    f,
+                    "the master is older than what this disk has obeyed, or another one: noted {noted}, it is at {head}"
+                );
             }
         }
 
@@ -152,6 +158,18 @@ impl fmt::Display for Doubt {
 }
 
 impl Doubt {
+    /// Returns what this disk had noted of the master's history, and where the master was; for a doubt
+    /// about the master.
+    fn points(&self) -> [Point; 2] {
+        let mut fields = Fields::new(&self.aux);
+        let mut point = |position| Point {
+            life: fields.u64().unwrap_or_default(),
+            position,
+            ..Point::default()
+        };
+        [point(self.seqs.0), point(self.seqs.1)]
+    }
+
     /// Returns the seal that the master has seen and that is not on the disk, if it is about one.
     pub fn lost_seal(&self) -> Option<SealPoint> {
         let nonce = self.aux.first_chunk().copied().unwrap_or_default();

@@ -9,7 +9,7 @@ use cstore_types::StoreUuid;
 use cstore_types::epoch::Epoch;
 use parking_lot::Mutex;
 
-use crate::limits::{MAX_EPOCHS, MAX_INVENTORY_AREA};
+use crate::limits::{KEPT_EPOCHS, MAX_EPOCHS, MAX_INVENTORY_AREA};
 
 use super::super::format::{
     EpochEntry, FileEntry, FileStanding, FormatError, INVENTORY_FILE, Image,
@@ -27,6 +27,17 @@ pub(in crate::engine) const UNFINISHED: &str = "inventory.new";
 pub(in crate::engine) struct SegmentInventory {
     disk: Arc<dyn Disk>,
     state: Mutex<State>,
+    /// Taken after `state`, and never held over I/O: heartbeats read it.
+    epochs: Mutex<Epochs>,
+}
+
+/// Epochs of the disk.
+#[derive(Debug, Default)]
+struct Epochs {
+    /// Those that images list, by their numbers.
+    listed: BTreeMap<u32, Epoch>,
+    /// Epoch of this open. It is listed from its first file on.
+    current: Epoch,
 }
 
 #[derive(Debug)]
@@ -40,10 +51,6 @@ struct State {
     crc: u32,
     highest: u32,
     superblock_seq: u64,
-    /// Epochs that images list, by their numbers.
-    epochs: BTreeMap<u32, Epoch>,
-    /// Epoch of this open. It is listed from its first file on.
-    current: Epoch,
     files: BTreeMap<u32, FileEntry>,
     /// Segments that are not what their entries say, as the open found them.
     as_found: BTreeMap<u32, FileEntry>,
@@ -126,15 +133,41 @@ const fn area_for(entries: usize, epochs: usize) -> u64 {
     (Image::bytes_of(entries, epochs) as u64).div_ceil(4_096) * 4_096
 }
 
-impl State {
-    /// Lists the epoch of this open, as it has a file now. The oldest ones go when there are more
-    /// than the bound: where they ended stands in the first one that stays.
+impl Epochs {
+    /// Takes the epochs that an open found in the segments, and its own one. Older ones than those
+    /// that are listed were forgotten before.
+    fn take(&mut self, report: &RecoveryReport) {
+        let first = self.listed.keys().next().copied().unwrap_or(0);
+        for epoch in report.epochs.iter().filter(|epoch| epoch.number >= first) {
+            let known = *self.listed.entry(epoch.number).or_insert(*epoch);
+            if known.nonce != epoch.nonce {
+                tracing::error!(?known, found = ?epoch, "segments were written by two copies of this disk");
+            }
+        }
+        // A segment that has come back ends an epoch later than an open without it has noted.
+        let mut before = 0;
+        for epoch in self.listed.values_mut() {
+            let end = report.ends.get(&before).copied().unwrap_or(0);
+            epoch.end_before = epoch.end_before.max(end);
+            before = epoch.number;
+        }
+        self.current = report.epoch;
+        self.bound();
+    }
+
+    /// Lists the epoch of this open, as it has a file now.
     fn list_current(&mut self) {
         if self.current.number > 0 {
-            self.epochs.insert(self.current.number, self.current);
+            self.listed.insert(self.current.number, self.current);
         }
-        while self.epochs.len() > MAX_EPOCHS {
-            self.epochs.pop_first();
+        self.bound();
+    }
+
+    /// Keeps room for the epoch of this open. Where the oldest ones ended stands in the first that
+    /// stays.
+    fn bound(&mut self) {
+        while self.listed.len() >= MAX_EPOCHS {
+            self.listed.pop_first();
         }
     }
 }
@@ -174,15 +207,18 @@ impl SegmentInventory {
             crc: found.map_or(0, |(_, crc)| crc),
             highest: found.map_or(0, |(image, _)| image.highest),
             superblock_seq: found.map_or(0, |(image, _)| image.superblock_seq),
-            epochs: epochs.into_iter().flatten().collect(),
-            current: Epoch::default(),
             files: files.into_iter().flatten().collect(),
             as_found: BTreeMap::new(),
             reads_unlisted_above: found.map_or(0, |(image, _)| image.highest),
         };
+        let epochs = Epochs {
+            listed: epochs.into_iter().flatten().collect(),
+            current: Epoch::default(),
+        };
         Self {
             disk,
             state: Mutex::new(state),
+            epochs: Mutex::new(epochs),
         }
     }
 
@@ -199,43 +235,28 @@ impl SegmentInventory {
 
     /// Returns the highest epoch that is listed.
     pub(in crate::engine) fn highest_epoch(&self) -> u32 {
-        let state = self.state.lock();
-        state.epochs.keys().next_back().copied().unwrap_or(0)
+        let epochs = self.epochs.lock();
+        epochs.listed.keys().next_back().copied().unwrap_or(0)
     }
 
-    /// Takes the epochs that an open found in the segments, and its own one.
-    pub(in crate::engine) fn begin_epoch(&self, report: &RecoveryReport) {
-        let mut state = self.state.lock();
-        for epoch in &report.epochs {
-            let known = *state.epochs.entry(epoch.number).or_insert(*epoch);
-            if known.nonce != epoch.nonce {
-                tracing::error!(?known, found = ?epoch, "segments were written by two copies of this disk");
-            }
-        }
-        // A segment that has come back ends an epoch later than an open without it has noted.
-        let mut before = 0;
-        for epoch in state.epochs.values_mut() {
-            let end = report.ends.get(&before).copied().unwrap_or(0);
-            epoch.end_before = epoch.end_before.max(end);
-            before = epoch.number;
-        }
-        state.current = report.epoch;
-    }
-
-    /// Returns all epochs, oldest first. The last one is that of this open.
+    /// Returns all epochs that are known, oldest first. The last one is that of this open. Does not
+    /// wait for the disk.
     pub(in crate::engine) fn epochs(&self) -> Vec<Epoch> {
-        let state = self.state.lock();
-        let listed = state.epochs.values().copied();
-        let before = listed.filter(|epoch| epoch.number < state.current.number);
-        before.chain([state.current]).collect()
+        let epochs = self.epochs.lock();
+        let current = epochs.current;
+        let listed = epochs.listed.values().copied();
+        let before = listed.filter(|epoch| epoch.number < current.number);
+        before.chain([current]).collect()
     }
 
-    /// Forgets the epochs in front of `number`, at the next image.
+    /// Forgets epochs in front of `number`, at the next image, but for the last ones: uploads that
+    /// have sealed parts in them may be under way.
     pub(in crate::engine) fn forget_epochs(&self, number: u32) {
-        let mut state = self.state.lock();
-        // The one that is asked for stays, and tells where those before it have ended.
-        if state.epochs.contains_key(&number) {
-            state.epochs = state.epochs.split_off(&number);
+        let mut epochs = self.epochs.lock();
+        let older = epochs.listed.range(..number);
+        let last = older.rev().nth(KEPT_EPOCHS).map(|(last, _)| *last);
+        if let Some(last) = last {
+            epochs.listed = epochs.listed.split_off(&(last + 1));
         }
     }
 
@@ -260,14 +281,12 @@ impl SegmentInventory {
         let mut state = self.state.lock();
         state.files = entries.into_iter().map(|file| (file.id, file)).collect();
         state.as_found = as_found.into_iter().map(|file| (file.id, file)).collect();
-        let current = state.current;
-        if state
-            .files
-            .values()
-            .any(|file| file.epoch == current.number)
-        {
-            state.list_current();
+        let mut epochs = self.epochs.lock();
+        let current = epochs.current.number;
+        if state.files.values().any(|file| file.epoch == current) {
+            epochs.list_current();
         }
+        drop(epochs);
         let highest = state.files.keys().next_back().copied().unwrap_or(0);
         state.highest = state.highest.max(highest);
         // A file that is too small, because the disk was made larger, is replaced.
@@ -329,7 +348,10 @@ impl SegmentInventory {
             highest: state.highest,
             superblock_seq: state.superblock_seq,
             files: state.files.values().copied().collect(),
-            epochs: state.epochs.values().map(EpochEntry::from).collect(),
+            epochs: {
+                let epochs = self.epochs.lock();
+                epochs.listed.values().map(EpochEntry::from).collect()
+            },
         };
         let bytes = image.encode();
         let crc = bytes.last_chunk().map_or(0, |raw| u32::from_le_bytes(*raw));
@@ -384,6 +406,10 @@ impl Inventory for SegmentInventory {
         self.state.lock().superblock_seq
     }
 
+    fn recovered(&self, report: &RecoveryReport) {
+        self.epochs.lock().take(report);
+    }
+
     fn may_read(&self, file: u32) -> bool {
         let state = self.state.lock();
         match state.files.get(&file) {
@@ -399,7 +425,7 @@ impl Inventory for SegmentInventory {
                 state.files.insert(file.id, entry_of(file, false));
             }
             if begun.is_some() {
-                state.list_current();
+                self.epochs.lock().list_current();
             }
         })
     }

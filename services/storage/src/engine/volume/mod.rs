@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use cstore_log::{Disk, LockGuard};
 use cstore_types::epoch::Epoch;
+use cstore_types::history::Point;
 use cstore_types::{SealSeq, StoreUuid};
 use parking_lot::Mutex;
 
@@ -118,6 +119,14 @@ impl Volume {
             superblock.doubts = doubts.to_vec();
             superblock.next_doubt = next;
         })
+    }
+
+    /// Writes the next superblock, with a place in the master's history.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`]. The previous superblock stays valid.
+    pub(super) fn write_noted(&self, noted: Point) -> Result<(), EngineError> {
+        self.update(|superblock| superblock.noted = noted)
     }
 
     /// Returns the epochs of the disk, oldest first, that of this open included.

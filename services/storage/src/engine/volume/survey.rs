@@ -202,7 +202,6 @@ impl Survey {
         report: &RecoveryReport,
         superblock: &Superblock,
     ) -> &[Finding] {
-        self.inventory.begin_epoch(report);
         let is_found = |finding: &Finding| finding.kind == DoubtKind::Superblock;
         if report.superblock_seq > superblock.seq && !self.findings.iter().any(is_found) {
             self.findings.push(Finding::new(DoubtKind::Superblock));

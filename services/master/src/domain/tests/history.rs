@@ -1,0 +1,160 @@
+//! History: a master that its storage nodes know to be an older copy, or another one.
+
+use cstore_types::history::{Place, Point, place};
+use cstore_types::{ErrorCode, NodeId, WriteCondition};
+
+use super::super::*;
+use super::fixture::*;
+
+/// A place that no history of a test has written.
+fn elsewhere() -> Point {
+    Point {
+        term: 1,
+        life: 0xee,
+        position: 1_000,
+        ..Point::default()
+    }
+}
+
+/// Lets storage-`n` tell that it has noted `noted`. Returns what it is told.
+fn beat(master: &Master, n: u8, noted: Point, doubts: Vec<DoubtReport>) -> Telling {
+    let outcome = master.members.heartbeat(Heartbeat {
+        noted: Some(noted),
+        doubts,
+        ..heartbeat(&format!("storage-{n}"), NodeRole::Storage, Some(disk(n, 0)))
+    });
+    match outcome {
+        HeartbeatOutcome::Renewed { telling, .. } => telling,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn doubt() -> DoubtReport {
+    DoubtReport {
+        number: 5,
+        kind: "master".to_owned(),
+        detail: String::new(),
+        accepted: false,
+        seal: None,
+    }
+}
+
+fn judge(telling: &Telling, noted: &Point) -> Place {
+    place(&telling.lives, telling.head.position, |_| None, noted)
+}
+
+#[tokio::test]
+async fn i4_a_node_is_told_what_it_needs_to_find_what_it_has_noted() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let first = beat(master, 1, Point::default(), Vec::new());
+    assert_eq!(first.head, master.state().head);
+    fixture.publish(1, "a").await;
+    let second = beat(master, 1, first.head, Vec::new());
+    assert!(second.head.position > first.head.position);
+    assert_eq!(judge(&second, &first.head), Place::Contains);
+    assert_eq!(judge(&second, &second.head), Place::Contains);
+    assert_eq!(judge(&first, &second.head), Place::Ahead);
+    assert_eq!(judge(&second, &elsewhere()), Place::Fork);
+    assert!(fixture.master.members.may_release());
+}
+
+#[tokio::test]
+async fn i4_a_contested_master_writes_and_releases_nothing_and_answers_reads() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    fixture.publish(1, "a").await;
+    assert!(master.members.may_release());
+
+    beat(master, 2, elsewhere(), Vec::new());
+    assert!(!master.members.may_release());
+    let why = master.waiting_for().unwrap();
+    assert!(
+        why.contains("storage-2") && why.contains("hold accept"),
+        "{why}"
+    );
+    let commit = fixture.commit(session(2), "b", WriteCondition::Any);
+    let refused = master.uploads.commit(&commit).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+    let of_a = name("a");
+    let tenant = tenant();
+    let removed = master.namespace.delete_file(&tenant, &of_a, "");
+    assert_eq!(removed.await.unwrap_err().code, ErrorCode::Unavailable);
+    let position = master.state().head.position;
+    let silent = std::time::Duration::from_secs(7_200);
+    tokio::time::pause();
+    for _ in 0..2 {
+        let judged = master
+            .releases
+            .judge(store_of(1), &[session(9)], false)
+            .await;
+        assert_eq!(judged[0].1, Verdict::Open, "nobody ends it");
+        tokio::time::advance(silent).await;
+    }
+    assert_eq!(master.state().head.position, position);
+    master.namespace.get_file(&tenant, &of_a).await.unwrap();
+
+    // The node has noted this history after all: it was restarted from its own folder.
+    beat(master, 2, master.state().head, Vec::new());
+    assert!(master.members.may_release());
+    assert_eq!(master.context.derived.contested(), None);
+}
+
+#[tokio::test]
+async fn i12_a_contested_master_goes_on_when_it_is_accepted_for_each_node_and_for_what_was_noted() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    for n in 1..=2 {
+        beat(master, n, elsewhere(), vec![doubt()]);
+    }
+    let id = |n: u8| NodeId::new(&format!("storage-{n}")).unwrap();
+    let wrong = master.members.accept_doubt(&id(1), 7).await.unwrap_err();
+    assert_eq!(wrong.code, ErrorCode::InvalidArgument);
+
+    master.members.accept_doubt(&id(1), 5).await.unwrap();
+    let told = beat(master, 1, elsewhere(), vec![doubt()]);
+    assert_eq!(told.accepted, Some(elsewhere()));
+    assert!(master.context.derived.contested().is_some(), "storage-2");
+    let other = Point {
+        position: 1_001,
+        ..elsewhere()
+    };
+    let told = beat(master, 1, other, vec![doubt()]);
+    assert_eq!(told.accepted, None, "another place was not accepted");
+    beat(master, 1, elsewhere(), vec![doubt()]);
+
+    master.members.accept_doubt(&id(2), 5).await.unwrap();
+    beat(master, 2, elsewhere(), vec![doubt()]);
+    assert_eq!(master.context.derived.contested(), None);
+    for n in 1..=2 {
+        let told = beat(master, n, master.state().head, Vec::new());
+        assert_eq!(told.accepted, None);
+    }
+    fixture.publish(1, "a").await;
+}
+
+/// An older copy is known by a node that has heard more. It may be the one that is away.
+#[tokio::test]
+async fn i4_nothing_is_released_before_every_store_was_heard_in_this_life_of_the_master() {
+    let fixture = Fixture::new().await;
+    let context = fixture.master.context.clone();
+    let key = cstore_types::ClusterSecret::generate()
+        .unwrap()
+        .ticket_key();
+    let next = Master::open(context, key).await.unwrap();
+    assert!(!next.members.may_release());
+    let register = async |n: u8, told: Told| {
+        let node = Node {
+            told,
+            ..node(NodeRole::Storage, Some(disk(n, 0)))
+        };
+        let id = NodeId::new(&format!("storage-{n}")).unwrap();
+        next.members.register(id, node).await.unwrap();
+    };
+    register(1, Told::Sequence).await;
+    assert!(!next.members.may_release());
+    register(2, Told::Nothing).await;
+    assert!(!next.members.may_release(), "its disk is being opened");
+    register(2, Told::Sequence).await;
+    assert!(next.members.may_release());
+}

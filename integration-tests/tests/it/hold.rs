@@ -197,6 +197,14 @@ fn i12_a_lost_segment_is_accepted_by_the_number_that_the_list_shows() {
     assert_eq!(doubts(&cluster), Vec::<Value>::new());
 }
 
+/// Waits until the storage node has heard of what the master has written.
+fn until_heard(cluster: &Cluster) {
+    let before = cluster.metric(STORAGE, HEARTBEATS);
+    until_blocking("some heartbeats", || {
+        (cluster.metric(STORAGE, HEARTBEATS) > before + 5.0).then_some(())
+    });
+}
+
 /// Copies the files of a folder and of its folders.
 fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -307,6 +315,7 @@ fn i4_an_older_master_frees_nothing_and_the_right_one_finds_everything() {
     (FILES / 2..FILES).for_each(put);
     assert_eq!(cluster.ask("DELETE", &path(0), b"").status, 204);
 
+    until_heard(&cluster);
     // A storage node that is started again knows what it has obeyed, too.
     swap(&|| {
         std::fs::rename(&folder, &right).unwrap();
@@ -367,6 +376,7 @@ fn i12_an_older_master_is_accepted_by_the_number_that_the_list_shows() {
     cluster.launch(MASTER);
     cluster.wait_ready();
     assert_eq!(put("newer"), 201);
+    until_heard(&cluster);
     cluster.kill(MASTER);
     std::fs::remove_dir_all(&folder).unwrap();
     std::fs::rename(&backup, &folder).unwrap();

@@ -240,6 +240,8 @@ async fn watch_writer(
     shutdown: Shutdown,
 ) {
     let mut state = master.context.store.writer_state();
+    let mut view = master.context.derived.watch();
+    let mut shown = None;
     loop {
         let seen = state.borrow_and_update().clone();
         readiness.set(
@@ -251,7 +253,11 @@ async fn watch_writer(
         health
             .set_service_serving(UPLOADS, matches!(seen, WriterState::Writable))
             .await;
-        master.context.derived.changed();
+        // Watchers are told of the writer, and this one is a watcher.
+        let reason = master.not_writable();
+        if shown.replace(reason.clone()) != Some(reason) {
+            master.context.derived.changed();
+        }
 
         let probe = match seen {
             WriterState::Writable => None,
@@ -261,7 +267,11 @@ async fn watch_writer(
         tokio::select! {
             biased;
             changed = state.changed() => if changed.is_err() { return },
-            () = sleep_or_never(probe) => drop(master.context.store.commit(Batch::default()).await),
+            () = view.changed() => {}
+            // A contested master writes nothing, not even this.
+            () = sleep_or_never(probe.filter(|_| master.context.derived.contested().is_none())) => {
+                drop(master.context.store.commit(Batch::default()).await);
+            }
             () = shutdown.triggered() => return,
         }
     }

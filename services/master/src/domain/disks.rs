@@ -5,8 +5,8 @@ use cstore_types::epoch::SealPoint;
 use cstore_types::history::Point;
 use cstore_types::{ErrorCode, Fault, NodeId, StoreUuid};
 
-use super::history::MASTER;
-use super::membership::{DoubtReport, Membership, NodeState};
+use super::history::{CONTEST, MASTER};
+use super::membership::{DoubtReport, Inner, Membership, NodeState};
 use super::releases::Releases;
 use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{self, StoreRecord};
@@ -89,12 +89,15 @@ impl Membership {
                 break;
             }
             ended += waiting.len() as u64;
-            releases.acknowledge(store, &waiting).await?;
+            releases.give_up(store, &waiting).await?;
         }
         let mut batch = Batch::default();
         batch.delete(keys::store_key(store));
-        self.context.propose(batch).await?;
-        self.inner.lock().contests.remove(id);
+        // Also while the disk contests this master: giving it up ends that.
+        self.context.propose_contested(batch).await?;
+        let mut inner = self.inner.lock();
+        self.note_contest(&mut inner, id, None);
+        drop(inner);
         tracing::warn!(node = %id, %store, "disk is given up by an operator");
         Ok(ended)
     }
@@ -107,7 +110,7 @@ impl Membership {
     /// number, which names those that it has.
     pub(crate) async fn accept_doubt(&self, id: &NodeId, number: u32) -> Result<(), Fault> {
         match self.note_accept(id, number)? {
-            Some((store, noted)) => self.accept_history(store, noted).await,
+            Some((store, noted)) => self.accept_history(id, store, noted).await,
             None => Ok(()),
         }
     }
@@ -116,23 +119,24 @@ impl Membership {
     /// doubt is about this master.
     fn note_accept(&self, id: &NodeId, number: u32) -> Result<Option<(StoreUuid, Point)>, Fault> {
         let mut inner = self.inner.lock();
-        let node = inner
-            .nodes
+        let Inner {
+            nodes, contests, ..
+        } = &mut *inner;
+        let node = nodes
             .get_mut(id)
             .ok_or_else(|| Fault::new(ErrorCode::NotFound, format!("node {id} is not known")))?;
-        let open: Vec<u32> = node
-            .doubts
-            .iter()
-            .filter(|doubt| !doubt.accepted)
-            .map(|doubt| doubt.number)
-            .collect();
+        let is_contested = contests.contains_key(id);
+        let doubts = node.doubts.iter().filter(|doubt| !doubt.accepted);
+        let mut open: Vec<u32> = doubts.map(|doubt| doubt.number).collect();
+        let says_so = node.doubts.iter().any(|doubt| doubt.kind == MASTER);
+        open.extend((is_contested && !says_so).then_some(CONTEST));
         if !open.contains(&number) {
             let text = format!("node {id} has no open doubt {number}; open are {open:?}");
             return Err(Fault::new(ErrorCode::InvalidArgument, text));
         }
         tracing::warn!(node = %id, number, "doubt is accepted by an operator");
         let is_about_master = |doubt: &DoubtReport| doubt.number == number && doubt.kind == MASTER;
-        if !node.doubts.iter().any(is_about_master) {
+        if number != CONTEST && !node.doubts.iter().any(is_about_master) {
             node.accepting.insert(number);
             return Ok(None);
         }

@@ -8,10 +8,11 @@
 //! An older copy learns that from a node that has heard more, so until every store was heard in this
 //! life of the master, nothing is released and no upload is taken for abandoned.
 
+use cstore_types::epoch::SealPoint;
 use cstore_types::history::{Life, Place, Point, place};
-use cstore_types::{ErrorCode, Fault, NodeId, StoreUuid};
+use cstore_types::{Fault, NodeId, StoreUuid};
 
-use super::membership::{Inner, Membership, NodeRole};
+use super::membership::{Inner, Membership, Node, NodeRole};
 use super::seals::Told;
 use crate::store::keys::{self, StoreRecord};
 use crate::store::{Batch, History, MetaError};
@@ -30,12 +31,25 @@ pub(crate) struct Telling {
     pub(crate) accepted: Option<Point>,
 }
 
+/// Number by which a contest is accepted whose node lists no doubt, because its disk is not open.
+pub(super) const CONTEST: u32 = u32::MAX;
+
+impl Telling {
+    /// Shows a history to a node that has noted `noted`. Called AFTER everything else that the answer
+    /// rests on was read: a release that lies beyond the place that is told would not be known by it.
+    pub(crate) fn show(&mut self, history: &History, noted: &Point) {
+        self.head = history.head();
+        self.lives = history.lives_since(noted);
+    }
+}
+
 /// Returns the sentence about a history that is not the one that a node has obeyed.
 fn contest(node: &NodeId, noted: &Point, head: &Point) -> String {
     format!(
         "the master is older than what node {node} has obeyed, or another one: the node has noted {noted}, \
          the master is at {head}. Put the newer folder of the master back; or go on with this one, without \
-         what it lacks: cstore admin hold list, cstore admin hold accept NODE NUMBER"
+         what it lacks: cstore admin hold list, cstore admin hold accept NODE NUMBER; or give up the disk of a \
+         node that does not return: cstore admin node replace NODE --lost STORE"
     )
 }
 
@@ -57,34 +71,36 @@ impl Membership {
             .filter(|accepted| !accepted.is_origin() && *accepted == noted);
         let is_ours = place(&history.lives, history.position, |_| None, &noted) == Place::Contains;
 
-        let was_contested = !inner.contests.is_empty();
-        match is_ours || accepted.is_some() {
-            true => drop(inner.contests.remove(id)),
-            false => drop(
-                inner
-                    .contests
-                    .insert(id.clone(), contest(id, &noted, &head)),
-            ),
-        }
-        if was_contested == inner.contests.is_empty() {
-            tracing::warn!(node = %id, %noted, %head, contested = !was_contested, "another history of the master is known");
-            self.context.derived.changed();
-        }
-        let first = inner.contests.values().next().cloned();
-        self.context.derived.contest(first);
-        Telling {
-            head,
-            lives: history.lives_since(&noted),
+        let sentence = (!is_ours && accepted.is_none()).then(|| contest(id, &noted, &head));
+        self.note_contest(inner, id, sentence);
+        let mut telling = Telling {
             accepted,
+            ..Telling::default()
+        };
+        telling.show(history, &noted);
+        telling
+    }
+
+    /// Notes that a node has obeyed another history, or that it has not.
+    pub(super) fn note_contest(&self, inner: &mut Inner, id: &NodeId, sentence: Option<String>) {
+        let was_contested = !inner.contests.is_empty();
+        match sentence {
+            Some(sentence) => drop(inner.contests.insert(id.clone(), sentence)),
+            None => drop(inner.contests.remove(id)),
+        }
+        let is_contested = !inner.contests.is_empty();
+        self.context
+            .derived
+            .contest(inner.contests.values().next().cloned());
+        if was_contested != is_contested {
+            tracing::warn!(node = %id, is_contested, "whether a node has obeyed another history of the master");
+            self.context.derived.changed();
         }
     }
 
     /// Returns true if releases may be told and uploads be taken for abandoned: every store was heard
     /// in this life of the master, and none has obeyed another history.
     pub(crate) fn may_release(&self) -> bool {
-        if self.context.derived.contested().is_some() {
-            return false;
-        }
         let mut inner = self.inner.lock();
         if !inner.has_heard_all {
             let is_heard = |store: &StoreUuid| {
@@ -95,7 +111,7 @@ impl Membership {
             };
             inner.has_heard_all = self.context.derived.store_uuids().iter().all(is_heard);
         }
-        inner.has_heard_all
+        inner.has_heard_all && inner.contests.is_empty()
     }
 
     /// Goes on with this master although a storage node has obeyed another history, on behalf of a
@@ -103,22 +119,52 @@ impl Membership {
     ///
     /// # Errors
     /// Those of the store of metadata.
-    pub(super) async fn accept_history(&self, store: StoreUuid, noted: Point) -> Result<(), Fault> {
+    pub(super) async fn accept_history(
+        &self,
+        id: &NodeId,
+        store: StoreUuid,
+        noted: Point,
+    ) -> Result<(), Fault> {
         let key = keys::store_key(store);
-        let Some(current) = self.context.store.get(&key).await? else {
-            let text = format!("store {store} is not registered");
-            return Err(Fault::new(ErrorCode::NotFound, text));
+        let mut batch = Batch::default();
+        let record = match self.context.store.get(&key).await? {
+            Some(current) => {
+                batch.require_version(key.clone(), current.version);
+                StoreRecord::decode(&current.value)?
+            }
+            // It registered after this copy was made.
+            None => {
+                batch.require_absent(key.clone());
+                StoreRecord {
+                    seen: SealPoint::default(),
+                    accepted: Point::default(),
+                    node: id.clone(),
+                }
+            }
         };
         let record = StoreRecord {
             accepted: noted,
-            ..StoreRecord::decode(&current.value)?
+            ..record
         };
-        let mut batch = Batch::default();
-        batch.require_version(key.clone(), current.version);
         batch.put(key, record.encode());
         match self.context.propose_contested(batch).await? {
             Some(_) => {
                 tracing::warn!(%store, %noted, "the master is accepted by an operator");
+                // The node may not be there to say so.
+                let mut inner = self.inner.lock();
+                let is_its = |node: &Node| {
+                    let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == store);
+                    has_store && node.noted == Some(noted)
+                };
+                let ids: Vec<NodeId> = inner
+                    .nodes
+                    .iter()
+                    .filter(|(_, node)| is_its(node))
+                    .map(|(id, _)| id.clone())
+                    .collect();
+                for id in ids {
+                    self.note_contest(&mut inner, &id, None);
+                }
                 Ok(())
             }
             None => Err(MetaError::Conflict.into()),

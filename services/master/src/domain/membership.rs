@@ -10,14 +10,14 @@ use std::time::Duration;
 use cstore_types::epoch::SealPoint;
 use cstore_types::history::Point;
 use cstore_types::{
-    ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid,
+    ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid, error_chain,
 };
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use super::Context;
-use super::history::Telling;
+use super::history::{CONTEST, MASTER, Telling};
 use super::seals::Told;
 use crate::limits::{FORGET_WORKER, MAX_NODES, MIN_UPLOAD_SPACE};
 use crate::store::Batch;
@@ -317,10 +317,21 @@ impl Membership {
             } else {
                 node.reason.clone()
             };
+            let mut node = node.clone();
+            let says_so = node.doubts.iter().any(|doubt| doubt.kind == MASTER);
+            if let Some(contest) = inner.contests.get(id).filter(|_| !says_so) {
+                node.doubts.push(DoubtReport {
+                    number: CONTEST,
+                    kind: MASTER.to_owned(),
+                    detail: contest.clone(),
+                    accepted: false,
+                    seal: None,
+                });
+            }
             NodeView {
                 id: id.clone(),
-                node: node.clone(),
                 state: node.state(self.lease()),
+                node,
                 reason,
                 in_map,
             }
@@ -410,7 +421,11 @@ impl Membership {
             }
         }
         drop(telling);
-        self.freeze_map().await?;
+        if let Err(fault) = self.freeze_map().await {
+            // The next registration tries again; a contested master takes its nodes in, so that they
+            // can be asked about.
+            tracing::warn!(error = %error_chain(&fault), "placement map is not frozen yet");
+        }
         self.context.derived.changed();
         Ok(registered)
     }

@@ -4,7 +4,7 @@
 //! be followed by a commit. It ends when every store has acknowledged it.
 
 use cstore_types::limits::MAX_RELEASED_SESSIONS;
-use cstore_types::{Fault, SessionId, StoreUuid, error_chain};
+use cstore_types::{ErrorCode, Fault, SessionId, StoreUuid, error_chain};
 use futures_util::future::join_all;
 
 use super::Context;
@@ -64,6 +64,21 @@ impl Releases {
         store: StoreUuid,
         sessions: &[SessionId],
     ) -> Result<(), Fault> {
+        match self.context.derived.contested() {
+            Some(why) => Err(Fault::new(ErrorCode::Unavailable, why.to_string())),
+            None => self.give_up(store, sessions).await,
+        }
+    }
+
+    /// Takes sessions off the list that nobody waits for on `store`, also if this master is contested.
+    ///
+    /// # Errors
+    /// Of the store of metadata.
+    pub(super) async fn give_up(
+        &self,
+        store: StoreUuid,
+        sessions: &[SessionId],
+    ) -> Result<(), Fault> {
         for _ in 0..MAX_DECISIONS {
             let mut batch = Batch::default();
             let mut waiting = false;
@@ -85,7 +100,7 @@ impl Releases {
                 }
             }
             // Another store may have acknowledged some of them at the same time: then look again.
-            if !waiting || self.context.propose(batch).await?.is_some() {
+            if !waiting || self.context.propose_contested(batch).await?.is_some() {
                 return Ok(());
             }
         }

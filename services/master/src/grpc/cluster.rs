@@ -183,6 +183,7 @@ impl Cluster for Services {
             noted: convert::noted(request.storage.as_ref()),
             leaving: request.worker.as_ref().is_some_and(|worker| worker.leaving),
         };
+        let noted = beat.noted;
         let mut response = v1::HeartbeatResponse::default();
         match master.members.heartbeat(beat) {
             HeartbeatOutcome::RegisterAgain => response.register_again = true,
@@ -190,15 +191,16 @@ impl Cluster for Services {
             HeartbeatOutcome::Renewed {
                 suspect,
                 seen,
-                telling,
+                mut telling,
                 accepting,
             } => {
                 response.suspect = suspect;
                 response.seen = seen.map(v1::SealPoint::from);
-                response.history = request.storage.as_ref().map(|_| telling.into());
                 response.accept_doubts = accepting;
                 if let Some(report) = request.storage {
                     self.answer_report(&report, &mut response).await?;
+                    telling.show(&master.context.store.history(), &noted.unwrap_or_default());
+                    response.history = Some(telling.into());
                 }
             }
         }

@@ -17,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{ClientError, Disconnect, HandshakeError};
 use crate::frame::{Opcode, Prefix, TraceField};
-use crate::handshake::{Answer, Direction, Hello, Role, VERSION, encode_proof, is_proof, prove};
+use crate::handshake::{
+    Answer, Direction, Hello, MIN_VERSION, Role, VERSION, common_version, encode_proof, is_proof,
+    prove,
+};
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
 use crate::limits::{
     CREDIT_UNIT, FRAME_DEADLINE, GATHERED_FRAMES, PING_AFTER, SILENCE_DEADLINE, WRITE_QUEUE,
@@ -49,6 +52,9 @@ enum Waiter {
 }
 
 /// State that the tasks of a connection and its handles share.
+/// First version in which the answer to a seal may hold a nonce.
+const NONCE_VERSION: u16 = 3;
+
 struct Shared {
     waiters: Mutex<HashMap<u32, Waiter>>,
     next_id: AtomicU32,
@@ -58,6 +64,8 @@ struct Shared {
     /// First reason, once the connection is closed.
     why_closed: Mutex<Option<Disconnect>>,
     pulse: Arc<Pulse>,
+    /// Version that both sides speak.
+    version: u16,
 }
 
 impl Shared {
@@ -153,7 +161,11 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let (store, credits) = shake_hands(&mut reader, &mut writer, config).await?;
+        let Agreed {
+            store,
+            credits,
+            version,
+        } = shake_hands(&mut reader, &mut writer, config).await?;
         let closed = CancellationToken::new();
         let max_credits = (credits as usize / CREDIT_UNIT).max(1);
         let shared = Arc::new(Shared {
@@ -164,6 +176,7 @@ impl Connection {
             closed: closed.clone(),
             why_closed: Mutex::default(),
             pulse: Pulse::new(),
+            version,
         });
         let (sender, queue) = mpsc::channel(WRITE_QUEUE);
         spawn(write_all(shared.clone(), writer, queue));
@@ -290,7 +303,8 @@ impl Connection {
             request_id: id,
             map_version,
             trace,
-            takes_nonce: matches!(request.opcode(), Opcode::Seal | Opcode::PutSeal),
+            takes_nonce: self.shared.version >= NONCE_VERSION
+                && matches!(request.opcode(), Opcode::Seal | Opcode::PutSeal),
         });
         tracing::debug!(target: "cstore_wire", opcode = ?request.opcode(), request = id, bytes = encoded.len, "frame out");
         (pending, encoded)
@@ -332,11 +346,18 @@ impl BlockStream {
     }
 }
 
+/// What a handshake has agreed on.
+struct Agreed {
+    store: StoreUuid,
+    credits: u32,
+    version: u16,
+}
+
 async fn shake_hands<R, W>(
     reader: &mut R,
     writer: &mut W,
     config: &ClientConfig,
-) -> Result<(StoreUuid, u32), ClientError>
+) -> Result<Agreed, ClientError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -344,7 +365,7 @@ where
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(HandshakeError::from)?;
     let hello = Hello {
-        min_version: VERSION,
+        min_version: MIN_VERSION,
         max_version: VERSION,
         role: Role::Worker,
         cluster: config.cluster,
@@ -368,7 +389,7 @@ where
     }
     if welcome.cluster != config.cluster
         || welcome.role != Role::Storage
-        || welcome.version != VERSION
+        || common_version(welcome.version, welcome.version).is_none()
     {
         return Err(HandshakeError::Foreign.into());
     }
@@ -385,7 +406,11 @@ where
     ));
     out.write_to(writer).await.map_err(Disconnect::from)?;
     expect(reader, Opcode::Ok, config).await?;
-    Ok((welcome.store, welcome.credits))
+    Ok(Agreed {
+        store: welcome.store,
+        credits: welcome.credits,
+        version: welcome.version,
+    })
 }
 
 async fn expect<R: AsyncRead + Unpin>(

@@ -1,5 +1,5 @@
 //! Byte layout of frames; READ THIS FIRST before changing a byte: golden vectors in
-//! `tests/golden.rs` pin version 2, and `docs/wire-protocol.md` carries this file's checksum.
+//! `tests/golden.rs` pin it, and `docs/wire-protocol.md` carries this file's checksum.
 //!
 //! ```text
 //! frame    opcode u8 · payload length u32 · payload

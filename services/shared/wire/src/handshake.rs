@@ -21,8 +21,17 @@ use sha2::Sha256;
 use crate::decode_error::DecodeError;
 use crate::frame::{MAX_ERROR_TEXT, Payload};
 
-/// The only version that this program speaks.
-pub const VERSION: u16 = 2;
+/// Newest version that this program speaks: the answer to a seal may hold the nonce of its epoch.
+pub const VERSION: u16 = 3;
+/// Oldest version that this program speaks.
+pub const MIN_VERSION: u16 = 2;
+
+/// Returns the newest version that is spoken on both sides.
+pub(crate) fn common_version(min: u16, max: u16) -> Option<u16> {
+    let newest = max.min(VERSION);
+    (newest >= min.max(MIN_VERSION)).then_some(newest)
+}
+
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const REFUSED: u8 = 3;
@@ -227,7 +236,7 @@ pub(crate) fn encode_refused(fault: &Fault) -> Bytes {
         .collect();
     out.put_u8(REFUSED);
     out.put_u8(fault.code.wire_byte());
-    out.put_u16_le(VERSION);
+    out.put_u16_le(MIN_VERSION);
     out.put_u16_le(VERSION);
     out.put_u16_le(u16::try_from(text.len()).unwrap_or_default());
     out.put_slice(text.as_bytes());

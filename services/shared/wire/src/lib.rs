@@ -1,4 +1,4 @@
-//! The framed protocol between worker and storage, version 2.
+//! The framed protocol between worker and storage, version 3; it speaks version 2 as well.
 //!
 //! A frame is `[opcode u8][payload length u32][payload]`, strict little endian, over TCP with
 //! TCP_NODELAY. The byte tables stand in [`frame`] and [`handshake`], nowhere else;
@@ -47,6 +47,6 @@ pub use client::{BlockStream, ClientConfig, Connection};
 pub use decode_error::DecodeError;
 pub use error::{ClientError, Disconnect, HandshakeError};
 pub use frame::{Opcode, Prefix, TraceField};
-pub use handshake::{Role, VERSION};
+pub use handshake::{MIN_VERSION, Role, VERSION};
 pub use message::{BlockReply, PutStatus, Request, Response, SealedBlock};
 pub use server::{BlockSink, Context, Handler, ServerConfig, serve_connection};

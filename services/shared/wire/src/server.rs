@@ -19,7 +19,8 @@ use crate::decode_error::DecodeError;
 use crate::error::Disconnect;
 use crate::frame::{Opcode, Prefix, TraceField};
 use crate::handshake::{
-    Direction, Hello, Role, VERSION, Welcome, decode_proof, encode_refused, is_proof, prove,
+    Direction, Hello, MIN_VERSION, Role, VERSION, Welcome, common_version, decode_proof,
+    encode_refused, is_proof, prove,
 };
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
 use crate::limits::{CREDIT_UNIT, GATHERED_FRAMES, WRITE_QUEUE};
@@ -371,7 +372,7 @@ enum HelloError {
     #[error("expected a handshake, found {0:?}")]
     Opcode(Opcode),
     /// The peer speaks other versions only.
-    #[error("versions {min} to {max} are not spoken here, version {VERSION} is")]
+    #[error("versions {min} to {max} are not spoken here, {MIN_VERSION} to {VERSION} are")]
     Versions {
         /// Oldest version of the peer.
         min: u16,
@@ -415,7 +416,8 @@ where
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce)?;
     let welcome = Welcome {
-        version: VERSION,
+        // It was checked above.
+        version: common_version(hello.min_version, hello.max_version).unwrap_or(MIN_VERSION),
         role: Role::Storage,
         cluster: config.cluster,
         store: config.store,
@@ -458,7 +460,7 @@ async fn read_handshake<R: AsyncRead + Unpin>(
 }
 
 fn check_hello(hello: Hello, config: &ServerConfig) -> Result<Hello, HelloError> {
-    if !(hello.min_version..=hello.max_version).contains(&VERSION) {
+    if common_version(hello.min_version, hello.max_version).is_none() {
         return Err(HelloError::Versions {
             min: hello.min_version,
             max: hello.max_version,

@@ -105,8 +105,10 @@ impl Judge {
     ///
     /// Seals race with this safely: one is durable here before the master can have seen it.
     pub fn judge(&self, answer: &Answer) -> bool {
-        let holds = self.judge_seen(answer.seen.unwrap_or_default());
+        // What another master has seen of this disk proves that the disk is old, but never that it is
+        // not.
         let is_ours = self.judge_master(answer.history.as_ref());
+        let holds = self.judge_seen(answer.seen.unwrap_or_default(), is_ours);
         self.hold.begin();
         holds && is_ours
     }
@@ -129,16 +131,17 @@ impl Judge {
         self.volume.superblock().noted == self.noted()
     }
 
-    fn judge_seen(&self, seen: SealPoint) -> bool {
+    fn judge_seen(&self, seen: SealPoint, is_ours: bool) -> bool {
         let holds = self.holds(&seen);
-        if holds {
+        if holds && is_ours {
             let is_disproved = |doubt: &Doubt| {
                 doubt.kind == DoubtKind::StoreOlder
                     && (doubt.accepted || doubt.lost_seal().is_none_or(|seal| self.holds(&seal)))
             };
             self.hold.close(is_disproved);
             self.volume.forget_epochs(self.oldest_asked_for(&seen));
-        } else {
+        }
+        if !holds {
             self.hold.enter(older_disk(&seen, self.log.durable_seq()));
         }
         holds

@@ -133,6 +133,65 @@ async fn i12_a_contested_master_goes_on_when_it_is_accepted_for_each_node_and_fo
     fixture.publish(1, "a").await;
 }
 
+/// The node that has obeyed another history is gone for good, or its disk does not open any more.
+#[tokio::test]
+async fn i12_a_contest_of_a_node_that_does_not_return_can_be_ended() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let id = NodeId::new("storage-2").unwrap();
+    let contest = async || {
+        let unopened = Node {
+            told: Told::Nothing,
+            noted: Some(elsewhere()),
+            ..node(NodeRole::Storage, Some(disk(2, 0)))
+        };
+        master.members.register(id.clone(), unopened).await.unwrap();
+        assert!(master.context.derived.contested().is_some());
+        let tenant = tenant();
+        let begun = master.uploads.begin(&tenant, None, &WriteCondition::Any, 1);
+        assert_eq!(begun.await.unwrap_err().code, ErrorCode::Unavailable);
+    };
+
+    contest().await;
+    let listed = master
+        .members
+        .nodes()
+        .into_iter()
+        .find(|view| view.id == id);
+    let listed = listed.unwrap().node.doubts;
+    assert_eq!((listed.len(), listed[0].kind.as_str()), (1, "master"));
+    let number = listed[0].number;
+    master.members.accept_doubt(&id, number).await.unwrap();
+    assert_eq!(master.context.derived.contested(), None, "at once");
+
+    let other = Point {
+        position: 2_000,
+        ..elsewhere()
+    };
+    beat(master, 1, other, Vec::new());
+    assert!(master.context.derived.contested().is_some());
+    tokio::time::pause();
+    tokio::time::advance(LEASE * 2).await;
+    let lost = NodeId::new("storage-1").unwrap();
+    let given_up = master
+        .members
+        .give_up_store(&master.releases, &lost, store_of(1));
+    given_up.await.unwrap();
+    assert_eq!(master.context.derived.contested(), None);
+}
+
+/// A release must not lie beyond the place that the node notes for it.
+#[tokio::test]
+async fn i4_a_history_is_shown_as_it_is_when_the_answer_is_complete() {
+    let fixture = Fixture::new().await;
+    let mut told = beat(&fixture.master, 1, Point::default(), Vec::new());
+    fixture.publish(1, "a").await;
+    let history = fixture.store.history();
+    told.show(&history, &Point::default());
+    assert_eq!(told.head, fixture.master.state().head);
+    assert_eq!(judge(&told, &told.head), Place::Contains);
+}
+
 /// An older copy is known by a node that has heard more. It may be the one that is away.
 #[tokio::test]
 async fn i4_nothing_is_released_before_every_store_was_heard_in_this_life_of_the_master() {

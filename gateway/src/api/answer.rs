@@ -35,8 +35,8 @@ pub(crate) struct File {
     modified: String,
     modified_ms: i64,
     blocks: u64,
-    /// Verified SHA-256 of the file, 64 hexadecimal digits. Missing unless the client stated it with
-    /// the upload.
+    /// Verified SHA-256 of the file, 64 hexadecimal digits. Missing unless the client stated it
+    /// with the upload.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     /// Metadata that the user stored with the file; not in lists.

@@ -1,5 +1,5 @@
-//! Files of the web page. They are built into the program, so that there is no folder to deploy, and
-//! the page loads nothing from other hosts.
+//! Files of the web page. They are built into the program, so that there is no folder to deploy,
+//! and the page loads nothing from other hosts.
 
 use std::sync::LazyLock;
 

@@ -46,7 +46,8 @@ impl View {
         self.workers.values().any(|class| *class == Class::Whole)
     }
 
-    /// Returns the state of a gateway that has not served yet. It is ready if uploads would succeed.
+    /// Returns the state of a gateway that has not served yet. It is ready if uploads would
+    /// succeed.
     fn state(&self) -> PartState {
         if !self.map_known {
             return PartState::NotReady(

@@ -144,8 +144,8 @@ fn i8_a_damaged_block_is_never_served() {
         let nodes = cluster.ask("GET", "/api/cluster", b"").text();
         (!nodes.contains("not_ready") && !nodes.contains("lost")).then_some(())
     });
-    // A download that is cut off is an error of the connection, which until_blocking() sees as no answer: so
-    // ask for one block.
+    // A download that is cut off is an error of the connection, which until_blocking() sees as no
+    // answer: so ask for one block.
     let damaged = until_blocking("the damaged block's answer", || {
         let mut client = Client::connect(&cluster.gateway).ok()?;
         let range = "range: bytes=200000-200063\r\n";

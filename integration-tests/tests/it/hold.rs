@@ -259,7 +259,8 @@ fn i4_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothin
     let stats = cluster.ask("GET", "/api/stats", b"").json();
     assert!(stats["pending_releases"].as_u64() > Some(0), "{stats}");
 
-    // The right folder comes back: it has no doubt, and what was written meanwhile is with the other.
+    // The right folder comes back: it has no doubt, and what was written meanwhile is with the
+    // other.
     let other = cluster.dir().join("other");
     restart(&cluster, || {
         std::fs::rename(&folder, &other).unwrap();
@@ -288,8 +289,8 @@ fn i4_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothin
     assert_eq!(cluster.fetch("/api/files/new-2").body, b"new");
 }
 
-/// Yesterday's folder of the master, tried out for a while: it knows nothing of the newer half of the
-/// files, and takes each of them for an abandoned upload.
+/// Yesterday's folder of the master, tried out for a while: it knows nothing of the newer half of
+/// the files, and takes each of them for an abandoned upload.
 #[test]
 fn i4_an_older_master_frees_nothing_and_the_right_one_finds_everything() {
     let cluster = Cluster::one_of_each(PROGRAM)

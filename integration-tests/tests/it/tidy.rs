@@ -16,8 +16,8 @@ fn root() -> PathBuf {
         .to_path_buf()
 }
 
-/// Allowed imports of each crate. Tests may also import the test kit, which imports the crates that it
-/// has fakes and openers for.
+/// Allowed imports of each crate. Tests may also import the test kit, which imports the crates that
+/// it has fakes and openers for.
 const EDGES: &[(&str, &[&str])] = &[
     ("cstore-types", &[]),
     ("cstore-log", &["cstore-types"]),
@@ -202,8 +202,8 @@ fn declared_constant(line: &str) -> Option<(&str, &str)> {
     is_constant.then_some((name, rest.split(" =").next()?))
 }
 
-/// Returns true if a constant of this name and type bounds what the program does: a time, a maximum,
-/// a wait or a queue.
+/// Returns true if a constant of this name and type bounds what the program does: a time, a
+/// maximum, a wait or a queue.
 fn is_limit(name: &str, kind: &str) -> bool {
     let last = name.rsplit('_').next();
     kind.contains("Duration")

@@ -1,4 +1,5 @@
-//! `cstore admin node replace`: the disk of a storage node is lost, and another one takes its place.
+//! `cstore admin node replace`: the disk of a storage node is lost, and another one takes its
+//! place.
 
 use std::io::Write;
 

@@ -12,8 +12,8 @@ cstore_types::limits! {
     pub(crate) count MAX_NODE_DOUBTS: usize = 32;
     /// Most epochs of sequences of one disk that are kept. Older ones are left out.
     pub(crate) count MAX_TOLD_EPOCHS: usize = 4_096;
-    /// Most lives of the metadata that are kept. With another one the oldest goes: a storage node that
-    /// heard nothing since is in doubt about the master.
+    /// Most lives of the metadata that are kept. With another one the oldest goes: a storage node
+    /// that heard nothing since is in doubt about the master.
     pub(crate) count MAX_LIVES: usize = 4_096;
     /// Time after which a lost worker is forgotten, counted from the end of its lease: it keeps
     /// nothing, and an orchestrator never brings its name back. Storage nodes are remembered for

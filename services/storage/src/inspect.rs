@@ -1,4 +1,4 @@
-//! What lies on a disk, for people: `cstore admin inspect`.
+//! Report on a disk for people: `cstore admin inspect`.
 
 use std::io::{self, Write};
 use std::path::Path;

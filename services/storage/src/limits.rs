@@ -42,13 +42,14 @@ cstore_types::limits! {
     pub(crate) count MAX_KEPT_IDS: usize = 128 << 10;
     /// Largest half of the inventory of segments that is read. A larger one counts as damaged.
     pub(crate) bytes MAX_INVENTORY_AREA: u64 = 64 << 20;
-    /// Shortest time between two writes of the place in the master's history that a disk has obeyed, as
-    /// long as nothing is freed by it.
+    /// Shortest time between two writes of the place in the master's history that a disk has
+    /// obeyed, as long as nothing is freed by it.
     pub(crate) time NOTE_INTERVAL: Duration = Duration::from_secs(1);
-    /// Most epochs of sequences that a disk lists. The oldest ones go: where they ended stays known.
+    /// Most epochs of sequences that a disk lists. The oldest ones go: where they ended stays
+    /// known.
     pub(crate) count MAX_EPOCHS: usize = 4_096;
-    /// Epochs that are kept in front of the one that the master asks for: uploads may have sealed parts in
-    /// them. An upload over more starts of a storage node is refused.
+    /// Epochs that are kept in front of the one that the master asks for: uploads may have sealed
+    /// parts in them. An upload over more starts of a storage node is refused.
     pub(crate) count KEPT_EPOCHS: usize = 64;
     /// Most pinned block ids over all uploads. Beyond it a pin is left out: the block may be freed
     /// before its seal, and the upload sends it again.

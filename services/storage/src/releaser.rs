@@ -34,7 +34,7 @@ use tokio::sync::Notify;
 use crate::engine::EngineError;
 use crate::roll_call::RollCall;
 
-/// What became of each session of a batch.
+/// Result for each session of a batch.
 pub(crate) type ReleaseResults = Vec<(SessionId, Result<(), EngineError>)>;
 
 /// Releases between the heartbeats and the releaser. Clones share it.

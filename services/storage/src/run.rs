@@ -48,7 +48,7 @@ pub enum RunError {
     /// The work on the disk panicked, or its runtime ended.
     #[error("{doing}")]
     Task {
-        /// What was attempted.
+        /// The attempted operation, in the present tense.
         doing: &'static str,
         /// How the work ended.
         source: JoinError,
@@ -93,7 +93,7 @@ pub async fn run(
     run_over(config, secret, io, disk, readiness, metrics, shutdown).await
 }
 
-/// As [`run`], over connections and a disk of the caller's: a simulated network and disk come in
+/// Like [`run`], over connections and a disk of the caller's: a simulated network and disk come in
 /// here.
 ///
 /// # Errors
@@ -199,7 +199,8 @@ fn report_unopened(
     }
 }
 
-/// Judges disk and master by the first answer. Before that the disk frees nothing and takes no seals.
+/// Judges disk and master by the first answer. Before that the disk frees nothing and takes no
+/// seals.
 async fn judge(engine: &Engine, answer: Answer) -> Result<(), RunError> {
     let judge = engine.judge().clone();
     let judging = cstore_node::blocking(move || judge.judge(&answer));

@@ -17,7 +17,7 @@ use crate::engine::{Engine, PutOutcome, SealOutcome};
 use crate::limits::{MAX_READERS, READ_BATCH, RETRY_AFTER};
 use crate::metrics::FrameMetrics;
 
-/// Answers workers.
+/// Handler of the requests of workers.
 #[derive(Debug)]
 pub(crate) struct BlockServer {
     engine: Engine,

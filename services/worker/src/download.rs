@@ -4,8 +4,8 @@
 //! fetch a window ─▶ send it, fetch the next one meanwhile ─▶ …
 //!                     └─ the reader pauses: give both up, wait for the reader, fetch again from there
 //! ```
-//! So a reader that takes nothing holds [`crate::limits::OPEN_BYTES`] and no blocks, and one that is
-//! slow gets small windows.
+//! So a reader that takes nothing holds [`crate::limits::OPEN_BYTES`] and no blocks, and one that
+//! is slow gets small windows.
 
 use std::ops::Range;
 use std::time::Duration;

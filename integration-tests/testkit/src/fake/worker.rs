@@ -29,8 +29,8 @@ pub struct WorkerState {
     next: Reply,
 }
 
-/// A worker in memory. It publishes an upload that came whole at its master, and serves the files of
-/// the master.
+/// A worker in memory. It publishes an upload that came whole at its master, and serves the files
+/// of the master.
 #[derive(Debug, Clone, Default)]
 pub struct FakeWorker {
     /// Master that has the files.

@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cstore_types::{NodeId, Placement, SessionId, StoreUuid};
@@ -42,6 +42,8 @@ pub(crate) struct Derived {
     /// Why this master writes nothing: somebody has obeyed another history. Not derived from the
     /// metadata, but from what nodes have told this life of the master.
     contest: Mutex<Option<Arc<str>>>,
+    /// Some storage node was heard in this life of the master.
+    has_heard: AtomicBool,
 }
 
 /// Counts the changes that those who watch the cluster should see, and wakes them in the order in
@@ -98,14 +100,21 @@ impl Derived {
         self.changes.counted.notify_waiters();
     }
 
-    /// Notes why this master may write nothing, or that it may.
+    /// Notes that a storage node was heard, and why this master may write nothing, or that it may.
     pub(super) fn contest(&self, why: Option<String>) {
         *self.contest.lock() = why.map(Arc::from);
+        self.has_heard.store(true, Ordering::Release);
     }
 
     /// Returns why this master may write nothing.
     pub(crate) fn contested(&self) -> Option<Arc<str>> {
         self.contest.lock().clone()
+    }
+
+    /// Returns true if this master knows stores and has heard none of them yet: it may be an older
+    /// copy, which must not write before it was judged.
+    pub(super) fn is_unheard(&self) -> bool {
+        !self.has_heard.load(Ordering::Acquire) && !self.stores.lock().is_empty()
     }
 
     pub(crate) fn placement(&self) -> Option<Placement> {

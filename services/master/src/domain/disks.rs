@@ -1,5 +1,5 @@
-//! Disks of storage nodes: which one a node may come with, what is in doubt on it, and what a person
-//! decides about it.
+//! Disks of storage nodes: which one a node may come with, what is in doubt on it, and what a
+//! person decides about it.
 
 use cstore_types::epoch::SealPoint;
 use cstore_types::history::Point;
@@ -115,8 +115,8 @@ impl Membership {
         }
     }
 
-    /// Notes that the node is to be told of an accept. Returns its disk and what it has noted if the
-    /// doubt is about this master.
+    /// Notes that the node is to be told of an accept. Returns its disk and what it has noted if
+    /// the doubt is about this master.
     fn note_accept(&self, id: &NodeId, number: u32) -> Result<Option<(StoreUuid, Point)>, Fault> {
         let mut inner = self.inner.lock();
         let Inner {
@@ -148,8 +148,8 @@ impl Membership {
     }
 }
 
-/// Makes the refusal of a disk that is not the one that a node had: a volume that is not mounted, or
-/// the disk of somebody else.
+/// Makes the refusal of a disk that is not the one that a node had: a volume that is not mounted,
+/// or the disk of somebody else.
 fn other_store(id: &NodeId, known: StoreUuid, found: StoreUuid) -> Fault {
     let text = format!(
         "node {id} has store {known} and comes with store {found}, which is empty or another disk; \

@@ -76,8 +76,8 @@ impl Node {
         self.accepting.retain(open);
     }
 
-    /// Returns true if a heartbeat is of the open of the disk that has registered. One of the process
-    /// before may come late, and tells of what that one had.
+    /// Returns true if a heartbeat is of the open of the disk that has registered. One of the
+    /// process before may come late, and tells of what that one had.
     fn is_same_open(&self, beat: &Heartbeat, record: Option<&StoreRecord>) -> bool {
         let Some(disk) = &beat.disk else {
             return true;

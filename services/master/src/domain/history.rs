@@ -1,12 +1,12 @@
 //! History: whether this master is the one that its storage nodes have obeyed.
 //!
 //! Each storage node remembers the newest place in the master's history by which it has gone, and
-//! tells it. A master whose history does not contain that place is an older copy, or another one: it
-//! is contested. It answers reads and writes nothing, so that the right master can come back. A
+//! tells it. A master whose history does not contain that place is an older copy, or another one:
+//! it is contested. It answers reads and writes nothing, so that the right master can come back. A
 //! person may accept it, store by store; then it goes on as it is.
 //!
-//! An older copy learns that from a node that has heard more, so until every store was heard in this
-//! life of the master, nothing is released and no upload is taken for abandoned.
+//! An older copy learns that from a node that has heard more, so until every store was heard in
+//! this life of the master, nothing is released and no upload is taken for abandoned.
 
 use cstore_types::epoch::SealPoint;
 use cstore_types::history::{Life, Place, Point, place};
@@ -35,8 +35,9 @@ pub(crate) struct Telling {
 pub(super) const CONTEST: u32 = u32::MAX;
 
 impl Telling {
-    /// Shows a history to a node that has noted `noted`. Called AFTER everything else that the answer
-    /// rests on was read: a release that lies beyond the place that is told would not be known by it.
+    /// Shows a history to a node that has noted `noted`. Called AFTER everything else that the
+    /// answer rests on was read: a release that lies beyond the place that is told would not be
+    /// known by it.
     pub(crate) fn show(&mut self, history: &History, noted: &Point) {
         self.head = history.head();
         self.lives = history.lives_since(noted);
@@ -98,8 +99,8 @@ impl Membership {
         }
     }
 
-    /// Returns true if releases may be told and uploads be taken for abandoned: every store was heard
-    /// in this life of the master, and none has obeyed another history.
+    /// Returns true if releases may be told and uploads be taken for abandoned: every store was
+    /// heard in this life of the master, and none has obeyed another history.
     pub(crate) fn may_release(&self) -> bool {
         let mut inner = self.inner.lock();
         if !inner.has_heard_all {

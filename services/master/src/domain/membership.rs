@@ -361,12 +361,13 @@ impl Membership {
         sum
     }
 
-    /// Takes a node in. Returns the newest seal of its disk on which a file rests, and what it needs to
-    /// judge this master.
+    /// Takes a node in. Returns the newest seal of its disk on which a file rests, and what it
+    /// needs to judge this master.
     ///
     /// # Errors
-    /// `permission_denied` if the store belongs to another node, the node has another store, is known
-    /// in another role or is in use at another address; `overloaded` if too many nodes are known; those of the store of metadata.
+    /// `permission_denied` if the store belongs to another node, the node has another store, is
+    /// known in another role or is in use at another address; `overloaded` if too many nodes are
+    /// known; those of the store of metadata.
     pub(crate) async fn register(&self, id: NodeId, mut node: Node) -> Result<Registered, Fault> {
         self.check_takeover(&id, &node)?;
         let mut seen = None;
@@ -374,8 +375,8 @@ impl Membership {
             let is_open = node.told != Told::Nothing;
             seen = Some(self.register_store(&id, disk.store, is_open).await?);
         }
-        // Commits that rely on what the disk has told before must be durable: they are a part of what
-        // the disk is judged by.
+        // Commits that rely on what the disk has told before must be durable: they are a part of
+        // what the disk is judged by.
         let telling = self.told.write().await;
         if let (Some(disk), Some(seen)) = (&node.disk, &mut seen) {
             if let Some(record) = self.context.derived.store(disk.store) {
@@ -422,8 +423,8 @@ impl Membership {
         }
         drop(telling);
         if let Err(fault) = self.freeze_map().await {
-            // The next registration tries again; a contested master takes its nodes in, so that they
-            // can be asked about.
+            // The next registration tries again; a contested master takes its nodes in, so that
+            // they can be asked about.
             tracing::warn!(error = %error_chain(&fault), "placement map is not frozen yet");
         }
         self.context.derived.changed();

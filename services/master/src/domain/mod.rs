@@ -80,10 +80,14 @@ impl Context {
     /// Proposes a batch. Returns `None` if another change came first: read again and decide again.
     ///
     /// # Errors
-    /// `unavailable` as long as this master is contested; those of the store.
+    /// `unavailable` as long as this master is contested, or has heard no store; those of the store.
     async fn propose(&self, batch: Batch) -> Result<Option<Position>, Fault> {
         if let Some(why) = self.derived.contested() {
             return Err(Fault::new(ErrorCode::Unavailable, why.to_string()));
+        }
+        if self.derived.is_unheard() {
+            let text = "no storage node was heard since the master started";
+            return Err(Fault::new(ErrorCode::Unavailable, text));
         }
         self.propose_contested(batch).await
     }

@@ -70,7 +70,8 @@ impl Releases {
         }
     }
 
-    /// Takes sessions off the list that nobody waits for on `store`, also if this master is contested.
+    /// Takes sessions off the list that nobody waits for on `store`, also if this master is
+    /// contested.
     ///
     /// # Errors
     /// Of the store of metadata.
@@ -107,9 +108,9 @@ impl Releases {
         Err(MetaError::Conflict.into())
     }
 
-    /// Returns the verdicts on sessions that `store` holds sets of, in their order. If `may_release`,
-    /// an open one that was silent for longer than a ticket lives is ended first, and an ended one
-    /// that is not on the store's list is put there again.
+    /// Returns the verdicts on sessions that `store` holds sets of, in their order. If
+    /// `may_release`, an open one that was silent for longer than a ticket lives is ended first,
+    /// and an ended one that is not on the store's list is put there again.
     ///
     /// A session whose verdict fails is logged and left out: the store reports it again, and the
     /// others must not wait for it.

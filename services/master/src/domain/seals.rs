@@ -1,10 +1,10 @@
 //! Seals: whether a disk still holds what it proved for an upload, and whether it is the disk that
 //! the master remembers.
 //!
-//! The master remembers the newest seal of each disk on which a file rests, and tells it to the disk
-//! in every answer. A disk that lost it is seen by that, whatever it has written since. So nothing
-//! may raise the memory over a loss: a seal counts only if the disk has told this life of the master
-//! that it holds it, or takes it now; and the seals of a disk in doubt raise nothing.
+//! The master remembers the newest seal of each disk on which a file rests, and tells it to the
+//! disk in every answer. A disk that lost it is seen by that, whatever it has written since. So
+//! nothing may raise the memory over a loss: a seal counts only if the disk has told this life of
+//! the master that it holds it, or takes it now; and the seals of a disk in doubt raise nothing.
 //!
 //! ```text
 //! told epochs hold the seal                    ─▶ committed
@@ -54,8 +54,8 @@ pub(crate) enum Told {
 }
 
 impl Told {
-    /// Returns true if a disk with its last report at `head` holds `point`. It goes on in its current
-    /// epoch, so a seal beyond the report counts as held there.
+    /// Returns true if a disk with its last report at `head` holds `point`. It goes on in its
+    /// current epoch, so a seal beyond the report counts as held there.
     fn holds(&self, head: SealSeq, point: &SealPoint) -> bool {
         match self {
             Self::Nothing | Self::Sequence => point.seq <= head,

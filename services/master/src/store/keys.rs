@@ -15,10 +15,10 @@
 //!                                [· accepted point as in cstore-types in version 3] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
-//! Every value begins with its version, 1. A file with metadata and a store whose newest seal lies in
-//! an epoch have version 2, and a tombstone that keeps how its session ended has version 3, so that
-//! a program that does not know them refuses them instead of losing them. Keys sort by bytes, so
-//! names list in their order.
+//! Every value begins with its version, 1. A file with metadata and a store whose newest seal lies
+//! in an epoch have version 2, and a tombstone that keeps how its session ended has version 3, so
+//! that a program that does not know them refuses them instead of losing them. Keys sort by bytes,
+//! so names list in their order.
 
 use cstore_types::codec::{FieldWriter, Fields};
 use cstore_types::epoch::SealPoint;
@@ -191,8 +191,8 @@ pub(crate) struct ReleaseRecord {
 pub(crate) struct StoreRecord {
     /// Newest seal of the disk on which a file rests.
     pub(crate) seen: SealPoint,
-    /// Place in another history that the node has obeyed and that a person has accepted; the origin if
-    /// there is none.
+    /// Place in another history that the node has obeyed and that a person has accepted; the origin
+    /// if there is none.
     pub(crate) accepted: Point,
     pub(crate) node: NodeId,
 }

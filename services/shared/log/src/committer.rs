@@ -89,7 +89,7 @@ impl Active {
         info.footer_crc = sealed.footer_crc;
     }
 
-    /// Whether a frame of these sums fits, with the footer that the file will need then.
+    /// Returns true if a frame of these sums fits, with the footer that the file will need then.
     fn fits(&self, sums: Sums) -> bool {
         let footer = footer_bytes(
             self.entries.len() + sums.records,
@@ -98,7 +98,7 @@ impl Active {
         self.offset + sums.frame_bytes() + footer <= self.file.info.lock().size
     }
 
-    /// Whether so much is left that the file is cut when it is sealed.
+    /// Returns true if so much is left that the file is cut when it is sealed.
     fn wastes_much(&self) -> bool {
         self.free() > self.file.info.lock().size / 16
     }
@@ -247,9 +247,9 @@ impl Committer {
         Ok(count)
     }
 
-    /// Whether a frame of these sums leaves the room that groups of this urgency leave to others.
-    /// What the active file has left is lost when the frame goes to the next one, unless the file
-    /// will be cut.
+    /// Checks that a frame of these sums leaves the room that groups of this urgency leave to
+    /// others. What the active file has left is lost when the frame goes to the next one, unless
+    /// the file will be cut.
     fn admit(&self, sums: Sums, urgency: Urgency, into_active: bool) -> Result<(), LogError> {
         let (files, left) = self.shared.files.room_and_left(urgency);
         if left == 0 {
@@ -313,7 +313,7 @@ impl Committer {
             .inspect_err(|error| self.poison(Arc::new(error.clone())))
     }
 
-    /// Whether a new file of so many bytes fits when the active one is cut.
+    /// Returns true if a new file of so many bytes fits when the active one is cut.
     fn has_room_behind(&self, needed: u64) -> bool {
         let (files, _) = self.shared.files.room_and_left(Urgency::Compaction);
         let cut = self.active.as_ref().filter(|active| active.wastes_much());
@@ -332,7 +332,8 @@ impl Committer {
         };
         let seal = self.plan_seal(&active, active.wastes_much());
         let sealed = seal.info.clone();
-        // Before anybody may retire the file, because an entry of a file that is gone would be missed.
+        // Before anybody may retire the file, because an entry of a file that is gone would be
+        // missed.
         if begun.is_none() || self.shared.files.has_one_thread() {
             self.write_seal(&active, seal)?;
             self.note(Some(&sealed), begun)?;
@@ -515,7 +516,7 @@ impl Committer {
     }
 }
 
-/// What groups of compaction took of a frame: all of it when they are alone.
+/// Returns the bytes that groups of compaction took of a frame: all of it when they are alone.
 fn bytes_of_compaction(batch: &[Group], disk_len: u64) -> u64 {
     let ours = batch
         .iter()

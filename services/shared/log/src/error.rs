@@ -26,7 +26,7 @@ pub enum LogError {
     TooLarge {
         /// Which bound.
         what: &'static str,
-        /// What was given.
+        /// The value that was given.
         found: usize,
         /// The bound.
         allowed: usize,

@@ -39,11 +39,11 @@ struct Inner {
     /// File that was made last, or that held the last frame when the log was opened.
     newest: u32,
     allocated: u64,
-    /// What the active file has left.
+    /// Bytes that the active file has left.
     active_free: u64,
-    /// What the file that is being made will have; it is allocated, but not active yet.
+    /// Bytes that the file that is being made will have; it is allocated, but not active yet.
     making: u64,
-    /// What compaction empties.
+    /// File that compaction empties.
     victim: Option<Victim>,
 }
 
@@ -51,7 +51,7 @@ struct Inner {
 #[derive(Debug)]
 struct Victim {
     file: u32,
-    /// What they took so far, of their part of the reserve. It comes back with the file.
+    /// Bytes that they took so far of their part of the reserve. It comes back with the file.
     taken: u64,
 }
 
@@ -122,7 +122,8 @@ impl Files {
         inner.files.insert(file.id, Arc::new(file));
     }
 
-    /// Begins an epoch. Called before the first file is made; `newest` is the file of the last frame.
+    /// Begins an epoch. Called before the first file is made; `newest` is the file of the last
+    /// frame.
     pub(crate) fn begin_epoch(&self, epoch: Epoch, newest: u32) {
         let mut inner = self.inner.lock();
         (inner.epoch, inner.newest) = (epoch, newest);
@@ -134,7 +135,8 @@ impl Files {
         inner.next_id = inner.next_id.max(id.saturating_add(1));
     }
 
-    /// What groups of this urgency can still append, in the active file or in new ones.
+    /// Returns the bytes that groups of this urgency can still append, in the active file or in new
+    /// ones.
     pub(crate) fn free(&self, urgency: Urgency) -> u64 {
         let inner = self.inner.lock();
         let room = self.room_of(&inner) + inner.active_free + inner.making;
@@ -147,8 +149,9 @@ impl Files {
         (self.room_of(&inner), self.left_by(&inner, urgency))
     }
 
-    /// What compaction has taken so far is not kept for it a second time: others see the same room
-    /// as before it began, until its file is retired.
+    /// Returns the bytes that a group leaves to others. What compaction has taken so far is not
+    /// kept for it a second time: others see the same room as before it began, until its file is
+    /// retired.
     fn left_by(&self, inner: &Inner, urgency: Urgency) -> u64 {
         let taken = inner
             .victim
@@ -181,12 +184,13 @@ impl Files {
             .then_some(Victim { file, taken: 0 });
     }
 
-    /// What compaction took counts as taken from now on, and its whole reserve is kept again.
+    /// Ends a compaction: what it took counts as taken from now on, and its whole reserve is kept
+    /// again.
     pub(crate) fn settle_compaction(&self) {
         self.inner.lock().victim = None;
     }
 
-    /// What the part of the reserve that is compaction's lacks.
+    /// Returns the bytes that compaction's part of the reserve lacks.
     pub(crate) fn missing(&self) -> u64 {
         let inner = self.inner.lock();
         let room = self.room_of(&inner) + inner.active_free + inner.making;
@@ -226,9 +230,9 @@ impl Files {
         })
     }
 
-    /// As [`Self::acquire`] at recovery, when the files that are there take `others` bytes and are
-    /// not counted yet. What is copied was in one of them, so it is not refused; it only takes no
-    /// more than it needs on a full disk.
+    /// Like [`Self::acquire`], at recovery, when the files that are there take `others` bytes and
+    /// are not counted yet. What is copied was in one of them, so it is not refused; it only takes
+    /// no more than it needs on a full disk.
     pub(crate) fn acquire_for_copy(
         &self,
         needed: u64,
@@ -463,7 +467,8 @@ fn spare_name(id: u32) -> String {
     format!("{id:08x}.spare")
 }
 
-/// Whether a name is a leftover that an open removes: a file that was never finished, or a spare.
+/// Returns true if a name is that of a leftover that an open removes: a file that was never
+/// finished, or a spare.
 pub(crate) fn is_leftover(name: &str) -> bool {
     let stem = name
         .strip_suffix(".new")

@@ -292,7 +292,7 @@ impl FrameHeader {
     }
 }
 
-/// What a record is, without its payload.
+/// Record without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) kind: u8,

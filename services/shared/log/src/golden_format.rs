@@ -1,5 +1,5 @@
-//! The bytes of the log format, compared with `fixtures/log-format-1.txt` and, for what version 2 has changed,
-//! with `fixtures/log-format-2.txt`.
+//! The bytes of the log format, compared with `fixtures/log-format-1.txt` and, for what version 2
+//! has changed, with `fixtures/log-format-2.txt`.
 
 use bytes::Bytes;
 use cstore_types::epoch::Epoch;

@@ -20,8 +20,8 @@ pub trait Inventory: Debug + Send + Sync {
     /// names a later one than the owner has shows that the superblock is old.
     fn superblock_seq(&self) -> u64;
 
-    /// Takes what an open has found and is about to do, BEFORE it changes anything: which epochs there
-    /// are must not be forgotten with the files that name them.
+    /// Takes what an open has found and is about to do, BEFORE it changes anything: which epochs
+    /// there are must not be forgotten with the files that name them.
     fn recovered(&self, report: &RecoveryReport);
 
     /// Returns true if an open may read the file. Others are left alone: they were given up, or
@@ -43,8 +43,8 @@ pub trait Inventory: Debug + Send + Sync {
     /// The error of the disk.
     fn leaving(&self, file: u32) -> io::Result<()>;
 
-    /// Returns true if an open may remove the file, in which it found no frame: it never had any, or
-    /// those that it had are among the `superseded`, whose records were copied.
+    /// Returns true if an open may remove the file, in which it found no frame: it never had any,
+    /// or those that it had are among the `superseded`, whose records were copied.
     fn may_remove(&self, file: u32, superseded: &BTreeSet<u64>) -> bool;
 
     /// Notes, in memory, that the file can never come back.

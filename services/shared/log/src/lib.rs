@@ -11,8 +11,8 @@
 //! * A frame is written only after the frame before it was synced, and says so (`durable_seq`). So
 //!   at most one valid frame of a crashed process is unproven.
 //! * All records of a group come back, or none.
-//! * In a log with epochs no sequence is used twice, also if the folder was replaced by an older copy
-//!   of it: each open that writes begins an epoch.
+//! * In a log with epochs no sequence is used twice, also if the folder was replaced by an older
+//!   copy of it: each open that writes begins an epoch.
 //! * File ids are never used twice, and every checksum is seeded with owner and file id: stale or
 //!   misdirected bytes never validate.
 //!

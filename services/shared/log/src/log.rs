@@ -21,11 +21,11 @@ use crate::types::{Done, FileInfo, Location, Observer, Options, Record, Urgency}
 pub struct Log {
     shared: Arc<Shared>,
     hands: Mutex<Option<Hands>>,
-    /// Whether callers do the writing: never outside of a simulation.
+    /// True if callers do the writing: never outside of a simulation.
     by_callers: bool,
 }
 
-/// Who writes.
+/// Thread that writes.
 #[derive(Debug)]
 enum Hands {
     Thread(JoinHandle<Result<(), LogError>>),
@@ -154,8 +154,8 @@ impl Log {
         })
     }
 
-    /// What lies in a file that is not active, in the order of the log. A file that was sealed is
-    /// asked through its footer, one that was cut is read whole. Blocks the thread.
+    /// Returns what lies in a file that is not active, in the order of the log. A file that was
+    /// sealed is asked through its footer, one that was cut is read whole. Blocks the thread.
     ///
     /// # Errors
     /// [`LogError::NoFile`] when it is not there or active, `Corrupt`, `Io`.
@@ -180,8 +180,8 @@ impl Log {
         self.shared.files.begin_compaction(file);
     }
 
-    /// What the part of the reserve that only compaction may use lacks; nothing, as long as every
-    /// file that a copy was begun of could be retired.
+    /// Returns the bytes that the part of the reserve that only compaction may use lacks; nothing,
+    /// as long as every file that a copy was begun of could be retired.
     pub fn missing_bytes(&self) -> u64 {
         self.shared.files.missing()
     }
@@ -241,7 +241,7 @@ impl Log {
     }
 }
 
-/// As if the process had died, but for what was being synced.
+/// Ends the log as if the process had died, but for what was being synced.
 impl Drop for Log {
     fn drop(&mut self) {
         let _ = self.stop(Stop::Abandon);

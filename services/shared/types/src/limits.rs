@@ -68,7 +68,8 @@ crate::limits! {
     /// Most storage nodes of a placement map. A CSTORE_STORAGE_NODES above it is refused at the
     /// start.
     pub count MAX_STORAGE_NODES: usize = 256;
-    /// Most seals of one store that a commit may name: one for each start of the node during the upload.
+    /// Most seals of one store that a commit may name: one for each start of the node during the
+    /// upload.
     pub count MAX_STORE_SEALS: usize = 16;
 
     /// Shortest cluster secret. A role does not start with a shorter one.

@@ -37,8 +37,8 @@ pub enum EngineError {
     /// The stored bytes are not what their id says.
     #[error("block is damaged on disk")]
     DataLoss,
-    /// The disk is on hold: nothing is freed, and what was asked would free something, or needs what
-    /// may be missing.
+    /// The disk is on hold: nothing is freed, and what was asked would free something, or needs
+    /// what may be missing.
     #[error("disk is on hold: {0}")]
     Held(String),
     /// The request contradicts itself or its limits.
@@ -199,7 +199,7 @@ pub enum OpenError {
     HoldsFiles {
         /// Uploads that hold blocks.
         sessions: usize,
-        /// What to name to erase it.
+        /// Uuid to name to erase it.
         store: StoreUuid,
     },
     /// FS_SIZE is below what lies there, or was lowered so far that nothing could be deleted any

@@ -1,5 +1,5 @@
-//! The bytes of the disk format, compared with `fixtures/disk-format-3.txt`; and those of version 2,
-//! which still open.
+//! The bytes of the disk format, compared with `fixtures/disk-format-3.txt`; and those of version
+//! 2, which still open.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! The hold: while it is in doubt whether references are hidden, nothing on the disk is freed.
 //!
 //! Every path that frees asks here: [`Hold::permit`] for segments, and the index for blocks
-//! ([`super::index::Index::hold`]). A doubt is entered in memory first, and stands in the superblock
-//! before the call returns. It ends when an open finds that it is disproved, or when a person
-//! accepts it.
+//! ([`super::index::Index::hold`]). A doubt is entered in memory first, and stands in the
+//! superblock before the call returns. It ends when an open finds that it is disproved, or when a
+//! person accepts it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +55,7 @@ pub(super) struct Doubts {
     more: bool,
 }
 
-/// What became of a finding.
+/// Outcome of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entered {
     /// It holds the disk.
@@ -64,7 +64,7 @@ pub(super) enum Entered {
     Accepted,
 }
 
-/// What is in doubt, before it has a number.
+/// Reason for doubt, before it has a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) kind: DoubtKind,
@@ -96,8 +96,8 @@ impl Finding {
         }
     }
 
-    /// Returns true if `doubt`, which is about the same thing, says all that was found. What an accept
-    /// has settled is not found again; sets that are damaged and blocks that are absent are.
+    /// Returns true if `doubt`, which is about the same thing, says all that was found. What an
+    /// accept has settled is not found again; sets that are damaged and blocks that are absent are.
     fn is_covered_by(&self, doubt: &Doubt) -> bool {
         match (doubt.accepted, self.kind) {
             (false, _) | (true, DoubtKind::Set) => true,
@@ -154,7 +154,8 @@ impl Doubts {
         }
     }
 
-    /// Adds a doubt. One that is open already, or that a person accepted as it is, is not added again.
+    /// Adds a doubt. One that is open already, or that a person accepted as it is, is not added
+    /// again.
     pub(super) fn enter(&mut self, finding: Finding) -> Entered {
         let same = |doubt: &&mut Doubt| finding.is_of(doubt);
         if let Some(known) = self.list.iter_mut().find(same) {
@@ -173,8 +174,8 @@ impl Doubts {
         if self.list.len() >= MAX_DOUBTS {
             self.forget_one_accepted();
         }
-        // What another part tells is told once, and others rest on it: it takes the place of one that
-        // the next open finds again.
+        // What another part tells is told once, and others rest on it: it takes the place of one
+        // that the next open finds again.
         let is_told = |kind| matches!(kind, DoubtKind::StoreOlder | DoubtKind::Master);
         if self.list.len() >= MAX_DOUBTS
             && is_told(finding.kind)
@@ -327,8 +328,8 @@ impl Hold {
         reason.or_else(|| waits.then(|| WAITING.to_owned()))
     }
 
-    /// Enters a doubt. When this returns nothing is being freed, and nothing will be, unless a person
-    /// has accepted it before. A superblock that cannot be written is written again by
+    /// Enters a doubt. When this returns nothing is being freed, and nothing will be, unless a
+    /// person has accepted it before. A superblock that cannot be written is written again by
     /// [`Self::keep`]. Blocks the thread.
     pub(super) fn enter(&self, finding: Finding) -> Entered {
         let shared = &self.shared;
@@ -458,8 +459,8 @@ impl Hold {
         }
     }
 
-    /// Leaves the hold if no doubt is open any more and the master was heard. Blocks that lost their last holder meanwhile
-    /// become orphans.
+    /// Leaves the hold if no doubt is open any more and the master was heard. Blocks that lost
+    /// their last holder meanwhile become orphans.
     fn settle(&self, doubts: &Doubts) {
         if doubts.are_open() || self.shared.waits.load(Ordering::Acquire) {
             return;

@@ -21,7 +21,7 @@ use super::hold::{Finding, Hold};
 use super::locked_log::LockedLog;
 use super::volume::Volume;
 
-/// What an answer says.
+/// Part of an answer that is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
     /// Newest seal of this disk on which a file rests; `None` from a master that knows no epochs.
@@ -37,7 +37,7 @@ pub struct MasterHistory {
     pub head: Point,
     /// Lives from the one on that this disk has noted.
     pub lives: Vec<Life>,
-    /// What this disk has noted, if a person said that it is to go on with this master.
+    /// Place that this disk has noted, if a person said that it is to go on with this master.
     pub accepted: Option<Point>,
 }
 
@@ -100,13 +100,13 @@ impl Judge {
     }
 
     /// Judges an answer. Returns true if the disk holds what the master has seen of it, and the
-    /// master's history what the disk has noted. Blocks the thread. Answers MUST be judged one after
-    /// the other, in their order.
+    /// master's history what the disk has noted. Blocks the thread. Answers MUST be judged one
+    /// after the other, in their order.
     ///
     /// Seals race with this safely: one is durable here before the master can have seen it.
     pub fn judge(&self, answer: &Answer) -> bool {
-        // What another master has seen of this disk proves that the disk is old, but never that it is
-        // not.
+        // What another master has seen of this disk proves that the disk is old, but never that it
+        // is not.
         let is_ours = self.judge_master(answer.history.as_ref());
         let holds = self.judge_seen(answer.seen.unwrap_or_default(), is_ours);
         self.hold.begin();
@@ -175,8 +175,8 @@ impl Judge {
         epoch::place(&self.volume.epochs(), head, point) == Place::Contains
     }
 
-    /// Returns true if a history contains what this disk has noted. A master that tells no history is
-    /// an older program, and right as long as no other one was heard.
+    /// Returns true if a history contains what this disk has noted. A master that tells no history
+    /// is an older program, and right as long as no other one was heard.
     fn is_ours(&self, history: Option<&MasterHistory>) -> bool {
         let noted = self.noted();
         match history {

@@ -59,8 +59,8 @@ impl Releaser {
     /// down and blocks freed. The records may use a reserve, so that a full disk can always be
     /// emptied.
     ///
-    /// On hold nothing is released. A set that cannot be read puts the disk on hold, and its session
-    /// keeps all its sets. The results hold these errors and those of the disk.
+    /// On hold nothing is released. A set that cannot be read puts the disk on hold, and its
+    /// session keeps all its sets. The results hold these errors and those of the disk.
     pub async fn release_all(
         &self,
         sessions: &[SessionId],

@@ -76,7 +76,7 @@ impl Bench {
         tokio::join!(biased; first, second, open);
     }
 
-    /// Whether the session holds sets after a kill.
+    /// Returns true if the session holds sets after a kill.
     fn holds_after_kill(self, n: u64) -> bool {
         drop(self.engine);
         open_memory(&self.disk.kill(), CAPACITY)

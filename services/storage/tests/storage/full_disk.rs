@@ -140,15 +140,16 @@ async fn i7_damaged_blocks_on_a_full_disk_do_not_use_up_the_reserve() {
     }
 }
 
-/// Compaction verifies a segment BEFORE it spends its reserve on it, so it also finds damage that no
-/// read has met yet.
+/// Compaction verifies a segment BEFORE it spends its reserve on it, so it also finds damage that
+/// no read has met yet.
 #[tokio::test]
 async fn i7_nothing_is_copied_out_of_a_damaged_segment_of_a_full_disk() {
     let disk = FaultyDisk::new();
     let engine = open_memory(&disk, 24 << 20).unwrap();
     let n = fill(&engine, 30_000).await;
     let hurt = damage(&disk, 1, n)[0];
-    // The damaged block is the last one of its segment, and the blocks before it are in the same one.
+    // The damaged block is the last one of its segment, and the blocks before it are in the same
+    // one.
     let dead: Vec<u64> = (hurt - 4..hurt).collect();
     release_all(&engine, &dead).await.unwrap();
     while engine.compactor().step(Need::Now).await.unwrap() != CompactStep::Idle {}

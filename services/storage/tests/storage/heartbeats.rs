@@ -162,7 +162,7 @@ async fn i12_heartbeats_keep_their_interval_while_the_disk_holds_a_release_up() 
     life.stop().await;
 }
 
-/// What heartbeats report of a disk must not wait for the disk.
+/// The report of a heartbeat must not wait for the disk.
 #[tokio::test]
 async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     let faulty = FaultyDisk::new();

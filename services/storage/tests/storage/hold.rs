@@ -1,5 +1,5 @@
-//! Doubt: a disk on which references may be hidden frees nothing, says why, and goes on when that is
-//! disproved or accepted.
+//! Doubt: a disk on which references may be hidden frees nothing, says why, and goes on when that
+//! is disproved or accepted.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

@@ -1,5 +1,5 @@
-//! Losses that a disk must not take for something else: each was a way to lose more, to be on hold for
-//! ever, or to refuse a disk that is whole.
+//! Losses that a disk must not take for something else: each was a way to lose more, to be on hold
+//! for ever, or to refuse a disk that is whole.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -86,7 +86,8 @@ async fn i12_the_number_of_a_doubt_is_not_used_again_after_a_restart() {
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
 }
 
-/// A segment that has given up its place is kept while the disk is in doubt, and removed afterwards.
+/// A segment that has given up its place is kept while the disk is in doubt, and removed
+/// afterwards.
 #[tokio::test]
 async fn i12_a_segment_that_was_leaving_before_a_doubt_is_removed_after_it() {
     let disk = FaultyDisk::new();

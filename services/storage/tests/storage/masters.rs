@@ -65,7 +65,8 @@ async fn i4_an_older_master_is_not_obeyed_and_the_right_one_ends_the_doubt() {
     engine.judge().keep_noted().unwrap();
     drop(engine);
 
-    // An older copy as it was, one that has taken writes, and one that has taken more than it lacks.
+    // An older copy as it was, one that has taken writes, and one that has taken more than it
+    // lacks.
     let copies = [
         history(&[(A, 1)], 100),
         history(&[(A, 1), (B, 101)], 110),
@@ -155,7 +156,8 @@ async fn i12_another_master_is_obeyed_when_exactly_what_was_noted_is_accepted() 
     assert!(!hear(&engine, history(&[(A, 1)], 130)));
 }
 
-/// A program from before lives tells no history. It is as good as ever, until a later one was heard.
+/// A program from before lives tells no history. It is as good as ever, until a later one was
+/// heard.
 #[tokio::test]
 async fn i4_a_master_without_a_history_is_obeyed_only_if_no_other_was_heard() {
     let disk = FaultyDisk::new();
@@ -169,7 +171,7 @@ async fn i4_a_master_without_a_history_is_obeyed_only_if_no_other_was_heard() {
     assert_eq!(kinds(&engine), []);
 }
 
-/// What was obeyed must be known to the next process before anything is freed by it.
+/// The place that was obeyed must be known to the next process before anything is freed by it.
 #[tokio::test]
 async fn i4_a_noted_place_that_cannot_be_written_is_not_kept() {
     let disk = filled().await;

@@ -276,7 +276,7 @@ async fn i7_a_full_disk_that_died_opens_and_recovers() {
     }
 }
 
-/// What racing tasks share: sessions of sets over a pool of blocks.
+/// State that racing tasks share: sessions of sets over a pool of blocks.
 struct Race {
     engine: Engine,
     held: Mutex<BTreeSet<u64>>,

@@ -1,4 +1,4 @@
-//! Who waits for the file system: never a thread that serves requests.
+//! Threads that wait for the file system: never a thread that serves requests.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

@@ -91,7 +91,8 @@ fn copy_of(disk: &FaultyDisk) -> FaultyDisk {
     to
 }
 
-/// A disk whose process dies at its call number `at`, by a kill or a power loss, and what is left of it.
+/// A disk whose process dies at its call number `at`, by a kill or a power loss, and what is left
+/// of it.
 fn crashing(
     disk: &FaultyDisk,
     at: u64,

@@ -5,6 +5,7 @@ use cstore_types::{ErrorCode, NodeId, WriteCondition};
 
 use super::super::*;
 use super::fixture::*;
+use crate::store::{Change, MetaStore, Observer};
 
 /// A place that no history of a test has written.
 fn elsewhere() -> Point {
@@ -216,4 +217,42 @@ async fn i4_nothing_is_released_before_every_store_was_heard_in_this_life_of_the
     assert!(!next.members.may_release(), "its disk is being opened");
     register(2, Told::Sequence).await;
     assert!(next.members.may_release());
+}
+
+/// The first node that is heard may say that this is an older copy. What it had written before would
+/// make it a fork.
+#[tokio::test]
+async fn i4_a_master_that_knows_stores_writes_nothing_before_it_has_heard_one() {
+    let fixture = Fixture::new().await;
+    fixture.publish(1, "a").await;
+    let derived = std::sync::Arc::new(Derived::default());
+    let context = Context {
+        derived: derived.clone(),
+        ..fixture.master.context.clone()
+    };
+    let key = cstore_types::ClusterSecret::generate().unwrap();
+    let next = Master::open(context, key.ticket_key()).await.unwrap();
+    let (tenant, of_a) = (tenant(), name("a"));
+    let key = keys::store_key(store_of(1));
+    let known = fixture.store.get(&key).await.unwrap().unwrap();
+    let change = Change {
+        key: &key,
+        old: None,
+        new: Some(&known),
+    };
+    derived.observe(change).unwrap();
+
+    let refused = next.namespace.delete_file(&tenant, &of_a, "").await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::Unavailable);
+    let unopened = Node {
+        told: Told::Nothing,
+        noted: Some(next.state().head),
+        ..node(NodeRole::Storage, Some(disk(1, 0)))
+    };
+    let id = NodeId::new("storage-1").unwrap();
+    next.members.register(id, unopened).await.unwrap();
+    next.namespace
+        .delete_file(&tenant, &of_a, "")
+        .await
+        .unwrap();
 }

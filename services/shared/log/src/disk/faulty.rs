@@ -23,7 +23,7 @@ use super::{Disk, DiskFile, LockGuard};
 
 const SECTOR: usize = 512;
 
-/// What a fault strikes.
+/// Kind of call that a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
     /// Making a file.
@@ -40,7 +40,7 @@ pub enum Verb {
     SyncDir,
 }
 
-/// What happens to the struck call.
+/// Effect on the struck call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It fails with EIO.

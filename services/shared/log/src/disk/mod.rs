@@ -69,8 +69,8 @@ pub trait Disk: Send + Sync + Debug {
     /// `WouldBlock` when somebody else holds it, and the system's.
     fn lock(&self, name: &str) -> io::Result<LockGuard>;
 
-    /// Whether all that is done with this disk is done by one thread, as in a simulation: a log on
-    /// it has no thread of its own then, and its callers write, which costs no time.
+    /// Returns true if all that is done with this disk is done by one thread, as in a simulation: a
+    /// log on it has no thread of its own then, and its callers write, which costs no time.
     fn has_one_thread(&self) -> bool {
         false
     }

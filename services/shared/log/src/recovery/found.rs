@@ -1,4 +1,4 @@
-//! What lies in the folder: each file read through its footer or, without one, frame by frame.
+//! Files of the folder: each file read through its footer or, without one, frame by frame.
 
 use std::sync::Arc;
 
@@ -153,7 +153,7 @@ fn read_file(
     Ok(Some(file))
 }
 
-/// Answers whether a footer told it all.
+/// Returns true if a footer told it all.
 fn read_frames(file: &mut Found, options: &Options) -> Result<bool, LogError> {
     let seed = Seed::new(&options.owner, file.id);
     let sealed = read_footer(file, seed)?;
@@ -166,9 +166,9 @@ fn read_frames(file: &mut Found, options: &Options) -> Result<bool, LogError> {
 /// A record of one file, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryEntry {
-    /// As it was appended.
+    /// Kind, as it was appended.
     pub kind: u8,
-    /// As it was appended.
+    /// Key, as it was appended.
     pub key: Bytes,
     /// Where its payload lies.
     pub location: Location,
@@ -331,8 +331,8 @@ fn read_frame(
     Ok(header.verify(seed, &content).then_some((header, content)))
 }
 
-/// Whether any frame validates behind the valid end. It was written after the sync of the frame
-/// before it, so that one is not a torn tail but damaged.
+/// Returns true if any frame validates behind the valid end. It was written after the sync of the
+/// frame before it, so that one is not a torn tail but damaged.
 fn frame_behind(file: &Found, seed: Seed) -> Result<bool, LogError> {
     let mut offset = file.end;
     while offset + BLOCK <= file.len {

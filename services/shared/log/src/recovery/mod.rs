@@ -37,9 +37,9 @@ use tail::{check_gaps, copy_frame, renew_last_footer, settle, superseded_by, tak
 /// A record that the log holds.
 #[derive(Debug, Clone, Copy)]
 pub struct RecoveredRecord<'a> {
-    /// As it was appended.
+    /// Kind, as it was appended.
     pub kind: u8,
-    /// As it was appended.
+    /// Key, as it was appended.
     pub key: &'a [u8],
     /// Where its payload lies.
     pub location: Location,
@@ -47,7 +47,7 @@ pub struct RecoveredRecord<'a> {
     pub frame_seq: u64,
 }
 
-/// What an open found.
+/// Findings of an open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecoveryReport {
     /// Highest frame_seq of the log, copies included; all of it is durable.
@@ -60,8 +60,8 @@ pub struct RecoveryReport {
     pub copied_frames: usize,
     /// Bytes that had to be walked because their file had no footer.
     pub walked_bytes: u64,
-    /// Files that belong to another log. They are left alone in a log with an inventory, and refused
-    /// in others.
+    /// Files that belong to another log. They are left alone in a log with an inventory, and
+    /// refused in others.
     pub foreign: Vec<u32>,
     /// Epoch that the next frame lies in; all zero in a log without epochs.
     pub epoch: Epoch,
@@ -71,8 +71,8 @@ pub struct RecoveryReport {
     pub ends: BTreeMap<u32, u64>,
     /// Highest sequence of the owner's superblock that a file names.
     pub superblock_seq: u64,
-    /// Sequences of frames whose records were copied, because nothing proved them: they lie in other
-    /// files now.
+    /// Sequences of frames whose records were copied, because nothing proved them: they lie in
+    /// other files now.
     pub superseded: BTreeSet<u64>,
 }
 

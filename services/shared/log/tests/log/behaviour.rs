@@ -1,4 +1,4 @@
-//! What a log does when nothing lies, on a real folder and on the one in memory.
+//! A log whose disk does not lie, on a real folder and on the one in memory.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -48,7 +48,8 @@ fn a_stop_keeps_no_preallocated_space_and_restarts_do_not_eat_the_disk() {
     }
 }
 
-/// Files with a footer are not read frame by frame: otherwise the open of a large log would be slow.
+/// Files with a footer are not read frame by frame: otherwise the open of a large log would be
+/// slow.
 #[test]
 fn an_open_walks_only_the_file_that_has_no_footer() {
     let (faulty, disk) = memory();
@@ -376,8 +377,8 @@ fn i6_a_proven_frame_that_is_lost_with_the_end_of_its_file_is_noticed() {
     assert!(matches!(refused, LogError::Corrupt { .. }), "{refused}");
 }
 
-/// A person may restore a crashed file as it was before an open cut it. Sequences of later epochs do
-/// not prove that the file had one more frame.
+/// A person may restore a crashed file as it was before an open cut it. Sequences of later epochs
+/// do not prove that the file had one more frame.
 #[test]
 fn i12_a_crashed_file_that_is_put_back_uncut_has_lost_nothing() {
     let in_epoch = |number: u32| Options {
@@ -416,7 +417,7 @@ fn i12_a_crashed_file_that_is_put_back_uncut_has_lost_nothing() {
         seen.push(record.key.to_vec())
     });
     opened.unwrap();
-    // The last frame of the file was unproven: the open of epoch 2 has copied the frame, and only the
-    // copy counts.
+    // The last frame of the file was unproven: the open of epoch 2 has copied the frame, and only
+    // the copy counts.
     assert_eq!(seen.concat(), b"abcde");
 }

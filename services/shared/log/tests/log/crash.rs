@@ -78,7 +78,7 @@ fn append(log: &Log, group: u32, count: u32) -> Receiver<Outcome> {
     receiver
 }
 
-/// What must be there, and what may be.
+/// Groups that must be there, and groups that may be.
 #[derive(Default)]
 struct Model {
     durable: BTreeMap<u32, Vec<Location>>,
@@ -183,8 +183,8 @@ impl World {
         Ok(())
     }
 
-    /// Checks that the last acknowledged frame is of an epoch that the log still knows, and that its
-    /// end is not in front of it.
+    /// Checks that the last acknowledged frame is of an epoch that the log still knows, and that
+    /// its end is not in front of it.
     fn check_epochs(&mut self, report: &RecoveryReport, head: u64) -> Result<(), String> {
         if self.opens.is_none() {
             return Ok(());

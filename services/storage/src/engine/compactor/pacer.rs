@@ -55,8 +55,8 @@ impl Pace {
 }
 
 impl Compactor {
-    /// Compacts until the shutdown. A step that runs then either completes or leaves everything as it
-    /// was.
+    /// Compacts until the shutdown. A step that runs then either completes or leaves everything as
+    /// it was.
     pub(crate) async fn run(self, shutdown: Shutdown) {
         loop {
             let pace = Pace::of(self.space());

@@ -27,9 +27,9 @@ const ACCEPTED: u8 = 2;
 /// Reason why references may be hidden: while one is open, nothing on the disk is freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Doubt {
-    /// What is wrong.
+    /// Kind of what is wrong.
     pub kind: DoubtKind,
-    /// Whether a person said that the disk is to go on without what is missing.
+    /// True if a person said that the disk is to go on without what is missing.
     pub accepted: bool,
     /// Number by which it is listed and accepted. Never used twice on a disk.
     pub number: u32,
@@ -37,8 +37,9 @@ pub struct Doubt {
     pub file: u32,
     /// Times that it was found, or how many things are concerned.
     pub count: u32,
-    /// Sequences that may be missing; (0, 0) if they are not known. For an older disk the seal that is
-    /// missing and the head of its log, for another master the position that was noted and the master's.
+    /// Sequences that may be missing; (0, 0) if they are not known. For an older disk the seal that
+    /// is missing and the head of its log, for another master the position that was noted and the
+    /// master's.
     pub seqs: (u64, u64),
     /// Session of a damaged set, nonce of the missing seal's epoch, or the lives of both positions;
     /// zero otherwise.
@@ -158,8 +159,8 @@ impl fmt::Display for Doubt {
 }
 
 impl Doubt {
-    /// Returns what this disk had noted of the master's history, and where the master was; for a doubt
-    /// about the master.
+    /// Returns what this disk had noted of the master's history, and where the master was; for a
+    /// doubt about the master.
     fn points(&self) -> [Point; 2] {
         let mut fields = Fields::new(&self.aux);
         let mut point = |position| Point {

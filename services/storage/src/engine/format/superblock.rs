@@ -42,7 +42,7 @@ const DOUBTS_AT: usize = 384;
 const DOUBTS_END: usize = 400 + MAX_DOUBTS * DOUBT;
 const CRC_AT: usize = SLOT - 4;
 
-/// What the superblock says of the disk.
+/// Contents of a superblock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
     /// Oldest format version of the slots that it was read from, and 3 as soon as it is written.
@@ -65,7 +65,7 @@ pub struct Superblock {
     pub seal_seq: SealSeq,
     /// Counts the writes of the superblock.
     pub seq: u64,
-    /// Whether the node stopped in good order.
+    /// True if the node stopped in good order.
     pub clean: bool,
     /// Newest point of the master's history that the disk obeyed.
     pub noted: Point,
@@ -79,7 +79,7 @@ pub struct Superblock {
     pub kept: KeptFields,
     /// Number of the next doubt.
     pub next_doubt: u32,
-    /// What is in doubt, accepted doubts among it.
+    /// Doubts about the disk, accepted ones among them.
     pub doubts: Vec<Doubt>,
 }
 

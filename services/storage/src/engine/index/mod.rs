@@ -189,7 +189,8 @@ impl Index {
         }
     }
 
-    /// Pins every block that nothing holds under [`ORPHANS`]: at the end of recovery, and of a hold.
+    /// Pins every block that nothing holds under [`ORPHANS`]: at the end of recovery, and of a
+    /// hold.
     pub(crate) fn adopt_orphans(&mut self) {
         let is_orphan = |block: &Block| !block.is_held();
         let orphans: Vec<BlockId> = self
@@ -287,8 +288,8 @@ impl Index {
         missing
     }
 
-    /// Counts one reference less for each id and frees blocks that nothing else holds. Ids that have
-    /// no reference are skipped.
+    /// Counts one reference less for each id and frees blocks that nothing else holds. Ids that
+    /// have no reference are skipped.
     pub(crate) fn drop_refs(&mut self, ids: &[BlockId]) {
         for id in ids {
             let mut was_last = false;

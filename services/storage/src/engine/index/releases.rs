@@ -148,7 +148,7 @@ mod tests {
         );
     }
 
-    /// What is needed by the definition, looking at all of them each time.
+    /// Returns what is needed by the definition, looking at all of them each time.
     #[test]
     fn i3_the_index_by_file_finds_the_same_releases_as_a_look_at_all_of_them() {
         let mut rng = StdRng::seed_from_u64(cstore_testkit::seed(1));

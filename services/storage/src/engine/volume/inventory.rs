@@ -59,7 +59,7 @@ struct State {
     reads_unlisted_above: u32,
 }
 
-/// What an open found in the place of the inventory.
+/// Contents of the inventory file, as an open found it.
 #[derive(Debug)]
 pub(in crate::engine) enum FoundInventory {
     /// The newest valid image, and its checksum.

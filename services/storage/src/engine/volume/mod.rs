@@ -77,8 +77,8 @@ impl Volume {
         })
     }
 
-    /// Writes the superblock of an open. A disk of an older format is written in every slot, so that
-    /// no slot of the older one can count again.
+    /// Writes the superblock of an open. A disk of an older format is written in every slot, so
+    /// that no slot of the older one can count again.
     ///
     /// # Errors
     /// [`EngineError::Io`]. The open is repeated then.

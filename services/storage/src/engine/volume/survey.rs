@@ -1,5 +1,5 @@
-//! The survey of an open: what lies on the disk, compared with what the inventory and the superblock
-//! say.
+//! The survey of an open: what lies on the disk, compared with what the inventory and the
+//! superblock say.
 //!
 //! ```text
 //! listed live or sealed, no file           ─▶ missing
@@ -30,7 +30,7 @@ use super::inventory::{
 /// Bytes of the smallest frame.
 const BLOCK_BYTES: u64 = 4_096;
 
-/// What an open found out about the segments so far.
+/// Findings of an open about the segments so far.
 #[derive(Debug)]
 pub(in crate::engine) struct Survey {
     pub(in crate::engine) inventory: Arc<SegmentInventory>,
@@ -165,8 +165,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Returns true if the header of a file names another log. One that cannot be read is not judged
-    /// here.
+    /// Returns true if the header of a file names another log. One that cannot be read is not
+    /// judged here.
     fn is_foreign(&self, file: u32, store: StoreUuid) -> io::Result<bool> {
         let handle = self.segments.open(&file_name(file))?;
         let mut header = vec![0; BLOCK_BYTES as usize];
@@ -260,7 +260,8 @@ impl Survey {
     }
 
     /// Writes the image of this open: the files as they are, and the entries of those that are
-    /// missing or are not what they were. Removes files that had given up their place, if `may_free`.
+    /// missing or are not what they were. Removes files that had given up their place, if
+    /// `may_free`.
     ///
     /// # Errors
     /// The error of the disk. The image before this one counts then.

@@ -311,6 +311,7 @@ impl Parts {
     /// [`EngineError`] of the disk. The next start recovers all the same.
     pub(super) fn close(&self) -> Result<(), EngineError> {
         self.log.close()?;
+        self.judge.keep_noted()?;
         let seal_seq = SealSeq(self.log.durable_seq());
         let (files, is_complete) = {
             let index = self.index.lock();

@@ -400,18 +400,15 @@ async fn i12_any_segment_may_be_away_at_one_start() {
                 let bytes = take_file(&*segments(&disk), &name);
                 let mut disk = disk.kill();
                 for _ in 0..restarts {
-                    let e = open_memory(&disk, CAPACITY);
-                    match e {
-                        Ok(e) => drop(e),
-                        Err(_e) => (),
-                    }
+                    let engine = open_memory(&disk, CAPACITY).unwrap();
+                    assert!(engine.hold().is_held(), "{name} is away");
+                    drop(engine);
                     disk = disk.kill();
                 }
                 put_file(&*segments(&disk), &name, &bytes);
-                match open_memory(&disk, CAPACITY) {
-                    Ok(_e) => (),
-                    Err(_e) => (),
-                }
+                let engine = open_memory(&disk, CAPACITY).unwrap();
+                assert_eq!(engine.hold().doubts(), [], "{name} is back");
+                assert_eq!(engine.holdings().sessions().len() as u64, 3 * lives);
             }
         }
     }

@@ -183,4 +183,11 @@ async fn i4_a_noted_place_that_cannot_be_written_is_not_kept() {
     assert!(!engine.judge().is_noted_kept());
     engine.judge().keep_noted().unwrap();
     assert!(engine.judge().is_noted_kept());
+
+    // A clean stop leaves nothing to be heard again.
+    assert!(hear(&engine, history(&[(A, 1)], 130)));
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
+    assert_eq!(engine.judge().noted().position, 130);
 }

@@ -11,8 +11,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Like [`find`]. If there is none, prints `SKIP` past the capture of the test's output: a test
-/// that did not run must be seen.
+/// Returns the path of `program` like [`find`], or prints `SKIP` and returns `None` if the machine
+/// does not have it. The line bypasses the test harness, which hides the output of passed tests.
 pub fn find_or_skip(program: &str, what: &str) -> Option<PathBuf> {
     let found = find(program);
     if found.is_none() {

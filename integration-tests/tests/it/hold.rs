@@ -259,8 +259,8 @@ fn i4_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothin
     let stats = cluster.ask("GET", "/api/stats", b"").json();
     assert!(stats["pending_releases"].as_u64() > Some(0), "{stats}");
 
-    // The right folder comes back: it has no doubt, and what was written meanwhile is with the
-    // other.
+    // The newer folder replaces the restored one. It ends the doubt; uploads since the restore are
+    // in the restored folder only.
     let other = cluster.dir().join("other");
     restart(&cluster, || {
         std::fs::rename(&folder, &other).unwrap();

@@ -32,7 +32,7 @@ impl Again {
         Self { retries, used: 0 }
     }
 
-    /// Pauses before the next try. Returns false at once if there is none.
+    /// Waits until the next try may begin. Returns false without a wait if no try is left.
     pub(crate) async fn pause(&mut self, wait: Wait) -> bool {
         if self.used >= self.retries {
             return false;

@@ -477,29 +477,15 @@ impl Hold {
 #[cfg(test)]
 mod tests {
     use cstore_log::{Disk, FaultyDisk};
-    use cstore_types::{ClusterUuid, DedupKey, NodeId, StoreUuid};
 
-    use super::super::volume::mount::{DiskOptions, Identity};
+    use super::super::volume::mount::small_disk;
     use super::*;
 
     /// The master names an accepted doubt until the report of it has reached it.
     #[test]
     fn i4_an_accept_that_is_repeated_does_not_end_the_hold_of_a_doubt_that_is_being_entered() {
         let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
-        let identity = Identity {
-            store: StoreUuid::from_bytes([1; 16]),
-            cluster: ClusterUuid::from_bytes([2; 16]),
-            node: NodeId::new("storage-1").unwrap(),
-            key: DedupKey::from_bytes([3; 32]),
-        };
-        let options = DiskOptions {
-            capacity: 6 << 20,
-            block_size: 1,
-            fresh_start: false,
-            erase: None,
-            nonce: 1,
-            waits_for_master: false,
-        };
+        let (identity, options) = small_disk();
         let parts = super::super::open::open(disk, "memory", &identity, &options).unwrap();
         let hold = &parts.hold;
         hold.enter(Finding::new(DoubtKind::Inventory));

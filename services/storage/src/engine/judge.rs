@@ -70,12 +70,10 @@ impl Judge {
 
     /// Returns the seal of a sequence of this disk. Its nonce is 0 if the epoch was forgotten.
     pub fn seal_point(&self, seq: SealSeq) -> SealPoint {
-        let number = epoch::epoch_of(seq.0);
-        let epochs = self.volume.epochs();
-        let epoch = epochs.iter().rfind(|epoch| epoch.number == number);
+        let nonce = self.volume.nonce_of(epoch::epoch_of(seq.0));
         SealPoint {
             seq,
-            nonce: epoch.map_or(0, |epoch| epoch.nonce),
+            nonce: nonce.unwrap_or(0),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::hold::{
     LEN, N_FILES, copy_alive, filled, many_segments_away, names, put_file, segments, take_file,
     try_to_free,
 };
-use crate::model::{answer, seal_point};
+use crate::model::answer;
 
 /// Stores the block of a number and returns the seal, as the master remembers it.
 async fn sealed(engine: &Engine, n: u64) -> SealPoint {
@@ -29,9 +29,23 @@ async fn sealed(engine: &Engine, n: u64) -> SealPoint {
         .put_seal(session(n), PartNo(0), ids, vec![block])
         .await;
     match outcome.unwrap() {
-        SealOutcome::Sealed { seal_seq, .. } => seal_point(engine, seal_seq),
+        SealOutcome::Sealed { seal_seq, .. } => engine.judge().seal_point(seal_seq),
         other => panic!("{other:?}"),
     }
+}
+
+/// Returns a disk with `n` seals, its copies from before each of them, and the last seal.
+async fn grown(n: u64) -> (FaultyDisk, Vec<FaultyDisk>, SealPoint) {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let mut copies = Vec::new();
+    let mut seen = SealPoint::default();
+    for n in 0..n {
+        copies.push(copy_alive(&disk));
+        seen = sealed(&engine, n).await;
+    }
+    drop(engine);
+    (disk.kill(), copies, seen)
 }
 
 /// Returns true if the disk has a doubt of that kind that nobody accepted.
@@ -43,17 +57,9 @@ fn is_doubted(engine: &Engine) -> bool {
 
 #[tokio::test]
 async fn i4_lost_writes_are_seen_for_1_to_8_frames_and_1_to_4_opens_with_a_kill_each_time() {
-    let disk = FaultyDisk::new();
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    let mut copies = Vec::new();
-    let mut seen = SealPoint::default();
-    for n in 0..12 {
-        copies.push(copy_alive(&disk));
-        seen = sealed(&engine, n).await;
-    }
-    drop(engine);
+    let (disk, copies, seen) = grown(12).await;
     assert!(
-        open_memory(&disk.kill(), CAPACITY)
+        open_memory(&disk, CAPACITY)
             .unwrap()
             .judge()
             .judge(&answer(seen))
@@ -347,14 +353,7 @@ async fn i4_a_doubt_about_the_age_of_the_disk_outlives_epochs_that_are_forgotten
 /// Opens that die at every call of the disk, twice in a row.
 #[tokio::test]
 async fn i4_lost_writes_are_seen_after_opens_that_died_at_any_call() {
-    let disk = FaultyDisk::new();
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    let mut copies = Vec::new();
-    let mut seen = SealPoint::default();
-    for n in 0..6 {
-        copies.push(copy_alive(&disk));
-        seen = sealed(&engine, n).await;
-    }
+    let (disk, copies, seen) = grown(6).await;
     let whole = copy_alive(&disk);
     let dying = |disk: &FaultyDisk| {
         let mut died = Vec::new();

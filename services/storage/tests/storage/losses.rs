@@ -337,24 +337,25 @@ async fn i1_sequences_of_a_segment_that_is_foreign_are_not_used_again() {
     drop(engine);
     let disk = disk.kill();
     put_file(&*segments(&disk), &newest, &ours);
-    let engine = open_memory(&disk, CAPACITY);
-    let engine = match engine {
-        Ok(e) => e,
-        Err(e) => panic!("open: {e}"),
-    };
+    let engine = open_memory(&disk, CAPACITY).unwrap();
     assert_eq!(engine.holdings().sessions().len(), acked + 1);
+}
+
+/// Returns a disk with three files, after a kill.
+async fn with_three_files() -> FaultyDisk {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for n in 0..3 {
+        store(&engine, n, LEN).await.unwrap();
+    }
+    drop(engine);
+    disk.kill()
 }
 
 /// A release between: set of the proven frame rises again.
 #[tokio::test]
 async fn i12_a_segment_that_proves_a_frame_of_another_may_be_away() {
-    let disk = FaultyDisk::new();
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    for k in 0..3 {
-        store(&engine, k, LEN).await.unwrap();
-    }
-    drop(engine);
-    let disk = disk.kill();
+    let disk = with_three_files().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
     // The frame of session 1 is the last proven one of the first file.
     engine.releaser().release(session(1)).await.unwrap();
@@ -380,7 +381,7 @@ async fn i12_a_segment_that_proves_a_frame_of_another_may_be_away() {
     );
 }
 
-/// One segment is away for one start, and then back: the simplest form of r9.
+/// One segment is away for one start, and then back.
 #[tokio::test]
 async fn i12_any_segment_may_be_away_at_one_start() {
     for lives in 1..4u64 {
@@ -417,13 +418,7 @@ async fn i12_any_segment_may_be_away_at_one_start() {
 /// The second file of two is away; a set that was released in it rises.
 #[tokio::test]
 async fn i12_a_segment_may_come_back_after_a_start_without_writes() {
-    let disk = FaultyDisk::new();
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    for k in 0..3 {
-        store(&engine, k, LEN).await.unwrap();
-    }
-    drop(engine);
-    let disk = disk.kill();
+    let disk = with_three_files().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
     engine.releaser().release(session(1)).await.unwrap();
     store(&engine, 5, LEN).await.unwrap();

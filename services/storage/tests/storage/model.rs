@@ -18,8 +18,8 @@ use cstore_log::{Fault, FaultyDisk, Verb};
 use cstore_storage::engine::{Answer, CompactStep, Engine, Need, PutOutcome, SealOutcome};
 use cstore_testkit::engine::{CAPACITY, open_memory};
 use cstore_testkit::session;
-use cstore_types::epoch::{self, SealPoint};
-use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId};
+use cstore_types::epoch::SealPoint;
+use cstore_types::{Block, BlockId, PartNo, SessionId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -35,17 +35,6 @@ fn make_block(n: u64) -> Block {
     let mut bytes = vec![0u8; rng.random_range(1..40_000)];
     rng.fill(&mut bytes[..]);
     cstore_testkit::engine::block(bytes)
-}
-
-/// Returns the seal of a sequence as the master would remember it.
-pub fn seal_point(engine: &Engine, seq: SealSeq) -> SealPoint {
-    let epochs = engine.judge().epochs();
-    let number = epoch::epoch_of(seq.0);
-    let nonce = epochs.iter().find(|epoch| epoch.number == number);
-    SealPoint {
-        seq,
-        nonce: nonce.map_or(0, |epoch| epoch.nonce),
-    }
 }
 
 /// Returns the answer of a master that has seen `seen` of the disk.
@@ -150,7 +139,7 @@ impl World {
             };
             match outcome {
                 Ok(SealOutcome::Sealed { seal_seq, .. }) => {
-                    self.seen = self.seen.max(seal_point(&engine, seal_seq));
+                    self.seen = self.seen.max(engine.judge().seal_point(seal_seq));
                     self.model.sealed.insert((n, part), numbers);
                 }
                 // Compaction could not read a block between the put and the seal: a worker would

@@ -95,7 +95,16 @@ fn seen(master: &Master) -> SealPoint {
     master.context.derived.store(store_of(1)).unwrap().seen
 }
 
-/// The beat after the one that has found the doubt.
+/// Registers storage-1 and publishes a file on it. Returns its seal.
+async fn with_a_file(fixture: &Fixture) -> SealPoint {
+    let sealed = point(1, 40, A);
+    Report::original(40).register(&fixture.master).await;
+    let file = commit(fixture, 1, sealed);
+    fixture.master.uploads.commit(&file).await.unwrap();
+    sealed
+}
+
+/// Returns true if the master holds the disk that sent the heartbeat to be older than it should be.
 fn is_suspect(outcome: &HeartbeatOutcome) -> bool {
     matches!(outcome, HeartbeatOutcome::Renewed { suspect: true, .. })
 }
@@ -145,13 +154,7 @@ async fn i4_a_commit_over_a_disk_that_went_back_behind_its_seal_is_refused_for_g
 async fn i4_seals_of_a_disk_in_doubt_raise_nothing_that_the_master_has_seen() {
     let fixture = Fixture::new().await;
     let master = &fixture.master;
-    Report::original(40).register(master).await;
-    let sealed = point(1, 40, A);
-    master
-        .uploads
-        .commit(&commit(&fixture, 1, sealed))
-        .await
-        .unwrap();
+    let sealed = with_a_file(&fixture).await;
 
     let copy = Report::copy(36, 50).with_doubt(sealed, false);
     copy.register(master).await;
@@ -165,13 +168,7 @@ async fn i4_seals_of_a_disk_in_doubt_raise_nothing_that_the_master_has_seen() {
 async fn i12_an_accepted_older_disk_is_taken_as_it_is_and_only_for_the_seal_that_was_accepted() {
     let fixture = Fixture::new().await;
     let master = &fixture.master;
-    Report::original(40).register(master).await;
-    let sealed = point(1, 40, A);
-    master
-        .uploads
-        .commit(&commit(&fixture, 1, sealed))
-        .await
-        .unwrap();
+    let sealed = with_a_file(&fixture).await;
 
     for (seal, accepted) in [(sealed, false), (point(1, 39, A), true)] {
         let other = Report::copy(36, 50).with_doubt(seal, accepted);
@@ -347,10 +344,7 @@ async fn i4_an_accept_does_not_lower_what_commits_have_raised_since_the_report()
 async fn i4_a_disk_is_suspect_until_it_has_judged_what_it_was_told() {
     let fixture = Fixture::new().await;
     let master = &fixture.master;
-    Report::original(40).register(master).await;
-    let sealed = point(1, 40, A);
-    let first = commit(&fixture, 1, sealed);
-    master.uploads.commit(&first).await.unwrap();
+    let sealed = with_a_file(&fixture).await;
     let copy = Report::copy(36, 50);
     copy.register(master).await;
     assert!(is_suspect(&copy.beat(master)), "it has no doubt yet");

@@ -114,7 +114,7 @@ pub(crate) fn recover(
 
     let mut active = None;
     let mut copied = None;
-    // What proves a frame may lie in a file that is missing.
+    // On hold every frame counts as proven: the durable_seq that proves it may be in a missing file.
     let trusted = if options.is_held { u64::MAX } else { proven };
     if let Some((handle, frame)) = take_tail(&mut found, trusted, &superseded)? {
         report.last_seq = next_seq(report.last_seq, report.epoch);

@@ -249,6 +249,14 @@ impl SegmentInventory {
         before.chain([current]).collect()
     }
 
+    /// Returns the nonce of an epoch, unless it was forgotten. Does not wait for the disk.
+    pub(in crate::engine) fn nonce_of(&self, number: u32) -> Option<u64> {
+        let epochs = self.epochs.lock();
+        let current = Some(epochs.current).filter(|epoch| epoch.number == number);
+        let epoch = current.or_else(|| epochs.listed.get(&number).copied());
+        epoch.map(|epoch| epoch.nonce)
+    }
+
     /// Forgets epochs in front of `number`, at the next image, but for the last ones: uploads that
     /// have sealed parts in them may be under way.
     pub(in crate::engine) fn forget_epochs(&self, number: u32) {

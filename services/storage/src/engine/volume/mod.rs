@@ -134,6 +134,11 @@ impl Volume {
         self.inventory.epochs()
     }
 
+    /// Returns the nonce of an epoch, unless it was forgotten.
+    pub(super) fn nonce_of(&self, number: u32) -> Option<u64> {
+        self.inventory.nonce_of(number)
+    }
+
     /// Forgets the epochs in front of `number`, which nobody asks for any more.
     pub(super) fn forget_epochs(&self, number: u32) {
         self.inventory.forget_epochs(number);
@@ -217,28 +222,14 @@ pub(super) fn bitmap_allowance(capacity: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use cstore_log::FaultyDisk;
-    use cstore_types::{ClusterUuid, DedupKey, NodeId};
 
-    use super::mount::{DiskOptions, Identity};
+    use super::mount::small_disk;
     use super::*;
 
     #[test]
     fn i6_the_sequence_of_the_superblock_never_goes_back() {
         let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
-        let identity = Identity {
-            store: StoreUuid::from_bytes([1; 16]),
-            cluster: ClusterUuid::from_bytes([2; 16]),
-            node: NodeId::new("storage-1").unwrap(),
-            key: DedupKey::from_bytes([3; 32]),
-        };
-        let options = DiskOptions {
-            capacity: 6 << 20,
-            block_size: 1,
-            fresh_start: false,
-            erase: None,
-            nonce: 1,
-            waits_for_master: false,
-        };
+        let (identity, options) = small_disk();
         let superblock = mount::format(&disk, &identity, &options).unwrap();
         let lock = Arc::new(disk.lock("LOCK").unwrap());
         let inventory = Arc::new(SegmentInventory::unwritten(disk.clone(), identity.store, 0));

@@ -190,3 +190,23 @@ pub(in crate::engine) fn erase(disk: &Arc<dyn Disk>) -> io::Result<()> {
     }
     disk.sync_dir()
 }
+
+/// Returns identity and options of a small disk.
+#[cfg(test)]
+pub(in crate::engine) fn small_disk() -> (Identity, DiskOptions) {
+    let identity = Identity {
+        store: StoreUuid::from_bytes([1; 16]),
+        cluster: ClusterUuid::from_bytes([2; 16]),
+        node: NodeId::new("storage-1").unwrap(),
+        key: DedupKey::from_bytes([3; 32]),
+    };
+    let options = DiskOptions {
+        capacity: 6 << 20,
+        block_size: 1,
+        fresh_start: false,
+        erase: None,
+        nonce: 1,
+        waits_for_master: false,
+    };
+    (identity, options)
+}

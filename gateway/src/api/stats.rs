@@ -1,6 +1,6 @@
 //! `GET /api/stats`: how much is stored, and how much space that takes. Files and logical bytes are
-//! the tenant's. Only the default tenant sees the space on the disks: tenants share blocks, so their
-//! number would show what other tenants have stored.
+//! the tenant's. Only the default tenant sees the space on the disks: tenants share blocks, so
+//! their number would show what other tenants have stored.
 
 use axum::Extension;
 use axum::extract::{RawQuery, State};

@@ -15,6 +15,9 @@ cstore_types::limits! {
     /// Most lives of the metadata that are kept. With another one the oldest goes: a storage node
     /// that heard nothing since is in doubt about the master.
     pub(crate) count MAX_LIVES: usize = 4_096;
+    /// Most links of the newest batches that are kept in memory. A copy of a running process that
+    /// wrote other batches before these is not noticed.
+    pub(crate) count MAX_LINKS: usize = 65_536;
     /// Time after which a lost worker is forgotten, counted from the end of its lease: it keeps
     /// nothing, and an orchestrator never brings its name back. Storage nodes are remembered for
     /// ever.
@@ -94,6 +97,8 @@ cstore_types::limits! {
     /// Longest key or value of a snapshot. A longer one makes the snapshot fail, and is damage when
     /// it is read.
     pub(crate) bytes MAX_SNAPSHOT_ITEM: u32 = 1 << 20;
+    /// Bytes of a snapshot that share a checksum. More take several.
+    pub(crate) bytes SNAPSHOT_BLOCK_BYTES: usize = 64 << 10;
     /// Buffer of a snapshot that is written or read. It is flushed or filled in this size.
     pub(crate) bytes SNAPSHOT_BUFFER: usize = 256 << 10;
     /// Pairs of a snapshot that are loaded together. More take several steps.

@@ -223,6 +223,14 @@ impl Observer for Derived {
         };
         observed.map_err(MetaError::Damaged)
     }
+
+    fn forget(&self) {
+        self.usage.forget();
+        self.releases.forget();
+        self.stores.lock().clear();
+        *self.placement.lock() = None;
+        self.published_files.store(0, Ordering::Relaxed);
+    }
 }
 
 /// When open sessions were last known to be alive, in this life of the master.

@@ -70,7 +70,8 @@ impl Membership {
         let accepted = record
             .map(|record| record.accepted)
             .filter(|accepted| !accepted.is_origin() && *accepted == noted);
-        let is_ours = place(&history.lives, history.position, |_| None, &noted) == Place::Contains;
+        let link_at = |position| self.context.store.link_at(position);
+        let is_ours = place(&history.lives, history.position, link_at, &noted) == Place::Contains;
 
         let sentence = (!is_ours && accepted.is_none()).then(|| contest(id, &noted, &head));
         self.note_contest(inner, id, sentence);

@@ -80,7 +80,8 @@ impl Context {
     /// Proposes a batch. Returns `None` if another change came first: read again and decide again.
     ///
     /// # Errors
-    /// `unavailable` as long as this master is contested, or has heard no store; those of the store.
+    /// `unavailable` as long as this master is contested, or has heard no store; those of the
+    /// store.
     async fn propose(&self, batch: Batch) -> Result<Option<Position>, Fault> {
         if let Some(why) = self.derived.contested() {
             return Err(Fault::new(ErrorCode::Unavailable, why.to_string()));

@@ -56,6 +56,11 @@ impl ReleaseList {
         }
     }
 
+    /// Forgets all releases.
+    pub(super) fn forget(&self) {
+        *self.inner.lock() = Inner::default();
+    }
+
     /// Returns up to `max` sessions that `store` has to release and whose time is at most
     /// `until_ms`, oldest first.
     pub(crate) fn due(&self, store: StoreUuid, until_ms: i64, max: usize) -> Vec<SessionId> {

@@ -41,6 +41,11 @@ impl Usage {
         }
     }
 
+    /// Forgets all files.
+    pub(super) fn forget(&self) {
+        self.tenants.lock().clear();
+    }
+
     /// Returns the totals of one tenant.
     pub(crate) fn of(&self, tenant: &Tenant) -> FileTotals {
         self.tenants.lock().get(tenant).copied().unwrap_or_default()

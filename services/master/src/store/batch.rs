@@ -1,14 +1,12 @@
-//! A proposed change of the metadata: what must hold for it, what it changes, and its bytes in the
-//! log.
+//! A proposed change of the metadata: what must hold for it, and what it changes.
 
-use cstore_types::codec::{CodecError, Fields};
 use std::sync::Arc;
 
 use cstore_types::epoch::SealPoint;
 use tokio::sync::OwnedRwLockReadGuard;
 
 use super::keys::NAMES;
-use super::{DamageKind, MetaError, Position, Versioned};
+use super::{Position, Versioned};
 
 /// A requirement on one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,75 +102,5 @@ impl Batch {
             key.first() == Some(&NAMES) && matches!(edit, Edit::Put(_))
         };
         self.edits.iter().any(adds)
-    }
-}
-
-/// Encodes resolved changes, `None` deletes: `count u32`, then per change `key length u32 · value
-/// length u32 (or all ones) · key · value`, little-endian.
-pub(super) fn encode<'a>(
-    changes: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-) -> Vec<u8> {
-    let mut out = (changes.len() as u32).to_le_bytes().to_vec();
-    for (key, value) in changes {
-        out.extend((key.len() as u32).to_le_bytes());
-        out.extend(
-            value
-                .map_or(u32::MAX, |value| value.len() as u32)
-                .to_le_bytes(),
-        );
-        out.extend(key);
-        out.extend(value.unwrap_or_default());
-    }
-    out
-}
-
-/// A change as the log has it: the key, and the value or `None` for a deletion.
-pub(super) type ResolvedChange = (Vec<u8>, Option<Vec<u8>>);
-
-/// Decodes what [`encode`] wrote.
-///
-/// # Errors
-/// [`MetaError::Damaged`] if the bytes are cut off or have a rest.
-pub(super) fn decode(bytes: &[u8]) -> Result<Vec<ResolvedChange>, MetaError> {
-    decode_fields(Fields::new(bytes)).map_err(|error| DamageKind::from(error).into())
-}
-
-fn decode_fields(mut fields: Fields<'_>) -> Result<Vec<ResolvedChange>, CodecError> {
-    let count = fields.u32()?;
-    let mut changes = Vec::new();
-    for _ in 0..count {
-        let key_len = fields.u32()?;
-        let value_len = fields.u32()?;
-        let key = fields.take(key_len as usize)?.to_vec();
-        let value = match value_len {
-            u32::MAX => None,
-            len => Some(fields.take(len as usize)?.to_vec()),
-        };
-        changes.push((key, value));
-    }
-    fields.end()?;
-    Ok(changes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_survives_its_bytes_and_garbage_is_refused() {
-        let changes: Vec<ResolvedChange> = vec![
-            (b"a".to_vec(), Some(b"1".to_vec())),
-            (b"b".to_vec(), Some(Vec::new())),
-            (b"c".to_vec(), None),
-        ];
-        let bytes = encode(
-            changes
-                .iter()
-                .map(|(key, value)| (key.as_slice(), value.as_deref())),
-        );
-        assert_eq!(decode(&bytes).unwrap(), changes);
-        for cut in 0..bytes.len() {
-            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
-        }
     }
 }

@@ -24,7 +24,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::index::{Index, StoredPair};
 use super::room::{self, SharedGauge};
-use super::{MetaError, Position, snapshot};
+use super::{Link, MetaError, Position, snapshot};
 use crate::limits::{
     MAX_SAVED_BYTES, MAX_SNAPSHOT_REST, MEASURE_BYTES, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNK_PAIRS,
     SNAPSHOT_REST_FACTOR,
@@ -212,14 +212,19 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Checkpoint {
-    /// Writes the snapshot of `position`, which is the cut of the running walk, and retires the log
-    /// files that it covers. `rests` is false if nobody commits at the same time.
+    /// Writes the snapshot of a position and its link, which is the cut of the running walk, and
+    /// retires the log files that it covers. `rests` is false if nobody commits at the same time.
     ///
     /// # Errors
     /// Of the disk: the snapshot before stays, and the log keeps growing.
-    pub(super) fn take(&self, position: Position, rests: bool) -> Result<(), MetaError> {
+    pub(super) fn take(
+        &self,
+        (position, link): (Position, Link),
+        rests: bool,
+    ) -> Result<(), MetaError> {
         let ending = EndOnDrop(&self.walk);
-        let written = self.write(position, rests)?;
+        let out = snapshot::SnapshotWriter::create(&self.dir, position, link)?;
+        let written = self.write(out, rests)?;
         drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
 
@@ -236,8 +241,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn write(&self, position: Position, rests: bool) -> Result<snapshot::Written, MetaError> {
-        let mut out = snapshot::SnapshotWriter::create(&self.dir, position)?;
+    fn write(
+        &self,
+        mut out: snapshot::SnapshotWriter,
+        rests: bool,
+    ) -> Result<snapshot::Written, MetaError> {
         let rest = Mutex::new(());
         let woken = Condvar::new();
         let mut measured = 0;
@@ -248,7 +256,11 @@ impl Checkpoint {
             let begun = now();
             let (pairs, complete) = self.walk.next_chunk(&self.index)?;
             for (key, value) in &pairs {
-                out.put(key, value)?;
+                out.put(key, value).inspect_err(|error| {
+                    if let MetaError::Damaged(damage) = error {
+                        self.index.distrust(damage);
+                    }
+                })?;
             }
             if out.bytes() >= measured + MEASURE_BYTES {
                 measured = out.bytes();
@@ -290,7 +302,7 @@ mod tests {
         for seed in 0..60u64 {
             let mut rng = StdRng::seed_from_u64(seed);
             let dir = tempfile::tempdir().unwrap();
-            let index = Index::open(dir.path(), 1 << 20).unwrap();
+            let index = Index::rebuilt(dir.path(), 1 << 20).unwrap();
             let mut live: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
             let mut position = 0;
             let walk = Walk::default();
@@ -307,7 +319,10 @@ mod tests {
                     let originals = std::iter::once((key.clone(), before));
                     walk.save_then(originals, || index.apply(staged)).unwrap();
                     match value {
-                        Some(value) => drop(live.insert(key, stored(position, &value))),
+                        Some(value) => {
+                            let stored = stored(&key, position, &value);
+                            live.insert(key, stored);
+                        }
                         None => drop(live.remove(&key)),
                     }
                 }

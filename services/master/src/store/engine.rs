@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use cstore_log::Disk;
 use cstore_node::commit::CommitSpans;
 use cstore_node::metrics::CommitMetrics;
-use cstore_types::CommitFacts;
 use cstore_types::history::Point;
+use cstore_types::{CommitFacts, error_chain};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
@@ -20,11 +20,11 @@ use super::batch::Batch;
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::index::Index;
 use super::lives::{History, Lives};
-use super::recovery::{self, Recovered};
+use super::recovery::{self, OpenLog};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::snapshot;
 use super::writer::{self, Job, Outcome, Published, Writer};
-use super::{Change, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
+use super::{Change, Link, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
 use crate::limits::{
     FILES_AT_OPEN, INDEX_CACHE_BYTES, LOG_FILE_BYTES, MAX_LOG_BYTES, WRITER_QUEUE,
 };
@@ -105,30 +105,25 @@ impl SledMeta {
         // BEFORE anything is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
         let room = Room::open(dir, gauge.clone(), FILES_AT_OPEN * options.file_bytes);
-        let Recovered {
-            log,
-            index,
-            position,
-            files,
-            uncovered_bytes,
-            snapshot_bytes,
-        } = recovery::recover(dir, log_disk, options)?;
+        let mut recovered = recovery::recover(dir, log_disk, options, &gauge)?;
+        if let Err(error) = feed(&recovered.index, &*observer) {
+            if !error.is_of_index() {
+                return Err(error);
+            }
+            tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
+            observer.forget();
+            recovered = recovered.rebuild(dir, options)?;
+            feed(&recovered.index, &*observer)?;
+        }
+        let (index, position) = (recovered.index.clone(), recovered.position);
+        let (uncovered_bytes, snapshot_bytes) =
+            (recovered.uncovered_bytes, recovered.snapshot_bytes);
+        let OpenLog { log, files, links } = recovered.into_log();
         let commit_metrics = CommitMetrics::default();
         let counted = commit_metrics.clone();
         log.observe(Box::new(move |frame| {
             counted.observe(frame.took, frame.bytes)
         }));
-
-        index.for_each(&mut |key, value| {
-            if !observer.follows(key) {
-                return Ok(());
-            }
-            observer.observe(Change {
-                key,
-                old: None,
-                new: Some(&value),
-            })
-        })?;
 
         let published = Published {
             position: Arc::new(AtomicU64::new(position)),
@@ -147,7 +142,7 @@ impl SledMeta {
             gauge,
         };
         let abandoned = Arc::new(AtomicBool::new(false));
-        let lives = Lives::read(&index)?;
+        let lives = Lives::read(&index, links)?;
         let number = cstore_types::nonce().map_err(MetaError::Random)?;
         let writer = Writer {
             next_life: Some(lives.next(number)),
@@ -218,6 +213,20 @@ impl SledMeta {
     }
 }
 
+/// Shows `observer` every key of the index, and verifies every value of it.
+fn feed(index: &Index, observer: &dyn Observer) -> Result<(), MetaError> {
+    index.for_each(&mut |key, value| {
+        if !observer.follows(key) {
+            return Ok(());
+        }
+        observer.observe(Change {
+            key,
+            old: None,
+            new: Some(&value),
+        })
+    })
+}
+
 fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
     let (sender, receiver) = sync_channel(WRITER_QUEUE);
     let state = writer.published.state.clone();
@@ -285,6 +294,10 @@ impl MetaStore for SledMeta {
         // In this order: see `Lives::upto`.
         let position = self.position();
         self.lives.upto(position)
+    }
+
+    fn link_at(&self, position: Position) -> Option<Link> {
+        self.lives.link_at(position)
     }
 
     fn frames(&self) -> u64 {

@@ -49,6 +49,14 @@ pub enum MetaError {
 }
 
 impl MetaError {
+    /// Returns true if the index cannot be used, which snapshot and log can make anew.
+    pub(super) fn is_of_index(&self) -> bool {
+        matches!(
+            self,
+            Self::Index(_) | Self::Damaged(DamageKind::Value { .. })
+        )
+    }
+
     /// Names the step in which an I/O error happened.
     pub(super) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self::Io {
@@ -101,6 +109,45 @@ pub enum DamageKind {
         /// The last position before the gap.
         last: u64,
     },
+    /// A record of the log whose checksum does not match its bytes.
+    #[error("record of position {position} in the log has a wrong checksum")]
+    Record {
+        /// Its position.
+        position: u64,
+    },
+    /// A record of the log that was written behind another one than the one in front of it.
+    #[error(
+        "record of position {position} in the log belongs behind another one: a file of the log is of another copy"
+    )]
+    Chain {
+        /// Its position.
+        position: u64,
+    },
+    /// A record of a kind that this program does not know.
+    #[error("log has a record of kind {0}, known are 1 and 7")]
+    RecordKind(u8),
+    /// A change of a kind that this program does not know.
+    #[error("log has a change of kind {0}, known are 0 and 1")]
+    Op(u8),
+    /// A value of the index whose checksum does not match its bytes.
+    #[error(
+        "value of key \"{key}\" in the index has a wrong checksum; the next start makes the index anew"
+    )]
+    Value {
+        /// The key, with escapes for bytes that are no text.
+        key: String,
+    },
+    /// The index has applied more than snapshot and log have.
+    #[error(
+        "index has applied position {applied}, snapshot and log end with {last}: a file of the folder log is \
+         missing or older. Put it back; or, to go on without what it had, move the folder index away"
+    )]
+    Behind {
+        /// The position that the index has applied.
+        applied: u64,
+        /// The last position of snapshot and log.
+        last: u64,
+    },
     /// The snapshot has another magic number.
     #[error("snapshot has another magic number")]
     SnapshotMagic,
@@ -110,10 +157,23 @@ pub enum DamageKind {
     /// The snapshot has an item larger than 1 MiB.
     #[error("snapshot has an item beyond 1 MiB")]
     SnapshotItem,
-    /// The checksum of the snapshot does not match.
+    /// A checksum of the snapshot does not match.
     #[error("snapshot has a wrong checksum")]
     SnapshotChecksum,
+    /// The snapshot is shorter or longer than its head says.
+    #[error("snapshot has {found} bytes, its head says {expected}")]
+    SnapshotSize {
+        /// Bytes of the file.
+        found: u64,
+        /// Bytes that the head names.
+        expected: u64,
+    },
     /// The file `log-owner` does not have 16 bytes.
     #[error("file log-owner does not have 16 bytes")]
     LogOwner,
+    /// The log has files, and the file that names their owner is missing.
+    #[error(
+        "file log-owner is missing although the folder log has files: put it back from the copy that they are from"
+    )]
+    LogOwnerMissing,
 }

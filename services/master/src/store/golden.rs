@@ -8,13 +8,14 @@ use cstore_types::{
     PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
 };
 
-use super::batch::{self, ResolvedChange};
+use super::index::{StoredPair, stored};
 use super::keys::{
     CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, Publication,
     RELEASES, ReleaseRecord, STORES, SessionRecord, StoreRecord, decode_placement,
     encode_placement, name_key, names_prefix, release_key, root_key, session_key, store_key,
     tenant_of, uuid_of,
 };
+use super::record::{self, KIND_BATCH, KIND_UNCHECKED, ResolvedChange};
 use super::snapshot::{self, SnapshotWriter};
 
 const SESSION: SessionId = SessionId::from_bytes(*b"session of tests");
@@ -231,54 +232,99 @@ fn check_store(golden: &mut GoldenFile) {
     assert_eq!(StoreRecord::decode(&encoded), Ok(store));
 }
 
-fn check_containers(golden: &mut GoldenFile) {
-    let changes: Vec<ResolvedChange> = vec![
+fn changes() -> Vec<ResolvedChange> {
+    vec![
         (b"key".to_vec(), Some(b"value".to_vec())),
         (b"empty".to_vec(), Some(Vec::new())),
         (b"deleted".to_vec(), None),
-    ];
-    let encoded = batch::encode(
-        changes
-            .iter()
-            .map(|(key, value)| (key.as_slice(), value.as_deref())),
-    );
-    let bytes = golden.check("batch of a put, an empty put and a delete", &encoded);
-    assert_eq!(batch::decode(&bytes).unwrap(), changes);
-    golden.check("batch without a change", &batch::encode(std::iter::empty()));
+    ]
+}
+
+const POSITION: u64 = 0x0102_0304_0506_0708;
+const LINK: u64 = 0x1112_1314_1516_1718;
+
+fn check_containers(golden: &mut GoldenFile) {
+    let changes = changes();
+    let borrowed = changes
+        .iter()
+        .map(|(key, value)| (key.as_slice(), value.as_deref()));
+    let (encoded, link) = record::encode(POSITION, LINK, borrowed);
+    let bytes = golden.check("record of a put, an empty put and a delete", &encoded);
+    let decoded = record::decode(KIND_BATCH, POSITION, &bytes).unwrap();
+    assert_eq!((decoded.before, decoded.link), (Some(LINK), link));
+    assert_eq!(decoded.changes, changes);
+    golden.check("link of that record", &link.to_le_bytes());
+    let (empty, _) = record::encode(POSITION, LINK, std::iter::empty());
+    golden.check("record without a change", &empty);
+    golden.check("value of the index", &stored(b"key", POSITION, b"value"));
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("snapshot.bin");
-    let items = vec![
-        (b"key".to_vec(), b"value".to_vec()),
-        (b"longer key".to_vec(), Vec::new()),
-    ];
-    let mut writer = SnapshotWriter::create(dir.path(), 0x0102_0304_0506_0708).unwrap();
+    let items = snapshot_items();
+    let mut writer = SnapshotWriter::create(dir.path(), POSITION, LINK).unwrap();
     items
         .iter()
         .for_each(|(key, value)| writer.put(key, value).unwrap());
     writer.finish().unwrap();
     let bytes = golden.check("snapshot of two items", &std::fs::read(&path).unwrap());
     std::fs::write(&path, bytes).unwrap();
+    assert_eq!(read_snapshot(dir.path()), (POSITION, LINK, items));
+}
+
+fn snapshot_items() -> Vec<StoredPair> {
+    let item = |key: &[u8], value: &[u8]| (key.to_vec(), stored(key, 7, value));
+    vec![item(b"key", b"value"), item(b"longer key", b"")]
+}
+
+fn read_snapshot(dir: &std::path::Path) -> (u64, u64, Vec<StoredPair>) {
     let mut read = Vec::new();
-    let position = snapshot::read(dir.path(), &mut |pairs| {
+    let found = snapshot::read(dir, &mut |pairs| {
         read.extend(pairs);
         Ok(())
     });
-    assert_eq!((position.unwrap(), read), (0x0102_0304_0506_0708, items));
+    let found = found.unwrap().unwrap();
+    (found.position, found.link, read)
 }
 
 #[test]
-fn keys_values_batches_and_snapshots_have_the_bytes_of_version_1() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/fixtures/metadata-format-1.txt"
-    );
-    let mut golden = GoldenFile::open(
-        path,
-        "Metadata format, version 1: values of src/meta/golden.rs.",
-    );
+fn keys_values_records_and_snapshots_have_the_bytes_of_version_2() {
+    let mut golden = open("2");
     check_keys(&mut golden);
     check_values(&mut golden);
     check_containers(&mut golden);
     golden.finish();
+}
+
+/// What programs before format 2 wrote is read. Keys and values are the same.
+#[test]
+fn i1_records_and_snapshots_of_version_1_are_read() {
+    if std::env::var_os(cstore_log::golden::WRITE_FIXTURES).is_some() {
+        return;
+    }
+    let mut golden = open("1");
+    check_keys(&mut golden);
+    check_values(&mut golden);
+    let bytes = golden.take("batch of a put, an empty put and a delete");
+    let decoded = record::decode(KIND_UNCHECKED, 1, &bytes).unwrap();
+    assert_eq!(decoded.changes, changes());
+    let bytes = golden.take("batch without a change");
+    let decoded = record::decode(KIND_UNCHECKED, 1, &bytes).unwrap();
+    assert_eq!(decoded.changes, []);
+
+    // The values in it have no position, which a later program takes the first bytes for.
+    let bytes = golden.take("snapshot of two items");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("snapshot.bin"), bytes).unwrap();
+    let error = snapshot::verify(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
+    golden.finish();
+}
+
+fn open(version: &str) -> GoldenFile {
+    let path = format!(
+        "{}/fixtures/metadata-format-{version}.txt",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let head = format!("Metadata format, version {version}: values of src/store/golden.rs.");
+    GoldenFile::open(path, &head)
 }

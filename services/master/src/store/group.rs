@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use cstore_types::history::Life;
 
-use super::batch;
 use super::index::Index;
+use super::record;
 use super::writer::Job;
-use super::{MetaError, Position, Versioned};
+use super::{Link, MetaError, Position, Versioned};
 
 /// One change of an accepted batch.
 #[derive(Debug)]
@@ -34,14 +34,15 @@ impl Accepted {
         self.job
     }
 
-    pub(super) fn payload(&self) -> Vec<u8> {
+    /// Returns the payload of its record behind the batch of link `before`, and its own link.
+    pub(super) fn payload(&self, before: Link) -> (Vec<u8>, Link) {
         let values = self.changes.iter().map(|change| {
             (
                 change.key.as_slice(),
                 change.new.as_ref().map(|new| new.value.as_slice()),
             )
         });
-        batch::encode(values)
+        record::encode(self.position, before, values)
     }
 }
 

@@ -1,13 +1,20 @@
 //! The index: a sled tree with every live key, as of the position that it has applied.
 //!
-//! Every value has the position at which it was written in front (u64, big-endian). sled's own
-//! durability is not relied upon: [`APPLIED`] is part of each batch, and what the index lacks is
-//! replayed from snapshot and log.
+//! ```text
+//! value      position at which it was written u64 big-endian · value · CRC-32C u32 of key, position and value
+//! \0applied  position u64 big-endian · its link u64 big-endian · format u8, 2 · CRC-32C u32 of all before
+//! \0boot     id of the kernel's boot · \0clean: the index was closed
+//! ```
+//! sled's own durability is not relied upon: [`APPLIED`] is part of each batch, and what the index
+//! lacks is replayed from snapshot and log. Each value is verified wherever it is read. One that
+//! does not match is an error of its key, and the next open makes the whole index anew.
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{DamageKind, MetaError, Position, Versioned};
+use super::{DamageKind, Link, MetaError, Position, Versioned};
 use crate::limits::INDEX_FLUSH_INTERVAL;
 
 const APPLIED: &[u8] = b"\0applied";
@@ -15,56 +22,70 @@ const BOOT: &[u8] = b"\0boot";
 const CLEAN: &[u8] = b"\0clean";
 /// The first byte of the index's own keys; keys of the rules never begin with it.
 const OWN: u8 = 0;
+/// Format of an index whose values have checksums. Those of format 1 have none.
+const FORMAT: u8 = 2;
+/// Bytes of [`APPLIED`] in front of its checksum.
+const APPLIED_LEN: usize = 17;
+const CRC_LEN: usize = 4;
 
 /// The index of one metadata folder. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Index {
     db: sled::Db,
+    /// A value was found damaged: the next open makes the index anew.
+    is_damaged: Arc<AtomicBool>,
 }
 
-/// A stored pair: key, and value with its position in front.
+/// A stored pair: key, and value as it is stored.
 pub(super) type StoredPair = (Vec<u8>, Vec<u8>);
 
 /// Takes one key and its value.
 pub(super) type PairVisitor<'a> = dyn FnMut(&[u8], Versioned) -> Result<(), MetaError> + 'a;
 
+/// Place up to which an index has applied the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Applied {
+    /// 0 if the index is empty.
+    pub(super) position: Position,
+    /// Link of the batch at the position; 0 if it is not known.
+    pub(super) link: Link,
+    /// False for an index whose values have no checksums, of a program before format 2.
+    pub(super) is_current: bool,
+}
+
+/// An index as an open finds it. Nothing was written to it.
+#[derive(Debug)]
+pub(super) struct FoundIndex {
+    pub(super) index: Index,
+    pub(super) applied: Applied,
+    /// It has no key.
+    pub(super) is_empty: bool,
+    /// This boot of the kernel wrote it, since sled survives a kill of the process, or it was
+    /// closed cleanly. Nothing else says that all of it is there.
+    pub(super) is_trusted: bool,
+}
+
 impl Index {
-    /// Opens the index if it can be trusted, else removes it and starts with an empty one.
-    ///
-    /// It is trusted if this boot of the kernel wrote it (sled survives a kill of the process), or
-    /// if it was closed cleanly.
-    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, MetaError> {
-        let path = path_in(dir);
-        let config = sled::Config::new()
-            .path(&path)
-            .cache_capacity(cache_bytes)
-            .flush_every_ms(Some(INDEX_FLUSH_INTERVAL.as_millis() as u64));
-
+    /// Opens the index in `dir` as it is; an empty one if there is none. Returns `None` for one
+    /// that cannot be read.
+    pub(super) fn find(dir: &Path, cache_bytes: u64) -> Option<FoundIndex> {
         // sled panics on some damage; snapshot and log rebuild whatever the index held.
+        let config = config(dir, cache_bytes);
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-        if let Ok(Ok(db)) = opened {
-            let boot = boot_id();
-            // Without an id of the boot nothing tells whether the machine went down since.
-            let same_boot = !boot.is_empty()
-                && db
-                    .get(BOOT)
-                    .ok()
-                    .flatten()
-                    .is_some_and(|found| found == boot);
-            let clean = db.get(CLEAN).ok().flatten().is_some();
-            if same_boot || clean || db.is_empty() {
-                let index = Self { db };
-                index.mark_in_use().map_err(MetaError::Index)?;
-                return Ok(index);
-            }
-            tracing::warn!(
-                "index is of another boot and was not closed: it is rebuilt from the log"
-            );
-        } else if path.try_exists().unwrap_or(true) {
-            tracing::warn!("index does not open: it is rebuilt from the log");
-        }
+        let index = Self::over(opened.ok()?.ok()?);
 
-        Self::rebuilt(dir, cache_bytes)
+        let boot = boot_id();
+        // Without an id of the boot nothing tells whether the machine went down since.
+        let same_boot = !boot.is_empty() && index.db.get(BOOT).ok()?.is_some_and(|of| of == boot);
+        let clean = index.db.get(CLEAN).ok()?.is_some();
+        let applied = index.applied().ok()?;
+        let is_empty = index.is_empty().ok()?;
+        Some(FoundIndex {
+            is_trusted: same_boot || clean,
+            index,
+            applied,
+            is_empty,
+        })
     }
 
     /// Removes whatever index is in `dir` and opens an empty one. No other handle of it may be in
@@ -76,25 +97,34 @@ impl Index {
             std::fs::remove_dir_all(&path).map_err(&io)?;
         }
 
-        let config = sled::Config::new().path(&path).cache_capacity(cache_bytes);
-        let db = config
-            .flush_every_ms(Some(INDEX_FLUSH_INTERVAL.as_millis() as u64))
-            .open()
-            .map_err(MetaError::Index)?;
-        db.insert(BOOT, boot_id()).map_err(MetaError::Index)?;
-        Ok(Self { db })
+        let index = Self::over(config(dir, cache_bytes).open().map_err(MetaError::Index)?);
+        index.mark_in_use()?;
+        Ok(index)
     }
 
-    fn mark_in_use(&self) -> sled::Result<()> {
-        self.db.insert(BOOT, boot_id())?;
-        self.db.remove(CLEAN)?;
-        self.db.flush()?;
-        Ok(())
+    fn over(db: sled::Db) -> Self {
+        Self {
+            db,
+            is_damaged: Arc::default(),
+        }
+    }
+
+    /// Notes that this boot of the kernel writes to the index.
+    pub(super) fn mark_in_use(&self) -> Result<(), MetaError> {
+        let mark = || {
+            self.db.insert(BOOT, boot_id())?;
+            self.db.remove(CLEAN)?;
+            self.db.flush().map(drop)
+        };
+        mark().map_err(MetaError::Index)
     }
 
     /// Writes everything and marks the index as complete.
     pub(super) fn close(&self) -> Result<(), MetaError> {
         self.flush()?;
+        if self.is_damaged.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         self.db.insert(CLEAN, b"1").map_err(MetaError::Index)?;
         self.flush()
     }
@@ -104,25 +134,31 @@ impl Index {
         self.db.flush().map(drop).map_err(MetaError::Index)
     }
 
-    /// Returns the position that the index has applied; 0 if it is empty.
-    pub(super) fn applied(&self) -> Result<Position, MetaError> {
-        let value = self.db.get(APPLIED).map_err(MetaError::Index)?;
-        Ok(value
-            .and_then(|value| value.first_chunk().map(|raw| u64::from_be_bytes(*raw)))
-            .unwrap_or(0))
+    /// Returns the place up to which the index has applied the log.
+    ///
+    /// # Errors
+    /// [`MetaError::Damaged`] if the mark of it cannot be read.
+    pub(super) fn applied(&self) -> Result<Applied, MetaError> {
+        let Some(stored) = self.db.get(APPLIED).map_err(MetaError::Index)? else {
+            return Ok(Applied {
+                is_current: true,
+                ..Applied::default()
+            });
+        };
+        decode_applied(&stored).ok_or_else(|| DamageKind::Layout("applied position").into())
     }
 
     /// Returns true if the index has no key of the rules. An index that has some although it has
     /// applied nothing was left by a restore that did not end, and MUST NOT be restored into: keys
     /// that the snapshot lacks would stay.
-    pub(super) fn is_empty(&self) -> Result<bool, MetaError> {
+    fn is_empty(&self) -> Result<bool, MetaError> {
         let (pairs, _) = self.stored_after(None, 1, 0)?;
         Ok(pairs.is_empty())
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
         let value = self.db.get(key).map_err(MetaError::Index)?;
-        value.map(|value| versioned(&value)).transpose()
+        value.map(|value| self.verified(key, &value)).transpose()
     }
 
     /// Returns up to `limit` pairs in key order, whose keys begin with `prefix` and are greater
@@ -135,6 +171,7 @@ impl Index {
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after.to_vec()),
+            _ if prefix.is_empty() => Bound::Included(vec![OWN + 1]),
             _ => Bound::Included(prefix.to_vec()),
         };
         let mut pairs = Vec::new();
@@ -143,14 +180,15 @@ impl Index {
             if !key.starts_with(prefix) {
                 break;
             }
-            pairs.push((key.to_vec(), versioned(&value)?));
+            let value = self.verified(&key, &value)?;
+            pairs.push((key.to_vec(), value));
         }
         Ok(pairs)
     }
 
-    /// Returns pairs as stored, in key order after `after`, without the index's own keys. Stops
-    /// after `limit` pairs or once `limit_bytes` are exceeded; fewer than that means that there are
-    /// no more.
+    /// Returns pairs as stored, not verified, in key order after `after`, without the index's own
+    /// keys. Stops after `limit` pairs or once `limit_bytes` are exceeded; fewer than that means
+    /// that there are no more.
     pub(super) fn stored_after(
         &self,
         after: Option<&[u8]>,
@@ -181,15 +219,37 @@ impl Index {
             .range((Bound::Included(vec![OWN + 1]), Bound::Unbounded))
         {
             let (key, value) = item.map_err(MetaError::Index)?;
-            visit(&key, versioned(&value)?)?;
+            let value = self.verified(&key, &value)?;
+            visit(&key, value)?;
         }
         Ok(())
+    }
+
+    /// Returns a stored value without its position and checksum.
+    ///
+    /// # Errors
+    /// [`MetaError::Damaged`] if the checksum does not match. The index is not trusted any more
+    /// then.
+    pub(super) fn verified(&self, key: &[u8], stored: &[u8]) -> Result<Versioned, MetaError> {
+        decode_stored(key, stored).map_err(|damage| {
+            self.distrust(&damage);
+            damage.into()
+        })
+    }
+
+    /// Makes the next open build the index anew.
+    pub(super) fn distrust(&self, why: &DamageKind) {
+        if !self.is_damaged.swap(true, Ordering::Relaxed) {
+            tracing::error!(error = %why, "index of the metadata is damaged");
+            // If this write fails, the next open finds the damage again.
+            let _ = self.db.remove(BOOT).and_then(|_| self.db.flush());
+        }
     }
 
     /// Applies staged changes as one.
     pub(super) fn apply(&self, staged: Staged) -> Result<(), MetaError> {
         let Staged { mut changes, last } = staged;
-        changes.insert(APPLIED, &last.to_be_bytes());
+        changes.insert(APPLIED, encode_applied(last));
         self.db.apply_batch(changes).map_err(MetaError::Index)
     }
 
@@ -202,9 +262,9 @@ impl Index {
         self.db.apply_batch(changes).map_err(MetaError::Index)
     }
 
-    pub(super) fn set_applied(&self, position: Position) -> Result<(), MetaError> {
+    pub(super) fn set_applied(&self, position: Position, link: Link) -> Result<(), MetaError> {
         self.db
-            .insert(APPLIED, &position.to_be_bytes())
+            .insert(APPLIED, encode_applied((position, link)))
             .map(drop)
             .map_err(MetaError::Index)
     }
@@ -214,41 +274,96 @@ impl Index {
 #[derive(Debug, Default)]
 pub(super) struct Staged {
     changes: sled::Batch,
-    last: Position,
+    last: (Position, Link),
 }
 
 impl Staged {
     /// Adds one change of the batch at `position`; positions MUST NOT decrease.
     pub(super) fn stage(&mut self, key: &[u8], value: Option<&[u8]>, position: Position) {
         match value {
-            Some(value) => self.changes.insert(key, stored(position, value)),
+            Some(value) => self.changes.insert(key, stored(key, position, value)),
             None => self.changes.remove(key),
         }
-        self.last = position;
     }
 
     /// Counts the batch at `position` as applied, also if it changed nothing.
-    pub(super) fn advance(&mut self, position: Position) {
-        self.last = position;
+    pub(super) fn advance(&mut self, position: Position, link: Link) {
+        self.last = (position, link);
     }
 }
 
 /// Returns a value as the index stores it.
-pub(super) fn stored(position: Position, value: &[u8]) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(8 + value.len());
+pub(super) fn stored(key: &[u8], position: Position, value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(8 + value.len() + CRC_LEN);
     stored.extend(position.to_be_bytes());
     stored.extend(value);
+    let crc = checksum(key, &stored);
+    stored.extend(crc.to_le_bytes());
     stored
 }
 
-fn versioned(stored: &[u8]) -> Result<Versioned, MetaError> {
-    let (version, value) = stored
-        .split_first_chunk()
-        .ok_or(DamageKind::Layout("index value"))?;
+/// Returns what a stored value says, if its checksum matches.
+pub(super) fn decode_stored(key: &[u8], stored: &[u8]) -> Result<Versioned, DamageKind> {
+    let split = || {
+        let (content, crc) = stored.split_last_chunk::<CRC_LEN>()?;
+        let matches = u32::from_le_bytes(*crc) == checksum(key, content);
+        content.split_first_chunk().filter(|_| matches)
+    };
+    let (version, value) = split().ok_or_else(|| DamageKind::Value {
+        key: key.escape_ascii().to_string(),
+    })?;
     Ok(Versioned {
         version: u64::from_be_bytes(*version),
         value: value.to_vec(),
     })
+}
+
+/// Returns a value that a program before format 2 stored, position and value, as this one does.
+pub(super) fn with_checksum(key: &[u8], mut stored: Vec<u8>) -> Vec<u8> {
+    let crc = checksum(key, &stored);
+    stored.extend(crc.to_le_bytes());
+    stored
+}
+
+fn checksum(key: &[u8], content: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), content)
+}
+
+fn encode_applied((position, link): (Position, Link)) -> Vec<u8> {
+    let mut out = position.to_be_bytes().to_vec();
+    out.extend(link.to_be_bytes());
+    out.push(FORMAT);
+    let crc = crc32c::crc32c(&out);
+    out.extend(crc.to_le_bytes());
+    out
+}
+
+/// Decodes the mark of the applied position, also that of format 1: the position alone.
+fn decode_applied(stored: &[u8]) -> Option<Applied> {
+    if let Ok(position) = stored.try_into() {
+        return Some(Applied {
+            position: u64::from_be_bytes(position),
+            link: 0,
+            is_current: false,
+        });
+    }
+    let (content, crc) = stored.split_last_chunk::<CRC_LEN>()?;
+    let content: &[u8; APPLIED_LEN] = content.try_into().ok()?;
+    let (position, rest) = content.split_first_chunk()?;
+    let (link, format) = rest.split_first_chunk()?;
+    let is_valid = *format == [FORMAT] && u32::from_le_bytes(*crc) == crc32c::crc32c(content);
+    is_valid.then(|| Applied {
+        position: u64::from_be_bytes(*position),
+        link: u64::from_be_bytes(*link),
+        is_current: true,
+    })
+}
+
+fn config(dir: &Path, cache_bytes: u64) -> sled::Config {
+    sled::Config::new()
+        .path(path_in(dir))
+        .cache_capacity(cache_bytes)
+        .flush_every_ms(Some(INDEX_FLUSH_INTERVAL.as_millis() as u64))
 }
 
 fn path_in(dir: &Path) -> PathBuf {
@@ -257,4 +372,81 @@ fn path_in(dir: &Path) -> PathBuf {
 
 fn boot_id() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i8_any_flipped_bit_of_a_stored_value_is_noticed() {
+        let bytes = stored(b"nkey", 7, b"value");
+        let found = decode_stored(b"nkey", &bytes).unwrap();
+        assert_eq!((found.version, &found.value[..]), (7, &b"value"[..]));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_stored(b"nkey", &flipped).is_err(), "bit {bit}");
+        }
+        for cut in 0..bytes.len() {
+            assert!(
+                decode_stored(b"nkey", &bytes[..cut]).is_err(),
+                "cut at {cut}"
+            );
+        }
+        let error = decode_stored(b"n\0other", &bytes).unwrap_err();
+        assert!(error.to_string().contains("n\\x00other"), "{error}");
+        let earlier = [&7u64.to_be_bytes()[..], b"value"].concat();
+        assert_eq!(with_checksum(b"nkey", earlier), bytes);
+    }
+
+    #[test]
+    fn the_applied_position_is_read_in_both_formats_and_noticed_when_it_is_damaged() {
+        let bytes = encode_applied((7, 9));
+        let applied = Applied {
+            position: 7,
+            link: 9,
+            is_current: true,
+        };
+        assert_eq!(decode_applied(&bytes), Some(applied));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_applied(&flipped), None, "bit {bit}");
+        }
+        let first = Applied {
+            link: 0,
+            is_current: false,
+            ..applied
+        };
+        assert_eq!(decode_applied(&7u64.to_be_bytes()), Some(first));
+        assert_eq!(decode_applied(&[1; 9]), None);
+    }
+
+    #[test]
+    fn a_damaged_value_is_an_error_of_its_key_and_ends_the_trust_in_the_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::rebuilt(dir.path(), 1 << 20).unwrap();
+        let mut damaged = stored(b"nb", 2, b"two");
+        damaged[9] ^= 1;
+        let whole = stored(b"na", 1, b"one");
+        let pairs = vec![(b"na".to_vec(), whole), (b"nb".to_vec(), damaged)];
+        index.insert_stored(pairs).unwrap();
+        index.set_applied(2, 5).unwrap();
+        assert_eq!(index.get(b"na").unwrap().unwrap().value, b"one");
+        index.close().unwrap();
+        drop(index);
+
+        let found = Index::find(dir.path(), 1 << 20).unwrap();
+        assert!(found.is_trusted);
+        let index = found.index;
+        index.mark_in_use().unwrap();
+        let is_value = |error| matches!(error, MetaError::Damaged(DamageKind::Value { .. }));
+        assert!(is_value(index.get(b"nb").unwrap_err()));
+        assert!(is_value(index.scan(b"n", None, 9).unwrap_err()));
+        assert!(is_value(index.for_each(&mut |_, _| Ok(())).unwrap_err()));
+        index.close().unwrap();
+        drop(index);
+        assert!(!Index::find(dir.path(), 1 << 20).unwrap().is_trusted);
+    }
 }

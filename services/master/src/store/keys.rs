@@ -10,7 +10,7 @@
 //!                                or tombstone: 2 [· had committed u8 · version u64 · publication u32 in version 3]
 //! r session [16]                 recipe root as in cstore-types
 //! l session [16]                 release: not before ms i64 · stores
-//! y term u64 big-endian          life: incarnation u64 · number u64 · first position u64 · chain before u64, zero
+//! y term u64 big-endian          life: incarnation u64 · number u64 · first position u64 · link before it u64
 //! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 from version 2 on]
 //!                                [· accepted point as in cstore-types in version 3] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian

@@ -10,12 +10,20 @@ use cstore_types::history::{Life, Point};
 use parking_lot::Mutex;
 
 use super::index::Index;
-use super::{MetaError, Position, keys};
+use super::links::Links;
+use super::{Link, MetaError, Position, keys};
 use crate::limits::MAX_LIVES;
 
-/// Lives of this history, oldest first. Clones share them.
+/// Lives of this history, and the links of its newest batches. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lives(Arc<Mutex<Vec<Life>>>);
+pub(super) struct Lives(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Oldest first.
+    lives: Vec<Life>,
+    links: Links,
+}
 
 /// The lives of a history and the position of its last batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,13 +32,15 @@ pub(crate) struct History {
     /// were written before lives were recorded.
     pub(crate) lives: Vec<Life>,
     pub(crate) position: Position,
+    /// Link of the batch at the position; 0 if it is not known.
+    pub(crate) link: Link,
 }
 
 impl History {
     /// Returns the place that the history has reached.
     pub(crate) fn head(&self) -> Point {
         let life = self.lives.last().copied();
-        point_in(&life.unwrap_or_default(), self.position)
+        point_in(&life.unwrap_or_default(), self.position, self.link)
     }
 
     /// Returns the lives that somebody needs to judge `noted` by this history.
@@ -43,33 +53,34 @@ impl History {
     }
 }
 
-fn point_in(life: &Life, position: Position) -> Point {
+fn point_in(life: &Life, position: Position, link: Link) -> Point {
     Point {
         incarnation: life.incarnation,
         term: life.term,
         life: life.life,
         position,
-        chain: 0,
+        chain: link,
     }
 }
 
 impl Lives {
-    /// Reads the lives that an index holds.
+    /// Reads the lives that an index holds. `links` are those of the newest batches.
     ///
     /// # Errors
     /// [`MetaError::Damaged`] if a record cannot be decoded; those of the index.
-    pub(super) fn read(index: &Index) -> Result<Self, MetaError> {
+    pub(super) fn read(index: &Index, links: Links) -> Result<Self, MetaError> {
         let found = index.scan(&[keys::LIVES], None, MAX_LIVES + 1)?;
         let lives = found
             .iter()
             .map(|(key, value)| keys::decode_life(key, &value.value));
-        Ok(Self(Arc::new(Mutex::new(lives.collect::<Result<_, _>>()?))))
+        let lives = lives.collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(Mutex::new(Kept { lives, links }))))
     }
 
     /// Returns the life that follows the last one, with this random number. Where it begins is not
     /// known yet.
     pub(super) fn next(&self, number: u64) -> Life {
-        let last = self.0.lock().last().copied().unwrap_or_default();
+        let last = self.0.lock().lives.last().copied().unwrap_or_default();
         Life {
             term: last.term + 1,
             life: number,
@@ -79,30 +90,46 @@ impl Lives {
 
     /// Returns the oldest life if there is no room for another one.
     pub(super) fn surplus(&self) -> Option<Life> {
-        let lives = self.0.lock();
+        let lives = &self.0.lock().lives;
         lives.first().filter(|_| lives.len() >= MAX_LIVES).copied()
     }
 
-    /// Adds a life that is durable. Called BEFORE its position is published.
-    pub(super) fn begin(&self, life: Life) {
-        let mut lives = self.0.lock();
-        if lives.len() >= MAX_LIVES {
-            lives.remove(0);
+    /// Adds batches that are durable: their links, and the life that one of them began. Called
+    /// BEFORE their positions are published.
+    pub(super) fn landed(&self, life: Option<Life>, links: impl Iterator<Item = Link>) {
+        let mut kept = self.0.lock();
+        links.for_each(|link| kept.links.push(link));
+        if let Some(life) = life {
+            if kept.lives.len() >= MAX_LIVES {
+                kept.lives.remove(0);
+            }
+            kept.lives.push(life);
         }
-        lives.push(life);
+    }
+
+    /// Returns the link of the newest batch; 0 if none is known.
+    pub(super) fn last_link(&self) -> Link {
+        self.0.lock().links.last()
+    }
+
+    /// Returns the link of the batch at `position`, if it is one of the newest.
+    pub(super) fn link_at(&self, position: Position) -> Option<Link> {
+        self.0.lock().links.at(position)
     }
 
     /// Returns the place of `position`, which was read BEFORE.
     pub(super) fn head(&self, position: Position) -> Point {
-        let lives = self.0.lock();
-        let life = lives.iter().rfind(|life| life.first <= position);
-        point_in(&life.copied().unwrap_or_default(), position)
+        let kept = self.0.lock();
+        let life = kept.lives.iter().rfind(|life| life.first <= position);
+        let link = kept.links.at(position).unwrap_or_default();
+        point_in(&life.copied().unwrap_or_default(), position, link)
     }
 
     /// Returns the history up to `position`, which was read BEFORE: a life that begins behind it is
     /// not a part of what the position stands for.
     pub(super) fn upto(&self, position: Position) -> History {
-        let lives = self.0.lock();
+        let kept = self.0.lock();
+        let lives = &kept.lives;
         let mut upto = Vec::with_capacity(lives.len() + 1);
         if lives
             .first()
@@ -115,6 +142,7 @@ impl Lives {
         History {
             lives: upto,
             position,
+            link: kept.links.at(position).unwrap_or_default(),
         }
     }
 }

@@ -29,7 +29,9 @@ mod golden;
 mod group;
 mod index;
 pub(crate) mod keys;
+mod links;
 mod lives;
+mod record;
 mod recovery;
 mod room;
 mod snapshot;
@@ -50,6 +52,10 @@ pub(crate) use lives::History;
 
 /// A place in the metadata log: the number of batches up to and including this one.
 pub(crate) type Position = u64;
+
+/// A hash over all batches up to one, in their order; 0 if it is not known. Two histories that
+/// differ anywhere have different links from there on.
+pub(crate) type Link = u64;
 
 /// A value and the position at which it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +89,10 @@ pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`MetaError::Damaged`] if a value cannot be decoded; the open or the writer ends with it.
     fn observe(&self, change: Change<'_>) -> Result<(), MetaError>;
+
+    /// Forgets every change that was observed: the index was made anew, and is fed again from its
+    /// first key. Called during an open only.
+    fn forget(&self);
 }
 
 /// State of the writer: whether batches can be committed.
@@ -134,6 +144,9 @@ pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
 
     /// Returns the history of the metadata up to the last durable batch.
     fn history(&self) -> History;
+
+    /// Returns the link of the batch at `position`, if it is one of the newest.
+    fn link_at(&self, position: Position) -> Option<Link>;
 
     /// Returns the number of group commits so far, one sync each.
     fn frames(&self) -> u64;

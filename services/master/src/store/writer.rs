@@ -17,12 +17,10 @@ use super::group::{Accepted, AppliedChange, Overlay};
 use super::index::{Index, Staged, stored};
 use super::keys::{self, StoreRecord};
 use super::lives::Lives;
+use super::record::KIND_BATCH;
 use super::room::{self, Headroom, Room};
-use super::{Change, MetaError, Observer, Position, Versioned, WriterState};
+use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
 use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP, TIGHT_SNAPSHOT_BYTES};
-
-/// Kind of the log's records: one batch each.
-const KIND_BATCH: u8 = 1;
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -41,6 +39,16 @@ pub(super) struct Published {
     /// Group commits of the log.
     pub(super) frames: Arc<AtomicU64>,
     pub(super) state: watch::Sender<WriterState>,
+}
+
+/// A group whose sync has returned.
+struct Durable {
+    accepted: Vec<Accepted>,
+    /// Links of the batches, in their order.
+    links: Vec<Link>,
+    /// File of the log that holds the group.
+    file: u32,
+    frame: CommitFacts,
 }
 
 /// The writer of one metadata folder.
@@ -142,12 +150,12 @@ impl Writer {
         // Batches that are committed while the checkpoint runs count for the next one. After a
         // failure the log has to grow by as much again before the next try.
         self.uncovered_bytes = 0;
-        let position = self.applied;
+        let at = (self.applied, self.lives.last_link());
         self.walk().begin();
 
         let checkpoint = self.checkpoint.clone();
         let rests = !self.by_callers;
-        let take = move || match checkpoint.take(position, rests) {
+        let take = move || match checkpoint.take(at, rests) {
             Ok(()) | Err(MetaError::Closed) => {}
             Err(error) => {
                 let error = error_chain(&error);
@@ -250,6 +258,7 @@ impl Writer {
         };
         let life = Life {
             first: batch.position,
+            chain_before: self.lives.last_link(),
             ..*life
         };
         let value = Versioned {
@@ -343,14 +352,30 @@ impl Writer {
         } else {
             Urgency::Urgent
         };
-        let records = accepted.iter().map(|accepted| Record {
-            kind: KIND_BATCH,
-            key: Bytes::copy_from_slice(&accepted.position.to_be_bytes()),
-            payload: accepted.payload().into(),
-        });
+        let mut links: Vec<Link> = Vec::with_capacity(accepted.len());
+        let mut records = Vec::with_capacity(accepted.len());
+        for accepted in &accepted {
+            let before = links.last().copied();
+            let before = before.unwrap_or_else(|| self.lives.last_link());
+            let (payload, link) = accepted.payload(before);
+            links.push(link);
+            records.push(Record {
+                kind: KIND_BATCH,
+                key: Bytes::copy_from_slice(&accepted.position.to_be_bytes()),
+                payload: payload.into(),
+            });
+        }
 
-        match self.append(records.collect(), urgency) {
-            Ok((file, frame)) => self.apply(accepted, overlay, file, frame),
+        match self.append(records, urgency) {
+            Ok((file, frame)) => {
+                let group = Durable {
+                    accepted,
+                    links,
+                    file,
+                    frame,
+                };
+                self.apply(group, overlay);
+            }
             Err(LogError::Full { .. }) => self.commit_without_room(accepted),
             Err(error @ (LogError::Poisoned(_) | LogError::Closed)) => {
                 let error = MetaError::Log(error);
@@ -429,37 +454,38 @@ impl Writer {
 
     /// Applies a durable group: position, index, derived state, answers, in this order (see the
     /// module `store`).
-    fn apply(
-        &mut self,
-        accepted: Vec<Accepted>,
-        mut overlay: Overlay,
-        file: u32,
-        frame: CommitFacts,
-    ) {
+    fn apply(&mut self, group: Durable, mut overlay: Overlay) {
+        let Durable {
+            accepted,
+            links,
+            file,
+            frame,
+        } = group;
         let last = accepted.last().map_or(0, |accepted| accepted.position);
         self.files().note(file, last);
-        if let Some(life) = accepted.iter().find_map(|accepted| accepted.begins) {
-            self.lives.begin(life);
+        let life = accepted.iter().find_map(|accepted| accepted.begins);
+        if life.is_some() {
             self.next_life = None;
         }
+        self.lives.landed(life, links.iter().copied());
         self.published.position.store(last, Ordering::Release);
         self.published
             .frames
             .store(self.log.durable_seq(), Ordering::Relaxed);
 
         let mut staged = Staged::default();
-        for Accepted {
-            position, changes, ..
-        } in &accepted
-        {
+        for (accepted, link) in accepted.iter().zip(links) {
+            let Accepted {
+                position, changes, ..
+            } = accepted;
             for change in changes {
                 let value = change.new.as_ref().map(|new| new.value.as_slice());
                 staged.stage(&change.key, value, *position);
             }
-            staged.advance(*position);
+            staged.advance(*position, link);
         }
         let originals = overlay.original.drain().map(|(key, value)| {
-            let value = value.map(|value| stored(value.version, &value.value));
+            let value = value.map(|value| stored(&key, value.version, &value.value));
             (key, value)
         });
         let index = &self.index;

@@ -163,6 +163,16 @@ impl Log {
         recovery::directory(&*self.shared.files.get(file)?, &self.shared.options)
     }
 
+    /// Reads a file that is not active, payloads included, and checks every checksum. Blocks the
+    /// thread.
+    ///
+    /// # Errors
+    /// [`LogError::NoFile`] when it is not there or active, `Corrupt` with the first frame that
+    /// does not validate, `Io`.
+    pub fn verify(&self, file: u32) -> Result<(), LogError> {
+        recovery::verify(&*self.shared.files.get(file)?, &self.shared.options)
+    }
+
     /// Bytes that groups of this urgency could still append: the rest of the active file, recycled
     /// files and room for new ones, without what they leave to others.
     pub fn free_bytes(&self, urgency: Urgency) -> u64 {

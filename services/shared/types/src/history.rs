@@ -119,7 +119,8 @@ impl fmt::Debug for Point {
 }
 
 /// Judges `point` by a history: its `lives` in the order of their first positions, the position
-/// `head` of its last write, and the links of its chain that are still known.
+/// `head` of its last write, and the links of its chain that are still known. The end of a life is
+/// known from the life behind it.
 ///
 /// A history that recorded no lives yet has one of number 0 that began at 0.
 pub fn place(
@@ -141,9 +142,8 @@ pub fn place(
         return Place::Fork;
     };
 
-    let end = lives
-        .get(at + 1)
-        .map_or(head, |next| next.first.saturating_sub(1));
+    let next = lives.get(at + 1);
+    let end = next.map_or(head, |next| next.first.saturating_sub(1));
     if point.position > end {
         return Place::Ahead;
     }
@@ -151,9 +151,11 @@ pub fn place(
     if point.position < life.first {
         return Place::Fork;
     }
-    let other_chain =
-        point.chain != 0 && chain_at(point.position).is_some_and(|link| link != point.chain);
-    if other_chain {
+    let chain = match next {
+        Some(next) if point.position == end && next.chain_before != 0 => Some(next.chain_before),
+        _ => chain_at(point.position),
+    };
+    if point.chain != 0 && chain.is_some_and(|link| link != point.chain) {
         Place::Fork
     } else {
         Place::Contains
@@ -257,6 +259,19 @@ mod tests {
         assert_eq!(judge(Some(7)), Place::Contains);
         assert_eq!(judge(Some(8)), Place::Fork);
         assert_eq!(judge(None), Place::Contains);
+
+        // The life behind it knows the link at which it ended.
+        let lives = |chain_before| {
+            let next = Life {
+                chain_before,
+                ..life(B, 6)
+            };
+            [life(A, 1), next]
+        };
+        let judge = |chain_before| place(&lives(chain_before), 9, |_| None, &point);
+        assert_eq!(judge(7), Place::Contains);
+        assert_eq!(judge(8), Place::Fork);
+        assert_eq!(judge(0), Place::Contains);
     }
 
     #[test]

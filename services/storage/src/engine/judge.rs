@@ -180,7 +180,11 @@ impl Judge {
         match history {
             None => noted.is_origin(),
             Some(MasterHistory { head, lives, .. }) => {
-                history::place(lives, head.position, |_| None, &noted) == Place::Contains
+                let link_at = |position| {
+                    let is_known = position == head.position && head.chain != 0;
+                    is_known.then_some(head.chain)
+                };
+                history::place(lives, head.position, link_at, &noted) == Place::Contains
             }
         }
     }

@@ -130,6 +130,10 @@ impl MetaStore for SlowStore {
         self.inner.history()
     }
 
+    fn link_at(&self, position: Position) -> Option<crate::store::Link> {
+        self.inner.link_at(position)
+    }
+
     fn frames(&self) -> u64 {
         self.inner.frames()
     }

@@ -219,8 +219,8 @@ async fn i4_nothing_is_released_before_every_store_was_heard_in_this_life_of_the
     assert!(next.members.may_release());
 }
 
-/// The first node that is heard may say that this is an older copy. What it had written before would
-/// make it a fork.
+/// The first node that is heard may say that this is an older copy. What it had written before
+/// would make it a fork.
 #[tokio::test]
 async fn i4_a_master_that_knows_stores_writes_nothing_before_it_has_heard_one() {
     let fixture = Fixture::new().await;

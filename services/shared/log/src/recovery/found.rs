@@ -174,31 +174,18 @@ pub struct DirectoryEntry {
     pub location: Location,
 }
 
+/// Reads a file that is complete frame by frame, payloads included, and checks every checksum.
+pub(crate) fn verify(file: &LogFile, options: &Options) -> Result<(), LogError> {
+    let mut found = complete(file)?;
+    walk(&mut found, Seed::new(&options.owner, file.id))
+}
+
 /// The records of a file that is complete, in the order of the log.
 pub(crate) fn directory(
     file: &LogFile,
     options: &Options,
 ) -> Result<Vec<DirectoryEntry>, LogError> {
-    let info = file.info.lock().clone();
-    if info.state == FileState::Active {
-        return Err(LogError::NoFile(file.id));
-    }
-    let mut found = Found {
-        id: file.id,
-        handle: file.handle.clone(),
-        len: info.size,
-        end: BLOCK,
-        sealed: false,
-        crashed: false,
-        closed: false,
-        footer: None,
-        header_crc: 0,
-        header_durable: 0,
-        epoch: Epoch::default(),
-        footer_crc: 0,
-        durable_seq: 0,
-        frames: Vec::new(),
-    };
+    let mut found = complete(file)?;
     read_frames(&mut found, options)?;
     let entry = |entry: Entry| {
         let location = Location {
@@ -217,6 +204,30 @@ pub(crate) fn directory(
         .filter(|entry| entry.kind != KIND_SUPERSEDES)
         .map(entry)
         .collect())
+}
+
+/// Returns a file that is not active, nothing of it read yet.
+fn complete(file: &LogFile) -> Result<Found, LogError> {
+    let info = file.info.lock().clone();
+    if info.state == FileState::Active {
+        return Err(LogError::NoFile(file.id));
+    }
+    Ok(Found {
+        id: file.id,
+        handle: file.handle.clone(),
+        len: info.size,
+        end: BLOCK,
+        sealed: false,
+        crashed: false,
+        closed: false,
+        footer: None,
+        header_crc: 0,
+        header_durable: 0,
+        epoch: Epoch::default(),
+        footer_crc: 0,
+        durable_seq: 0,
+        frames: Vec::new(),
+    })
 }
 
 /// Reads a sealed file through its footer. Answers false when it has none.

@@ -18,7 +18,7 @@ mod found;
 mod tail;
 
 pub use found::DirectoryEntry;
-pub(crate) use found::directory;
+pub(crate) use found::{directory, verify};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -114,7 +114,8 @@ pub(crate) fn recover(
 
     let mut active = None;
     let mut copied = None;
-    // On hold every frame counts as proven: the durable_seq that proves it may be in a missing file.
+    // On hold every frame counts as proven: the durable_seq that proves it may be in a missing
+    // file.
     let trusted = if options.is_held { u64::MAX } else { proven };
     if let Some((handle, frame)) = take_tail(&mut found, trusted, &superseded)? {
         report.last_seq = next_seq(report.last_seq, report.epoch);

@@ -1,0 +1,155 @@
+//! What the log holds: a few numbers a file, and the records of the newest file only.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cstore_log::{DirectoryEntry, FileState, Location, Log, RecoveredRecord};
+
+use crate::store::record::KIND_UNCHECKED;
+use crate::store::{MetaError, Position};
+
+/// Bytes on which frames of the log are aligned. A batch is often a frame of its own, so this is
+/// what it takes at least.
+const FRAME_ALIGN: u64 = 4_096;
+/// Bytes of a frame beyond the payloads, roughly.
+const FRAME_OVERHEAD: u64 = 128;
+
+/// A record of the log: one batch, not read yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) position: Position,
+    pub(super) kind: u8,
+    pub(super) location: Location,
+}
+
+/// Summary of the log, made while it opens.
+#[derive(Debug, Default)]
+pub(super) struct LogScan {
+    /// Position that the snapshot covers.
+    covered: Position,
+    /// Positions without a gap between them, first and last, in order. A whole log has one run.
+    runs: Vec<(Position, Position)>,
+    pub(super) last_of_file: HashMap<u32, Position>,
+    /// Files with a record, beyond what the snapshot covers, that has no checksum of its own.
+    pub(super) unchecked_files: BTreeSet<u32>,
+    /// Sequence of the frame whose records are being visited, and their payload bytes.
+    frame: (u64, u64),
+    newest_file: u32,
+    newest_records: Vec<Entry>,
+    /// Bytes of log that the snapshot does not cover.
+    pub(super) uncovered_bytes: u64,
+}
+
+impl LogScan {
+    pub(super) fn new(covered: Position) -> Self {
+        Self {
+            covered,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn visit(&mut self, record: &RecoveredRecord<'_>) {
+        let entry = entry(record.key, record.kind, record.location);
+        let Entry {
+            position,
+            kind,
+            location,
+        } = entry;
+        match self.runs.last_mut() {
+            Some((_, last)) if position <= *last => {}
+            Some((_, last)) if position == *last + 1 => *last = position,
+            _ => self.runs.push((position, position)),
+        }
+
+        if location.file != self.newest_file {
+            self.newest_file = location.file;
+            self.newest_records.clear();
+        }
+        self.newest_records.push(entry);
+        let last = self.last_of_file.entry(location.file).or_default();
+        *last = position.max(*last);
+        if position > self.covered {
+            if kind == KIND_UNCHECKED {
+                self.unchecked_files.insert(location.file);
+            }
+            if record.frame_seq != self.frame.0 {
+                self.end_frame();
+                self.frame.0 = record.frame_seq;
+            }
+            self.frame.1 += u64::from(location.len);
+        }
+    }
+
+    pub(super) fn end_frame(&mut self) {
+        let payload = std::mem::take(&mut self.frame.1);
+        if payload > 0 {
+            self.uncovered_bytes += (payload + FRAME_OVERHEAD).next_multiple_of(FRAME_ALIGN);
+        }
+    }
+
+    /// Returns the first position of the log; `None` if it is empty.
+    pub(super) fn first(&self) -> Option<Position> {
+        self.runs.first().map(|(first, _)| *first)
+    }
+
+    /// Returns the last position of the log; 0 if it is empty.
+    pub(super) fn last(&self) -> Position {
+        self.runs.last().map_or(0, |(_, last)| *last)
+    }
+
+    /// Returns the last position that the log reaches from `from` without a gap.
+    pub(super) fn reach(&self, from: Position) -> Position {
+        let next = from + 1;
+        let run = self
+            .runs
+            .iter()
+            .find(|(first, last)| (*first..=*last).contains(&next));
+        run.map_or(from, |(_, last)| *last)
+    }
+
+    /// Returns the first position behind `position` that the log has; `None` if there is none.
+    pub(super) fn next_behind(&self, position: Position) -> Option<Position> {
+        let run = self.runs.iter().find(|(_, last)| *last > position);
+        run.map(|(first, _)| (*first).max(position + 1))
+    }
+
+    /// Calls `visit` for the records behind `from`, in order of the log.
+    pub(super) fn records_behind(
+        &self,
+        log: &Log,
+        from: Position,
+        visit: &mut dyn FnMut(Entry) -> Result<(), MetaError>,
+    ) -> Result<(), MetaError> {
+        for file in log.files() {
+            let last = self.last_of_file.get(&file.id).copied();
+            let is_done = file.id == self.newest_file || file.state == FileState::Active;
+            if last.unwrap_or_default() <= from || is_done {
+                continue;
+            }
+            for record in log.directory(file.id).map_err(MetaError::Log)? {
+                let DirectoryEntry {
+                    kind,
+                    key,
+                    location,
+                } = record;
+                let entry = entry(&key, kind, location);
+                if entry.position > from {
+                    visit(entry)?;
+                }
+            }
+        }
+        for entry in &self.newest_records {
+            if entry.position > from {
+                visit(*entry)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn entry(key: &[u8], kind: u8, location: Location) -> Entry {
+    Entry {
+        position: key.first_chunk().map_or(0, |raw| u64::from_be_bytes(*raw)),
+        kind,
+        location,
+    }
+}

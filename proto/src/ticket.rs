@@ -1,6 +1,7 @@
 //! Tickets: a right to upload once, authenticated by a MAC so that nothing is written for it.
 
 use bytes::Bytes;
+use cstore_types::history::Point;
 use cstore_types::{
     Chunking, ChunkingError, ClusterUuid, ErrorCode, Fault, Incarnation, MapVersion, NodeId,
     SessionId, Tenant, TicketKey,
@@ -34,6 +35,9 @@ pub struct TicketClaims {
     pub tenant: Tenant,
     /// Unix time in milliseconds after which the ticket is refused, unless progress renewed it.
     pub expires_ms: i64,
+    /// Place that the history of the metadata had reached. A master whose history does not contain
+    /// it is another copy. `None` in a ticket of a program that recorded none.
+    pub issued: Option<Point>,
 }
 
 /// Why a ticket is refused.
@@ -92,6 +96,7 @@ impl TicketClaims {
             chunking: self.chunking.to_string(),
             expires_ms: self.expires_ms,
             tenant: self.tenant.as_str().to_owned(),
+            issued: self.issued.map(Into::into),
         }
         .encode_to_vec();
         let mac = mac(key, &body).finalize().into_bytes();
@@ -124,6 +129,7 @@ impl TicketClaims {
             chunking,
             tenant: convert::tenant(&body.tenant)?,
             expires_ms: body.expires_ms,
+            issued: body.issued.map(Into::into),
         })
     }
 
@@ -188,6 +194,13 @@ mod tests {
             chunking: Chunking::Fixed(65_536),
             tenant: Tenant::new("acme").unwrap(),
             expires_ms: 1_000,
+            issued: Some(Point {
+                incarnation: Incarnation(3),
+                term: 4,
+                life: 5,
+                position: 6,
+                chain: 7,
+            }),
         }
     }
 

@@ -109,6 +109,11 @@ cstore_types::limits! {
 
     /// Memory that the index caches in. The rest is read from its files.
     pub(crate) bytes INDEX_CACHE_BYTES: u64 = 64 << 20;
+    /// Times that an index that does not open for an error of the system is tried again. Then the
+    /// start is refused.
+    pub(crate) count INDEX_OPEN_TRIES: u32 = 100;
+    /// Pause between two such tries. It ends with the next.
+    pub(crate) time INDEX_OPEN_PAUSE: Duration = Duration::from_millis(20);
     /// Interval in which the index writes its buffers. Nothing is lost with them: the log has it.
     pub(crate) time INDEX_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 }

@@ -181,6 +181,7 @@ impl Uploads {
                 chunking: self.context.limits.chunking,
                 tenant: tenant.clone(),
                 expires_ms,
+                issued: Some(self.context.store.head()),
             });
         }
         Ok(tickets)
@@ -327,12 +328,7 @@ impl Uploads {
     /// # Errors
     /// `unavailable` if the session ended and how was not kept; others leave the outcome unknown.
     pub(crate) async fn abort(&self, claims: &TicketClaims) -> Result<Aborted, Fault> {
-        if claims.cluster != self.identity.cluster {
-            return Err(Fault::new(
-                ErrorCode::PermissionDenied,
-                "upload ticket is of another cluster",
-            ));
-        }
+        self.check_origin(claims)?;
         match self.releases.end(claims.session).await? {
             Verdict::Committed(session) => Ok(Aborted::Committed(NamedFile {
                 name: session.name,
@@ -344,6 +340,9 @@ impl Uploads {
         }
     }
 
+    /// Checks that this master, or an earlier life of it, made the ticket. One of another history
+    /// is refused without a verdict: what its upload has stored is judged by the history that made
+    /// it.
     fn check_origin(&self, claims: &TicketClaims) -> Result<(), Fault> {
         if claims.cluster != self.identity.cluster {
             return Err(Fault::new(
@@ -353,6 +352,13 @@ impl Uploads {
         }
         if claims.incarnation != self.identity.incarnation {
             let text = "upload ticket is of another incarnation of the metadata";
+            return Err(Fault::new(ErrorCode::PermissionDenied, text));
+        }
+        if let Some(issued) = claims.issued
+            && !self.context.contains(&issued)
+        {
+            let text = "upload was begun under another copy of the metadata, older or restored; \
+                        upload the file again";
             return Err(Fault::new(ErrorCode::PermissionDenied, text));
         }
         Ok(())

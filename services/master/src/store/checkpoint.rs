@@ -256,11 +256,8 @@ impl Checkpoint {
             let begun = now();
             let (pairs, complete) = self.walk.next_chunk(&self.index)?;
             for (key, value) in &pairs {
-                out.put(key, value).inspect_err(|error| {
-                    if let MetaError::Damaged(damage) = error {
-                        self.index.distrust(damage);
-                    }
-                })?;
+                out.put(key, value)
+                    .inspect_err(|error| self.index.distrust_for(error))?;
             }
             if out.bytes() >= measured + MEASURE_BYTES {
                 measured = out.bytes();

@@ -102,7 +102,10 @@ pub enum DamageKind {
     #[error(transparent)]
     Placement(#[from] PlacementError),
     /// Positions are missing: a file of the log was removed.
-    #[error("log goes on with position {next} after {last}")]
+    #[error(
+        "log goes on with position {next} after {last}: a file of the folder log, or the snapshot, is missing or \
+         older"
+    )]
     Gap {
         /// The position after the gap.
         next: u64,
@@ -110,18 +113,27 @@ pub enum DamageKind {
         last: u64,
     },
     /// A record of the log whose checksum does not match its bytes.
-    #[error("record of position {position} in the log has a wrong checksum")]
+    #[error("record of position {position} has a wrong checksum")]
     Record {
         /// Its position.
         position: u64,
     },
     /// A record of the log that was written behind another one than the one in front of it.
     #[error(
-        "record of position {position} in the log belongs behind another one: a file of the log is of another copy"
+        "record of position {position} belongs behind another one: a file of the log is of another copy"
     )]
     Chain {
         /// Its position.
         position: u64,
+    },
+    /// A damage that lies in a file of the log.
+    #[error("log/{file}")]
+    InLog {
+        /// Name of the file.
+        file: String,
+        /// The damage.
+        #[source]
+        damage: Box<DamageKind>,
     },
     /// A record of a kind that this program does not know.
     #[error("log has a record of kind {0}, known are 1 and 7")]
@@ -154,6 +166,9 @@ pub enum DamageKind {
     /// The snapshot is cut off or cannot be read.
     #[error("snapshot ends too early")]
     SnapshotShort,
+    /// The snapshot is not what the log was written behind.
+    #[error("snapshot is of another copy than the log")]
+    SnapshotForeign,
     /// The snapshot has an item larger than 1 MiB.
     #[error("snapshot has an item beyond 1 MiB")]
     SnapshotItem,

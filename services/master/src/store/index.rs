@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::{Condvar, Mutex};
+
 use super::{DamageKind, Link, MetaError, Position, Versioned};
-use crate::limits::INDEX_FLUSH_INTERVAL;
+use crate::limits::{INDEX_FLUSH_INTERVAL, INDEX_OPEN_PAUSE, INDEX_OPEN_TRIES};
 
 const APPLIED: &[u8] = b"\0applied";
 const BOOT: &[u8] = b"\0boot";
@@ -66,25 +68,39 @@ pub(super) struct FoundIndex {
 }
 
 impl Index {
-    /// Opens the index in `dir` as it is; an empty one if there is none. Returns `None` for one
-    /// that cannot be read.
-    pub(super) fn find(dir: &Path, cache_bytes: u64) -> Option<FoundIndex> {
-        // sled panics on some damage; snapshot and log rebuild whatever the index held.
+    /// Opens the index in `dir` as it is; an empty one if there is none.
+    ///
+    /// # Errors
+    /// [`MetaError::Index`] or `Damaged` if it cannot be read.
+    pub(super) fn find(dir: &Path, cache_bytes: u64) -> Result<FoundIndex, MetaError> {
         let config = config(dir, cache_bytes);
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-        let index = Self::over(opened.ok()?.ok()?);
+        let open = || {
+            // sled panics on some damage; snapshot and log rebuild whatever the index held.
+            let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+            let panicked = |_| sled::Error::Unsupported("sled panicked".to_owned());
+            opened.map_err(panicked).and_then(|db| db)
+        };
+        let mut db = open();
+        for _ in 0..INDEX_OPEN_TRIES {
+            if !matches!(db, Err(sled::Error::Io(_))) {
+                break;
+            }
+            // sled gives its lock back a little after its last handle is gone.
+            Condvar::new().wait_for(&mut Mutex::new(()).lock(), INDEX_OPEN_PAUSE);
+            db = open();
+        }
+        let index = Self::over(db.map_err(MetaError::Index)?);
 
+        let mark = |key| index.db.get(key).map_err(MetaError::Index);
         let boot = boot_id();
         // Without an id of the boot nothing tells whether the machine went down since.
-        let same_boot = !boot.is_empty() && index.db.get(BOOT).ok()?.is_some_and(|of| of == boot);
-        let clean = index.db.get(CLEAN).ok()?.is_some();
-        let applied = index.applied().ok()?;
-        let is_empty = index.is_empty().ok()?;
-        Some(FoundIndex {
-            is_trusted: same_boot || clean,
+        let same_boot = !boot.is_empty() && mark(BOOT)?.is_some_and(|of| of == boot);
+        let is_trusted = same_boot || mark(CLEAN)?.is_some();
+        Ok(FoundIndex {
+            applied: index.applied()?,
+            is_empty: index.is_empty()?,
+            is_trusted,
             index,
-            applied,
-            is_empty,
         })
     }
 
@@ -235,6 +251,13 @@ impl Index {
             self.distrust(&damage);
             damage.into()
         })
+    }
+
+    /// Makes the next open build the index anew if a value of it is damaged.
+    pub(super) fn distrust_for(&self, error: &MetaError) {
+        if let MetaError::Damaged(damage @ DamageKind::Value { .. }) = error {
+            self.distrust(damage);
+        }
     }
 
     /// Makes the next open build the index anew.

@@ -15,11 +15,19 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Begins with the link of the batch at `position`; 0 if none is known.
+    /// Begins with the link of the batch at `position`; 0 if it has none.
     pub(super) fn starting(position: Position, link: Link) -> Self {
         Self {
             newest: position,
             links: VecDeque::from([link]),
+        }
+    }
+
+    /// Begins behind the batch at `position`, whose link nobody knows.
+    pub(super) fn unknown(position: Position) -> Self {
+        Self {
+            newest: position,
+            links: VecDeque::new(),
         }
     }
 
@@ -32,7 +40,7 @@ impl Links {
         self.newest += 1;
     }
 
-    /// Returns the link of the newest batch; 0 if none is known.
+    /// Returns the link of the newest batch; 0 if it has none.
     pub(super) fn last(&self) -> Link {
         self.links.back().copied().unwrap_or_default()
     }
@@ -41,11 +49,16 @@ impl Links {
         self.newest
     }
 
-    /// Returns the link of the batch at `position`, if it is known.
-    pub(super) fn at(&self, position: Position) -> Option<Link> {
+    /// Returns the link of the batch at `position`, if it is kept; 0 if the batch has none.
+    pub(super) fn known(&self, position: Position) -> Option<Link> {
         let back = usize::try_from(self.newest.checked_sub(position)?).ok()?;
-        let at = self.links.len().checked_sub(back + 1)?;
-        self.links.get(at).copied().filter(|link| *link != 0)
+        let at = self.links.len().checked_sub(back.checked_add(1)?)?;
+        self.links.get(at).copied()
+    }
+
+    /// Returns the link of the batch at `position`, if it is kept and has one.
+    pub(super) fn at(&self, position: Position) -> Option<Link> {
+        self.known(position).filter(|link| *link != 0)
     }
 }
 
@@ -70,5 +83,11 @@ mod tests {
         links.push(7);
         assert_eq!((links.at(11), links.at(12)), (None, Some(2)));
         assert_eq!(Links::default().at(0), None);
+
+        assert_eq!(Links::starting(10, 0).known(10), Some(0));
+        let mut behind = Links::unknown(10);
+        assert_eq!((behind.known(10), behind.newest()), (None, 10));
+        behind.push(7);
+        assert_eq!((behind.known(10), behind.known(11)), (None, Some(7)));
     }
 }

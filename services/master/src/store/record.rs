@@ -16,7 +16,7 @@
 
 use cstore_types::codec::{CodecError, Fields};
 
-use super::{DamageKind, Link, MetaError, Position};
+use super::{DamageKind, Link, Position};
 
 /// Kind of a record without checksum, read but no longer written.
 pub(super) const KIND_UNCHECKED: u8 = 1;
@@ -72,9 +72,9 @@ pub(super) fn encode<'a>(
 /// Decodes the payload of a record of this kind at `position`.
 ///
 /// # Errors
-/// [`MetaError::Damaged`] with [`DamageKind::Record`] if the checksum does not match, else if the
-/// bytes are not those of a batch that this program knows.
-pub(super) fn decode(kind: u8, position: Position, payload: &[u8]) -> Result<Decoded, MetaError> {
+/// [`DamageKind::Record`] if the checksum does not match, others if the bytes are not those of a
+/// batch that this program knows.
+pub(super) fn decode(kind: u8, position: Position, payload: &[u8]) -> Result<Decoded, DamageKind> {
     match kind {
         KIND_UNCHECKED => Ok(Decoded {
             before: None,
@@ -82,26 +82,26 @@ pub(super) fn decode(kind: u8, position: Position, payload: &[u8]) -> Result<Dec
             changes: decode_unchecked(Fields::new(payload)).map_err(DamageKind::from)?,
         }),
         KIND_BATCH => decode_batch(position, payload),
-        other => Err(DamageKind::RecordKind(other).into()),
+        other => Err(DamageKind::RecordKind(other)),
     }
 }
 
-fn decode_batch(position: Position, payload: &[u8]) -> Result<Decoded, MetaError> {
+fn decode_batch(position: Position, payload: &[u8]) -> Result<Decoded, DamageKind> {
     let damaged = DamageKind::Record { position };
     let stored = payload
         .get(CRC_AT..)
         .and_then(|rest| rest.first_chunk())
         .ok_or_else(|| damaged.clone())?;
     if u32::from_le_bytes(*stored) != checksum(position, payload) {
-        return Err(damaged.into());
+        return Err(damaged);
     }
     match payload {
         [VERSION, 0, 0, 0, ..] => {}
-        [VERSION, ..] => return Err(DamageKind::Layout("flags of a record").into()),
+        [VERSION, ..] => return Err(DamageKind::Layout("flags of a record")),
         _ => {
             let found = payload.first().copied().unwrap_or_default();
             let known = &[VERSION];
-            return Err(DamageKind::Version { found, known }.into());
+            return Err(DamageKind::Version { found, known });
         }
     }
     let (before, changes) = decode_changes(payload).map_err(|error| match error {
@@ -256,25 +256,22 @@ mod tests {
             bytes[at] = byte;
             bytes
         };
-        let version = MetaError::from(DamageKind::Version {
+        let version = DamageKind::Version {
             found: 3,
             known: &[2],
-        });
-        let flags = MetaError::from(DamageKind::Layout("flags of a record"));
-        let op = MetaError::from(DamageKind::Op(2));
+        };
+        let flags = DamageKind::Layout("flags of a record");
+        let op = DamageKind::Op(2);
         for (bytes, expected) in [
             (with(0, 3), version),
             (with(1, 1), flags.clone()),
             (with(3, 1), flags),
             (with(20, 2), op),
         ] {
-            assert_eq!(format!("{:?}", sealed(bytes)), format!("{expected:?}"));
+            assert_eq!(sealed(bytes), expected);
         }
         let kind = decode(6, 1, &bytes).unwrap_err();
-        assert!(matches!(
-            kind,
-            MetaError::Damaged(DamageKind::RecordKind(6))
-        ));
+        assert_eq!(kind, DamageKind::RecordKind(6));
     }
 
     #[test]

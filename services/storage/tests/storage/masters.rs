@@ -127,6 +127,33 @@ async fn i4_restarts_of_the_right_master_are_no_doubt() {
     }
 }
 
+/// A process that was resumed twice with its memory writes on in one life on both sides. The link
+/// of the same position tells them apart.
+#[tokio::test]
+async fn i4_a_copy_of_the_running_master_is_not_obeyed() {
+    let linked = |position, chain| {
+        let mut history = history(&[(A, 1)], position);
+        history.head.chain = chain;
+        history
+    };
+    let disk = filled().await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(hear(&engine, linked(120, 7)));
+    assert!(!hear(&engine, linked(120, 8)));
+    assert_eq!(kinds(&engine), [DoubtKind::Master]);
+    assert!(hear(&engine, linked(120, 7)));
+
+    // Further on it shows once the life has ended: the next one says behind which link it began.
+    let after = |chain_before| {
+        let mut history = history(&[(A, 1), (B, 121)], 130);
+        history.lives[1].chain_before = chain_before;
+        history
+    };
+    assert!(!hear(&engine, after(8)));
+    assert!(hear(&engine, after(7)));
+    assert_eq!(kinds(&engine), []);
+}
+
 #[tokio::test]
 async fn i12_another_master_is_obeyed_when_exactly_what_was_noted_is_accepted() {
     let disk = filled().await;

@@ -127,6 +127,7 @@ fn claims() -> TicketClaims {
         chunking: Chunking::fixed(BLOCK.into()).unwrap(),
         tenant: Tenant::new("team-7").unwrap(),
         expires_ms: NOW + 1,
+        issued: None,
     }
 }
 

@@ -21,6 +21,7 @@ fn ticket(n: u64, worker_addr: &str) -> v1::Ticket {
         chunking: Chunking::Fixed(4),
         tenant: Tenant::default(),
         expires_ms: i64::MAX,
+        issued: None,
     };
     claims.sign(&secret().ticket_key())
 }

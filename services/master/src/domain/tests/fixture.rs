@@ -272,6 +272,7 @@ impl Fixture {
             chunking: Chunking::Fixed(64),
             tenant: tenant(),
             expires_ms: self.clock.now_ms() + millis(TTL),
+            issued: Some(self.store.head()),
         }
     }
 

@@ -181,6 +181,29 @@ async fn i12_a_contest_of_a_node_that_does_not_return_can_be_ended() {
     assert_eq!(master.context.derived.contested(), None);
 }
 
+/// A process that was resumed twice with its memory writes on in one life on both sides.
+#[tokio::test]
+async fn i4_a_node_that_has_heard_a_copy_of_this_process_contests_it() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    fixture.publish(1, "a").await;
+    let ours = fixture.store.head();
+    assert_ne!(ours.chain, 0);
+    fixture.publish(2, "b").await;
+
+    beat(master, 1, ours, Vec::new());
+    assert_eq!(master.context.derived.contested(), None);
+    let of_a_copy = Point {
+        chain: ours.chain ^ 1,
+        ..ours
+    };
+    beat(master, 1, of_a_copy, Vec::new());
+    assert!(master.context.derived.contested().is_some());
+    let unlinked = Point { chain: 0, ..ours };
+    beat(master, 1, unlinked, Vec::new());
+    assert_eq!(master.context.derived.contested(), None, "not known");
+}
+
 /// A release must not lie beyond the place that the node notes for it.
 #[tokio::test]
 async fn i4_a_history_is_shown_as_it_is_when_the_answer_is_complete() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cstore_types::epoch::SealPoint;
+use cstore_types::history::Point;
 use cstore_types::limits::MAX_STORAGE_NODES;
 use cstore_types::{ErrorCode, SealSeq, SessionId, StoreUuid, WriteCondition};
 
@@ -98,6 +99,46 @@ async fn a_ticket_of_another_cluster_or_incarnation_publishes_nothing() {
         fixture.master.releases.verdict(session(1)).await,
         Ok(Verdict::Open)
     );
+}
+
+/// Two copies of the metadata each give out tickets. What was uploaded with one of the other copy
+/// is neither published nor ended by this one.
+#[tokio::test]
+async fn i2_a_ticket_of_another_history_publishes_and_ends_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.publish(7, "before").await;
+    let head = fixture.store.head();
+    let elsewhere = |change: &dyn Fn(&mut Point)| {
+        let mut point = head;
+        change(&mut point);
+        point
+    };
+    let foreign = [
+        elsewhere(&|point| point.life ^= 1),
+        elsewhere(&|point| point.term += 1),
+        elsewhere(&|point| point.position += 1),
+        elsewhere(&|point| point.chain ^= 1),
+    ];
+    for issued in foreign {
+        let mut commit = fixture.commit(session(1), "a", WriteCondition::Any);
+        commit.claims.issued = Some(issued);
+        let refused = fixture.master.uploads.commit(&commit).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::PermissionDenied, "{issued}");
+        assert!(refused.message.contains("upload the file again"));
+        let refused = fixture.master.uploads.abort(&commit.claims).await;
+        assert_eq!(refused.unwrap_err().code, ErrorCode::PermissionDenied);
+        let verdict = fixture.master.releases.verdict(session(1)).await;
+        assert_eq!(verdict, Ok(Verdict::Open), "{issued}");
+    }
+
+    // Its own history goes on, also for a program that records no place in its tickets.
+    fixture.publish(8, "after").await;
+    for (n, issued) in [(1, Some(head)), (2, None), (3, Some(Point::default()))] {
+        let name = format!("file {n}");
+        let mut commit = fixture.commit(session(n), &name, WriteCondition::Any);
+        commit.claims.issued = issued;
+        publish(&fixture, &commit).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use cstore_log::{Disk, Log, Options};
 use cstore_types::error_chain;
 
 use super::engine::SledOptions;
-use super::index::{FoundIndex, Index, Staged};
+use super::index::{Applied, FoundIndex, Index, Staged};
 use super::links::Links;
 use super::room::{SharedGauge, leaves_reserve};
 use super::{DamageKind, Link, MetaError, Position, snapshot};
@@ -29,6 +29,8 @@ use truth::{Truth, read_record};
 pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) position: Position,
+    /// Link of the batch at the position; 0 if it has none.
+    link: Link,
     truth: Truth,
     /// Bytes of log that the snapshot does not cover.
     pub(super) uncovered_bytes: u64,
@@ -53,7 +55,7 @@ pub(super) struct OpenLog {
 ///
 /// # Errors
 /// [`MetaError::Damaged`] if a part of the truth is missing or cannot be used, `Full` if there is
-/// no room to bring the folder to this format; nothing is changed then.
+/// no room to bring the folder to this format. Snapshot, batches and index are as they were then.
 pub(super) fn recover(
     dir: &Path,
     log_disk: Arc<dyn Disk>,
@@ -77,29 +79,30 @@ pub(super) fn recover(
     scan.end_frame();
     let truth = Truth::read(log, scan, found);
 
-    let (index, position) = settle(dir, &truth, options, gauge)?;
-    let mut recovered = Recovered {
-        index,
-        position,
-        uncovered_bytes: truth.scan.uncovered_bytes,
-        snapshot_bytes: truth.snapshot_bytes(),
-        truth,
-    };
-    recovered.complete(dir)?;
+    let index = settle(dir, &truth, options, gauge)?;
+    let recovered = Recovered::new(index, truth)?;
+    let recovered = recovered.complete(dir, options)?;
+    recovered.index.mark_in_use()?;
     owner.keep(dir)?;
     Ok(recovered)
 }
 
-/// Returns an index that has everything up to the end of the truth, and that position.
+/// Returns an index that has everything up to the end of the truth.
 fn settle(
     dir: &Path,
     truth: &Truth,
     options: &SledOptions,
     gauge: &SharedGauge,
-) -> Result<(Index, Position), MetaError> {
-    let Some(found) = Index::find(dir, options.cache_bytes) else {
-        tracing::warn!("index of the metadata does not open: it is made anew");
-        return rebuild(dir, truth, options);
+) -> Result<Index, MetaError> {
+    let found = match Index::find(dir, options.cache_bytes) {
+        Ok(found) => found,
+        // A passing error of the system says nothing about the index.
+        Err(error @ MetaError::Index(sled::Error::Io(_))) => return Err(error),
+        Err(error) => {
+            let error = error_chain(&error);
+            tracing::warn!(%error, "index of the metadata does not open: it is made anew");
+            return rebuild(dir, truth, options);
+        }
     };
     let FoundIndex {
         index,
@@ -116,23 +119,24 @@ fn settle(
 
     let has_applied = applied.position > 0;
     if has_applied && applied.is_current && is_trusted && truth.continues(&applied) {
-        index.mark_in_use()?;
-        let position = replay(&index, truth, applied.position)?;
-        return Ok((index, position));
+        // An index that has to make up for a hole keeps its mark until a snapshot has.
+        if truth.hole().is_none() {
+            index.mark_in_use()?;
+        }
+        replay(&index, truth, applied.position)?;
+        return Ok(index);
     }
     if has_applied && applied.is_current {
-        let is_ours = truth.has_link(&applied);
         tracing::warn!(
             applied = applied.position,
             is_trusted,
-            is_ours,
-            "index of the metadata cannot be used: it is made anew"
+            "index of the metadata is of another boot or copy, or lags behind: it is made anew"
         );
     } else if is_empty {
         truth.verify(dir)?;
         index.mark_in_use()?;
-        let position = restore(dir, &index, truth)?;
-        return Ok((index, position));
+        restore(dir, &index, truth)?;
+        return Ok(index);
     }
     // An index that has applied nothing and is not empty was left by a restore that did not end.
     drop(index);
@@ -155,19 +159,15 @@ fn make_way_for_upgrade(dir: &Path, truth: &Truth, gauge: &SharedGauge) -> Resul
 }
 
 /// Makes the index anew from snapshot and log, after all of them was verified.
-fn rebuild(
-    dir: &Path,
-    truth: &Truth,
-    options: &SledOptions,
-) -> Result<(Index, Position), MetaError> {
+fn rebuild(dir: &Path, truth: &Truth, options: &SledOptions) -> Result<Index, MetaError> {
     truth.verify(dir)?;
     let index = Index::rebuilt(dir, options.cache_bytes)?;
-    let position = restore(dir, &index, truth)?;
-    Ok((index, position))
+    restore(dir, &index, truth)?;
+    Ok(index)
 }
 
-/// Fills an empty index from snapshot and log; returns the last position.
-fn restore(dir: &Path, index: &Index, truth: &Truth) -> Result<Position, MetaError> {
+/// Fills an empty index from snapshot and log, which were verified.
+fn restore(dir: &Path, index: &Index, truth: &Truth) -> Result<(), MetaError> {
     let (covered, link) = truth.covered();
     if covered > 0 {
         snapshot::read(dir, &mut |pairs| index.insert_stored(pairs))?;
@@ -177,9 +177,29 @@ fn restore(dir: &Path, index: &Index, truth: &Truth) -> Result<Position, MetaErr
 }
 
 impl Recovered {
+    /// Takes an index that has everything.
+    fn new(index: Index, truth: Truth) -> Result<Self, MetaError> {
+        let Applied { position, link, .. } = index.applied()?;
+        if position != truth.last() {
+            return Err(DamageKind::Gap {
+                next: truth.last(),
+                last: position,
+            }
+            .into());
+        }
+        Ok(Self {
+            index,
+            position,
+            link,
+            uncovered_bytes: truth.scan.uncovered_bytes,
+            snapshot_bytes: truth.snapshot_bytes(),
+            truth,
+        })
+    }
+
     /// Makes a truth with a hole whole again by a snapshot of the index, and brings a folder of an
     /// earlier program to this format.
-    fn complete(&mut self, dir: &Path) -> Result<(), MetaError> {
+    fn complete(self, dir: &Path, options: &SledOptions) -> Result<Self, MetaError> {
         let hole = self.truth.hole();
         if let Some(hole) = &hole {
             tracing::error!(
@@ -187,23 +207,24 @@ impl Recovered {
                 "snapshot and log of the metadata lack something that the index has: a snapshot of the index is written"
             );
         } else if !self.truth.needs_snapshot() {
-            return Ok(());
+            return Ok(self);
         }
-        let at = (self.position, self.link());
-        let written = snapshot::write_all(dir, &self.index, at).map_err(|error| {
-            tracing::error!(error = %error_chain(&error), "no snapshot of the metadata can be written");
-            hole.unwrap_or(error)
-        })?;
-        self.uncovered_bytes = 0;
-        self.snapshot_bytes = written.bytes;
-        Ok(())
+        let mut recovered = self;
+        let mut written = recovered.write_snapshot(dir);
+        if let Err(error) = &written
+            && error.is_of_index()
+            && hole.is_none()
+        {
+            recovered = recovered.rebuild(dir, options)?;
+            written = recovered.write_snapshot(dir);
+        }
+        recovered.snapshot_bytes = written?.bytes;
+        recovered.uncovered_bytes = 0;
+        Ok(recovered)
     }
 
-    /// Returns the link of the last batch; 0 if it is not known.
-    fn link(&self) -> Link {
-        let (covered, link) = self.truth.covered();
-        let known = self.truth.links.at(self.position);
-        known.unwrap_or(if covered == self.position { link } else { 0 })
+    fn write_snapshot(&self, dir: &Path) -> Result<snapshot::Written, MetaError> {
+        snapshot::write_all(dir, &self.index, (self.position, self.link))
     }
 
     /// Makes the index anew after a value in it was found damaged.
@@ -213,31 +234,23 @@ impl Recovered {
     pub(super) fn rebuild(self, dir: &Path, options: &SledOptions) -> Result<Self, MetaError> {
         let Self { index, truth, .. } = self;
         drop(index);
-        let (index, position) = rebuild(dir, &truth, options)?;
-        Ok(Self {
-            index,
-            position,
-            truth,
-            ..self
-        })
+        let index = rebuild(dir, &truth, options)?;
+        Self::new(index, truth)
     }
 
     /// Hands out the log.
     pub(super) fn into_log(self) -> OpenLog {
-        let links = match self.truth.links.newest() == self.position {
-            true => self.truth.links,
-            false => Links::starting(self.position, self.link()),
-        };
+        let (log, scan, links) = self.truth.into_log(self.position, self.link);
         OpenLog {
-            log: self.truth.log,
-            files: self.truth.scan.last_of_file,
+            log,
+            files: scan.last_of_file,
             links,
         }
     }
 }
 
-/// Replays the batches after `applied`; returns the last position.
-fn replay(index: &Index, truth: &Truth, applied: Position) -> Result<Position, MetaError> {
+/// Replays the batches after `applied`.
+fn replay(index: &Index, truth: &Truth, applied: Position) -> Result<(), MetaError> {
     let mut replay = Replay {
         index,
         log: &truth.log,
@@ -248,7 +261,7 @@ fn replay(index: &Index, truth: &Truth, applied: Position) -> Result<Position, M
     truth
         .scan
         .records_behind(&truth.log, applied, &mut |entry| replay.take(entry))?;
-    replay.finish()
+    replay.flush()
 }
 
 struct Replay<'a> {
@@ -287,11 +300,6 @@ impl Replay<'_> {
             self.index.apply(std::mem::take(&mut self.staged))?;
         }
         Ok(())
-    }
-
-    fn finish(mut self) -> Result<Position, MetaError> {
-        self.flush()?;
-        Ok(self.last)
     }
 }
 

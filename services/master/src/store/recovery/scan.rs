@@ -1,6 +1,6 @@
 //! What the log holds: a few numbers a file, and the records of the newest file only.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use cstore_log::{DirectoryEntry, FileState, Location, Log, RecoveredRecord};
 
@@ -29,8 +29,8 @@ pub(super) struct LogScan {
     /// Positions without a gap between them, first and last, in order. A whole log has one run.
     runs: Vec<(Position, Position)>,
     pub(super) last_of_file: HashMap<u32, Position>,
-    /// Files with a record, beyond what the snapshot covers, that has no checksum of its own.
-    pub(super) unchecked_files: BTreeSet<u32>,
+    /// Files with records that have no checksum of their own, and the last position of those.
+    pub(super) unchecked_files: BTreeMap<u32, Position>,
     /// Sequence of the frame whose records are being visited, and their payload bytes.
     frame: (u64, u64),
     newest_file: u32,
@@ -56,7 +56,7 @@ impl LogScan {
         } = entry;
         match self.runs.last_mut() {
             Some((_, last)) if position <= *last => {}
-            Some((_, last)) if position == *last + 1 => *last = position,
+            Some((_, last)) if position == last.saturating_add(1) => *last = position,
             _ => self.runs.push((position, position)),
         }
 
@@ -67,10 +67,11 @@ impl LogScan {
         self.newest_records.push(entry);
         let last = self.last_of_file.entry(location.file).or_default();
         *last = position.max(*last);
+        if kind == KIND_UNCHECKED {
+            let last = self.unchecked_files.entry(location.file).or_default();
+            *last = position.max(*last);
+        }
         if position > self.covered {
-            if kind == KIND_UNCHECKED {
-                self.unchecked_files.insert(location.file);
-            }
             if record.frame_seq != self.frame.0 {
                 self.end_frame();
                 self.frame.0 = record.frame_seq;
@@ -98,7 +99,7 @@ impl LogScan {
 
     /// Returns the last position that the log reaches from `from` without a gap.
     pub(super) fn reach(&self, from: Position) -> Position {
-        let next = from + 1;
+        let next = from.saturating_add(1);
         let run = self
             .runs
             .iter()
@@ -109,7 +110,22 @@ impl LogScan {
     /// Returns the first position behind `position` that the log has; `None` if there is none.
     pub(super) fn next_behind(&self, position: Position) -> Option<Position> {
         let run = self.runs.iter().find(|(_, last)| *last > position);
-        run.map(|(first, _)| (*first).max(position + 1))
+        run.map(|(first, _)| (*first).max(position.saturating_add(1)))
+    }
+
+    /// Returns the record at `position`, if the log has it.
+    pub(super) fn find(&self, log: &Log, position: Position) -> Option<Entry> {
+        let mut found = None;
+        let note = &mut |entry: Entry| {
+            if entry.position == position {
+                found = Some(entry);
+            }
+            Ok(())
+        };
+        let before = position.checked_sub(1)?;
+        // A directory that cannot be read is damage that is found elsewhere.
+        let _ = self.records_behind(log, before, note);
+        found
     }
 
     /// Calls `visit` for the records behind `from`, in order of the log.

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! snapshot S                     log L0 … L1
-//! 1 ───────────── S   ┄┄┄┄┄┄ L0 ┄┄ S+1 ─────────────────── L1        whole: no gap behind S, no damaged record
-//!                                        I                           the index may stand anywhere up to L1
+//! 1 ───────────── S   ┄┄┄┄┄┄ L0 ┄┄ S+1 ─────────────────── L1        whole: no gap behind S, no damaged record,
+//!                                        I                           each record linked to the one before
 //! ```
-//! A truth with a hole opens only if an index that has everything up to behind the hole stands
-//! beside it: then a snapshot of the index makes it whole again, before anything is written.
+//! An index goes on with the log if its link at I is the one that the log has there: the record
+//! behind I names it, or record or snapshot of I have it. A link that nobody knows proves nothing.
+//!
+//! A truth with a hole opens only if such an index stands beside it, which has everything up to
+//! behind the hole: then a snapshot of the index makes it whole again, before anything is written.
 
 use std::path::Path;
 
-use cstore_log::{FileState, Log};
+use cstore_log::{FileState, Log, LogError, file_name};
 
 use super::scan::{Entry, LogScan};
 use crate::limits::MAX_LINKS;
@@ -25,42 +28,59 @@ pub(super) struct Truth {
     pub(super) log: Log,
     pub(super) scan: LogScan,
     snapshot: Result<Option<snapshot::Found>, MetaError>,
-    /// Links of the newest batches, up to the last one of the log.
-    pub(super) links: Links,
-    /// The last record of the newest ones that cannot be used, and why.
-    damaged: Option<(Position, MetaError)>,
+    /// Links of the newest records that belong together, up to the last one of the log.
+    links: Links,
+    /// Records among the newest that cannot be used, or that belong behind another one.
+    damaged: Vec<(Position, MetaError)>,
 }
 
 impl Truth {
-    /// Reads the newest records of the log: all behind the snapshot, up to the number of links that
-    /// are kept.
+    /// Reads the newest records of the log, as many as links are kept.
     pub(super) fn read(
         log: Log,
         scan: LogScan,
         snapshot: Result<Option<snapshot::Found>, MetaError>,
     ) -> Self {
+        let from = scan.last().saturating_sub(MAX_LINKS as u64);
+        let mut check = Check::new(&log, Links::unknown(from));
+        let read = scan.records_behind(&log, from, &mut |entry| check.note(entry));
+        let Check {
+            links, mut damaged, ..
+        } = check;
+        if let Err(error) = read {
+            damaged.push((scan.last(), error));
+        }
         let mut truth = Self {
             log,
             scan,
             snapshot,
-            links: Links::default(),
-            damaged: None,
+            links,
+            damaged,
         };
-        let (covered, link) = truth.covered();
-        let from = truth.scan.last().saturating_sub(MAX_LINKS as u64);
-        let from = from.max(covered);
-        let links = Links::starting(from, if from == covered { link } else { 0 });
-        let mut check = Check::new(&truth.log, links, from == covered);
-        let read = truth
-            .scan
-            .records_behind(&truth.log, from, &mut |entry| check.note(entry));
-        let Check { links, damaged, .. } = check;
-        truth.links = links;
-        truth.damaged = match read {
-            Ok(()) => damaged,
-            Err(error) => Some((truth.scan.last(), error)),
-        };
+        if truth.is_snapshot_foreign() {
+            truth.snapshot = Err(DamageKind::SnapshotForeign.into());
+        }
         truth
+    }
+
+    /// Returns true if the record behind the snapshot was written behind another one than the last
+    /// one of the snapshot.
+    fn is_snapshot_foreign(&self) -> bool {
+        let Ok(Some(found)) = &self.snapshot else {
+            return false;
+        };
+        let (covered, link) = (found.position, found.link);
+        let next = covered.saturating_add(1);
+        match self.scan.find(&self.log, next) {
+            Some(entry) => read_record(&self.log, entry).is_ok_and(|next| {
+                let before = next.before;
+                before.is_some_and(|before| before != link)
+            }),
+            None if covered == self.scan.last() => {
+                self.links.known(covered).is_some_and(|at| at != link)
+            }
+            None => false,
+        }
     }
 
     /// Returns position and link of the snapshot; zeros if there is none that can be used.
@@ -88,13 +108,19 @@ impl Truth {
     /// log: it has none, or records that a program before format 2 would take for its own.
     pub(super) fn needs_snapshot(&self) -> bool {
         let is_current = matches!(&self.snapshot, Ok(Some(found)) if found.is_current);
-        !is_current || !self.scan.unchecked_files.is_empty()
+        !is_current || self.has_unchecked()
     }
 
     /// Returns true if a program before format 2 wrote a part of it.
     pub(super) fn is_of_first_format(&self) -> bool {
         let has_first = matches!(&self.snapshot, Ok(Some(found)) if !found.is_current);
-        has_first || !self.scan.unchecked_files.is_empty()
+        has_first || self.has_unchecked()
+    }
+
+    fn has_unchecked(&self) -> bool {
+        let (covered, _) = self.covered();
+        let mut last = self.scan.unchecked_files.values();
+        last.any(|last| *last > covered)
     }
 
     /// Returns the error of an index that has applied more than this truth has.
@@ -109,15 +135,11 @@ impl Truth {
     /// Returns the reason why snapshot and log are not whole; `None` if they are.
     pub(super) fn hole(&self) -> Option<MetaError> {
         let (covered, _) = self.covered();
-        let reached = self.scan.reach(covered);
-        if let Some(next) = self.scan.next_behind(reached) {
+        let last = self.scan.reach(covered);
+        if let Some(next) = self.scan.next_behind(last) {
             return Some(match &self.snapshot {
                 Err(error) => error.clone(),
-                Ok(_) => DamageKind::Gap {
-                    next,
-                    last: reached,
-                }
-                .into(),
+                Ok(_) => DamageKind::Gap { next, last }.into(),
             });
         }
         if let Err(error) = &self.snapshot
@@ -125,25 +147,33 @@ impl Truth {
         {
             return Some(error.clone());
         }
-        self.damaged.as_ref().map(|(_, error)| error.clone())
+        // The snapshot has what lies in front of it.
+        let mut behind = self.damaged.iter().filter(|(at, _)| *at > covered);
+        behind.next().map(|(_, error)| error.clone())
     }
 
-    /// Returns true if an index that has applied this much can go on with the log.
+    /// Returns true if an index that has applied this much belongs to this history and has
+    /// everything that the log does not bring.
     pub(super) fn continues(&self, applied: &Applied) -> bool {
-        let at = applied.position;
-        let is_reached = self.scan.next_behind(self.scan.reach(at)).is_none() && at <= self.last();
-        let is_readable = self.damaged.as_ref().is_none_or(|(last, _)| *last <= at);
-        is_reached && is_readable && self.has_link(applied)
+        let (at, link) = (applied.position, applied.link);
+        if at == self.last() {
+            return self.link_at(at) == Some(link);
+        }
+        if self.scan.reach(at) != self.last() {
+            return false;
+        }
+        let mut check = Check::new(&self.log, Links::starting(at, link));
+        let read = self
+            .scan
+            .records_behind(&self.log, at, &mut |entry| check.note(entry));
+        read.is_ok() && check.damaged.is_empty()
     }
 
-    /// Returns true if the index has applied the batches of this history, as far as that is known.
-    pub(super) fn has_link(&self, applied: &Applied) -> bool {
+    /// Returns the link at `position`, if snapshot or log know it; 0 for a batch without one.
+    fn link_at(&self, position: Position) -> Option<Link> {
         let (covered, link) = self.covered();
-        let known = self
-            .links
-            .at(applied.position)
-            .or_else(|| (covered == applied.position && link != 0).then_some(link));
-        applied.link == 0 || known.is_none_or(|known| known == applied.link)
+        let of_snapshot = || (covered == position).then_some(link);
+        self.links.known(position).or_else(of_snapshot)
     }
 
     /// Reads snapshot and log to their ends and checks all of them.
@@ -157,36 +187,51 @@ impl Truth {
         if self.snapshot.is_ok() {
             snapshot::verify(dir)?;
         }
+        let (covered, link) = self.covered();
         for file in self.log.files() {
-            let is_unchecked = self.scan.unchecked_files.contains(&file.id);
+            let last = self.scan.unchecked_files.get(&file.id);
+            let is_unchecked = last.is_some_and(|last| *last > covered);
             if is_unchecked && file.state != FileState::Active {
                 self.log.verify(file.id).map_err(MetaError::Log)?;
             }
         }
-        let (covered, link) = self.covered();
-        let mut check = Check::new(&self.log, Links::starting(covered, link), true);
+        let mut check = Check::new(&self.log, Links::starting(covered, link));
         self.scan
             .records_behind(&self.log, covered, &mut |entry| check.note(entry))?;
-        check.damaged.map_or(Ok(()), |(_, error)| Err(error))
+        check
+            .damaged
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Hands out the log, with the links of the newest batches up to the one at `position`, whose
+    /// link is `link`.
+    pub(super) fn into_log(self, position: Position, link: Link) -> (Log, LogScan, Links) {
+        let is_known = self.links.newest() == position && self.links.known(position) == Some(link);
+        let links = if is_known {
+            self.links
+        } else {
+            Links::starting(position, link)
+        };
+        (self.log, self.scan, links)
     }
 }
 
 /// Checks records in their order: each is whole and belongs behind the one before.
 struct Check<'a> {
     log: &'a Log,
+    /// Links since the last record that could not be used.
     links: Links,
-    /// The link of the record before is known.
-    is_linked: bool,
-    damaged: Option<(Position, MetaError)>,
+    damaged: Vec<(Position, MetaError)>,
 }
 
 impl<'a> Check<'a> {
-    fn new(log: &'a Log, links: Links, is_linked: bool) -> Self {
+    fn new(log: &'a Log, links: Links) -> Self {
         Self {
             log,
             links,
-            is_linked,
-            damaged: None,
+            damaged: Vec::new(),
         }
     }
 
@@ -197,29 +242,45 @@ impl<'a> Check<'a> {
             return Ok(());
         }
         if position != self.links.newest() + 1 {
-            self.links = Links::starting(position - 1, 0);
-            self.is_linked = false;
+            self.links = Links::unknown(position - 1);
         }
-        let read = read_record(self.log, entry).and_then(|decoded| {
-            let is_linked = self.is_linked;
-            let before = decoded.before.filter(|_| is_linked);
-            match before.is_none_or(|before| before == self.links.last()) {
-                true => Ok(decoded.link),
-                false => Err(DamageKind::Chain { position }.into()),
+        let decoded = match read_record(self.log, entry) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.links = Links::unknown(position);
+                self.damaged.push((position, error));
+                return Ok(());
             }
-        });
-        self.is_linked = read.is_ok();
-        let link = read.unwrap_or_else(|error| {
-            self.damaged = Some((position, error));
-            0
-        });
-        self.links.push(link);
+        };
+        let known = self.links.known(position - 1);
+        if let (Some(known), Some(before)) = (known, decoded.before)
+            && known != before
+        {
+            self.links = Links::unknown(position - 1);
+            let damage = in_log(entry, DamageKind::Chain { position });
+            self.damaged.push((position, damage));
+        }
+        self.links.push(decoded.link);
         Ok(())
     }
 }
 
 /// Reads a record and checks it.
 pub(super) fn read_record(log: &Log, entry: Entry) -> Result<Decoded, MetaError> {
-    let payload = log.read(entry.location).map_err(MetaError::Log)?;
-    record::decode(entry.kind, entry.position, &payload)
+    let read = || log.read(entry.location).map_err(MetaError::Log);
+    let payload = match read() {
+        // A passing error of the disk is no damage.
+        Err(MetaError::Log(LogError::Io { .. })) => read()?,
+        other => other?,
+    };
+    record::decode(entry.kind, entry.position, &payload).map_err(|damage| in_log(entry, damage))
+}
+
+/// Says in which file of the log a damage lies.
+fn in_log(entry: Entry, damage: DamageKind) -> MetaError {
+    DamageKind::InLog {
+        file: file_name(entry.location.file),
+        damage: Box::new(damage),
+    }
+    .into()
 }

@@ -40,7 +40,8 @@ pub(in crate::store) fn verify(dir: &Path) -> Result<(), MetaError> {
 }
 
 /// Hands the items of the snapshot in `dir` to `take`, some at a time, and returns its head;
-/// `None` if there is none. All of it is verified before the first item is handed out.
+/// `None` if there is none. Items are handed out before the end of the file is read: [`verify`] it
+/// first.
 ///
 /// # Errors
 /// [`MetaError::Damaged`], `Io`; those of `take`.
@@ -48,11 +49,10 @@ pub(in crate::store) fn read(
     dir: &Path,
     take: &mut PairsTaker<'_>,
 ) -> Result<Option<Found>, MetaError> {
-    let Some(mut file) = open(dir)? else {
-        return Ok(None);
-    };
-    deliver(&mut file, &mut |_| Ok(()))?;
-    deliver(&mut file, take).map(Some)
+    match open(dir)? {
+        Some(mut file) => deliver(&mut file, take).map(Some),
+        None => Ok(None),
+    }
 }
 
 fn open(dir: &Path) -> Result<Option<File>, MetaError> {
@@ -172,7 +172,7 @@ impl<S: Source> Items<S> {
             let value_len = self.length()?;
             let key = self.bytes(key_len)?;
             let value = stored(&key, self.bytes(value_len)?);
-            decode_stored(&key, &value)?;
+            decode_stored(&key, &value).map_err(|_| DamageKind::Layout("value of the snapshot"))?;
             pairs.push((key, value));
             if pairs.len() == SNAPSHOT_READ_PAIRS {
                 take(std::mem::take(&mut pairs))?;

@@ -171,7 +171,8 @@ pub(in crate::store) fn write_all(
         let (pairs, is_complete) =
             index.stored_after(after.as_deref(), SNAPSHOT_CHUNK_PAIRS, SNAPSHOT_CHUNK_BYTES)?;
         for (key, value) in &pairs {
-            out.put(key, value)?;
+            out.put(key, value)
+                .inspect_err(|error| index.distrust_for(error))?;
         }
         if is_complete {
             return out.finish();

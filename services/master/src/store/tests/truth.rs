@@ -12,54 +12,58 @@ use super::super::room::{SharedGauge, Space};
 use super::*;
 use crate::limits::INDEX_CACHE_BYTES;
 
-type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Damages a folder.
 type Spoil<'a> = &'a dyn Fn(&Folder);
 
 /// A metadata folder on the real file system.
-struct Folder(tempfile::TempDir);
+pub(super) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// Returns a copy of all files. The folder must not be open.
-    fn copy(&self) -> Self {
+    pub(super) fn copy(&self) -> Self {
         let copy = Self::new();
         copy_folder(self.path(), copy.path());
         copy
     }
 
-    fn try_open(&self, snapshot_bytes: u64) -> Result<SledMeta, MetaError> {
+    pub(super) fn try_open(&self, snapshot_bytes: u64) -> Result<SledMeta, MetaError> {
         let disk = RealDisk::open(self.path().join("log")).unwrap();
         let options = options(snapshot_bytes);
         SledMeta::open(self.path(), disk, &options, Arc::new(Mirror::default()))
     }
 
-    fn open(&self) -> SledMeta {
+    pub(super) fn open(&self) -> SledMeta {
         self.try_open(1 << 30).unwrap()
     }
 
     /// Returns the error of an open that must not succeed.
-    fn refusal(&self) -> MetaError {
+    pub(super) fn refusal(&self) -> MetaError {
         match self.try_open(1 << 30) {
             Ok(_) => panic!("it opens"),
             Err(error) => error,
         }
     }
 
-    async fn content(&self) -> Content {
-        content(&self.open()).await
+    /// Returns what the folder holds, and closes it.
+    pub(super) async fn content(&self) -> Content {
+        let meta = self.open();
+        let content = content(&meta).await;
+        meta.close().await.unwrap();
+        content
     }
 
     /// Writes `count` values of 3 KB from `first` on, and closes.
-    async fn write(&self, first: u32, count: u32, byte: u8) {
+    pub(super) async fn write(&self, first: u32, count: u32, byte: u8) {
         let meta = self.open();
         for n in first..first + count {
             let key = format!("n{n:04}");
@@ -70,20 +74,20 @@ impl Folder {
         meta.close().await.unwrap();
     }
 
-    fn log_files(&self) -> Vec<PathBuf> {
+    pub(super) fn log_files(&self) -> Vec<PathBuf> {
         let found = std::fs::read_dir(self.path().join("log")).unwrap();
         let mut files: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files
     }
 
-    fn without_index(self) -> Self {
+    pub(super) fn without_index(self) -> Self {
         std::fs::remove_dir_all(self.path().join("index")).unwrap();
         self
     }
 
     /// Takes the marks by which the index is trusted, as if the machine had lost its power.
-    fn with_index_of_another_boot(self) -> Self {
+    pub(super) fn with_index_of_another_boot(self) -> Self {
         let FoundIndex { index, .. } = Index::find(self.path(), INDEX_CACHE_BYTES).unwrap();
         index.mark_in_use().unwrap();
         index.distrust(&DamageKind::LogOwner);
@@ -96,26 +100,28 @@ impl Folder {
         self
     }
 
-    fn snapshot(&self) -> PathBuf {
+    pub(super) fn snapshot(&self) -> PathBuf {
         self.path().join("snapshot.bin")
     }
 }
 
-fn flip(path: &Path, at: usize) {
+pub(super) fn flip(path: &Path, at: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[at] ^= 1;
     std::fs::write(path, bytes).unwrap();
 }
 
 /// Returns where `needle` begins in a file.
-fn find(path: &Path, needle: &[u8]) -> usize {
+pub(super) fn find(path: &Path, needle: &[u8]) -> usize {
     let bytes = std::fs::read(path).unwrap();
     let found = bytes.windows(needle.len()).position(|at| at == needle);
     found.unwrap()
 }
 
-fn damage(error: &MetaError) -> &DamageKind {
+/// Returns the damage that an open found, wherever it lies.
+pub(super) fn damage(error: &MetaError) -> &DamageKind {
     match error {
+        MetaError::Damaged(DamageKind::InLog { damage, .. }) => damage,
         MetaError::Damaged(kind) => kind,
         other => panic!("{other:?}"),
     }

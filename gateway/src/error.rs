@@ -18,7 +18,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use crate::limits::DEFAULT_RETRY_AFTER;
+use crate::limits::{DEFAULT_RETRY_AFTER, DOUBT_RETRY_AFTER};
 use crate::problem::{Earlier, Problem};
 
 /// A failure as the client will see it.
@@ -35,8 +35,11 @@ impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let status =
             StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retry_after = matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable)
-            .then_some(DEFAULT_RETRY_AFTER);
+        let retry_after = match code {
+            ErrorCode::Overloaded | ErrorCode::Unavailable => Some(DEFAULT_RETRY_AFTER),
+            ErrorCode::StorageHold | ErrorCode::MetadataOlder => Some(DOUBT_RETRY_AFTER),
+            _ => None,
+        };
         Self {
             code,
             message: message.into(),
@@ -244,7 +247,7 @@ mod tests {
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
             let challenged = response.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(challenged, code == ErrorCode::Unauthenticated, "{code}");
-            let retried = matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable);
+            let retried = code.http_status() == 503;
             assert_eq!(
                 response.headers().contains_key(RETRY_AFTER),
                 retried,

@@ -31,6 +31,9 @@ cstore_types::limits! {
     /// Retry-After of refusals as overloaded or unavailable that name no time themselves. Clients
     /// should try again after it.
     pub(crate) time DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+    /// Retry-After of refusals because a disk or the metadata is in doubt. Clients should try again
+    /// after it, although a person may have to look first.
+    pub(crate) time DOUBT_RETRY_AFTER: Duration = Duration::from_secs(30);
     /// Longest body of a copy or rename. A longer one is refused with 413.
     pub(crate) bytes MAX_COPY_BODY: usize = 8 << 10;
 

@@ -17,7 +17,7 @@ pub(crate) struct Problem {
     pub(crate) status: u16,
     /// Explanation of the failure: what was wrong with this request, and what is allowed.
     pub(crate) detail: String,
-    /// One of the 14 codes of docs/errors.md.
+    /// One of the 16 codes of docs/errors.md.
     #[schema(example = "already_exists")]
     pub(crate) code: String,
     /// Finds the request in logs and traces; also in header x-cstore-trace-id.

@@ -55,7 +55,7 @@ pub(crate) fn refused(code: ErrorCode, message: &str) -> Failure {
         ErrorCode::NotFound => End::NotFound,
         ErrorCode::InvalidArgument => End::Usage,
         ErrorCode::PermissionDenied | ErrorCode::Unauthenticated => End::Denied,
-        ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Deadline => End::Unavailable,
+        code if code.is_retryable() => End::Unavailable,
         _ => End::Failed,
     };
     Failure::client(end, format!("master: {message}"))

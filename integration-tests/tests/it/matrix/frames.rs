@@ -34,7 +34,7 @@ fn frame(opcode: Opcode) -> Bytes {
         request_id: 7,
         map_version: MapVersion(1),
         trace: None,
-        takes_nonce: false,
+        knows_version_3: false,
     };
     let (session, ids, part) = (
         SessionId::from_bytes([1; 16]),

@@ -90,7 +90,7 @@ fn b04_bytes_that_are_not_what_their_id_says_are_never_stored() {
         request_id: 1,
         map_version: MapVersion(1),
         trace: None,
-        takes_nonce: false,
+        knows_version_3: false,
     }));
     let (opcode, payload) = member.receive().expect("an answer");
     let opcode = cstore_wire::Opcode::from_byte(opcode).unwrap();

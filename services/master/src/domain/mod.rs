@@ -80,17 +80,30 @@ impl Context {
     /// Proposes a batch. Returns `None` if another change came first: read again and decide again.
     ///
     /// # Errors
-    /// `unavailable` as long as this master is contested, or has heard no store; those of the
-    /// store.
+    /// `metadata_older` as long as this master is contested, `unavailable` before it has heard a
+    /// store; those of the store of metadata.
     async fn propose(&self, batch: Batch) -> Result<Option<Position>, Fault> {
-        if let Some(why) = self.derived.contested() {
-            return Err(Fault::new(ErrorCode::Unavailable, why.to_string()));
-        }
+        self.check_uncontested()?;
         if self.derived.is_unheard() {
             let text = "no storage node was heard since the master started";
             return Err(Fault::new(ErrorCode::Unavailable, text));
         }
         self.propose_contested(batch).await
+    }
+
+    /// Checks that no storage node has obeyed another history than this master's. The text is for
+    /// every client; operators are told more where they look.
+    ///
+    /// # Errors
+    /// `metadata_older`.
+    fn check_uncontested(&self) -> Result<(), Fault> {
+        match self.derived.contested() {
+            None => Ok(()),
+            Some(_) => Err(Fault::new(
+                ErrorCode::MetadataOlder,
+                "the metadata may be an older copy of another one; nothing is written before an operator has looked",
+            )),
+        }
     }
 
     /// Returns true if the history of this master has the place `point`.

@@ -4,7 +4,7 @@
 //! be followed by a commit. It ends when every store has acknowledged it.
 
 use cstore_types::limits::MAX_RELEASED_SESSIONS;
-use cstore_types::{ErrorCode, Fault, SessionId, StoreUuid, error_chain};
+use cstore_types::{Fault, SessionId, StoreUuid, error_chain};
 use futures_util::future::join_all;
 
 use super::Context;
@@ -64,10 +64,8 @@ impl Releases {
         store: StoreUuid,
         sessions: &[SessionId],
     ) -> Result<(), Fault> {
-        match self.context.derived.contested() {
-            Some(why) => Err(Fault::new(ErrorCode::Unavailable, why.to_string())),
-            None => self.give_up(store, sessions).await,
-        }
+        self.context.check_uncontested()?;
+        self.give_up(store, sessions).await
     }
 
     /// Takes sessions off the list that nobody waits for on `store`, also if this master is

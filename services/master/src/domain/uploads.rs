@@ -156,9 +156,7 @@ impl Uploads {
         if let Some(why) = self.context.store.writer_state().borrow().reason() {
             return Err(why.clone().into());
         }
-        if let Some(why) = self.context.derived.contested() {
-            return Err(Fault::new(ErrorCode::Unavailable, why.to_string()));
-        }
+        self.context.check_uncontested()?;
 
         let map_version = self.members.check_takes_uploads()?;
         let expires_ms = self

@@ -27,6 +27,12 @@ pub enum ErrorCode {
     Overloaded,
     /// A part of the cluster cannot be reached; retry later.
     Unavailable,
+    /// A storage disk is in doubt and does not do this now; retry after the right disk or master is
+    /// back, or a person has decided.
+    StorageHold,
+    /// The metadata may be an older copy and takes no changes; retry after the right one is back,
+    /// or a person has decided.
+    MetadataOlder,
     /// The time allowed is over; whether the request was carried out is unknown.
     Deadline,
     /// Stored bytes are damaged or gone.
@@ -37,7 +43,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NotFound,
         Self::AlreadyExists,
         Self::PreconditionFailed,
@@ -49,6 +55,8 @@ impl ErrorCode {
         Self::Full,
         Self::Overloaded,
         Self::Unavailable,
+        Self::StorageHold,
+        Self::MetadataOlder,
         Self::Deadline,
         Self::DataLoss,
         Self::Internal,
@@ -68,6 +76,8 @@ impl ErrorCode {
             Self::Full => "full",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
+            Self::StorageHold => "storage_hold",
+            Self::MetadataOlder => "metadata_older",
             Self::Deadline => "deadline",
             Self::DataLoss => "data_loss",
             Self::Internal => "internal",
@@ -91,7 +101,7 @@ impl ErrorCode {
             Self::PermissionDenied => 403,
             Self::TooLarge => 413,
             Self::Full => 507,
-            Self::Overloaded | Self::Unavailable => 503,
+            Self::Overloaded | Self::Unavailable | Self::StorageHold | Self::MetadataOlder => 503,
             Self::Deadline => 504,
             Self::DataLoss | Self::Internal => 500,
         }
@@ -108,7 +118,7 @@ impl ErrorCode {
             Self::Unauthenticated => 16,
             Self::PermissionDenied => 7,
             Self::Full => 8,
-            Self::Overloaded | Self::Unavailable => 14,
+            Self::Overloaded | Self::Unavailable | Self::StorageHold | Self::MetadataOlder => 14,
             Self::Deadline => 4,
             Self::DataLoss => 15,
             Self::Internal => 13,
@@ -151,6 +161,16 @@ impl ErrorCode {
             Self::Deadline => 12,
             Self::DataLoss => 13,
             Self::Internal => 14,
+            Self::StorageHold => 15,
+            Self::MetadataOlder => 16,
+        }
+    }
+
+    /// The code for peers that know the first 14 only.
+    pub const fn for_earlier_peers(self) -> Self {
+        match self {
+            Self::StorageHold | Self::MetadataOlder => Self::Unavailable,
+            known => known,
         }
     }
 
@@ -161,7 +181,14 @@ impl ErrorCode {
 
     /// Returns true if the same idempotent request may succeed later without anybody changing it.
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::Overloaded | Self::Unavailable | Self::Deadline)
+        matches!(
+            self,
+            Self::Overloaded
+                | Self::Unavailable
+                | Self::StorageHold
+                | Self::MetadataOlder
+                | Self::Deadline
+        )
     }
 }
 
@@ -180,7 +207,7 @@ mod tests {
     fn names_and_wire_bytes_are_distinct_and_round_trip() {
         let names: HashSet<_> = ErrorCode::ALL.map(ErrorCode::as_str).into();
         let bytes: HashSet<_> = ErrorCode::ALL.map(ErrorCode::wire_byte).into();
-        assert_eq!((names.len(), bytes.len()), (14, 14));
+        assert_eq!((names.len(), bytes.len()), (16, 16));
         for code in ErrorCode::ALL {
             assert_eq!(ErrorCode::from_name(code.as_str()), Some(code));
             assert_eq!(ErrorCode::from_wire_byte(code.wire_byte()), Some(code));

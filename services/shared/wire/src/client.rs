@@ -303,8 +303,7 @@ impl Connection {
             request_id: id,
             map_version,
             trace,
-            takes_nonce: self.shared.version >= NONCE_VERSION
-                && matches!(request.opcode(), Opcode::Seal | Opcode::PutSeal),
+            knows_version_3: self.shared.version >= NONCE_VERSION,
         });
         tracing::debug!(target: "cstore_wire", opcode = ?request.opcode(), request = id, bytes = encoded.len, "frame out");
         (pending, encoded)
@@ -506,7 +505,7 @@ async fn keep_alive(shared: Arc<Shared>, sender: mpsc::WeakSender<Encoded>) {
                 request_id,
                 map_version: MapVersion(0),
                 trace: None,
-                takes_nonce: false,
+                knows_version_3: false,
             };
             let _ = sender.try_send(Request::Ping.encode(&prefix));
         }

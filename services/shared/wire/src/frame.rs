@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! frame    opcode u8 · payload length u32 · payload
-//! payload  request id u32 · flags u8 (bit 0 trace, bit 1 the answer may hold a nonce) · map version u64
+//! payload  request id u32 · flags u8 (bit 0 trace, bit 1 the answer may hold what version 3 brought) · map version u64
 //!          · [trace: 26 bytes, when flag bit 0 is set] · body
 //! trace    version u8 · trace id [16] · span id [8] · flags u8        (W3C trace context, big endian as there)
 //! ```
@@ -249,8 +249,9 @@ pub struct Prefix {
     pub map_version: MapVersion,
     /// Trace context of the caller.
     pub trace: Option<TraceField>,
-    /// The answer may hold the nonce of a seal. Programs from before it do not know the field.
-    pub takes_nonce: bool,
+    /// The answer may hold what version 3 brought: the nonce of a seal, and the error codes of
+    /// disks and metadata in doubt. Programs from before it know neither.
+    pub knows_version_3: bool,
 }
 
 impl Prefix {
@@ -260,14 +261,14 @@ impl Prefix {
             request_id,
             map_version: MapVersion(0),
             trace: None,
-            takes_nonce: false,
+            knows_version_3: false,
         }
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         out.put_u32_le(self.request_id);
         let trace = if self.trace.is_some() { FLAG_TRACE } else { 0 };
-        let nonce = if self.takes_nonce { FLAG_NONCE } else { 0 };
+        let nonce = if self.knows_version_3 { FLAG_NONCE } else { 0 };
         out.put_u8(trace | nonce);
         out.put_u64_le(self.map_version.0);
         if let Some(TraceField(bytes)) = &self.trace {
@@ -294,7 +295,7 @@ impl Prefix {
             request_id,
             map_version,
             trace,
-            takes_nonce: flags & FLAG_NONCE != 0,
+            knows_version_3: flags & FLAG_NONCE != 0,
         })
     }
 }

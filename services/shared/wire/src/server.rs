@@ -249,7 +249,7 @@ impl<H: Handler + ?Sized> Serving<H> {
             map_version: prefix.map_version,
             trace: prefix.trace,
         };
-        let (id, takes_nonce) = (prefix.request_id, prefix.takes_nonce);
+        let (id, knows_version_3) = (prefix.request_id, prefix.knows_version_3);
         let answer = self.answer(id, context, request);
         let frames = self.frames.clone();
         spawn(async move {
@@ -264,9 +264,9 @@ impl<H: Handler + ?Sized> Serving<H> {
                     )))
                 });
             if let Some(response) = answer {
-                let response = match takes_nonce {
+                let response = match knows_version_3 {
                     true => response,
-                    false => response.without_nonce(),
+                    false => response.for_version_2(),
                 };
                 let encoded = response.encode(&Prefix::answer(id));
                 tracing::debug!(target: "cstore_wire", opcode = ?response.opcode(), request = id, bytes = encoded.len, "frame out");

@@ -41,6 +41,9 @@ pub enum EngineError {
     /// what may be missing.
     #[error("disk is on hold: {0}")]
     Held(String),
+    /// The disk was opened and has not heard its master yet: whether both know each other is open.
+    #[error("no answer of the master was judged since the start")]
+    Unjudged,
     /// The request contradicts itself or its limits.
     #[error("{0}")]
     Invalid(String),
@@ -82,7 +85,8 @@ impl EngineError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Full { .. } => ErrorCode::Full,
-            Self::ReadOnly(_) | Self::Held(_) => ErrorCode::Unavailable,
+            Self::ReadOnly(_) | Self::Unjudged => ErrorCode::Unavailable,
+            Self::Held(_) => ErrorCode::StorageHold,
             Self::Busy(_) => ErrorCode::Overloaded,
             Self::NotFound => ErrorCode::NotFound,
             Self::DataLoss => ErrorCode::DataLoss,

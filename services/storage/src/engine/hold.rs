@@ -288,7 +288,7 @@ impl Hold {
     pub(super) fn check_sealable(&self) -> Result<(), EngineError> {
         self.check_writable()?;
         if self.waits() {
-            return Err(EngineError::Held(WAITING.to_owned()));
+            return Err(EngineError::Unjudged);
         }
         let doubts = self.shared.shown.lock();
         let mut open = doubts.list.iter().filter(|doubt| !doubt.accepted);

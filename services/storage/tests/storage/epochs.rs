@@ -244,7 +244,7 @@ async fn i4_a_disk_frees_and_seals_nothing_before_an_answer_of_the_master_was_ju
     try_to_free(&engine).await;
     assert_eq!(engine.holdings().sessions().len() as u64, N_FILES);
     let refused = store(&engine, 600, LEN).await.unwrap_err();
-    assert!(matches!(refused, EngineError::Held(_)), "{refused:?}");
+    assert!(matches!(refused, EngineError::Unjudged), "{refused:?}");
     engine.read_block(&numbered(0, LEN).id).unwrap();
     assert_eq!(engine.hold().doubts(), []);
 

@@ -76,11 +76,11 @@ async fn i4_a_contested_master_writes_and_releases_nothing_and_answers_reads() {
     );
     let commit = fixture.commit(session(2), "b", WriteCondition::Any);
     let refused = master.uploads.commit(&commit).await.unwrap_err();
-    assert_eq!(refused.code, ErrorCode::Unavailable);
+    assert_eq!(refused.code, ErrorCode::MetadataOlder);
     let of_a = name("a");
     let tenant = tenant();
     let removed = master.namespace.delete_file(&tenant, &of_a, "");
-    assert_eq!(removed.await.unwrap_err().code, ErrorCode::Unavailable);
+    assert_eq!(removed.await.unwrap_err().code, ErrorCode::MetadataOlder);
     let position = master.state().head.position;
     let silent = std::time::Duration::from_secs(7_200);
     tokio::time::pause();
@@ -150,7 +150,7 @@ async fn i12_a_contest_of_a_node_that_does_not_return_can_be_ended() {
         assert!(master.context.derived.contested().is_some());
         let tenant = tenant();
         let begun = master.uploads.begin(&tenant, None, &WriteCondition::Any, 1);
-        assert_eq!(begun.await.unwrap_err().code, ErrorCode::Unavailable);
+        assert_eq!(begun.await.unwrap_err().code, ErrorCode::MetadataOlder);
     };
 
     contest().await;

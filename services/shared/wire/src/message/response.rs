@@ -63,8 +63,8 @@ impl Response {
         }
     }
 
-    /// Leaves out what a program does not know that did not say that it takes it.
-    pub(crate) fn without_nonce(self) -> Self {
+    /// Leaves out what programs before version 3 do not know.
+    pub(crate) fn for_version_2(self) -> Self {
         match self {
             Self::Sealed {
                 store,
@@ -77,6 +77,17 @@ impl Response {
                 nonce: 0,
                 new,
             },
+            Self::Error(fault) => Self::Error(Fault {
+                code: fault.code.for_earlier_peers(),
+                ..fault
+            }),
+            Self::PutResult(statuses) => {
+                let known = |status| match status {
+                    PutStatus::Refused(code) => PutStatus::Refused(code.for_earlier_peers()),
+                    other => other,
+                };
+                Self::PutResult(statuses.into_iter().map(known).collect())
+            }
             other => other,
         }
     }
@@ -294,5 +305,27 @@ fn put_status(byte: u8) -> Result<PutStatus, DecodeError> {
         0 => Ok(PutStatus::Stored),
         1 => Ok(PutStatus::Duplicate),
         other => error_status(other).map(PutStatus::Refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_of_version_2_get_the_codes_that_they_know() {
+        for code in ErrorCode::ALL {
+            let sent = match code {
+                ErrorCode::StorageHold | ErrorCode::MetadataOlder => ErrorCode::Unavailable,
+                known => known,
+            };
+            let refused = Response::Error(Fault::new(code, "why"));
+            let expected = Response::Error(Fault::new(sent, "why"));
+            assert_eq!(refused.for_version_2(), expected);
+            let statuses = vec![PutStatus::Stored, PutStatus::Refused(code)];
+            let expected = vec![PutStatus::Stored, PutStatus::Refused(sent)];
+            let put = Response::PutResult(statuses).for_version_2();
+            assert_eq!(put, Response::PutResult(expected));
+        }
     }
 }

@@ -115,7 +115,7 @@ fn sound() -> Vec<Bytes> {
         request_id: 7,
         map_version: MapVersion(8),
         trace,
-        takes_nonce: false,
+        knows_version_3: false,
     };
     let asked = requests();
     let asked = asked

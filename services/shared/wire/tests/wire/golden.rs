@@ -27,7 +27,7 @@ fn prefix() -> Prefix {
         request_id: 7,
         map_version: MapVersion(3),
         trace: None,
-        takes_nonce: false,
+        knows_version_3: false,
     }
 }
 
@@ -325,8 +325,8 @@ proptest! {
 /// A program from before it refuses the flag, and never gets the nonce.
 #[test]
 fn the_nonce_of_a_seal_is_sent_only_to_those_who_take_it() {
-    let prefix = |takes_nonce| Prefix {
-        takes_nonce,
+    let prefix = |knows_version_3| Prefix {
+        knows_version_3,
         ..prefix()
     };
     let seal = Request::Seal {

@@ -286,7 +286,7 @@ fn prefix() -> impl Strategy<Value = Prefix> {
             request_id,
             map_version: MapVersion(map),
             trace: trace.map(|(trace, span, flags)| TraceField::new(trace, span, flags)),
-            takes_nonce: false,
+            knows_version_3: false,
         },
     )
 }

@@ -60,6 +60,7 @@ function savings(stats) {
 function nodes(cluster) {
   const ready = cluster.nodes.filter((node) => node.state === "ready").length;
   if (cluster.waiting_for !== "") health("waiting", `Waiting: ${cluster.waiting_for}`);
+  if (cluster.releases_wait_for !== "") health("space", `Space does not come back: ${cluster.releases_wait_for}`);
   else if (ready < cluster.nodes.length) health("waiting", `${ready} of ${count(cluster.nodes.length, "node")} ready`);
   else health("ready", "All nodes ready");
   if (cluster.nodes.length === 0) return [el("p", { class: "empty" }, "No node has come yet.")];

@@ -26,6 +26,7 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     // Frees what is missing for good: a person decides it.
     ("cstore.v1.Cluster/AcceptDoubt", &[Operator]),
     ("cstore.v1.Cluster/GiveUpStore", &[Operator]),
+    ("cstore.v1.Cluster/ExcuseNode", &[Operator]),
     ("cstore.v1.Transfer/Upload", &[Gateway, Operator]),
     ("cstore.v1.Transfer/PutSmall", &[Gateway, Operator]),
     ("cstore.v1.Transfer/Download", &[Gateway, Operator]),

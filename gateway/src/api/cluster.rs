@@ -23,6 +23,8 @@ pub(crate) struct Cluster {
     map_version: Option<u64>,
     /// Reason why the cluster takes no uploads; empty if it takes them.
     waiting_for: String,
+    /// Reason why the space of removed files does not come back; empty if it does.
+    releases_wait_for: String,
 }
 
 /// One process of the cluster.
@@ -74,6 +76,7 @@ pub(crate) async fn cluster(
         nodes: found.nodes.into_iter().map(Node::from).collect(),
         map_version: found.map.map(|map| map.version),
         waiting_for: found.waiting_for,
+        releases_wait_for: found.releases_wait_for,
     };
     answer::json(StatusCode::OK, &cluster)
 }

@@ -233,7 +233,7 @@ pub(crate) enum Admin {
         #[command(subcommand)]
         command: Hold,
     },
-    /// Storage nodes whose disk is lost.
+    /// Storage nodes that are away, or whose disk is lost.
     Node {
         #[command(subcommand)]
         command: NodeCommand,
@@ -253,6 +253,12 @@ pub(crate) enum Admin {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
+    /// Lets space come back although a storage node was not heard since the master started, until
+    /// the node is back.
+    Away {
+        /// The storage node
+        node: String,
+    },
     /// Gives up the disk of a storage node for good, so that the node may come with another one.
     /// Blocks that were on it are lost.
     Replace {

@@ -26,8 +26,16 @@ struct Line<'a> {
 /// Prints what is in doubt on the disks of all storage nodes.
 pub(crate) fn list(json: bool, source: &dyn Source) -> Result<(), Failure> {
     run(source, async |master| {
-        let nodes = nodes(&master).await?;
+        let v1::ListNodesResponse {
+            nodes,
+            releases_wait_for,
+            ..
+        } = list_nodes(&master).await?;
         let mut out = std::io::stdout().lock();
+        if !releases_wait_for.is_empty() && !json {
+            let line = format!("space does not come back yet: waiting for {releases_wait_for}");
+            writeln!(out, "{line}").map_err(Failure::output)?;
+        }
         let mut n_doubts = 0;
         for node in &nodes {
             for doubt in &node.doubts {
@@ -68,7 +76,7 @@ pub(crate) fn accept(node: &str, number: u32, source: &dyn Source) -> Result<(),
 
 async fn until_accepted(master: &MasterClient, node: &str, number: u32) -> Result<(), Failure> {
     loop {
-        let nodes = nodes(master).await?;
+        let nodes = list_nodes(master).await?.nodes;
         // One that has nothing left to say is not listed any more.
         let is_open = |doubt: &v1::Doubt| doubt.number == number && !doubt.accepted;
         let node = nodes.iter().find(|found| found.node_id == node);
@@ -79,10 +87,9 @@ async fn until_accepted(master: &MasterClient, node: &str, number: u32) -> Resul
     }
 }
 
-async fn nodes(master: &MasterClient) -> Result<Vec<v1::Node>, Failure> {
+async fn list_nodes(master: &MasterClient) -> Result<v1::ListNodesResponse, Failure> {
     let listed = master.list_nodes(v1::ListNodesRequest {}).await;
-    let listed = listed.map_err(|status| refused(code_of(&status), status.message()))?;
-    Ok(listed.nodes)
+    listed.map_err(|status| refused(code_of(&status), status.message()))
 }
 
 fn print(out: &mut impl Write, node: &str, doubt: &v1::Doubt, json: bool) -> std::io::Result<()> {

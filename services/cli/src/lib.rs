@@ -22,8 +22,8 @@ mod hold;
 mod limit_table;
 mod limits;
 mod master;
+mod node;
 mod process;
-mod replace;
 mod role;
 mod secret;
 mod smoke;
@@ -89,11 +89,11 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
             command: Admin::Gc { addrs, json, watch },
         } => gc::run(addrs, *json, *watch, env),
         Command::Admin {
-            command:
-                Admin::Node {
-                    command: NodeCommand::Replace { node, lost },
-                },
-        } => replace::run_replace(node, *lost, env),
+            command: Admin::Node { command },
+        } => match command {
+            NodeCommand::Away { node } => node::away(node, env),
+            NodeCommand::Replace { node, lost } => node::replace(node, *lost, env),
+        },
         Command::Admin {
             command: Admin::Hold { command },
         } => match command {

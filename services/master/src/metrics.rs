@@ -50,7 +50,7 @@ impl Collector for MasterMetrics {
             files,
             logical_bytes,
         } = context.derived.usage.total();
-        let gauges: [(&str, &str, u64); 5] = [
+        let gauges: [(&str, &str, u64); 6] = [
             (
                 "master_log_frames",
                 "group commits of the metadata log, one sync each",
@@ -67,6 +67,11 @@ impl Collector for MasterMetrics {
                 "master_release_backlog",
                 "sessions whose space has not come back",
                 context.derived.releases.len() as u64,
+            ),
+            (
+                "master_unheard_stores",
+                "disks that were not heard since the start: no space comes back before, unless an operator excuses them",
+                members.unheard_stores() as u64,
             ),
         ];
         for (name, help, value) in gauges {

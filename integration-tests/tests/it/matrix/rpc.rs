@@ -31,6 +31,7 @@ const MAY: &[(&str, &str)] = &[
     ("Cluster/ListNodes", "gateway operator"),
     ("Cluster/AcceptDoubt", "operator"),
     ("Cluster/GiveUpStore", "operator"),
+    ("Cluster/ExcuseNode", "operator"),
     ("Transfer/Upload", "gateway operator"),
     ("Transfer/PutSmall", "gateway operator"),
     ("Transfer/Download", "gateway operator"),

@@ -9,7 +9,7 @@ use super::history::{CONTEST, MASTER};
 use super::membership::{DoubtReport, Inner, Membership, NodeState};
 use super::releases::Releases;
 use crate::limits::MAX_DECISIONS;
-use crate::store::keys::{self, StoreRecord};
+use crate::store::keys::{self, StoreRecord, StoreState};
 use crate::store::{Batch, MetaError};
 
 impl Membership {
@@ -41,6 +41,7 @@ impl Membership {
             let record = StoreRecord {
                 seen: SealPoint::default(),
                 accepted: Point::default(),
+                state: StoreState::Up,
                 node: id.clone(),
             };
             let mut batch = Batch::default();

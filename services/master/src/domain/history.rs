@@ -12,9 +12,8 @@ use cstore_types::epoch::SealPoint;
 use cstore_types::history::{Life, Place, Point, place};
 use cstore_types::{Fault, NodeId, StoreUuid};
 
-use super::membership::{Inner, Membership, Node, NodeRole};
-use super::seals::Told;
-use crate::store::keys::{self, StoreRecord};
+use super::membership::{Inner, Membership, Node};
+use crate::store::keys::{self, StoreRecord, StoreState};
 use crate::store::{Batch, History, MetaError};
 
 /// The word by which a storage node names the doubt that its master is not the right one.
@@ -100,22 +99,6 @@ impl Membership {
         }
     }
 
-    /// Returns true if releases may be told and uploads be taken for abandoned: every store was
-    /// heard in this life of the master, and none has obeyed another history.
-    pub(crate) fn may_release(&self) -> bool {
-        let mut inner = self.inner.lock();
-        if !inner.has_heard_all {
-            let is_heard = |store: &StoreUuid| {
-                inner.nodes.values().any(|node| {
-                    let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == *store);
-                    has_store && node.role == NodeRole::Storage && node.told != Told::Nothing
-                })
-            };
-            inner.has_heard_all = self.context.derived.store_uuids().iter().all(is_heard);
-        }
-        inner.has_heard_all && inner.contests.is_empty()
-    }
-
     /// Goes on with this master although a storage node has obeyed another history, on behalf of a
     /// person. The node is told, and notes this history from then on.
     ///
@@ -140,6 +123,7 @@ impl Membership {
                 StoreRecord {
                     seen: SealPoint::default(),
                     accepted: Point::default(),
+                    state: StoreState::Up,
                     node: id.clone(),
                 }
             }

@@ -371,8 +371,10 @@ impl Membership {
     pub(crate) async fn register(&self, id: NodeId, mut node: Node) -> Result<Registered, Fault> {
         self.check_takeover(&id, &node)?;
         let mut seen = None;
+        let is_open = node.told != Told::Nothing;
+        let opened = node.disk.as_ref().map(|disk| disk.store);
+        let opened = opened.filter(|_| is_open);
         if let Some(disk) = &node.disk {
-            let is_open = node.told != Told::Nothing;
             seen = Some(self.register_store(&id, disk.store, is_open).await?);
         }
         // Commits that rely on what the disk has told before must be durable: they are a part of
@@ -422,6 +424,9 @@ impl Membership {
             }
         }
         drop(telling);
+        if let Some(store) = opened {
+            self.is_back(store).await;
+        }
         if let Err(fault) = self.freeze_map().await {
             // The next registration tries again; a contested master takes its nodes in, so that
             // they can be asked about.

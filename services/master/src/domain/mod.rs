@@ -9,6 +9,7 @@
 //! decides again. It does nothing after its batch: what follows from a change is derived from it by
 //! [`Derived`], whether or not the caller still waits.
 
+mod away;
 mod derived;
 mod disks;
 mod heartbeats;

@@ -258,11 +258,22 @@ impl Cluster for Services {
         }))
     }
 
+    async fn excuse_node(
+        &self,
+        request: Request<v1::ExcuseNodeRequest>,
+    ) -> Result<Response<v1::ExcuseNodeResponse>, Status> {
+        let id = node_id(&request.into_inner().node_id)?;
+        let excused = self.master.members.excuse(&id).await;
+        excused.map_err(to_status)?;
+        Ok(Response::new(v1::ExcuseNodeResponse {}))
+    }
+
     async fn list_nodes(
         &self,
         _: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let waiting_for = self.master.waiting_for().unwrap_or_default();
+        let releases_wait_for = self.master.members.releases_wait_for();
         let v1::ClusterView {
             state, map, nodes, ..
         } = view(&self.master);
@@ -271,6 +282,7 @@ impl Cluster for Services {
             nodes,
             map,
             waiting_for,
+            releases_wait_for: releases_wait_for.unwrap_or_default(),
         }))
     }
 }

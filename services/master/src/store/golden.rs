@@ -11,7 +11,7 @@ use cstore_types::{
 use super::index::{StoredPair, stored};
 use super::keys::{
     CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, Publication,
-    RELEASES, ReleaseRecord, STORES, SessionRecord, StoreRecord, decode_placement,
+    RELEASES, ReleaseRecord, STORES, SessionRecord, StoreRecord, StoreState, decode_placement,
     encode_placement, name_key, names_prefix, release_key, root_key, session_key, store_key,
     tenant_of, uuid_of,
 };
@@ -199,6 +199,7 @@ fn check_store(golden: &mut GoldenFile) {
             nonce: 0,
         },
         accepted: Point::default(),
+        state: StoreState::Up,
         node: NodeId::new("storage-1").unwrap(),
     };
     let bytes = golden.check("store", &store.encode());
@@ -229,7 +230,21 @@ fn check_store(golden: &mut GoldenFile) {
     let encoded = store.encode();
     assert_eq!(encoded[..17], [&[3][..], &bytes[1..17]].concat());
     assert_eq!(encoded[17..57], accepted.to_bytes());
-    assert_eq!(StoreRecord::decode(&encoded), Ok(store));
+    assert_eq!(StoreRecord::decode(&encoded), Ok(store.clone()));
+
+    // A person has said that it stays away.
+    let away = StoreRecord {
+        state: StoreState::Away,
+        ..store
+    };
+    let bytes = [&[4, 1][..], &encoded[1..57], &[0; 32], &encoded[57..]].concat();
+    assert_eq!(away.encode(), bytes);
+    assert_eq!(StoreRecord::decode(&bytes), Ok(away));
+    for at in [1, 58, 89] {
+        let mut later = bytes.clone();
+        later[at] = 7;
+        assert!(StoreRecord::decode(&later).is_err(), "byte {at}");
+    }
 }
 
 fn changes() -> Vec<ResolvedChange> {

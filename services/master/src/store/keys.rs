@@ -13,6 +13,7 @@
 //! y term u64 big-endian          life: incarnation u64 · number u64 · first position u64 · link before it u64
 //! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 from version 2 on]
 //!                                [· accepted point as in cstore-types in version 3] · node id
+//!                                in version 4: state u8 · seal seq u64 · nonce u64 · accepted point · zero [32] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
 //! Every value begins with its version, 1. A file with metadata and a store whose newest seal lies
@@ -43,6 +44,11 @@ const WITH_ENDING: u8 = 3;
 const STORE_WITH_NONCE: u8 = 2;
 /// Version of a store whose node goes on with this master although it has obeyed another history.
 const STORE_WITH_ACCEPTED: u8 = 3;
+/// Version of a store that is not up, with room for what a store will have: how far its releases
+/// have come, the newest map that it knows, and 16 bytes more.
+const STORE_WITH_STATE: u8 = 4;
+/// Bytes of a store record of that version that are zero until they are used.
+const STORE_RESERVED: usize = 32;
 /// Tags of a session record.
 const COMMITTED: u8 = 1;
 const ENDED: u8 = 2;
@@ -194,7 +200,18 @@ pub(crate) struct StoreRecord {
     /// Place in another history that the node has obeyed and that a person has accepted; the origin
     /// if there is none.
     pub(crate) accepted: Point,
+    pub(crate) state: StoreState,
     pub(crate) node: NodeId,
+}
+
+/// What a person has said of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum StoreState {
+    /// Nothing.
+    #[default]
+    Up,
+    /// It stays away for a while: nothing waits for it.
+    Away,
 }
 
 fn writer(version: u8) -> FieldWriter {
@@ -425,6 +442,16 @@ impl StoreRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         // A record without a nonce is one that programs before epochs read, too.
         let (seq, nonce) = (self.seen.seq.0, self.seen.nonce);
+        if self.state == StoreState::Away {
+            return writer(STORE_WITH_STATE)
+                .u8(1)
+                .u64(seq)
+                .u64(nonce)
+                .raw(&self.accepted.to_bytes())
+                .raw(&[0; STORE_RESERVED])
+                .text(self.node.as_str())
+                .finish();
+        }
         match (nonce, self.accepted.is_origin()) {
             (_, false) => writer(STORE_WITH_ACCEPTED)
                 .u64(seq)
@@ -438,20 +465,37 @@ impl StoreRecord {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
-        let known = &[VERSION, STORE_WITH_NONCE, STORE_WITH_ACCEPTED];
+        let known = &[
+            VERSION,
+            STORE_WITH_NONCE,
+            STORE_WITH_ACCEPTED,
+            STORE_WITH_STATE,
+        ];
         let (version, mut fields) = versioned(bytes, known)?;
+        let state = match version {
+            STORE_WITH_STATE => match fields.u8()? {
+                0 => StoreState::Up,
+                1 => StoreState::Away,
+                _ => return Err(DamageKind::Layout("state of a store")),
+            },
+            _ => StoreState::Up,
+        };
         let seq = SealSeq(fields.u64()?);
         let nonce = match version {
             VERSION => 0,
             _ => fields.u64()?,
         };
         let accepted = match version {
-            STORE_WITH_ACCEPTED => Point::take(&mut fields)?,
+            STORE_WITH_ACCEPTED | STORE_WITH_STATE => Point::take(&mut fields)?,
             _ => Point::default(),
         };
+        if version == STORE_WITH_STATE && fields.array()? != [0; STORE_RESERVED] {
+            return Err(DamageKind::Layout("reserved bytes of a store"));
+        }
         let record = Self {
             seen: SealPoint { seq, nonce },
             accepted,
+            state,
             node: read_node(&mut fields)?,
         };
         fields.end()?;

@@ -108,4 +108,12 @@ impl Cluster for FakeMaster {
         self.serve(request, |_, _| Ok(v1::GiveUpStoreResponse::default()))
             .await
     }
+
+    async fn excuse_node(
+        &self,
+        request: Request<v1::ExcuseNodeRequest>,
+    ) -> Result<Response<v1::ExcuseNodeResponse>, Status> {
+        self.serve(request, |_, _| Ok(v1::ExcuseNodeResponse::default()))
+            .await
+    }
 }

@@ -1,5 +1,6 @@
 //! The rules over a real store on a simulated disk, with a clock that the tests set.
 
+mod away;
 mod dropped;
 mod fixture;
 mod history;

@@ -541,6 +541,7 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
     let record = keys::StoreRecord {
         seen: SealPoint::default(),
         accepted: cstore_types::history::Point::default(),
+        state: keys::StoreState::Up,
         node: NodeId::new("s1").unwrap(),
     };
     meta.commit(put(&key, record.encode())).await.unwrap();

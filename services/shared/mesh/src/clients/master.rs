@@ -87,6 +87,8 @@ master_client! {
     accept_doubt: ClusterClient "cstore.v1.Cluster/AcceptDoubt" AcceptDoubtRequest -> AcceptDoubtResponse, idempotent true;
     /// Gives up the disk of a storage node.
     give_up_store: ClusterClient "cstore.v1.Cluster/GiveUpStore" GiveUpStoreRequest -> GiveUpStoreResponse, idempotent false;
+    /// Lets releases go on without a storage node that stays away; repeating it is safe.
+    excuse_node: ClusterClient "cstore.v1.Cluster/ExcuseNode" ExcuseNodeRequest -> ExcuseNodeResponse, idempotent true;
 }
 
 impl MasterClient {

@@ -26,6 +26,9 @@ cstore_types::limits! {
     pub(crate) count MAX_READERS: usize = 16;
     /// Times that a read is repeated because its record moved to another file. Then it fails.
     pub count MAX_READ_TRIES: usize = 3;
+    /// Longest wait for the note that a block is damaged to be durable. The read fails then without
+    /// it.
+    pub time VERDICT_PATIENCE: Duration = Duration::from_secs(5);
     /// Bytes of a request up to which blocks are checked where they arrive. More are checked on a
     /// blocking thread.
     pub(crate) bytes INLINE_CHECK_BYTES: usize = 128 << 10;

@@ -96,6 +96,14 @@ impl Files {
             .ok_or(LogError::NoFile(id))
     }
 
+    /// Opens a file once more.
+    pub(crate) fn open_anew(&self, id: u32) -> Result<Arc<dyn DiskFile>, LogError> {
+        self.get(id)?;
+        self.disk
+            .open(&file_name(id))
+            .map_err(LogError::io("open log file again"))
+    }
+
     pub(crate) fn list(&self) -> Vec<FileInfo> {
         self.inner
             .lock()

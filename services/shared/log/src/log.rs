@@ -134,6 +134,20 @@ impl Log {
         Ok(payload.into())
     }
 
+    /// Reads a payload like [`Log::read`], through a handle that is opened for it: an error of the
+    /// one that is kept says nothing about the file.
+    ///
+    /// # Errors
+    /// Those of [`Log::read`].
+    pub fn read_anew(&self, location: Location) -> Result<Bytes, LogError> {
+        let handle = self.shared.files.open_anew(location.file)?;
+        let mut payload = vec![0; location.len as usize];
+        handle
+            .read_exact_at(&mut payload, location.offset.into())
+            .map_err(LogError::io("read log record"))?;
+        Ok(payload.into())
+    }
+
     /// All files, in order of their ids.
     pub fn files(&self) -> Vec<FileInfo> {
         self.shared.files.list()

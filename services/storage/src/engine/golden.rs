@@ -12,9 +12,10 @@ use cstore_types::{
 
 use super::format::{
     BITMAP_FILE, Bitmap, DiskEpoch, Doubt, DoubtKind, EpochEntry, FileEntry, FileStanding,
-    INVENTORY_FILE, Image, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, KeptFields,
-    LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock, VERSION, decode_refset, encode_refset,
-    parse_block_key, parse_refset_key, parse_release_key, refset_key,
+    INVENTORY_FILE, Image, KIND_BAD, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE,
+    KeptFields, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE, Superblock, VERSION, bad_key,
+    decode_refset, encode_refset, parse_bad_key, parse_block_key, parse_refset_key,
+    parse_release_key, refset_key,
 };
 use super::volume::superblock;
 
@@ -171,6 +172,19 @@ fn superblocks_of_version_2_are_read() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn the_verdict_on_a_block_names_its_place() {
+    let block = BlockId::from_bytes([0xaa; 32]);
+    let bytes = bad_key(&block, (0x0102_0304, 0x0506_0708));
+    let expected = [&block.as_bytes()[..], &[4, 3, 2, 1, 8, 7, 6, 5]].concat();
+    assert_eq!((KIND_BAD, &bytes[..]), (5, &expected[..]));
+    assert_eq!(
+        parse_bad_key(&bytes),
+        Ok((block, (0x0102_0304, 0x0506_0708)))
+    );
+    assert!(parse_bad_key(&bytes[..39]).is_err());
 }
 
 #[test]

@@ -352,6 +352,7 @@ impl Parts {
         let sets = SetReader::new(log.clone(), index.clone());
         let blocks = BlockReader::new(
             log.clone(),
+            appender.clone(),
             index.clone(),
             counters.clone(),
             identity.key.clone(),

@@ -1,21 +1,26 @@
 //! Reading blocks: every byte is verified before it leaves (I8).
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
-use cstore_log::Location;
+use cstore_log::{Committed, Location, LogError, Record, Urgency};
 use cstore_types::{BlockId, DedupKey};
+use rustix::io::Errno;
 
+use super::appender::Appender;
 use super::counters::Counters;
 use super::error::EngineError;
-use super::index::SharedIndex;
+use super::format::{KIND_BAD, Place, bad_key};
+use super::index::{Marked, SharedIndex};
 use super::locked_log::LockedLog;
-use crate::limits::MAX_READ_TRIES;
+use crate::limits::{MAX_READ_TRIES, VERDICT_PATIENCE};
 
 /// Reads blocks. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]
 pub(super) struct BlockReader {
     log: Arc<LockedLog>,
+    appender: Appender,
     index: SharedIndex,
     counters: Counters,
     key: DedupKey,
@@ -24,12 +29,14 @@ pub(super) struct BlockReader {
 impl BlockReader {
     pub(super) fn new(
         log: Arc<LockedLog>,
+        appender: Appender,
         index: SharedIndex,
         counters: Counters,
         key: DedupKey,
     ) -> Self {
         Self {
             log,
+            appender,
             index,
             counters,
             key,
@@ -63,26 +70,71 @@ impl BlockReader {
         Err(EngineError::Busy("block keeps moving"))
     }
 
-    /// Returns the bytes at `location` if they are the block. If they are not, and that is still
-    /// the place of the block, the block is marked as damaged.
+    /// Returns the bytes at `location` if they are the block. If they are not, nor when they are
+    /// read again through another handle, and that is still the place of the block, the block is
+    /// marked as damaged, and a verdict is written that outlives this process.
     ///
     /// # Errors
     /// [`EngineError::DataLoss`] if the block is damaged, [`EngineError::NotFound`] if it is not
-    /// there any more.
+    /// there any more, [`EngineError::Busy`] if it could not be read for a passing reason.
     pub(super) fn read_at(&self, id: &BlockId, location: Location) -> Result<Bytes, EngineError> {
         if let Ok(bytes) = self.log.read(location)
             && id.matches(&self.key, &bytes)
         {
             return Ok(bytes);
         }
+        match self.log.read_anew(location) {
+            Ok(bytes) if id.matches(&self.key, &bytes) => return Ok(bytes),
+            Err(LogError::Io { source, .. }) if is_passing(&source) => {
+                return Err(EngineError::Busy(
+                    "too few descriptors or memory to read a block",
+                ));
+            }
+            Ok(_) | Err(_) => {}
+        }
 
         // The file may have been recycled after a move: only a record that is still the current one
         // is damaged.
-        if !self.index.lock().mark_bad(id, location) {
-            return Err(EngineError::NotFound);
+        match self.index.lock().mark_bad(id, location) {
+            Marked::Elsewhere => return Err(EngineError::NotFound),
+            Marked::Before => return Err(EngineError::DataLoss),
+            Marked::Now => {}
         }
         self.counters.damaged_blocks.inc();
         tracing::error!(block = ?id, ?location, "stored block is damaged");
+        self.write_verdict(*id, (location.file, location.offset));
         Err(EngineError::DataLoss)
     }
+
+    /// Writes down that the record of a block is damaged, BEFORE anybody is told: who uploads the
+    /// block again must not be answered that it is here, also after a kill. A disk that does not
+    /// take it is not waited for: it takes no upload either, and the next process finds out by
+    /// itself.
+    fn write_verdict(&self, id: BlockId, place: Place) {
+        let record = Record {
+            kind: KIND_BAD,
+            key: bad_key(&id, place),
+            payload: Bytes::new(),
+        };
+        let index = self.index.clone();
+        let (landed, durable) = sync_channel(1);
+        let note = move |committed: &Committed<'_>| {
+            if let Some(location) = committed.locations.first() {
+                index.lock().note_verdict(id, place, *location);
+            }
+            let _ = landed.try_send(());
+        };
+        drop(self.appender.append(vec![record], Urgency::Urgent, note));
+        if durable.recv_timeout(VERDICT_PATIENCE).is_err() {
+            tracing::warn!(block = ?id, "that the block is damaged could not be written down");
+        }
+    }
+}
+
+/// Returns true for an error of the system that says nothing about what is stored.
+fn is_passing(error: &std::io::Error) -> bool {
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    passing
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

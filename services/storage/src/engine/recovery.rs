@@ -6,8 +6,8 @@ use cstore_types::{SealSeq, SessionId, error_chain};
 
 use super::error::OpenError;
 use super::format::{
-    Bitmap, DoubtKind, FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE,
-    parse_block_key, parse_refset_key, parse_release_key,
+    Bitmap, DoubtKind, FIRST_SKIPPED_KIND, FormatError, KIND_BAD, KIND_DATA, KIND_MANIFEST,
+    KIND_REFSET, KIND_RELEASE, parse_bad_key, parse_block_key, parse_refset_key, parse_release_key,
 };
 use super::hold::Finding;
 use super::index::{Index, RefSet, SharedIndex};
@@ -49,6 +49,12 @@ impl Recovery {
                     self.index.drop_set_record(set);
                 }
             }
+            KIND_BAD => {
+                let (id, place) = parse_bad_key(record.key)?;
+                self.index.note_verdict(id, place, record.location);
+            }
+            // Whatever it says, it must not go with its file.
+            FIRST_SKIPPED_KIND.. => self.index.mark_file_damaged(record.location.file),
             _ => return Err(FormatError::Damaged),
         }
         Ok(())

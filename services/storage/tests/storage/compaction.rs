@@ -18,7 +18,7 @@ use crate::model::World;
 
 /// Fills more than a segment with what is released again, so that what was written before lies in a
 /// sealed one.
-async fn pad(engine: &Engine, from: u64) {
+pub(crate) async fn pad(engine: &Engine, from: u64) {
     for n in from..from + 12 {
         store(engine, n, 30_000).await.unwrap();
     }
@@ -27,7 +27,7 @@ async fn pad(engine: &Engine, from: u64) {
     }
 }
 
-async fn compact(engine: &Engine) -> u64 {
+pub(crate) async fn compact(engine: &Engine) -> u64 {
     let mut emptied = 0;
     loop {
         match engine.compactor().step(Need::Now).await.unwrap() {
@@ -39,7 +39,7 @@ async fn compact(engine: &Engine) -> u64 {
 }
 
 /// Flips a bit of a block where it lies first.
-fn rot(disk: &FaultyDisk, n: u64) {
+pub(crate) fn rot(disk: &FaultyDisk, n: u64) {
     let needle = mark(n);
     let segments = Disk::subdir(disk, "segments").unwrap();
     for name in segments.list().unwrap() {

@@ -16,3 +16,4 @@ mod races;
 mod space_returns;
 mod threads;
 mod upgrade;
+mod verdicts;

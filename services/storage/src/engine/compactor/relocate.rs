@@ -149,7 +149,7 @@ impl Relocator {
                     }
                 }
             }
-            Live::Release(_) => Some(Bytes::new()),
+            Live::Release(_) | Live::Verdict(..) => Some(Bytes::new()),
         }
     }
 

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use cstore_log::{DirectoryEntry, Location};
 
 use super::super::format::{
-    FormatError, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, parse_block_key,
-    parse_refset_key, parse_release_key, refset_key,
+    FormatError, KIND_BAD, KIND_DATA, KIND_MANIFEST, KIND_REFSET, KIND_RELEASE, bad_key,
+    parse_bad_key, parse_block_key, parse_refset_key, parse_release_key, refset_key,
 };
 use super::super::index::Live;
 use crate::limits::{MAX_FENCE_WAITS, SMALLEST_COPY};
@@ -29,6 +29,10 @@ impl TryFrom<&DirectoryEntry> for Entry {
                 Live::Set(session, part)
             }
             KIND_RELEASE => Live::Release(parse_release_key(&entry.key)?),
+            KIND_BAD => {
+                let (id, place) = parse_bad_key(&entry.key)?;
+                Live::Verdict(id, place)
+            }
             _ => return Err(FormatError::Damaged),
         };
         Ok(Self {
@@ -46,6 +50,7 @@ impl Entry {
             Live::Block(id) => Bytes::copy_from_slice(id.as_bytes()),
             Live::Set(session, part) => refset_key(*session, *part),
             Live::Release(session) => Bytes::copy_from_slice(session.as_bytes()),
+            Live::Verdict(id, place) => bad_key(id, *place),
         }
     }
 }

@@ -16,6 +16,9 @@
 //!   2 manifest  key = block id [32]                payload = the recipe leaf
 //!   3 refset    key = session [16] · part u32      payload = count u32 · CRC-32C u32 · ids [32] each
 //!   4 release   key = session [16]                 payload = nothing; drops the refsets of the session before it
+//!   5 bad       key = block id [32] · file u32 · offset u32        payload = nothing; the record of the block at this
+//!                                                  place is damaged. Counts as long as that is its place
+//!   128 to 239  left to later programs: skipped, and their file is kept
 //!
 //! bitmap.bin
 //!   0 magic "CSTORBM2" · 8 store uuid [16] · 24 last frame_seq u64 · 32 number of files u32
@@ -56,6 +59,11 @@ pub(crate) const KIND_MANIFEST: u8 = 2;
 pub(crate) const KIND_REFSET: u8 = 3;
 
 pub(crate) const KIND_RELEASE: u8 = 4;
+
+pub(crate) const KIND_BAD: u8 = 5;
+
+/// First kind of records that a program may skip which does not know them.
+pub(crate) const FIRST_SKIPPED_KIND: u8 = 128;
 
 /// Bytes of the disk that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +116,26 @@ pub(crate) fn parse_block_key(key: &[u8]) -> Result<BlockId, FormatError> {
     <[u8; 32]>::try_from(key)
         .map(BlockId::from_bytes)
         .map_err(|_| FormatError::Damaged)
+}
+
+/// Place of a block's record, which a verdict names: file and offset.
+pub(crate) type Place = (u32, u32);
+
+/// Key of the verdict that the record of a block is damaged.
+pub(crate) fn bad_key(id: &BlockId, (file, offset): Place) -> Bytes {
+    let mut key = BytesMut::with_capacity(40);
+    key.extend_from_slice(id.as_bytes());
+    key.extend_from_slice(&file.to_le_bytes());
+    key.extend_from_slice(&offset.to_le_bytes());
+    key.freeze()
+}
+
+pub(crate) fn parse_bad_key(key: &[u8]) -> Result<(BlockId, Place), FormatError> {
+    let mut reader = Fields::new(key);
+    let id = BlockId::from_bytes(reader.array()?);
+    let place = (reader.u32()?, reader.u32()?);
+    reader.end()?;
+    Ok((id, place))
 }
 
 /// Payload of a reference set. Its checksum covers the key too, so that a set found at a wrong

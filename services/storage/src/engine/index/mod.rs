@@ -4,7 +4,8 @@
 //! ```text
 //! BlockTable ─ id ─▶ place, references, pins      FileTable ─ file ─▶ needed records and bytes
 //! refsets ─ session, part ─▶ place, sequence      Releases  ─ session ─▶ place, files it keeps away
-//! PinTable ─ session ─▶ pinned ids                Totals
+//! PinTable ─ session ─▶ pinned ids                VerdictTable ─ id ─▶ place of the verdict on its record
+//! Totals
 //! ```
 //! Invariants
 //! * `refs` of a block is the number of times that its id stands in the live reference sets, plus
@@ -25,6 +26,7 @@ mod pins;
 mod records;
 mod releases;
 mod totals;
+mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -43,6 +45,8 @@ use records::{BLOCK_KEY, RELEASE_KEY, SET_KEY};
 pub(crate) use records::{Live, RefSet, record_overhead};
 use releases::Releases;
 pub use totals::Totals;
+pub(crate) use verdicts::Marked;
+use verdicts::VerdictTable;
 
 /// The index of an open disk, shared by the parts of the engine. The mutex is held for memory
 /// accesses only, never over I/O, the log or an await.
@@ -65,6 +69,7 @@ pub(crate) struct Index {
     stale_sets: HashMap<u32, HashSet<SessionId>>,
     totals: Totals,
     absent: AbsentTable,
+    verdicts: VerdictTable,
     /// Something is in doubt: no block leaves the table.
     is_held: bool,
 }
@@ -254,18 +259,7 @@ impl Index {
         });
         self.files.add(location, BLOCK_KEY);
         self.files.drop_record(old.location, BLOCK_KEY);
-    }
-
-    /// Marks a block as damaged if `location` is still its place. Returns true if it is.
-    pub(crate) fn mark_bad(&mut self, id: &BlockId, location: Location) -> bool {
-        let is_current = self
-            .blocks
-            .get(id)
-            .is_some_and(|block| block.location == location);
-        if is_current {
-            self.blocks.update(id, |block| block.bad = true);
-        }
-        is_current
+        self.drop_verdict(&id);
     }
 
     /// Counts one more reference for each id. Those of ids that are not here are kept for them;
@@ -316,6 +310,7 @@ impl Index {
         let block = self.blocks.release(id, change)?;
         if !block.is_held() {
             self.files.drop_record(block.location, BLOCK_KEY);
+            self.drop_verdict(&id);
         }
         Some(block)
     }
@@ -545,8 +540,8 @@ mod tests {
         let mut index = Index::default();
         index.insert_block(id(1), at(1, 0));
         with_set(&mut index, S1, 1, &[id(1)]);
-        assert!(index.mark_bad(&id(1), at(1, 0)));
-        assert!(!index.mark_bad(&id(1), at(9, 9)));
+        assert_eq!(index.mark_bad(&id(1), at(1, 0)), Marked::Now);
+        assert_eq!(index.mark_bad(&id(1), at(9, 9)), Marked::Elsewhere);
         assert!(!index.has(&id(1)));
         index.insert_block(id(1), at(3, 0));
         let block = index.block(&id(1)).unwrap();

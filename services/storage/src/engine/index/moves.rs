@@ -14,7 +14,7 @@ use cstore_log::Location;
 use cstore_types::SessionId;
 
 use super::Index;
-use super::records::{BLOCK_KEY, Live, RELEASE_KEY, SET_KEY};
+use super::records::{BAD_KEY, BLOCK_KEY, Live, RELEASE_KEY, SET_KEY};
 
 impl Index {
     /// Returns true if the record at `location` is the one that is needed.
@@ -23,6 +23,7 @@ impl Index {
             Live::Block(id) => self.blocks.get(id).map(|block| block.location),
             Live::Set(session, part) => self.refset(*session, *part).map(|set| set.location),
             Live::Release(session) => self.releases.location(*session),
+            Live::Verdict(id, _) => self.verdicts.location(id),
         };
         current == Some(location)
     }
@@ -33,7 +34,7 @@ impl Index {
     pub(crate) fn may_move(&self, live: &Live) -> bool {
         match live {
             Live::Block(id) => self.has(id),
-            Live::Set(..) => true,
+            Live::Set(..) | Live::Verdict(..) => true,
             Live::Release(session) => !self.refsets.contains_key(session),
         }
     }
@@ -53,6 +54,7 @@ impl Index {
                     // repaired.
                     block.bad = false;
                 });
+                self.drop_verdict(id);
                 BLOCK_KEY
             }
             Live::Set(session, part) => {
@@ -77,6 +79,10 @@ impl Index {
                     return true;
                 }
                 RELEASE_KEY
+            }
+            Live::Verdict(id, _) => {
+                self.verdicts.relocate(id, to);
+                BAD_KEY
             }
         };
 

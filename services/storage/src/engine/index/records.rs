@@ -3,10 +3,13 @@
 use cstore_log::Location;
 use cstore_types::{BlockId, PartNo, SealSeq, SessionId};
 
+use crate::engine::format::Place;
+
 /// Bytes of the keys of records.
 pub(super) const BLOCK_KEY: u64 = 32;
 pub(super) const SET_KEY: u64 = 20;
 pub(super) const RELEASE_KEY: u64 = 16;
+pub(super) const BAD_KEY: u64 = 40;
 
 /// Returns the bytes of directory entries that one record costs: in its frame and in the footer of
 /// its segment.
@@ -30,13 +33,15 @@ pub(crate) enum Live {
     Set(SessionId, PartNo),
     /// A release that keeps a set from coming back.
     Release(SessionId),
+    /// The verdict that the record of a block at this place is damaged.
+    Verdict(BlockId, Place),
 }
 
 impl Live {
     /// Returns the session whose sets and releases MUST NOT change while the record moves.
     pub(crate) fn session(&self) -> Option<SessionId> {
         match self {
-            Self::Block(_) => None,
+            Self::Block(_) | Self::Verdict(..) => None,
             Self::Set(session, _) | Self::Release(session) => Some(*session),
         }
     }

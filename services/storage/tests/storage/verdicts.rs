@@ -1,0 +1,171 @@
+//! Verdicts: a block whose record is damaged counts as missing until it is put again, also after
+//! restarts, so that an acknowledged upload of it reads back.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use cstore_log::{Fault, FaultyDisk, Verb};
+use cstore_storage::EngineError;
+use cstore_storage::engine::{Engine, PutOutcome};
+use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
+use cstore_testkit::session;
+use cstore_types::PartNo;
+
+use crate::compaction::{compact, pad, rot};
+
+const LEN: usize = 5_000;
+
+fn is_damaged(engine: &Engine, n: u64) -> bool {
+    match engine.read_block(&numbered(n, LEN).id) {
+        Ok(bytes) => {
+            assert_eq!(bytes, numbered(n, LEN).bytes);
+            false
+        }
+        Err(EngineError::DataLoss) => true,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// Closes the disk, or kills its process, and opens it again.
+fn again(engine: Engine, disk: &mut FaultyDisk, is_clean: bool) -> Engine {
+    if is_clean {
+        engine.close().unwrap();
+    }
+    drop(engine);
+    *disk = disk.kill();
+    open_memory(disk, CAPACITY).unwrap()
+}
+
+/// Uploads the block of a number again, as the file of another session.
+async fn upload(engine: &Engine, as_session: u64, n: u64) -> bool {
+    let block = numbered(n, LEN);
+    let outcome = engine
+        .put_seal(
+            session(as_session),
+            PartNo(0),
+            vec![block.id],
+            vec![block.clone()],
+        )
+        .await;
+    let sealed = matches!(
+        outcome,
+        Ok(cstore_storage::engine::SealOutcome::Sealed { .. })
+    );
+    assert!(sealed, "{outcome:?}");
+    engine.read_block(&block.id).is_ok()
+}
+
+/// Scenario 15 of the design of doubt.
+#[tokio::test]
+async fn i8_a_rotten_block_that_is_uploaded_again_reads_back_also_after_restarts() {
+    for is_clean in [true, false] {
+        let mut disk = FaultyDisk::new();
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        store(&engine, 0, LEN).await.unwrap();
+        store(&engine, 1, LEN).await.unwrap();
+        pad(&engine, 10).await;
+        rot(&disk, 0);
+        assert!(is_damaged(&engine, 0) && !is_damaged(&engine, 1));
+
+        // Known in every later life, also when the bytes are not read first.
+        let mut engine = engine;
+        for _ in 0..3 {
+            engine = again(engine, &mut disk, is_clean);
+            let missing =
+                engine.missing_blocks(session(9), &[numbered(0, LEN).id, numbered(1, LEN).id]);
+            assert_eq!(missing, [true, false]);
+            engine.unpin(session(9));
+        }
+        assert!(upload(&engine, 100, 0).await);
+        for life in 0..3 {
+            engine = again(engine, &mut disk, is_clean);
+            assert!(!is_damaged(&engine, 0), "life {life}");
+        }
+
+        // The older name goes: the count of both was kept.
+        engine.releaser().release(session(0)).await.unwrap();
+        engine = again(engine, &mut disk, is_clean);
+        assert!(!is_damaged(&engine, 0));
+        engine.releaser().release(session(100)).await.unwrap();
+        assert!(matches!(
+            engine.read_block(&numbered(0, LEN).id),
+            Err(EngineError::NotFound)
+        ));
+    }
+}
+
+#[tokio::test]
+async fn i8_a_verdict_outlives_the_compaction_of_its_segment() {
+    let mut disk = FaultyDisk::new();
+    let mut engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, LEN).await.unwrap();
+    pad(&engine, 10).await;
+    rot(&disk, 0);
+    assert!(is_damaged(&engine, 0));
+    for round in 3..7 {
+        pad(&engine, round * 20).await;
+        compact(&engine).await;
+        engine.recycler().reclaim();
+    }
+    engine = again(engine, &mut disk, false);
+    let missing = engine.missing_blocks(session(9), &[numbered(0, LEN).id]);
+    assert_eq!(missing, [true]);
+
+    // Once it is healed the verdict goes with its segment, and everything else of the block.
+    assert!(upload(&engine, 100, 0).await);
+    engine.unpin(session(9));
+    for round in 7..10 {
+        pad(&engine, round * 20).await;
+        compact(&engine).await;
+        engine.recycler().reclaim();
+    }
+    assert_eq!(engine.compactor().stats().pinned_files, 0);
+    engine = again(engine, &mut disk, false);
+    assert!(!is_damaged(&engine, 0));
+}
+
+#[tokio::test]
+async fn i8_a_read_that_fails_once_is_no_verdict() {
+    for fault in [Fault::Eio, Fault::Emfile] {
+        let disk = FaultyDisk::new();
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        store(&engine, 0, LEN).await.unwrap();
+        disk.strike(Verb::Read, 1, fault);
+        assert!(!is_damaged(&engine, 0), "{fault:?}");
+        assert_eq!(engine.counters().damaged_blocks.get(), 0, "{fault:?}");
+    }
+}
+
+/// Without a descriptor nobody can tell whether the block is good.
+#[tokio::test]
+async fn i8_a_block_that_cannot_be_read_for_want_of_descriptors_is_not_damaged() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, LEN).await.unwrap();
+    for nth in 1..=20 {
+        disk.strike(Verb::Read, nth, Fault::Emfile);
+    }
+    let refused = engine.read_block(&numbered(0, LEN).id).unwrap_err();
+    assert!(matches!(refused, EngineError::Busy(_)), "{refused:?}");
+    disk.calm();
+    assert!(!is_damaged(&engine, 0));
+    assert_eq!(engine.counters().damaged_blocks.get(), 0);
+}
+
+/// A verdict that cannot be written is found again, and does no harm.
+#[tokio::test]
+async fn i8_a_disk_that_takes_no_writes_still_tells_damage() {
+    let mut disk = FaultyDisk::with_one_thread();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, LEN).await.unwrap();
+    store(&engine, 1, LEN).await.unwrap();
+    pad(&engine, 10).await;
+    rot(&disk, 0);
+    disk.strike(Verb::Write, 1, Fault::Eio);
+    assert!(is_damaged(&engine, 0) && !is_damaged(&engine, 1));
+    let engine = again(engine, &mut disk, false);
+    assert!(is_damaged(&engine, 0) && !is_damaged(&engine, 1));
+    let block = numbered(0, LEN);
+    let put = engine.put_blocks(session(5), vec![block]).await;
+    assert!(matches!(put[..], [PutOutcome::Stored]));
+    assert!(!is_damaged(&engine, 0));
+}

@@ -92,7 +92,7 @@ fn assert_reads(cluster: &Cluster, numbers: impl Iterator<Item = u64>) {
 /// The example that made the rule: one of eight segments is away for a while, and what others need
 /// lies in the rest.
 #[test]
-fn i4_a_segment_that_is_away_for_a_while_costs_nothing() {
+fn i4_s13_a_segment_that_is_away_for_a_while_costs_nothing() {
     let cluster = cluster();
     fill(&cluster);
     let away = segments(&cluster).remove(2);
@@ -221,7 +221,7 @@ fn copy_folder(from: &Path, to: &Path) {
 /// A backup of the storage folder, restored beside a master that has gone on. What it writes then
 /// lies in front of what was lost, for every number of restarts.
 #[test]
-fn i4_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothing() {
+fn i4_s07_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothing() {
     let cluster = cluster();
     fill(&cluster);
     let folder = cluster.dir().join(STORAGE);
@@ -292,7 +292,7 @@ fn i4_a_storage_folder_one_upload_older_than_the_master_is_seen_and_frees_nothin
 /// Yesterday's folder of the master, tried out for a while: it knows nothing of the newer half of
 /// the files, and takes each of them for an abandoned upload.
 #[test]
-fn i4_an_older_master_frees_nothing_and_the_right_one_finds_everything() {
+fn i4_s01_an_older_master_frees_nothing_and_the_right_one_finds_everything() {
     let cluster = Cluster::one_of_each(PROGRAM)
         .env("FS_SIZE", "64MiB")
         .env("CSTORE_HEARTBEAT_MS", "10")
@@ -415,7 +415,7 @@ fn i12_an_older_master_is_accepted_by_the_number_that_the_list_shows() {
 
 /// The folder of the node is there and empty, because its volume is not mounted.
 #[test]
-fn i1_a_volume_that_is_not_mounted_is_not_formatted() {
+fn i1_s12_a_volume_that_is_not_mounted_is_not_formatted() {
     let cluster = cluster();
     fill(&cluster);
     let folder = cluster.dir().join(STORAGE);

@@ -478,3 +478,52 @@ fn metrics_and_settings_are_documented() {
         }
     }
 }
+
+/// Scenarios of doubt: an older, copied, damaged or foreign part of the cluster. `docs/durability.md` says what happens in
+/// each class of them. The test of the n-th has `_s` and two digits of n in its name.
+const SCENARIOS: [&str; 23] = [
+    "01 an older master for a while, then the right one",
+    "02 an older master that takes more writes than it lacks",
+    "03 a store that is away while an older master starts",
+    "04 a copy that lacks nothing that anybody has heard: not seen",
+    "05 a snapshot that is restored twice",
+    "06 an accept that is cut off",
+    "07 a storage folder one upload older",
+    "08 a disk rolled back by any number of frames and opened any number of times",
+    "09 an older disk under a master that is sure of itself",
+    "10 an older disk under a master that is older by more",
+    "11 two storage nodes with each other's disks",
+    "12 a volume that is not mounted",
+    "13 a segment that is away for a while",
+    "14 a segment that comes back after it was given up",
+    "15 a rotten block that is uploaded again",
+    "16 a kill between any two steps of a roll or a removal",
+    "17 a clock that jumps by ten years",
+    "18 a hold that cannot be written",
+    "19 a superblock or an inventory that is older than the segments",
+    "20 a lying disk that lost the last batch of the master",
+    "22 a process that is resumed twice with its memory",
+    "23 an index of another copy beside the log",
+    "24 a byte that flips in a record of the master",
+];
+
+#[test]
+fn every_scenario_of_doubt_has_a_test_with_its_number() {
+    let mut files = Vec::new();
+    for folder in ["services", "integration-tests/tests"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let texts: Vec<String> = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    for scenario in SCENARIOS {
+        let infix = format!("_s{}_", &scenario[..2]);
+        let is_test = |line: &str| {
+            let name = line.trim_start().trim_start_matches("async ");
+            name.starts_with("fn i") && name.contains(&infix)
+        };
+        let found = texts.iter().any(|text| text.lines().any(is_test));
+        assert!(found, "no test has {infix} in its name: {scenario}");
+    }
+}

@@ -21,7 +21,7 @@ use rand::rngs::StdRng;
 use crate::model::{World, block, run};
 
 #[tokio::test]
-async fn i1_i3_i4_i6_sealed_sets_survive_everything_until_their_release() {
+async fn i1_i3_i4_i6_s16_sealed_sets_survive_kills_at_any_call_until_their_release() {
     let (first, cases) = seed_and_cases(1, 1_000);
     let (mut with_power_loss, mut emptied) = (0, 0);
     for seed in first..first + cases {

@@ -22,7 +22,7 @@ use crate::hold::{
 use crate::model::answer;
 
 /// Stores the block of a number and returns the seal, as the master remembers it.
-async fn sealed(engine: &Engine, n: u64) -> SealPoint {
+pub(crate) async fn sealed(engine: &Engine, n: u64) -> SealPoint {
     let block = numbered(n, LEN);
     let ids = vec![block.id];
     let outcome = engine
@@ -56,7 +56,7 @@ fn is_doubted(engine: &Engine) -> bool {
 }
 
 #[tokio::test]
-async fn i4_lost_writes_are_seen_for_1_to_8_frames_and_1_to_4_opens_with_a_kill_each_time() {
+async fn i4_s08_lost_writes_are_seen_for_1_to_8_frames_and_1_to_4_opens_with_a_kill_each_time() {
     let (disk, copies, seen) = grown(12).await;
     assert!(
         open_memory(&disk, CAPACITY)

@@ -393,7 +393,7 @@ async fn i4_a_lost_block_that_is_uploaded_again_is_held_by_all_who_name_it() {
 }
 
 #[tokio::test]
-async fn i12_a_person_ends_a_hold_by_the_number_that_the_list_shows() {
+async fn i12_s14_a_person_ends_a_hold_and_the_file_that_was_given_up_is_not_read_again() {
     let disk = filled().await;
     let name = names(&segments(&disk)).remove(1);
     let bytes = take_file(&*segments(&disk), &name);
@@ -497,7 +497,7 @@ async fn i4_one_damaged_area_of_the_inventory_is_no_doubt() {
 }
 
 #[tokio::test]
-async fn i4_a_superblock_that_is_older_than_the_inventory_is_doubt() {
+async fn i4_s19_a_superblock_that_is_older_than_the_inventory_is_doubt() {
     let disk = filled().await;
     let old = contents(&disk, SUPERBLOCK);
     let engine = open_memory(&disk, CAPACITY).unwrap();

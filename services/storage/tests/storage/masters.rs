@@ -58,7 +58,7 @@ fn kinds(engine: &Engine) -> Vec<DoubtKind> {
 }
 
 #[tokio::test]
-async fn i4_an_older_master_is_not_obeyed_and_the_right_one_ends_the_doubt() {
+async fn i4_s02_an_older_master_that_overtakes_is_not_obeyed_and_the_right_one_ends_the_doubt() {
     let mut disk = filled().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
     assert!(hear(&engine, history(&[(A, 1)], 120)));
@@ -217,4 +217,73 @@ async fn i4_a_noted_place_that_cannot_be_written_is_not_kept() {
     drop(engine);
     let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
     assert_eq!(engine.judge().noted().position, 130);
+}
+
+/// The bound of what is seen: a copy that lacks nothing of what this disk was told is the same
+/// history to it.
+#[tokio::test]
+async fn i4_s04_a_copy_that_has_all_that_was_noted_is_obeyed() {
+    let disk = filled().await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(hear(&engine, history(&[(A, 1)], 100)));
+    // The right master wrote up to 120, and nobody who lives has heard it.
+    assert!(hear(&engine, history(&[(A, 1), (B, 101)], 103)));
+    assert_eq!(kinds(&engine), []);
+    // Whoever has heard one position more knows.
+    let heard = open_memory(&filled().await, CAPACITY).unwrap();
+    assert!(hear(&heard, history(&[(A, 1)], 101)));
+    assert!(!hear(&heard, history(&[(A, 1), (B, 101)], 103)));
+}
+
+/// The older of the two is named: the disk is not in doubt for what the older master has not seen
+/// yet.
+#[tokio::test]
+async fn i4_s10_an_older_disk_under_a_master_that_is_older_by_more_doubts_the_master() {
+    let disk = filled().await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let head = crate::epochs::sealed(&engine, 700).await;
+    let tell = |position, seen| Answer {
+        seen: Some(seen),
+        history: Some(history(&[(A, 1)], position)),
+    };
+    assert!(engine.judge().judge(&tell(110, head)));
+    assert!(!engine.judge().judge(&tell(100, head)));
+    assert_eq!(kinds(&engine), [DoubtKind::Master]);
+    try_to_free(&engine).await;
+    assert_eq!(engine.holdings().sessions().len() as u64, N_FILES + 1);
+
+    // The right master knows a seal that this disk has lost.
+    let lost = cstore_types::epoch::SealPoint {
+        seq: cstore_types::SealSeq(head.seq.0 + (1 << 20)),
+        ..head
+    };
+    engine.judge().judge(&tell(120, lost));
+    assert_eq!(kinds(&engine), [DoubtKind::StoreOlder]);
+    try_to_free(&engine).await;
+    assert_eq!(engine.holdings().sessions().len() as u64, N_FILES + 1);
+}
+
+/// The note lies in room that was taken when the disk was formatted. If even that fails, the hold
+/// lives in memory, and the next process finds its reason again.
+#[tokio::test]
+async fn i4_s18_a_hold_that_cannot_be_written_holds_all_the_same() {
+    for fault in [cstore_log::Fault::Enospc, cstore_log::Fault::Eio] {
+        let disk = filled().await;
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        assert!(hear(&engine, history(&[(A, 1)], 120)));
+        engine.judge().keep_noted().unwrap();
+        for nth in 1..=8 {
+            disk.strike(cstore_log::Verb::Write, nth, fault);
+        }
+        assert!(!hear(&engine, history(&[(A, 1)], 100)));
+        assert!(engine.hold().is_held());
+        try_to_free(&engine).await;
+        assert_eq!(engine.holdings().sessions().len() as u64, N_FILES);
+        drop(engine);
+
+        disk.calm();
+        let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
+        assert!(!hear(&engine, history(&[(A, 1)], 100)));
+        assert_eq!(kinds(&engine), [DoubtKind::Master]);
+    }
 }

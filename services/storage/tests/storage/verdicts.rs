@@ -56,7 +56,7 @@ async fn upload(engine: &Engine, as_session: u64, n: u64) -> bool {
 
 /// Scenario 15 of the design of doubt.
 #[tokio::test]
-async fn i8_a_rotten_block_that_is_uploaded_again_reads_back_also_after_restarts() {
+async fn i8_s15_a_rotten_block_that_is_uploaded_again_reads_back_also_after_restarts() {
     for is_clean in [true, false] {
         let mut disk = FaultyDisk::new();
         let engine = open_memory(&disk, CAPACITY).unwrap();

@@ -30,7 +30,7 @@ async fn register(master: &Master, n: u8, noted: Option<Point>) {
 }
 
 #[tokio::test]
-async fn i4_space_waits_for_a_store_that_is_away_until_a_person_excuses_it() {
+async fn i4_s03_space_waits_for_a_store_that_is_away_until_a_person_excuses_it() {
     let fixture = Fixture::new().await;
     let next = next_life(&fixture).await;
     register(&next, 1, None).await;

@@ -35,6 +35,11 @@ impl FakeClock {
     pub(super) fn advance(&self, by: Duration) {
         self.0.fetch_add(millis(by), Ordering::Relaxed);
     }
+
+    pub(super) fn jump(&self, by: Duration, is_ahead: bool) {
+        let by = if is_ahead { millis(by) } else { -millis(by) };
+        self.0.fetch_add(by, Ordering::Relaxed);
+    }
 }
 
 impl Clock for FakeClock {

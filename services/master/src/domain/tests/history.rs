@@ -134,6 +134,41 @@ async fn i12_a_contested_master_goes_on_when_it_is_accepted_for_each_node_and_fo
     fixture.publish(1, "a").await;
 }
 
+/// Each node is accepted by a batch of its own: a master that dies between two of them still knows
+/// the first one, and is contested by the rest.
+#[tokio::test]
+async fn i12_s06_an_accept_that_is_cut_off_is_gone_on_with_node_by_node() {
+    let fixture = Fixture::new().await;
+    let id = |n: u8| NodeId::new(&format!("storage-{n}")).unwrap();
+    for n in 1..=2 {
+        beat(&fixture.master, n, elsewhere(), vec![doubt()]);
+    }
+    let members = &fixture.master.members;
+    members.accept_doubt(&id(1), 5).await.unwrap();
+
+    let context = fixture.master.context.clone();
+    let key = cstore_types::ClusterSecret::generate().unwrap();
+    let next = Master::open(context, key.ticket_key()).await.unwrap();
+    for n in 1..=2 {
+        let node = Node {
+            told: Told::Sequence,
+            noted: Some(elsewhere()),
+            doubts: vec![doubt()],
+            ..node(NodeRole::Storage, Some(disk(n, 0)))
+        };
+        let registered = next.members.register(id(n), node).await.unwrap();
+        let accepted = (n == 1).then(elsewhere);
+        assert_eq!(registered.telling.accepted, accepted, "storage-{n}");
+    }
+    assert!(next.context.derived.contested().is_some());
+    assert!(!next.members.may_release());
+    for n in 1..=2 {
+        next.members.accept_doubt(&id(n), 5).await.unwrap();
+    }
+    assert_eq!(next.context.derived.contested(), None);
+    assert!(next.members.may_release());
+}
+
 /// The node that has obeyed another history is gone for good, or its disk does not open any more.
 #[tokio::test]
 async fn i12_a_contest_of_a_node_that_does_not_return_can_be_ended() {

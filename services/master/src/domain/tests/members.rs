@@ -107,7 +107,7 @@ async fn i12_an_accepted_doubt_is_told_until_the_node_says_that_it_has_accepted_
 }
 
 #[tokio::test]
-async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up() {
+async fn i4_s09_a_disk_that_is_older_than_its_seals_is_suspect_and_the_master_is_sure_of_itself() {
     let fixture = Fixture::new().await;
     let mut commit = fixture.commit(session(1), "a", WriteCondition::Any);
     commit
@@ -129,10 +129,38 @@ async fn a_disk_that_is_older_than_its_seals_is_suspect_until_it_has_caught_up()
         (false, 10)
     );
     assert_eq!(state_of(&fixture, "storage-1"), Some(NodeState::Suspect));
+    assert_eq!(fixture.master.context.derived.contested(), None);
     assert_eq!(
         renewed(fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 10)))),
         (false, 10)
     );
+}
+
+#[tokio::test]
+async fn i1_s11_two_storage_nodes_with_each_others_disks_are_refused() {
+    let fixture = Fixture::new().await;
+    let known = |n: u8| fixture.master.context.derived.store(store_of(n));
+    let before = [known(1), known(2)];
+    for is_open in [true, false] {
+        for (n, of) in [(1, 2), (2, 1)] {
+            let swapped = Node {
+                told: if is_open {
+                    Told::Sequence
+                } else {
+                    Told::Nothing
+                },
+                ..node(NodeRole::Storage, Some(disk(of, 0)))
+            };
+            let id = NodeId::new(&format!("storage-{n}")).unwrap();
+            let refused = fixture.master.members.register(id, swapped).await;
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code, ErrorCode::PermissionDenied);
+            let text = refused.message;
+            assert!(text.contains(&store_of(of).to_string()), "{text}");
+            assert!(text.contains(&format!("storage-{of}")), "{text}");
+        }
+    }
+    assert_eq!([known(1), known(2)], before);
 }
 
 #[tokio::test]

@@ -492,3 +492,42 @@ async fn an_open_session_is_given_up_when_it_was_silent_for_the_life_of_a_ticket
     judged(2).await;
     assert_eq!(judged(2).await, Verdict::Ended(Ending::Aborted));
 }
+
+/// The clock decides when a deleted file's blocks go, and whether a ticket is still good: nothing
+/// that is there is lost by it.
+#[tokio::test(start_paused = true)]
+async fn i3_s17_a_clock_that_jumps_by_ten_years_frees_nothing_that_is_needed() {
+    const TEN_YEARS: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 86_400);
+    for is_ahead in [true, false] {
+        let fixture = Fixture::new().await;
+        fixture.publish(1, "kept").await;
+        let late = fixture.commit(session(2), "late", WriteCondition::Any);
+        let open = fixture.commit(session(3), "open", WriteCondition::Any);
+        fixture
+            .master
+            .releases
+            .judge(store_of(1), &[session(3)], true)
+            .await;
+        fixture.clock.jump(TEN_YEARS, is_ahead);
+
+        let outcome = publish(&fixture, &late).await;
+        if is_ahead {
+            // Whether progress has renewed it is not known in the first lease.
+            assert_eq!(outcome, Err(ErrorCode::Unavailable));
+        } else {
+            outcome.unwrap();
+        }
+        let judged = &fixture.master.releases;
+        let sessions = [session(1), session(3)];
+        let verdicts = judged.judge(store_of(1), &sessions, true).await;
+        assert!(matches!(verdicts[0].1, Verdict::Committed(_)));
+        assert_eq!(
+            verdicts[1].1,
+            Verdict::Open,
+            "its silence is measured without the clock"
+        );
+        assert!(judged.due(store_of(1), 0).is_empty());
+        fixture.clock.jump(TEN_YEARS, !is_ahead);
+        publish(&fixture, &open).await.unwrap();
+    }
+}

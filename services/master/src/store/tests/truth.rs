@@ -8,7 +8,6 @@ use cstore_types::history::{Place, place};
 
 use super::super::index::{FoundIndex, stored};
 use super::super::record;
-use super::super::room::{SharedGauge, Space};
 use super::*;
 use crate::limits::INDEX_CACHE_BYTES;
 
@@ -129,7 +128,7 @@ pub(super) fn damage(error: &MetaError) -> &DamageKind {
 
 /// Scenario 24 of the design of doubt: a byte flips in a sealed record of the master.
 #[tokio::test]
-async fn i8_any_flipped_byte_of_the_log_is_refused_or_harmless_and_never_another_name() {
+async fn i8_s24_any_flipped_byte_of_the_log_is_refused_or_harmless_and_never_another_name() {
     let whole = Folder::new();
     whole.write(0, 6, 7).await;
     let expected = whole.content().await;
@@ -309,7 +308,7 @@ async fn i1_files_of_the_log_without_their_owner_are_refused_and_left_as_they_ar
 
 /// Scenario 23 of the design of doubt.
 #[tokio::test]
-async fn i1_an_index_of_another_copy_is_never_served() {
+async fn i1_s23_an_index_of_another_copy_is_never_served() {
     let ours = Folder::new();
     ours.write(0, 20, 7).await;
     let theirs = ours.copy();
@@ -359,7 +358,7 @@ async fn i1_a_file_of_the_log_of_another_copy_is_noticed() {
 /// A part of scenario 22 of the design of doubt: a process that was resumed twice with its memory
 /// writes on in one life.
 #[tokio::test]
-async fn i4_two_copies_of_one_process_are_told_apart_by_their_links() {
+async fn i4_s22_two_copies_of_one_process_are_told_apart_by_their_links() {
     let ours = Folder::new();
     ours.write(0, 5, 7).await;
     let theirs = ours.copy();
@@ -422,7 +421,7 @@ async fn i8_a_damaged_value_of_the_index_is_made_anew_at_the_next_open() {
     assert_eq!(mirror.copy(), pairs(&meta).await);
 }
 
-fn log_of(folder: &Folder, owner: [u8; 16]) -> Log {
+pub(super) fn log_of(folder: &Folder, owner: [u8; 16]) -> Log {
     let disk = RealDisk::open(folder.path().join("log")).unwrap();
     let options = Options {
         owner,
@@ -441,7 +440,7 @@ fn log_of(folder: &Folder, owner: [u8; 16]) -> Log {
     Log::open(disk, options, &mut |_| ()).unwrap().0
 }
 
-fn append(log: &Log, kind: u8, position: Position, payload: Vec<u8>) {
+pub(super) fn append(log: &Log, kind: u8, position: Position, payload: Vec<u8>) {
     let record = Record {
         kind,
         key: position.to_be_bytes().to_vec().into(),
@@ -455,123 +454,64 @@ fn append(log: &Log, kind: u8, position: Position, payload: Vec<u8>) {
     landed.recv().unwrap().unwrap();
 }
 
-/// Makes a folder as a program before format 2 left it: a snapshot up to position 3, a log from
-/// there on, and an index if it is to have one. Returns what it holds.
-fn first_format(folder: &Folder, has_index: bool) -> Content {
-    let pair = |n: u64| {
-        (
-            format!("n{n}").into_bytes(),
-            format!("value {n}").into_bytes(),
+/// Two restores of one backup are two histories: what one has told is not a place of the other.
+#[tokio::test]
+async fn i4_s05_two_restores_of_one_snapshot_are_two_histories() {
+    let folder = Folder::new();
+    folder.write(0, 20, 7).await;
+    let FoundIndex { index, applied, .. } = Index::find(folder.path(), INDEX_CACHE_BYTES).unwrap();
+    let at = (applied.position, applied.link);
+    snapshot::write_all(folder.path(), &index, at).unwrap();
+    drop(index);
+    let mut told = Vec::new();
+    for byte in [1, 2] {
+        let restored = Folder::new();
+        std::fs::copy(folder.snapshot(), restored.snapshot()).unwrap();
+        let meta = restored.open();
+        let before = meta.head();
+        meta.commit(put(b"nmore", vec![byte])).await.unwrap();
+        let judge = |point| {
+            let history = meta.history();
+            place(
+                &history.lives,
+                history.position,
+                |at| meta.link_at(at),
+                point,
+            )
+        };
+        assert_eq!(judge(&before), Place::Contains, "all of the backup");
+        for other in &told {
+            assert_eq!(judge(other), Place::Fork);
+        }
+        told.push(meta.head());
+    }
+    assert_eq!(told[0].position, told[1].position);
+}
+
+/// The next life begins at the position that a lying disk has lost.
+#[tokio::test]
+async fn i4_s20_a_last_batch_that_a_lying_disk_has_lost_is_missed() {
+    let ours = Folder::new();
+    ours.write(0, 5, 7).await;
+    let lost = ours.copy();
+    let meta = ours.open();
+    meta.commit(put(b"nlast", vec![1])).await.unwrap();
+    let noted = meta.head();
+    drop(meta);
+    let judge = |meta: &SledMeta| {
+        let history = meta.history();
+        place(
+            &history.lives,
+            history.position,
+            |at| meta.link_at(at),
+            &noted,
         )
     };
-    let first = |n: u64| [&n.to_be_bytes()[..], &pair(n).1].concat();
-    std::fs::write(folder.path().join("log-owner"), [5; 16]).unwrap();
-    let mut snapshot = b"CSTORMS2".to_vec();
-    snapshot.extend(3u64.to_le_bytes());
-    snapshot.extend(3u64.to_le_bytes());
-    for n in 1..=3 {
-        let (key, value) = (pair(n).0, first(n));
-        snapshot.extend((key.len() as u32).to_le_bytes());
-        snapshot.extend((value.len() as u32).to_le_bytes());
-        snapshot.extend([key, value].concat());
+    let meta = lost.open();
+    assert_ne!(judge(&meta), Place::Contains);
+    for n in 0..3 {
+        meta.commit(put(&[b'n', n], vec![n])).await.unwrap();
+        assert!(meta.position() >= noted.position);
+        assert_ne!(judge(&meta), Place::Contains);
     }
-    let crc = crc32c::crc32c(&snapshot);
-    snapshot.extend(crc.to_le_bytes());
-    std::fs::write(folder.snapshot(), snapshot).unwrap();
-
-    let log = log_of(folder, [5; 16]);
-    for n in 2..=6u64 {
-        let (key, value) = pair(n);
-        let mut payload = 1u32.to_le_bytes().to_vec();
-        payload.extend((key.len() as u32).to_le_bytes());
-        payload.extend((value.len() as u32).to_le_bytes());
-        payload.extend([key, value].concat());
-        append(&log, record::KIND_UNCHECKED, n, payload);
-    }
-    log.close().unwrap();
-
-    if has_index {
-        let db = sled::open(folder.path().join("index")).unwrap();
-        for n in 1..=6 {
-            db.insert(pair(n).0, first(n)).unwrap();
-        }
-        db.insert(b"\0applied", &6u64.to_be_bytes()).unwrap();
-        db.insert(b"\0clean", b"1").unwrap();
-        db.flush().unwrap();
-    }
-    (1..=6).map(pair).collect()
-}
-
-#[tokio::test]
-async fn i1_a_folder_of_format_1_is_brought_to_this_format_from_any_step_of_the_way() {
-    for has_index in [true, false] {
-        let folder = Folder::new();
-        let expected = first_format(&folder, has_index);
-        let first = std::fs::read(folder.snapshot()).unwrap();
-        assert_eq!(folder.content().await, expected);
-        assert_eq!(std::fs::read(folder.snapshot()).unwrap()[..8], *b"CSTORMS3");
-        assert_eq!(folder.content().await, expected, "again");
-
-        // Killed before the snapshot took its place, with all of the index, half of it, or none.
-        let all = folder.copy();
-        std::fs::write(all.snapshot(), &first).unwrap();
-        std::fs::write(all.path().join("snapshot.new"), b"half").unwrap();
-        let none = all.copy().without_index();
-        let half = all.copy().without_index();
-        let index = Index::rebuilt(half.path(), INDEX_CACHE_BYTES).unwrap();
-        let value = stored(b"n1", 1, b"value 1");
-        index.insert_stored(vec![(b"n1".to_vec(), value)]).unwrap();
-        index.flush().unwrap();
-        drop(index);
-        for folder in [all, none, half] {
-            assert_eq!(folder.content().await, expected);
-            folder.write(100, 3, 9).await;
-            let more = folder.content().await;
-            assert_eq!(more.len(), 9);
-            assert_eq!(folder.without_index().content().await, more);
-        }
-    }
-}
-
-#[tokio::test]
-async fn i1_a_folder_of_format_1_that_lacks_something_is_refused_and_left_as_it_is() {
-    // A payload of a file with a footer: nothing but its frame has a checksum.
-    let folder = Folder::new();
-    let expected = first_format(&folder, true);
-    let file = folder.log_files()[0].clone();
-    let at = find(&file, b"value 5");
-    flip(&file, at);
-    let error = folder.refusal();
-    assert!(matches!(error, MetaError::Log(_)), "{error:?}");
-    flip(&file, at);
-    assert_eq!(folder.copy().content().await, expected);
-
-    let bytes = std::fs::read(&file).unwrap();
-    std::fs::remove_file(&file).unwrap();
-    let error = folder.refusal();
-    assert!(
-        matches!(damage(&error), DamageKind::Behind { .. }),
-        "{error:?}"
-    );
-    std::fs::write(&file, bytes).unwrap();
-
-    // No room for a second snapshot and index.
-    let first = std::fs::read(folder.snapshot()).unwrap();
-    let disk = RealDisk::open(folder.path().join("log")).unwrap();
-    let gauge = SharedGauge(Arc::new(|_: &Path| {
-        Ok(Space {
-            free: 9 << 20,
-            total: 1 << 30,
-        })
-    }));
-    let opened = SledMeta::open_with(
-        folder.path(),
-        disk,
-        &options(1 << 30),
-        Arc::new(Mirror::default()),
-        gauge,
-    );
-    assert!(matches!(opened, Err(MetaError::Full)));
-    assert_eq!(std::fs::read(folder.snapshot()).unwrap(), first);
-    assert_eq!(folder.content().await, expected);
 }

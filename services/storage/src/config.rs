@@ -1,6 +1,6 @@
 //! Configuration of a storage node from the environment.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cstore_mesh::Tls;
@@ -10,6 +10,8 @@ use cstore_node::size::ByteSize;
 use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{NodeId, StoreUuid};
 
+use crate::engine::SUPERBLOCK_FILE;
+
 /// Smallest disk that holds a few segments and its reserve.
 pub const MIN_FS_SIZE: ByteSize = ByteSize::from_mib(6);
 
@@ -18,7 +20,7 @@ pub const MIN_FS_SIZE: ByteSize = ByteSize::from_mib(6);
 pub struct Config {
     /// Folder of the disk: `<CSTORE_DATA_DIR>/<node id>`.
     pub disk: PathBuf,
-    /// CSTORE_NODE_ID.
+    /// CSTORE_NODE_ID, or the name of the only disk in CSTORE_DATA_DIR, or a new one.
     pub node: NodeId,
     /// CSTORE_MASTER_ADDR.
     pub master: HostPort,
@@ -49,12 +51,9 @@ impl Config {
     /// Reads the environment; mistakes are collected in `env`.
     pub fn from_env(env: &mut Env<'_>) -> Self {
         let data_dir = env.path("CSTORE_DATA_DIR", "./data");
-        let fallback = NodeId::new("storage-1").expect("the default follows the rule of node ids");
-        let node = env.value(
-            "CSTORE_NODE_ID",
-            fallback,
-            "1 to 64 characters of a-z, 0-9, '.', '-', '_'",
-        );
+        let node = env
+            .node_id()
+            .unwrap_or_else(|| name_of_disk(&data_dir, env));
         Self {
             disk: data_dir.join(node.as_str()),
             master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
@@ -85,5 +84,90 @@ impl Config {
             tls: None,
             node,
         }
+    }
+}
+
+/// Returns the name of a node that is not told one: that of the only disk that is here, so that a
+/// restart finds it; a new one if there is none. Two nodes never share one by default.
+fn name_of_disk(data_dir: &Path, env: &mut Env<'_>) -> NodeId {
+    let mut found = names_of_disks(data_dir);
+    match (found.pop(), found.is_empty()) {
+        (None, _) => env.random_node_id("storage"),
+        (Some(only), true) => only,
+        (Some(one), false) => {
+            let names: Vec<String> = found.iter().map(NodeId::to_string).collect();
+            let folder = data_dir.display();
+            env.refuse(
+                "CSTORE_NODE_ID",
+                &format!(
+                    "set, because {folder} has disks of {}, {one}",
+                    names.join(", ")
+                ),
+            );
+            one
+        }
+    }
+}
+
+/// Returns the names of the disks in a folder, in order. A folder that cannot be read has none: the
+/// open of the disk says what is wrong.
+fn names_of_disks(data_dir: &Path) -> Vec<NodeId> {
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    let has_disk = |folder: &Path| {
+        let superblock = folder.join(SUPERBLOCK_FILE);
+        superblock.try_exists().unwrap_or(false)
+    };
+    let mut names: Vec<NodeId> = entries
+        .filter(|entry| has_disk(&entry.path()))
+        .filter_map(|entry| NodeId::new(entry.file_name().to_str()?).ok())
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Reads a configuration with this data folder and name, if there is one.
+    fn node(data_dir: &Path, name: Option<&str>) -> Result<NodeId, String> {
+        let mut set = HashMap::from([(
+            "CSTORE_DATA_DIR".to_owned(),
+            data_dir.to_str().unwrap().to_owned(),
+        )]);
+        if let Some(name) = name {
+            set.insert("CSTORE_NODE_ID".to_owned(), name.to_owned());
+        }
+        let mut env = Env::new(&set);
+        let config = Config::from_env(&mut env);
+        let finished = env.finish().map_err(|error| error.to_string());
+        finished.map(|()| config.node)
+    }
+
+    #[test]
+    fn i1_a_node_without_a_name_takes_that_of_its_disk_or_one_that_nobody_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (node(dir.path(), None), node(dir.path(), None));
+        assert_ne!(one, other);
+        assert!(one.unwrap().as_str().starts_with("storage-"));
+
+        // A folder of something else is no disk.
+        for folder in ["master", "storage-7"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        std::fs::write(dir.path().join("storage-7").join(SUPERBLOCK_FILE), b"").unwrap();
+        let id = |text| NodeId::new(text).unwrap();
+        assert_eq!(node(dir.path(), None), Ok(id("storage-7")));
+        assert_eq!(node(dir.path(), Some("storage-9")), Ok(id("storage-9")));
+
+        std::fs::create_dir(dir.path().join("storage-8")).unwrap();
+        std::fs::write(dir.path().join("storage-8").join(SUPERBLOCK_FILE), b"").unwrap();
+        let refused = node(dir.path(), None).unwrap_err();
+        for named in ["CSTORE_NODE_ID", "storage-7", "storage-8"] {
+            assert!(refused.contains(named), "{refused}");
+        }
+        assert_eq!(node(dir.path(), Some("storage-8")), Ok(id("storage-8")));
     }
 }

@@ -11,7 +11,7 @@ use cstore_types::NodeId;
 /// A worker's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// CSTORE_NODE_ID.
+    /// CSTORE_NODE_ID, or a new name for this process: two workers never share one by default.
     pub node: NodeId,
     /// CSTORE_MASTER_ADDR.
     pub master: HostPort,
@@ -33,14 +33,10 @@ pub struct Config {
 impl Config {
     /// Reads the environment; mistakes are collected in `env`.
     pub fn from_env(env: &mut Env<'_>) -> Self {
-        let fallback = NodeId::new("worker-1").expect("the default follows the rule of node ids");
         let ms = Duration::from_millis;
+        let node = env.node_id();
         Self {
-            node: env.value(
-                "CSTORE_NODE_ID",
-                fallback,
-                "1 to 64 characters of a-z, 0-9, '.', '-', '_'",
-            ),
+            node: node.unwrap_or_else(|| env.random_node_id("worker")),
             master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
             advertise_host: env.string("CSTORE_ADVERTISE_HOST", "127.0.0.1"),
             retry_step: env.duration_ms(

@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+use cstore_types::NodeId;
+
 use crate::size::ByteSize;
 
 /// The exit status of a process that was started wrongly (`EX_USAGE` of sysexits).
@@ -243,6 +245,22 @@ impl<'a> Env<'a> {
                 .map_or_else(|| "(unset)".to_owned(), T::to_string)
         };
         self.read(key, None, allowed, |text| text.parse().ok().map(Some), show)
+    }
+
+    /// The name of a node, if it is set.
+    pub fn node_id(&mut self) -> Option<NodeId> {
+        self.optional(
+            "CSTORE_NODE_ID",
+            "1 to 64 characters of a-z, 0-9, '.', '-', '_'",
+        )
+    }
+
+    /// Makes up the name of a node that has none. Without random numbers it is a mistake.
+    pub fn random_node_id(&mut self, role: &str) -> NodeId {
+        NodeId::random(role).unwrap_or_else(|_| {
+            self.refuse("CSTORE_NODE_ID", "set, because there are no random numbers");
+            NodeId::new("none").expect("it follows the rule of node ids")
+        })
     }
 
     /// Like [`Env::value`], where unset is a mistake too; the `None` then never outlives

@@ -136,6 +136,17 @@ impl NodeId {
         Ok(Self(text.to_owned()))
     }
 
+    /// Makes a name that no other node has: `role`, which follows the rule of node ids, and eight
+    /// random digits.
+    ///
+    /// # Errors
+    /// Those of the operating system's random numbers.
+    pub fn random(role: &str) -> Result<Self, getrandom::Error> {
+        let mut digits = [0; 4];
+        getrandom::fill(&mut digits)?;
+        Ok(Self(format!("{role}-{}", hex::encode(digits))))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -48,6 +48,8 @@ mod space;
 mod volume;
 mod writer;
 
+pub(crate) use format::SUPERBLOCK_FILE;
+
 pub use compactor::{CompactStep, CompactionStats, Compactor, Need};
 pub use counters::Counters;
 pub use error::{AcceptError, EngineError, OpenError};

@@ -214,16 +214,15 @@ async fn i1_an_open_that_could_not_make_a_hole_good_leaves_the_index_marked() {
     let expected = folder.content().await;
     let file = folder.log_files()[0].clone();
     flip(&file, find(&file, b"n0003"));
-    // Nothing can take the place of a folder.
-    std::fs::remove_file(folder.snapshot()).unwrap();
-    std::fs::create_dir(folder.path().join("snapshot.new")).unwrap();
-    let _ = folder.refusal();
-    let index = folder.path().join("index");
-    let db = sled::open(&index).unwrap();
+    // A snapshot of the index fails at its damaged value.
+    let whole = folder.copy();
+    damage_value(&folder, b"n0050");
+    let error = folder.refusal();
+    assert!(matches!(damage(&error), DamageKind::Value { .. }));
+    let db = sled::open(folder.path().join("index")).unwrap();
     assert!(db.get(b"\0clean").unwrap().is_some());
     drop(db);
-    std::fs::remove_dir(folder.path().join("snapshot.new")).unwrap();
-    assert_eq!(folder.content().await, expected);
+    assert_eq!(whole.content().await, expected);
 }
 
 /// The mark of the position that the index has applied must not go with an index that is there.

@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -11,6 +11,9 @@ test: ## everything that must hold: format, lints, tests, documentation, image, 
 
 flaky: ## the tests N=10 times beside LOAD=2 busy loops: which failed how often; ARGS="-p cstore-log -- crash"
 	@.ci/flaky
+
+model: ## explore every order of steps of what master and disks judge of each other, then without each rule
+	@cargo run --release -p cstore-model
 
 mutants: ## break the code with each patch of integration-tests/mutants: do the tests notice? ONLY=log
 	@.ci/mutants

@@ -14,7 +14,6 @@
 //! ```
 
 use cstore_types::epoch::{self, Epoch, SealPoint};
-use cstore_types::history::Place;
 use cstore_types::{ErrorCode, Fault, SealSeq, StoreUuid};
 use tokio::sync::OwnedRwLockReadGuard;
 
@@ -59,12 +58,7 @@ impl Told {
     fn holds(&self, head: SealSeq, point: &SealPoint) -> bool {
         match self {
             Self::Nothing | Self::Sequence => point.seq <= head,
-            Self::Epochs(epochs) => {
-                let is_current = epochs.last().is_some_and(|current| {
-                    current.number == epoch::epoch_of(point.seq.0) && current.nonce == point.nonce
-                });
-                is_current || epoch::place(epochs, head.0, point) == Place::Contains
-            }
+            Self::Epochs(epochs) => epoch::is_held(epochs, head.0, point),
         }
     }
 

@@ -118,6 +118,14 @@ impl fmt::Debug for Point {
     }
 }
 
+/// Returns true if somebody who has noted `noted` of a history may go by an answer that tells a
+/// history with these `lives` and this `head`: it contains what was noted, or a person has
+/// `accepted` exactly that.
+pub fn may_obey(noted: &Point, lives: &[Life], head: &Point, accepted: Option<&Point>) -> bool {
+    let link_at = |position| (position == head.position && head.chain != 0).then_some(head.chain);
+    accepted == Some(noted) || place(lives, head.position, link_at, noted) == Place::Contains
+}
+
 /// Judges `point` by a history: its `lives` in the order of their first positions, the position
 /// `head` of its last write, and the links of its chain that are still known. The end of a life is
 /// known from the life behind it.

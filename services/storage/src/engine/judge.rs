@@ -155,8 +155,10 @@ impl Judge {
 
     fn judge_master(&self, history: Option<&MasterHistory>) -> bool {
         let noted = self.noted();
-        let accepted = history.and_then(|history| history.accepted);
-        if self.is_ours(history) || accepted == Some(noted) {
+        let is_accepted = history.is_some_and(|told| {
+            history::may_obey(&noted, &told.lives, &told.head, told.accepted.as_ref())
+        });
+        if is_accepted || self.is_ours(history) {
             self.hold.close(|doubt| doubt.kind == DoubtKind::Master);
             if let Some(history) = history {
                 *self.noted.lock() = history.head;
@@ -179,13 +181,7 @@ impl Judge {
         let noted = self.noted();
         match history {
             None => noted.is_origin(),
-            Some(MasterHistory { head, lives, .. }) => {
-                let link_at = |position| {
-                    let is_known = position == head.position && head.chain != 0;
-                    is_known.then_some(head.chain)
-                };
-                history::place(lives, head.position, link_at, &noted) == Place::Contains
-            }
+            Some(MasterHistory { head, lives, .. }) => history::may_obey(&noted, lives, head, None),
         }
     }
 }

@@ -1,0 +1,134 @@
+//! The parts of the model and what they remember.
+
+use cstore_types::epoch::{self, Epoch, SealPoint};
+use cstore_types::history::{self, Life, Place, Point};
+
+use crate::rules::Rules;
+use crate::{DISKS, SESSIONS};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Session {
+    Unknown,
+    Committed,
+    Ended,
+}
+
+/// What a folder of the master holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Folder {
+    pub(crate) lives: Vec<Life>,
+    pub(crate) position: u64,
+    pub(crate) sessions: [Session; SESSIONS],
+    pub(crate) seen: [SealPoint; DISKS],
+}
+
+impl Folder {
+    pub(crate) fn head(&self) -> Point {
+        let life = self.lives.last().copied().unwrap_or_default();
+        Point {
+            term: life.term,
+            life: life.life,
+            position: self.position,
+            ..Point::default()
+        }
+    }
+
+    pub(crate) fn contains(&self, point: &Point) -> bool {
+        history::place(&self.lives, self.position, |_| None, point) == Place::Contains
+    }
+}
+
+/// What a life of the master has been told by a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Told {
+    pub(crate) epochs: Vec<Epoch>,
+    pub(crate) head: u64,
+}
+
+/// A process of the master.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Master {
+    pub(crate) folder: Folder,
+    pub(crate) has_written: bool,
+    pub(crate) told: [Option<Told>; DISKS],
+    pub(crate) is_contested: bool,
+}
+
+/// A disk and its process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Disk {
+    /// One bit a session.
+    pub(crate) sets: u8,
+    pub(crate) epochs: Vec<Epoch>,
+    pub(crate) head: u64,
+    pub(crate) seals: u8,
+    /// Nonce of this open; 0 before it is drawn.
+    pub(crate) nonce: u64,
+    pub(crate) has_begun: bool,
+    /// Newest place in the master's history that was heard and agreed with.
+    pub(crate) noted: Point,
+    /// The part of it that outlives a restart: written before something is obeyed, and now and then.
+    pub(crate) kept: Point,
+    pub(crate) doubts_master: bool,
+    /// The seal that this disk has lost.
+    pub(crate) lacks: Option<SealPoint>,
+    pub(crate) has_judged: bool,
+}
+
+impl Disk {
+    pub(crate) fn holds(&self, rules: &Rules, seal: &SealPoint) -> bool {
+        match rules.epochs {
+            true => epoch::place(&self.epochs, self.head, seal) == Place::Contains,
+            false => seal.seq.0 <= self.head,
+        }
+    }
+
+    /// Begins the epoch of this open in what is told, before anything is written in it.
+    pub(crate) fn told(&self) -> Told {
+        let mut epochs = self.epochs.clone();
+        if !self.has_begun {
+            epochs.push(self.next_epoch());
+        }
+        Told {
+            epochs,
+            head: self.head,
+        }
+    }
+
+    pub(crate) fn next_epoch(&self) -> Epoch {
+        Epoch {
+            number: self.epochs.last().map_or(0, |last| last.number) + 1,
+            nonce: self.nonce,
+            end_before: self.head,
+        }
+    }
+
+    pub(crate) fn restart(&mut self, rules: &Rules) {
+        self.doubts_master = false;
+        self.has_judged = false;
+        self.noted = self.kept;
+        if rules.epochs {
+            self.has_begun = false;
+            self.nonce = 0;
+        }
+    }
+}
+
+/// A state of the whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    pub(crate) master: Master,
+    /// A copy of the folder, which may take its place.
+    pub(crate) other: Option<Folder>,
+    pub(crate) disks: [Disk; DISKS],
+    pub(crate) older: Option<Disk>,
+    pub(crate) was_rolled_back: bool,
+    pub(crate) issued: [Option<Point>; SESSIONS],
+    /// Seals that the worker holds.
+    pub(crate) seals: [[Option<SealPoint>; SESSIONS]; DISKS],
+    pub(crate) numbers: u64,
+    pub(crate) swaps: u8,
+    pub(crate) restarts: u8,
+    pub(crate) freed_committed: bool,
+    pub(crate) obeyed_over_loss: bool,
+}

@@ -395,6 +395,7 @@ impl Parts {
             ledger,
             room: room.clone(),
             sets: sets.clone(),
+            blocks: blocks.clone(),
             counters: counters.clone(),
             hold: hold.clone(),
             key: identity.key.clone(),

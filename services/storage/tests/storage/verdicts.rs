@@ -5,7 +5,7 @@
 
 use cstore_log::{Fault, FaultyDisk, Verb};
 use cstore_storage::EngineError;
-use cstore_storage::engine::{Engine, PutOutcome};
+use cstore_storage::engine::{Engine, PutOutcome, SealOutcome};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
 use cstore_testkit::session;
 use cstore_types::PartNo;
@@ -46,11 +46,10 @@ async fn upload(engine: &Engine, as_session: u64, n: u64) -> bool {
             vec![block.clone()],
         )
         .await;
-    let sealed = matches!(
-        outcome,
-        Ok(cstore_storage::engine::SealOutcome::Sealed { .. })
+    assert!(
+        matches!(outcome, Ok(SealOutcome::Sealed { .. })),
+        "{outcome:?}"
     );
-    assert!(sealed, "{outcome:?}");
     engine.read_block(&block.id).is_ok()
 }
 
@@ -168,4 +167,35 @@ async fn i8_a_disk_that_takes_no_writes_still_tells_damage() {
     let put = engine.put_blocks(session(5), vec![block]).await;
     assert!(matches!(put[..], [PutOutcome::Stored]));
     assert!(!is_damaged(&engine, 0));
+}
+
+/// Something is in doubt on a disk that rots: nobody has read the rotten block yet, and an upload
+/// must not rest on it.
+#[tokio::test]
+async fn i8_an_upload_to_a_disk_in_doubt_rests_on_no_block_that_was_not_read() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, LEN).await.unwrap();
+    store(&engine, 1, LEN).await.unwrap();
+    pad(&engine, 10).await;
+    engine.close().unwrap();
+    drop(engine);
+    rot(&disk, 0);
+
+    let held = disk.kill();
+    cstore_log::Disk::remove(&held, "inventory.bin").unwrap();
+    let engine = open_memory(&held, CAPACITY).unwrap();
+    assert!(engine.hold().is_held());
+    // Sent along, it is stored anew; named only, it is asked for.
+    let blocks = [numbered(0, LEN), numbered(1, LEN)];
+    let ids: Vec<_> = blocks.iter().map(|block| block.id).collect();
+    let named = engine.put_seal(session(100), PartNo(0), ids.clone(), Vec::new());
+    let refused = named.await.unwrap();
+    assert!(
+        matches!(&refused, SealOutcome::Missing(which) if *which == [0]),
+        "{refused:?}"
+    );
+    assert!(upload(&engine, 101, 0).await);
+    assert!(upload(&engine, 102, 1).await);
+    assert_eq!(engine.counters().damaged_blocks.get(), 1);
 }

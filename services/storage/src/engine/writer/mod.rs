@@ -7,6 +7,7 @@
 //! ```
 //! Invariants
 //! * Nothing is acknowledged BEFORE its group is synced.
+//! * A seal on a disk in doubt rests on blocks that were read for it.
 //! * A set is appended only if all its ids are stored, or stand in the same group (the presence
 //!   check of I4). Their references are counted in the same look at the index, so that no release
 //!   can free them until the set is durable.
@@ -22,10 +23,12 @@ use cstore_types::{Block, BlockId, BlockKind, DedupKey, SessionId};
 
 use super::appender::Appender;
 use super::counters::Counters;
+use super::error::EngineError;
 use super::fences::Fences;
 use super::format::{KIND_DATA, KIND_MANIFEST};
 use super::hold::Hold;
 use super::index::{SharedIndex, record_overhead};
+use super::reader::BlockReader;
 use super::room::Room;
 use super::sets::SetReader;
 use super::space::SpaceLedger;
@@ -40,6 +43,7 @@ pub(super) struct Writer {
     pub(super) ledger: SpaceLedger,
     pub(super) room: Room,
     pub(super) sets: SetReader,
+    pub(super) blocks: BlockReader,
     pub(super) counters: Counters,
     pub(super) hold: Hold,
     pub(super) key: DedupKey,
@@ -55,6 +59,22 @@ impl Writer {
             index.pin(session, *id);
         }
         missing
+    }
+
+    /// Reads those of the blocks that are here, if something is in doubt on the disk: an upload that
+    /// rests on one of them must read back. What is damaged counts as missing from then on.
+    async fn recheck(&self, ids: &[BlockId]) -> Result<(), EngineError> {
+        if !self.hold.is_held() {
+            return Ok(());
+        }
+        let (blocks, ids) = (self.blocks.clone(), ids.to_vec());
+        let read = move || {
+            for id in ids {
+                // Whether it is here and good shows in the index.
+                let _ = blocks.read(&id);
+            }
+        };
+        Ok(cstore_node::blocking(read).await?)
     }
 
     /// Returns the bytes that those of the blocks take that are not here.

@@ -66,6 +66,8 @@ impl Writer {
             return Err(EngineError::Invalid(text));
         }
 
+        self.recheck(&ids).await?;
+
         let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
         if bytes <= self.ledger.geometry.group_bytes {
             return self

@@ -162,3 +162,62 @@ fn i12_a_dev_process_without_descriptors_says_so_and_goes_on_when_it_has_some() 
         "what was refused is in no count"
     );
 }
+
+/// The log and its files are seen from outside, as an operator would lose them.
+#[test]
+fn i1_a_master_without_a_part_of_its_log_does_not_start_and_says_which() {
+    let cluster = Cluster::one_of_each(PROGRAM).start();
+    for n in 0..3 {
+        let put = cluster.ask("PUT", &format!("/api/files/{n}"), b"content");
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    assert!(cluster.stop("master").success());
+    let folder = cluster.dir().join("master");
+    let log = folder.join("log");
+    let mut names: Vec<_> = std::fs::read_dir(&log)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    let newest = log.join(names.pop().unwrap());
+    let aside = cluster.dir().join("aside");
+
+    for (path, says) in [
+        (&newest, "a file of the folder log is missing or older"),
+        (&folder.join("log-owner"), "file log-owner is missing"),
+    ] {
+        std::fs::rename(path, &aside).unwrap();
+        cluster.launch("master");
+        assert!(!cluster.await_end("master").success(), "{}", path.display());
+        let told = cluster.log("master");
+        assert!(told.contains(says), "{told}");
+        std::fs::rename(&aside, path).unwrap();
+    }
+
+    // One byte of a name, and the index is gone: it is no other name.
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let at = bytes
+        .windows(10)
+        .position(|at| at == b"text/plain")
+        .or_else(|| bytes.windows(12).position(|at| at == b"octet-stream"));
+    let at = at.unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&newest, &bytes).unwrap();
+    let index = folder.join("index");
+    std::fs::rename(&index, &aside).unwrap();
+    cluster.launch("master");
+    assert!(!cluster.await_end("master").success());
+    let told = cluster.log("master");
+    assert!(
+        told.contains("wrong checksum") || told.contains("damaged"),
+        "{told}"
+    );
+    bytes[at] ^= 1;
+    std::fs::write(&newest, &bytes).unwrap();
+
+    cluster.launch("master");
+    cluster.wait_ready();
+    for n in 0..3 {
+        assert_eq!(cluster.fetch(&format!("/api/files/{n}")).body, b"content");
+    }
+}

@@ -67,7 +67,8 @@ pub(crate) struct Disk {
     pub(crate) has_begun: bool,
     /// Newest place in the master's history that was heard and agreed with.
     pub(crate) noted: Point,
-    /// The part of it that outlives a restart: written before something is obeyed, and now and then.
+    /// The part of it that outlives a restart: written before something is obeyed, and now and
+    /// then.
     pub(crate) kept: Point,
     pub(crate) doubts_master: bool,
     /// The seal that this disk has lost.

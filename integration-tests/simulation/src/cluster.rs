@@ -212,6 +212,7 @@ pub(crate) fn add_storage(
         );
         async move {
             let config = cstore_storage::Config {
+                has_new_name: false,
                 tls: None,
                 disk: PathBuf::from(&name),
                 node: NodeId::new(name.as_str())?,

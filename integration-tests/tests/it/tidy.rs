@@ -479,8 +479,9 @@ fn metrics_and_settings_are_documented() {
     }
 }
 
-/// Scenarios of doubt: an older, copied, damaged or foreign part of the cluster. `docs/durability.md` says what happens in
-/// each class of them. The test of the n-th has `_s` and two digits of n in its name.
+/// Scenarios of doubt: an older, copied, damaged or foreign part of the cluster.
+/// `docs/durability.md` says what happens in each class of them. The test of the n-th has `_s` and
+/// two digits of n in its name.
 const SCENARIOS: [&str; 23] = [
     "01 an older master for a while, then the right one",
     "02 an older master that takes more writes than it lacks",

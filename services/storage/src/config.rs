@@ -22,6 +22,8 @@ pub struct Config {
     pub disk: PathBuf,
     /// CSTORE_NODE_ID, or the name of the only disk in CSTORE_DATA_DIR, or a new one.
     pub node: NodeId,
+    /// The name is a new one: nobody has set one, and there is no disk.
+    pub has_new_name: bool,
     /// CSTORE_MASTER_ADDR.
     pub master: HostPort,
     /// CSTORE_ADVERTISE_HOST: where workers reach this node; the port is that of the listener.
@@ -51,9 +53,9 @@ impl Config {
     /// Reads the environment; mistakes are collected in `env`.
     pub fn from_env(env: &mut Env<'_>) -> Self {
         let data_dir = env.path("CSTORE_DATA_DIR", "./data");
-        let node = env
-            .node_id()
-            .unwrap_or_else(|| name_of_disk(&data_dir, env));
+        let known = env.node_id().or_else(|| name_of_disk(&data_dir, env));
+        let has_new_name = known.is_none();
+        let node = known.unwrap_or_else(|| env.random_node_id("storage"));
         Self {
             disk: data_dir.join(node.as_str()),
             master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
@@ -83,17 +85,18 @@ impl Config {
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
             node,
+            has_new_name,
         }
     }
 }
 
 /// Returns the name of a node that is not told one: that of the only disk that is here, so that a
-/// restart finds it; a new one if there is none. Two nodes never share one by default.
-fn name_of_disk(data_dir: &Path, env: &mut Env<'_>) -> NodeId {
+/// restart finds it. Without a disk it gets a new one: two nodes never share one by default.
+fn name_of_disk(data_dir: &Path, env: &mut Env<'_>) -> Option<NodeId> {
     let mut found = names_of_disks(data_dir);
     match (found.pop(), found.is_empty()) {
-        (None, _) => env.random_node_id("storage"),
-        (Some(only), true) => only,
+        (None, _) => None,
+        (Some(only), true) => Some(only),
         (Some(one), false) => {
             let names: Vec<String> = found.iter().map(NodeId::to_string).collect();
             let folder = data_dir.display();
@@ -104,7 +107,7 @@ fn name_of_disk(data_dir: &Path, env: &mut Env<'_>) -> NodeId {
                     names.join(", ")
                 ),
             );
-            one
+            Some(one)
         }
     }
 }

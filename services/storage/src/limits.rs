@@ -28,7 +28,7 @@ cstore_types::limits! {
     pub count MAX_READ_TRIES: usize = 3;
     /// Longest wait for the note that a block is damaged to be durable. The read fails then without
     /// it.
-    pub time VERDICT_PATIENCE: Duration = Duration::from_secs(5);
+    pub time VERDICT_PATIENCE: Duration = Duration::from_secs(1);
     /// Bytes of a request up to which blocks are checked where they arrive. More are checked on a
     /// blocking thread.
     pub(crate) bytes INLINE_CHECK_BYTES: usize = 128 << 10;

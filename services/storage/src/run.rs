@@ -53,6 +53,16 @@ pub enum RunError {
         /// How the work ended.
         source: JoinError,
     },
+    /// A node that nobody gave a name has no disk, and the cluster needs none: probably its volume
+    /// is not mounted.
+    #[error(
+        "the cluster has its storage nodes, and this one has neither a disk nor a name: is the volume mounted at \
+         {path}? Set CSTORE_NODE_ID to add a node"
+    )]
+    Nameless {
+        /// Where its disk would be.
+        path: String,
+    },
     /// The system has no random bytes, for the identity of a new disk or for the number of an open.
     #[error("choose a random number")]
     Random(#[source] getrandom::Error),
@@ -143,6 +153,9 @@ pub async fn run_over(
     let Some(membership) = link.join(Some(first_report), &readiness, &shutdown).await? else {
         return Ok(());
     };
+    if config.has_new_name && found.is_none() && membership.has_map {
+        return Err(RunError::Nameless { path });
+    }
     let identity = Identity {
         store,
         cluster: membership.cluster,

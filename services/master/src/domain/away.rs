@@ -89,6 +89,11 @@ impl Membership {
         }
         for store in stores {
             self.set_state(store, StoreState::Away).await?;
+            // It may have come back meanwhile.
+            let is_back = is_there(&self.inner.lock());
+            if is_back {
+                self.is_back(store).await;
+            }
         }
         tracing::warn!(node = %id, "an operator excuses a node that stays away: space comes back without it");
         self.context.derived.changed();

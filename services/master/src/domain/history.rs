@@ -136,24 +136,30 @@ impl Membership {
         match self.context.propose_contested(batch).await? {
             Some(_) => {
                 tracing::warn!(%store, %noted, "the master is accepted by an operator");
-                // The node may not be there to say so.
-                let mut inner = self.inner.lock();
-                let is_its = |node: &Node| {
-                    let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == store);
-                    has_store && node.noted == Some(noted)
-                };
-                let ids: Vec<NodeId> = inner
-                    .nodes
-                    .iter()
-                    .filter(|(_, node)| is_its(node))
-                    .map(|(id, _)| id.clone())
-                    .collect();
-                for id in ids {
-                    self.note_contest(&mut inner, &id, None);
-                }
+                self.end_contest_over(store, noted);
+                self.is_back(store).await;
                 Ok(())
             }
             None => Err(MetaError::Conflict.into()),
+        }
+    }
+
+    /// Ends the contest of the node of `store` that has noted `noted`: it may not be there to say
+    /// so.
+    fn end_contest_over(&self, store: StoreUuid, noted: Point) {
+        let mut inner = self.inner.lock();
+        let is_its = |node: &Node| {
+            let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == store);
+            has_store && node.noted == Some(noted)
+        };
+        let ids: Vec<NodeId> = inner
+            .nodes
+            .iter()
+            .filter(|(_, node)| is_its(node))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in ids {
+            self.note_contest(&mut inner, &id, None);
         }
     }
 }

@@ -339,13 +339,15 @@ impl Membership {
         inner.nodes.iter().map(view).collect()
     }
 
-    /// Forgets workers that have been lost for long.
+    /// Forgets workers that have been lost for long, and storage nodes that never had a disk.
     pub(crate) fn forget_workers(&self) {
+        let derived = &self.context.derived;
         self.inner.lock().nodes.retain(|id, node| {
-            let keep = node.role != NodeRole::Worker
+            let has_disk = node.role == NodeRole::Storage && !derived.stores_of(id).is_empty();
+            let keep = has_disk
                 || node.last_seen.elapsed() <= self.lease() + FORGET_WORKER;
             if !keep {
-                tracing::info!(node = %id, "forgetting a worker that has been lost for long");
+                tracing::info!(node = %id, "forgetting a node without a disk that has been lost for long");
             }
             keep
         });
@@ -487,7 +489,10 @@ impl Membership {
         let storages = inner
             .nodes
             .iter()
-            .filter(|(_, node)| node.role == NodeRole::Storage);
+            .filter(|(_, node)| node.role == NodeRole::Storage)
+            // One that has no disk yet may never come back under this name.
+            .filter(|(_, node)| node.told != Told::Nothing)
+            .filter(|(_, node)| node.state(self.lease()) != NodeState::Lost);
         let as_placed = |(id, node): (&NodeId, &Node)| PlacementNode {
             id: id.clone(),
             failure_domain: match node.failure_domain.as_str() {

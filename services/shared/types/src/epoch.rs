@@ -123,9 +123,9 @@ pub fn place(epochs: &[Epoch], head: u64, point: &SealPoint) -> Place {
     upto(epochs.get(at + 1).map_or(head, |next| next.end_before))
 }
 
-/// Returns true if a disk holds `point`, as far as it has told: these `epochs`, the last of which is
-/// that of its open, and the `head` of its log. It goes on in its current epoch, so a seal beyond the
-/// head counts as held there.
+/// Returns true if a disk holds `point`, as far as it has told: these `epochs`, the last of which
+/// is that of its open, and the `head` of its log. It goes on in its current epoch, so a seal
+/// beyond the head counts as held there.
 pub fn is_held(epochs: &[Epoch], head: u64, point: &SealPoint) -> bool {
     let is_current = epochs.last().is_some_and(|current| {
         current.number == epoch_of(point.seq.0) && current.nonce == point.nonce

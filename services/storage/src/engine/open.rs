@@ -168,6 +168,8 @@ impl Opening<'_> {
         }
         let index: SharedIndex = Arc::new(Mutex::new(recovery.finish()?));
         let files = log.files();
+        let ids = files.iter().map(|file| file.id).collect();
+        index.lock().keep_verdicts_of(&ids);
         let found = survey.compare_files(&files, &report, &superblock).to_vec();
 
         // What is written from now on is newer than every superblock that a segment names.

@@ -47,17 +47,19 @@ impl BlockReader {
     ///
     /// # Errors
     /// [`EngineError::NotFound`] if the block is not here, [`EngineError::DataLoss`] if its bytes
-    /// are damaged: it counts as missing then until it is put again. [`EngineError::Busy`] if it
-    /// keeps moving.
+    /// are damaged: it counts as missing then until it is put again or reads well.
+    /// [`EngineError::Busy`] if it keeps moving.
     pub(super) fn read(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         for _ in 0..MAX_READ_TRIES {
             let block = self.index.lock().block(id).ok_or(EngineError::NotFound)?;
-            // Not read again: whoever repairs it puts it anew.
-            if block.bad {
-                return Err(EngineError::DataLoss);
-            }
             match self.read_at(id, block.location) {
                 Ok(bytes) => {
+                    if block.bad {
+                        // Whatever failed has passed. The verdict stays: who uploads the block
+                        // again is on the safe side.
+                        self.index.lock().mark_good(id, block.location);
+                        tracing::info!(block = ?id, "stored block that was damaged reads well");
+                    }
                     self.counters.read_blocks.inc();
                     self.counters.read_bytes.inc_by(bytes.len() as u64);
                     return Ok(bytes);
@@ -95,21 +97,25 @@ impl BlockReader {
 
         // The file may have been recycled after a move: only a record that is still the current one
         // is damaged.
-        match self.index.lock().mark_bad(id, location) {
+        let marked = self.index.lock().mark_bad(id, location);
+        match marked {
             Marked::Elsewhere => return Err(EngineError::NotFound),
-            Marked::Before => return Err(EngineError::DataLoss),
-            Marked::Now => {}
+            Marked::Before => {}
+            Marked::Now => {
+                self.counters.damaged_blocks.inc();
+                tracing::error!(block = ?id, ?location, "stored block is damaged");
+            }
         }
-        self.counters.damaged_blocks.inc();
-        tracing::error!(block = ?id, ?location, "stored block is damaged");
-        self.write_verdict(*id, (location.file, location.offset));
+        let place = (location.file, location.offset);
+        if !self.index.lock().has_verdict(id, place) {
+            self.write_verdict(*id, place);
+        }
         Err(EngineError::DataLoss)
     }
 
     /// Writes down that the record of a block is damaged, BEFORE anybody is told: who uploads the
-    /// block again must not be answered that it is here, also after a kill. A disk that does not
-    /// take it is not waited for: it takes no upload either, and the next process finds out by
-    /// itself.
+    /// block again must not be answered that it is here, also after a kill. If the disk does not
+    /// take it now, the next read of the block tries again.
     fn write_verdict(&self, id: BlockId, place: Place) {
         let record = Record {
             kind: KIND_BAD,

@@ -99,6 +99,7 @@ impl Setup {
 
     fn start_on(&self, disk: Arc<dyn Disk>) -> Life {
         let config = Config {
+            has_new_name: false,
             disk: "memory".into(),
             node: identity().node,
             master: HostPort::new("127.0.0.1", 1),

@@ -109,7 +109,7 @@ async fn i8_a_verdict_outlives_the_compaction_of_its_segment() {
     let missing = engine.missing_blocks(session(9), &[numbered(0, LEN).id]);
     assert_eq!(missing, [true]);
 
-    // Once it is healed the verdict goes with its segment, and everything else of the block.
+    // Once it is healed the rotten record goes with its segment, and the verdict after it.
     assert!(upload(&engine, 100, 0).await);
     engine.unpin(session(9));
     for round in 7..10 {
@@ -198,4 +198,74 @@ async fn i8_an_upload_to_a_disk_in_doubt_rests_on_no_block_that_was_not_read() {
     assert!(upload(&engine, 101, 0).await);
     assert!(upload(&engine, 102, 1).await);
     assert_eq!(engine.counters().damaged_blocks.get(), 1);
+}
+
+/// Twelve blocks that stay, around one that rots: their segment is there for long.
+async fn rotten_among_others(disk: &FaultyDisk) -> Engine {
+    let engine = open_memory(disk, CAPACITY).unwrap();
+    store(&engine, 0, LEN).await.unwrap();
+    for n in 1_000..1_012 {
+        store(&engine, n, 20_000).await.unwrap();
+    }
+    pad(&engine, 10).await;
+    rot(disk, 0);
+    assert!(is_damaged(&engine, 0));
+    engine
+}
+
+async fn churn(engine: &Engine) {
+    for round in 3..7 {
+        pad(engine, round * 20).await;
+        compact(engine).await;
+        engine.recycler().reclaim();
+    }
+}
+
+/// The rotten record stays behind in its segment when its block is freed, and a restart may meet it
+/// as the only one.
+#[tokio::test]
+async fn i8_a_verdict_outlives_its_block_as_long_as_the_rotten_record_is_there() {
+    for is_healed_first in [false, true] {
+        for is_clean in [true, false] {
+            let mut disk = FaultyDisk::new();
+            let mut engine = rotten_among_others(&disk).await;
+            pad(&engine, 40).await;
+            if is_healed_first {
+                assert!(upload(&engine, 100, 0).await);
+                engine.releaser().release(session(100)).await.unwrap();
+            }
+            engine.releaser().release(session(0)).await.unwrap();
+            churn(&engine).await;
+            engine = again(engine, &mut disk, is_clean);
+            assert!(
+                upload(&engine, 101, 0).await,
+                "{is_healed_first}, {is_clean}"
+            );
+        }
+    }
+}
+
+/// The bytes are there: what failed was the way to them.
+#[tokio::test]
+async fn i8_a_block_that_reads_well_again_is_read() {
+    let mut disk = FaultyDisk::new();
+    let mut engine = open_memory(&disk, CAPACITY).unwrap();
+    store(&engine, 0, LEN).await.unwrap();
+    pad(&engine, 10).await;
+    for nth in 1..=2 {
+        disk.strike(Verb::Read, nth, Fault::Eio);
+    }
+    assert!(is_damaged(&engine, 0));
+    disk.calm();
+    engine = again(engine, &mut disk, true);
+    // Nobody has read it in this life: an upload is on the safe side.
+    assert_eq!(
+        engine.missing_blocks(session(9), &[numbered(0, LEN).id]),
+        [true]
+    );
+    assert!(!is_damaged(&engine, 0));
+    assert_eq!(
+        engine.missing_blocks(session(9), &[numbered(0, LEN).id]),
+        [false]
+    );
 }

@@ -77,6 +77,7 @@ impl Cluster {
             cluster: CLUSTER,
             key: DEDUP_KEY,
             heartbeat: Duration::from_secs(1),
+            has_map: false,
         };
         let stores_of_worker = Stores::new(
             membership,

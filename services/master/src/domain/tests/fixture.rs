@@ -191,6 +191,17 @@ impl Fixture {
 
     /// A fixture whose metadata lie on `disk`.
     pub(super) async fn on(disk: Arc<dyn cstore_log::Disk>) -> Self {
+        let fixture = Self::without_nodes(disk).await;
+        for n in 1..=2 {
+            fixture.register_storage(n, 0).await.unwrap();
+            fixture.register_worker(n).await;
+            fixture.beat_all(n);
+        }
+        fixture
+    }
+
+    /// A fixture that no node has registered at.
+    pub(super) async fn without_nodes(disk: Arc<dyn cstore_log::Disk>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let derived = Arc::new(Derived::default());
         let options = SledOptions {
@@ -220,18 +231,12 @@ impl Fixture {
         };
         let secret = ClusterSecret::generate().unwrap();
         let master = Master::open(context, secret.ticket_key()).await.unwrap();
-        let fixture = Self {
+        Self {
             master,
             clock,
             store,
             _dir: dir,
-        };
-        for n in 1..=2 {
-            fixture.register_storage(n, 0).await.unwrap();
-            fixture.register_worker(n).await;
-            fixture.beat_all(n);
         }
-        fixture
     }
 
     fn beat_all(&self, n: u8) {

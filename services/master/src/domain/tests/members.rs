@@ -308,6 +308,45 @@ async fn the_map_has_the_nodes_that_came_first_and_later_ones_hold_nothing() {
     assert_eq!(fixture.master.waiting_for(), None);
 }
 
+/// A node without a name has a new one at each start, until it has formatted its disk.
+#[tokio::test(start_paused = true)]
+async fn i1_nodes_that_never_had_a_disk_are_not_in_the_map_and_are_forgotten() {
+    let disk_of_log = std::sync::Arc::new(cstore_log::FaultyDisk::with_one_thread());
+    let fixture = Fixture::without_nodes(disk_of_log).await;
+    let members = &fixture.master.members;
+    let register = async |n: u8, told: Told| {
+        let node = Node {
+            told,
+            ..node(NodeRole::Storage, Some(disk(n, 0)))
+        };
+        let id = NodeId::new(&format!("storage-{n}")).unwrap();
+        members.register(id, node).await.unwrap();
+    };
+    for n in 11..=14 {
+        register(n, Told::Nothing).await;
+    }
+    let placement = || fixture.master.context.derived.placement();
+    assert_eq!(placement(), None);
+    // One that had a disk and is lost may come back: the map waits for those that are there.
+    register(3, Told::Sequence).await;
+    tokio::time::advance(LEASE * 2).await;
+    register(1, Told::Sequence).await;
+    assert_eq!(placement(), None);
+    register(2, Told::Sequence).await;
+    let map = placement().unwrap();
+    let ids: Vec<&str> = map.nodes().iter().map(|node| node.id.as_str()).collect();
+    assert_eq!(ids, ["storage-1", "storage-2"]);
+
+    tokio::time::advance(LEASE * 2 + std::time::Duration::from_secs(600)).await;
+    members.forget_workers();
+    let known: Vec<String> = members
+        .nodes()
+        .iter()
+        .map(|view| view.id.to_string())
+        .collect();
+    assert_eq!(known, ["storage-1", "storage-2", "storage-3"]);
+}
+
 /// A node that dies between its first registration and the format of its disk has no disk yet.
 #[tokio::test]
 async fn i12_a_disk_that_is_not_open_yet_binds_no_name() {

@@ -129,19 +129,41 @@ impl LogScan {
     }
 
     /// Calls `visit` for the records behind `from`, in order of the log.
+    ///
+    /// # Errors
+    /// Those of `visit`, and of a file whose directory cannot be read.
     pub(super) fn records_behind(
         &self,
         log: &Log,
         from: Position,
         visit: &mut dyn FnMut(Entry) -> Result<(), MetaError>,
     ) -> Result<(), MetaError> {
+        self.readable_behind(log, from, visit, &mut |_, error| Err(error))
+    }
+
+    /// Calls `visit` like [`Self::records_behind`], and `unreadable` with the last position of each
+    /// file whose directory cannot be read.
+    pub(super) fn readable_behind(
+        &self,
+        log: &Log,
+        from: Position,
+        visit: &mut dyn FnMut(Entry) -> Result<(), MetaError>,
+        unreadable: &mut dyn FnMut(Position, MetaError) -> Result<(), MetaError>,
+    ) -> Result<(), MetaError> {
         for file in log.files() {
-            let last = self.last_of_file.get(&file.id).copied();
+            let last = self.last_of_file.get(&file.id).copied().unwrap_or_default();
             let is_done = file.id == self.newest_file || file.state == FileState::Active;
-            if last.unwrap_or_default() <= from || is_done {
+            if last <= from || is_done {
                 continue;
             }
-            for record in log.directory(file.id).map_err(MetaError::Log)? {
+            let directory = match log.directory(file.id) {
+                Ok(directory) => directory,
+                Err(error) => {
+                    unreadable(last, MetaError::Log(error))?;
+                    continue;
+                }
+            };
+            for record in directory {
                 let DirectoryEntry {
                     kind,
                     key,

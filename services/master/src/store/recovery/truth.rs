@@ -43,10 +43,17 @@ impl Truth {
     ) -> Self {
         let from = scan.last().saturating_sub(MAX_LINKS as u64);
         let mut check = Check::new(&log, Links::unknown(from));
-        let read = scan.records_behind(&log, from, &mut |entry| check.note(entry));
+        let mut unreadable = Vec::new();
+        let note_unreadable = &mut |last, error| {
+            unreadable.push((last, error));
+            Ok(())
+        };
+        let note = &mut |entry| check.note(entry);
+        let read = scan.readable_behind(&log, from, note, note_unreadable);
         let Check {
             links, mut damaged, ..
         } = check;
+        damaged.extend(unreadable);
         if let Err(error) = read {
             damaged.push((scan.last(), error));
         }

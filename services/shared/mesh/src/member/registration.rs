@@ -102,6 +102,8 @@ pub struct Membership {
     pub key: DedupKey,
     /// Time between two heartbeats, 10 ms to 60 s.
     pub heartbeat: Duration,
+    /// The cluster has its storage nodes: another one holds no partition.
+    pub has_map: bool,
 }
 
 impl TryFrom<v1::RegisterResponse> for Membership {
@@ -119,6 +121,7 @@ impl TryFrom<v1::RegisterResponse> for Membership {
             cluster,
             key: DedupKey::from_bytes(key),
             heartbeat: heartbeat.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT),
+            has_map: answer.map.is_some(),
         })
     }
 }

@@ -261,7 +261,7 @@ impl Compactor {
 
         let relocator = self.relocator.clone();
         let entries = victim.entries.clone();
-        let good = cstore_node::blocking(move || relocator.verify(&entries)).await?;
+        let good = cstore_node::blocking(move || relocator.verify(&entries)).await??;
         victim.verified = good;
         victim.damaged |= !good;
         if good {

@@ -81,13 +81,13 @@ impl Relocator {
         let reader = self.clone();
         let read = cstore_node::blocking(move || {
             let read = |entry| {
-                reader
-                    .read_entry(&entry)
-                    .map(|payload| Verified { entry, payload })
+                let payload = reader.read_entry(&entry).transpose()?;
+                Some(payload.map(|payload| Verified { entry, payload }))
             };
-            batch.into_iter().filter_map(read).collect::<Vec<_>>()
+            let read = batch.into_iter().filter_map(read);
+            read.collect::<Result<Vec<_>, EngineError>>()
         });
-        let verified = read.await?;
+        let verified = read.await??;
         victim.damaged |= verified.len() < wanted;
 
         let mut fence = self.fences.fence();
@@ -107,37 +107,48 @@ impl Relocator {
     }
 
     /// Returns true if all needed records among `entries` are good. Blocks the thread.
-    pub(super) fn verify(&self, entries: &[Entry]) -> bool {
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] if one could not be read for a passing reason.
+    pub(super) fn verify(&self, entries: &[Entry]) -> Result<bool, EngineError> {
         for chunk in entries.chunks(MAX_COPIED_RECORDS) {
             let needed: Vec<Entry> = {
                 let index = self.index.lock();
                 let is_live = |entry: &&Entry| index.is_live(&entry.live, entry.location);
                 chunk.iter().filter(is_live).copied().collect()
             };
-            if !needed.iter().all(|entry| self.is_good(entry)) {
-                return false;
+            for entry in &needed {
+                if !self.is_good(entry)? {
+                    return Ok(false);
+                }
             }
         }
-        true
+        Ok(true)
     }
 
     /// Returns true if a record is good, or not needed any more.
-    fn is_good(&self, entry: &Entry) -> bool {
+    fn is_good(&self, entry: &Entry) -> Result<bool, EngineError> {
         // A block that was found to be damaged before does not move, whatever its bytes are now.
         let may_move =
             !matches!(entry.live, Live::Block(_)) || self.index.lock().may_move(&entry.live);
-        if may_move && self.read_entry(entry).is_some() {
-            return true;
+        if may_move && self.read_entry(entry)?.is_some() {
+            return Ok(true);
         }
         // A record that could not be read because it went in between is no damage.
-        !self.index.lock().is_live(&entry.live, entry.location)
+        Ok(!self.index.lock().is_live(&entry.live, entry.location))
     }
 
     /// Returns the verified payload of a record, or `None` if it is damaged: a damaged record stays
     /// where it is.
-    fn read_entry(&self, entry: &Entry) -> Option<Bytes> {
-        match &entry.live {
-            Live::Block(id) => self.blocks.read_at(id, entry.location).ok(),
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] if it could not be read for a passing reason.
+    fn read_entry(&self, entry: &Entry) -> Result<Option<Bytes>, EngineError> {
+        let payload = match &entry.live {
+            Live::Block(id) => match self.blocks.read_at(id, entry.location) {
+                Err(busy @ EngineError::Busy(_)) => return Err(busy),
+                read => read.ok(),
+            },
             Live::Set(session, part) => {
                 match self.sets.read_payload(*session, *part, entry.location) {
                     Ok(payload) => Some(payload),
@@ -150,7 +161,8 @@ impl Relocator {
                 }
             }
             Live::Release(_) | Live::Verdict(..) => Some(Bytes::new()),
-        }
+        };
+        Ok(payload)
     }
 
     /// Returns the records that are still needed and may move, and claims their sessions: seals and

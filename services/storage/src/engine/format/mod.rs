@@ -17,7 +17,7 @@
 //!   3 refset    key = session [16] · part u32      payload = count u32 · CRC-32C u32 · ids [32] each
 //!   4 release   key = session [16]                 payload = nothing; drops the refsets of the session before it
 //!   5 bad       key = block id [32] · file u32 · offset u32        payload = nothing; the record of the block at this
-//!                                                  place is damaged. Counts as long as that is its place
+//!                                                  place is damaged
 //!   128 to 239  left to later programs: skipped, and their file is kept
 //!
 //! bitmap.bin

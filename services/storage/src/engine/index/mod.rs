@@ -259,7 +259,6 @@ impl Index {
         });
         self.files.add(location, BLOCK_KEY);
         self.files.drop_record(old.location, BLOCK_KEY);
-        self.drop_verdict(&id);
     }
 
     /// Counts one more reference for each id. Those of ids that are not here are kept for them;
@@ -310,7 +309,6 @@ impl Index {
         let block = self.blocks.release(id, change)?;
         if !block.is_held() {
             self.files.drop_record(block.location, BLOCK_KEY);
-            self.drop_verdict(&id);
         }
         Some(block)
     }
@@ -407,6 +405,7 @@ impl Index {
     pub(crate) fn remove_file(&mut self, file: u32) {
         self.files.remove(file);
         self.stale_sets.remove(&file);
+        self.drop_verdicts_on(file);
         for location in self.releases.remove_file(file) {
             self.files.drop_record(location, RELEASE_KEY);
         }

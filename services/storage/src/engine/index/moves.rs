@@ -14,7 +14,7 @@ use cstore_log::Location;
 use cstore_types::SessionId;
 
 use super::Index;
-use super::records::{BAD_KEY, BLOCK_KEY, Live, RELEASE_KEY, SET_KEY};
+use super::records::{BLOCK_KEY, Live, RELEASE_KEY, SET_KEY};
 
 impl Index {
     /// Returns true if the record at `location` is the one that is needed.
@@ -23,7 +23,7 @@ impl Index {
             Live::Block(id) => self.blocks.get(id).map(|block| block.location),
             Live::Set(session, part) => self.refset(*session, *part).map(|set| set.location),
             Live::Release(session) => self.releases.location(*session),
-            Live::Verdict(id, _) => self.verdicts.location(id),
+            Live::Verdict(id, place) => self.verdicts.location(id, *place),
         };
         current == Some(location)
     }
@@ -54,7 +54,6 @@ impl Index {
                     // repaired.
                     block.bad = false;
                 });
-                self.drop_verdict(id);
                 BLOCK_KEY
             }
             Live::Set(session, part) => {
@@ -80,9 +79,9 @@ impl Index {
                 }
                 RELEASE_KEY
             }
-            Live::Verdict(id, _) => {
-                self.verdicts.relocate(id, to);
-                BAD_KEY
+            Live::Verdict(id, place) => {
+                self.place_verdict(*id, *place, to);
+                return true;
             }
         };
 

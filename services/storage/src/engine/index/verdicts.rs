@@ -1,6 +1,10 @@
 //! Verdicts: which records of blocks are known to be damaged, and where that is written down.
+//!
+//! A verdict is about one record, and is needed as long as the segment of that record is there:
+//! when the block is put anew or freed, the damaged record stays behind in its segment, and a
+//! restart may meet it as the only one of the block.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cstore_log::Location;
 use cstore_types::BlockId;
@@ -9,20 +13,20 @@ use super::Index;
 use super::records::BAD_KEY;
 use crate::engine::format::Place;
 
-/// Places of the verdict records that are needed, by block.
+/// Places of the verdict records, by block and by the place that they are about.
 #[derive(Debug, Default)]
-pub(super) struct VerdictTable(HashMap<BlockId, Location>);
+pub(super) struct VerdictTable(HashMap<(BlockId, Place), Location>);
 
 impl VerdictTable {
-    pub(super) fn location(&self, id: &BlockId) -> Option<Location> {
-        self.0.get(id).copied()
+    pub(super) fn location(&self, id: &BlockId, place: Place) -> Option<Location> {
+        self.0.get(&(*id, place)).copied()
     }
+}
 
-    pub(super) fn relocate(&mut self, id: &BlockId, to: Location) {
-        if let Some(location) = self.0.get_mut(id) {
-            *location = to;
-        }
-    }
+/// Returns true if the verdict record counts as needed. One in the segment of the record that it is
+/// about goes with it.
+fn counts((file, _): Place, location: Location) -> bool {
+    location.file != file
 }
 
 /// Outcome of a verification that failed.
@@ -50,26 +54,61 @@ impl Index {
         Marked::Now
     }
 
+    /// Takes back that a block is damaged: its record at `location` was read and is good.
+    pub(crate) fn mark_good(&mut self, id: &BlockId, location: Location) {
+        let current = self.blocks.get(id);
+        if current.is_some_and(|block| block.location == location) {
+            self.blocks.update(id, |block| block.bad = false);
+        }
+    }
+
+    /// Returns true if a verdict on the record at `place` is durable.
+    pub(crate) fn has_verdict(&self, id: &BlockId, place: Place) -> bool {
+        self.verdicts.location(id, place).is_some()
+    }
+
     /// Takes in a verdict that is durable at `location`: about the record of the block at `place`.
     /// It says nothing about a record that took its place since.
     pub(crate) fn note_verdict(&mut self, id: BlockId, place: Place, location: Location) {
         let is_current = |at: Location| (at.file, at.offset) == place;
         let block = self.blocks.get(&id);
-        if !block.is_some_and(|block| is_current(block.location)) {
-            return;
+        if block.is_some_and(|block| is_current(block.location)) {
+            self.blocks.update(&id, |block| block.bad = true);
         }
-        self.blocks.update(&id, |block| block.bad = true);
-        self.files.add(location, BAD_KEY);
-        if let Some(old) = self.verdicts.0.insert(id, location) {
+        self.place_verdict(id, place, location);
+    }
+
+    /// Takes `location` for the place of a verdict, and gives up the one before.
+    pub(super) fn place_verdict(&mut self, id: BlockId, place: Place, location: Location) {
+        let old = self.verdicts.0.insert((id, place), location);
+        if counts(place, location) {
+            self.files.add(location, BAD_KEY);
+        }
+        if let Some(old) = old.filter(|old| counts(place, *old)) {
             self.files.drop_record(old, BAD_KEY);
         }
     }
 
-    /// Forgets the verdict on a block: it was put anew, or it is gone.
-    pub(super) fn drop_verdict(&mut self, id: &BlockId) {
-        if let Some(location) = self.verdicts.0.remove(id) {
-            self.files.drop_record(location, BAD_KEY);
-        }
+    /// Forgets the verdicts on records of segments that are gone: all but `files` are.
+    pub(crate) fn keep_verdicts_of(&mut self, files: &HashSet<u32>) {
+        let gone = |(file, _): Place| !files.contains(&file);
+        self.drop_verdicts(gone);
+    }
+
+    /// Forgets the verdicts on records of a segment that is gone.
+    pub(super) fn drop_verdicts_on(&mut self, file: u32) {
+        self.drop_verdicts(|place| place.0 == file);
+    }
+
+    fn drop_verdicts(&mut self, is_gone: impl Fn(Place) -> bool) {
+        let files = &mut self.files;
+        self.verdicts.0.retain(|(_, place), location| {
+            let is_gone = is_gone(*place);
+            if is_gone && counts(*place, *location) {
+                files.drop_record(*location, BAD_KEY);
+            }
+            !is_gone
+        });
     }
 }
 
@@ -95,7 +134,7 @@ mod tests {
         }
     }
 
-    /// A pinned block in file 1 with a verdict in file 2.
+    /// A block in file 1 that is referred to, with a verdict in file 2.
     fn marked() -> Index {
         let mut index = Index::default();
         index.insert_block(ID, at(1, 0));
@@ -103,33 +142,58 @@ mod tests {
         assert_eq!(index.mark_bad(&ID, at(9, 9)), Marked::Elsewhere);
         assert_eq!(index.mark_bad(&ID, at(1, 0)), Marked::Now);
         assert_eq!(index.mark_bad(&ID, at(1, 0)), Marked::Before);
+        assert!(!index.has_verdict(&ID, (1, 0)));
         index.note_verdict(ID, (1, 0), verdict(2));
+        assert!(index.has_verdict(&ID, (1, 0)));
         index
     }
 
     #[test]
-    fn a_verdict_is_needed_until_the_block_is_put_anew_or_gone() {
+    fn a_verdict_is_needed_until_the_segment_of_the_damaged_record_is_gone() {
         let mut healed = marked();
         assert!(!healed.is_dead(2) && !healed.has(&ID));
         healed.insert_block(ID, at(3, 0));
-        assert!(healed.is_dead(2) && healed.is_dead(1) && healed.has(&ID));
+        assert!(healed.is_dead(1) && !healed.is_dead(2) && healed.has(&ID));
+        healed.remove_file(1);
+        assert!(healed.is_dead(2) && healed.has(&ID));
 
-        let mut gone = marked();
-        gone.drop_refs(&[ID]);
-        assert!(gone.is_dead(2) && gone.is_dead(1));
+        let mut freed = marked();
+        freed.drop_refs(&[ID]);
+        assert!(freed.is_dead(1) && !freed.is_dead(2));
+        freed.remove_file(1);
+        assert!(freed.is_dead(2));
+
+        // At a start the segment is not there any more.
+        let mut later = marked();
+        later.keep_verdicts_of(&HashSet::from([2, 3]));
+        assert!(later.is_dead(2));
     }
 
     #[test]
-    fn a_verdict_about_another_place_says_nothing() {
+    fn a_verdict_in_the_segment_of_the_damaged_record_goes_with_it() {
+        let mut index = Index::default();
+        index.insert_block(ID, at(1, 0));
+        index.add_refs(&[ID]);
+        index.note_verdict(ID, (1, 0), verdict(1));
+        index.insert_block(ID, at(3, 0));
+        assert!(index.is_dead(1));
+        index.remove_file(1);
+        assert!(!index.has_verdict(&ID, (1, 0)) && index.has(&ID));
+    }
+
+    #[test]
+    fn a_verdict_about_another_place_says_nothing_of_the_block() {
         let mut index = Index::default();
         index.recover_block(ID, at(1, 0));
         index.recover_block(ID, at(3, 0));
         index.note_verdict(ID, (1, 0), verdict(4));
-        assert!(index.has(&ID) && index.is_dead(4));
-        index.note_verdict(BlockId::from_bytes([2; 32]), (3, 0), verdict(4));
-        assert!(index.is_dead(4));
+        assert!(index.has(&ID));
         index.note_verdict(ID, (3, 0), verdict(4));
-        assert!(!index.has(&ID) && !index.is_dead(4));
+        assert!(!index.has(&ID));
+        index.mark_good(&ID, at(1, 0));
+        assert!(!index.has(&ID), "another record");
+        index.mark_good(&ID, at(3, 0));
+        assert!(index.has(&ID));
     }
 
     #[test]

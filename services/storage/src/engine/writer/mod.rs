@@ -61,8 +61,8 @@ impl Writer {
         missing
     }
 
-    /// Reads those of the blocks that are here, if something is in doubt on the disk: an upload that
-    /// rests on one of them must read back. What is damaged counts as missing from then on.
+    /// Reads those of the blocks that are here, if something is in doubt on the disk: an upload
+    /// that rests on one of them must read back. What is damaged counts as missing from then on.
     async fn recheck(&self, ids: &[BlockId]) -> Result<(), EngineError> {
         if !self.hold.is_held() {
             return Ok(());

@@ -1,4 +1,5 @@
-//! The bytes of the metadata, compared with `fixtures/metadata-format-1.txt`.
+//! The bytes of the metadata, compared with `fixtures/metadata-format-2.txt`; and those of version
+//! 1, which are still read.
 
 use cstore_log::golden::GoldenFile;
 use cstore_types::epoch::SealPoint;

@@ -283,7 +283,15 @@ async fn i1_a_snapshot_that_is_missing_or_damaged_is_written_anew_or_refused() {
         }
     }
 
-    // A block in its middle is read when it is needed.
+    // A block in its middle is read when it is needed, and BEFORE the index is removed for it.
+    let folder = whole.copy().with_index_of_another_boot();
+    flip(&folder.snapshot(), right.len() / 2);
+    let error = folder.refusal();
+    assert_eq!(*damage(&error), DamageKind::SnapshotChecksum);
+    let left = Index::find(folder.path(), INDEX_CACHE_BYTES).unwrap();
+    assert!(left.applied.position > 0, "the index is still there");
+    drop(left);
+
     let folder = whole.copy().without_index();
     flip(&folder.snapshot(), right.len() / 2);
     let error = folder.refusal();

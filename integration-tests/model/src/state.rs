@@ -13,7 +13,7 @@ pub(crate) enum Session {
     Ended,
 }
 
-/// What a folder of the master holds.
+/// The contents of one metadata folder of the master.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Folder {
     pub(crate) lives: Vec<Life>,
@@ -38,7 +38,7 @@ impl Folder {
     }
 }
 
-/// What a life of the master has been told by a disk.
+/// The last report of a disk to the running master process: its epochs and its newest sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Told {
     pub(crate) epochs: Vec<Epoch>,
@@ -84,7 +84,8 @@ impl Disk {
         }
     }
 
-    /// Begins the epoch of this open in what is told, before anything is written in it.
+    /// Returns the report of this disk. It includes the epoch of the current open, also before the
+    /// first write of that epoch.
     pub(crate) fn told(&self) -> Told {
         let mut epochs = self.epochs.clone();
         if !self.has_begun {

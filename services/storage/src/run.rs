@@ -60,7 +60,7 @@ pub enum RunError {
          {path}? Set CSTORE_NODE_ID to add a node"
     )]
     Nameless {
-        /// Where its disk would be.
+        /// Folder in which the disk would be created.
         path: String,
     },
     /// The system has no random bytes, for the identity of a new disk or for the number of an open.

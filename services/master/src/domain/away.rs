@@ -89,7 +89,7 @@ impl Membership {
         }
         for store in stores {
             self.set_state(store, StoreState::Away).await?;
-            // It may have come back meanwhile.
+            // The node may have registered while the batch was committed.
             let is_back = is_there(&self.inner.lock());
             if is_back {
                 self.is_back(store).await;

@@ -39,14 +39,14 @@ pub(crate) enum HeartbeatOutcome {
         suspect: bool,
         /// Newest seal of the disk on which a file rests; `None` for a worker.
         seen: Option<SealPoint>,
-        /// What a storage node needs to judge this master.
+        /// The master's history, by which a storage node decides whether to obey this master.
         telling: Telling,
         /// Doubts that a person accepted and that the node has not accepted yet.
         accepting: Vec<u32>,
     },
 }
 
-/// What watchers of the cluster see of a node.
+/// The fields of a node that are part of the cluster view.
 type Seen = (NodeState, String, Vec<DoubtReport>);
 
 impl Node {
@@ -64,7 +64,7 @@ impl Node {
                 // Only a restart can bring an older disk: a heartbeat that a commit overtook proves
                 // nothing.
                 Told::Nothing | Told::Sequence => self.suspect && disk.seal_seq < record.seen.seq,
-                // What lies in the current epoch of the disk counts as there.
+                // Seals in the current epoch of the disk count as held.
                 Told::Epochs(_) => self.is_older_than(&record.seen) || self.is_in_doubt(),
             };
         }

@@ -19,7 +19,7 @@ use crate::store::{Batch, History, MetaError};
 /// The word by which a storage node names the doubt that its master is not the right one.
 pub(super) const MASTER: &str = "master";
 
-/// What an answer tells a storage node of the master's history.
+/// The part of the master's history that a response to a storage node carries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Telling {
     /// Place that the history has reached.

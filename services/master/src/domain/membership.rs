@@ -169,7 +169,7 @@ pub(crate) struct ChosenWorker {
     pub(crate) addr: String,
 }
 
-/// What a node learns at its registration.
+/// The master's response to a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Registered {
     /// Newest seal of the disk on which a file rests; `None` for a worker.
@@ -490,7 +490,7 @@ impl Membership {
             .nodes
             .iter()
             .filter(|(_, node)| node.role == NodeRole::Storage)
-            // One that has no disk yet may never come back under this name.
+            // A node without an open disk may never register under this name again.
             .filter(|(_, node)| node.told != Told::Nothing)
             .filter(|(_, node)| node.state(self.lease()) != NodeState::Lost);
         let as_placed = |(id, node): (&NodeId, &Node)| PlacementNode {

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_node::clock::Clock;
-use cstore_types::history::{Place, Point, place};
+use cstore_types::history::Point;
 use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketKey, error_chain};
 
 pub(crate) use derived::Derived;
@@ -109,9 +109,7 @@ impl Context {
 
     /// Returns true if the history of this master has the place `point`.
     fn contains(&self, point: &Point) -> bool {
-        let history = self.store.history();
-        let link_at = |position| self.store.link_at(position);
-        place(&history.lives, history.position, link_at, point) == Place::Contains
+        self.store.contains(point)
     }
 
     /// Proposes a batch that a person has asked for, also if this master is contested.

@@ -296,6 +296,12 @@ impl MetaStore for SledMeta {
         self.lives.upto(position)
     }
 
+    fn contains(&self, point: &Point) -> bool {
+        // In this order: see `Lives::upto`.
+        let position = self.position();
+        self.lives.contains(position, point)
+    }
+
     fn link_at(&self, position: Position) -> Option<Link> {
         self.lives.link_at(position)
     }

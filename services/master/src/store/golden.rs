@@ -311,7 +311,7 @@ fn keys_values_records_and_snapshots_have_the_bytes_of_version_2() {
     golden.finish();
 }
 
-/// What programs before format 2 wrote is read. Keys and values are the same.
+/// Records and snapshots of format 1 can be read. Keys and values have the same bytes.
 #[test]
 fn i1_records_and_snapshots_of_version_1_are_read() {
     if std::env::var_os(cstore_log::golden::WRITE_FIXTURES).is_some() {

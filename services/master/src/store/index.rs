@@ -60,7 +60,7 @@ pub(super) struct Applied {
 pub(super) struct FoundIndex {
     pub(super) index: Index,
     pub(super) applied: Applied,
-    /// It has no key.
+    /// True if the index has no key.
     pub(super) is_empty: bool,
     /// This boot of the kernel wrote it, since sled survives a kill of the process, or it was
     /// closed cleanly. Nothing else says that all of it is there.

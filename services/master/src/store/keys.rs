@@ -204,13 +204,13 @@ pub(crate) struct StoreRecord {
     pub(crate) node: NodeId,
 }
 
-/// What a person has said of a store.
+/// State of a store that an operator has set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum StoreState {
-    /// Nothing.
+    /// No operator has excused the store.
     #[default]
     Up,
-    /// It stays away for a while: nothing waits for it.
+    /// Excused by an operator while its node is down: releases do not wait for it.
     Away,
 }
 

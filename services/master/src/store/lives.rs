@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cstore_types::history::{Life, Point};
+use cstore_types::history::{Life, Place, Point, place};
 use parking_lot::Mutex;
 
 use super::index::Index;
@@ -34,6 +34,20 @@ pub(crate) struct History {
     pub(crate) position: Position,
     /// Link of the batch at the position; 0 if it is not known.
     pub(crate) link: Link,
+}
+
+impl Kept {
+    /// Returns the lives that have begun at or before `position`.
+    fn begun(&self, position: Position) -> &[Life] {
+        let begun = self.lives.partition_point(|life| life.first <= position);
+        self.lives.get(..begun).unwrap_or_default()
+    }
+
+    /// Returns true if batches were written before lives were recorded.
+    fn has_unrecorded(&self) -> bool {
+        let first = self.lives.first();
+        first.is_none_or(|first| first.first > 1 && first.term == 1)
+    }
 }
 
 impl History {
@@ -125,20 +139,25 @@ impl Lives {
         point_in(&life.copied().unwrap_or_default(), position, link)
     }
 
+    /// Returns true if the history up to `position`, which was read BEFORE, has the place `point`.
+    pub(super) fn contains(&self, position: Position, point: &Point) -> bool {
+        let kept = self.0.lock();
+        let lives = kept.begun(position);
+        let is_unrecorded = kept.has_unrecorded() && (point.term, point.life) == (0, 0);
+        if is_unrecorded {
+            let end = lives.first().map_or(position, |first| first.first - 1);
+            return point.position <= end;
+        }
+        place(lives, position, |at| kept.links.at(at), point) == Place::Contains
+    }
+
     /// Returns the history up to `position`, which was read BEFORE: a life that begins behind it is
     /// not a part of what the position stands for.
     pub(super) fn upto(&self, position: Position) -> History {
         let kept = self.0.lock();
-        let lives = &kept.lives;
-        let mut upto = Vec::with_capacity(lives.len() + 1);
-        if lives
-            .first()
-            .is_none_or(|first| first.first > 1 && first.term == 1)
-        {
-            upto.push(Life::default());
-        }
-        let begun = lives.iter().filter(|life| life.first <= position);
-        upto.extend(begun);
+        let mut upto = Vec::with_capacity(kept.lives.len() + 1);
+        upto.extend(kept.has_unrecorded().then(Life::default));
+        upto.extend_from_slice(kept.begun(position));
         History {
             lives: upto,
             position,
@@ -149,12 +168,10 @@ impl Lives {
 
 #[cfg(test)]
 mod tests {
-    use cstore_log::FaultyDisk;
-    use cstore_types::history::{Place, place};
-
     use super::super::tests::{open, put};
     use super::super::{Batch, MetaStore, SledMeta};
     use super::*;
+    use cstore_log::FaultyDisk;
 
     /// Lives and position of a history, without the life in front of all others.
     fn lives_of(meta: &SledMeta) -> (Vec<(u64, Position)>, Position) {

@@ -145,6 +145,10 @@ pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
     /// Returns the history of the metadata up to the last durable batch.
     fn history(&self) -> History;
 
+    /// Returns true if the history up to the last durable batch has the place `point`. Called for
+    /// every commit, so it copies nothing of the history.
+    fn contains(&self, point: &Point) -> bool;
+
     /// Returns the link of the batch at `position`, if it is one of the newest.
     fn link_at(&self, position: Position) -> Option<Link>;
 

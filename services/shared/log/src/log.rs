@@ -138,7 +138,7 @@ impl Log {
     /// one that is kept says nothing about the file.
     ///
     /// # Errors
-    /// Those of [`Log::read`].
+    /// [`LogError::NoFile`] if the file was retired, `Io`.
     pub fn read_anew(&self, location: Location) -> Result<Bytes, LogError> {
         let handle = self.shared.files.open_anew(location.file)?;
         let mut payload = vec![0; location.len as usize];

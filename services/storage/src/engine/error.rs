@@ -41,7 +41,7 @@ pub enum EngineError {
     /// what may be missing.
     #[error("disk is on hold: {0}")]
     Held(String),
-    /// The disk was opened and has not heard its master yet: whether both know each other is open.
+    /// The disk was opened, and no response of the master was judged yet.
     #[error("no answer of the master was judged since the start")]
     Unjudged,
     /// The request contradicts itself or its limits.

@@ -55,8 +55,8 @@ impl BlockReader {
             match self.read_at(id, block.location) {
                 Ok(bytes) => {
                     if block.bad {
-                        // Whatever failed has passed. The verdict stays: who uploads the block
-                        // again is on the safe side.
+                        // The read error was temporary. The durable verdict stays, so after a
+                        // restart an upload stores the block again.
                         self.index.lock().mark_good(id, block.location);
                         tracing::info!(block = ?id, "stored block that was damaged reads well");
                     }

@@ -53,7 +53,7 @@ impl Recovery {
                 let (id, place) = parse_bad_key(record.key)?;
                 self.index.note_verdict(id, place, record.location);
             }
-            // Whatever it says, it must not go with its file.
+            // The record is unknown, so its file MUST NOT be retired.
             FIRST_SKIPPED_KIND.. => self.index.mark_file_damaged(record.location.file),
             _ => return Err(FormatError::Damaged),
         }

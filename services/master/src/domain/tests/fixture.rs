@@ -135,6 +135,10 @@ impl MetaStore for SlowStore {
         self.inner.history()
     }
 
+    fn contains(&self, point: &cstore_types::history::Point) -> bool {
+        self.inner.contains(point)
+    }
+
     fn link_at(&self, position: Position) -> Option<crate::store::Link> {
         self.inner.link_at(position)
     }

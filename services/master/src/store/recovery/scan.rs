@@ -1,4 +1,4 @@
-//! What the log holds: a few numbers a file, and the records of the newest file only.
+//! A summary of the log: a few numbers per file, and the records of the newest file only.
 
 use std::collections::{BTreeMap, HashMap};
 

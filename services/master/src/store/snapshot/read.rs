@@ -63,11 +63,11 @@ fn open(dir: &Path) -> Result<Option<File>, MetaError> {
     }
 }
 
-/// What tells how the items of a snapshot are read.
+/// The format of a snapshot, with the number of its items.
 enum Start {
-    /// Of this format.
+    /// The current format, with its head.
     Current(Head),
-    /// Of a program before format 2, with this number of items.
+    /// Format 1, with the number of items.
     First(u64),
 }
 

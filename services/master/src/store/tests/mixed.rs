@@ -176,6 +176,17 @@ async fn i4_a_history_that_was_made_good_contains_what_nodes_have_noted() {
     let meta = ours.open();
     assert_eq!(content(&meta).await, expected);
     judge_all(&meta, &[noted, meta.head()], "made good");
+    let elsewhere = Point {
+        life: noted.life ^ 1,
+        ..noted
+    };
+    let ahead = Point {
+        position: meta.position() + 1,
+        ..meta.head()
+    };
+    for point in [elsewhere, ahead] {
+        assert!(!meta.contains(&point), "{point:?}");
+    }
 }
 
 #[tokio::test]
@@ -267,6 +278,7 @@ fn judge_all(meta: &SledMeta, noted: &[Point], what: &str) {
             point,
         );
         assert_eq!(by_master, Place::Contains, "{what}: {point:?} of {head:?}");
+        assert!(meta.contains(point), "{what}: {point:?} of {head:?}");
         let lives = history.lives_since(point);
         let link = |at| (at == head.position && head.chain != 0).then_some(head.chain);
         let by_storage = place(&lives, head.position, link, point);

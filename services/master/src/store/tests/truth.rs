@@ -1,5 +1,5 @@
-//! What snapshot, log and index owe each other: nothing wrong is served and nothing is lost in
-//! silence, whichever of them is missing, damaged, older or of another copy.
+//! Snapshot, log and index of one folder: if one of them is missing, damaged, older or from another
+//! copy, the open repairs or refuses, and never serves wrong metadata.
 
 use std::path::PathBuf;
 

@@ -34,7 +34,7 @@ fn counts((file, _): Place, location: Location) -> bool {
 pub(crate) enum Marked {
     /// The block is marked now.
     Now,
-    /// It was marked before.
+    /// The block was marked before.
     Before,
     /// Another record is that of the block, or there is none.
     Elsewhere,
@@ -67,8 +67,8 @@ impl Index {
         self.verdicts.location(id, place).is_some()
     }
 
-    /// Takes in a verdict that is durable at `location`: about the record of the block at `place`.
-    /// It says nothing about a record that took its place since.
+    /// Adds a verdict that is durable at `location`. Marks the block as damaged if `place` is still
+    /// the place of its record.
     pub(crate) fn note_verdict(&mut self, id: BlockId, place: Place, location: Location) {
         let is_current = |at: Location| (at.file, at.offset) == place;
         let block = self.blocks.get(&id);

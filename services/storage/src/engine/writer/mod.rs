@@ -70,7 +70,7 @@ impl Writer {
         let (blocks, ids) = (self.blocks.clone(), ids.to_vec());
         let read = move || {
             for id in ids {
-                // Whether it is here and good shows in the index.
+                // The read marks a damaged block in the index; the result is not needed.
                 let _ = blocks.read(&id);
             }
         };

@@ -27,6 +27,8 @@ pub const ACCESS: &[(&str, &[Caller])] = &[
     ("cstore.v1.Cluster/AcceptDoubt", &[Operator]),
     ("cstore.v1.Cluster/GiveUpStore", &[Operator]),
     ("cstore.v1.Cluster/ExcuseNode", &[Operator]),
+    ("cstore.v1.Cluster/ListKept", &[Operator]),
+    ("cstore.v1.Cluster/DropKept", &[Operator]),
     ("cstore.v1.Transfer/Upload", &[Gateway, Operator]),
     ("cstore.v1.Transfer/PutSmall", &[Gateway, Operator]),
     ("cstore.v1.Transfer/Download", &[Gateway, Operator]),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use cstore_gateway::tokens::Rights;
 use cstore_node::ByteSize;
-use cstore_types::{StoreUuid, Tenant, TenantError};
+use cstore_types::{SessionId, StoreUuid, Tenant, TenantError};
 
 use crate::exit::STATUSES;
 use crate::limits::{MAX_DEV_NODES, MAX_TOKEN_LIFE};
@@ -85,6 +85,9 @@ impl Command {
                     | Admin::Limits { json }
                     | Admin::Hold {
                         command: Hold::List { json },
+                    }
+                    | Admin::Kept {
+                        command: Kept::List { json },
                     },
             } => *json,
             _ => self.door().is_some_and(|door| door.json),
@@ -233,6 +236,12 @@ pub(crate) enum Admin {
         #[command(subcommand)]
         command: Hold,
     },
+    /// Uploads of a history of the metadata that was given up: their blocks stay until they are
+    /// dropped.
+    Kept {
+        #[command(subcommand)]
+        command: Kept,
+    },
     /// Storage nodes that are away, or whose disk is lost.
     Node {
         #[command(subcommand)]
@@ -284,6 +293,26 @@ pub(crate) enum Hold {
         node: String,
         /// The number of the doubt, as `cstore admin hold list` shows it
         number: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kept {
+    /// Prints the uploads that are kept: storage nodes hold blocks of them, and this master knows no
+    /// file of them.
+    List {
+        /// One line of JSON an upload
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets the blocks of uploads go, for good.
+    Drop {
+        /// The uploads, as `cstore admin kept list` shows them
+        #[arg(value_name = "UPLOAD", required_unless_present = "all")]
+        uploads: Vec<SessionId>,
+        /// All that are kept now
+        #[arg(long, conflicts_with = "uploads")]
+        all: bool,
     },
 }
 

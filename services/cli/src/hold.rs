@@ -29,11 +29,18 @@ pub(crate) fn list(json: bool, source: &dyn Source) -> Result<(), Failure> {
         let v1::ListNodesResponse {
             nodes,
             releases_wait_for,
+            kept_sessions,
             ..
         } = list_nodes(&master).await?;
         let mut out = std::io::stdout().lock();
         if !releases_wait_for.is_empty() && !json {
             let line = format!("space does not come back yet: waiting for {releases_wait_for}");
+            writeln!(out, "{line}").map_err(Failure::output)?;
+        }
+        if kept_sessions > 0 && !json {
+            let line = format!(
+                "{kept_sessions} uploads of another history are kept: cstore admin kept list"
+            );
             writeln!(out, "{line}").map_err(Failure::output)?;
         }
         let mut n_doubts = 0;

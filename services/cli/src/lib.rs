@@ -19,6 +19,7 @@ mod gc;
 mod health;
 mod help;
 mod hold;
+mod kept;
 mod limit_table;
 mod limits;
 mod master;
@@ -36,7 +37,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cstore_node::Source;
 
-use crate::args::{Admin, Args, Command, Hold, NodeCommand};
+use crate::args::{Admin, Args, Command, Hold, Kept, NodeCommand};
 use crate::exit::Failure;
 
 /// Runs one command line in one environment, to its end.
@@ -93,6 +94,12 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         } => match command {
             NodeCommand::Away { node } => node::away(node, env),
             NodeCommand::Replace { node, lost } => node::replace(node, *lost, env),
+        },
+        Command::Admin {
+            command: Admin::Kept { command },
+        } => match command {
+            Kept::List { json } => kept::list(*json, env),
+            Kept::Drop { uploads, all } => kept::drop(uploads, *all, env),
         },
         Command::Admin {
             command: Admin::Hold { command },

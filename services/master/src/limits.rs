@@ -43,6 +43,13 @@ cstore_types::limits! {
     /// Names that are read from the index together for a list. A longer list takes several reads.
     pub(crate) count SCANNED_NAMES: usize = 256;
 
+    /// Sessions that are read from the index together for an audit of a disk. More take several
+    /// heartbeats.
+    pub(crate) count AUDITED_SESSIONS: usize = 500;
+    /// Most files of one page of an audit that are logged because a disk lost their sets. The
+    /// number of all stands in the doubt of the disk.
+    pub(crate) count MAX_LOGGED_ABSENT: usize = 20;
+
     /// Batches of changes that wait for the writer. More are refused as overloaded.
     pub(crate) count WRITER_QUEUE: usize = 4_096;
     /// Most batches that share one sync. More wait for the next.

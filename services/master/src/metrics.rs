@@ -50,7 +50,7 @@ impl Collector for MasterMetrics {
             files,
             logical_bytes,
         } = context.derived.usage.total();
-        let gauges: [(&str, &str, u64); 6] = [
+        let gauges: [(&str, &str, u64); 7] = [
             (
                 "master_log_frames",
                 "group commits of the metadata log, one sync each",
@@ -72,6 +72,11 @@ impl Collector for MasterMetrics {
                 "master_unheard_stores",
                 "disks that were not heard since the start: no space comes back before, unless an operator excuses them",
                 members.unheard_stores() as u64,
+            ),
+            (
+                "master_kept_sessions",
+                "uploads that may have committed in a history that was given up: their blocks stay until an operator drops them",
+                context.derived.n_kept(),
             ),
         ];
         for (name, help, value) in gauges {

@@ -48,6 +48,8 @@ cstore_types::limits! {
     /// Shortest time between two writes of the place in the master's history that a disk has
     /// obeyed, as long as nothing is freed by it.
     pub(crate) time NOTE_INTERVAL: Duration = Duration::from_secs(1);
+    /// Time from one comparison of the reference sets with the committed sessions to the next.
+    pub(crate) time AUDIT_INTERVAL: Duration = Duration::from_secs(3_600);
     /// Most epochs of sequences that a disk lists. The oldest ones go: where they ended stays
     /// known.
     pub(crate) count MAX_EPOCHS: usize = 4_096;

@@ -19,8 +19,8 @@ use cstore_types::{SessionId, error_chain};
 
 use tokio::time::Instant;
 
-use crate::engine::{Answer, Doubt, Engine, MasterHistory};
-use crate::limits::NOTE_INTERVAL;
+use crate::engine::{Answer, AuditPage, Doubt, Engine, MasterHistory};
+use crate::limits::{AUDIT_INTERVAL, NOTE_INTERVAL};
 use crate::releaser::Releases;
 use crate::roll_call::RollCall;
 
@@ -37,6 +37,10 @@ pub(crate) struct StorageMember {
     is_judging: Arc<AtomicBool>,
     /// Tick of the last write of what was noted, which needs no more than one each second.
     noted_at: Option<Instant>,
+    /// Tick from which on the next audit is due; `None` while one goes on.
+    audit_due: Option<Instant>,
+    /// Sessions without a set here, for the next report.
+    absent: Vec<SessionId>,
 }
 
 /// The turn of one answer: others are not used until it is dropped, also by a panic.
@@ -71,6 +75,8 @@ impl StorageMember {
             acknowledging: Vec::new(),
             is_judging: Arc::default(),
             noted_at: None,
+            audit_due: Some(Instant::now()),
+            absent: Vec::new(),
         }
     }
 
@@ -116,6 +122,43 @@ impl StorageMember {
         drop(spawn("note place of master", keeping));
     }
 
+    /// Returns the cursor of the audit that goes on. Begins the next one if it is due.
+    fn audit_cursor(&mut self) -> Option<v1::AuditCursor> {
+        let audit = self.engine.audit();
+        let is_due = self.audit_due.is_some_and(|due| due <= Instant::now());
+        if is_due || audit.is_outdated() {
+            audit.begin();
+            self.audit_due = None;
+        }
+        self.audit_due.is_none().then(|| v1::AuditCursor {
+            after: audit.cursor().as_ref().map(raw).unwrap_or_default(),
+        })
+    }
+
+    /// Compares a page of committed sessions with the sets of the disk.
+    fn audit(&mut self, page: v1::AuditPage) {
+        let page = AuditPage {
+            sessions: page.sessions.iter().filter_map(|raw| parse(raw)).collect(),
+            last: parse(&page.last),
+            is_last: page.is_last,
+        };
+        if self.audit_due.is_some() {
+            return;
+        }
+        self.absent = self.engine.audit().take(&page);
+        if page.is_last {
+            self.audit_due = Some(Instant::now() + AUDIT_INTERVAL);
+        }
+        if page.is_last || !self.absent.is_empty() {
+            let (engine, turn) = (self.engine.clone(), Turn::take(&self.is_judging));
+            let settling = cstore_node::blocking(move || {
+                engine.audit().settle(page.is_last);
+                drop(turn);
+            });
+            drop(spawn("settle audit", settling));
+        }
+    }
+
     /// Returns the sessions to ask the master about.
     fn unconfirmed(&self) -> Vec<SessionId> {
         let mut sessions = self.roll_call.take();
@@ -144,11 +187,13 @@ impl Member for StorageMember {
             Occasion::Tick => self.unconfirmed(),
             Occasion::Early => Vec::new(),
         };
-        Report::Storage(v1::StorageReport {
+        Report::Storage(Box::new(v1::StorageReport {
             released: self.acknowledging.iter().map(raw).collect(),
             unconfirmed: unconfirmed.iter().map(raw).collect(),
+            audit: self.audit_cursor(),
+            absent: std::mem::take(&mut self.absent).iter().map(raw).collect(),
             ..report(&self.engine)
-        })
+        }))
     }
 
     fn handle_answer(&mut self, answer: v1::HeartbeatResponse) {
@@ -175,12 +220,13 @@ impl Member for StorageMember {
         };
         self.readiness.set("disk age", age);
 
-        let committed = answer
-            .verdicts
-            .iter()
-            .filter(|v| v.state() == v1::SessionState::Committed);
+        let is_settled = |verdict: &&v1::SessionVerdict| {
+            let state = verdict.state();
+            state == v1::SessionState::Committed || state == v1::SessionState::Kept
+        };
+        let settled = answer.verdicts.iter().filter(is_settled);
         self.roll_call
-            .confirm(committed.filter_map(|verdict| parse(&verdict.session)));
+            .confirm(settled.filter_map(|verdict| parse(&verdict.session)));
 
         if !answer.accept_doubts.is_empty() {
             let engine = self.engine.clone();
@@ -200,6 +246,12 @@ impl Member for StorageMember {
                 .filter_map(|raw| parse(raw))
                 .collect();
             self.obey(named);
+        }
+        // While something is being written the page is left out, and asked for again.
+        if let Some(page) = answer.audit
+            && !self.is_judging.load(Ordering::Acquire)
+        {
+            self.audit(page);
         }
     }
 
@@ -277,5 +329,7 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
             .collect(),
         unopened: false,
         noted: Some(engine.judge().noted().into()),
+        audit: None,
+        absent: Vec::new(),
     }
 }

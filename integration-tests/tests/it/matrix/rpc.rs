@@ -32,6 +32,8 @@ const MAY: &[(&str, &str)] = &[
     ("Cluster/AcceptDoubt", "operator"),
     ("Cluster/GiveUpStore", "operator"),
     ("Cluster/ExcuseNode", "operator"),
+    ("Cluster/ListKept", "operator"),
+    ("Cluster/DropKept", "operator"),
     ("Transfer/Upload", "gateway operator"),
     ("Transfer/PutSmall", "gateway operator"),
     ("Transfer/Download", "gateway operator"),

@@ -8,17 +8,19 @@
 //! | key | derived |
 //! |---|---|
 //! | `n` name | usage of its tenant |
-//! | `s` session | its activity ends; files published |
+//! | `s` session | its activity ends; files published; what is kept |
 //! | `l` release | the release list |
 //! | `t` store | known stores, their nodes and newest seals |
+//! | `e` era | how ids of new sessions begin |
 //! | `m` placement | the placement map; watchers are told |
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cstore_types::{NodeId, Placement, SessionId, StoreUuid};
+use cstore_types::{NodeId, Placement, SessionEra, SessionId, StoreUuid};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -27,7 +29,7 @@ use super::release_list::{PendingRelease, ReleaseList};
 use super::usage::Usage;
 use crate::limits::MAX_OPEN_SESSIONS;
 use crate::store::keys::{self, FileRecord, ReleaseRecord, SessionRecord, StoreRecord};
-use crate::store::{Change, DamageKind, MetaError, Observer, Versioned};
+use crate::store::{Change, DamageKind, MetaError, Observer, Position, Versioned};
 
 /// State derived from the metadata.
 #[derive(Debug, Default)]
@@ -37,6 +39,9 @@ pub(crate) struct Derived {
     pub(crate) activity: SessionActivity,
     stores: Mutex<HashMap<StoreUuid, StoreRecord>>,
     placement: Mutex<Option<Placement>>,
+    /// Sessions that are kept, with the positions of their records.
+    kept: Mutex<BTreeMap<SessionId, Position>>,
+    era: Mutex<Option<SessionEra>>,
     published_files: AtomicU64,
     changes: ViewChanges,
     /// Why this master writes nothing: somebody has obeyed another history. Not derived from the
@@ -141,6 +146,35 @@ impl Derived {
         own
     }
 
+    /// Returns the era of new sessions; `None` before a person has accepted this master.
+    pub(crate) fn era(&self) -> Option<SessionEra> {
+        *self.era.lock()
+    }
+
+    /// Returns true if a session may have committed in another history of the metadata: a person
+    /// has accepted this master, and the session was begun before, or elsewhere.
+    pub(super) fn is_of_other_era(&self, session: SessionId) -> bool {
+        self.era().is_some_and(|era| !era.is_of(session))
+    }
+
+    /// Returns the number of sessions that are kept.
+    pub(crate) fn n_kept(&self) -> u64 {
+        self.kept.lock().len() as u64
+    }
+
+    /// Returns up to `max` kept sessions after `after`, in order.
+    pub(crate) fn kept_after(&self, after: Option<SessionId>, max: usize) -> Vec<SessionId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let kept = self.kept.lock();
+        let page = kept.range((from, Bound::Unbounded)).take(max);
+        page.map(|(session, _)| *session).collect()
+    }
+
+    /// Returns the position of the record of a session that is kept.
+    pub(super) fn kept(&self, session: SessionId) -> Option<Position> {
+        self.kept.lock().get(&session).copied()
+    }
+
     /// Returns the sessions that published a file since the oldest one that is still there.
     pub(crate) fn published_files(&self) -> u64 {
         self.published_files.load(Ordering::Relaxed)
@@ -155,8 +189,13 @@ impl Derived {
     }
 
     fn observe_session(&self, change: Change<'_>) -> Result<(), DamageKind> {
-        let Some(new) = change.new else { return Ok(()) };
         let session = SessionId::from_bytes(keys::uuid_of(change.key)?);
+        let is_kept = |value: &Versioned| SessionRecord::is_kept(&value.value);
+        match change.new {
+            Some(new) if is_kept(new)? => drop(self.kept.lock().insert(session, new.version)),
+            _ => drop(self.kept.lock().remove(&session)),
+        }
+        let Some(new) = change.new else { return Ok(()) };
         self.activity.forget(session);
         if change.old.is_none() && SessionRecord::has_committed(&new.value)? {
             self.published_files.fetch_add(1, Ordering::Relaxed);
@@ -191,6 +230,12 @@ impl Derived {
         Ok(())
     }
 
+    fn observe_era(&self, change: Change<'_>) -> Result<(), DamageKind> {
+        let era = change.new.map(|new| keys::decode_era(&new.value));
+        *self.era.lock() = era.transpose()?;
+        Ok(())
+    }
+
     fn observe_placement(&self, change: Change<'_>) -> Result<(), DamageKind> {
         let placement = change
             .new
@@ -206,6 +251,7 @@ impl Observer for Derived {
     fn follows(&self, key: &[u8]) -> bool {
         let tag = key.first().copied();
         key == keys::PLACEMENT
+            || key == keys::ERA
             || matches!(
                 tag,
                 Some(keys::NAMES | keys::SESSIONS | keys::RELEASES | keys::STORES)
@@ -218,6 +264,7 @@ impl Observer for Derived {
             Some(keys::SESSIONS) => self.observe_session(change),
             Some(keys::RELEASES) => self.observe_release(change),
             Some(keys::STORES) => self.observe_store(change),
+            _ if change.key == keys::ERA => self.observe_era(change),
             _ if change.key == keys::PLACEMENT => self.observe_placement(change),
             _ => Ok(()),
         };
@@ -229,6 +276,8 @@ impl Observer for Derived {
         self.releases.forget();
         self.stores.lock().clear();
         *self.placement.lock() = None;
+        self.kept.lock().clear();
+        *self.era.lock() = None;
         self.published_files.store(0, Ordering::Relaxed);
     }
 }
@@ -279,10 +328,12 @@ impl SessionActivity {
 #[cfg(test)]
 #[derive(Debug, PartialEq)]
 pub(super) struct Folded {
-    usage: std::collections::BTreeMap<String, super::FileTotals>,
-    releases: std::collections::BTreeMap<SessionId, PendingRelease>,
-    stores: std::collections::BTreeMap<StoreUuid, StoreRecord>,
+    usage: BTreeMap<String, super::FileTotals>,
+    releases: BTreeMap<SessionId, PendingRelease>,
+    stores: BTreeMap<StoreUuid, StoreRecord>,
     placement: Option<Placement>,
+    kept: BTreeMap<SessionId, Position>,
+    era: Option<SessionEra>,
 }
 
 #[cfg(test)]
@@ -293,6 +344,8 @@ impl Derived {
             releases: self.releases.snapshot(),
             stores: self.stores.lock().clone().into_iter().collect(),
             placement: self.placement(),
+            kept: self.kept.lock().clone(),
+            era: self.era(),
         }
     }
 }

@@ -5,7 +5,7 @@ use cstore_types::epoch::SealPoint;
 use cstore_types::history::Point;
 use cstore_types::{ErrorCode, Fault, NodeId, StoreUuid};
 
-use super::history::{CONTEST, MASTER};
+use super::history::{CONTEST, MASTER, begin_era};
 use super::membership::{DoubtReport, Inner, Membership, NodeState};
 use super::releases::Releases;
 use crate::limits::MAX_DECISIONS;
@@ -94,7 +94,11 @@ impl Membership {
         }
         let mut batch = Batch::default();
         batch.delete(keys::store_key(store));
-        // Also while the disk contests this master: giving it up ends that.
+        // Also while the disk contests this master: giving it up ends that, and what the other
+        // history has committed on other disks must stay.
+        if self.inner.lock().contests.contains_key(id) {
+            begin_era(&mut batch)?;
+        }
         self.context.propose_contested(batch).await?;
         let mut inner = self.inner.lock();
         self.note_contest(&mut inner, id, None);

@@ -10,7 +10,7 @@
 
 use cstore_types::epoch::SealPoint;
 use cstore_types::history::{Life, Place, Point, place};
-use cstore_types::{Fault, NodeId, StoreUuid};
+use cstore_types::{Fault, NodeId, SessionEra, StoreUuid};
 
 use super::membership::{Inner, Membership, Node};
 use crate::store::keys::{self, StoreRecord, StoreState};
@@ -41,6 +41,14 @@ impl Telling {
         self.head = history.head();
         self.lives = history.lives_since(noted);
     }
+}
+
+/// Adds to `batch` that sessions have other ids from now on. What sessions of before have committed
+/// in the history that is given up, this master does not know: they are kept.
+pub(super) fn begin_era(batch: &mut Batch) -> Result<(), Fault> {
+    let era = SessionEra::random().map_err(|error| Fault::from(MetaError::Random(error)))?;
+    batch.put(keys::ERA.to_vec(), keys::encode_era(era));
+    Ok(())
 }
 
 /// Returns the sentence about a history that is not the one that a node has obeyed.
@@ -133,6 +141,7 @@ impl Membership {
             ..record
         };
         batch.put(key, record.encode());
+        begin_era(&mut batch)?;
         match self.context.propose_contested(batch).await? {
             Some(_) => {
                 tracing::warn!(%store, %noted, "the master is accepted by an operator");

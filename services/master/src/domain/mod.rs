@@ -9,6 +9,7 @@
 //! decides again. It does nothing after its batch: what follows from a change is derived from it by
 //! [`Derived`], whether or not the caller still waits.
 
+mod audit;
 mod away;
 mod derived;
 mod disks;
@@ -33,6 +34,7 @@ use cstore_node::clock::Clock;
 use cstore_types::history::Point;
 use cstore_types::{Chunking, ClusterUuid, ErrorCode, Fault, Incarnation, TicketKey, error_chain};
 
+pub(crate) use audit::{AuditPage, Audits};
 pub(crate) use derived::Derived;
 pub(crate) use heartbeats::{Heartbeat, HeartbeatOutcome};
 pub(crate) use history::Telling;
@@ -140,6 +142,7 @@ pub(crate) struct Master {
     pub(crate) namespace: Namespace,
     pub(crate) uploads: Uploads,
     pub(crate) releases: Releases,
+    pub(crate) audits: Audits,
     pub(crate) members: Membership,
 }
 
@@ -160,7 +163,9 @@ impl Master {
             releases.clone(),
             members.clone(),
         );
+        let audits = Audits::new(context.clone(), releases.clone());
         Ok(Self {
+            audits,
             context,
             identity,
             ticket_key,

@@ -262,7 +262,7 @@ impl Namespace {
                 };
                 end_session(batch, session, ending, &release);
             }
-            SessionRecord::Ended(_) => {}
+            SessionRecord::Ended(_) | SessionRecord::Kept => {}
         }
         Ok(())
     }

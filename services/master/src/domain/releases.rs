@@ -13,13 +13,16 @@ use crate::limits::{HIGH_PRESSURE, JUDGED_TOGETHER, MAX_DECISIONS};
 use crate::store::keys::{self, CommittedSession, Ending, ReleaseRecord, SessionRecord};
 use crate::store::{Batch, MetaError};
 
-/// State of a session: open, committed or ended.
+/// State of a session: open, committed, ended or kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Neither committed nor ended.
     Open,
     Committed(Box<CommittedSession>),
     Ended(Ending),
+    /// This master does not know it, and it may have committed in another history: its blocks stay
+    /// until an operator drops them.
+    Kept,
 }
 
 /// The rules of verdicts and releases.
@@ -152,17 +155,55 @@ impl Releases {
             }
             Verdict::Open if self.is_abandoned(session) => {
                 tracing::info!(%session, "abandoned upload is ended");
-                self.end(session).await?;
-                // The store hears of it with the next report, when its release is on the list.
-                Ok(Verdict::Open)
+                Ok(match self.end(session).await? {
+                    Verdict::Kept => Verdict::Kept,
+                    // The store hears of it with the next report, when its release is on the list.
+                    _ => Verdict::Open,
+                })
             }
             Verdict::Committed(committed) => {
                 // A report of its worker may have come after the commit.
                 self.context.derived.activity.forget(session);
                 Ok(Verdict::Committed(committed))
             }
-            Verdict::Open => Ok(Verdict::Open),
+            verdict @ (Verdict::Open | Verdict::Kept) => Ok(verdict),
         }
+    }
+
+    /// Lets sessions go that are kept, on behalf of a person. Returns the number of those that
+    /// were kept.
+    ///
+    /// # Errors
+    /// Of the store of metadata: some may have gone.
+    pub(crate) async fn drop_kept(&self, sessions: &[SessionId]) -> Result<u64, Fault> {
+        let mut dropped = 0;
+        for chunk in sessions.chunks(JUDGED_TOGETHER) {
+            let drops = chunk.iter().map(|session| self.drop_one_kept(*session));
+            for outcome in join_all(drops).await {
+                dropped += u64::from(outcome?);
+            }
+        }
+        tracing::warn!(
+            dropped,
+            "uploads of another history are dropped by an operator"
+        );
+        Ok(dropped)
+    }
+
+    async fn drop_one_kept(&self, session: SessionId) -> Result<bool, Fault> {
+        // A conflict can only come from another drop of the same session.
+        let Some(version) = self.context.derived.kept(session) else {
+            return Ok(false);
+        };
+        let mut batch = Batch::default();
+        batch.require_version(keys::session_key(session), version);
+        end_session(
+            &mut batch,
+            session,
+            Ending::Aborted,
+            &self.release_everywhere(),
+        );
+        Ok(self.context.propose(batch).await?.is_some())
     }
 
     fn is_abandoned(&self, session: SessionId) -> bool {
@@ -209,26 +250,43 @@ impl Releases {
         Ok(match SessionRecord::decode(&found.value)? {
             SessionRecord::Committed(session) => Verdict::Committed(session),
             SessionRecord::Ended(ending) => Verdict::Ended(ending),
+            SessionRecord::Kept => Verdict::Kept,
         })
     }
 
+    fn release_everywhere(&self) -> ReleaseRecord {
+        ReleaseRecord {
+            not_before_ms: 0,
+            stores: self.context.derived.store_uuids(),
+        }
+    }
+
     /// Ends a session that is open, and returns its verdict, which is not [`Verdict::Open`] any
-    /// more.
+    /// more. One that may have committed in another history of the metadata is kept instead: it
+    /// never commits here either, but nothing of it is released.
     pub(crate) async fn end(&self, session: SessionId) -> Result<Verdict, Fault> {
         for _ in 0..MAX_DECISIONS {
             match self.verdict(session).await? {
                 Verdict::Open => {}
                 verdict => return Ok(verdict),
             }
-            let release = ReleaseRecord {
-                not_before_ms: 0,
-                stores: self.context.derived.store_uuids(),
-            };
             let mut batch = Batch::default();
-            batch.require_absent(keys::session_key(session));
-            end_session(&mut batch, session, Ending::Aborted, &release);
+            let key = keys::session_key(session);
+            batch.require_absent(key.clone());
+            let verdict = match self.context.derived.is_of_other_era(session) {
+                true => {
+                    tracing::warn!(%session, "upload may have committed in another history of the metadata: it is kept");
+                    batch.put(key, SessionRecord::Kept.encode());
+                    Verdict::Kept
+                }
+                false => {
+                    let release = self.release_everywhere();
+                    end_session(&mut batch, session, Ending::Aborted, &release);
+                    Verdict::Ended(Ending::Aborted)
+                }
+            };
             if self.context.propose(batch).await?.is_some() {
-                return Ok(Verdict::Ended(Ending::Aborted));
+                return Ok(verdict);
             }
         }
         Err(MetaError::Conflict.into())

@@ -164,11 +164,12 @@ impl Uploads {
             .clock
             .now_ms()
             .saturating_add(millis(self.context.limits.ticket_ttl));
+        let era = self.context.derived.era();
         let mut tickets = Vec::new();
         for _ in 0..count.max(1) {
             let worker = self.members.next_worker()?;
             let session =
-                SessionId::random().map_err(|error| Fault::from(MetaError::Random(error)))?;
+                SessionId::random_in(era).map_err(|error| Fault::from(MetaError::Random(error)))?;
             tickets.push(TicketClaims {
                 session,
                 cluster: self.identity.cluster,
@@ -200,6 +201,7 @@ impl Uploads {
                 Verdict::Open => {}
                 Verdict::Committed(session) => return published_before(commit, *session),
                 Verdict::Ended(ending) => return self.ended_before(commit, ending),
+                Verdict::Kept => return Err(other_history()),
             }
             if let Err(error) = self.check_expiry(&commit.claims) {
                 if self.started.elapsed() < self.context.limits.lease {
@@ -334,7 +336,7 @@ impl Uploads {
             })),
             Verdict::Ended(Ending::Removed { version, .. }) => Ok(Aborted::Removed { version }),
             Verdict::Ended(Ending::Unknown) => Err(unknown_ending()),
-            Verdict::Ended(Ending::Aborted) | Verdict::Open => Ok(Aborted::Ended),
+            Verdict::Ended(Ending::Aborted) | Verdict::Open | Verdict::Kept => Ok(Aborted::Ended),
         }
     }
 
@@ -355,9 +357,7 @@ impl Uploads {
         if let Some(issued) = claims.issued
             && !self.context.contains(&issued)
         {
-            let text = "upload was begun under another copy of the metadata, older or restored; \
-                        upload the file again";
-            return Err(Fault::new(ErrorCode::PermissionDenied, text));
+            return Err(other_history());
         }
         Ok(())
     }
@@ -414,6 +414,12 @@ fn published_before(commit: &Commit, session: CommittedSession) -> Result<Publis
         },
         replaced,
     })
+}
+
+/// Makes the refusal of an upload that another history of the metadata has begun.
+fn other_history() -> Fault {
+    let text = "upload was begun under another copy of the metadata, older or restored; upload the file again";
+    Fault::new(ErrorCode::PermissionDenied, text)
 }
 
 fn committed_otherwise() -> Fault {

@@ -8,7 +8,7 @@ use cstore_proto::v1::cluster_server::Cluster;
 use cstore_proto::{FieldError, node_id, placement_map, status, store_uuid, to_status, v1};
 use cstore_types::epoch::SealPoint;
 use cstore_types::limits::{MAX_ACTIVE_SESSIONS, MAX_REPORTED_SESSIONS};
-use cstore_types::{Caller, ErrorCode, error_chain};
+use cstore_types::{Caller, ErrorCode, StoreUuid, error_chain};
 use futures_util::Stream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
@@ -274,6 +274,7 @@ impl Cluster for Services {
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let waiting_for = self.master.waiting_for().unwrap_or_default();
         let releases_wait_for = self.master.members.releases_wait_for();
+        let kept_sessions = self.master.context.derived.n_kept();
         let v1::ClusterView {
             state, map, nodes, ..
         } = view(&self.master);
@@ -283,11 +284,61 @@ impl Cluster for Services {
             map,
             waiting_for,
             releases_wait_for: releases_wait_for.unwrap_or_default(),
+            kept_sessions,
+        }))
+    }
+
+    async fn list_kept(
+        &self,
+        request: Request<v1::ListKeptRequest>,
+    ) -> Result<Response<v1::ListKeptResponse>, Status> {
+        let after = convert::cursor("after", &request.get_ref().after)?;
+        let derived = &self.master.context.derived;
+        let page = derived.kept_after(after, MAX_REPORTED_SESSIONS);
+        Ok(Response::new(v1::ListKeptResponse {
+            sessions: page.iter().map(convert::raw_session).collect(),
+        }))
+    }
+
+    async fn drop_kept(
+        &self,
+        request: Request<v1::DropKeptRequest>,
+    ) -> Result<Response<v1::DropKeptResponse>, Status> {
+        let sessions = &request.get_ref().sessions;
+        let sessions = convert::sessions("sessions", sessions, MAX_REPORTED_SESSIONS)?;
+        let dropped = self.master.releases.drop_kept(&sessions).await;
+        Ok(Response::new(v1::DropKeptResponse {
+            dropped: dropped.map_err(to_status)?,
         }))
     }
 }
 
 impl Services {
+    /// Takes in what a storage node has compared with the committed sessions, and tells it the next
+    /// ones.
+    async fn answer_audit(
+        &self,
+        store: StoreUuid,
+        report: &v1::StorageReport,
+        response: &mut v1::HeartbeatResponse,
+    ) -> Result<(), Status> {
+        let audits = &self.master.audits;
+        let absent = convert::sessions("absent", &report.absent, MAX_REPORTED_SESSIONS)?;
+        audits.log_absent(store, &absent).await;
+        let Some(cursor) = &report.audit else {
+            return Ok(());
+        };
+        let after = convert::cursor("audit.after", &cursor.after)?;
+        match audits.page(store, after).await {
+            Ok(page) => response.audit = Some(page.into()),
+            // The node asks again.
+            Err(fault) => {
+                tracing::warn!(%store, error = %error_chain(&fault), "committed sessions cannot be read for an audit");
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in what a storage node reports about sessions, and tells it verdicts and releases.
     async fn answer_report(
         &self,
@@ -310,7 +361,7 @@ impl Services {
         let may_release = self.master.members.may_release();
         let verdicts = releases.judge(store, &unconfirmed, may_release).await;
         for (session, verdict) in verdicts {
-            let session = Bytes::copy_from_slice(session.as_bytes());
+            let session = convert::raw_session(&session);
             let state = v1::SessionState::from(&verdict).into();
             response
                 .verdicts
@@ -318,11 +369,8 @@ impl Services {
         }
         if !response.suspect && may_release {
             let due = releases.due(store, report.fill_pressure);
-            response.releases = due
-                .iter()
-                .map(|session| Bytes::copy_from_slice(session.as_bytes()))
-                .collect();
+            response.releases = due.iter().map(convert::raw_session).collect();
         }
-        Ok(())
+        self.answer_audit(store, report, response).await
     }
 }

@@ -7,8 +7,8 @@ use cstore_types::history::Point;
 use cstore_types::{ETag, ETagError, SealSeq, SessionId};
 
 use crate::domain::{
-    DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView, Seal, Telling,
-    Told, Verdict,
+    AuditPage, DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView,
+    Seal, Telling, Told, Verdict,
 };
 use crate::limits::{MAX_NODE_DOUBTS, MAX_NODE_TEXT, MAX_TOLD_EPOCHS};
 
@@ -74,12 +74,23 @@ impl From<NodeView> for v1::Node {
     }
 }
 
+impl From<AuditPage> for v1::AuditPage {
+    fn from(page: AuditPage) -> Self {
+        Self {
+            sessions: page.sessions.iter().map(raw_session).collect(),
+            last: page.last.as_ref().map(raw_session).unwrap_or_default(),
+            is_last: page.is_last,
+        }
+    }
+}
+
 impl From<&Verdict> for v1::SessionState {
     fn from(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Open => Self::Open,
             Verdict::Committed(_) => Self::Committed,
             Verdict::Ended(_) => Self::Tombstoned,
+            Verdict::Kept => Self::Kept,
         }
     }
 }
@@ -176,6 +187,21 @@ pub(super) fn sessions(
         ));
     }
     raw.iter().map(|raw| session(raw)).collect()
+}
+
+/// Reads a session behind which a list goes on; empty is the beginning.
+pub(super) fn cursor(field: &'static str, raw: &[u8]) -> Result<Option<SessionId>, FieldError> {
+    match raw {
+        [] => Ok(None),
+        raw => match SessionId::try_from(raw) {
+            Ok(session) => Ok(Some(session)),
+            Err(error) => Err(FieldError::new(field, error)),
+        },
+    }
+}
+
+pub(super) fn raw_session(session: &SessionId) -> Bytes {
+    Bytes::copy_from_slice(session.as_bytes())
 }
 
 pub(super) fn seal(seal: &v1::StoreSeal) -> Result<Seal, FieldError> {

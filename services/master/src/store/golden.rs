@@ -6,15 +6,15 @@ use cstore_types::epoch::SealPoint;
 use cstore_types::history::{Life, Point};
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
-    PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
+    PlacementNode, SealSeq, SessionEra, SessionId, StoreUuid, Tenant, UserMetadata,
 };
 
 use super::index::{StoredPair, stored};
 use super::keys::{
     CLUSTER, ClusterRecord, CommittedSession, Ending, FileRecord, NAMES, PLACEMENT, Publication,
-    RELEASES, ReleaseRecord, STORES, SessionRecord, StoreRecord, StoreState, decode_placement,
-    encode_placement, name_key, names_prefix, release_key, root_key, session_key, store_key,
-    tenant_of, uuid_of,
+    RELEASES, ReleaseRecord, STORES, SessionRecord, StoreRecord, StoreState, decode_era,
+    decode_placement, encode_era, encode_placement, name_key, names_prefix, release_key, root_key,
+    session_key, store_key, tenant_of, uuid_of,
 };
 use super::record::{self, KIND_BATCH, KIND_UNCHECKED, ResolvedChange};
 use super::snapshot::{self, SnapshotWriter};
@@ -146,8 +146,10 @@ fn check_values(golden: &mut GoldenFile) {
             Ok(committed),
             "{title}"
         );
+        assert_eq!(SessionRecord::is_kept(&bytes), Ok(false), "{title}");
         assert_eq!(SessionRecord::decode(&bytes), Ok(record), "{title}");
     }
+    check_kept();
 
     // Tombstones of value version 2 do not record what the session had published, so a commit of
     // one is unknown.
@@ -191,6 +193,23 @@ fn check_life() {
     );
     assert_eq!(hex::encode(&value), expected);
     assert_eq!(super::keys::decode_life(&key, &value), Ok(life));
+}
+
+/// A person has accepted this master although nodes had obeyed another history.
+fn check_kept() {
+    let era = SessionEra::from_bytes([1, 2, 3, 4, 5, 6]);
+    let bytes = [1, 1, 2, 3, 4, 5, 6];
+    assert_eq!(encode_era(era), bytes);
+    assert_eq!(decode_era(&bytes), Ok(era));
+
+    let bytes = SessionRecord::Kept.encode();
+    assert_eq!(bytes, [4, 3]);
+    assert_eq!(SessionRecord::decode(&bytes), Ok(SessionRecord::Kept));
+    assert_eq!(SessionRecord::is_kept(&bytes), Ok(true));
+    assert_eq!(SessionRecord::has_committed(&bytes), Ok(false));
+    for wrong in [[4, 1], [4, 2], [3, 3], [5, 3]] {
+        assert!(SessionRecord::decode(&wrong).is_err(), "{wrong:?}");
+    }
 }
 
 fn check_store(golden: &mut GoldenFile) {

@@ -8,25 +8,27 @@
 //!                                · content type · chunking · sha256 [· n u32 · n × (key · value) in version 2]
 //! s session [16]                 session: 1 · names u32 · CRC-32C of the root u32 · stores · file name · file
 //!                                or tombstone: 2 [· had committed u8 · version u64 · publication u32 in version 3]
+//!                                or kept: 3, in version 4
 //! r session [16]                 recipe root as in cstore-types
 //! l session [16]                 release: not before ms i64 · stores
 //! y term u64 big-endian          life: incarnation u64 · number u64 · first position u64 · link before it u64
+//! e                              era: first bytes of the ids of its sessions [6]
 //! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 from version 2 on]
 //!                                [· accepted point as in cstore-types in version 3] · node id
 //!                                in version 4: state u8 · seal seq u64 · nonce u64 · accepted point · zero [32] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
 //! Every value begins with its version, 1. A file with metadata and a store whose newest seal lies
-//! in an epoch have version 2, and a tombstone that keeps how its session ended has version 3, so
-//! that a program that does not know them refuses them instead of losing them. Keys sort by bytes,
-//! so names list in their order.
+//! in an epoch have version 2, a tombstone that keeps how its session ended has version 3, and a
+//! session that is kept has version 4, so that a program that does not know them refuses them
+//! instead of losing them. Keys sort by bytes, so names list in their order.
 
 use cstore_types::codec::{FieldWriter, Fields};
 use cstore_types::epoch::SealPoint;
 use cstore_types::history::{Life, Point};
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
-    PlacementNode, SealSeq, SessionId, StoreUuid, Tenant, UserMetadata,
+    PlacementNode, SealSeq, SessionEra, SessionId, StoreUuid, Tenant, UserMetadata,
 };
 
 use super::DamageKind;
@@ -40,6 +42,10 @@ const WITH_METADATA: u8 = 2;
 const WITH_VERSION: u8 = 2;
 /// Version of a tombstone that keeps how its session ended.
 const WITH_ENDING: u8 = 3;
+/// Version of a session that is kept.
+const WITH_KEPT: u8 = 4;
+/// Versions of a session record that this program reads.
+const SESSION_VERSIONS: &[u8] = &[VERSION, WITH_VERSION, WITH_ENDING, WITH_KEPT];
 /// Version of a store whose newest seal lies in an epoch.
 const STORE_WITH_NONCE: u8 = 2;
 /// Version of a store whose node goes on with this master although it has obeyed another history.
@@ -52,6 +58,7 @@ const STORE_RESERVED: usize = 32;
 /// Tags of a session record.
 const COMMITTED: u8 = 1;
 const ENDED: u8 = 2;
+const KEPT: u8 = 3;
 pub(crate) const CLUSTER: &[u8] = b"c";
 pub(crate) const PLACEMENT: &[u8] = b"m";
 pub(crate) const NAMES: u8 = b'n';
@@ -59,6 +66,7 @@ pub(crate) const SESSIONS: u8 = b's';
 pub(crate) const RELEASES: u8 = b'l';
 pub(crate) const STORES: u8 = b't';
 pub(crate) const LIVES: u8 = b'y';
+pub(crate) const ERA: &[u8] = b"e";
 
 pub(crate) fn name_key(tenant: &Tenant, name: &FileName) -> Vec<u8> {
     let mut key = names_prefix(tenant);
@@ -129,13 +137,17 @@ pub(crate) struct FileRecord {
     pub(crate) meta: FileMeta,
 }
 
-/// The verdict on a session that has ended or committed. A session without a record is open.
+/// The verdict on a session that has ended or committed, or is kept. A session without a record is
+/// open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SessionRecord {
     /// The session published a file that is still there.
     Committed(Box<CommittedSession>),
     /// The session will never publish anything (again): a tombstone.
     Ended(Ending),
+    /// The session will never publish anything here, but may have done so in another history of
+    /// the metadata: its blocks stay until an operator drops them.
+    Kept,
 }
 
 /// A session that published a file.
@@ -377,6 +389,7 @@ impl SessionRecord {
                     .finish()
             }
             Self::Ended(Ending::Unknown) => writer(VERSION).u8(ENDED).finish(),
+            Self::Kept => writer(WITH_KEPT).u8(KEPT).finish(),
             Self::Ended(Ending::Aborted) => ended(0, 0, 0),
             Self::Ended(Ending::Removed {
                 version,
@@ -387,12 +400,18 @@ impl SessionRecord {
 
     /// Returns true if a stored session has committed, without reading the rest of the record.
     pub(crate) fn has_committed(bytes: &[u8]) -> Result<bool, DamageKind> {
-        let (_, mut fields) = versioned(bytes, &[VERSION, WITH_VERSION, WITH_ENDING])?;
+        let (_, mut fields) = versioned(bytes, SESSION_VERSIONS)?;
         Ok(fields.u8()? == COMMITTED)
     }
 
+    /// Returns true if a stored session is kept, without reading the rest of the record.
+    pub(crate) fn is_kept(bytes: &[u8]) -> Result<bool, DamageKind> {
+        let (_, mut fields) = versioned(bytes, SESSION_VERSIONS)?;
+        Ok(fields.u8()? == KEPT)
+    }
+
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
-        let (version, mut fields) = versioned(bytes, &[VERSION, WITH_VERSION, WITH_ENDING])?;
+        let (version, mut fields) = versioned(bytes, SESSION_VERSIONS)?;
         let record = match (version, fields.u8()?) {
             (VERSION, COMMITTED) => Self::Committed(Box::new(CommittedSession {
                 names: fields.u32()?,
@@ -402,6 +421,7 @@ impl SessionRecord {
                 file: FileRecord::decode(fields.bytes()?)?,
             })),
             (VERSION, ENDED) => Self::Ended(Ending::Unknown),
+            (WITH_KEPT, KEPT) => Self::Kept,
             (WITH_VERSION, ENDED) => match (fields.u8()?, fields.u64()?) {
                 (0, 0) => Self::Ended(Ending::Aborted),
                 (1, _) => Self::Ended(Ending::Unknown),
@@ -530,6 +550,18 @@ pub(crate) fn decode_life(key: &[u8], bytes: &[u8]) -> Result<Life, DamageKind> 
     };
     fields.end()?;
     Ok(life)
+}
+
+/// Returns the value of an era.
+pub(crate) fn encode_era(era: SessionEra) -> Vec<u8> {
+    writer(VERSION).raw(era.as_bytes()).finish()
+}
+
+pub(crate) fn decode_era(bytes: &[u8]) -> Result<SessionEra, DamageKind> {
+    let (_, mut fields) = versioned(bytes, &[VERSION])?;
+    let era = SessionEra::from_bytes(fields.array()?);
+    fields.end()?;
+    Ok(era)
 }
 
 pub(crate) fn encode_placement(placement: &Placement) -> Vec<u8> {

@@ -3,6 +3,39 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// First bytes of the ids of all sessions that a master begins, from the day on which a person
+/// accepted it although storage nodes had obeyed another history. Sessions with other bytes may
+/// have committed there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionEra([u8; 6]);
+
+impl SessionEra {
+    /// Wraps 6 bytes as they are.
+    pub const fn from_bytes(bytes: [u8; 6]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns 48 bits from the operating system's generator.
+    ///
+    /// # Errors
+    /// The generator's own, which does not happen on a running system.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; 6];
+        crate::random::fill(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Returns the 6 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 6] {
+        &self.0
+    }
+
+    /// Returns true if the id of a session begins with these bytes.
+    pub fn is_of(&self, session: SessionId) -> bool {
+        session.0.starts_with(&self.0)
+    }
+}
+
 /// Text or bytes that are not the identity they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
@@ -79,6 +112,20 @@ uuid!(
     /// One upload from ticket to commit, abort or abandonment.
     SessionId
 );
+
+impl SessionId {
+    /// Returns a random id of an era.
+    ///
+    /// # Errors
+    /// The generator's own, which does not happen on a running system.
+    pub fn random_in(era: Option<SessionEra>) -> Result<Self, getrandom::Error> {
+        let mut session = Self::random()?;
+        if let (Some(era), Some(first)) = (era, session.0.first_chunk_mut()) {
+            *first = era.0;
+        }
+        Ok(session)
+    }
+}
 uuid!(
     /// One formatted storage disk; a re-format gives a new one.
     StoreUuid

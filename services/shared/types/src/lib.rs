@@ -45,7 +45,8 @@ pub use file_meta::{FileMeta, NamedFile, WriteCondition};
 pub use file_name::{FileName, NameError};
 pub use hash::{keyed_half, md5_many};
 pub use ids::{
-    ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionId, StoreUuid,
+    ClusterUuid, IdError, Incarnation, MapVersion, NodeId, PartNo, SealSeq, SessionEra, SessionId,
+    StoreUuid,
 };
 pub use limit::{Limit, LimitValue};
 pub use placement::{Partition, Placement, PlacementError, PlacementNode};

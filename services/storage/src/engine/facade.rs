@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cstore_log::{Disk, Observer};
 use cstore_types::{Block, BlockId, PartNo, SealSeq, SessionId, StoreUuid};
 
+use super::audit::Audit;
 use super::compactor::Compactor;
 use super::counters::Counters;
 use super::error::{EngineError, OpenError};
@@ -120,6 +121,11 @@ impl Engine {
     /// Returns the part that judges the master's answers.
     pub fn judge(&self) -> &Judge {
         &self.parts.judge
+    }
+
+    /// Returns the part that compares sets with the committed sessions.
+    pub fn audit(&self) -> &Audit {
+        &self.parts.audit
     }
 
     /// Returns the counters for metrics.

@@ -103,6 +103,7 @@ fn doubt(kind: u8) -> Doubt {
         DoubtKind::Set,
         DoubtKind::StoreOlder,
         DoubtKind::Master,
+        DoubtKind::LostSets,
     ];
     Doubt {
         kind: kinds[usize::from(kind) - 1],

@@ -6,7 +6,7 @@
 //! person accepts it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cstore_types::SessionId;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -41,6 +41,8 @@ struct Shared {
     is_unwritten: AtomicBool,
     /// Every segment was missing at the open: what is written now would hide them for good.
     is_empty: bool,
+    /// Doubts that a person accepted in this process, here or at the master.
+    accepts: AtomicU32,
     /// No answer of the master was judged yet. What it has seen of this disk may show that the disk
     /// is an older copy, which must not take seals that hide that.
     waits: AtomicBool,
@@ -101,7 +103,7 @@ impl Finding {
     fn is_covered_by(&self, doubt: &Doubt) -> bool {
         match (doubt.accepted, self.kind) {
             (false, _) | (true, DoubtKind::Set) => true,
-            (true, DoubtKind::Absent) => self.count <= doubt.count,
+            (true, DoubtKind::Absent | DoubtKind::LostSets) => self.count <= doubt.count,
             // The master is told, and remembers the accepted seal until then.
             (true, DoubtKind::StoreOlder) => self.seqs.0 <= doubt.seqs.0,
             (true, _) => false,
@@ -111,8 +113,9 @@ impl Finding {
     /// Returns true if a doubt is about the same thing.
     pub(super) fn is_of(&self, doubt: &Doubt) -> bool {
         let is_same_kind = (self.kind, self.file) == (doubt.kind, doubt.file);
-        // There is one master at a time, whatever it tells.
-        is_same_kind && (self.kind == DoubtKind::Master || self.aux == doubt.aux)
+        // There is one master at a time, whatever it tells, and one number of lost sets.
+        let is_one = matches!(self.kind, DoubtKind::Master | DoubtKind::LostSets);
+        is_same_kind && (is_one || self.aux == doubt.aux)
     }
 }
 
@@ -154,6 +157,30 @@ impl Doubts {
         }
     }
 
+    /// Notes how much an accepted doubt is about. One that is not listed yet is added as accepted,
+    /// unless the list is full; an open one stays open.
+    pub(super) fn note_accepted(&mut self, finding: Finding) {
+        if let Some(known) = self.list.iter_mut().find(|doubt| finding.is_of(doubt)) {
+            known.count = finding.count;
+        } else if self.list.len() < MAX_DOUBTS {
+            self.push(finding).accepted = true;
+        }
+    }
+
+    fn push(&mut self, finding: Finding) -> &mut Doubt {
+        let number = self.next;
+        self.next = self.next.saturating_add(1);
+        self.list.push_mut(Doubt {
+            kind: finding.kind,
+            accepted: false,
+            number,
+            file: finding.file,
+            count: finding.count,
+            seqs: finding.seqs,
+            aux: finding.aux,
+        })
+    }
+
     /// Adds a doubt. One that is open already, or that a person accepted as it is, is not added
     /// again.
     pub(super) fn enter(&mut self, finding: Finding) -> Entered {
@@ -193,16 +220,7 @@ impl Doubts {
             return Entered::Open;
         }
 
-        self.list.push(Doubt {
-            kind: finding.kind,
-            accepted: false,
-            number: self.next,
-            file: finding.file,
-            count: finding.count,
-            seqs: finding.seqs,
-            aux: finding.aux,
-        });
-        self.next = self.next.saturating_add(1);
+        self.push(finding);
         Entered::Open
     }
 
@@ -216,7 +234,12 @@ impl Doubts {
     fn forget_one_accepted(&mut self) {
         // What is found again at every open must not be forgotten.
         let stays = |doubt: &Doubt| {
-            let found_again = [DoubtKind::Set, DoubtKind::Absent, DoubtKind::StoreOlder];
+            let found_again = [
+                DoubtKind::Set,
+                DoubtKind::Absent,
+                DoubtKind::StoreOlder,
+                DoubtKind::LostSets,
+            ];
             found_again.contains(&doubt.kind)
         };
         let goes = |doubt: &Doubt| doubt.accepted && !stays(doubt);
@@ -251,6 +274,7 @@ impl Hold {
                 frees: RwLock::default(),
                 is_unwritten: AtomicBool::new(false),
                 is_empty,
+                accepts: AtomicU32::new(0),
                 waits: AtomicBool::new(waits),
             }),
         }
@@ -411,6 +435,7 @@ impl Hold {
         }
         self.shared.volume.write_doubts(next.list(), next.next())?;
         *doubts = next;
+        self.note_accept();
         self.shared.shown.lock().clone_from(&doubts);
         self.shared.is_unwritten.store(false, Ordering::Release);
         tracing::warn!(
@@ -423,6 +448,27 @@ impl Hold {
             accepted: true,
             ..doubt
         })
+    }
+
+    /// Counts an accept of a person.
+    pub(super) fn note_accept(&self) {
+        self.shared.accepts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns the number of accepts in this process.
+    pub(super) fn accepts(&self) -> u32 {
+        self.shared.accepts.load(Ordering::Acquire)
+    }
+
+    /// Lists a finding that follows from what a person has accepted. It holds nothing. Blocks the
+    /// thread.
+    pub(super) fn list_accepted(&self, finding: Finding) {
+        let mut doubts = self.shared.doubts.lock();
+        let before = doubts.clone();
+        doubts.note_accepted(finding);
+        if *doubts != before {
+            self.write(&doubts);
+        }
     }
 
     /// Closes the doubt about absent blocks if uploads have brought all of them back, and writes

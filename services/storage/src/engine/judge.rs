@@ -158,7 +158,11 @@ impl Judge {
         let is_accepted = history.is_some_and(|told| {
             history::may_obey(&noted, &told.lives, &told.head, told.accepted.as_ref())
         });
-        if is_accepted || self.is_ours(history) {
+        let is_ours = self.is_ours(history);
+        if is_accepted && !is_ours {
+            self.hold.note_accept();
+        }
+        if is_accepted || is_ours {
             self.hold.close(|doubt| doubt.kind == DoubtKind::Master);
             if let Some(history) = history {
                 *self.noted.lock() = history.head;

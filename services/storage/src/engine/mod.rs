@@ -24,6 +24,7 @@
 //!   reverse.
 
 mod appender;
+mod audit;
 mod compactor;
 mod counters;
 mod error;
@@ -50,6 +51,7 @@ mod writer;
 
 pub(crate) use format::SUPERBLOCK_FILE;
 
+pub use audit::{Audit, AuditPage};
 pub use compactor::{CompactStep, CompactionStats, Compactor, Need};
 pub use counters::Counters;
 pub use error::{AcceptError, EngineError, OpenError};

@@ -18,6 +18,7 @@ use cstore_types::SealSeq;
 use parking_lot::Mutex;
 
 use super::appender::Appender;
+use super::audit::Audit;
 use super::compactor::{Compactor, CompactorParts};
 use super::counters::Counters;
 use super::error::{EngineError, OpenError};
@@ -50,6 +51,7 @@ pub(super) struct Parts {
     pub(super) index: SharedIndex,
     pub(super) hold: Hold,
     pub(super) judge: Judge,
+    pub(super) audit: Audit,
     pub(super) counters: Counters,
     pub(super) blocks: BlockReader,
     pub(super) holdings: Holdings,
@@ -412,6 +414,7 @@ impl Parts {
             hold: hold.clone(),
         };
         let holdings = Holdings::new(index.clone(), sets);
+        let audit = Audit::new(index.clone(), hold.clone());
         let judge = Judge::new(log.clone(), volume.clone(), hold.clone());
         Self {
             volume,
@@ -419,6 +422,7 @@ impl Parts {
             index,
             hold,
             judge,
+            audit,
             counters,
             blocks,
             holdings,

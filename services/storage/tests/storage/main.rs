@@ -1,5 +1,6 @@
 //! The engine and the storage node, over disks that lie.
 
+mod audit;
 mod compaction;
 mod disk;
 mod disk_edges;

@@ -116,4 +116,20 @@ impl Cluster for FakeMaster {
         self.serve(request, |_, _| Ok(v1::ExcuseNodeResponse::default()))
             .await
     }
+
+    async fn list_kept(
+        &self,
+        request: Request<v1::ListKeptRequest>,
+    ) -> Result<Response<v1::ListKeptResponse>, Status> {
+        self.serve(request, |_, _| Ok(v1::ListKeptResponse::default()))
+            .await
+    }
+
+    async fn drop_kept(
+        &self,
+        request: Request<v1::DropKeptRequest>,
+    ) -> Result<Response<v1::DropKeptResponse>, Status> {
+        self.serve(request, |_, _| Ok(v1::DropKeptResponse::default()))
+            .await
+    }
 }

@@ -413,7 +413,7 @@ impl Fixture {
                         "{what}: {session}"
                     );
                 }
-                SessionRecord::Ended(_) => {
+                SessionRecord::Ended(_) | SessionRecord::Kept => {
                     assert_eq!((counted, has_root), (0, false), "{what}: {session}")
                 }
             }

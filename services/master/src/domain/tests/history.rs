@@ -8,7 +8,7 @@ use super::fixture::*;
 use crate::store::{Change, MetaStore, Observer};
 
 /// A place that no history of a test has written.
-fn elsewhere() -> Point {
+pub(super) fn elsewhere() -> Point {
     Point {
         term: 1,
         life: 0xee,
@@ -18,7 +18,7 @@ fn elsewhere() -> Point {
 }
 
 /// Lets storage-`n` tell that it has noted `noted`. Returns what it is told.
-fn beat(master: &Master, n: u8, noted: Point, doubts: Vec<DoubtReport>) -> Telling {
+pub(super) fn beat(master: &Master, n: u8, noted: Point, doubts: Vec<DoubtReport>) -> Telling {
     let outcome = master.members.heartbeat(Heartbeat {
         noted: Some(noted),
         doubts,
@@ -30,7 +30,7 @@ fn beat(master: &Master, n: u8, noted: Point, doubts: Vec<DoubtReport>) -> Telli
     }
 }
 
-fn doubt() -> DoubtReport {
+pub(super) fn doubt() -> DoubtReport {
     DoubtReport {
         number: 5,
         kind: "master".to_owned(),

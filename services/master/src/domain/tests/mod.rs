@@ -1,9 +1,11 @@
 //! The rules over a real store on a simulated disk, with a clock that the tests set.
 
+mod audit;
 mod away;
 mod dropped;
 mod fixture;
 mod history;
+mod kept;
 mod members;
 mod names;
 mod seals;

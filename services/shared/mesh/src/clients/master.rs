@@ -89,6 +89,10 @@ master_client! {
     give_up_store: ClusterClient "cstore.v1.Cluster/GiveUpStore" GiveUpStoreRequest -> GiveUpStoreResponse, idempotent false;
     /// Lets releases go on without a storage node that stays away; repeating it is safe.
     excuse_node: ClusterClient "cstore.v1.Cluster/ExcuseNode" ExcuseNodeRequest -> ExcuseNodeResponse, idempotent true;
+    /// A page of the uploads that are kept.
+    list_kept: ClusterClient "cstore.v1.Cluster/ListKept" ListKeptRequest -> ListKeptResponse, idempotent true;
+    /// Lets uploads go that are kept; repeating it is safe.
+    drop_kept: ClusterClient "cstore.v1.Cluster/DropKept" DropKeptRequest -> DropKeptResponse, idempotent true;
 }
 
 impl MasterClient {

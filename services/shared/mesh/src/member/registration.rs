@@ -79,7 +79,7 @@ impl NodeProfile {
             PartState::NotReady(reason) => reason.clone(),
         };
         let (storage, worker) = match report {
-            Report::Storage(report) => (Some(report), None),
+            Report::Storage(report) => (Some(*report), None),
             Report::Worker(report) => (None, Some(report)),
         };
         v1::HeartbeatRequest {

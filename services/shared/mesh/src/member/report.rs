@@ -15,7 +15,7 @@ pub enum Occasion {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
     /// State of a disk.
-    Storage(v1::StorageReport),
+    Storage(Box<v1::StorageReport>),
     /// Uploads of a worker.
     Worker(v1::WorkerReport),
 }

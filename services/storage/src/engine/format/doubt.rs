@@ -41,7 +41,7 @@ pub struct Doubt {
     /// is missing and the head of its log, for another master the position that was noted and the
     /// master's.
     pub seqs: (u64, u64),
-    /// Session of a damaged set, nonce of the missing seal's epoch, or the lives of both positions;
+    /// Session of a damaged set or of the first lost one, nonce of the missing seal's epoch, or the lives of both positions;
     /// zero otherwise.
     pub aux: [u8; 16],
 }
@@ -70,10 +70,12 @@ pub enum DoubtKind {
     StoreOlder = 9,
     /// The master is older than what this disk has obeyed, or another one.
     Master = 10,
+    /// The master has committed sessions of which no set is here.
+    LostSets = 11,
 }
 
 impl DoubtKind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Missing,
         Self::Short,
         Self::Damaged,
@@ -84,6 +86,7 @@ impl DoubtKind {
         Self::Set,
         Self::StoreOlder,
         Self::Master,
+        Self::LostSets,
     ];
 
     /// Returns the word by which metrics and commands name it.
@@ -99,6 +102,7 @@ impl DoubtKind {
             Self::Set => "set_damaged",
             Self::StoreOlder => "store_older",
             Self::Master => "master",
+            Self::LostSets => "sets_lost",
         }
     }
 
@@ -139,6 +143,15 @@ impl fmt::Display for Doubt {
                 return write!(
                     f,
                     "the disk is older than what the master has seen of it: seal {seal} is not here, the last one is {head:#}"
+                );
+            }
+            DoubtKind::LostSets => {
+                return write!(
+                    f,
+                    "the reference sets of {} committed uploads are not here, that of session {} is the first; the \
+                     master's log names their files",
+                    self.count,
+                    hex::encode(self.aux)
                 );
             }
             DoubtKind::Master => {

@@ -415,7 +415,7 @@ mod tests {
             ..superblock()
         };
         let mut slot = held.encode().to_vec();
-        slot[400] = 11;
+        slot[400] = 99;
         assert_eq!(Superblock::decode(&sealed(slot)), Err(FormatError::Unknown));
     }
 }

@@ -337,7 +337,12 @@ fn i4_s01_an_older_master_frees_nothing_and_the_right_one_finds_everything() {
     for n in 0..4 {
         let refused = cluster.ask("PUT", &format!("/api/files/other-{n}"), b"other");
         assert_eq!(refused.status, 503, "{}", refused.text());
-        assert_eq!(refused.json()["code"], "metadata_older");
+        // The gateway may still have a ticket of before: then the storage node refuses.
+        let code = refused.json()["code"].as_str().unwrap().to_owned();
+        assert!(
+            ["metadata_older", "storage_hold"].contains(&code.as_str()),
+            "{code}"
+        );
         let text = refused.text();
         assert!(!text.contains(STORAGE), "what operators are told: {text}");
         let refused = cluster.ask("DELETE", &path(1), b"");

@@ -268,9 +268,11 @@ async fn watch_writer(
             biased;
             changed = state.changed() => if changed.is_err() { return },
             () = view.changed() => {}
-            // A contested master writes nothing, not even this.
-            () = sleep_or_never(probe.filter(|_| master.context.derived.contested().is_none())) => {
-                drop(master.context.store.commit(Batch::default()).await);
+            () = sleep_or_never(probe) => {
+                // A master that may be an older copy writes nothing, not even this.
+                if master.context.may_write() {
+                    drop(master.context.store.commit(Batch::default()).await);
+                }
             }
             () = shutdown.triggered() => return,
         }

@@ -29,6 +29,9 @@ cstore_types::limits! {
     /// Longest wait for the note that a block is damaged to be durable. The read fails then without
     /// it.
     pub time VERDICT_PATIENCE: Duration = Duration::from_secs(1);
+    /// Most verdicts on damaged blocks that share a group when they are written later, because the
+    /// disk did not take them. More take several groups.
+    pub(crate) count MAX_VERDICTS: usize = 1_000;
     /// Bytes of a request up to which blocks are checked where they arrive. More are checked on a
     /// blocking thread.
     pub(crate) bytes INLINE_CHECK_BYTES: usize = 128 << 10;

@@ -57,7 +57,7 @@ pub enum RunError {
     /// is not mounted.
     #[error(
         "the cluster has its storage nodes, and this one has neither a disk nor a name: is the volume mounted at \
-         {path}? Set CSTORE_NODE_ID to add a node"
+         {path}? Set CSTORE_NODE_ID to a new name to add a node, or to that of the node whose lost disk this one replaces"
     )]
     Nameless {
         /// Folder in which the disk would be created.
@@ -100,7 +100,13 @@ pub async fn run(
         config.tls.as_ref(),
         Protocol::Frames,
     )?;
-    run_over(config, secret, io, disk, readiness, metrics, shutdown).await
+    let folder = config.disk.clone();
+    let ended = run_over(config, secret, io, disk, readiness, metrics, shutdown).await;
+    if let Err(RunError::Nameless { .. }) = ended {
+        // It has a new name at each start: none of them leaves an empty folder behind.
+        drop(std::fs::remove_dir(folder));
+    }
+    ended
 }
 
 /// Like [`run`], over connections and a disk of the caller's: a simulated network and disk come in

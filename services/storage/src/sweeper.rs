@@ -36,8 +36,12 @@ pub(crate) async fn run(
                 continue;
             }
         }
-        let hold = engine.hold().clone();
-        let kept = cstore_node::blocking(move || hold.keep()).await;
+        let keeping = engine.clone();
+        let keep = move || {
+            keeping.keep_verdicts();
+            keeping.hold().keep()
+        };
+        let kept = cstore_node::blocking(keep).await;
         kept.map_err(EngineError::from).flatten()?;
         engine.recycler().reclaim_aside().await;
         if n_ticks.is_multiple_of(PIN_SWEEP_TICKS) {

@@ -79,8 +79,10 @@ impl Membership {
             let text = format!("node {id} is no storage node with a disk that the master knows");
             return Err(Fault::new(ErrorCode::InvalidArgument, text));
         }
+        // A node whose disk does not open registers all the same, and space waits for it.
         let is_there = |inner: &Inner| {
             let node = inner.nodes.get(id);
+            let node = node.filter(|node| node.told != Told::Nothing);
             node.is_some_and(|node| node.state(self.lease()) != NodeState::Lost)
         };
         if is_there(&self.inner.lock()) {

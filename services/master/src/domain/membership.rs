@@ -339,12 +339,18 @@ impl Membership {
         inner.nodes.iter().map(view).collect()
     }
 
-    /// Forgets workers that have been lost for long, and storage nodes that never had a disk.
+    /// Forgets workers that have been lost for long, and storage nodes that never had a disk. One
+    /// that contests this master stays: only by its name a person can decide about it.
     pub(crate) fn forget_workers(&self) {
         let derived = &self.context.derived;
-        self.inner.lock().nodes.retain(|id, node| {
+        let mut inner = self.inner.lock();
+        let Inner {
+            nodes, contests, ..
+        } = &mut *inner;
+        nodes.retain(|id, node| {
             let has_disk = node.role == NodeRole::Storage && !derived.stores_of(id).is_empty();
             let keep = has_disk
+                || contests.contains_key(id)
                 || node.last_seen.elapsed() <= self.lease() + FORGET_WORKER;
             if !keep {
                 tracing::info!(node = %id, "forgetting a node without a disk that has been lost for long");

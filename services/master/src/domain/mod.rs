@@ -109,6 +109,11 @@ impl Context {
         }
     }
 
+    /// Returns true if this master may write: it is not known to be an older copy.
+    pub(crate) fn may_write(&self) -> bool {
+        self.derived.contested().is_none() && !self.derived.is_unheard()
+    }
+
     /// Returns true if the history of this master has the place `point`.
     fn contains(&self, point: &Point) -> bool {
         self.store.contains(point)

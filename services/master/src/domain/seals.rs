@@ -150,12 +150,22 @@ impl Membership {
         })
     }
 
+    /// Takes in what a report of a storage node says for good: the store is not excused any more,
+    /// and is taken as it is if the node has accepted that.
+    ///
+    /// # Errors
+    /// Those of the store of metadata. The node reports the same again.
+    pub(crate) async fn take_reported(&self, store: StoreUuid) -> Result<(), Fault> {
+        self.is_back(store).await;
+        self.take_accepted(store).await
+    }
+
     /// Takes the disk of a store as it is, if its node has accepted, on behalf of a person, that it
     /// does not hold the newest seal that the master has seen: from now on that is its head.
     ///
     /// # Errors
     /// Those of the store of metadata. The node goes on reporting the accepted doubt.
-    pub(crate) async fn take_accepted(&self, store: StoreUuid) -> Result<(), Fault> {
+    async fn take_accepted(&self, store: StoreUuid) -> Result<(), Fault> {
         let is_accepted = |node: &Node| {
             let has_store = node.disk.as_ref().is_some_and(|disk| disk.store == store);
             let mut doubts = node.doubts.iter();

@@ -349,7 +349,7 @@ impl Services {
         let released = convert::sessions("released", &report.released, MAX_REPORTED_SESSIONS)?;
         let unconfirmed =
             convert::sessions("unconfirmed", &report.unconfirmed, MAX_REPORTED_SESSIONS)?;
-        if let Err(fault) = self.master.members.take_accepted(store).await {
+        if let Err(fault) = self.master.members.take_reported(store).await {
             tracing::warn!(%store, error = %error_chain(&fault), "an accepted disk is not taken yet");
         }
         let releases = &self.master.releases;

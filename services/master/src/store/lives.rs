@@ -4,14 +4,15 @@
 //! So two copies of a folder are one history until one of them is written to, and then differ for
 //! ever, whichever is longer (`cstore_types::history`).
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cstore_types::history::{Life, Place, Point, place};
 use parking_lot::Mutex;
 
-use super::index::Index;
+use super::index::{Index, StoredPair, decode_stored};
 use super::links::Links;
-use super::{Link, MetaError, Position, keys};
+use super::{Link, MetaError, Position, keys, snapshot};
 use crate::limits::MAX_LIVES;
 
 /// Lives of this history, and the links of its newest batches. Clones share them.
@@ -88,6 +89,24 @@ impl Lives {
             .iter()
             .map(|(key, value)| keys::decode_life(key, &value.value));
         let lives = lives.collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(Mutex::new(Kept { lives, links }))))
+    }
+
+    /// Reads the lives that the snapshot in `dir` holds, without links.
+    ///
+    /// # Errors
+    /// [`MetaError::Damaged`], also behind the lives; `Io`.
+    pub(super) fn of_snapshot(dir: &Path) -> Result<Self, MetaError> {
+        let mut lives = Vec::new();
+        snapshot::read(dir, &mut |pairs| {
+            let is_life = |pair: &&StoredPair| pair.0.first() == Some(&keys::LIVES);
+            for (key, stored) in pairs.iter().filter(is_life) {
+                let value = decode_stored(key, stored)?.value;
+                lives.push(keys::decode_life(key, &value)?);
+            }
+            Ok(())
+        })?;
+        let links = Links::unknown(0);
         Ok(Self(Arc::new(Mutex::new(Kept { lives, links }))))
     }
 

@@ -93,6 +93,11 @@ impl Engine {
         self.parts.blocks.read(id)
     }
 
+    /// Writes down which blocks are damaged, as far as that is not done. Blocks the thread.
+    pub fn keep_verdicts(&self) {
+        self.parts.blocks.keep_verdicts();
+    }
+
     /// Returns the part that lets sessions go.
     pub fn releaser(&self) -> &Releaser {
         &self.parts.releaser

@@ -314,6 +314,7 @@ impl Parts {
     /// # Errors
     /// [`EngineError`] of the disk. The next start recovers all the same.
     pub(super) fn close(&self) -> Result<(), EngineError> {
+        self.blocks.keep_verdicts();
         self.log.close()?;
         self.judge.keep_noted()?;
         let seal_seq = SealSeq(self.log.durable_seq());

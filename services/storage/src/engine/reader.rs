@@ -12,9 +12,9 @@ use super::appender::Appender;
 use super::counters::Counters;
 use super::error::EngineError;
 use super::format::{KIND_BAD, Place, bad_key};
-use super::index::{Marked, SharedIndex};
+use super::index::{Marked, SharedIndex, place_of};
 use super::locked_log::LockedLog;
-use crate::limits::{MAX_READ_TRIES, VERDICT_PATIENCE};
+use crate::limits::{MAX_READ_TRIES, MAX_VERDICTS, VERDICT_PATIENCE};
 
 /// Reads blocks. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]
@@ -106,34 +106,52 @@ impl BlockReader {
                 tracing::error!(block = ?id, ?location, "stored block is damaged");
             }
         }
-        let place = (location.file, location.offset);
+        let place = place_of(location);
         if !self.index.lock().has_verdict(id, place) {
-            self.write_verdict(*id, place);
+            self.index.lock().owe_verdict(*id, place);
+            self.write_verdicts(&[(*id, place)]);
         }
         Err(EngineError::DataLoss)
     }
 
-    /// Writes down that the record of a block is damaged, BEFORE anybody is told: who uploads the
-    /// block again must not be answered that it is here, also after a kill. If the disk does not
-    /// take it now, the next read of the block tries again.
-    fn write_verdict(&self, id: BlockId, place: Place) {
-        let record = Record {
+    /// Writes the verdicts that the disk did not take when they were made. Blocks the thread.
+    pub(super) fn keep_verdicts(&self) {
+        loop {
+            let owed = self.index.lock().owed_verdicts(MAX_VERDICTS);
+            if owed.is_empty() || !self.write_verdicts(&owed) {
+                return;
+            }
+        }
+    }
+
+    /// Writes down that records of blocks are damaged, BEFORE anybody is told: who uploads such a
+    /// block again must not be answered that it is here, also after a kill. Returns false if the
+    /// disk does not take it now: then [`Self::keep_verdicts`] tries again.
+    fn write_verdicts(&self, verdicts: &[(BlockId, Place)]) -> bool {
+        let record = |(id, place): &(BlockId, Place)| Record {
             kind: KIND_BAD,
-            key: bad_key(&id, place),
+            key: bad_key(id, *place),
             payload: Bytes::new(),
         };
-        let index = self.index.clone();
+        let records = verdicts.iter().map(record).collect();
+        let (index, noted) = (self.index.clone(), verdicts.to_vec());
         let (landed, durable) = sync_channel(1);
         let note = move |committed: &Committed<'_>| {
-            if let Some(location) = committed.locations.first() {
-                index.lock().note_verdict(id, place, *location);
+            let mut index = index.lock();
+            for ((id, place), location) in noted.into_iter().zip(committed.locations) {
+                index.note_verdict(id, place, *location);
             }
             let _ = landed.try_send(());
         };
-        drop(self.appender.append(vec![record], Urgency::Urgent, note));
-        if durable.recv_timeout(VERDICT_PATIENCE).is_err() {
-            tracing::warn!(block = ?id, "that the block is damaged could not be written down");
+        drop(self.appender.append(records, Urgency::Urgent, note));
+        let is_written = durable.recv_timeout(VERDICT_PATIENCE).is_ok();
+        if !is_written {
+            tracing::warn!(
+                blocks = verdicts.len(),
+                "that blocks are damaged could not be written down yet"
+            );
         }
+        is_written
     }
 }
 

@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use cstore_log::{Fault, FaultyDisk, Verb};
+use std::sync::Arc;
+
+use cstore_log::{Fault, FaultyDisk, Gate, HookedDisk, Verb};
+use cstore_node::shutdown::spawn;
 use cstore_storage::EngineError;
 use cstore_storage::engine::{Engine, PutOutcome, SealOutcome};
-use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
+use cstore_testkit::engine::{CAPACITY, numbered, open, open_memory, store};
 use cstore_testkit::session;
 use cstore_types::PartNo;
 
@@ -268,4 +271,77 @@ async fn i8_a_block_that_reads_well_again_is_read() {
         engine.missing_blocks(session(9), &[numbered(0, LEN).id]),
         [false]
     );
+}
+
+/// A record fails, its block is uploaded again, and a download reads the record well before the new
+/// one is durable. The next start would take the old record for damaged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_a_fresh_copy_of_a_block_counts_although_the_damaged_one_has_read_well_since() {
+    let faulty = FaultyDisk::new();
+    let gate = Arc::new(Gate::default());
+    let engine = open(HookedDisk::gated(faulty.clone(), &gate), CAPACITY).unwrap();
+    store(&engine, 0, LEN).await.unwrap();
+    pad(&engine, 10).await;
+    for nth in 1..=2 {
+        faulty.strike(Verb::Read, nth, Fault::Eio);
+    }
+    assert!(is_damaged(&engine, 0));
+    faulty.calm();
+
+    gate.close(Verb::Sync);
+    let writing = engine.clone();
+    let put = spawn("put", async move { upload(&writing, 5_000, 0).await });
+    gate.await_held(Verb::Sync);
+    let reading = engine.clone();
+    let reads_well = std::thread::spawn(move || !is_damaged(&reading, 0));
+    assert!(reads_well.join().unwrap());
+    gate.open(Verb::Sync);
+    assert!(put.await.unwrap(), "it reads back");
+
+    rot(&faulty, 0);
+    assert!(!is_damaged(&engine, 0));
+    for round in 3..9 {
+        pad(&engine, round * 20).await;
+        compact(&engine).await;
+        engine.recycler().reclaim();
+    }
+    drop(engine);
+    let engine = open_memory(&faulty.kill(), CAPACITY).unwrap();
+    assert!(!is_damaged(&engine, 0));
+}
+
+/// Each verdict takes a frame of its own when blocks are read one after the other, more than a full
+/// disk has room for.
+#[tokio::test]
+async fn i1_verdicts_that_a_full_disk_did_not_take_are_written_later_and_at_the_stop() {
+    const ROTTEN: u64 = 200;
+    for is_clean in [true, false] {
+        let mut disk = FaultyDisk::new();
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let mut n = 0;
+        while store(&engine, n, LEN).await.is_ok() {
+            engine.unpin(session(n));
+            n += 1;
+        }
+        for rotten in 0..ROTTEN {
+            rot(&disk, rotten);
+        }
+        assert!((0..ROTTEN).all(|n| is_damaged(&engine, n)));
+        for freed in ROTTEN..n {
+            engine.releaser().release(session(freed)).await.unwrap();
+            engine.recycler().reclaim();
+        }
+        if !is_clean {
+            // As the sweeper does at its next tick.
+            engine.keep_verdicts();
+        }
+
+        let engine = again(engine, &mut disk, is_clean);
+        let ids: Vec<_> = (0..ROTTEN).map(|n| numbered(n, LEN).id).collect();
+        let missing = engine.missing_blocks(session(9_000), &ids);
+        assert!(missing.iter().all(|is_missing| *is_missing));
+        for n in 0..ROTTEN {
+            assert!(upload(&engine, 10_000 + n, n).await, "block {n}");
+        }
+    }
 }

@@ -110,3 +110,48 @@ async fn i4_an_excused_store_that_has_obeyed_another_history_contests_the_master
     let refused = next.members.excuse(&id(1)).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::PreconditionFailed);
 }
+
+/// The network was cut for longer than a lease, and the process of the node lived on: it beats, and
+/// never registers.
+#[tokio::test(start_paused = true)]
+async fn i4_s03_an_excused_node_that_is_heard_again_is_not_excused_any_more() {
+    let fixture = Fixture::new().await;
+    tokio::time::advance(LEASE * 2).await;
+    let members = &fixture.master.members;
+    members.excuse(&id(2)).await.unwrap();
+    let state = || {
+        let record = fixture.master.context.derived.store(store_of(2));
+        record.unwrap().state
+    };
+    assert_eq!(state(), StoreState::Away);
+    let outcome = fixture.beat("storage-2", NodeRole::Storage, Some(disk(2, 0)));
+    assert!(matches!(outcome, HeartbeatOutcome::Renewed { .. }));
+    members.take_reported(store_of(2)).await.unwrap();
+    assert_eq!(state(), StoreState::Up);
+
+    // The next life of this folder, or an older copy of it, waits for the node.
+    let next = next_life(&fixture).await;
+    register(&next, 1, None).await;
+    assert!(!next.members.may_release());
+}
+
+/// The disk of a node does not open: it registers, fails and is started again, so it is never lost.
+#[tokio::test(start_paused = true)]
+async fn i12_a_node_whose_disk_does_not_open_can_be_excused() {
+    let fixture = Fixture::new().await;
+    let next = next_life(&fixture).await;
+    register(&next, 1, None).await;
+    let come = async || {
+        let unopened = Node {
+            told: Told::Nothing,
+            ..node(NodeRole::Storage, Some(disk(2, 0)))
+        };
+        next.members.register(id(2), unopened).await.unwrap();
+    };
+    come().await;
+    assert!(!next.members.may_release());
+    next.members.excuse(&id(2)).await.unwrap();
+    assert!(next.members.may_release());
+    come().await;
+    assert!(next.members.may_release(), "it is not back yet");
+}

@@ -314,3 +314,32 @@ async fn i4_a_master_that_knows_stores_writes_nothing_before_it_has_heard_one() 
         .await
         .unwrap();
 }
+
+/// The copy was made before the store had registered, so it refuses what the node wants written and
+/// hears no heartbeat of it. A person can decide about it all the same, however late.
+#[tokio::test(start_paused = true)]
+async fn i12_a_contest_of_a_store_that_the_copy_does_not_know_can_be_accepted_later() {
+    let fixture = Fixture::new().await;
+    let members = &fixture.master.members;
+    let id = NodeId::new("storage-9").unwrap();
+    let come = async |told: Told| {
+        let stranger = Node {
+            told,
+            noted: Some(elsewhere()),
+            ..node(NodeRole::Storage, Some(disk(9, 0)))
+        };
+        members.register(id.clone(), stranger).await
+    };
+    come(Told::Nothing).await.unwrap();
+    assert!(fixture.master.context.derived.contested().is_some());
+    for _ in 0..2 {
+        tokio::time::advance(LEASE + crate::limits::FORGET_WORKER).await;
+        let refused = come(Told::Epochs(vec![Default::default()])).await;
+        assert_eq!(refused.unwrap_err().code, ErrorCode::MetadataOlder);
+        members.forget_workers();
+    }
+    let mut listed = members.nodes().into_iter();
+    let doubts = listed.find(|view| view.id == id).unwrap().node.doubts;
+    members.accept_doubt(&id, doubts[0].number).await.unwrap();
+    assert_eq!(fixture.master.context.derived.contested(), None);
+}

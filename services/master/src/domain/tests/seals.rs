@@ -174,14 +174,14 @@ async fn i12_an_accepted_older_disk_is_taken_as_it_is_and_only_for_the_seal_that
         let other = Report::copy(36, 50).with_doubt(seal, accepted);
         other.register(master).await;
         other.beat(master);
-        master.members.take_accepted(store_of(1)).await.unwrap();
+        master.members.take_reported(store_of(1)).await.unwrap();
         assert_eq!(seen(master), sealed);
     }
     let accepted = Report::copy(36, 50).with_doubt(sealed, true);
     accepted.register(master).await;
     assert!(is_suspect(&accepted.beat(master)), "until it is taken");
     for _ in 0..2 {
-        master.members.take_accepted(store_of(1)).await.unwrap();
+        master.members.take_reported(store_of(1)).await.unwrap();
         assert_eq!(seen(master), point(2, 50, B));
         assert!(!is_suspect(&accepted.beat(master)));
     }
@@ -336,7 +336,7 @@ async fn i4_an_accept_does_not_lower_what_commits_have_raised_since_the_report()
     accepted.beat(master);
     let newer = commit(&fixture, 2, point(2, 60, B));
     master.uploads.commit(&newer).await.unwrap();
-    master.members.take_accepted(store_of(1)).await.unwrap();
+    master.members.take_reported(store_of(1)).await.unwrap();
     assert_eq!(seen(master), point(2, 60, B));
 }
 

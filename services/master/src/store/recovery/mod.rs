@@ -77,9 +77,9 @@ pub(super) fn recover(
     })
     .map_err(MetaError::Log)?;
     scan.end_frame();
-    let truth = Truth::read(log, scan, found);
+    let mut truth = Truth::read(dir, log, scan, found);
 
-    let index = settle(dir, &truth, options, gauge)?;
+    let index = settle(dir, &mut truth, options, gauge)?;
     let recovered = Recovered::new(index, truth)?;
     let recovered = recovered.complete(dir, options)?;
     recovered.index.mark_in_use()?;
@@ -90,7 +90,7 @@ pub(super) fn recover(
 /// Returns an index that has everything up to the end of the truth.
 fn settle(
     dir: &Path,
-    truth: &Truth,
+    truth: &mut Truth,
     options: &SledOptions,
     gauge: &SharedGauge,
 ) -> Result<Index, MetaError> {
@@ -110,6 +110,9 @@ fn settle(
         is_empty,
         is_trusted,
     } = found;
+    if applied.is_current {
+        truth.judge_snapshot(dir, &index)?;
+    }
     if applied.position > truth.last() {
         return Err(truth.behind(applied.position));
     }

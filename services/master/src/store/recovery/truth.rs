@@ -8,17 +8,23 @@
 //! An index goes on with the log if its link at I is the one that the log has there: the record
 //! behind I names it, or record or snapshot of I have it. A link that nobody knows proves nothing.
 //!
+//! A snapshot beyond the end of the log is linked to nothing. It is of another copy if its lives do not
+//! contain the place that the log has reached, or an index that the log proves.
+//!
 //! A truth with a hole opens only if such an index stands beside it, which has everything up to
 //! behind the hole: then a snapshot of the index makes it whole again, before anything is written.
 
 use std::path::Path;
 
 use cstore_log::{FileState, Log, LogError, file_name};
+use cstore_types::history::{Life, Point};
 
 use super::scan::{Entry, LogScan};
 use crate::limits::MAX_LINKS;
-use crate::store::index::Applied;
+use crate::store::index::{Applied, Index};
+use crate::store::keys::{self, LIVES};
 use crate::store::links::Links;
+use crate::store::lives::Lives;
 use crate::store::record::{self, Decoded};
 use crate::store::{DamageKind, Link, MetaError, Position, snapshot};
 
@@ -32,11 +38,14 @@ pub(super) struct Truth {
     links: Links,
     /// Records among the newest that cannot be used, or that belong behind another one.
     damaged: Vec<(Position, MetaError)>,
+    /// Life of the last record, if it began within the newest records.
+    life: Option<Life>,
 }
 
 impl Truth {
     /// Reads the newest records of the log, as many as links are kept.
     pub(super) fn read(
+        dir: &Path,
         log: Log,
         scan: LogScan,
         snapshot: Result<Option<snapshot::Found>, MetaError>,
@@ -51,8 +60,13 @@ impl Truth {
         let note = &mut |entry| check.note(entry);
         let read = scan.readable_behind(&log, from, note, note_unreadable);
         let Check {
-            links, mut damaged, ..
+            links,
+            mut damaged,
+            life,
+            ..
         } = check;
+        // A later life may have begun in what cannot be read.
+        let life = life.filter(|_| unreadable.is_empty());
         damaged.extend(unreadable);
         if let Err(error) = read {
             damaged.push((scan.last(), error));
@@ -63,9 +77,10 @@ impl Truth {
             snapshot,
             links,
             damaged,
+            life,
         };
-        if truth.is_snapshot_foreign() {
-            truth.snapshot = Err(DamageKind::SnapshotForeign.into());
+        if truth.is_snapshot_foreign() || truth.is_snapshot_of_other_life(dir) {
+            truth.reject_snapshot();
         }
         truth
     }
@@ -88,6 +103,65 @@ impl Truth {
             }
             None => false,
         }
+    }
+
+    /// Returns true if the snapshot goes on behind the last record of the log.
+    fn is_snapshot_ahead(&self) -> bool {
+        matches!(&self.snapshot, Ok(Some(found)) if found.position > self.scan.last())
+    }
+
+    /// Returns true if the snapshot goes on behind the log, and is not of the life in which the log
+    /// ends.
+    fn is_snapshot_of_other_life(&self, dir: &Path) -> bool {
+        let Some(life) = self.life.filter(|_| self.is_snapshot_ahead()) else {
+            return false;
+        };
+        let end = Point {
+            incarnation: life.incarnation,
+            term: life.term,
+            life: life.life,
+            position: self.scan.last(),
+            chain: 0,
+        };
+        !self.has_snapshot(dir, &end)
+    }
+
+    /// Returns true if the history of the snapshot has a place. A snapshot that cannot be read says
+    /// nothing about that; [`Self::verify`] finds the damage.
+    fn has_snapshot(&self, dir: &Path, place: &Point) -> bool {
+        let (covered, _) = self.covered();
+        Lives::of_snapshot(dir).map_or(true, |lives| lives.contains(covered, place))
+    }
+
+    fn reject_snapshot(&mut self) {
+        self.snapshot = Err(DamageKind::SnapshotForeign.into());
+    }
+
+    /// Judges a snapshot that goes on behind the log by an index: one of another copy is not used
+    /// any more if the log proves the index.
+    ///
+    /// # Errors
+    /// `SnapshotForeign` if the two contradict each other and the log knows neither; those of the
+    /// index.
+    pub(super) fn judge_snapshot(&mut self, dir: &Path, index: &Index) -> Result<(), MetaError> {
+        let Applied { position, link, .. } = index.applied()?;
+        if position == 0 || !self.is_snapshot_ahead() {
+            return Ok(());
+        }
+        let lives = Lives::read(index, Links::unknown(position));
+        let Ok(place) = lives.map(|lives| lives.head(position)) else {
+            return Ok(());
+        };
+        if self.has_snapshot(dir, &place) {
+            return Ok(());
+        }
+        match self.links.known(position) {
+            Some(known) if known == link => self.reject_snapshot(),
+            // The index is of another copy than the log.
+            Some(_) => {}
+            None => return Err(DamageKind::SnapshotForeign.into()),
+        }
+        Ok(())
     }
 
     /// Returns position and link of the snapshot; zeros if there is none that can be used.
@@ -231,6 +305,8 @@ struct Check<'a> {
     /// Links since the last record that could not be used.
     links: Links,
     damaged: Vec<(Position, MetaError)>,
+    /// The last life that began, as far as no record behind it was damaged.
+    life: Option<Life>,
 }
 
 impl<'a> Check<'a> {
@@ -239,6 +315,7 @@ impl<'a> Check<'a> {
             log,
             links,
             damaged: Vec::new(),
+            life: None,
         }
     }
 
@@ -250,11 +327,13 @@ impl<'a> Check<'a> {
         }
         if position != self.links.newest() + 1 {
             self.links = Links::unknown(position - 1);
+            self.life = None;
         }
         let decoded = match read_record(self.log, entry) {
             Ok(decoded) => decoded,
             Err(error) => {
                 self.links = Links::unknown(position);
+                self.life = None;
                 self.damaged.push((position, error));
                 return Ok(());
             }
@@ -268,6 +347,11 @@ impl<'a> Check<'a> {
             self.damaged.push((position, damage));
         }
         self.links.push(decoded.link);
+        for (key, value) in &decoded.changes {
+            if let Some(value) = value.as_ref().filter(|_| key.first() == Some(&LIVES)) {
+                self.life = keys::decode_life(key, value).ok();
+            }
+        }
         Ok(())
     }
 }

@@ -45,8 +45,8 @@ use records::{BLOCK_KEY, RELEASE_KEY, SET_KEY};
 pub(crate) use records::{Live, RefSet, record_overhead};
 use releases::Releases;
 pub use totals::Totals;
-pub(crate) use verdicts::Marked;
 use verdicts::VerdictTable;
+pub(crate) use verdicts::{Marked, place_of};
 
 /// The index of an open disk, shared by the parts of the engine. The mutex is held for memory
 /// accesses only, never over I/O, the log or an await.
@@ -215,10 +215,11 @@ impl Index {
 /// Blocks and references.
 impl Index {
     /// Adds a block whose record is durable. A good block keeps its place, and the new record is
-    /// dead. A damaged one is repaired for every file that refers to it.
+    /// dead. A damaged one is repaired for every file that refers to it, and so is one with a
+    /// verdict that has read well since: the next start would take it for damaged.
     pub(crate) fn insert_block(&mut self, id: BlockId, location: Location) {
         if let Some(known) = self.add_block(id, location)
-            && known.bad
+            && (known.bad || self.has_verdict(&id, place_of(known.location)))
         {
             self.replace_block(id, known, location);
         }

@@ -13,14 +13,25 @@ use super::Index;
 use super::records::BAD_KEY;
 use crate::engine::format::Place;
 
-/// Places of the verdict records, by block and by the place that they are about.
+/// Verdicts, by block and by the place that they are about.
 #[derive(Debug, Default)]
-pub(super) struct VerdictTable(HashMap<(BlockId, Place), Location>);
+pub(super) struct VerdictTable {
+    /// Places of the verdict records.
+    written: HashMap<(BlockId, Place), Location>,
+    /// Verdicts that the disk did not take, such as a full one. No more than there are damaged
+    /// blocks.
+    unwritten: HashSet<(BlockId, Place)>,
+}
 
 impl VerdictTable {
     pub(super) fn location(&self, id: &BlockId, place: Place) -> Option<Location> {
-        self.0.get(&(*id, place)).copied()
+        self.written.get(&(*id, place)).copied()
     }
+}
+
+/// Returns the place of a record.
+pub(crate) const fn place_of(location: Location) -> Place {
+    (location.file, location.offset)
 }
 
 /// Returns true if the verdict record counts as needed. One in the segment of the record that it is
@@ -67,12 +78,24 @@ impl Index {
         self.verdicts.location(id, place).is_some()
     }
 
+    /// Remembers a verdict that the disk has not taken yet.
+    pub(crate) fn owe_verdict(&mut self, id: BlockId, place: Place) {
+        if !self.has_verdict(&id, place) {
+            self.verdicts.unwritten.insert((id, place));
+        }
+    }
+
+    /// Returns up to `max` verdicts that the disk has not taken yet.
+    pub(crate) fn owed_verdicts(&self, max: usize) -> Vec<(BlockId, Place)> {
+        let owed = self.verdicts.unwritten.iter();
+        owed.take(max).copied().collect()
+    }
+
     /// Adds a verdict that is durable at `location`. Marks the block as damaged if `place` is still
     /// the place of its record.
     pub(crate) fn note_verdict(&mut self, id: BlockId, place: Place, location: Location) {
-        let is_current = |at: Location| (at.file, at.offset) == place;
         let block = self.blocks.get(&id);
-        if block.is_some_and(|block| is_current(block.location)) {
+        if block.is_some_and(|block| place_of(block.location) == place) {
             self.blocks.update(&id, |block| block.bad = true);
         }
         self.place_verdict(id, place, location);
@@ -80,7 +103,8 @@ impl Index {
 
     /// Takes `location` for the place of a verdict, and gives up the one before.
     pub(super) fn place_verdict(&mut self, id: BlockId, place: Place, location: Location) {
-        let old = self.verdicts.0.insert((id, place), location);
+        self.verdicts.unwritten.remove(&(id, place));
+        let old = self.verdicts.written.insert((id, place), location);
         if counts(place, location) {
             self.files.add(location, BAD_KEY);
         }
@@ -102,7 +126,10 @@ impl Index {
 
     fn drop_verdicts(&mut self, is_gone: impl Fn(Place) -> bool) {
         let files = &mut self.files;
-        self.verdicts.0.retain(|(_, place), location| {
+        self.verdicts
+            .unwritten
+            .retain(|(_, place)| !is_gone(*place));
+        self.verdicts.written.retain(|(_, place), location| {
             let is_gone = is_gone(*place);
             if is_gone && counts(*place, *location) {
                 files.drop_record(*location, BAD_KEY);

@@ -64,9 +64,9 @@ impl Transfer for Door {
             );
             return Err(status(ErrorCode::TooLarge, text));
         }
-        let work = counted(self.metrics.clone(), async move {
-            put_small(&sessions, request).await
-        });
+        // Boxed where it is made: it would be copied on the way to its task.
+        let work = Box::pin(async move { put_small(&sessions, request).await });
+        let work = counted(self.metrics.clone(), work);
         let result = spawn("small upload", work)
             .await
             .unwrap_or_else(|error| Err(lost_task(error)));

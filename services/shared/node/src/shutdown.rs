@@ -78,6 +78,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    // The future of a request has several KiB, and every wrapper around it would copy them.
+    let future = Box::pin(future);
     tokio::spawn(named(name, future).in_current_span())
 }
 

@@ -536,9 +536,10 @@ async fn parted() -> (Folder, Folder) {
     let ours = Folder::new();
     ours.write(0, 3, 7).await;
     let theirs = ours.copy();
-    theirs.write(100, 9, 2).await;
+    theirs.write(100, 60, 2).await;
     take_snapshot(&theirs);
-    ours.write(10, 4, 1).await;
+    // A life of several files.
+    ours.write(10, 40, 1).await;
     take_snapshot(&ours);
     (ours, theirs)
 }

@@ -117,9 +117,13 @@ impl EndpointState {
     pub(crate) const ALL: [Self; 4] = [Self::Connecting, Self::Serving, Self::Ejected, Self::Down];
 }
 
-/// All that the mesh counts. Cheap to clone; clones count together.
-#[derive(Debug, Clone)]
-pub struct MeshMetrics {
+/// All that the mesh counts. Cheap to clone, as each call clones it several times; clones count
+/// together.
+#[derive(Debug, Clone, Default)]
+pub struct MeshMetrics(Arc<Families>);
+
+#[derive(Debug)]
+struct Families {
     calls: Family<CalledCode, Counter>,
     call_seconds: Family<Called, TracedSeconds, fn() -> TracedSeconds>,
     attempts: Family<CalledCode, Counter>,
@@ -132,7 +136,7 @@ pub struct MeshMetrics {
     in_flight: Family<RoleLabel, Gauge>,
 }
 
-impl Default for MeshMetrics {
+impl Default for Families {
     fn default() -> Self {
         Self {
             calls: Family::default(),
@@ -157,48 +161,48 @@ impl MeshMetrics {
         r.register(
             "mesh_calls",
             "Calls as their callers saw them end",
-            this.calls.clone(),
+            this.0.calls.clone(),
         );
         r.register(
             "mesh_call_seconds",
             "Time of calls with all attempts",
-            this.call_seconds.clone(),
+            this.0.call_seconds.clone(),
         );
         r.register(
             "mesh_attempts",
             "Attempts of calls as they ended",
-            this.attempts.clone(),
+            this.0.attempts.clone(),
         );
         r.register(
             "mesh_retries",
             "Attempts after the first",
-            this.retries.clone(),
+            this.0.retries.clone(),
         );
         r.register(
             "mesh_retries_refused",
             "Retries that the budget refused",
-            this.retries_refused.clone(),
+            this.0.retries_refused.clone(),
         );
         r.register(
             "mesh_ejections",
             "Endpoints left alone because they failed",
-            this.ejections.clone(),
+            this.0.ejections.clone(),
         );
         r.register(
             "mesh_endpoints",
             "Endpoints by state",
-            this.endpoints.clone(),
+            this.0.endpoints.clone(),
         );
-        r.register("mesh_served", "Calls answered", this.served.clone());
+        r.register("mesh_served", "Calls answered", this.0.served.clone());
         r.register(
             "mesh_served_seconds",
             "Time to the head of the answer",
-            this.served_seconds.clone(),
+            this.0.served_seconds.clone(),
         );
         r.register(
             "mesh_in_flight",
             "Calls whose answer has no head yet",
-            this.in_flight.clone(),
+            this.0.in_flight.clone(),
         );
         this
     }
@@ -206,8 +210,8 @@ impl MeshMetrics {
     pub(crate) fn service(&self, role: &'static str, service: &'static str) -> ServiceMetrics {
         // Shown from the start: an alert sees the first one only when it saw 0 before.
         let label = Service { role, service };
-        drop(self.retries_refused.get_or_create(&label));
-        drop(self.ejections.get_or_create(&label));
+        drop(self.0.retries_refused.get_or_create(&label));
+        drop(self.0.ejections.get_or_create(&label));
         ServiceMetrics {
             all: self.clone(),
             role,
@@ -222,7 +226,8 @@ impl MeshMetrics {
         code: Code,
         took: Duration,
     ) {
-        self.served
+        self.0
+            .served
             .get_or_create(&ServedCode {
                 role,
                 method,
@@ -230,13 +235,16 @@ impl MeshMetrics {
             })
             .inc();
         observe(
-            &self.served_seconds.get_or_create(&Served { role, method }),
+            &self
+                .0
+                .served_seconds
+                .get_or_create(&Served { role, method }),
             took.as_secs_f64(),
         );
     }
 
     pub(crate) fn in_flight(&self, role: &'static str) -> Gauge {
-        self.in_flight.get_or_create_owned(&RoleLabel { role })
+        self.0.in_flight.get_or_create_owned(&RoleLabel { role })
     }
 }
 
@@ -275,17 +283,19 @@ impl ServiceMetrics {
 
     pub(crate) fn call(&self, method: &'static str, code: Code, took: Duration) {
         self.all
+            .0
             .calls
             .get_or_create(&self.coded(method, code))
             .inc();
         observe(
-            &self.all.call_seconds.get_or_create(&self.called(method)),
+            &self.all.0.call_seconds.get_or_create(&self.called(method)),
             took.as_secs_f64(),
         );
     }
 
     pub(crate) fn attempt(&self, method: &'static str, code: Code) {
         self.all
+            .0
             .attempts
             .get_or_create(&self.coded(method, code))
             .inc();
@@ -293,22 +303,23 @@ impl ServiceMetrics {
 
     /// Shows a method that may be retried before its first retry.
     pub(crate) fn no_retry_yet(&self, method: &'static str) {
-        drop(self.all.retries.get_or_create(&self.called(method)));
+        drop(self.all.0.retries.get_or_create(&self.called(method)));
     }
 
     pub(crate) fn retry(&self, method: &'static str) {
-        self.all.retries.get_or_create(&self.called(method)).inc();
+        self.all.0.retries.get_or_create(&self.called(method)).inc();
     }
 
     pub(crate) fn retry_refused(&self) {
         self.all
+            .0
             .retries_refused
             .get_or_create(&self.service())
             .inc();
     }
 
     pub(crate) fn ejected(&self) {
-        self.all.ejections.get_or_create(&self.service()).inc();
+        self.all.0.ejections.get_or_create(&self.service()).inc();
     }
 
     pub(crate) fn endpoints(&self, states: &[i64]) {
@@ -318,7 +329,7 @@ impl ServiceMetrics {
                 service: self.service,
                 state,
             };
-            self.all.endpoints.get_or_create(&label).set(*count);
+            self.all.0.endpoints.get_or_create(&label).set(*count);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use cstore_types::{ErrorCode, Fault, NodeId, StoreUuid, error_chain};
 
+use super::history::begin_era;
 use super::membership::{Inner, Membership, NodeRole, NodeState};
 use super::seals::Told;
 use crate::limits::MAX_DECISIONS;
@@ -127,6 +128,11 @@ impl Membership {
             let mut batch = Batch::default();
             batch.require_version(key.clone(), current.version);
             batch.put(key.clone(), StoreRecord { state, ..record }.encode());
+            if state == StoreState::Away {
+                // The store may have obeyed a newer history, and what that has committed on others
+                // must stay.
+                begin_era(&mut batch)?;
+            }
             if self.context.propose(batch).await?.is_some() {
                 return Ok(());
             }

@@ -94,11 +94,9 @@ impl Membership {
         }
         let mut batch = Batch::default();
         batch.delete(keys::store_key(store));
-        // Also while the disk contests this master: giving it up ends that, and what the other
-        // history has committed on other disks must stay.
-        if self.inner.lock().contests.contains_key(id) {
-            begin_era(&mut batch)?;
-        }
+        // Also while the disk contests this master: giving it up ends that. It may have done so in an
+        // earlier life only, and what the other history has committed on other disks must stay.
+        begin_era(&mut batch)?;
         self.context.propose_contested(batch).await?;
         let mut inner = self.inner.lock();
         self.note_contest(&mut inner, id, None);

@@ -169,6 +169,13 @@ pub enum DamageKind {
     /// The snapshot is not what the log was written behind.
     #[error("snapshot is of another copy than the log")]
     SnapshotForeign,
+    /// Snapshot and index are of different copies, and the log has no record that says which one is
+    /// right.
+    #[error(
+        "snapshot.bin and index are of different copies, and the log does not say which one is right: move the wrong one \
+         away"
+    )]
+    Strangers,
     /// The snapshot has an item larger than 1 MiB.
     #[error("snapshot has an item beyond 1 MiB")]
     SnapshotItem,

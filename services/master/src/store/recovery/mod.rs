@@ -111,7 +111,7 @@ fn settle(
         is_trusted,
     } = found;
     if applied.is_current {
-        truth.judge_snapshot(dir, &index)?;
+        truth.judge_snapshot(dir, &index, is_trusted)?;
     }
     if applied.position > truth.last() {
         return Err(truth.behind(applied.position));

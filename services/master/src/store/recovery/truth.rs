@@ -141,9 +141,14 @@ impl Truth {
     /// any more if the log proves the index.
     ///
     /// # Errors
-    /// `SnapshotForeign` if the two contradict each other and the log knows neither; those of the
-    /// index.
-    pub(super) fn judge_snapshot(&mut self, dir: &Path, index: &Index) -> Result<(), MetaError> {
+    /// `Strangers` if the two contradict each other, the log knows neither, and the index
+    /// `is_trusted`; those of the index.
+    pub(super) fn judge_snapshot(
+        &mut self,
+        dir: &Path,
+        index: &Index,
+        is_trusted: bool,
+    ) -> Result<(), MetaError> {
         let Applied { position, link, .. } = index.applied()?;
         if position == 0 || !self.is_snapshot_ahead() {
             return Ok(());
@@ -159,7 +164,8 @@ impl Truth {
             Some(known) if known == link => self.reject_snapshot(),
             // The index is of another copy than the log.
             Some(_) => {}
-            None => return Err(DamageKind::SnapshotForeign.into()),
+            None if is_trusted => return Err(DamageKind::Strangers.into()),
+            None => {}
         }
         Ok(())
     }

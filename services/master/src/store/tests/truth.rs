@@ -605,3 +605,28 @@ async fn i2_a_snapshot_that_goes_on_behind_the_log_wins_over_an_index_that_has_l
     assert_eq!(older.copy().content().await, expected);
     assert_eq!(older.without_index().content().await, expected);
 }
+
+/// The snapshot alone is the truth, because its log was retired or it was restored, and an index of
+/// another copy lies beside it.
+#[tokio::test]
+async fn i2_s23_without_a_log_an_index_of_another_copy_is_made_anew_or_a_person_decides() {
+    let ours = Folder::new();
+    ours.write(0, 3, 7).await;
+    let theirs = ours.copy();
+    theirs.write(100, 2, 2).await;
+    ours.write(10, 6, 1).await;
+    take_snapshot(&ours);
+    let expected = ours.content().await;
+    for file in ours.log_files() {
+        std::fs::remove_file(file).unwrap();
+    }
+    std::fs::remove_dir_all(ours.path().join("index")).unwrap();
+    copy_folder(&theirs.path().join("index"), &ours.path().join("index"));
+
+    let refused = ours.copy().refusal();
+    let text = cstore_types::error_chain(&refused).to_string();
+    assert!(text.contains("snapshot.bin and index"), "{text}");
+    assert_eq!(ours.copy().without_index().content().await, expected);
+    let untrusted = ours.with_index_of_another_boot();
+    assert_eq!(untrusted.content().await, expected);
+}

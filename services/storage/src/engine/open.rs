@@ -200,6 +200,10 @@ impl Opening<'_> {
 
         let doubts = judge(&superblock, &survey, found, hidden);
 
+        // BEFORE the inventory is replaced: the new image has no trace of one that was lost or too
+        // old, so an open that dies after it would leave nothing to doubt.
+        volume.note_findings(&doubts)?;
+
         // From here on the disk counts as running: only a clean stop brings the mark and the cache
         // back. The inventory comes first, because a superblock names the image that counts.
         let may_free = !doubts.are_open();

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use cstore_log::{Disk, Fault, FaultyDisk, Verb};
+use cstore_log::{Disk, Fault, FaultyDisk, HookedDisk, Verb};
 use cstore_storage::engine::{DiskOptions, DoubtKind, Engine, Identity, SealOutcome};
 use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options, store};
 use cstore_testkit::session;
@@ -84,6 +86,67 @@ async fn i12_the_number_of_a_doubt_is_not_used_again_after_a_restart() {
         disk = disk.kill();
     }
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+}
+
+/// A finding that rests on the old inventory is not made again once that is replaced.
+#[tokio::test]
+async fn i4_an_open_that_dies_at_any_change_forgets_no_doubt() {
+    let whole = filled().await;
+    let engine = open_memory(&whole, CAPACITY).unwrap();
+    let old_superblock = contents(&whole, SUPERBLOCK);
+    engine.close().unwrap();
+    drop(engine);
+    let whole = whole.kill();
+    // Only the inventory knows of the superblock of this open: no segment was begun.
+    drop(open_memory(&whole, CAPACITY).unwrap());
+    let whole = whole.kill();
+
+    for what in [DoubtKind::Inventory, DoubtKind::Superblock] {
+        for power_loss in [None, Some(0), Some(1_000)] {
+            let mut n_deaths = 0;
+            for changes in 0.. {
+                let disk = copy(&whole);
+                match what {
+                    DoubtKind::Inventory => drop(take_file(&disk, INVENTORY)),
+                    _ => put_file(&disk, SUPERBLOCK, &old_superblock),
+                }
+                let mortal = mortal(&disk, changes);
+                let opened = Engine::open(mortal, "memory", &identity(), &options(CAPACITY));
+                let has_died = opened.is_err();
+                drop(opened);
+                let next = match power_loss {
+                    Some(seed) => disk.power_loss(seed + changes),
+                    None => disk.kill(),
+                };
+                let engine = open_memory(&next, CAPACITY).unwrap();
+                let kinds = kinds(&engine);
+                assert!(
+                    kinds.contains(&what),
+                    "{changes} changes, power loss {power_loss:?}: {kinds:?}"
+                );
+                if !has_died {
+                    break;
+                }
+                n_deaths += 1;
+            }
+            assert!(n_deaths > 5, "{n_deaths}");
+        }
+    }
+}
+
+/// The disk of a process that dies after that number of changes and syncs: every later call fails.
+pub(crate) fn mortal(disk: &FaultyDisk, changes: u64) -> Arc<dyn Disk> {
+    let left = AtomicU64::new(changes);
+    HookedDisk::with_hook(disk.clone(), move |verb| {
+        let take = |left: u64| match verb {
+            Verb::Read => Some(left).filter(|left| *left > 0),
+            _ => left.checked_sub(1),
+        };
+        let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken
+            .map(drop)
+            .map_err(|_| io::Error::other("this process is dead"))
+    })
 }
 
 /// A segment that has given up its place is kept while the disk is in doubt, and removed

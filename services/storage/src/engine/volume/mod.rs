@@ -110,6 +110,27 @@ impl Volume {
         Ok(())
     }
 
+    /// Writes the next superblock, with the doubts of an open that has not replaced the inventory
+    /// yet. The image that counts stays the one that was found: if the open dies after this, the
+    /// next one compares the same.
+    ///
+    /// A disk of an older format is left as it is: it has no inventory, and what else is in doubt
+    /// there is found again.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`]. The open is repeated then.
+    pub(super) fn note_findings(&self, doubts: &Doubts) -> Result<(), EngineError> {
+        let found = self.superblock();
+        let is_noted = !doubts.are_open() || doubts.list() == found.doubts;
+        if is_noted || found.version < VERSION {
+            return Ok(());
+        }
+        self.write_next(|superblock| {
+            superblock.doubts = doubts.list().to_vec();
+            superblock.next_doubt = doubts.next();
+        })
+    }
+
     /// Writes the next superblock, with these doubts.
     ///
     /// # Errors
@@ -145,12 +166,18 @@ impl Volume {
     }
 
     fn update(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), EngineError> {
+        self.write_next(|superblock| {
+            change(superblock);
+            superblock.inventory = self.inventory.mark();
+        })
+    }
+
+    fn write_next(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), EngineError> {
         let _writing = self.writes.lock();
         let mut next = self.superblock();
         change(&mut next);
         next.version = VERSION;
         next.seq += 1;
-        next.inventory = self.inventory.mark();
         superblock::write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
         self.inventory.superblock_written(next.seq);
         *self.superblock.lock() = next;

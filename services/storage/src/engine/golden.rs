@@ -38,6 +38,7 @@ fn superblocks() -> [(&'static str, Superblock); 3] {
         noted: Point::default(),
         inventory: (0, 0),
         verify_below: 0,
+        owes_verification: false,
         epoch: DiskEpoch::default(),
         kept: KeptFields::default(),
         next_doubt: 1,

@@ -4,6 +4,9 @@
 //! ([`super::index::Index::hold`]). A doubt is entered in memory first, and stands in the
 //! superblock before the call returns. It ends when an open finds that it is disproved, or when a
 //! person accepts it.
+//!
+//! A disk that was in doubt may hold blocks that are not what they were, so the blocks from before
+//! it are unverified until the doubt is disproved or they were read (`debt.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,9 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use cstore_types::SessionId;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
+use super::debt::VerificationDebt;
 use super::error::{AcceptError, EngineError};
-use super::format::{Doubt, DoubtKind, MAX_DOUBTS};
+use super::format::{Doubt, DoubtKind, MAX_DOUBTS, Superblock};
 use super::index::{RefSet, SharedIndex};
+use super::locked_log::LockedLog;
 use super::volume::Volume;
 
 /// Reason of a hold without a doubt.
@@ -27,6 +32,7 @@ pub struct Hold {
 
 #[derive(Debug)]
 struct Shared {
+    log: Arc<LockedLog>,
     volume: Arc<Volume>,
     index: SharedIndex,
     doubts: Mutex<Doubts>,
@@ -55,6 +61,7 @@ pub(super) struct Doubts {
     next: u32,
     /// More was found than the list takes. The next open finds it again.
     more: bool,
+    debt: VerificationDebt,
 }
 
 /// Outcome of a finding.
@@ -127,20 +134,25 @@ pub(super) struct FreePermit<'a> {
 }
 
 impl Doubts {
-    pub(super) fn new(list: Vec<Doubt>, next: u32) -> Self {
+    /// Returns the doubts that stand in a superblock.
+    pub(super) fn of(superblock: &Superblock) -> Self {
         Self {
-            list,
-            next,
+            list: superblock.doubts.clone(),
+            next: superblock.next_doubt,
             more: false,
+            debt: VerificationDebt::of(superblock),
         }
+    }
+
+    /// Puts the doubts into a superblock that is about to be written.
+    pub(super) fn put_into(&self, superblock: &mut Superblock) {
+        superblock.doubts.clone_from(&self.list);
+        superblock.next_doubt = self.next;
+        self.debt.put_into(superblock);
     }
 
     pub(super) fn list(&self) -> &[Doubt] {
         &self.list
-    }
-
-    pub(super) fn next(&self) -> u32 {
-        self.next
     }
 
     pub(super) fn are_open(&self) -> bool {
@@ -182,8 +194,8 @@ impl Doubts {
     }
 
     /// Adds a doubt. One that is open already, or that a person accepted as it is, is not added
-    /// again.
-    pub(super) fn enter(&mut self, finding: Finding) -> Entered {
+    /// again. With a new one, the blocks of the log up to its `head` become unverified.
+    pub(super) fn enter(&mut self, finding: Finding, head: u64) -> Entered {
         let same = |doubt: &&mut Doubt| finding.is_of(doubt);
         if let Some(known) = self.list.iter_mut().find(same) {
             if finding.is_covered_by(known) {
@@ -198,6 +210,7 @@ impl Doubts {
             self.list.retain(|doubt| doubt.number != number);
         }
 
+        self.debt.enter(finding.kind, head);
         if self.list.len() >= MAX_DOUBTS {
             self.forget_one_accepted();
         }
@@ -224,11 +237,33 @@ impl Doubts {
         Entered::Open
     }
 
-    /// Drops the doubts, open and accepted ones, that `is_disproved`. Returns them.
+    /// Drops the doubts, open and accepted ones, that `is_disproved`. Returns them. With the last
+    /// open one that questioned blocks, blocks are trusted again, unless a person has accepted
+    /// another one.
     pub(super) fn close(&mut self, is_disproved: impl Fn(&Doubt) -> bool) -> Vec<Doubt> {
-        self.list
+        let closed: Vec<Doubt> = self
+            .list
             .extract_if(.., |doubt| is_disproved(doubt))
-            .collect()
+            .collect();
+
+        // A doubt that is not listed may be open still.
+        if !self.more {
+            self.debt.close(&closed, &self.list);
+        }
+        closed
+    }
+
+    /// Makes up for doubts of a program that noted no debt. The log ends at `head`.
+    pub(super) fn make_up(&mut self, head: u64) {
+        self.debt.make_up(&self.list, head);
+    }
+
+    /// Marks the doubt of a number as accepted. Its debt MUST be durable before.
+    fn accept(&mut self, number: u32) {
+        let found = self.list.iter_mut().find(|doubt| doubt.number == number);
+        if let Some(doubt) = found {
+            doubt.accepted = true;
+        }
     }
 
     fn forget_one_accepted(&mut self) {
@@ -254,6 +289,7 @@ impl Hold {
     /// missing, nothing is written either. One that `waits` for the master is held until
     /// [`Self::begin`].
     pub(super) fn new(
+        log: Arc<LockedLog>,
         volume: Arc<Volume>,
         index: SharedIndex,
         doubts: Doubts,
@@ -266,6 +302,7 @@ impl Hold {
         }
         Self {
             shared: Arc::new(Shared {
+                log,
                 volume,
                 index,
                 shown: Mutex::new(doubts.clone()),
@@ -359,7 +396,7 @@ impl Hold {
         let shared = &self.shared;
         let mut doubts = shared.doubts.lock();
         let before = doubts.clone();
-        let entered = doubts.enter(finding);
+        let entered = doubts.enter(finding, shared.log.durable_seq());
         if entered == Entered::Accepted {
             return entered;
         }
@@ -426,14 +463,18 @@ impl Hold {
             return Err(AcceptError::Elsewhere(doubt.kind));
         }
 
-        // The inventory first: a crash in between leaves a doubt that the next open closes.
+        // The inventory BEFORE the doubt: a crash in between leaves a doubt that the next open
+        // closes. It is not disproved then, so the debt comes first of all.
+        let mut next = doubts.clone();
+        next.debt.accept(doubt.kind);
+        if next != *doubts {
+            self.shared.volume.write_doubts(&next)?;
+            doubts.clone_from(&next);
+        }
         let kept = self.shared.volume.accept_file(&doubt);
         kept.map_err(EngineError::io("write inventory"))?;
-        let mut next = doubts.clone();
-        if let Some(found) = next.list.iter_mut().find(|doubt| doubt.number == number) {
-            found.accepted = true;
-        }
-        self.shared.volume.write_doubts(next.list(), next.next())?;
+        next.accept(number);
+        self.shared.volume.write_doubts(&next)?;
         *doubts = next;
         self.note_accept();
         self.shared.shown.lock().clone_from(&doubts);
@@ -485,20 +526,14 @@ impl Hold {
             return Ok(());
         }
         let doubts = self.shared.doubts.lock();
-        self.shared
-            .volume
-            .write_doubts(doubts.list(), doubts.next())?;
+        self.shared.volume.write_doubts(&doubts)?;
         self.shared.is_unwritten.store(false, Ordering::Release);
         Ok(())
     }
 
     fn write(&self, doubts: &Doubts) {
         self.shared.shown.lock().clone_from(doubts);
-        if let Err(error) = self
-            .shared
-            .volume
-            .write_doubts(doubts.list(), doubts.next())
-        {
+        if let Err(error) = self.shared.volume.write_doubts(doubts) {
             let error = cstore_types::error_chain(&error);
             tracing::error!(%error, "hold is in memory only");
             self.shared.is_unwritten.store(true, Ordering::Release);

@@ -27,6 +27,7 @@ mod appender;
 mod audit;
 mod compactor;
 mod counters;
+mod debt;
 mod error;
 mod facade;
 mod fences;

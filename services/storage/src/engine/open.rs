@@ -198,7 +198,7 @@ impl Opening<'_> {
             .filter(|cache| is_sure && was_clean && cache.last_seq == report.last_seq);
         let hidden = count_references(&index, &sets, cache);
 
-        let doubts = judge(&superblock, &survey, found, hidden);
+        let doubts = judge(&superblock, &survey, found, hidden, log.durable_seq());
 
         // BEFORE the inventory is replaced: the new image has no trace of one that was lost or too
         // old, so an open that dies after it would leave nothing to doubt.
@@ -217,6 +217,7 @@ impl Opening<'_> {
             .map_err(OpenError::io("remove stale bitmap"))?;
 
         let hold = Hold::new(
+            log.clone(),
             volume.clone(),
             index.clone(),
             doubts,
@@ -268,14 +269,16 @@ fn log_options(superblock: &Superblock, survey: &Survey, nonce: u64) -> Options 
 }
 
 /// Returns the doubts of a disk from now on: those that it had and that this open has not
-/// disproved, and those that it `found` in the segments or that are `hidden` in the sets.
+/// disproved, and those that it `found` in the segments or that are `hidden` in the sets. The log
+/// ends at `head`.
 fn judge(
     superblock: &Superblock,
     survey: &Survey,
     found: Vec<Finding>,
     hidden: Vec<Finding>,
+    head: u64,
 ) -> Doubts {
-    let mut doubts = Doubts::new(superblock.doubts.clone(), superblock.next_doubt);
+    let mut doubts = Doubts::of(superblock);
     let closed = doubts.close(|doubt| survey.disproves(doubt) || is_counted(doubt, &hidden));
     for doubt in &closed {
         let (number, kind) = (doubt.number, doubt.kind.name());
@@ -283,8 +286,9 @@ fn judge(
     }
 
     for finding in found.into_iter().chain(hidden) {
-        doubts.enter(finding);
+        doubts.enter(finding, head);
     }
+    doubts.make_up(head);
     for doubt in doubts.list().iter().filter(|doubt| !doubt.accepted) {
         let (number, kind) = (doubt.number, doubt.kind.name());
         tracing::error!(number, kind, "disk is on hold, nothing is freed: {doubt}");

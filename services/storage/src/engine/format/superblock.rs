@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! slot, 4 KiB
-//!   0 magic "CSTORSB2" · 8 format version u16 · 10 flags u16 (bit 0 clean, bit 1 hold) · 12 zero u32
+//!   0 magic "CSTORSB2" · 8 format version u16 · 10 flags u16 (bit 0 clean, bit 1 hold, bit 2 verification owed)
+//!  12 zero u32
 //!  16 incompatible features u64 · 24 compatible features u64
 //!  32 store uuid [16] · 48 cluster uuid [16] · 64 dedup key check value [16]
 //!  80 capacity u64 · 88 segment bytes u64 · 96 default block size u64 · 104 seal seq u64 · 112 seq u64
@@ -36,6 +37,7 @@ const MAGIC: &[u8; 8] = b"CSTORSB2";
 const OLD_VERSION: u16 = 2;
 const FLAG_CLEAN: u16 = 1;
 const FLAG_HOLD: u16 = 2;
+const FLAG_OWED: u16 = 4;
 /// Where the fields of version 3 begin, the doubts, and the bytes that have no meaning yet.
 const SECOND_PART: usize = 192;
 const DOUBTS_AT: usize = 384;
@@ -71,8 +73,12 @@ pub struct Superblock {
     pub noted: Point,
     /// Generation and checksum of the inventory when it was written; (0, 0) before the first.
     pub inventory: (u64, u32),
-    /// Sequence up to which records count as unverified since a doubt; 0 if there is none.
+    /// Highest sequence whose blocks count as unverified since a doubt; 0 if every block is
+    /// trusted.
     pub verify_below: u64,
+    /// True if a doubt was accepted since `verify_below` was set: only a whole verification clears
+    /// both.
+    pub owes_verification: bool,
     /// Epoch of the newest open.
     pub epoch: DiskEpoch,
     /// Fields that this program keeps as they are: maps, checkpoint, scrub, release cursor.
@@ -125,7 +131,8 @@ impl Superblock {
         slot.put_u16_le(VERSION);
         let clean = if self.clean { FLAG_CLEAN } else { 0 };
         let held = if self.is_held() { FLAG_HOLD } else { 0 };
-        slot.put_u16_le(clean | held);
+        let owed = if self.owes_verification { FLAG_OWED } else { 0 };
+        slot.put_u16_le(clean | held | owed);
         slot.put_bytes(0, 4 + 8 + 8);
         slot.put_slice(self.store.as_bytes());
         slot.put_slice(self.cluster.as_bytes());
@@ -238,6 +245,7 @@ impl Superblock {
             noted: Point::default(),
             inventory: (0, 0),
             verify_below: 0,
+            owes_verification: flags & FLAG_OWED != 0,
             epoch: DiskEpoch::default(),
             kept: KeptFields::default(),
             next_doubt: 1,
@@ -317,6 +325,7 @@ mod tests {
             noted: Point::default(),
             inventory: (7, 8),
             verify_below: 0,
+            owes_verification: false,
             epoch: DiskEpoch::default(),
             kept: KeptFields::default(),
             next_doubt: 1,
@@ -388,6 +397,19 @@ mod tests {
             ..superblock()
         };
         assert_eq!(accepted.encode()[10], 1, "clean");
+    }
+
+    #[test]
+    fn the_sequence_below_which_blocks_are_unverified_comes_back_with_its_flag() {
+        let owing = Superblock {
+            verify_below: 0x0102_0304_0506_0708,
+            owes_verification: true,
+            ..superblock()
+        };
+        let slot = owing.encode();
+        assert_eq!(slot[10], 5, "clean, and a verification is owed");
+        assert_eq!(hex::encode(&slot[296..304]), "0807060504030201");
+        assert_eq!(Superblock::decode(&slot), Ok(owing));
     }
 
     fn sealed(mut slot: Vec<u8>) -> Vec<u8> {

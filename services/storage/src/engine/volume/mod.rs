@@ -100,8 +100,7 @@ impl Volume {
                 superblock.seal_seq = superblock.seal_seq.max(seal_seq);
                 superblock.clean = false;
                 superblock.epoch = epoch;
-                superblock.doubts = doubts.list().to_vec();
-                superblock.next_doubt = doubts.next();
+                doubts.put_into(superblock);
             })?;
         }
         if is_upgrade {
@@ -125,21 +124,15 @@ impl Volume {
         if is_noted || found.version < VERSION {
             return Ok(());
         }
-        self.write_next(|superblock| {
-            superblock.doubts = doubts.list().to_vec();
-            superblock.next_doubt = doubts.next();
-        })
+        self.write_next(|superblock| doubts.put_into(superblock))
     }
 
-    /// Writes the next superblock, with these doubts.
+    /// Writes the next superblock, with these doubts and what counts as unverified since them.
     ///
     /// # Errors
     /// [`EngineError::Io`]. The previous superblock stays valid.
-    pub(super) fn write_doubts(&self, doubts: &[Doubt], next: u32) -> Result<(), EngineError> {
-        self.update(|superblock| {
-            superblock.doubts = doubts.to_vec();
-            superblock.next_doubt = next;
-        })
+    pub(super) fn write_doubts(&self, doubts: &Doubts) -> Result<(), EngineError> {
+        self.update(|superblock| doubts.put_into(superblock))
     }
 
     /// Writes the next superblock, with a place in the master's history.

@@ -156,6 +156,7 @@ pub(in crate::engine) fn format(
         noted: Point::default(),
         inventory: (0, 0),
         verify_below: 0,
+        owes_verification: false,
         epoch: DiskEpoch::default(),
         kept: KeptFields::default(),
         next_doubt: 1,

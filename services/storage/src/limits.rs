@@ -95,6 +95,14 @@ cstore_types::limits! {
     pub(crate) time COMPACTION_FAILED_PAUSE: Duration = Duration::from_secs(10);
     /// Pause of a step of compaction that finds the queue of the log full. It is repeated then.
     pub(crate) time COMPACTION_BUSY_PAUSE: Duration = Duration::from_millis(10);
+    /// Bytes of blocks that one step of the verification reads on a blocking thread. More take
+    /// several steps.
+    pub(crate) bytes VERIFY_STEP_BYTES: u64 = 1 << 20;
+    /// Bytes a second that the verification reads. It pauses to keep to it: requests come first.
+    pub(crate) bytes VERIFY_BYTES_PER_SECOND: u64 = 16 << 20;
+    /// Pause of the verification while there is nothing to verify, and before a segment is tried
+    /// again that could not be read.
+    pub(crate) time VERIFY_PAUSE: Duration = Duration::from_secs(1);
     /// Bytes that compacting a segment must give back while there is enough space. Less is not
     /// worth a copy.
     pub(crate) bytes MIN_GAIN: u64 = 64 << 10;

@@ -110,7 +110,7 @@ fn as_gauge(value: u64) -> ConstGauge<i64> {
 type Reading = (&'static str, &'static str, Option<&'static Unit>, u64);
 
 impl EngineMetrics {
-    fn gauges(&self) -> [Reading; 11] {
+    fn gauges(&self) -> [Reading; 12] {
         let totals = self.0.holdings().totals();
         let space = self.0.compactor().space();
         let compaction = self.0.compactor().stats();
@@ -180,6 +180,12 @@ impl EngineMetrics {
                 "1 while something is in doubt and nothing is freed",
                 None,
                 self.0.hold().is_held().into(),
+            ),
+            (
+                "storage_unverified_segments",
+                "segments whose blocks are read before an upload rests on them",
+                None,
+                self.0.verifier().unverified_segments(),
             ),
         ]
     }

@@ -291,6 +291,7 @@ impl Background {
         ));
         drop(tasks.spawn("heartbeats", heartbeats.run(stop.clone())));
         drop(tasks.spawn("compaction", engine.compactor().clone().run(stop.clone())));
+        drop(tasks.spawn("verification", engine.verifier().clone().run(stop.clone())));
 
         let releaser = Releaser {
             releases,

@@ -34,6 +34,11 @@ impl VerificationDebt {
         superblock.owes_verification = self.is_owed;
     }
 
+    /// Returns the highest sequence whose blocks are unverified; 0 if every block is trusted.
+    pub(super) fn below(self) -> u64 {
+        self.below
+    }
+
     /// Makes the blocks of a log up to its `head` unverified, for a new doubt of this kind.
     pub(super) fn enter(&mut self, kind: DoubtKind, head: u64) {
         if questions_blocks(kind) {
@@ -109,11 +114,11 @@ mod tests {
     fn a_later_doubt_never_lowers_the_debt_and_one_about_the_master_makes_none() {
         let mut debt = entered(DoubtKind::Missing, 40);
         debt.enter(DoubtKind::StoreOlder, 30);
-        assert_eq!(debt.below, 40);
+        assert_eq!(debt.below(), 40);
         debt.enter(DoubtKind::Set, 50);
-        assert_eq!(debt.below, 50);
+        assert_eq!(debt.below(), 50);
         debt.enter(DoubtKind::Master, 60);
-        assert_eq!(debt.below, 50);
+        assert_eq!(debt.below(), 50);
         assert_eq!(entered(DoubtKind::Master, 60), VerificationDebt::default());
     }
 
@@ -125,10 +130,10 @@ mod tests {
         );
         let mut debt = entered(DoubtKind::Missing, 40);
         debt.close(&[missing], &[short]);
-        assert_eq!(debt.below, 40, "another one is open");
+        assert_eq!(debt.below(), 40, "another one is open");
         debt.close(&[], &[]);
         debt.close(&[doubt(DoubtKind::Master, false)], &[]);
-        assert_eq!(debt.below, 40, "none that questions blocks was closed");
+        assert_eq!(debt.below(), 40, "none that questions blocks was closed");
         debt.close(&[short], &[doubt(DoubtKind::Master, false)]);
         assert_eq!(debt, VerificationDebt::default());
 
@@ -137,7 +142,7 @@ mod tests {
         debt.accept(DoubtKind::Missing);
         debt.close(&[doubt(DoubtKind::Missing, true)], &[]);
         debt.close(&[short], &[]);
-        assert_eq!(debt.below, 40);
+        assert_eq!(debt.below(), 40);
     }
 
     #[test]
@@ -146,12 +151,12 @@ mod tests {
         let mut debt = entered(DoubtKind::Absent, 40);
         debt.close(&[absent], &[]);
         debt.close(&[doubt(DoubtKind::Short, false)], &[]);
-        assert_eq!(debt.below, 40);
+        assert_eq!(debt.below(), 40);
 
         // They are back with their segment.
         let mut debt = entered(DoubtKind::Absent, 40);
         debt.close(&[absent, doubt(DoubtKind::Missing, false)], &[]);
-        assert_eq!(debt.below, 0);
+        assert_eq!(debt.below(), 0);
     }
 
     #[test]
@@ -159,9 +164,9 @@ mod tests {
         let mut debt = VerificationDebt::default();
         debt.make_up(&[doubt(DoubtKind::Missing, true)], 40);
         debt.make_up(&[doubt(DoubtKind::Master, false)], 40);
-        assert_eq!(debt.below, 0);
+        assert_eq!(debt.below(), 0);
         debt.make_up(&[doubt(DoubtKind::Missing, false)], 40);
         debt.make_up(&[doubt(DoubtKind::Missing, false)], 50);
-        assert_eq!(debt.below, 40);
+        assert_eq!(debt.below(), 40);
     }
 }

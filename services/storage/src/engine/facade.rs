@@ -16,6 +16,7 @@ use super::judge::Judge;
 use super::open::{self, Parts};
 use super::recycler::Recycler;
 use super::releaser::Releaser;
+use super::verifier::Verifier;
 use super::volume::mount::{DiskOptions, Identity};
 use super::writer::{PutOutcome, SealOutcome};
 
@@ -111,6 +112,11 @@ impl Engine {
     /// Returns the part that empties segments.
     pub fn compactor(&self) -> &Compactor {
         &self.parts.compactor
+    }
+
+    /// Returns the part that reads what is unverified since a doubt.
+    pub fn verifier(&self) -> &Verifier {
+        &self.parts.verifier
     }
 
     /// Returns the part that retires dead segments.

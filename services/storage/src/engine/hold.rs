@@ -6,7 +6,9 @@
 //! person accepts it.
 //!
 //! A disk that was in doubt may hold blocks that are not what they were, so the blocks from before
-//! it are unverified until the doubt is disproved or they were read (`debt.rs`).
+//! it are unverified until the doubt is disproved or they were read (`debt.rs`). The index knows
+//! their segments (`index/unverified.rs`), the writer reads what a seal rests on in them
+//! (`writer/mod.rs`), the verifier reads all of them (`verifier.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -300,7 +302,7 @@ impl Hold {
         if is_held {
             index.lock().hold(true);
         }
-        Self {
+        let hold = Self {
             shared: Arc::new(Shared {
                 log,
                 volume,
@@ -314,7 +316,9 @@ impl Hold {
                 accepts: AtomicU32::new(0),
                 waits: AtomicBool::new(waits),
             }),
-        }
+        };
+        hold.distrust_segments(&hold.shared.doubts.lock());
+        hold
     }
 
     /// Returns the right to free something, unless a doubt is open.
@@ -406,6 +410,8 @@ impl Hold {
         shared.index.lock().hold(true);
         drop(shared.frees.write());
         if *doubts != before {
+            // Also what was verified since the doubt before this one.
+            self.distrust_segments(&doubts);
             if let Some(doubt) = doubts.list.last() {
                 tracing::error!(number = doubt.number, kind = doubt.kind.name(), %doubt, "disk is on hold: nothing is freed");
             }
@@ -428,6 +434,9 @@ impl Hold {
         }
         if !closed.is_empty() {
             self.write(&doubts);
+            if doubts.debt.below() == 0 {
+                self.distrust_segments(&doubts);
+            }
             self.settle(&doubts);
         }
     }
@@ -529,6 +538,46 @@ impl Hold {
         self.shared.volume.write_doubts(&doubts)?;
         self.shared.is_unwritten.store(false, Ordering::Release);
         Ok(())
+    }
+
+    /// Returns the highest sequence whose blocks count as unverified; 0 if every block is trusted.
+    pub(super) fn verify_below(&self) -> u64 {
+        self.shared.shown.lock().debt.below()
+    }
+
+    /// Ends a verification that began in `round` of the index: durably trusts all blocks, if no
+    /// segment is unverified any more and nothing was doubted since. Returns false otherwise.
+    /// Blocks the thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`]. The blocks stay unverified.
+    pub(super) fn end_verification(&self, round: u64) -> Result<bool, EngineError> {
+        // Under the lock of the doubts, so that nobody enters one before this is written.
+        let mut doubts = self.shared.doubts.lock();
+        let is_done = self.shared.index.lock().is_verified_since(round);
+        if doubts.are_open() || !is_done {
+            return Ok(false);
+        }
+
+        let next = Doubts {
+            debt: VerificationDebt::default(),
+            ..doubts.clone()
+        };
+        self.shared.volume.write_doubts(&next)?;
+        *doubts = next;
+        self.shared.shown.lock().clone_from(&doubts);
+        self.shared.is_unwritten.store(false, Ordering::Release);
+        Ok(true)
+    }
+
+    /// Makes the segments unverified whose blocks are, and no others.
+    fn distrust_segments(&self, doubts: &Doubts) {
+        // A frame stands in the figures of its segment BEFORE its sequence counts as durable.
+        let below = doubts.debt.below();
+        let mut files = self.shared.log.files();
+        files.retain(|file| file.seqs.is_some_and(|(first, _)| first <= below));
+        let files = files.into_iter().map(|file| file.id).collect();
+        self.shared.index.lock().distrust(files);
     }
 
     fn write(&self, doubts: &Doubts) {

@@ -3,7 +3,7 @@
 //! ```text
 //!                    Engine (facade)
 //!   ┌───────────┬──────────┼───────────┬─────────────┐
-//! Writer     Releaser   BlockReader  Holdings     Compactor ◀─ pacer
+//! Writer     Releaser   BlockReader  Holdings     Compactor ◀─ pacer     Verifier
 //!   │  put, seal │         │           │            │  policy, victim, Relocator
 //!   ├── Room ────┤         │        SetReader       │
 //!   │ (space for requests: Recycler, Compactor)     │
@@ -47,6 +47,7 @@ mod releaser;
 mod room;
 mod sets;
 mod space;
+mod verifier;
 mod volume;
 mod writer;
 
@@ -65,5 +66,6 @@ pub use judge::{Answer, Judge, MasterHistory};
 pub use recycler::Recycler;
 pub use releaser::Releaser;
 pub use space::Space;
+pub use verifier::{Verifier, VerifyStep};
 pub use volume::mount::{DiskOptions, Identity, peek};
 pub use writer::{PutOutcome, SealOutcome};

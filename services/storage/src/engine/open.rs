@@ -36,6 +36,7 @@ use super::releaser::Releaser;
 use super::room::Room;
 use super::sets::SetReader;
 use super::space::{Geometry, SpaceLedger};
+use super::verifier::Verifier;
 use super::volume::inventory;
 use super::volume::mount::{self, DiskOptions, Identity, peek};
 use super::volume::survey::Survey;
@@ -57,6 +58,7 @@ pub(super) struct Parts {
     pub(super) holdings: Holdings,
     pub(super) recycler: Recycler,
     pub(super) compactor: Compactor,
+    pub(super) verifier: Verifier,
     pub(super) room: Room,
     pub(super) writer: Writer,
     pub(super) releaser: Releaser,
@@ -391,6 +393,7 @@ impl Parts {
             counters: counters.clone(),
             hold: hold.clone(),
         });
+        let verifier = Verifier::new(log.clone(), index.clone(), blocks.clone(), hold.clone());
         let room = Room {
             log: log.clone(),
             index: index.clone(),
@@ -437,6 +440,7 @@ impl Parts {
             holdings,
             recycler,
             compactor,
+            verifier,
             room,
             writer,
             releaser,

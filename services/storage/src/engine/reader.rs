@@ -156,7 +156,7 @@ impl BlockReader {
 }
 
 /// Returns true for an error of the system that says nothing about what is stored.
-fn is_passing(error: &std::io::Error) -> bool {
+pub(super) fn is_passing(error: &std::io::Error) -> bool {
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
     passing
         .iter()

@@ -13,6 +13,7 @@ use cstore_node::shutdown::spawn;
 use cstore_node::{ByteSize, HostPort, Shutdown};
 use cstore_proto::v1;
 use cstore_storage::Config;
+use cstore_storage::engine::peek;
 use cstore_testkit::engine::{CAPACITY, identity, open, open_memory, store};
 use cstore_testkit::fake::{FakeMaster, Reply};
 use cstore_testkit::{INTERVAL, secret, session, until};
@@ -265,5 +266,26 @@ async fn i4_nothing_is_released_while_the_master_suspects_the_disk() {
     assert_eq!(n_acknowledged(&setup.master, session(0)), 0);
     setup.master.with(|state| state.is_suspect = false);
     until("the release", || is_drained(&setup.master)).await;
+    life.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_a_node_verifies_what_an_accepted_doubt_has_left_unverified() {
+    let setup = Setup::new(0..3).await;
+    let disk = setup.disk.kill();
+    disk.remove("inventory.bin").unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for doubt in engine.hold().doubts() {
+        engine.hold().accept(doubt.number).unwrap();
+    }
+    engine.close().unwrap();
+    drop(engine);
+
+    let disk = disk.kill();
+    let shared: Arc<dyn Disk> = Arc::new(disk);
+    let verify_below = || peek(&shared, "memory").unwrap().unwrap().verify_below;
+    assert!(verify_below() > 0);
+    let life = setup.start_on(shared.clone());
+    until("every block is verified", || verify_below() == 0).await;
     life.stop().await;
 }

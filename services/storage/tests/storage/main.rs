@@ -18,3 +18,5 @@ mod space_returns;
 mod threads;
 mod upgrade;
 mod verdicts;
+mod verification;
+mod verification_faults;

@@ -15,9 +15,9 @@ use cstore_types::PartNo;
 
 use crate::compaction::{compact, pad, rot};
 
-const LEN: usize = 5_000;
+pub(crate) const LEN: usize = 5_000;
 
-fn is_damaged(engine: &Engine, n: u64) -> bool {
+pub(crate) fn is_damaged(engine: &Engine, n: u64) -> bool {
     match engine.read_block(&numbered(n, LEN).id) {
         Ok(bytes) => {
             assert_eq!(bytes, numbered(n, LEN).bytes);
@@ -29,7 +29,7 @@ fn is_damaged(engine: &Engine, n: u64) -> bool {
 }
 
 /// Closes the disk, or kills its process, and opens it again.
-fn again(engine: Engine, disk: &mut FaultyDisk, is_clean: bool) -> Engine {
+pub(crate) fn again(engine: Engine, disk: &mut FaultyDisk, is_clean: bool) -> Engine {
     if is_clean {
         engine.close().unwrap();
     }
@@ -39,7 +39,7 @@ fn again(engine: Engine, disk: &mut FaultyDisk, is_clean: bool) -> Engine {
 }
 
 /// Uploads the block of a number again, as the file of another session.
-async fn upload(engine: &Engine, as_session: u64, n: u64) -> bool {
+pub(crate) async fn upload(engine: &Engine, as_session: u64, n: u64) -> bool {
     let block = numbered(n, LEN);
     let outcome = engine
         .put_seal(

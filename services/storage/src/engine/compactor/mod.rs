@@ -43,6 +43,7 @@ use super::space::{Space, SpaceLedger};
 use crate::limits::{
     COMPACTION_BUSY_PAUSE, FENCED_LOOKS, MAX_FRUITLESS, MAX_PASSED_SEGMENTS, MAX_ROOM_STEPS,
 };
+pub(super) use pacer::pause_after;
 pub use policy::Need;
 use policy::{Candidate, Sizes};
 use relocate::Relocator;

@@ -46,12 +46,15 @@ impl Pace {
         match (step, self.bytes_per_second) {
             (Ok(CompactStep::Idle), _) => COMPACTION_PAUSE,
             (Err(_), _) => COMPACTION_FAILED_PAUSE,
-            (Ok(CompactStep::Moved(bytes)), Some(rate)) => {
-                Duration::from_millis(bytes.saturating_mul(1_000) / rate)
-            }
+            (Ok(CompactStep::Moved(bytes)), Some(rate)) => pause_after(*bytes, rate),
             (Ok(CompactStep::Moved(_) | CompactStep::Emptied), _) => Duration::ZERO,
         }
     }
+}
+
+/// Returns the pause after `bytes` of background work that keeps it to `rate` bytes per second.
+pub(in crate::engine) fn pause_after(bytes: u64, rate: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1_000) / rate)
 }
 
 impl Compactor {

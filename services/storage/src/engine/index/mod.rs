@@ -5,7 +5,7 @@
 //! BlockTable ─ id ─▶ place, references, pins      FileTable ─ file ─▶ needed records and bytes
 //! refsets ─ session, part ─▶ place, sequence      Releases  ─ session ─▶ place, files it keeps away
 //! PinTable ─ session ─▶ pinned ids                VerdictTable ─ id ─▶ place of the verdict on its record
-//! Totals
+//! Totals                                          UnverifiedFiles ─ segments to be read before they are trusted
 //! ```
 //! Invariants
 //! * `refs` of a block is the number of times that its id stands in the live reference sets, plus
@@ -26,6 +26,7 @@ mod pins;
 mod records;
 mod releases;
 mod totals;
+mod unverified;
 mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -45,6 +46,7 @@ use records::{BLOCK_KEY, RELEASE_KEY, SET_KEY};
 pub(crate) use records::{Live, RefSet, record_overhead};
 use releases::Releases;
 pub use totals::Totals;
+use unverified::UnverifiedFiles;
 use verdicts::VerdictTable;
 pub(crate) use verdicts::{Marked, place_of};
 
@@ -70,6 +72,7 @@ pub(crate) struct Index {
     totals: Totals,
     absent: AbsentTable,
     verdicts: VerdictTable,
+    unverified: UnverifiedFiles,
     /// Something is in doubt: no block leaves the table.
     is_held: bool,
 }
@@ -404,6 +407,7 @@ impl Index {
     /// Forgets a file whose contents can never come back. Release records that kept its sets away
     /// die.
     pub(crate) fn remove_file(&mut self, file: u32) {
+        self.unverified.remove(file);
         self.files.remove(file);
         self.stale_sets.remove(&file);
         self.drop_verdicts_on(file);

@@ -7,7 +7,8 @@
 //! ```
 //! Invariants
 //! * Nothing is acknowledged BEFORE its group is synced.
-//! * A seal on a disk in doubt rests on blocks that were read for it.
+//! * A seal rests on no block that is unverified: on a disk in doubt, and for blocks from before a
+//!   doubt until they were verified, the blocks are read for it.
 //! * A set is appended only if all its ids are stored, or stand in the same group (the presence
 //!   check of I4). Their references are counted in the same look at the index, so that no release
 //!   can free them until the set is durable.
@@ -61,20 +62,40 @@ impl Writer {
         missing
     }
 
-    /// Reads those of the blocks that are here, if something is in doubt on the disk: an upload
-    /// that rests on one of them must read back. What is damaged counts as missing from then on.
+    /// Reads those of the blocks that are here and not verified: an upload that rests on one of
+    /// them must read back. While something is in doubt on the disk that is every block. What is
+    /// damaged counts as missing from then on.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] if a block could not be read for a passing reason. Nothing is known of
+    /// it then.
     async fn recheck(&self, ids: &[BlockId]) -> Result<(), EngineError> {
-        if !self.hold.is_held() {
+        let unverified = self.unverified(ids);
+        if unverified.is_empty() {
             return Ok(());
         }
-        let (blocks, ids) = (self.blocks.clone(), ids.to_vec());
+        let blocks = self.blocks.clone();
         let read = move || {
-            for id in ids {
-                // The read marks a damaged block in the index; the result is not needed.
-                let _ = blocks.read(&id);
+            for id in unverified {
+                match blocks.read(&id) {
+                    // The read marks a damaged block in the index.
+                    Ok(_) | Err(EngineError::DataLoss | EngineError::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
             }
+            Ok(())
         };
-        Ok(cstore_node::blocking(read).await?)
+        cstore_node::blocking(read).await?
+    }
+
+    /// Returns those of the blocks that have to be read before a seal may rest on them.
+    fn unverified(&self, ids: &[BlockId]) -> Vec<BlockId> {
+        if self.hold.is_held() {
+            return ids.to_vec();
+        }
+        let index = self.index.lock();
+        let unverified = ids.iter().filter(|id| index.is_unverified(id));
+        unverified.copied().collect()
     }
 
     /// Returns the bytes that those of the blocks take that are not here.

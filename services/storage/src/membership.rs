@@ -19,7 +19,7 @@ use cstore_types::{SessionId, error_chain};
 
 use tokio::time::Instant;
 
-use crate::engine::{Answer, AuditPage, Doubt, Engine, MasterHistory};
+use crate::engine::{Answer, AuditPage, Audited, Doubt, Engine, MasterHistory};
 use crate::limits::{AUDIT_INTERVAL, NOTE_INTERVAL};
 use crate::releaser::Releases;
 use crate::roll_call::RollCall;
@@ -145,16 +145,14 @@ impl StorageMember {
         if self.audit_due.is_some() {
             return;
         }
-        self.absent = self.engine.audit().take(&page);
+        let Audited { lost, finding } = self.engine.audit().take(&page);
+        self.absent = lost;
         if page.is_last {
             self.audit_due = Some(Instant::now() + AUDIT_INTERVAL);
         }
-        if page.is_last || !self.absent.is_empty() {
-            let (engine, turn) = (self.engine.clone(), Turn::take(&self.is_judging));
-            let settling = cstore_node::blocking(move || {
-                engine.audit().settle(page.is_last);
-                drop(turn);
-            });
+        if let Some(finding) = finding {
+            let engine = self.engine.clone();
+            let settling = cstore_node::blocking(move || engine.audit().settle(&finding));
             drop(spawn("settle audit", settling));
         }
     }
@@ -234,6 +232,11 @@ impl Member for StorageMember {
             drop(spawn("accept doubts", accepting));
         }
 
+        // BEFORE what the answer releases: the page is of that moment.
+        if let Some(page) = answer.audit {
+            self.audit(page);
+        }
+
         // A disk that may be too old, or may hide references, frees nothing.
         let is_suspect = answer.suspect && seen.is_none();
         if is_suspect || self.engine.hold().is_held() {
@@ -246,12 +249,6 @@ impl Member for StorageMember {
                 .filter_map(|raw| parse(raw))
                 .collect();
             self.obey(named);
-        }
-        // While something is being written the page is left out, and asked for again.
-        if let Some(page) = answer.audit
-            && !self.is_judging.load(Ordering::Acquire)
-        {
-            self.audit(page);
         }
     }
 
@@ -331,5 +328,104 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
         noted: Some(engine.judge().noted().into()),
         audit: None,
         absent: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cstore_log::FaultyDisk;
+    use cstore_testkit::until;
+
+    use super::*;
+    use crate::engine::{DiskOptions, Identity};
+
+    fn member() -> StorageMember {
+        let identity = Identity {
+            store: cstore_types::StoreUuid::from_bytes([1; 16]),
+            cluster: cstore_types::ClusterUuid::from_bytes([2; 16]),
+            node: cstore_types::NodeId::new("storage-1").unwrap(),
+            key: cstore_types::DedupKey::from_bytes([3; 32]),
+        };
+        let options = DiskOptions {
+            capacity: 6 << 20,
+            block_size: 65_536,
+            fresh_start: false,
+            erase: None,
+            nonce: 5,
+            waits_for_master: false,
+        };
+        let disk = Arc::new(FaultyDisk::new());
+        let engine = Engine::open(disk, "memory", &identity, &options).unwrap();
+        let readiness = Readiness::new(&[]);
+        StorageMember::new(engine, readiness, Releases::default(), RollCall::default())
+    }
+
+    /// An answer of a master at `position`, with a page of which the disk holds nothing.
+    fn answer(position: u64, page: v1::AuditPage) -> v1::HeartbeatResponse {
+        let life = Life {
+            term: 1,
+            life: 7,
+            first: 1,
+            ..Life::default()
+        };
+        let head = Point {
+            term: 1,
+            life: 7,
+            position,
+            ..Point::default()
+        };
+        v1::HeartbeatResponse {
+            history: Some(v1::History {
+                head: Some(head.into()),
+                lives: vec![life.into()],
+                accepted: None,
+            }),
+            audit: Some(page),
+            ..v1::HeartbeatResponse::default()
+        }
+    }
+
+    /// What is noted of the master is written while the answer is handled: the page must not wait
+    /// for that.
+    #[tokio::test]
+    async fn i4_each_answer_of_a_busy_master_takes_an_audit_further() {
+        let mut member = member();
+        for beat in 1..50u8 {
+            let Report::Storage(report) = member.report(Occasion::Tick) else {
+                panic!()
+            };
+            let after = report.audit.unwrap().after;
+            assert_eq!(after.first().copied().unwrap_or_default(), beat - 1);
+            let page = v1::AuditPage {
+                last: Bytes::copy_from_slice(&[beat; 16]),
+                ..v1::AuditPage::default()
+            };
+            let mut answer = answer(100 + u64::from(beat), page);
+            answer.releases = vec![Bytes::copy_from_slice(&[beat; 16])];
+            // Each answer may be one that writes.
+            member.noted_at = None;
+            member.handle_answer(answer);
+            let is_judging = member.is_judging.clone();
+            until("the place is noted", || !is_judging.load(Ordering::Acquire)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn i4_a_round_is_due_after_the_start_and_then_hourly() {
+        tokio::time::pause();
+        let mut member = member();
+        assert!(member.audit_cursor().is_some());
+        let last = v1::AuditPage {
+            is_last: true,
+            ..v1::AuditPage::default()
+        };
+        member.audit(last);
+        assert!(member.audit_cursor().is_none());
+        tokio::time::advance(AUDIT_INTERVAL - Duration::from_secs(1)).await;
+        assert!(member.audit_cursor().is_none());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(member.audit_cursor().unwrap().after, Bytes::new());
     }
 }

@@ -203,6 +203,12 @@ impl Uploads {
                 Verdict::Ended(ending) => return self.ended_before(commit, ending),
                 Verdict::Kept => return Err(other_history()),
             }
+            if self.context.derived.is_of_other_era(commit.claims.session) {
+                // Final: the history that was given up may have ended the session, and its sets be
+                // gone.
+                self.releases.end(commit.claims.session).await?;
+                continue;
+            }
             if let Err(error) = self.check_expiry(&commit.claims) {
                 if self.started.elapsed() < self.context.limits.lease {
                     // After a start nothing is known of the progress that renews tickets, until

@@ -7,16 +7,17 @@
 //! ```text
 //! begin ─▶ cursor ─ report ─▶ master ─ page ─▶ take ─▶ settle ─▶ ... ─▶ the last page ends the round
 //! ```
-//! Lost sets are a doubt, unless another doubt that hides sets is open already, or follows from what a
-//! person has accepted. A round that finds none ends the doubt.
+//! Lost sets are a doubt, unless another doubt that hides sets is open already, or a person has accepted
+//! what took them (`doubts.rs`). A round that finds none ends the doubt.
 
 use std::sync::Arc;
 
 use cstore_types::SessionId;
 use parking_lot::Mutex;
 
-use super::format::{Doubt, DoubtKind};
-use super::hold::{Finding, Hold};
+use super::doubts::LostSets;
+use super::format::UNCOUNTED;
+use super::hold::Hold;
 use super::index::SharedIndex;
 
 /// A page of committed sessions that rest on sets of this disk.
@@ -27,6 +28,15 @@ pub struct AuditPage {
     pub last: Option<SessionId>,
     /// Nothing follows.
     pub is_last: bool,
+}
+
+/// Outcome of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audited {
+    /// Sessions of the page that have no set here.
+    pub lost: Vec<SessionId>,
+    /// What [`Audit::settle`] has to be told, if something follows from the page.
+    pub finding: Option<LostSets>,
 }
 
 /// Compares the sets of a disk with the committed sessions. Clones share everything.
@@ -46,8 +56,6 @@ struct Round {
     first_lost: Option<SessionId>,
     /// Accepts of a person before the round began.
     accepts: u32,
-    /// Accepts of a person whose losses were counted by an earlier round.
-    settled: u32,
 }
 
 impl Audit {
@@ -61,16 +69,14 @@ impl Audit {
 
     /// Begins a round.
     pub fn begin(&self) {
-        let mut round = self.round.lock();
-        *round = Round {
+        *self.round.lock() = Round {
             accepts: self.hold.accepts(),
-            settled: round.settled,
             ..Round::default()
         };
     }
 
-    /// Returns true if a person has accepted a doubt since the round began: it has to begin again,
-    /// as what it found may follow from that.
+    /// Returns true if a person has accepted a doubt since the round began: the loss is to be
+    /// counted soon.
     pub fn is_outdated(&self) -> bool {
         self.round.lock().accepts != self.hold.accepts()
     }
@@ -80,9 +86,8 @@ impl Audit {
         self.round.lock().after
     }
 
-    /// Compares a page that answers [`Self::cursor`]. Returns the sessions that have no set here;
-    /// if there are some, and after the last page, [`Self::settle`] has to follow. Does not block.
-    pub fn take(&self, page: &AuditPage) -> Vec<SessionId> {
+    /// Compares a page that answers [`Self::cursor`]. Does not block.
+    pub fn take(&self, page: &AuditPage) -> Audited {
         let mut lost = page.sessions.clone();
         let index = self.index.lock();
         lost.retain(|session| !index.holds_sets(*session));
@@ -91,72 +96,23 @@ impl Audit {
         let mut round = self.round.lock();
         round.after = page.last.or(round.after);
         let n_lost = u32::try_from(lost.len()).unwrap_or(u32::MAX);
-        round.n_lost = round.n_lost.saturating_add(n_lost);
+        round.n_lost = round.n_lost.saturating_add(n_lost).min(UNCOUNTED - 1);
         round.first_lost = round.first_lost.or_else(|| lost.first().copied());
-        lost
-    }
-
-    /// Draws the conclusion from what the round has found, at its end if it `is_last`. Blocks the
-    /// thread.
-    pub fn settle(&self, is_last: bool) {
-        let round = *self.round.lock();
-        let doubts = self.hold.doubts();
-        if doubts.iter().any(hides_sets) {
-            return;
-        }
-
-        let known = doubts
-            .iter()
-            .find(|doubt| doubt.kind == DoubtKind::LostSets);
-        let Some(first) = round.first_lost else {
-            if is_last {
-                self.hold.close(|doubt| doubt.kind == DoubtKind::LostSets);
-                self.round.lock().settled = round.accepts;
-            }
-            return;
-        };
-        let finding = Finding {
+        let finding = LostSets {
             count: round.n_lost,
-            aux: *first.as_bytes(),
-            ..Finding::new(DoubtKind::LostSets)
+            first: round.first_lost,
+            is_whole: page.is_last,
         };
-
-        let is_accepted = known.is_some_and(|known| known.accepted && round.n_lost <= known.count);
-        let was_lost_before = || {
-            known.is_none()
-                && doubts
-                    .iter()
-                    .any(|doubt| doubt.accepted && may_lose_sets(doubt))
-        };
-        let is_explained = round.accepts != round.settled || was_lost_before();
-        match is_accepted || is_explained {
-            // How many they are is known at the end.
-            true if is_last => self.hold.list_accepted(finding),
-            true => {}
-            false => drop(self.hold.enter(finding)),
-        }
-        if is_last {
-            self.round.lock().settled = round.accepts;
+        let is_news = page.is_last || !lost.is_empty();
+        Audited {
+            lost,
+            finding: is_news.then_some(finding),
         }
     }
-}
 
-/// Returns true if a doubt holds the disk because of which sets may not be seen.
-fn hides_sets(doubt: &Doubt) -> bool {
-    !doubt.accepted && may_lose_sets(doubt)
-}
-
-fn may_lose_sets(doubt: &Doubt) -> bool {
-    match doubt.kind {
-        DoubtKind::Missing
-        | DoubtKind::Short
-        | DoubtKind::Damaged
-        | DoubtKind::Foreign
-        | DoubtKind::Inventory
-        | DoubtKind::Superblock
-        | DoubtKind::StoreOlder
-        | DoubtKind::Master => true,
-        // A damaged set is known by its session.
-        DoubtKind::Absent | DoubtKind::Set | DoubtKind::LostSets => false,
+    /// Enters or ends the doubt that follows from a page. Blocks the thread. Several callers at once
+    /// are safe, in any order.
+    pub fn settle(&self, finding: &LostSets) {
+        self.hold.note_lost(finding);
     }
 }

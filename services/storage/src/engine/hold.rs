@@ -13,13 +13,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use cstore_types::SessionId;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use super::debt::VerificationDebt;
+use super::doubts::{Doubts, Entered, Finding, LostSets};
 use super::error::{AcceptError, EngineError};
-use super::format::{Doubt, DoubtKind, MAX_DOUBTS, Superblock};
-use super::index::{RefSet, SharedIndex};
+use super::format::{Doubt, DoubtKind};
+use super::index::SharedIndex;
 use super::locked_log::LockedLog;
 use super::volume::Volume;
 
@@ -56,234 +56,11 @@ struct Shared {
     waits: AtomicBool,
 }
 
-/// The doubts of a disk, accepted ones among them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Doubts {
-    list: Vec<Doubt>,
-    next: u32,
-    /// More was found than the list takes. The next open finds it again.
-    more: bool,
-    debt: VerificationDebt,
-}
-
-/// Outcome of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entered {
-    /// It holds the disk.
-    Open,
-    /// A person has accepted it before.
-    Accepted,
-}
-
-/// Reason for doubt, before it has a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Finding {
-    pub(super) kind: DoubtKind,
-    /// 0 if it is about no segment.
-    pub(super) file: u32,
-    pub(super) count: u32,
-    pub(super) seqs: (u64, u64),
-    pub(super) aux: [u8; 16],
-}
-
-impl Finding {
-    pub(super) const fn new(kind: DoubtKind) -> Self {
-        Self {
-            kind,
-            file: 0,
-            count: 1,
-            seqs: (0, 0),
-            aux: [0; 16],
-        }
-    }
-
-    /// Makes the finding about a reference set that cannot be read.
-    pub(super) fn of_set(session: SessionId, set: RefSet) -> Self {
-        Self {
-            file: set.location.file,
-            seqs: (set.seal_seq.0, set.seal_seq.0),
-            aux: *session.as_bytes(),
-            ..Self::new(DoubtKind::Set)
-        }
-    }
-
-    /// Returns true if `doubt`, which is about the same thing, says all that was found. What an
-    /// accept has settled is not found again; sets that are damaged and blocks that are absent are.
-    fn is_covered_by(&self, doubt: &Doubt) -> bool {
-        match (doubt.accepted, self.kind) {
-            (false, _) | (true, DoubtKind::Set) => true,
-            (true, DoubtKind::Absent | DoubtKind::LostSets) => self.count <= doubt.count,
-            // The master is told, and remembers the accepted seal until then.
-            (true, DoubtKind::StoreOlder) => self.seqs.0 <= doubt.seqs.0,
-            (true, _) => false,
-        }
-    }
-
-    /// Returns true if a doubt is about the same thing.
-    pub(super) fn is_of(&self, doubt: &Doubt) -> bool {
-        let is_same_kind = (self.kind, self.file) == (doubt.kind, doubt.file);
-        // There is one master at a time, whatever it tells, and one number of lost sets.
-        let is_one = matches!(self.kind, DoubtKind::Master | DoubtKind::LostSets);
-        is_same_kind && (is_one || self.aux == doubt.aux)
-    }
-}
-
 /// Right to free something. Nobody enters a doubt while it is held, so it MUST NOT be held over an
 /// await, nor by a caller that may enter one.
 #[derive(Debug)]
 pub(super) struct FreePermit<'a> {
     _guard: RwLockReadGuard<'a, ()>,
-}
-
-impl Doubts {
-    /// Returns the doubts that stand in a superblock.
-    pub(super) fn of(superblock: &Superblock) -> Self {
-        Self {
-            list: superblock.doubts.clone(),
-            next: superblock.next_doubt,
-            more: false,
-            debt: VerificationDebt::of(superblock),
-        }
-    }
-
-    /// Puts the doubts into a superblock that is about to be written.
-    pub(super) fn put_into(&self, superblock: &mut Superblock) {
-        superblock.doubts.clone_from(&self.list);
-        superblock.next_doubt = self.next;
-        self.debt.put_into(superblock);
-    }
-
-    pub(super) fn list(&self) -> &[Doubt] {
-        &self.list
-    }
-
-    pub(super) fn are_open(&self) -> bool {
-        self.more || self.list.iter().any(|doubt| !doubt.accepted)
-    }
-
-    fn reason(&self) -> Option<String> {
-        let open = self.list.iter().find(|doubt| !doubt.accepted);
-        match open {
-            Some(doubt) => Some(doubt.to_string()),
-            None => self
-                .more
-                .then(|| "more is in doubt than can be listed; restart the node".to_owned()),
-        }
-    }
-
-    /// Notes how much an accepted doubt is about. One that is not listed yet is added as accepted,
-    /// unless the list is full; an open one stays open.
-    pub(super) fn note_accepted(&mut self, finding: Finding) {
-        if let Some(known) = self.list.iter_mut().find(|doubt| finding.is_of(doubt)) {
-            known.count = finding.count;
-        } else if self.list.len() < MAX_DOUBTS {
-            self.push(finding).accepted = true;
-        }
-    }
-
-    fn push(&mut self, finding: Finding) -> &mut Doubt {
-        let number = self.next;
-        self.next = self.next.saturating_add(1);
-        self.list.push_mut(Doubt {
-            kind: finding.kind,
-            accepted: false,
-            number,
-            file: finding.file,
-            count: finding.count,
-            seqs: finding.seqs,
-            aux: finding.aux,
-        })
-    }
-
-    /// Adds a doubt. One that is open already, or that a person accepted as it is, is not added
-    /// again. With a new one, the blocks of the log up to its `head` become unverified.
-    pub(super) fn enter(&mut self, finding: Finding, head: u64) -> Entered {
-        let same = |doubt: &&mut Doubt| finding.is_of(doubt);
-        if let Some(known) = self.list.iter_mut().find(same) {
-            if finding.is_covered_by(known) {
-                known.count = finding.count.max(known.count);
-                return match known.accepted {
-                    true => Entered::Accepted,
-                    false => Entered::Open,
-                };
-            }
-            // It was accepted, and is wrong again.
-            let number = known.number;
-            self.list.retain(|doubt| doubt.number != number);
-        }
-
-        self.debt.enter(finding.kind, head);
-        if self.list.len() >= MAX_DOUBTS {
-            self.forget_one_accepted();
-        }
-        // What another part tells is told once, and others rest on it: it takes the place of one
-        // that the next open finds again.
-        let is_told = |kind| matches!(kind, DoubtKind::StoreOlder | DoubtKind::Master);
-        if self.list.len() >= MAX_DOUBTS
-            && is_told(finding.kind)
-            && let Some(at) = self.list.iter().rposition(|doubt| !is_told(doubt.kind))
-        {
-            self.more = true;
-            self.list.remove(at);
-        }
-        if self.list.len() >= MAX_DOUBTS {
-            self.more = true;
-            let same = |doubt: &&mut Doubt| doubt.kind == finding.kind && !doubt.accepted;
-            if let Some(last) = self.list.iter_mut().rev().find(same) {
-                last.count = last.count.saturating_add(finding.count);
-            }
-            return Entered::Open;
-        }
-
-        self.push(finding);
-        Entered::Open
-    }
-
-    /// Drops the doubts, open and accepted ones, that `is_disproved`. Returns them. With the last
-    /// open one that questioned blocks, blocks are trusted again, unless a person has accepted
-    /// another one.
-    pub(super) fn close(&mut self, is_disproved: impl Fn(&Doubt) -> bool) -> Vec<Doubt> {
-        let closed: Vec<Doubt> = self
-            .list
-            .extract_if(.., |doubt| is_disproved(doubt))
-            .collect();
-
-        // A doubt that is not listed may be open still.
-        if !self.more {
-            self.debt.close(&closed, &self.list);
-        }
-        closed
-    }
-
-    /// Makes up for doubts of a program that noted no debt. The log ends at `head`.
-    pub(super) fn make_up(&mut self, head: u64) {
-        self.debt.make_up(&self.list, head);
-    }
-
-    /// Marks the doubt of a number as accepted. Its debt MUST be durable before.
-    fn accept(&mut self, number: u32) {
-        let found = self.list.iter_mut().find(|doubt| doubt.number == number);
-        if let Some(doubt) = found {
-            doubt.accepted = true;
-        }
-    }
-
-    fn forget_one_accepted(&mut self) {
-        // What is found again at every open must not be forgotten.
-        let stays = |doubt: &Doubt| {
-            let found_again = [
-                DoubtKind::Set,
-                DoubtKind::Absent,
-                DoubtKind::StoreOlder,
-                DoubtKind::LostSets,
-            ];
-            found_again.contains(&doubt.kind)
-        };
-        let goes = |doubt: &Doubt| doubt.accepted && !stays(doubt);
-        if let Some(at) = self.list.iter().position(goes) {
-            self.list.remove(at);
-        }
-    }
 }
 
 impl Hold {
@@ -356,7 +133,7 @@ impl Hold {
             return Err(EngineError::Unjudged);
         }
         let doubts = self.shared.shown.lock();
-        let mut open = doubts.list.iter().filter(|doubt| !doubt.accepted);
+        let mut open = doubts.list().iter().filter(|doubt| !doubt.accepted);
         match open.find(|doubt| doubt.kind == DoubtKind::Master) {
             Some(doubt) => Err(EngineError::Held(doubt.to_string())),
             None => Ok(()),
@@ -383,7 +160,7 @@ impl Hold {
 
     /// Returns the doubts, accepted ones among them.
     pub fn doubts(&self) -> Vec<Doubt> {
-        self.shared.shown.lock().list.clone()
+        self.shared.shown.lock().list().to_vec()
     }
 
     /// Returns why the disk is on hold: the first open doubt.
@@ -405,14 +182,11 @@ impl Hold {
             return entered;
         }
 
-        // Under the lock of the doubts, so that nobody ends the hold in between.
-        shared.is_held.store(true, Ordering::Release);
-        shared.index.lock().hold(true);
-        drop(shared.frees.write());
+        self.stop_frees(&doubts);
         if *doubts != before {
             // Also what was verified since the doubt before this one.
             self.distrust_segments(&doubts);
-            if let Some(doubt) = doubts.list.last() {
+            if let Some(doubt) = doubts.list().last() {
                 tracing::error!(number = doubt.number, kind = doubt.kind.name(), %doubt, "disk is on hold: nothing is freed");
             }
             self.write(&doubts);
@@ -434,7 +208,7 @@ impl Hold {
         }
         if !closed.is_empty() {
             self.write(&doubts);
-            if doubts.debt.below() == 0 {
+            if doubts.debt().below() == 0 {
                 self.distrust_segments(&doubts);
             }
             self.settle(&doubts);
@@ -449,13 +223,13 @@ impl Hold {
     pub fn accept(&self, number: u32) -> Result<Doubt, AcceptError> {
         let mut doubts = self.shared.doubts.lock();
         let open: Vec<u32> = doubts
-            .list
+            .list()
             .iter()
             .filter(|doubt| !doubt.accepted)
             .map(|doubt| doubt.number)
             .collect();
         let Some(doubt) = doubts
-            .list
+            .list()
             .iter()
             .find(|doubt| doubt.number == number)
             .copied()
@@ -474,8 +248,9 @@ impl Hold {
 
         // The inventory BEFORE the doubt: a crash in between leaves a doubt that the next open
         // closes. It is not disproved then, so the debt comes first of all.
-        let mut next = doubts.clone();
-        next.debt.accept(doubt.kind);
+        let mut debt = doubts.debt();
+        debt.accept(doubt.kind);
+        let mut next = doubts.with_debt(debt);
         if next != *doubts {
             self.shared.volume.write_doubts(&next)?;
             doubts.clone_from(&next);
@@ -510,15 +285,54 @@ impl Hold {
         self.shared.accepts.load(Ordering::Acquire)
     }
 
-    /// Lists a finding that follows from what a person has accepted. It holds nothing. Blocks the
-    /// thread.
-    pub(super) fn list_accepted(&self, finding: Finding) {
+    /// Ends the doubt about the master because a person has accepted the master. Blocks the thread.
+    pub(super) fn accept_master(&self) {
+        let mut doubts = self.shared.doubts.lock();
+        doubts.close(|doubt| doubt.kind == DoubtKind::Master);
+        // What the other master has removed, this one still names.
+        doubts.expect_lost_sets();
+        self.note_accept();
+        self.write(&doubts);
+        self.settle(&doubts);
+    }
+
+    /// Notes what an audit has found: lost sets hold the disk, unless it is known why they are lost.
+    /// Blocks the thread.
+    pub(super) fn note_lost(&self, lost: &LostSets) {
         let mut doubts = self.shared.doubts.lock();
         let before = doubts.clone();
-        doubts.note_accepted(finding);
-        if *doubts != before {
-            self.write(&doubts);
+        doubts.note_lost(lost, self.shared.log.durable_seq());
+        if *doubts == before {
+            return;
         }
+        match (before.are_open(), doubts.are_open()) {
+            (false, true) => {
+                self.stop_frees(&doubts);
+                self.distrust_segments(&doubts);
+                let lost = lost.count;
+                tracing::error!(
+                    lost,
+                    "disk is on hold, nothing is freed: reference sets are lost"
+                );
+            }
+            (true, false) => {
+                tracing::info!("no reference set is lost any more");
+                self.distrust_segments(&doubts);
+            }
+            _ => {}
+        }
+        self.write(&doubts);
+        if before.are_open() {
+            self.settle(&doubts);
+        }
+    }
+
+    /// Lets nothing be freed from now on. Under the lock of the `doubts`, so that nobody ends the
+    /// hold in between.
+    fn stop_frees(&self, _doubts: &MutexGuard<'_, Doubts>) {
+        self.shared.is_held.store(true, Ordering::Release);
+        self.shared.index.lock().hold(true);
+        drop(self.shared.frees.write());
     }
 
     /// Closes the doubt about absent blocks if uploads have brought all of them back, and writes
@@ -542,7 +356,7 @@ impl Hold {
 
     /// Returns the highest sequence whose blocks count as unverified; 0 if every block is trusted.
     pub(super) fn verify_below(&self) -> u64 {
-        self.shared.shown.lock().debt.below()
+        self.shared.shown.lock().debt().below()
     }
 
     /// Ends a verification that began in `round` of the index: durably trusts all blocks, if no
@@ -559,10 +373,7 @@ impl Hold {
             return Ok(false);
         }
 
-        let next = Doubts {
-            debt: VerificationDebt::default(),
-            ..doubts.clone()
-        };
+        let next = doubts.with_debt(VerificationDebt::default());
         self.shared.volume.write_doubts(&next)?;
         *doubts = next;
         self.shared.shown.lock().clone_from(&doubts);
@@ -573,7 +384,7 @@ impl Hold {
     /// Makes the segments unverified whose blocks are, and no others.
     fn distrust_segments(&self, doubts: &Doubts) {
         // A frame stands in the figures of its segment BEFORE its sequence counts as durable.
-        let below = doubts.debt.below();
+        let below = doubts.debt().below();
         let mut files = self.shared.log.files();
         files.retain(|file| file.seqs.is_some_and(|(first, _)| first <= below));
         let files = files.into_iter().map(|file| file.id).collect();

@@ -15,9 +15,10 @@ use cstore_types::epoch::{self, Epoch, SealPoint};
 use cstore_types::history::{self, Life, Place, Point};
 use parking_lot::Mutex;
 
+use super::doubts::Finding;
 use super::error::EngineError;
 use super::format::{Doubt, DoubtKind};
-use super::hold::{Finding, Hold};
+use super::hold::Hold;
 use super::locked_log::LockedLog;
 use super::volume::Volume;
 
@@ -159,11 +160,11 @@ impl Judge {
             history::may_obey(&noted, &told.lives, &told.head, told.accepted.as_ref())
         });
         let is_ours = self.is_ours(history);
-        if is_accepted && !is_ours {
-            self.hold.note_accept();
-        }
         if is_accepted || is_ours {
-            self.hold.close(|doubt| doubt.kind == DoubtKind::Master);
+            match is_ours {
+                true => self.hold.close(|doubt| doubt.kind == DoubtKind::Master),
+                false => self.hold.accept_master(),
+            }
             if let Some(history) = history {
                 *self.noted.lock() = history.head;
             }

@@ -28,6 +28,7 @@ mod audit;
 mod compactor;
 mod counters;
 mod debt;
+mod doubts;
 mod error;
 mod facade;
 mod fences;
@@ -53,9 +54,10 @@ mod writer;
 
 pub(crate) use format::SUPERBLOCK_FILE;
 
-pub use audit::{Audit, AuditPage};
+pub use audit::{Audit, AuditPage, Audited};
 pub use compactor::{CompactStep, CompactionStats, Compactor, Need};
 pub use counters::Counters;
+pub use doubts::LostSets;
 pub use error::{AcceptError, EngineError, OpenError};
 pub use facade::Engine;
 pub use format::{DiskEpoch, Doubt, DoubtKind, FormatError, KeptFields, Superblock};

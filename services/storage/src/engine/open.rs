@@ -21,10 +21,11 @@ use super::appender::Appender;
 use super::audit::Audit;
 use super::compactor::{Compactor, CompactorParts};
 use super::counters::Counters;
+use super::doubts::{Doubts, Finding};
 use super::error::{EngineError, OpenError};
 use super::fences::Fences;
 use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
-use super::hold::{Doubts, Finding, Hold};
+use super::hold::Hold;
 use super::holdings::Holdings;
 use super::index::SharedIndex;
 use super::judge::Judge;
@@ -426,15 +427,14 @@ impl Parts {
             hold: hold.clone(),
         };
         let holdings = Holdings::new(index.clone(), sets);
-        let audit = Audit::new(index.clone(), hold.clone());
         let judge = Judge::new(log.clone(), volume.clone(), hold.clone());
         Self {
+            audit: Audit::new(index.clone(), hold.clone()),
             volume,
             log,
             index,
             hold,
             judge,
-            audit,
             counters,
             blocks,
             holdings,

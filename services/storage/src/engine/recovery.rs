@@ -4,12 +4,12 @@
 use cstore_log::RecoveredRecord;
 use cstore_types::{SealSeq, SessionId, error_chain};
 
+use super::doubts::Finding;
 use super::error::OpenError;
 use super::format::{
     Bitmap, DoubtKind, FIRST_SKIPPED_KIND, FormatError, KIND_BAD, KIND_DATA, KIND_MANIFEST,
     KIND_REFSET, KIND_RELEASE, parse_bad_key, parse_block_key, parse_refset_key, parse_release_key,
 };
-use super::hold::Finding;
 use super::index::{Index, RefSet, SharedIndex};
 use super::sets::SetReader;
 

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use cstore_log::FaultyDisk;
-use cstore_storage::engine::{AuditPage, Doubt, DoubtKind, Engine};
+use cstore_storage::engine::{Answer, AuditPage, Doubt, DoubtKind, Engine, MasterHistory};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory};
 use cstore_testkit::session;
-use cstore_types::{PartNo, SessionId};
+use cstore_types::epoch::SealPoint;
+use cstore_types::history::{Life, Point};
+use cstore_types::{PartNo, SealSeq, SessionId};
 
 use crate::hold::{filled, names, segments, take_file};
 
@@ -37,10 +39,10 @@ fn audit(engine: &Engine, committed: &[SessionId]) -> Vec<SessionId> {
             is_last,
         });
         assert_eq!(audit.cursor(), page.last().copied());
-        if is_last || !found.is_empty() {
-            audit.settle(is_last);
+        if let Some(finding) = &found.finding {
+            audit.settle(finding);
         }
-        lost.extend(found);
+        lost.extend(found.lost);
     }
     lost
 }
@@ -161,22 +163,121 @@ async fn i12_what_an_accepted_loss_has_taken_is_known_after_a_restart() {
     assert!(!engine.hold().is_held());
 }
 
+/// A person accepts while a round goes on; the page in the same answer has more lost sets.
 #[tokio::test]
-async fn i4_a_round_begins_again_after_an_accept() {
+async fn i12_an_accept_in_a_round_is_not_asked_for_twice() {
     let disk = FaultyDisk::new();
     let engine = with_three_sets(&disk).await;
-    let audit = engine.audit();
-    audit.begin();
-    audit.take(&AuditPage {
-        sessions: sessions([9]),
-        last: Some(session(9)),
-        is_last: false,
-    });
-    audit.settle(false);
-    assert!(!audit.is_outdated());
+    let page = |numbers: std::ops::Range<u64>, is_last| AuditPage {
+        sessions: sessions(numbers.clone()),
+        last: Some(session(numbers.end - 1)),
+        is_last,
+    };
+    let round = engine.audit();
+    round.begin();
+    let first = round.take(&page(10..12, false)).finding.unwrap();
+    round.settle(&first);
     let number = lost_sets(&engine).unwrap().number;
+    let second = round.take(&page(12..14, false)).finding.unwrap();
     engine.hold().accept(number).unwrap();
-    assert!(audit.is_outdated());
-    audit.begin();
-    assert_eq!((audit.cursor(), audit.is_outdated()), (None, false));
+    // Settled late, and not in their order.
+    round.settle(&second);
+    round.settle(&first);
+    assert!(!engine.hold().is_held(), "{:?}", engine.hold().doubts());
+
+    assert!(round.is_outdated());
+    audit(&engine, &sessions([1, 2, 3, 10, 11, 12, 13]));
+    assert!(!engine.hold().is_held(), "{:?}", engine.hold().doubts());
+    round.settle(&first);
+    let listed = lost_sets(&engine).unwrap();
+    assert_eq!((listed.count, listed.accepted), (4, true));
+}
+
+/// A segment was lost and accepted long ago, and no file rests on what it had. Later sets are lost
+/// for another reason.
+#[tokio::test]
+async fn i4_an_accepted_loss_that_was_counted_does_not_explain_a_later_one() {
+    let disk = filled().await;
+    let folder = segments(&disk);
+    take_file(&*folder, &names(&folder)[1]);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for doubt in engine.hold().doubts() {
+        engine.hold().accept(doubt.number).unwrap();
+    }
+    let mut committed = engine.holdings().sessions();
+    assert_eq!(audit(&engine, &committed), []);
+    drop(engine);
+    let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
+    assert_eq!(audit(&engine, &committed), []);
+    assert_eq!(lost_sets(&engine), None);
+
+    committed.push(session(999_999));
+    assert_eq!(audit(&engine, &committed).len(), 1);
+    assert!(engine.hold().is_held(), "{:?}", engine.hold().doubts());
+}
+
+/// A history of one life.
+fn history(life: u64, position: u64, accepted: Option<Point>) -> MasterHistory {
+    let lives = vec![Life {
+        term: 1,
+        life,
+        first: 1,
+        ..Life::default()
+    }];
+    let head = Point {
+        term: 1,
+        life,
+        position,
+        ..Point::default()
+    };
+    MasterHistory {
+        head,
+        lives,
+        accepted,
+    }
+}
+
+fn hear(engine: &Engine, history: MasterHistory, seen: Option<SealPoint>) -> bool {
+    let answer = Answer {
+        seen,
+        history: Some(history),
+    };
+    engine.judge().agrees(&answer) || engine.judge().judge(&answer)
+}
+
+/// The doubt about a master is gone with its accept, and that about an older disk when the master
+/// has taken the disk. The process ends before the next round does.
+#[tokio::test]
+async fn i12_what_an_accept_has_cost_is_no_hold_after_a_restart() {
+    for is_about_master in [true, false] {
+        let disk = FaultyDisk::new();
+        let engine = with_three_sets(&disk).await;
+        assert!(hear(&engine, history(0xa, 120, None), None));
+        if is_about_master {
+            engine.judge().keep_noted().unwrap();
+            let noted = engine.judge().noted();
+            assert!(!hear(&engine, history(0xb, 100, None), None));
+            assert!(hear(&engine, history(0xb, 100, Some(noted)), None));
+            engine.judge().keep_noted().unwrap();
+        } else {
+            let lost = SealPoint {
+                seq: SealSeq(u64::MAX >> 8),
+                nonce: 7,
+            };
+            assert!(!hear(&engine, history(0xa, 120, None), Some(lost)));
+            let number = engine.hold().doubts()[0].number;
+            engine.hold().accept(number).unwrap();
+            let head = engine.judge().seal_point(engine.seal_seq());
+            assert!(hear(&engine, history(0xa, 121, None), Some(head)));
+        }
+        assert!(!engine.hold().is_held());
+        drop(engine);
+
+        let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
+        audit(&engine, &sessions([1, 2, 3, 9]));
+        assert!(!engine.hold().is_held(), "{:?}", engine.hold().doubts());
+        assert_eq!(lost_sets(&engine).unwrap().count, 1);
+        audit(&engine, &sessions([1, 2, 3, 9, 10]));
+        assert!(engine.hold().is_held(), "that was not accepted");
+    }
 }

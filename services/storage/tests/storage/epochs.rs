@@ -196,12 +196,21 @@ async fn i12_an_accepted_older_disk_frees_again_and_is_not_doubted_for_the_same_
     // Another seal that is not here was not accepted.
     assert!(!engine.judge().judge(&answer(second)));
     assert!(engine.hold().is_held());
-    engine.hold().accept(2).unwrap();
+    let doubts = engine.hold().doubts();
+    let open = doubts.iter().find(|doubt| !doubt.accepted).unwrap();
+    engine.hold().accept(open.number).unwrap();
 
     // The master has taken the disk as it is.
     let head = sealed(&engine, 700).await;
     assert!(engine.judge().judge(&answer(head)));
-    assert_eq!(engine.hold().doubts(), []);
+    assert!(
+        !engine
+            .hold()
+            .doubts()
+            .iter()
+            .any(|doubt| doubt.kind == DoubtKind::StoreOlder)
+    );
+    assert!(!engine.hold().is_held());
     assert!(engine.judge().agrees(&answer(head)));
 }
 
@@ -324,7 +333,8 @@ async fn i4_a_full_list_of_doubts_has_a_place_for_the_one_about_the_age_of_the_d
     };
     assert!(!engine.judge().judge(&answer(lost)));
     assert!(is_doubted(&engine));
-    assert_eq!(engine.hold().doubts().len(), 32);
+    // The last place is kept for lost sets.
+    assert_eq!(engine.hold().doubts().len(), 31);
 }
 
 #[tokio::test]

@@ -54,7 +54,8 @@ fn hear(engine: &Engine, history: MasterHistory) -> bool {
 
 fn kinds(engine: &Engine) -> Vec<DoubtKind> {
     let doubts = engine.hold().doubts();
-    doubts.iter().map(|doubt| doubt.kind).collect()
+    let open = doubts.iter().filter(|doubt| !doubt.accepted);
+    open.map(|doubt| doubt.kind).collect()
 }
 
 #[tokio::test]

@@ -131,7 +131,11 @@ async fn i12_a_contested_master_goes_on_when_it_is_accepted_for_each_node_and_fo
         let told = beat(master, n, master.state().head, Vec::new());
         assert_eq!(told.accepted, None);
     }
-    fixture.publish(1, "a").await;
+    let tenant = tenant();
+    let begun = master.uploads.begin(&tenant, None, &WriteCondition::Any, 1);
+    let session = begun.await.unwrap().remove(0).session;
+    let commit = fixture.commit(session, "a", WriteCondition::Any);
+    master.uploads.commit(&commit).await.unwrap();
 }
 
 /// Each node is accepted by a batch of its own: a master that dies between two of them still knows

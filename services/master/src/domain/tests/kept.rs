@@ -78,6 +78,14 @@ async fn i2_an_upload_that_may_have_committed_elsewhere_neither_commits_late_nor
     let refused = master.uploads.commit(&commit).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::PermissionDenied, "{refused:?}");
 
+    // The history that was given up may have ended it, and its sets be gone although they were
+    // sealed: it is refused although nothing is known against it.
+    let unknown = fixture.commit(session(2), "c", WriteCondition::Any);
+    for _ in 0..2 {
+        let refused = master.uploads.commit(&unknown).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::PermissionDenied, "{refused:?}");
+    }
+
     // One that expired is refused finally, and its blocks stay.
     let late = fixture.commit(session(4), "b", WriteCondition::Any);
     fixture
@@ -91,7 +99,7 @@ async fn i2_an_upload_that_may_have_committed_elsewhere_neither_commits_late_nor
     assert_eq!(refused.code, ErrorCode::PermissionDenied, "{refused:?}");
     assert_eq!(
         master.context.derived.kept_after(None, 10),
-        [session(3), session(4)]
+        [session(2), session(3), session(4)]
     );
     assert_eq!(master.releases.due(store_of(1), 100), []);
     fixture.check("two are kept").await;

@@ -18,6 +18,8 @@ use super::FormatError;
 
 /// Doubts that a superblock holds. More are counted into the last one of their kind.
 pub(crate) const MAX_DOUBTS: usize = 32;
+/// Number of lost sets that an accept has covered and no audit has counted yet.
+pub(crate) const UNCOUNTED: u32 = u32::MAX;
 /// Bytes of one doubt.
 pub(super) const DOUBT: usize = 48;
 
@@ -143,6 +145,11 @@ impl fmt::Display for Doubt {
                 return write!(
                     f,
                     "the disk is older than what the master has seen of it: seal {seal} is not here, the last one is {head:#}"
+                );
+            }
+            DoubtKind::LostSets if self.count == UNCOUNTED => {
+                return f.write_str(
+                    "what was accepted may have taken reference sets; the next audit counts them",
                 );
             }
             DoubtKind::LostSets => {

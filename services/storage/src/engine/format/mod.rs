@@ -37,8 +37,8 @@ use cstore_types::limits::MAX_IDS;
 use cstore_types::{BlockId, PartNo, SessionId};
 
 pub(crate) use bitmap::{Bitmap, FileCounts};
-pub(crate) use doubt::MAX_DOUBTS;
 pub use doubt::{Doubt, DoubtKind};
+pub(crate) use doubt::{MAX_DOUBTS, UNCOUNTED};
 pub(crate) use inventory::{EpochEntry, FileEntry, FileStanding, Image};
 pub use superblock::{DiskEpoch, KeptFields, Superblock};
 pub(crate) use superblock::{SLOT, SLOTS, VERSION};

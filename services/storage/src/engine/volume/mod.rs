@@ -14,9 +14,9 @@ use cstore_types::history::Point;
 use cstore_types::{SealSeq, StoreUuid};
 use parking_lot::Mutex;
 
+use super::doubts::Doubts;
 use super::error::EngineError;
 use super::format::{BITMAP_FILE, Bitmap, DiskEpoch, Doubt, DoubtKind, SLOTS, Superblock, VERSION};
-use super::hold::Doubts;
 use inventory::SegmentInventory;
 
 /// The volume of an open disk.

@@ -21,8 +21,8 @@ use cstore_log::{
 
 use cstore_types::{SealSeq, StoreUuid};
 
+use super::super::doubts::Finding;
 use super::super::format::{Doubt, DoubtKind, FileEntry, FileStanding, Image, Superblock};
-use super::super::hold::Finding;
 use super::inventory::{
     self, FoundInventory, SegmentInventory, entry_of, lost_seqs, missing_entries,
 };

@@ -26,8 +26,6 @@ use state::{Disk, Folder, Master, Session};
 pub const SESSIONS: usize = 2;
 /// Disks of the model.
 pub const DISKS: usize = 2;
-/// Seals of one disk.
-const MAX_SEALS: u8 = 3;
 
 /// A step of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,7 +87,7 @@ impl Judgements {
     fn may_commit(&self, state: &State, session: usize) -> bool {
         let folder = &state.master.folder;
         let issued = state.issued[session];
-        let is_of_history = issued.is_some_and(|issued| folder.contains(&issued));
+        let is_of_history = issued.is_none_or(|issued| folder.contains(&issued));
         let is_held = |disk: usize| {
             let told = state.master.told[disk].as_ref();
             state.seals[disk][session].is_some_and(|seal| {
@@ -112,7 +110,6 @@ impl Judgements {
             && state.seals[disk][session].is_none()
             && !sealing.doubts_master
             && (sealing.has_judged || !self.0.judged_first)
-            && sealing.seals < MAX_SEALS
     }
 
     /// Returns true if the folder may be taken away: somebody who stays has heard its newest write.
@@ -126,31 +123,35 @@ impl Judgements {
             && (!self.0.witness || heard.any(|heard| heard))
     }
 
-    fn write(state: &mut State) {
-        let State {
-            master, numbers, ..
-        } = state;
+    /// Adds one write to the master's folder. The first write of a process begins a life.
+    fn write(&self, state: &mut State) {
+        let number = state.fresh_life();
+        let master = &mut state.master;
         let folder = &mut master.folder;
         folder.position += 1;
-        if !std::mem::replace(&mut master.has_written, true) {
-            *numbers += 1;
+        if self.0.has_exchanges() && !std::mem::replace(&mut master.has_written, true) {
             folder.lives.push(Life {
                 term: folder.lives.last().map_or(0, |last| last.term) + 1,
-                life: *numbers,
+                life: number,
                 first: folder.position,
                 ..Life::default()
             });
         }
     }
 
-    fn seal(&self, state: &mut State, at: usize, session: usize) {
-        let head = state.master.folder.head();
-        state.issued[session].get_or_insert(head);
-        let disk = &mut state.disks[at];
-        if disk.nonce == 0 {
-            state.numbers += 1;
-            disk.nonce = state.numbers;
+    /// Draws the nonce of an open.
+    fn open(&self, state: &mut State, disk: usize) {
+        if self.0.epochs {
+            state.disks[disk].nonce = state.fresh_nonce(disk);
         }
+    }
+
+    fn seal(&self, state: &mut State, at: usize, session: usize) {
+        if self.0.has_exchanges() {
+            let head = state.master.folder.head();
+            state.issued[session].get_or_insert(head);
+        }
+        let disk = &mut state.disks[at];
         if !disk.has_begun {
             disk.has_begun = true;
             let epoch = disk.next_epoch();
@@ -158,7 +159,6 @@ impl Judgements {
             disk.epochs.push(epoch);
         }
         disk.head += 1;
-        disk.seals += 1;
         disk.sets |= 1 << session;
         let current = disk.epochs.last().copied().unwrap_or_default();
         state.seals[at][session] = Some(SealPoint {
@@ -168,7 +168,7 @@ impl Judgements {
     }
 
     fn commit(&self, state: &mut State, session: usize) {
-        Self::write(state);
+        self.write(state);
         state.master.folder.sessions[session] = Session::Committed;
         for disk in (0..DISKS).filter(|disk| has_part(session, *disk)) {
             // The disk says that it is in doubt.
@@ -190,14 +190,9 @@ impl Judgements {
             master,
             other,
             disks,
-            numbers,
             ..
         } = state;
         let disk = &mut disks[at];
-        if disk.nonce == 0 {
-            *numbers += 1;
-            disk.nonce = *numbers;
-        }
         master.told[at] = Some(disk.told());
 
         // Each judges itself by what the other remembers, before anything of the answer is used.
@@ -218,12 +213,14 @@ impl Judgements {
                 disk.lacks = Some(seen);
             }
         }
-        disk.has_judged = true;
+        disk.has_judged = rules.judged_first;
         if disk.doubts_master || disk.lacks.is_some() {
             return;
         }
 
-        disk.noted = master.folder.head();
+        if rules.has_exchanges() {
+            disk.noted = master.folder.head();
+        }
         if !self.may_release(master) {
             return;
         }
@@ -256,8 +253,7 @@ impl Model for Judgements {
             sets: 0,
             epochs: Vec::new(),
             head: 0,
-            seals: 0,
-            nonce: 0,
+            nonce: 1,
             has_begun: false,
             noted: Point::default(),
             kept: Point::default(),
@@ -284,7 +280,6 @@ impl Model for Judgements {
             was_rolled_back: false,
             issued: [None; SESSIONS],
             seals: [[None; SESSIONS]; DISKS],
-            numbers: 0,
             swaps: 0,
             restarts: 0,
             freed_committed: false,
@@ -345,13 +340,14 @@ impl Model for Judgements {
             Step::Seal(disk, session) => self.seal(&mut state, disk, session),
             Step::Commit(session) => self.commit(&mut state, session),
             Step::Remove(session) | Step::GiveUp(session) => {
-                Self::write(&mut state);
+                self.write(&mut state);
                 state.master.folder.sessions[session] = Session::Ended;
             }
             Step::Beat(disk) => self.beat(&mut state, disk),
             Step::Keep(disk) => state.disks[disk].kept = state.disks[disk].noted,
             Step::RestartDisk(disk) => {
-                state.disks[disk].restart(&self.0);
+                state.disks[disk].stop(&self.0);
+                self.open(&mut state, disk);
                 state.restarts += 1;
             }
             Step::RestartMaster => {
@@ -364,10 +360,14 @@ impl Model for Judgements {
                 state.master = anew(back);
                 state.swaps += 1;
             }
-            Step::CopyDisk => state.older = Some(state.disks[0].clone()),
+            Step::CopyDisk => {
+                let mut copy = state.disks[0].clone();
+                copy.stop(&self.0);
+                state.older = Some(copy);
+            }
             Step::RollBack => {
                 state.disks[0] = state.older.take()?;
-                state.disks[0].restart(&self.0);
+                self.open(&mut state, 0);
                 state.was_rolled_back = true;
             }
         }
@@ -417,16 +417,28 @@ mod tests {
             positions: 3,
             ..ALL
         };
-        let disk = Rules {
-            restarts: 0,
-            positions: 3,
-            ..OLDER_DISK
-        };
-        for rules in [folders, disk] {
+        for rules in [folders, OLDER_DISK] {
             let (violation, states) = explore(rules, 50_000_000);
             assert_eq!(violation, None, "{rules:?}");
             assert!(states > 10_000, "{states} states of {rules:?}");
         }
+    }
+
+    /// A disk that seals before it has judged an answer does no harm as long as its seals count
+    /// only after it has told them.
+    #[test]
+    fn i4_seals_before_the_first_answer_are_harmless_as_long_as_they_must_be_told() {
+        let early = Rules {
+            judged_first: false,
+            ..OLDER_DISK
+        };
+        assert_eq!(explore(early, 50_000_000).0, None);
+        let untold = Rules {
+            told: false,
+            ..early
+        };
+        let steps = explore(untold, 50_000_000).0.map(|steps| steps.len());
+        assert_eq!(steps, Some(10));
     }
 
     /// Each rule is there for something: without it there is a way to lose a file.

@@ -42,6 +42,14 @@ pub struct Rules {
     pub positions: u64,
 }
 
+impl Rules {
+    /// Returns true if the master's folder may be exchanged. If not, its history contains every
+    /// point of it, so that no lives and points are kept, and there are fewer states.
+    pub(crate) const fn has_exchanges(&self) -> bool {
+        self.swaps > 0
+    }
+}
+
 /// All rules, and exchanges of the master's folder.
 pub const ALL: Rules = Rules {
     lives: true,
@@ -128,6 +136,13 @@ pub fn without_one() -> Vec<(&'static str, Rules)> {
         (
             "an answer before seals",
             disk(|rules| rules.judged_first = false),
+        ),
+        (
+            "an answer before seals, and seals that were told",
+            disk(|rules| {
+                rules.judged_first = false;
+                rules.told = false;
+            }),
         ),
     ]
 }

@@ -61,8 +61,7 @@ pub(crate) struct Disk {
     pub(crate) sets: u8,
     pub(crate) epochs: Vec<Epoch>,
     pub(crate) head: u64,
-    pub(crate) seals: u8,
-    /// Nonce of this open; 0 before it is drawn.
+    /// Nonce of this open; 0 while the disk is not open.
     pub(crate) nonce: u64,
     pub(crate) has_begun: bool,
     /// Newest place in the master's history that was heard and agreed with.
@@ -105,7 +104,8 @@ impl Disk {
         }
     }
 
-    pub(crate) fn restart(&mut self, rules: &Rules) {
+    /// Forgets what a process keeps in memory.
+    pub(crate) fn stop(&mut self, rules: &Rules) {
         self.doubts_master = false;
         self.has_judged = false;
         self.noted = self.kept;
@@ -128,9 +128,50 @@ pub struct State {
     pub(crate) issued: [Option<Point>; SESSIONS],
     /// Seals that the worker holds.
     pub(crate) seals: [[Option<SealPoint>; SESSIONS]; DISKS],
-    pub(crate) numbers: u64,
     pub(crate) swaps: u8,
     pub(crate) restarts: u8,
     pub(crate) freed_committed: bool,
     pub(crate) obeyed_over_loss: bool,
+}
+
+impl State {
+    /// Returns a number that no life and no point has. Numbers are drawn from what is there, so
+    /// that states that differ only in numbers that nobody remembers are one state.
+    pub(crate) fn fresh_life(&self) -> u64 {
+        let folders = [Some(&self.master.folder), self.other.as_ref()];
+        let lives = folders
+            .into_iter()
+            .flatten()
+            .flat_map(|folder| &folder.lives);
+        let disks = self.disks.iter().chain(&self.older);
+        let points = disks.flat_map(|disk| [disk.noted, disk.kept]);
+        let points = points.chain(self.issued.into_iter().flatten());
+        let numbers = lives
+            .map(|life| life.life)
+            .chain(points.map(|point| point.life));
+        numbers.max().unwrap_or(0) + 1
+    }
+
+    /// Returns a nonce that no epoch and no seal of a disk has.
+    pub(crate) fn fresh_nonce(&self, disk: usize) -> u64 {
+        let copies = [
+            Some(&self.disks[disk]),
+            self.older.as_ref().filter(|_| disk == 0),
+        ];
+        let lists = copies.into_iter().flatten().map(|disk| &disk.epochs);
+        let lists = lists.chain(self.master.told[disk].iter().map(|told| &told.epochs));
+        let folders = [Some(&self.master.folder), self.other.as_ref()];
+        let seen = folders
+            .into_iter()
+            .flatten()
+            .map(|folder| folder.seen[disk]);
+        let seals = self.seals[disk].into_iter().flatten();
+        let seals = seals.chain(seen).chain(self.disks[disk].lacks);
+        let nonces = lists.flatten().map(|epoch| epoch.nonce);
+        nonces
+            .chain(seals.map(|seal| seal.nonce))
+            .max()
+            .unwrap_or(0)
+            + 1
+    }
 }

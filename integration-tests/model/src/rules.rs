@@ -38,15 +38,14 @@ pub struct Rules {
     /// A session of another era (begun before a person accepted this master, or under the other
     /// folder) is kept instead of given up.
     pub keeps_unknown: bool,
-    /// A session of another era does not commit. Not a rule of the program yet.
+    /// A session of another era does not commit.
     pub commits_own_era: bool,
     /// An accept of a master is about one point that a disk has noted, and about no other.
     pub accepts_one_point: bool,
     /// An accept of an older disk is about one seal that it has lost, and about no other.
     pub accepts_one_seal: bool,
     /// The newest seal that was committed over a disk in doubt is remembered beside the newest one
-    /// that was committed before the doubt, and the disk must hold both. Not a rule of the program
-    /// yet.
+    /// that was committed before the doubt, and the disk must hold both.
     pub remembers_doubt: bool,
     /// A disk in doubt takes seals. The program does; without it, `remembers_doubt` is not needed.
     pub seals_in_doubt: bool,
@@ -99,10 +98,10 @@ pub const ALL: Rules = Rules {
     master_judges: true,
     seal_per_open: true,
     keeps_unknown: true,
-    commits_own_era: false,
+    commits_own_era: true,
     accepts_one_point: true,
     accepts_one_seal: true,
-    remembers_doubt: false,
+    remembers_doubt: true,
     seals_in_doubt: true,
     witness: true,
     late: false,
@@ -147,7 +146,6 @@ pub const LATE_OF_FOLDER: Rules = Rules {
 
 /// Exchanges of the master's folder, and accepts of a master.
 pub const ACCEPTED_MASTER: Rules = Rules {
-    commits_own_era: true,
     accepts: 2,
     restarts: 0,
     positions: 3,
@@ -156,7 +154,6 @@ pub const ACCEPTED_MASTER: Rules = Rules {
 
 /// Two older copies of a disk, and an accept of such a disk in between.
 pub const ACCEPTED_DISK: Rules = Rules {
-    remembers_doubt: true,
     sessions: 3,
     sets: 3,
     accepts: 1,
@@ -167,7 +164,6 @@ pub const ACCEPTED_DISK: Rules = Rules {
 
 /// A disk that comes back after an older copy of it has taken its place.
 pub const RETURNING_DISK: Rules = Rules {
-    remembers_doubt: true,
     returns: true,
     rollbacks: 2,
     restarts: 1,
@@ -198,7 +194,6 @@ pub const COMBINED: [(&str, Rules); 2] = [
     (
         "a master accepted, late answers",
         Rules {
-            commits_own_era: true,
             accepts: 1,
             ..LATE_OF_FOLDER
         },

@@ -73,6 +73,10 @@ impl Judgements {
             if *seen < seal || !self.0.seen_rises {
                 *seen = seal;
             }
+            // Whatever holds the later seal of this disk has the other one in front of it.
+            if folder.seen[at] >= folder.seen_in_doubt[at] && folder.seen[at] == seal {
+                folder.seen_in_doubt[at] = SealPoint::default();
+            }
         }
     }
 

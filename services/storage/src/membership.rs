@@ -13,7 +13,7 @@ use cstore_mesh::member::{Member, Occasion, Report};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::spawn;
 use cstore_proto::v1;
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::{SealPoint, SeenSeals};
 use cstore_types::history::{Life, Point};
 use cstore_types::{SessionId, error_chain};
 
@@ -201,7 +201,7 @@ impl Member for StorageMember {
             return;
         }
         let seen = answer.seen;
-        let said = said(seen, answer.history);
+        let said = said(seen, answer.seen_in_doubt, answer.history);
         if !self.engine.judge().agrees(&said) {
             // Nothing else of the answer is used: what it asks for may rest on what is lost.
             self.releases.withdraw();
@@ -276,9 +276,17 @@ fn doubt(doubt: &Doubt) -> v1::Doubt {
 }
 
 /// Reads what an answer says about the disk and about the master.
-pub(crate) fn said(seen: Option<v1::SealPoint>, history: Option<v1::History>) -> Answer {
+pub(crate) fn said(
+    seen: Option<v1::SealPoint>,
+    in_doubt: Option<v1::SealPoint>,
+    history: Option<v1::History>,
+) -> Answer {
+    let seen = seen.map(|newest| SeenSeals {
+        newest: newest.into(),
+        in_doubt: in_doubt.map(SealPoint::from).unwrap_or_default(),
+    });
     Answer {
-        seen: seen.map(SealPoint::from),
+        seen,
         history: history.map(|history| MasterHistory {
             head: history.head.map(Point::from).unwrap_or_default(),
             lives: history.lives.into_iter().map(Life::from).collect(),

@@ -175,7 +175,11 @@ pub async fn run_over(
         .register_until_known(Some(report(&engine)), &shutdown)
         .await;
     if let Some(answer) = registered {
-        judge(&engine, said(answer.seen, answer.history)).await?;
+        judge(
+            &engine,
+            said(answer.seen, answer.seen_in_doubt, answer.history),
+        )
+        .await?;
     }
     readiness.set("disk", PartState::Ready);
     tracing::info!(%path, store = %engine.store(), %addr, "storage node serves");

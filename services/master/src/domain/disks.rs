@@ -1,7 +1,7 @@
 //! Disks of storage nodes: which one a node may come with, what is in doubt on it, and what a
 //! person decides about it.
 
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::SeenSeals;
 use cstore_types::history::Point;
 use cstore_types::{ErrorCode, Fault, NodeId, StoreUuid};
 
@@ -22,7 +22,7 @@ impl Membership {
         id: &NodeId,
         store: StoreUuid,
         is_open: bool,
-    ) -> Result<SealPoint, Fault> {
+    ) -> Result<SeenSeals, Fault> {
         for _ in 0..MAX_DECISIONS {
             match self.context.derived.store(store) {
                 Some(record) if record.node == *id => return Ok(record.seen),
@@ -36,10 +36,10 @@ impl Membership {
                 return Err(other_store(id, *known, store));
             }
             if !is_open {
-                return Ok(SealPoint::default());
+                return Ok(SeenSeals::default());
             }
             let record = StoreRecord {
-                seen: SealPoint::default(),
+                seen: SeenSeals::default(),
                 accepted: Point::default(),
                 state: StoreState::Up,
                 node: id.clone(),

@@ -1,6 +1,6 @@
 //! Heartbeats: how a member stays one, and what is taken from its reports.
 
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::SeenSeals;
 use cstore_types::history::Point;
 use cstore_types::{NodeId, StoreUuid};
 use parking_lot::MutexGuard;
@@ -37,8 +37,8 @@ pub(crate) enum HeartbeatOutcome {
     Renewed {
         /// The disk is older than what the master has seen of it.
         suspect: bool,
-        /// Newest seal of the disk on which a file rests; `None` for a worker.
-        seen: Option<SealPoint>,
+        /// Newest seals of the disk on which files rest; `None` for a worker.
+        seen: Option<SeenSeals>,
         /// The master's history, by which a storage node decides whether to obey this master.
         telling: Telling,
         /// Doubts that a person accepted and that the node has not accepted yet.
@@ -63,7 +63,9 @@ impl Node {
             self.suspect = match &self.told {
                 // Only a restart can bring an older disk: a heartbeat that a commit overtook proves
                 // nothing.
-                Told::Nothing | Told::Sequence => self.suspect && disk.seal_seq < record.seen.seq,
+                Told::Nothing | Told::Sequence => {
+                    self.suspect && disk.seal_seq < record.seen.newest.seq
+                }
                 // Seals in the current epoch of the disk count as held.
                 Told::Epochs(_) => self.is_older_than(&record.seen) || self.is_in_doubt(),
             };

@@ -8,7 +8,7 @@
 //! An older copy learns that from a node that has heard more, so until every store was heard in
 //! this life of the master, nothing is released and no upload is taken for abandoned.
 
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::SeenSeals;
 use cstore_types::history::{Life, Place, Point, place};
 use cstore_types::{Fault, NodeId, SessionEra, StoreUuid};
 
@@ -129,7 +129,7 @@ impl Membership {
             None => {
                 batch.require_absent(key.clone());
                 StoreRecord {
-                    seen: SealPoint::default(),
+                    seen: SeenSeals::default(),
                     accepted: Point::default(),
                     state: StoreState::Up,
                     node: id.clone(),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::{SealPoint, SeenSeals};
 use cstore_types::history::Point;
 use cstore_types::{
     ErrorCode, Fault, MapVersion, NodeId, Placement, PlacementNode, SealSeq, StoreUuid, error_chain,
@@ -172,8 +172,8 @@ pub(crate) struct ChosenWorker {
 /// The master's response to a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Registered {
-    /// Newest seal of the disk on which a file rests; `None` for a worker.
-    pub(crate) seen: Option<SealPoint>,
+    /// Newest seals of the disk on which files rest; `None` for a worker.
+    pub(crate) seen: Option<SeenSeals>,
     pub(crate) telling: Telling,
 }
 

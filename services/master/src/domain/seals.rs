@@ -4,7 +4,8 @@
 //! The master remembers the newest seal of each disk on which a file rests, and tells it to the
 //! disk in every answer. A disk that lost it is seen by that, whatever it has written since. So
 //! nothing may raise the memory over a loss: a seal counts only if the disk has told this life of
-//! the master that it holds it, or takes it now; and the seals of a disk in doubt raise nothing.
+//! the master that it holds it, or takes it now; and the seals of a disk in doubt raise a memory of
+//! their own, so that neither the right disk nor this one passes without what the other has.
 //!
 //! ```text
 //! told epochs hold the seal                    ─▶ committed
@@ -13,7 +14,7 @@
 //! disk not heard in this life of the master    ─▶ unavailable, repeat
 //! ```
 
-use cstore_types::epoch::{self, Epoch, SealPoint};
+use cstore_types::epoch::{self, Epoch, SealPoint, SeenSeals};
 use cstore_types::{ErrorCode, Fault, SealSeq, StoreUuid};
 use tokio::sync::OwnedRwLockReadGuard;
 
@@ -30,8 +31,8 @@ pub(super) enum JudgedSeal {
     /// The disk holds it.
     Held {
         point: SealPoint,
-        /// It may become the newest one that the master has seen.
-        raises: bool,
+        /// The disk is in doubt because of its age.
+        in_doubt: bool,
     },
     /// The disk does not hold it, and never will.
     Gone,
@@ -90,9 +91,12 @@ impl Told {
 
 impl Node {
     /// Returns true if the disk of the node does not hold `seen`, as far as it has told.
-    pub(super) fn is_older_than(&self, seen: &SealPoint) -> bool {
-        let lacks = |disk: &DiskReport| !self.told.holds(disk.seal_seq, seen);
-        self.disk.as_ref().is_some_and(lacks)
+    pub(super) fn is_older_than(&self, seen: &SeenSeals) -> bool {
+        let holds = |disk: &DiskReport| {
+            let seen = seen.all();
+            seen.iter().all(|seal| self.told.holds(disk.seal_seq, seal))
+        };
+        self.disk.as_ref().is_some_and(|disk| !holds(disk))
     }
 
     /// Returns true if the node says that its disk is older than what the master has seen of it.
@@ -146,7 +150,7 @@ impl Membership {
         node.newest_held = node.newest_held.max(point);
         Ok(JudgedSeal::Held {
             point,
-            raises: !node.suspect,
+            in_doubt: node.suspect,
         })
     }
 
@@ -183,16 +187,28 @@ impl Membership {
         };
         let record = StoreRecord::decode(&current.value)?;
         let accepts = |doubt: &DoubtReport| {
-            doubt.kind == STORE_OLDER && doubt.accepted && doubt.seal == Some(record.seen)
+            let seen = record.seen.all();
+            doubt.kind == STORE_OLDER
+                && doubt.accepted
+                && doubt.seal.is_some_and(|seal| seen.contains(&seal))
         };
-        let head = {
+        let taken = {
             let inner = self.inner.lock();
             let node = inner.nodes.get(&record.node);
-            let node = node.filter(|node| is_accepted(node) && node.doubts.iter().any(accepts));
-            // A seal that was committed on the disk since its last report counts, too.
-            node.and_then(|node| Some(node.head()?.max(node.newest_held)))
+            let node = node.filter(|node| is_accepted(node));
+            node.and_then(|node| {
+                let accepted: Vec<SealPoint> = node
+                    .doubts
+                    .iter()
+                    .filter(|doubt| accepts(doubt))
+                    .filter_map(|doubt| doubt.seal)
+                    .collect();
+                // A seal that was committed on the disk since its last report counts, too.
+                let head = node.head()?.max(node.newest_held);
+                Some(record.seen.without(&accepted, head))
+            })
         };
-        let Some(seen) = head else {
+        let Some(seen) = taken.filter(|seen| *seen != record.seen) else {
             return Ok(());
         };
 
@@ -201,7 +217,7 @@ impl Membership {
         batch.put(key, StoreRecord { seen, ..record }.encode());
         // On a conflict the node reports it again.
         if self.context.propose(batch).await?.is_some() {
-            tracing::warn!(%store, %seen, "an older disk is taken as it is, as an operator has accepted");
+            tracing::warn!(%store, newest = %seen.newest, "an older disk is taken as it is, as an operator has accepted");
         }
         Ok(())
     }

@@ -29,6 +29,15 @@ pub(crate) struct Seal {
     pub(crate) point: SealPoint,
 }
 
+/// A seal by which the master remembers how far a disk has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RaisingSeal {
+    store: StoreUuid,
+    point: SealPoint,
+    /// The disk was in doubt because of its age.
+    in_doubt: bool,
+}
+
 /// A commit as it was asked for, checked as far as no state is needed.
 #[derive(Debug, Clone)]
 pub(crate) struct Commit {
@@ -257,7 +266,7 @@ impl Uploads {
         &self,
         commit: &Commit,
         found: Option<FoundFile>,
-        seals: Vec<(StoreUuid, SealPoint)>,
+        seals: Vec<RaisingSeal>,
         told: ToldGuard,
     ) -> Result<Option<Published>, Fault> {
         let session = commit.claims.session;
@@ -291,8 +300,13 @@ impl Uploads {
         batch.put(keys::root_key(session), commit.root.clone());
         // The caller may be gone before the batch lands.
         batch.keep(told);
-        for (store, point) in seals {
-            batch.raise_seal(keys::store_key(store), point);
+        for RaisingSeal {
+            store,
+            point,
+            in_doubt,
+        } in seals
+        {
+            batch.raise_seal(keys::store_key(store), point, in_doubt);
         }
 
         let published = self.context.propose(batch).await?.map(|_| Published {
@@ -311,7 +325,7 @@ impl Uploads {
         &self,
         told: &ToldGuard,
         commit: &Commit,
-    ) -> Result<Option<Vec<(StoreUuid, SealPoint)>>, Fault> {
+    ) -> Result<Option<Vec<RaisingSeal>>, Fault> {
         let mut raising = Vec::new();
         for seal in &commit.seals {
             let Some(record) = self.context.derived.store(seal.store) else {
@@ -320,10 +334,18 @@ impl Uploads {
             };
             match self.members.judge_seal(told, seal.store, seal.point)? {
                 JudgedSeal::Gone => return Ok(None),
-                JudgedSeal::Held { point, raises } if raises && record.seen < point => {
-                    raising.push((seal.store, point));
+                JudgedSeal::Held { point, in_doubt } => {
+                    let seen = match in_doubt {
+                        true => record.seen.in_doubt,
+                        false => record.seen.newest,
+                    };
+                    let store = seal.store;
+                    raising.extend((seen < point).then_some(RaisingSeal {
+                        store,
+                        point,
+                        in_doubt,
+                    }));
                 }
-                JudgedSeal::Held { .. } => {}
             }
         }
         Ok(Some(raising))

@@ -130,7 +130,8 @@ impl Cluster for Services {
                 .derived
                 .placement()
                 .map(|map| placement_map(&map)),
-            seen: seen.map(v1::SealPoint::from),
+            seen: seen.map(|seen| seen.newest.into()),
+            seen_in_doubt: seen.map(|seen| seen.in_doubt.into()),
             history: Some(telling.into()),
             state: Some(master.state().into()),
         }))
@@ -195,7 +196,8 @@ impl Cluster for Services {
                 accepting,
             } => {
                 response.suspect = suspect;
-                response.seen = seen.map(v1::SealPoint::from);
+                response.seen = seen.map(|seen| seen.newest.into());
+                response.seen_in_doubt = seen.map(|seen| seen.in_doubt.into());
                 response.accept_doubts = accepting;
                 if let Some(report) = request.storage {
                     self.answer_report(&report, &mut response).await?;

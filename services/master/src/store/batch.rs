@@ -37,9 +37,13 @@ impl Require {
 pub(crate) enum Edit {
     Put(Vec<u8>),
     Delete,
-    /// Raises the seal sequence of a store record; resolved by the writer against the current
-    /// record, so that commits of one store neither conflict nor lower it.
-    RaiseSeal(SealPoint),
+    /// Raises the newest seal of a store record; resolved by the writer against the current record,
+    /// so that commits of one store neither conflict nor lower it.
+    RaiseSeal {
+        point: SealPoint,
+        /// The seal was made while the disk was in doubt.
+        in_doubt: bool,
+    },
 }
 
 /// Right that lives until the outcome of a batch is known, also if its caller is gone.
@@ -92,8 +96,8 @@ impl Batch {
         self.right = Right(Some(Arc::new(right)));
     }
 
-    pub(crate) fn raise_seal(&mut self, key: Vec<u8>, seal: SealPoint) {
-        self.edits.push((key, Edit::RaiseSeal(seal)));
+    pub(crate) fn raise_seal(&mut self, key: Vec<u8>, point: SealPoint, in_doubt: bool) {
+        self.edits.push((key, Edit::RaiseSeal { point, in_doubt }));
     }
 
     /// Returns true if the batch adds a name. All other batches must work on a full disk.

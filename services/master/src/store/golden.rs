@@ -2,7 +2,7 @@
 //! 1, which are still read.
 
 use cstore_log::golden::GoldenFile;
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::{SealPoint, SeenSeals};
 use cstore_types::history::{Life, Point};
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
@@ -214,10 +214,10 @@ fn check_kept() {
 
 fn check_store(golden: &mut GoldenFile) {
     let store = StoreRecord {
-        seen: SealPoint {
+        seen: SeenSeals::from(SealPoint {
             seq: SealSeq(77),
             nonce: 0,
-        },
+        }),
         accepted: Point::default(),
         state: StoreState::Up,
         node: NodeId::new("storage-1").unwrap(),
@@ -227,10 +227,10 @@ fn check_store(golden: &mut GoldenFile) {
 
     // Its newest seal lies in an epoch.
     let store = StoreRecord {
-        seen: SealPoint {
+        seen: SeenSeals::from(SealPoint {
             seq: SealSeq(0x0100_0000_0002),
             nonce: 0x0807_0605_0403_0201,
-        },
+        }),
         ..store
     };
     let bytes = hex::decode("020200000000010000010203040506070809000000").unwrap();
@@ -259,8 +259,29 @@ fn check_store(golden: &mut GoldenFile) {
     };
     let bytes = [&[4, 1][..], &encoded[1..57], &[0; 32], &encoded[57..]].concat();
     assert_eq!(away.encode(), bytes);
-    assert_eq!(StoreRecord::decode(&bytes), Ok(away));
+    assert_eq!(StoreRecord::decode(&bytes), Ok(away.clone()));
     for at in [1, 58, 89] {
+        let mut later = bytes.clone();
+        later[at] = 7;
+        assert!(StoreRecord::decode(&later).is_err(), "byte {at}");
+    }
+
+    // A file rests on a seal that was made in doubt.
+    let doubted = StoreRecord {
+        seen: SeenSeals {
+            in_doubt: SealPoint {
+                seq: SealSeq(5),
+                nonce: 6,
+            },
+            ..away.seen
+        },
+        ..away
+    };
+    let mut bytes = bytes;
+    (bytes[0], bytes[58], bytes[66]) = (5, 5, 6);
+    assert_eq!(doubted.encode(), bytes);
+    assert_eq!(StoreRecord::decode(&bytes), Ok(doubted));
+    for at in [1, 74, 89] {
         let mut later = bytes.clone();
         later[at] = 7;
         assert!(StoreRecord::decode(&later).is_err(), "byte {at}");

@@ -15,7 +15,8 @@
 //! e                              era: first bytes of the ids of its sessions [6]
 //! t store uuid [16]              store: seal seq u64 [· nonce of its epoch u64 from version 2 on]
 //!                                [· accepted point as in cstore-types in version 3] · node id
-//!                                in version 4: state u8 · seal seq u64 · nonce u64 · accepted point · zero [32] · node id
+//!                                in versions 4 and 5: state u8 · seal seq u64 · nonce u64 · accepted point
+//!                                · seal in doubt seq u64 · its nonce u64, zero in version 4 · zero [16] · node id
 //! texts and byte strings: length u32, bytes · stores: n u32, uuid [16] each · numbers little-endian
 //! ```
 //! Every value begins with its version, 1. A file with metadata and a store whose newest seal lies
@@ -24,7 +25,7 @@
 //! instead of losing them. Keys sort by bytes, so names list in their order.
 
 use cstore_types::codec::{FieldWriter, Fields};
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::{SealPoint, SeenSeals};
 use cstore_types::history::{Life, Point};
 use cstore_types::{
     ClusterUuid, DedupKey, FileMeta, FileName, Incarnation, MapVersion, NodeId, Placement,
@@ -32,6 +33,7 @@ use cstore_types::{
 };
 
 use super::DamageKind;
+pub(crate) use super::publication::Publication;
 
 /// Version of all values but those below.
 const VERSION: u8 = 1;
@@ -53,8 +55,18 @@ const STORE_WITH_ACCEPTED: u8 = 3;
 /// Version of a store that is not up, with room for what a store will have: how far its releases
 /// have come, the newest map that it knows, and 16 bytes more.
 const STORE_WITH_STATE: u8 = 4;
-/// Bytes of a store record of that version that are zero until they are used.
-const STORE_RESERVED: usize = 32;
+/// Version of a store of which a file rests on a seal that was made in doubt.
+const STORE_IN_DOUBT: u8 = 5;
+/// Versions of a store record that this program reads.
+const STORE_VERSIONS: &[u8] = &[
+    VERSION,
+    STORE_WITH_NONCE,
+    STORE_WITH_ACCEPTED,
+    STORE_WITH_STATE,
+    STORE_IN_DOUBT,
+];
+/// Bytes of a store record of these versions that are zero until they are used.
+const STORE_RESERVED: usize = 16;
 /// Tags of a session record.
 const COMMITTED: u8 = 1;
 const ENDED: u8 = 2;
@@ -181,22 +193,6 @@ pub(crate) enum Ending {
     },
 }
 
-/// Checksum of the name and content that a commit published: CRC-32C over the name, a zero byte and
-/// the CRC-32C of the recipe root. Kept after the record of the file is gone: a repeated commit
-/// MUST match it, otherwise it would succeed for a file that is not stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Publication(pub(crate) u32);
-
-impl Publication {
-    pub(crate) fn new(name: &FileName, root_crc: u32) -> Self {
-        let crc = crc32c::crc32c(name.as_str().as_bytes());
-        Self(crc32c::crc32c_append(
-            crc,
-            &[&[0][..], &root_crc.to_le_bytes()].concat(),
-        ))
-    }
-}
-
 /// Stores that still have to drop the reference sets of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReleaseRecord {
@@ -207,8 +203,8 @@ pub(crate) struct ReleaseRecord {
 /// A storage disk that ever registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoreRecord {
-    /// Newest seal of the disk on which a file rests.
-    pub(crate) seen: SealPoint,
+    /// Newest seals of the disk on which files rest.
+    pub(crate) seen: SeenSeals,
     /// Place in another history that the node has obeyed and that a person has accepted; the origin
     /// if there is none.
     pub(crate) accepted: Point,
@@ -461,13 +457,16 @@ impl ReleaseRecord {
 impl StoreRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         // A record without a nonce is one that programs before epochs read, too.
-        let (seq, nonce) = (self.seen.seq.0, self.seen.nonce);
-        if self.state == StoreState::Away {
-            return writer(STORE_WITH_STATE)
-                .u8(1)
-                .u64(seq)
-                .u64(nonce)
+        let SeenSeals { newest, in_doubt } = self.seen;
+        let (seq, nonce) = (newest.seq.0, newest.nonce);
+        let is_sure = in_doubt == SealPoint::default();
+        if self.state == StoreState::Away || !is_sure {
+            let version = STORE_WITH_STATE + u8::from(!is_sure);
+            return writer(version)
+                .u8(u8::from(self.state == StoreState::Away))
+                .raw(&newest.to_bytes())
                 .raw(&self.accepted.to_bytes())
+                .raw(&in_doubt.to_bytes())
                 .raw(&[0; STORE_RESERVED])
                 .text(self.node.as_str())
                 .finish();
@@ -485,15 +484,9 @@ impl StoreRecord {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageKind> {
-        let known = &[
-            VERSION,
-            STORE_WITH_NONCE,
-            STORE_WITH_ACCEPTED,
-            STORE_WITH_STATE,
-        ];
-        let (version, mut fields) = versioned(bytes, known)?;
+        let (version, mut fields) = versioned(bytes, STORE_VERSIONS)?;
         let state = match version {
-            STORE_WITH_STATE => match fields.u8()? {
+            STORE_WITH_STATE | STORE_IN_DOUBT => match fields.u8()? {
                 0 => StoreState::Up,
                 1 => StoreState::Away,
                 _ => return Err(DamageKind::Layout("state of a store")),
@@ -506,14 +499,22 @@ impl StoreRecord {
             _ => fields.u64()?,
         };
         let accepted = match version {
-            STORE_WITH_ACCEPTED | STORE_WITH_STATE => Point::take(&mut fields)?,
+            STORE_WITH_ACCEPTED | STORE_WITH_STATE | STORE_IN_DOUBT => Point::take(&mut fields)?,
             _ => Point::default(),
         };
-        if version == STORE_WITH_STATE && fields.array()? != [0; STORE_RESERVED] {
-            return Err(DamageKind::Layout("reserved bytes of a store"));
+        let mut in_doubt = SealPoint::default();
+        if matches!(version, STORE_WITH_STATE | STORE_IN_DOUBT) {
+            in_doubt = SealPoint::take(&mut fields)?;
+            let is_sure = in_doubt == SealPoint::default();
+            if fields.array()? != [0; STORE_RESERVED] || is_sure != (version == STORE_WITH_STATE) {
+                return Err(DamageKind::Layout("reserved bytes of a store"));
+            }
         }
         let record = Self {
-            seen: SealPoint { seq, nonce },
+            seen: SeenSeals {
+                newest: SealPoint { seq, nonce },
+                in_doubt,
+            },
             accepted,
             state,
             node: read_node(&mut fields)?,

@@ -31,6 +31,7 @@ mod index;
 pub(crate) mod keys;
 mod links;
 mod lives;
+mod publication;
 mod record;
 mod recovery;
 mod room;

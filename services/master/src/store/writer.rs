@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use cstore_log::{Log, LogError, Record, Urgency};
+use cstore_types::epoch::SealPoint;
 use cstore_types::history::Life;
 use cstore_types::{CommitFacts, error_chain};
 use tokio::sync::{oneshot, watch};
@@ -297,7 +298,7 @@ impl Writer {
         // nothing in it.
         let saves_all = self.walk().is_running();
         for (key, edit) in &batch.edits {
-            let raises = matches!(edit, Edit::RaiseSeal(_));
+            let raises = matches!(edit, Edit::RaiseSeal { .. });
             if saves_all || raises || self.observer.follows(key) {
                 let current = overlay.read(&self.index, key)?;
                 match current {
@@ -314,19 +315,10 @@ impl Writer {
             let value = match edit {
                 Edit::Put(value) => Some(value.clone()),
                 Edit::Delete => None,
-                Edit::RaiseSeal(seal) => {
-                    let record = old
-                        .as_ref()
-                        .and_then(|old| StoreRecord::decode(&old.value).ok());
-                    match record {
-                        Some(record) if record.seen < *seal => Some(
-                            StoreRecord {
-                                seen: *seal,
-                                ..record
-                            }
-                            .encode(),
-                        ),
-                        _ => continue,
+                Edit::RaiseSeal { point, in_doubt } => {
+                    match raised(old.as_ref(), *point, *in_doubt) {
+                        Some(record) => Some(record.encode()),
+                        None => continue,
                     }
                 }
             };
@@ -581,4 +573,22 @@ fn answer_all(jobs: impl IntoIterator<Item = Job>, error: &MetaError) {
     for job in jobs {
         let _ = job.answer.send(Err(error.clone()));
     }
+}
+
+/// Returns the record of a store with a newer seal; `None` if the seal is not newer.
+fn raised(old: Option<&Versioned>, point: SealPoint, in_doubt: bool) -> Option<StoreRecord> {
+    let mut record = StoreRecord::decode(&old?.value).ok()?;
+    let seen = &mut record.seen;
+    match in_doubt {
+        true if seen.in_doubt < point => seen.in_doubt = point,
+        false if seen.newest < point => {
+            seen.newest = point;
+            // The disk holds both, so whatever holds the later one has the other in front of it.
+            if seen.in_doubt < point {
+                seen.in_doubt = SealPoint::default();
+            }
+        }
+        _ => return None,
+    }
+    Some(record)
 }

@@ -51,6 +51,48 @@ pub struct SealPoint {
     pub nonce: u64,
 }
 
+/// Seals of one disk that the master remembers because files rest on them. The right disk holds
+/// both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SeenSeals {
+    /// Newest one that was committed while the disk was not in doubt.
+    pub newest: SealPoint,
+    /// Newest one that was committed while the disk was in doubt because of its age. It never raises
+    /// the other one, which the disk may lack; and another copy of the disk may lack it.
+    pub in_doubt: SealPoint,
+}
+
+impl SeenSeals {
+    /// Returns what is left to remember when a person has accepted that the disk, whose newest seal
+    /// is `head`, goes on without some of them.
+    #[must_use]
+    pub fn without(&self, accepted: &[SealPoint], head: SealPoint) -> Self {
+        let mut left = *self;
+        if accepted.contains(&self.newest) {
+            left.newest = head;
+        }
+        if accepted.contains(&self.in_doubt) {
+            left.in_doubt = SealPoint::default();
+        }
+        left
+    }
+
+    /// Returns both seals.
+    pub const fn all(&self) -> [SealPoint; 2] {
+        [self.newest, self.in_doubt]
+    }
+}
+
+/// The seals of a disk that was never in doubt.
+impl From<SealPoint> for SeenSeals {
+    fn from(newest: SealPoint) -> Self {
+        Self {
+            newest,
+            in_doubt: SealPoint::default(),
+        }
+    }
+}
+
 impl SealPoint {
     /// Bytes of an encoded point.
     pub const LEN: usize = 16;

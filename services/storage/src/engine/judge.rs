@@ -1,7 +1,8 @@
 //! Judge: what the master's answers say about this disk, and whether it is the right master.
 //!
-//! The master remembers the newest seal of this disk on which a file rests. A disk that does not
-//! hold it is an older copy, or has lost writes that were acknowledged. The disk remembers the
+//! The master remembers the newest seal of this disk on which a file rests, and the newest one of a
+//! time of doubt. A disk that does not hold both is an older copy, or has lost writes that were
+//! acknowledged. The disk remembers the
 //! newest place in the master's history by which it has gone. A master whose history does not
 //! contain it is an older copy, or another one. Either is a doubt, which ends when the other side
 //! shows that it has what it lacked, or when a person accepts it.
@@ -11,7 +12,7 @@
 use std::sync::Arc;
 
 use cstore_types::SealSeq;
-use cstore_types::epoch::{self, Epoch, SealPoint};
+use cstore_types::epoch::{self, Epoch, SealPoint, SeenSeals};
 use cstore_types::history::{self, Life, Place, Point};
 use parking_lot::Mutex;
 
@@ -25,8 +26,8 @@ use super::volume::Volume;
 /// Part of an answer that is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
-    /// Newest seal of this disk on which a file rests; `None` from a master that knows no epochs.
-    pub seen: Option<SealPoint>,
+    /// Newest seals of this disk on which files rest; `None` from a master that knows no epochs.
+    pub seen: Option<SeenSeals>,
     /// The master's history; `None` from a master that tells none.
     pub history: Option<MasterHistory>,
 }
@@ -90,7 +91,7 @@ impl Judge {
             |doubt: &Doubt| matches!(doubt.kind, DoubtKind::StoreOlder | DoubtKind::Master);
         let agrees = !self.hold.waits()
             && !self.hold.doubts().iter().any(is_about_answers)
-            && answer.seen.is_none_or(|seen| self.holds(&seen))
+            && answer.seen.is_none_or(|seen| self.holds_all(&seen))
             && self.is_ours(answer.history.as_ref());
         if agrees && let Some(history) = &answer.history {
             *self.noted.lock() = history.head;
@@ -130,8 +131,8 @@ impl Judge {
         self.volume.superblock().noted == self.noted()
     }
 
-    fn judge_seen(&self, seen: SealPoint, is_ours: bool) -> bool {
-        let holds = self.holds(&seen);
+    fn judge_seen(&self, seen: SeenSeals, is_ours: bool) -> bool {
+        let holds = self.holds_all(&seen);
         if holds && is_ours {
             let is_disproved = |doubt: &Doubt| {
                 doubt.kind == DoubtKind::StoreOlder
@@ -140,17 +141,19 @@ impl Judge {
             self.hold.close(is_disproved);
             self.volume.forget_epochs(self.oldest_asked_for(&seen));
         }
-        if !holds {
-            self.hold.enter(older_disk(&seen, self.log.durable_seq()));
+        for seal in seen.all().iter().filter(|seal| !self.holds(seal)) {
+            self.hold.enter(older_disk(seal, self.log.durable_seq()));
         }
         holds
     }
 
     /// Returns the oldest epoch that somebody asks for: the master, or a doubt that is open.
-    fn oldest_asked_for(&self, seen: &SealPoint) -> u32 {
+    fn oldest_asked_for(&self, seen: &SeenSeals) -> u32 {
         let lost = self.hold.doubts().into_iter();
         let lost = lost.filter_map(|doubt| doubt.lost_seal());
-        let seals = lost.chain([*seen]).map(|seal| epoch::epoch_of(seal.seq.0));
+        let in_doubt = Some(seen.in_doubt).filter(|seal| *seal != SealPoint::default());
+        let asked = lost.chain([seen.newest]).chain(in_doubt);
+        let seals = asked.map(|seal| epoch::epoch_of(seal.seq.0));
         seals.min().unwrap_or(0)
     }
 
@@ -173,6 +176,10 @@ impl Judge {
         let head = history.map(|history| history.head).unwrap_or_default();
         self.hold.enter(other_master(&noted, &head));
         false
+    }
+
+    fn holds_all(&self, seen: &SeenSeals) -> bool {
+        seen.all().iter().all(|seal| self.holds(seal))
     }
 
     fn holds(&self, point: &SealPoint) -> bool {

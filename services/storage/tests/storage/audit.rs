@@ -7,7 +7,7 @@ use cstore_log::FaultyDisk;
 use cstore_storage::engine::{Answer, AuditPage, Doubt, DoubtKind, Engine, MasterHistory};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory};
 use cstore_testkit::session;
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::{SealPoint, SeenSeals};
 use cstore_types::history::{Life, Point};
 use cstore_types::{PartNo, SealSeq, SessionId};
 
@@ -239,7 +239,7 @@ fn history(life: u64, position: u64, accepted: Option<Point>) -> MasterHistory {
 
 fn hear(engine: &Engine, history: MasterHistory, seen: Option<SealPoint>) -> bool {
     let answer = Answer {
-        seen,
+        seen: seen.map(SeenSeals::from),
         history: Some(history),
     };
     engine.judge().agrees(&answer) || engine.judge().judge(&answer)

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use cstore_log::{Fault, FaultyDisk, Verb};
 use cstore_storage::EngineError;
 use cstore_storage::engine::{
-    AcceptError, CompactStep, DiskOptions, DoubtKind, Engine, Need, SealOutcome,
+    AcceptError, Answer, CompactStep, DiskOptions, DoubtKind, Engine, Need, SealOutcome,
 };
 use cstore_testkit::engine::{CAPACITY, identity, numbered, open_memory, options, store};
 use cstore_testkit::session;
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::{SealPoint, SeenSeals};
 use cstore_types::{PartNo, SealSeq};
 
 use crate::hold::{
@@ -395,4 +395,40 @@ async fn i4_lost_writes_are_seen_after_opens_that_died_at_any_call() {
             }
         }
     }
+}
+
+/// The older disk has taken uploads in doubt; the right one holds all that was seen before, and
+/// lacks those.
+#[tokio::test]
+async fn i4_a_disk_must_hold_what_was_committed_in_doubt_as_well() {
+    let older = filled().await;
+    let right = open_memory(&copy_alive(&older), CAPACITY).unwrap();
+    let newest = sealed(&right, 500).await;
+    let older = open_memory(&older, CAPACITY).unwrap();
+    assert!(!older.judge().judge(&answer(newest)));
+    let in_doubt = sealed(&older, 600).await;
+    let both = Answer {
+        seen: Some(SeenSeals { newest, in_doubt }),
+        ..answer(newest)
+    };
+
+    assert!(right.judge().agrees(&answer(newest)));
+    assert!(!right.judge().agrees(&both) && !right.judge().judge(&both));
+    let lost: Vec<_> = right
+        .hold()
+        .doubts()
+        .iter()
+        .filter_map(|doubt| doubt.lost_seal())
+        .collect();
+    assert_eq!(lost, [in_doubt]);
+    try_to_free(&right).await;
+    // A person goes on without the files of the older one.
+    right
+        .hold()
+        .accept(right.hold().doubts()[0].number)
+        .unwrap();
+    assert!(!right.judge().judge(&both), "the master says it still");
+    assert!(!right.hold().is_held());
+    assert!(right.judge().judge(&answer(newest)));
+    assert!(!is_doubted(&right) && right.judge().agrees(&answer(newest)));
 }

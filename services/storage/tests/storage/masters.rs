@@ -7,6 +7,7 @@ use cstore_storage::EngineError;
 use cstore_storage::engine::{AcceptError, Answer, DoubtKind, Engine, MasterHistory};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
 use cstore_testkit::session;
+use cstore_types::epoch::SeenSeals;
 use cstore_types::history::{Life, Point};
 
 use crate::hold::{LEN, N_FILES, filled, try_to_free};
@@ -244,7 +245,7 @@ async fn i4_s10_an_older_disk_under_a_master_that_is_older_by_more_doubts_the_ma
     let engine = open_memory(&disk, CAPACITY).unwrap();
     let head = crate::epochs::sealed(&engine, 700).await;
     let tell = |position, seen| Answer {
-        seen: Some(seen),
+        seen: Some(SeenSeals::from(seen)),
         history: Some(history(&[(A, 1)], position)),
     };
     assert!(engine.judge().judge(&tell(110, head)));

@@ -40,7 +40,7 @@ fn make_block(n: u64) -> Block {
 /// Returns the answer of a master that has seen `seen` of the disk.
 pub fn answer(seen: SealPoint) -> Answer {
     Answer {
-        seen: Some(seen),
+        seen: Some(seen.into()),
         history: None,
     }
 }

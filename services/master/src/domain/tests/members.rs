@@ -61,7 +61,7 @@ async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() 
 /// Whether the disk is suspect, and its newest seal that was seen.
 fn renewed(outcome: HeartbeatOutcome) -> (bool, u64) {
     match outcome {
-        HeartbeatOutcome::Renewed { suspect, seen, .. } => (suspect, seen.unwrap().seq.0),
+        HeartbeatOutcome::Renewed { suspect, seen, .. } => (suspect, seen.unwrap().newest.seq.0),
         other => panic!("{other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! Seals: a disk that went back behind what the master has seen of it.
 
 use cstore_log::{FaultyDisk, Gate, HookedDisk, Verb};
-use cstore_types::epoch::{Epoch, SealPoint, first_seq};
+use cstore_types::epoch::{Epoch, SealPoint, SeenSeals, first_seq};
 use cstore_types::{ClusterSecret, ErrorCode, NodeId, SealSeq, WriteCondition};
 
 use super::super::*;
@@ -68,7 +68,8 @@ impl Report {
             ..node(NodeRole::Storage, Some(disk(1, self.head.seq.0)))
         };
         let id = NodeId::new("storage-1").unwrap();
-        master.members.register(id, node).await.unwrap().seen
+        let registered = master.members.register(id, node).await.unwrap();
+        registered.seen.map(|seen| seen.newest)
     }
 
     fn beat(&self, master: &Master) -> HeartbeatOutcome {
@@ -92,7 +93,8 @@ fn commit(fixture: &Fixture, n: u8, seal: SealPoint) -> Commit {
 }
 
 fn seen(master: &Master) -> SealPoint {
-    master.context.derived.store(store_of(1)).unwrap().seen
+    let record = master.context.derived.store(store_of(1)).unwrap();
+    record.seen.newest
 }
 
 /// Registers storage-1 and publishes a file on it. Returns its seal.
@@ -162,6 +164,68 @@ async fn i4_seals_of_a_disk_in_doubt_raise_nothing_that_the_master_has_seen() {
     let newer = commit(&fixture, 2, point(2, 50, B));
     master.uploads.commit(&newer).await.unwrap();
     assert_eq!(seen(master), sealed);
+}
+
+/// A disk is older, takes uploads in doubt, and the right one comes back: it holds everything that
+/// was seen before, and lacks a file.
+#[tokio::test]
+async fn i4_the_right_disk_is_suspect_too_if_it_lacks_what_was_committed_over_the_older_one() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let sealed = with_a_file(&fixture).await;
+    let record = || master.context.derived.store(store_of(1)).unwrap();
+    let copy = |counter| Report::copy(36, counter).with_doubt(sealed, false);
+    copy(0).register(master).await;
+    for n in [7, 9, 8] {
+        copy(n).beat(master);
+        let file = commit(&fixture, u8::try_from(n).unwrap(), point(2, n, B));
+        master.uploads.commit(&file).await.unwrap();
+    }
+    assert_eq!(record().seen.all(), [sealed, point(2, 9, B)]);
+
+    let right = Report::original(40);
+    right.register(master).await;
+    let outcome = right.beat(master);
+    assert!(is_suspect(&outcome));
+    let HeartbeatOutcome::Renewed { seen, .. } = outcome else {
+        panic!()
+    };
+    assert_eq!(seen.unwrap().all(), [sealed, point(2, 9, B)]);
+
+    // A person accepts that the files of the older one are lost.
+    let accepted = right.with_doubt(point(2, 9, B), true);
+    accepted.beat(master);
+    master.members.take_reported(store_of(1)).await.unwrap();
+    assert_eq!(record().seen, SeenSeals::from(sealed));
+    assert!(!is_suspect(&accepted.beat(master)));
+}
+
+/// The older disk is accepted: what was committed over it in doubt lies in front of what it writes
+/// from then on, and one seal proves both.
+#[tokio::test]
+async fn i4_a_later_seal_of_the_accepted_disk_takes_the_place_of_that_in_doubt() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let sealed = with_a_file(&fixture).await;
+    let record = || master.context.derived.store(store_of(1)).unwrap();
+    let doubted = Report::copy(36, 7).with_doubt(sealed, false);
+    doubted.register(master).await;
+    doubted.beat(master);
+    let in_doubt = commit(&fixture, 2, point(2, 7, B));
+    master.uploads.commit(&in_doubt).await.unwrap();
+
+    let accepted = Report::copy(36, 9).with_doubt(sealed, true);
+    accepted.beat(master);
+    master.members.take_reported(store_of(1)).await.unwrap();
+    assert_eq!(record().seen.all(), [point(2, 9, B), point(2, 7, B)]);
+    // The next report has not come yet: the disk still counts as doubted.
+    let early = commit(&fixture, 3, point(2, 8, B));
+    master.uploads.commit(&early).await.unwrap();
+    assert_eq!(record().seen.all(), [point(2, 9, B), point(2, 8, B)]);
+    Report::copy(36, 10).beat(master);
+    let later = commit(&fixture, 4, point(2, 10, B));
+    master.uploads.commit(&later).await.unwrap();
+    assert_eq!(record().seen, SeenSeals::from(point(2, 10, B)));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod first_format;
 mod mixed;
+mod parted;
 mod truth;
 
 use std::collections::BTreeMap;
@@ -521,7 +522,7 @@ async fn an_index_that_a_restore_left_behind_is_not_restored_into() {
 
 #[tokio::test]
 async fn seals_only_rise_whatever_the_order_of_the_commits() {
-    use cstore_types::epoch::SealPoint;
+    use cstore_types::epoch::{SealPoint, SeenSeals};
     use cstore_types::{NodeId, SealSeq, StoreUuid};
     let dir = tempfile::tempdir().unwrap();
     let meta = open(dir.path(), &FaultyDisk::new(), 1 << 30);
@@ -532,7 +533,7 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
             seq: SealSeq(seq),
             nonce: 0,
         };
-        batch.raise_seal(key.clone(), seal);
+        batch.raise_seal(key.clone(), seal, false);
         batch
     };
     assert!(
@@ -540,7 +541,7 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
         "the store is not known"
     );
     let record = keys::StoreRecord {
-        seen: SealPoint::default(),
+        seen: SeenSeals::default(),
         accepted: cstore_types::history::Point::default(),
         state: keys::StoreState::Up,
         node: NodeId::new("s1").unwrap(),
@@ -555,7 +556,11 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
     );
     let found = meta.get(&key).await.unwrap().unwrap();
     assert_eq!(
-        keys::StoreRecord::decode(&found.value).unwrap().seen.seq,
+        keys::StoreRecord::decode(&found.value)
+            .unwrap()
+            .seen
+            .newest
+            .seq,
         SealSeq(9)
     );
 }

@@ -4,6 +4,7 @@ mod audit;
 mod compaction;
 mod disk;
 mod disk_edges;
+mod doubt_model;
 mod engine_model;
 mod epochs;
 mod fences;

@@ -47,7 +47,7 @@ pub fn answer(seen: SealPoint) -> Answer {
 
 type Key = (u64, u32);
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Model {
     /// Acknowledged sets: what they hold.
     pub sealed: BTreeMap<Key, Vec<u64>>,
@@ -71,7 +71,7 @@ pub struct World {
     /// One read is to fail, or has failed.
     reads_fail: bool,
     /// Newest seal, as the master remembers it.
-    seen: SealPoint,
+    pub seen: SealPoint,
 }
 
 impl World {
@@ -275,7 +275,7 @@ impl World {
         self.check().await
     }
 
-    async fn step(&mut self, rng: &mut StdRng) -> Result<(), String> {
+    pub async fn step(&mut self, rng: &mut StdRng) -> Result<(), String> {
         match rng.random_range(0..32) {
             0..=2 => self.release(rng).await,
             3 => {

@@ -70,7 +70,11 @@ impl Judgements {
                 true if self.0.remembers_doubt => &mut folder.seen_in_doubt[at],
                 true => continue,
             };
-            if *seen < seal || !self.0.seen_rises {
+            // Seals of two copies cannot be compared: the last one counts, which the other lacks.
+            let is_of_other_copy = told.is_some_and(|told| {
+                told.is_suspect && !epoch::is_held(&told.epochs, told.head, seen)
+            });
+            if *seen < seal || !self.0.seen_rises || is_of_other_copy && self.0.own_seal {
                 *seen = seal;
             }
             // Whatever holds the later seal of this disk has the other one in front of it.
@@ -175,12 +179,18 @@ impl Judgements {
         if folder.seen[at] == head {
             return;
         }
-        let lost = disk.lacks;
+        let is_settled = |seal: SealPoint| {
+            let is_accepted = disk.lacks == Some(seal) || !self.0.accepts_one_seal;
+            is_accepted || disk.holds(&self.0, &seal)
+        };
+        let settled = [folder.seen[at], folder.seen_in_doubt[at]].map(is_settled);
         self.write(state);
         let folder = &mut state.master.folder;
-        match lost == Some(folder.seen[at]) || !self.0.accepts_one_seal {
-            true => folder.seen[at] = head,
-            false => folder.seen_in_doubt[at] = SealPoint::default(),
+        if settled[0] {
+            folder.seen[at] = head;
+        }
+        if settled[1] {
+            folder.seen_in_doubt[at] = SealPoint::default();
         }
     }
 

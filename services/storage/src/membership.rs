@@ -24,6 +24,9 @@ use crate::limits::{AUDIT_INTERVAL, NOTE_INTERVAL};
 use crate::releaser::Releases;
 use crate::roll_call::RollCall;
 
+/// What this program knows of the protocol with the master: it judges its disk by both seals.
+pub(crate) const PROTOCOL: u32 = 4;
+
 /// Reports of one storage node.
 #[derive(Debug)]
 pub(crate) struct StorageMember {
@@ -336,6 +339,7 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
         noted: Some(engine.judge().noted().into()),
         audit: None,
         absent: Vec::new(),
+        protocol: PROTOCOL,
     }
 }
 

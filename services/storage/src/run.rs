@@ -30,7 +30,7 @@ use crate::engine::{EngineError, OpenError};
 use crate::limits::{
     CONNECTION_CREDITS, HANDSHAKE_DEADLINE, IDLE_DEADLINE, MAX_REQUESTS, PROGRESS_DEADLINE,
 };
-use crate::membership::{StorageMember, report, said};
+use crate::membership::{PROTOCOL, StorageMember, report, said};
 use crate::metrics::FrameMetrics;
 use crate::releaser::{Releaser, Releases};
 use crate::roll_call::RollCall;
@@ -217,6 +217,7 @@ fn report_unopened(
         seal_seq: found.map_or(0, |superblock| superblock.seal_seq.0),
         capacity_bytes: config.capacity.bytes(),
         unopened: true,
+        protocol: PROTOCOL,
         noted: found.map(|superblock| superblock.noted.into()),
         ..v1::StorageReport::default()
     }

@@ -125,6 +125,9 @@ impl Membership {
                 return Ok(());
             };
             let record = StoreRecord::decode(&current.value)?;
+            if record.state == state {
+                return Ok(());
+            }
             let mut batch = Batch::default();
             batch.require_version(key.clone(), current.version);
             batch.put(key.clone(), StoreRecord { state, ..record }.encode());

@@ -29,7 +29,7 @@ use super::release_list::{PendingRelease, ReleaseList};
 use super::usage::Usage;
 use crate::limits::MAX_OPEN_SESSIONS;
 use crate::store::keys::{self, FileRecord, ReleaseRecord, SessionRecord, StoreRecord};
-use crate::store::{Change, DamageKind, MetaError, Observer, Position, Versioned};
+use crate::store::{Batch, Change, DamageKind, MetaError, Observer, Position, Versioned};
 
 /// State derived from the metadata.
 #[derive(Debug, Default)]
@@ -41,7 +41,8 @@ pub(crate) struct Derived {
     placement: Mutex<Option<Placement>>,
     /// Sessions that are kept, with the positions of their records.
     kept: Mutex<BTreeMap<SessionId, Position>>,
-    era: Mutex<Option<SessionEra>>,
+    /// Era of new sessions, with the position of its record.
+    era: Mutex<Option<(SessionEra, Position)>>,
     published_files: AtomicU64,
     changes: ViewChanges,
     /// Why this master writes nothing: somebody has obeyed another history. Not derived from the
@@ -148,13 +149,19 @@ impl Derived {
 
     /// Returns the era of new sessions; `None` before a person has accepted this master.
     pub(crate) fn era(&self) -> Option<SessionEra> {
-        *self.era.lock()
+        self.era.lock().map(|(era, _)| era)
     }
 
     /// Returns true if a session may have committed in another history of the metadata: a person
-    /// has accepted this master, and the session was begun before, or elsewhere.
-    pub(super) fn is_of_other_era(&self, session: SessionId) -> bool {
-        self.era().is_some_and(|era| !era.is_of(session))
+    /// has accepted this master, and the session was begun before, or elsewhere. `batch` is refused
+    /// if another era has begun until it is written.
+    pub(super) fn is_of_other_era(&self, session: SessionId, batch: &mut Batch) -> bool {
+        let era = *self.era.lock();
+        match era {
+            None => batch.require_absent(keys::ERA.to_vec()),
+            Some((_, version)) => batch.require_version(keys::ERA.to_vec(), version),
+        }
+        era.is_some_and(|(era, _)| !era.is_of(session))
     }
 
     /// Returns the number of sessions that are kept.
@@ -231,7 +238,9 @@ impl Derived {
     }
 
     fn observe_era(&self, change: Change<'_>) -> Result<(), DamageKind> {
-        let era = change.new.map(|new| keys::decode_era(&new.value));
+        let era = change
+            .new
+            .map(|new| Ok::<_, DamageKind>((keys::decode_era(&new.value)?, new.version)));
         *self.era.lock() = era.transpose()?;
         Ok(())
     }

@@ -120,6 +120,8 @@ pub(crate) struct Node {
     pub(crate) disk: Option<DiskReport>,
     /// What is known of the sequences of its disk.
     pub(crate) told: Told,
+    /// What the program of a storage node knows.
+    pub(crate) protocol: u32,
     /// Newest place in the master's history that a storage node has obeyed.
     pub(crate) noted: Option<Point>,
     /// Newest seal of the disk that a commit has relied on in this life of the master.

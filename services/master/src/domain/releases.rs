@@ -273,7 +273,8 @@ impl Releases {
             let mut batch = Batch::default();
             let key = keys::session_key(session);
             batch.require_absent(key.clone());
-            let verdict = match self.context.derived.is_of_other_era(session) {
+            let derived = &self.context.derived;
+            let verdict = match derived.is_of_other_era(session, &mut batch) {
                 true => {
                     tracing::warn!(%session, "upload may have committed in another history of the metadata: it is kept");
                     batch.put(key, SessionRecord::Kept.encode());

@@ -19,8 +19,11 @@ use cstore_types::{ErrorCode, Fault, SealSeq, StoreUuid};
 use tokio::sync::OwnedRwLockReadGuard;
 
 use super::membership::{DiskReport, DoubtReport, Membership, Node};
-use crate::store::Batch;
 use crate::store::keys::{self, StoreRecord};
+use crate::store::{Batch, DoubtedSeal};
+
+/// Version of what a storage node knows from which on it judges itself by both seals.
+const JUDGES_IN_DOUBT: u32 = 4;
 
 /// The word by which a storage node names the doubt that its disk is an older copy.
 const STORE_OLDER: &str = "store_older";
@@ -31,8 +34,8 @@ pub(super) enum JudgedSeal {
     /// The disk holds it.
     Held {
         point: SealPoint,
-        /// The disk is in doubt because of its age.
-        in_doubt: bool,
+        /// Set if the disk is in doubt because of its age.
+        in_doubt: Option<DoubtedSeal>,
     },
     /// The disk does not hold it, and never will.
     Gone,
@@ -92,11 +95,14 @@ impl Told {
 impl Node {
     /// Returns true if the disk of the node does not hold `seen`, as far as it has told.
     pub(super) fn is_older_than(&self, seen: &SeenSeals) -> bool {
-        let holds = |disk: &DiskReport| {
-            let seen = seen.all();
-            seen.iter().all(|seal| self.told.holds(disk.seal_seq, seal))
-        };
-        self.disk.as_ref().is_some_and(|disk| !holds(disk))
+        // An older program is not told the other one, and could not be asked about it.
+        let judges_both = self.protocol >= JUDGES_IN_DOUBT;
+        self.lacks(&seen.newest) || (judges_both && self.lacks(&seen.in_doubt))
+    }
+
+    fn lacks(&self, seal: &SealPoint) -> bool {
+        let lacks = |disk: &DiskReport| !self.told.holds(disk.seal_seq, seal);
+        self.disk.as_ref().is_some_and(lacks)
     }
 
     /// Returns true if the node says that its disk is older than what the master has seen of it.
@@ -127,6 +133,7 @@ impl Membership {
         _told: &ToldGuard,
         store: StoreUuid,
         seal: SealPoint,
+        seen: &SeenSeals,
     ) -> Result<JudgedSeal, Fault> {
         let mut inner = self.inner.lock();
         let has_store =
@@ -148,9 +155,13 @@ impl Membership {
             return Ok(JudgedSeal::Gone);
         }
         node.newest_held = node.newest_held.max(point);
+        let doubted = DoubtedSeal {
+            before: seen.in_doubt,
+            is_lacking: !node.told.holds(head, &seen.in_doubt),
+        };
         Ok(JudgedSeal::Held {
             point,
-            in_doubt: node.suspect,
+            in_doubt: node.suspect.then_some(doubted),
         })
     }
 
@@ -205,7 +216,8 @@ impl Membership {
                     .collect();
                 // A seal that was committed on the disk since its last report counts, too.
                 let head = node.head()?.max(node.newest_held);
-                Some(record.seen.without(&accepted, head))
+                let holds = |seal: &SealPoint| !node.lacks(seal);
+                (!accepted.is_empty()).then(|| record.seen.without(&accepted, head, holds))
             })
         };
         let Some(seen) = taken.filter(|seen| *seen != record.seen) else {

@@ -20,7 +20,7 @@ use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{
     self, ClusterRecord, CommittedSession, Ending, FileRecord, Publication, SessionRecord,
 };
-use crate::store::{Batch, MetaError};
+use crate::store::{Batch, DoubtedSeal, MetaError};
 
 /// The proof of one store that it durably holds its part of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,8 @@ pub(crate) struct Seal {
 struct RaisingSeal {
     store: StoreUuid,
     point: SealPoint,
-    /// The disk was in doubt because of its age.
-    in_doubt: bool,
+    /// Set if the disk was in doubt because of its age.
+    in_doubt: Option<DoubtedSeal>,
 }
 
 /// A commit as it was asked for, checked as far as no state is needed.
@@ -212,12 +212,6 @@ impl Uploads {
                 Verdict::Ended(ending) => return self.ended_before(commit, ending),
                 Verdict::Kept => return Err(other_history()),
             }
-            if self.context.derived.is_of_other_era(commit.claims.session) {
-                // Final: the history that was given up may have ended the session, and its sets be
-                // gone.
-                self.releases.end(commit.claims.session).await?;
-                continue;
-            }
             if let Err(error) = self.check_expiry(&commit.claims) {
                 if self.started.elapsed() < self.context.limits.lease {
                     // After a start nothing is known of the progress that renews tickets, until
@@ -255,15 +249,27 @@ impl Uploads {
                     _ => continue,
                 }
             };
-            if let Some(published) = self.try_commit(commit, found, seals, told).await? {
+            let mut batch = Batch::default();
+            let derived = &self.context.derived;
+            if derived.is_of_other_era(commit.claims.session, &mut batch) {
+                drop(told);
+                // Final: the history that was given up may have ended the session, and its sets be
+                // gone.
+                self.releases.end(commit.claims.session).await?;
+                continue;
+            }
+            let tried = self.try_commit(batch, commit, found, seals, told);
+            if let Some(published) = tried.await? {
                 return Ok(published);
             }
         }
         Err(MetaError::Conflict.into())
     }
 
+    /// Completes `batch`, and publishes the file by it. Returns `None` if another change came first.
     async fn try_commit(
         &self,
+        mut batch: Batch,
         commit: &Commit,
         found: Option<FoundFile>,
         seals: Vec<RaisingSeal>,
@@ -272,7 +278,6 @@ impl Uploads {
         let session = commit.claims.session;
         let tenant = &commit.claims.tenant;
         let name_key = keys::name_key(tenant, &commit.name);
-        let mut batch = Batch::default();
         batch.require_absent(keys::session_key(session));
 
         let version = match &found {
@@ -332,15 +337,16 @@ impl Uploads {
                 let text = format!("store {} is not registered", seal.store);
                 return Err(Fault::new(ErrorCode::Unavailable, text));
             };
-            match self.members.judge_seal(told, seal.store, seal.point)? {
+            let judged = self
+                .members
+                .judge_seal(told, seal.store, seal.point, &record.seen)?;
+            match judged {
                 JudgedSeal::Gone => return Ok(None),
                 JudgedSeal::Held { point, in_doubt } => {
-                    let seen = match in_doubt {
-                        true => record.seen.in_doubt,
-                        false => record.seen.newest,
-                    };
+                    // The writer looks again, at its turn.
+                    let may_raise = in_doubt.is_some() || record.seen.newest < point;
                     let store = seal.store;
-                    raising.extend((seen < point).then_some(RaisingSeal {
+                    raising.extend(may_raise.then_some(RaisingSeal {
                         store,
                         point,
                         in_doubt,

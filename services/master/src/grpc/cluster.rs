@@ -59,6 +59,7 @@ fn check_node(
             .unwrap_or_default(),
         accepting: BTreeSet::new(),
         told: convert::told(request.storage.as_ref())?,
+        protocol: request.storage.as_ref().map_or(0, |report| report.protocol),
         noted: convert::noted(request.storage.as_ref()),
         newest_held: SealPoint::default(),
     })

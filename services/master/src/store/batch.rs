@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use cstore_types::epoch::SealPoint;
+use cstore_types::epoch::{SealPoint, SeenSeals};
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::keys::NAMES;
+use super::keys::{NAMES, StoreRecord};
 use super::{Position, Versioned};
 
 /// A requirement on one key.
@@ -41,9 +41,19 @@ pub(crate) enum Edit {
     /// so that commits of one store neither conflict nor lower it.
     RaiseSeal {
         point: SealPoint,
-        /// The seal was made while the disk was in doubt.
-        in_doubt: bool,
+        /// The seal was made while the disk was in doubt, which lacks or has this seal of an earlier
+        /// time of doubt.
+        in_doubt: Option<DoubtedSeal>,
     },
+}
+
+/// What a disk in doubt has of an earlier time of doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DoubtedSeal {
+    /// Seal that was remembered when the new one was judged.
+    pub(crate) before: SealPoint,
+    /// The disk does not hold it: it is another copy.
+    pub(crate) is_lacking: bool,
 }
 
 /// Right that lives until the outcome of a batch is known, also if its caller is gone.
@@ -96,7 +106,12 @@ impl Batch {
         self.right = Right(Some(Arc::new(right)));
     }
 
-    pub(crate) fn raise_seal(&mut self, key: Vec<u8>, point: SealPoint, in_doubt: bool) {
+    pub(crate) fn raise_seal(
+        &mut self,
+        key: Vec<u8>,
+        point: SealPoint,
+        in_doubt: Option<DoubtedSeal>,
+    ) {
         self.edits.push((key, Edit::RaiseSeal { point, in_doubt }));
     }
 
@@ -107,4 +122,33 @@ impl Batch {
         };
         self.edits.iter().any(adds)
     }
+}
+
+/// Returns the record of a store with a newer seal; `None` if the seal is not newer.
+pub(super) fn raised(
+    old: Option<&Versioned>,
+    point: SealPoint,
+    in_doubt: Option<DoubtedSeal>,
+) -> Option<StoreRecord> {
+    let mut record = StoreRecord::decode(&old?.value).ok()?;
+    let SeenSeals {
+        newest,
+        in_doubt: doubted,
+    } = &mut record.seen;
+    match in_doubt {
+        // Seals of two copies cannot be compared: the last one counts, which the other lacks.
+        Some(seen) if seen.is_lacking && *doubted == seen.before => *doubted = point,
+        // Whatever holds the newest one has it.
+        Some(_) if newest.nonce == point.nonce && *newest >= point => return None,
+        Some(_) if *doubted < point => *doubted = point,
+        None if *newest < point => {
+            *newest = point;
+            // The disk holds both, so whatever holds the later one has the other in front of it.
+            if *doubted < point {
+                *doubted = SealPoint::default();
+            }
+        }
+        _ => return None,
+    }
+    Some(record)
 }

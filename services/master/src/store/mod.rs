@@ -45,7 +45,7 @@ use cstore_node::metrics::CommitMetrics;
 use cstore_types::history::Point;
 use tokio::sync::watch;
 
-pub(crate) use batch::Batch;
+pub(crate) use batch::{Batch, DoubtedSeal};
 pub(crate) use engine::{SledMeta, SledOptions};
 pub(crate) use error::DamageKind;
 pub use error::MetaError;

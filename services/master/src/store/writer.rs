@@ -7,12 +7,11 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use cstore_log::{Log, LogError, Record, Urgency};
-use cstore_types::epoch::SealPoint;
 use cstore_types::history::Life;
 use cstore_types::{CommitFacts, error_chain};
 use tokio::sync::{oneshot, watch};
 
-use super::batch::{Batch, Edit};
+use super::batch::{Batch, Edit, raised};
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::group::{Accepted, AppliedChange, Overlay};
 use super::index::{Index, Staged, stored};
@@ -573,22 +572,4 @@ fn answer_all(jobs: impl IntoIterator<Item = Job>, error: &MetaError) {
     for job in jobs {
         let _ = job.answer.send(Err(error.clone()));
     }
-}
-
-/// Returns the record of a store with a newer seal; `None` if the seal is not newer.
-fn raised(old: Option<&Versioned>, point: SealPoint, in_doubt: bool) -> Option<StoreRecord> {
-    let mut record = StoreRecord::decode(&old?.value).ok()?;
-    let seen = &mut record.seen;
-    match in_doubt {
-        true if seen.in_doubt < point => seen.in_doubt = point,
-        false if seen.newest < point => {
-            seen.newest = point;
-            // The disk holds both, so whatever holds the later one has the other in front of it.
-            if seen.in_doubt < point {
-                seen.in_doubt = SealPoint::default();
-            }
-        }
-        _ => return None,
-    }
-    Some(record)
 }

@@ -57,21 +57,31 @@ pub struct SealPoint {
 pub struct SeenSeals {
     /// Newest one that was committed while the disk was not in doubt.
     pub newest: SealPoint,
-    /// Newest one that was committed while the disk was in doubt because of its age. It never raises
+    /// Last one that was committed while the disk was in doubt because of its age. It never raises
     /// the other one, which the disk may lack; and another copy of the disk may lack it.
     pub in_doubt: SealPoint,
 }
 
 impl SeenSeals {
-    /// Returns what is left to remember when a person has accepted that the disk, whose newest seal
-    /// is `head`, goes on without some of them.
+    /// Returns what is left to remember when a person has accepted that a disk goes on without the
+    /// seals `accepted`. `head` is its newest seal, and `holds` says what else it has.
     #[must_use]
-    pub fn without(&self, accepted: &[SealPoint], head: SealPoint) -> Self {
+    pub fn without(
+        &self,
+        accepted: &[SealPoint],
+        head: SealPoint,
+        holds: impl Fn(&SealPoint) -> bool,
+    ) -> Self {
+        // An accept covers what lies in front of its seal, in the same epoch.
+        let covers =
+            |other: &SealPoint, seal: &SealPoint| other.nonce == seal.nonce && other >= seal;
+        let is_settled =
+            |seal: &SealPoint| holds(seal) || accepted.iter().any(|other| covers(other, seal));
         let mut left = *self;
-        if accepted.contains(&self.newest) {
+        if is_settled(&self.newest) {
             left.newest = head;
         }
-        if accepted.contains(&self.in_doubt) {
+        if is_settled(&self.in_doubt) {
             left.in_doubt = SealPoint::default();
         }
         left

@@ -67,8 +67,10 @@ impl VerificationDebt {
         if !is_last || self.is_owed {
             return;
         }
-        // Uploads that brought absent blocks back say nothing about the blocks that were there.
-        match ended.all(|doubt| doubt.kind == DoubtKind::Absent) {
+        // Uploads that brought absent blocks back say nothing about the blocks that were there, nor
+        // does the removal of files whose sets were lost.
+        let says_nothing = |kind| matches!(kind, DoubtKind::Absent | DoubtKind::LostSets);
+        match ended.all(|doubt| says_nothing(doubt.kind)) {
             true => self.is_owed = true,
             false => self.below = 0,
         }

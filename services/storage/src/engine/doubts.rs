@@ -272,19 +272,33 @@ impl Doubts {
         }
     }
 
-    /// Makes up for doubts of a program that noted no debt. The log ends at `head`.
-    pub(super) fn make_up(&mut self, head: u64) {
+    /// Makes up for doubts of an earlier program, which noted no debt and, unless it `audits`, no
+    /// lost sets of what was accepted. The log ends at `head`.
+    pub(super) fn make_up(&mut self, head: u64, audits: bool) {
         self.debt.make_up(&self.list, head);
+        let mut accepted = self.list.iter().filter(|doubt| doubt.accepted);
+        if !audits && accepted.any(|doubt| may_lose_sets(doubt.kind)) {
+            self.expect_lost_sets();
+        }
     }
 
-    /// Marks the doubt of a number as accepted. Its debt MUST be durable before.
+    /// Notes what follows from the accept of a doubt of this kind.
+    pub(super) fn prepare_accept(&mut self, kind: DoubtKind) {
+        self.debt.accept(kind);
+        if may_lose_sets(kind) {
+            self.expect_lost_sets();
+        }
+    }
+
+    /// Marks the doubt of a number as accepted. What follows from that ([`Self::prepare_accept`])
+    /// MUST be durable before.
     pub(super) fn accept(&mut self, number: u32) {
         let found = self.list.iter_mut().find(|doubt| doubt.number == number);
         let Some(doubt) = found else { return };
         doubt.accepted = true;
-        // An audit that goes on finds more of the same loss.
-        if may_lose_sets(doubt.kind) || doubt.kind == DoubtKind::LostSets {
-            self.expect_lost_sets();
+        if doubt.kind == DoubtKind::LostSets {
+            // An audit that goes on finds more of the same loss.
+            doubt.count = UNCOUNTED;
         }
     }
 

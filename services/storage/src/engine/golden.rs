@@ -39,6 +39,7 @@ fn superblocks() -> [(&'static str, Superblock); 3] {
         inventory: (0, 0),
         verify_below: 0,
         owes_verification: false,
+        audits: false,
         epoch: DiskEpoch::default(),
         kept: KeptFields::default(),
         next_doubt: 1,

@@ -247,10 +247,9 @@ impl Hold {
         }
 
         // The inventory BEFORE the doubt: a crash in between leaves a doubt that the next open
-        // closes. It is not disproved then, so the debt comes first of all.
-        let mut debt = doubts.debt();
-        debt.accept(doubt.kind);
-        let mut next = doubts.with_debt(debt);
+        // closes. It is not disproved then, so what follows from the accept comes first of all.
+        let mut next = doubts.clone();
+        next.prepare_accept(doubt.kind);
         if next != *doubts {
             self.shared.volume.write_doubts(&next)?;
             doubts.clone_from(&next);
@@ -308,7 +307,6 @@ impl Hold {
         match (before.are_open(), doubts.are_open()) {
             (false, true) => {
                 self.stop_frees(&doubts);
-                self.distrust_segments(&doubts);
                 let lost = lost.count;
                 tracing::error!(
                     lost,
@@ -317,9 +315,11 @@ impl Hold {
             }
             (true, false) => {
                 tracing::info!("no reference set is lost any more");
-                self.distrust_segments(&doubts);
             }
             _ => {}
+        }
+        if doubts.debt() != before.debt() {
+            self.distrust_segments(&doubts);
         }
         self.write(&doubts);
         if before.are_open() {

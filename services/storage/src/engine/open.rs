@@ -291,7 +291,7 @@ fn judge(
     for finding in found.into_iter().chain(hidden) {
         doubts.enter(finding, head);
     }
-    doubts.make_up(head);
+    doubts.make_up(head, superblock.audits);
     for doubt in doubts.list().iter().filter(|doubt| !doubt.accepted) {
         let (number, kind) = (doubt.number, doubt.kind.name());
         tracing::error!(number, kind, "disk is on hold, nothing is freed: {doubt}");

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use cstore_log::FaultyDisk;
+use cstore_log::{Fault, FaultyDisk, Verb};
 use cstore_storage::engine::{Answer, AuditPage, Doubt, DoubtKind, Engine, MasterHistory};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory};
 use cstore_testkit::session;
@@ -279,5 +279,34 @@ async fn i12_what_an_accept_has_cost_is_no_hold_after_a_restart() {
         assert_eq!(lost_sets(&engine).unwrap().count, 1);
         audit(&engine, &sessions([1, 2, 3, 9, 10]));
         assert!(engine.hold().is_held(), "that was not accepted");
+    }
+}
+
+/// A person accepts a missing segment, and the process dies when the inventory has given it up and
+/// the doubt is not accepted yet: the next open takes the doubt for disproved.
+#[tokio::test]
+async fn i12_an_accept_that_dies_half_way_is_not_asked_for_twice() {
+    for nth in 1..=4 {
+        let disk = filled().await;
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let committed = engine.holdings().sessions();
+        drop(engine);
+        let disk = disk.kill();
+        let folder = segments(&disk);
+        take_file(&*folder, &names(&folder)[1]);
+
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        let doubts = engine.hold().doubts();
+        let missing = doubts.iter().find(|doubt| doubt.kind == DoubtKind::Missing);
+        disk.strike(Verb::Sync, nth, Fault::Eio);
+        let outcome = engine.hold().accept(missing.unwrap().number);
+        disk.calm();
+        drop(engine);
+        let engine = open_memory(&disk.kill(), CAPACITY).unwrap();
+        for doubt in engine.hold().doubts() {
+            engine.hold().accept(doubt.number).unwrap();
+        }
+        audit(&engine, &committed);
+        assert!(!engine.hold().is_held(), "sync {nth} failed: {outcome:?}");
     }
 }

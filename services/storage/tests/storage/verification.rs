@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use cstore_log::{Disk, FaultyDisk, Verb};
 use cstore_storage::EngineError;
-use cstore_storage::engine::{DoubtKind, Engine, Need, SealOutcome, Superblock, VerifyStep, peek};
+use cstore_storage::engine::{
+    AuditPage, DoubtKind, Engine, Need, SealOutcome, Superblock, VerifyStep, peek,
+};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
 use cstore_testkit::session;
 use cstore_types::epoch::SealPoint;
@@ -435,4 +437,64 @@ async fn i8_a_segment_whose_directory_rots_is_verified_by_the_index() {
     assert_eq!(missing, [true]);
     engine.unpin(session(9));
     assert!(upload(&engine, 100, 0).await);
+}
+
+/// Lets a whole round of the audit see sessions of which nothing is here.
+fn audit(engine: &Engine, sessions: &[u64]) {
+    engine.audit().begin();
+    let found = engine.audit().take(&AuditPage {
+        sessions: sessions.iter().map(|n| session(*n)).collect(),
+        last: None,
+        is_last: true,
+    });
+    engine.audit().settle(&found.finding.unwrap());
+}
+
+/// What has taken the sets may have taken blocks, and that their files are gone says nothing about it.
+#[tokio::test]
+async fn i8_lost_sets_whose_files_were_removed_leave_the_blocks_unverified() {
+    let disk = rotten().await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    audit(&engine, &[9_000]);
+    assert_eq!(kinds(&engine), [DoubtKind::LostSets]);
+    assert!(verify_below(&disk) > 0 && n_unverified(&engine) > 0);
+    audit(&engine, &[]);
+    assert_eq!(kinds(&engine), []);
+    let outcome = name_only(&engine, 7_000, 0).await.unwrap();
+    assert_eq!(outcome, SealOutcome::Missing(vec![0]), "block 0 is rotten");
+}
+
+/// Lost sets are found while another doubt is open: what was written since that one is in question,
+/// too.
+#[tokio::test]
+async fn i8_lost_sets_beside_another_open_doubt_make_what_was_written_since_unverified() {
+    let disk = crate::hold::filled().await;
+    let folder = segments(&disk);
+    take_file(&*folder, &names(&folder)[1]);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for doubt in open_doubts(&engine) {
+        if doubt.kind != DoubtKind::Absent {
+            engine.hold().accept(doubt.number).unwrap();
+        }
+    }
+    assert_eq!(kinds(&engine), [DoubtKind::Absent]);
+    audit(&engine, &[]);
+    let before = verify_below(&disk);
+    for n in 1_000..1_060 {
+        store(&engine, n, LEN).await.unwrap();
+    }
+    audit(&engine, &[9_000]);
+    assert!(kinds(&engine).contains(&DoubtKind::LostSets));
+    assert!(verify_below(&disk) > before);
+
+    rot(&disk, 1_030);
+    accept_all(&engine);
+    verify(&engine).await;
+    assert_eq!(verify_below(&disk), 0);
+    let outcome = name_only(&engine, 7_000, 1_030).await.unwrap();
+    assert_eq!(
+        outcome,
+        SealOutcome::Missing(vec![0]),
+        "it has rotted since"
+    );
 }

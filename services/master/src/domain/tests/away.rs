@@ -48,7 +48,10 @@ async fn i4_s03_space_waits_for_a_store_that_is_away_until_a_person_excuses_it()
     assert!(!members.may_release());
 
     members.excuse(&id(2)).await.unwrap();
+    let era = next.context.derived.era();
+    assert!(era.is_some());
     members.excuse(&id(2)).await.unwrap();
+    assert_eq!(next.context.derived.era(), era, "uploads go on");
     assert!(members.may_release());
     assert_eq!(
         (members.unheard_stores(), members.releases_wait_for()),

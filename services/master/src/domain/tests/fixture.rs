@@ -464,6 +464,7 @@ pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
         last_seen: Instant::now(),
         last_seen_ms: 0,
         disk,
+        protocol: 4,
         told: Told::Sequence,
         noted: None,
         newest_held: cstore_types::epoch::SealPoint::default(),

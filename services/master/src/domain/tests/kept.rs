@@ -169,3 +169,44 @@ async fn i4_going_on_without_the_disk_that_contested_the_master_keeps_what_other
         assert_eq!(report_for_long(master, session(9)).await, Verdict::Kept);
     }
 }
+
+/// A commit has looked at the era, and waits for what disks tell; meanwhile the master is accepted.
+#[tokio::test]
+async fn i4_a_commit_does_not_pass_an_accept_that_it_meets() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    beat(master, 1, elsewhere(), vec![doubt()]);
+    let unknown = fixture.commit(session(2), "c", WriteCondition::Any);
+    let telling = master.members.told.clone().write_owned().await;
+    let uploads = master.uploads.clone();
+    let mut committing = Box::pin(async move { uploads.commit(&unknown).await });
+    for _ in 0..100 {
+        assert!(futures_util::poll!(&mut committing).is_pending());
+        tokio::task::yield_now().await;
+    }
+    let id = NodeId::new("storage-1").unwrap();
+    master.members.accept_doubt(&id, 5).await.unwrap();
+    drop(telling);
+    let refused = committing.await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PermissionDenied, "{refused:?}");
+    assert_eq!(master.context.derived.kept_after(None, 10), [session(2)]);
+}
+
+/// A second accept, between the look at the era and the batch: the batch is refused, and decided
+/// again.
+#[tokio::test]
+async fn i4_a_batch_of_an_era_that_has_ended_is_refused() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    for n in 1..=2 {
+        let mut batch = crate::store::Batch::default();
+        let _ = master
+            .context
+            .derived
+            .is_of_other_era(session(2), &mut batch);
+        batch.put(b"n".to_vec(), Vec::new());
+        accept(master, n).await;
+        let outcome = master.context.store.commit(batch).await;
+        assert!(matches!(outcome, Err(crate::store::MetaError::Conflict)));
+    }
+}

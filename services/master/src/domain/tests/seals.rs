@@ -51,6 +51,14 @@ impl Report {
         report
     }
 
+    /// The right disk: its epoch A ended at `end`, and it writes in an epoch of nonce C.
+    fn right(end: u64, counter: u64) -> Self {
+        let mut report = Self::copy(end, counter);
+        report.epochs[1].nonce = C;
+        report.head = point(2, counter, C);
+        report
+    }
+
     fn with_doubt(mut self, seal: SealPoint, accepted: bool) -> Self {
         self.doubts.push(DoubtReport {
             number: 1,
@@ -217,15 +225,19 @@ async fn i4_a_later_seal_of_the_accepted_disk_takes_the_place_of_that_in_doubt()
     let accepted = Report::copy(36, 9).with_doubt(sealed, true);
     accepted.beat(master);
     master.members.take_reported(store_of(1)).await.unwrap();
-    assert_eq!(record().seen.all(), [point(2, 9, B), point(2, 7, B)]);
+    assert_eq!(record().seen, SeenSeals::from(point(2, 9, B)));
     // The next report has not come yet: the disk still counts as doubted.
-    let early = commit(&fixture, 3, point(2, 8, B));
-    master.uploads.commit(&early).await.unwrap();
-    assert_eq!(record().seen.all(), [point(2, 9, B), point(2, 8, B)]);
-    Report::copy(36, 10).beat(master);
-    let later = commit(&fixture, 4, point(2, 10, B));
+    for (n, counter, left) in [(3, 8, [9, 0]), (4, 10, [9, 10])] {
+        let early = commit(&fixture, n, point(2, counter, B));
+        master.uploads.commit(&early).await.unwrap();
+        let [newest, in_doubt] = record().seen.all();
+        assert_eq!(newest, point(2, left[0], B));
+        assert_eq!(in_doubt == SealPoint::default(), left[1] == 0, "{in_doubt}");
+    }
+    Report::copy(36, 11).beat(master);
+    let later = commit(&fixture, 5, point(2, 11, B));
     master.uploads.commit(&later).await.unwrap();
-    assert_eq!(record().seen, SeenSeals::from(point(2, 10, B)));
+    assert_eq!(record().seen, SeenSeals::from(point(2, 11, B)));
 }
 
 #[tokio::test]
@@ -444,4 +456,90 @@ async fn i4_a_heartbeat_with_the_store_of_another_node_changes_nothing() {
     let fixture = Fixture::new().await;
     let beat = fixture.beat("storage-1", NodeRole::Storage, Some(disk(2, 9)));
     assert_eq!(beat, HeartbeatOutcome::RegisterAgain);
+}
+
+/// The right disk takes uploads while it is in doubt because of what an older copy took. Both began
+/// epochs of the same number, so their seals cannot be compared by it.
+#[tokio::test]
+async fn i4_what_the_right_disk_takes_in_doubt_is_remembered_whatever_its_number() {
+    for counter in [5, 9, 12] {
+        let fixture = Fixture::new().await;
+        let master = &fixture.master;
+        let newest = with_a_file(&fixture).await;
+        let lost = point(2, 9, B);
+        let older = Report::copy(36, 9).with_doubt(newest, false);
+        older.register(master).await;
+        older.beat(master);
+        let file = commit(&fixture, 2, lost);
+        master.uploads.commit(&file).await.unwrap();
+
+        let right = Report::right(40, counter).with_doubt(lost, false);
+        right.register(master).await;
+        assert!(is_suspect(&right.beat(master)));
+        // The second one has landed late.
+        for n in [counter, counter - 1] {
+            let file = commit(&fixture, 100 + u8::try_from(n).unwrap(), point(2, n, C));
+            master.uploads.commit(&file).await.unwrap();
+        }
+        let record = || master.context.derived.store(store_of(1)).unwrap();
+        assert_eq!(record().seen.in_doubt, point(2, counter, C));
+
+        // A person accepts that the file of the older copy is lost. A copy of the right disk from
+        // before it took its file lacks that.
+        Report::right(40, counter)
+            .with_doubt(lost, true)
+            .beat(master);
+        master.members.take_reported(store_of(1)).await.unwrap();
+        assert!(!is_suspect(&Report::right(40, counter).beat(master)) || counter > 9);
+        let copy = Report::original(40);
+        copy.register(master).await;
+        assert!(is_suspect(&copy.beat(master)), "it lacks the file");
+    }
+}
+
+/// An older copy takes uploads in doubt and is accepted; then the right disk comes back and is
+/// accepted in its turn.
+#[tokio::test]
+async fn i12_an_accepted_disk_is_not_asked_for_what_lies_in_front_of_what_was_accepted() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let newest = with_a_file(&fixture).await;
+    let older = Report::copy(36, 7).with_doubt(newest, false);
+    older.register(master).await;
+    older.beat(master);
+    let file = commit(&fixture, 2, point(2, 7, B));
+    master.uploads.commit(&file).await.unwrap();
+    Report::copy(36, 9).with_doubt(newest, true).beat(master);
+    master.members.take_reported(store_of(1)).await.unwrap();
+    assert!(!is_suspect(&Report::copy(36, 9).beat(master)));
+
+    let lost = point(2, 9, B);
+    let right = Report::right(40, 1).with_doubt(lost, false);
+    right.register(master).await;
+    assert!(is_suspect(&right.beat(master)));
+    Report::right(40, 1).with_doubt(lost, true).beat(master);
+    master.members.take_reported(store_of(1)).await.unwrap();
+    assert!(!is_suspect(&Report::right(40, 1).beat(master)));
+}
+
+/// The program of a node that is not told the seal of a time of doubt cannot list a doubt about it.
+#[tokio::test]
+async fn i12_an_earlier_program_is_not_judged_by_a_seal_that_it_is_not_told() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let newest = with_a_file(&fixture).await;
+    let older = Report::copy(36, 9).with_doubt(newest, false);
+    older.register(master).await;
+    older.beat(master);
+    let file = commit(&fixture, 2, point(2, 9, B));
+    master.uploads.commit(&file).await.unwrap();
+    let right = Report::original(40);
+    let node = Node {
+        told: Told::Epochs(right.epochs.clone()),
+        protocol: 0,
+        ..node(NodeRole::Storage, Some(disk(1, right.head.seq.0)))
+    };
+    let id = NodeId::new("storage-1").unwrap();
+    master.members.register(id, node).await.unwrap();
+    assert!(!is_suspect(&right.beat(master)));
 }

@@ -533,7 +533,7 @@ async fn seals_only_rise_whatever_the_order_of_the_commits() {
             seq: SealSeq(seq),
             nonce: 0,
         };
-        batch.raise_seal(key.clone(), seal, false);
+        batch.raise_seal(key.clone(), seal, None);
         batch
     };
     assert!(

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! slot, 4 KiB
-//!   0 magic "CSTORSB2" · 8 format version u16 · 10 flags u16 (bit 0 clean, bit 1 hold, bit 2 verification owed)
-//!  12 zero u32
+//!   0 magic "CSTORSB2" · 8 format version u16 · 10 flags u16 (bit 0 clean, bit 1 hold, bit 2 verification owed,
+//!  bit 3 written by a program that audits) · 12 zero u32
 //!  16 incompatible features u64 · 24 compatible features u64
 //!  32 store uuid [16] · 48 cluster uuid [16] · 64 dedup key check value [16]
 //!  80 capacity u64 · 88 segment bytes u64 · 96 default block size u64 · 104 seal seq u64 · 112 seq u64
@@ -38,6 +38,7 @@ const OLD_VERSION: u16 = 2;
 const FLAG_CLEAN: u16 = 1;
 const FLAG_HOLD: u16 = 2;
 const FLAG_OWED: u16 = 4;
+const FLAG_AUDITS: u16 = 8;
 /// Where the fields of version 3 begin, the doubts, and the bytes that have no meaning yet.
 const SECOND_PART: usize = 192;
 const DOUBTS_AT: usize = 384;
@@ -79,6 +80,9 @@ pub struct Superblock {
     /// True if a doubt was accepted since `verify_below` was set: only a whole verification clears
     /// both.
     pub owes_verification: bool,
+    /// True if the program that wrote it audits the reference sets: what accepted doubts have taken
+    /// is counted, or noted as uncounted.
+    pub audits: bool,
     /// Epoch of the newest open.
     pub epoch: DiskEpoch,
     /// Fields that this program keeps as they are: maps, checkpoint, scrub, release cursor.
@@ -132,7 +136,8 @@ impl Superblock {
         let clean = if self.clean { FLAG_CLEAN } else { 0 };
         let held = if self.is_held() { FLAG_HOLD } else { 0 };
         let owed = if self.owes_verification { FLAG_OWED } else { 0 };
-        slot.put_u16_le(clean | held | owed);
+        let audits = if self.audits { FLAG_AUDITS } else { 0 };
+        slot.put_u16_le(clean | held | owed | audits);
         slot.put_bytes(0, 4 + 8 + 8);
         slot.put_slice(self.store.as_bytes());
         slot.put_slice(self.cluster.as_bytes());
@@ -246,6 +251,7 @@ impl Superblock {
             inventory: (0, 0),
             verify_below: 0,
             owes_verification: flags & FLAG_OWED != 0,
+            audits: flags & FLAG_AUDITS != 0,
             epoch: DiskEpoch::default(),
             kept: KeptFields::default(),
             next_doubt: 1,
@@ -326,6 +332,7 @@ mod tests {
             inventory: (7, 8),
             verify_below: 0,
             owes_verification: false,
+            audits: false,
             epoch: DiskEpoch::default(),
             kept: KeptFields::default(),
             next_doubt: 1,

@@ -170,6 +170,7 @@ impl Volume {
         let mut next = self.superblock();
         change(&mut next);
         next.version = VERSION;
+        next.audits = true;
         next.seq += 1;
         superblock::write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
         self.inventory.superblock_written(next.seq);

@@ -157,6 +157,7 @@ pub(in crate::engine) fn format(
         inventory: (0, 0),
         verify_below: 0,
         owes_verification: false,
+        audits: false,
         epoch: DiskEpoch::default(),
         kept: KeptFields::default(),
         next_doubt: 1,

@@ -354,7 +354,7 @@ fn without_for_accepts() -> Vec<Without> {
             "what was committed in doubt, a disk accepted",
             but(ACCEPTED_DISK, |rules| rules.remembers_doubt = false),
         ),
-        second_net(
+        needed(
             "an accept of one seal",
             but(ACCEPTED_DISK, |rules| rules.accepts_one_seal = false),
         ),

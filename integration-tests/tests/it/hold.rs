@@ -355,10 +355,11 @@ fn i4_s01_an_older_master_frees_nothing_and_the_right_one_finds_everything() {
             ["metadata_older", "storage_hold"].contains(&code.as_str()),
             "{code}"
         );
-        let text = refused.text();
-        assert!(!text.contains(STORAGE), "what operators are told: {text}");
         let refused = cluster.ask("DELETE", &path(1), b"");
         assert_eq!(refused.status, 503, "{}", refused.text());
+        assert_eq!(refused.json()["code"], "metadata_older");
+        let text = refused.text();
+        assert!(!text.contains(STORAGE), "what operators are told: {text}");
     }
     let beats = || cluster.metric(STORAGE, HEARTBEATS);
     let before = beats();

@@ -358,8 +358,11 @@ impl Services {
         let releases = &self.master.releases;
         if let Err(fault) = releases.acknowledge(store, &released).await {
             // The lease is renewed, and the answer must arrive. The sessions stay on the list and
-            // are named again; a session without sets is released at once.
-            tracing::warn!(%store, error = %error_chain(&fault), "released sessions are not taken off the list yet");
+            // are named again; a session without sets is released at once. That this master is
+            // contested was logged once.
+            if fault.code != ErrorCode::MetadataOlder {
+                tracing::warn!(%store, error = %error_chain(&fault), "released sessions are not taken off the list yet");
+            }
         }
         let may_release = self.master.members.may_release();
         let verdicts = releases.judge(store, &unconfirmed, may_release).await;

@@ -3,7 +3,7 @@
 //! a disk for an older copy. Lives, epochs and seals are those of the program, and they are judged by
 //! the program's own functions: [`history::place`](cstore_types::history::place),
 //! [`history::may_obey`](cstore_types::history::may_obey), [`epoch::place`] and [`epoch::is_held`].
-//! What is around them, when a master writes and what a disk obeys, is written down here once more.
+//! The model implements the rest itself: when a master writes, and what a disk obeys.
 //!
 //! Two disks; session 0 has a set on both, the others on the first disk. Two things must
 //! never happen: a set is freed that a folder has committed whose history does not lead to this

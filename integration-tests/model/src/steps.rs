@@ -1,4 +1,4 @@
-//! What each step changes.
+//! Transitions: how each step changes the state.
 
 use cstore_types::SealSeq;
 use cstore_types::epoch::{self, SealPoint};
@@ -77,7 +77,7 @@ impl Judgements {
             if *seen < seal || !self.0.seen_rises || is_of_other_copy && self.0.own_seal {
                 *seen = seal;
             }
-            // Whatever holds the later seal of this disk has the other one in front of it.
+            // A disk that holds the later seal holds the earlier one, too.
             if folder.seen[at] >= folder.seen_in_doubt[at] && folder.seen[at] == seal {
                 folder.seen_in_doubt[at] = SealPoint::default();
             }
@@ -234,7 +234,7 @@ impl Judgements {
         let is_wrong =
             |set: usize| freed >> set & 1 == 1 && answer.wrong >> self.session_of(set) & 1 == 1;
         state.freed_committed |= (0..SETS).any(is_wrong);
-        // What was committed since the master answered counts, too, unless the folder is another one.
+        // Sessions that this folder has committed since the answer was made count, too.
         let folder = &state.master.folder;
         let committed = match folder.contains(&answer.head) {
             true => answer.committed | folder.committed(),

@@ -24,7 +24,7 @@ use crate::limits::{AUDIT_INTERVAL, NOTE_INTERVAL};
 use crate::releaser::Releases;
 use crate::roll_call::RollCall;
 
-/// What this program knows of the protocol with the master: it judges its disk by both seals.
+/// Version of the protocol with the master: this program judges its disk by both seals.
 pub(crate) const PROTOCOL: u32 = 4;
 
 /// Reports of one storage node.
@@ -399,8 +399,8 @@ mod tests {
         }
     }
 
-    /// What is noted of the master is written while the answer is handled: the page must not wait
-    /// for that.
+    /// The place of the master is written while the answer is handled, and the page must not wait for
+    /// that write.
     #[tokio::test]
     async fn i4_each_answer_of_a_busy_master_takes_an_audit_further() {
         let mut member = member();

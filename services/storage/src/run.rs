@@ -103,7 +103,7 @@ pub async fn run(
     let folder = config.disk.clone();
     let ended = run_over(config, secret, io, disk, readiness, metrics, shutdown).await;
     if let Err(RunError::Nameless { .. }) = ended {
-        // It has a new name at each start: none of them leaves an empty folder behind.
+        // The node draws a new name at each start; its empty folder must not stay.
         drop(std::fs::remove_dir(folder));
     }
     ended

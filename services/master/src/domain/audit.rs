@@ -14,7 +14,7 @@ use crate::store::keys::{self, SessionRecord};
 /// A page of committed sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct AuditPage {
-    /// Those of which the disk must hold sets.
+    /// Committed sessions whose reference sets the disk must hold.
     pub(crate) sessions: Vec<SessionId>,
     /// The last session that was looked at.
     pub(crate) last: Option<SessionId>,
@@ -38,7 +38,7 @@ impl Audits {
     /// be empty although others follow.
     ///
     /// # Errors
-    /// Of the store of metadata.
+    /// The error of the metadata store.
     pub(crate) async fn page(
         &self,
         store: StoreUuid,
@@ -66,8 +66,8 @@ impl Audits {
         Ok(page)
     }
 
-    /// Logs the files whose sets a disk does not have. Sessions that were removed meanwhile are
-    /// none.
+    /// Logs the name of each file that has lost its reference set on a disk. Sessions that are not
+    /// committed any more are skipped.
     pub(crate) async fn log_absent(&self, store: StoreUuid, absent: &[SessionId]) {
         for session in absent.iter().take(MAX_LOGGED_ABSENT) {
             if let Ok(Verdict::Committed(committed)) = self.releases.verdict(*session).await {

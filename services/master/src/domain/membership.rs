@@ -120,7 +120,7 @@ pub(crate) struct Node {
     pub(crate) disk: Option<DiskReport>,
     /// What is known of the sequences of its disk.
     pub(crate) told: Told,
-    /// What the program of a storage node knows.
+    /// Version of the protocol that a storage node speaks; 0 if it reported none.
     pub(crate) protocol: u32,
     /// Newest place in the master's history that a storage node has obeyed.
     pub(crate) noted: Option<Point>,

@@ -174,7 +174,7 @@ impl Releases {
     /// were kept.
     ///
     /// # Errors
-    /// Of the store of metadata: some may have gone.
+    /// The error of the metadata store. Some sessions may be dropped already.
     pub(crate) async fn drop_kept(&self, sessions: &[SessionId]) -> Result<u64, Fault> {
         let mut dropped = 0;
         for chunk in sessions.chunks(JUDGED_TOGETHER) {

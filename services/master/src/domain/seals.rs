@@ -22,7 +22,7 @@ use super::membership::{DiskReport, DoubtReport, Membership, Node};
 use crate::store::keys::{self, StoreRecord};
 use crate::store::{Batch, DoubtedSeal};
 
-/// Version of what a storage node knows from which on it judges itself by both seals.
+/// Version of the protocol from which on a storage node judges its disk by both seals.
 const JUDGES_IN_DOUBT: u32 = 4;
 
 /// The word by which a storage node names the doubt that its disk is an older copy.
@@ -95,7 +95,7 @@ impl Told {
 impl Node {
     /// Returns true if the disk of the node does not hold `seen`, as far as it has told.
     pub(super) fn is_older_than(&self, seen: &SeenSeals) -> bool {
-        // An older program is not told the other one, and could not be asked about it.
+        // An older program does not receive the seal in doubt, so it could list no doubt about it.
         let judges_both = self.protocol >= JUDGES_IN_DOUBT;
         self.lacks(&seen.newest) || (judges_both && self.lacks(&seen.in_doubt))
     }
@@ -169,7 +169,7 @@ impl Membership {
     /// and is taken as it is if the node has accepted that.
     ///
     /// # Errors
-    /// Those of the store of metadata. The node reports the same again.
+    /// The error of the metadata store. The node reports the same again.
     pub(crate) async fn take_reported(&self, store: StoreUuid) -> Result<(), Fault> {
         self.is_back(store).await;
         self.take_accepted(store).await

@@ -47,7 +47,7 @@ pub(crate) enum Edit {
     },
 }
 
-/// What a disk in doubt has of an earlier time of doubt.
+/// Seal in doubt that was remembered before a new one, and whether the disk holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DoubtedSeal {
     /// Seal that was remembered when the new one was judged.
@@ -138,12 +138,12 @@ pub(super) fn raised(
     match in_doubt {
         // Seals of two copies cannot be compared: the last one counts, which the other lacks.
         Some(seen) if seen.is_lacking && *doubted == seen.before => *doubted = point,
-        // Whatever holds the newest one has it.
+        // A disk that holds the newest seal holds this earlier one of the same epoch.
         Some(_) if newest.nonce == point.nonce && *newest >= point => return None,
         Some(_) if *doubted < point => *doubted = point,
         None if *newest < point => {
             *newest = point;
-            // The disk holds both, so whatever holds the later one has the other in front of it.
+            // This disk holds both seals, so a disk that holds the later one holds the other, too.
             if *doubted < point {
                 *doubted = SealPoint::default();
             }

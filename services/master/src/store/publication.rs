@@ -1,4 +1,4 @@
-//! What a commit has published, as a checksum.
+//! Publication: the checksum of the name and content that a commit has published.
 
 use cstore_types::FileName;
 

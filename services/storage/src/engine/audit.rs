@@ -35,7 +35,7 @@ pub struct AuditPage {
 pub struct Audited {
     /// Sessions of the page that have no set here.
     pub lost: Vec<SessionId>,
-    /// What [`Audit::settle`] has to be told, if something follows from the page.
+    /// Finding for [`Audit::settle`]; `None` if nothing follows from the page.
     pub finding: Option<LostSets>,
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Doubts {
 /// Outcome of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entered {
-    /// It holds the disk.
+    /// The doubt is open and holds the disk.
     Open,
     /// A person has accepted it before.
     Accepted,
@@ -75,7 +75,7 @@ impl Finding {
         match (doubt.accepted, self.kind) {
             (false, _) | (true, DoubtKind::Set) => true,
             (true, DoubtKind::Absent | DoubtKind::LostSets) => self.count <= doubt.count,
-            // The master is told, and remembers the accepted seal until then.
+            // The master remembers the accepted seal until it hears of the accept.
             (true, DoubtKind::StoreOlder) => self.seqs.0 <= doubt.seqs.0,
             (true, _) => false,
         }
@@ -84,7 +84,7 @@ impl Finding {
     /// Returns true if a doubt is about the same thing.
     pub(super) fn is_of(&self, doubt: &Doubt) -> bool {
         let is_same_kind = (self.kind, self.file) == (doubt.kind, doubt.file);
-        // There is one master at a time, whatever it tells, and one number of lost sets.
+        // There is one master at a time, and one count of lost sets.
         let is_one = matches!(self.kind, DoubtKind::Master | DoubtKind::LostSets);
         is_same_kind && (is_one || self.aux == doubt.aux)
     }
@@ -211,7 +211,7 @@ impl Doubts {
                     false => Entered::Open,
                 };
             }
-            // It was accepted, and is wrong again.
+            // The doubt was accepted, and more is wrong now.
             let number = known.number;
             self.list.retain(|doubt| doubt.number != number);
         }
@@ -220,8 +220,8 @@ impl Doubts {
         if !self.has_room(finding.kind) {
             self.forget_one_accepted();
         }
-        // What another part tells is told once, and others rest on it: it takes the place of one
-        // that the next open finds again.
+        // A doubt that the master's answer has caused takes the place of one that the next open finds
+        // again by itself.
         let is_told = |kind| matches!(kind, DoubtKind::StoreOlder | DoubtKind::Master);
         if !self.has_room(finding.kind)
             && is_told(finding.kind)
@@ -303,7 +303,7 @@ impl Doubts {
     }
 
     fn forget_one_accepted(&mut self) {
-        // What is found again at every open must not be forgotten.
+        // Doubts that every open finds again must stay, or they would be open again.
         let stays = |doubt: &Doubt| {
             let found_again = [
                 DoubtKind::Set,

@@ -288,7 +288,7 @@ impl Hold {
     pub(super) fn accept_master(&self) {
         let mut doubts = self.shared.doubts.lock();
         doubts.close(|doubt| doubt.kind == DoubtKind::Master);
-        // What the other master has removed, this one still names.
+        // This master still names files whose sets the other one has released.
         doubts.expect_lost_sets();
         self.note_accept();
         self.write(&doubts);
@@ -327,7 +327,7 @@ impl Hold {
         }
     }
 
-    /// Lets nothing be freed from now on. Under the lock of the `doubts`, so that nobody ends the
+    /// Stops all frees from now on. Needs the lock of the `doubts`, so that no other thread ends the
     /// hold in between.
     fn stop_frees(&self, _doubts: &MutexGuard<'_, Doubts>) {
         self.shared.is_held.store(true, Ordering::Release);

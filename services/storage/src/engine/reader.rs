@@ -124,8 +124,8 @@ impl BlockReader {
         }
     }
 
-    /// Writes down that records of blocks are damaged, BEFORE anybody is told: who uploads such a
-    /// block again must not be answered that it is here, also after a kill. Returns false if the
+    /// Writes down that records of blocks are damaged, BEFORE the read fails: an upload of such a
+    /// block must not be answered that it is here, also after a kill. Returns false if the
     /// disk does not take it now: then [`Self::keep_verdicts`] tries again.
     fn write_verdicts(&self, verdicts: &[(BlockId, Place)]) -> bool {
         let record = |(id, place): &(BlockId, Place)| Record {

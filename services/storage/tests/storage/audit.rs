@@ -47,6 +47,18 @@ fn audit(engine: &Engine, committed: &[SessionId]) -> Vec<SessionId> {
     lost
 }
 
+/// A disk of several segments without one of them, and the sessions that were committed on it.
+async fn without_a_segment() -> (FaultyDisk, Vec<SessionId>) {
+    let disk = filled().await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let committed = engine.holdings().sessions();
+    drop(engine);
+    let disk = disk.kill();
+    let folder = segments(&disk);
+    take_file(&*folder, &names(&folder)[1]);
+    (disk, committed)
+}
+
 fn sessions(numbers: impl IntoIterator<Item = u64>) -> Vec<SessionId> {
     numbers.into_iter().map(session).collect()
 }
@@ -107,13 +119,7 @@ async fn i12_accepted_losses_hold_nothing_and_more_of_them_do() {
 /// the lost sets are listed and hold nothing.
 #[tokio::test]
 async fn i12_sets_that_went_with_an_accepted_loss_are_listed_as_accepted() {
-    let disk = filled().await;
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    let committed: Vec<SessionId> = engine.holdings().sessions();
-    drop(engine);
-    let disk = disk.kill();
-    let folder = segments(&disk);
-    take_file(&*folder, &names(&folder)[1]);
+    let (disk, committed) = without_a_segment().await;
 
     let engine = open_memory(&disk, CAPACITY).unwrap();
     let n_lost = audit(&engine, &committed).len();
@@ -144,13 +150,7 @@ async fn i12_sets_that_went_with_an_accepted_loss_are_listed_as_accepted() {
 /// The process ends between the accept and the end of the next round.
 #[tokio::test]
 async fn i12_what_an_accepted_loss_has_taken_is_known_after_a_restart() {
-    let disk = filled().await;
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    let committed: Vec<SessionId> = engine.holdings().sessions();
-    drop(engine);
-    let disk = disk.kill();
-    let folder = segments(&disk);
-    take_file(&*folder, &names(&folder)[1]);
+    let (disk, committed) = without_a_segment().await;
     let engine = open_memory(&disk, CAPACITY).unwrap();
     for doubt in engine.hold().doubts() {
         engine.hold().accept(doubt.number).unwrap();
@@ -287,13 +287,7 @@ async fn i12_what_an_accept_has_cost_is_no_hold_after_a_restart() {
 #[tokio::test]
 async fn i12_an_accept_that_dies_half_way_is_not_asked_for_twice() {
     for nth in 1..=4 {
-        let disk = filled().await;
-        let engine = open_memory(&disk, CAPACITY).unwrap();
-        let committed = engine.holdings().sessions();
-        drop(engine);
-        let disk = disk.kill();
-        let folder = segments(&disk);
-        take_file(&*folder, &names(&folder)[1]);
+        let (disk, committed) = without_a_segment().await;
 
         let engine = open_memory(&disk, CAPACITY).unwrap();
         let doubts = engine.hold().doubts();

@@ -24,7 +24,7 @@ use rand::{RngExt, SeedableRng};
 use crate::hold::{copy_alive, names, put_file, segments, take_file};
 use crate::model::{World, answer, block};
 
-/// What happened in all sequences.
+/// Counts of the events of all sequences.
 #[derive(Debug, Default)]
 struct Tally {
     returned: u64,

@@ -450,7 +450,7 @@ fn audit(engine: &Engine, sessions: &[u64]) {
     engine.audit().settle(&found.finding.unwrap());
 }
 
-/// What has taken the sets may have taken blocks, and that their files are gone says nothing about it.
+/// A fault that took sets may have taken blocks, too, and the removal of the files disproves nothing.
 #[tokio::test]
 async fn i8_lost_sets_whose_files_were_removed_leave_the_blocks_unverified() {
     let disk = rotten().await;

@@ -10,7 +10,7 @@ use cstore_node::size::ByteSize;
 use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{NodeId, StoreUuid};
 
-use crate::engine::SUPERBLOCK_FILE;
+use crate::engine::{INVENTORY_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE};
 
 /// Smallest disk that holds a few segments and its reserve.
 pub const MIN_FS_SIZE: ByteSize = ByteSize::from_mib(6);
@@ -117,8 +117,10 @@ fn name_of_disk(data_dir: &Path, env: &mut Env<'_>) -> Option<NodeId> {
 fn names_of_disks(data_dir: &Path) -> Vec<NodeId> {
     let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
     let has_disk = |folder: &Path| {
-        let superblock = folder.join(SUPERBLOCK_FILE);
-        superblock.try_exists().unwrap_or(false)
+        // A disk is known without its superblock, too.
+        let marks = [SUPERBLOCK_FILE, INVENTORY_FILE, SEGMENTS_DIR];
+        let is_there = |mark| folder.join(mark).try_exists().unwrap_or(false);
+        marks.into_iter().any(is_there)
     };
     let mut names: Vec<NodeId> = entries
         .filter(|entry| has_disk(&entry.path()))

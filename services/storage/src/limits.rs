@@ -24,6 +24,9 @@ cstore_types::limits! {
     /// Most batches that are read at once over all connections. More wait: they would only queue at
     /// the disk.
     pub(crate) count MAX_READERS: usize = 16;
+    /// Blocks that an open reads to see whether a disk without superblock has ids by the cluster's
+    /// key. It is refused if none of them has.
+    pub(crate) count KEY_SAMPLE: usize = 16;
     /// Times that a read is repeated because its record moved to another file. Then it fails.
     pub count MAX_READ_TRIES: usize = 3;
     /// Longest wait for the note that a block is damaged to be durable. The read fails then without

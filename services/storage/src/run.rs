@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::Config;
-use crate::engine::{Answer, DiskOptions, Engine, Identity, Superblock, peek};
+use crate::engine::{Answer, DiskOptions, Engine, Identity, Superblock, look};
 use crate::engine::{EngineError, OpenError};
 use crate::limits::{
     CONNECTION_CREDITS, HANDSHAKE_DEADLINE, IDLE_DEADLINE, MAX_REQUESTS, PROGRESS_DEADLINE,
@@ -150,16 +150,16 @@ pub async fn run_over(
         retry_step: config.retry_step,
     };
 
-    let found = peek(&disk, &path)?;
-    let store = match &found {
-        Some(superblock) => superblock.store,
+    let found = look(&disk, &path)?;
+    let store = match found.store() {
+        Some(store) => store,
         None => StoreUuid::random().map_err(RunError::Random)?,
     };
-    let first_report = report_unopened(&config, store, found.as_ref());
+    let first_report = report_unopened(&config, store, found.superblock());
     let Some(membership) = link.join(Some(first_report), &readiness, &shutdown).await? else {
         return Ok(());
     };
-    if config.has_new_name && found.is_none() && membership.has_map {
+    if config.has_new_name && found.store().is_none() && membership.has_map {
         return Err(RunError::Nameless { path });
     }
     let identity = Identity {

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::format::Damage;
+use crate::format::{Damage, file_name};
 
 /// A failure of the log. Cheap to clone: one failed sync fails many groups, so causes are shared.
 ///
@@ -34,7 +34,8 @@ pub enum LogError {
     /// A write or sync failed; nothing is appended any more until the log is opened again.
     #[error("log is poisoned")]
     Poisoned(#[source] Arc<LogError>),
-    /// Durable bytes are damaged. Nothing was changed.
+    /// A file cannot be used: it is of another log or of a later program, or durable bytes of it
+    /// are damaged. Nothing was changed.
     #[error("log file {file:08x} is damaged at offset {offset}")]
     Corrupt {
         /// Id of the file.
@@ -46,10 +47,12 @@ pub enum LogError {
         damage: Damage,
     },
     /// Input or output failed.
-    #[error("{doing}")]
+    #[error("{doing}{}", of_file(*.file))]
     Io {
         /// The attempted operation, in the present tense.
         doing: &'static str,
+        /// Id of the file, if it is about one.
+        file: Option<u32>,
         /// The operating system's error.
         #[source]
         source: Arc<io::Error>,
@@ -77,7 +80,21 @@ impl LogError {
     pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self::Io {
             doing,
+            file: None,
             source: Arc::new(error),
         }
     }
+
+    /// Returns a function like [`Self::io`] for an operation on a file.
+    pub(crate) fn io_of(doing: &'static str, file: u32) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Io {
+            doing,
+            file: Some(file),
+            source: Arc::new(error),
+        }
+    }
+}
+
+fn of_file(file: Option<u32>) -> String {
+    file.map_or_else(String::new, |file| format!(" {}", file_name(file)))
 }

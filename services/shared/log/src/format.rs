@@ -44,7 +44,7 @@ const VERSION_WITHOUT_EPOCHS: u16 = 1;
 const FLAG_FOOTER: u32 = 1;
 const ENTRY: usize = 6;
 const FOOTER_ENTRY: usize = 14;
-const TRAILER: usize = 16;
+pub(crate) const TRAILER: usize = 16;
 
 /// Name of the file of an id.
 pub fn file_name(id: u32) -> String {
@@ -105,9 +105,9 @@ pub enum Damage {
     /// A frame that was proven durable is missing.
     #[error("frame {0} was durable and does not validate")]
     Lost(u64),
-    /// A second frame is unproven; a crash leaves one at most.
-    #[error("frame {0} is not the only one that nothing proves")]
-    SecondTail(u64),
+    /// The disk does not give the bytes back.
+    #[error("cannot be read: {}", std::io::Error::from_raw_os_error(*.0))]
+    Unreadable(i32),
 }
 
 /// Start value of every frame checksum of a file.
@@ -169,15 +169,16 @@ impl FileHeader {
         if fields.array::<8>()? != *FILE_MAGIC {
             return Err(Damage::Magic);
         }
-        let version = fields.u16()?;
-        if version != VERSION && version != VERSION_WITHOUT_EPOCHS {
-            return Err(Damage::Version(version));
-        }
+        // The checksum comes first: a version that was hit by rot is not that of a later program.
         let (body, crc) = block
             .split_last_chunk::<4>()
             .ok_or(Damage::Short(block.len() as u64))?;
         if crc32c::crc32c(body).to_le_bytes() != *crc {
             return Err(Damage::Header);
+        }
+        let version = fields.u16()?;
+        if version != VERSION && version != VERSION_WITHOUT_EPOCHS {
+            return Err(Damage::Version(version));
         }
         fields.u16()?;
         let file = fields.u32()?;
@@ -203,10 +204,28 @@ impl FileHeader {
     }
 }
 
-/// Owner and id that the header block of a file names; `None` if it is no valid header.
-pub fn header_owner(block: &[u8]) -> Option<([u8; 16], u32)> {
+/// What the header block of a file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeaderFacts {
+    /// Identity of the log's owner.
+    pub owner: [u8; 16],
+    /// Id of the file.
+    pub file: u32,
+    /// Bytes that the file was made with.
+    pub capacity: u64,
+    /// Sequence of the owner's superblock when the file was made.
+    pub superblock_seq: u64,
+}
+
+/// Reads the header block of a file; `None` if it is no valid header.
+pub fn header_facts(block: &[u8]) -> Option<HeaderFacts> {
     let header = FileHeader::decode(block).ok()?;
-    Some((header.owner, header.file))
+    Some(HeaderFacts {
+        owner: header.owner,
+        file: header.file,
+        capacity: header.capacity,
+        superblock_seq: header.superblock_seq,
+    })
 }
 
 /// Checksum of an encoded header block.
@@ -433,37 +452,102 @@ fn checksum<'a>(seed: Seed, header: &FrameHeader, parts: impl Iterator<Item = &'
     )
 }
 
-/// Reads the directory of a verified frame at `offset`.
+/// Record in the directory of a frame or footer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EntryRef<'a> {
+    pub(crate) kind: u8,
+    pub(crate) key: &'a [u8],
+    pub(crate) len: u32,
+    /// Offset of the payload in the file.
+    pub(crate) offset: u32,
+    pub(crate) seq: u64,
+}
+
+impl Entry {
+    pub(crate) fn as_ref(&self) -> EntryRef<'_> {
+        EntryRef {
+            kind: self.kind,
+            key: &self.key,
+            len: self.len,
+            offset: self.offset,
+            seq: self.seq,
+        }
+    }
+}
+
+impl EntryRef<'_> {
+    pub(crate) fn to_entry(self) -> Entry {
+        Entry {
+            kind: self.kind,
+            key: Bytes::copy_from_slice(self.key),
+            len: self.len,
+            offset: self.offset,
+            seq: self.seq,
+        }
+    }
+}
+
+/// Calls `visit` with each record of a directory, whose frame or footer lies at `offset`.
+///
+/// # Errors
+/// [`Damage::Directory`] or [`Damage::PayloadOffset`]: the directory is not what the header
+/// announces. `visit` may have been called before.
+pub(crate) fn visit_directory(
+    header: &FrameHeader,
+    offset: u64,
+    directory: &[u8],
+    visit: &mut dyn FnMut(EntryRef<'_>),
+) -> Result<(), Damage> {
+    let mut fields = Fields::new(directory);
+    let mut payload = offset + FRAME_HEADER as u64 + u64::from(header.directory_len);
+    for _ in 0..header.records {
+        let [kind, key_len] = fields.array()?;
+        let len = fields.u32()?;
+        let (offset, seq) = if header.footer {
+            let offset = fields.u32()?;
+            (offset, header.seq.saturating_sub(fields.u32()?.into()))
+        } else {
+            let offset = u32::try_from(payload).map_err(|_| Damage::PayloadOffset)?;
+            payload += u64::from(len);
+            (offset, header.seq)
+        };
+        let key = fields.take(key_len.into())?;
+        visit(EntryRef {
+            kind,
+            key,
+            len,
+            offset,
+            seq,
+        });
+    }
+    fields.end()?;
+    Ok(())
+}
+
+/// Returns the records of the directory of a frame or footer at `offset`.
+///
+/// # Errors
+/// Those of [`visit_directory`].
 pub(crate) fn decode_directory(
     header: &FrameHeader,
     offset: u64,
     directory: &[u8],
 ) -> Result<Vec<Entry>, Damage> {
-    let mut fields = Fields::new(directory);
     let mut entries = Vec::with_capacity((header.records as usize).min(directory.len()));
-    let mut payload = offset + FRAME_HEADER as u64 + u64::from(header.directory_len);
-    for _ in 0..header.records {
-        let [kind, key_len] = fields.array()?;
-        let len = fields.u32()?;
-        let (at, seq) = if header.footer {
-            let at = fields.u32()?;
-            (at, header.seq.saturating_sub(fields.u32()?.into()))
-        } else {
-            let at = u32::try_from(payload).map_err(|_| Damage::PayloadOffset)?;
-            payload += u64::from(len);
-            (at, header.seq)
-        };
-        let key = Bytes::copy_from_slice(fields.take(key_len.into())?);
-        entries.push(Entry {
-            kind,
-            key,
-            len,
-            offset: at,
-            seq,
-        });
-    }
-    fields.end()?;
+    visit_directory(header, offset, directory, &mut |entry| {
+        entries.push(entry.to_entry());
+    })?;
     Ok(entries)
+}
+
+/// Returns true if a frame whose checksum does not match can be what its header says: its records
+/// fill the directory, and their payloads the rest.
+pub(crate) fn is_plausible(header: &FrameHeader, offset: u64, directory: &[u8]) -> bool {
+    let mut payload = 0;
+    let read = visit_directory(header, offset, directory, &mut |entry| {
+        payload += u64::from(entry.len);
+    });
+    read.is_ok() && !header.footer && payload == u64::from(header.payload_len)
 }
 
 #[cfg(test)]
@@ -585,6 +669,9 @@ mod tests {
         assert_eq!(without.encode()[8], 1, "a log without epochs is version 1");
         let mut newer = block.to_vec();
         newer[8] = 9;
+        assert_eq!(FileHeader::decode(&newer), Err(Damage::Header));
+        let crc = crc32c::crc32c(&newer[..4_092]);
+        newer[4_092..].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(FileHeader::decode(&newer), Err(Damage::Version(9)));
         assert_eq!(FileHeader::decode(&[0; 4_096]), Err(Damage::Magic));
         let mut flipped = block.to_vec();

@@ -4,8 +4,25 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 
+use cstore_types::epoch::Epoch;
+
 use crate::recovery::RecoveryReport;
 use crate::types::FileInfo;
+
+/// Final figures of a file, by which an open knows that it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedFigures {
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// First sequence of its frames.
+    pub first_seq: u64,
+    /// Last sequence of its frames.
+    pub last_seq: u64,
+    /// Number of records.
+    pub records: u64,
+    /// Checksum of the footer; 0 without one.
+    pub footer_crc: u32,
+}
 
 /// Durable list of the files of one log.
 ///
@@ -27,6 +44,17 @@ pub trait Inventory: Debug + Send + Sync {
     /// Returns true if an open may read the file. Others are left alone: they were given up, or
     /// came from elsewhere.
     fn may_read(&self, file: u32) -> bool;
+
+    /// Returns the final figures of a file that takes no more frames; `None` if they are not known.
+    fn sealed_figures(&self, file: u32) -> Option<SealedFigures>;
+
+    /// Returns how many holes of a file are known and settled: an open that finds no more of them
+    /// is not in doubt because of them.
+    fn known_holes(&self, file: u32) -> u32;
+
+    /// Returns the epoch of a number, for the header of a file that is made anew; `None` if it is
+    /// not known.
+    fn epoch(&self, number: u32) -> Option<Epoch>;
 
     /// Notes that `sealed` is complete, with its final figures, and that `begun` takes frames from
     /// now on. Called BEFORE the first frame of `begun` is acknowledged, maybe at the same time as

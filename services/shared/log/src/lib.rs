@@ -45,10 +45,12 @@ pub use disk::{Disk, DiskFile, LockGuard, RealDisk};
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};
 pub use error::LogError;
-pub use format::{Damage, MAX_KEY, file_name, frame_bytes, header_owner, parse_file_name};
-pub use inventory::Inventory;
+pub use format::{
+    Damage, HeaderFacts, MAX_KEY, file_name, frame_bytes, header_facts, parse_file_name,
+};
+pub use inventory::{Inventory, SealedFigures};
 pub use log::Log;
-pub use recovery::{DirectoryEntry, RecoveredRecord, RecoveryReport};
+pub use recovery::{DirectoryEntry, Hole, RecoveredRecord, RecoveryReport, Unreadable};
 pub use types::{
     Committed, Done, FileInfo, FileState, Location, NextEpoch, Observer, Options, Record, Urgency,
 };

@@ -38,7 +38,8 @@ pub struct Options {
     /// List of the files, if the owner keeps one.
     pub inventory: Option<Arc<dyn Inventory>>,
     /// Something is in doubt: files that hold a part of the sequences may be missing, and nothing
-    /// that lies in the folder is removed at the open, leftovers included.
+    /// that lies in the folder is removed at the open, leftovers included. The same holds for an
+    /// open that finds damage.
     pub is_held: bool,
 }
 
@@ -135,4 +136,6 @@ pub struct FileInfo {
     pub header_crc: u32,
     /// Checksum of the footer; 0 without one.
     pub footer_crc: u32,
+    /// Parts of it that are damaged and that no footer tells, as the open found them.
+    pub holes: u32,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cstore_log::LogError;
 use cstore_types::{ErrorCode, SessionId, StoreUuid};
+use rustix::io::Errno;
 use tokio::task::JoinError;
 
 use super::format::{DoubtKind, FormatError};
@@ -250,6 +251,14 @@ impl OpenError {
     }
 }
 
+/// Returns true for an error of the system that says nothing about what is stored.
+pub(super) fn is_passing(error: &std::io::Error) -> bool {
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    passing
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 #[cfg(test)]
 mod tests {
     use cstore_types::error_chain;
@@ -260,6 +269,7 @@ mod tests {
     fn a_failed_write_keeps_the_error_of_the_disk_under_every_name() {
         let io = LogError::Io {
             doing: "write log frame",
+            file: None,
             source: Arc::new(io::ErrorKind::StorageFull.into()),
         };
         let error = EngineError::from(LogError::Poisoned(Arc::new(io)));

@@ -52,7 +52,7 @@ mod verifier;
 mod volume;
 mod writer;
 
-pub(crate) use format::SUPERBLOCK_FILE;
+pub(crate) use format::{INVENTORY_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE};
 
 pub use audit::{Audit, AuditPage, Audited};
 pub use compactor::{CompactStep, CompactionStats, Compactor, Need};
@@ -69,5 +69,6 @@ pub use recycler::Recycler;
 pub use releaser::Releaser;
 pub use space::Space;
 pub use verifier::{Verifier, VerifyStep};
-pub use volume::mount::{DiskOptions, Identity, peek};
+pub use volume::mount::{DiskOptions, Identity, Look, look, peek};
+pub use volume::rebuild::Remains;
 pub use writer::{PutOutcome, SealOutcome};

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! LOCK ─▶ superblock ─┬─ empty folder ─▶ format
+//!                     ├─ lost, segments are there ─▶ made anew from them, in doubt
 //!                     ├─ FRESH_START=TRUE ─▶ no reference set, or ERASE names this store ─▶ format again
 //!                     ├─ ours ─▶ inventory: which segments must be there
 //!                     │          ─▶ log (copies an unproven tail) ─▶ blocks, sets, releases in their order
 //!                     │          ─▶ reference counts from bitmap.bin if it matches, else from the sets
 //!                     │          ─▶ doubts that were found, or are disproved ─▶ inventory, superblock
-//!                     └─ foreign, damaged, other cluster, node or key ─▶ refused, nothing changed
+//!                     └─ foreign, other cluster, node or key ─▶ refused, nothing changed
 //! ```
 
 use std::io;
@@ -39,7 +40,7 @@ use super::sets::SetReader;
 use super::space::{Geometry, SpaceLedger};
 use super::verifier::Verifier;
 use super::volume::inventory;
-use super::volume::mount::{self, DiskOptions, Identity, peek};
+use super::volume::mount::{self, DiskOptions, Identity, Look, look};
 use super::volume::survey::Survey;
 use super::volume::{Volume, bitmap_allowance};
 use super::writer::Writer;
@@ -96,17 +97,29 @@ pub(super) fn open(
         lock: Arc::new(lock),
     };
 
-    let Some(found) = peek(&opening.disk, path)? else {
-        mount::refuse_foreign(&opening.disk, path)?;
-        let superblock = mount::format(&opening.disk, identity, options)?;
-        return opening.recover(superblock, options.capacity);
+    let (found, is_rebuilt) = match look(&opening.disk, path)? {
+        Look::Unformatted => {
+            mount::refuse_foreign(&opening.disk, path)?;
+            (mount::format(&opening.disk, identity, options)?, false)
+        }
+        Look::Disk(found) => {
+            mount::check_identity(path, &found, identity)?;
+            if options.fresh_start {
+                return opening.format_again(*found, false);
+            }
+            (*found, false)
+        }
+        Look::WithoutSuperblock(remains) => {
+            let store = remains.store;
+            tracing::error!(path, %store, "superblock is lost: it is made anew from the segments");
+            let rebuilt = remains.superblock(identity, options);
+            if options.fresh_start {
+                return opening.format_again(rebuilt, true);
+            }
+            (rebuilt, true)
+        }
     };
-    mount::check_identity(path, &found, identity)?;
-    if options.fresh_start {
-        opening.format_again(found)
-    } else {
-        opening.recover(found, options.capacity)
-    }
+    opening.recover(found, is_rebuilt, options.capacity)
 }
 
 /// A disk that is locked and being opened.
@@ -120,12 +133,12 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     /// Erases a disk of ours, if that is allowed, and formats it.
-    fn format_again(self, found: Superblock) -> Result<Parts, OpenError> {
+    fn format_again(self, found: Superblock, is_rebuilt: bool) -> Result<Parts, OpenError> {
         let store = found.store;
         // The old contents are scanned only to decide whether erasing them is allowed, so the new,
         // possibly smaller, capacity is not applied to them.
         let capacity = self.options.capacity.max(found.capacity);
-        let old = self.recover(found, capacity)?;
+        let old = self.recover(found, is_rebuilt, capacity)?;
         let sessions = old.index.lock().n_sessions();
         let may_hide = !old.hold.doubts().is_empty();
         if (sessions > 0 || may_hide) && self.options.erase != Some(store) {
@@ -137,25 +150,30 @@ impl Opening<'_> {
         tracing::warn!(%store, sessions, "formatting the disk again: FRESH_START=TRUE");
         mount::erase(&self.disk).map_err(OpenError::io("erase disk"))?;
         let superblock = mount::format(&self.disk, self.identity, self.options)?;
-        self.recover(superblock, self.options.capacity)
+        self.recover(superblock, false, self.options.capacity)
     }
 
     /// Recovers a formatted disk and puts the parts together.
-    fn recover(&self, found: Superblock, capacity: u64) -> Result<Parts, OpenError> {
+    fn recover(
+        &self,
+        found: Superblock,
+        is_rebuilt: bool,
+        capacity: u64,
+    ) -> Result<Parts, OpenError> {
         let was_lowered = capacity < found.capacity;
         let was_clean = found.clean;
         let superblock = Superblock { capacity, ..found };
 
         let segments = self.disk.subdir(SEGMENTS_DIR);
         let segments = segments.map_err(OpenError::io("open segments"))?;
-        let survey = Survey::begin(&self.disk, segments.clone(), &superblock);
+        let survey = Survey::begin(&self.disk, segments.clone(), (&superblock, is_rebuilt));
         let mut survey = survey.map_err(OpenError::io("compare segments with inventory"))?;
 
         let log_options = log_options(&superblock, &survey, self.options.nonce);
         let reserve_bytes = log_options.reserve_bytes;
 
         // Every record of the log passes the recovery, in the order of the log.
-        let mut recovery = Recovery::default();
+        let mut recovery = Recovery::new(self.identity.key.clone());
         let opened = Log::open(segments, log_options, &mut |record| {
             recovery.take(&record);
         });
@@ -171,11 +189,16 @@ impl Opening<'_> {
             let beside = reserve_bytes + inventory + survey.ignored_bytes;
             return Err(too_small(capacity, allocated, beside));
         }
+        if is_rebuilt && !recovery.is_key_right(&log) {
+            return Err(mount::other_key(self.path));
+        }
+        let unexplained = recovery.unexplained_holes(&report.holes);
         let index: SharedIndex = Arc::new(Mutex::new(recovery.finish()?));
         let files = log.files();
         let ids = files.iter().map(|file| file.id).collect();
         index.lock().keep_verdicts_of(&ids);
-        let found = survey.compare_files(&files, &report, &superblock).to_vec();
+        let found = survey.compare_files(&files, &report, &unexplained, &superblock);
+        let found = found.to_vec();
 
         // What is written from now on is newer than every superblock that a segment names.
         let superblock = Superblock {

@@ -6,11 +6,10 @@ use std::sync::mpsc::sync_channel;
 use bytes::Bytes;
 use cstore_log::{Committed, Location, LogError, Record, Urgency};
 use cstore_types::{BlockId, DedupKey};
-use rustix::io::Errno;
 
 use super::appender::Appender;
 use super::counters::Counters;
-use super::error::EngineError;
+use super::error::{EngineError, is_passing};
 use super::format::{KIND_BAD, Place, bad_key};
 use super::index::{Marked, SharedIndex, place_of};
 use super::locked_log::LockedLog;
@@ -153,12 +152,4 @@ impl BlockReader {
         }
         is_written
     }
-}
-
-/// Returns true for an error of the system that says nothing about what is stored.
-pub(super) fn is_passing(error: &std::io::Error) -> bool {
-    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
-    passing
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -1,38 +1,119 @@
 //! Recovery: the index from the records of the log, and reference counts from the derived cache or
 //! from the sets.
 
-use cstore_log::RecoveredRecord;
-use cstore_types::{SealSeq, SessionId, error_chain};
+use cstore_log::{Hole, Location, RecoveredRecord};
+use cstore_types::{BlockId, DedupKey, SealSeq, SessionId, error_chain};
 
 use super::doubts::Finding;
 use super::error::OpenError;
 use super::format::{
     Bitmap, DoubtKind, FIRST_SKIPPED_KIND, FormatError, KIND_BAD, KIND_DATA, KIND_MANIFEST,
-    KIND_REFSET, KIND_RELEASE, parse_bad_key, parse_block_key, parse_refset_key, parse_release_key,
+    KIND_REFSET, KIND_RELEASE, Place, decode_refset, parse_bad_key, parse_block_key,
+    parse_refset_key, parse_release_key,
 };
-use super::index::{Index, RefSet, SharedIndex};
+use super::index::{Index, RefSet, SharedIndex, place_of};
+use super::locked_log::LockedLog;
 use super::sets::SetReader;
+use crate::limits::KEY_SAMPLE;
 
 /// The index of records that the log delivers in its order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recovery {
     index: Index,
+    key: DedupKey,
     /// Records whose keys this program cannot read.
     unreadable: usize,
+    /// Places of records of damaged frames that are no blocks and no whole sets.
+    unexplained: Vec<Place>,
+    /// The first blocks of the log.
+    sample: Vec<(BlockId, Location)>,
 }
 
 impl Recovery {
+    pub(super) fn new(key: DedupKey) -> Self {
+        Self {
+            index: Index::default(),
+            key,
+            unreadable: 0,
+            unexplained: Vec::new(),
+            sample: Vec::new(),
+        }
+    }
+
     pub(super) fn take(&mut self, record: &RecoveredRecord<'_>) {
-        if self.try_take(record).is_err() {
+        if !record.is_verified {
+            self.take_unverified(record);
+        } else if self.try_take(record).is_err() {
             self.unreadable += 1;
         }
+    }
+
+    /// Takes a record of a damaged frame for what its payload proves. A block that is damaged is
+    /// known by its key, as one in a sealed segment. A release proves nothing: its sets stay, and
+    /// the master names the session again.
+    fn take_unverified(&mut self, record: &RecoveredRecord<'_>) {
+        let place = place_of(record.location);
+        let payload = record.payload;
+        match record.kind {
+            KIND_DATA | KIND_MANIFEST => {
+                let Ok(id) = parse_block_key(record.key) else {
+                    return self.unexplained.push(place);
+                };
+                if payload.is_some_and(|payload| id.matches(&self.key, payload)) {
+                    self.index.recover_block(id, record.location);
+                } else if self.index.block(&id).is_none() {
+                    self.index.recover_block(id, record.location);
+                    self.index.mark_bad(&id, record.location);
+                    self.index.owe_verdict(id, place);
+                }
+            }
+            KIND_REFSET => {
+                let key = parse_refset_key(record.key);
+                let is_whole = |(session, part)| {
+                    payload.is_some_and(|payload| decode_refset(session, part, payload).is_ok())
+                };
+                if key.is_ok_and(is_whole) && self.try_take(record).is_ok() {
+                    return;
+                }
+                self.unexplained.push(place);
+            }
+            _ => self.unexplained.push(place),
+        }
+    }
+
+    /// Returns true if ids of the first blocks are by the key, or there is no block to tell.
+    pub(super) fn is_key_right(&self, log: &LockedLog) -> bool {
+        let read = self
+            .sample
+            .iter()
+            .filter_map(|(id, location)| Some((id, log.read(*location).ok()?)));
+        let matches: Vec<bool> = read
+            .map(|(id, bytes)| id.matches(&self.key, &bytes))
+            .collect();
+        matches.is_empty() || matches.contains(&true)
+    }
+
+    /// Returns the holes that may hide more than blocks. In the others every record is known: blocks
+    /// that are damaged have verdicts.
+    pub(super) fn unexplained_holes(&self, holes: &[Hole]) -> Vec<Hole> {
+        let is_unexplained = |hole: &&Hole| {
+            // A record without payload may lie at the end of its frame.
+            let bytes = hole.offset..=hole.offset + hole.len;
+            let lies_in =
+                |(file, offset): &Place| *file == hole.file && bytes.contains(&u64::from(*offset));
+            !hole.is_told || self.unexplained.iter().any(lies_in)
+        };
+        holes.iter().filter(is_unexplained).copied().collect()
     }
 
     fn try_take(&mut self, record: &RecoveredRecord<'_>) -> Result<(), FormatError> {
         match record.kind {
             KIND_DATA | KIND_MANIFEST => {
-                self.index
-                    .recover_block(parse_block_key(record.key)?, record.location);
+                let id = parse_block_key(record.key)?;
+                self.index.recover_block(id, record.location);
+                if self.sample.len() < KEY_SAMPLE {
+                    self.sample.push((id, record.location));
+                }
             }
             KIND_REFSET => {
                 let (session, part) = parse_refset_key(record.key)?;

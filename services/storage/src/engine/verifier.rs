@@ -25,12 +25,12 @@ use cstore_types::{BlockId, error_chain};
 use tokio::sync::Mutex;
 
 use super::compactor::pause_after;
-use super::error::EngineError;
+use super::error::{EngineError, is_passing};
 use super::format::{FormatError, KIND_DATA, KIND_MANIFEST, parse_block_key};
 use super::hold::Hold;
 use super::index::SharedIndex;
 use super::locked_log::LockedLog;
-use super::reader::{BlockReader, is_passing};
+use super::reader::BlockReader;
 use crate::limits::{MAX_COPIED_RECORDS, VERIFY_BYTES_PER_SECOND, VERIFY_PAUSE, VERIFY_STEP_BYTES};
 
 /// The outcome of a step.

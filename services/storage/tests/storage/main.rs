@@ -2,6 +2,7 @@
 
 mod audit;
 mod compaction;
+mod damage;
 mod disk;
 mod disk_edges;
 mod doubt_model;

@@ -72,11 +72,12 @@ pub(super) fn recover(
         _ => 0,
     };
     let mut scan = LogScan::new(covered);
-    let (log, _) = Log::open(log_disk, log_options(owner.bytes, options), &mut |record| {
+    let (log, report) = Log::open(log_disk, log_options(owner.bytes, options), &mut |record| {
         scan.visit(&record);
     })
     .map_err(MetaError::Log)?;
     scan.end_frame();
+    scan.note_damage(&report);
     let mut truth = Truth::read(dir, log, scan, found);
 
     let index = settle(dir, &mut truth, options, gauge)?;
@@ -121,7 +122,7 @@ fn settle(
     }
 
     let has_applied = applied.position > 0;
-    if has_applied && applied.is_current && is_trusted && truth.continues(&applied) {
+    if has_applied && applied.is_current && is_trusted && truth.continues(&index, &applied) {
         // An index that has to make up for a hole keeps its mark until a snapshot has.
         if truth.hole().is_none() {
             index.mark_in_use()?;
@@ -223,6 +224,7 @@ impl Recovered {
         }
         recovered.snapshot_bytes = written?.bytes;
         recovered.uncovered_bytes = 0;
+        recovered.truth.retire_damaged()?;
         Ok(recovered)
     }
 

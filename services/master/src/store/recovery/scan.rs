@@ -1,8 +1,10 @@
 //! A summary of the log: a few numbers per file, and the records of the newest file only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cstore_log::{DirectoryEntry, FileState, Location, Log, RecoveredRecord};
+use cstore_log::{
+    Damage, DirectoryEntry, FileState, Location, Log, LogError, RecoveredRecord, RecoveryReport,
+};
 
 use crate::store::record::KIND_UNCHECKED;
 use crate::store::{MetaError, Position};
@@ -37,6 +39,10 @@ pub(super) struct LogScan {
     newest_records: Vec<Entry>,
     /// Bytes of log that the snapshot does not cover.
     pub(super) uncovered_bytes: u64,
+    /// Damage of the log, each with the last position that it may have hit.
+    pub(super) damages: Vec<(Position, MetaError)>,
+    /// Files with damaged parts.
+    pub(super) damaged_files: BTreeSet<u32>,
 }
 
 impl LogScan {
@@ -47,7 +53,12 @@ impl LogScan {
         }
     }
 
+    /// Takes a record of the log. One of a damaged frame counts as missing: its position may be wrong,
+    /// too.
     pub(super) fn visit(&mut self, record: &RecoveredRecord<'_>) {
+        if !record.is_verified {
+            return;
+        }
         let entry = entry(record.key, record.kind, record.location);
         let Entry {
             position,
@@ -77,6 +88,31 @@ impl LogScan {
                 self.frame.0 = record.frame_seq;
             }
             self.frame.1 += u64::from(location.len);
+        }
+    }
+
+    /// Takes the damage that the open has met.
+    pub(super) fn note_damage(&mut self, report: &RecoveryReport) {
+        self.damaged_files = report.holes.iter().map(|hole| hole.file).collect();
+        let holes = report
+            .holes
+            .iter()
+            .map(|hole| (hole.file, hole.offset, hole.damage));
+        let unreadable = report
+            .unreadable
+            .iter()
+            .map(|file| (file.file, 0, file.damage));
+        for (file, offset, damage) in holes.chain(unreadable) {
+            // Positions behind the last one of the file are missing only if the damage is behind
+            // all frames of it that are there.
+            let known = self.last_of_file.get(&file).copied();
+            let known = known.filter(|_| damage == Damage::FrameBeforeValid);
+            let error = MetaError::Log(LogError::Corrupt {
+                file,
+                offset,
+                damage,
+            });
+            self.damages.push((known.unwrap_or(Position::MAX), error));
         }
     }
 
@@ -163,11 +199,12 @@ impl LogScan {
                     continue;
                 }
             };
-            for record in directory {
+            for record in directory.into_iter().filter(|record| record.is_verified) {
                 let DirectoryEntry {
                     kind,
                     key,
                     location,
+                    ..
                 } = record;
                 let entry = entry(&key, kind, location);
                 if entry.position > from {

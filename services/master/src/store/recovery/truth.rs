@@ -40,6 +40,9 @@ pub(super) struct Truth {
     damaged: Vec<(Position, MetaError)>,
     /// Life of the last record, if it began within the newest records.
     life: Option<Life>,
+    /// Position of the last record if that one is damaged, and the life of the record in front of
+    /// it.
+    damaged_end: Option<(Position, Life)>,
 }
 
 impl Truth {
@@ -63,11 +66,15 @@ impl Truth {
             links,
             mut damaged,
             life,
+            life_before,
             ..
         } = check;
+        let is_at_end = |(at, _): &(Position, Life)| *at == scan.last() && unreadable.is_empty();
+        let damaged_end = life_before.filter(is_at_end);
         // A later life may have begun in what cannot be read.
         let life = life.filter(|_| unreadable.is_empty());
         damaged.extend(unreadable);
+        damaged.extend(scan.damages.iter().cloned());
         if let Err(error) = read {
             damaged.push((scan.last(), error));
         }
@@ -78,6 +85,7 @@ impl Truth {
             links,
             damaged,
             life,
+            damaged_end,
         };
         if truth.is_snapshot_foreign() || truth.is_snapshot_of_other_life(dir) {
             truth.reject_snapshot();
@@ -241,10 +249,21 @@ impl Truth {
 
     /// Returns true if an index that has applied this much belongs to this history and has
     /// everything that the log does not bring.
-    pub(super) fn continues(&self, applied: &Applied) -> bool {
+    ///
+    /// If the last record is damaged, which would name its link, the index belongs to this history if
+    /// it was written in the life of the record in front of it: one process writes one life.
+    pub(super) fn continues(&self, index: &Index, applied: &Applied) -> bool {
         let (at, link) = (applied.position, applied.link);
         if at == self.last() {
-            return self.link_at(at) == Some(link);
+            let is_of_life = |(end, life): (Position, Life)| {
+                let lives = Lives::read(index, Links::unknown(at));
+                let head = lives.map(|lives| lives.head(at));
+                end == at && head.is_ok_and(|head| (head.term, head.life) == (life.term, life.life))
+            };
+            return match self.link_at(at) {
+                Some(known) => known == link,
+                None => self.damaged_end.is_some_and(is_of_life),
+            };
         }
         if self.scan.reach(at) != self.last() {
             return false;
@@ -292,6 +311,21 @@ impl Truth {
             .map_or(Ok(()), |(_, error)| Err(error))
     }
 
+    /// Gives up the files of the log that are damaged. Called when a snapshot has everything.
+    ///
+    /// # Errors
+    /// Of the disk: the next open finds the damage again.
+    pub(super) fn retire_damaged(&mut self) -> Result<(), MetaError> {
+        for file in std::mem::take(&mut self.scan.damaged_files) {
+            match self.log.retire(file) {
+                Ok(()) | Err(LogError::NoFile(_)) => {}
+                Err(error) => return Err(MetaError::Log(error)),
+            }
+            self.scan.last_of_file.remove(&file);
+        }
+        Ok(())
+    }
+
     /// Hands out the log, with the links of the newest batches up to the one at `position`, whose
     /// link is `link`.
     pub(super) fn into_log(self, position: Position, link: Link) -> (Log, LogScan, Links) {
@@ -313,6 +347,8 @@ struct Check<'a> {
     damaged: Vec<(Position, MetaError)>,
     /// The last life that began, as far as no record behind it was damaged.
     life: Option<Life>,
+    /// Position of the last damaged record, and the life of the record in front of it.
+    life_before: Option<(Position, Life)>,
 }
 
 impl<'a> Check<'a> {
@@ -322,6 +358,7 @@ impl<'a> Check<'a> {
             links,
             damaged: Vec::new(),
             life: None,
+            life_before: None,
         }
     }
 
@@ -339,7 +376,7 @@ impl<'a> Check<'a> {
             Ok(decoded) => decoded,
             Err(error) => {
                 self.links = Links::unknown(position);
-                self.life = None;
+                self.life_before = self.life.take().map(|life| (position, life));
                 self.damaged.push((position, error));
                 return Ok(());
             }

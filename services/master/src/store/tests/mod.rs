@@ -3,6 +3,7 @@
 mod first_format;
 mod mixed;
 mod parted;
+mod struck;
 mod truth;
 
 use std::collections::BTreeMap;

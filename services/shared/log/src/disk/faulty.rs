@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -64,6 +65,8 @@ struct Inode {
     durable: Vec<u8>,
     cache: Vec<u8>,
     pending: Vec<Change>,
+    /// Bytes that cannot be read.
+    bad: Vec<Range<u64>>,
 }
 
 fn apply(content: &mut Vec<u8>, change: &Change) {
@@ -276,6 +279,23 @@ impl FaultyDisk {
         Ok(())
     }
 
+    /// Makes bytes of a file unreadable: they answer EIO until they are written again, as sectors
+    /// that a drive has lost.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn spoil(&self, name: &str, bytes: Range<u64>) -> io::Result<()> {
+        let mut world = self.world.lock();
+        let inode = *world
+            .names
+            .get(&self.path(name))
+            .ok_or(io::ErrorKind::NotFound)?;
+        if let Some(inode) = world.inodes.get_mut(&inode) {
+            inode.bad.push(bytes);
+        }
+        Ok(())
+    }
+
     fn path(&self, name: &str) -> String {
         format!("{}{name}", self.dir)
     }
@@ -483,6 +503,10 @@ impl DiskFile for FaultyFile {
                 return Err(error);
             }
             let end = offset as usize + buf.len();
+            let is_hit = |bad: &Range<u64>| bad.start < end as u64 && offset < bad.end;
+            if inode.bad.iter().any(is_hit) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
             let content = inode
                 .cache
                 .get(offset as usize..end)
@@ -500,6 +524,14 @@ impl DiskFile for FaultyFile {
                 // A failing write may have written a part.
                 data.truncate(data.len() / 2);
             }
+            let written = offset..offset + data.len() as u64;
+            let bad = std::mem::take(&mut inode.bad);
+            let left = |bad: Range<u64>| {
+                let before = bad.start..bad.end.min(written.start);
+                let behind = bad.start.max(written.end)..bad.end;
+                [before, behind].into_iter().filter(|left| !left.is_empty())
+            };
+            inode.bad = bad.into_iter().flat_map(left).collect();
             let change = Change::Write(offset, data);
             apply(&mut inode.cache, &change);
             inode.pending.push(change);

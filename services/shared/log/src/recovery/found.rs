@@ -1,20 +1,19 @@
-//! Files of the folder: each file read through its footer or, without one, frame by frame.
+//! Files of the folder, as they lie there. Nothing is changed here, and damage is no error: it is
+//! noted, and what is left of a file is read.
 
+use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cstore_types::epoch::Epoch;
+use cstore_types::epoch::{Epoch, epoch_of};
 
-use super::RecoveryReport;
+use super::walk::{read_footer, walk};
+use super::{RecoveryReport, Unreadable};
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
-use crate::file::{Files, LogFile, is_leftover};
-use crate::format::{
-    BLOCK, Damage, Entry, FRAME_HEADER, FileHeader, FrameHeader, KIND_SUPERSEDES, Seed,
-    decode_directory, decode_trailer, frame_crc, header_crc, parse_file_name,
-};
-use crate::limits::SCAN_BYTES;
-use crate::types::{FileState, Location, Options};
+use crate::file::{Files, is_leftover};
+use crate::format::{BLOCK, Damage, FileHeader, Seed, header_crc, parse_file_name};
+use crate::inventory::SealedFigures;
+use crate::types::Options;
 
 /// One file as it lies there.
 #[derive(Debug)]
@@ -22,52 +21,105 @@ pub(super) struct Found {
     pub(super) id: u32,
     pub(super) handle: Arc<dyn DiskFile>,
     pub(super) len: u64,
-    /// End of the last valid frame.
+    /// End of the last frame.
     pub(super) end: u64,
+    /// The footer is there and tells all frames.
     pub(super) sealed: bool,
-    /// Still as long as it was made: its process died while it was active.
+    /// Its process may have died while it was active: behind its frames may be a torn one.
     pub(super) crashed: bool,
     /// A footer is there, wherever the file ends: nothing comes after its frames.
     pub(super) closed: bool,
     /// Where the footer of a sealed file starts.
     pub(super) footer: Option<u64>,
-    pub(super) header_crc: u32,
-    /// Durable sequence that the header names.
-    pub(super) header_durable: u64,
-    pub(super) epoch: Epoch,
+    pub(super) header: Header,
     pub(super) footer_crc: u32,
     pub(super) durable_seq: u64,
+    /// Final figures of a file that the inventory lists as complete.
+    pub(super) figures: Option<SealedFigures>,
+    /// Frames in their order.
     pub(super) frames: Vec<Frame>,
+    /// Sequences whose records frames of this file have copied.
+    pub(super) supersedes: Vec<u64>,
+    pub(super) holes: Vec<Hole>,
+}
+
+/// Header of a file, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    pub(super) crc: u32,
+    pub(super) durable_seq: u64,
+    /// Epoch of the frames; `None` if only a damaged header says it.
+    pub(super) epoch: Option<Epoch>,
+    pub(super) damage: Option<Damage>,
+}
+
+/// A frame, without its records.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame {
+    pub(super) seq: u64,
+    /// Where it starts; 0 when it was read from a footer.
+    pub(super) start: u64,
+    /// Bytes up to the next frame; 0 when it was read from a footer.
+    pub(super) disk_len: u64,
+    pub(super) records: u64,
+    /// Its checksum does not match, and its directory can be read.
+    pub(super) is_damaged: bool,
+}
+
+/// A part of a file that does not validate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hole {
+    /// Id of the file.
+    pub file: u32,
+    /// Offset of its first byte in the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// First and last sequence of the frames that were there.
+    pub seqs: (u64, u64),
+    /// What is wrong.
+    pub damage: Damage,
+    /// True if the directories of all its frames can be read: their records are delivered as
+    /// unverified ones.
+    pub is_told: bool,
 }
 
 impl Found {
-    /// Bytes that it has after [`settle`].
+    /// Bytes that it has after an open.
     pub(super) fn settled_size(&self) -> u64 {
-        match (self.frames.is_empty(), self.sealed) {
+        match (self.frames.is_empty(), self.keeps_size()) {
             (true, _) => 0,
             (false, true) => self.len,
             (false, false) => self.end,
         }
     }
+
+    /// Returns true if nothing of the file is cut: it is sealed, or its end is damaged.
+    pub(super) fn keeps_size(&self) -> bool {
+        let is_behind = |hole: &Hole| hole.offset + hole.len > self.end;
+        self.sealed || self.holes.iter().any(is_behind)
+    }
+
+    pub(super) fn last_seq(&self) -> Option<u64> {
+        self.frames.last().map(|frame| frame.seq)
+    }
+
+    pub(super) fn first_seq(&self) -> Option<u64> {
+        self.frames.first().map(|frame| frame.seq)
+    }
 }
 
-/// A valid frame.
-#[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) seq: u64,
-    /// Where it starts; 0 when it was read from a footer.
-    pub(super) start: u64,
-    pub(super) entries: Vec<Entry>,
-}
-
-/// Reads every file of the folder. Nothing is changed but that leftovers of an interrupted creation
-/// are removed.
+/// Reads every file of the folder.
+///
+/// # Errors
+/// `Corrupt` for a file of a later program, or, in a log without inventory, of another log; `Io`
+/// of the folder, and of a file for a passing reason.
 pub(super) fn read_files(
     disk: &Arc<dyn Disk>,
     files: &Files,
     options: &Options,
     report: &mut RecoveryReport,
-) -> Result<Vec<Found>, LogError> {
+) -> Result<(Vec<Found>, Vec<String>), LogError> {
     let io = LogError::io("read log folder");
     let mut found = Vec::new();
     let mut leftovers = Vec::new();
@@ -90,19 +142,12 @@ pub(super) fn read_files(
             tracing::warn!(%name, "a file that is not of the log lies in its folder");
         }
     }
-    for name in leftovers.iter().filter(|_| !options.is_held) {
-        disk.remove(name).map_err(&io)?;
-    }
-    found.sort_by_key(|file| {
-        (
-            file.frames.first().map_or(u64::MAX, |frame| frame.seq),
-            file.id,
-        )
-    });
-    Ok(found)
+    found.sort_by_key(|file| (file.first_seq().unwrap_or(u64::MAX), file.id));
+    Ok((found, leftovers))
 }
 
-/// Reads a file. Returns `None` for one of another log, in a log with an inventory.
+/// Reads a file. Returns `None` for one of another log, in a log with an inventory, and for one of
+/// which nothing can be read.
 fn read_file(
     disk: &Arc<dyn Disk>,
     name: &str,
@@ -110,269 +155,148 @@ fn read_file(
     options: &Options,
     report: &mut RecoveryReport,
 ) -> Result<Option<Found>, LogError> {
-    let io = LogError::io("read log file");
-    let corrupt = |damage| LogError::Corrupt {
-        file: id,
-        offset: 0,
-        damage,
+    let opened = disk
+        .open(name)
+        .and_then(|handle| handle.size().map(|len| (handle, len)));
+    let (handle, len) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let damage = damage_of(&error).ok_or_else(|| io_error(id, error))?;
+            report.unreadable.push(Unreadable { file: id, damage });
+            return Ok(None);
+        }
     };
-    let handle = disk.open(name).map_err(&io)?;
-    let len = handle.size().map_err(&io)?;
-    if len < BLOCK {
-        return Err(corrupt(Damage::Short(len)));
-    }
-    let block = read_at(&handle, 0, BLOCK as usize)?;
-    let header = FileHeader::decode(&block).map_err(corrupt)?;
-    if header.file != id || header.owner != options.owner {
+
+    let header = read_header(&handle, len, id)?;
+    if let Ok((header, _)) = &header
+        && (header.file != id || header.owner != options.owner)
+    {
         if options.inventory.is_some() {
             report.foreign.push(id);
             return Ok(None);
         }
-        return Err(corrupt(Damage::Foreign));
+        return Err(corrupt(id, Damage::Foreign));
     }
+    let inventory = options.inventory.as_ref();
+    let figures = inventory.and_then(|inventory| inventory.sealed_figures(id));
+    let may_be_torn = match &header {
+        Ok((header, _)) => len == header.capacity,
+        Err(_) => true,
+    };
+    if let Ok((header, _)) = &header {
+        report.superblock_seq = report.superblock_seq.max(header.superblock_seq);
+    }
+    let known = header.as_ref().ok().map(|(header, _)| *header);
     let mut file = Found {
         id,
         handle,
         len,
         end: BLOCK,
         sealed: false,
-        crashed: len == header.capacity,
+        crashed: may_be_torn && figures.is_none(),
         closed: false,
         footer: None,
-        header_crc: header_crc(&block),
-        header_durable: header.durable_seq,
-        epoch: header.epoch,
+        header: Header {
+            crc: header.as_ref().map_or(0, |(_, crc)| *crc),
+            durable_seq: known.map_or(0, |header| header.durable_seq),
+            epoch: known.map(|header| header.epoch),
+            damage: header.as_ref().err().copied(),
+        },
         footer_crc: 0,
-        durable_seq: header.durable_seq,
+        durable_seq: known.map_or(0, |header| header.durable_seq),
+        figures,
         frames: Vec::new(),
+        supersedes: Vec::new(),
+        holes: Vec::new(),
     };
-    report.superblock_seq = report.superblock_seq.max(header.superblock_seq);
-    if !read_frames(&mut file, options)? {
+    let seed = Seed::new(&options.owner, id);
+    if !read_footer(&mut file, seed)? {
+        walk(&mut file, seed)?;
         report.walked_bytes += file.end;
+    }
+    if file.header.damage.is_some() {
+        // Frames name their epoch, and the inventory knows the rest of it.
+        let number = epoch_of(file.first_seq().unwrap_or(0));
+        file.header.epoch = match number {
+            0 => Some(Epoch::default()),
+            number => inventory.and_then(|inventory| inventory.epoch(number)),
+        };
     }
     Ok(Some(file))
 }
 
-/// Returns true if a footer told it all.
-fn read_frames(file: &mut Found, options: &Options) -> Result<bool, LogError> {
-    let seed = Seed::new(&options.owner, file.id);
-    let sealed = read_footer(file, seed)?;
-    if !sealed {
-        walk(file, seed)?;
-    }
-    Ok(sealed)
-}
-
-/// A record of one file, without its payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirectoryEntry {
-    /// Kind, as it was appended.
-    pub kind: u8,
-    /// Key, as it was appended.
-    pub key: Bytes,
-    /// Where its payload lies.
-    pub location: Location,
-}
-
-/// Reads a file that is complete frame by frame, payloads included, and checks every checksum.
-pub(crate) fn verify(file: &LogFile, options: &Options) -> Result<(), LogError> {
-    let mut found = complete(file)?;
-    walk(&mut found, Seed::new(&options.owner, file.id))
-}
-
-/// The records of a file that is complete, in the order of the log.
-pub(crate) fn directory(
-    file: &LogFile,
-    options: &Options,
-) -> Result<Vec<DirectoryEntry>, LogError> {
-    let mut found = complete(file)?;
-    read_frames(&mut found, options)?;
-    let entry = |entry: Entry| {
-        let location = Location {
-            file: file.id,
-            offset: entry.offset,
-            len: entry.len,
-        };
-        DirectoryEntry {
-            kind: entry.kind,
-            key: entry.key,
-            location,
-        }
-    };
-    let entries = found.frames.into_iter().flat_map(|frame| frame.entries);
-    Ok(entries
-        .filter(|entry| entry.kind != KIND_SUPERSEDES)
-        .map(entry)
-        .collect())
-}
-
-/// Returns a file that is not active, nothing of it read yet.
-fn complete(file: &LogFile) -> Result<Found, LogError> {
-    let info = file.info.lock().clone();
-    if info.state == FileState::Active {
-        return Err(LogError::NoFile(file.id));
-    }
-    Ok(Found {
-        id: file.id,
-        handle: file.handle.clone(),
-        len: info.size,
-        end: BLOCK,
-        sealed: false,
-        crashed: false,
-        closed: false,
-        footer: None,
-        header_crc: 0,
-        header_durable: 0,
-        epoch: Epoch::default(),
-        footer_crc: 0,
-        durable_seq: 0,
-        frames: Vec::new(),
-    })
-}
-
-/// Reads a sealed file through its footer. Answers false when it has none.
-fn read_footer(file: &mut Found, seed: Seed) -> Result<bool, LogError> {
-    let trailer = read_at(&file.handle, file.len - 16, 16)?;
-    let Some(trailer) = trailer.first_chunk() else {
-        return Ok(false);
-    };
-    let Some(footer_len) = decode_trailer(seed, trailer) else {
-        return Ok(false);
-    };
-    let Some(offset) = file
-        .len
-        .checked_sub(footer_len)
-        .filter(|offset| *offset >= BLOCK)
-    else {
-        return Ok(false);
-    };
-    let footer = read_at(&file.handle, offset, footer_len as usize)?;
-    let Some(header) = FrameHeader::decode(&footer, file.id).filter(|header| header.footer) else {
-        return Ok(false);
-    };
-    let content = footer
-        .get(..header.content_len() as usize)
-        .unwrap_or_default();
-    if !header.verify(seed, content) {
-        return Ok(false);
-    }
-    let corrupt = |damage| LogError::Corrupt {
-        file: file.id,
-        offset,
-        damage,
-    };
-    let entries = decode_directory(
-        &header,
-        offset,
-        content.get(FRAME_HEADER..).unwrap_or_default(),
-    );
-    for entry in entries.map_err(corrupt)? {
-        match file.frames.last_mut() {
-            Some(frame) if frame.seq == entry.seq => frame.entries.push(entry),
-            _ => file.frames.push(Frame {
-                seq: entry.seq,
-                start: 0,
-                entries: vec![entry],
-            }),
-        }
-    }
-    file.durable_seq = file.durable_seq.max(header.durable_seq);
-    file.end = file.len;
-    file.sealed = true;
-    file.footer = Some(offset);
-    file.footer_crc = frame_crc(content);
-    Ok(true)
-}
-
-/// Reads a file without footer frame by frame up to the first invalid one.
-fn walk(file: &mut Found, seed: Seed) -> Result<(), LogError> {
-    while let Some((header, content)) = read_frame(file, file.end, seed)? {
-        file.durable_seq = file.durable_seq.max(header.durable_seq);
-        if header.footer {
-            // A seal that died before it cut the file. The footer proves the frames before it, but
-            // may itself be in the page cache only: the file is cut in front of it.
-            file.closed = true;
-            return Ok(());
-        }
-        let directory = content.get(FRAME_HEADER..FRAME_HEADER + header.directory_len as usize);
-        let entries = decode_directory(&header, file.end, directory.unwrap_or_default()).map_err(
-            |damage| LogError::Corrupt {
-                file: file.id,
-                offset: file.end,
-                damage,
-            },
-        )?;
-        file.frames.push(Frame {
-            seq: header.seq,
-            start: file.end,
-            entries,
-        });
-        file.end += header.disk_len();
-    }
-    let damaged = |damage| LogError::Corrupt {
-        file: file.id,
-        offset: file.end,
-        damage,
-    };
-    if !file.crashed && file.end != file.len {
-        return Err(damaged(Damage::Frame));
-    }
-    if frame_behind(file, seed)? {
-        return Err(damaged(Damage::FrameBeforeValid));
-    }
-    Ok(())
-}
-
-fn read_frame(
-    file: &Found,
-    offset: u64,
-    seed: Seed,
-) -> Result<Option<(FrameHeader, Vec<u8>)>, LogError> {
-    if offset + BLOCK > file.len {
-        return Ok(None);
-    }
-    let start = read_at(&file.handle, offset, FRAME_HEADER)?;
-    let Some(header) = FrameHeader::decode(&start, file.id) else {
-        return Ok(None);
-    };
-    if offset + header.disk_len() > file.len {
-        return Ok(None);
-    }
-    let content = read_at(&file.handle, offset, header.content_len() as usize)?;
-    Ok(header.verify(seed, &content).then_some((header, content)))
-}
-
-/// Returns true if any frame validates behind the valid end. It was written after the sync of the
-/// frame before it, so that one is not a torn tail but damaged.
-fn frame_behind(file: &Found, seed: Seed) -> Result<bool, LogError> {
-    let mut offset = file.end;
-    while offset + BLOCK <= file.len {
-        let chunk = read_at(
-            &file.handle,
-            offset,
-            SCAN_BYTES.min((file.len - offset) as usize),
-        )?;
-        for (n, block) in chunk.chunks(BLOCK as usize).enumerate() {
-            let at = offset + n as u64 * BLOCK;
-            let candidate =
-                at > file.end && FrameHeader::decode(block, file.id).is_some_and(|h| !h.footer);
-            if candidate && read_frame(file, at, seed)?.is_some() {
-                return Ok(true);
-            }
-        }
-        offset += chunk.len() as u64;
-    }
-    Ok(false)
-}
-
-pub(super) fn read_at(
+/// Reads and checks the header of a file. The inner error is a damage.
+fn read_header(
     handle: &Arc<dyn DiskFile>,
+    len: u64,
+    id: u32,
+) -> Result<Result<(FileHeader, u32), Damage>, LogError> {
+    if len < BLOCK {
+        return Ok(Err(Damage::Short(len)));
+    }
+    let block = match read_or_damage(handle, id, 0, BLOCK as usize)? {
+        Ok(block) => block,
+        Err(damage) => return Ok(Err(damage)),
+    };
+    match FileHeader::decode(&block) {
+        Ok(header) => Ok(Ok((header, header_crc(&block)))),
+        // What a later program wrote is left to it.
+        Err(damage @ Damage::Version(_)) => Err(corrupt(id, damage)),
+        Err(damage) => Ok(Err(damage)),
+    }
+}
+
+pub(super) fn corrupt(file: u32, damage: Damage) -> LogError {
+    LogError::Corrupt {
+        file,
+        offset: 0,
+        damage,
+    }
+}
+
+pub(super) fn io_error(file: u32, error: io::Error) -> LogError {
+    LogError::io_of("read log file", file)(error)
+}
+
+/// Reads bytes; the inner error says that the disk does not give them back.
+///
+/// # Errors
+/// `Io` for errors that say nothing about the disk, such as too few descriptors.
+pub(super) fn read_or_damage(
+    handle: &Arc<dyn DiskFile>,
+    file: u32,
     offset: u64,
     len: usize,
-) -> Result<Vec<u8>, LogError> {
+) -> Result<Result<Vec<u8>, Damage>, LogError> {
     let mut bytes = vec![0; len];
-    handle
-        .read_exact_at(&mut bytes, offset)
-        .map_err(LogError::io("read log file"))?;
-    Ok(bytes)
+    match handle.read_exact_at(&mut bytes, offset) {
+        Ok(()) => Ok(Ok(bytes)),
+        Err(error) => damage_of(&error)
+            .map(Err)
+            .ok_or_else(|| io_error(file, error)),
+    }
+}
+
+/// Returns the damage that an error of the system stands for; `None` if it says nothing about what
+/// is stored. The numbers are those of Linux (errno(3)).
+pub(super) fn damage_of(error: &io::Error) -> Option<Damage> {
+    const EIO: i32 = 5;
+    const ENXIO: i32 = 6;
+    const EISDIR: i32 = 21;
+    const ENODATA: i32 = 61;
+    const EBADMSG: i32 = 74;
+    const EILSEQ: i32 = 84;
+    const EUCLEAN: i32 = 117;
+    const EREMOTEIO: i32 = 121;
+    let of_media = [
+        EIO, ENXIO, EISDIR, ENODATA, EBADMSG, EILSEQ, EUCLEAN, EREMOTEIO,
+    ];
+    match error.raw_os_error() {
+        Some(errno) => of_media
+            .contains(&errno)
+            .then_some(Damage::Unreadable(errno)),
+        // The file is shorter than it was a moment ago, or than its own fields say.
+        None if error.kind() == io::ErrorKind::UnexpectedEof => Some(Damage::Unreadable(EIO)),
+        None => None,
+    }
 }

@@ -4,21 +4,30 @@
 //! for each file          sealed (trailer at its end) ─▶ footer only
 //!                        else walk frame by frame    ─▶ whole frames, checksums
 //! proven = highest durable_seq seen in any valid header, frame or footer
-//! an invalid frame before the end of a file that was cut before, or before another valid frame ─▶ corrupt
-//! a sequence ≤ proven that is nowhere, next to a torn tail ─▶ corrupt
+//! an invalid frame before the end of a file that was cut before, or before another valid frame ─▶ hole
+//! a sequence ≤ proven that is nowhere, next to a torn tail ─▶ hole
+//! header or footer damaged, the rest whole ─▶ written anew
 //! each open that writes ─▶ the next epoch: its sequences are above all others, and the files that it makes
 //!                          say where the log had ended
-//! frames > proven, not superseded ─▶ copied into a new file with a record that supersedes them, synced
+//! frames > proven, not superseded ─▶ copied into a new file with a record that supersedes them, synced;
+//!                                    written again in their places if anything is missing
 //! crashed files ─▶ cut to their valid end, synced
 //! ```
 //! A crashed file is told from one that was cut before by its length: it still has its full
-//! capacity.
+//! capacity. An open reports holes and goes on; what they mean is for the owner to say.
+//!
+//! Records are delivered a file at a time, so an open needs memory for the frames of the log and
+//! the records of one file.
 
+mod complete;
 mod found;
+mod heal;
 mod tail;
+mod walk;
 
-pub use found::DirectoryEntry;
-pub(crate) use found::{directory, verify};
+pub use complete::DirectoryEntry;
+pub(crate) use complete::{directory, verify};
+pub use found::Hole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,10 +38,15 @@ use crate::committer::Active;
 use crate::disk::Disk;
 use crate::error::LogError;
 use crate::file::Files;
-use crate::format::{BLOCK, KIND_SUPERSEDES};
+use crate::format::{Damage, Entry, EntryRef, KIND_SUPERSEDES, Seed};
 use crate::types::{Location, Options};
-use found::{Found, Frame, read_files};
-use tail::{check_gaps, copy_frame, renew_last_footer, settle, superseded_by, take_tail};
+use found::{Found, io_error, read_files};
+use heal::{renew_frames, renew_header, renew_lost_footer};
+use tail::{
+    copy_frame, drop_superseded, drop_superseded_holes, find_tail, note_gaps, renew_last_footer,
+    settle,
+};
+use walk::visit_records;
 
 /// A record that the log holds.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +59,20 @@ pub struct RecoveredRecord<'a> {
     pub location: Location,
     /// Sequence of its frame.
     pub frame_seq: u64,
+    /// True if the checksum of its frame, or of the footer, matches.
+    pub is_verified: bool,
+    /// The payload of a record that is not verified, whose kind and key may be wrong, too: the owner
+    /// decides what it is. `None` if it cannot be read, and for verified records.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// A file of which nothing can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Id of the file.
+    pub file: u32,
+    /// What is wrong.
+    pub damage: Damage,
 }
 
 /// Findings of an open.
@@ -71,6 +99,11 @@ pub struct RecoveryReport {
     pub ends: BTreeMap<u32, u64>,
     /// Highest sequence of the owner's superblock that a file names.
     pub superblock_seq: u64,
+    /// Parts of files that do not validate. Nothing is removed by an open that finds one that its
+    /// owner does not know of.
+    pub holes: Vec<Hole>,
+    /// Files of which nothing can be read.
+    pub unreadable: Vec<Unreadable>,
     /// Sequences of frames whose records were copied, because nothing proved them: they lie in
     /// other files now.
     pub superseded: BTreeSet<u64>,
@@ -90,17 +123,31 @@ pub(crate) fn recover(
     visit: &mut dyn FnMut(RecoveredRecord<'_>),
 ) -> Result<Recovered, LogError> {
     let mut report = RecoveryReport::default();
-    let mut found = read_files(disk, files, options, &mut report)?;
+    let (mut found, leftovers) = read_files(disk, files, options, &mut report)?;
+    let mut superseded: BTreeSet<u64> = found
+        .iter()
+        .flat_map(|file| file.supersedes.iter().copied())
+        .collect();
+    if !options.is_held && report.unreadable.is_empty() {
+        note_gaps(&mut found, options, &superseded)?;
+    }
+    drop_superseded_holes(&mut found, &superseded);
+    for file in &mut found {
+        renew_lost_footer(file, options)?;
+    }
+    report.holes = found
+        .iter()
+        .flat_map(|file| file.holes.iter().copied())
+        .collect();
+    let is_held = options.is_held || is_in_doubt(&found, &report, options);
+
     let durable = found.iter().map(|file| file.durable_seq);
     let proven = durable.max().unwrap_or(0).max(options.proven_seq);
-    let superseded: BTreeSet<u64> = found.iter().flat_map(superseded_by).collect();
-    if !options.is_held {
-        check_gaps(&found, options.proven_seq, &superseded)?;
-    }
     report.last_seq = found
         .iter()
         .flat_map(|file| file.frames.iter().map(|frame| frame.seq))
         .chain(superseded.iter().copied())
+        .chain(report.holes.iter().map(|hole| hole.seqs.1))
         // The file of the highest sequence may be retired by now; its numbers are not given to
         // other frames.
         .chain([proven, options.least_seq])
@@ -111,61 +158,60 @@ pub(crate) fn recover(
     if let Some(inventory) = &options.inventory {
         inventory.recovered(&report);
     }
+    if !is_held {
+        let io = LogError::io("remove leftovers of the log");
+        for name in &leftovers {
+            disk.remove(name).map_err(&io)?;
+        }
+    }
 
+    // The durable_seq that proves a frame may be in what is missing.
+    let tail = find_tail(&found, proven, &superseded).filter(|_| !is_held);
+    if tail.is_none() {
+        renew_frames(&found, proven, &superseded)?;
+    }
+    drop_superseded(&mut found, &superseded);
     let mut active = None;
-    let mut copied = None;
-    // On hold every frame counts as proven: the durable_seq that proves it may be in a missing
-    // file.
-    let trusted = if options.is_held { u64::MAX } else { proven };
-    if let Some((handle, frame)) = take_tail(&mut found, trusted, &superseded)? {
+    if let Some((at, frame)) = tail
+        && let Some(file) = found.get_mut(at)
+    {
+        file.frames.retain(|other| other.seq != frame.seq);
+        file.end = frame.start;
         report.last_seq = next_seq(report.last_seq, report.epoch);
         report.copied_frames = 1;
+        superseded.insert(frame.seq);
         let others = found.iter().map(Found::settled_size).sum();
-        report.superseded.insert(frame.seq);
-        let copy = copy_frame(
-            files,
-            options,
-            (&handle, &frame),
-            others,
-            (report.last_seq, proven),
-        )?;
-        copied = Some((
-            copy.file.id,
-            Frame {
-                seq: report.last_seq,
-                start: BLOCK,
-                entries: copy.entries().to_vec(),
-            },
-        ));
-        active = Some(copy);
+        let seqs = (report.last_seq, proven);
+        let from = found.get(at).ok_or(LogError::Closed)?;
+        active = Some(copy_frame(files, options, (from, &frame), others, seqs)?);
     }
-    report.superseded.extend(superseded);
     renew_last_footer(&found)?;
-    let mut frames: Vec<(u32, Frame)> = Vec::new();
-    for mut file in found {
-        frames.extend(
-            std::mem::take(&mut file.frames)
-                .into_iter()
-                .map(|frame| (file.id, frame)),
-        );
-        settle(
-            disk,
-            files,
-            options,
-            &report.superseded,
-            &file,
-            frames.iter().filter(|(id, _)| *id == file.id),
-        )?;
+
+    for file in &mut found {
+        renew_header(file, options);
+        settle(disk, files, options, &superseded, file, is_held)?;
     }
-    frames.extend(copied);
-    frames.sort_by_key(|(_, frame)| frame.seq);
-    report.files = frames
-        .iter()
-        .map(|(file, _)| *file)
-        .collect::<BTreeSet<u32>>()
-        .len();
-    report.records = deliver(&frames, visit);
+    report.superseded = superseded;
+    let copied = active.as_ref().map(|copy| (copy.file.id, copy.entries()));
+    deliver(&found, copied, options, visit, &mut report)?;
     Ok(Recovered { report, active })
+}
+
+/// Returns true if anything does not validate that the owner does not know of.
+fn is_in_doubt(found: &[Found], report: &RecoveryReport, options: &Options) -> bool {
+    let is_known = |file: &Found| {
+        let inventory = options.inventory.as_ref();
+        let known = inventory.map_or(0, |inventory| inventory.known_holes(file.id));
+        file.holes.len() <= known as usize
+    };
+    !report.unreadable.is_empty() || !found.iter().all(is_known)
+}
+
+impl RecoveryReport {
+    /// Returns true if anything of the log does not validate.
+    pub fn is_damaged(&self) -> bool {
+        !self.holes.is_empty() || !self.unreadable.is_empty()
+    }
 }
 
 /// Returns the sequence after `last` in a log that has come to `epoch`.
@@ -178,8 +224,9 @@ pub(crate) const fn next_seq(last: u64, epoch: Epoch) -> u64 {
 fn note_epochs(found: &[Found], superseded: &BTreeSet<u64>, report: &mut RecoveryReport) {
     let with_frames = found.iter().filter(|file| !file.frames.is_empty());
     let epochs: BTreeMap<u32, Epoch> = with_frames
-        .map(|file| (file.epoch.number, file.epoch))
-        .filter(|(number, _)| *number > 0)
+        .filter_map(|file| file.header.epoch)
+        .filter(|epoch| epoch.number > 0)
+        .map(|epoch| (epoch.number, epoch))
         .collect();
     report.epochs = epochs.into_values().collect();
 
@@ -204,7 +251,8 @@ fn begin_epoch(
     let Some(next) = options.epoch else {
         return Ok(Epoch::default());
     };
-    let named = found.iter().map(|file| file.epoch.number).max();
+    let named = found.iter().filter_map(|file| file.header.epoch);
+    let named = named.map(|epoch| epoch.number).max();
     let used = named.unwrap_or(0).max(epoch_of(last_seq));
     let epoch = Epoch {
         number: next.least.max(used.saturating_add(1)),
@@ -214,34 +262,84 @@ fn begin_epoch(
     if epoch.number > LAST_EPOCH {
         return Err(LogError::LastEpoch);
     }
-    let newest = found
-        .iter()
-        .max_by_key(|file| file.frames.last().map(|frame| frame.seq));
+    let newest = found.iter().max_by_key(|file| file.last_seq());
     files.begin_epoch(epoch, newest.map_or(0, |file| file.id));
     Ok(epoch)
 }
 
-fn deliver(frames: &[(u32, Frame)], visit: &mut dyn FnMut(RecoveredRecord<'_>)) -> usize {
-    let mut delivered = 0;
-    for (file, frame) in frames {
-        for entry in frame
-            .entries
-            .iter()
-            .filter(|entry| entry.kind != KIND_SUPERSEDES)
-        {
-            let location = Location {
-                file: *file,
+/// Delivers the records of all files in the order of the log, and those of the frame that was
+/// copied.
+fn deliver(
+    found: &[Found],
+    copied: Option<(u32, &[Entry])>,
+    options: &Options,
+    visit: &mut dyn FnMut(RecoveredRecord<'_>),
+    report: &mut RecoveryReport,
+) -> Result<(), LogError> {
+    let superseded = std::mem::take(&mut report.superseded);
+    let mut records = 0;
+    let mut show = |file: u32, entry: EntryRef<'_>, unverified: Option<&Found>| {
+        if entry.kind == KIND_SUPERSEDES || superseded.contains(&entry.seq) {
+            return;
+        }
+        records += 1;
+        let payload = unverified
+            .and_then(|found| read_at(found, entry.offset.into(), entry.len as usize).ok());
+        visit(RecoveredRecord {
+            kind: entry.kind,
+            key: entry.key,
+            location: Location {
+                file,
                 offset: entry.offset,
                 len: entry.len,
-            };
-            visit(RecoveredRecord {
-                kind: entry.kind,
-                key: &entry.key,
-                location,
-                frame_seq: frame.seq,
-            });
-            delivered += 1;
+            },
+            frame_seq: entry.seq,
+            is_verified: unverified.is_none(),
+            payload: payload.as_deref(),
+        });
+    };
+
+    let mut files: Vec<&Found> = found
+        .iter()
+        .filter(|file| !file.frames.is_empty())
+        .collect();
+    files.sort_by_key(|file| (file.first_seq(), file.id));
+    for group in files.chunk_by(|before, next| before.last_seq() >= next.first_seq()) {
+        let seed = |file: &Found| Seed::new(&options.owner, file.id);
+        if let [file] = group {
+            visit_records(file, seed(file), &mut |entry, is_damaged| {
+                show(file.id, entry, is_damaged.then_some(*file));
+            })?;
+            continue;
+        }
+        // Written by two copies of the log: their frames are told apart by nothing but their
+        // sequences.
+        let mut entries: Vec<(Entry, &Found, bool)> = Vec::new();
+        for file in group {
+            visit_records(file, seed(file), &mut |entry, is_damaged| {
+                entries.push((entry.to_entry(), *file, is_damaged));
+            })?;
+        }
+        entries.sort_by_key(|(entry, ..)| entry.seq);
+        for (entry, file, is_damaged) in &entries {
+            show(file.id, entry.as_ref(), is_damaged.then_some(*file));
         }
     }
-    delivered
+    let is_copied = copied.is_some();
+    if let Some((file, entries)) = copied {
+        for entry in entries {
+            show(file, entry.as_ref(), None);
+        }
+    }
+    report.files = files.len() + usize::from(is_copied);
+    report.records = records;
+    report.superseded = superseded;
+    Ok(())
+}
+
+fn read_at(file: &Found, offset: u64, len: usize) -> Result<Vec<u8>, LogError> {
+    let mut bytes = vec![0; len];
+    let read = file.handle.read_exact_at(&mut bytes, offset);
+    read.map_err(|error| io_error(file.id, error))?;
+    Ok(bytes)
 }

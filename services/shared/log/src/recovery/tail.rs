@@ -7,9 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cstore_types::epoch::epoch_of;
 
-use super::found::{Found, Frame, read_at};
+use super::found::{Found, Frame, Hole};
+use super::read_at;
+use super::walk::{entries_of_frame, tell_end};
 use crate::committer::Active;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::LogError;
 use crate::file::Files;
 use crate::format::{
@@ -17,92 +19,101 @@ use crate::format::{
 };
 use crate::types::{FileInfo, FileState, Options};
 
-pub(super) fn superseded_by(file: &Found) -> Vec<u64> {
-    let own = file
-        .frames
-        .iter()
-        .flat_map(|frame| &frame.entries)
-        .filter(|entry| entry.kind == KIND_SUPERSEDES);
-    own.filter_map(|entry| entry.key.first_chunk().map(|raw| u64::from_le_bytes(*raw)))
-        .collect()
-}
-
 /// A crashed file ends where the next sequence was torn, or never written. If that sequence is
-/// proven, it must be somewhere: no file is retired before the crashed one is cut.
+/// proven, it must be somewhere: no file is retired before the crashed one is cut. One that is
+/// nowhere is a hole at the end of the file.
 ///
 /// Only what proves a sequence of the same epoch counts. A later epoch is begun by an open, which
 /// may have died before it cut the crashed file.
-pub(super) fn check_gaps(
-    found: &[Found],
-    proven_by_owner: u64,
+pub(super) fn note_gaps(
+    found: &mut [Found],
+    options: &Options,
     superseded: &BTreeSet<u64>,
 ) -> Result<(), LogError> {
     let present: BTreeSet<u64> = found
         .iter()
         .flat_map(|file| file.frames.iter().map(|frame| frame.seq))
         .collect();
+    let holes: Vec<(u64, u64)> = found
+        .iter()
+        .flat_map(|file| file.holes.iter().map(|hole| hole.seqs))
+        .collect();
     let mut proven: BTreeMap<u32, u64> = BTreeMap::new();
     let in_files = found
         .iter()
-        .flat_map(|file| [file.header_durable, file.durable_seq]);
-    for seq in in_files.chain([proven_by_owner]) {
+        .flat_map(|file| [file.header.durable_seq, file.durable_seq]);
+    for seq in in_files.chain([options.proven_seq]) {
         let highest = proven.entry(epoch_of(seq)).or_default();
         *highest = seq.max(*highest);
     }
+
     for file in found
-        .iter()
+        .iter_mut()
         .filter(|file| file.crashed && !file.sealed && !file.closed)
     {
-        let Some(last) = file.frames.last() else {
+        let Some(last) = file.last_seq() else {
             continue;
         };
-        let next = last.seq + 1;
+        let next = last + 1;
         let proven = proven.get(&epoch_of(next)).copied().unwrap_or(0);
-        if next <= proven && !present.contains(&next) && !superseded.contains(&next) {
-            let damage = Damage::Lost(next);
-            return Err(LogError::Corrupt {
-                file: file.id,
-                offset: file.end,
-                damage,
-            });
+        let is_in_hole = holes
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&next));
+        let is_there = present.contains(&next) || superseded.contains(&next) || is_in_hole;
+        if next <= proven && !is_there {
+            // Where the log goes on, if it does.
+            let behind = present.range(next..).next().map(|seq| seq - 1);
+            let last = behind.unwrap_or(proven).min(proven);
+            let seed = Seed::new(&options.owner, file.id);
+            tell_end(file, (next, last), Damage::Lost(next), seed)?;
         }
     }
     Ok(())
 }
 
-/// The one frame that nothing proves, with its file.
-pub(super) type TailFrame = (Arc<dyn DiskFile>, Frame);
+/// Drops holes of which every frame lies elsewhere, as a copy.
+pub(super) fn drop_superseded_holes(found: &mut [Found], superseded: &BTreeSet<u64>) {
+    let is_elsewhere = |hole: &Hole| {
+        let (first, last) = hole.seqs;
+        first > 0
+            && first <= last
+            && superseded.range(first..=last).count() as u64 == last - first + 1
+    };
+    for file in found {
+        file.holes.retain(|hole| !is_elsewhere(hole));
+    }
+}
 
-/// Takes unproven and superseded frames out of their files, whose valid ends shrink, and answers
-/// the unproven one.
-pub(super) fn take_tail(
-    found: &mut [Found],
+/// The frame that nothing proves, and its file's place among the found ones.
+pub(super) type TailFrame = (usize, Frame);
+
+/// Returns the frame that nothing proves; `None` if there is none, or more than the one that a crash
+/// leaves.
+pub(super) fn find_tail(
+    found: &[Found],
     proven: u64,
     superseded: &BTreeSet<u64>,
-) -> Result<Option<TailFrame>, LogError> {
-    let mut tail = None;
+) -> Option<TailFrame> {
+    let frames = found
+        .iter()
+        .enumerate()
+        .flat_map(|(at, file)| file.frames.iter().map(move |frame| (at, *frame)));
+    let mut unproven =
+        frames.filter(|(_, frame)| frame.seq > proven && !superseded.contains(&frame.seq));
+    let first = unproven.next();
+    first.filter(|_| unproven.next().is_none())
+}
+
+/// Takes frames out of their files whose records lie elsewhere; the valid ends shrink.
+pub(super) fn drop_superseded(found: &mut [Found], superseded: &BTreeSet<u64>) {
     for file in found {
-        let goes = |frame: &mut Frame| frame.seq > proven || superseded.contains(&frame.seq);
+        let goes = |frame: &mut Frame| superseded.contains(&frame.seq);
         let taken: Vec<Frame> = file.frames.extract_if(.., goes).collect();
-        if let Some(first) = taken.first() {
+        let is_last = |first: &Frame| file.last_seq().is_none_or(|last| last < first.seq);
+        if let Some(first) = taken.first().filter(|first| !file.sealed && is_last(first)) {
             file.end = first.start;
         }
-        for frame in taken
-            .into_iter()
-            .filter(|frame| !superseded.contains(&frame.seq))
-        {
-            let (offset, seq) = (frame.start, frame.seq);
-            if tail.replace((file.handle.clone(), frame)).is_some() {
-                let damage = Damage::SecondTail(seq);
-                return Err(LogError::Corrupt {
-                    file: file.id,
-                    offset,
-                    damage,
-                });
-            }
-        }
     }
-    Ok(tail)
 }
 
 /// Writes the records of an unproven frame into a new file, with a record that supersedes it, and
@@ -111,17 +122,14 @@ pub(super) fn take_tail(
 pub(super) fn copy_frame(
     files: &Files,
     options: &Options,
-    (handle, frame): (&Arc<dyn DiskFile>, &Frame),
+    (from, frame): (&Found, &Frame),
     others: u64,
     seqs: (u64, u64),
 ) -> Result<Active, LogError> {
-    let mut records: Vec<(u8, Bytes, Bytes)> = Vec::with_capacity(frame.entries.len() + 1);
-    for entry in frame
-        .entries
-        .iter()
-        .filter(|entry| entry.kind != KIND_SUPERSEDES)
-    {
-        let payload = read_at(handle, entry.offset.into(), entry.len as usize)?;
+    let entries = entries_of_frame(from, frame)?;
+    let mut records: Vec<(u8, Bytes, Bytes)> = Vec::with_capacity(entries.len() + 1);
+    for entry in entries.iter().filter(|entry| entry.kind != KIND_SUPERSEDES) {
+        let payload = read_at(from, entry.offset.into(), entry.len as usize)?;
         records.push((entry.kind, entry.key.clone(), payload.into()));
     }
     records.push((
@@ -159,14 +167,12 @@ pub(super) fn copy_frame(
 /// The footer of the newest file may be in the page cache only, when its sync failed: nothing came
 /// after it that would prove it. It is written again, so that a sync makes it durable.
 pub(super) fn renew_last_footer(found: &[Found]) -> Result<(), LogError> {
-    let last = found
-        .iter()
-        .max_by_key(|file| file.frames.last().map(|frame| frame.seq));
+    let last = found.iter().max_by_key(|file| file.last_seq());
     let Some((file, offset)) = last.and_then(|file| Some((file, file.footer?))) else {
         return Ok(());
     };
-    let footer = read_at(&file.handle, offset, (file.len - offset) as usize)?;
-    let io = LogError::io("renew footer of log file");
+    let footer = read_at(file, offset, (file.len - offset) as usize)?;
+    let io = LogError::io_of("renew footer of log file", file.id);
     file.handle
         .write_all_vectored_at(&[footer.into()], offset)
         .map_err(&io)?;
@@ -175,22 +181,20 @@ pub(super) fn renew_last_footer(found: &[Found]) -> Result<(), LogError> {
 }
 
 /// Brings a file into the state in which it stays: cut to its valid end, or removed when nothing is
-/// in it.
-pub(super) fn settle<'a>(
+/// in it. Nothing is removed if `is_held`, and nothing of a damaged end is cut.
+pub(super) fn settle(
     disk: &Arc<dyn Disk>,
     files: &Files,
     options: &Options,
     superseded: &BTreeSet<u64>,
     file: &Found,
-    frames: impl Iterator<Item = &'a (u32, Frame)> + Clone,
+    is_held: bool,
 ) -> Result<(), LogError> {
-    let io = LogError::io("settle log file");
-    let first = frames.clone().next().map(|(_, frame)| frame.seq);
-    let last = frames.clone().last().map(|(_, frame)| frame.seq);
-    let Some(seqs) = first.zip(last) else {
+    let io = LogError::io_of("settle log file", file.id);
+    let Some(seqs) = file.first_seq().zip(file.last_seq()) else {
         let inventory = options.inventory.as_ref();
         let may_remove = inventory.is_none_or(|list| list.may_remove(file.id, superseded));
-        if options.is_held || !may_remove {
+        if is_held || !may_remove || file.header.damage.is_some() {
             return Ok(());
         }
         inventory
@@ -204,7 +208,11 @@ pub(super) fn settle<'a>(
         }
         return Ok(());
     };
-    let size = if file.sealed { file.len } else { file.end };
+    let size = if file.keeps_size() {
+        file.len
+    } else {
+        file.end
+    };
     if size != file.len {
         file.handle.set_len(size).map_err(&io)?;
         file.handle.sync_data().map_err(&io)?;
@@ -214,17 +222,17 @@ pub(super) fn settle<'a>(
     } else {
         FileState::Cut
     };
-    let records = frames.map(|(_, frame)| frame.entries.len() as u64).sum();
     let info = FileInfo {
         id: file.id,
         size,
         used: size,
-        records,
+        records: file.frames.iter().map(|frame| frame.records).sum(),
         state,
         seqs: Some(seqs),
-        epoch: file.epoch.number,
-        header_crc: file.header_crc,
+        epoch: epoch_of(seqs.0),
+        header_crc: file.header.crc,
         footer_crc: file.footer_crc,
+        holes: u32::try_from(file.holes.len()).unwrap_or(u32::MAX),
     };
     files.adopt(file.handle.clone(), info);
     Ok(())

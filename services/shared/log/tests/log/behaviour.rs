@@ -99,51 +99,13 @@ fn the_cause_of_a_poisoned_log_is_still_the_error_of_the_disk() {
     let LogError::Io {
         doing: "write log frame",
         source,
+        ..
     } = &**cause
     else {
         panic!("{cause:?}")
     };
     let text = error_chain(&error).to_string();
     assert_eq!(text, format!("log is poisoned: write log frame: {source}"));
-}
-
-#[test]
-fn every_flipped_byte_of_a_small_log_is_noticed_or_lies_in_padding() {
-    let (faulty, disk) = memory();
-    let (log, ..) = open(&disk).unwrap();
-    for key in ["a", "b", "c"] {
-        append(&log, key, vec![9; 100], Urgency::Normal).unwrap();
-    }
-    drop(log);
-    let dead = faulty.kill();
-    let whole: Arc<dyn Disk> = Arc::new(dead.clone());
-    let name = whole.list().unwrap().remove(0);
-    // Header block, then three frames of 64 + 7 + 100 bytes; a footer does not exist after a kill.
-    for block in 0..4u64 {
-        let used = if block == 0 { 4_096 } else { 171 };
-        for at in 0..used {
-            let offset = block * 4_096 + at;
-            dead.rot(&name, offset, 1).unwrap();
-            let mut seen = 0;
-            let result = Log::open(whole.clone(), options(), &mut |_| seen += 1);
-            dead.rot(&name, offset, 1).unwrap();
-            let padding = block > 0 && (44..64).contains(&at);
-            match (block, result) {
-                (3, Ok(_)) => {
-                    // The last frame is unproven: damage there is a torn tail. The open changed the
-                    // disk: start over.
-                    return;
-                }
-                (_, Ok(_)) => assert!(padding, "offset {offset} passed with {seen} records"),
-                (_, Err(error)) => {
-                    assert!(
-                        matches!(error, LogError::Corrupt { .. }),
-                        "offset {offset}: {error}"
-                    )
-                }
-            }
-        }
-    }
 }
 
 #[test]
@@ -373,8 +335,10 @@ fn i6_a_proven_frame_that_is_lost_with_the_end_of_its_file_is_noticed() {
     let start = u64::from(last_of_file.offset) / 4_096 * 4_096;
     let zeros = vec![0; usize::try_from(file.size().unwrap() - start).unwrap()];
     file.write_all_vectored_at(&[zeros.into()], start).unwrap();
-    let refused = open(&disk).unwrap_err();
-    assert!(matches!(refused, LogError::Corrupt { .. }), "{refused}");
+    let (_, report, left) = open(&disk).unwrap();
+    let holes: Vec<_> = report.holes.iter().map(|hole| hole.seqs).collect();
+    assert_eq!(holes, [(7, 7)]);
+    assert_eq!(left.len() + 1, seen.len());
 }
 
 /// A person may restore a crashed file as it was before an open cut it. Sequences of later epochs

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use cstore_log::{
-    Disk, Fault, FaultyDisk, FileState, Gate, HookedDisk, Log, LogError, Options, Urgency, Verb,
-    frame_bytes,
+    Disk, Fault, FaultyDisk, FileState, Gate, HookedDisk, Log, LogError, Options, SealedFigures,
+    Urgency, Verb, frame_bytes,
 };
+use cstore_types::epoch::Epoch;
 
 use crate::fixture::{EIGHTH, append, append_keys, full_files, memory, open, options};
 
@@ -284,6 +285,18 @@ fn i8_a_file_that_is_being_read_is_not_used_again() {
 struct Recorder(std::sync::Mutex<Vec<String>>);
 
 impl cstore_log::Inventory for Recorder {
+    fn sealed_figures(&self, _: u32) -> Option<SealedFigures> {
+        None
+    }
+
+    fn known_holes(&self, _: u32) -> u32 {
+        0
+    }
+
+    fn epoch(&self, _: u32) -> Option<Epoch> {
+        None
+    }
+
     fn highest(&self) -> u32 {
         0
     }

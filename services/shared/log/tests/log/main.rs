@@ -2,5 +2,6 @@
 
 mod behaviour;
 mod crash;
+mod damage;
 mod fixture;
 mod full;

@@ -58,7 +58,27 @@ pub(crate) struct FileEntry {
     pub(crate) footer_crc: u32,
     pub(crate) header_crc: u32,
     pub(crate) checkpoint: u32,
-    pub(crate) bad_records: u32,
+    /// Holes that are settled: accepted, or explained by blocks that are damaged.
+    pub(crate) holes: u32,
+}
+
+impl FileEntry {
+    /// Makes the entry of a segment of which nothing could be read when there was no inventory.
+    pub(crate) const fn unread(id: u32) -> Self {
+        Self {
+            id,
+            standing: FileStanding::Sealed,
+            unproven: true,
+            epoch: 0,
+            records: 0,
+            size: 0,
+            seqs: (0, 0),
+            footer_crc: 0,
+            header_crc: 0,
+            checkpoint: 0,
+            holes: 0,
+        }
+    }
 }
 
 /// Standing of a listed segment.
@@ -96,6 +116,12 @@ impl FileStanding {
 }
 
 impl Image {
+    /// Returns the store that an area names. Nothing of the area is checked.
+    pub(crate) fn store_of(area: &[u8]) -> Option<StoreUuid> {
+        let raw = area.get(16..)?.first_chunk::<16>()?;
+        Some(StoreUuid::from_bytes(*raw))
+    }
+
     /// Returns the bytes of an image with so many files and epochs.
     pub(crate) const fn bytes_of(files: usize, epochs: usize) -> usize {
         HEAD + files * ENTRY + epochs * EPOCH + 4
@@ -199,7 +225,7 @@ impl FileEntry {
         out.put_u32_le(self.footer_crc);
         out.put_u32_le(self.header_crc);
         out.put_u32_le(self.checkpoint);
-        out.put_u32_le(self.bad_records);
+        out.put_u32_le(self.holes);
     }
 
     fn take(fields: &mut Fields<'_>) -> Result<Self, FormatError> {
@@ -218,7 +244,7 @@ impl FileEntry {
             footer_crc: fields.u32()?,
             header_crc: fields.u32()?,
             checkpoint: fields.u32()?,
-            bad_records: fields.u32()?,
+            holes: fields.u32()?,
         })
     }
 }
@@ -282,7 +308,7 @@ mod tests {
             footer_crc: 7,
             header_crc: 8,
             checkpoint: 0,
-            bad_records: 0,
+            holes: 0,
         };
         let epoch = EpochEntry {
             epoch: 1,

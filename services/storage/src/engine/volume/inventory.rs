@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, DiskFile, FileInfo, FileState, Inventory, RecoveryReport};
+use cstore_log::{Disk, DiskFile, FileInfo, FileState, Inventory, RecoveryReport, SealedFigures};
 use cstore_types::StoreUuid;
 use cstore_types::epoch::Epoch;
 use parking_lot::Mutex;
@@ -66,6 +66,15 @@ pub(in crate::engine) enum FoundInventory {
     Valid(Image, u32),
     /// No image can be used. The error is that of an area that is not empty, if there is one.
     Unusable(Option<FormatError>),
+}
+
+/// Returns the store that the inventory says it is of, if an area says so and is whole.
+pub(in crate::engine) fn store_of(disk: &Arc<dyn Disk>) -> Option<StoreUuid> {
+    let areas = read_areas(disk).ok()?;
+    areas.iter().find_map(|area| {
+        let store = Image::store_of(area)?;
+        Image::decode(store, area).is_ok().then_some(store)
+    })
 }
 
 /// Reads the newest valid image. An area that cannot be read counts as damaged.
@@ -313,11 +322,15 @@ impl SegmentInventory {
         })
     }
 
-    /// Takes the figures of a file as the open found it.
+    /// Takes the figures of a file as the open found it. A file of which nothing could be read is
+    /// given up for good.
     ///
     /// # Errors
     /// The error of the disk. Whether the image before this one counts is unknown.
     pub(in crate::engine) fn take_as_found(&self, file: u32) -> io::Result<()> {
+        if !self.state.lock().as_found.contains_key(&file) {
+            return self.give_up(file);
+        }
         self.change(|state| {
             if let Some(found) = state.as_found.remove(&file) {
                 state.files.insert(file, found);
@@ -426,6 +439,28 @@ impl Inventory for SegmentInventory {
         }
     }
 
+    fn sealed_figures(&self, file: u32) -> Option<SealedFigures> {
+        let state = self.state.lock();
+        let entry = state.files.get(&file)?;
+        let is_sealed = entry.standing == FileStanding::Sealed && entry.seqs.1 > 0;
+        is_sealed.then_some(SealedFigures {
+            size: entry.size,
+            first_seq: entry.seqs.0,
+            last_seq: entry.seqs.1,
+            records: entry.records.into(),
+            footer_crc: entry.footer_crc,
+        })
+    }
+
+    fn known_holes(&self, file: u32) -> u32 {
+        let state = self.state.lock();
+        state.files.get(&file).map_or(0, |entry| entry.holes)
+    }
+
+    fn epoch(&self, number: u32) -> Option<Epoch> {
+        self.epochs.lock().listed.get(&number).copied()
+    }
+
     fn rolled(&self, sealed: Option<&FileInfo>, begun: Option<&FileInfo>) -> io::Result<()> {
         self.change(|state| {
             for file in [sealed, begun].into_iter().flatten() {
@@ -475,7 +510,7 @@ pub(in crate::engine) fn entry_of(file: &FileInfo, unproven: bool) -> FileEntry 
         footer_crc: file.footer_crc,
         header_crc: file.header_crc,
         checkpoint: 0,
-        bad_records: 0,
+        holes: file.holes,
     }
 }
 

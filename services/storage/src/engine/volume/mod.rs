@@ -2,6 +2,7 @@
 
 pub(super) mod inventory;
 pub(super) mod mount;
+pub(super) mod rebuild;
 pub(super) mod superblock;
 pub(super) mod survey;
 
@@ -179,14 +180,14 @@ impl Volume {
     }
 
     /// Takes a doubt about a segment as settled: one that is missing is given up for good, one that
-    /// is short counts as it is.
+    /// is short or damaged counts as it is.
     ///
     /// # Errors
     /// The error of the disk.
     pub(super) fn accept_file(&self, doubt: &Doubt) -> io::Result<()> {
         match doubt.kind {
             DoubtKind::Missing | DoubtKind::Foreign => self.inventory.give_up(doubt.file),
-            DoubtKind::Short => self.inventory.take_as_found(doubt.file),
+            DoubtKind::Short | DoubtKind::Damaged => self.inventory.take_as_found(doubt.file),
             _ => Ok(()),
         }
     }

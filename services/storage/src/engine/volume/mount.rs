@@ -10,10 +10,11 @@ use cstore_types::{ClusterUuid, DedupKey, NodeId, SealSeq, StoreUuid};
 
 use super::super::error::OpenError;
 use super::super::format::{
-    BITMAP_FILE, DiskEpoch, INVENTORY_FILE, KeptFields, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE,
-    Superblock, VERSION,
+    BITMAP_FILE, DiskEpoch, FormatError, INVENTORY_FILE, KeptFields, LOCK_FILE, SEGMENTS_DIR,
+    SUPERBLOCK_FILE, Superblock, VERSION,
 };
 use super::inventory::UNFINISHED;
+use super::rebuild::{self, Remains};
 use super::superblock::{self, SlotContents};
 use crate::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
 
@@ -48,20 +49,70 @@ pub struct Identity {
     pub key: DedupKey,
 }
 
-/// Reads the superblock of a disk without opening the disk. Returns `None` if the disk is not
-/// formatted.
+/// What a folder is.
+#[derive(Debug, Clone)]
+pub enum Look {
+    /// Nothing of a disk lies there.
+    Unformatted,
+    /// A disk with its superblock.
+    Disk(Box<Superblock>),
+    /// A disk whose superblock is lost or damaged in every slot.
+    WithoutSuperblock(Remains),
+}
+
+impl Look {
+    /// Returns the identity of the disk, if it is one.
+    pub fn store(&self) -> Option<StoreUuid> {
+        match self {
+            Self::Unformatted => None,
+            Self::Disk(superblock) => Some(superblock.store),
+            Self::WithoutSuperblock(remains) => Some(remains.store),
+        }
+    }
+
+    /// Returns the superblock, if it is there.
+    pub fn superblock(&self) -> Option<&Superblock> {
+        match self {
+            Self::Disk(superblock) => Some(superblock),
+            Self::Unformatted | Self::WithoutSuperblock(_) => None,
+        }
+    }
+}
+
+/// Looks at a folder without opening the disk, nor changing anything.
 ///
 /// # Errors
-/// [`OpenError`] if the superblock cannot be read or is not usable.
-pub fn peek(disk: &Arc<dyn Disk>, path: &str) -> Result<Option<Superblock>, OpenError> {
-    match superblock::read(disk).map_err(OpenError::io("read superblock"))? {
-        SlotContents::Unformatted => Ok(None),
-        SlotContents::Valid(superblock) => Ok(Some(*superblock)),
-        SlotContents::Unusable(problem) => Err(OpenError::Superblock {
-            path: path.to_owned(),
-            problem,
-        }),
+/// [`OpenError`] if the superblock is of a later program, or damaged, and nothing else says what the
+/// disk is; or if it cannot be read for a passing reason.
+pub fn look(disk: &Arc<dyn Disk>, path: &str) -> Result<Look, OpenError> {
+    let remains = || rebuild::look(disk).map_err(OpenError::io("read headers of segments"));
+    match superblock::read(disk).map_err(OpenError::io("read superblock.bin"))? {
+        SlotContents::Valid(superblock) => Ok(Look::Disk(superblock)),
+        SlotContents::Unformatted => {
+            Ok(remains()?.map_or(Look::Unformatted, Look::WithoutSuperblock))
+        }
+        SlotContents::Unusable(problem) => {
+            let is_damage = matches!(
+                problem,
+                FormatError::Foreign | FormatError::Damaged | FormatError::Fields(_)
+            );
+            let remains = if is_damage { remains()? } else { None };
+            remains
+                .map(Look::WithoutSuperblock)
+                .ok_or_else(|| OpenError::Superblock {
+                    path: path.to_owned(),
+                    problem,
+                })
+        }
     }
+}
+
+/// Returns the superblock of a disk without opening the disk; `None` if there is none.
+///
+/// # Errors
+/// Those of [`look`].
+pub fn peek(disk: &Arc<dyn Disk>, path: &str) -> Result<Option<Superblock>, OpenError> {
+    Ok(look(disk, path)?.superblock().cloned())
 }
 
 /// Checks that the disk is of this cluster, node and key.
@@ -92,13 +143,19 @@ pub(in crate::engine) fn check_identity(
         return mismatch("node", found.node.to_string(), identity.node.to_string());
     }
     if found.key_check != identity.key.check_value() {
-        return mismatch(
-            "another dedup key,",
-            "check value differs".to_owned(),
-            "the cluster's".to_owned(),
-        );
+        return Err(other_key(path));
     }
     Ok(())
+}
+
+/// Makes the refusal of a disk whose blocks have ids by another key.
+pub(in crate::engine) fn other_key(path: &str) -> OpenError {
+    OpenError::Mismatch {
+        path: path.to_owned(),
+        what: "another dedup key,",
+        found: "check value differs".to_owned(),
+        expected: "the cluster's".to_owned(),
+    }
 }
 
 /// Checks that a folder without a superblock is empty: files of others are never touched.
@@ -139,8 +196,7 @@ pub(in crate::engine) fn format(
     identity: &Identity,
     options: &DiskOptions,
 ) -> Result<Superblock, OpenError> {
-    let segment_bytes =
-        (options.capacity / 32).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES) / 4_096 * 4_096;
+    let segment_bytes = segment_bytes_of(options.capacity);
     let superblock = Superblock {
         store: identity.store,
         cluster: identity.cluster,
@@ -169,6 +225,11 @@ pub(in crate::engine) fn format(
     superblock::write(disk, &superblock).map_err(OpenError::io("write superblock"))?;
     tracing::info!(store = %superblock.store, capacity = superblock.capacity, segment_bytes, "disk formatted");
     Ok(superblock)
+}
+
+/// Returns the size of the segments of a disk that is formatted with this capacity.
+pub(in crate::engine) fn segment_bytes_of(capacity: u64) -> u64 {
+    (capacity / 32).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES) / 4_096 * 4_096
 }
 
 /// Erases all segments and files of a disk.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cstore_log::Disk;
 
+use super::super::error::is_passing;
 use super::super::format::{FormatError, SLOT, SLOTS, SUPERBLOCK_FILE, Superblock};
 
 /// The contents of the superblock file.
@@ -42,8 +43,15 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
             break;
         }
         let mut bytes = vec![0; SLOT];
-        file.read_exact_at(&mut bytes, offset)?;
-        let decoded = Superblock::decode(&bytes);
+        let decoded = match file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Superblock::decode(&bytes),
+            Err(error) if is_passing(&error) => return Err(error),
+            // The other slots are there still.
+            Err(error) => {
+                tracing::warn!(slot, %error, "slot of the superblock cannot be read");
+                Err(FormatError::Damaged)
+            }
+        };
         if let Ok(found) = &decoded {
             oldest = oldest.min(found.version);
         }

@@ -5,6 +5,7 @@
 //! listed live or sealed, no file           ─▶ missing
 //! listed, but the file has another owner   ─▶ foreign
 //! listed, and its last frames are gone      ─▶ short
+//! listed, and a part of it cannot be told   ─▶ damaged
 //! leaving or lost, still there             ─▶ not read; leaving ones go when nothing is in doubt
 //! not listed, id above all that were       ─▶ read: its roll was under way, nothing of it is acknowledged
 //! not listed, id in use before             ─▶ named, never read, never removed
@@ -16,12 +17,14 @@ use std::io;
 use std::sync::Arc;
 
 use cstore_log::{
-    Disk, FileInfo, Inventory, RecoveryReport, file_name, header_owner, parse_file_name,
+    Damage, Disk, FileInfo, HeaderFacts, Hole, Inventory, RecoveryReport, file_name, header_facts,
+    parse_file_name,
 };
 
 use cstore_types::{SealSeq, StoreUuid};
 
 use super::super::doubts::Finding;
+use super::super::error::is_passing;
 use super::super::format::{Doubt, DoubtKind, FileEntry, FileStanding, Image, Superblock};
 use super::inventory::{
     self, FoundInventory, SegmentInventory, entry_of, lost_seqs, missing_entries,
@@ -49,16 +52,20 @@ pub(in crate::engine) struct Survey {
 }
 
 impl Survey {
-    /// Compares names with the inventory, BEFORE the log is opened. Changes nothing.
+    /// Compares names with the inventory, BEFORE the log is opened. Changes nothing. A superblock
+    /// that `is_rebuilt` is a finding: nobody knows what the lost one said.
     ///
     /// # Errors
     /// The error of the disk.
     pub(in crate::engine) fn begin(
         disk: &Arc<dyn Disk>,
         segments: Arc<dyn Disk>,
-        superblock: &Superblock,
+        (superblock, is_rebuilt): (&Superblock, bool),
     ) -> io::Result<Self> {
         let mut findings = Vec::new();
+        if is_rebuilt {
+            findings.push(Finding::new(DoubtKind::Superblock));
+        }
         let (generation, crc) = superblock.inventory;
         let image = match inventory::read(disk, superblock.store) {
             FoundInventory::Valid(image, found_crc) => {
@@ -67,7 +74,7 @@ impl Survey {
                 if is_older {
                     findings.push(Finding::new(DoubtKind::Inventory));
                 }
-                if image.superblock_seq > superblock.seq {
+                if image.superblock_seq > superblock.seq && !is_rebuilt {
                     findings.push(Finding::new(DoubtKind::Superblock));
                 }
                 Some((image, found_crc))
@@ -155,7 +162,15 @@ impl Survey {
             if self.inventory.may_read(id) {
                 continue;
             }
-            self.ignored_bytes += self.segments.open(&file_name(id))?.size()?;
+            let size = self
+                .segments
+                .open(&file_name(id))
+                .and_then(|file| file.size());
+            match size {
+                Ok(size) => self.ignored_bytes += size,
+                Err(error) if is_passing(&error) => return Err(error),
+                Err(_) => {}
+            }
             if standings.get(&id) == Some(&FileStanding::Leaving) {
                 self.leaving.push(id);
             } else {
@@ -168,13 +183,19 @@ impl Survey {
     /// Returns true if the header of a file names another log. One that cannot be read is not
     /// judged here.
     fn is_foreign(&self, file: u32, store: StoreUuid) -> io::Result<bool> {
-        let handle = self.segments.open(&file_name(file))?;
         let mut header = vec![0; BLOCK_BYTES as usize];
-        if handle.read_exact_at(&mut header, 0).is_err() {
-            return Ok(false);
+        let handle = self.segments.open(&file_name(file));
+        let read = handle.and_then(|handle| handle.read_exact_at(&mut header, 0));
+        match read {
+            Ok(()) => {
+                let is_other =
+                    |named: HeaderFacts| (named.owner, named.file) != (*store.as_bytes(), file);
+                Ok(header_facts(&header).is_some_and(is_other))
+            }
+            Err(error) if is_passing(&error) => Err(error),
+            // The log says what is wrong with it.
+            Err(_) => Ok(false),
         }
-        let named = header_owner(&header);
-        Ok(named.is_some_and(|named| named != (*store.as_bytes(), file)))
     }
 
     /// Returns true if something is in doubt already.
@@ -195,18 +216,22 @@ impl Survey {
         known.max(seal_seq.0)
     }
 
-    /// Compares the files that the log has read, AFTER it was opened. Returns all findings.
+    /// Compares the files that the log has read, AFTER it was opened. Of the `unexplained` holes it
+    /// is not known what they hide. Returns all findings.
     pub(in crate::engine) fn compare_files(
         &mut self,
         files: &[FileInfo],
         report: &RecoveryReport,
+        unexplained: &[Hole],
         superblock: &Superblock,
     ) -> &[Finding] {
         let is_found = |finding: &Finding| finding.kind == DoubtKind::Superblock;
         if report.superblock_seq > superblock.seq && !self.findings.iter().any(is_found) {
             self.findings.push(Finding::new(DoubtKind::Superblock));
         }
+        let found_damage = damage_findings(files, report, unexplained);
         let Some(image) = &self.image else {
+            self.findings.extend(found_damage);
             return &self.findings;
         };
         let found: BTreeMap<u32, &FileInfo> = files.iter().map(|file| (file.id, file)).collect();
@@ -225,14 +250,24 @@ impl Survey {
                 });
                 continue;
             }
-            let last = found.get(&entry.id).and_then(|file| file.seqs);
-            let kept = last.unwrap_or_default().1;
-            if let Some(seqs) = lost_seqs(entry, kept, &report.superseded) {
+            let file = found.get(&entry.id);
+            let kept = file.and_then(|file| file.seqs).unwrap_or_default().1;
+            let damage = found_damage.iter().find(|found| found.file == entry.id);
+            // What a person has accepted, or blocks have explained, is found again.
+            let is_known = file.is_some_and(|file| file.holes <= entry.holes);
+            if let Some(found) = damage.filter(|_| file.is_none()) {
+                more.push(Finding {
+                    seqs: entry.seqs,
+                    ..*found
+                });
+            } else if let Some(seqs) = lost_seqs(entry, kept, &report.superseded) {
                 more.push(Finding {
                     file: entry.id,
                     seqs,
                     ..Finding::new(DoubtKind::Short)
                 });
+            } else if let Some(found) = damage.filter(|_| !is_known) {
+                more.push(*found);
             }
         }
         self.findings.extend(more);
@@ -244,7 +279,7 @@ impl Survey {
         let is_about_files = |kind| {
             matches!(
                 kind,
-                DoubtKind::Missing | DoubtKind::Short | DoubtKind::Foreign
+                DoubtKind::Missing | DoubtKind::Short | DoubtKind::Damaged | DoubtKind::Foreign
             )
         };
         let same_file =
@@ -284,6 +319,9 @@ impl Survey {
             .collect();
         let in_doubt: BTreeSet<u32> = self.findings.iter().map(|finding| finding.file).collect();
         let mut as_found = Vec::new();
+        if self.image.is_none() {
+            as_found.extend(self.list_damage_as_new(&mut entries));
+        }
         for entry in self.image.iter().flat_map(|image| &image.files) {
             let keeps = match entry.standing {
                 FileStanding::Lost => true,
@@ -307,6 +345,67 @@ impl Survey {
             superblock.segment_bytes,
         )
     }
+}
+
+impl Survey {
+    /// Lists damaged segments of a disk without a list as if they were whole, so that the next open
+    /// finds their damage again. Returns their entries as they were found.
+    fn list_damage_as_new(&self, entries: &mut BTreeMap<u32, FileEntry>) -> Vec<FileEntry> {
+        let is_damage = |kind| matches!(kind, DoubtKind::Damaged | DoubtKind::Short);
+        let damaged = self
+            .findings
+            .iter()
+            .filter(|finding| is_damage(finding.kind));
+        let mut as_found = Vec::new();
+        for finding in damaged {
+            match entries.get_mut(&finding.file) {
+                Some(entry) => {
+                    as_found.push(*entry);
+                    entry.holes = 0;
+                }
+                None => drop(entries.insert(finding.file, FileEntry::unread(finding.file))),
+            }
+        }
+        as_found
+    }
+}
+
+/// Returns a finding for each segment with a hole that nothing explains, or of which nothing can be
+/// read.
+fn damage_findings(
+    files: &[FileInfo],
+    report: &RecoveryReport,
+    unexplained: &[Hole],
+) -> Vec<Finding> {
+    let mut findings: BTreeMap<u32, Finding> = BTreeMap::new();
+    for hole in unexplained {
+        let is_end = matches!(hole.damage, Damage::Lost(_) | Damage::Short(_));
+        let kind = match is_end {
+            true => DoubtKind::Short,
+            false => DoubtKind::Damaged,
+        };
+        let found = findings.entry(hole.file).or_insert_with(|| Finding {
+            file: hole.file,
+            seqs: hole.seqs,
+            ..Finding::new(kind)
+        });
+        found.seqs = (found.seqs.0.min(hole.seqs.0), found.seqs.1.max(hole.seqs.1));
+    }
+    for file in files {
+        if let Some(found) = findings.get_mut(&file.id) {
+            found.count = file.holes;
+        }
+    }
+    for unreadable in &report.unreadable {
+        let (file, damage) = (unreadable.file, unreadable.damage);
+        tracing::error!(file = %file_name(file), %damage, "segment cannot be read");
+        let finding = Finding {
+            file,
+            ..Finding::new(DoubtKind::Damaged)
+        };
+        findings.insert(file, finding);
+    }
+    findings.into_values().collect()
 }
 
 /// Returns true if a listed segment must be there.

@@ -24,6 +24,18 @@ cstore_types::limits! {
     /// Most batches that are read at once over all connections. More wait: they would only queue at
     /// the disk.
     pub(crate) count MAX_READERS: usize = 16;
+    /// Most bytes that an open reads at once for reference sets that lie near each other.
+    pub(crate) bytes SET_READ_BYTES: u64 = 1 << 20;
+    /// Largest gap between two sets that are read at once: reading it costs less than another read.
+    pub(crate) bytes SET_GAP_BYTES: u64 = 64 << 10;
+    /// Least and largest part of a file system that new blocks leave to others, when it has less room
+    /// than FS_SIZE: a sixteenth of it otherwise. Uploads are refused with 507 before.
+    pub(crate) bytes MIN_FS_FLOOR: u64 = 4 << 20;
+    /// See `MIN_FS_FLOOR`.
+    pub(crate) bytes MAX_FS_FLOOR: u64 = 64 << 20;
+    /// Segments that are made before they are needed: releases and compaction have them also when
+    /// others fill the file system.
+    pub(crate) count READY_SEGMENTS: usize = 2;
     /// Blocks that an open reads to see whether a disk without superblock has ids by the cluster's
     /// key. It is refused if none of them has.
     pub(crate) count KEY_SAMPLE: usize = 16;

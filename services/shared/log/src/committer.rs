@@ -212,6 +212,8 @@ impl Committer {
             }
             self.publish_free();
         }
+        // Whoever waited has been answered.
+        self.shared.files.make_ready();
     }
 
     /// Makes sure that the first group fits the active file, and answers how many groups the next

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cstore_types::epoch::Epoch;
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, FsRoom};
 use crate::error::LogError;
 use crate::format::{BLOCK, FileHeader, file_name, header_crc};
 use crate::limits::{LARGE_FILE_SLACK, MAX_SPARE_FILES};
@@ -146,15 +146,32 @@ impl Files {
     /// Returns the bytes that groups of this urgency can still append, in the active file or in new
     /// ones.
     pub(crate) fn free(&self, urgency: Urgency) -> u64 {
+        let fs_free = self.fs_free(urgency);
         let inner = self.inner.lock();
-        let room = self.room_of(&inner) + inner.active_free + inner.making;
+        let room = self.room_of(&inner, fs_free) + inner.active_free + inner.making;
         room.saturating_sub(self.left_by(&inner, urgency))
     }
 
     /// Room for new files, and how much of all room a group of this urgency leaves to others.
     pub(crate) fn room_and_left(&self, urgency: Urgency) -> (u64, u64) {
+        let fs_free = self.fs_free(urgency);
         let inner = self.inner.lock();
-        (self.room_of(&inner), self.left_by(&inner, urgency))
+        (self.room_of(&inner, fs_free), self.left_by(&inner, urgency))
+    }
+
+    pub(crate) fn fs_room(&self) -> Option<FsRoom> {
+        self.disk.room().ok().flatten()
+    }
+
+    /// Returns the bytes that groups of this urgency may take of the file system. One that cannot be
+    /// measured is left to its own errors.
+    fn fs_free(&self, urgency: Urgency) -> u64 {
+        let room = self.fs_room();
+        let floor = match urgency {
+            Urgency::Normal => self.options.floor_bytes,
+            Urgency::Urgent | Urgency::Compaction => 0,
+        };
+        room.map_or(u64::MAX, |room| room.free.saturating_sub(floor))
     }
 
     /// Returns the bytes that a group leaves to others. What compaction has taken so far is not
@@ -200,8 +217,9 @@ impl Files {
 
     /// Returns the bytes that compaction's part of the reserve lacks.
     pub(crate) fn missing(&self) -> u64 {
+        let fs_free = self.fs_free(Urgency::Compaction);
         let inner = self.inner.lock();
-        let room = self.room_of(&inner) + inner.active_free + inner.making;
+        let room = self.room_of(&inner, fs_free) + inner.active_free + inner.making;
         self.left_by(&inner, Urgency::Urgent).saturating_sub(room)
     }
 
@@ -211,31 +229,99 @@ impl Files {
         (inner.active_free, inner.making) = (free, 0);
     }
 
-    /// Room for new files in bytes, recycled ones among it.
-    fn room_of(&self, inner: &Inner) -> u64 {
-        self.new_room(inner) + inner.spares.iter().map(|spare| spare.len).sum::<u64>()
+    /// Room for new files in bytes, those that are ready or recycled among it.
+    fn room_of(&self, inner: &Inner, fs_free: u64) -> u64 {
+        let spares = inner.spares.iter().map(|spare| spare.len);
+        self.new_room(inner, fs_free) + spares.sum::<u64>()
     }
 
-    fn new_room(&self, inner: &Inner) -> u64 {
-        self.options.max_bytes.saturating_sub(inner.allocated) / BLOCK * BLOCK
+    fn new_room(&self, inner: &Inner, fs_free: u64) -> u64 {
+        let allowed = self.options.max_bytes.saturating_sub(inner.allocated);
+        allowed.min(fs_free) / BLOCK * BLOCK
+    }
+
+    /// Takes the files that an earlier process had ready, as far as they have room beside `others`
+    /// bytes; removes the rest. They never had any content.
+    ///
+    /// # Errors
+    /// Of the folder.
+    pub(crate) fn adopt_ready(&self, names: &[String], others: u64) -> Result<(), LogError> {
+        for name in names {
+            let io = LogError::io("take files that are ready");
+            let len = self
+                .disk
+                .open(name)
+                .and_then(|file| file.size())
+                .map_err(&io)?;
+            let mut inner = self.inner.lock();
+            let used = others.saturating_add(inner.allocated).saturating_add(len);
+            let fits = len == self.options.file_bytes
+                && inner.spares.len() < self.options.ready_files
+                && used <= self.options.max_bytes;
+            if fits {
+                inner.allocated += len;
+                inner.spares.push(Spare {
+                    name: name.clone(),
+                    len,
+                });
+            }
+            let id = stem_id(name, READY).unwrap_or(0);
+            inner.next_id = inner.next_id.max(id.saturating_add(1));
+            drop(inner);
+            if !fits {
+                self.disk.remove(name).map_err(&io)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes files until as many are ready as there should be, or there is no room. What fails is
+    /// tried again with the next file that is taken.
+    pub(crate) fn make_ready(&self) {
+        let file_bytes = self.options.file_bytes;
+        loop {
+            let fs_free = self.fs_free(Urgency::Compaction);
+            let id = {
+                let mut inner = self.inner.lock();
+                let is_stocked = inner.spares.len() >= self.options.ready_files;
+                if is_stocked || self.new_room(&inner, fs_free) < file_bytes {
+                    return;
+                }
+                let Ok(id) = next_id(&mut inner) else { return };
+                inner.allocated += file_bytes;
+                id
+            };
+            let name = ready_name(id);
+            if let Err(error) = self.disk.create(&name, file_bytes) {
+                self.inner.lock().allocated -= file_bytes;
+                tracing::debug!(%error, "no file can be made ready");
+                return;
+            }
+            let len = file_bytes;
+            self.inner.lock().spares.push(Spare { name, len });
+        }
     }
 
     /// A durable new file with room for `needed` bytes: a recycled one first, else a new one.
     pub(crate) fn acquire(&self, needed: u64, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
-        let (id, spare) = {
-            let mut inner = self.inner.lock();
-            let id = next_id(&mut inner)?;
-            let fits = inner.spares.iter().position(|spare| spare.len >= needed);
-            let spare = fits.map(|at| inner.spares.swap_remove(at));
-            inner.making = spare
-                .as_ref()
-                .map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
-            (id, spare)
-        };
+        let (id, spare) = self.take_spare(needed)?;
         Ok(match spare {
             Some(spare) => self.reuse(id, spare, durable_seq)?,
             None => self.create(id, self.grant(needed)?, durable_seq)?,
         })
+    }
+
+    /// Returns the id of the next file, and the spare that it is made of, if one has room for
+    /// `needed` bytes.
+    fn take_spare(&self, needed: u64) -> Result<(u32, Option<Spare>), LogError> {
+        let mut inner = self.inner.lock();
+        let id = next_id(&mut inner)?;
+        let fits = inner.spares.iter().position(|spare| spare.len >= needed);
+        let spare = fits.map(|at| inner.spares.swap_remove(at));
+        inner.making = spare
+            .as_ref()
+            .map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
+        Ok((id, spare))
     }
 
     /// Like [`Self::acquire`], at recovery, when the files that are there take `others` bytes and
@@ -247,13 +333,18 @@ impl Files {
         others: u64,
         durable_seq: u64,
     ) -> Result<Arc<LogFile>, LogError> {
-        let (id, size) = {
+        let fs_free = self.fs_free(Urgency::Compaction);
+        let (id, spare) = self.take_spare(needed)?;
+        if let Some(spare) = spare {
+            return self.reuse(id, spare, durable_seq);
+        }
+        let size = {
             let mut inner = self.inner.lock();
-            let id = next_id(&mut inner)?;
-            let room = self.options.max_bytes.saturating_sub(others) / BLOCK * BLOCK;
+            let room = self.options.max_bytes.saturating_sub(others);
+            let room = room.min(fs_free) / BLOCK * BLOCK;
             let size = needed.max(self.options.file_bytes.min(room));
             inner.allocated += size;
-            (id, size)
+            size
         };
         self.create(id, size, durable_seq)
     }
@@ -373,15 +464,17 @@ impl Files {
 
     /// Decides the size of a new file and counts it. Spares that are too small make room for it.
     fn grant(&self, needed: u64) -> Result<u64, LogError> {
+        let mut fs_free = self.fs_free(Urgency::Compaction);
         let mut inner = self.inner.lock();
-        while self.new_room(&inner) < needed {
-            let free = self.new_room(&inner);
+        while self.new_room(&inner, fs_free) < needed {
+            let free = self.new_room(&inner, fs_free);
             let Some(spare) = inner.spares.pop() else {
                 return Err(LogError::Full { needed, free });
             };
             // Nobody waits for the file system with the lock.
             drop(inner);
             let removed = self.disk.remove(&spare.name);
+            fs_free = self.fs_free(Urgency::Compaction);
             inner = self.inner.lock();
             if let Err(error) = removed {
                 inner.spares.push(spare);
@@ -391,7 +484,8 @@ impl Files {
         }
         // A file made for one large group has room for the small ones that follow it.
         let wanted = self.options.file_bytes.max(needed + LARGE_FILE_SLACK);
-        let size = needed.max(wanted.min(self.new_room(&inner)));
+        let beyond_floor = fs_free.saturating_sub(self.options.floor_bytes);
+        let size = needed.max(wanted.min(self.new_room(&inner, beyond_floor)));
         inner.allocated += size;
         inner.making = size.saturating_sub(2 * BLOCK);
         Ok(size)
@@ -472,15 +566,33 @@ fn unfinished_name(id: u32) -> String {
     format!("{id:08x}.new")
 }
 
+const SPARE: &str = ".spare";
+const READY: &str = ".ready";
+
 fn spare_name(id: u32) -> String {
-    format!("{id:08x}.spare")
+    format!("{id:08x}{SPARE}")
+}
+
+fn ready_name(id: u32) -> String {
+    format!("{id:08x}{READY}")
 }
 
 /// Returns true if a name is that of a leftover that an open removes: a file that was never
 /// finished, or a spare.
 pub(crate) fn is_leftover(name: &str) -> bool {
-    let stem = name
-        .strip_suffix(".new")
-        .or_else(|| name.strip_suffix(".spare"));
-    stem.is_some_and(|stem| stem.len() == 8 && u32::from_str_radix(stem, 16).is_ok())
+    stem_id(name, ".new")
+        .or_else(|| stem_id(name, SPARE))
+        .is_some()
+}
+
+/// Returns true if a name is that of a file that was made before it was needed.
+pub(crate) fn is_ready(name: &str) -> bool {
+    stem_id(name, READY).is_some()
+}
+
+fn stem_id(name: &str, suffix: &str) -> Option<u32> {
+    let stem = name.strip_suffix(suffix)?;
+    (stem.len() == 8)
+        .then(|| u32::from_str_radix(stem, 16).ok())
+        .flatten()
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use crate::committer::Committer;
-use crate::disk::Disk;
+use crate::disk::{Disk, FsRoom};
 use crate::error::LogError;
 use crate::file::Files;
 use crate::format::{FIRST_OWN_KIND, MAX_FRAME, MAX_KEY};
@@ -61,6 +61,7 @@ impl Log {
             recovered.report.last_seq,
             recovered.report.epoch,
         );
+        shared.files.make_ready();
         let by_callers = disk.has_one_thread();
         let hands = if by_callers {
             committer.publish_free();
@@ -214,6 +215,11 @@ impl Log {
     /// they took is missed, and all of their reserve is kept again.
     pub fn settle_compaction(&self) {
         self.shared.files.settle_compaction();
+    }
+
+    /// Room of the file system; `None` if it has no bound that can be told.
+    pub fn fs_room(&self) -> Option<FsRoom> {
+        self.shared.files.fs_room()
     }
 
     /// Size of all files together.

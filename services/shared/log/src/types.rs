@@ -23,6 +23,12 @@ pub struct Options {
     /// Part of the reserve that [`Urgency::Urgent`] groups leave free, too: only compaction uses
     /// it.
     pub compaction_bytes: u64,
+    /// Bytes of the file system that [`Urgency::Normal`] groups leave to others, if it has less room
+    /// than `max_bytes` allows.
+    pub floor_bytes: u64,
+    /// Files of standard size that are made before they are needed, so that the reserve is on the disk
+    /// whoever else fills the file system.
+    pub ready_files: usize,
     /// Limit of the bytes of a frame. A frame always holds at least one group, whatever its size.
     pub max_frame_bytes: usize,
     /// Limit of the bytes that wait for the disk. Groups beyond it are refused as busy.

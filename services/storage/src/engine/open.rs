@@ -40,11 +40,13 @@ use super::sets::SetReader;
 use super::space::{Geometry, SpaceLedger};
 use super::verifier::Verifier;
 use super::volume::inventory;
-use super::volume::mount::{self, DiskOptions, Identity, Look, look};
+use super::volume::mount::{self, DiskOptions, Identity, Look, look, segment_bytes_of};
 use super::volume::survey::Survey;
 use super::volume::{Volume, bitmap_allowance};
 use super::writer::Writer;
-use crate::limits::{MAX_FRAME_BYTES, MAX_QUEUE_BYTES, MIN_CAPACITY};
+use crate::limits::{
+    MAX_FRAME_BYTES, MAX_FS_FLOOR, MAX_QUEUE_BYTES, MIN_CAPACITY, MIN_FS_FLOOR, READY_SEGMENTS,
+};
 
 /// The parts of an open disk.
 #[derive(Debug)]
@@ -162,14 +164,16 @@ impl Opening<'_> {
     ) -> Result<Parts, OpenError> {
         let was_lowered = capacity < found.capacity;
         let was_clean = found.clean;
-        let superblock = Superblock { capacity, ..found };
+        let fs_room = self.disk.room().map_err(OpenError::io("measure disk"))?;
+        let fs_total = fs_room.map(|room| room.total);
+        let superblock = sized(found, capacity, fs_total);
 
         let segments = self.disk.subdir(SEGMENTS_DIR);
         let segments = segments.map_err(OpenError::io("open segments"))?;
         let survey = Survey::begin(&self.disk, segments.clone(), (&superblock, is_rebuilt));
         let mut survey = survey.map_err(OpenError::io("compare segments with inventory"))?;
 
-        let log_options = log_options(&superblock, &survey, self.options.nonce);
+        let log_options = log_options(&superblock, &survey, self.options.nonce, fs_total);
         let reserve_bytes = log_options.reserve_bytes;
 
         // Every record of the log passes the recovery, in the order of the log.
@@ -185,9 +189,7 @@ impl Opening<'_> {
         let lacks_reserve = was_lowered && log.free_bytes(Urgency::Compaction) < reserve_bytes;
         if log.allocated_bytes() > capacity || lacks_reserve {
             let allocated = log.allocated_bytes();
-            let inventory = inventory::allowance(2 * allocated, superblock.segment_bytes);
-            let beside = reserve_bytes + inventory + survey.ignored_bytes;
-            return Err(too_small(capacity, allocated, beside));
+            return Err(too_small(capacity, allocated, survey.ignored_bytes));
         }
         if is_rebuilt && !recovery.is_key_right(&log) {
             return Err(mount::other_key(self.path));
@@ -263,8 +265,29 @@ impl Opening<'_> {
     }
 }
 
+/// Returns the superblock of a disk that has this size from now on. The size of segments follows it:
+/// it is only that of the next ones.
+fn sized(found: Superblock, capacity: u64, fs_total: Option<u64>) -> Superblock {
+    Superblock {
+        capacity,
+        segment_bytes: segment_bytes_of(capacity.min(fs_total.unwrap_or(capacity))),
+        ..found
+    }
+}
+
+/// Returns the bytes of a file system of this size that new blocks leave to others: the master keeps
+/// its metadata on the same one in small installations, and it needs room to delete.
+fn floor_of(fs_total: u64) -> u64 {
+    (fs_total / 16).clamp(MIN_FS_FLOOR, MAX_FS_FLOOR)
+}
+
 /// Returns the options of the log of segments.
-fn log_options(superblock: &Superblock, survey: &Survey, nonce: u64) -> Options {
+fn log_options(
+    superblock: &Superblock,
+    survey: &Survey,
+    nonce: u64,
+    fs_total: Option<u64>,
+) -> Options {
     let (capacity, segment_bytes) = (superblock.capacity, superblock.segment_bytes);
     let beside_segments = SLOTS * SLOT as u64
         + bitmap_allowance(capacity)
@@ -275,9 +298,10 @@ fn log_options(superblock: &Superblock, survey: &Survey, nonce: u64) -> Options 
         owner: *superblock.store.as_bytes(),
         file_bytes: segment_bytes,
         max_bytes: capacity.saturating_sub(beside_segments),
-        // Compaction can always copy a segment, and beside that there is room for releases.
-        reserve_bytes: segment_bytes + segment_bytes / 2,
+        reserve_bytes: reserve_of(segment_bytes),
         compaction_bytes: segment_bytes + segment_bytes / 4,
+        floor_bytes: fs_total.map_or(0, floor_of),
+        ready_files: READY_SEGMENTS,
         max_frame_bytes: MAX_FRAME_BYTES,
         max_queue_bytes: MAX_QUEUE_BYTES,
         least_seq: survey.proven_seq(superblock.seal_seq),
@@ -330,15 +354,38 @@ fn is_counted(doubt: &Doubt, hidden: &[Finding]) -> bool {
     is_about_references && !hidden.iter().any(is_found)
 }
 
-/// Makes the refusal of a size that has no room for the segments and for what lies `beside` them.
-fn too_small(wanted: u64, allocated: u64, beside: u64) -> OpenError {
-    let needed = allocated + beside + SLOTS * SLOT as u64;
-    let least = needed + (needed / 63).max(4_096) + 4_096;
+/// Makes the refusal of a size that has no room for the segments, their reserve and what lies beside
+/// them, `ignored` bytes of files that are not read among it.
+fn too_small(wanted: u64, allocated: u64, ignored: u64) -> OpenError {
+    // The reserve grows with the size, by a twentieth of it.
+    let mut least = allocated;
+    for _ in 0..MAX_SIZE_STEPS {
+        let segment_bytes = segment_bytes_of(least);
+        let beside = SLOTS * SLOT as u64
+            + bitmap_allowance(least)
+            + inventory::allowance(least, segment_bytes)
+            + reserve_of(segment_bytes)
+            + ignored;
+        let needed = (allocated + beside).next_multiple_of(4_096);
+        if needed <= least {
+            break;
+        }
+        least = needed;
+    }
     OpenError::TooSmall {
         wanted,
         allocated,
         least,
     }
+}
+
+/// Steps in which the least size of a disk is found. Each comes a sixteenth of the rest nearer.
+const MAX_SIZE_STEPS: usize = 16;
+
+/// Returns the bytes that uploads leave: compaction can always copy a segment, and beside that there
+/// is room for releases.
+const fn reserve_of(segment_bytes: u64) -> u64 {
+    segment_bytes + segment_bytes / 2
 }
 
 impl Parts {

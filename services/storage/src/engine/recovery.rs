@@ -2,7 +2,7 @@
 //! from the sets.
 
 use cstore_log::{Hole, Location, RecoveredRecord};
-use cstore_types::{BlockId, DedupKey, SealSeq, SessionId, error_chain};
+use cstore_types::{BlockId, DedupKey, SealSeq, error_chain};
 
 use super::doubts::Finding;
 use super::error::OpenError;
@@ -167,25 +167,20 @@ pub(super) fn count_references(
 
     // Nobody else has the disk yet, so the index does not change between these looks.
     let mut findings = Vec::new();
-    let sessions: Vec<SessionId> = index.lock().sessions().collect();
-    for session in sessions {
-        let parts = index.lock().parts(session);
-        for (part, set) in parts {
-            match sets.read_twice(session, part, set) {
-                Ok(ids) => {
-                    let missing = index.lock().add_refs(&ids);
-                    if missing > 0 {
-                        tracing::error!(%session, part = part.0, missing, "reference set names blocks that are not here");
-                    }
-                }
-                Err(error) => {
-                    let error = error_chain(&error);
-                    tracing::error!(%session, part = part.0, %error, "reference set cannot be read");
-                    findings.push(Finding::of_set(session, set));
-                }
+    let all = index.lock().all_sets();
+    sets.read_in_place_order(all, &mut |session, part, set, read| match read {
+        Ok(ids) => {
+            let missing = index.lock().add_refs(&ids);
+            if missing > 0 {
+                tracing::error!(%session, part = part.0, missing, "reference set names blocks that are not here");
             }
         }
-    }
+        Err(error) => {
+            let error = error_chain(&error);
+            tracing::error!(%session, part = part.0, %error, "reference set cannot be read");
+            findings.push(Finding::of_set(session, set));
+        }
+    });
     findings.extend(absent_blocks(index));
     findings
 }

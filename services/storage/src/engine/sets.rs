@@ -10,7 +10,7 @@ use super::error::EngineError;
 use super::format::decode_refset;
 use super::index::{RefSet, SharedIndex};
 use super::locked_log::LockedLog;
-use crate::limits::MAX_READ_TRIES;
+use crate::limits::{MAX_READ_TRIES, SET_GAP_BYTES, SET_READ_BYTES};
 
 /// Reads reference sets. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]
@@ -53,6 +53,51 @@ impl SetReader {
     ) -> Result<Vec<BlockId>, EngineError> {
         self.read(session, part, set)
             .or_else(|_| self.read(session, part, set))
+    }
+
+    /// Calls `visit` with the ids of each of `sets`, or with the error of [`Self::read_twice`], in
+    /// the order of their places: neighbours are read together.
+    pub(super) fn read_in_place_order(
+        &self,
+        mut sets: Vec<(SessionId, PartNo, RefSet)>,
+        visit: &mut dyn FnMut(SessionId, PartNo, RefSet, Result<Vec<BlockId>, EngineError>),
+    ) {
+        let end_of = |at: Location| u64::from(at.offset) + u64::from(at.len);
+        sets.sort_unstable_by_key(|(.., set)| (set.location.file, set.location.offset));
+        let mut rest = &sets[..];
+        while let Some((.., first)) = rest.first() {
+            let (file, start) = (first.location.file, u64::from(first.location.offset));
+            let mut end = start;
+            let together = rest.iter().take_while(|(.., set)| {
+                let offset = u64::from(set.location.offset);
+                let set_end = end_of(set.location);
+                let is_near = set.location.file == file
+                    && offset <= end + SET_GAP_BYTES
+                    && set_end <= start + SET_READ_BYTES;
+                end = if is_near { end.max(set_end) } else { end };
+                is_near
+            });
+            let count = together.count().max(1);
+            let (run, later) = rest.split_at(count);
+            rest = later;
+
+            let range = Location {
+                file,
+                offset: first.location.offset,
+                len: u32::try_from(end - start).unwrap_or(0),
+            };
+            let bytes = self.log.read(range).unwrap_or_default();
+            for (session, part, set) in run {
+                let at = (u64::from(set.location.offset) - start) as usize;
+                let payload = bytes.get(at..at + set.location.len as usize);
+                let decoded = payload.map(|payload| decode_refset(*session, *part, payload));
+                let read = match decoded {
+                    Some(Ok(ids)) => Ok(ids),
+                    _ => self.read_twice(*session, *part, *set),
+                };
+                visit(*session, *part, *set, read);
+            }
+        }
     }
 
     /// Returns the payload of a set after it was verified.

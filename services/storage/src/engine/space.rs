@@ -21,7 +21,7 @@ const SEGMENT_OVERHEAD: u64 = 12 << 10;
 /// The fill of the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// FS_SIZE.
+    /// FS_SIZE, or what the file system has for this disk, if that is less.
     pub capacity: u64,
     /// Bytes that new blocks could still take, reservations deducted.
     pub free: u64,
@@ -91,8 +91,15 @@ impl SpaceLedger {
     /// Returns the fill of the disk.
     pub(super) fn space(&self) -> Space {
         let reserved = *self.reserved.lock();
+        // A file system with less room than FS_SIZE is as large as what lies on it and what it has
+        // left.
+        let room = self.log.fs_room();
+        let reachable = room.map(|room| self.log.allocated_bytes().saturating_add(room.free));
         Space {
-            capacity: self.geometry.capacity,
+            capacity: self
+                .geometry
+                .capacity
+                .min(reachable.unwrap_or(self.geometry.capacity)),
             free: self
                 .log
                 .free_bytes(Urgency::Normal)

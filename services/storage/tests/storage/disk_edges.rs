@@ -105,9 +105,12 @@ async fn i7_a_size_without_room_for_deletes_is_refused_with_one_that_has_it() {
         store(&engine, n, 30_000).await.unwrap();
     }
     engine.close().unwrap();
-    let used = engine.compactor().space().allocated;
+    // Two segments of a 32nd of the disk were made before they are needed. They go if need be.
+    let used = engine.compactor().space().allocated - 2 * ((24 << 20) / 32);
     drop(engine);
-    let refused = open_memory(&disk, used + (200 << 10)).unwrap_err();
+    let Err(refused) = open_memory(&disk, used + (200 << 10)) else {
+        panic!("it opens");
+    };
     let OpenError::TooSmall { least, .. } = refused else {
         panic!("{refused}")
     };

@@ -89,6 +89,8 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         max_bytes: CAPACITY,
         reserve_bytes: 0,
         compaction_bytes: 0,
+        floor_bytes: 0,
+        ready_files: 0,
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
         least_seq: 0,

@@ -104,6 +104,7 @@ pub(crate) fn segments(disk: &FaultyDisk) -> Arc<dyn Disk> {
 
 pub(crate) fn names(folder: &Arc<dyn Disk>) -> Vec<String> {
     let mut names = folder.list().unwrap();
+    names.retain(|name| !name.ends_with(".ready"));
     names.sort();
     names
 }

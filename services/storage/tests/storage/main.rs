@@ -16,6 +16,7 @@ mod losses;
 mod masters;
 mod model;
 mod races;
+mod small_fs;
 mod space_returns;
 mod threads;
 mod upgrade;

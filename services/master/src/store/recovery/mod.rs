@@ -315,6 +315,9 @@ fn log_options(owner: [u8; 16], options: &SledOptions) -> Options {
         max_bytes: options.max_log_bytes,
         reserve_bytes: (options.max_log_bytes / 8).min(MAX_LOG_RESERVE),
         compaction_bytes: 0,
+        // Room is kept beside the index (`room.rs`).
+        floor_bytes: 0,
+        ready_files: 0,
         max_frame_bytes: LOG_FRAME_BYTES,
         max_queue_bytes: LOG_QUEUE_BYTES,
         // Positions are kept in the records themselves.

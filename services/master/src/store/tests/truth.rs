@@ -437,6 +437,8 @@ pub(super) fn log_of(folder: &Folder, owner: [u8; 16]) -> Log {
         max_bytes: 1 << 30,
         reserve_bytes: 1 << 20,
         compaction_bytes: 0,
+        floor_bytes: 0,
+        ready_files: 0,
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
         least_seq: 0,

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Disk, DiskFile, LockGuard};
+use super::{Disk, DiskFile, FsRoom, LockGuard};
 
 const SECTOR: usize = 512;
 
@@ -119,9 +119,19 @@ struct World {
     ignores_syncs: bool,
     one_thread: bool,
     holds_commits: bool,
+    /// Size of the file system; without one it takes everything.
+    fs_total: Option<u64>,
+    /// Bytes that others have put on the file system.
+    fs_others: u64,
 }
 
 impl World {
+    fn fs_free(&self) -> Option<u64> {
+        let lens = self.names.values().filter_map(|id| self.inodes.get(id));
+        let used: u64 = lens.map(|inode| inode.cache.len() as u64).sum();
+        Some(self.fs_total?.saturating_sub(used + self.fs_others))
+    }
+
     /// Counts a call and answers the fault that strikes it.
     fn strike(&mut self, verb: Verb) -> Option<Fault> {
         let count = self.calls.entry(verb).or_default();
@@ -181,6 +191,12 @@ impl FaultyDisk {
     /// Sets [`Disk::holds_commits`].
     pub fn hold_commits(&self, holds: bool) {
         self.world.lock().holds_commits = holds;
+    }
+
+    /// Bounds the file system, of which others take a part.
+    pub fn bound(&self, total: u64, others: u64) {
+        let mut world = self.world.lock();
+        (world.fs_total, world.fs_others) = (Some(total), others);
     }
 
     /// The `nth` call of `verb` from now on (1 is the next) meets `fault`.
@@ -334,6 +350,12 @@ fn lose(durable: &mut Vec<u8>, change: &Change, rng: &mut StdRng) {
 }
 
 impl Disk for FaultyDisk {
+    fn room(&self) -> io::Result<Option<FsRoom>> {
+        let world = self.live()?;
+        let room = world.fs_free().zip(world.fs_total);
+        Ok(room.map(|(free, total)| FsRoom { free, total }))
+    }
+
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.live()?;
         if let Some(error) = world.strike(Verb::Create).and_then(error_of) {
@@ -342,6 +364,9 @@ impl Disk for FaultyDisk {
         let path = self.path(name);
         if world.names.contains_key(&path) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if world.fs_free().is_some_and(|free| free < len) {
+            return Err(io::Error::from_raw_os_error(28));
         }
         world.next_inode += 1;
         let id = world.next_inode;

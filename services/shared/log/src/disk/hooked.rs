@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::{Disk, DiskFile, LockGuard, Verb};
+use super::{Disk, DiskFile, FsRoom, LockGuard, Verb};
 
 /// Bound of every wait on a [`Gate`]. Only a test that hangs meets it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -58,6 +58,10 @@ impl HookedDisk {
 }
 
 impl Disk for HookedDisk {
+    fn room(&self) -> io::Result<Option<FsRoom>> {
+        self.inner.room()
+    }
+
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         (self.hook)(Verb::Create)?;
         Ok(self.file(self.inner.create(name, len)?))

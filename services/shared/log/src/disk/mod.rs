@@ -19,8 +19,25 @@ pub use faulty::{Fault, FaultyDisk, Verb};
 pub use hooked::{Gate, Hook, HookedDisk};
 pub use real::RealDisk;
 
+/// Room of the file system that a folder lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FsRoom {
+    /// Bytes that this process can still take.
+    pub free: u64,
+    /// Size of the file system in bytes.
+    pub total: u64,
+}
+
 /// A folder. Names are plain file names without separators.
 pub trait Disk: Send + Sync + Debug {
+    /// Returns the room of the file system; `None` if it has no bound that can be told.
+    ///
+    /// # Errors
+    /// The system's.
+    fn room(&self) -> io::Result<Option<FsRoom>> {
+        Ok(None)
+    }
+
     /// Makes a new file of `len` bytes whose space is reserved where the file system can.
     ///
     /// # Errors

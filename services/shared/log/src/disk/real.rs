@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::{Disk, DiskFile, LockGuard};
+use super::{Disk, DiskFile, FsRoom, LockGuard};
 use crate::limits::MAX_WRITE_BUFFERS;
 
 /// A folder of the operating system.
@@ -43,6 +43,15 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
+    fn room(&self) -> io::Result<Option<FsRoom>> {
+        let found = rustix::fs::fstatvfs(&self.folder)?;
+        let unit = found.f_frsize;
+        Ok(Some(FsRoom {
+            free: found.f_bavail.saturating_mul(unit),
+            total: found.f_blocks.saturating_mul(unit),
+        }))
+    }
+
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path(name);
         let file = OpenOptions::new()

@@ -10,7 +10,7 @@ use super::walk::{read_footer, walk};
 use super::{RecoveryReport, Unreadable};
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
-use crate::file::{Files, is_leftover};
+use crate::file::{Files, is_leftover, is_ready};
 use crate::format::{BLOCK, Damage, FileHeader, Seed, header_crc, parse_file_name};
 use crate::inventory::SealedFigures;
 use crate::types::Options;
@@ -41,6 +41,15 @@ pub(super) struct Found {
     /// Sequences whose records frames of this file have copied.
     pub(super) supersedes: Vec<u64>,
     pub(super) holes: Vec<Hole>,
+}
+
+/// Names of files that hold nothing of the log.
+#[derive(Debug, Default)]
+pub(super) struct Leftovers {
+    /// Files that were never finished, and retired ones.
+    pub(super) unfinished: Vec<String>,
+    /// Files that were made before they were needed.
+    pub(super) ready: Vec<String>,
 }
 
 /// Header of a file, as far as it is known.
@@ -119,10 +128,10 @@ pub(super) fn read_files(
     files: &Files,
     options: &Options,
     report: &mut RecoveryReport,
-) -> Result<(Vec<Found>, Vec<String>), LogError> {
+) -> Result<(Vec<Found>, Leftovers), LogError> {
     let io = LogError::io("read log folder");
     let mut found = Vec::new();
-    let mut leftovers = Vec::new();
+    let mut leftovers = Leftovers::default();
     if let Some(inventory) = &options.inventory {
         files.skip_ids(inventory.highest());
     }
@@ -137,7 +146,9 @@ pub(super) fn read_files(
             }
             found.extend(read_file(disk, &name, id, options, report)?);
         } else if is_leftover(&name) {
-            leftovers.push(name);
+            leftovers.unfinished.push(name);
+        } else if is_ready(&name) {
+            leftovers.ready.push(name);
         } else {
             tracing::warn!(%name, "a file that is not of the log lies in its folder");
         }

@@ -160,10 +160,12 @@ pub(crate) fn recover(
     }
     if !is_held {
         let io = LogError::io("remove leftovers of the log");
-        for name in &leftovers {
+        for name in &leftovers.unfinished {
             disk.remove(name).map_err(&io)?;
         }
     }
+    let others = found.iter().map(Found::settled_size).sum();
+    files.adopt_ready(&leftovers.ready, others)?;
 
     // The durable_seq that proves a frame may be in what is missing.
     let tail = find_tail(&found, proven, &superseded).filter(|_| !is_held);
@@ -173,17 +175,21 @@ pub(crate) fn recover(
     drop_superseded(&mut found, &superseded);
     let mut active = None;
     if let Some((at, frame)) = tail
-        && let Some(file) = found.get_mut(at)
+        && let Some(file) = found.get(at)
     {
-        file.frames.retain(|other| other.seq != frame.seq);
-        file.end = frame.start;
-        report.last_seq = next_seq(report.last_seq, report.epoch);
-        report.copied_frames = 1;
-        superseded.insert(frame.seq);
-        let others = found.iter().map(Found::settled_size).sum();
-        let seqs = (report.last_seq, proven);
-        let from = found.get(at).ok_or(LogError::Closed)?;
-        active = Some(copy_frame(files, options, (from, &frame), others, seqs)?);
+        let seqs = (next_seq(report.last_seq, report.epoch), proven);
+        match copy_frame(files, options, (file, &frame), others, seqs) {
+            Ok(copy) => {
+                active = Some(copy);
+                report.last_seq = seqs.0;
+                report.copied_frames = 1;
+                superseded.insert(frame.seq);
+                drop_superseded(&mut found, &superseded);
+            }
+            // Others have filled the file system.
+            Err(LogError::Full { .. }) => renew_frames(&found, proven, &superseded)?,
+            Err(error) => return Err(error),
+        }
     }
     renew_last_footer(&found)?;
 

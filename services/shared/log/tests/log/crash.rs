@@ -32,6 +32,8 @@ fn options() -> Options {
         max_bytes: 2 << 20,
         reserve_bytes: 128 << 10,
         compaction_bytes: 0,
+        floor_bytes: 0,
+        ready_files: 0,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
         least_seq: 0,

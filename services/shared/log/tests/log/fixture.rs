@@ -21,6 +21,8 @@ pub(crate) fn options() -> Options {
         max_bytes: 512 << 10,
         reserve_bytes: 64 << 10,
         compaction_bytes: 0,
+        floor_bytes: 0,
+        ready_files: 0,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
         least_seq: 0,

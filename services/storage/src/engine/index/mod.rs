@@ -114,6 +114,14 @@ impl Index {
         parts.map(|(part, set)| (*part, *set)).collect()
     }
 
+    /// Returns all reference sets.
+    pub(crate) fn all_sets(&self) -> Vec<(SessionId, PartNo, RefSet)> {
+        let sessions = self.refsets.iter();
+        let sets = sessions
+            .flat_map(|(session, parts)| parts.iter().map(|(part, set)| (*session, *part, *set)));
+        sets.collect()
+    }
+
     /// Returns how many ids reference sets name that are not here.
     pub(crate) fn n_absent(&self) -> usize {
         self.absent.len()

@@ -38,7 +38,9 @@ cstore_types::limits! {
     pub(crate) count READY_SEGMENTS: usize = 2;
     /// Blocks that an open reads to see whether a disk without superblock has ids by the cluster's
     /// key. It is refused if none of them has.
-    pub(crate) count KEY_SAMPLE: usize = 16;
+    pub(crate) count KEY_SAMPLE: usize = 64;
+    /// Blocks of one segment among them: a damaged segment says nothing about the key.
+    pub(crate) count KEY_SAMPLE_OF_SEGMENT: usize = 8;
     /// Times that a read is repeated because its record moved to another file. Then it fails.
     pub count MAX_READ_TRIES: usize = 3;
     /// Longest wait for the note that a block is damaged to be durable. The read fails then without

@@ -367,7 +367,7 @@ impl Files {
             epoch: inner.epoch.number,
             header_crc: header_crc(header),
             footer_crc: 0,
-            holes: 0,
+            holes_crc: 0,
         };
         let file = Arc::new(LogFile {
             id,

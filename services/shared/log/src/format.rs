@@ -211,8 +211,6 @@ pub struct HeaderFacts {
     pub owner: [u8; 16],
     /// Id of the file.
     pub file: u32,
-    /// Bytes that the file was made with.
-    pub capacity: u64,
     /// Sequence of the owner's superblock when the file was made.
     pub superblock_seq: u64,
 }
@@ -223,7 +221,6 @@ pub fn header_facts(block: &[u8]) -> Option<HeaderFacts> {
     Some(HeaderFacts {
         owner: header.owner,
         file: header.file,
-        capacity: header.capacity,
         superblock_seq: header.superblock_seq,
     })
 }
@@ -425,9 +422,15 @@ pub(crate) fn encode_footer(seed: Seed, place: FramePlace, entries: &[Entry]) ->
     };
     header.crc = checksum(seed, &header, std::iter::once(&directory[..]));
     let len = align(header.content_len() + TRAILER as u64);
-    let mut out = BytesMut::with_capacity(len as usize);
-    out.put_slice(&header.encode());
-    out.put_slice(&directory);
+    let mut content = Vec::with_capacity(len as usize);
+    content.put_slice(&header.encode());
+    content.put_slice(&directory);
+    with_trailer(seed, content, len)
+}
+
+/// Fills header and directory of a footer up to its length, the trailer at its end.
+pub(crate) fn with_trailer(seed: Seed, content: Vec<u8>, len: u64) -> Bytes {
+    let mut out = BytesMut::from(&content[..]);
     out.resize(len as usize - TRAILER, 0);
     out.put_slice(TRAILER_MAGIC);
     out.put_u32_le(crc32c::crc32c_append(seed.0, &len.to_le_bytes()));
@@ -442,6 +445,11 @@ pub(crate) fn decode_trailer(seed: Seed, trailer: &[u8; TRAILER]) -> Option<u64>
     let (crc, len) = (fields.u32().ok()?, fields.u64().ok()?);
     (magic == *TRAILER_MAGIC && crc == crc32c::crc32c_append(seed.0, &len.to_le_bytes()))
         .then_some(len)
+}
+
+/// Returns true if bytes look like those that end a sealed file.
+pub(crate) fn is_trailer(trailer: &[u8]) -> bool {
+    trailer.starts_with(TRAILER_MAGIC)
 }
 
 fn checksum<'a>(seed: Seed, header: &FrameHeader, parts: impl Iterator<Item = &'a [u8]>) -> u32 {

@@ -48,8 +48,8 @@ pub trait Inventory: Debug + Send + Sync {
     /// Returns the final figures of a file that takes no more frames; `None` if they are not known.
     fn sealed_figures(&self, file: u32) -> Option<SealedFigures>;
 
-    /// Returns how many holes of a file are known and settled: an open that finds no more of them
-    /// is not in doubt because of them.
+    /// Returns the checksum of the holes of a file that are known and settled (`FileInfo::holes_crc`):
+    /// an open that finds just these is not in doubt because of them. 0 if there are none.
     fn known_holes(&self, file: u32) -> u32;
 
     /// Returns the epoch of a number, for the header of a file that is made anew; `None` if it is

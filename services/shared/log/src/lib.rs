@@ -50,7 +50,9 @@ pub use format::{
 };
 pub use inventory::{Inventory, SealedFigures};
 pub use log::Log;
-pub use recovery::{DirectoryEntry, Hole, RecoveredRecord, RecoveryReport, Unreadable};
+pub use recovery::{
+    ANY_SEQS, DirectoryEntry, Hole, RecoveredRecord, RecoveryReport, Standing, Unreadable,
+};
 pub use types::{
     Committed, Done, FileInfo, FileState, Location, NextEpoch, Observer, Options, Record, Urgency,
 };

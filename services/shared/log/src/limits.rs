@@ -9,6 +9,12 @@ cstore_types::limits! {
     /// Most buffers of one vectored write (IOV_MAX on Linux). A frame with more takes several
     /// writes.
     pub(crate) count MAX_WRITE_BUFFERS: usize = 1_024;
+    /// Times the length of a file that its search for frames may read. Beyond it the rest of the file
+    /// is a hole.
+    pub(crate) count SCAN_FACTOR: u64 = 4;
+    /// Blocks of a file that cannot be read, after which it is not searched for frames any more: each may
+    /// take the disk seconds. The rest of the file is a hole.
+    pub(crate) count MAX_BAD_BLOCKS: usize = 256;
     /// Bytes read at once when a crashed file is searched for frames behind its valid end. The
     /// search goes on with the next as many.
     pub(crate) bytes SCAN_BYTES: usize = 1 << 20;

@@ -43,6 +43,9 @@ pub struct Options {
     pub epoch: Option<NextEpoch>,
     /// List of the files, if the owner keeps one.
     pub inventory: Option<Arc<dyn Inventory>>,
+    /// Sequences, first and last, that files may have which are not there. Frames among them are not
+    /// missed at the ends of others.
+    pub absent_seqs: Vec<(u64, u64)>,
     /// Something is in doubt: files that hold a part of the sequences may be missing, and nothing
     /// that lies in the folder is removed at the open, leftovers included. The same holds for an
     /// open that finds damage.
@@ -142,6 +145,7 @@ pub struct FileInfo {
     pub header_crc: u32,
     /// Checksum of the footer; 0 without one.
     pub footer_crc: u32,
-    /// Parts of it that are damaged and that no footer tells, as the open found them.
-    pub holes: u32,
+    /// Checksum of its parts that are damaged and that no footer tells, as the open found them; 0 if
+    /// there are none.
+    pub holes_crc: u32,
 }

@@ -130,7 +130,7 @@ fn image() -> Image {
         footer_crc: 7,
         header_crc: 8,
         checkpoint: 9,
-        holes: 10,
+        holes_crc: 10,
     };
     let with = |id, standing| FileEntry {
         id,

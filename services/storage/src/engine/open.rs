@@ -314,6 +314,7 @@ fn log_options(
             nonce,
         }),
         inventory: Some(survey.inventory.clone()),
+        absent_seqs: survey.absent_seqs(),
         is_held: superblock.is_held() || survey.is_in_doubt(),
     }
 }

@@ -1,7 +1,9 @@
 //! Recovery: the index from the records of the log, and reference counts from the derived cache or
 //! from the sets.
 
-use cstore_log::{Hole, Location, RecoveredRecord};
+use std::collections::BTreeSet;
+
+use cstore_log::{Hole, Location, RecoveredRecord, Standing};
 use cstore_types::{BlockId, DedupKey, SealSeq, error_chain};
 
 use super::doubts::Finding;
@@ -14,7 +16,7 @@ use super::format::{
 use super::index::{Index, RefSet, SharedIndex, place_of};
 use super::locked_log::LockedLog;
 use super::sets::SetReader;
-use crate::limits::KEY_SAMPLE;
+use crate::limits::{KEY_SAMPLE, KEY_SAMPLE_OF_SEGMENT};
 
 /// The index of records that the log delivers in its order.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(super) struct Recovery {
     unreadable: usize,
     /// Places of records of damaged frames that are no blocks and no whole sets.
     unexplained: Vec<Place>,
-    /// The first blocks of the log.
+    /// The first blocks of the first segments.
     sample: Vec<(BlockId, Location)>,
 }
 
@@ -41,14 +43,14 @@ impl Recovery {
     }
 
     pub(super) fn take(&mut self, record: &RecoveredRecord<'_>) {
-        if !record.is_verified {
+        if record.standing != Standing::Verified {
             self.take_unverified(record);
         } else if self.try_take(record).is_err() {
             self.unreadable += 1;
         }
     }
 
-    /// Takes a record of a damaged frame for what its payload proves. A block that is damaged is
+    /// Takes a record of a frame that is damaged, or that was searched for, for what its payload proves. A block that is damaged is
     /// known by its key, as one in a sealed segment. A release proves nothing: its sets stay, and
     /// the master names the session again.
     fn take_unverified(&mut self, record: &RecoveredRecord<'_>) {
@@ -81,16 +83,18 @@ impl Recovery {
         }
     }
 
-    /// Returns true if ids of the first blocks are by the key, or there is no block to tell.
+    /// Returns false if ids of the first blocks are by another key: none is by this one, and a
+    /// segment of them is as it was written. Reads that segment whole.
     pub(super) fn is_key_right(&self, log: &LockedLog) -> bool {
-        let read = self
-            .sample
-            .iter()
-            .filter_map(|(id, location)| Some((id, log.read(*location).ok()?)));
-        let matches: Vec<bool> = read
-            .map(|(id, bytes)| id.matches(&self.key, &bytes))
-            .collect();
-        matches.is_empty() || matches.contains(&true)
+        let mut others = BTreeSet::new();
+        for (id, location) in &self.sample {
+            match log.read(*location) {
+                Ok(bytes) if id.matches(&self.key, &bytes) => return true,
+                Ok(_) => drop(others.insert(location.file)),
+                Err(_) => {}
+            }
+        }
+        !others.iter().any(|file| log.verify(*file).is_ok())
     }
 
     /// Returns the holes that may hide more than blocks. In the others every record is known: blocks
@@ -111,7 +115,11 @@ impl Recovery {
             KIND_DATA | KIND_MANIFEST => {
                 let id = parse_block_key(record.key)?;
                 self.index.recover_block(id, record.location);
-                if self.sample.len() < KEY_SAMPLE {
+                let of_file =
+                    |(_, known): &&(BlockId, Location)| known.file == record.location.file;
+                if self.sample.len() < KEY_SAMPLE
+                    && self.sample.iter().filter(of_file).count() < KEY_SAMPLE_OF_SEGMENT
+                {
                     self.sample.push((id, record.location));
                 }
             }

@@ -148,6 +148,7 @@ async fn check(whole: &FaultyDisk, struck: &Struck, block: usize, blow: Blow) ->
     }
     let engine = open_memory(&disk, CAPACITY).unwrap();
     if struck.in_segments {
+        assert_eq!(engine.hold().doubts(), [], "{case}");
         assert_whole(&engine);
     } else {
         assert!((0..N_FILES).all(|n| is_readable(&engine, n)), "{case}");

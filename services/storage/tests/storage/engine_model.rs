@@ -97,6 +97,7 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         proven_seq: 0,
         epoch: None,
         inventory: None,
+        absent_seqs: Vec::new(),
         is_held: false,
     };
     let segments = Disk::subdir(&world.disk, "segments").unwrap();

@@ -325,6 +325,7 @@ fn log_options(owner: [u8; 16], options: &SledOptions) -> Options {
         proven_seq: 0,
         epoch: None,
         inventory: None,
+        absent_seqs: Vec::new(),
         is_held: false,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cstore_log::{
     Damage, DirectoryEntry, FileState, Location, Log, LogError, RecoveredRecord, RecoveryReport,
+    Standing,
 };
 
 use crate::store::record::KIND_UNCHECKED;
@@ -31,6 +32,8 @@ pub(super) struct LogScan {
     /// Positions without a gap between them, first and last, in order. A whole log has one run.
     runs: Vec<(Position, Position)>,
     pub(super) last_of_file: HashMap<u32, Position>,
+    /// First position of each file.
+    first_of_file: BTreeMap<u32, Position>,
     /// Files with records that have no checksum of their own, and the last position of those.
     pub(super) unchecked_files: BTreeMap<u32, Position>,
     /// Sequence of the frame whose records are being visited, and their payload bytes.
@@ -54,9 +57,9 @@ impl LogScan {
     }
 
     /// Takes a record of the log. One of a damaged frame counts as missing: its position may be wrong,
-    /// too.
+    /// too. One without a checksum of its own is not taken from a frame that was searched for.
     pub(super) fn visit(&mut self, record: &RecoveredRecord<'_>) {
-        if !record.is_verified {
+        if !is_usable(record.standing, record.kind) {
             return;
         }
         let entry = entry(record.key, record.kind, record.location);
@@ -78,6 +81,7 @@ impl LogScan {
         self.newest_records.push(entry);
         let last = self.last_of_file.entry(location.file).or_default();
         *last = position.max(*last);
+        self.first_of_file.entry(location.file).or_insert(position);
         if kind == KIND_UNCHECKED {
             let last = self.unchecked_files.entry(location.file).or_default();
             *last = position.max(*last);
@@ -104,9 +108,11 @@ impl LogScan {
             .map(|file| (file.file, 0, file.damage));
         for (file, offset, damage) in holes.chain(unreadable) {
             // Positions behind the last one of the file are missing only if the damage is behind
-            // all frames of it that are there.
+            // all frames of it that are there; and never those of the files behind it.
             let known = self.last_of_file.get(&file).copied();
             let known = known.filter(|_| damage == Damage::FrameBeforeValid);
+            let behind = self.first_of_file.range(file.saturating_add(1)..).next();
+            let known = known.or_else(|| behind.map(|(_, first)| first.saturating_sub(1)));
             let error = MetaError::Log(LogError::Corrupt {
                 file,
                 offset,
@@ -199,7 +205,8 @@ impl LogScan {
                     continue;
                 }
             };
-            for record in directory.into_iter().filter(|record| record.is_verified) {
+            let is_usable = |record: &DirectoryEntry| is_usable(record.standing, record.kind);
+            for record in directory.into_iter().filter(is_usable) {
                 let DirectoryEntry {
                     kind,
                     key,
@@ -218,6 +225,14 @@ impl LogScan {
             }
         }
         Ok(())
+    }
+}
+
+fn is_usable(standing: Standing, kind: u8) -> bool {
+    match standing {
+        Standing::Verified => true,
+        Standing::Searched => kind != KIND_UNCHECKED,
+        Standing::Damaged => false,
     }
 }
 

@@ -445,6 +445,7 @@ pub(super) fn log_of(folder: &Folder, owner: [u8; 16]) -> Log {
         proven_seq: 0,
         epoch: None,
         inventory: None,
+        absent_seqs: Vec::new(),
         is_held: false,
     };
     Log::open(disk, options, &mut |_| ()).unwrap().0

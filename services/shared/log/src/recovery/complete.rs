@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::Standing;
 use super::found::{Found, Header, corrupt};
 use super::walk::{read_footer, visit_records, walk};
 use crate::error::LogError;
@@ -18,8 +19,8 @@ pub struct DirectoryEntry {
     pub key: Bytes,
     /// Where its payload lies.
     pub location: Location,
-    /// True if the checksum of its frame, or of the footer, matches.
-    pub is_verified: bool,
+    /// What is known of its frame.
+    pub standing: Standing,
 }
 
 /// Reads a file that is complete frame by frame, payloads included, and checks every checksum.
@@ -34,11 +35,9 @@ pub(crate) fn verify(file: &LogFile, options: &Options) -> Result<(), LogError> 
             damage: hole.damage,
         });
     }
+    // The walk of a sealed file ends at its footer.
     let is_sealed = file.info.lock().state == FileState::Sealed;
-    let mut by_footer = complete(file)?;
-    let is_whole = !is_sealed
-        || (read_footer(&mut by_footer, seed)? && by_footer.last_seq() == walked.last_seq());
-    is_whole
+    (walked.sealed == is_sealed && !walked.is_patched)
         .then_some(())
         .ok_or_else(|| corrupt(file.id, Damage::Frame))
 }
@@ -54,7 +53,7 @@ pub(crate) fn directory(
         walk(&mut found, seed)?;
     }
     let mut entries = Vec::new();
-    visit_records(&found, seed, &mut |entry: EntryRef<'_>, is_damaged| {
+    visit_records(&found, seed, &mut |entry: EntryRef<'_>, standing| {
         if entry.kind != KIND_SUPERSEDES {
             entries.push(DirectoryEntry {
                 kind: entry.kind,
@@ -64,7 +63,7 @@ pub(crate) fn directory(
                     offset: entry.offset,
                     len: entry.len,
                 },
-                is_verified: !is_damaged,
+                standing,
             });
         }
     })?;
@@ -85,7 +84,10 @@ fn complete(file: &LogFile) -> Result<Found, LogError> {
         sealed: false,
         // In front of the footer of a sealed file may be room.
         crashed: info.state == FileState::Sealed,
-        closed: false,
+        has_torn_frame: false,
+        renews_footer: false,
+        footer_behind: None,
+        is_patched: false,
         footer: None,
         header: Header {
             crc: info.header_crc,

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use cstore_types::epoch::{Epoch, epoch_of};
 
 use super::walk::{read_footer, walk};
-use super::{RecoveryReport, Unreadable};
+use super::{ANY_SEQS, RecoveryReport, Standing, Unreadable};
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::file::{Files, is_leftover, is_ready};
 use crate::format::{BLOCK, Damage, FileHeader, Seed, header_crc, parse_file_name};
 use crate::inventory::SealedFigures;
+use crate::limits::SCAN_BYTES;
 use crate::types::Options;
 
 /// One file as it lies there.
@@ -27,8 +28,15 @@ pub(super) struct Found {
     pub(super) sealed: bool,
     /// Its process may have died while it was active: behind its frames may be a torn one.
     pub(super) crashed: bool,
-    /// A footer is there, wherever the file ends: nothing comes after its frames.
-    pub(super) closed: bool,
+    /// Behind its last frame is one that was torn, or damaged since: a crash leaves one at most.
+    pub(super) has_torn_frame: bool,
+    /// The footer was not found by its trailer: it may be in the page cache only, and the file may go on
+    /// behind it.
+    pub(super) renews_footer: bool,
+    /// Where the frames end behind which a footer was that does not validate any more.
+    pub(super) footer_behind: Option<u64>,
+    /// The footer tells of frames that do not validate.
+    pub(super) is_patched: bool,
     /// Where the footer of a sealed file starts.
     pub(super) footer: Option<u64>,
     pub(super) header: Header,
@@ -71,8 +79,7 @@ pub(super) struct Frame {
     /// Bytes up to the next frame; 0 when it was read from a footer.
     pub(super) disk_len: u64,
     pub(super) records: u64,
-    /// Its checksum does not match, and its directory can be read.
-    pub(super) is_damaged: bool,
+    pub(super) standing: Standing,
 }
 
 /// A part of a file that does not validate.
@@ -106,15 +113,42 @@ impl Found {
     /// Returns true if nothing of the file is cut: it is sealed, or its end is damaged.
     pub(super) fn keeps_size(&self) -> bool {
         let is_behind = |hole: &Hole| hole.offset + hole.len > self.end;
-        self.sealed || self.holes.iter().any(is_behind)
+        let is_sealed = self.sealed && !self.renews_footer;
+        is_sealed || self.footer_behind == Some(self.end) || self.holes.iter().any(is_behind)
     }
 
     pub(super) fn last_seq(&self) -> Option<u64> {
-        self.frames.last().map(|frame| frame.seq)
+        self.frames.iter().map(|frame| frame.seq).max()
     }
 
     pub(super) fn first_seq(&self) -> Option<u64> {
         self.frames.first().map(|frame| frame.seq)
+    }
+
+    /// Returns a checksum of the holes and of what the disk gives back of them; 0 if there are none.
+    /// Other damage has another one.
+    pub(super) fn holes_crc(&self) -> u32 {
+        let mut crc = 0;
+        for hole in &self.holes {
+            let (first, last) = hole.seqs;
+            for field in [hole.offset, hole.len, first, last, hole.is_told.into()] {
+                crc = crc32c::crc32c_append(crc, &field.to_le_bytes());
+            }
+            let end = hole.offset + hole.len;
+            let mut at = hole.offset;
+            while at < end {
+                let mut block = vec![0; SCAN_BYTES.min((end - at) as usize)];
+                match self.handle.read_exact_at(&mut block, at) {
+                    Ok(()) => crc = crc32c::crc32c_append(crc, &block),
+                    Err(_) => crc = crc32c::crc32c_append(crc, b"unreadable"),
+                }
+                at += block.len() as u64;
+            }
+        }
+        match (crc, self.holes.is_empty()) {
+            (_, true) => 0,
+            (crc, false) => crc.max(1),
+        }
     }
 }
 
@@ -173,7 +207,14 @@ fn read_file(
         Ok(opened) => opened,
         Err(error) => {
             let damage = damage_of(&error).ok_or_else(|| io_error(id, error))?;
-            report.unreadable.push(Unreadable { file: id, damage });
+            let inventory = options.inventory.as_ref();
+            let figures = inventory.and_then(|inventory| inventory.sealed_figures(id));
+            let seqs = figures.map_or(ANY_SEQS, |figures| (figures.first_seq, figures.last_seq));
+            report.unreadable.push(Unreadable {
+                file: id,
+                damage,
+                seqs,
+            });
             return Ok(None);
         }
     };
@@ -205,7 +246,10 @@ fn read_file(
         end: BLOCK,
         sealed: false,
         crashed: may_be_torn && figures.is_none(),
-        closed: false,
+        has_torn_frame: false,
+        renews_footer: false,
+        footer_behind: None,
+        is_patched: false,
         footer: None,
         header: Header {
             crc: header.as_ref().map_or(0, |(_, crc)| *crc),

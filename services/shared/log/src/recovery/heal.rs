@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::found::{Found, io_error};
-use super::walk::entries_of;
+use super::Standing;
+use super::found::Found;
+use super::walk::{entries_of, read_whole_footer, read_whole_frame};
 use crate::error::LogError;
 use crate::format::{FileHeader, FramePlace, Seed, encode_footer, frame_crc, header_crc};
 use crate::types::Options;
@@ -64,6 +65,23 @@ pub(super) fn renew_lost_footer(file: &mut Found, options: &Options) -> Result<(
     Ok(())
 }
 
+/// Writes a valid footer again, with its trailer, so that a sync makes it durable.
+///
+/// # Errors
+/// `Io`: whether it is durable is unknown.
+pub(super) fn renew_footer(file: &Found, options: &Options) -> Result<(), LogError> {
+    let Some(offset) = file.footer else {
+        return Ok(());
+    };
+    let seed = Seed::new(&options.owner, file.id);
+    let footer = read_whole_footer(file, seed)?;
+    let io = LogError::io_of("renew footer of log file", file.id);
+    file.handle
+        .write_all_vectored_at(&[footer], offset)
+        .map_err(&io)?;
+    file.handle.sync_data().map_err(&io)
+}
+
 /// Writes the header of a file anew whose frames are there. What only the header said is lost: the
 /// inventory and the frames say the same.
 pub(super) fn renew_header(file: &mut Found, options: &Options) {
@@ -108,6 +126,7 @@ pub(super) fn renew_header(file: &mut Found, options: &Options) {
 /// `Io`: whether they are durable is unknown.
 pub(super) fn renew_frames(
     found: &[Found],
+    options: &Options,
     proven: u64,
     superseded: &BTreeSet<u64>,
 ) -> Result<(), LogError> {
@@ -117,13 +136,13 @@ pub(super) fn renew_frames(
             .iter()
             .filter(|frame| {
                 let is_unproven = frame.seq > proven && !superseded.contains(&frame.seq);
-                is_unproven && frame.start > 0 && !frame.is_damaged
+                let is_valid = frame.standing != Standing::Damaged;
+                is_unproven && frame.start > 0 && is_valid
             })
             .collect();
+        let seed = Seed::new(&options.owner, file.id);
         for frame in &unproven {
-            let mut bytes = vec![0; frame.disk_len as usize];
-            let read = file.handle.read_exact_at(&mut bytes, frame.start);
-            read.map_err(|error| io_error(file.id, error))?;
+            let bytes = read_whole_frame(file, frame, seed)?;
             let io = LogError::io_of("renew frame of log file", file.id);
             file.handle
                 .write_all_vectored_at(&[bytes.into()], frame.start)

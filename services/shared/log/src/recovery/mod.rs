@@ -59,11 +59,23 @@ pub struct RecoveredRecord<'a> {
     pub location: Location,
     /// Sequence of its frame.
     pub frame_seq: u64,
-    /// True if the checksum of its frame, or of the footer, matches.
-    pub is_verified: bool,
-    /// The payload of a record that is not verified, whose kind and key may be wrong, too: the owner
-    /// decides what it is. `None` if it cannot be read, and for verified records.
+    /// What is known of its frame.
+    pub standing: Standing,
+    /// The payload of a record that is not verified: the owner decides what it is. `None` if it cannot
+    /// be read, and for verified records.
     pub payload: Option<&'a [u8]>,
+}
+
+/// What is known of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its checksum matches, or that of the footer.
+    Verified,
+    /// Its checksum matches, but it was searched for behind a hole that nothing tells of. Payloads
+    /// that a client has made up may look like that.
+    Searched,
+    /// Its checksum does not match: kinds, keys and payloads may be wrong.
+    Damaged,
 }
 
 /// A file of which nothing can be read.
@@ -73,7 +85,12 @@ pub struct Unreadable {
     pub file: u32,
     /// What is wrong.
     pub damage: Damage,
+    /// First and last sequence of its frames; all there can be if that is not known.
+    pub seqs: (u64, u64),
 }
+
+/// All sequences that there can be.
+pub const ANY_SEQS: (u64, u64) = (0, u64::MAX);
 
 /// Findings of an open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -104,6 +121,9 @@ pub struct RecoveryReport {
     pub holes: Vec<Hole>,
     /// Files of which nothing can be read.
     pub unreadable: Vec<Unreadable>,
+    /// Whether frames are missing at the ends of files could not be told, because of files that are
+    /// not there or cannot be read.
+    pub are_gaps_unknown: bool,
     /// Sequences of frames whose records were copied, because nothing proved them: they lie in
     /// other files now.
     pub superseded: BTreeSet<u64>,
@@ -128,9 +148,10 @@ pub(crate) fn recover(
         .iter()
         .flat_map(|file| file.supersedes.iter().copied())
         .collect();
-    if !options.is_held && report.unreadable.is_empty() {
-        note_gaps(&mut found, options, &superseded)?;
-    }
+    let mut absent = options.absent_seqs.clone();
+    absent.extend(report.unreadable.iter().map(|file| file.seqs));
+    report.are_gaps_unknown = absent.contains(&ANY_SEQS);
+    note_gaps(&mut found, options, &absent, &superseded)?;
     drop_superseded_holes(&mut found, &superseded);
     for file in &mut found {
         renew_lost_footer(file, options)?;
@@ -143,11 +164,18 @@ pub(crate) fn recover(
 
     let durable = found.iter().map(|file| file.durable_seq);
     let proven = durable.max().unwrap_or(0).max(options.proven_seq);
+    // Without epochs, sequences that a hole may have are not given to other frames. They are not
+    // durable for that: with epochs nothing is said of them.
+    let in_holes = report
+        .holes
+        .iter()
+        .map(|hole| hole.seqs.1)
+        .filter(|_| options.epoch.is_none());
     report.last_seq = found
         .iter()
         .flat_map(|file| file.frames.iter().map(|frame| frame.seq))
         .chain(superseded.iter().copied())
-        .chain(report.holes.iter().map(|hole| hole.seqs.1))
+        .chain(in_holes)
         // The file of the highest sequence may be retired by now; its numbers are not given to
         // other frames.
         .chain([proven, options.least_seq])
@@ -170,7 +198,7 @@ pub(crate) fn recover(
     // The durable_seq that proves a frame may be in what is missing.
     let tail = find_tail(&found, proven, &superseded).filter(|_| !is_held);
     if tail.is_none() {
-        renew_frames(&found, proven, &superseded)?;
+        renew_frames(&found, options, proven, &superseded)?;
     }
     drop_superseded(&mut found, &superseded);
     let mut active = None;
@@ -187,7 +215,7 @@ pub(crate) fn recover(
                 drop_superseded(&mut found, &superseded);
             }
             // Others have filled the file system.
-            Err(LogError::Full { .. }) => renew_frames(&found, proven, &superseded)?,
+            Err(LogError::Full { .. }) => renew_frames(&found, options, proven, &superseded)?,
             Err(error) => return Err(error),
         }
     }
@@ -208,7 +236,7 @@ fn is_in_doubt(found: &[Found], report: &RecoveryReport, options: &Options) -> b
     let is_known = |file: &Found| {
         let inventory = options.inventory.as_ref();
         let known = inventory.map_or(0, |inventory| inventory.known_holes(file.id));
-        file.holes.len() <= known as usize
+        file.holes.is_empty() || file.holes_crc() == known
     };
     !report.unreadable.is_empty() || !found.iter().all(is_known)
 }
@@ -284,13 +312,17 @@ fn deliver(
 ) -> Result<(), LogError> {
     let superseded = std::mem::take(&mut report.superseded);
     let mut records = 0;
-    let mut show = |file: u32, entry: EntryRef<'_>, unverified: Option<&Found>| {
-        if entry.kind == KIND_SUPERSEDES || superseded.contains(&entry.seq) {
+    let mut show = |file: u32, entry: EntryRef<'_>, (standing, found): (_, Option<&Found>)| {
+        let is_verified = standing == Standing::Verified;
+        // One of a damaged frame may be anything: it is for the owner to say.
+        let is_own = entry.kind == KIND_SUPERSEDES && is_verified;
+        if is_own || superseded.contains(&entry.seq) {
             return;
         }
         records += 1;
-        let payload = unverified
-            .and_then(|found| read_at(found, entry.offset.into(), entry.len as usize).ok());
+        let found = found.filter(|_| !is_verified);
+        let payload =
+            found.and_then(|found| read_at(found, entry.offset.into(), entry.len as usize).ok());
         visit(RecoveredRecord {
             kind: entry.kind,
             key: entry.key,
@@ -300,7 +332,7 @@ fn deliver(
                 len: entry.len,
             },
             frame_seq: entry.seq,
-            is_verified: unverified.is_none(),
+            standing,
             payload: payload.as_deref(),
         });
     };
@@ -313,28 +345,28 @@ fn deliver(
     for group in files.chunk_by(|before, next| before.last_seq() >= next.first_seq()) {
         let seed = |file: &Found| Seed::new(&options.owner, file.id);
         if let [file] = group {
-            visit_records(file, seed(file), &mut |entry, is_damaged| {
-                show(file.id, entry, is_damaged.then_some(*file));
+            visit_records(file, seed(file), &mut |entry, standing| {
+                show(file.id, entry, (standing, Some(*file)));
             })?;
             continue;
         }
         // Written by two copies of the log: their frames are told apart by nothing but their
         // sequences.
-        let mut entries: Vec<(Entry, &Found, bool)> = Vec::new();
+        let mut entries: Vec<(Entry, &Found, Standing)> = Vec::new();
         for file in group {
-            visit_records(file, seed(file), &mut |entry, is_damaged| {
-                entries.push((entry.to_entry(), *file, is_damaged));
+            visit_records(file, seed(file), &mut |entry, standing| {
+                entries.push((entry.to_entry(), *file, standing));
             })?;
         }
         entries.sort_by_key(|(entry, ..)| entry.seq);
-        for (entry, file, is_damaged) in &entries {
-            show(file.id, entry.as_ref(), is_damaged.then_some(*file));
+        for (entry, file, standing) in &entries {
+            show(file.id, entry.as_ref(), (*standing, Some(*file)));
         }
     }
     let is_copied = copied.is_some();
     if let Some((file, entries)) = copied {
         for entry in entries {
-            show(file, entry.as_ref(), None);
+            show(file, entry.as_ref(), (Standing::Verified, None));
         }
     }
     report.files = files.len() + usize::from(is_copied);

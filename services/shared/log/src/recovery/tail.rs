@@ -8,6 +8,7 @@ use bytes::Bytes;
 use cstore_types::epoch::epoch_of;
 
 use super::found::{Found, Frame, Hole};
+use super::heal::renew_footer;
 use super::read_at;
 use super::walk::{entries_of_frame, tell_end};
 use crate::committer::Active;
@@ -28,6 +29,7 @@ use crate::types::{FileInfo, FileState, Options};
 pub(super) fn note_gaps(
     found: &mut [Found],
     options: &Options,
+    absent: &[(u64, u64)],
     superseded: &BTreeSet<u64>,
 ) -> Result<(), LogError> {
     let present: BTreeSet<u64> = found
@@ -37,6 +39,7 @@ pub(super) fn note_gaps(
     let holes: Vec<(u64, u64)> = found
         .iter()
         .flat_map(|file| file.holes.iter().map(|hole| hole.seqs))
+        .chain(absent.iter().copied())
         .collect();
     let mut proven: BTreeMap<u32, u64> = BTreeMap::new();
     let in_files = found
@@ -47,10 +50,7 @@ pub(super) fn note_gaps(
         *highest = seq.max(*highest);
     }
 
-    for file in found
-        .iter_mut()
-        .filter(|file| file.crashed && !file.sealed && !file.closed)
-    {
+    for file in found.iter_mut().filter(|file| file.crashed && !file.sealed) {
         let Some(last) = file.last_seq() else {
             continue;
         };
@@ -64,8 +64,7 @@ pub(super) fn note_gaps(
             // Where the log goes on, if it does.
             let behind = present.range(next..).next().map(|seq| seq - 1);
             let last = behind.unwrap_or(proven).min(proven);
-            let seed = Seed::new(&options.owner, file.id);
-            tell_end(file, (next, last), Damage::Lost(next), seed)?;
+            tell_end(file, (next, last), Damage::Lost(next))?;
         }
     }
     Ok(())
@@ -171,7 +170,7 @@ pub(super) fn renew_last_footer(found: &[Found]) -> Result<(), LogError> {
     let Some((file, offset)) = last.and_then(|file| Some((file, file.footer?))) else {
         return Ok(());
     };
-    let footer = read_at(file, offset, (file.len - offset) as usize)?;
+    let footer = read_at(file, offset, (file.end - offset) as usize)?;
     let io = LogError::io_of("renew footer of log file", file.id);
     file.handle
         .write_all_vectored_at(&[footer.into()], offset)
@@ -181,7 +180,8 @@ pub(super) fn renew_last_footer(found: &[Found]) -> Result<(), LogError> {
 }
 
 /// Brings a file into the state in which it stays: cut to its valid end, or removed when nothing is
-/// in it. Nothing is removed if `is_held`, and nothing of a damaged end is cut.
+/// in it. Nothing is removed if `is_held`, nor cut that may be a frame, and nothing of a damaged end
+/// ever.
 pub(super) fn settle(
     disk: &Arc<dyn Disk>,
     files: &Files,
@@ -208,16 +208,17 @@ pub(super) fn settle(
         }
         return Ok(());
     };
-    let size = if file.keeps_size() {
-        file.len
-    } else {
-        file.end
-    };
+    if file.renews_footer {
+        renew_footer(file, options)?;
+    }
+    let keeps = file.keeps_size() || (is_held && (file.has_torn_frame || file.sealed));
+    let size = if keeps { file.len } else { file.end };
     if size != file.len {
         file.handle.set_len(size).map_err(&io)?;
         file.handle.sync_data().map_err(&io)?;
     }
-    let state = if file.sealed {
+    // A footer is looked for where the file ends.
+    let state = if file.sealed && size == file.end {
         FileState::Sealed
     } else {
         FileState::Cut
@@ -232,7 +233,7 @@ pub(super) fn settle(
         epoch: epoch_of(seqs.0),
         header_crc: file.header.crc,
         footer_crc: file.footer_crc,
-        holes: u32::try_from(file.holes.len()).unwrap_or(u32::MAX),
+        holes_crc: file.holes_crc(),
     };
     files.adopt(file.handle.clone(), info);
     Ok(())

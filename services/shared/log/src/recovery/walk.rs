@@ -1,24 +1,34 @@
 //! The frames of one file: through its footer or, without one, frame by frame. Where a frame does
 //! not validate, the walk goes on at the next one that does, and notes the hole.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use cstore_types::epoch::epoch_of;
 
+use super::Standing;
 use super::found::{Found, Frame, Hole, corrupt, damage_of, io_error, read_or_damage};
-use crate::disk::DiskFile;
 use crate::error::LogError;
 use crate::format::{
     BLOCK, Damage, Entry, EntryRef, FRAME_HEADER, FrameHeader, KIND_SUPERSEDES, Seed, TRAILER,
-    decode_directory, decode_trailer, footer_bytes, frame_crc, is_plausible, visit_directory,
+    decode_directory, decode_trailer, frame_crc, is_plausible, is_trailer, visit_directory,
+    with_trailer,
 };
-use crate::limits::SCAN_BYTES;
+use crate::limits::{MAX_BAD_BLOCKS, SCAN_BYTES, SCAN_FACTOR};
 
-/// Reads a sealed file through its footer. Returns false when it has none.
+/// Reads a sealed file through its footer. Returns false when it has none at its end.
 pub(super) fn read_footer(file: &mut Found, seed: Seed) -> Result<bool, LogError> {
     let Some((offset, header, content)) = find_footer(file, seed)? else {
         return Ok(false);
     };
+    note_footer(file, offset, &header, &content)?;
+    Ok(true)
+}
+
+fn note_footer(
+    file: &mut Found,
+    offset: u64,
+    header: &FrameHeader,
+    content: &[u8],
+) -> Result<(), LogError> {
     let Found {
         frames, supersedes, ..
     } = file;
@@ -32,23 +42,32 @@ pub(super) fn read_footer(file: &mut Found, seed: Seed) -> Result<bool, LogError
                 start: 0,
                 disk_len: 0,
                 records: 1,
-                is_damaged: false,
+                standing: Standing::Verified,
             }),
         }
     };
     // Its checksum matches, so this is how it was written.
-    visit_directory(&header, offset, directory, note).map_err(|damage| corrupt(file.id, damage))?;
+    visit_directory(header, offset, directory, note).map_err(|damage| corrupt(file.id, damage))?;
     file.durable_seq = file.durable_seq.max(header.durable_seq);
-    file.end = file.len;
+    file.end = offset + footer_len(header);
     file.sealed = true;
     file.footer = Some(offset);
-    file.footer_crc = frame_crc(&content);
-    Ok(true)
+    file.footer_crc = frame_crc(content);
+    Ok(())
+}
+
+/// Returns the bytes that a footer takes with its trailer.
+fn footer_len(header: &FrameHeader) -> u64 {
+    (header.content_len() + TRAILER as u64).next_multiple_of(BLOCK)
 }
 
 /// Returns the footer of a file with its place and its header, if it is there and valid.
 fn find_footer(file: &Found, seed: Seed) -> Result<Option<(u64, FrameHeader, Vec<u8>)>, LogError> {
     let read = |offset, len| read_or_damage(&file.handle, file.id, offset, len);
+    if let Some(offset) = file.footer {
+        let found = read_frame(file, offset, seed)?.filter(|(header, _)| header.footer);
+        return Ok(found.map(|(header, content)| (offset, header, content)));
+    }
     let Some(at) = file.len.checked_sub(TRAILER as u64) else {
         return Ok(None);
     };
@@ -75,44 +94,105 @@ fn find_footer(file: &Found, seed: Seed) -> Result<Option<(u64, FrameHeader, Vec
         .then_some((offset, header, footer)))
 }
 
-/// Reads a file without footer frame by frame. Behind its last frame is the room of a file that was
-/// active, or a footer that does not validate; everything else there is a hole.
+/// Reads a file whose footer was not found at its end frame by frame. Behind its last frame is the
+/// room of a file that was active, or a footer that does not validate; everything else there is a
+/// hole.
 pub(super) fn walk(file: &mut Found, seed: Seed) -> Result<(), LogError> {
+    let mut scan = Scan::of(file);
+    // Frames that a scan has found are followed by others that prove nothing either: what a client
+    // has uploaded may look like frames.
+    let mut is_scanned = false;
     loop {
         if let Some((header, content)) = read_frame(file, file.end, seed)? {
-            file.durable_seq = file.durable_seq.max(header.durable_seq);
             if header.footer {
-                // A seal that died before it cut the file. The footer proves the frames before it,
-                // but may itself be in the page cache only: the file is cut in front of it.
-                file.closed = true;
-                break;
+                take_footer(file, file.end, &header, &content)?;
+                return Ok(());
             }
-            push_frame(file, &header, &content)?;
-        } else if let Some((next, seq)) = frame_behind(file, seed)? {
-            note_hole(file, next, seq)?;
-        } else {
-            break;
+            if push_frame(file, &header, &content, is_scanned) {
+                continue;
+            }
+        }
+        match frame_behind(file, &mut scan, seed)? {
+            Behind::Frame { at, seq, by_length } => {
+                note_hole(file, at, seq)?;
+                is_scanned |= !by_length;
+            }
+            Behind::Footer(at) => {
+                // It tells the records of all frames, also of those that are damaged.
+                if let Some((header, content)) = read_frame(file, at, seed)? {
+                    take_footer(file, at, &header, &content)?;
+                }
+                return Ok(());
+            }
+            Behind::Nothing => break,
+            Behind::Unknown(damage) => return note_unknown_end(file, damage),
         }
     }
-    judge_end(file, seed)
+    judge_end(file)
 }
 
-fn push_frame(file: &mut Found, header: &FrameHeader, content: &[u8]) -> Result<(), LogError> {
+/// Notes that the end of a file cannot be told, unless it is known that all frames are in front of it.
+fn note_unknown_end(file: &mut Found, damage: Damage) -> Result<(), LogError> {
+    let last = file.last_seq();
+    let next = last.map_or(0, |last| last + 1);
+    match file.figures {
+        Some(figures) if last.is_some_and(|last| last >= figures.last_seq) => Ok(()),
+        Some(figures) => {
+            let first = if last.is_none() {
+                figures.first_seq
+            } else {
+                next
+            };
+            tell_end(file, (first, figures.last_seq), damage)
+        }
+        None => tell_end(file, (next, next), damage),
+    }
+}
+
+/// Takes the directory of a valid footer at `at` for that of the file. A seal that died before it
+/// cut the file may have left it in the page cache only, and its trailer may be damaged: it is
+/// written again.
+fn take_footer(
+    file: &mut Found,
+    at: u64,
+    header: &FrameHeader,
+    content: &[u8],
+) -> Result<(), LogError> {
+    let walked = file.last_seq();
+    let had_holes = !file.holes.is_empty();
+    file.frames.clear();
+    file.supersedes.clear();
+    file.holes.clear();
+    note_footer(file, at, header, content)?;
+    file.is_patched = had_holes || walked != file.last_seq();
+    file.renews_footer = true;
+    Ok(())
+}
+
+/// Notes a valid frame at the end of the others; returns false if its directory cannot be read.
+fn push_frame(file: &mut Found, header: &FrameHeader, content: &[u8], is_scanned: bool) -> bool {
     let directory = content.get(FRAME_HEADER..FRAME_HEADER + header.directory_len as usize);
-    let supersedes = &mut file.supersedes;
-    let note = &mut |entry: EntryRef<'_>| note_superseded(supersedes, &entry);
-    // Its checksum matches, so this is how it was written.
-    visit_directory(header, file.end, directory.unwrap_or_default(), note)
-        .map_err(|damage| corrupt(file.id, damage))?;
+    let mut supersedes = Vec::new();
+    let note = &mut |entry: EntryRef<'_>| note_superseded(&mut supersedes, &entry);
+    if visit_directory(header, file.end, directory.unwrap_or_default(), note).is_err() {
+        return false;
+    }
+    if !is_scanned {
+        file.durable_seq = file.durable_seq.max(header.durable_seq);
+        file.supersedes.extend(supersedes);
+    }
     file.frames.push(Frame {
         seq: header.seq,
         start: file.end,
         disk_len: header.disk_len(),
         records: header.records.into(),
-        is_damaged: false,
+        standing: match is_scanned {
+            true => Standing::Searched,
+            false => Standing::Verified,
+        },
     });
     file.end += header.disk_len();
-    Ok(())
+    true
 }
 
 fn note_superseded(supersedes: &mut Vec<u64>, entry: &EntryRef<'_>) {
@@ -124,52 +204,82 @@ fn note_superseded(supersedes: &mut Vec<u64>, entry: &EntryRef<'_>) {
 }
 
 /// Compares the end of a file that was walked with what is known of the file.
-fn judge_end(file: &mut Found, seed: Seed) -> Result<(), LogError> {
+fn judge_end(file: &mut Found) -> Result<(), LogError> {
     let rest = file.len.saturating_sub(file.end);
     let last = file.last_seq();
+    let next = last.map_or(0, |last| last + 1);
+    let is_cut_short = if rest == 0 {
+        Damage::Short(file.len)
+    } else {
+        Damage::Frame
+    };
     if let Some(figures) = file.figures {
         if last.is_none_or(|last| last < figures.last_seq) {
             let next = last.map_or(figures.first_seq, |last| last + 1);
-            let damage = if rest == 0 {
-                Damage::Short(file.len)
-            } else {
-                Damage::Frame
-            };
-            return tell_end(file, (next, figures.last_seq), damage, seed);
+            return tell_end(file, (next, figures.last_seq), is_cut_short);
         }
         return Ok(());
     }
-    if file.crashed || file.closed || rest == 0 {
+    if file.frames.is_empty() && (!file.crashed || file.header.damage.is_some()) {
+        // A file is cut only behind a frame, and its header is durable before its name is.
+        let damage = file.header.damage.unwrap_or(is_cut_short);
+        return tell_end(file, (0, 0), damage);
+    }
+    if file.crashed {
+        return note_damaged_tail(file);
+    }
+    if rest == 0 {
         return Ok(());
     }
-    if file.len < BLOCK {
+    if is_at_footer(file)? {
+        file.footer_behind = Some(file.end);
+        return Ok(());
+    }
+    tell_end(file, (next, next), is_cut_short)
+}
+
+/// Notes a hole if more than the last frame of a crashed file is damaged: a frame is written after
+/// the sync of the one before it. One alone is torn.
+fn note_damaged_tail(file: &mut Found) -> Result<(), LogError> {
+    let (offset, own) = (file.end, file.frames.len());
+    tell(file, offset, file.len, u64::MAX)?;
+    let told = file.frames.split_off(own);
+    file.has_torn_frame = !told.is_empty();
+    if let [first, .., before_last, _] | [first @ before_last, _] = &told[..] {
+        let end = before_last.start + before_last.disk_len;
+        let seqs = (first.seq, before_last.seq);
+        file.frames.extend(&told[..told.len() - 1]);
         file.holes.push(Hole {
             file: file.id,
-            offset: 0,
-            len: file.len,
-            seqs: (0, 0),
-            damage: Damage::Short(file.len),
-            is_told: false,
+            offset,
+            len: end - offset,
+            seqs,
+            damage: Damage::FrameBeforeValid,
+            is_told: true,
         });
-        return Ok(());
-    }
-    let entries = entries_of(file, seed)?;
-    let key_bytes = entries.iter().map(|entry| entry.key.len()).sum();
-    if rest != footer_bytes(entries.len(), key_bytes) {
-        let next = last.map_or(0, |last| last + 1);
-        return tell_end(file, (next, next), Damage::Frame, seed);
+        file.end = end;
     }
     Ok(())
 }
 
+/// Returns true if a footer begins where the frames end that was damaged since.
+fn is_at_footer(file: &Found) -> Result<bool, LogError> {
+    let rest = file.len.saturating_sub(file.end);
+    let read = |offset, len| read_or_damage(&file.handle, file.id, offset, len);
+    let trailer = read(file.len.saturating_sub(TRAILER as u64), TRAILER)?;
+    if trailer.is_ok_and(|trailer| is_trailer(&trailer)) {
+        return Ok(true);
+    }
+    let start = read(file.end, FRAME_HEADER)?;
+    let header = start
+        .ok()
+        .and_then(|raw| FrameHeader::decode(&raw, file.id));
+    Ok(header.is_some_and(|header| header.footer && footer_len(&header) == rest))
+}
+
 /// Notes that frames of the sequences `seqs` are missing at the end of a file, and what their
 /// directories tell, if these are there.
-pub(super) fn tell_end(
-    file: &mut Found,
-    seqs: (u64, u64),
-    damage: Damage,
-    seed: Seed,
-) -> Result<(), LogError> {
+pub(super) fn tell_end(file: &mut Found, seqs: (u64, u64), damage: Damage) -> Result<(), LogError> {
     let (offset, before) = (file.end, seqs.1.saturating_add(1));
     let told = tell(file, offset, file.len, before)?;
     let is_told = file.last_seq() == Some(seqs.1) && told > offset;
@@ -187,10 +297,6 @@ pub(super) fn tell_end(
     });
     if is_told {
         file.end = told;
-        // A footer may follow.
-        if let Some((header, _)) = read_frame(file, file.end, seed)? {
-            file.closed = header.footer;
-        }
     }
     Ok(())
 }
@@ -200,17 +306,16 @@ fn note_hole(file: &mut Found, next: u64, seq: u64) -> Result<(), LogError> {
     let (offset, last) = (file.end, file.last_seq());
     let told = tell(file, offset, next, seq)?;
     let known = file.figures.map(|figures| figures.first_seq);
+    let before = seq.saturating_sub(1);
     let first = match last {
         Some(last) => last + 1,
-        None => known
-            .or_else(|| file.first_seq())
-            .unwrap_or_else(|| seq.saturating_sub(1)),
+        None => known.or_else(|| file.first_seq()).unwrap_or(before),
     };
     file.holes.push(Hole {
         file: file.id,
         offset,
         len: next - offset,
-        seqs: (first.min(seq.saturating_sub(1)), seq.saturating_sub(1)),
+        seqs: (first.min(before), before),
         damage: Damage::FrameBeforeValid,
         is_told: told == next && file.last_seq().map(|last| last + 1) == Some(seq),
     });
@@ -231,7 +336,11 @@ fn tell(file: &mut Found, mut offset: u64, end: u64, before: u64) -> Result<u64,
         };
         let follows = match file.last_seq() {
             Some(last) => header.seq == last + 1,
-            None => epoch_of(header.seq) == epoch_of(before.saturating_sub(1)),
+            None => {
+                let known = file.header.epoch.map(|epoch| epoch.number);
+                let epoch = known.unwrap_or_else(|| epoch_of(before.saturating_sub(1)));
+                epoch_of(header.seq) == epoch
+            }
         };
         if !follows || header.seq >= before || offset + header.disk_len() > end {
             break;
@@ -248,7 +357,7 @@ fn tell(file: &mut Found, mut offset: u64, end: u64, before: u64) -> Result<u64,
             start: offset,
             disk_len: header.disk_len(),
             records: header.records.into(),
-            is_damaged: true,
+            standing: Standing::Damaged,
         });
         offset += header.disk_len();
     }
@@ -261,112 +370,202 @@ fn read_frame(
     offset: u64,
     seed: Seed,
 ) -> Result<Option<(FrameHeader, Vec<u8>)>, LogError> {
-    if offset + BLOCK > file.len {
-        return Ok(None);
-    }
-    let read = |len| read_or_damage(&file.handle, file.id, offset, len);
-    let Ok(start) = read(FRAME_HEADER)? else {
+    let Some(header) = header_at(file, offset)? else {
         return Ok(None);
     };
-    let Some(header) = FrameHeader::decode(&start, file.id) else {
-        return Ok(None);
-    };
-    if offset + header.disk_len() > file.len {
-        return Ok(None);
-    }
-    let Ok(content) = read(header.content_len() as usize)? else {
+    let len = header.content_len() as usize;
+    let Ok(content) = read_or_damage(&file.handle, file.id, offset, len)? else {
         return Ok(None);
     };
     Ok(header.verify(seed, &content).then_some((header, content)))
 }
 
-/// Returns place and sequence of the first frame behind the valid end that validates. It was
-/// written after the sync of the frame before it, so that one is not a torn tail but damaged.
-fn frame_behind(file: &Found, seed: Seed) -> Result<Option<(u64, u64)>, LogError> {
-    // A damaged frame may hold anything, also what looks like a frame: it is passed by its length
-    // if its header is there.
-    let mut offset = file.end;
-    if let Some((behind, _)) = header_at(file, offset)?
-        && let Some(seq) = valid_at(file, behind, seed)?
-    {
-        return Ok(Some((behind, seq)));
-    }
-    offset += BLOCK;
-    while offset + BLOCK <= file.len {
-        let len = SCAN_BYTES.min((file.len - offset) as usize);
-        let chunk = read_readable(&file.handle, file.id, offset, len)?;
-        for (n, block) in chunk.chunks(BLOCK as usize).enumerate() {
-            let at = offset + n as u64 * BLOCK;
-            let candidate = FrameHeader::decode(block, file.id).is_some_and(|h| !h.footer);
-            if candidate && let Some(seq) = valid_at(file, at, seed)? {
-                return Ok(Some((at, seq)));
-            }
-        }
-        offset += len as u64;
-    }
-    Ok(None)
-}
-
-/// Returns where a frame would end whose header at `offset` has not been verified.
-fn header_at(file: &Found, offset: u64) -> Result<Option<(u64, u64)>, LogError> {
+/// Returns the header at `offset`, which has not been verified, of a frame that ends in the file.
+fn header_at(file: &Found, offset: u64) -> Result<Option<FrameHeader>, LogError> {
     if offset + BLOCK > file.len {
         return Ok(None);
     }
     let read = read_or_damage(&file.handle, file.id, offset, FRAME_HEADER)?;
     let header = read.ok().and_then(|raw| FrameHeader::decode(&raw, file.id));
-    Ok(header.map(|header| (offset + header.disk_len(), header.seq)))
+    Ok(header.filter(|header| offset + header.disk_len() <= file.len))
 }
 
-/// Returns the sequence of a valid frame at `offset` that can follow those before it.
-fn valid_at(file: &Found, offset: u64, seed: Seed) -> Result<Option<u64>, LogError> {
-    let frame = read_frame(file, offset, seed)?;
-    let seq = frame.and_then(|(header, _)| (!header.footer).then_some(header.seq));
-    Ok(seq.filter(|seq| {
-        file.last_seq()
-            .is_none_or(|last| *seq > last && epoch_of(*seq) == epoch_of(last))
-    }))
+/// What lies behind bytes that do not validate.
+#[derive(Debug)]
+enum Behind {
+    /// A valid frame. One in front of it is damaged, because it was written after its sync.
+    Frame {
+        at: u64,
+        seq: u64,
+        /// The header in front of it leads to it; otherwise it was searched for.
+        by_length: bool,
+    },
+    /// A valid footer.
+    Footer(u64),
+    /// Nothing that is of the log.
+    Nothing,
+    /// The disk does not give back what is there, or it takes too long to tell.
+    Unknown(Damage),
 }
 
-/// Reads bytes; blocks of which the disk gives nothing back are zero.
+/// Bounds of the search for frames in one file.
+#[derive(Debug)]
+struct Scan {
+    /// Bytes that may still be checksummed.
+    budget: u64,
+    /// Blocks that may still fail to be read.
+    bad_blocks: usize,
+    /// Last sequence that no search has found.
+    sure: Option<u64>,
+}
+
+impl Scan {
+    fn of(file: &Found) -> Self {
+        Self {
+            budget: file.len.saturating_mul(SCAN_FACTOR),
+            bad_blocks: MAX_BAD_BLOCKS,
+            sure: None,
+        }
+    }
+}
+
+/// Looks for the first valid frame behind the valid end of a file.
+fn frame_behind(file: &Found, scan: &mut Scan, seed: Seed) -> Result<Behind, LogError> {
+    if let Some(frame) = file
+        .frames
+        .iter()
+        .rev()
+        .find(|frame| frame.standing == Standing::Verified)
+    {
+        scan.sure = scan.sure.max(Some(frame.seq));
+    }
+    // A damaged frame may hold anything, also what looks like a frame: it is passed by its length
+    // if its header is there.
+    let mut offset = file.end;
+    if let Some(damaged) = header_at(file, offset)? {
+        let at = offset + damaged.disk_len();
+        let follows = |seq: u64| damaged.seq.checked_add(1) == Some(seq);
+        if let Some((header, _)) = read_frame(file, at, seed)?
+            && (header.footer || follows(header.seq))
+        {
+            return Ok(match header.footer {
+                true => Behind::Footer(at),
+                false => Behind::Frame {
+                    at,
+                    seq: header.seq,
+                    by_length: true,
+                },
+            });
+        }
+    }
+
+    let mut unreadable = None;
+    if let Err(damage) = read_or_damage(&file.handle, file.id, offset, block_at(file, offset))? {
+        unreadable = Some(damage);
+    }
+    offset += BLOCK;
+    while offset + BLOCK <= file.len {
+        let len = SCAN_BYTES.min((file.len - offset) as usize);
+        let chunk = read_readable(file, offset, len, scan, &mut unreadable)?;
+        for (n, block) in chunk.chunks(BLOCK as usize).enumerate() {
+            let at = offset + n as u64 * BLOCK;
+            let Some(header) = FrameHeader::decode(block, file.id) else {
+                continue;
+            };
+            if !may_follow(file, &header, at, scan) {
+                continue;
+            }
+            let Some(budget) = scan.budget.checked_sub(header.content_len()) else {
+                return Ok(Behind::Unknown(Damage::Frame));
+            };
+            scan.budget = budget;
+            if let Some((header, _)) = read_frame(file, at, seed)? {
+                return Ok(match header.footer {
+                    true => Behind::Footer(at),
+                    false => Behind::Frame {
+                        at,
+                        seq: header.seq,
+                        by_length: false,
+                    },
+                });
+            }
+        }
+        if scan.bad_blocks == 0 {
+            break;
+        }
+        offset += len as u64;
+    }
+    // What cannot be read is not torn: the disk had it.
+    Ok(unreadable.map_or(Behind::Nothing, Behind::Unknown))
+}
+
+fn block_at(file: &Found, offset: u64) -> usize {
+    BLOCK.min(file.len.saturating_sub(offset)) as usize
+}
+
+/// Returns true if a header at `at`, which is not verified, can be that of a frame or footer behind
+/// the frames that are known: sequences count frames, and each takes a block at least.
+fn may_follow(file: &Found, header: &FrameHeader, at: u64, scan: &Scan) -> bool {
+    let fits = at + header.disk_len() <= file.len;
+    let is_near = |sure: u64| {
+        let frames = (at - BLOCK) / BLOCK;
+        let in_epoch = epoch_of(header.seq) == epoch_of(sure);
+        in_epoch && header.seq >= sure && header.seq - sure <= frames + 1
+    };
+    // A frame has its own sequence, and was built after the one before it was durable.
+    let is_own = header.footer || scan.sure.is_none_or(|sure| header.seq > sure);
+    let is_behind = header.footer || header.durable_seq < header.seq;
+    fits && is_own && is_behind && scan.sure.is_none_or(is_near)
+}
+
+/// Reads bytes; blocks of which the disk gives nothing back are zero, and noted.
 fn read_readable(
-    handle: &Arc<dyn DiskFile>,
-    file: u32,
+    file: &Found,
     offset: u64,
     len: usize,
+    scan: &mut Scan,
+    unreadable: &mut Option<Damage>,
 ) -> Result<Vec<u8>, LogError> {
-    if let Ok(bytes) = read_or_damage(handle, file, offset, len)? {
+    if let Ok(bytes) = read_or_damage(&file.handle, file.id, offset, len)? {
         return Ok(bytes);
     }
     let mut bytes = vec![0; len];
     for (n, block) in bytes.chunks_mut(BLOCK as usize).enumerate() {
         let at = offset + n as u64 * BLOCK;
-        match handle.read_exact_at(block, at) {
+        if scan.bad_blocks == 0 {
+            break;
+        }
+        match file.handle.read_exact_at(block, at) {
             Ok(()) => {}
-            Err(error) if damage_of(&error).is_some() => block.fill(0),
-            Err(error) => return Err(io_error(file, error)),
+            Err(error) => {
+                let damage = damage_of(&error).ok_or_else(|| io_error(file.id, error))?;
+                *unreadable = Some(damage);
+                scan.bad_blocks -= 1;
+                block.fill(0);
+            }
         }
     }
     Ok(bytes)
 }
 
-/// Calls `visit` with each record of a file in the order of its frames, and whether it is of a
-/// damaged one.
+/// Calls `visit` with each record of a file in the order of its frames, and what is known of its
+/// frame.
 pub(super) fn visit_records(
     file: &Found,
     seed: Seed,
-    visit: &mut dyn FnMut(EntryRef<'_>, bool),
+    visit: &mut dyn FnMut(EntryRef<'_>, Standing),
 ) -> Result<(), LogError> {
     let damaged = |damage| corrupt(file.id, damage);
     if file.sealed {
         let footer = find_footer(file, seed)?;
         let (offset, header, content) = footer.ok_or_else(|| damaged(Damage::Frame))?;
         let directory = content.get(FRAME_HEADER..).unwrap_or_default();
-        let each = &mut |entry: EntryRef<'_>| visit(entry, false);
+        let each = &mut |entry: EntryRef<'_>| visit(entry, Standing::Verified);
         return visit_directory(&header, offset, directory, each).map_err(damaged);
     }
     for frame in &file.frames {
         let (header, directory) = directory_of(file, frame)?;
-        let each = &mut |entry: EntryRef<'_>| visit(entry, frame.is_damaged);
+        let each = &mut |entry: EntryRef<'_>| visit(entry, frame.standing);
         visit_directory(&header, frame.start, &directory, each).map_err(damaged)?;
     }
     Ok(())
@@ -386,6 +585,31 @@ fn directory_of(file: &Found, frame: &Frame) -> Result<(FrameHeader, Vec<u8>), L
     let at = frame.start + FRAME_HEADER as u64;
     let directory = read(at, header.directory_len as usize)?;
     Ok((header, directory))
+}
+
+/// Reads a frame that was walked once more, whole.
+///
+/// # Errors
+/// `Corrupt` if it does not validate any more, `Io`.
+pub(super) fn read_whole_frame(
+    file: &Found,
+    frame: &Frame,
+    seed: Seed,
+) -> Result<Vec<u8>, LogError> {
+    let read = read_frame(file, frame.start, seed)?;
+    let (header, mut content) = read.ok_or_else(|| corrupt(file.id, Damage::Frame))?;
+    content.resize(header.disk_len() as usize, 0);
+    Ok(content)
+}
+
+/// Reads a valid footer once more and completes it by its trailer.
+///
+/// # Errors
+/// `Corrupt` if it does not validate any more, `Io`.
+pub(super) fn read_whole_footer(file: &Found, seed: Seed) -> Result<Bytes, LogError> {
+    let found = find_footer(file, seed)?;
+    let (_, header, content) = found.ok_or_else(|| corrupt(file.id, Damage::Frame))?;
+    Ok(with_trailer(seed, content, footer_len(&header)))
 }
 
 /// Returns all records of a file that was walked.

@@ -40,6 +40,7 @@ fn options() -> Options {
         proven_seq: 0,
         epoch: None,
         inventory: None,
+        absent_seqs: Vec::new(),
         is_held: false,
     }
 }

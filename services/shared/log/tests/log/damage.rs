@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cstore_log::{
     Disk, FaultyDisk, FileInfo, Inventory, Location, Log, Options, Record, RecoveryReport,
-    SealedFigures, Urgency, parse_file_name,
+    SealedFigures, Standing, Urgency, parse_file_name,
 };
 use cstore_types::epoch::Epoch;
 
@@ -154,7 +154,7 @@ fn append(log: &Log, n: u8, len: usize) -> Truth {
     }
 }
 
-type Seen = Vec<(Vec<u8>, Location, bool)>;
+type Seen = Vec<(Vec<u8>, Location, Standing)>;
 
 fn open(disk: &Arc<dyn Disk>, listing: &Arc<Listing>) -> (Log, RecoveryReport, Seen) {
     let options = Options {
@@ -163,7 +163,7 @@ fn open(disk: &Arc<dyn Disk>, listing: &Arc<Listing>) -> (Log, RecoveryReport, S
     };
     let mut seen = Vec::new();
     let opened = Log::open(disk.clone(), options, &mut |record| {
-        seen.push((record.key.to_vec(), record.location, record.is_verified));
+        seen.push((record.key.to_vec(), record.location, record.standing));
     });
     let (log, report) = opened.unwrap();
     (log, report, seen)
@@ -215,12 +215,12 @@ fn check(left: &Left, name: &str, block: u64, blow: Blow) {
     let (log, first, seen) = open(&disk, &listing);
     judge(left, &log, &seen, is_hit, (name, block, blow));
     let may_be_torn = struck == newest.file && left.truths.last().is_some_and(is_hit);
-    let begins_a_frame = left
-        .truths
-        .iter()
-        .any(|truth| truth.frame.start == bytes.start);
-    let is_padding = begins_a_frame && matches!(blow, Blow::Flip(at) if (44..64).contains(&at));
-    if !hits_a_frame || is_listed || may_be_torn || is_padding {
+    let has_hole = match blow {
+        // What the disk does not give back was there.
+        Blow::Spoil => block > 0 && !is_listed,
+        Blow::Flip(_) | Blow::Zero => hits_a_frame && !is_listed && !may_be_torn,
+    };
+    if !has_hole {
         // Headers and footers are told from the rest, and footers tell of frames.
         assert!(!first.is_damaged(), "{name} {block} {blow:?}: {first:?}");
     } else {
@@ -243,8 +243,8 @@ fn judge(
     case: (&str, u64, Blow),
 ) {
     let mut keys = Vec::new();
-    for (key, location, is_verified) in seen {
-        if !is_verified {
+    for (key, location, standing) in seen {
+        if *standing == Standing::Damaged {
             continue;
         }
         let truth = left.truths.iter().find(|truth| truth.key == *key);

@@ -29,6 +29,7 @@ pub(crate) fn options() -> Options {
         proven_seq: 0,
         epoch: None,
         inventory: None,
+        absent_seqs: Vec::new(),
         is_held: false,
     }
 }

@@ -7,7 +7,7 @@
 //!         48 superblock seq u64 · 56 entries, 56 bytes each · epochs, 32 bytes each · CRC-32C u32
 //! entry    0 id u32 · 4 state u8 (1 live, 2 sealed, 3 leaving, 4 lost) · 5 flags u8 (bit 0 unproven) · 6 zero u16
 //!          8 epoch u32 · 12 records u32 · 16 size u64 · 24 first seq u64 · 32 last seq u64
-//!         40 footer CRC u32 · 44 header CRC u32 · 48 checkpoint gen u32 · 52 bad records u32
+//!         40 footer CRC u32 · 44 header CRC u32 · 48 checkpoint gen u32 · 52 CRC of settled holes u32
 //! epoch    0 epoch u32 · 4 zero u32 · 8 nonce u64 · 16 first seq u64
 //!         24 last seq of the epoch before u64
 //! ```
@@ -58,8 +58,9 @@ pub(crate) struct FileEntry {
     pub(crate) footer_crc: u32,
     pub(crate) header_crc: u32,
     pub(crate) checkpoint: u32,
-    /// Holes that are settled: accepted, or explained by blocks that are damaged.
-    pub(crate) holes: u32,
+    /// Checksum of the holes that are settled: accepted, or explained by blocks that are damaged. 0 if
+    /// there are none.
+    pub(crate) holes_crc: u32,
 }
 
 impl FileEntry {
@@ -76,7 +77,7 @@ impl FileEntry {
             footer_crc: 0,
             header_crc: 0,
             checkpoint: 0,
-            holes: 0,
+            holes_crc: 0,
         }
     }
 }
@@ -225,7 +226,7 @@ impl FileEntry {
         out.put_u32_le(self.footer_crc);
         out.put_u32_le(self.header_crc);
         out.put_u32_le(self.checkpoint);
-        out.put_u32_le(self.holes);
+        out.put_u32_le(self.holes_crc);
     }
 
     fn take(fields: &mut Fields<'_>) -> Result<Self, FormatError> {
@@ -244,7 +245,7 @@ impl FileEntry {
             footer_crc: fields.u32()?,
             header_crc: fields.u32()?,
             checkpoint: fields.u32()?,
-            holes: fields.u32()?,
+            holes_crc: fields.u32()?,
         })
     }
 }
@@ -308,7 +309,7 @@ mod tests {
             footer_crc: 7,
             header_crc: 8,
             checkpoint: 0,
-            holes: 0,
+            holes_crc: 0,
         };
         let epoch = EpochEntry {
             epoch: 1,

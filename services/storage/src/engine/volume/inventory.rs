@@ -231,6 +231,11 @@ impl SegmentInventory {
         }
     }
 
+    /// Returns true if a segment is listed now.
+    pub(in crate::engine) fn lists(&self, file: u32) -> bool {
+        self.state.lock().files.contains_key(&file)
+    }
+
     /// Returns generation and checksum of the newest image.
     pub(in crate::engine) fn mark(&self) -> (u64, u32) {
         let state = self.state.lock();
@@ -454,7 +459,7 @@ impl Inventory for SegmentInventory {
 
     fn known_holes(&self, file: u32) -> u32 {
         let state = self.state.lock();
-        state.files.get(&file).map_or(0, |entry| entry.holes)
+        state.files.get(&file).map_or(0, |entry| entry.holes_crc)
     }
 
     fn epoch(&self, number: u32) -> Option<Epoch> {
@@ -510,7 +515,7 @@ pub(in crate::engine) fn entry_of(file: &FileInfo, unproven: bool) -> FileEntry 
         footer_crc: file.footer_crc,
         header_crc: file.header_crc,
         checkpoint: 0,
-        holes: file.holes,
+        holes_crc: file.holes_crc,
     }
 }
 

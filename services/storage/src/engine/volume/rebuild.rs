@@ -30,8 +30,6 @@ const HEADER_BYTES: usize = 4_096;
 pub struct Remains {
     /// Identity of the disk.
     pub store: StoreUuid,
-    /// Size that most segments were made with; `None` without segments.
-    segment_bytes: Option<u64>,
     /// Highest sequence of a superblock that is named.
     superblock_seq: u64,
     /// Generation and checksum of the inventory; that of no image if none can be used.
@@ -45,7 +43,6 @@ pub struct Remains {
 /// Of the folder, and passing ones of files.
 pub(in crate::engine) fn look(disk: &Arc<dyn Disk>) -> io::Result<Option<Remains>> {
     let mut votes: BTreeMap<[u8; 16], usize> = BTreeMap::new();
-    let mut sizes: BTreeMap<([u8; 16], u64), usize> = BTreeMap::new();
     let mut superblock_seqs: BTreeMap<[u8; 16], u64> = BTreeMap::new();
     if disk.list()?.iter().any(|name| name == SEGMENTS_DIR) {
         let segments = disk.subdir(SEGMENTS_DIR)?;
@@ -61,7 +58,6 @@ pub(in crate::engine) fn look(disk: &Arc<dyn Disk>) -> io::Result<Option<Remains
                 continue;
             };
             *votes.entry(facts.owner).or_default() += 1;
-            *sizes.entry((facts.owner, facts.capacity)).or_default() += 1;
             let seq = superblock_seqs.entry(facts.owner).or_default();
             *seq = facts.superblock_seq.max(*seq);
         }
@@ -76,8 +72,6 @@ pub(in crate::engine) fn look(disk: &Arc<dyn Disk>) -> io::Result<Option<Remains
     let (Some((owner, _)), None) = (named.next(), named.next()) else {
         return Ok(None);
     };
-    let own_sizes = sizes.iter().filter(|((of, _), _)| of == owner);
-    let segment_bytes = own_sizes.max_by_key(|(_, count)| **count);
     let store = StoreUuid::from_bytes(*owner);
     let named_seq = superblock_seqs.get(owner).copied().unwrap_or(0);
     let (inventory, superblock_seq) = match inventory::read(disk, store) {
@@ -88,7 +82,6 @@ pub(in crate::engine) fn look(disk: &Arc<dyn Disk>) -> io::Result<Option<Remains
     };
     Ok(Some(Remains {
         store,
-        segment_bytes: segment_bytes.map(|((_, size), _)| *size),
         superblock_seq,
         inventory,
     }))
@@ -112,9 +105,7 @@ impl Remains {
             node: identity.node.clone(),
             key_check: identity.key.check_value(),
             capacity: options.capacity,
-            segment_bytes: self
-                .segment_bytes
-                .unwrap_or_else(|| segment_bytes_of(options.capacity)),
+            segment_bytes: segment_bytes_of(options.capacity),
             block_size: options.block_size,
             seal_seq: SealSeq(0),
             seq,
@@ -128,9 +119,7 @@ impl Remains {
             epoch: DiskEpoch::default(),
             kept: KeptFields::default(),
             // Doubts have numbers that were not used before: each was written with a superblock.
-            next_doubt: u32::try_from(self.superblock_seq)
-                .unwrap_or(u32::MAX)
-                .saturating_add(1),
+            next_doubt: u32::try_from(seq).unwrap_or(u32::MAX),
             doubts: Vec::new(),
         }
     }

@@ -17,8 +17,8 @@ use std::io;
 use std::sync::Arc;
 
 use cstore_log::{
-    Damage, Disk, FileInfo, HeaderFacts, Hole, Inventory, RecoveryReport, file_name, header_facts,
-    parse_file_name,
+    ANY_SEQS, Damage, Disk, FileInfo, HeaderFacts, Hole, Inventory, RecoveryReport, file_name,
+    header_facts, parse_file_name,
 };
 
 use cstore_types::{SealSeq, StoreUuid};
@@ -49,6 +49,8 @@ pub(in crate::engine) struct Survey {
     present: BTreeSet<u32>,
     /// Every segment that holds records is missing.
     pub(in crate::engine) is_empty: bool,
+    /// The log could not tell whether frames are missing at the ends of segments.
+    are_gaps_unknown: bool,
 }
 
 impl Survey {
@@ -109,6 +111,7 @@ impl Survey {
             findings,
             present: BTreeSet::new(),
             is_empty: false,
+            are_gaps_unknown: false,
         };
         survey.compare_names()?;
         Ok(survey)
@@ -225,11 +228,12 @@ impl Survey {
         unexplained: &[Hole],
         superblock: &Superblock,
     ) -> &[Finding] {
+        self.are_gaps_unknown = report.are_gaps_unknown;
         let is_found = |finding: &Finding| finding.kind == DoubtKind::Superblock;
         if report.superblock_seq > superblock.seq && !self.findings.iter().any(is_found) {
             self.findings.push(Finding::new(DoubtKind::Superblock));
         }
-        let found_damage = damage_findings(files, report, unexplained);
+        let found_damage = damage_findings(report, unexplained);
         let Some(image) = &self.image else {
             self.findings.extend(found_damage);
             return &self.findings;
@@ -254,7 +258,7 @@ impl Survey {
             let kept = file.and_then(|file| file.seqs).unwrap_or_default().1;
             let damage = found_damage.iter().find(|found| found.file == entry.id);
             // What a person has accepted, or blocks have explained, is found again.
-            let is_known = file.is_some_and(|file| file.holes <= entry.holes);
+            let is_known = file.is_some_and(|file| file.holes_crc == entry.holes_crc);
             if let Some(found) = damage.filter(|_| file.is_none()) {
                 more.push(Finding {
                     seqs: entry.seqs,
@@ -270,8 +274,36 @@ impl Survey {
                 more.push(*found);
             }
         }
+        // One that is not listed may be newer than the list, and acknowledged.
+        let is_unlisted = |found: &&Finding| image.files.iter().all(|entry| entry.id != found.file);
+        more.extend(found_damage.iter().filter(is_unlisted));
         self.findings.extend(more);
         &self.findings
+    }
+
+    /// Returns the sequences that segments may have which are not there, are of another disk or were
+    /// given up.
+    pub(in crate::engine) fn absent_seqs(&self) -> Vec<(u64, u64)> {
+        let is_found = |kind| self.findings.iter().any(|finding| finding.kind == kind);
+        let Some(image) = &self.image else {
+            // Without a list anything may be missing, unless there never was one.
+            let had_list = is_found(DoubtKind::Inventory);
+            return had_list.then_some(ANY_SEQS).into_iter().collect();
+        };
+        let is_away = |entry: &&FileEntry| {
+            let is_of = |finding: &Finding| {
+                let is_away = matches!(finding.kind, DoubtKind::Missing | DoubtKind::Foreign);
+                is_away && finding.file == entry.id
+            };
+            entry.standing == FileStanding::Lost || self.findings.iter().any(is_of)
+        };
+        let away = image.files.iter().filter(is_away);
+        away.map(|entry| match entry.seqs {
+            // It was being written.
+            (0, 0) => ANY_SEQS,
+            seqs => seqs,
+        })
+        .collect()
     }
 
     /// Returns true if a doubt about segments that was open before is not found again.
@@ -285,7 +317,9 @@ impl Survey {
         let same_file =
             |finding: &Finding| is_about_files(finding.kind) && finding.file == doubt.file;
         // Only a list that counts can say that nothing is missing.
+        let is_about_end = matches!(doubt.kind, DoubtKind::Short | DoubtKind::Damaged);
         let has_list = self.image.is_some()
+            && !(is_about_end && self.are_gaps_unknown)
             && !self
                 .findings
                 .iter()
@@ -319,18 +353,16 @@ impl Survey {
             .collect();
         let in_doubt: BTreeSet<u32> = self.findings.iter().map(|finding| finding.file).collect();
         let mut as_found = Vec::new();
-        if self.image.is_none() {
-            as_found.extend(self.list_damage_as_new(&mut entries));
-        }
+        as_found.extend(self.list_damage_as_new(&mut entries));
         for entry in self.image.iter().flat_map(|image| &image.files) {
             let keeps = match entry.standing {
                 FileStanding::Lost => true,
                 FileStanding::Leaving => !may_free && self.leaving.contains(&entry.id),
                 // One that lies there and is not read now must not become an extra one.
                 FileStanding::Live | FileStanding::Sealed => {
-                    let is_left = self.present.contains(&entry.id);
-                    in_doubt.contains(&entry.id)
-                        || (is_left && !entries.contains_key(&entry.id) && !may_free)
+                    let is_left =
+                        self.present.contains(&entry.id) && self.inventory.lists(entry.id);
+                    in_doubt.contains(&entry.id) || (is_left && !entries.contains_key(&entry.id))
                 }
             };
             if keeps {
@@ -348,20 +380,22 @@ impl Survey {
 }
 
 impl Survey {
-    /// Lists damaged segments of a disk without a list as if they were whole, so that the next open
-    /// finds their damage again. Returns their entries as they were found.
+    /// Lists damaged segments that the list has not as if they were whole, so that the next open finds
+    /// their damage again. Returns their entries as they were found.
     fn list_damage_as_new(&self, entries: &mut BTreeMap<u32, FileEntry>) -> Vec<FileEntry> {
         let is_damage = |kind| matches!(kind, DoubtKind::Damaged | DoubtKind::Short);
+        let listed = self.image.iter().flat_map(|image| &image.files);
+        let listed: BTreeSet<u32> = listed.map(|entry| entry.id).collect();
         let damaged = self
             .findings
             .iter()
-            .filter(|finding| is_damage(finding.kind));
+            .filter(|finding| is_damage(finding.kind) && !listed.contains(&finding.file));
         let mut as_found = Vec::new();
         for finding in damaged {
             match entries.get_mut(&finding.file) {
                 Some(entry) => {
                     as_found.push(*entry);
-                    entry.holes = 0;
+                    entry.holes_crc = 0;
                 }
                 None => drop(entries.insert(finding.file, FileEntry::unread(finding.file))),
             }
@@ -372,11 +406,7 @@ impl Survey {
 
 /// Returns a finding for each segment with a hole that nothing explains, or of which nothing can be
 /// read.
-fn damage_findings(
-    files: &[FileInfo],
-    report: &RecoveryReport,
-    unexplained: &[Hole],
-) -> Vec<Finding> {
+fn damage_findings(report: &RecoveryReport, unexplained: &[Hole]) -> Vec<Finding> {
     let mut findings: BTreeMap<u32, Finding> = BTreeMap::new();
     for hole in unexplained {
         let is_end = matches!(hole.damage, Damage::Lost(_) | Damage::Short(_));
@@ -390,11 +420,6 @@ fn damage_findings(
             ..Finding::new(kind)
         });
         found.seqs = (found.seqs.0.min(hole.seqs.0), found.seqs.1.max(hole.seqs.1));
-    }
-    for file in files {
-        if let Some(found) = findings.get_mut(&file.id) {
-            found.count = file.holes;
-        }
     }
     for unreadable in &report.unreadable {
         let (file, damage) = (unreadable.file, unreadable.damage);

@@ -35,4 +35,11 @@ impl App {
     pub(crate) fn is_usable(&self, worker: &str) -> bool {
         self.cluster.is_ready_worker(worker) && self.workers.may_serve(worker)
     }
+
+    /// Returns true if an upload with a ticket in stock for this worker is worth a try. While the
+    /// master writes nothing none is: it says why when it is asked for another one, which is sooner
+    /// than a commit that is repeated.
+    pub(crate) fn is_usable_in_stock(&self, worker: &str) -> bool {
+        self.cluster.is_writable() && self.is_usable(worker)
+    }
 }

@@ -2,8 +2,8 @@
 //! two hops instead of three. They name no file; the name is judged when the upload commits.
 //!
 //! A ticket is dropped when it is older than [`MAX_TICKET_AGE`], far below the master's own limit,
-//! and when its worker is no longer ready or cannot be reached. The whole stock is dropped when one
-//! ticket is refused: the master that made them is gone.
+//! and when its worker is no longer ready or cannot be reached, or the master says that it writes
+//! nothing. The whole stock is dropped when one ticket is refused: the master that made them is gone.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -22,6 +22,8 @@ pub(crate) struct View {
     /// can still read the rest of it.
     workers: Endpoints,
     map_known: bool,
+    /// The master can write.
+    is_writable: bool,
 }
 
 impl View {
@@ -39,6 +41,7 @@ impl View {
         Self {
             workers: view.nodes.iter().filter_map(live).collect(),
             map_known: view.map.is_some(),
+            is_writable: view.not_writable.is_empty(),
         }
     }
 
@@ -88,6 +91,11 @@ impl Cluster {
 
     pub(crate) fn is_ready_worker(&self, addr: &str) -> bool {
         self.view.borrow().workers.get(&Target::new(addr)) == Some(&Class::Whole)
+    }
+
+    /// Returns true if the master can write, as far as it has said.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.view.borrow().is_writable
     }
 
     /// The workers as they come and go.
@@ -225,9 +233,11 @@ mod tests {
             not_writable: not_writable.to_owned(),
             ..v1::ClusterView::default()
         };
+        let cluster = updater.cluster.clone();
         updater.view(view(""));
-        assert!(readiness.is_ready());
+        assert!(readiness.is_ready() && cluster.is_writable());
         updater.view(view("no descriptors"));
+        assert!(!cluster.is_writable());
         assert_eq!(
             readiness.reasons(),
             [(METADATA, "no descriptors".to_owned())]

@@ -113,7 +113,9 @@ async fn store_small(
 ) -> Result<v1::UploadResponse, ApiError> {
     let ticket = app
         .tickets
-        .take(&app.master, &write.tenant, |worker| app.is_usable(worker))
+        .take(&app.master, &write.tenant, |worker| {
+            app.is_usable_in_stock(worker)
+        })
         .await?;
     let failed = match put_small(app, write, whole.clone(), ticket).await {
         Ok(answer) => return Ok(answer),
@@ -127,7 +129,9 @@ async fn store_small(
     }
     let ticket = app
         .tickets
-        .take(&app.master, &write.tenant, |worker| app.is_usable(worker))
+        .take(&app.master, &write.tenant, |worker| {
+            app.is_usable_in_stock(worker)
+        })
         .await?;
     put_small(app, write, whole, ticket)
         .await

@@ -1,12 +1,14 @@
 //! Passing trouble of the master's metadata: writes are refused, everybody says why, and nothing
 //! needs a restart.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cstore_integration_tests::cluster::Cluster;
 use cstore_integration_tests::http::Client;
 use cstore_testkit::until_blocking;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::Value;
 
 use crate::PROGRAM;
 
@@ -163,24 +165,97 @@ fn i12_a_dev_process_without_descriptors_says_so_and_goes_on_when_it_has_some() 
     );
 }
 
+/// Starts a cluster whose storage node soon notes what its master says.
+fn quick_cluster() -> Cluster {
+    let builder = Cluster::one_of_each(PROGRAM).env("CSTORE_HEARTBEAT_MS", "50");
+    builder.start()
+}
+
+/// Files of the master's log, oldest first.
+fn log_files(cluster: &Cluster) -> Vec<PathBuf> {
+    let log = cluster.dir().join("master").join("log");
+    let files = std::fs::read_dir(log).unwrap();
+    let mut paths: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Waits until master and gateway say on `/ready` why the master is read-only, and checks that
+/// writes are refused with the same reason.
+fn await_read_only(cluster: &Cluster, says: &[&str]) {
+    let refused = |reason: &str| {
+        let missing = says.iter().find(|says| !reason.contains(**says));
+        reason.contains("the master is read-only") && missing.is_none()
+    };
+    for role in ["master", "gateway"] {
+        until_blocking(&format!("{role} says {says:?}"), || {
+            let mut client = Client::connect(&cluster.admin_addr(role)).ok()?;
+            let answer = client.call("GET", "/ready", "", b"").ok()?;
+            (answer.status == 503 && refused(&answer.text())).then_some(())
+        });
+    }
+    let view = cluster.ask("GET", "/api/cluster", b"").json();
+    let waiting_for = view["waiting_for"].as_str().unwrap();
+    assert!(refused(waiting_for), "{view}");
+    for (method, path, body) in [
+        ("PUT", "/api/files/new", &b"new"[..]),
+        ("DELETE", "/api/files/0", b""),
+        ("POST", "/api/files/0:copy", br#"{"to":"1"}"#),
+    ] {
+        let answer = cluster.ask(method, path, body);
+        assert_eq!(answer.status, 503, "{method} {path}: {}", answer.text());
+        let text = answer.text();
+        assert!(refused(&text), "{method} {path}: {text}");
+        assert!(text.contains("cstore admin rescue FILE"), "{text}");
+    }
+}
+
+/// The kinds of open doubts, as `cstore admin hold list` shows them.
+fn open_doubts(cluster: &Cluster) -> Vec<(String, String)> {
+    let listed = cluster.admin_command(&["hold", "list", "--json"]);
+    let lines = listed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let open = lines.filter(|doubt: &Value| doubt["accepted"] == false);
+    open.map(|doubt| {
+        let kind = doubt["kind"].as_str().unwrap().to_owned();
+        (kind, doubt["number"].to_string())
+    })
+    .collect()
+}
+
+/// Puts a rescued snapshot in the place of the master's folder, as the command says.
+fn put_in_place(cluster: &Cluster, file: &Path) {
+    let folder = cluster.dir().join("master");
+    std::fs::rename(&folder, cluster.dir().join("master.damaged")).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(file, folder.join("snapshot.bin")).unwrap();
+}
+
 /// The log and its files are seen from outside, as an operator would lose them.
 #[test]
-fn i1_a_master_without_a_part_of_its_log_does_not_start_and_says_which() {
-    let cluster = Cluster::one_of_each(PROGRAM).start();
+fn i1_a_master_without_a_part_of_its_log_serves_names_writes_nothing_and_says_which() {
+    let cluster = quick_cluster();
     for n in 0..3 {
         let put = cluster.ask("PUT", &format!("/api/files/{n}"), b"content");
         assert_eq!(put.status, 201, "{}", put.text());
     }
     assert!(cluster.stop("master").success());
     let folder = cluster.dir().join("master");
-    let log = folder.join("log");
-    let mut names: Vec<_> = std::fs::read_dir(&log)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    names.sort();
-    let newest = log.join(names.pop().unwrap());
+    let newest = log_files(&cluster).pop().unwrap();
     let aside = cluster.dir().join("aside");
+    let assert_reads = || {
+        for n in 0..3 {
+            let got = cluster.fetch(&format!("/api/files/{n}"));
+            assert_eq!(got.body, b"content", "{}", got.text());
+        }
+        let listed = cluster.ask("GET", "/api/files", b"").json();
+        assert_eq!(
+            listed["files"].as_array().map(Vec::len),
+            Some(3),
+            "{listed}"
+        );
+    };
 
     for (path, says) in [
         (&newest, "a file of the folder log is missing or older"),
@@ -188,9 +263,13 @@ fn i1_a_master_without_a_part_of_its_log_does_not_start_and_says_which() {
     ] {
         std::fs::rename(path, &aside).unwrap();
         cluster.launch("master");
-        assert!(!cluster.await_end("master").success(), "{}", path.display());
-        let told = cluster.log("master");
-        assert!(told.contains(says), "{told}");
+        await_read_only(&cluster, &[says, "no change is missing"]);
+        assert_reads();
+        let missing = cluster.ask("GET", "/api/files/none", b"");
+        assert_eq!(missing.status, 404, "{}", missing.text());
+        // It serves on until it is told to stop.
+        assert!(cluster.stop("master").success());
+        assert!(!folder.join("scratch").try_exists().unwrap());
         std::fs::rename(&aside, path).unwrap();
     }
 
@@ -206,18 +285,132 @@ fn i1_a_master_without_a_part_of_its_log_does_not_start_and_says_which() {
     let index = folder.join("index");
     std::fs::rename(&index, &aside).unwrap();
     cluster.launch("master");
-    assert!(!cluster.await_end("master").success());
-    let told = cluster.log("master");
-    assert!(
-        told.contains("wrong checksum") || told.contains("damaged"),
-        "{told}"
-    );
+    await_read_only(&cluster, &["wrong checksum", "are missing"]);
+    let missing = cluster.ask("GET", "/api/files/2", b"");
+    assert_eq!(missing.status, 503, "{}", missing.text());
+    assert!(cluster.stop("master").success());
     bytes[at] ^= 1;
     std::fs::write(&newest, &bytes).unwrap();
 
     cluster.launch("master");
     cluster.wait_ready();
-    for n in 0..3 {
+    assert_reads();
+    assert_eq!(open_doubts(&cluster), []);
+}
+
+/// The whole way of an operator: the newest file of the log is lost, and the index has everything.
+#[test]
+fn i12_names_that_the_index_has_are_rescued_and_the_cluster_goes_on() {
+    let cluster = quick_cluster();
+    for n in 0..5 {
+        let put = cluster.ask("PUT", &format!("/api/files/{n}"), b"content");
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    assert!(cluster.stop("master").success());
+    std::fs::remove_file(log_files(&cluster).pop().unwrap()).unwrap();
+    cluster.launch("master");
+    await_read_only(&cluster, &["index has applied position"]);
+
+    let file = cluster.dir().join("rescued");
+    let data = cluster.dir().display().to_string();
+    let to = file.display().to_string();
+    let rescue = || cluster.admin_output(&["rescue", "--data", &data, &to]);
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let in_use = rescue();
+    assert_eq!(in_use.status.code(), Some(1));
+    assert!(said(&in_use.stderr).contains("in use"), "{in_use:?}");
+    assert!(!file.try_exists().unwrap());
+
+    assert!(cluster.stop("master").success());
+    let rescued = rescue();
+    assert_eq!(rescued.status.code(), Some(0), "{rescued:?}");
+    let text = said(&rescued.stdout);
+    assert!(
+        text.contains("as of position") && text.contains("names: 5;"),
+        "{text}"
+    );
+    assert!(text.contains("no change is missing"), "{text}");
+    assert!(text.contains("snapshot.bin"), "{text}");
+    let again = rescue();
+    assert_eq!(again.status.code(), Some(4), "{again:?}");
+
+    put_in_place(&cluster, &file);
+    cluster.launch("master");
+    cluster.wait_ready();
+    for n in 0..5 {
         assert_eq!(cluster.fetch(&format!("/api/files/{n}")).body, b"content");
     }
+    assert_eq!(open_doubts(&cluster), [], "no history was lost");
+    assert_eq!(cluster.ask("PUT", "/api/files/5", b"more").status, 201);
+    cluster.audit(&["master"]);
+}
+
+/// A file in the middle of the log and the index are lost, and names with them.
+#[test]
+fn i12_what_is_in_front_of_a_hole_is_rescued_and_storage_nodes_wait_for_a_person() {
+    let cluster = quick_cluster();
+    for n in 0..3 {
+        if n > 0 {
+            // Not by a kill: then the last name would be in the next file.
+            assert!(cluster.stop("master").success());
+            cluster.launch("master");
+            cluster.wait_ready();
+        }
+        let put = cluster.ask("PUT", &format!("/api/files/{n}"), b"content");
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    assert!(cluster.stop("master").success());
+    let files = log_files(&cluster);
+    assert!(files.len() >= 3, "{files:?}");
+    std::fs::remove_file(&files[1]).unwrap();
+    std::fs::remove_dir_all(cluster.dir().join("master").join("index")).unwrap();
+    cluster.launch("master");
+    await_read_only(&cluster, &["log goes on with position", "are missing"]);
+    assert_eq!(cluster.fetch("/api/files/0").body, b"content");
+    let missing = cluster.ask("GET", "/api/files/2", b"");
+    assert_eq!(missing.status, 503, "{}", missing.text());
+    until_blocking("the storage node knows that the master is older", || {
+        let doubts = open_doubts(&cluster);
+        doubts
+            .iter()
+            .any(|(kind, _)| kind == "master")
+            .then_some(())
+    });
+    assert_eq!(
+        cluster.fetch("/api/files/0").body,
+        b"content",
+        "reads go on"
+    );
+    // A read-only master takes no decision of a person either.
+    let (_, number) = open_doubts(&cluster).remove(0);
+    let accept = ["hold", "accept", "storage-1", &number];
+    assert_eq!(cluster.admin_output(&accept).status.code(), Some(6));
+
+    assert!(cluster.stop("master").success());
+    let file = cluster.dir().join("rescued");
+    let data = cluster.dir().display().to_string();
+    let to = file.display().to_string();
+    let rescued = cluster.admin_output(&["rescue", "--data", &data, &to]);
+    assert_eq!(rescued.status.code(), Some(2), "{rescued:?}");
+    let text = String::from_utf8_lossy(&rescued.stdout);
+    assert!(
+        text.contains("names: 1;") && text.contains("are missing"),
+        "{text}"
+    );
+
+    put_in_place(&cluster, &file);
+    cluster.launch("master");
+    until_blocking("uploads wait for a person", || {
+        let put = cluster.ask("PUT", "/api/files/3", b"more");
+        (put.status == 503 && put.text().contains("metadata_older")).then_some(())
+    });
+    assert_eq!(cluster.fetch("/api/files/0").body, b"content");
+    let doubts = open_doubts(&cluster);
+    let (_, number) = doubts.iter().find(|(kind, _)| kind == "master").unwrap();
+    cluster.admin_command(&["hold", "accept", "storage-1", number]);
+    cluster.wait_ready();
+    assert_eq!(cluster.fetch("/api/files/0").body, b"content");
+    assert_eq!(cluster.fetch("/api/files/2").status, 404);
+    assert_eq!(cluster.ask("PUT", "/api/files/2", b"again").status, 201);
+    assert_eq!(cluster.fetch("/api/files/2").body, b"again");
 }

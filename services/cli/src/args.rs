@@ -253,6 +253,15 @@ pub(crate) enum Admin {
         #[arg(long)]
         json: bool,
     },
+    /// Writes what is left of a master's metadata to a file from which another start can go on. The
+    /// master must be stopped; its folder is not changed.
+    Rescue {
+        /// The folder of the master's CSTORE_DATA_DIR [default: CSTORE_DATA_DIR, or ./data]
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// The file, which must not be there yet
+        file: PathBuf,
+    },
     /// Says what a storage directory holds, without changing it.
     Inspect {
         /// The directory of one storage node

@@ -25,6 +25,7 @@ mod limits;
 mod master;
 mod node;
 mod process;
+mod rescue;
 mod role;
 mod secret;
 mod smoke;
@@ -83,6 +84,9 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Admin {
             command: Admin::Certs(options),
         } => certs::run(options).map_err(Failure::usage),
+        Command::Admin {
+            command: Admin::Rescue { data, file },
+        } => rescue::run(data.as_deref(), file, env),
         Command::Admin {
             command: Admin::Inspect { dir },
         } => admin::inspect(dir),

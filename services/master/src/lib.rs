@@ -16,9 +16,11 @@ mod domain;
 mod grpc;
 pub mod limits;
 mod metrics;
+mod rescue;
 mod run;
 mod store;
 
 pub use config::Config;
+pub use rescue::{RescueError, Rescued, rescue};
 pub use run::{RunError, Simulated, run, run_over};
 pub use store::MetaError;

@@ -50,6 +50,10 @@ cstore_types::limits! {
     /// number of all stands in the doubt of the disk.
     pub(crate) count MAX_LOGGED_ABSENT: usize = 20;
 
+    /// Most damaged values that a master which is read-only names in its log at the start. The
+    /// number of all is part of the reason why it is read-only.
+    pub(crate) count MAX_LOGGED_DAMAGED: usize = 100;
+
     /// Batches of changes that wait for the writer. More are refused as overloaded.
     pub(crate) count WRITER_QUEUE: usize = 4_096;
     /// Most batches that share one sync. More wait for the next.

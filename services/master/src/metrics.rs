@@ -50,7 +50,7 @@ impl Collector for MasterMetrics {
             files,
             logical_bytes,
         } = context.derived.usage.total();
-        let gauges: [(&str, &str, u64); 7] = [
+        let gauges: [(&str, &str, u64); 8] = [
             (
                 "master_log_frames",
                 "group commits of the metadata log, one sync each",
@@ -72,6 +72,11 @@ impl Collector for MasterMetrics {
                 "master_unheard_stores",
                 "disks that were not heard since the start: no space comes back before, unless an operator excuses them",
                 members.unheard_stores() as u64,
+            ),
+            (
+                "master_read_only",
+                "1 if the metadata is not whole: names are served, and nothing is written",
+                u64::from(context.read_only().is_some()),
             ),
             (
                 "master_kept_sessions",

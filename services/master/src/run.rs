@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::domain::{Context, Derived, Master, NodeState};
 use crate::grpc::Services;
 use crate::limits::{MIN_LEASE_CHECK, PROBE_INTERVAL};
-use crate::store::{Batch, MetaError, MetaStore, SledMeta, SledOptions, WriterState};
+use crate::store::{Batch, MetaError, MetaStore, ReadOnlyMeta, SledMeta, SledOptions, WriterState};
 
 /// Name of the metadata in the master's readiness.
 const PART: &str = "metadata";
@@ -107,7 +107,6 @@ pub async fn run_over(
         cstore_node::blocking(move || open(&config, simulated, derived))
     };
     let (store, _lock) = opening.await.map_err(RunError::Task)??;
-    let store: Arc<dyn MetaStore> = Arc::new(store);
     let limits = Arc::new(config.limits());
     let context = Context {
         store: store.clone(),
@@ -167,7 +166,7 @@ fn open(
     config: &Config,
     simulated: Option<Simulated>,
     derived: Arc<Derived>,
-) -> Result<(SledMeta, LockGuard), RunError> {
+) -> Result<(Arc<dyn MetaStore>, LockGuard), RunError> {
     std::fs::create_dir_all(&config.dir)?;
     let dir = RealDisk::open(&config.dir)?;
     let lock = dir.lock("LOCK").map_err(|error| match error.kind() {
@@ -190,7 +189,15 @@ fn open(
         }
         None => dir.subdir("log")?,
     };
-    Ok((SledMeta::open(&config.dir, log, &options, derived)?, lock))
+    let store: Arc<dyn MetaStore> =
+        match SledMeta::open(&config.dir, log.clone(), &options, derived.clone()) {
+            Ok(store) => Arc::new(store),
+            Err(damage) => {
+                let rest = ReadOnlyMeta::open(&config.dir, log, &options, &*derived, damage)?;
+                Arc::new(rest)
+            }
+        };
+    Ok((store, lock))
 }
 
 fn restrict(dir: &std::path::Path) -> std::io::Result<()> {
@@ -260,7 +267,7 @@ async fn watch_writer(
         }
 
         let probe = match seen {
-            WriterState::Writable => None,
+            WriterState::Writable | WriterState::ReadOnly(_) => None,
             WriterState::Blocked(_) => Some(PROBE_INTERVAL),
             WriterState::Ended(_) => return shutdown.trigger(),
         };

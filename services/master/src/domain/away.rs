@@ -15,6 +15,9 @@ impl Membership {
     /// Returns true if releases may be told and uploads be taken for abandoned: every store was
     /// heard in this life of the master or is excused, and none has obeyed another history.
     pub(crate) fn may_release(&self) -> bool {
+        if self.context.read_only().is_some() {
+            return false;
+        }
         let mut inner = self.inner.lock();
         inner.has_heard_all |= self.unheard(&inner).is_empty();
         inner.has_heard_all && inner.contests.is_empty()
@@ -22,6 +25,9 @@ impl Membership {
 
     /// Returns what keeps space from coming back; `None` if nothing does.
     pub(crate) fn releases_wait_for(&self) -> Option<String> {
+        if self.context.read_only().is_some() {
+            return Some("an operator, because this master is read-only".to_owned());
+        }
         let inner = self.inner.lock();
         if !inner.contests.is_empty() {
             return Some("an operator, because this master may be an older copy".to_owned());
@@ -75,6 +81,7 @@ impl Membership {
     /// `invalid_argument` if the node has no store; `precondition_failed` while it is there; those
     /// of the store of metadata.
     pub(crate) async fn excuse(&self, id: &NodeId) -> Result<(), Fault> {
+        self.context.check_writable()?;
         let stores = self.context.derived.stores_of(id);
         if stores.is_empty() {
             let text = format!("node {id} is no storage node with a disk that the master knows");
@@ -107,7 +114,9 @@ impl Membership {
     /// registration tries again.
     pub(super) async fn is_back(&self, store: StoreUuid) {
         let record = self.context.derived.store(store);
-        if record.is_none_or(|record| record.state == StoreState::Up) {
+        if record.is_none_or(|record| record.state == StoreState::Up)
+            || self.context.read_only().is_some()
+        {
             return;
         }
         match self.set_state(store, StoreState::Up).await {

@@ -35,6 +35,9 @@ impl Membership {
             if let Some(known) = self.context.derived.stores_of(id).first() {
                 return Err(other_store(id, *known, store));
             }
+            // Nothing that is served lies on a disk that is not known, and an empty one would be
+            // formatted.
+            self.context.check_writable()?;
             if !is_open {
                 return Ok(SeenSeals::default());
             }
@@ -65,6 +68,7 @@ impl Membership {
         id: &NodeId,
         store: StoreUuid,
     ) -> Result<u64, Fault> {
+        self.context.check_writable()?;
         let known = self.context.derived.stores_of(id);
         if !known.contains(&store) {
             let known: Vec<String> = known.iter().map(StoreUuid::to_string).collect();
@@ -112,6 +116,7 @@ impl Membership {
     /// `not_found` if the node is not known; `invalid_argument` if it has no open doubt of this
     /// number, which names those that it has.
     pub(crate) async fn accept_doubt(&self, id: &NodeId, number: u32) -> Result<(), Fault> {
+        self.context.check_writable()?;
         match self.note_accept(id, number)? {
             Some((store, noted)) => self.accept_history(id, store, noted).await,
             None => Ok(()),

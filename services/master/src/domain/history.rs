@@ -41,6 +41,20 @@ impl Telling {
         self.head = history.head();
         self.lives = history.lives_since(noted);
     }
+
+    /// Returns what a master that is read-only tells a node that has noted `noted`.
+    ///
+    /// Its history may be that of a copy, and another master will follow it, so a node must not go
+    /// on to its head. If the history has what the node has noted, the node is told just that
+    /// place: it takes the master for the right one, and notes nothing new. Otherwise it is told
+    /// the head, and is in doubt about the master, as it would be after a start that writes.
+    fn of_read_only(history: &History, noted: &Point, is_ours: bool) -> Self {
+        Self {
+            head: if is_ours { *noted } else { history.head() },
+            lives: history.lives_since(noted),
+            accepted: None,
+        }
+    }
 }
 
 /// Adds to `batch` that sessions have other ids from now on. What sessions of before have committed
@@ -80,8 +94,14 @@ impl Membership {
         let link_at = |position| self.context.store.link_at(position);
         let is_ours = place(&history.lives, history.position, link_at, &noted) == Place::Contains;
 
+        let is_read_only = self.context.read_only().is_some();
+        let accepted = accepted.filter(|_| !is_read_only);
+
         let sentence = (!is_ours && accepted.is_none()).then(|| contest(id, &noted, &head));
         self.note_contest(inner, id, sentence);
+        if is_read_only {
+            return Telling::of_read_only(history, &noted, is_ours);
+        }
         let mut telling = Telling {
             accepted,
             ..Telling::default()

@@ -51,7 +51,7 @@ pub(crate) use uploads::{Aborted, Commit, Seal, Uploads};
 pub(crate) use usage::FileTotals;
 
 use crate::store::keys::{self, ClusterRecord};
-use crate::store::{Batch, MetaError, MetaStore, Position};
+use crate::store::{Batch, MetaError, MetaStore, Position, ReadOnly};
 
 /// Settings that the rules depend on.
 #[derive(Debug, Clone)]
@@ -86,12 +86,30 @@ impl Context {
     /// `metadata_older` as long as this master is contested, `unavailable` before it has heard a
     /// store; those of the store of metadata.
     async fn propose(&self, batch: Batch) -> Result<Option<Position>, Fault> {
+        self.check_writable()?;
         self.check_uncontested()?;
         if self.derived.is_unheard() {
             let text = "no storage node was heard since the master started";
             return Err(Fault::new(ErrorCode::Unavailable, text));
         }
         self.propose_contested(batch).await
+    }
+
+    /// Returns the reason why this master only reads, if it does.
+    pub(crate) fn read_only(&self) -> Option<Arc<ReadOnly>> {
+        self.store.writer_state().borrow().read_only().cloned()
+    }
+
+    /// Checks that this master is not read-only. Whatever ends in a batch begins with this check,
+    /// BEFORE it reads: what is read may lack changes, and a refusal by it could be wrong.
+    ///
+    /// # Errors
+    /// `unavailable` with the damage and what to do.
+    pub(crate) fn check_writable(&self) -> Result<(), Fault> {
+        match self.read_only() {
+            None => Ok(()),
+            Some(why) => Err(MetaError::ReadOnly(why).into()),
+        }
     }
 
     /// Checks that no storage node has obeyed another history than this master's. The text is for
@@ -111,7 +129,9 @@ impl Context {
 
     /// Returns true if this master may write: it is not known to be an older copy.
     pub(crate) fn may_write(&self) -> bool {
-        self.derived.contested().is_none() && !self.derived.is_unheard()
+        self.read_only().is_none()
+            && self.derived.contested().is_none()
+            && !self.derived.is_unheard()
     }
 
     /// Returns true if the history of this master has the place `point`.
@@ -194,6 +214,9 @@ impl Master {
     /// Returns the reason why no metadata can be written now.
     pub(crate) fn not_writable(&self) -> Option<String> {
         let state = self.context.store.writer_state().borrow().clone();
+        if let Some(why) = state.read_only() {
+            return Some(why.to_string());
+        }
         let blocked = state
             .reason()
             .map(|why| format!("metadata cannot be written: {}", error_chain(why)));
@@ -230,7 +253,8 @@ impl From<MetaError> for Fault {
             | MetaError::Log(_)
             | MetaError::Index(_)
             | MetaError::Random(_)
-            | MetaError::Closed => ErrorCode::Unavailable,
+            | MetaError::Closed
+            | MetaError::ReadOnly(_) => ErrorCode::Unavailable,
         };
         Self::from_error(code, error)
     }

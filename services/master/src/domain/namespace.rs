@@ -8,7 +8,7 @@ use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{
     self, CommittedSession, Ending, FileRecord, Publication, ReleaseRecord, SessionRecord,
 };
-use crate::store::{Batch, MetaError, Position};
+use crate::store::{Batch, DamageKind, MetaError, Position};
 
 /// Arguments of a copy or rename: gives an existing file the name `to`, in addition to (copy) or
 /// instead of (rename) `from`.
@@ -87,18 +87,25 @@ impl Namespace {
         tenant: &Tenant,
         name: &FileName,
     ) -> Result<FoundFile, Fault> {
-        self.find(tenant, name).await?.ok_or_else(|| missing(name))
+        let found = self.find(tenant, name).await?;
+        found.ok_or_else(|| match self.context.read_only() {
+            // The name may be one of a change that is not served.
+            Some(why) if why.may_lack_names() => MetaError::ReadOnly(why).into(),
+            _ => missing(name),
+        })
     }
 
     /// Returns a file and its recipe root.
     ///
     /// # Errors
-    /// `not_found`.
+    /// `not_found`; `unavailable` from a master that is read-only and may lack the name;
+    /// `data_loss` if the recipe root is missing.
     pub(crate) async fn get_file(
         &self,
         tenant: &Tenant,
         name: &FileName,
     ) -> Result<(NamedFile, Bytes), Fault> {
+        let mut without_root = None;
         for _ in 0..MAX_DECISIONS {
             let FoundFile { record, .. } = self.must_find(tenant, name).await?;
             if let Some(root) = self
@@ -113,7 +120,11 @@ impl Namespace {
                 };
                 return Ok((file, root.value.into()));
             }
-            // The file was replaced or deleted between the two reads: look again.
+            // The file was replaced or deleted between the two reads: look again. A root goes with
+            // the last name of its session, so the same session a second time has lost it.
+            if without_root.replace(record.session) == Some(record.session) {
+                return Err(DamageKind::Layout("recipe root of a file").into());
+            }
         }
         Err(Fault::new(ErrorCode::Overloaded, "the file keeps changing"))
     }
@@ -128,6 +139,7 @@ impl Namespace {
         name: &FileName,
         etag: &str,
     ) -> Result<(), Fault> {
+        self.context.check_writable()?;
         for _ in 0..MAX_DECISIONS {
             let found = self.must_find(tenant, name).await?;
             check_etag(&found.record.meta, etag)?;
@@ -167,6 +179,7 @@ impl Namespace {
         let CopyOrRename {
             tenant, from, to, ..
         } = request;
+        self.context.check_writable()?;
         for _ in 0..MAX_DECISIONS {
             let found = self.source_of(request).await?;
             if from == to {

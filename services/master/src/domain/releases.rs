@@ -67,6 +67,7 @@ impl Releases {
         store: StoreUuid,
         sessions: &[SessionId],
     ) -> Result<(), Fault> {
+        self.context.check_writable()?;
         self.context.check_uncontested()?;
         self.give_up(store, sessions).await
     }
@@ -176,6 +177,7 @@ impl Releases {
     /// # Errors
     /// The error of the metadata store. Some sessions may be dropped already.
     pub(crate) async fn drop_kept(&self, sessions: &[SessionId]) -> Result<u64, Fault> {
+        self.context.check_writable()?;
         let mut dropped = 0;
         for chunk in sessions.chunks(JUDGED_TOGETHER) {
             let drops = chunk.iter().map(|session| self.drop_one_kept(*session));

@@ -153,6 +153,7 @@ impl Uploads {
         condition: &WriteCondition,
         count: u32,
     ) -> Result<Vec<TicketClaims>, Fault> {
+        self.context.check_writable()?;
         if count > MAX_TICKETS {
             return Err(Fault::invalid(format!(
                 "count must be 1 to {MAX_TICKETS}, found {count}"
@@ -203,6 +204,7 @@ impl Uploads {
     /// `invalid_argument` are final: the session never commits. Any other leaves the outcome
     /// unknown: repeat the call.
     pub(crate) async fn commit(&self, commit: &Commit) -> Result<Published, Fault> {
+        self.context.check_writable()?;
         check_recipe(commit)?;
         self.check_origin(&commit.claims)?;
         for _ in 0..MAX_DECISIONS {
@@ -362,6 +364,7 @@ impl Uploads {
     /// # Errors
     /// `unavailable` if the session ended and how was not kept; others leave the outcome unknown.
     pub(crate) async fn abort(&self, claims: &TicketClaims) -> Result<Aborted, Fault> {
+        self.context.check_writable()?;
         self.check_origin(claims)?;
         match self.releases.end(claims.session).await? {
             Verdict::Committed(session) => Ok(Aborted::Committed(NamedFile {

@@ -201,8 +201,12 @@ impl Cluster for Services {
                 response.seen_in_doubt = seen.map(|seen| seen.in_doubt.into());
                 response.accept_doubts = accepting;
                 if let Some(report) = request.storage {
-                    self.answer_report(&report, &mut response).await?;
-                    telling.show(&master.context.store.history(), &noted.unwrap_or_default());
+                    // A master that is read-only tells no verdict, no release and no page of an
+                    // audit, and its history does not move.
+                    if master.context.read_only().is_none() {
+                        self.answer_report(&report, &mut response).await?;
+                        telling.show(&master.context.store.history(), &noted.unwrap_or_default());
+                    }
                     response.history = Some(telling.into());
                 }
             }

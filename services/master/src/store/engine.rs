@@ -22,6 +22,7 @@ use super::index::Index;
 use super::lives::{History, Lives};
 use super::recovery::{self, OpenLog};
 use super::room::{Room, SharedGauge, by_statvfs};
+use super::scratch::Scratch;
 use super::snapshot;
 use super::writer::{self, Job, Outcome, Published, Writer};
 use super::{Change, Link, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
@@ -102,10 +103,14 @@ impl SledMeta {
         std::fs::create_dir_all(dir).map_err(MetaError::io("create the metadata folder"))?;
         let by_callers = log_disk.has_one_thread();
 
+        // A folder that is refused stays as it is.
+        Scratch::remove_leftover(dir);
+        let survey = recovery::survey(dir, &log_disk, options, &gauge)?;
+
         // BEFORE anything is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
         let room = Room::open(dir, gauge.clone(), FILES_AT_OPEN * options.file_bytes);
-        let mut recovered = recovery::recover(dir, log_disk, options, &gauge)?;
+        let mut recovered = survey.recover(dir, options, &gauge)?;
         if let Err(error) = feed(&recovered.index, &*observer) {
             if !error.is_of_index() {
                 return Err(error);
@@ -116,9 +121,13 @@ impl SledMeta {
             feed(&recovered.index, &*observer)?;
         }
         let (index, position) = (recovered.index.clone(), recovered.position);
-        let (uncovered_bytes, snapshot_bytes) =
-            (recovered.uncovered_bytes, recovered.snapshot_bytes);
-        let OpenLog { log, files, links } = recovered.into_log();
+        let snapshot_bytes = recovered.snapshot_bytes;
+        let OpenLog {
+            log,
+            files,
+            links,
+            uncovered_bytes,
+        } = recovered.into_log(log_disk, options)?;
         let commit_metrics = CommitMetrics::default();
         let counted = commit_metrics.clone();
         log.observe(Box::new(move |frame| {

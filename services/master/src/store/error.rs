@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::LogError;
+use cstore_log::{Damage, LogError};
 use cstore_types::codec::CodecError;
-use cstore_types::{ChunkingError, ETagError, PlacementError, UserMetadataError};
+use cstore_types::{ChunkingError, ETagError, PlacementError, UserMetadataError, error_chain};
 
 /// The reason why metadata was not read or written. Cheap to clone: one failed sync fails many
 /// batches.
@@ -46,6 +46,9 @@ pub enum MetaError {
     /// The writer has ended: the store was closed, or a thread of it panicked.
     #[error("metadata writer has ended")]
     Closed,
+    /// The metadata is open for reading only.
+    #[error("{0}")]
+    ReadOnly(Arc<ReadOnly>),
 }
 
 impl MetaError {
@@ -55,6 +58,26 @@ impl MetaError {
             self,
             Self::Index(_) | Self::Damaged(DamageKind::Value { .. })
         )
+    }
+
+    /// Returns true if a part of the folder is missing or damaged, so that names may be served from
+    /// the rest of it. Parts of a newer program, or of two copies that contradict each other, are
+    /// refused, and a passing error says nothing about the folder.
+    pub(super) fn leaves_a_rest(&self) -> bool {
+        match self {
+            Self::Damaged(kind) => kind.leaves_a_rest(),
+            // What a later program wrote is left to it.
+            Self::Log(LogError::Corrupt { damage, .. }) => !matches!(damage, Damage::Version(_)),
+            Self::Log(_)
+            | Self::Conflict
+            | Self::Full
+            | Self::Busy
+            | Self::Io { .. }
+            | Self::Index(_)
+            | Self::Random(_)
+            | Self::Closed
+            | Self::ReadOnly(_) => false,
+        }
     }
 
     /// Names the step in which an I/O error happened.
@@ -69,6 +92,91 @@ impl MetaError {
 impl From<DamageKind> for MetaError {
     fn from(kind: DamageKind) -> Self {
         Self::Damaged(kind)
+    }
+}
+
+/// The reason why metadata is open for reading only, and how far it is served.
+///
+/// The text is for operators and for clients whose write is refused.
+#[derive(Debug, Clone)]
+pub struct ReadOnly {
+    /// The reason why the folder cannot be opened for writing.
+    pub(super) damage: MetaError,
+    /// How far names are served.
+    pub(super) extent: Extent,
+}
+
+/// How much of the metadata the rest of a folder has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Position up to which batches are in it.
+    pub(super) position: u64,
+    /// Highest position that any part of the folder names.
+    pub(super) newest: u64,
+    /// Nothing proves that the last batches that were acknowledged are in it: the log does not say
+    /// how far it went, and the index was not closed.
+    pub(super) may_lag: bool,
+    /// Damaged values.
+    pub(super) damaged: u64,
+}
+
+impl Extent {
+    /// Returns true if batches are missing, or may be.
+    pub(crate) fn may_lack_changes(&self) -> bool {
+        self.position < self.newest || self.may_lag
+    }
+
+    /// Returns true if something is known to be missing or damaged.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.position < self.newest || self.damaged > 0
+    }
+}
+
+impl std::fmt::Display for Extent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            position,
+            newest,
+            may_lag,
+            damaged,
+        } = *self;
+        write!(f, "position {position}")?;
+        match (newest > position, may_lag) {
+            (true, false) => write!(f, ", changes {} to {newest} are missing", position + 1)?,
+            (true, true) => write!(
+                f,
+                ", changes {} to {newest} are missing, and later ones may be",
+                position + 1
+            )?,
+            (false, true) => write!(f, ", later changes may be missing")?,
+            (false, false) => write!(f, ", no change is missing")?,
+        }
+        match damaged {
+            0 => Ok(()),
+            1 => write!(f, ", 1 value is damaged"),
+            many => write!(f, ", {many} values are damaged"),
+        }
+    }
+}
+
+impl ReadOnly {
+    /// Returns true if names may be missing, so that a name that is not found may be there all the
+    /// same.
+    pub(crate) fn may_lack_names(&self) -> bool {
+        self.extent.may_lack_changes()
+    }
+}
+
+impl std::fmt::Display for ReadOnly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { damage, extent } = self;
+        write!(
+            f,
+            "the master is read-only, because its metadata is not whole ({}). Names are served as of {extent}. Put back what \
+             is missing and restart the master; or stop it and write what is served to a file that another start can \
+             go on from: cstore admin rescue FILE",
+            error_chain(damage)
+        )
     }
 }
 
@@ -198,4 +306,34 @@ pub enum DamageKind {
         "file log-owner is missing although the folder log has files: put it back from the copy that they are from"
     )]
     LogOwnerMissing,
+}
+
+impl DamageKind {
+    fn leaves_a_rest(&self) -> bool {
+        match self {
+            Self::InLog { damage, .. } => damage.leaves_a_rest(),
+            // Of a newer program.
+            Self::Version { .. } | Self::RecordKind(_) | Self::Op(_) | Self::SnapshotMagic => false,
+            // Nobody but an operator knows which copy is the right one.
+            Self::Strangers => false,
+            Self::Layout(_)
+            | Self::Fields(_)
+            | Self::ETag(_)
+            | Self::Chunking(_)
+            | Self::Metadata(_)
+            | Self::Placement(_)
+            | Self::Gap { .. }
+            | Self::Record { .. }
+            | Self::Chain { .. }
+            | Self::Value { .. }
+            | Self::Behind { .. }
+            | Self::SnapshotShort
+            | Self::SnapshotForeign
+            | Self::SnapshotItem
+            | Self::SnapshotChecksum
+            | Self::SnapshotSize { .. }
+            | Self::LogOwner
+            | Self::LogOwnerMissing => true,
+        }
+    }
 }

@@ -44,6 +44,9 @@ pub(super) type StoredPair = (Vec<u8>, Vec<u8>);
 /// Takes one key and its value.
 pub(super) type PairVisitor<'a> = dyn FnMut(&[u8], Versioned) -> Result<(), MetaError> + 'a;
 
+/// Takes one key and its value as it is stored, which is not verified.
+pub(super) type StoredVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), MetaError> + 'a;
+
 /// Place up to which an index has applied the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Applied {
@@ -65,6 +68,8 @@ pub(super) struct FoundIndex {
     /// This boot of the kernel wrote it, since sled survives a kill of the process, or it was
     /// closed cleanly. Nothing else says that all of it is there.
     pub(super) is_trusted: bool,
+    /// It was closed cleanly, and has every batch that was acknowledged until then.
+    pub(super) is_closed: bool,
 }
 
 impl Index {
@@ -95,8 +100,10 @@ impl Index {
         let boot = boot_id();
         // Without an id of the boot nothing tells whether the machine went down since.
         let same_boot = !boot.is_empty() && mark(BOOT)?.is_some_and(|of| of == boot);
-        let is_trusted = same_boot || mark(CLEAN)?.is_some();
+        let is_closed = mark(CLEAN)?.is_some();
+        let is_trusted = same_boot || is_closed;
         Ok(FoundIndex {
+            is_closed,
             applied: index.applied()?,
             is_empty: index.is_empty()?,
             is_trusted,
@@ -185,19 +192,48 @@ impl Index {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
+        self.scan_pairs(prefix, after, limit, None)
+    }
+
+    /// Returns pairs like [`Self::scan`], without those whose values are damaged or from behind the
+    /// batch at `newest`.
+    pub(super) fn scan_readable(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        newest: Position,
+    ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
+        self.scan_pairs(prefix, after, limit, Some(newest))
+    }
+
+    fn scan_pairs(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        readable_upto: Option<Position>,
+    ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after.to_vec()),
             _ if prefix.is_empty() => Bound::Included(vec![OWN + 1]),
             _ => Bound::Included(prefix.to_vec()),
         };
         let mut pairs = Vec::new();
-        for item in self.db.range((start, Bound::Unbounded)).take(limit) {
+        for item in self.db.range((start, Bound::Unbounded)) {
+            if pairs.len() == limit {
+                break;
+            }
             let (key, value) = item.map_err(MetaError::Index)?;
             if !key.starts_with(prefix) {
                 break;
             }
-            let value = self.verified(&key, &value)?;
-            pairs.push((key.to_vec(), value));
+            match self.verified(&key, &value) {
+                Ok(value) if readable_upto.is_some_and(|newest| value.version > newest) => {}
+                Ok(value) => pairs.push((key.to_vec(), value)),
+                Err(_) if readable_upto.is_some() => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(pairs)
     }
@@ -230,13 +266,15 @@ impl Index {
 
     /// Calls `visit` for every key of the rules.
     pub(super) fn for_each(&self, visit: &mut PairVisitor<'_>) -> Result<(), MetaError> {
-        for item in self
-            .db
-            .range((Bound::Included(vec![OWN + 1]), Bound::Unbounded))
-        {
-            let (key, value) = item.map_err(MetaError::Index)?;
-            let value = self.verified(&key, &value)?;
-            visit(&key, value)?;
+        self.for_each_stored(&mut |key, stored| visit(key, self.verified(key, stored)?))
+    }
+
+    /// Calls `visit` for every key of the rules in key order, with its value as stored.
+    pub(super) fn for_each_stored(&self, visit: &mut StoredVisitor<'_>) -> Result<(), MetaError> {
+        let rules = (Bound::Included(vec![OWN + 1]), Bound::Unbounded);
+        for item in self.db.range(rules) {
+            let (key, stored) = item.map_err(MetaError::Index)?;
+            visit(&key, &stored)?;
         }
         Ok(())
     }

@@ -75,6 +75,7 @@ pub(crate) const CLUSTER: &[u8] = b"c";
 pub(crate) const PLACEMENT: &[u8] = b"m";
 pub(crate) const NAMES: u8 = b'n';
 pub(crate) const SESSIONS: u8 = b's';
+pub(crate) const ROOTS: u8 = b'r';
 pub(crate) const RELEASES: u8 = b'l';
 pub(crate) const STORES: u8 = b't';
 pub(crate) const LIVES: u8 = b'y';
@@ -110,7 +111,7 @@ pub(crate) fn session_key(session: SessionId) -> Vec<u8> {
 }
 
 pub(crate) fn root_key(session: SessionId) -> Vec<u8> {
-    tagged(b'r', session.as_bytes())
+    tagged(ROOTS, session.as_bytes())
 }
 
 pub(crate) fn release_key(session: SessionId) -> Vec<u8> {

@@ -92,6 +92,21 @@ impl Lives {
         Ok(Self(Arc::new(Mutex::new(Kept { lives, links }))))
     }
 
+    /// Reads the lives of an index like [`Self::read`], without those that are damaged.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub(super) fn read_readable(index: &Index, links: Links) -> Result<Self, MetaError> {
+        let newest = links.newest();
+        let found = index.scan_readable(&[keys::LIVES], None, MAX_LIVES + 1, newest)?;
+        let lives = found.iter().filter_map(|(key, value)| {
+            let life = keys::decode_life(key, &value.value);
+            life.ok()
+        });
+        let lives = lives.collect();
+        Ok(Self(Arc::new(Mutex::new(Kept { lives, links }))))
+    }
+
     /// Reads the lives that the snapshot in `dir` holds, without links.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ mod batch;
 mod checkpoint;
 mod engine;
 mod error;
+mod folder_reader;
 #[cfg(test)]
 mod golden;
 mod group;
@@ -31,14 +32,20 @@ mod index;
 pub(crate) mod keys;
 mod links;
 mod lives;
+mod overlay;
 mod publication;
+mod read_only;
 mod record;
 mod recovery;
+mod rescue;
 mod room;
+mod scratch;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use cstore_node::metrics::CommitMetrics;
@@ -47,9 +54,12 @@ use tokio::sync::watch;
 
 pub(crate) use batch::{Batch, DoubtedSeal};
 pub(crate) use engine::{SledMeta, SledOptions};
-pub(crate) use error::DamageKind;
 pub use error::MetaError;
+pub(crate) use error::{DamageKind, ReadOnly};
+pub(crate) use folder_reader::FolderReader;
 pub(crate) use lives::History;
+pub(crate) use read_only::ReadOnlyMeta;
+pub(crate) use rescue::rescue;
 
 /// A place in the metadata log: the number of batches up to and including this one.
 pub(crate) type Position = u64;
@@ -105,14 +115,24 @@ pub(crate) enum WriterState {
     Blocked(MetaError),
     /// Nothing is written any more in this process.
     Ended(MetaError),
+    /// Nothing is ever written in this process: the folder is not whole, and its rest is served.
+    ReadOnly(MetaError),
 }
 
 impl WriterState {
+    /// Returns the reason why this process only reads, if it does.
+    pub(crate) fn read_only(&self) -> Option<&Arc<ReadOnly>> {
+        match self {
+            Self::ReadOnly(MetaError::ReadOnly(why)) => Some(why),
+            Self::ReadOnly(_) | Self::Writable | Self::Blocked(_) | Self::Ended(_) => None,
+        }
+    }
+
     /// Returns the reason why nothing can be written now, if there is one.
     pub(crate) fn reason(&self) -> Option<&MetaError> {
         match self {
             Self::Writable => None,
-            Self::Blocked(why) | Self::Ended(why) => Some(why),
+            Self::Blocked(why) | Self::Ended(why) | Self::ReadOnly(why) => Some(why),
         }
     }
 }

@@ -24,7 +24,8 @@ use tokio::time::Instant;
 use super::super::*;
 use crate::store::keys::{FileRecord, SessionRecord};
 use crate::store::{
-    Change, MetaStore, Observer, Position, SledMeta, SledOptions, Versioned, WriterState,
+    Change, MetaStore, Observer, Position, ReadOnlyMeta, SledMeta, SledOptions, Versioned,
+    WriterState,
 };
 
 /// A clock that stands still until a test moves it.
@@ -241,6 +242,28 @@ impl Fixture {
             store,
             _dir: dir,
         }
+    }
+
+    /// Stops the master, and opens its folder and `disk` for reading only.
+    pub(super) async fn read_only(&self, disk: Arc<dyn cstore_log::Disk>) -> Master {
+        self.store.close().await.unwrap();
+        self.read_only_after_kill(disk).await
+    }
+
+    /// Opens the folder and `disk` for reading only, as after a kill of the master.
+    pub(super) async fn read_only_after_kill(&self, disk: Arc<dyn cstore_log::Disk>) -> Master {
+        let derived = Arc::new(Derived::default());
+        let damage = crate::store::DamageKind::Gap { next: 3, last: 1 };
+        let dir = self._dir.path();
+        let options = SledOptions::default();
+        let store = ReadOnlyMeta::open(dir, disk, &options, &*derived, damage.into()).unwrap();
+        let context = Context {
+            store: Arc::new(store),
+            derived,
+            ..self.master.context.clone()
+        };
+        let key = self.master.ticket_key.clone();
+        Master::open(context, key).await.unwrap()
     }
 
     fn beat_all(&self, n: u8) {

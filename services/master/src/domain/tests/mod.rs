@@ -8,5 +8,6 @@ mod history;
 mod kept;
 mod members;
 mod names;
+mod read_only;
 mod seals;
 mod sessions;

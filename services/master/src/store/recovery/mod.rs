@@ -1,7 +1,13 @@
 //! Opening: from the files of the log, the snapshot and the index to an index that has everything.
 //!
+//! ```text
+//! survey    log (over an overlay), snapshot, index     reads only; refuses
+//! recover   index, snapshot                            what the survey has decided
+//! into_log  log                                        opened for writing
+//! ```
 //! Nothing is removed and no batch is written before it is known that snapshot and log are whole,
-//! or that the index makes up for what they lack.
+//! or that the index makes up for what they lack. A survey that refuses has changed no file; only
+//! sled may have written to the files of an index that stands beside a whole truth.
 
 mod owner;
 mod scan;
@@ -11,18 +17,41 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cstore_log::{Disk, Log, Options};
+use cstore_log::{Disk, Log, LogError, Options};
 use cstore_types::error_chain;
 
 use super::engine::SledOptions;
 use super::index::{Applied, FoundIndex, Index, Staged};
 use super::links::Links;
 use super::room::{SharedGauge, leaves_reserve};
+use super::scratch::Scratch;
 use super::{DamageKind, Link, MetaError, Position, snapshot};
 use crate::limits::{LOG_FRAME_BYTES, LOG_QUEUE_BYTES, MAX_LOG_RESERVE, REPLAY_GROUP};
-use owner::LogOwner;
+pub(super) use owner::LogOwner;
 use scan::{Entry, LogScan};
-use truth::{Truth, read_record};
+pub(super) use truth::Truth;
+use truth::read_record;
+
+/// Findings about a folder that can be opened, and what is to be done.
+#[derive(Debug)]
+pub(super) struct Survey {
+    owner: LogOwner,
+    truth: Truth,
+    plan: Plan,
+    /// The folder, or its index, is of a program before format 2.
+    is_upgraded: bool,
+}
+
+/// Way to an index that has everything.
+#[derive(Debug)]
+enum Plan {
+    /// The index goes on with the log from what it has applied.
+    Continue(Index, Applied),
+    /// The index has no key: it is filled from snapshot and log, which were verified.
+    Fill(Index),
+    /// The index is made anew from snapshot and log, which were verified.
+    Remake,
+}
 
 /// Result of an open.
 #[derive(Debug)]
@@ -31,9 +60,10 @@ pub(super) struct Recovered {
     pub(super) position: Position,
     /// Link of the batch at the position; 0 if it has none.
     link: Link,
+    owner: LogOwner,
     truth: Truth,
-    /// Bytes of log that the snapshot does not cover.
-    pub(super) uncovered_bytes: u64,
+    /// Position that the snapshot covers.
+    covered: Position,
     /// Size of the snapshot; 0 if there is none.
     pub(super) snapshot_bytes: u64,
 }
@@ -45,64 +75,66 @@ pub(super) struct OpenLog {
     pub(super) files: HashMap<u32, Position>,
     /// Links of the newest batches.
     pub(super) links: Links,
+    /// Bytes of log that the snapshot does not cover.
+    pub(super) uncovered_bytes: u64,
 }
 
-/// Opens log and index of `dir` and brings the index up to the end of the log.
+/// Reads snapshot and log of `dir`, and decides how its index gets everything.
 ///
-/// The log is read as a stream, a file at a time. A folder of a program before format 2 is brought
-/// to this format: its index is made anew, and a snapshot of this format written, which such a
-/// program refuses.
+/// The log is read as a stream, a file at a time.
 ///
 /// # Errors
-/// [`MetaError::Damaged`] if a part of the truth is missing or cannot be used, `Full` if there is
-/// no room to bring the folder to this format. Snapshot, batches and index are as they were then.
-pub(super) fn recover(
+/// [`MetaError::Damaged`] if a part of the truth is missing or cannot be used and no index makes up
+/// for it, `Log` if the log does not open.
+pub(super) fn survey(
     dir: &Path,
-    log_disk: Arc<dyn Disk>,
+    log_disk: &Arc<dyn Disk>,
     options: &SledOptions,
     gauge: &SharedGauge,
-) -> Result<Recovered, MetaError> {
-    let owner = LogOwner::find(dir, &*log_disk)?;
+) -> Result<Survey, MetaError> {
+    let owner = LogOwner::find(dir, &**log_disk)?;
     let found = snapshot::look(dir);
     if let Err(error @ MetaError::Io { .. }) = found {
         return Err(error);
     }
-    let covered = match &found {
-        Ok(Some(found)) => found.position,
-        _ => 0,
-    };
-    let mut scan = LogScan::new(covered);
-    let (log, report) = Log::open(log_disk, log_options(owner.bytes, options), &mut |record| {
-        scan.visit(&record);
-    })
-    .map_err(MetaError::Log)?;
-    scan.end_frame();
-    scan.note_damage(&report);
-    let mut truth = Truth::read(dir, log, scan, found);
+    let mut truth = Truth::open(dir, log_disk, &owner, found, options)?;
 
-    let index = settle(dir, &mut truth, options, gauge)?;
-    let recovered = Recovered::new(index, truth)?;
-    let recovered = recovered.complete(dir, options)?;
-    recovered.index.mark_in_use()?;
-    owner.keep(dir)?;
-    Ok(recovered)
+    if truth.hole().is_some()
+        && let Ok(scratch) = Scratch::with_index(Scratch::path_in(dir), dir, gauge)
+    {
+        // Only an index that has everything is opened where it lies: sled writes to it.
+        if let (Plan::Continue(index, applied), _) = plan(scratch.path(), dir, &mut truth, options)?
+        {
+            replay(&index, &truth, applied.position)?;
+            index.for_each(&mut |_, _| Ok(()))?;
+        }
+    }
+    let (plan, is_current) = plan(dir, dir, &mut truth, options)?;
+    Ok(Survey {
+        is_upgraded: truth.is_of_first_format() || !is_current,
+        owner,
+        truth,
+        plan,
+    })
 }
 
-/// Returns an index that has everything up to the end of the truth.
-fn settle(
+/// Decides how the index in `index_dir` gets everything up to the end of the truth in `dir`.
+/// Returns also whether the index is of this format.
+fn plan(
+    index_dir: &Path,
     dir: &Path,
     truth: &mut Truth,
     options: &SledOptions,
-    gauge: &SharedGauge,
-) -> Result<Index, MetaError> {
-    let found = match Index::find(dir, options.cache_bytes) {
+) -> Result<(Plan, bool), MetaError> {
+    let found = match Index::find(index_dir, options.cache_bytes) {
         Ok(found) => found,
         // A passing error of the system says nothing about the index.
         Err(error @ MetaError::Index(sled::Error::Io(_))) => return Err(error),
         Err(error) => {
             let error = error_chain(&error);
             tracing::warn!(%error, "index of the metadata does not open: it is made anew");
-            return rebuild(dir, truth, options);
+            truth.verify(dir)?;
+            return Ok((Plan::Remake, true));
         }
     };
     let FoundIndex {
@@ -110,6 +142,7 @@ fn settle(
         applied,
         is_empty,
         is_trusted,
+        is_closed: _,
     } = found;
     if applied.is_current {
         truth.judge_snapshot(dir, &index, is_trusted)?;
@@ -117,18 +150,10 @@ fn settle(
     if applied.position > truth.last() {
         return Err(truth.behind(applied.position));
     }
-    if truth.is_of_first_format() || !applied.is_current {
-        make_way_for_upgrade(dir, truth, gauge)?;
-    }
 
     let has_applied = applied.position > 0;
     if has_applied && applied.is_current && is_trusted && truth.continues(&index, &applied) {
-        // An index that has to make up for a hole keeps its mark until a snapshot has.
-        if truth.hole().is_none() {
-            index.mark_in_use()?;
-        }
-        replay(&index, truth, applied.position)?;
-        return Ok(index);
+        return Ok((Plan::Continue(index, applied), true));
     }
     if has_applied && applied.is_current {
         tracing::warn!(
@@ -136,15 +161,60 @@ fn settle(
             is_trusted,
             "index of the metadata is of another boot or copy, or lags behind: it is made anew"
         );
-    } else if is_empty {
-        truth.verify(dir)?;
-        index.mark_in_use()?;
-        restore(dir, &index, truth)?;
-        return Ok(index);
     }
+    truth.verify(dir)?;
     // An index that has applied nothing and is not empty was left by a restore that did not end.
-    drop(index);
-    rebuild(dir, truth, options)
+    if is_empty && !has_applied {
+        return Ok((Plan::Fill(index), applied.is_current));
+    }
+    Ok((Plan::Remake, applied.is_current))
+}
+
+impl Survey {
+    /// Brings the index up to the end of the log, and makes snapshot and log whole again.
+    ///
+    /// A folder of a program before format 2 is brought to this format: its index is made anew, and
+    /// a snapshot of this format written, which such a program refuses.
+    ///
+    /// # Errors
+    /// `Full` if there is no room to bring the folder to this format: nothing was changed then.
+    /// Otherwise those of the disk.
+    pub(super) fn recover(
+        self,
+        dir: &Path,
+        options: &SledOptions,
+        gauge: &SharedGauge,
+    ) -> Result<Recovered, MetaError> {
+        let Self {
+            owner,
+            truth,
+            plan,
+            is_upgraded,
+        } = self;
+        if is_upgraded {
+            make_way_for_upgrade(dir, &truth, gauge)?;
+        }
+        let index = match plan {
+            Plan::Continue(index, applied) => {
+                // An index that has to make up for a hole keeps its mark until a snapshot has.
+                if truth.hole().is_none() {
+                    index.mark_in_use()?;
+                }
+                replay(&index, &truth, applied.position)?;
+                index
+            }
+            Plan::Fill(index) => {
+                index.mark_in_use()?;
+                restore(dir, &index, &truth)?;
+                index
+            }
+            Plan::Remake => remake(dir, &truth, options)?,
+        };
+        let recovered = Recovered::new(index, owner, truth)?.complete(dir, options)?;
+        recovered.index.mark_in_use()?;
+        recovered.owner.keep(dir)?;
+        Ok(recovered)
+    }
 }
 
 /// Makes sure that there is room to bring a folder of format 1 to this one: for a second snapshot
@@ -162,9 +232,8 @@ fn make_way_for_upgrade(dir: &Path, truth: &Truth, gauge: &SharedGauge) -> Resul
     Ok(())
 }
 
-/// Makes the index anew from snapshot and log, after all of them was verified.
-fn rebuild(dir: &Path, truth: &Truth, options: &SledOptions) -> Result<Index, MetaError> {
-    truth.verify(dir)?;
+/// Makes the index anew from snapshot and log, which were verified.
+fn remake(dir: &Path, truth: &Truth, options: &SledOptions) -> Result<Index, MetaError> {
     let index = Index::rebuilt(dir, options.cache_bytes)?;
     restore(dir, &index, truth)?;
     Ok(index)
@@ -172,17 +241,25 @@ fn rebuild(dir: &Path, truth: &Truth, options: &SledOptions) -> Result<Index, Me
 
 /// Fills an empty index from snapshot and log, which were verified.
 fn restore(dir: &Path, index: &Index, truth: &Truth) -> Result<(), MetaError> {
-    let (covered, link) = truth.covered();
+    restore_snapshot(dir, index, truth.covered())?;
+    replay(index, truth, truth.covered().0)
+}
+
+/// Fills an empty index from a snapshot, which was verified.
+pub(super) fn restore_snapshot(
+    dir: &Path,
+    index: &Index,
+    (covered, link): (Position, Link),
+) -> Result<(), MetaError> {
     if covered > 0 {
         snapshot::read(dir, &mut |pairs| index.insert_stored(pairs))?;
     }
-    index.set_applied(covered, link)?;
-    replay(index, truth, covered)
+    index.set_applied(covered, link)
 }
 
 impl Recovered {
     /// Takes an index that has everything.
-    fn new(index: Index, truth: Truth) -> Result<Self, MetaError> {
+    fn new(index: Index, owner: LogOwner, truth: Truth) -> Result<Self, MetaError> {
         let Applied { position, link, .. } = index.applied()?;
         if position != truth.last() {
             return Err(DamageKind::Gap {
@@ -195,7 +272,8 @@ impl Recovered {
             index,
             position,
             link,
-            uncovered_bytes: truth.scan.uncovered_bytes,
+            owner,
+            covered: truth.covered().0,
             snapshot_bytes: truth.snapshot_bytes(),
             truth,
         })
@@ -223,8 +301,7 @@ impl Recovered {
             written = recovered.write_snapshot(dir);
         }
         recovered.snapshot_bytes = written?.bytes;
-        recovered.uncovered_bytes = 0;
-        recovered.truth.retire_damaged()?;
+        recovered.covered = recovered.position;
         Ok(recovered)
     }
 
@@ -237,36 +314,117 @@ impl Recovered {
     /// # Errors
     /// [`MetaError::Damaged`] if snapshot and log are not whole either; the index stays then.
     pub(super) fn rebuild(self, dir: &Path, options: &SledOptions) -> Result<Self, MetaError> {
-        let Self { index, truth, .. } = self;
+        let Self {
+            index,
+            owner,
+            truth,
+            ..
+        } = self;
         drop(index);
-        let index = rebuild(dir, &truth, options)?;
-        Self::new(index, truth)
+        truth.verify(dir)?;
+        let index = remake(dir, &truth, options)?;
+        Self::new(index, owner, truth)
     }
 
-    /// Hands out the log.
-    pub(super) fn into_log(self) -> OpenLog {
-        let (log, scan, links) = self.truth.into_log(self.position, self.link);
-        OpenLog {
+    /// Opens the log for writing.
+    ///
+    /// # Errors
+    /// [`MetaError::Damaged`] if it does not reach what the survey has found of it, `Log`.
+    pub(super) fn into_log(
+        self,
+        log_disk: Arc<dyn Disk>,
+        options: &SledOptions,
+    ) -> Result<OpenLog, MetaError> {
+        let Self {
+            position,
+            link,
+            owner,
+            truth,
+            covered,
+            ..
+        } = self;
+        let surveyed = truth.scan.last();
+        let links = truth.into_links(position, link);
+        let (log, mut scan) = open_log(log_disk, &owner, covered, options)?;
+        if scan.last() != surveyed {
+            let (applied, last) = (surveyed, scan.last());
+            return Err(DamageKind::Behind { applied, last }.into());
+        }
+        if covered >= position {
+            retire_damaged(&log, &mut scan)?;
+        }
+        Ok(OpenLog {
             log,
+            uncovered_bytes: scan.uncovered_bytes,
             files: scan.last_of_file,
             links,
+        })
+    }
+}
+
+/// Gives up the files of the log that are damaged. Called when a snapshot has everything.
+///
+/// # Errors
+/// Of the disk: the next open finds the damage again.
+fn retire_damaged(log: &Log, scan: &mut LogScan) -> Result<(), MetaError> {
+    for file in std::mem::take(&mut scan.damaged_files) {
+        match log.retire(file) {
+            Ok(()) => drop(scan.last_of_file.remove(&file)),
+            Err(LogError::NoFile(_)) => {}
+            Err(error) => return Err(MetaError::Log(error)),
         }
     }
+    Ok(())
+}
+
+/// Opens a log and makes a summary of it. `covered` is the position that the snapshot covers.
+fn open_log(
+    log_disk: Arc<dyn Disk>,
+    owner: &LogOwner,
+    covered: Position,
+    options: &SledOptions,
+) -> Result<(Log, LogScan), MetaError> {
+    let mut scan = LogScan::new(covered);
+    let (log, report) = Log::open(log_disk, log_options(owner.bytes, options), &mut |record| {
+        scan.visit(&record);
+    })
+    .map_err(MetaError::Log)?;
+    scan.end_frame();
+    scan.note_damage(&report);
+    Ok((log, scan))
 }
 
 /// Replays the batches after `applied`.
 fn replay(index: &Index, truth: &Truth, applied: Position) -> Result<(), MetaError> {
-    let mut replay = Replay {
-        index,
-        log: &truth.log,
-        staged: Staged::default(),
-        staged_batches: 0,
-        last: applied,
-    };
+    let mut replay = Replay::new(index, truth, applied);
     truth
         .scan
         .records_behind(&truth.log, applied, &mut |entry| replay.take(entry))?;
     replay.flush()
+}
+
+/// Replays the batches after `applied` up to the one at `upto`. What lies behind that may be
+/// damaged.
+pub(super) fn replay_upto(
+    index: &Index,
+    truth: &Truth,
+    applied: Position,
+    upto: Position,
+) -> Result<(), MetaError> {
+    let mut replay = Replay::new(index, truth, applied);
+    let take = &mut |entry: Entry| match entry.position <= upto {
+        true => replay.take(entry),
+        false => Ok(()),
+    };
+    let skip = &mut |_, _| Ok(());
+    truth
+        .scan
+        .readable_behind(&truth.log, applied, take, skip)?;
+    replay.flush()?;
+    match replay.last {
+        last if last == upto => Ok(()),
+        last => Err(DamageKind::Gap { next: upto, last }.into()),
+    }
 }
 
 struct Replay<'a> {
@@ -277,7 +435,17 @@ struct Replay<'a> {
     last: Position,
 }
 
-impl Replay<'_> {
+impl<'a> Replay<'a> {
+    fn new(index: &'a Index, truth: &'a Truth, applied: Position) -> Self {
+        Self {
+            index,
+            log: &truth.log,
+            staged: Staged::default(),
+            staged_batches: 0,
+            last: applied,
+        }
+    }
+
     fn take(&mut self, entry: Entry) -> Result<(), MetaError> {
         let (next, last) = (entry.position, self.last);
         if next <= last {

@@ -13,7 +13,7 @@ const UNFINISHED: &str = "log-owner.new";
 
 /// The owner of a log, written to its file or not yet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LogOwner {
+pub(in crate::store) struct LogOwner {
     pub(super) bytes: [u8; 16],
     is_written: bool,
 }
@@ -24,7 +24,7 @@ impl LogOwner {
     /// # Errors
     /// [`DamageKind::LogOwner`]; [`DamageKind::LogOwnerMissing`] if there are files that nobody
     /// could read with another owner; `Io`.
-    pub(super) fn find(dir: &Path, log_disk: &dyn Disk) -> Result<Self, MetaError> {
+    pub(in crate::store) fn find(dir: &Path, log_disk: &dyn Disk) -> Result<Self, MetaError> {
         match std::fs::read(dir.join(NAME)) {
             Ok(bytes) => Ok(Self {
                 bytes: bytes.try_into().map_err(|_| DamageKind::LogOwner)?,

@@ -15,22 +15,26 @@
 //! behind the hole: then a snapshot of the index makes it whole again, before anything is written.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use cstore_log::{FileState, Log, LogError, file_name};
+use cstore_log::{Disk, FileState, Log, LogError, file_name};
 use cstore_types::history::{Life, Point};
 
 use super::scan::{Entry, LogScan};
+use super::{LogOwner, open_log};
 use crate::limits::MAX_LINKS;
+use crate::store::engine::SledOptions;
 use crate::store::index::{Applied, Index};
 use crate::store::keys::{self, LIVES};
 use crate::store::links::Links;
 use crate::store::lives::Lives;
+use crate::store::overlay::OverlayDisk;
 use crate::store::record::{self, Decoded};
 use crate::store::{DamageKind, Link, MetaError, Position, snapshot};
 
 /// Snapshot and log of a folder, opened.
 #[derive(Debug)]
-pub(super) struct Truth {
+pub(in crate::store) struct Truth {
     pub(super) log: Log,
     pub(super) scan: LogScan,
     snapshot: Result<Option<snapshot::Found>, MetaError>,
@@ -46,8 +50,27 @@ pub(super) struct Truth {
 }
 
 impl Truth {
+    /// Opens the log without changing it, and reads its newest records.
+    ///
+    /// # Errors
+    /// [`MetaError::Log`] if the log does not open.
+    pub(in crate::store) fn open(
+        dir: &Path,
+        log_disk: &Arc<dyn Disk>,
+        owner: &LogOwner,
+        snapshot: Result<Option<snapshot::Found>, MetaError>,
+        options: &SledOptions,
+    ) -> Result<Self, MetaError> {
+        let covered = match &snapshot {
+            Ok(Some(found)) => found.position,
+            _ => 0,
+        };
+        let (log, scan) = open_log(OverlayDisk::over(log_disk.clone()), owner, covered, options)?;
+        Ok(Self::read(dir, log, scan, snapshot))
+    }
+
     /// Reads the newest records of the log, as many as links are kept.
-    pub(super) fn read(
+    fn read(
         dir: &Path,
         log: Log,
         scan: LogScan,
@@ -96,18 +119,23 @@ impl Truth {
     /// Returns true if the record behind the snapshot was written behind another one than the last
     /// one of the snapshot.
     fn is_snapshot_foreign(&self) -> bool {
-        let Ok(Some(found)) = &self.snapshot else {
-            return false;
-        };
-        let (covered, link) = (found.position, found.link);
-        let next = covered.saturating_add(1);
+        match &self.snapshot {
+            Ok(Some(found)) => self.is_foreign((found.position, found.link)),
+            _ => false,
+        }
+    }
+
+    /// Returns true if the log was written behind another batch at `position` than the one whose
+    /// link is `link`.
+    pub(in crate::store) fn is_foreign(&self, (position, link): (Position, Link)) -> bool {
+        let next = position.saturating_add(1);
         match self.scan.find(&self.log, next) {
             Some(entry) => read_record(&self.log, entry).is_ok_and(|next| {
                 let before = next.before;
                 before.is_some_and(|before| before != link)
             }),
-            None if covered == self.scan.last() => {
-                self.links.known(covered).is_some_and(|at| at != link)
+            None if position == self.scan.last() => {
+                self.links.known(position).is_some_and(|at| at != link)
             }
             None => false,
         }
@@ -121,17 +149,24 @@ impl Truth {
     /// Returns true if the snapshot goes on behind the log, and is not of the life in which the log
     /// ends.
     fn is_snapshot_of_other_life(&self, dir: &Path) -> bool {
-        let Some(life) = self.life.filter(|_| self.is_snapshot_ahead()) else {
-            return false;
-        };
-        let end = Point {
+        let end = self.end().filter(|_| self.is_snapshot_ahead());
+        end.is_some_and(|end| !self.has_snapshot(dir, &end))
+    }
+
+    /// Returns the place that the log has reached, if the life of its last record is known.
+    pub(in crate::store) fn end(&self) -> Option<Point> {
+        self.life.map(|life| Point {
             incarnation: life.incarnation,
             term: life.term,
             life: life.life,
             position: self.scan.last(),
             chain: 0,
-        };
-        !self.has_snapshot(dir, &end)
+        })
+    }
+
+    /// Returns true if the truth begins with the first batch, or with a snapshot that can be used.
+    pub(in crate::store) fn has_beginning(&self) -> bool {
+        self.covered().0 > 0 || self.scan.first() == Some(1)
     }
 
     /// Returns true if the history of the snapshot has a place. A snapshot that cannot be read says
@@ -157,15 +192,26 @@ impl Truth {
         index: &Index,
         is_trusted: bool,
     ) -> Result<(), MetaError> {
-        let Applied { position, link, .. } = index.applied()?;
-        if position == 0 || !self.is_snapshot_ahead() {
+        let applied = index.applied()?;
+        if applied.position == 0 || !self.is_snapshot_ahead() {
             return Ok(());
         }
-        let lives = Lives::read(index, Links::unknown(position));
-        let Ok(place) = lives.map(|lives| lives.head(position)) else {
-            return Ok(());
-        };
-        if self.has_snapshot(dir, &place) {
+        match Lives::read(index, Links::unknown(applied.position)) {
+            Ok(lives) => self.judge_snapshot_by(dir, applied, &lives, is_trusted),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Judges like [`Self::judge_snapshot`], by what an index has applied and its lives.
+    pub(in crate::store) fn judge_snapshot_by(
+        &mut self,
+        dir: &Path,
+        Applied { position, link, .. }: Applied,
+        lives: &Lives,
+        is_trusted: bool,
+    ) -> Result<(), MetaError> {
+        let place = lives.head(position);
+        if position == 0 || !self.is_snapshot_ahead() || self.has_snapshot(dir, &place) {
             return Ok(());
         }
         match self.links.known(position) {
@@ -179,7 +225,7 @@ impl Truth {
     }
 
     /// Returns position and link of the snapshot; zeros if there is none that can be used.
-    pub(super) fn covered(&self) -> (Position, Link) {
+    pub(in crate::store) fn covered(&self) -> (Position, Link) {
         match &self.snapshot {
             Ok(Some(found)) => (found.position, found.link),
             _ => (0, 0),
@@ -194,8 +240,13 @@ impl Truth {
         }
     }
 
+    /// Returns the bytes of snapshot and log, roughly.
+    pub(in crate::store) fn bytes(&self) -> u64 {
+        self.snapshot_bytes() + self.scan.uncovered_bytes
+    }
+
     /// Returns the last position of snapshot and log.
-    pub(super) fn last(&self) -> Position {
+    pub(in crate::store) fn last(&self) -> Position {
         self.scan.last().max(self.covered().0)
     }
 
@@ -207,7 +258,7 @@ impl Truth {
     }
 
     /// Returns true if a program before format 2 wrote a part of it.
-    pub(super) fn is_of_first_format(&self) -> bool {
+    pub(in crate::store) fn is_of_first_format(&self) -> bool {
         let has_first = matches!(&self.snapshot, Ok(Some(found)) if !found.is_current);
         has_first || self.has_unchecked()
     }
@@ -228,7 +279,7 @@ impl Truth {
     }
 
     /// Returns the reason why snapshot and log are not whole; `None` if they are.
-    pub(super) fn hole(&self) -> Option<MetaError> {
+    pub(in crate::store) fn hole(&self) -> Option<MetaError> {
         let (covered, _) = self.covered();
         let last = self.scan.reach(covered);
         if let Some(next) = self.scan.next_behind(last) {
@@ -276,7 +327,7 @@ impl Truth {
     }
 
     /// Returns the link at `position`, if snapshot or log know it; 0 for a batch without one.
-    fn link_at(&self, position: Position) -> Option<Link> {
+    pub(in crate::store) fn link_at(&self, position: Position) -> Option<Link> {
         let (covered, link) = self.covered();
         let of_snapshot = || (covered == position).then_some(link);
         self.links.known(position).or_else(of_snapshot)
@@ -311,31 +362,38 @@ impl Truth {
             .map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    /// Gives up the files of the log that are damaged. Called when a snapshot has everything.
-    ///
-    /// # Errors
-    /// Of the disk: the next open finds the damage again.
-    pub(super) fn retire_damaged(&mut self) -> Result<(), MetaError> {
-        for file in std::mem::take(&mut self.scan.damaged_files) {
-            match self.log.retire(file) {
-                Ok(()) | Err(LogError::NoFile(_)) => {}
-                Err(error) => return Err(MetaError::Log(error)),
+    /// Returns the last position up to which the log goes on without a gap from the batch at `from`,
+    /// whose link is `link`: each record is whole and belongs behind the one before.
+    pub(in crate::store) fn reach_whole(&self, (from, link): (Position, Link)) -> Position {
+        let mut check = Check::new(&self.log, Links::starting(from, link));
+        let mut reached = from;
+        let note = &mut |entry: Entry| {
+            if entry.position <= reached {
+                return Ok(());
             }
-            self.scan.last_of_file.remove(&file);
-        }
-        Ok(())
+            if entry.position != reached + 1 {
+                let (next, last) = (entry.position, reached);
+                return Err(DamageKind::Gap { next, last }.into());
+            }
+            check.note(entry)?;
+            if let Some((_, damage)) = check.damaged.pop() {
+                return Err(damage);
+            }
+            reached = entry.position;
+            Ok(())
+        };
+        // The reason why it ends is told elsewhere.
+        let _ = self.scan.records_behind(&self.log, from, note);
+        reached
     }
 
-    /// Hands out the log, with the links of the newest batches up to the one at `position`, whose
-    /// link is `link`.
-    pub(super) fn into_log(self, position: Position, link: Link) -> (Log, LogScan, Links) {
+    /// Hands out the links of the newest batches up to the one at `position`, whose link is `link`.
+    pub(super) fn into_links(self, position: Position, link: Link) -> Links {
         let is_known = self.links.newest() == position && self.links.known(position) == Some(link);
-        let links = if is_known {
-            self.links
-        } else {
-            Links::starting(position, link)
-        };
-        (self.log, self.scan, links)
+        match is_known {
+            true => self.links,
+            false => Links::starting(position, link),
+        }
     }
 }
 

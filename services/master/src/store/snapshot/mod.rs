@@ -19,7 +19,7 @@
 mod read;
 mod write;
 
-pub(super) use read::{look, read, verify};
+pub(super) use read::{look, read, verify, verify_file};
 pub(super) use write::{SnapshotWriter, Written, remove_unfinished, write_all};
 
 use super::{DamageKind, Link, Position};
@@ -28,6 +28,8 @@ use crate::limits::SNAPSHOT_BLOCK_BYTES;
 const MAGIC: &[u8; 8] = b"CSTORMS3";
 /// Magic number of snapshots before format 2.
 const FIRST_MAGIC: &[u8; 8] = b"CSTORMS2";
+/// Place of the digit in the magic number that differs from format to format.
+const FORMAT_AT: usize = 7;
 const HEAD_BYTES: usize = 64;
 /// End of the fields of the head; zeros follow up to its checksum.
 const FIELDS_END: usize = 48;
@@ -68,6 +70,9 @@ impl Head {
     }
 
     fn decode(head: &[u8; HEAD_BYTES]) -> Result<Self, DamageKind> {
+        if head[..FORMAT_AT] != MAGIC[..FORMAT_AT] {
+            return Err(DamageKind::Layout("head of the snapshot"));
+        }
         if head[..8] != *MAGIC {
             return Err(DamageKind::SnapshotMagic);
         }

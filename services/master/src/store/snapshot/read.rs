@@ -39,6 +39,15 @@ pub(in crate::store) fn verify(dir: &Path) -> Result<(), MetaError> {
     }
 }
 
+/// Reads a file that [`super::SnapshotWriter::create_new`] began to its end and checks all of it.
+///
+/// # Errors
+/// [`MetaError::Damaged`], `Io`.
+pub(in crate::store) fn verify_file(path: &Path) -> Result<(), MetaError> {
+    let mut file = File::open(path).map_err(unread)?;
+    deliver(&mut file, &mut |_| Ok(())).map(drop)
+}
+
 /// Hands the items of the snapshot in `dir` to `take`, some at a time, and returns its head;
 /// `None` if there is none. Items are handed out before the end of the file is read: [`verify`] it
 /// first.

@@ -1,7 +1,8 @@
 //! Writing a snapshot.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{HEAD_BYTES, Head, NAME, UNFINISHED, block_crc};
@@ -24,7 +25,10 @@ pub(in crate::store) struct Written {
 /// A snapshot that is being written. Dropped before [`SnapshotWriter::finish`], it leaves no file.
 #[derive(Debug)]
 pub(in crate::store) struct SnapshotWriter {
-    dir: PathBuf,
+    /// The file that is written.
+    path: PathBuf,
+    /// Snapshot whose place the file takes when it is whole; `None` if it keeps its name.
+    replaces: Option<PathBuf>,
     out: BufWriter<File>,
     /// The number of items and their bytes are known at the end: it is written last.
     head: Head,
@@ -41,11 +45,36 @@ impl SnapshotWriter {
         position: Position,
         link: Link,
     ) -> Result<Self, MetaError> {
-        let file = File::create(dir.join(UNFINISHED)).map_err(unwritten)?;
+        let path = dir.join(UNFINISHED);
+        let file = File::create(&path).map_err(unwritten)?;
+        Self::begin(file, path, Some(dir.join(NAME)), (position, link))
+    }
+
+    /// Begins a snapshot in a file of its own, which only its owner may read. Until it is finished,
+    /// no reader takes the file for a snapshot.
+    ///
+    /// # Errors
+    /// `Io`, also if there is something at `path`, which stays as it is.
+    pub(in crate::store) fn create_new(
+        path: &Path,
+        at: (Position, Link),
+    ) -> Result<Self, MetaError> {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(path);
+        Self::begin(file.map_err(unwritten)?, path.to_path_buf(), None, at)
+    }
+
+    fn begin(
+        file: File,
+        path: PathBuf,
+        replaces: Option<PathBuf>,
+        (position, link): (Position, Link),
+    ) -> Result<Self, MetaError> {
         let mut out = BufWriter::with_capacity(SNAPSHOT_BUFFER, file);
         out.write_all(&[0; HEAD_BYTES]).map_err(unwritten)?;
         Ok(Self {
-            dir: dir.to_path_buf(),
+            path,
+            replaces,
             out,
             head: Head {
                 position,
@@ -134,9 +163,12 @@ impl SnapshotWriter {
         };
         write(&mut self.out).map_err(unwritten)?;
 
-        std::fs::rename(self.dir.join(UNFINISHED), self.dir.join(NAME)).map_err(unwritten)?;
+        if let Some(replaced) = &self.replaces {
+            std::fs::rename(&self.path, replaced).map_err(unwritten)?;
+        }
         self.finished = true;
-        File::open(&self.dir)
+        let dir = self.path.parent().filter(|dir| *dir != Path::new(""));
+        File::open(dir.unwrap_or_else(|| Path::new(".")))
             .and_then(|dir| dir.sync_all())
             .map_err(unwritten)?;
         Ok(Written {
@@ -150,7 +182,7 @@ impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if !self.finished {
             // Half a snapshot must not take the room that the log lacks.
-            let _ = std::fs::remove_file(self.dir.join(UNFINISHED));
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

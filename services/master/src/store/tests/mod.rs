@@ -3,6 +3,7 @@
 mod first_format;
 mod mixed;
 mod parted;
+mod read_only;
 mod struck;
 mod truth;
 

@@ -125,13 +125,14 @@ impl Log {
     /// Reads a payload. The caller verifies what it says: this log checks frames at recovery only.
     ///
     /// # Errors
-    /// [`LogError::NoFile`] when the file was retired, `Io`.
+    /// [`LogError::NoFile`] when the file was retired, `Corrupt` if the disk does not give it back,
+    /// `Io` for errors that say nothing about the disk.
     pub fn read(&self, location: Location) -> Result<Bytes, LogError> {
         let file = self.shared.files.get(location.file)?;
         let mut payload = vec![0; location.len as usize];
         file.handle
             .read_exact_at(&mut payload, location.offset.into())
-            .map_err(LogError::io("read log record"))?;
+            .map_err(unreadable(location))?;
         Ok(payload.into())
     }
 
@@ -139,13 +140,13 @@ impl Log {
     /// one that is kept says nothing about the file.
     ///
     /// # Errors
-    /// [`LogError::NoFile`] if the file was retired, `Io`.
+    /// Those of [`Log::read`].
     pub fn read_anew(&self, location: Location) -> Result<Bytes, LogError> {
         let handle = self.shared.files.open_anew(location.file)?;
         let mut payload = vec![0; location.len as usize];
         handle
             .read_exact_at(&mut payload, location.offset.into())
-            .map_err(LogError::io("read log record"))?;
+            .map_err(unreadable(location))?;
         Ok(payload.into())
     }
 
@@ -275,6 +276,19 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         let _ = self.stop(Stop::Abandon);
+    }
+}
+
+/// Returns a function for `map_err` that tells an error of the disk from one that says nothing about
+/// it.
+fn unreadable(location: Location) -> impl Fn(std::io::Error) -> LogError {
+    move |error| match recovery::damage_of(&error) {
+        Some(damage) => LogError::Corrupt {
+            file: location.file,
+            offset: location.offset.into(),
+            damage,
+        },
+        None => LogError::io_of("read log record", location.file)(error),
     }
 }
 

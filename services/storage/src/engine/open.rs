@@ -87,7 +87,7 @@ pub(super) fn open(
     let lock = disk.lock(LOCK_FILE).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::InUse(path.to_owned()),
         _ => OpenError::Io {
-            doing: "lock disk",
+            doing: "take the file LOCK",
             source: error,
         },
     })?;
@@ -358,9 +358,9 @@ fn is_counted(doubt: &Doubt, hidden: &[Finding]) -> bool {
 /// Makes the refusal of a size that has no room for the segments, their reserve and what lies beside
 /// them, `ignored` bytes of files that are not read among it.
 fn too_small(wanted: u64, allocated: u64, ignored: u64) -> OpenError {
-    // The reserve grows with the size, by a twentieth of it.
+    // The reserve grows with the size, by a twentieth of it: each step comes as much nearer.
     let mut least = allocated;
-    for _ in 0..MAX_SIZE_STEPS {
+    loop {
         let segment_bytes = segment_bytes_of(least);
         let beside = SLOTS * SLOT as u64
             + bitmap_allowance(least)
@@ -379,9 +379,6 @@ fn too_small(wanted: u64, allocated: u64, ignored: u64) -> OpenError {
         least,
     }
 }
-
-/// Steps in which the least size of a disk is found. Each comes a sixteenth of the rest nearer.
-const MAX_SIZE_STEPS: usize = 16;
 
 /// Returns the bytes that uploads leave: compaction can always copy a segment, and beside that there
 /// is room for releases.

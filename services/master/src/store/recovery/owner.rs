@@ -42,7 +42,7 @@ impl LogOwner {
                     is_written: false,
                 })
             }
-            Err(error) => Err(MetaError::io("read the owner of the log")(error)),
+            Err(error) => Err(MetaError::io("read the file log-owner")(error)),
         }
     }
 
@@ -58,6 +58,6 @@ impl LogOwner {
             std::fs::rename(&unfinished, dir.join(NAME))?;
             std::fs::File::open(dir)?.sync_all()
         };
-        write().map_err(MetaError::io("write the owner of the log"))
+        write().map_err(MetaError::io("write the file log-owner"))
     }
 }

@@ -461,8 +461,8 @@ impl<'a> Check<'a> {
 pub(super) fn read_record(log: &Log, entry: Entry) -> Result<Decoded, MetaError> {
     let read = || log.read(entry.location).map_err(MetaError::Log);
     let payload = match read() {
-        // A passing error of the disk is no damage.
-        Err(MetaError::Log(LogError::Io { .. })) => read()?,
+        // One error of the disk is no damage.
+        Err(MetaError::Log(LogError::Io { .. } | LogError::Corrupt { .. })) => read()?,
         other => other?,
     };
     record::decode(entry.kind, entry.position, &payload).map_err(|damage| in_log(entry, damage))

@@ -334,7 +334,7 @@ pub(super) fn read_or_damage(
 
 /// Returns the damage that an error of the system stands for; `None` if it says nothing about what
 /// is stored. The numbers are those of Linux (errno(3)).
-pub(super) fn damage_of(error: &io::Error) -> Option<Damage> {
+pub(crate) fn damage_of(error: &io::Error) -> Option<Damage> {
     const EIO: i32 = 5;
     const ENXIO: i32 = 6;
     const EISDIR: i32 = 21;

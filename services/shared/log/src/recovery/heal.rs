@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Standing;
-use super::found::Found;
+use super::found::{Found, io_error};
 use super::walk::{entries_of, read_whole_footer, read_whole_frame};
 use crate::error::LogError;
 use crate::format::{FileHeader, FramePlace, Seed, encode_footer, frame_crc, header_crc};
@@ -44,13 +44,25 @@ pub(super) fn renew_lost_footer(file: &mut Found, options: &Options) -> Result<(
     if footer_crc != figures.footer_crc {
         return Ok(());
     }
-    let write = || {
-        file.handle.write_all_vectored_at(&[footer], offset)?;
+    // Where the disk has lost the bytes it may not take them again.
+    let write = || -> std::io::Result<()> {
+        let mut read = vec![0; footer.len()];
+        file.handle
+            .write_all_vectored_at(std::slice::from_ref(&footer), offset)?;
         file.handle.set_len(figures.size)?;
-        file.handle.sync_data()
+        file.handle.sync_data()?;
+        file.handle.read_exact_at(&mut read, offset)?;
+        match read == footer {
+            true => Ok(()),
+            false => Err(std::io::ErrorKind::InvalidData.into()),
+        }
     };
     if let Err(error) = write() {
         tracing::warn!(file = file.id, %error, "footer of log file cannot be written anew");
+        file.len = file
+            .handle
+            .size()
+            .map_err(|error| io_error(file.id, error))?;
         return Ok(());
     }
     tracing::warn!(
@@ -65,21 +77,25 @@ pub(super) fn renew_lost_footer(file: &mut Found, options: &Options) -> Result<(
     Ok(())
 }
 
-/// Writes a valid footer again, with its trailer, so that a sync makes it durable.
+/// Writes a valid footer again, with its trailer, so that a sync makes it durable. If the disk does
+/// not take it, the next open reads the file in the same way.
 ///
 /// # Errors
-/// `Io`: whether it is durable is unknown.
+/// `Corrupt` if it does not validate any more, `Io`.
 pub(super) fn renew_footer(file: &Found, options: &Options) -> Result<(), LogError> {
     let Some(offset) = file.footer else {
         return Ok(());
     };
     let seed = Seed::new(&options.owner, file.id);
     let footer = read_whole_footer(file, seed)?;
-    let io = LogError::io_of("renew footer of log file", file.id);
-    file.handle
+    let written = file
+        .handle
         .write_all_vectored_at(&[footer], offset)
-        .map_err(&io)?;
-    file.handle.sync_data().map_err(&io)
+        .and_then(|()| file.handle.sync_data());
+    if let Err(error) = written {
+        tracing::warn!(file = file.id, %error, "footer of log file cannot be written again");
+    }
+    Ok(())
 }
 
 /// Writes the header of a file anew whose frames are there. What only the header said is lost: the

@@ -22,12 +22,14 @@
 mod complete;
 mod found;
 mod heal;
+mod search;
 mod tail;
 mod walk;
 
 pub use complete::DirectoryEntry;
 pub(crate) use complete::{directory, verify};
 pub use found::Hole;
+pub(crate) use found::damage_of;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -5,14 +5,14 @@ use bytes::Bytes;
 use cstore_types::epoch::epoch_of;
 
 use super::Standing;
-use super::found::{Found, Frame, Hole, corrupt, damage_of, io_error, read_or_damage};
+use super::found::{Found, Frame, Hole, corrupt, io_error, read_or_damage};
+use super::search::{Behind, Scan, frame_behind};
 use crate::error::LogError;
 use crate::format::{
     BLOCK, Damage, Entry, EntryRef, FRAME_HEADER, FrameHeader, KIND_SUPERSEDES, Seed, TRAILER,
     decode_directory, decode_trailer, frame_crc, is_plausible, is_trailer, visit_directory,
     with_trailer,
 };
-use crate::limits::{MAX_BAD_BLOCKS, SCAN_BYTES, SCAN_FACTOR};
 
 /// Reads a sealed file through its footer. Returns false when it has none at its end.
 pub(super) fn read_footer(file: &mut Found, seed: Seed) -> Result<bool, LogError> {
@@ -365,7 +365,7 @@ fn tell(file: &mut Found, mut offset: u64, end: u64, before: u64) -> Result<u64,
 }
 
 /// Reads a frame; `None` if there is none that validates.
-fn read_frame(
+pub(super) fn read_frame(
     file: &Found,
     offset: u64,
     seed: Seed,
@@ -381,171 +381,13 @@ fn read_frame(
 }
 
 /// Returns the header at `offset`, which has not been verified, of a frame that ends in the file.
-fn header_at(file: &Found, offset: u64) -> Result<Option<FrameHeader>, LogError> {
+pub(super) fn header_at(file: &Found, offset: u64) -> Result<Option<FrameHeader>, LogError> {
     if offset + BLOCK > file.len {
         return Ok(None);
     }
     let read = read_or_damage(&file.handle, file.id, offset, FRAME_HEADER)?;
     let header = read.ok().and_then(|raw| FrameHeader::decode(&raw, file.id));
     Ok(header.filter(|header| offset + header.disk_len() <= file.len))
-}
-
-/// What lies behind bytes that do not validate.
-#[derive(Debug)]
-enum Behind {
-    /// A valid frame. One in front of it is damaged, because it was written after its sync.
-    Frame {
-        at: u64,
-        seq: u64,
-        /// The header in front of it leads to it; otherwise it was searched for.
-        by_length: bool,
-    },
-    /// A valid footer.
-    Footer(u64),
-    /// Nothing that is of the log.
-    Nothing,
-    /// The disk does not give back what is there, or it takes too long to tell.
-    Unknown(Damage),
-}
-
-/// Bounds of the search for frames in one file.
-#[derive(Debug)]
-struct Scan {
-    /// Bytes that may still be checksummed.
-    budget: u64,
-    /// Blocks that may still fail to be read.
-    bad_blocks: usize,
-    /// Last sequence that no search has found.
-    sure: Option<u64>,
-}
-
-impl Scan {
-    fn of(file: &Found) -> Self {
-        Self {
-            budget: file.len.saturating_mul(SCAN_FACTOR),
-            bad_blocks: MAX_BAD_BLOCKS,
-            sure: None,
-        }
-    }
-}
-
-/// Looks for the first valid frame behind the valid end of a file.
-fn frame_behind(file: &Found, scan: &mut Scan, seed: Seed) -> Result<Behind, LogError> {
-    if let Some(frame) = file
-        .frames
-        .iter()
-        .rev()
-        .find(|frame| frame.standing == Standing::Verified)
-    {
-        scan.sure = scan.sure.max(Some(frame.seq));
-    }
-    // A damaged frame may hold anything, also what looks like a frame: it is passed by its length
-    // if its header is there.
-    let mut offset = file.end;
-    if let Some(damaged) = header_at(file, offset)? {
-        let at = offset + damaged.disk_len();
-        let follows = |seq: u64| damaged.seq.checked_add(1) == Some(seq);
-        if let Some((header, _)) = read_frame(file, at, seed)?
-            && (header.footer || follows(header.seq))
-        {
-            return Ok(match header.footer {
-                true => Behind::Footer(at),
-                false => Behind::Frame {
-                    at,
-                    seq: header.seq,
-                    by_length: true,
-                },
-            });
-        }
-    }
-
-    let mut unreadable = None;
-    if let Err(damage) = read_or_damage(&file.handle, file.id, offset, block_at(file, offset))? {
-        unreadable = Some(damage);
-    }
-    offset += BLOCK;
-    while offset + BLOCK <= file.len {
-        let len = SCAN_BYTES.min((file.len - offset) as usize);
-        let chunk = read_readable(file, offset, len, scan, &mut unreadable)?;
-        for (n, block) in chunk.chunks(BLOCK as usize).enumerate() {
-            let at = offset + n as u64 * BLOCK;
-            let Some(header) = FrameHeader::decode(block, file.id) else {
-                continue;
-            };
-            if !may_follow(file, &header, at, scan) {
-                continue;
-            }
-            let Some(budget) = scan.budget.checked_sub(header.content_len()) else {
-                return Ok(Behind::Unknown(Damage::Frame));
-            };
-            scan.budget = budget;
-            if let Some((header, _)) = read_frame(file, at, seed)? {
-                return Ok(match header.footer {
-                    true => Behind::Footer(at),
-                    false => Behind::Frame {
-                        at,
-                        seq: header.seq,
-                        by_length: false,
-                    },
-                });
-            }
-        }
-        if scan.bad_blocks == 0 {
-            break;
-        }
-        offset += len as u64;
-    }
-    // What cannot be read is not torn: the disk had it.
-    Ok(unreadable.map_or(Behind::Nothing, Behind::Unknown))
-}
-
-fn block_at(file: &Found, offset: u64) -> usize {
-    BLOCK.min(file.len.saturating_sub(offset)) as usize
-}
-
-/// Returns true if a header at `at`, which is not verified, can be that of a frame or footer behind
-/// the frames that are known: sequences count frames, and each takes a block at least.
-fn may_follow(file: &Found, header: &FrameHeader, at: u64, scan: &Scan) -> bool {
-    let fits = at + header.disk_len() <= file.len;
-    let is_near = |sure: u64| {
-        let frames = (at - BLOCK) / BLOCK;
-        let in_epoch = epoch_of(header.seq) == epoch_of(sure);
-        in_epoch && header.seq >= sure && header.seq - sure <= frames + 1
-    };
-    // A frame has its own sequence, and was built after the one before it was durable.
-    let is_own = header.footer || scan.sure.is_none_or(|sure| header.seq > sure);
-    let is_behind = header.footer || header.durable_seq < header.seq;
-    fits && is_own && is_behind && scan.sure.is_none_or(is_near)
-}
-
-/// Reads bytes; blocks of which the disk gives nothing back are zero, and noted.
-fn read_readable(
-    file: &Found,
-    offset: u64,
-    len: usize,
-    scan: &mut Scan,
-    unreadable: &mut Option<Damage>,
-) -> Result<Vec<u8>, LogError> {
-    if let Ok(bytes) = read_or_damage(&file.handle, file.id, offset, len)? {
-        return Ok(bytes);
-    }
-    let mut bytes = vec![0; len];
-    for (n, block) in bytes.chunks_mut(BLOCK as usize).enumerate() {
-        let at = offset + n as u64 * BLOCK;
-        if scan.bad_blocks == 0 {
-            break;
-        }
-        match file.handle.read_exact_at(block, at) {
-            Ok(()) => {}
-            Err(error) => {
-                let damage = damage_of(&error).ok_or_else(|| io_error(file.id, error))?;
-                *unreadable = Some(damage);
-                scan.bad_blocks -= 1;
-                block.fill(0);
-            }
-        }
-    }
-    Ok(bytes)
 }
 
 /// Calls `visit` with each record of a file in the order of its frames, and what is known of its

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cstore_log::{Disk, FaultyDisk};
 use cstore_storage::engine::{DoubtKind, Engine, Identity, Look, look};
 use cstore_storage::{EngineError, OpenError};
@@ -144,16 +145,41 @@ async fn check(whole: &FaultyDisk, struck: &Struck, block: usize, blow: Blow) ->
 
     let disk = disk.kill();
     if struck.in_segments {
+        let is_there = put_block(&disk, &struck.name, block, &before);
+        // A last frame that was torn is cut off.
+        if is_there || !hit.contains(&(N_FILES - 1)) {
+            assert_back(&copy_alive(&disk), &case);
+        }
         put_file(&*segments(&disk), &struck.name, &before);
-    }
-    let engine = open_memory(&disk, CAPACITY).unwrap();
-    if struck.in_segments {
-        assert_eq!(engine.hold().doubts(), [], "{case}");
-        assert_whole(&engine);
+        assert_back(&disk, &case);
     } else {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
         assert!((0..N_FILES).all(|n| is_readable(&engine, n)), "{case}");
     }
     found
+}
+
+/// Puts back one block of a segment. Returns false if the segment ends in front of it. A header that
+/// was made anew stays.
+fn put_block(disk: &FaultyDisk, name: &str, block: usize, segment: &[u8]) -> bool {
+    let (file, start) = (segments(disk).open(name).unwrap(), block * BLOCK);
+    if file.size().unwrap() < (start + BLOCK) as u64 {
+        return false;
+    }
+    let mut found = vec![0; BLOCK];
+    let is_read = file.read_exact_at(&mut found, start as u64).is_ok();
+    if block > 0 || !is_read || !found.starts_with(b"CSTORLG2") {
+        let bytes = Bytes::copy_from_slice(&segment[start..start + BLOCK]);
+        file.write_all_vectored_at(&[bytes], start as u64).unwrap();
+        file.sync_data().unwrap();
+    }
+    true
+}
+
+fn assert_back(disk: &FaultyDisk, case: &str) {
+    let engine = open_memory(disk, CAPACITY).unwrap();
+    assert_eq!(engine.hold().doubts(), [], "{case}");
+    assert_whole(&engine);
 }
 
 #[tokio::test]

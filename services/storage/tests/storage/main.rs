@@ -3,6 +3,8 @@
 mod audit;
 mod compaction;
 mod damage;
+mod damage_blows;
+mod damage_losses;
 mod disk;
 mod disk_edges;
 mod doubt_model;
@@ -18,6 +20,7 @@ mod model;
 mod races;
 mod small_fs;
 mod space_returns;
+mod superblock_losses;
 mod threads;
 mod upgrade;
 mod verdicts;

@@ -3,5 +3,6 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod damage_ends;
 mod fixture;
 mod full;

@@ -172,3 +172,83 @@ fn i8_a_damaged_block_is_never_served() {
     assert!(cluster.fetch("/api/files/rot").body == body);
     cluster.audit(&["stored block is damaged", "code=data_loss"]);
 }
+
+/// A file system in memory, mounted on a folder.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    /// Mounts one of `mib` MiB; `None` where that is not allowed.
+    fn mount(mib: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(folder.path())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self(folder))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let unmount = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+        drop(unmount);
+    }
+}
+
+#[test]
+fn i7_i12_a_file_system_below_fs_size_is_filled_and_emptied_without_a_restart() {
+    let Some(tmpfs) = Tmpfs::mount(32) else {
+        println!("SKIP a small file system: mount is not allowed here");
+        return;
+    };
+    let data = tmpfs.0.path().to_str().unwrap().to_owned();
+    let cluster = Cluster::one_of_each(PROGRAM)
+        .env("CSTORE_DATA_DIR", &data)
+        .env("CSTORE_RELEASE_DELAY_MS", "100")
+        .start();
+    for round in 0..3 {
+        let path = |n: u64| format!("/api/files/{round}-{n}");
+        let mut full = None;
+        let mut n = 0;
+        while full.is_none() {
+            let put = cluster.ask("PUT", &path(n), &random(300_000, round * 1_000 + n));
+            match put.status {
+                201 => n += 1,
+                507 => full = Some(put),
+                status => panic!("{status}: {}", put.text()),
+            }
+        }
+        assert!(n > 20, "round {round}: {n} files");
+
+        // Others take what is left, and deletes go on.
+        let others = tmpfs.0.path().join("others");
+        if round == 1 {
+            let zeros = vec![0; 1 << 20];
+            let mut file = std::fs::File::create(&others).unwrap();
+            while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
+        }
+        for n in 0..n {
+            assert_eq!(cluster.ask("GET", &path(n), b"").status, 200, "{round}-{n}");
+            assert_eq!(
+                cluster.ask("DELETE", &path(n), b"").status,
+                204,
+                "{round}-{n}"
+            );
+        }
+        drop(std::fs::remove_file(&others));
+        until_blocking("all to be released", || {
+            let stats = cluster.ask("GET", "/api/stats", b"").text();
+            stats.contains("\"pending_releases\":0")
+        });
+        until_blocking("room again", || {
+            let put = cluster.ask("PUT", "/api/files/probe", &random(4 << 20, 1));
+            put.status == 201
+        });
+        assert_eq!(cluster.ask("DELETE", "/api/files/probe", b"").status, 204);
+    }
+}

@@ -69,6 +69,8 @@ cstore_types::limits! {
     pub(crate) bytes MAX_LOG_BYTES: u64 = 64 << 30;
     /// Standard size of a file of the log. The next file begins then.
     pub(crate) bytes LOG_FILE_BYTES: u64 = 8 << 20;
+    /// Least size of a file of the metadata log: on a small file system a file is a 32nd of it.
+    pub(crate) bytes MIN_LOG_FILE_BYTES: u64 = 256 << 10;
     /// Most bytes of the log that are reserved for removals, which free space; an eighth of a
     /// smaller log. New names are refused when only the reserve is left.
     pub(crate) bytes MAX_LOG_RESERVE: u64 = 64 << 20;

@@ -27,7 +27,8 @@ use super::snapshot;
 use super::writer::{self, Job, Outcome, Published, Writer};
 use super::{Change, Link, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
 use crate::limits::{
-    FILES_AT_OPEN, INDEX_CACHE_BYTES, LOG_FILE_BYTES, MAX_LOG_BYTES, WRITER_QUEUE,
+    FILES_AT_OPEN, INDEX_CACHE_BYTES, LOG_FILE_BYTES, MAX_LOG_BYTES, MIN_LOG_FILE_BYTES,
+    WRITER_QUEUE,
 };
 
 /// Layout and bounds of the engine.
@@ -77,6 +78,20 @@ enum WriterMode {
     Closed,
 }
 
+impl SledOptions {
+    /// Makes the folder `dir` if it is not there, and returns the options for its file system: on a
+    /// small one files of the log are small, too.
+    fn in_folder(&self, dir: &Path, gauge: &SharedGauge) -> Result<Self, MetaError> {
+        std::fs::create_dir_all(dir).map_err(MetaError::io("create the metadata folder"))?;
+        let total = (gauge.0)(dir).map_or(u64::MAX, |space| space.total);
+        let most = (total / 32).max(MIN_LOG_FILE_BYTES) / 4_096 * 4_096;
+        Ok(Self {
+            file_bytes: self.file_bytes.min(most),
+            ..self.clone()
+        })
+    }
+}
+
 impl SledMeta {
     /// Opens `dir` with the log on `log_disk`, brings the index up to date, and feeds `observer`
     /// every key.
@@ -100,7 +115,7 @@ impl SledMeta {
         observer: Arc<dyn Observer>,
         gauge: SharedGauge,
     ) -> Result<Self, MetaError> {
-        std::fs::create_dir_all(dir).map_err(MetaError::io("create the metadata folder"))?;
+        let options = &options.in_folder(dir, &gauge)?;
         let by_callers = log_disk.has_one_thread();
 
         // A folder that is refused stays as it is.

@@ -148,15 +148,25 @@ impl Files {
     pub(crate) fn free(&self, urgency: Urgency) -> u64 {
         let fs_free = self.fs_free(urgency);
         let inner = self.inner.lock();
-        let room = self.room_of(&inner, fs_free) + inner.active_free + inner.making;
-        room.saturating_sub(self.left_by(&inner, urgency))
+        let left = self.left_by(&inner, urgency);
+        let room = self.room_beside(&inner, fs_free, left) + inner.active_free + inner.making;
+        room.saturating_sub(left)
     }
 
     /// Room for new files, and how much of all room a group of this urgency leaves to others.
     pub(crate) fn room_and_left(&self, urgency: Urgency) -> (u64, u64) {
         let fs_free = self.fs_free(urgency);
         let inner = self.inner.lock();
-        (self.room_of(&inner, fs_free), self.left_by(&inner, urgency))
+        let left = self.left_by(&inner, urgency);
+        (self.room_beside(&inner, fs_free, left), left)
+    }
+
+    /// Returns the room for new files of which `left` bytes are left to others. In a log without files
+    /// that are ready that is a part of `max_bytes` only, not of the file system.
+    fn room_beside(&self, inner: &Inner, fs_free: u64, left: u64) -> u64 {
+        let is_on_disk = self.options.ready_files > 0;
+        let not_there = if is_on_disk { 0 } else { left };
+        self.room_of(inner, fs_free.saturating_add(not_there))
     }
 
     pub(crate) fn fs_room(&self) -> Option<FsRoom> {

@@ -228,6 +228,14 @@ pub enum OpenError {
         /// Bytes of the smallest disk.
         least: u64,
     },
+    /// The lock of the disk cannot be taken.
+    #[error("lock {path}")]
+    Lock {
+        /// Path of the file.
+        path: String,
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// The segments, or the structures beside them, cannot be read or written.
     #[error("open segments of the disk")]
     Segments(#[from] EngineError),

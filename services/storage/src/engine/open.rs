@@ -86,8 +86,8 @@ pub(super) fn open(
     }
     let lock = disk.lock(LOCK_FILE).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::InUse(path.to_owned()),
-        _ => OpenError::Io {
-            doing: "take the file LOCK",
+        _ => OpenError::Lock {
+            path: format!("{path}/{LOCK_FILE}"),
             source: error,
         },
     })?;

@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos damage bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,6 +50,9 @@ stress: ## 50 clients at once, twice, every file read back
 
 chaos: ## kill, stop, cut and stall every part under load; nothing acknowledged may be lost
 	cargo test -p cstore-integration-tests --test it -- kills walk network drain
+
+damage: ## each structure of a data folder with each kind of damage, 280 cells; some by CSTORE_DAMAGE="footer flip"
+	CSTORE_DAMAGE="$${CSTORE_DAMAGE:-all}" cargo test -p cstore-integration-tests --test it damage::
 
 bench: ## measure the real program, print a table, write bench-results/
 	cargo run --release -p cstore-integration-tests --bin bench

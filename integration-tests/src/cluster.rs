@@ -382,6 +382,16 @@ impl Cluster {
         })
     }
 
+    /// Returns how a process ended by itself; `None` while it runs.
+    ///
+    /// # Panics
+    /// When it was never started, or was killed or stopped.
+    pub fn ended(&self, name: &str) -> Option<ExitStatus> {
+        let mut children = self.children.lock();
+        let child = children.get_mut(name).expect("the process was started");
+        child.try_wait().expect("the process can be asked")
+    }
+
     fn take(&self, name: &str) -> Child {
         self.children.lock().remove(name).expect("the process runs")
     }

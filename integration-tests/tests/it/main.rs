@@ -13,6 +13,7 @@ mod chart;
 mod compose;
 mod credentials;
 mod crowd;
+mod damage;
 mod data_folders;
 mod doors;
 mod drain;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use cstore_log::{Hole, Location, RecoveredRecord, Standing};
-use cstore_types::{BlockId, DedupKey, SealSeq, error_chain};
+use cstore_types::{BlockId, DedupKey, PartNo, SealSeq, SessionId, error_chain};
 
 use super::doubts::Finding;
 use super::error::OpenError;
@@ -74,12 +74,28 @@ impl Recovery {
                 let is_whole = |(session, part)| {
                     payload.is_some_and(|payload| decode_refset(session, part, payload).is_ok())
                 };
-                if key.is_ok_and(is_whole) && self.try_take(record).is_ok() {
-                    return;
+                match key {
+                    Ok(key) if is_whole(key) => self.take_unverified_set(key, record),
+                    _ => self.unexplained.push(place),
                 }
-                self.unexplained.push(place);
             }
             _ => self.unexplained.push(place),
+        }
+    }
+
+    /// Takes a set that only its own checksum proves, unless one is there that its frame proves: what a
+    /// client has uploaded may look like a set.
+    fn take_unverified_set(
+        &mut self,
+        (session, part): (SessionId, PartNo),
+        record: &RecoveredRecord<'_>,
+    ) {
+        if self.index.refset(session, part).is_none() {
+            let set = RefSet {
+                location: record.location,
+                seal_seq: SealSeq(record.frame_seq),
+            };
+            self.index.insert_refset(session, part, set);
         }
     }
 

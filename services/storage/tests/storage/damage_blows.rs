@@ -73,13 +73,23 @@ fn strike(disk: &FaultyDisk, was_killed: bool, rng: &mut StdRng) -> Vec<Struck> 
     struck
 }
 
-/// Opens the disk, maybe with a fault, and maybe stores a block, which is added to `stored`.
-/// Returns the disk after the process has ended in some way.
-async fn live(disk: FaultyDisk, stored: &mut Vec<u64>, case: &str, rng: &mut StdRng) -> FaultyDisk {
+/// Events of one disk over all its starts.
+#[derive(Default)]
+struct Events {
+    stored: Vec<u64>,
+    /// A sync has failed. The next start reads from the page cache what no disk has, and a power loss
+    /// takes that back: such a disk is in doubt about its superblock or its inventory for good.
+    has_failed_sync: bool,
+}
+
+/// Opens the disk, maybe with a fault, and maybe stores a block. Returns the disk after the process
+/// has ended in some way.
+async fn live(disk: FaultyDisk, events: &mut Events, case: &str, rng: &mut StdRng) -> FaultyDisk {
     let is_broken_off = rng.random_range(0..3) == 0;
     if is_broken_off {
         let verbs = [Verb::Write, Verb::Sync, Verb::Name, Verb::Create];
         let verb = verbs[rng.random_range(0..verbs.len())];
+        events.has_failed_sync |= verb == Verb::Sync;
         disk.strike(verb, rng.random_range(1..6), Fault::Eio);
     }
     let opened = open_memory(&disk, CAPACITY);
@@ -90,9 +100,9 @@ async fn live(disk: FaultyDisk, stored: &mut Vec<u64>, case: &str, rng: &mut Std
             let is_whole = (0..N_FILES).all(|n| sessions.contains(&session(n)));
             let is_doubted = !kinds(&engine).is_empty();
             assert!(is_whole || is_doubted, "{case}: hidden without a doubt");
-            let n = 100 + stored.len() as u64;
+            let n = 100 + events.stored.len() as u64;
             if rng.random() && store(&engine, n, LEN).await.is_ok() {
-                stored.push(n);
+                events.stored.push(n);
             }
             if rng.random_range(0..3) == 0 {
                 // A stop may fail on a disk with a fault; the next start recovers.
@@ -101,7 +111,7 @@ async fn live(disk: FaultyDisk, stored: &mut Vec<u64>, case: &str, rng: &mut Std
         }
         Err(error) => assert!(is_broken_off, "{case}: {error:?}"),
     }
-    match rng.random() {
+    match events.has_failed_sync || rng.random() {
         true => disk.kill(),
         false => disk.power_loss(rng.random_range(0..1 << 40)),
     }
@@ -143,16 +153,16 @@ async fn i4_several_blows_hide_nothing_without_a_doubt_and_cost_nothing_for_good
         let was_killed = n % 2 == 0;
         let mut disk = copy_alive(if was_killed { &killed } else { &stopped });
         let struck = strike(&disk, was_killed, &mut rng);
-        let mut stored = Vec::new();
+        let mut events = Events::default();
         for _ in 0..rng.random_range(1..4) {
-            disk = live(disk, &mut stored, &case, &mut rng).await;
+            disk = live(disk, &mut events, &case, &mut rng).await;
         }
         put_back(&disk, &struck, &case);
 
         let engine = open_memory(&disk, CAPACITY).unwrap();
         assert_eq!(kinds(&engine), [], "{case}: {:?}", engine.hold().doubts());
         let sessions = engine.holdings().sessions();
-        for n in (0..N_FILES).chain(stored) {
+        for n in (0..N_FILES).chain(events.stored) {
             let read = engine.read_block(&nth(n).id);
             assert!(read.is_ok(), "{case}: block {n}: {read:?}");
             assert!(sessions.contains(&session(n)), "{case}: set {n}");

@@ -17,24 +17,24 @@ use crate::verification::superblock;
 
 const BLOCK: usize = 4_096;
 /// Offset of a bit inside the reference set of a frame, from the start of its block.
-const IN_SET: usize = LEN + 20;
+pub(crate) const IN_SET: usize = LEN + 20;
 
 /// The newest segment of a disk whose process was killed.
-struct Newest {
-    name: String,
-    bytes: Vec<u8>,
-    frames: Vec<FrameOf>,
+pub(crate) struct Newest {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) frames: Vec<FrameOf>,
 }
 
 /// A frame with the block and the set of session `n`.
-struct FrameOf {
-    n: u64,
-    start: usize,
+pub(crate) struct FrameOf {
+    pub(crate) n: u64,
+    pub(crate) start: usize,
     /// Where the block begins in the segment.
-    block: usize,
+    pub(crate) block: usize,
 }
 
-fn newest(disk: &FaultyDisk) -> Newest {
+pub(crate) fn newest(disk: &FaultyDisk) -> Newest {
     let name = names(&segments(disk)).pop().unwrap();
     let bytes = contents(&*segments(disk), &name);
     let frame_of = |n| {
@@ -51,7 +51,7 @@ fn newest(disk: &FaultyDisk) -> Newest {
     }
 }
 
-fn find(segment: &[u8], n: u64) -> Option<usize> {
+pub(crate) fn find(segment: &[u8], n: u64) -> Option<usize> {
     segment.windows(16).position(|found| found == mark(n))
 }
 
@@ -59,28 +59,28 @@ pub(crate) fn flip(disk: &FaultyDisk, name: &str, at: usize) {
     disk.rot(&format!("segments/{name}"), at as u64, 1).unwrap();
 }
 
-fn spoil(disk: &FaultyDisk, name: &str, start: usize, len: usize) {
+pub(crate) fn spoil(disk: &FaultyDisk, name: &str, start: usize, len: usize) {
     let range = start as u64..(start + len) as u64;
     disk.spoil(&format!("segments/{name}"), range).unwrap();
 }
 
-fn zero(disk: &FaultyDisk, name: &str, start: usize) {
+pub(crate) fn zero(disk: &FaultyDisk, name: &str, start: usize) {
     write(disk, name, start, &[0; BLOCK]);
 }
 
-fn write(disk: &FaultyDisk, name: &str, at: usize, bytes: &[u8]) {
+pub(crate) fn write(disk: &FaultyDisk, name: &str, at: usize, bytes: &[u8]) {
     let file = segments(disk).open(name).unwrap();
     file.write_all_vectored_at(&[Bytes::copy_from_slice(bytes)], at as u64)
         .unwrap();
     file.sync_data().unwrap();
 }
 
-fn len_of(disk: &FaultyDisk, name: &str) -> usize {
+pub(crate) fn len_of(disk: &FaultyDisk, name: &str) -> usize {
     let size = segments(disk).open(name).unwrap().size().unwrap();
     usize::try_from(size).unwrap()
 }
 
-fn sessions(engine: &Engine) -> u64 {
+pub(crate) fn sessions(engine: &Engine) -> u64 {
     engine.holdings().sessions().len() as u64
 }
 

@@ -5,6 +5,7 @@ mod compaction;
 mod damage;
 mod damage_blows;
 mod damage_losses;
+mod damage_twice;
 mod disk;
 mod disk_edges;
 mod doubt_model;

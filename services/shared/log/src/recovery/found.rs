@@ -137,12 +137,20 @@ impl Found {
             let end = hole.offset + hole.len;
             let mut at = hole.offset;
             while at < end {
-                let mut block = vec![0; SCAN_BYTES.min((end - at) as usize)];
-                match self.handle.read_exact_at(&mut block, at) {
-                    Ok(()) => crc = crc32c::crc32c_append(crc, &block),
-                    Err(_) => crc = crc32c::crc32c_append(crc, b"unreadable"),
+                let mut chunk = vec![0; SCAN_BYTES.min((end - at) as usize)];
+                if self.handle.read_exact_at(&mut chunk, at).is_ok() {
+                    crc = crc32c::crc32c_append(crc, &chunk);
+                    at += chunk.len() as u64;
+                    continue;
                 }
-                at += block.len() as u64;
+                // One block that cannot be read does not stand for those beside it.
+                for block in chunk.chunks_mut(BLOCK as usize) {
+                    crc = match self.handle.read_exact_at(block, at) {
+                        Ok(()) => crc32c::crc32c_append(crc, block),
+                        Err(_) => crc32c::crc32c_append(crc, b"unreadable"),
+                    };
+                    at += block.len() as u64;
+                }
             }
         }
         match (crc, self.holes.is_empty()) {

@@ -189,9 +189,10 @@ pub(crate) fn recover(
         inventory.recovered(&report);
     }
     if !is_held {
-        let io = LogError::io("remove leftovers of the log");
         for name in &leftovers.unfinished {
-            disk.remove(name).map_err(&io)?;
+            if let Err(error) = disk.remove(name) {
+                tracing::warn!(%name, %error, "a leftover of the log cannot be removed");
+            }
         }
     }
     let others = found.iter().map(Found::settled_size).sum();

@@ -1,12 +1,12 @@
 //! The search for what follows bytes that do not validate.
 
-use cstore_types::epoch::epoch_of;
+use cstore_types::epoch::{LAST_EPOCH, epoch_of, first_seq};
 
 use super::Standing;
 use super::found::{Found, damage_of, io_error, read_or_damage};
 use super::walk::{header_at, read_frame};
 use crate::error::LogError;
-use crate::format::{BLOCK, Damage, FrameHeader, Seed};
+use crate::format::{BLOCK, Damage, FRAME_HEADER, FrameHeader, Seed, is_plausible};
 use crate::limits::{MAX_BAD_BLOCKS, SCAN_BYTES, SCAN_FACTOR};
 
 /// What lies behind bytes that do not validate.
@@ -61,7 +61,8 @@ pub(super) fn frame_behind(file: &Found, scan: &mut Scan, seed: Seed) -> Result<
     // A damaged frame may hold anything, also what looks like a frame: it is passed by its length
     // if its header is there.
     let mut offset = file.end;
-    if let Some(damaged) = header_at(file, offset)? {
+    let damaged = header_at(file, offset)?;
+    if let Some(damaged) = damaged {
         let at = offset + damaged.disk_len();
         let follows = |seq: u64| damaged.seq.checked_add(1) == Some(seq);
         if let Some((header, _)) = read_frame(file, at, seed)?
@@ -108,14 +109,29 @@ pub(super) fn frame_behind(file: &Found, scan: &mut Scan, seed: Seed) -> Result<
                     },
                 });
             }
+            // Nothing was written behind a frame before that was synced, so it is not torn. One whose
+            // header is there is told with those behind it.
+            if damaged.is_none()
+                && unreadable.is_none()
+                && is_directory_plausible(file, &header, at)?
+            {
+                unreadable = Some(Damage::FrameBeforeValid);
+            }
         }
         if scan.bad_blocks == 0 {
             break;
         }
         offset += len as u64;
     }
-    // What cannot be read is not torn: the disk had it.
+    // What cannot be read, or has a frame behind it that is damaged, is not torn: the disk had it.
     Ok(unreadable.map_or(Behind::Nothing, Behind::Unknown))
+}
+
+/// Returns true if header and directory at `at` fit each other, as those of a frame do.
+fn is_directory_plausible(file: &Found, header: &FrameHeader, at: u64) -> Result<bool, LogError> {
+    let (start, len) = (at + FRAME_HEADER as u64, header.directory_len as usize);
+    let directory = read_or_damage(&file.handle, file.id, start, len)?;
+    Ok(directory.is_ok_and(|directory| is_plausible(header, at, &directory)))
 }
 
 fn block_at(file: &Found, offset: u64) -> usize {
@@ -126,15 +142,25 @@ fn block_at(file: &Found, offset: u64) -> usize {
 /// the frames that are known: sequences count frames, and each takes a block at least.
 fn may_follow(file: &Found, header: &FrameHeader, at: u64, scan: &Scan) -> bool {
     let fits = at + header.disk_len() <= file.len;
+    let frames = (at - BLOCK) / BLOCK;
     let is_near = |sure: u64| {
-        let frames = (at - BLOCK) / BLOCK;
         let in_epoch = epoch_of(header.seq) == epoch_of(sure);
         in_epoch && header.seq >= sure && header.seq - sure <= frames + 1
+    };
+    // The first frame of a file follows what was durable when its header was made, or begins its
+    // epoch.
+    let begins_near = || {
+        let Some(epoch) = file.header.epoch else {
+            return epoch_of(header.seq) < LAST_EPOCH;
+        };
+        let begin = first_seq(epoch.number).saturating_sub(1);
+        let durable = file.header.durable_seq.max(begin);
+        header.seq > durable && header.seq - durable <= frames + 2
     };
     // A frame has its own sequence, and was built after the one before it was durable.
     let is_own = header.footer || scan.sure.is_none_or(|sure| header.seq > sure);
     let is_behind = header.footer || header.durable_seq < header.seq;
-    fits && is_own && is_behind && scan.sure.is_none_or(is_near)
+    fits && is_own && is_behind && scan.sure.map_or_else(begins_near, is_near)
 }
 
 /// Reads bytes; blocks of which the disk gives nothing back are zero, and noted.

@@ -429,7 +429,8 @@ fn directory_of(file: &Found, frame: &Frame) -> Result<(FrameHeader, Vec<u8>), L
     Ok((header, directory))
 }
 
-/// Reads a frame that was walked once more, whole.
+/// Reads a frame that was walked once more, without its padding: behind one that is none of the log
+/// may lie bytes of another.
 ///
 /// # Errors
 /// `Corrupt` if it does not validate any more, `Io`.
@@ -439,8 +440,7 @@ pub(super) fn read_whole_frame(
     seed: Seed,
 ) -> Result<Vec<u8>, LogError> {
     let read = read_frame(file, frame.start, seed)?;
-    let (header, mut content) = read.ok_or_else(|| corrupt(file.id, Damage::Frame))?;
-    content.resize(header.disk_len() as usize, 0);
+    let (_, content) = read.ok_or_else(|| corrupt(file.id, Damage::Frame))?;
     Ok(content)
 }
 

@@ -204,3 +204,64 @@ fn i8_frames_at_the_end_that_cannot_be_read_for_a_while_come_back() {
     assert!(!report.is_damaged(), "{report:?}");
     assert_eq!(seen.len(), 4);
 }
+
+/// A log whose second frame holds a frame of `seq` in its payload, as its process left it.
+fn with_forged_frame(seq: u64, options: &Options) -> FaultyDisk {
+    let (faulty, disk) = memory();
+    let (log, _) = Log::open(disk, options.clone(), &mut |_| {}).unwrap();
+    append(&log, "a", vec![1; 2_000], Urgency::Normal).unwrap();
+    let frame = forged_frame(seq);
+    let mut payload = vec![9; 2 * BLOCK];
+    let at = BLOCK - PAYLOAD_AT;
+    payload[at..at + frame.len()].copy_from_slice(&frame);
+    append(&log, "x", payload, Urgency::Normal).unwrap();
+    for _ in 0..3 {
+        append(&log, "y", vec![5; 2_000], Urgency::Normal).unwrap();
+    }
+    drop(log);
+    faulty.kill()
+}
+
+#[test]
+fn i1_a_forged_frame_is_not_written_over_the_one_that_holds_it() {
+    let faulty = with_forged_frame(3, &options());
+    let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+    let whole = contents(&disk);
+    let header = 2 * BLOCK..3 * BLOCK;
+    faulty
+        .spoil(FILE, header.start as u64..header.end as u64)
+        .unwrap();
+    drop(open(&disk).unwrap());
+
+    let disk: Arc<dyn Disk> = Arc::new(faulty.kill());
+    write(&disk, header.start, &whole[header]);
+    let (_log, report, seen) = open(&disk).unwrap();
+    assert!(!report.is_damaged(), "{report:?}");
+    assert_eq!(seen.len(), 5);
+}
+
+#[test]
+fn i12_a_forged_sequence_ends_no_log() {
+    let epoch = Some(cstore_log::NextEpoch { least: 1, nonce: 5 });
+    for (epoch, seq) in [
+        (epoch, u64::MAX - 1),
+        (None, u64::MAX - 1),
+        (None, u64::MAX),
+    ] {
+        let options = Options { epoch, ..options() };
+        let mut faulty = with_forged_frame(seq, &options);
+        let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+        // The frames in front of the forged one lose their headers.
+        for block in [1, 2] {
+            write(&disk, block * BLOCK, &[0; 512]);
+        }
+        for _ in 0..2 {
+            let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+            let (log, report) = Log::open(disk, options.clone(), &mut |_| {}).unwrap();
+            assert!(report.last_seq < 1 << 63, "{report:?}");
+            append(&log, "z", vec![1; 10], Urgency::Normal).unwrap();
+            drop(log);
+            faulty = faulty.kill();
+        }
+    }
+}

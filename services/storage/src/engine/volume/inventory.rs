@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::limits::{KEPT_EPOCHS, MAX_EPOCHS, MAX_INVENTORY_AREA};
 
+use super::super::error::is_passing;
 use super::super::format::{
     EpochEntry, FileEntry, FileStanding, FormatError, INVENTORY_FILE, Image,
 };
@@ -69,24 +70,37 @@ pub(in crate::engine) enum FoundInventory {
 }
 
 /// Returns the store that the inventory says it is of, if an area says so and is whole.
-pub(in crate::engine) fn store_of(disk: &Arc<dyn Disk>) -> Option<StoreUuid> {
-    let areas = read_areas(disk).ok()?;
-    areas.iter().find_map(|area| {
+///
+/// # Errors
+/// Passing ones of the system.
+pub(in crate::engine) fn store_of(disk: &Arc<dyn Disk>) -> io::Result<Option<StoreUuid>> {
+    let areas = match read_areas(disk) {
+        Err(error) if is_passing(&error) => return Err(error),
+        areas => areas.ok(),
+    };
+    Ok(areas.iter().flatten().find_map(|area| {
         let store = Image::store_of(area)?;
         Image::decode(store, area).is_ok().then_some(store)
-    })
+    }))
 }
 
 /// Reads the newest valid image. An area that cannot be read counts as damaged.
-pub(in crate::engine) fn read(disk: &Arc<dyn Disk>, store: StoreUuid) -> FoundInventory {
+///
+/// # Errors
+/// Passing ones of the system.
+pub(in crate::engine) fn read(
+    disk: &Arc<dyn Disk>,
+    store: StoreUuid,
+) -> io::Result<FoundInventory> {
     let areas = match read_areas(disk) {
         Ok(areas) => areas,
+        Err(error) if is_passing(&error) => return Err(error),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return FoundInventory::Unusable(None);
+            return Ok(FoundInventory::Unusable(None));
         }
         Err(error) => {
             tracing::warn!(%error, "inventory of segments cannot be read");
-            return FoundInventory::Unusable(Some(FormatError::Damaged));
+            return Ok(FoundInventory::Unusable(Some(FormatError::Damaged)));
         }
     };
 
@@ -104,10 +118,10 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>, store: StoreUuid) -> FoundIn
             Err(error) => problem = Some(error),
         }
     }
-    match best {
+    Ok(match best {
         Some((image, crc)) => FoundInventory::Valid(image, crc),
         None => FoundInventory::Unusable(problem),
-    }
+    })
 }
 
 fn read_areas(disk: &Arc<dyn Disk>) -> io::Result<[Vec<u8>; 2]> {
@@ -116,15 +130,16 @@ fn read_areas(disk: &Arc<dyn Disk>) -> io::Result<[Vec<u8>; 2]> {
     if area > MAX_INVENTORY_AREA {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    // One area that cannot be read does not take the other with it.
     let read = |offset| {
         let mut bytes = vec![0; area as usize];
-        file.read_exact_at(&mut bytes, offset).map(|()| bytes)
+        match file.read_exact_at(&mut bytes, offset) {
+            Err(error) if is_passing(&error) => Err(error),
+            Err(_) => Ok(vec![1; 8]),
+            Ok(()) => Ok(bytes),
+        }
     };
-    // One area that cannot be read does not take the other with it.
-    Ok([
-        read(0).unwrap_or_else(|_| vec![1; 8]),
-        read(area).unwrap_or_else(|_| vec![1; 8]),
-    ])
+    Ok([read(0)?, read(area)?])
 }
 
 /// Returns the bytes that the inventory of a disk takes, unless very many small segments make it

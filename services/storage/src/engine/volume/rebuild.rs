@@ -63,7 +63,7 @@ pub(in crate::engine) fn look(disk: &Arc<dyn Disk>) -> io::Result<Option<Remains
         }
     }
     // The inventory is one more word for its store.
-    if let Some(store) = inventory::store_of(disk) {
+    if let Some(store) = inventory::store_of(disk)? {
         *votes.entry(*store.as_bytes()).or_default() += 1;
     }
 
@@ -74,7 +74,7 @@ pub(in crate::engine) fn look(disk: &Arc<dyn Disk>) -> io::Result<Option<Remains
     };
     let store = StoreUuid::from_bytes(*owner);
     let named_seq = superblock_seqs.get(owner).copied().unwrap_or(0);
-    let (inventory, superblock_seq) = match inventory::read(disk, store) {
+    let (inventory, superblock_seq) = match inventory::read(disk, store)? {
         FoundInventory::Valid(image, crc) => {
             ((image.generation, crc), named_seq.max(image.superblock_seq))
         }

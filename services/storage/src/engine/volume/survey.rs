@@ -21,6 +21,7 @@ use cstore_log::{
     header_facts, parse_file_name,
 };
 
+use cstore_types::epoch::first_seq;
 use cstore_types::{SealSeq, StoreUuid};
 
 use super::super::doubts::Finding;
@@ -69,7 +70,7 @@ impl Survey {
             findings.push(Finding::new(DoubtKind::Superblock));
         }
         let (generation, crc) = superblock.inventory;
-        let image = match inventory::read(disk, superblock.store) {
+        let image = match inventory::read(disk, superblock.store)? {
             FoundInventory::Valid(image, found_crc) => {
                 let is_older = image.generation < generation
                     || (image.generation == generation && found_crc != crc);
@@ -298,10 +299,14 @@ impl Survey {
             entry.standing == FileStanding::Lost || self.findings.iter().any(is_of)
         };
         let away = image.files.iter().filter(is_away);
-        away.map(|entry| match entry.seqs {
-            // It was being written.
-            (0, 0) => ANY_SEQS,
-            seqs => seqs,
+        away.map(|entry| match (entry.seqs, entry.standing) {
+            // It was being written when it was given up: that hides the end of its epoch, for ever.
+            ((0, 0), FileStanding::Lost) if entry.epoch > 0 => (
+                first_seq(entry.epoch),
+                first_seq(entry.epoch.saturating_add(1)).saturating_sub(1),
+            ),
+            ((0, 0), _) => ANY_SEQS,
+            (seqs, _) => seqs,
         })
         .collect()
     }
@@ -395,7 +400,7 @@ impl Survey {
             match entries.get_mut(&finding.file) {
                 Some(entry) => {
                     as_found.push(*entry);
-                    entry.holes_crc = 0;
+                    *entry = FileEntry::unread(finding.file);
                 }
                 None => drop(entries.insert(finding.file, FileEntry::unread(finding.file))),
             }

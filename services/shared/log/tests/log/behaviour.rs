@@ -380,7 +380,8 @@ fn i12_a_crashed_file_that_is_put_back_uncut_has_lost_nothing() {
     let opened = Log::open(disk, in_epoch(3), &mut |record| {
         seen.push(record.key.to_vec())
     });
-    opened.unwrap();
+    let (_, report) = opened.unwrap();
+    assert!(!report.is_damaged(), "{report:?}");
     // The last frame of the file was unproven: the open of epoch 2 has copied the frame, and only
     // the copy counts.
     assert_eq!(seen.concat(), b"abcde");

@@ -280,6 +280,23 @@ fn i8_a_blow_to_any_block_costs_no_record_that_it_does_not_hit() {
     assert!(blows > 500, "{blows}");
 }
 
+#[test]
+fn i12_a_damaged_footer_is_written_as_it_was() {
+    let left = left();
+    for id in left.listing.keys() {
+        let name = cstore_log::file_name(*id);
+        let before = &left.contents[&name];
+        let (faulty, disk, listing) = left.copy();
+        let last = before.len() as u64 / BLOCK - 1;
+        strike(&faulty, &name, last, Blow::Zero);
+        drop(open(&disk, &listing));
+        let file = faulty.kill().open(&name).unwrap();
+        let mut after = vec![0; before.len()];
+        file.read_exact_at(&mut after, 0).unwrap();
+        assert!(after == *before, "{name}");
+    }
+}
+
 /// Each byte of a header, of a frame's header and directory, of a footer and its trailer.
 #[test]
 fn i8_every_flipped_byte_of_a_structure_is_noticed_or_healed() {

@@ -144,6 +144,42 @@ async fn i1_a_tail_that_cannot_be_read_for_a_while_comes_back_without_the_newest
     }
 }
 
+/// A bit of a release record flips, so that it names the session beside the released one.
+#[tokio::test]
+async fn i1_a_release_in_a_damaged_frame_releases_nothing() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk);
+    // All in one segment, which gets no footer.
+    for n in 0..4 {
+        store(&engine, n, 5_000).await.unwrap();
+    }
+    engine.releaser().release(session(2)).await.unwrap();
+    store(&engine, 5, 5_000).await.unwrap();
+    drop(engine);
+    let mut disk = disk.kill();
+
+    let (name, at) = names(&segments(&disk))
+        .into_iter()
+        .find_map(|name| {
+            let bytes = contents(&*segments(&disk), &name);
+            // Kind 4, a key of 16 bytes, no payload.
+            let record = [&[4, 16, 0, 0, 0, 0][..], session(2).as_bytes()].concat();
+            let at = bytes.windows(record.len()).position(|at| at == record)?;
+            Some((name, at + 6))
+        })
+        .unwrap();
+    let differs = |(two, three): (&u8, &u8)| two != three;
+    let (two, three) = (session(2), session(3));
+    let pairs = two.as_bytes().iter().zip(three.as_bytes());
+    let byte = pairs.clone().position(differs).unwrap();
+    let mask = two.as_bytes()[byte] ^ three.as_bytes()[byte];
+    assert_eq!(pairs.filter(|pair| differs(*pair)).count(), 1);
+    disk.rot(&format!("segments/{name}"), (at + byte) as u64, mask)
+        .unwrap();
+    let (n_sessions, doubts) = start(&mut disk);
+    assert_eq!((n_sessions, doubts), (5, vec![DoubtKind::Damaged]));
+}
+
 /// The first reads of an open are those of the superblock, then of the inventory.
 #[tokio::test]
 async fn i12_an_open_without_descriptors_leaves_no_doubt() {

@@ -62,7 +62,7 @@ pub enum DoubtKind {
     Foreign = 4,
     /// The inventory is missing, damaged or older than the superblock says.
     Inventory = 5,
-    /// The superblock is older than the segments or the inventory say.
+    /// The superblock was lost, or is older than the segments or the inventory say.
     Superblock = 6,
     /// Reference sets name blocks that are not here.
     Absent = 7,
@@ -125,7 +125,9 @@ impl fmt::Display for Doubt {
             DoubtKind::Inventory => {
                 f.write_str("the inventory of segments was missing, damaged or too old")?
             }
-            DoubtKind::Superblock => f.write_str("the superblock is older than the segments")?,
+            DoubtKind::Superblock => {
+                f.write_str("the superblock was lost, or is older than the segments")?
+            }
             DoubtKind::Absent => {
                 return write!(f, "{} blocks that files need are not here", self.count);
             }

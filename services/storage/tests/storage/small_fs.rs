@@ -104,6 +104,21 @@ async fn i7_deletes_go_on_when_others_have_filled_the_file_system() {
     }
 }
 
+/// Wherever the newest segment ends, releases have the ones that were made ready.
+#[tokio::test]
+async fn i7_a_release_finds_room_when_others_have_filled_the_file_system_at_once() {
+    for count in 25..40 {
+        let disk = FaultyDisk::new();
+        disk.bound(64 * MIB, 0);
+        let engine = open_memory(&disk, FS_SIZE).unwrap();
+        for n in 0..count {
+            store(&engine, n, LEN).await.unwrap();
+        }
+        fill_by_others(&disk);
+        release(&engine, 0..count).await;
+    }
+}
+
 /// A restart takes the segments that were ready, and a tail that nothing proves is copied into one.
 #[tokio::test]
 async fn i7_a_full_file_system_keeps_no_disk_from_opening() {

@@ -50,7 +50,7 @@ struct Row {
     cell: Cell,
     /// `None` if the cell does not apply to the folder.
     seen: Option<Observation>,
-    /// What differs from the expectation.
+    /// Differences from the expected outcome.
     faults: Vec<String>,
     taken: Duration,
 }

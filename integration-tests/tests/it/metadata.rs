@@ -267,7 +267,7 @@ fn i1_a_master_without_a_part_of_its_log_serves_names_writes_nothing_and_says_wh
         assert_reads();
         let missing = cluster.ask("GET", "/api/files/none", b"");
         assert_eq!(missing.status, 404, "{}", missing.text());
-        // It serves on until it is told to stop.
+        // The master serves until it is stopped.
         assert!(cluster.stop("master").success());
         assert!(!folder.join("scratch").try_exists().unwrap());
         std::fs::rename(&aside, path).unwrap();

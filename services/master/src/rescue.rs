@@ -68,7 +68,7 @@ pub fn rescue(
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
             return Err(RescueError::InUse(dir.to_path_buf()));
         }
-        // Nobody writes to it.
+        // No process writes to the folder.
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => None,
         Err(error) => return Err(unusable(error)),
     };

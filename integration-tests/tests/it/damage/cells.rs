@@ -139,9 +139,9 @@ pub(super) struct Cell {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     Starts,
-    /// It names the damaged file.
+    /// The start is refused, and the reason names the damaged file.
     Refuses,
-    /// It need not name the damaged file.
+    /// The start is refused; the reason may leave out the damaged file.
     RefusesSomehow,
     /// Either it starts, or it refuses and names the damaged file.
     Either,
@@ -186,7 +186,7 @@ pub(super) struct Expected {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writes {
     Taken,
-    /// They would build on a hole.
+    /// Refused: a write would build on a hole.
     Refused,
     /// Taken if the damage is made good.
     Either,

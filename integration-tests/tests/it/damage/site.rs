@@ -36,7 +36,7 @@ impl Choices {
         usize::try_from((self.0 >> 16) % bound as u64).unwrap()
     }
 
-    /// One of `items`; `None` if there are none.
+    /// Returns a random one of `items`; `None` if there are none.
     pub(super) fn pick<T>(&mut self, items: impl IntoIterator<Item = T>) -> Option<T> {
         let mut items: Vec<T> = items.into_iter().collect();
         if items.is_empty() {

@@ -139,7 +139,7 @@ fn disk_contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// Waits for a value; `None` if there is none after `patience`.
+/// Waits for a value. Returns `None` if `patience` ends before there is one.
 fn wait<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let begun = Instant::now();
     until_within(what, patience * 4 + START, || match look() {

@@ -44,8 +44,8 @@ impl Telling {
 
     /// Returns what a master that is read-only tells a node that has noted `noted`.
     ///
-    /// Its history may be that of a copy, and another master will follow it, so a node must not go
-    /// on to its head. If the history has what the node has noted, the node is told just that
+    /// A read-only history may be that of a copy, and another master will follow, so no node may move
+    /// on to its head. If the history contains the point that the node has noted, the node gets that
     /// place: it takes the master for the right one, and notes nothing new. Otherwise it is told
     /// the head, and is in doubt about the master, as it would be after a start that writes.
     fn of_read_only(history: &History, noted: &Point, is_ours: bool) -> Self {

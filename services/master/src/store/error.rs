@@ -66,7 +66,7 @@ impl MetaError {
     pub(super) fn leaves_a_rest(&self) -> bool {
         match self {
             Self::Damaged(kind) => kind.leaves_a_rest(),
-            // What a later program wrote is left to it.
+            // Leave files of a later program to it.
             Self::Log(LogError::Corrupt { damage, .. }) => !matches!(damage, Damage::Version(_)),
             Self::Log(_)
             | Self::Conflict
@@ -312,9 +312,9 @@ impl DamageKind {
     fn leaves_a_rest(&self) -> bool {
         match self {
             Self::InLog { damage, .. } => damage.leaves_a_rest(),
-            // Of a newer program.
+            // Written by a newer program.
             Self::Version { .. } | Self::RecordKind(_) | Self::Op(_) | Self::SnapshotMagic => false,
-            // Nobody but an operator knows which copy is the right one.
+            // Only an operator knows which copy is right.
             Self::Strangers => false,
             Self::Layout(_)
             | Self::Fields(_)

@@ -212,7 +212,7 @@ impl Committer {
             }
             self.publish_free();
         }
-        // Whoever waited has been answered.
+        // Callers have their answers by now.
         self.shared.files.make_ready();
     }
 

@@ -204,7 +204,7 @@ impl FileHeader {
     }
 }
 
-/// What the header block of a file says.
+/// Fields of the header block of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeaderFacts {
     /// Identity of the log's owner.

@@ -27,7 +27,7 @@ use crate::hold::{
 
 const BLOCK: usize = 4_096;
 
-/// What strikes a block of a file.
+/// Damage to a block of a file.
 #[derive(Debug, Clone, Copy)]
 enum Blow {
     Flip(usize),

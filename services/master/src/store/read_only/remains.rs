@@ -103,7 +103,7 @@ impl Remains {
         newest = sources
             .iter()
             .fold(newest, |newest, source| newest.max(source.at.0));
-        // Of two that reach as far, the one that was verified comes first.
+        // At equal reach, prefer the verified source.
         sources.sort_by_key(|source| (Reverse(source.reach), source.part == Part::Index));
 
         let mut failure = DamageKind::Layout("metadata folder").into();

@@ -461,7 +461,7 @@ impl<'a> Check<'a> {
 pub(super) fn read_record(log: &Log, entry: Entry) -> Result<Decoded, MetaError> {
     let read = || log.read(entry.location).map_err(MetaError::Log);
     let payload = match read() {
-        // One error of the disk is no damage.
+        // Read again: a single read error is no damage.
         Err(MetaError::Log(LogError::Io { .. } | LogError::Corrupt { .. })) => read()?,
         other => other?,
     };

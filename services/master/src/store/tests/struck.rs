@@ -57,7 +57,7 @@ async fn i8_a_blow_to_any_block_of_a_closed_log_is_made_good_by_the_index() {
         let made_good = try_content(&folder).await;
         let found = made_good.as_ref().map(Content::len);
         assert!(made_good == Some(expected.clone()), "{case}: {found:?}");
-        // What was made good stays so without the index.
+        // The repair lasts without the index.
         let healed = try_content(&folder.without_index()).await;
         assert!(healed == Some(expected.clone()), "{case}");
     }

@@ -19,7 +19,7 @@ pub struct DirectoryEntry {
     pub key: Bytes,
     /// Where its payload lies.
     pub location: Location,
-    /// What is known of its frame.
+    /// Standing of the frame.
     pub standing: Standing,
 }
 

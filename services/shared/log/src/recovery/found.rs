@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub(super) end: u64,
     /// The footer is there and tells all frames.
     pub(super) sealed: bool,
-    /// Its process may have died while it was active: behind its frames may be a torn one.
+    /// The process may have died while the file was active: a torn frame may follow.
     pub(super) crashed: bool,
     /// Behind its last frame is one that was torn, or damaged since: a crash leaves one at most.
     pub(super) has_torn_frame: bool,
@@ -143,7 +143,7 @@ impl Found {
                     at += chunk.len() as u64;
                     continue;
                 }
-                // One block that cannot be read does not stand for those beside it.
+                // Each block by itself: an unreadable one says nothing about its neighbours.
                 for block in chunk.chunks_mut(BLOCK as usize) {
                     crc = match self.handle.read_exact_at(block, at) {
                         Ok(()) => crc32c::crc32c_append(crc, block),
@@ -303,7 +303,7 @@ fn read_header(
     };
     match FileHeader::decode(&block) {
         Ok(header) => Ok(Ok((header, header_crc(&block)))),
-        // What a later program wrote is left to it.
+        // Leave files of a later program to it.
         Err(damage @ Damage::Version(_)) => Err(corrupt(id, damage)),
         Err(damage) => Ok(Err(damage)),
     }

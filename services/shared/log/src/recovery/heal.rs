@@ -1,4 +1,4 @@
-//! What can be told from the rest is written anew: headers and footers, and frames that only the
+//! Rewriting what the rest of a file proves: headers and footers, and frames that only the
 //! page cache may have.
 
 use std::collections::BTreeSet;

@@ -61,22 +61,22 @@ pub struct RecoveredRecord<'a> {
     pub location: Location,
     /// Sequence of its frame.
     pub frame_seq: u64,
-    /// What is known of its frame.
+    /// Standing of the frame.
     pub standing: Standing,
     /// The payload of a record that is not verified: the owner decides what it is. `None` if it cannot
     /// be read, and for verified records.
     pub payload: Option<&'a [u8]>,
 }
 
-/// What is known of a frame.
+/// Standing of a frame: how far its bytes are proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Its checksum matches, or that of the footer.
+    /// The checksum of the frame, or of the footer, matches.
     Verified,
-    /// Its checksum matches, but it was searched for behind a hole that nothing tells of. Payloads
+    /// The checksum matches, but the frame was searched for behind an untold hole. Payloads
     /// that a client has made up may look like that.
     Searched,
-    /// Its checksum does not match: kinds, keys and payloads may be wrong.
+    /// The checksum does not match: kinds, keys and payloads may be wrong.
     Damaged,
 }
 
@@ -317,7 +317,7 @@ fn deliver(
     let mut records = 0;
     let mut show = |file: u32, entry: EntryRef<'_>, (standing, found): (_, Option<&Found>)| {
         let is_verified = standing == Standing::Verified;
-        // One of a damaged frame may be anything: it is for the owner to say.
+        // Records of a damaged frame go to the owner, whatever their kind.
         let is_own = entry.kind == KIND_SUPERSEDES && is_verified;
         if is_own || superseded.contains(&entry.seq) {
             return;

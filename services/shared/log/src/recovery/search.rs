@@ -9,7 +9,7 @@ use crate::error::LogError;
 use crate::format::{BLOCK, Damage, FRAME_HEADER, FrameHeader, Seed, is_plausible};
 use crate::limits::{MAX_BAD_BLOCKS, SCAN_BYTES, SCAN_FACTOR};
 
-/// What lies behind bytes that do not validate.
+/// Result of the search behind bytes that do not validate.
 #[derive(Debug)]
 pub(super) enum Behind {
     /// A valid frame. One in front of it is damaged, because it was written after its sync.
@@ -123,7 +123,7 @@ pub(super) fn frame_behind(file: &Found, scan: &mut Scan, seed: Seed) -> Result<
         }
         offset += len as u64;
     }
-    // What cannot be read, or has a frame behind it that is damaged, is not torn: the disk had it.
+    // Bytes that are unreadable, or lie in front of a damaged frame, were durable: they are not torn.
     Ok(unreadable.map_or(Behind::Nothing, Behind::Unknown))
 }
 

@@ -46,7 +46,7 @@ fn note_footer(
             }),
         }
     };
-    // Its checksum matches, so this is how it was written.
+    // The checksum matches, so the directory is as it was written.
     visit_directory(header, offset, directory, note).map_err(|damage| corrupt(file.id, damage))?;
     file.durable_seq = file.durable_seq.max(header.durable_seq);
     file.end = offset + footer_len(header);
@@ -118,7 +118,7 @@ pub(super) fn walk(file: &mut Found, seed: Seed) -> Result<(), LogError> {
                 is_scanned |= !by_length;
             }
             Behind::Footer(at) => {
-                // It tells the records of all frames, also of those that are damaged.
+                // A footer lists the records of all frames, damaged ones included.
                 if let Some((header, content)) = read_frame(file, at, seed)? {
                     take_footer(file, at, &header, &content)?;
                 }

@@ -169,7 +169,7 @@ fn open(disk: &Arc<dyn Disk>, listing: &Arc<Listing>) -> (Log, RecoveryReport, S
     (log, report, seen)
 }
 
-/// What strikes a block of a file.
+/// Damage to a block of a file.
 #[derive(Debug, Clone, Copy)]
 enum Blow {
     Flip(u64),
@@ -216,7 +216,7 @@ fn check(left: &Left, name: &str, block: u64, blow: Blow) {
     judge(left, &log, &seen, is_hit, (name, block, blow));
     let may_be_torn = struck == newest.file && left.truths.last().is_some_and(is_hit);
     let has_hole = match blow {
-        // What the disk does not give back was there.
+        // Unreadable bytes count as written, never as torn.
         Blow::Spoil => block > 0 && !is_listed,
         Blow::Flip(_) | Blow::Zero => hits_a_frame && !is_listed && !may_be_torn,
     };

@@ -49,7 +49,7 @@ pub struct Identity {
     pub key: DedupKey,
 }
 
-/// What a folder is.
+/// Contents of a folder.
 #[derive(Debug, Clone)]
 pub enum Look {
     /// Nothing of a disk lies there.

@@ -258,7 +258,7 @@ impl Survey {
             let file = found.get(&entry.id);
             let kept = file.and_then(|file| file.seqs).unwrap_or_default().1;
             let damage = found_damage.iter().find(|found| found.file == entry.id);
-            // What a person has accepted, or blocks have explained, is found again.
+            // Accepted and explained holes are found again at each open.
             let is_known = file.is_some_and(|file| file.holes_crc == entry.holes_crc);
             if let Some(found) = damage.filter(|_| file.is_none()) {
                 more.push(Finding {
@@ -275,7 +275,7 @@ impl Survey {
                 more.push(*found);
             }
         }
-        // One that is not listed may be newer than the list, and acknowledged.
+        // An unlisted segment may be newer than the list, and hold acknowledged records.
         let is_unlisted = |found: &&Finding| image.files.iter().all(|entry| entry.id != found.file);
         more.extend(found_damage.iter().filter(is_unlisted));
         self.findings.extend(more);
@@ -300,7 +300,7 @@ impl Survey {
         };
         let away = image.files.iter().filter(is_away);
         away.map(|entry| match (entry.seqs, entry.standing) {
-            // It was being written when it was given up: that hides the end of its epoch, for ever.
+            // A segment that was given up while it took frames hides the end of its epoch.
             ((0, 0), FileStanding::Lost) if entry.epoch > 0 => (
                 first_seq(entry.epoch),
                 first_seq(entry.epoch.saturating_add(1)).saturating_sub(1),

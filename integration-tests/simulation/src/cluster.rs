@@ -226,6 +226,7 @@ pub(crate) fn add_storage(
                 retry_step: RETRY_STEP,
                 drain_timeout: Duration::from_secs(10),
                 max_connections: 64,
+                open_files: 4,
             };
             let addr = format!("{}:{STORAGE_PORT}", config.advertise_host);
             let incoming = io::listen(STORAGE_PORT).await?;

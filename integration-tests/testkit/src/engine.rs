@@ -34,6 +34,7 @@ pub fn options(capacity: u64) -> DiskOptions {
         erase: None,
         nonce: cstore_types::nonce().unwrap(),
         waits_for_master: false,
+        open_files: 4,
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 
 use crate::args;
 use crate::exit::Failure;
+use crate::open_files;
 use crate::process::{self, Running};
 use crate::role::{Plan, Role};
 use crate::{secret, tls};
@@ -37,6 +38,7 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
     let layout = Layout::new(options, &mut env)?;
     let tls = tls::read(&mut env);
     check(&env, &layout, source)?;
+    let share = share(&layout, source)?;
     let secret = secret::read_or_generate(&secret_path).map_err(Failure::usage)?;
     process::run("dev", &telemetry, |shutdown| async move {
         process::log_configuration(&env);
@@ -47,7 +49,7 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
             &layout,
             members,
             source,
-            (&secret, tls.as_ref()),
+            (&secret, tls.as_ref(), share),
             &gateway,
             &metrics,
         )?;
@@ -93,6 +95,18 @@ fn check(env: &Env<'_>, layout: &Layout, source: &dyn Source) -> Result<(), Fail
     }
 }
 
+/// Returns the descriptors of one share of all members.
+fn share(layout: &Layout, source: &dyn Source) -> Result<u64, Failure> {
+    let (mut roles, mut shares) = (0, 0);
+    for member in layout.members() {
+        let mut env =
+            Env::new(source).with_overrides(layout.overrides(&member, source, member.port, 0));
+        roles += 1;
+        shares += Plan::from_env(member.role, &mut env).shares();
+    }
+    open_files::share(open_files::raise(), roles, shares)
+}
+
 /// Opens all ports before any role starts: roles need each other's, and a taken one should leave no
 /// trace.
 async fn bind(layout: &Layout) -> Result<Vec<(Member, TcpListener)>, Failure> {
@@ -117,7 +131,7 @@ fn start(
     layout: &Layout,
     members: Vec<(Member, TcpListener)>,
     source: &dyn Source,
-    (secret, tls): (&ClusterSecret, Option<&Tls>),
+    (secret, tls, share): (&ClusterSecret, Option<&Tls>, u64),
     gateway: &Readiness,
     metrics: &RoleMetrics,
 ) -> Result<Started, Failure> {
@@ -139,6 +153,9 @@ fn start(
         let mut plan = Plan::from_env(member.role, &mut env);
         plan.secure(tls.cloned());
         env.finish().map_err(Failure::usage)?;
+        if let Some(warning) = plan.bound(share) {
+            tracing::warn!(node = member.id, "{warning}");
+        }
         // A role stops when its turn comes, not with the first: a worker outlives the requests of
         // the gateway.
         let stop = Shutdown::new();

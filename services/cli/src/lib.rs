@@ -24,6 +24,7 @@ mod limit_table;
 mod limits;
 mod master;
 mod node;
+mod open_files;
 mod process;
 mod rescue;
 mod role;

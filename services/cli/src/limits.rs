@@ -5,6 +5,14 @@ use std::time::Duration;
 cstore_types::limits! {
     /// Most nodes of one kind that `cstore dev` starts. More are refused.
     pub(crate) count MAX_DEV_NODES: u16 = 16;
+    /// Descriptors that a process needs for itself: standard streams, ports, telemetry, certificates.
+    pub(crate) count PROCESS_DESCRIPTORS: u64 = 24;
+    /// Descriptors that each role needs beside its shares: its port, its files, connections to other
+    /// roles.
+    pub(crate) count ROLE_DESCRIPTORS: u64 = 16;
+    /// Least descriptors for connections of clients and open segments. A process that may not have
+    /// them does not start.
+    pub(crate) count MIN_SHARED_DESCRIPTORS: u64 = 16;
     /// Time after which `cstore dev` says what it waits for, while it is not ready.
     pub(crate) time READY_PATIENCE: Duration = Duration::from_secs(10);
     /// Time beyond CSTORE_DRAIN_TIMEOUT_MS in which a role must stop. It is aborted then, and the

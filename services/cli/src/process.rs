@@ -23,6 +23,7 @@ use tracing::Instrument;
 
 use crate::exit::Failure;
 use crate::limits::{ROLE_THREADS_TIMEOUT, STOP_MARGIN};
+use crate::open_files;
 
 /// Variable of the port that tells about a process.
 pub(crate) const ADMIN_PORT: &str = "CSTORE_ADMIN_PORT";
@@ -36,7 +37,7 @@ pub(crate) fn run<F>(
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    let files = raise_open_files();
+    let files = open_files::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -73,23 +74,6 @@ pub(crate) fn after_notice(shutdown: Shutdown, delay: Duration, readiness: Readi
         trigger.trigger();
     }));
     later
-}
-
-/// Connections and segments are open files, and the usual soft limit is for programs that use
-/// select(2). Answers the limit; one that cannot be raised is kept.
-fn raise_open_files() -> Option<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    match setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    ) {
-        Ok(()) => maximum,
-        Err(_) => current,
-    }
 }
 
 /// A role at work.

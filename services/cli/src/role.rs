@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 
 use crate::exit::Failure;
+use crate::open_files::{self, GATEWAY_SHARES, STORAGE_SHARES, bound};
 use crate::process::{self, Running};
 use crate::{secret, tls};
 
@@ -54,6 +55,9 @@ impl Role {
     }
 }
 
+/// Variable of the connections that a role takes at a time.
+const CONNECTIONS: &str = "CSTORE_MAX_CONNECTIONS";
+
 /// A role with its configuration.
 #[derive(Debug)]
 pub(crate) enum Plan {
@@ -81,6 +85,31 @@ impl Plan {
             Self::Master(config) => config.tls = tls,
             Self::Worker(config) => config.tls = tls,
             Self::Storage(config) => config.tls = tls,
+        }
+    }
+
+    /// Number of shares of descriptors that the role has.
+    pub(crate) const fn shares(&self) -> u64 {
+        match self {
+            Self::Gateway(_) => GATEWAY_SHARES,
+            Self::Storage(_) => STORAGE_SHARES,
+            Self::Master(_) | Self::Worker(_) => 0,
+        }
+    }
+
+    /// Bounds what clients and files may open by `share` descriptors a share. Returns a warning if
+    /// that is less than was set.
+    pub(crate) fn bound(&mut self, share: u64) -> Option<String> {
+        let allowed = share.saturating_mul(self.shares());
+        match self {
+            Self::Gateway(config) => bound(&mut config.max_connections, CONNECTIONS, allowed),
+            Self::Storage(config) => {
+                let half = allowed / 2;
+                let most = usize::try_from(half).unwrap_or(usize::MAX);
+                config.open_files = config.open_files.min(most);
+                bound(&mut config.max_connections, CONNECTIONS, half)
+            }
+            Self::Master(_) | Self::Worker(_) => None,
         }
     }
 
@@ -138,8 +167,12 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
             return Err(Failure::mistakes(&format!("{mistakes}\n{error:#}")));
         }
     };
+    let bounded = plan.bound(open_files::share(open_files::raise(), 1, plan.shares())?);
     process::run(role.name(), &telemetry, |shutdown| async move {
         process::log_configuration(&env);
+        if let Some(warning) = bounded {
+            tracing::warn!("{warning}");
+        }
         let listener = listen::bind(variable, &host, port)
             .await
             .map_err(Failure::usage)?;

@@ -74,6 +74,9 @@ cstore_types::limits! {
     /// Most bytes of the log that are reserved for removals, which free space; an eighth of a
     /// smaller log. New names are refused when only the reserve is left.
     pub(crate) bytes MAX_LOG_RESERVE: u64 = 64 << 20;
+    /// Most files of the metadata log that are kept open at a time. Others are opened when they are
+    /// read.
+    pub(crate) count MAX_OPEN_LOG_FILES: usize = 4;
     /// Least free space of the file system that the master leaves; between the bounds it is an
     /// eighth. Below it writes are blocked.
     pub(crate) bytes MIN_DISK_RESERVE: u64 = 8 << 20;

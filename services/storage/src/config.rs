@@ -11,6 +11,7 @@ use cstore_types::limits::MAX_BLOCK_BYTES;
 use cstore_types::{NodeId, StoreUuid};
 
 use crate::engine::{INVENTORY_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE};
+use crate::limits::MAX_OPEN_SEGMENTS;
 
 /// Smallest disk that holds a few segments and its reserve.
 pub const MIN_FS_SIZE: ByteSize = ByteSize::from_mib(6);
@@ -42,6 +43,9 @@ pub struct Config {
     pub retry_step: Duration,
     /// CSTORE_MAX_CONNECTIONS.
     pub max_connections: u64,
+    /// Segments that are kept open at a time. Not from this environment: a share of the descriptors
+    /// of the process.
+    pub open_files: usize,
     /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
     pub drain_timeout: Duration,
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
@@ -82,6 +86,7 @@ impl Config {
                 Duration::from_millis(1)..=Duration::from_secs(60),
             ),
             max_connections: env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536),
+            open_files: MAX_OPEN_SEGMENTS,
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
             node,

@@ -36,6 +36,9 @@ cstore_types::limits! {
     /// Segments that are made before they are needed: releases and compaction have them also when
     /// others fill the file system.
     pub(crate) count READY_SEGMENTS: usize = 2;
+    /// Most segments that are kept open at a time; fewer if the process may have few files open.
+    /// Others are opened when they are read.
+    pub count MAX_OPEN_SEGMENTS: usize = 1_024;
     /// Blocks that an open reads to see whether a disk without superblock has ids by the cluster's
     /// key. It is refused if none of them has.
     pub(crate) count KEY_SAMPLE: usize = 64;

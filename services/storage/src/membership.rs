@@ -367,6 +367,7 @@ mod tests {
             erase: None,
             nonce: 5,
             waits_for_master: false,
+            open_files: 4,
         };
         let disk = Arc::new(FaultyDisk::new());
         let engine = Engine::open(disk, "memory", &identity, &options).unwrap();

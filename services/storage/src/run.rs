@@ -247,6 +247,7 @@ async fn open(
         erase: config.erase,
         nonce: cstore_types::nonce().map_err(RunError::Random)?,
         waits_for_master: true,
+        open_files: config.open_files,
     };
     let (path, identity) = (path.to_owned(), identity.clone());
     let opening = cstore_node::blocking(move || Engine::open(disk, &path, &identity, &options));

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use cstore_types::CommitFacts;
 use cstore_types::epoch::{Epoch, epoch_of};
 
+use crate::disk::DiskFile;
 use crate::error::LogError;
-use crate::file::LogFile;
+use crate::file::{LogFile, NewFile};
 use crate::format::{
     BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes,
     frame_crc,
@@ -49,6 +50,8 @@ impl Sums {
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) file: Arc<LogFile>,
+    /// The file, open for as long as it takes frames.
+    pub(crate) out: Arc<dyn DiskFile>,
     pub(crate) offset: u64,
     entries: Vec<Entry>,
     key_bytes: usize,
@@ -56,9 +59,10 @@ pub(crate) struct Active {
 
 impl Active {
     /// A new file, nothing in it.
-    pub(crate) fn new(file: Arc<LogFile>) -> Self {
+    pub(crate) fn new((file, out): NewFile) -> Self {
         Self {
             file,
+            out,
             offset: BLOCK,
             entries: Vec::new(),
             key_bytes: 0,
@@ -404,7 +408,7 @@ impl Committer {
     }
 
     fn write_seal(&self, active: &Active, seal: Seal) -> Result<(), LogError> {
-        let handle = &active.file.handle;
+        let handle = &active.out;
         let io = LogError::io("seal log file");
         handle
             .write_all_vectored_at(&[seal.footer], seal.offset)
@@ -483,10 +487,9 @@ impl Committer {
         };
         let compacted = bytes_of_compaction(&batch, frame.disk_len);
         let written = active
-            .file
-            .handle
+            .out
             .write_all_vectored_at(&frame.buffers, active.offset);
-        if let Err(error) = written.and_then(|()| active.file.handle.sync_data()) {
+        if let Err(error) = written.and_then(|()| active.out.sync_data()) {
             let why = Arc::new(LogError::io("write log frame")(error));
             self.poison(why.clone());
             batch

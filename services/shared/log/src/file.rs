@@ -1,6 +1,7 @@
 //! The files of a log: which there are, how large they may grow together, where the next one comes
 //! from.
 
+mod handle;
 mod ready;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ use crate::error::LogError;
 use crate::format::{BLOCK, FileHeader, file_name, header_crc};
 use crate::limits::{LARGE_FILE_SLACK, MAX_SPARE_FILES};
 use crate::types::{FileInfo, FileState, Options, Urgency};
+pub(crate) use handle::Handle;
+use handle::Handles;
 use ready::spare_name;
 pub(crate) use ready::{is_leftover, is_ready};
 
@@ -23,9 +26,12 @@ pub(crate) use ready::{is_leftover, is_ready};
 #[derive(Debug)]
 pub(crate) struct LogFile {
     pub(crate) id: u32,
-    pub(crate) handle: Arc<dyn DiskFile>,
+    pub(crate) handle: Handle,
     pub(crate) info: Mutex<FileInfo>,
 }
+
+/// A file that was made, and the handle that frames are written through.
+pub(crate) type NewFile = (Arc<LogFile>, Arc<dyn DiskFile>);
 
 #[derive(Debug)]
 struct Spare {
@@ -63,6 +69,7 @@ struct Victim {
 #[derive(Debug)]
 pub(crate) struct Files {
     disk: Arc<dyn Disk>,
+    handles: Arc<Handles>,
     options: Options,
     inner: Mutex<Inner>,
     /// The failed sync after which the folder is not synced any more.
@@ -76,6 +83,7 @@ impl Files {
             ..Inner::default()
         });
         Self {
+            handles: Handles::new(disk.clone(), options.open_files),
             disk,
             options,
             inner,
@@ -100,6 +108,11 @@ impl Files {
             .ok_or(LogError::NoFile(id))
     }
 
+    /// Returns the handle of a file that recovery reads.
+    pub(crate) fn handle_of(&self, id: u32) -> Handle {
+        self.handles.of(id)
+    }
+
     /// Opens a file once more.
     pub(crate) fn open_anew(&self, id: u32) -> Result<Arc<dyn DiskFile>, LogError> {
         self.get(id)?;
@@ -122,7 +135,7 @@ impl Files {
     }
 
     /// Takes a file that recovery found.
-    pub(crate) fn adopt(&self, handle: Arc<dyn DiskFile>, info: FileInfo) {
+    pub(crate) fn adopt(&self, handle: Handle, info: FileInfo) {
         let mut inner = self.inner.lock();
         inner.next_id = inner.next_id.max(info.id + 1);
         inner.allocated += info.size;
@@ -255,7 +268,7 @@ impl Files {
     }
 
     /// A durable new file with room for `needed` bytes: a recycled one first, else a new one.
-    pub(crate) fn acquire(&self, needed: u64, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
+    pub(crate) fn acquire(&self, needed: u64, durable_seq: u64) -> Result<NewFile, LogError> {
         let (id, spare) = self.take_spare(needed)?;
         Ok(match spare {
             Some(spare) => self.reuse(id, spare, durable_seq)?,
@@ -284,7 +297,7 @@ impl Files {
         needed: u64,
         others: u64,
         durable_seq: u64,
-    ) -> Result<Arc<LogFile>, LogError> {
+    ) -> Result<NewFile, LogError> {
         let fs_free = self.fs_free(Urgency::Compaction);
         let (id, spare) = self.take_spare(needed)?;
         if let Some(spare) = spare {
@@ -301,13 +314,7 @@ impl Files {
         self.create(id, size, durable_seq)
     }
 
-    fn insert(
-        &self,
-        id: u32,
-        handle: Arc<dyn DiskFile>,
-        size: u64,
-        header: &Bytes,
-    ) -> Arc<LogFile> {
+    fn insert(&self, id: u32, out: Arc<dyn DiskFile>, size: u64, header: &Bytes) -> NewFile {
         let mut inner = self.inner.lock();
         let info = FileInfo {
             id,
@@ -323,12 +330,12 @@ impl Files {
         };
         let file = Arc::new(LogFile {
             id,
-            handle,
+            handle: self.handles.keep(id, out.clone()),
             info: Mutex::new(info),
         });
         inner.files.insert(id, file.clone());
         inner.newest = id;
-        file
+        (file, out)
     }
 
     fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> Bytes {
@@ -354,7 +361,7 @@ impl Files {
 
     /// The new header is durable before the name is: a file of a log name always has a valid
     /// header.
-    fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
+    fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<NewFile, LogError> {
         let header = self.header(id, spare.len, durable_seq);
         let make = || {
             let handle = self.disk.open(&spare.name)?;
@@ -389,7 +396,7 @@ impl Files {
     }
 
     /// Makes a file of `size` bytes that were granted.
-    fn create(&self, id: u32, size: u64, durable_seq: u64) -> Result<Arc<LogFile>, LogError> {
+    fn create(&self, id: u32, size: u64, durable_seq: u64) -> Result<NewFile, LogError> {
         let header = self.header(id, size, durable_seq);
         let undo = |error: io::Error| {
             self.inner.lock().allocated -= size;

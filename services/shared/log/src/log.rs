@@ -1,5 +1,6 @@
 //! The log as its users see it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -129,8 +130,16 @@ impl Log {
     /// `Io` for errors that say nothing about the disk.
     pub fn read(&self, location: Location) -> Result<Bytes, LogError> {
         let file = self.shared.files.get(location.file)?;
+        let handle = match file.handle.open() {
+            // It may have been retired since the look at the list.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.shared.files.get(location.file)?;
+                return Err(unreadable(location)(error));
+            }
+            opened => opened.map_err(unreadable(location))?,
+        };
         let mut payload = vec![0; location.len as usize];
-        file.handle
+        handle
             .read_exact_at(&mut payload, location.offset.into())
             .map_err(unreadable(location))?;
         Ok(payload.into())

@@ -29,6 +29,8 @@ pub struct Options {
     /// Files of standard size that are made before they are needed, so that the reserve is on the disk
     /// whoever else fills the file system.
     pub ready_files: usize,
+    /// Files that are kept open at a time. Others are opened when they are read.
+    pub open_files: usize,
     /// Limit of the bytes of a frame. A frame always holds at least one group, whatever its size.
     pub max_frame_bytes: usize,
     /// Limit of the bytes that wait for the disk. Groups beyond it are refused as busy.

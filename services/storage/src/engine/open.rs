@@ -173,7 +173,7 @@ impl Opening<'_> {
         let survey = Survey::begin(&self.disk, segments.clone(), (&superblock, is_rebuilt));
         let mut survey = survey.map_err(OpenError::io("compare segments with inventory"))?;
 
-        let log_options = log_options(&superblock, &survey, self.options.nonce, fs_total);
+        let log_options = log_options(&superblock, &survey, self.options, fs_total);
         let reserve_bytes = log_options.reserve_bytes;
 
         // Every record of the log passes the recovery, in the order of the log.
@@ -285,7 +285,7 @@ fn floor_of(fs_total: u64) -> u64 {
 fn log_options(
     superblock: &Superblock,
     survey: &Survey,
-    nonce: u64,
+    options: &DiskOptions,
     fs_total: Option<u64>,
 ) -> Options {
     let (capacity, segment_bytes) = (superblock.capacity, superblock.segment_bytes);
@@ -302,6 +302,7 @@ fn log_options(
         compaction_bytes: segment_bytes + segment_bytes / 4,
         floor_bytes: fs_total.map_or(0, floor_of),
         ready_files: READY_SEGMENTS,
+        open_files: options.open_files,
         max_frame_bytes: MAX_FRAME_BYTES,
         max_queue_bytes: MAX_QUEUE_BYTES,
         least_seq: survey.proven_seq(superblock.seal_seq),
@@ -311,7 +312,7 @@ fn log_options(
                 .highest_epoch()
                 .max(superblock.epoch.number)
                 .saturating_add(1),
-            nonce,
+            nonce: options.nonce,
         }),
         inventory: Some(survey.inventory.clone()),
         absent_seqs: survey.absent_seqs(),

@@ -112,6 +112,7 @@ impl Setup {
             erase: None,
             retry_step: Duration::from_millis(50),
             max_connections: 16,
+            open_files: 4,
             drain_timeout: Duration::from_secs(1),
             tls: None,
         };

@@ -26,7 +26,9 @@ use super::links::Links;
 use super::room::{SharedGauge, leaves_reserve};
 use super::scratch::Scratch;
 use super::{DamageKind, Link, MetaError, Position, snapshot};
-use crate::limits::{LOG_FRAME_BYTES, LOG_QUEUE_BYTES, MAX_LOG_RESERVE, REPLAY_GROUP};
+use crate::limits::{
+    LOG_FRAME_BYTES, LOG_QUEUE_BYTES, MAX_LOG_RESERVE, MAX_OPEN_LOG_FILES, REPLAY_GROUP,
+};
 pub(super) use owner::LogOwner;
 use scan::{Entry, LogScan};
 pub(super) use truth::Truth;
@@ -486,6 +488,7 @@ fn log_options(owner: [u8; 16], options: &SledOptions) -> Options {
         // Room is kept beside the index (`room.rs`).
         floor_bytes: 0,
         ready_files: 0,
+        open_files: MAX_OPEN_LOG_FILES,
         max_frame_bytes: LOG_FRAME_BYTES,
         max_queue_bytes: LOG_QUEUE_BYTES,
         // Positions are kept in the records themselves.

@@ -439,6 +439,7 @@ pub(super) fn log_of(folder: &Folder, owner: [u8; 16]) -> Log {
         compaction_bytes: 0,
         floor_bytes: 0,
         ready_files: 0,
+        open_files: 8,
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
         least_seq: 0,

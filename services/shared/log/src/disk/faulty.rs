@@ -29,6 +29,8 @@ const SECTOR: usize = 512;
 pub enum Verb {
     /// Making a file.
     Create,
+    /// Opening a file.
+    Open,
     /// Writing.
     Write,
     /// Syncing a file.
@@ -383,7 +385,10 @@ impl Disk for FaultyDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let world = self.live()?;
+        let mut world = self.live()?;
+        if let Some(error) = world.strike(Verb::Open).and_then(error_of) {
+            return Err(error);
+        }
         let inode = *world
             .names
             .get(&self.path(name))

@@ -8,9 +8,9 @@ use cstore_types::epoch::{Epoch, epoch_of};
 
 use super::walk::{read_footer, walk};
 use super::{ANY_SEQS, RecoveryReport, Standing, Unreadable};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::LogError;
-use crate::file::{Files, is_leftover, is_ready};
+use crate::file::{Files, Handle, is_leftover, is_ready};
 use crate::format::{BLOCK, Damage, FileHeader, Seed, header_crc, parse_file_name};
 use crate::inventory::SealedFigures;
 use crate::limits::SCAN_BYTES;
@@ -20,7 +20,7 @@ use crate::types::Options;
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) id: u32,
-    pub(super) handle: Arc<dyn DiskFile>,
+    pub(super) handle: Handle,
     pub(super) len: u64,
     /// End of the last frame.
     pub(super) end: u64,
@@ -186,7 +186,7 @@ pub(super) fn read_files(
                 tracing::warn!(%name, "a file that the inventory does not list is left alone");
                 continue;
             }
-            found.extend(read_file(disk, &name, id, options, report)?);
+            found.extend(read_file(files.handle_of(id), id, options, report)?);
         } else if is_leftover(&name) {
             leftovers.unfinished.push(name);
         } else if is_ready(&name) {
@@ -202,17 +202,13 @@ pub(super) fn read_files(
 /// Reads a file. Returns `None` for one of another log, in a log with an inventory, and for one of
 /// which nothing can be read.
 fn read_file(
-    disk: &Arc<dyn Disk>,
-    name: &str,
+    handle: Handle,
     id: u32,
     options: &Options,
     report: &mut RecoveryReport,
 ) -> Result<Option<Found>, LogError> {
-    let opened = disk
-        .open(name)
-        .and_then(|handle| handle.size().map(|len| (handle, len)));
-    let (handle, len) = match opened {
-        Ok(opened) => opened,
+    let len = match handle.size() {
+        Ok(len) => len,
         Err(error) => {
             let damage = damage_of(&error).ok_or_else(|| io_error(id, error))?;
             let inventory = options.inventory.as_ref();
@@ -290,7 +286,7 @@ fn read_file(
 
 /// Reads and checks the header of a file. The inner error is a damage.
 fn read_header(
-    handle: &Arc<dyn DiskFile>,
+    handle: &Handle,
     len: u64,
     id: u32,
 ) -> Result<Result<(FileHeader, u32), Damage>, LogError> {
@@ -326,7 +322,7 @@ pub(super) fn io_error(file: u32, error: io::Error) -> LogError {
 /// # Errors
 /// `Io` for errors that say nothing about the disk, such as too few descriptors.
 pub(super) fn read_or_damage(
-    handle: &Arc<dyn DiskFile>,
+    handle: &Handle,
     file: u32,
     offset: u64,
     len: usize,

@@ -47,11 +47,11 @@ pub(super) fn renew_lost_footer(file: &mut Found, options: &Options) -> Result<(
     // Where the disk has lost the bytes it may not take them again.
     let write = || -> std::io::Result<()> {
         let mut read = vec![0; footer.len()];
-        file.handle
-            .write_all_vectored_at(std::slice::from_ref(&footer), offset)?;
-        file.handle.set_len(figures.size)?;
-        file.handle.sync_data()?;
-        file.handle.read_exact_at(&mut read, offset)?;
+        let handle = file.handle.open()?;
+        handle.write_all_vectored_at(std::slice::from_ref(&footer), offset)?;
+        handle.set_len(figures.size)?;
+        handle.sync_data()?;
+        handle.read_exact_at(&mut read, offset)?;
         match read == footer {
             true => Ok(()),
             false => Err(std::io::ErrorKind::InvalidData.into()),
@@ -88,11 +88,12 @@ pub(super) fn renew_footer(file: &Found, options: &Options) -> Result<(), LogErr
     };
     let seed = Seed::new(&options.owner, file.id);
     let footer = read_whole_footer(file, seed)?;
-    let written = file
-        .handle
-        .write_all_vectored_at(&[footer], offset)
-        .and_then(|()| file.handle.sync_data());
-    if let Err(error) = written {
+    let write = || {
+        let handle = file.handle.open()?;
+        handle.write_all_vectored_at(&[footer], offset)?;
+        handle.sync_data()
+    };
+    if let Err(error) = write() {
         tracing::warn!(file = file.id, %error, "footer of log file cannot be written again");
     }
     Ok(())
@@ -120,8 +121,9 @@ pub(super) fn renew_header(file: &mut Found, options: &Options) {
     .encode();
     let crc = header_crc(&header);
     let write = || {
-        file.handle.write_all_vectored_at(&[header], 0)?;
-        file.handle.sync_data()
+        let handle = file.handle.open()?;
+        handle.write_all_vectored_at(&[header], 0)?;
+        handle.sync_data()
     };
     match write() {
         Ok(()) => {
@@ -156,18 +158,20 @@ pub(super) fn renew_frames(
                 is_unproven && frame.start > 0 && is_valid
             })
             .collect();
+        if unproven.is_empty() {
+            continue;
+        }
         let seed = Seed::new(&options.owner, file.id);
+        let io = LogError::io_of("renew frame of log file", file.id);
+        let handle = file.handle.open().map_err(&io)?;
         for frame in &unproven {
             let bytes = read_whole_frame(file, frame, seed)?;
-            let io = LogError::io_of("renew frame of log file", file.id);
-            file.handle
+            handle
                 .write_all_vectored_at(&[bytes.into()], frame.start)
-                .map_err(io)?;
+                .map_err(&io)?;
         }
-        if !unproven.is_empty() {
-            let io = LogError::io_of("sync log file", file.id);
-            file.handle.sync_data().map_err(io)?;
-        }
+        let io = LogError::io_of("sync log file", file.id);
+        handle.sync_data().map_err(io)?;
     }
     Ok(())
 }

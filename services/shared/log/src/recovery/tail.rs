@@ -142,9 +142,9 @@ pub(super) fn copy_frame(
         + frame_bytes(records.len(), key_bytes, payload_bytes)
         + footer_bytes(records.len(), key_bytes);
     let (seq, durable_seq) = seqs;
-    let file = files.acquire_for_copy(needed, others, durable_seq)?;
+    let mut active = Active::new(files.acquire_for_copy(needed, others, durable_seq)?);
     let place = FramePlace {
-        file: file.id,
+        file: active.file.id,
         offset: BLOCK,
         seq,
         durable_seq,
@@ -152,13 +152,13 @@ pub(super) fn copy_frame(
     let views = records
         .iter()
         .map(|(kind, key, payload)| (*kind, key, payload));
-    let encoded = encode_frame(Seed::new(&options.owner, file.id), place, views);
+    let encoded = encode_frame(Seed::new(&options.owner, active.file.id), place, views);
     let io = LogError::io("copy unproven log frame");
-    file.handle
+    active
+        .out
         .write_all_vectored_at(&encoded.buffers, BLOCK)
         .map_err(&io)?;
-    file.handle.sync_data().map_err(&io)?;
-    let mut active = Active::new(file);
+    active.out.sync_data().map_err(&io)?;
     active.advance(seq, encoded.entries, encoded.disk_len);
     Ok(active)
 }
@@ -172,11 +172,12 @@ pub(super) fn renew_last_footer(found: &[Found]) -> Result<(), LogError> {
     };
     let footer = read_at(file, offset, (file.end - offset) as usize)?;
     let io = LogError::io_of("renew footer of log file", file.id);
-    file.handle
+    let handle = file.handle.open().map_err(&io)?;
+    handle
         .write_all_vectored_at(&[footer.into()], offset)
         .map_err(&io)?;
-    file.handle.set_len(file.len).map_err(&io)?;
-    file.handle.sync_data().map_err(&io)
+    handle.set_len(file.len).map_err(&io)?;
+    handle.sync_data().map_err(&io)
 }
 
 /// Brings a file into the state in which it stays: cut to its valid end, or removed when nothing is
@@ -214,8 +215,9 @@ pub(super) fn settle(
     let keeps = file.keeps_size() || (is_held && (file.has_torn_frame || file.sealed));
     let size = if keeps { file.len } else { file.end };
     if size != file.len {
-        file.handle.set_len(size).map_err(&io)?;
-        file.handle.sync_data().map_err(&io)?;
+        let handle = file.handle.open().map_err(&io)?;
+        handle.set_len(size).map_err(&io)?;
+        handle.sync_data().map_err(&io)?;
     }
     // A footer is looked for where the file ends.
     let state = if file.sealed && size == file.end {

@@ -23,6 +23,7 @@ pub(crate) fn options() -> Options {
         compaction_bytes: 0,
         floor_bytes: 0,
         ready_files: 0,
+        open_files: 2,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
         least_seq: 0,

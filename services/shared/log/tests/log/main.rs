@@ -6,3 +6,4 @@ mod damage;
 mod damage_ends;
 mod fixture;
 mod full;
+mod handles;

@@ -34,6 +34,8 @@ pub struct DiskOptions {
     pub nonce: u64,
     /// Nothing is freed and nothing sealed before an answer of the master was judged.
     pub waits_for_master: bool,
+    /// Segments that are kept open at a time.
+    pub open_files: usize,
 }
 
 /// The identity that a disk must have.
@@ -270,6 +272,7 @@ pub(in crate::engine) fn small_disk() -> (Identity, DiskOptions) {
         erase: None,
         nonce: 1,
         waits_for_master: false,
+        open_files: 4,
     };
     (identity, options)
 }

@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use cstore_log::RealDisk;
+use cstore_log::{FolderReader, RealDisk};
 
-use crate::store::{self, FolderReader, MetaError, keys};
+use crate::store::{self, MetaError, keys};
 
 /// The reason why nothing was rescued.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cstore_log::{Disk, FileState, Log, LogError, file_name};
+use cstore_log::{Disk, FileState, Log, LogError, OverlayDisk, file_name};
 use cstore_types::history::{Life, Point};
 
 use super::scan::{Entry, LogScan};
@@ -28,7 +28,6 @@ use crate::store::index::{Applied, Index};
 use crate::store::keys::{self, LIVES};
 use crate::store::links::Links;
 use crate::store::lives::Lives;
-use crate::store::overlay::OverlayDisk;
 use crate::store::record::{self, Decoded};
 use crate::store::{DamageKind, Link, MetaError, Position, snapshot};
 

@@ -4,6 +4,8 @@
 mod faulty;
 #[cfg(feature = "faulty")]
 mod hooked;
+mod overlay;
+mod reader;
 mod real;
 
 use std::any::Any;
@@ -17,6 +19,8 @@ use bytes::Bytes;
 pub use faulty::{Fault, FaultyDisk, Verb};
 #[cfg(feature = "faulty")]
 pub use hooked::{Gate, Hook, HookedDisk};
+pub use overlay::OverlayDisk;
+pub use reader::FolderReader;
 pub use real::RealDisk;
 
 /// Room of the file system that a folder lies on.

@@ -23,8 +23,8 @@ use crate::format::BLOCK;
 pub struct OverlayDisk {
     /// `None` for a folder that is not there below.
     below: Option<Arc<dyn Disk>>,
-    /// Files that were opened, made or renamed here; `None` for a removed one.
-    changed: Mutex<HashMap<String, Option<Arc<OverlayFile>>>>,
+    /// Contents of files that were opened, made or renamed here; `None` for a removed one.
+    changed: Mutex<HashMap<String, Option<SharedContent>>>,
     /// Folders that were opened here.
     folders: Mutex<HashMap<String, Arc<dyn Disk>>>,
     is_measured: bool,
@@ -51,18 +51,27 @@ impl OverlayDisk {
         })
     }
 
-    fn find(&self, name: &str) -> io::Result<Arc<OverlayFile>> {
+    fn find(&self, name: &str) -> io::Result<SharedContent> {
         let mut changed = self.changed.lock();
         match changed.get(name) {
-            Some(Some(file)) => Ok(file.clone()),
+            Some(Some(content)) => Ok(content.clone()),
             Some(None) => Err(ErrorKind::NotFound.into()),
             None => {
                 let below = self.below.as_ref().ok_or(ErrorKind::NotFound)?;
-                let file = Arc::new(OverlayFile::over(below.open(name)?)?);
-                changed.insert(name.to_owned(), Some(file.clone()));
-                Ok(file)
+                let content = Content::over(name, below.open(name)?.size()?);
+                changed.insert(name.to_owned(), Some(content.clone()));
+                Ok(content)
             }
         }
+    }
+
+    /// Opens the file below that a content lies over. The handle is closed with the file of the
+    /// overlay: whoever keeps few files open keeps few open below.
+    fn file(&self, content: SharedContent) -> io::Result<Arc<dyn DiskFile>> {
+        let source = content.lock().source.clone();
+        let opened = source.zip(self.below.as_ref());
+        let below = opened.map(|(name, disk)| disk.open(&name)).transpose()?;
+        Ok(Arc::new(OverlayFile { content, below }))
     }
 
     fn names_below(&self) -> io::Result<Vec<String>> {
@@ -84,14 +93,15 @@ impl Disk for OverlayDisk {
         if self.list()?.iter().any(|found| found == name) {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        let file = Arc::new(OverlayFile::of_zeros(len));
+        let content = Content::of_zeros(len);
         let mut changed = self.changed.lock();
-        changed.insert(name.to_owned(), Some(file.clone()));
-        Ok(file)
+        changed.insert(name.to_owned(), Some(content.clone()));
+        drop(changed);
+        self.file(content)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.find(name)?)
+        self.file(self.find(name)?)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -148,14 +158,22 @@ impl Disk for OverlayDisk {
     }
 }
 
-/// A file of the overlay.
+/// An open file of the overlay.
 #[derive(Debug)]
-struct OverlayFile(Mutex<Content>);
+struct OverlayFile {
+    content: SharedContent,
+    /// The file below, if the content lies over one.
+    below: Option<Arc<dyn DiskFile>>,
+}
+
+/// Content that all open files of one name share.
+type SharedContent = Arc<Mutex<Content>>;
 
 /// Content of a file: blocks of its own over those of a file below.
 #[derive(Debug)]
 struct Content {
-    below: Option<Arc<dyn DiskFile>>,
+    /// Name of the file below.
+    source: Option<String>,
     /// Bytes at the beginning that are read from the file below where no block stands.
     below_len: u64,
     len: u64,
@@ -163,40 +181,40 @@ struct Content {
     blocks: BTreeMap<u64, Box<[u8]>>,
 }
 
-impl OverlayFile {
-    fn over(below: Arc<dyn DiskFile>) -> io::Result<Self> {
-        let len = below.size()?;
-        Ok(Self(Mutex::new(Content {
-            below: Some(below),
+/// The file below a content, if there is one.
+type Below<'a> = Option<&'a dyn DiskFile>;
+
+impl Content {
+    fn over(name: &str, len: u64) -> SharedContent {
+        Arc::new(Mutex::new(Self {
+            source: Some(name.to_owned()),
             below_len: len,
             len,
             blocks: BTreeMap::new(),
-        })))
+        }))
     }
 
-    fn of_zeros(len: u64) -> Self {
-        Self(Mutex::new(Content {
-            below: None,
+    fn of_zeros(len: u64) -> SharedContent {
+        Arc::new(Mutex::new(Self {
+            source: None,
             below_len: 0,
             len,
             blocks: BTreeMap::new(),
         }))
     }
-}
 
-impl Content {
     /// Fills `buf` from `offset` with bytes of the file below, and with zeros behind them.
-    fn read_below(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_below(&self, below: Below<'_>, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let there = self.below_len.saturating_sub(offset).min(buf.len() as u64);
         let (found, rest) = buf.split_at_mut(there as usize);
         rest.fill(0);
-        match &self.below {
+        match below {
             Some(below) if !found.is_empty() => below.read_exact_at(found, offset),
             _ => Ok(()),
         }
     }
 
-    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read(&self, below: Below<'_>, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > self.len) {
             return Err(ErrorKind::UnexpectedEof.into());
@@ -215,13 +233,13 @@ impl Content {
             let next = self.blocks.range(number..).next();
             let next = next.map_or(u64::MAX, |(number, _)| number * BLOCK);
             let len = (next - at).min((buf.len() - done) as u64) as usize;
-            self.read_below(&mut buf[done..done + len], at)?;
+            self.read_below(below, &mut buf[done..done + len], at)?;
             done += len;
         }
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write(&mut self, below: Below<'_>, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut done = 0;
         while done < bytes.len() {
             let at = offset + done as u64;
@@ -232,7 +250,7 @@ impl Content {
                 // A block that is written as a whole is not read: a disk takes writes where it gives
                 // nothing back.
                 if len < block.len() {
-                    self.read_below(&mut block, number * BLOCK)?;
+                    self.read_below(below, &mut block, number * BLOCK)?;
                 }
                 self.blocks.insert(number, block);
             }
@@ -258,25 +276,25 @@ impl Content {
 
 impl DiskFile for OverlayFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.lock().len)
+        Ok(self.content.lock().len)
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.lock().read(buf, offset)
+        self.content.lock().read(self.below.as_deref(), buf, offset)
     }
 
     fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()> {
-        let mut content = self.0.lock();
+        let mut content = self.content.lock();
         let mut at = offset;
         for buf in bufs {
-            content.write(buf, at)?;
+            content.write(self.below.as_deref(), buf, at)?;
             at += buf.len() as u64;
         }
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.lock().set_len(len);
+        self.content.lock().set_len(len);
         Ok(())
     }
 

@@ -199,6 +199,10 @@ impl Member for StorageMember {
 
     fn handle_answer(&mut self, answer: v1::HeartbeatResponse) {
         self.releases.acknowledged(&self.acknowledging);
+        if self.engine.is_for_reads() {
+            // Nothing that an answer asks for can be written.
+            return;
+        }
         if self.is_judging.load(Ordering::Acquire) {
             // Answers are judged one after the other. What this one says is said again.
             return;

@@ -14,11 +14,13 @@ use cstore_mesh::member::{
 use cstore_mesh::{BoxIo, ClientOptions, MeshError, Protocol, RoleIo, RoleMetrics};
 use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
+use cstore_node::backoff::Backoff;
 use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::{Caller, Signer, v1};
 use cstore_types::{ClusterSecret, StoreUuid};
 use cstore_wire::{ServerConfig, serve_connection};
+use futures_util::FutureExt;
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -45,6 +47,11 @@ pub enum RunError {
     /// The disk failed.
     #[error("the disk failed")]
     Disk(#[from] EngineError),
+    /// The disk took no writes at the start and takes them now.
+    #[error(
+        "the disk takes writes again: the node ends, so that its next start opens it for writing"
+    )]
+    TakesWrites,
     /// The work on the disk panicked, or its runtime ended.
     #[error("{doing}")]
     Task {
@@ -139,16 +146,7 @@ pub async fn run_over(
         dial,
         ..ClientOptions::new("storage", signer, metrics.mesh.clone())
     };
-    let link = MasterLink {
-        client: connect_master(&config.master.to_string(), &options)?,
-        profile: NodeProfile {
-            role: v1::Role::Storage,
-            node: config.node.clone(),
-            addr: addr.clone(),
-            failure_domain: config.failure_domain.clone(),
-        },
-        retry_step: config.retry_step,
-    };
+    let link = link_to_master(&config, &options, addr.clone())?;
 
     let found = look(&disk, &path)?;
     let store = match found.store() {
@@ -174,7 +172,9 @@ pub async fn run_over(
     let registered = link
         .register_until_known(Some(report(&engine)), &shutdown)
         .await;
-    if let Some(answer) = registered {
+    if let Some(answer) = registered
+        && !engine.is_for_reads()
+    {
         judge(
             &engine,
             said(answer.seen, answer.seen_in_doubt, answer.history),
@@ -184,7 +184,9 @@ pub async fn run_over(
     readiness.set("disk", PartState::Ready);
     tracing::info!(%path, store = %engine.store(), %addr, "storage node serves");
 
-    let background = Background::start(&engine, link, membership.heartbeat, &readiness, &shutdown);
+    let pauses = Backoff::new(config.retry_step, None);
+    let pace = (membership.heartbeat, pauses);
+    let background = Background::start(&engine, link, pace, &readiness, &shutdown);
     serve(
         &config,
         &secret,
@@ -195,15 +197,35 @@ pub async fn run_over(
     )
     .await;
     let ended = background.end(config.drain_timeout).await;
+    close(&engine).await?;
+    ended
+}
 
+fn link_to_master(
+    config: &Config,
+    options: &ClientOptions,
+    addr: String,
+) -> Result<MasterLink, RunError> {
+    Ok(MasterLink {
+        client: connect_master(&config.master.to_string(), options)?,
+        profile: NodeProfile {
+            role: v1::Role::Storage,
+            node: config.node.clone(),
+            addr,
+            failure_domain: config.failure_domain.clone(),
+        },
+        retry_step: config.retry_step,
+    })
+}
+
+async fn close(engine: &Engine) -> Result<(), RunError> {
     let closing = engine.clone();
-    cstore_node::blocking(move || closing.close())
-        .await
-        .map_err(|source| RunError::Task {
-            doing: "close disk",
-            source,
-        })??;
-    Ok(ended?)
+    let closed = cstore_node::blocking(move || closing.close()).await;
+    closed.map_err(|source| RunError::Task {
+        doing: "close disk",
+        source,
+    })??;
+    Ok(())
 }
 
 /// Returns what is known of a disk before the cluster's identity is: enough to register.
@@ -265,14 +287,14 @@ struct Background {
     tasks: TaskGroup,
     /// Tasks whose current step MUST end before the disk is closed.
     releasing: JoinHandle<()>,
-    sweeping: JoinHandle<Result<(), EngineError>>,
+    sweeping: JoinHandle<Result<(), RunError>>,
 }
 
 impl Background {
     fn start(
         engine: &Engine,
         link: MasterLink,
-        interval: Duration,
+        (interval, pauses): (Duration, Backoff),
         readiness: &Readiness,
         shutdown: &Shutdown,
     ) -> Self {
@@ -311,7 +333,10 @@ impl Background {
             async move { engine.releaser().release_all(&sessions).await }
         };
         let releasing = spawn("releases", releaser.run(release, stop.clone()));
-        let sweeper = crate::sweeper::run(engine.clone(), interval, freed, stop);
+        let sweeper = match engine.is_for_reads() {
+            true => crate::sweeper::await_writes(engine.clone(), pauses, stop).boxed(),
+            false => crate::sweeper::run(engine.clone(), interval, freed, stop).boxed(),
+        };
         let ending = shutdown.clone();
         let sweeping = spawn("sweeper", async move {
             sweeper.await.inspect_err(|_| ending.trigger())
@@ -327,7 +352,7 @@ impl Background {
     ///
     /// # Errors
     /// The error for which the node had to end.
-    async fn end(self, deadline: Duration) -> Result<(), EngineError> {
+    async fn end(self, deadline: Duration) -> Result<(), RunError> {
         self.tasks.drain(deadline).await;
         let _ = self.releasing.await;
         self.sweeping.await.unwrap_or(Ok(()))

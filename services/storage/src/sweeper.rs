@@ -4,25 +4,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::Shutdown;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::engine::{Engine, EngineError};
 use crate::limits::PIN_SWEEP_TICKS;
+use crate::run::RunError;
 
 /// Sweeps at every tick of `interval`, and when `freed` says that segments may have died, until the
 /// shutdown. A sweep that has begun then is finished first, because the disk is closed after it.
 ///
 /// # Errors
 /// A hold that could not be written twice: the node must end, because a restart finds every doubt
-/// again, and this process could be the only one that knows of it.
+/// again, and this process could be the only one that knows of it. A write or sync of promised bytes
+/// that failed: only the next open knows what the disk has.
 pub(crate) async fn run(
     engine: Engine,
     interval: Duration,
     freed: Arc<Notify>,
     shutdown: Shutdown,
-) -> Result<(), EngineError> {
+) -> Result<(), RunError> {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut n_ticks = 0u64;
@@ -35,6 +38,9 @@ pub(crate) async fn run(
                 engine.recycler().reclaim_aside().await;
                 continue;
             }
+        }
+        if let Some(failure) = engine.failure() {
+            return Err(failure.into());
         }
         let keeping = engine.clone();
         let keep = move || {
@@ -49,6 +55,31 @@ pub(crate) async fn run(
             if let Err(error) = cstore_node::blocking(move || engine.sweep_pins()).await {
                 tracing::error!(%error, "sweep over old pins broke off");
             }
+        }
+    }
+}
+
+/// Looks from time to time whether a disk that is open for reads takes writes again, until the
+/// shutdown.
+///
+/// # Errors
+/// [`RunError::TakesWrites`] if it does: only a start opens it for writing.
+pub(crate) async fn await_writes(
+    engine: Engine,
+    mut pauses: Backoff,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    loop {
+        let pause = pauses.next_delay();
+        tokio::select! {
+            biased;
+            () = shutdown.triggered() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        let probing = engine.clone();
+        let probed = cstore_node::blocking(move || probing.takes_writes_again()).await;
+        if probed.map_err(EngineError::from)? {
+            return Err(RunError::TakesWrites);
         }
     }
 }

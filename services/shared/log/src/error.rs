@@ -57,6 +57,9 @@ pub enum LogError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The log was opened to be read only, for this reason.
+    #[error("disk takes no writes and is open for reads only")]
+    ForReads(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// A thread that wrote, or a callback of a group, panicked: a defect. Whether the frame is
     /// durable is unknown.
     #[error("a thread that wrote the log or a callback panicked")]

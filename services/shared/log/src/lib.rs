@@ -41,7 +41,7 @@ mod queue;
 mod recovery;
 mod types;
 
-pub use disk::{Disk, DiskFile, FolderReader, FsRoom, LockGuard, OverlayDisk, RealDisk};
+pub use disk::{Disk, DiskFile, FolderReader, Freeze, FsRoom, LockGuard, OverlayDisk, RealDisk};
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};
 pub use error::LogError;

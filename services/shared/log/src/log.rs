@@ -247,6 +247,12 @@ impl Log {
         self.shared.observer.set(observer);
     }
 
+    /// Takes no more groups, for this reason. Called before the first one of a log that is opened to
+    /// be read only.
+    pub fn refuse(&self, why: LogError) {
+        self.shared.poisoned.lock().get_or_insert(Arc::new(why));
+    }
+
     /// Returns the failure after which nothing can be appended any more.
     pub fn poisoned(&self) -> Option<Arc<LogError>> {
         self.shared.poisoned.lock().clone()

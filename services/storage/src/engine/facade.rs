@@ -10,6 +10,7 @@ use super::audit::Audit;
 use super::compactor::Compactor;
 use super::counters::Counters;
 use super::error::{EngineError, OpenError};
+use super::for_reads::{self, ForReads};
 use super::hold::Hold;
 use super::holdings::Holdings;
 use super::judge::Judge;
@@ -33,17 +34,41 @@ type Result<T> = std::result::Result<T, EngineError>;
     reason = "each method belongs to a part, which says it"
 )]
 impl Engine {
-    /// Opens the disk for this identity; formats an empty one. The disk is as it was after an
-    /// error.
+    /// Opens the disk for this identity; formats an empty one. A disk that takes no writes is opened
+    /// to be read, and [`Self::read_only`] says why. The disk is as it was after an error.
     pub fn open(
         disk: Arc<dyn Disk>,
         path: &str,
         identity: &Identity,
         options: &DiskOptions,
     ) -> std::result::Result<Self, OpenError> {
+        let opened = open::open(disk.clone(), path, identity, options);
+        let parts =
+            opened.or_else(|refused| for_reads::open(disk, path, identity, options, refused))?;
         Ok(Self {
-            parts: Arc::new(open::open(disk, path, identity, options)?),
+            parts: Arc::new(parts),
         })
+    }
+
+    /// Returns the failure after which this process can write nothing any more: only a restart heals
+    /// it.
+    pub fn failure(&self) -> Option<EngineError> {
+        self.parts.failure()
+    }
+
+    /// Returns true if the disk took no writes when it was opened, and is open for reads only.
+    pub fn is_for_reads(&self) -> bool {
+        self.parts.for_reads.is_some()
+    }
+
+    /// Returns true if a disk that is open for reads takes writes now: only a restart opens it for
+    /// writing. Blocks the thread.
+    pub fn takes_writes_again(&self) -> bool {
+        let probed = self.parts.for_reads.as_ref().map(ForReads::probe);
+        if let Some(Err(error)) = &probed {
+            tracing::debug!(%error, "disk takes no writes yet");
+        }
+        probed.is_some_and(|probed| probed.is_ok())
     }
 
     /// Shuts down cleanly. After an error the next start recovers all the same.
@@ -154,8 +179,8 @@ impl Engine {
         SealSeq(self.parts.log.durable_seq())
     }
 
-    /// Returns why the disk takes no writes: after a failed write or sync, or because every segment
-    /// is missing.
+    /// Returns why the disk takes no writes: it was opened for reads, or after a failed write or
+    /// sync, or because every segment is missing.
     pub fn read_only(&self) -> Option<String> {
         self.parts.read_only()
     }

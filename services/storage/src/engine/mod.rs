@@ -32,6 +32,7 @@ mod doubts;
 mod error;
 mod facade;
 mod fences;
+mod for_reads;
 pub(crate) mod format;
 #[cfg(test)]
 mod golden;

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use cstore_log::{Disk, LockGuard, Log, NextEpoch, Options, Urgency};
-use cstore_types::SealSeq;
+use cstore_types::{SealSeq, error_chain};
 use parking_lot::Mutex;
 
 use super::appender::Appender;
@@ -25,6 +25,7 @@ use super::counters::Counters;
 use super::doubts::{Doubts, Finding};
 use super::error::{EngineError, OpenError};
 use super::fences::Fences;
+use super::for_reads::ForReads;
 use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
 use super::hold::Hold;
 use super::holdings::Holdings;
@@ -66,6 +67,8 @@ pub(super) struct Parts {
     pub(super) room: Room,
     pub(super) writer: Writer,
     pub(super) releaser: Releaser,
+    /// Set if the disk takes no writes and was opened to be read.
+    pub(super) for_reads: Option<ForReads>,
 }
 
 /// Opens the disk for this identity; formats an empty one.
@@ -389,13 +392,19 @@ const fn reserve_of(segment_bytes: u64) -> u64 {
 
 impl Parts {
     /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and
-    /// the clean mark.
+    /// the clean mark. After a failed write neither is written: which frames the disk has is
+    /// unknown.
     ///
     /// # Errors
     /// [`EngineError`] of the disk. The next start recovers all the same.
     pub(super) fn close(&self) -> Result<(), EngineError> {
-        self.blocks.keep_verdicts();
+        if self.log.poisoned().is_none() {
+            self.blocks.keep_verdicts();
+        }
         self.log.close()?;
+        if self.log.poisoned().is_some() {
+            return Ok(());
+        }
         self.judge.keep_noted()?;
         let seal_seq = SealSeq(self.log.durable_seq());
         let (files, is_complete) = {
@@ -404,16 +413,27 @@ impl Parts {
         };
         // The cache has no place for the counts of absent blocks, and none for doubt.
         if is_complete && !self.hold.is_held() {
-            self.volume.save_bitmap(&Bitmap {
+            let saved = self.volume.save_bitmap(&Bitmap {
                 last_seq: seal_seq.0,
                 files,
-            })?;
+            });
+            if let Err(error) = saved {
+                // A start counts the references anew then.
+                tracing::warn!(error = %error_chain(&error), "reference counts are not saved");
+            }
         }
         self.volume.write_superblock(seal_seq, true)
     }
 
-    /// Returns why the disk takes no writes: after a failed write or sync, or because every segment
-    /// is missing.
+    /// Returns the failure after which this process can write nothing any more.
+    pub(super) fn failure(&self) -> Option<EngineError> {
+        let is_open_for_writes = self.for_reads.is_none();
+        let failed = self.log.poisoned().filter(|_| is_open_for_writes);
+        failed.map(EngineError::ReadOnly)
+    }
+
+    /// Returns why the disk takes no writes: it was opened for reads, or after a failed write or
+    /// sync, or because every segment is missing.
     pub(super) fn read_only(&self) -> Option<String> {
         let failed = self.log.poisoned();
         let failed = failed.map(|cause| cstore_types::error_chain(&*cause).to_string());
@@ -496,14 +516,13 @@ impl Parts {
             hold: hold.clone(),
         };
         let holdings = Holdings::new(index.clone(), sets);
-        let judge = Judge::new(log.clone(), volume.clone(), hold.clone());
         Self {
             audit: Audit::new(index.clone(), hold.clone()),
+            judge: Judge::new(log.clone(), volume.clone(), hold.clone()),
             volume,
             log,
             index,
             hold,
-            judge,
             counters,
             blocks,
             holdings,
@@ -513,6 +532,7 @@ impl Parts {
             room,
             writer,
             releaser,
+            for_reads: None,
         }
     }
 }

@@ -12,8 +12,8 @@ use cstore_node::admin::Readiness;
 use cstore_node::shutdown::spawn;
 use cstore_node::{ByteSize, HostPort, Shutdown};
 use cstore_proto::v1;
-use cstore_storage::Config;
 use cstore_storage::engine::peek;
+use cstore_storage::{Config, RunError};
 use cstore_testkit::engine::{CAPACITY, identity, open, open_memory, store};
 use cstore_testkit::fake::{FakeMaster, Reply};
 use cstore_testkit::{INTERVAL, secret, session, until};
@@ -65,13 +65,13 @@ struct Setup {
 /// One life of a node.
 struct Life {
     shutdown: Shutdown,
-    ended: JoinHandle<()>,
+    ended: JoinHandle<Result<(), RunError>>,
 }
 
 impl Life {
     async fn stop(self) {
         self.shutdown.trigger();
-        self.ended.await.unwrap();
+        self.ended.await.unwrap().unwrap();
     }
 }
 
@@ -133,7 +133,7 @@ impl Setup {
             shutdown.clone(),
         );
         Life {
-            ended: spawn("storage", async move { run.await.unwrap() }),
+            ended: spawn("storage", run),
             shutdown,
         }
     }
@@ -288,5 +288,39 @@ async fn i8_a_node_verifies_what_an_accepted_doubt_has_left_unverified() {
     assert!(verify_below() > 0);
     let life = setup.start_on(shared.clone());
     until("every block is verified", || verify_below() == 0).await;
+    life.stop().await;
+}
+
+/// Whatever only a restart heals ends by itself, and the next start serves what can be read.
+#[tokio::test(start_paused = true)]
+async fn i12_a_node_whose_disk_failed_ends_serves_reads_and_writes_again_without_a_person() {
+    let setup = Setup::new(0..3).await;
+    let life = setup.start();
+    until("a first heartbeat", || n_heartbeats(&setup.master) > 0).await;
+    // The place in the master's history is on the disk: the next release goes into the log at once.
+    setup.release(0..1);
+    until("a release", || is_drained(&setup.master)).await;
+    setup.disk.refuse_writes(true);
+    setup.release(1..2);
+    let ended = life.ended.await.unwrap();
+    assert!(matches!(ended, Err(RunError::Disk(_))), "{ended:?}");
+
+    let life = setup.start();
+    let before = n_heartbeats(&setup.master);
+    until("heartbeats of the next life", || {
+        n_heartbeats(&setup.master) > before + 20
+    })
+    .await;
+    assert!(
+        !life.ended.is_finished(),
+        "a start of a disk for reads lasts"
+    );
+    assert!(!is_drained(&setup.master), "nothing is released");
+
+    setup.disk.refuse_writes(false);
+    let ended = life.ended.await.unwrap();
+    assert!(matches!(ended, Err(RunError::TakesWrites)), "{ended:?}");
+    let life = setup.start();
+    until("the release", || is_drained(&setup.master)).await;
     life.stop().await;
 }

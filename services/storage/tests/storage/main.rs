@@ -12,6 +12,7 @@ mod doubt_model;
 mod engine_model;
 mod epochs;
 mod fences;
+mod for_reads;
 mod full_disk;
 mod heartbeats;
 mod hold;

@@ -10,6 +10,8 @@
 //!
 //! Handles of a dead process fail, so that its threads cannot write into the next life.
 
+mod fault;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::ops::Range;
@@ -21,40 +23,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Disk, DiskFile, FsRoom, LockGuard};
+use fault::error_of;
+pub use fault::{Fault, Verb};
 
 const SECTOR: usize = 512;
-
-/// Kind of call that a fault strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verb {
-    /// Making a file.
-    Create,
-    /// Opening a file.
-    Open,
-    /// Writing.
-    Write,
-    /// Syncing a file.
-    Sync,
-    /// Reading.
-    Read,
-    /// Renaming or removing a file.
-    Name,
-    /// Syncing a folder.
-    SyncDir,
-}
-
-/// Effect on the struck call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It fails with EIO.
-    Eio,
-    /// It fails with ENOSPC.
-    Enospc,
-    /// It fails with EMFILE: the process has no descriptor left.
-    Emfile,
-    /// It says that all is well and does nothing (syncs only).
-    Skip,
-}
 
 #[derive(Debug, Clone)]
 enum Change {
@@ -119,6 +91,8 @@ struct World {
     faults: Vec<(Verb, u64, Fault)>,
     calls: HashMap<Verb, u64>,
     ignores_syncs: bool,
+    /// Every change fails.
+    refuses_writes: bool,
     one_thread: bool,
     holds_commits: bool,
     /// Size of the file system; without one it takes everything.
@@ -139,6 +113,9 @@ impl World {
         let count = self.calls.entry(verb).or_default();
         *count += 1;
         let nth = *count;
+        if self.refuses_writes && !matches!(verb, Verb::Open | Verb::Read) {
+            return Some(Fault::Erofs);
+        }
         if verb == Verb::Sync && self.ignores_syncs {
             return Some(Fault::Skip);
         }
@@ -147,15 +124,6 @@ impl World {
             .iter()
             .position(|(v, n, _)| *v == verb && *n == nth)?;
         Some(self.faults.swap_remove(at).2)
-    }
-}
-
-fn error_of(fault: Fault) -> Option<io::Error> {
-    match fault {
-        Fault::Eio => Some(io::Error::from_raw_os_error(5)),
-        Fault::Enospc => Some(io::Error::from_raw_os_error(28)),
-        Fault::Emfile => Some(io::Error::from_raw_os_error(24)),
-        Fault::Skip => None,
     }
 }
 
@@ -206,6 +174,12 @@ impl FaultyDisk {
         let mut world = self.world.lock();
         let done = world.calls.get(&verb).copied().unwrap_or_default();
         world.faults.push((verb, done + nth, fault));
+    }
+
+    /// Refuses every later change, as a disk whose file system was mounted read-only after an error;
+    /// or takes them again.
+    pub fn refuse_writes(&self, refuses: bool) {
+        self.world.lock().refuses_writes = refuses;
     }
 
     /// Makes every later sync of a file return at once without effect, as on a disk that lies about
@@ -397,6 +371,12 @@ impl Disk for FaultyDisk {
             disk: self.clone(),
             inode,
         }))
+    }
+
+    fn for_reads(&self) -> Option<Arc<dyn Disk>> {
+        let world = self.live().ok()?;
+        let refuses = world.refuses_writes;
+        refuses.then(|| Arc::new(self.clone()) as Arc<dyn Disk>)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

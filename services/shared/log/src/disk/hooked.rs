@@ -71,6 +71,10 @@ impl Disk for HookedDisk {
         Ok(self.file(self.inner.open(name)?))
     }
 
+    fn for_reads(&self) -> Option<Arc<dyn Disk>> {
+        self.inner.for_reads()
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }

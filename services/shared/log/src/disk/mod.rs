@@ -19,7 +19,7 @@ use bytes::Bytes;
 pub use faulty::{Fault, FaultyDisk, Verb};
 #[cfg(feature = "faulty")]
 pub use hooked::{Gate, Hook, HookedDisk};
-pub use overlay::OverlayDisk;
+pub use overlay::{Freeze, OverlayDisk};
 pub use reader::FolderReader;
 pub use real::RealDisk;
 
@@ -89,6 +89,12 @@ pub trait Disk: Send + Sync + Debug {
     /// # Errors
     /// `WouldBlock` when somebody else holds it, and the system's.
     fn lock(&self, name: &str) -> io::Result<LockGuard>;
+
+    /// Returns the same folder without the right to write, for a disk that takes no writes; `None` if
+    /// there is no such view of it.
+    fn for_reads(&self) -> Option<Arc<dyn Disk>> {
+        None
+    }
 
     /// Returns true if all that is done with this disk is done by one thread, as in a simulation: a
     /// log on it has no thread of its own then, and its callers write, which costs no time.

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -28,27 +29,57 @@ pub struct OverlayDisk {
     /// Folders that were opened here.
     folders: Mutex<HashMap<String, Arc<dyn Disk>>>,
     is_measured: bool,
+    /// Set when nothing is changed any more, here and in all folders.
+    is_frozen: Arc<AtomicBool>,
+}
+
+/// Ends the changes of an overlay.
+#[derive(Debug)]
+pub struct Freeze(Arc<AtomicBool>);
+
+impl Freeze {
+    /// Refuses every change from now on, as on a file system that is mounted read-only: nobody may
+    /// take for durable what lies in memory.
+    pub fn freeze(self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl OverlayDisk {
     /// Makes an overlay whose file system has no bound.
     pub fn over(below: Arc<dyn Disk>) -> Arc<dyn Disk> {
-        Self::new(Some(below), false)
+        Self::shared(Some(below), false, Arc::default())
+    }
+
+    /// Makes an overlay that can be frozen, with the room of the file system below.
+    pub fn freezable(below: Arc<dyn Disk>) -> (Arc<dyn Disk>, Freeze) {
+        let is_frozen = Arc::new(AtomicBool::new(false));
+        let disk = Self::shared(Some(below), true, is_frozen.clone());
+        (disk, Freeze(is_frozen))
     }
 
     /// Makes an overlay that has the room of the file system below. Files that are made in the
     /// overlay take nothing of it.
     pub fn measured_over(below: Arc<dyn Disk>) -> Arc<dyn Disk> {
-        Self::new(Some(below), true)
+        Self::shared(Some(below), true, Arc::default())
     }
 
-    fn new(below: Option<Arc<dyn Disk>>, is_measured: bool) -> Arc<dyn Disk> {
+    fn shared(
+        below: Option<Arc<dyn Disk>>,
+        is_measured: bool,
+        is_frozen: Arc<AtomicBool>,
+    ) -> Arc<dyn Disk> {
         Arc::new(Self {
             below,
             changed: Mutex::default(),
             folders: Mutex::default(),
             is_measured,
+            is_frozen,
         })
+    }
+
+    fn may_change(&self) -> io::Result<()> {
+        refuse_if(&self.is_frozen)
     }
 
     fn find(&self, name: &str) -> io::Result<SharedContent> {
@@ -71,7 +102,11 @@ impl OverlayDisk {
         let source = content.lock().source.clone();
         let opened = source.zip(self.below.as_ref());
         let below = opened.map(|(name, disk)| disk.open(&name)).transpose()?;
-        Ok(Arc::new(OverlayFile { content, below }))
+        Ok(Arc::new(OverlayFile {
+            content,
+            below,
+            is_frozen: self.is_frozen.clone(),
+        }))
     }
 
     fn names_below(&self) -> io::Result<Vec<String>> {
@@ -90,6 +125,7 @@ impl Disk for OverlayDisk {
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.may_change()?;
         if self.list()?.iter().any(|found| found == name) {
             return Err(ErrorKind::AlreadyExists.into());
         }
@@ -116,12 +152,14 @@ impl Disk for OverlayDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.may_change()?;
         self.find(name)?;
         self.changed.lock().insert(name.to_owned(), None);
         Ok(())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.may_change()?;
         let file = self.find(from)?;
         let mut changed = self.changed.lock();
         changed.insert(from.to_owned(), None);
@@ -130,7 +168,7 @@ impl Disk for OverlayDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        Ok(())
+        self.may_change()
     }
 
     /// Returns the overlay of a folder, always the same one. A folder that is missing below is made
@@ -142,7 +180,7 @@ impl Disk for OverlayDisk {
         let is_below = self.names_below()?.iter().any(|found| found == name);
         let below = self.below.as_ref().filter(|_| is_below);
         let below = below.map(|disk| disk.subdir(name)).transpose()?;
-        let folder = Self::new(below, self.is_measured);
+        let folder = Self::shared(below, self.is_measured, self.is_frozen.clone());
         let mut folders = self.folders.lock();
         Ok(folders.entry(name.to_owned()).or_insert(folder).clone())
     }
@@ -164,6 +202,14 @@ struct OverlayFile {
     content: SharedContent,
     /// The file below, if the content lies over one.
     below: Option<Arc<dyn DiskFile>>,
+    is_frozen: Arc<AtomicBool>,
+}
+
+fn refuse_if(is_frozen: &AtomicBool) -> io::Result<()> {
+    match is_frozen.load(Ordering::Acquire) {
+        true => Err(ErrorKind::ReadOnlyFilesystem.into()),
+        false => Ok(()),
+    }
 }
 
 /// Content that all open files of one name share.
@@ -284,6 +330,7 @@ impl DiskFile for OverlayFile {
     }
 
     fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()> {
+        refuse_if(&self.is_frozen)?;
         let mut content = self.content.lock();
         let mut at = offset;
         for buf in bufs {
@@ -294,12 +341,13 @@ impl DiskFile for OverlayFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        refuse_if(&self.is_frozen)?;
         self.content.lock().set_len(len);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        Ok(())
+        refuse_if(&self.is_frozen)
     }
 }
 
@@ -410,7 +458,7 @@ mod tests {
         let mut bytes = vec![1; BLOCK as usize];
         assert!(file.read_exact_at(&mut bytes, BLOCK).is_err());
         let written = Bytes::from(vec![7; BLOCK as usize]);
-        file.write_all_vectored_at(&[written.clone()], BLOCK)
+        file.write_all_vectored_at(std::slice::from_ref(&written), BLOCK)
             .unwrap();
         file.read_exact_at(&mut bytes, BLOCK).unwrap();
         assert_eq!(bytes, written);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::{Disk, DiskFile, FsRoom, LockGuard};
+use super::{Disk, DiskFile, FolderReader, FsRoom, LockGuard};
 use crate::limits::MAX_WRITE_BUFFERS;
 
 /// A folder of the operating system.
@@ -68,10 +68,12 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path(name))?;
+        let path = self.path(name);
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            // The contents say what is to be done with a disk that takes no writes.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path)?,
+            opened => opened?,
+        };
         Ok(Arc::new(RealFile { file }))
     }
 
@@ -102,6 +104,10 @@ impl Disk for RealDisk {
             Err(error) => return Err(error),
         }
         Ok(Arc::new(Self::new(root)?))
+    }
+
+    fn for_reads(&self) -> Option<Arc<dyn Disk>> {
+        Some(FolderReader::of(&self.root))
     }
 
     fn lock(&self, name: &str) -> io::Result<LockGuard> {

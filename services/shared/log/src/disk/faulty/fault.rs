@@ -1,0 +1,47 @@
+//! Calls to a disk, and the faults that can strike them.
+
+use std::io;
+
+/// Kind of call that a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Making a file.
+    Create,
+    /// Opening a file.
+    Open,
+    /// Writing.
+    Write,
+    /// Syncing a file.
+    Sync,
+    /// Reading.
+    Read,
+    /// Renaming or removing a file.
+    Name,
+    /// Syncing a folder.
+    SyncDir,
+}
+
+/// Effect on the struck call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails with EIO.
+    Eio,
+    /// It fails with ENOSPC.
+    Enospc,
+    /// It fails with EMFILE: the process has no descriptor left.
+    Emfile,
+    /// It fails with EROFS: the file system was mounted read-only.
+    Erofs,
+    /// It says that all is well and does nothing (syncs only).
+    Skip,
+}
+
+pub(super) fn error_of(fault: Fault) -> Option<io::Error> {
+    match fault {
+        Fault::Eio => Some(io::Error::from_raw_os_error(5)),
+        Fault::Enospc => Some(io::Error::from_raw_os_error(28)),
+        Fault::Emfile => Some(io::Error::from_raw_os_error(24)),
+        Fault::Erofs => Some(io::Error::from_raw_os_error(30)),
+        Fault::Skip => None,
+    }
+}

@@ -1,0 +1,143 @@
+//! A disk that takes no writes: what can be read is served, and nothing that lies in memory passes
+//! for durable.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::sync::Arc;
+
+use cstore_log::{Disk, Fault, FaultyDisk, Verb};
+use cstore_storage::engine::{Engine, EngineError, OpenError, peek};
+use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
+use cstore_testkit::session;
+
+use crate::hold::{contents, names, segments, take_file};
+
+const N_FILES: u64 = 5;
+const LEN: usize = 60_000;
+
+/// A disk with files whose process was killed.
+async fn killed() -> FaultyDisk {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    for n in 0..N_FILES {
+        store(&engine, n, LEN).await.unwrap();
+    }
+    drop(engine);
+    disk.kill()
+}
+
+fn is_whole(engine: &Engine) -> bool {
+    (0..N_FILES).all(|n| {
+        let block = numbered(n, LEN);
+        engine
+            .read_block(&block.id)
+            .is_ok_and(|bytes| bytes == block.bytes)
+    })
+}
+
+fn is_clean(disk: &FaultyDisk) -> bool {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    peek(&disk, "memory").unwrap().unwrap().clean
+}
+
+/// Returns every byte of a disk.
+fn bytes_of(disk: &FaultyDisk) -> Vec<(String, Vec<u8>)> {
+    let below = segments(disk);
+    let inside = names(&below).into_iter();
+    let inside = inside.map(|name| (name.clone(), contents(&*below, &name)));
+    let beside = ["superblock.bin", "inventory.bin"];
+    let beside = beside.map(|name| (name.to_owned(), contents(disk, name)));
+    inside.chain(beside).collect()
+}
+
+#[tokio::test]
+async fn i12_a_disk_that_takes_no_writes_serves_reads_and_says_when_it_takes_them_again() {
+    let disk = killed().await;
+    let before = bytes_of(&disk);
+    disk.refuse_writes(true);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(engine.is_for_reads());
+    assert!(engine.read_only().unwrap().contains("takes no writes"));
+    assert!(engine.failure().is_none(), "a restart heals nothing yet");
+    assert!(is_whole(&engine));
+
+    let refused = store(&engine, 100, LEN).await;
+    assert!(
+        matches!(refused, Err(EngineError::ReadOnly(_))),
+        "{refused:?}"
+    );
+    let refused = engine.releaser().release(session(0)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    engine.recycler().reclaim();
+    assert!(is_whole(&engine));
+    assert!(!engine.takes_writes_again());
+    engine.close().unwrap();
+    assert_eq!(bytes_of(&disk), before);
+
+    disk.refuse_writes(false);
+    assert!(engine.takes_writes_again());
+    drop(engine);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(!engine.is_for_reads());
+    assert!(is_whole(&engine));
+    store(&engine, 100, LEN).await.unwrap();
+    engine.releaser().release(session(0)).await.unwrap();
+}
+
+/// Without the right to write nobody may make a lock, and two readers may look at once.
+#[tokio::test]
+async fn i1_a_disk_is_opened_for_reads_by_no_second_process_that_writes() {
+    let disk = killed().await;
+    disk.refuse_writes(true);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    disk.refuse_writes(false);
+    let second = open_memory(&disk, CAPACITY);
+    assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
+    drop(engine);
+    assert!(is_whole(&open_memory(&disk, CAPACITY).unwrap()));
+}
+
+/// What is damaged is in doubt also if nobody can write that down.
+#[tokio::test]
+async fn i8_a_disk_for_reads_says_what_is_missing_at_each_open() {
+    let disk = killed().await;
+    let folder = segments(&disk);
+    let taken = take_file(&*folder, &names(&folder)[0]);
+    assert!(!taken.is_empty());
+    disk.refuse_writes(true);
+    for _ in 0..2 {
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        assert!(engine.is_for_reads());
+        assert_eq!(engine.hold().doubts().len(), 1);
+    }
+    disk.refuse_writes(false);
+    assert_eq!(
+        open_memory(&disk, CAPACITY).unwrap().hold().doubts().len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn i6_a_log_that_failed_writes_no_clean_mark_and_no_counts() {
+    for verb in [Verb::Write, Verb::Sync] {
+        let disk = killed().await;
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        store(&engine, 50, LEN).await.unwrap();
+        disk.strike(verb, 1, Fault::Eio);
+        let failed = store(&engine, 51, LEN).await;
+        assert!(
+            matches!(failed, Err(EngineError::ReadOnly(_))),
+            "{failed:?}"
+        );
+        assert!(engine.failure().is_some(), "{verb:?}");
+        engine.close().unwrap();
+        assert!(!is_clean(&disk), "{verb:?}");
+        let beside = Disk::list(&disk).unwrap();
+        assert!(!beside.contains(&"bitmap.bin".to_owned()), "{beside:?}");
+        drop(engine);
+        let engine = open_memory(&disk, CAPACITY).unwrap();
+        assert!(is_whole(&engine), "{verb:?}");
+        engine.close().unwrap();
+        assert!(is_clean(&disk));
+    }
+}

@@ -6,15 +6,18 @@
 //! them.
 
 mod layout;
+mod lives;
 mod ready;
 
 use std::collections::HashSet;
 
 use cstore_mesh::{RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
+use cstore_node::metrics::Registries;
 use cstore_node::telemetry::TelemetryConfig;
 use cstore_node::{ConfigErrors, Env, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
 
 use crate::args;
@@ -24,6 +27,7 @@ use crate::process::{self, Running};
 use crate::role::{Plan, Role};
 use crate::{secret, tls};
 use layout::{HOST, Layout, Member};
+use lives::Lives;
 
 /// Runs the whole system until a signal.
 pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failure> {
@@ -59,7 +63,7 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
                 HOST,
                 port,
                 gateway.clone(),
-                metrics.registry,
+                roles.registries,
                 admin_stop.clone(),
             )
             .await?;
@@ -123,6 +127,7 @@ async fn bind(layout: &Layout) -> Result<Vec<(Member, TcpListener)>, Failure> {
 
 struct Started {
     running: Vec<Running>,
+    registries: Registries,
     greeting: ready::Greeting,
 }
 
@@ -143,6 +148,7 @@ fn start(
     };
     let (gateway_port, master_port) = (port_of(Role::Gateway), port_of(Role::Master));
     let (mut running, mut seen) = (Vec::new(), HashSet::new());
+    let registries = Registries::from(metrics.registry.clone());
     for (member, listener) in members {
         let mut env = Env::new(source).with_overrides(layout.overrides(
             &member,
@@ -164,14 +170,20 @@ fn start(
         } else {
             Readiness::new(&[])
         };
-        // Names are unique in a registry, so it has the first node of each role.
-        let first = seen.insert(member.role);
-        let metrics = if first {
-            metrics.clone()
-        } else {
-            metrics.unseen()
+        // Names are unique at a port, so the first node of each role is shown.
+        let metrics = metrics.of_node();
+        if seen.insert(member.role) {
+            registries.add(metrics.registry.clone());
+        }
+        let lives = Lives {
+            plan,
+            addr: (HOST, member.port),
+            node: member.id.clone(),
+            secret: secret.clone(),
+            readiness,
+            metrics,
         };
-        let work = plan.work(secret.clone(), listener, readiness, metrics, stop.clone());
+        let work = lives.run(listener, stop.clone()).boxed();
         tracing::info!(node = member.id, port = member.port, "starting");
         running.push(Running::start(member.role.name(), member.id, stop, work));
     }
@@ -180,5 +192,9 @@ fn start(
         master_port,
         data_dir: layout.data_dir.clone(),
     };
-    Ok(Started { running, greeting })
+    Ok(Started {
+        running,
+        registries,
+        greeting,
+    })
 }

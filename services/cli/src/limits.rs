@@ -15,6 +15,11 @@ cstore_types::limits! {
     pub(crate) count MIN_SHARED_DESCRIPTORS: u64 = 16;
     /// Time after which `cstore dev` says what it waits for, while it is not ready.
     pub(crate) time READY_PATIENCE: Duration = Duration::from_secs(10);
+    /// First pause before a role of `cstore dev` whose disk failed is started again. Grows with each
+    /// failure, up to twelve times as long.
+    pub(crate) time RESTART_STEP: Duration = Duration::from_secs(1);
+    /// Life of a role after which the pauses before its starts are short again.
+    pub(crate) time SETTLED_LIFE: Duration = Duration::from_secs(60);
     /// Time beyond CSTORE_DRAIN_TIMEOUT_MS in which a role must stop. It is aborted then, and the
     /// program fails.
     pub(crate) time STOP_MARGIN: Duration = Duration::from_secs(50);

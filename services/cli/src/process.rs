@@ -8,16 +8,14 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_node::admin::{self, Readiness};
+use cstore_node::metrics::Registries;
 use cstore_node::shutdown::{on_signal, spawn};
 use cstore_node::telemetry::{self, TelemetryConfig};
 use cstore_node::{Env, Shutdown, listen};
 use futures_util::future::{BoxFuture, select_all};
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -149,7 +147,7 @@ pub(crate) async fn admin(
     host: &str,
     port: u16,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    registries: Registries,
     stop: Shutdown,
 ) -> Result<(), Failure> {
     let listener = listen::bind(ADMIN_PORT, host, port)
@@ -160,7 +158,7 @@ pub(crate) async fn admin(
     }
     drop(spawn(
         "admin",
-        admin::run(listener, readiness, registry, stop),
+        admin::run(listener, readiness, registries, stop),
     ));
     Ok(())
 }

@@ -58,8 +58,21 @@ impl Role {
 /// Variable of the connections that a role takes at a time.
 const CONNECTIONS: &str = "CSTORE_MAX_CONNECTIONS";
 
+/// Returns true for an error that the next start of the role deals with: what was acknowledged is
+/// recovered, and a disk that takes no writes is opened for reads.
+pub(crate) fn is_healed_by_a_start(error: &Error) -> bool {
+    use cstore_master::RunError as Master;
+    use cstore_storage::RunError as Storage;
+    let of_storage = matches!(
+        error.downcast_ref(),
+        Some(Storage::Disk(_) | Storage::TakesWrites)
+    );
+    let of_master = matches!(error.downcast_ref(), Some(Master::WriterEnded(_)));
+    of_storage || of_master
+}
+
 /// A role with its configuration.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Plan {
     Gateway(cstore_gateway::Config),
     Master(cstore_master::Config),
@@ -85,6 +98,15 @@ impl Plan {
             Self::Master(config) => config.tls = tls,
             Self::Worker(config) => config.tls = tls,
             Self::Storage(config) => config.tls = tls,
+        }
+    }
+
+    pub(crate) const fn role(&self) -> Role {
+        match self {
+            Self::Gateway(_) => Role::Gateway,
+            Self::Master(_) => Role::Master,
+            Self::Worker(_) => Role::Worker,
+            Self::Storage(_) => Role::Storage,
         }
     }
 
@@ -194,7 +216,7 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
             &host,
             admin_port,
             readiness,
-            metrics.registry,
+            metrics.registry.into(),
             admin_stop.clone(),
         )
         .await?;

@@ -26,8 +26,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -37,6 +35,7 @@ use crate::limits::{ADMIN_CONNECTIONS, ADMIN_DRAIN_TIMEOUT, ADMIN_HEADER_TIMEOUT
 use crate::{
     exposition::Exposition,
     listen::{AcceptLimits, accept_loop},
+    metrics::Registries,
     shutdown::Shutdown,
 };
 
@@ -51,7 +50,7 @@ const LEAVING: &str = "process";
 pub async fn run(
     listener: TcpListener,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    registries: Registries,
     shutdown: Shutdown,
 ) {
     let router = Router::new()
@@ -61,7 +60,7 @@ pub async fn run(
         .merge(
             Router::new()
                 .route("/metrics", get(metrics))
-                .with_state(registry),
+                .with_state(registries),
         );
     let stop = shutdown.clone();
     accept_loop(listener, LIMITS, shutdown, move |stream, _| {
@@ -162,9 +161,9 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
         .into_response()
 }
 
-async fn metrics(State(registry): State<Arc<Mutex<Registry>>>, headers: HeaderMap) -> Response {
+async fn metrics(State(registries): State<Registries>, headers: HeaderMap) -> Response {
     let format = Exposition::accepted(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
-    let text = format.write(&registry.lock());
+    let text = format.write(&registries.list());
     match text {
         Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
@@ -198,6 +197,8 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use parking_lot::Mutex;
+
     use super::*;
 
     async fn ask(addr: SocketAddr, path: &str) -> String {
@@ -223,7 +224,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let readiness = Readiness::new(&["master", "storage"]);
         let shutdown = Shutdown::new();
-        let registry = Arc::new(Mutex::new(crate::metrics::registry("worker")));
+        let registry = Registries::from(Arc::new(Mutex::new(crate::metrics::registry("worker"))));
         let server = crate::shutdown::spawn(
             "admin",
             run(listener, readiness.clone(), registry, shutdown.clone()),

@@ -7,7 +7,9 @@
 
 use std::fmt;
 
-use prometheus_client::registry::Registry;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+
+use crate::metrics::SharedRegistry;
 
 /// A format that a scraper can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,13 +37,16 @@ impl Exposition {
         }
     }
 
-    /// Writes all metrics of a registry.
+    /// Writes all metrics of some registries.
     ///
     /// # Errors
     /// When a metric cannot write itself.
-    pub(crate) fn write(self, registry: &Registry) -> Result<String, fmt::Error> {
+    pub(crate) fn write(self, registries: &[SharedRegistry]) -> Result<String, fmt::Error> {
         let mut open = String::new();
-        prometheus_client::encoding::text::encode(&mut open, registry)?;
+        for registry in registries {
+            encode_registry(&mut open, &registry.lock())?;
+        }
+        encode_eof(&mut open)?;
         Ok(match self {
             Self::OpenMetrics => open,
             Self::Text => as_text(&open),
@@ -113,13 +118,16 @@ mod tests {
     use prometheus_client::metrics::{
         counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge,
     };
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
     use prometheus_client::registry::Unit;
 
     use super::*;
 
     type Labels = Vec<(&'static str, &'static str)>;
 
-    fn registry() -> Registry {
+    fn registries() -> [SharedRegistry; 1] {
         let mut registry = crate::metrics::registry("gateway");
         let calls = Family::<Labels, Counter>::default();
         calls.get_or_create(&vec![("path", "a \\\" # {b} 1")]).inc();
@@ -128,7 +136,7 @@ mod tests {
         seconds.observe(0.05, Some(vec![("trace_id", "ab")]), None);
         registry.register("call_seconds", "Time of calls", seconds);
         registry.register_with_unit("free", "Space", Unit::Bytes, Gauge::<i64>::default());
-        registry
+        [Arc::new(Mutex::new(registry))]
     }
 
     #[test]
@@ -157,14 +165,14 @@ mod tests {
 
     #[test]
     fn the_text_declares_what_its_samples_are_called_and_has_no_exemplars() {
-        let open = Exposition::OpenMetrics.write(&registry()).unwrap();
+        let open = Exposition::OpenMetrics.write(&registries()).unwrap();
         assert!(
             open.contains("# {trace_id=\"ab\"} 0.05") && open.ends_with("# EOF\n"),
             "{open}"
         );
         assert!(open.contains("# TYPE cstore_calls counter"), "{open}");
 
-        let text = Exposition::Text.write(&registry()).unwrap();
+        let text = Exposition::Text.write(&registries()).unwrap();
         for line in [
             "# TYPE cstore_build_info gauge",
             "# HELP cstore_calls_total Calls.",

@@ -3,7 +3,10 @@
 //! Names are `cstore_<part>_<noun>_<unit>`: the registry adds `cstore_`, a role takes its part with
 //! `registry.sub_registry_with_prefix("gateway")`.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use prometheus_client::{
     metrics::{
@@ -13,9 +16,40 @@ use prometheus_client::{
     registry::Registry,
 };
 
+/// Registry of one part of a process.
+pub type SharedRegistry = Arc<Mutex<Registry>>;
+
+/// Registries that one admin port shows, one after the other. No name may be in two of them. Clones
+/// share the list.
+#[derive(Debug, Clone, Default)]
+pub struct Registries(Arc<Mutex<Vec<SharedRegistry>>>);
+
+impl Registries {
+    /// Shows one more registry.
+    pub fn add(&self, registry: SharedRegistry) {
+        self.0.lock().push(registry);
+    }
+
+    /// Returns those that are shown now.
+    pub(crate) fn list(&self) -> Vec<SharedRegistry> {
+        self.0.lock().clone()
+    }
+}
+
+impl From<SharedRegistry> for Registries {
+    fn from(registry: SharedRegistry) -> Self {
+        Self(Arc::new(Mutex::new(vec![registry])))
+    }
+}
+
+/// A registry with the prefix `cstore` and nothing in it.
+pub fn empty_registry() -> Registry {
+    Registry::with_prefix("cstore")
+}
+
 /// A registry with the prefix `cstore` and the metric `cstore_build_info{role, version}`.
 pub fn registry(role: &str) -> Registry {
-    let mut registry = Registry::with_prefix("cstore");
+    let mut registry = empty_registry();
     let labels = vec![
         ("role", role.to_owned()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cstore_node::metrics::empty_registry;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -33,12 +34,12 @@ impl RoleMetrics {
         }
     }
 
-    /// For another node of the same process: names are unique in a registry, so only what the mesh
+    /// For a node of a process with several: it has a registry of its own, and only what the mesh
     /// counts is shared.
     #[must_use]
-    pub fn unseen(&self) -> Self {
+    pub fn of_node(&self) -> Self {
         Self {
-            registry: Arc::default(),
+            registry: Arc::new(Mutex::new(empty_registry())),
             mesh: self.mesh.clone(),
         }
     }

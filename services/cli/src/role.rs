@@ -67,7 +67,10 @@ pub(crate) fn is_healed_by_a_start(error: &Error) -> bool {
         error.downcast_ref(),
         Some(Storage::Disk(_) | Storage::TakesWrites)
     );
-    let of_master = matches!(error.downcast_ref(), Some(Master::WriterEnded(_)));
+    let of_master = matches!(
+        error.downcast_ref(),
+        Some(Master::WriterEnded(_) | Master::TakesWrites)
+    );
     of_storage || of_master
 }
 

@@ -1,16 +1,16 @@
 //! The master from start to stop.
 
-use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_log::{Disk, LockGuard, RealDisk};
+use cstore_log::{Disk, LockGuard, RealDisk, probe};
 use cstore_mesh::{
     BoxIo, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics,
     ServerOptions, secured_incoming,
 };
 use cstore_node::admin::{PartState, Readiness};
+use cstore_node::backoff::Backoff;
 use cstore_node::clock::{Clock, SystemClock};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::Verifier;
@@ -28,6 +28,8 @@ use crate::grpc::Services;
 use crate::limits::{MIN_LEASE_CHECK, PROBE_INTERVAL};
 use crate::store::{Batch, MetaError, MetaStore, ReadOnlyMeta, SledMeta, SledOptions, WriterState};
 
+/// File whose lock keeps a second master out of the folder.
+const LOCK_FILE: &str = "LOCK";
 /// Name of the metadata in the master's readiness.
 const PART: &str = "metadata";
 
@@ -47,6 +49,11 @@ pub enum RunError {
     /// again.
     #[error("metadata cannot be written any more")]
     WriterEnded(#[source] MetaError),
+    /// The disk took no writes at the start and takes them now.
+    #[error(
+        "the disk takes writes again: the master ends, so that its next start opens it for writing"
+    )]
+    TakesWrites,
     /// The server ended.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -146,19 +153,29 @@ pub async fn run_over(
         "metadata writer",
         watch_writer(master.clone(), readiness, health, shutdown.clone()),
     );
+    let awaits_disk = store
+        .writer_state()
+        .borrow()
+        .read_only()
+        .is_some_and(|why| why.awaits_disk());
+    let folder = awaits_disk.then(|| config.dir.clone());
+    let probing = spawn("disk probe", await_writes(folder, shutdown.clone()));
     tracing::info!(cluster = %master.identity.cluster, "master serves");
     let stop = shutdown.clone();
     let served = server
         .serve_over(incoming, async move { stop.triggered().await })
         .await;
     shutdown.trigger();
-    let _ = tokio::join!(leases, writer);
+    let (_, _, takes_writes) = tokio::join!(leases, writer, probing);
 
     let closed = store.close().await;
     if let WriterState::Ended(why) = &*store.writer_state().borrow() {
         return Err(RunError::WriterEnded(why.clone()));
     }
     closed?;
+    if takes_writes.unwrap_or(false) {
+        return Err(RunError::TakesWrites);
+    }
     Ok(served?)
 }
 
@@ -167,14 +184,12 @@ fn open(
     simulated: Option<Simulated>,
     derived: Arc<Derived>,
 ) -> Result<(Arc<dyn MetaStore>, LockGuard), RunError> {
-    std::fs::create_dir_all(&config.dir)?;
-    let dir = RealDisk::open(&config.dir)?;
-    let lock = dir.lock("LOCK").map_err(|error| match error.kind() {
+    // The key to all blocks lies in this folder: nobody else may read it.
+    let dir = RealDisk::open_private(&config.dir)?;
+    let lock = lock(&dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => RunError::InUse(config.dir.clone()),
         _ => RunError::Io(error),
     })?;
-    // The key to all blocks lies in this folder: nobody else may read it.
-    restrict(&config.dir)?;
 
     let mut options = SledOptions {
         snapshot_bytes: config.snapshot_bytes.bytes(),
@@ -200,10 +215,13 @@ fn open(
     Ok((store, lock))
 }
 
-fn restrict(dir: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = OpenOptions::new().read(true).open(dir)?;
-    folder.set_permissions(std::fs::Permissions::from_mode(0o700))
+/// Takes the lock of a folder; a shared one if the folder takes no writes.
+fn lock(dir: &Arc<dyn Disk>) -> std::io::Result<LockGuard> {
+    dir.lock(LOCK_FILE).or_else(|error| {
+        let reader = dir.for_reads();
+        let reader = reader.filter(|_| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem);
+        reader.map_or(Err(error), |reader| reader.lock(LOCK_FILE))
+    })
 }
 
 /// Tells watchers when a lease runs out.
@@ -282,6 +300,30 @@ async fn watch_writer(
                 }
             }
             () = shutdown.triggered() => return,
+        }
+    }
+}
+
+/// Looks from time to time whether the disk of a folder takes writes again. Returns true, and ends
+/// the role, when it does; false at the shutdown.
+async fn await_writes(folder: Option<PathBuf>, shutdown: Shutdown) -> bool {
+    let Some(folder) = folder else {
+        shutdown.triggered().await;
+        return false;
+    };
+    let mut pauses = Backoff::new(PROBE_INTERVAL, None);
+    loop {
+        let pause = pauses.next_delay();
+        tokio::select! {
+            biased;
+            () = shutdown.triggered() => return false,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let folder = folder.clone();
+        let probe = move || RealDisk::open(&folder).and_then(|disk| probe(&*disk));
+        if matches!(cstore_node::blocking(probe).await, Ok(Ok(()))) {
+            shutdown.trigger();
+            return true;
         }
     }
 }

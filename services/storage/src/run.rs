@@ -100,7 +100,8 @@ pub async fn run(
         doing: "open disk folder",
         source,
     };
-    let disk = RealDisk::open(&config.disk).map_err(failed)?;
+    // All data lie in it.
+    let disk = RealDisk::open_private(&config.disk).map_err(failed)?;
     let io = RoleIo::over_tcp(
         &config.advertise_host,
         listener,

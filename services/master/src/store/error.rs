@@ -80,6 +80,21 @@ impl MetaError {
         }
     }
 
+    /// Returns true if the system refused something for a reason that does not pass by itself, such
+    /// as a file system that is mounted read-only. What lies there may be whole.
+    pub(super) fn is_of_the_disk(&self) -> bool {
+        let is_of_the_disk = |error: &io::Error| !is_passing(error);
+        match self {
+            Self::Full => true,
+            Self::Io { source, .. } | Self::Log(LogError::Io { source, .. }) => {
+                is_of_the_disk(source)
+            }
+            Self::Index(sled::Error::Io(source)) => is_of_the_disk(source),
+            Self::Log(LogError::Poisoned(_) | LogError::Full { .. }) => true,
+            _ => false,
+        }
+    }
+
     /// Names the step in which an I/O error happened.
     pub(super) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self::Io {
@@ -87,6 +102,15 @@ impl MetaError {
             source: Arc::new(error),
         }
     }
+}
+
+/// Returns true for too few descriptors, no memory, and an interrupted call.
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    passing
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 impl From<DamageKind> for MetaError {
@@ -165,11 +189,25 @@ impl ReadOnly {
     pub(crate) fn may_lack_names(&self) -> bool {
         self.extent.may_lack_changes()
     }
+
+    /// Returns true if the folder may be whole, and is not written because its disk takes no writes:
+    /// a start opens it for writing when the disk does.
+    pub(crate) fn awaits_disk(&self) -> bool {
+        self.damage.is_of_the_disk()
+    }
 }
 
 impl std::fmt::Display for ReadOnly {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { damage, extent } = self;
+        if self.awaits_disk() {
+            return write!(
+                f,
+                "the master is read-only, because its disk takes no writes ({}). Names are served as of {extent}. The master \
+                 ends when the disk takes writes again, so that its next start opens it for writing",
+                error_chain(damage)
+            );
+        }
         write!(
             f,
             "the master is read-only, because its metadata is not whole ({}). Names are served as of {extent}. Put back what \

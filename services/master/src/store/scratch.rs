@@ -26,6 +26,16 @@ impl Scratch {
         dir.join(NAME)
     }
 
+    /// Returns the path of a scratch folder among the temporary files of the system, for a folder of
+    /// metadata in which nothing can be written.
+    ///
+    /// # Errors
+    /// That of the random generator.
+    pub(super) fn path_elsewhere() -> Result<PathBuf, MetaError> {
+        let nonce = cstore_types::nonce().map_err(MetaError::Random)?;
+        Ok(std::env::temp_dir().join(format!("cstore-{NAME}-{nonce:016x}")))
+    }
+
     /// Makes an empty scratch folder at `path`, in which `needed` bytes will be written.
     ///
     /// # Errors

@@ -41,7 +41,9 @@ mod queue;
 mod recovery;
 mod types;
 
-pub use disk::{Disk, DiskFile, FolderReader, Freeze, FsRoom, LockGuard, OverlayDisk, RealDisk};
+pub use disk::{
+    Disk, DiskFile, FolderReader, Freeze, FsRoom, LockGuard, OverlayDisk, RealDisk, probe,
+};
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};
 pub use error::LogError;

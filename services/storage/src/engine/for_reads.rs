@@ -9,7 +9,6 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cstore_log::{Disk, LockGuard, LogError, OverlayDisk};
 use cstore_types::error_chain;
 
@@ -17,10 +16,6 @@ use super::error::{OpenError, is_passing};
 use super::format::LOCK_FILE;
 use super::open::{self, Parts};
 use super::volume::mount::{DiskOptions, Identity};
-
-/// File that is written to see whether the disk takes writes.
-const PROBE_FILE: &str = "write.probe";
-const PROBE: &[u8] = &[0x5A; 4_096];
 
 /// A disk whose blocks are served and which takes no writes.
 #[derive(Debug)]
@@ -36,15 +31,7 @@ impl ForReads {
     /// # Errors
     /// The error for which the disk takes no writes.
     pub(super) fn probe(&self) -> io::Result<()> {
-        match self.disk.remove(PROBE_FILE) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = self.disk.create(PROBE_FILE, PROBE.len() as u64)?;
-        file.write_all_vectored_at(&[Bytes::from_static(PROBE)], 0)?;
-        file.sync_data()?;
-        self.disk.remove(PROBE_FILE)?;
-        self.disk.sync_dir()
+        cstore_log::probe(&*self.disk)
     }
 }
 

@@ -69,14 +69,24 @@ impl ReadOnlyMeta {
         damage: MetaError,
         gauge: &SharedGauge,
     ) -> Result<Self, MetaError> {
-        if !damage.leaves_a_rest() {
+        let awaits_disk = damage.is_of_the_disk();
+        if !damage.leaves_a_rest() && !awaits_disk {
             return Err(damage);
         }
-        Scratch::remove_leftover(dir);
+        let scratch = match awaits_disk {
+            true => match Scratch::path_elsewhere() {
+                Ok(path) => path,
+                Err(_) => return Err(damage),
+            },
+            false => {
+                Scratch::remove_leftover(dir);
+                Scratch::path_in(dir)
+            }
+        };
         let folder = Folder {
             dir,
             log: Some(log_disk),
-            scratch: Scratch::path_in(dir),
+            scratch,
             options,
             gauge,
         };

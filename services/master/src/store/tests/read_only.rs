@@ -474,3 +474,34 @@ async fn i6_a_folder_of_a_killed_master_with_a_hole_is_left_as_it_is() {
     drop(meta);
     assert!(files(killed.path()) == before, "the folder has changed");
 }
+
+/// A disk that takes no writes may hold a folder that is whole.
+#[tokio::test]
+async fn i12_a_folder_whose_disk_takes_no_writes_is_served_whole_and_waits_for_it() {
+    let folder = whole().await;
+    let all = folder.content().await;
+    let log = FaultyDisk::new();
+    let source = RealDisk::open(folder.path().join("log")).unwrap();
+    for name in source.list().unwrap() {
+        let file = source.open(&name).unwrap();
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let copy = log.create(&name, bytes.len() as u64).unwrap();
+        copy.write_all_vectored_at(&[bytes.into()], 0).unwrap();
+        copy.sync_data().unwrap();
+    }
+    log.sync_dir().unwrap();
+    log.refuse_writes(true);
+    let log: Arc<dyn Disk> = Arc::new(log);
+    let (mirror, options) = (Arc::new(Mirror::default()), options(1 << 30));
+    let opened = SledMeta::open(folder.path(), log.clone(), &options, mirror.clone());
+    let refusal = opened.unwrap_err();
+    assert!(!refusal.leaves_a_rest() && refusal.is_of_the_disk());
+
+    let meta = ReadOnlyMeta::open(folder.path(), log, &options, &*mirror, refusal).unwrap();
+    assert!(reason(&meta).contains("its disk takes no writes"));
+    let state = meta.writer_state();
+    assert!(state.borrow().read_only().unwrap().awaits_disk());
+    assert_eq!(served(&meta).await, all);
+    assert!(meta.commit(put(b"n100", b"v".to_vec())).await.is_err());
+}

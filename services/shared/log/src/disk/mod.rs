@@ -32,6 +32,26 @@ pub struct FsRoom {
     pub total: u64,
 }
 
+/// File that is written to see whether a disk takes writes.
+const PROBE_FILE: &str = "write.probe";
+const PROBE: &[u8] = &[0x5A; 4_096];
+
+/// Writes and syncs a file, and removes it. Blocks the thread.
+///
+/// # Errors
+/// The error for which the disk takes no writes.
+pub fn probe(disk: &dyn Disk) -> io::Result<()> {
+    match disk.remove(PROBE_FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(PROBE_FILE, PROBE.len() as u64)?;
+    file.write_all_vectored_at(&[Bytes::from_static(PROBE)], 0)?;
+    file.sync_data()?;
+    disk.remove(PROBE_FILE)?;
+    disk.sync_dir()
+}
+
 /// A folder. Names are plain file names without separators.
 pub trait Disk: Send + Sync + Debug {
     /// Returns the room of the file system; `None` if it has no bound that can be told.

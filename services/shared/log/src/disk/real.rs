@@ -1,9 +1,9 @@
 //! Files of the operating system.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,14 +22,36 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens a folder, which is made when it is not there.
+    /// Opens a folder, which is made when it is not there: durable, and for its owner only.
     ///
     /// # Errors
     /// The system's.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Arc<dyn Disk>> {
         let root = root.into();
-        std::fs::create_dir_all(&root)?;
+        make_folder(&root)?;
         Ok(Arc::new(Self::new(root)?))
+    }
+
+    /// Opens a folder like [`Self::open`], and closes it to others if an earlier program left it open
+    /// to them. One that cannot be closed is used as it is, with a warning.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open_private(root: impl Into<PathBuf>) -> io::Result<Arc<dyn Disk>> {
+        let root = root.into();
+        make_folder(&root)?;
+        let disk = Self::new(root)?;
+        let mode = disk.folder.metadata()?.permissions().mode() & 0o777;
+        let restricted = || {
+            disk.folder
+                .set_permissions(Permissions::from_mode(OWNER_ONLY))
+        };
+        if mode != OWNER_ONLY
+            && let Err(error) = restricted()
+        {
+            tracing::warn!(folder = %disk.root.display(), %error, "others may be able to read the folder");
+        }
+        Ok(Arc::new(disk))
     }
 
     fn new(root: PathBuf) -> io::Result<Self> {
@@ -39,6 +61,27 @@ impl RealDisk {
 
     fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+}
+
+/// Mode of a folder that only its owner may read.
+const OWNER_ONLY: u32 = 0o700;
+
+/// Makes a folder and those above it that are missing. When it returns their names are durable.
+fn make_folder(path: &Path) -> io::Result<()> {
+    if path.try_exists()? {
+        return Ok(());
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    make_folder(parent)?;
+    match DirBuilder::new().mode(OWNER_ONLY).create(path) {
+        Ok(()) => File::open(parent)?.sync_all(),
+        // Another process was quicker.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -98,7 +141,7 @@ impl Disk for RealDisk {
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
         let root = self.path(name);
-        match std::fs::create_dir(&root) {
+        match DirBuilder::new().mode(OWNER_ONLY).create(&root) {
             Ok(()) => self.sync_dir()?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -189,6 +232,23 @@ mod tests {
         let mut found = vec![0; expected.len()];
         file.read_exact_at(&mut found, 7).unwrap();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn folders_are_made_for_their_owner_only_and_older_ones_are_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let root = dir.path().join("a").join("b");
+        let disk = RealDisk::open(&root).unwrap();
+        disk.subdir("c").unwrap();
+        for path in [dir.path().join("a"), root.clone(), root.join("c")] {
+            assert_eq!(mode(&path), OWNER_ONLY, "{}", path.display());
+        }
+        std::fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
+        RealDisk::open(&root).unwrap();
+        assert_eq!(mode(&root), 0o755);
+        RealDisk::open_private(&root).unwrap();
+        assert_eq!(mode(&root), OWNER_ONLY);
     }
 
     #[test]

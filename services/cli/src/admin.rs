@@ -1,7 +1,6 @@
 //! Commands for operators.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use cstore_node::{Env, Source};
@@ -22,9 +21,4 @@ pub(crate) fn bearer(ttl: Duration, source: &dyn Source) -> Result<(), Failure> 
     let secret = secret::read(&path).map_err(Failure::usage)?;
     let bearer = Signer::new(&secret, Caller::Operator).for_ttl(ttl);
     writeln!(std::io::stdout().lock(), "{bearer}").map_err(Failure::output)
-}
-
-/// Says what a storage directory holds.
-pub(crate) fn inspect(dir: &Path) -> Result<(), Failure> {
-    cstore_storage::inspect(dir, &mut std::io::stdout().lock()).map_err(Failure::while_writing)
 }

@@ -83,6 +83,7 @@ impl Command {
                 command:
                     Admin::Gc { json, .. }
                     | Admin::Limits { json }
+                    | Admin::Inspect { json, .. }
                     | Admin::Hold {
                         command: Hold::List { json },
                     }
@@ -107,6 +108,14 @@ impl Command {
             _ => None,
         }
     }
+}
+
+/// Payloads that an inspection reads.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Payloads {
+    All,
+    Sample,
+    None,
 }
 
 /// A shell that can be helped.
@@ -262,10 +271,17 @@ pub(crate) enum Admin {
         /// The file, which must not be there yet
         file: PathBuf,
     },
-    /// Says what a storage directory holds, without changing it.
+    /// Says what a folder of a storage disk or of a master holds, whether it is whole, and what a
+    /// start would do, without changing it.
     Inspect {
-        /// The directory of one storage node
+        /// The folder of a disk or of a master, or one that has such folders
         dir: PathBuf,
+        /// Payloads that are read
+        #[arg(long, value_enum, default_value = "all")]
+        payloads: Payloads,
+        /// One line of JSON a part
+        #[arg(long)]
+        json: bool,
     },
 }
 

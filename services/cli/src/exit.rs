@@ -18,6 +18,9 @@ pub(crate) enum End {
     Denied = 5,
     Unavailable = 6,
     Full = 7,
+    Damaged = 8,
+    Held = 9,
+    Refused = 10,
     Usage = 64,
     Interrupted = 130,
     BrokenPipe = 141,
@@ -34,6 +37,9 @@ impl End {
             Self::Denied => "denied",
             Self::Unavailable => "unavailable",
             Self::Full => "full",
+            Self::Damaged => "damaged",
+            Self::Held => "held",
+            Self::Refused => "refused",
             Self::Usage => "usage",
             Self::Interrupted => "interrupted",
             Self::BrokenPipe => "broken_pipe",
@@ -47,11 +53,14 @@ Exit status:
     0  done
     1  failed: a file of this machine, a wrong answer, a defect
     2  partial: of several files some were done and some were not; each that was not is told
-    3  not found: the name is not there
+    3  not found: the name is not there; no C-Store folder is there
     4  conflict: the name is taken, a condition does not hold, or a file of this machine is in the way
     5  denied: no valid token, or one without the right
-    6  unavailable: the gateway is not there or not ready; try again later
+    6  unavailable: the gateway is not there or not ready; a node runs on the folder; try again later
     7  full: the store has no room
+    8  damaged: what was inspected starts and goes on by itself, and something of it is damaged
+    9  held: what was inspected starts on hold or read-only, and waits for a person
+   10  refused: what was inspected does not start
    64  usage: wrong arguments, variables, ports or secrets
   130  interrupted by SIGINT or SIGTERM
   141  the reader of the output went away";
@@ -147,19 +156,6 @@ impl Failure {
             name: None,
             trace_id: None,
         }))
-    }
-
-    /// Makes a failure with the causes of an error, or that of a broken pipe if one is among them.
-    pub(crate) fn while_writing(error: impl Into<anyhow::Error>) -> Self {
-        let error = error.into();
-        let broken = |cause: &(dyn std::error::Error + 'static)| {
-            let io = cause.downcast_ref::<std::io::Error>();
-            io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-        };
-        if error.chain().any(broken) {
-            return Self::output(std::io::ErrorKind::BrokenPipe.into());
-        }
-        Self::failed(error)
     }
 
     /// Makes the failure of a write to stdout or to a pipe.

@@ -19,6 +19,7 @@ mod gc;
 mod health;
 mod help;
 mod hold;
+mod inspect;
 mod kept;
 mod limit_table;
 mod limits;
@@ -89,8 +90,13 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
             command: Admin::Rescue { data, file },
         } => rescue::run(data.as_deref(), file, env),
         Command::Admin {
-            command: Admin::Inspect { dir },
-        } => admin::inspect(dir),
+            command:
+                Admin::Inspect {
+                    dir,
+                    payloads,
+                    json,
+                },
+        } => inspect::run(dir, *payloads, *json),
         Command::Admin {
             command: Admin::Gc { addrs, json, watch },
         } => gc::run(addrs, *json, *watch, env),

@@ -14,6 +14,7 @@
 mod config;
 mod domain;
 mod grpc;
+mod inspect;
 pub mod limits;
 mod metrics;
 mod rescue;
@@ -21,6 +22,7 @@ mod run;
 mod store;
 
 pub use config::Config;
+pub use inspect::{InspectError, MetadataInspection, inspect, is_metadata};
 pub use rescue::{RescueError, Rescued, rescue};
 pub use run::{RunError, Simulated, run, run_over};
 pub use store::MetaError;

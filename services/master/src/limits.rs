@@ -132,4 +132,7 @@ cstore_types::limits! {
     pub(crate) time INDEX_OPEN_PAUSE: Duration = Duration::from_millis(20);
     /// Interval in which the index writes its buffers. Nothing is lost with them: the log has it.
     pub(crate) time INDEX_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Values that `cstore admin inspect` reads at once. It goes on with the next as many.
+    pub(crate) count INSPECTED_PAGE: usize = 1_000;
 }

@@ -24,5 +24,5 @@ pub use config::{Config, MIN_FS_SIZE};
 pub use cstore_log::limits::LIMITS as LOG_LIMITS;
 pub use cstore_wire::limits::LIMITS as WIRE_LIMITS;
 pub use engine::{EngineError, OpenError};
-pub use inspect::{InspectError, inspect};
+pub use inspect::{DiskInspection, InspectError, inspect, is_disk};
 pub use run::{RunError, run, run_over};

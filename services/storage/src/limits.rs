@@ -164,4 +164,8 @@ cstore_types::limits! {
     /// Ticks of the sweeper between two sweeps over old pins. Pins of uploads that ended without a
     /// word are dropped by them.
     pub(crate) count PIN_SWEEP_TICKS: u64 = 600;
+
+    /// Segments that `cstore admin inspect --payloads sample` reads whole. The others are judged by
+    /// their footers.
+    pub(crate) count INSPECTED_SEGMENTS: usize = 8;
 }

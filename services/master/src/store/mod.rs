@@ -24,6 +24,7 @@ mod batch;
 mod checkpoint;
 mod engine;
 mod error;
+mod examine;
 #[cfg(test)]
 mod golden;
 mod group;
@@ -54,6 +55,7 @@ pub(crate) use batch::{Batch, DoubtedSeal};
 pub(crate) use engine::{SledMeta, SledOptions};
 pub use error::MetaError;
 pub(crate) use error::{DamageKind, ReadOnly};
+pub(crate) use examine::{Examination, examine};
 pub(crate) use lives::History;
 pub(crate) use read_only::ReadOnlyMeta;
 pub(crate) use rescue::rescue;

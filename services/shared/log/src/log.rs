@@ -14,7 +14,7 @@ use crate::error::LogError;
 use crate::file::Files;
 use crate::format::{FIRST_OWN_KIND, MAX_FRAME, MAX_KEY};
 use crate::queue::{Group, Observed, Queue, Shared, Stop};
-use crate::recovery::{self, DirectoryEntry, RecoveredRecord, RecoveryReport};
+use crate::recovery::{self, DirectoryEntry, Hole, RecoveredRecord, RecoveryReport};
 use crate::types::{Done, FileInfo, Location, Observer, Options, Record, Urgency};
 
 /// An open log.
@@ -196,6 +196,15 @@ impl Log {
     /// does not validate, `Io`.
     pub fn verify(&self, file: u32) -> Result<(), LogError> {
         recovery::verify(&*self.shared.files.get(file)?, &self.shared.options)
+    }
+
+    /// Reads a file like [`Log::verify`], and returns all parts of it that do not validate. Blocks the
+    /// thread.
+    ///
+    /// # Errors
+    /// [`LogError::NoFile`] when it is not there or active, `Io`.
+    pub fn damage(&self, file: u32) -> Result<Vec<Hole>, LogError> {
+        recovery::damage(&*self.shared.files.get(file)?, &self.shared.options)
     }
 
     /// Bytes that groups of this urgency could still append: the rest of the active file, recycled

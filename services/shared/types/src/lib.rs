@@ -23,6 +23,7 @@ mod file_name;
 mod hash;
 pub mod history;
 mod ids;
+pub mod inspection;
 mod limit;
 pub mod limits;
 mod placement;

@@ -72,6 +72,9 @@ crate::limits! {
     /// upload.
     pub count MAX_STORE_SEALS: usize = 16;
 
+    /// Most items of a list that `cstore admin inspect` prints. The rest is counted.
+    pub count MAX_INSPECTED_SHOWN: usize = 20;
+
     /// Shortest cluster secret. A role does not start with a shorter one.
     pub(crate) bytes MIN_SECRET_BYTES: usize = 32;
     /// Longest cluster secret. A role does not start with a longer one.

@@ -30,6 +30,7 @@ mod counters;
 mod debt;
 mod doubts;
 mod error;
+pub(crate) mod examine;
 mod facade;
 mod fences;
 mod for_reads;
@@ -53,7 +54,7 @@ mod verifier;
 mod volume;
 mod writer;
 
-pub(crate) use format::{INVENTORY_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE};
+pub(crate) use format::{INVENTORY_FILE, LOCK_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE};
 
 pub use audit::{Audit, AuditPage, Audited};
 pub use compactor::{CompactStep, CompactionStats, Compactor, Need};

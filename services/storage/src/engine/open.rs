@@ -14,7 +14,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, LockGuard, Log, NextEpoch, Options, Urgency};
+use cstore_log::{Disk, LockGuard, Log, NextEpoch, Options, RecoveryReport, Urgency};
 use cstore_types::{SealSeq, error_chain};
 use parking_lot::Mutex;
 
@@ -99,6 +99,7 @@ pub(super) fn open(
         path,
         identity,
         options,
+        knows_key: true,
         lock: Arc::new(lock),
     };
 
@@ -124,6 +125,35 @@ pub(super) fn open(
             (rebuilt, true)
         }
     };
+    let (parts, _) = opening.recover(found, is_rebuilt, options.capacity)?;
+    Ok(parts)
+}
+
+/// Opens a disk to look at it, for the identity that it has: without the cluster's key if that is not
+/// at hand. `disk` MUST be an overlay, otherwise a disk is opened by a program that cannot read its
+/// blocks. Returns also the report of the log.
+///
+/// # Errors
+/// Those of [`open`] for a disk of this identity.
+pub(super) fn open_to_look(
+    disk: Arc<dyn Disk>,
+    path: &str,
+    (found, is_rebuilt): (Superblock, bool),
+    (identity, knows_key): (&Identity, bool),
+    options: &DiskOptions,
+) -> Result<(Parts, RecoveryReport), OpenError> {
+    if knows_key {
+        mount::check_identity(path, &found, identity)?;
+    }
+    let lock = disk.lock(LOCK_FILE).map_err(OpenError::io("lock disk"))?;
+    let opening = Opening {
+        disk,
+        path,
+        identity,
+        options,
+        knows_key,
+        lock: Arc::new(lock),
+    };
     opening.recover(found, is_rebuilt, options.capacity)
 }
 
@@ -133,6 +163,8 @@ struct Opening<'a> {
     path: &'a str,
     identity: &'a Identity,
     options: &'a DiskOptions,
+    /// False if the key of the identity is none, because nobody who looks at the disk has it.
+    knows_key: bool,
     lock: Arc<LockGuard>,
 }
 
@@ -143,7 +175,7 @@ impl Opening<'_> {
         // The old contents are scanned only to decide whether erasing them is allowed, so the new,
         // possibly smaller, capacity is not applied to them.
         let capacity = self.options.capacity.max(found.capacity);
-        let old = self.recover(found, is_rebuilt, capacity)?;
+        let (old, _) = self.recover(found, is_rebuilt, capacity)?;
         let sessions = old.index.lock().n_sessions();
         let may_hide = !old.hold.doubts().is_empty();
         if (sessions > 0 || may_hide) && self.options.erase != Some(store) {
@@ -155,7 +187,8 @@ impl Opening<'_> {
         tracing::warn!(%store, sessions, "formatting the disk again: FRESH_START=TRUE");
         mount::erase(&self.disk).map_err(OpenError::io("erase disk"))?;
         let superblock = mount::format(&self.disk, self.identity, self.options)?;
-        self.recover(superblock, false, self.options.capacity)
+        let (parts, _) = self.recover(superblock, false, self.options.capacity)?;
+        Ok(parts)
     }
 
     /// Recovers a formatted disk and puts the parts together.
@@ -164,7 +197,7 @@ impl Opening<'_> {
         found: Superblock,
         is_rebuilt: bool,
         capacity: u64,
-    ) -> Result<Parts, OpenError> {
+    ) -> Result<(Parts, RecoveryReport), OpenError> {
         let was_lowered = capacity < found.capacity;
         let was_clean = found.clean;
         let fs_room = self.disk.room().map_err(OpenError::io("measure disk"))?;
@@ -180,7 +213,7 @@ impl Opening<'_> {
         let reserve_bytes = log_options.reserve_bytes;
 
         // Every record of the log passes the recovery, in the order of the log.
-        let mut recovery = Recovery::new(self.identity.key.clone());
+        let mut recovery = Recovery::new(self.knows_key.then(|| self.identity.key.clone()));
         let opened = Log::open(segments, log_options, &mut |record| {
             recovery.take(&record);
         });
@@ -257,14 +290,8 @@ impl Opening<'_> {
         );
         index.lock().adopt_orphans();
         let geometry = Geometry::of(capacity, superblock.segment_bytes);
-        Ok(Parts::assemble(
-            volume,
-            log,
-            index,
-            hold,
-            geometry,
-            self.identity,
-        ))
+        let parts = Parts::assemble(volume, log, index, hold, geometry, self.identity);
+        Ok((parts, report))
     }
 }
 

@@ -22,7 +22,9 @@ use crate::limits::{KEY_SAMPLE, KEY_SAMPLE_OF_SEGMENT};
 #[derive(Debug)]
 pub(super) struct Recovery {
     index: Index,
-    key: DedupKey,
+    /// `None` if nobody has it who only looks at the disk: every block of a damaged frame counts as
+    /// damaged then.
+    key: Option<DedupKey>,
     /// Records whose keys this program cannot read.
     unreadable: usize,
     /// Places of records of damaged frames that are no blocks and no whole sets.
@@ -32,7 +34,7 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    pub(super) fn new(key: DedupKey) -> Self {
+    pub(super) fn new(key: Option<DedupKey>) -> Self {
         Self {
             index: Index::default(),
             key,
@@ -61,7 +63,11 @@ impl Recovery {
                 let Ok(id) = parse_block_key(record.key) else {
                     return self.unexplained.push(place);
                 };
-                if payload.is_some_and(|payload| id.matches(&self.key, payload)) {
+                let key = self.key.as_ref();
+                if payload
+                    .zip(key)
+                    .is_some_and(|(payload, key)| id.matches(key, payload))
+                {
                     self.index.recover_block(id, record.location);
                 } else if self.index.block(&id).is_none() {
                     self.index.recover_block(id, record.location);
@@ -102,10 +108,11 @@ impl Recovery {
     /// Returns false if ids of the first blocks are by another key: none is by this one, and a
     /// segment of them is as it was written. Reads that segment whole.
     pub(super) fn is_key_right(&self, log: &LockedLog) -> bool {
+        let Some(key) = &self.key else { return true };
         let mut others = BTreeSet::new();
         for (id, location) in &self.sample {
             match log.read(*location) {
-                Ok(bytes) if id.matches(&self.key, &bytes) => return true,
+                Ok(bytes) if id.matches(key, &bytes) => return true,
                 Ok(_) => drop(others.insert(location.file)),
                 Err(_) => {}
             }

@@ -172,7 +172,40 @@ fn plan(
     Ok((Plan::Remake, applied.is_current))
 }
 
+/// Findings of a survey, for people who look at a folder.
+#[derive(Debug)]
+pub(crate) struct SurveyNote {
+    /// Words about the way to an index that has everything; empty if the index has it.
+    pub(crate) plan: &'static str,
+    /// What snapshot and log lack, which the index makes up for.
+    pub(crate) hole: Option<MetaError>,
+    /// Damage of snapshot or log behind which the open does not look, because the index has
+    /// everything.
+    pub(crate) damage: Option<MetaError>,
+}
+
 impl Survey {
+    /// Returns the findings. If `verifies`, all of snapshot and log in `dir` is read.
+    pub(super) fn note(self, dir: &Path, verifies: bool) -> SurveyNote {
+        let plan = match (&self.plan, self.is_upgraded) {
+            (_, true) => "; the metadata of an earlier program is brought to this format",
+            (Plan::Continue(..), false) => "",
+            (Plan::Fill(_) | Plan::Remake, false) => {
+                "; the index is made anew from snapshot and log, which are whole"
+            }
+        };
+        let damage = if verifies {
+            self.truth.verify(dir).err()
+        } else {
+            None
+        };
+        SurveyNote {
+            plan,
+            hole: self.truth.hole(),
+            damage,
+        }
+    }
+
     /// Brings the index up to the end of the log, and makes snapshot and log whole again.
     ///
     /// A folder of a program before format 2 is brought to this format: its index is made anew, and

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Standing;
-use super::found::{Found, Header, corrupt};
+use super::found::{Found, Header, Hole, corrupt};
 use super::walk::{read_footer, visit_records, walk};
 use crate::error::LogError;
 use crate::file::LogFile;
@@ -25,21 +25,39 @@ pub struct DirectoryEntry {
 
 /// Reads a file that is complete frame by frame, payloads included, and checks every checksum.
 pub(crate) fn verify(file: &LogFile, options: &Options) -> Result<(), LogError> {
-    let seed = Seed::new(&options.owner, file.id);
-    let mut walked = complete(file)?;
-    walk(&mut walked, seed)?;
-    if let Some(hole) = walked.holes.first() {
-        return Err(LogError::Corrupt {
+    match damage(file, options)?.first() {
+        None => Ok(()),
+        Some(hole) if hole.len > 0 => Err(LogError::Corrupt {
             file: file.id,
             offset: hole.offset,
             damage: hole.damage,
-        });
+        }),
+        Some(hole) => Err(corrupt(file.id, hole.damage)),
     }
+}
+
+/// Reads a file like [`verify`], and returns all parts of it that do not validate.
+pub(crate) fn damage(file: &LogFile, options: &Options) -> Result<Vec<Hole>, LogError> {
+    let seed = Seed::new(&options.owner, file.id);
+    let mut walked = complete(file)?;
+    walk(&mut walked, seed)?;
+    let mut holes = std::mem::take(&mut walked.holes);
+    holes.append(&mut walked.patched);
+
     // The walk of a sealed file ends at its footer.
     let is_sealed = file.info.lock().state == FileState::Sealed;
-    (walked.sealed == is_sealed && !walked.is_patched)
-        .then_some(())
-        .ok_or_else(|| corrupt(file.id, Damage::Frame))
+    let is_ended = walked.sealed == is_sealed && !walked.is_patched;
+    if holes.is_empty() && !is_ended {
+        holes.push(Hole {
+            file: file.id,
+            offset: walked.end,
+            len: 0,
+            seqs: (0, 0),
+            damage: Damage::Frame,
+            is_told: false,
+        });
+    }
+    Ok(holes)
 }
 
 /// The records of a file that is complete, in the order of the log.
@@ -88,6 +106,7 @@ fn complete(file: &LogFile) -> Result<Found, LogError> {
         renews_footer: false,
         footer_behind: None,
         is_patched: false,
+        patched: Vec::new(),
         footer: None,
         header: Header {
             crc: info.header_crc,

@@ -37,6 +37,8 @@ pub(super) struct Found {
     pub(super) footer_behind: Option<u64>,
     /// The footer tells of frames that do not validate.
     pub(super) is_patched: bool,
+    /// The frames of which only the footer tells.
+    pub(super) patched: Vec<Hole>,
     /// Where the footer of a sealed file starts.
     pub(super) footer: Option<u64>,
     pub(super) header: Header,
@@ -254,6 +256,7 @@ fn read_file(
         renews_footer: false,
         footer_behind: None,
         is_patched: false,
+        patched: Vec::new(),
         footer: None,
         header: Header {
             crc: header.as_ref().map_or(0, |(_, crc)| *crc),

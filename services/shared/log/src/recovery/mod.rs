@@ -27,7 +27,7 @@ mod tail;
 mod walk;
 
 pub use complete::DirectoryEntry;
-pub(crate) use complete::{directory, verify};
+pub(crate) use complete::{damage, directory, verify};
 pub use found::Hole;
 pub(crate) use found::damage_of;
 
@@ -123,6 +123,11 @@ pub struct RecoveryReport {
     pub holes: Vec<Hole>,
     /// Files of which nothing can be read.
     pub unreadable: Vec<Unreadable>,
+    /// Files whose header does not validate. The header is written anew if the frames are there.
+    pub damaged_headers: Vec<u32>,
+    /// Files whose footer does not validate, or was never finished. The footer is written anew if
+    /// that can be done; the frames say the same.
+    pub damaged_footers: Vec<u32>,
     /// Whether frames are missing at the ends of files could not be told, because of files that are
     /// not there or cannot be read.
     pub are_gaps_unknown: bool,
@@ -155,9 +160,7 @@ pub(crate) fn recover(
     report.are_gaps_unknown = absent.contains(&ANY_SEQS);
     note_gaps(&mut found, options, &absent, &superseded)?;
     drop_superseded_holes(&mut found, &superseded);
-    for file in &mut found {
-        renew_lost_footer(file, options)?;
-    }
+    renew_lost_footers(&mut found, options, &mut report)?;
     report.holes = found
         .iter()
         .flat_map(|file| file.holes.iter().copied())
@@ -232,6 +235,28 @@ pub(crate) fn recover(
     let copied = active.as_ref().map(|copy| (copy.file.id, copy.entries()));
     deliver(&found, copied, options, visit, &mut report)?;
     Ok(Recovered { report, active })
+}
+
+/// Writes footers anew of which the inventory says how they were, and notes the headers and footers
+/// that do not validate.
+fn renew_lost_footers(
+    found: &mut [Found],
+    options: &Options,
+    report: &mut RecoveryReport,
+) -> Result<(), LogError> {
+    for file in found {
+        let was_sealed = file.sealed;
+        renew_lost_footer(file, options)?;
+        let is_footer_damaged =
+            was_sealed != file.sealed || file.renews_footer || file.footer_behind.is_some();
+        if is_footer_damaged {
+            report.damaged_footers.push(file.id);
+        }
+        if file.header.damage.is_some() {
+            report.damaged_headers.push(file.id);
+        }
+    }
+    Ok(())
 }
 
 /// Returns true if anything does not validate that the owner does not know of.

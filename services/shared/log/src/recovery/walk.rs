@@ -158,13 +158,23 @@ fn take_footer(
     header: &FrameHeader,
     content: &[u8],
 ) -> Result<(), LogError> {
-    let walked = file.last_seq();
-    let had_holes = !file.holes.is_empty();
+    let (walked, end) = (file.last_seq(), file.end);
     file.frames.clear();
     file.supersedes.clear();
-    file.holes.clear();
+    let mut patched = std::mem::take(&mut file.holes);
     note_footer(file, at, header, content)?;
-    file.is_patched = had_holes || walked != file.last_seq();
+    if let Some(last) = file.last_seq().filter(|last| walked != Some(*last)) {
+        patched.push(Hole {
+            file: file.id,
+            offset: end,
+            len: at - end,
+            seqs: (walked.map_or(0, |walked| walked + 1), last),
+            damage: Damage::Frame,
+            is_told: true,
+        });
+    }
+    file.is_patched = !patched.is_empty() || walked != file.last_seq();
+    file.patched = patched;
     file.renews_footer = true;
     Ok(())
 }

@@ -61,6 +61,17 @@ impl Index {
         self.unverified.round == round && self.unverified.files.is_empty()
     }
 
+    /// Returns all blocks in the order of their places, with whether each is taken for damaged, and
+    /// whether a file needs it.
+    pub(crate) fn blocks_in_place_order(&self) -> Vec<(BlockId, Location, bool, bool)> {
+        let blocks = self.blocks.iter();
+        let mut blocks: Vec<_> = blocks
+            .map(|(id, block)| (id, block.location, block.bad, block.refs > 0))
+            .collect();
+        blocks.sort_unstable_by_key(|(_, location, ..)| (location.file, location.offset));
+        blocks
+    }
+
     /// Returns the blocks whose records lie in a file. Visits every block of the disk.
     pub(crate) fn blocks_in(&self, file: u32) -> Vec<(BlockId, Location)> {
         let records = self.blocks.iter().map(|(id, block)| (id, block.location));

@@ -79,6 +79,25 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
     })
 }
 
+/// Returns how many slots are valid, and how many are neither valid nor empty.
+///
+/// # Errors
+/// `NotFound` without the file; the error of the disk.
+pub(in crate::engine) fn count_slots(disk: &Arc<dyn Disk>) -> io::Result<(usize, usize)> {
+    let file = disk.open(SUPERBLOCK_FILE)?;
+    let (mut valid, mut damaged) = (0, 0);
+    for slot in 0..SLOTS {
+        let mut bytes = vec![0; SLOT];
+        let read = file.read_exact_at(&mut bytes, slot * SLOT as u64);
+        match read.map(|()| Superblock::decode(&bytes)) {
+            Ok(Ok(_)) => valid += 1,
+            Ok(Err(FormatError::Empty)) => {}
+            Ok(Err(_)) | Err(_) => damaged += 1,
+        }
+    }
+    Ok((valid, damaged))
+}
+
 /// Writes the slot of the superblock's sequence number and syncs it.
 ///
 /// # Errors

@@ -151,7 +151,7 @@ pub fn inspect(folder: &Path, payloads: PayloadScope) -> Result<MetadataInspecti
 impl MetadataInspection {
     /// Returns the names of the files whose blocks belong to one of `sessions`.
     pub fn files_of(&self, sessions: &BTreeSet<SessionId>) -> Findings {
-        let mut files = Findings::new("files that cannot be read whole");
+        let mut files = Findings::new("files that need what is damaged or missing");
         let store = self.examination.as_ref().map(|found| &found.store);
         let Some(Ok(store)) = store else {
             return files;

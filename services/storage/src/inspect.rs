@@ -17,6 +17,7 @@ use crate::engine::examine::{DamagedBlock, Examination, Opened, Subject, examine
 use crate::engine::{
     Doubt, DoubtKind, INVENTORY_FILE, LOCK_FILE, Look, SEGMENTS_DIR, SUPERBLOCK_FILE,
 };
+use crate::limits::MAX_NAMED_ACCEPTS;
 
 /// Report on a disk, with what the master's metadata can say more about.
 #[derive(Debug)]
@@ -157,6 +158,7 @@ fn check_readable(folder: &Path) -> Result<(u64, u64), InspectError> {
 /// Adds what superblock and inventory say.
 fn say_disk(inspection: &mut Inspection, examination: &Examination) {
     let slots = match &examination.slots {
+        Ok((4, _)) => "4 of 4 slots valid".to_owned(),
         Ok((valid, 0)) => format!("{valid} of 4 slots valid, the others are empty"),
         Ok((valid, damaged)) => format!("{valid} of 4 slots valid, {damaged} damaged"),
         Err(error) if error.kind() == ErrorKind::NotFound => "superblock.bin is missing".to_owned(),
@@ -314,7 +316,7 @@ fn list_losses(inspection: &mut Inspection, opened: &Opened) {
         &opened.lost,
     ));
     inspection.list(Findings::of(
-        "uploads that cannot be read whole",
+        "uploads that need what is damaged or missing",
         &opened.hit,
     ));
 }
@@ -442,16 +444,20 @@ fn say_hold(opened: &Opened, open: &[&Doubt], losses: &[String]) -> String {
         .node
         .as_ref()
         .map_or_else(|| "NODE".to_owned(), ToString::to_string);
-    let accepts: Vec<String> = open
+    let mut accepts: Vec<String> = open
         .iter()
+        .take(MAX_NAMED_ACCEPTS)
         .map(|doubt| format!("cstore admin hold accept {node} {}", doubt.number))
         .collect();
+    if open.len() > MAX_NAMED_ACCEPTS {
+        accepts.push("the other doubts alike".to_owned());
+    }
     let reason = opened.reason.clone().unwrap_or_default();
     let way_out = match &accepts[..] {
         [] => "restart the node to see what else is in doubt".to_owned(),
         accepts => format!(
             "put back what is missing and start again, or start and go on without it, for good: {}",
-            accepts.join(" && ")
+            accepts.join(", ")
         ),
     };
     format!("{kind}, because {reason}{known}; {way_out}")

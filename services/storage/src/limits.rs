@@ -168,4 +168,7 @@ cstore_types::limits! {
     /// Segments that `cstore admin inspect --payloads sample` reads whole. The others are judged by
     /// their footers.
     pub(crate) count INSPECTED_SEGMENTS: usize = 8;
+    /// Doubts whose accept `cstore admin inspect` writes out. Its list of doubts has the numbers of
+    /// others.
+    pub(crate) count MAX_NAMED_ACCEPTS: usize = 4;
 }

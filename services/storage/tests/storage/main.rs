@@ -16,6 +16,7 @@ mod for_reads;
 mod full_disk;
 mod heartbeats;
 mod hold;
+mod inspect;
 mod losses;
 mod masters;
 mod model;

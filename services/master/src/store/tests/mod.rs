@@ -1,5 +1,6 @@
 //! The store as a whole: requirements, crashes, snapshots, passing and final errors.
 
+mod examined;
 mod first_format;
 mod mixed;
 mod parted;

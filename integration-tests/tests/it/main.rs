@@ -34,6 +34,7 @@ mod network;
 mod openapi;
 mod page;
 mod prototype;
+mod runbook;
 mod settings;
 mod shell;
 mod smoke;

@@ -12,6 +12,10 @@ use serde_json::{Map, Value, json};
 use crate::args::Payloads;
 use crate::exit::{End, Failure, printable};
 
+/// Name of the folder of a master beside those of disks. Another folder with metadata is a copy that
+/// somebody has made, of which no master starts.
+const MASTER: &str = "master";
+
 /// Inspects the folder `dir`, prints a report on each part in it, and fails unless all are whole.
 pub(crate) fn run(dir: &Path, payloads: Payloads, is_json: bool) -> Result<(), Failure> {
     let payloads = match payloads {
@@ -92,7 +96,9 @@ impl Parts {
         for folder in folders {
             if cstore_storage::is_disk(&folder).map_err(Failure::failed)? {
                 parts.disks.push(folder);
-            } else if cstore_master::is_metadata(&folder).map_err(Failure::failed)? {
+            } else if folder.ends_with(MASTER)
+                && cstore_master::is_metadata(&folder).map_err(Failure::failed)?
+            {
                 parts.master = Some(folder);
             } else if folders_in(&folder)?.is_empty() {
                 parts.empty.push(folder);

@@ -79,6 +79,12 @@ cstore_types::limits! {
     /// Most pinned block ids over all uploads. Beyond it a pin is left out: the block may be freed
     /// before its seal, and the upload sends it again.
     pub(crate) count MAX_PINS: usize = 4 << 20;
+    /// Entries that long work on the index visits in one hold of its mutex, such as pins that end, or
+    /// sessions that are listed. Requests wait for as many.
+    pub(crate) count INDEX_STEP: usize = 4_096;
+    /// Parts of the table of blocks. One of them is visited in one hold of the index, and moves when
+    /// it grows: a few thousand blocks of a disk of 1 TiB.
+    pub(crate) count BLOCK_SHARDS: usize = 4_096;
     /// Most distinct blocks of one question about used space. A question with more is refused.
     pub(crate) count MAX_USAGE_BLOCKS: usize = 2 << 20;
     /// Blocks that such a question looks up in one hold of the index. Requests wait for as many.

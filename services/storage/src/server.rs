@@ -68,7 +68,7 @@ impl BlockServer {
                 blocks,
             } => self.seal(session, part, ids, blocks).await,
             Request::Unpin { session } => {
-                self.engine.unpin(session);
+                self.engine.unpin_aside(session).await;
                 Ok(Response::Ok)
             }
             Request::Usage { sessions } => self.usage(sessions).await,

@@ -12,6 +12,7 @@ use super::counters::Counters;
 use super::error::{EngineError, OpenError};
 use super::hold::Hold;
 use super::holdings::Holdings;
+use super::index::steps;
 use super::judge::Judge;
 use super::open::{self, Parts};
 use super::recycler::Recycler;
@@ -73,18 +74,26 @@ impl Engine {
         self.parts.writer.put_seal(session, part, ids, blocks).await
     }
 
-    /// Drops the pins of a session.
+    /// Drops the pins of a session. Blocks the thread.
     pub fn unpin(&self, session: SessionId) {
-        self.parts.index.lock().unpin(session);
+        let ticket = self.parts.index.lock().end_pins(session);
+        steps::drop_pins(&self.parts.index, ticket);
+    }
+
+    /// Drops the pins of a session like [`Self::unpin`], on a blocking thread if there are many.
+    pub(crate) async fn unpin_aside(&self, session: SessionId) {
+        let ticket = self.parts.index.lock().end_pins(session);
+        steps::drop_pins_aside(&self.parts.index, ticket).await;
     }
 
     /// Drops the pins of uploads that are gone. Two calls MUST be further apart than an upload may
-    /// be silent.
+    /// be silent. Blocks the thread.
     pub fn sweep_pins(&self) {
-        self.parts.index.lock().sweep_pins();
+        let ticket = self.parts.index.lock().end_silent_pins();
+        steps::drop_pins(&self.parts.index, ticket);
     }
 
-    /// Drops the blocks that a restart found without a reference set.
+    /// Drops the blocks that a restart found without a reference set. Blocks the thread.
     pub fn forget_orphans(&self) {
         self.parts.room.forget_orphans();
     }

@@ -28,7 +28,7 @@ use super::fences::Fences;
 use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
 use super::hold::Hold;
 use super::holdings::Holdings;
-use super::index::SharedIndex;
+use super::index::{SharedIndex, steps};
 use super::judge::Judge;
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
@@ -252,7 +252,7 @@ impl Opening<'_> {
             survey.is_empty,
             self.options.waits_for_master,
         );
-        index.lock().adopt_orphans();
+        steps::adopt_orphans(&index);
         let geometry = Geometry::of(capacity, superblock.segment_bytes);
         Ok(Parts::assemble(
             volume,

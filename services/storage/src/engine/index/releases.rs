@@ -1,6 +1,6 @@
 //! Release records: how long each is needed, and because of which files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cstore_log::Location;
 use cstore_types::SessionId;
@@ -22,7 +22,7 @@ impl Release {
 /// The releases that are needed. There may be millions, so that a file that goes must find its own.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
-    of: HashMap<SessionId, Release>,
+    of: BTreeMap<SessionId, Release>,
     /// For each file the sessions whose release it is a grave of. Some may be released again or
     /// needed no more since.
     by_grave: HashMap<u32, Vec<SessionId>>,
@@ -72,11 +72,22 @@ impl Releases {
         is_needed
     }
 
-    /// Forgets a file that is gone. Returns the places of the releases that are not needed any
-    /// more.
-    pub(super) fn remove_file(&mut self, file: u32) -> Vec<Location> {
+    /// Takes up to `max` of the graves in a file that is gone away from their releases. Returns the
+    /// places of the releases that are not needed any more.
+    ///
+    /// A session that is released again before all graves are taken keeps its place in the list, so
+    /// a later call meets it.
+    pub(super) fn take_graves(&mut self, file: u32, max: usize) -> Vec<Location> {
+        let Some(sessions) = self.by_grave.get_mut(&file) else {
+            return Vec::new();
+        };
+        let some = sessions.split_off(sessions.len().saturating_sub(max));
+        if sessions.is_empty() {
+            self.by_grave.remove(&file);
+        }
+
         let mut done = Vec::new();
-        for session in self.by_grave.remove(&file).unwrap_or_default() {
+        for session in some {
             let Some(release) = self.of.get_mut(&session) else {
                 continue;
             };
@@ -87,6 +98,11 @@ impl Releases {
             }
         }
         done
+    }
+
+    /// Returns true if no release has a grave in a file.
+    pub(super) fn has_no_graves(&self, file: u32) -> bool {
+        !self.by_grave.contains_key(&file)
     }
 }
 
@@ -140,10 +156,10 @@ mod tests {
             releases.put(S, at(2, 0), HashSet::from([1, 3])),
             (true, None)
         );
-        assert_eq!(releases.remove_file(3), []);
+        assert_eq!(releases.take_graves(3, usize::MAX), []);
         assert!(!releases.relocate(S, at(1, 900)));
         assert_eq!(
-            (releases.location(S), releases.remove_file(1)),
+            (releases.location(S), releases.take_graves(1, usize::MAX)),
             (None, vec![])
         );
     }
@@ -177,7 +193,7 @@ mod tests {
                         .and_modify(|release| release.location = at(file, step));
                 }
                 2 => {
-                    let mut done = releases.remove_file(file);
+                    let mut done = releases.take_graves(file, usize::MAX);
                     let gone = |release: &mut Release| {
                         release.graves.remove(&file) && !release.is_needed()
                     };

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use cstore_log::Location;
 use cstore_types::BlockId;
 
 use super::Index;
@@ -60,18 +59,12 @@ impl Index {
     pub(crate) fn is_verified_since(&self, round: u64) -> bool {
         self.unverified.round == round && self.unverified.files.is_empty()
     }
-
-    /// Returns the blocks whose records lie in a file. Visits every block of the disk.
-    pub(crate) fn blocks_in(&self, file: u32) -> Vec<(BlockId, Location)> {
-        let records = self.blocks.iter().map(|(id, block)| (id, block.location));
-        records
-            .filter(|(_, location)| location.file == file)
-            .collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use cstore_log::Location;
+
     use super::*;
     use crate::engine::index::Live;
 

@@ -98,6 +98,12 @@ impl Engine {
         self.parts.room.forget_orphans();
     }
 
+    /// Returns the length of each block; `None` if the block is not here. Blocks never change their
+    /// length.
+    pub fn block_lens(&self, ids: &[BlockId]) -> Vec<Option<usize>> {
+        self.parts.blocks.lens(ids)
+    }
+
     /// Returns the verified bytes of a block. Blocks the thread.
     pub fn read_block(&self, id: &BlockId) -> Result<Bytes> {
         self.parts.blocks.read(id)

@@ -115,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::engine::index::{Index, RefSet};
+    use crate::limits::INDEX_STEP;
 
     const S: SessionId = SessionId::from_bytes([1; 16]);
 
@@ -147,6 +148,50 @@ mod tests {
         );
         index.remove_file(1);
         assert!(index.is_dead(2));
+    }
+
+    #[test]
+    fn i3_a_file_is_forgotten_in_steps_and_its_releases_count_until_their_turn() {
+        let mut index = Index::default();
+        for n in 0..=INDEX_STEP {
+            let session = SessionId::from_bytes(
+                [(n as u64).to_le_bytes(), [1; 8]]
+                    .concat()
+                    .try_into()
+                    .unwrap(),
+            );
+            let offset = u32::try_from(n).unwrap();
+            let set = RefSet {
+                location: at(1, offset),
+                seal_seq: SealSeq(1),
+            };
+            index.insert_refset(session, PartNo(0), set);
+            for (_, set) in index.release(session, at(2, offset)) {
+                index.drop_set_record(set);
+            }
+        }
+        assert!(!index.remove_file(1));
+        assert_eq!(index.file_use(2).live, 1);
+        assert!(index.remove_file(1) && index.is_dead(2));
+    }
+
+    #[test]
+    fn i3_a_session_that_is_released_again_between_two_steps_keeps_its_later_release() {
+        let session = |n: u8| SessionId::from_bytes([n; 16]);
+        let mut releases = Releases::default();
+        for n in 1..=3 {
+            releases.put(session(n), at(2, n.into()), HashSet::from([1]));
+        }
+        assert_eq!(releases.take_graves(1, 1), [at(2, 3)]);
+        // Its turn has not come, and the file of its new sets stays.
+        let again = releases.put(session(1), at(3, 0), HashSet::from([4]));
+        assert_eq!(again, (true, Some(at(2, 1))));
+        assert_eq!(releases.take_graves(1, 1), [at(2, 2)]);
+        assert!(!releases.has_no_graves(1));
+        assert_eq!(releases.take_graves(1, 1), []);
+        assert!(releases.has_no_graves(1));
+        assert_eq!(releases.location(session(1)), Some(at(3, 0)));
+        assert_eq!(releases.take_graves(4, 1), [at(3, 0)]);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 cstore_types::limits! {
-    /// Most bytes in flight on one connection, and most that wait for its socket. A worker waits
-    /// before it sends more.
+    /// Most bytes of requests of one connection, from before they are read from the socket until their
+    /// answers are written; and most bytes of blocks that its answers hold, from before they are read
+    /// from the disk until they are written. A worker waits before it sends more; answers wait.
     pub(crate) bytes CONNECTION_CREDITS: u32 = 32 << 20;
     /// Most requests of one connection that are worked on at once. More wait in the socket.
     pub(crate) count MAX_REQUESTS: usize = 256;
@@ -19,8 +20,18 @@ cstore_types::limits! {
     /// syncs of the disk.
     pub(crate) time RETRY_AFTER: Duration = Duration::from_millis(100);
 
-    /// Blocks that one blocking call reads before it sends them. More take several calls.
+    /// Most blocks that one blocking call reads before it sends them. More take several calls.
     pub(crate) count READ_BATCH: usize = 16;
+    /// Bytes of blocks after which such a call ends, but not before its first one. A request holds two
+    /// calls at most: one that is sent and one that is read.
+    pub(crate) bytes READ_BATCH_BYTES: usize = 4 << 20;
+    /// Most bytes of blocks that all connections hold together from before they are read until they are
+    /// written to the socket. Beside it each connection may hold one call, so a peer that does not read
+    /// never stops the others. More requests wait, in their order.
+    pub(crate) bytes READ_BUDGET: u64 = 128 << 20;
+    /// Most questions about used space that are worked on at once: each may hold a few hundred MiB, see
+    /// `MAX_USAGE_BLOCKS`. More wait.
+    pub(crate) count MAX_USAGE_QUESTIONS: usize = 1;
     /// Most batches that are read at once over all connections. More wait: they would only queue at
     /// the disk.
     pub(crate) count MAX_READERS: usize = 16;
@@ -82,6 +93,12 @@ cstore_types::limits! {
     /// Most pinned block ids over all uploads. Beyond it a pin is left out: the block may be freed
     /// before its seal, and the upload sends it again.
     pub(crate) count MAX_PINS: usize = 4 << 20;
+    /// Entries that long work on the index visits in one hold of its mutex, such as pins that end, or
+    /// sessions that are listed. Requests wait for as many.
+    pub(crate) count INDEX_STEP: usize = 4_096;
+    /// Parts of the table of blocks. One of them is visited in one hold of the index, and moves when
+    /// it grows: a few thousand blocks of a disk of 1 TiB.
+    pub(crate) count BLOCK_SHARDS: usize = 4_096;
     /// Most distinct blocks of one question about used space. A question with more is refused.
     pub(crate) count MAX_USAGE_BLOCKS: usize = 2 << 20;
     /// Blocks that such a question looks up in one hold of the index. Requests wait for as many.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cstore_mesh::exemplar::{TracedSeconds, observe, traced_seconds};
 use cstore_node::metrics::CommitMetrics;
 use cstore_types::ErrorCode;
-use cstore_wire::Opcode;
+use cstore_wire::{Opcode, ReadBudget};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
@@ -16,10 +16,11 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Engine;
+use crate::limits::READ_BUDGET;
 
-/// Asks the engine at every scrape.
+/// Asks the engine, and the budget of its answers, at every scrape.
 #[derive(Debug)]
-struct EngineMetrics(Engine);
+struct EngineMetrics(Engine, ReadBudget);
 
 /// Everything that a storage node counts, from now on.
 pub(crate) fn register(registry: &mut Registry, engine: &Engine) -> FrameMetrics {
@@ -37,9 +38,10 @@ pub(crate) fn register(registry: &mut Registry, engine: &Engine) -> FrameMetrics
     engine.observe_commits(Box::new(move |frame| {
         commits.observe(frame.took, frame.bytes)
     }));
-    registry.register_collector(Box::new(EngineMetrics(engine.clone())));
-    engine.counters().register(registry);
     let frames = FrameMetrics::default();
+    let reads = frames.reads.clone();
+    registry.register_collector(Box::new(EngineMetrics(engine.clone(), reads)));
+    engine.counters().register(registry);
     registry.register(
         "storage_requests",
         "requests of workers by opcode and code",
@@ -58,6 +60,8 @@ pub(crate) fn register(registry: &mut Registry, engine: &Engine) -> FrameMetrics
 pub(crate) struct FrameMetrics {
     answers: Family<Answer, Counter>,
     seconds: Family<Asked, TracedSeconds, fn() -> TracedSeconds>,
+    /// Budget of the blocks that answers hold. It counts them.
+    pub(crate) reads: ReadBudget,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +90,7 @@ impl Default for FrameMetrics {
         Self {
             answers: Family::default(),
             seconds,
+            reads: ReadBudget::new(READ_BUDGET),
         }
     }
 }
@@ -110,6 +115,12 @@ fn as_gauge(value: u64) -> ConstGauge<i64> {
 type Reading = (&'static str, &'static str, Option<&'static Unit>, u64);
 
 impl EngineMetrics {
+    fn held_read(&self) -> Reading {
+        let help = "blocks that answers hold until they are written";
+        let held = self.1.held_bytes();
+        ("storage_held_read", help, Some(&Unit::Bytes), held)
+    }
+
     fn gauges(&self) -> [Reading; 12] {
         let totals = self.0.holdings().totals();
         let space = self.0.compactor().space();
@@ -193,7 +204,7 @@ impl EngineMetrics {
 
 impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for (name, help, unit, value) in self.gauges() {
+        for (name, help, unit, value) in self.gauges().into_iter().chain([self.held_read()]) {
             let gauge = as_gauge(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
         }

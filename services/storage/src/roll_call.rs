@@ -5,7 +5,8 @@
 //! release. With millions of sessions a selection takes a tenth of a second, so it is made on a
 //! thread for it, once for each tick, and the heartbeat takes what is ready.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use cstore_node::shutdown::Shutdown;
@@ -30,7 +31,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// Sessions that the master called committed. They are not asked about again.
-    confirmed: HashSet<SessionId>,
+    /// A tree: pages of it can be visited, and growth moves no other entries.
+    confirmed: BTreeSet<SessionId>,
     /// Sessions for the next report.
     selection: Vec<SessionId>,
 }
@@ -112,14 +114,18 @@ impl RollCall {
     /// Forgets confirmed sessions that are not in `held`.
     fn forget_absent(&self, held: &[SessionId]) {
         let held: HashSet<&SessionId> = held.iter().collect();
-        let confirmed: Vec<SessionId> = self.0.state.lock().confirmed.iter().copied().collect();
-        for chunk in confirmed.chunks(ROLL_CALL_LOOKUPS) {
-            self.forget(
-                chunk
-                    .iter()
-                    .filter(|session| !held.contains(session))
-                    .copied(),
-            );
+        let mut after = Bound::Unbounded;
+        loop {
+            let mut state = self.0.state.lock();
+            let page = state.confirmed.range((after, Bound::Unbounded));
+            let page: Vec<SessionId> = page.take(ROLL_CALL_LOOKUPS).copied().collect();
+            for session in page.iter().filter(|session| !held.contains(session)) {
+                state.confirmed.remove(session);
+            }
+            match page.last() {
+                Some(last) => after = Bound::Excluded(*last),
+                None => return,
+            }
         }
     }
 }

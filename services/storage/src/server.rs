@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cstore_types::{Block, BlockId, ErrorCode, Fault, MapVersion, PartNo, SessionId, SessionUsage};
-use cstore_wire::{BlockSink, Context, Handler, Opcode, PutStatus, Request, Response, SealedBlock};
+use cstore_wire::{
+    BlockSink, Context, Handler, HeldBytes, Opcode, PutStatus, ReadBudget, Request, Reserver,
+    Response, SealedBlock,
+};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -14,7 +17,7 @@ use tracing::{Instrument, field};
 
 use crate::engine::EngineError;
 use crate::engine::{Engine, PutOutcome, SealOutcome};
-use crate::limits::{MAX_READERS, READ_BATCH, RETRY_AFTER};
+use crate::limits::{MAX_READERS, MAX_USAGE_QUESTIONS, READ_BATCH, READ_BATCH_BYTES, RETRY_AFTER};
 use crate::metrics::FrameMetrics;
 
 /// Handler of the requests of workers.
@@ -24,6 +27,8 @@ pub(crate) struct BlockServer {
     /// Oldest map whose frames are taken; a node refuses maps older than its own hand-over.
     oldest_map: Mutex<MapVersion>,
     readers: Arc<Semaphore>,
+    /// Questions about used space.
+    questions: Arc<Semaphore>,
     metrics: FrameMetrics,
 }
 
@@ -33,6 +38,7 @@ impl BlockServer {
             engine,
             oldest_map: Mutex::new(MapVersion(0)),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
+            questions: Arc::new(Semaphore::new(MAX_USAGE_QUESTIONS)),
             metrics,
         }
     }
@@ -68,7 +74,7 @@ impl BlockServer {
                 blocks,
             } => self.seal(session, part, ids, blocks).await,
             Request::Unpin { session } => {
-                self.engine.unpin(session);
+                self.engine.unpin_aside(session).await;
                 Ok(Response::Ok)
             }
             Request::Usage { sessions } => self.usage(sessions).await,
@@ -79,12 +85,14 @@ impl BlockServer {
         }
     }
 
-    /// Reads many reference sets, so it takes the place of a reader.
+    /// Reads many reference sets, so it takes the place of a reader, AFTER its turn among the
+    /// questions: those that wait keep no reader from others.
     async fn usage(&self, sessions: Vec<SessionUsage>) -> Result<Response, Fault> {
+        let turn = self.questions.clone().acquire_owned().await;
         let permit = self.readers.clone().acquire_owned().await;
         let engine = self.engine.clone();
         let counted = cstore_node::blocking(move || {
-            let _permit = permit;
+            let _permits = (turn, permit);
             engine.holdings().usage(&sessions)
         });
         let counted = counted.await.map_err(EngineError::from).flatten();
@@ -148,29 +156,27 @@ impl BlockServer {
         tracing::debug!(?opcode, refused = code.map(field::debug), ?took, "answered");
     }
 
-    /// Reads batch by batch on blocking threads, one ahead of the socket.
+    /// Reads batch by batch on blocking threads, one ahead of the socket. The bytes of a batch are
+    /// reserved BEFORE it is read, and each block returns its own when it is written.
     async fn read_all(&self, ids: Vec<BlockId>, mut blocks: BlockSink) -> Result<(), Fault> {
-        let mut batches: Vec<(usize, Vec<BlockId>)> = ids
-            .chunks(READ_BATCH)
-            .enumerate()
-            .map(|(n, ids)| (n * READ_BATCH, ids.to_vec()))
-            .collect();
-        batches.reverse();
-        let mut next = match batches.pop() {
-            Some(batch) => Some(self.read_batch(batch).await?),
+        let mut batches = batches(&ids, &self.engine.block_lens(&ids)).into_iter();
+        let mut next = match batches.next() {
+            Some(batch) => Some(self.read_batch(batch, blocks.reserver()).await?),
             None => None,
         };
-        while let Some((start, read)) = next.take() {
+        while let Some(batch) = next.take() {
+            let reserver = blocks.reserver();
             let ahead = async {
-                match batches.pop() {
-                    Some(batch) => self.read_batch(batch).await.map(Some),
+                match batches.next() {
+                    Some(batch) => self.read_batch(batch, reserver).await.map(Some),
                     None => Ok(None),
                 }
             };
             let send = async {
-                for (n, result) in read.into_iter().enumerate() {
-                    let index = u32::try_from(start + n).unwrap_or(u32::MAX);
-                    blocks.send(index, result).await?;
+                let mut held = batch.held;
+                for (n, result) in batch.results.into_iter().enumerate() {
+                    let index = u32::try_from(batch.start + n).unwrap_or(u32::MAX);
+                    blocks.send_held(index, result, &mut held).await?;
                 }
                 Ok::<_, Fault>(())
             };
@@ -181,21 +187,70 @@ impl BlockServer {
         Ok(())
     }
 
-    async fn read_batch(&self, batch: (usize, Vec<BlockId>)) -> Result<ReadBatch, Fault> {
+    async fn read_batch(&self, batch: Batch, reserver: Reserver) -> Result<ReadBatch, Fault> {
+        let lens: Vec<usize> = batch
+            .blocks
+            .iter()
+            .map(|(_, len)| len.unwrap_or(0))
+            .collect();
+        let held = reserver.reserve(&lens).await?;
         let permit = self.readers.clone().acquire_owned().await;
         let engine = self.engine.clone();
-        let (start, ids) = batch;
         let read = cstore_node::blocking(move || {
             let _permit = permit;
-            let read = |id: &BlockId| engine.read_block(id).map_err(|error| error.code());
-            ids.iter().map(read).collect()
+            let read = |(id, len): &(BlockId, Option<usize>)| match len {
+                Some(_) => engine.read_block(id).map_err(|error| error.code()),
+                // Nothing is reserved for a block that came since.
+                None => Err(ErrorCode::NotFound),
+            };
+            // With the batch, so that the bytes count also if the request is gone.
+            (batch.blocks.iter().map(read).collect(), held)
         });
-        let read = read.await.map_err(|error| fault(error.into()))?;
-        Ok((start, read))
+        let (results, held) = read.await.map_err(|error| fault(error.into()))?;
+        Ok(ReadBatch {
+            start: batch.start,
+            results,
+            held,
+        })
     }
 }
 
-type ReadBatch = (usize, Vec<Result<Bytes, ErrorCode>>);
+/// Blocks that are read together, with their lengths; `None` for those that are not here.
+#[derive(Debug, PartialEq, Eq)]
+struct Batch {
+    /// Position of the first one in the request.
+    start: usize,
+    blocks: Vec<(BlockId, Option<usize>)>,
+}
+
+/// A batch that was read, with the reservation of its bytes.
+struct ReadBatch {
+    start: usize,
+    results: Vec<Result<Bytes, ErrorCode>>,
+    held: HeldBytes,
+}
+
+/// Cuts a request into batches, bounded in blocks and, beyond the first block of each, in bytes.
+fn batches(ids: &[BlockId], lens: &[Option<usize>]) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut bytes = 0usize;
+    for (n, (id, len)) in ids.iter().zip(lens).enumerate() {
+        bytes = bytes.saturating_add(len.unwrap_or(0));
+        match batches.last_mut() {
+            Some(batch) if batch.blocks.len() < READ_BATCH && bytes <= READ_BATCH_BYTES => {
+                batch.blocks.push((*id, *len));
+            }
+            _ => {
+                bytes = len.unwrap_or(0);
+                batches.push(Batch {
+                    start: n,
+                    blocks: vec![(*id, *len)],
+                });
+            }
+        }
+    }
+    batches
+}
 
 impl Handler for BlockServer {
     fn call(
@@ -215,6 +270,10 @@ impl Handler for BlockServer {
         }
         .instrument(span)
         .boxed()
+    }
+
+    fn read_budget(&self) -> ReadBudget {
+        self.metrics.reads.clone()
     }
 
     fn get_blocks(
@@ -244,5 +303,182 @@ fn fault(error: EngineError) -> Fault {
         fault.retry_after(RETRY_AFTER)
     } else {
         fault
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cstore_log::FaultyDisk;
+    use cstore_types::{BlockKind, ClusterUuid, DedupKey, FrameKey, NodeId, StoreUuid};
+    use cstore_wire::{ClientConfig, Connection, ServerConfig, serve_connection};
+    use futures_util::StreamExt;
+    use futures_util::stream::FuturesUnordered;
+    use tokio::io::{AsyncWriteExt, copy, duplex, split};
+
+    use super::*;
+    use crate::engine::{DiskOptions, Identity};
+
+    const LEN: usize = 40_000;
+    /// Blocks on the disk, and in each request.
+    const COUNT: usize = 64;
+    /// Budget of the connection: room for one batch and a part of another.
+    const CREDITS: u32 = 1 << 20;
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A disk with blocks, and their ids.
+    async fn filled() -> (Engine, Vec<BlockId>) {
+        let key = DedupKey::from_bytes([3; 32]);
+        let identity = Identity {
+            store: StoreUuid::from_bytes([1; 16]),
+            cluster: ClusterUuid::from_bytes([2; 16]),
+            node: NodeId::new("storage-1").unwrap(),
+            key: key.clone(),
+        };
+        let options = DiskOptions {
+            capacity: 16 << 20,
+            block_size: 65_536,
+            fresh_start: false,
+            erase: None,
+            nonce: 5,
+            waits_for_master: false,
+            open_files: 4,
+        };
+        let disk = Arc::new(FaultyDisk::new());
+        let engine = Engine::open(disk, "memory", &identity, &options).unwrap();
+        let mut ids = Vec::new();
+        for n in 0..COUNT {
+            let bytes = Bytes::from(vec![u8::try_from(n).unwrap(); LEN]);
+            let id = BlockId::of_many(&key, &[&bytes])[0];
+            let block = Block {
+                id,
+                kind: BlockKind::Data,
+                bytes,
+            };
+            let put = engine.put_blocks(SessionId::from_bytes([9; 16]), vec![block]);
+            assert!(matches!(put.await[..], [PutOutcome::Stored]));
+            ids.push(id);
+        }
+        (engine, ids)
+    }
+
+    /// Connects through a pipe whose way back can be cut. Returns the task of that way.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the tasks end with the runtime of their test"
+    )]
+    async fn connect(server: &Arc<BlockServer>) -> (Connection, tokio::task::JoinHandle<()>) {
+        let key = [5; 32];
+        let config = ServerConfig {
+            key: FrameKey::from_bytes(key),
+            cluster: ClusterUuid::from_bytes([2; 16]),
+            node: NodeId::new("storage-1").unwrap(),
+            store: StoreUuid::from_bytes([1; 16]),
+            credits: CREDITS,
+            max_requests: 256,
+            handshake_deadline: LONG,
+            progress_deadline: LONG,
+            idle_deadline: LONG,
+        };
+        let (near, far) = (duplex(4_096), duplex(4_096));
+        let (mut from_client, mut to_client) = split(near.1);
+        let (mut from_server, mut to_server) = split(far.1);
+        let pending = std::future::pending();
+        drop(tokio::spawn(serve_connection(
+            far.0,
+            Arc::new(config),
+            server.clone(),
+            pending,
+        )));
+        drop(tokio::spawn(async move {
+            let _ = copy(&mut from_client, &mut to_server).await;
+            let _ = to_server.shutdown().await;
+        }));
+        let back = tokio::spawn(async move {
+            let _ = copy(&mut from_server, &mut to_client).await;
+        });
+        let client = ClientConfig {
+            key: FrameKey::from_bytes(key),
+            cluster: ClusterUuid::from_bytes([2; 16]),
+            node: NodeId::new("worker-1").unwrap(),
+            expect: NodeId::new("storage-1").unwrap(),
+            handshake_deadline: LONG,
+            progress_deadline: LONG,
+        };
+        (Connection::over(near.0, &client).await.unwrap(), back)
+    }
+
+    /// Lets all others run until nothing changes any more.
+    async fn settle() {
+        for _ in 0..2_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A reader that is stuck in the middle of a frame, and asks for more and more.
+    #[tokio::test(start_paused = true)]
+    async fn requests_of_a_peer_that_does_not_read_are_not_read_from_the_disk_beyond_its_budget() {
+        let (engine, ids) = filled().await;
+        let mut registry = prometheus_client::registry::Registry::default();
+        let metrics = crate::metrics::register(&mut registry, &engine);
+        let reads = metrics.reads.clone();
+        let server = Arc::new(BlockServer::new(engine.clone(), metrics));
+
+        let (slow, back) = connect(&server).await;
+        // The pipe from the server is read no more. It stays open, the other way has its other half.
+        back.abort();
+        let ask = |connection: Connection| {
+            let ids = ids.clone();
+            async move {
+                // A peer that claims less than it gets does not keep to its credits.
+                let asked = connection.get_blocks(ids, 1, MapVersion(1), None, LONG);
+                asked.await
+            }
+        };
+        let asked = FuturesUnordered::new();
+        for _ in 0..12 {
+            asked.push(ask(slow.clone()));
+        }
+        let streams: Vec<_> = asked.collect().await;
+        settle().await;
+        let n_read = usize::try_from(engine.counters().read_blocks.get()).unwrap();
+        assert!(n_read > 0 && n_read * LEN <= CREDITS as usize, "{n_read}");
+        assert!(reads.held_bytes() <= CREDITS.into());
+
+        let (other, _back) = connect(&server).await;
+        let mut stream = ask(other).await.unwrap();
+        let mut n_here = 0;
+        while let Some(block) = stream.next().await {
+            n_here += usize::from(block.unwrap().result.is_ok());
+        }
+        assert_eq!(n_here, COUNT);
+        drop(streams);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_in_blocks_and_bytes_and_has_one_block_at_least() {
+        let cut = |lens: &[usize]| {
+            let ids = vec![BlockId::from_bytes([1; 32]); lens.len()];
+            let lens: Vec<_> = lens
+                .iter()
+                .map(|len| Some(*len).filter(|len| *len > 0))
+                .collect();
+            let cut = batches(&ids, &lens);
+            let mut start = 0;
+            for batch in &cut {
+                assert_eq!(batch.start, start);
+                start += batch.blocks.len();
+            }
+            assert_eq!(start, lens.len());
+            let sizes = cut.iter().map(|batch| batch.blocks.len());
+            sizes.collect::<Vec<_>>()
+        };
+        assert_eq!(cut(&[]), Vec::<usize>::new());
+        assert_eq!(cut(&[1; 40]), [16, 16, 8]);
+        assert_eq!(cut(&[0; 17]), [16, 1], "those that are not here");
+        assert_eq!(cut(&[4 << 20; 3]), [1, 1, 1]);
+        assert_eq!(cut(&[1 << 20; 9]), [4, 4, 1]);
+        assert_eq!(cut(&[3 << 20, 1 << 20, 1, 9 << 20, 1]), [2, 1, 1, 1]);
     }
 }

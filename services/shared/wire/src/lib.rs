@@ -25,12 +25,15 @@
 //!   and every count against the bytes that are there.
 //! * Bytes in flight are bounded by credits that Welcome grants; the server stops reading beyond
 //!   its budget.
+//! * Bytes of blocks on their way out are bounded as well, from before they are read until they are
+//!   written: for each connection and for the process.
 //! * A connection that breaks leaves the outcome of its requests unknown; all of them are
 //!   idempotent.
 //! * Block bytes are slices of the received buffer and leave in vectored writes: never copied.
 
 #![warn(missing_docs)]
 
+mod budget;
 mod client;
 mod decode_error;
 mod error;
@@ -43,10 +46,11 @@ mod pulse;
 mod server;
 mod task;
 
+pub use budget::{HeldBytes, ReadBudget};
 pub use client::{BlockStream, ClientConfig, Connection};
 pub use decode_error::DecodeError;
 pub use error::{ClientError, Disconnect, HandshakeError};
 pub use frame::{Opcode, Prefix, TraceField};
 pub use handshake::{MIN_VERSION, Role, VERSION};
 pub use message::{BlockReply, PutStatus, Request, Response, SealedBlock};
-pub use server::{BlockSink, Context, Handler, ServerConfig, serve_connection};
+pub use server::{BlockSink, Context, Handler, Reserver, ServerConfig, serve_connection};

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
+use crate::budget::{ConnectionBudget, HeldBytes, ReadBudget};
 use crate::decode_error::DecodeError;
 use crate::error::Disconnect;
 use crate::frame::{Opcode, Prefix, TraceField};
@@ -38,8 +39,7 @@ pub struct ServerConfig {
     pub node: NodeId,
     /// Disk of this node.
     pub store: StoreUuid,
-    /// Bytes of requests that one connection may have in flight, and of answers that wait for its
-    /// socket.
+    /// Bytes of requests that one connection may have in flight, and of blocks that its answers hold.
     pub credits: u32,
     /// Requests of one connection that are worked on at once.
     pub max_requests: usize,
@@ -71,6 +71,12 @@ pub trait Handler: Send + Sync + 'static {
         request: Request,
     ) -> BoxFuture<'static, Result<Response, Fault>>;
 
+    /// Returns the budget of the blocks that all connections of the handler hold. Without limit,
+    /// unless the handler has one.
+    fn read_budget(&self) -> ReadBudget {
+        ReadBudget::new(u64::MAX)
+    }
+
     /// Sends one answer for each id into `blocks`.
     fn get_blocks(
         self: Arc<Self>,
@@ -82,7 +88,10 @@ pub trait Handler: Send + Sync + 'static {
 
 struct Frame {
     encoded: Encoded,
-    _held: Option<OwnedSemaphorePermit>,
+    /// Credits of the request that is answered, returned when the frame is written.
+    _request: Option<OwnedSemaphorePermit>,
+    /// Budget of a block, returned when the frame is written.
+    _block: Option<HeldBytes>,
 }
 
 /// Takes the blocks of one GetBlocks, in any order.
@@ -91,8 +100,7 @@ pub struct BlockSink {
     request_id: u32,
     left: usize,
     frames: mpsc::Sender<Frame>,
-    budget: Arc<Semaphore>,
-    units: usize,
+    budget: Arc<ConnectionBudget>,
 }
 
 impl std::fmt::Debug for Frame {
@@ -102,7 +110,16 @@ impl std::fmt::Debug for Frame {
 }
 
 impl BlockSink {
-    /// Sends block `index`; waits while too many bytes wait for the socket.
+    /// Returns what reserves bytes for blocks of this request, also while another block is sent.
+    pub fn reserver(&self) -> Reserver {
+        Reserver {
+            frames: self.frames.clone(),
+            budget: self.budget.clone(),
+        }
+    }
+
+    /// Sends block `index`, which is in memory already; waits while too many bytes wait for the
+    /// socket.
     ///
     /// # Errors
     /// A [`Fault`] when the connection is gone: stop reading blocks.
@@ -111,7 +128,22 @@ impl BlockSink {
         index: u32,
         result: Result<Bytes, ErrorCode>,
     ) -> Result<(), Fault> {
-        let gone = |()| Fault::new(ErrorCode::Unavailable, "connection is gone");
+        let len = result.as_ref().map_or(0, Bytes::len);
+        let mut held = self.reserver().reserve(&[len]).await?;
+        self.send_held(index, result, &mut held).await
+    }
+
+    /// Sends block `index`, whose bytes were reserved: they are taken out of `held` and returned when
+    /// they are written.
+    ///
+    /// # Errors
+    /// A [`Fault`] when the connection is gone: stop reading blocks.
+    pub async fn send_held(
+        &mut self,
+        index: u32,
+        result: Result<Bytes, ErrorCode>,
+        held: &mut HeldBytes,
+    ) -> Result<(), Fault> {
         self.left = self.left.saturating_sub(1);
         let last = self.left == 0;
         let response = Response::Block(BlockReply {
@@ -120,22 +152,41 @@ impl BlockSink {
             result,
         });
         let encoded = response.encode(&Prefix::answer(self.request_id));
-        let units =
-            u32::try_from(encoded.len.div_ceil(CREDIT_UNIT).min(self.units)).unwrap_or(u32::MAX);
-        let held = self
-            .budget
-            .clone()
-            .acquire_many_owned(units)
-            .await
-            .map_err(|_| gone(()))?;
-        self.frames
-            .send(Frame {
-                encoded,
-                _held: Some(held),
-            })
-            .await
-            .map_err(|_| gone(()))
+        let frame = Frame {
+            _request: None,
+            _block: held.split(encoded.len),
+            encoded,
+        };
+        self.frames.send(frame).await.map_err(|_| gone())
     }
+}
+
+/// Reserves bytes for the blocks of one GetBlocks.
+#[derive(Debug)]
+pub struct Reserver {
+    frames: mpsc::Sender<Frame>,
+    budget: Arc<ConnectionBudget>,
+}
+
+impl Reserver {
+    /// Waits until blocks of these lengths may be held, in order with the other requests of the
+    /// connection. MUST be called BEFORE the blocks are read: what is read without it is bounded by
+    /// nothing. Cancel safe.
+    ///
+    /// # Errors
+    /// A [`Fault`] when the connection is gone: stop reading blocks.
+    pub async fn reserve(&self, lens: &[usize]) -> Result<HeldBytes, Fault> {
+        tokio::select! {
+            biased;
+            // Requests of a connection that is gone read nothing for it.
+            () = self.frames.closed() => Err(gone()),
+            held = self.budget.reserve(lens) => held.ok_or_else(gone),
+        }
+    }
+}
+
+fn gone() -> Fault {
+    Fault::new(ErrorCode::Unavailable, "connection is gone")
 }
 
 /// Serves one connection until the peer closes, breaks the protocol or `shutdown` ends. Requests in
@@ -159,13 +210,14 @@ pub async fn serve_connection<S, H>(
     let (frames, queue) = mpsc::channel(WRITE_QUEUE);
     let mut write = AbortOnDrop(spawn(write_all(writer, queue, config.progress_deadline)));
     let units = (config.credits as usize / CREDIT_UNIT).max(1);
+    let outgoing = ConnectionBudget::new(config.credits, handler.read_budget());
     let connection = Serving {
         config: config.clone(),
         handler,
         peer,
         frames,
         incoming: Arc::new(Semaphore::new(units)),
-        outgoing: Arc::new(Semaphore::new(units)),
+        outgoing: Arc::new(outgoing),
         requests: Arc::new(Semaphore::new(config.max_requests)),
         units,
     };
@@ -200,7 +252,7 @@ struct Serving<H: ?Sized> {
     peer: NodeId,
     frames: mpsc::Sender<Frame>,
     incoming: Arc<Semaphore>,
-    outgoing: Arc<Semaphore>,
+    outgoing: Arc<ConnectionBudget>,
     requests: Arc<Semaphore>,
     units: usize,
 }
@@ -273,7 +325,8 @@ impl<H: Handler + ?Sized> Serving<H> {
                 let _ = frames
                     .send(Frame {
                         encoded,
-                        _held: Some(held),
+                        _request: Some(held),
+                        _block: None,
                     })
                     .await;
             }
@@ -298,7 +351,6 @@ impl<H: Handler + ?Sized> Serving<H> {
                     left: ids.len(),
                     frames: self.frames.clone(),
                     budget: self.outgoing.clone(),
-                    units: self.units,
                 };
                 handler
                     .get_blocks(context, ids, blocks)
@@ -322,7 +374,8 @@ impl<H: Handler + ?Sized> Serving<H> {
                     .frames
                     .send(Frame {
                         encoded,
-                        _held: None,
+                        _request: None,
+                        _block: None,
                     })
                     .await;
             }
@@ -345,7 +398,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         let mut held = Vec::with_capacity(batch.len());
         for frame in batch.drain(..) {
             out.extend(frame.encoded.buffers);
-            held.push(frame._held);
+            held.push((frame._request, frame._block));
         }
         match timeout(progress, out.write_to(&mut writer)).await {
             Ok(Ok(())) => {}

@@ -19,6 +19,7 @@ use super::doubts::LostSets;
 use super::format::UNCOUNTED;
 use super::hold::Hold;
 use super::index::SharedIndex;
+use crate::limits::INDEX_STEP;
 
 /// A page of committed sessions that rest on sets of this disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -88,10 +89,11 @@ impl Audit {
 
     /// Compares a page that answers [`Self::cursor`]. Does not block.
     pub fn take(&self, page: &AuditPage) -> Audited {
-        let mut lost = page.sessions.clone();
-        let index = self.index.lock();
-        lost.retain(|session| !index.holds_sets(*session));
-        drop(index);
+        let mut lost = Vec::new();
+        for chunk in page.sessions.chunks(INDEX_STEP) {
+            let index = self.index.lock();
+            lost.extend(chunk.iter().filter(|session| !index.holds_sets(**session)));
+        }
 
         let mut round = self.round.lock();
         round.after = page.last.or(round.after);

@@ -21,7 +21,7 @@ use super::sets::SetReader;
 use super::volume::inventory::{self, FoundInventory};
 use super::volume::mount::{self, DiskOptions, Identity, Look, look};
 use super::volume::superblock::count_slots;
-use crate::limits::{INSPECTED_SEGMENTS, MIN_CAPACITY};
+use crate::limits::{INSPECTED_SEGMENTS, MAX_OPEN_SEGMENTS, MIN_CAPACITY};
 
 /// A disk to be examined.
 #[derive(Debug)]
@@ -168,6 +168,7 @@ fn open(
         erase: None,
         nonce: 0,
         waits_for_master: false,
+        open_files: MAX_OPEN_SEGMENTS,
     };
     let mut identity = Identity {
         store,

@@ -13,6 +13,7 @@ use super::error::{EngineError, OpenError};
 use super::for_reads::{self, ForReads};
 use super::hold::Hold;
 use super::holdings::Holdings;
+use super::index::steps;
 use super::judge::Judge;
 use super::open::{self, Parts};
 use super::recycler::Recycler;
@@ -98,20 +99,34 @@ impl Engine {
         self.parts.writer.put_seal(session, part, ids, blocks).await
     }
 
-    /// Drops the pins of a session.
+    /// Drops the pins of a session. Blocks the thread.
     pub fn unpin(&self, session: SessionId) {
-        self.parts.index.lock().unpin(session);
+        let ticket = self.parts.index.lock().end_pins(session);
+        steps::drop_pins(&self.parts.index, ticket);
+    }
+
+    /// Drops the pins of a session like [`Self::unpin`], on a blocking thread if there are many.
+    pub(crate) async fn unpin_aside(&self, session: SessionId) {
+        let ticket = self.parts.index.lock().end_pins(session);
+        steps::drop_pins_aside(&self.parts.index, ticket).await;
     }
 
     /// Drops the pins of uploads that are gone. Two calls MUST be further apart than an upload may
-    /// be silent.
+    /// be silent. Blocks the thread.
     pub fn sweep_pins(&self) {
-        self.parts.index.lock().sweep_pins();
+        let ticket = self.parts.index.lock().end_silent_pins();
+        steps::drop_pins(&self.parts.index, ticket);
     }
 
-    /// Drops the blocks that a restart found without a reference set.
+    /// Drops the blocks that a restart found without a reference set. Blocks the thread.
     pub fn forget_orphans(&self) {
         self.parts.room.forget_orphans();
+    }
+
+    /// Returns the length of each block; `None` if the block is not here. Blocks never change their
+    /// length.
+    pub fn block_lens(&self, ids: &[BlockId]) -> Vec<Option<usize>> {
+        self.parts.blocks.lens(ids)
     }
 
     /// Returns the verified bytes of a block. Blocks the thread.

@@ -19,7 +19,7 @@ use super::debt::VerificationDebt;
 use super::doubts::{Doubts, Entered, Finding, LostSets};
 use super::error::{AcceptError, EngineError};
 use super::format::{Doubt, DoubtKind};
-use super::index::SharedIndex;
+use super::index::{SharedIndex, steps};
 use super::locked_log::LockedLog;
 use super::volume::Volume;
 
@@ -401,15 +401,15 @@ impl Hold {
     }
 
     /// Leaves the hold if no doubt is open any more and the master was heard. Blocks that lost
-    /// their last holder meanwhile become orphans.
+    /// their last holder meanwhile become orphans. Blocks the thread.
     fn settle(&self, doubts: &Doubts) {
         if doubts.are_open() || self.shared.waits.load(Ordering::Acquire) {
             return;
         }
-        let mut index = self.shared.index.lock();
-        index.hold(false);
-        index.adopt_orphans();
-        drop(index);
+        // From here on blocks go with their last holder. The doubts are locked, so no doubt is
+        // entered before all that nothing holds were adopted.
+        self.shared.index.lock().hold(false);
+        steps::adopt_orphans(&self.shared.index);
         self.shared.is_held.store(false, Ordering::Release);
         tracing::info!("disk is not on hold any more");
     }

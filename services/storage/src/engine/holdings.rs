@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use cstore_types::{BlockId, SessionId, SessionUsage, SpaceUsage};
 
 use super::error::EngineError;
-use super::index::{SharedIndex, Totals};
+use super::index::{SharedIndex, Totals, steps};
 use super::sets::SetReader;
 use crate::limits::{MAX_USAGE_BLOCKS, USAGE_LOOKUPS};
 
@@ -27,15 +27,14 @@ impl Holdings {
         self.index.lock().totals()
     }
 
-    /// Returns the sessions that hold reference sets here.
+    /// Returns the sessions that hold reference sets here, in order. Blocks the thread.
     pub fn sessions(&self) -> Vec<SessionId> {
-        self.index.lock().sessions().collect()
+        steps::sessions(&self.index)
     }
 
     /// Removes the sessions that hold no reference sets here from `sessions`.
     pub(crate) fn retain_held(&self, sessions: &mut Vec<SessionId>) {
-        let index = self.index.lock();
-        sessions.retain(|session| index.holds_sets(*session));
+        steps::retain_held(&self.index, sessions);
     }
 
     /// Returns what these sessions hold, given which of them would end. Sessions without sets hold
@@ -49,14 +48,19 @@ impl Holdings {
         // For each block, its occurrences in sets that would go.
         let mut blocks: HashMap<BlockId, u32> = HashMap::new();
         for SessionUsage { session, ends } in sessions {
-            for id in self.sets.ids_of(*session)? {
-                *blocks.entry(id).or_default() += u32::from(*ends);
-            }
-            if blocks.len() > MAX_USAGE_BLOCKS {
-                let text = format!(
-                    "these files hold more than {MAX_USAGE_BLOCKS} distinct blocks on one storage node"
-                );
-                return Err(EngineError::Invalid(text));
+            let parts = self.index.lock().parts(*session);
+            // Set by set: the ids of a whole session may be more than memory holds.
+            for (part, set) in parts {
+                let ids = self.sets.read_current(*session, part, set)?;
+                for id in ids.into_iter().flatten() {
+                    *blocks.entry(id).or_default() += u32::from(*ends);
+                }
+                if blocks.len() > MAX_USAGE_BLOCKS {
+                    let text = format!(
+                        "these files hold more than {MAX_USAGE_BLOCKS} distinct blocks on one storage node"
+                    );
+                    return Err(EngineError::Invalid(text));
+                }
             }
         }
 

@@ -29,7 +29,7 @@ use super::for_reads::ForReads;
 use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
 use super::hold::Hold;
 use super::holdings::Holdings;
-use super::index::SharedIndex;
+use super::index::{SharedIndex, steps};
 use super::judge::Judge;
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
@@ -288,7 +288,7 @@ impl Opening<'_> {
             survey.is_empty,
             self.options.waits_for_master,
         );
-        index.lock().adopt_orphans();
+        steps::adopt_orphans(&index);
         let geometry = Geometry::of(capacity, superblock.segment_bytes);
         let parts = Parts::assemble(volume, log, index, hold, geometry, self.identity);
         Ok((parts, report))

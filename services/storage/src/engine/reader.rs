@@ -13,7 +13,7 @@ use super::error::{EngineError, is_passing};
 use super::format::{KIND_BAD, Place, bad_key};
 use super::index::{Marked, SharedIndex, place_of};
 use super::locked_log::LockedLog;
-use crate::limits::{MAX_READ_TRIES, MAX_VERDICTS, VERDICT_PATIENCE};
+use crate::limits::{INDEX_STEP, MAX_READ_TRIES, MAX_VERDICTS, VERDICT_PATIENCE};
 
 /// Reads blocks. Every method blocks the thread. Clones share the log and the index.
 #[derive(Debug, Clone)]
@@ -40,6 +40,17 @@ impl BlockReader {
             counters,
             key,
         }
+    }
+
+    /// Returns the length of each block; `None` if the block is not here. Does not block.
+    pub(super) fn lens(&self, ids: &[BlockId]) -> Vec<Option<usize>> {
+        let mut lens = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(INDEX_STEP) {
+            let index = self.index.lock();
+            let len_of = |id: &BlockId| index.block(id).map(|block| block.location.len as usize);
+            lens.extend(chunk.iter().map(len_of));
+        }
+        lens
     }
 
     /// Returns the verified bytes of a block.

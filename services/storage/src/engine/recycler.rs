@@ -8,7 +8,7 @@ use cstore_types::{SealSeq, error_chain};
 use super::counters::Counters;
 use super::error::EngineError;
 use super::hold::Hold;
-use super::index::SharedIndex;
+use super::index::{SharedIndex, steps};
 use super::locked_log::LockedLog;
 use super::volume::Volume;
 
@@ -96,7 +96,7 @@ impl Recycler {
                 // The index forgets the file AFTER its contents can never come back: releases that
                 // kept its sets away die with it.
                 Ok(()) => {
-                    self.index.lock().remove_file(file.id);
+                    steps::remove_file(&self.index, file.id);
                     retired += 1;
                 }
                 // Another caller retired it.

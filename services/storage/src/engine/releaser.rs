@@ -15,7 +15,7 @@ use super::error::EngineError;
 use super::fences::Fences;
 use super::format::KIND_RELEASE;
 use super::hold::Hold;
-use super::index::{RefSet, SharedIndex};
+use super::index::{RefSet, SharedIndex, steps};
 use super::room::Room;
 use super::sets::SetReader;
 use crate::limits::{MAX_KEPT_IDS, MAX_RELEASE_GROUP, MAX_ROOM_STEPS};
@@ -68,17 +68,21 @@ impl Releaser {
     ) -> Vec<(SessionId, Result<(), EngineError>)> {
         let mut results = Vec::with_capacity(sessions.len());
         let mut held = Vec::new();
+        let mut pins = None;
         for session in sessions.iter().copied().collect::<BTreeSet<_>>() {
             if let Some(reason) = self.hold.reason() {
                 results.push((session, Err(EngineError::Held(reason))));
                 continue;
             }
             let mut index = self.index.lock();
-            index.unpin(session);
+            pins = Some(index.end_pins(session));
             match index.holds_sets(session) {
                 true => held.push(session),
                 false => results.push((session, Ok(()))),
             }
+        }
+        if let Some(pins) = pins {
+            steps::drop_pins_aside(&self.index, pins).await;
         }
 
         // One sync for many sessions.
@@ -121,7 +125,7 @@ impl Releaser {
             }
             if step == 0 {
                 // They need no copy: their space comes back with the next dead segment.
-                self.room.forget_orphans();
+                self.room.forget_orphans_aside().await;
             }
             let mut turn = self.room.compactor.turn().await;
             if self.room.compactor.step_in(&mut turn, Need::Now).await? == CompactStep::Idle {
@@ -162,17 +166,16 @@ impl Releaser {
                 return Err(EngineError::Held(reason));
             };
             self.appender.append(records, urgency, move |committed| {
-                let mut index = index.lock();
+                // One session in one hold of the index: none of them depends on another one.
                 let drop_sets = |(session, location): (&SessionId, &_)| DroppedSets {
                     session: *session,
-                    parts: index.release(*session, *location),
+                    parts: index.lock().release(*session, *location),
                 };
                 let dropped = sessions
                     .iter()
                     .zip(committed.locations)
                     .map(drop_sets)
                     .collect();
-                drop(index);
                 fence.end();
                 dropped
             })
@@ -186,15 +189,12 @@ impl Releaser {
     /// [`EngineError::Held`] after a set that could not be read, which puts the disk on hold.
     async fn read_sets(&self, sessions: &[SessionId]) -> Result<SetIds, EngineError> {
         let sets = self.sets.clone();
-        let parts: Vec<(SessionId, PartNo, RefSet)> = {
-            let index = self.index.lock();
-            let of = |session: &SessionId| {
-                let session = *session;
-                let parts = index.parts(session).into_iter();
-                parts.map(move |(part, set)| (session, part, set))
-            };
-            sessions.iter().flat_map(of).collect()
+        let of = |session: &SessionId| {
+            let session = *session;
+            let parts = self.index.lock().parts(session).into_iter();
+            parts.map(move |(part, set)| (session, part, set))
         };
+        let parts: Vec<(SessionId, PartNo, RefSet)> = sessions.iter().flat_map(of).collect();
 
         let reading = cstore_node::blocking(move || {
             let mut ids = SetIds::new();
@@ -246,9 +246,8 @@ impl Releaser {
             };
 
             let ids = late.as_ref().or_else(|| ids.get(&(session, part)));
-            let mut index = self.index.lock();
-            index.drop_refs(ids.map_or(&[], |ids| &ids[..]));
-            index.drop_set_record(set);
+            steps::drop_refs(&self.index, ids.map_or(&[], |ids| &ids[..]));
+            self.index.lock().drop_set_record(set);
         }
         self.counters.releases.inc();
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::compactor::Compactor;
 use super::error::EngineError;
 use super::hold::Hold;
-use super::index::{ORPHANS, SharedIndex};
+use super::index::{ORPHANS, SharedIndex, steps};
 use super::locked_log::LockedLog;
 use super::recycler::Recycler;
 use super::space::SpaceLedger;
@@ -38,7 +38,7 @@ impl Room {
         }
 
         // The dearest comes last: orphans cost an upload its blocks, compaction costs copies.
-        self.forget_orphans();
+        self.forget_orphans_aside().await;
         self.recycler.reclaim_aside().await;
         self.compactor
             .compact_until(|| self.ledger.fits(needed))
@@ -58,8 +58,16 @@ impl Room {
     }
 
     /// Drops the blocks that a restart found without a reference set. An upload that still wants
-    /// them sends them again.
+    /// them sends them again. Blocks the thread.
     pub(super) fn forget_orphans(&self) {
-        self.index.lock().unpin(ORPHANS);
+        let ticket = self.index.lock().end_pins(ORPHANS);
+        steps::drop_pins(&self.index, ticket);
+    }
+
+    /// Like [`Self::forget_orphans`], on a blocking thread if there are many. When this returns all of
+    /// them are dropped, also those that another caller has begun with.
+    pub(super) async fn forget_orphans_aside(&self) {
+        let ticket = self.index.lock().end_pins(ORPHANS);
+        steps::drop_pins_aside(&self.index, ticket).await;
     }
 }

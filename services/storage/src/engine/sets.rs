@@ -147,17 +147,4 @@ impl SetReader {
             tries += 1;
         }
     }
-
-    /// Returns the ids in all sets of a session.
-    ///
-    /// # Errors
-    /// The errors of [`Self::read_current`].
-    pub(super) fn ids_of(&self, session: SessionId) -> Result<Vec<BlockId>, EngineError> {
-        let parts = self.index.lock().parts(session);
-        let mut ids = Vec::new();
-        for (part, set) in parts {
-            ids.extend(self.read_current(session, part, set)?.into_iter().flatten());
-        }
-        Ok(ids)
-    }
 }

@@ -28,7 +28,7 @@ use super::compactor::pause_after;
 use super::error::{EngineError, is_passing};
 use super::format::{FormatError, KIND_DATA, KIND_MANIFEST, parse_block_key};
 use super::hold::Hold;
-use super::index::SharedIndex;
+use super::index::{SharedIndex, steps};
 use super::locked_log::LockedLog;
 use super::reader::BlockReader;
 use crate::limits::{MAX_COPIED_RECORDS, VERIFY_BYTES_PER_SECOND, VERIFY_PAUSE, VERIFY_STEP_BYTES};
@@ -229,7 +229,7 @@ impl Verifier {
             }
             Err(_) => None,
         };
-        Ok(listed.unwrap_or_else(|| self.index.lock().blocks_in(file)))
+        Ok(listed.unwrap_or_else(|| steps::blocks_in(&self.index, file)))
     }
 
     /// Reads those of the records that are current. Blocks the thread.

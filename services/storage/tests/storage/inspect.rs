@@ -300,7 +300,7 @@ async fn what_is_missing_or_another_is_a_hold_with_its_number() {
         }),
         ("segment_foreign", |dir| {
             let all = segments(dir);
-            drop(std::fs::copy(&all[2], &all[1]).unwrap());
+            std::fs::copy(&all[2], &all[1]).unwrap();
         }),
         ("segment_short", |dir| {
             let file = std::fs::File::options().write(true).open(&segments(dir)[1]);

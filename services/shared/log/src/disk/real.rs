@@ -75,7 +75,7 @@ fn make_folder(path: &Path) -> io::Result<()> {
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
+    let parent = parent.unwrap_or_else(|| Path::new("."));
     make_folder(parent)?;
     match DirBuilder::new().mode(OWNER_ONLY).create(path) {
         Ok(()) => File::open(parent)?.sync_all(),

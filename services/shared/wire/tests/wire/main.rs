@@ -1,5 +1,6 @@
 //! The protocol at both of its ends.
 
+mod budget;
 mod connection;
 mod fuzz;
 mod golden;

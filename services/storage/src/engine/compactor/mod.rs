@@ -331,21 +331,19 @@ impl Compactor {
             self.log.settle_compaction();
             let file = self.choose(progress, need)?;
             let log = self.log.clone();
-            let directory = cstore_node::blocking(move || log.directory(file))
-                .await
-                .ok()?;
+            // A directory may have a million entries.
+            let read = move || {
+                let records = log.directory(file)?;
+                let entries = records.iter().map(Entry::try_from);
+                Ok(entries.collect::<Result<Vec<_>, _>>())
+            };
+            let directory = cstore_node::blocking(read).await.ok()?;
 
             let damage = match directory {
-                Ok(records) => match records
-                    .iter()
-                    .map(Entry::try_from)
-                    .collect::<Result<_, _>>()
-                {
-                    Ok(entries) => {
-                        return Some(Victim::new(file, entries, self.ledger.geometry.group_bytes));
-                    }
-                    Err(error) => error_chain(&error).to_string(),
-                },
+                Ok(Ok(entries)) => {
+                    return Some(Victim::new(file, entries, self.ledger.geometry.group_bytes));
+                }
+                Ok(Err(error)) => error_chain(&error).to_string(),
                 // Its last record died after the choice, and another request retired the segment.
                 Err(LogError::NoFile(_)) => continue,
                 Err(error) => error_chain(&error).to_string(),
@@ -387,8 +385,9 @@ impl Compactor {
                 };
                 (!progress.is_blocked(file.id, needed.live)).then_some(candidate)
             });
-        let best = policy::best(candidates, need, room, &self.sizes());
+        let candidates: Vec<Candidate> = candidates.collect();
         drop(index);
+        let best = policy::best(candidates.into_iter(), need, room, &self.sizes());
 
         progress.fruitless = best.is_none().then_some(situation);
         best.map(|candidate| candidate.file)
@@ -440,10 +439,12 @@ impl Compactor {
                 });
             }
         }
+        let pinned_files = index.damaged_files().len() as u64;
+        drop(index);
         CompactionStats {
             dead_bytes,
             winnable_bytes: policy::reclaimable(&candidates, room, missing_bytes, &sizes),
-            pinned_files: index.damaged_files().len() as u64,
+            pinned_files,
             missing_bytes,
         }
     }

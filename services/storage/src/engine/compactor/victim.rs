@@ -1,5 +1,7 @@
 //! The segment that is being emptied, and the records of its directory.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cstore_log::{DirectoryEntry, Location};
 
@@ -59,7 +61,8 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Victim {
     pub(super) file: u32,
-    pub(super) entries: Vec<Entry>,
+    /// Shared with the thread that verifies them: a segment may have a million.
+    pub(super) entries: Arc<Vec<Entry>>,
     /// Position in `entries` where the next batch begins.
     pub(super) at: usize,
     /// Limit of the payload bytes of one group. Smaller when the room is in pieces.
@@ -85,7 +88,7 @@ impl Victim {
     pub(super) fn new(file: u32, entries: Vec<Entry>, limit: usize) -> Self {
         Self {
             file,
-            entries,
+            entries: Arc::new(entries),
             at: 0,
             limit,
             damaged: false,
@@ -111,7 +114,7 @@ impl Victim {
     /// Goes on with the records that were kept. Returns false if that was done often enough.
     pub(super) fn retry_kept(&mut self) -> bool {
         self.waits += 1;
-        self.entries = std::mem::take(&mut self.kept);
+        self.entries = Arc::new(std::mem::take(&mut self.kept));
         self.at = 0;
         self.waits <= MAX_FENCE_WAITS
     }

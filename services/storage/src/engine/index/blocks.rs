@@ -8,6 +8,7 @@ use cstore_log::Location;
 use cstore_types::BlockId;
 
 use super::records::{BLOCK_KEY, record_overhead};
+use crate::limits::BLOCK_SHARDS;
 
 /// Reference count that stays as it is: the count is not known any more, so the block is never
 /// freed. The next start counts again.
@@ -39,19 +40,36 @@ impl Block {
 }
 
 /// All blocks by their ids.
-#[derive(Debug, Default)]
+///
+/// The table is cut into shards by the first bytes of the ids, which are hashes. A table of one
+/// piece would move all of its entries at once when it grows, under the mutex of the index; and a
+/// visit of all blocks could not let others in between.
+#[derive(Debug)]
 pub(super) struct BlockTable {
-    blocks: HashMap<BlockId, Block>,
+    shards: Vec<HashMap<BlockId, Block>>,
+}
+
+impl Default for BlockTable {
+    fn default() -> Self {
+        Self {
+            shards: (0..BLOCK_SHARDS).map(|_| HashMap::new()).collect(),
+        }
+    }
+}
+
+fn shard_of(id: &BlockId) -> usize {
+    let [first, second, ..] = *id.as_bytes();
+    usize::from(u16::from_le_bytes([first, second])) % BLOCK_SHARDS
 }
 
 impl BlockTable {
     pub(super) fn get(&self, id: &BlockId) -> Option<Block> {
-        self.blocks.get(id).copied()
+        self.shards[shard_of(id)].get(id).copied()
     }
 
     /// Adds a block if there is none of the same id; returns that one otherwise.
     pub(super) fn try_insert(&mut self, id: BlockId, block: Block) -> Option<Block> {
-        match self.blocks.entry(id) {
+        match self.shards[shard_of(&id)].entry(id) {
             Entry::Vacant(vacant) => {
                 vacant.insert(block);
                 None
@@ -66,7 +84,7 @@ impl BlockTable {
         id: &BlockId,
         change: impl FnOnce(&mut Block),
     ) -> Option<Block> {
-        let block = self.blocks.get_mut(id)?;
+        let block = self.shards[shard_of(id)].get_mut(id)?;
         change(block);
         Some(*block)
     }
@@ -77,7 +95,7 @@ impl BlockTable {
         id: BlockId,
         change: impl FnOnce(&mut Block),
     ) -> Option<Block> {
-        let Entry::Occupied(mut occupied) = self.blocks.entry(id) else {
+        let Entry::Occupied(mut occupied) = self.shards[shard_of(&id)].entry(id) else {
             return None;
         };
         change(occupied.get_mut());
@@ -90,11 +108,19 @@ impl BlockTable {
 
     /// Changes every block, in no particular order.
     pub(super) fn update_all(&mut self, change: impl FnMut(&mut Block)) {
-        self.blocks.values_mut().for_each(change);
+        let shards = self.shards.iter_mut();
+        shards.flat_map(HashMap::values_mut).for_each(change);
     }
 
     /// Visits every block, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BlockId, Block)> + '_ {
-        self.blocks.iter().map(|(id, block)| (*id, *block))
+        let blocks = self.shards.iter().flatten();
+        blocks.map(|(id, block)| (*id, *block))
+    }
+
+    /// Visits the blocks of one of the [`BLOCK_SHARDS`] shards, in no particular order.
+    pub(super) fn iter_shard(&self, shard: usize) -> impl Iterator<Item = (BlockId, Block)> + '_ {
+        let blocks = self.shards.get(shard).into_iter().flatten();
+        blocks.map(|(id, block)| (*id, *block))
     }
 }

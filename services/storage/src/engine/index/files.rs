@@ -49,6 +49,11 @@ impl FileTable {
         self.files.get(&file).copied().unwrap_or_default()
     }
 
+    /// Returns true if the file holds or held needed records and is not gone.
+    pub(super) fn contains(&self, file: u32) -> bool {
+        self.files.contains_key(&file)
+    }
+
     pub(super) fn died(&self) -> u64 {
         self.died
     }

@@ -14,6 +14,9 @@
 //! * A block leaves the table only when nothing refers to it and nothing pins it.
 //! * The use of a file counts its records that something still needs. A file with none may be
 //!   retired.
+//! * One call of a method visits as many entries as its caller names, or one step of them
+//!   (`INDEX_STEP`, a shard of the blocks), or one entry for each segment. Those that visit more are
+//!   for an open, which has the disk alone; [`steps`] has the long work of a shared index.
 //! * A release record is needed until no other file holds a copy of a reference set that it
 //!   dropped: otherwise a restart would bring the set back. Copies that a move left behind count
 //!   ([`Index::stale_sets`]).
@@ -25,11 +28,13 @@ mod moves;
 mod pins;
 mod records;
 mod releases;
+pub(crate) mod steps;
 mod totals;
 mod unverified;
 mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use cstore_log::Location;
@@ -37,11 +42,13 @@ use cstore_types::{BlockId, PartNo, SessionId};
 use parking_lot::Mutex;
 
 use super::format;
+use crate::limits::INDEX_STEP;
 use absent::AbsentTable;
 use blocks::{Block, BlockTable, MAX_REFS};
 use files::FileTable;
 pub(crate) use files::FileUse;
 use pins::PinTable;
+pub(crate) use pins::PinTicket;
 use records::{BLOCK_KEY, RELEASE_KEY, SET_KEY};
 pub(crate) use records::{Live, RefSet, record_overhead};
 use releases::Releases;
@@ -63,12 +70,13 @@ pub(crate) const ORPHANS: SessionId = SessionId::from_bytes([0; 16]);
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     blocks: BlockTable,
-    refsets: HashMap<SessionId, HashMap<PartNo, RefSet>>,
+    /// A tree: pages of it can be visited, and growth moves no other entries.
+    refsets: BTreeMap<SessionId, HashMap<PartNo, RefSet>>,
     releases: Releases,
     pins: PinTable,
     files: FileTable,
-    /// Files in which a move left copies of sets behind, with the sessions of those copies.
-    stale_sets: HashMap<u32, HashSet<SessionId>>,
+    /// For each session the files in which a move left copies of its sets behind. Some may be gone.
+    stale_sets: BTreeMap<SessionId, Vec<u32>>,
     totals: Totals,
     absent: AbsentTable,
     verdicts: VerdictTable,
@@ -87,9 +95,11 @@ impl Index {
         self.refsets.len()
     }
 
-    /// Returns the sessions that hold reference sets.
-    pub(crate) fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
-        self.refsets.keys().copied()
+    /// Returns up to `max` sessions that hold reference sets, in order, from behind `after`.
+    pub(crate) fn sessions_after(&self, after: Option<SessionId>, max: usize) -> Vec<SessionId> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let sessions = self.refsets.range((start, Bound::Unbounded));
+        sessions.take(max).map(|(session, _)| *session).collect()
     }
 
     pub(crate) fn holds_sets(&self, session: SessionId) -> bool {
@@ -114,7 +124,7 @@ impl Index {
         parts.map(|(part, set)| (*part, *set)).collect()
     }
 
-    /// Returns all reference sets.
+    /// Returns all reference sets, for an open.
     pub(crate) fn all_sets(&self) -> Vec<(SessionId, PartNo, RefSet)> {
         let sessions = self.refsets.iter();
         let sets = sessions
@@ -158,7 +168,17 @@ impl Index {
         self.files.damaged()
     }
 
-    /// Returns the places and reference counts of the referenced blocks, for the derived cache.
+    /// Returns the blocks of one of the [`BLOCK_SHARDS`] shards whose records lie in a file.
+    pub(crate) fn blocks_in(&self, shard: usize, file: u32) -> Vec<(BlockId, Location)> {
+        let blocks = self.blocks.iter_shard(shard);
+        let records = blocks.map(|(id, block)| (id, block.location));
+        records
+            .filter(|(_, location)| location.file == file)
+            .collect()
+    }
+
+    /// Returns the places and reference counts of the referenced blocks, for the derived cache. Visits
+    /// every block, at a stop: no request waits any more.
     pub(crate) fn counts(&self) -> Vec<(u32, format::FileCounts)> {
         let mut files: BTreeMap<u32, format::FileCounts> = BTreeMap::new();
         for (_, block) in self.blocks.iter().filter(|(_, block)| block.refs > 0) {
@@ -174,57 +194,13 @@ impl Index {
     }
 }
 
-/// Pins.
+/// Blocks and references.
 impl Index {
     /// Keeps every block from now on, whatever holds it, or ends that.
     pub(crate) fn hold(&mut self, is_held: bool) {
         self.is_held = is_held;
     }
 
-    /// Pins a block that is here, so that it stays while an upload may still refer to it.
-    pub(crate) fn pin(&mut self, session: SessionId, id: BlockId) {
-        let pins = &mut self.pins;
-        self.blocks.update(&id, |block| {
-            let is_new = pins.add(session, id);
-            block.pins = block.pins.saturating_add(is_new.into());
-        });
-    }
-
-    /// Drops all pins of a session and frees blocks that nothing else holds.
-    pub(crate) fn unpin(&mut self, session: SessionId) {
-        for id in self.pins.remove(session) {
-            self.release_block(id, |block| block.pins = block.pins.saturating_sub(1));
-        }
-    }
-
-    /// Drops the pins of sessions that pinned nothing since the sweep before the last one: their
-    /// uploads are gone.
-    pub(crate) fn sweep_pins(&mut self) {
-        for session in self.pins.begin_sweep() {
-            self.unpin(session);
-        }
-    }
-
-    /// Pins every block that nothing holds under [`ORPHANS`]: at the end of recovery, and of a
-    /// hold.
-    pub(crate) fn adopt_orphans(&mut self) {
-        let is_orphan = |block: &Block| !block.is_held();
-        let orphans: Vec<BlockId> = self
-            .blocks
-            .iter()
-            .filter(|(_, block)| is_orphan(block))
-            .map(|(id, _)| id)
-            .collect();
-        for id in orphans {
-            self.pin(ORPHANS, id);
-            // Beyond the limit of pins the block was not pinned.
-            self.release_block(id, |_| {});
-        }
-    }
-}
-
-/// Blocks and references.
-impl Index {
     /// Adds a block whose record is durable. A good block keeps its place, and the new record is
     /// dead. A damaged one is repaired for every file that refers to it, and so is one with a
     /// verdict that has read well since: the next start would take it for damaged.
@@ -368,10 +344,7 @@ impl Index {
             // At recovery: the set was moved. Its old copy is dead, but comes back if only that
             // file is left.
             self.totals.remove_set(&old);
-            self.stale_sets
-                .entry(old.location.file)
-                .or_default()
-                .insert(session);
+            self.note_stale_set(session, old.location.file);
             self.drop_set_record(old);
         }
     }
@@ -413,15 +386,17 @@ impl Index {
     }
 
     /// Forgets a file whose contents can never come back. Release records that kept its sets away
-    /// die.
-    pub(crate) fn remove_file(&mut self, file: u32) {
+    /// die, up to [`INDEX_STEP`] of them. Returns true if nothing of the file is left.
+    ///
+    /// Records that wait for a later call count as needed until then.
+    pub(crate) fn remove_file(&mut self, file: u32) -> bool {
         self.unverified.remove(file);
         self.files.remove(file);
-        self.stale_sets.remove(&file);
-        self.drop_verdicts_on(file);
-        for location in self.releases.remove_file(file) {
+        self.drop_verdicts_on(file, INDEX_STEP);
+        for location in self.releases.take_graves(file, INDEX_STEP) {
             self.files.drop_record(location, RELEASE_KEY);
         }
+        self.verdicts.has_none_on(file) && self.releases.has_no_graves(file)
     }
 
     /// Remembers that a file holds something damaged.
@@ -514,7 +489,7 @@ mod tests {
         assert!(index.has(&id(1)) && index.has(&id(2)));
 
         index.hold(false);
-        index.adopt_orphans();
+        index.adopt_all_orphans();
         assert!(index.has(&id(1)) && index.has(&id(2)));
         index.unpin(ORPHANS);
         assert!(!index.has(&id(1)) && !index.has(&id(2)));
@@ -565,7 +540,7 @@ mod tests {
         let mut index = Index::default();
         index.recover_block(id(1), at(1, 0));
         index.recover_block(id(1), at(2, 0));
-        index.adopt_orphans();
+        index.adopt_all_orphans();
         assert!(index.has(&id(1)) && index.is_dead(1) && !index.is_dead(2));
         index.unpin(ORPHANS);
         assert!(!index.has(&id(1)) && index.is_dead(2));

@@ -64,10 +64,7 @@ impl Index {
                 {
                     set.location = to;
                 }
-                self.stale_sets
-                    .entry(from.file)
-                    .or_default()
-                    .insert(*session);
+                self.note_stale_set(*session, from.file);
                 SET_KEY
             }
             Live::Release(session) => {
@@ -90,16 +87,19 @@ impl Index {
         true
     }
 
+    /// Remembers that a move left a copy of a set behind in a file. Forgets files that are gone, so
+    /// that sets that move often take no more memory than their copies do on the disk.
+    pub(super) fn note_stale_set(&mut self, session: SessionId, file: u32) {
+        let files = self.stale_sets.entry(session).or_default();
+        files.retain(|known| *known != file && self.files.contains(*known));
+        files.push(file);
+    }
+
     /// Removes and returns the files in which moves left copies of the session's sets behind. From
     /// now on the release of the session remembers them.
     pub(super) fn take_stale_sets(&mut self, session: SessionId) -> Vec<u32> {
-        let mut files = Vec::new();
-        self.stale_sets.retain(|file, sessions| {
-            if sessions.remove(&session) {
-                files.push(*file);
-            }
-            !sessions.is_empty()
-        });
+        let mut files = self.stale_sets.remove(&session).unwrap_or_default();
+        files.retain(|file| self.files.contains(*file));
         files
     }
 }

@@ -1,6 +1,6 @@
 //! Release records: how long each is needed, and because of which files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cstore_log::Location;
 use cstore_types::SessionId;
@@ -22,7 +22,7 @@ impl Release {
 /// The releases that are needed. There may be millions, so that a file that goes must find its own.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
-    of: HashMap<SessionId, Release>,
+    of: BTreeMap<SessionId, Release>,
     /// For each file the sessions whose release it is a grave of. Some may be released again or
     /// needed no more since.
     by_grave: HashMap<u32, Vec<SessionId>>,
@@ -72,11 +72,22 @@ impl Releases {
         is_needed
     }
 
-    /// Forgets a file that is gone. Returns the places of the releases that are not needed any
-    /// more.
-    pub(super) fn remove_file(&mut self, file: u32) -> Vec<Location> {
+    /// Takes up to `max` of the graves in a file that is gone away from their releases. Returns the
+    /// places of the releases that are not needed any more.
+    ///
+    /// A session that is released again before all graves are taken keeps its place in the list, so
+    /// a later call meets it.
+    pub(super) fn take_graves(&mut self, file: u32, max: usize) -> Vec<Location> {
+        let Some(sessions) = self.by_grave.get_mut(&file) else {
+            return Vec::new();
+        };
+        let some = sessions.split_off(sessions.len().saturating_sub(max));
+        if sessions.is_empty() {
+            self.by_grave.remove(&file);
+        }
+
         let mut done = Vec::new();
-        for session in self.by_grave.remove(&file).unwrap_or_default() {
+        for session in some {
             let Some(release) = self.of.get_mut(&session) else {
                 continue;
             };
@@ -87,6 +98,11 @@ impl Releases {
             }
         }
         done
+    }
+
+    /// Returns true if no release has a grave in a file.
+    pub(super) fn has_no_graves(&self, file: u32) -> bool {
+        !self.by_grave.contains_key(&file)
     }
 }
 
@@ -99,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::engine::index::{Index, RefSet};
+    use crate::limits::INDEX_STEP;
 
     const S: SessionId = SessionId::from_bytes([1; 16]);
 
@@ -134,16 +151,60 @@ mod tests {
     }
 
     #[test]
+    fn i3_a_file_is_forgotten_in_steps_and_its_releases_count_until_their_turn() {
+        let mut index = Index::default();
+        for n in 0..=INDEX_STEP {
+            let session = SessionId::from_bytes(
+                [(n as u64).to_le_bytes(), [1; 8]]
+                    .concat()
+                    .try_into()
+                    .unwrap(),
+            );
+            let offset = u32::try_from(n).unwrap();
+            let set = RefSet {
+                location: at(1, offset),
+                seal_seq: SealSeq(1),
+            };
+            index.insert_refset(session, PartNo(0), set);
+            for (_, set) in index.release(session, at(2, offset)) {
+                index.drop_set_record(set);
+            }
+        }
+        assert!(!index.remove_file(1));
+        assert_eq!(index.file_use(2).live, 1);
+        assert!(index.remove_file(1) && index.is_dead(2));
+    }
+
+    #[test]
+    fn i3_a_session_that_is_released_again_between_two_steps_keeps_its_later_release() {
+        let session = |n: u8| SessionId::from_bytes([n; 16]);
+        let mut releases = Releases::default();
+        for n in 1..=3 {
+            releases.put(session(n), at(2, n.into()), HashSet::from([1]));
+        }
+        assert_eq!(releases.take_graves(1, 1), [at(2, 3)]);
+        // Its turn has not come, and the file of its new sets stays.
+        let again = releases.put(session(1), at(3, 0), HashSet::from([4]));
+        assert_eq!(again, (true, Some(at(2, 1))));
+        assert_eq!(releases.take_graves(1, 1), [at(2, 2)]);
+        assert!(!releases.has_no_graves(1));
+        assert_eq!(releases.take_graves(1, 1), []);
+        assert!(releases.has_no_graves(1));
+        assert_eq!(releases.location(session(1)), Some(at(3, 0)));
+        assert_eq!(releases.take_graves(4, 1), [at(3, 0)]);
+    }
+
+    #[test]
     fn a_release_that_moves_beside_the_only_sets_that_it_dropped_is_needed_no_more() {
         let mut releases = Releases::default();
         assert_eq!(
             releases.put(S, at(2, 0), HashSet::from([1, 3])),
             (true, None)
         );
-        assert_eq!(releases.remove_file(3), []);
+        assert_eq!(releases.take_graves(3, usize::MAX), []);
         assert!(!releases.relocate(S, at(1, 900)));
         assert_eq!(
-            (releases.location(S), releases.remove_file(1)),
+            (releases.location(S), releases.take_graves(1, usize::MAX)),
             (None, vec![])
         );
     }
@@ -177,7 +238,7 @@ mod tests {
                         .and_modify(|release| release.location = at(file, step));
                 }
                 2 => {
-                    let mut done = releases.remove_file(file);
+                    let mut done = releases.take_graves(file, usize::MAX);
                     let gone = |release: &mut Release| {
                         release.graves.remove(&file) && !release.is_needed()
                     };

@@ -64,25 +64,20 @@ impl Index {
     /// Returns all blocks in the order of their places, with whether each is taken for damaged, and
     /// whether a file needs it.
     pub(crate) fn blocks_in_place_order(&self) -> Vec<(BlockId, Location, bool, bool)> {
-        let blocks = self.blocks.iter();
-        let mut blocks: Vec<_> = blocks
+        let mut blocks: Vec<_> = self
+            .blocks
+            .iter()
             .map(|(id, block)| (id, block.location, block.bad, block.refs > 0))
             .collect();
         blocks.sort_unstable_by_key(|(_, location, ..)| (location.file, location.offset));
         blocks
     }
-
-    /// Returns the blocks whose records lie in a file. Visits every block of the disk.
-    pub(crate) fn blocks_in(&self, file: u32) -> Vec<(BlockId, Location)> {
-        let records = self.blocks.iter().map(|(id, block)| (id, block.location));
-        records
-            .filter(|(_, location)| location.file == file)
-            .collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use cstore_log::Location;
+
     use super::*;
     use crate::engine::index::Live;
 

@@ -4,7 +4,7 @@
 //! when the block is put anew or freed, the damaged record stays behind in its segment, and a
 //! restart may meet it as the only one of the block.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cstore_log::Location;
 use cstore_types::BlockId;
@@ -13,19 +13,34 @@ use super::Index;
 use super::records::BAD_KEY;
 use crate::engine::format::Place;
 
-/// Verdicts, by block and by the place that they are about.
+/// Verdicts, by the place that they are about and by block: those on the records of a segment lie
+/// next to each other.
 #[derive(Debug, Default)]
 pub(super) struct VerdictTable {
     /// Places of the verdict records.
-    written: HashMap<(BlockId, Place), Location>,
+    written: BTreeMap<(Place, BlockId), Location>,
     /// Verdicts that the disk did not take, such as a full one. No more than there are damaged
     /// blocks.
-    unwritten: HashSet<(BlockId, Place)>,
+    unwritten: BTreeSet<(Place, BlockId)>,
+}
+
+/// Returns all keys of verdicts on records of a segment.
+fn keys_on(file: u32) -> std::ops::RangeInclusive<(Place, BlockId)> {
+    let first = ((file, 0), BlockId::from_bytes([0; 32]));
+    let last = ((file, u32::MAX), BlockId::from_bytes([0xff; 32]));
+    first..=last
 }
 
 impl VerdictTable {
     pub(super) fn location(&self, id: &BlockId, place: Place) -> Option<Location> {
-        self.written.get(&(*id, place)).copied()
+        self.written.get(&(place, *id)).copied()
+    }
+
+    /// Returns true if there is no verdict on records of a segment.
+    pub(super) fn has_none_on(&self, file: u32) -> bool {
+        let written = self.written.range(keys_on(file)).next();
+        let unwritten = self.unwritten.range(keys_on(file)).next();
+        written.is_none() && unwritten.is_none()
     }
 }
 
@@ -81,14 +96,14 @@ impl Index {
     /// Remembers a verdict that the disk has not taken yet.
     pub(crate) fn owe_verdict(&mut self, id: BlockId, place: Place) {
         if !self.has_verdict(&id, place) {
-            self.verdicts.unwritten.insert((id, place));
+            self.verdicts.unwritten.insert((place, id));
         }
     }
 
     /// Returns up to `max` verdicts that the disk has not taken yet.
     pub(crate) fn owed_verdicts(&self, max: usize) -> Vec<(BlockId, Place)> {
         let owed = self.verdicts.unwritten.iter();
-        owed.take(max).copied().collect()
+        owed.take(max).map(|(place, id)| (*id, *place)).collect()
     }
 
     /// Adds a verdict that is durable at `location`. Marks the block as damaged if `place` is still
@@ -103,8 +118,8 @@ impl Index {
 
     /// Takes `location` for the place of a verdict, and gives up the one before.
     pub(super) fn place_verdict(&mut self, id: BlockId, place: Place, location: Location) {
-        self.verdicts.unwritten.remove(&(id, place));
-        let old = self.verdicts.written.insert((id, place), location);
+        self.verdicts.unwritten.remove(&(place, id));
+        let old = self.verdicts.written.insert((place, id), location);
         if counts(place, location) {
             self.files.add(location, BAD_KEY);
         }
@@ -113,29 +128,38 @@ impl Index {
         }
     }
 
-    /// Forgets the verdicts on records of segments that are gone: all but `files` are.
+    /// Forgets the verdicts on records of segments that are gone: all but `files` are. Visits every
+    /// verdict, for an open.
     pub(crate) fn keep_verdicts_of(&mut self, files: &HashSet<u32>) {
-        let gone = |(file, _): Place| !files.contains(&file);
-        self.drop_verdicts(gone);
+        let gone: BTreeSet<u32> = self
+            .verdicts
+            .written
+            .keys()
+            .chain(&self.verdicts.unwritten)
+            .map(|((file, _), _)| *file)
+            .filter(|file| !files.contains(file))
+            .collect();
+        for file in gone {
+            self.drop_verdicts_on(file, usize::MAX);
+        }
     }
 
-    /// Forgets the verdicts on records of a segment that is gone.
-    pub(super) fn drop_verdicts_on(&mut self, file: u32) {
-        self.drop_verdicts(|place| place.0 == file);
-    }
-
-    fn drop_verdicts(&mut self, is_gone: impl Fn(Place) -> bool) {
-        let files = &mut self.files;
-        self.verdicts
-            .unwritten
-            .retain(|(_, place)| !is_gone(*place));
-        self.verdicts.written.retain(|(_, place), location| {
-            let is_gone = is_gone(*place);
-            if is_gone && counts(*place, *location) {
-                files.drop_record(*location, BAD_KEY);
+    /// Forgets up to `max` of the verdicts on records of a segment that is gone.
+    pub(super) fn drop_verdicts_on(&mut self, file: u32, max: usize) {
+        let written = self.verdicts.written.range(keys_on(file));
+        let written: Vec<_> = written.take(max).map(|(key, at)| (*key, *at)).collect();
+        for (key, location) in &written {
+            self.verdicts.written.remove(key);
+            if counts(key.0, *location) {
+                self.files.drop_record(*location, BAD_KEY);
             }
-            !is_gone
-        });
+        }
+
+        let unwritten = self.verdicts.unwritten.range(keys_on(file));
+        let unwritten: Vec<_> = unwritten.take(max).copied().collect();
+        for key in unwritten {
+            self.verdicts.unwritten.remove(&key);
+        }
     }
 }
 

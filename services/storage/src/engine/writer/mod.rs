@@ -33,6 +33,7 @@ use super::reader::BlockReader;
 use super::room::Room;
 use super::sets::SetReader;
 use super::space::SpaceLedger;
+use crate::limits::INDEX_STEP;
 pub use outcome::{PutOutcome, SealOutcome};
 
 /// Writes for requests.
@@ -54,10 +55,17 @@ impl Writer {
     /// Returns for each id whether its block is missing. Blocks that are here, synced and good, are
     /// pinned under `session`.
     pub(super) fn missing_blocks(&self, session: SessionId, ids: &[BlockId]) -> Vec<bool> {
-        let mut index = self.index.lock();
-        let missing: Vec<bool> = ids.iter().map(|id| !index.has(id)).collect();
-        for (id, _) in ids.iter().zip(&missing).filter(|(_, missing)| !**missing) {
-            index.pin(session, *id);
+        let mut missing = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(INDEX_STEP) {
+            let mut index = self.index.lock();
+            for id in chunk {
+                let is_here = index.has(id);
+                // In the same hold as the look, so that no release comes between.
+                if is_here {
+                    index.pin(session, *id);
+                }
+                missing.push(!is_here);
+            }
         }
         missing
     }

@@ -14,7 +14,7 @@ use crate::engine::appender::Append;
 use crate::engine::error::EngineError;
 use crate::engine::fences::{Completion, Fence};
 use crate::engine::format::{KIND_REFSET, encode_refset, refset_key};
-use crate::engine::index::{Index, ORPHANS, RefSet, SharedIndex, record_overhead};
+use crate::engine::index::{Index, ORPHANS, RefSet, SharedIndex, record_overhead, steps};
 use crate::engine::space::Reservation;
 use crate::limits::{MAX_ROOM_TRIES, MAX_SEAL_ROUNDS};
 
@@ -108,7 +108,7 @@ impl Writer {
         for round in 0..MAX_SEAL_ROUNDS {
             match self.step_with_room(part).await? {
                 Step::Return(outcome) => return Ok(outcome),
-                Step::Known(set) => return self.compare(part, set),
+                Step::Known(set) => return self.compare(part, set).await,
                 // Their outcomes do not matter here: the next step looks at the index again.
                 Step::Wait(completions) => {
                     for completion in completions {
@@ -283,16 +283,18 @@ impl Writer {
             })
     }
 
-    /// Compares a repeated seal with the set that is stored: the same ids get the same result,
-    /// others are a conflict.
-    fn compare(&self, part: Part<'_>, set: RefSet) -> Result<SealOutcome, EngineError> {
+    /// Compares a repeated seal with the set that is stored, which is read on a blocking thread: the
+    /// same ids get the same result, others are a conflict.
+    async fn compare(&self, part: Part<'_>, set: RefSet) -> Result<SealOutcome, EngineError> {
         let Part {
             session,
             number,
             ids,
             blocks,
         } = part;
-        match self.sets.read_current(session, number, set)? {
+        let sets = self.sets.clone();
+        let read = move || sets.read_current(session, number, set);
+        match cstore_node::blocking(read).await?? {
             None => Err(EngineError::Invalid(
                 "this session was released by another request".to_owned(),
             )),
@@ -395,7 +397,7 @@ impl CountedRefs {
 impl Drop for CountedRefs {
     fn drop(&mut self) {
         if !self.ids.is_empty() {
-            self.index.lock().drop_refs(&self.ids);
+            steps::drop_refs(&self.index, &self.ids);
         }
     }
 }

@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos damage bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos damage bench open-bench roll-bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +56,12 @@ damage: ## each structure of a data folder with each kind of damage, 280 cells; 
 
 bench: ## measure the real program, print a table, write bench-results/
 	cargo run --release -p cstore-integration-tests --bin bench
+
+open-bench: ## opens of logs and storage disks of two sizes: processor time and peak memory; data in D=target/scale-bench
+	cargo run --release -p cstore-integration-tests --bin scale-bench -- open $(D)
+
+roll-bench: ## latency of 4 KiB uploads to an engine while segments fill, and while none does
+	cargo run --release -p cstore-integration-tests --bin scale-bench -- roll $(D)
 
 image: ## build the container image cstore:dev (CSTORE_IMAGE)
 	@deploy/image.sh

@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos damage bench open-bench roll-bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos damage full-fs bench open-bench roll-bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -53,6 +53,9 @@ chaos: ## kill, stop, cut and stall every part under load; nothing acknowledged 
 
 damage: ## each structure of a data folder with each kind of damage, 280 cells; some by CSTORE_DAMAGE="footer flip"
 	CSTORE_DAMAGE="$${CSTORE_DAMAGE:-all}" cargo test -p cstore-integration-tests --test it damage::
+
+full-fs: ## fill and empty small file systems, tmpfs and ext4 of 24 to 800 MiB; some by CSTORE_FULL_FS="ext4 64 MiB"
+	CSTORE_FULL_FS="$${CSTORE_FULL_FS:-all}" cargo test -p cstore-integration-tests --test it -- full_fs:: --nocapture
 
 bench: ## measure the real program, print a table, write bench-results/
 	cargo run --release -p cstore-integration-tests --bin bench

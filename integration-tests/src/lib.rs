@@ -18,4 +18,5 @@ pub mod mesh;
 mod operator;
 pub mod otlp;
 pub mod proxy;
+pub mod small_fs;
 pub mod tools;

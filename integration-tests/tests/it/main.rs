@@ -20,6 +20,7 @@ mod drain;
 mod files;
 mod forms;
 mod full_disk;
+mod full_fs;
 mod hold;
 mod jaeger;
 mod kills;

@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos damage full-fs bench open-bench roll-bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos kills damage full-fs bench open-bench roll-bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,6 +50,9 @@ stress: ## 50 clients at once, twice, every file read back
 
 chaos: ## kill, stop, cut and stall every part under load; nothing acknowledged may be lost
 	cargo test -p cstore-integration-tests --test it -- kills walk network drain
+
+kills: ## kill -9 of all roles in turn under load, N=1000 times; nothing acknowledged may be lost
+	CSTORE_KILLS="$${N:-1000}" cargo test -p cstore-integration-tests --test it -- many_kills:: --nocapture
 
 damage: ## each structure of a data folder with each kind of damage, 280 cells; some by CSTORE_DAMAGE="footer flip"
 	CSTORE_DAMAGE="$${CSTORE_DAMAGE:-all}" cargo test -p cstore-integration-tests --test it damage::

@@ -26,6 +26,7 @@ mod jaeger;
 mod kills;
 mod limits;
 mod logs;
+mod many_kills;
 mod matrix;
 mod members;
 mod metadata;

@@ -27,6 +27,7 @@ pub struct Builder {
     folder: Option<tempfile::TempDir>,
     env: BTreeMap<String, String>,
     env_of: Vec<(String, String, String)>,
+    open_files: Option<u64>,
 }
 
 /// Running processes.
@@ -36,6 +37,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     pub(crate) env: BTreeMap<String, String>,
     roles: BTreeMap<String, BTreeMap<String, String>>,
+    open_files: Option<u64>,
     children: Mutex<BTreeMap<String, Child>>,
     /// Kept from other tests also while no process listens on them.
     _ports: Vec<Port>,
@@ -94,6 +96,13 @@ impl Builder {
     pub fn env_of(mut self, name: &str, key: &str, value: &str) -> Self {
         self.env_of
             .push((name.to_owned(), key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Hard limit of open files of each process, as `ulimit -Hn` sets it.
+    #[must_use]
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -175,6 +184,7 @@ impl Builder {
             _ports: ports,
             gateway: format!("127.0.0.1:{gateway}"),
             master: format!("127.0.0.1:{master}"),
+            open_files: self.open_files,
             roles,
         };
         for (name, key, value) in self.env_of {
@@ -198,6 +208,7 @@ impl Cluster {
             folder: None,
             env: BTreeMap::new(),
             env_of: Vec::new(),
+            open_files: None,
         }
     }
 
@@ -327,7 +338,16 @@ impl Cluster {
     /// # Panics
     /// When there is no such process.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.open_files {
+            None => Command::new(&self.program),
+            // A process cannot raise the hard limit, and the shell gives its place to the program.
+            Some(limit) => {
+                let mut shell = Command::new("/bin/sh");
+                let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script]).arg(&self.program);
+                shell
+            }
+        };
         command.arg(name.split('-').next().unwrap_or(name));
         command.env_clear().envs(&self.env).envs(&self.roles[name]);
         command

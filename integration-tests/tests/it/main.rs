@@ -17,6 +17,7 @@ mod damage;
 mod data_folders;
 mod doors;
 mod drain;
+mod few_descriptors;
 mod files;
 mod forms;
 mod full_disk;
@@ -36,6 +37,7 @@ mod network;
 mod openapi;
 mod page;
 mod prototype;
+mod scale;
 mod settings;
 mod shell;
 mod smoke;
@@ -51,6 +53,9 @@ mod walk;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cstore-under-test");
+
+/// The program that measures opens.
+const SCALE_BENCH: &str = env!("CARGO_BIN_EXE_scale-bench");
 
 /// Seed of tests that are given none by `CSTORE_SEED`.
 const SEED: u64 = 20_261_123;

@@ -12,6 +12,7 @@
 pub mod browser;
 pub mod cluster;
 pub mod data_folder;
+mod figures;
 pub mod grpc;
 pub mod http;
 pub mod mesh;

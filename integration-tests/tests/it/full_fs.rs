@@ -10,8 +10,9 @@
 //! In the second round others take the rest when half as many files as in the first are stored. The
 //! oracle is the list of acknowledged files: the server lists these and no others.
 //!
-//! `cargo test` runs the smallest tmpfs, for all data and for the storage node's. `CSTORE_FULL_FS=all` (`make full-fs`) runs all cells, and
-//! any other value those whose name contains it, as in `CSTORE_FULL_FS="ext4 64 MiB"`.
+//! `cargo test` runs the smallest tmpfs, for all data and for the storage node's.
+//! `CSTORE_FULL_FS=all` (`make full-fs`) runs all cells, and any other value those whose name
+//! contains it, as in `CSTORE_FULL_FS="ext4 64 MiB"`.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};

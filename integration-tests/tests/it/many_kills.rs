@@ -216,7 +216,7 @@ impl Load<'_> {
             self.kill_at(role, draw % INSTANT_MS);
             n += 1;
             *counts.entry(role).or_default() += 1;
-            if draw / INSTANT_MS % AGAIN == 0 && n < kills {
+            if (draw / INSTANT_MS).is_multiple_of(AGAIN) && n < kills {
                 self.kill_at(role, draw / INSTANT_MS / AGAIN % INSTANT_MS);
                 n += 1;
                 *counts.entry(role).or_default() += 1;

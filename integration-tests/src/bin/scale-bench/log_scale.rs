@@ -1,5 +1,6 @@
 //! Logs of many small files, without an inventory, as the master's is.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,11 +21,11 @@ const WAITING: u64 = 1_000;
 /// Bytes of the length of the footer, at the end of a sealed file.
 const LENGTH: usize = 8;
 
-/// Returns the options of a log whose files have [`FRAMES`] frames, of one group each.
-fn options(epoch: u32) -> Options {
+/// Returns the options of a log whose files have this many frames, of one group each.
+fn options(frames: u64) -> Options {
     Options {
         owner: [7; 16],
-        file_bytes: (FRAMES + 2) * BLOCK,
+        file_bytes: (frames + 2) * BLOCK,
         max_bytes: u64::MAX / 4,
         reserve_bytes: 0,
         compaction_bytes: 0,
@@ -35,23 +36,20 @@ fn options(epoch: u32) -> Options {
         max_queue_bytes: 64 << 20,
         least_seq: 0,
         proven_seq: 0,
-        epoch: Some(NextEpoch {
-            least: epoch,
-            nonce: epoch.into(),
-        }),
+        epoch: Some(NextEpoch { least: 1, nonce: 1 }),
         inventory: None,
         absent_seqs: Vec::new(),
         is_held: false,
     }
 }
 
-/// Appends [`FRAMES`] frames for each of `files` files, and ends without a stop, as a process that
-/// is killed.
-pub(crate) fn build(root: &Path, files: u64) {
+/// Appends `frames` frames for each of `files` files, and ends without a stop, as a process that is
+/// killed.
+pub(crate) fn build(root: &Path, files: u64, frames: u64) {
     let disk: Arc<dyn Disk> = CountedDisk::unsynced(root);
-    let (log, _) = Log::open(disk, options(1), &mut |_| {}).unwrap();
+    let (log, _) = Log::open(disk, options(frames), &mut |_| {}).unwrap();
     let appended = Arc::<AtomicU64>::default();
-    let frames = files * FRAMES;
+    let frames = files * frames;
     for n in 0..frames {
         let record = Record {
             kind: 1,
@@ -92,12 +90,25 @@ pub(crate) fn cut_footers(root: &Path) {
     }
 }
 
+/// Damages every second frame of all files: its header, or only the payload of its record.
+pub(crate) fn damage(root: &Path, is_header: bool) {
+    let first_byte = if is_header { 0 } else { 512 };
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let end = file.metadata().unwrap().len() - BLOCK;
+        for frame in (2 * BLOCK..end).step_by(2 * BLOCK as usize) {
+            file.write_all_at(&[0xff; 64], frame + first_byte).unwrap();
+        }
+    }
+}
+
 /// Opens the log and delivers its records. The process ends without a stop.
 pub(crate) fn open(root: &Path) -> Usage {
     let (disk, reads) = CountedDisk::open(root);
     let mut records = 0;
     let meter = Meter::start();
-    let (log, _) = Log::open(disk, options(1), &mut |_| records += 1).unwrap();
+    let (log, _) = Log::open(disk, options(FRAMES), &mut |_| records += 1).unwrap();
     let usage = meter.finish(&reads, records);
     std::mem::forget(log);
     usage

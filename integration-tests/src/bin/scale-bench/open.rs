@@ -18,7 +18,11 @@ pub(crate) fn step(args: &[&str]) {
     let print = |usage: &Usage| println!("{}", serde_json::to_string(usage).unwrap());
     let count = |text: &str| text.parse().unwrap();
     match args {
-        ["build-log", folder, files] => log_scale::build(Path::new(folder), count(files)),
+        ["build-log", folder, files, frames] => {
+            log_scale::build(Path::new(folder), count(files), count(frames));
+        }
+        ["damage-headers", folder] => log_scale::damage(Path::new(folder), true),
+        ["damage-payloads", folder] => log_scale::damage(Path::new(folder), false),
         ["cut-footers", folder] => log_scale::cut_footers(Path::new(folder)),
         ["open-log", folder] => print(&log_scale::open(Path::new(folder))),
         ["build-storage", folder, blocks] => {
@@ -43,14 +47,15 @@ fn child(args: &[&str]) -> String {
 }
 
 /// Opens a folder again and again, and returns the figures of the open with the median processor
-/// time. Each must deliver `items`.
-fn opened(step: &str, folder: &str, items: u64) -> Usage {
+/// time. Each must deliver `items`, if it is known how many.
+fn opened(step: &str, folder: &str, items: Option<u64>) -> Usage {
     let opens = number("SCALE_OPENS", 3);
     let mut figures: Vec<Usage> = (0..opens)
         .map(|_| serde_json::from_str(&child(&[step, folder])).unwrap())
         .collect();
     for usage in &figures {
-        assert_eq!(usage.items, items, "{step} of {folder}");
+        let expected = items.unwrap_or(usage.items);
+        assert_eq!(usage.items, expected, "{step} of {folder}");
     }
     figures.sort_by(|one, other| one.cpu.total_cmp(&other.cpu));
     figures[figures.len() / 2].clone()
@@ -66,8 +71,9 @@ pub(crate) fn run(folder: &Path) {
     let logs = [files / 2, files].map(|files| {
         let path = folder.join(format!("log-{files}"));
         let path = path.to_str().unwrap();
-        child(&["build-log", path, &files.to_string()]);
-        let items = files * log_scale::FRAMES;
+        let frames = log_scale::FRAMES.to_string();
+        child(&["build-log", path, &files.to_string(), &frames]);
+        let items = Some(files * log_scale::FRAMES);
         let footers = opened("open-log", path, items);
         child(&["cut-footers", path]);
         let walked = opened("open-log", path, items);
@@ -85,15 +91,28 @@ pub(crate) fn run(folder: &Path) {
         print_pair(rows);
     }
 
+    for (step, part) in [("damage-payloads", "payload"), ("damage-headers", "header")] {
+        let rows = [files * 2, files * 4].map(|frames| {
+            let path = folder.join(format!("damage-{frames}"));
+            let path = path.to_str().unwrap();
+            child(&["build-log", path, "1", &frames.to_string()]);
+            child(&[step, path]);
+            let usage = opened("open-log", path, None);
+            std::fs::remove_dir_all(path).unwrap();
+            (format!("{frames} frames, every 2nd {part} damaged"), usage)
+        });
+        print_pair(rows.each_ref().map(|(name, usage)| (name.clone(), usage)));
+    }
+
     let blocks = number("SCALE_BLOCKS", 4_000_000);
     let disks = [blocks / 2, blocks].map(|blocks| {
         let path = folder.join(format!("storage-{blocks}"));
         let path = path.to_str().unwrap();
         child(&["build-storage", path, &blocks.to_string()]);
-        let killed = opened("open-killed-storage", path, blocks);
+        let killed = opened("open-killed-storage", path, Some(blocks));
         // The clean stop at its end is what the next opens begin with.
         child(&["open-clean-storage", path]);
-        let clean = opened("open-clean-storage", path, blocks);
+        let clean = opened("open-clean-storage", path, Some(blocks));
         std::fs::remove_dir_all(path).unwrap();
         (blocks, [killed, clean])
     });

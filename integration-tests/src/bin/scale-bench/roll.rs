@@ -53,7 +53,7 @@ pub(crate) fn run(folder: &Path) {
     let uploads = small / SEGMENTS * FILLED / FOOTPRINT;
     println!(
         "{disks} disks a run, {uploads} uploads of 4 KiB to each, {clients} at once; segments of {} KiB",
-        small / SEGMENTS >> 10
+        (small / SEGMENTS) >> 10
     );
     println!(
         "{:<22} {:>6} {:>8} {:>8} {:>8} {:>9} {:>8}",

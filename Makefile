@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos damage bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos kills damage full-fs bench open-bench roll-bench image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -51,11 +51,23 @@ stress: ## 50 clients at once, twice, every file read back
 chaos: ## kill, stop, cut and stall every part under load; nothing acknowledged may be lost
 	cargo test -p cstore-integration-tests --test it -- kills walk network drain
 
+kills: ## kill -9 of all roles in turn under load, N=1000 times; nothing acknowledged may be lost
+	CSTORE_KILLS="$${N:-1000}" cargo test -p cstore-integration-tests --test it -- many_kills:: --nocapture
+
 damage: ## each structure of a data folder with each kind of damage, 280 cells; some by CSTORE_DAMAGE="footer flip"
 	CSTORE_DAMAGE="$${CSTORE_DAMAGE:-all}" cargo test -p cstore-integration-tests --test it damage::
 
+full-fs: ## fill and empty small file systems, tmpfs and ext4 of 24 to 800 MiB; some by CSTORE_FULL_FS="ext4 64 MiB"
+	CSTORE_FULL_FS="$${CSTORE_FULL_FS:-all}" cargo test -p cstore-integration-tests --test it -- full_fs:: --nocapture
+
 bench: ## measure the real program, print a table, write bench-results/
 	cargo run --release -p cstore-integration-tests --bin bench
+
+open-bench: ## opens of logs and storage disks of two sizes: processor time and peak memory; data in D=target/scale-bench
+	cargo run --release -p cstore-integration-tests --bin scale-bench -- open $(D)
+
+roll-bench: ## latency of 4 KiB uploads to an engine while segments fill, and while none does
+	cargo run --release -p cstore-integration-tests --bin scale-bench -- roll $(D)
 
 image: ## build the container image cstore:dev (CSTORE_IMAGE)
 	@deploy/image.sh

@@ -27,6 +27,7 @@ pub struct Builder {
     folder: Option<tempfile::TempDir>,
     env: BTreeMap<String, String>,
     env_of: Vec<(String, String, String)>,
+    open_files: Option<u64>,
 }
 
 /// Running processes.
@@ -36,6 +37,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     pub(crate) env: BTreeMap<String, String>,
     roles: BTreeMap<String, BTreeMap<String, String>>,
+    open_files: Option<u64>,
     children: Mutex<BTreeMap<String, Child>>,
     /// Kept from other tests also while no process listens on them.
     _ports: Vec<Port>,
@@ -94,6 +96,13 @@ impl Builder {
     pub fn env_of(mut self, name: &str, key: &str, value: &str) -> Self {
         self.env_of
             .push((name.to_owned(), key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Hard limit of open files of each process, as `ulimit -Hn` sets it.
+    #[must_use]
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -175,6 +184,7 @@ impl Builder {
             _ports: ports,
             gateway: format!("127.0.0.1:{gateway}"),
             master: format!("127.0.0.1:{master}"),
+            open_files: self.open_files,
             roles,
         };
         for (name, key, value) in self.env_of {
@@ -198,6 +208,7 @@ impl Cluster {
             folder: None,
             env: BTreeMap::new(),
             env_of: Vec::new(),
+            open_files: None,
         }
     }
 
@@ -327,7 +338,16 @@ impl Cluster {
     /// # Panics
     /// When there is no such process.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.open_files {
+            None => Command::new(&self.program),
+            // A process cannot raise the hard limit, and the shell gives its place to the program.
+            Some(limit) => {
+                let mut shell = Command::new("/bin/sh");
+                let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script]).arg(&self.program);
+                shell
+            }
+        };
         command.arg(name.split('-').next().unwrap_or(name));
         command.env_clear().envs(&self.env).envs(&self.roles[name]);
         command
@@ -449,37 +469,6 @@ impl Cluster {
         });
     }
 
-    /// Adds up the samples of a process's metrics whose lines begin with `begin`; 0 if no line
-    /// does.
-    ///
-    /// # Panics
-    /// When the admin port does not answer.
-    pub fn metric(&self, name: &str, begin: &str) -> f64 {
-        let mut client =
-            Client::connect(&self.admin_addr(name)).expect("the admin port takes connections");
-        let text = client
-            .call("GET", "/metrics", "", b"")
-            .expect("the admin port answers")
-            .text();
-        let samples = text.lines().filter(|line| line.starts_with(begin));
-        samples
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-
-    /// Waits until `count` uploads run in the workers: until then an upload whose client has begun
-    /// to send may still be unknown to everybody but the gateway.
-    ///
-    /// # Panics
-    /// When they do not reach the workers in time.
-    pub fn wait_uploads_in_flight(&self, count: u32) {
-        until_blocking(&format!("{count} uploads in flight"), || {
-            let workers = self.roles.keys().filter(|role| role.starts_with("worker"));
-            let running = |worker: &String| self.metric(worker, "cstore_worker_uploads_in_flight ");
-            (workers.map(running).sum::<f64>() >= f64::from(count)).then_some(())
-        });
-    }
-
     /// One request over a connection of its own.
     ///
     /// # Errors
@@ -507,31 +496,6 @@ impl Cluster {
                 .ok()
                 .filter(|answer| answer.status != 503)
         })
-    }
-
-    /// Peak resident memory of a process in bytes.
-    ///
-    /// # Panics
-    /// When it is not running.
-    pub fn peak_memory(&self, name: &str) -> u64 {
-        let pid = self
-            .children
-            .lock()
-            .get(name)
-            .expect("the process runs")
-            .id();
-        let status =
-            std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM:"))
-            .expect("Linux tells the peak");
-        let kib: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|kib| kib.parse().ok())
-            .expect("a number of KiB");
-        kib << 10
     }
 
     /// Returns the log of a process.

@@ -3,6 +3,7 @@
 use cstore_testkit::PATIENCE;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 /// Longest body that an answer is read into at once.
 const PIECE: usize = 4 << 20;
@@ -52,13 +53,21 @@ impl Client {
     /// # Errors
     /// The system's.
     pub fn connect(addr: &str) -> io::Result<Self> {
-        let stream = TcpStream::connect(addr)?;
+        Self::over(TcpStream::connect(addr)?, PATIENCE)
+    }
+
+    /// Takes an open connection, each of whose reads and writes may take `patience`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn over(stream: TcpStream, patience: Duration) -> io::Result<Self> {
+        let addr = stream.peer_addr()?.to_string();
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self {
             stream: BufReader::with_capacity(256 << 10, stream),
-            host: addr.to_owned(),
+            host: addr,
         })
     }
 

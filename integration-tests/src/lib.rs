@@ -12,10 +12,12 @@
 pub mod browser;
 pub mod cluster;
 pub mod data_folder;
+mod figures;
 pub mod grpc;
 pub mod http;
 pub mod mesh;
 mod operator;
 pub mod otlp;
 pub mod proxy;
+pub mod small_fs;
 pub mod tools;

@@ -17,14 +17,17 @@ mod damage;
 mod data_folders;
 mod doors;
 mod drain;
+mod few_descriptors;
 mod files;
 mod forms;
 mod full_disk;
+mod full_fs;
 mod hold;
 mod jaeger;
 mod kills;
 mod limits;
 mod logs;
+mod many_kills;
 mod matrix;
 mod members;
 mod metadata;
@@ -35,6 +38,7 @@ mod openapi;
 mod page;
 mod prototype;
 mod runbook;
+mod scale;
 mod settings;
 mod shell;
 mod smoke;
@@ -50,6 +54,9 @@ mod walk;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cstore-under-test");
+
+/// The program that measures opens.
+const SCALE_BENCH: &str = env!("CARGO_BIN_EXE_scale-bench");
 
 /// Seed of tests that are given none by `CSTORE_SEED`.
 const SEED: u64 = 20_261_123;

@@ -15,7 +15,10 @@ cstore_types::limits! {
     /// Blocks of a file that cannot be read, after which it is not searched for frames any more: each may
     /// take the disk seconds. The rest of the file is a hole.
     pub(crate) count MAX_BAD_BLOCKS: usize = 256;
-    /// Bytes read at once when a crashed file is searched for frames behind its valid end. The
-    /// search goes on with the next as many.
+    /// Bytes read first when a file is searched for frames behind one that does not validate. Each
+    /// further read of the search takes twice as many, up to `SCAN_BYTES`.
+    pub(crate) bytes FIRST_SCAN_BYTES: usize = 16 << 10;
+    /// Most bytes read at once when a file is searched for frames behind one that does not validate.
+    /// The search goes on with the next as many.
     pub(crate) bytes SCAN_BYTES: usize = 1 << 20;
 }

@@ -7,7 +7,7 @@ use super::found::{Found, damage_of, io_error, read_or_damage};
 use super::walk::{header_at, read_frame};
 use crate::error::LogError;
 use crate::format::{BLOCK, Damage, FRAME_HEADER, FrameHeader, Seed, is_plausible};
-use crate::limits::{MAX_BAD_BLOCKS, SCAN_BYTES, SCAN_FACTOR};
+use crate::limits::{FIRST_SCAN_BYTES, MAX_BAD_BLOCKS, SCAN_BYTES, SCAN_FACTOR};
 
 /// Result of the search behind bytes that do not validate.
 #[derive(Debug)]
@@ -84,8 +84,12 @@ pub(super) fn frame_behind(file: &Found, scan: &mut Scan, seed: Seed) -> Result<
         unreadable = Some(damage);
     }
     offset += BLOCK;
+    // Where every second frame is damaged, the next valid one is near: whole units would read most of
+    // the file again for each of them.
+    let mut unit = FIRST_SCAN_BYTES;
     while offset + BLOCK <= file.len {
-        let len = SCAN_BYTES.min((file.len - offset) as usize);
+        let len = unit.min((file.len - offset) as usize);
+        unit = SCAN_BYTES.min(2 * unit);
         let chunk = read_readable(file, offset, len, scan, &mut unreadable)?;
         for (n, block) in chunk.chunks(BLOCK as usize).enumerate() {
             let at = offset + n as u64 * BLOCK;

@@ -307,8 +307,8 @@ fn conclude(examination: &Examination) -> (StartOutcome, String) {
     }
     if let Some(damage) = &note.damage {
         let start = format!(
-            "starts; snapshot or log are damaged ({}), and the index has everything, so nothing is lost as long as the index \
-             is there. Write it down before the next start: cstore admin rescue FILE",
+            "starts; snapshot or log are damaged ({}), and the rest of the folder has everything, so nothing is lost as long as \
+             the rest is there. Write it down before the next start: cstore admin rescue FILE",
             error_chain(damage)
         );
         return (StartOutcome::Damaged, start);

@@ -249,7 +249,10 @@ fn a_reader_that_goes_away_ends_operators_commands_in_silence_and_a_full_disk_do
     );
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let (ready, metrics) = (port_with("[]"), port_with(METRICS));
-    let disk = dir.path().to_str().unwrap();
+    let folder = dir.path().join("disk");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("superblock.bin"), [7; 16_384]).unwrap();
+    let disk = folder.to_str().unwrap();
     for args in [
         &["admin", "bearer"][..],
         &["admin", "token", "list"],

@@ -179,7 +179,7 @@ pub(crate) struct SurveyNote {
     pub(crate) plan: &'static str,
     /// What snapshot and log lack, which the index makes up for.
     pub(crate) hole: Option<MetaError>,
-    /// Damage of snapshot or log behind which the open does not look, because the index has
+    /// Damage of snapshot or log that the open does not need to repair, because the rest has
     /// everything.
     pub(crate) damage: Option<MetaError>,
 }
@@ -194,11 +194,11 @@ impl Survey {
                 "; the index is made anew from snapshot and log, which are whole"
             }
         };
-        let damage = if verifies {
-            self.truth.verify(dir).err()
-        } else {
-            None
+        let verified = match verifies {
+            true => self.truth.verify(dir),
+            false => Ok(()),
         };
+        let damage = verified.err().or_else(|| self.truth.snapshot_error());
         SurveyNote {
             plan,
             hole: self.truth.hole(),

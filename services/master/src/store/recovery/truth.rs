@@ -231,6 +231,11 @@ impl Truth {
         }
     }
 
+    /// Returns why the snapshot is not used, if it is there and not used.
+    pub(super) fn snapshot_error(&self) -> Option<MetaError> {
+        self.snapshot.as_ref().err().cloned()
+    }
+
     /// Returns the size of the snapshot; 0 if there is none.
     pub(super) fn snapshot_bytes(&self) -> u64 {
         match &self.snapshot {

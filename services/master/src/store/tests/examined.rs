@@ -7,15 +7,18 @@ use cstore_log::RealDisk;
 use cstore_types::error_chain;
 use cstore_types::inspection::{PayloadScope, StartOutcome};
 
+use super::super::keys::{CLUSTER, ClusterRecord};
 use super::super::read_only::ReadOnlyMeta;
 use super::truth::{Folder, find, flip};
 use super::*;
 use crate::inspect::{MetadataInspection, inspect};
 
-/// A folder of 60 values that no rule follows, in several files of log.
+/// A folder of a cluster with 60 values that no rule follows, in several files of log.
 async fn whole() -> Folder {
     let folder = Folder::new();
     let meta = folder.open();
+    let cluster = ClusterRecord::random().unwrap();
+    meta.commit(put(CLUSTER, cluster.encode())).await.unwrap();
     for n in 0..60 {
         let key = format!("q{n:04}");
         meta.commit(put(key.as_bytes(), vec![7; 3_000]))
@@ -82,7 +85,7 @@ async fn an_inspection_says_what_a_start_does_and_changes_nothing() {
     let whole = whole().await;
     assert!(whole.log_files().len() > 2);
     type Blow = fn(Folder) -> Folder;
-    let cases: [(&str, Blow, StartOutcome, &str); 9] = [
+    let cases: [(&str, Blow, StartOutcome, &str); 10] = [
         (
             "whole",
             |folder| folder,
@@ -153,13 +156,23 @@ async fn an_inspection_says_what_a_start_does_and_changes_nothing() {
             "log-owner is missing",
         ),
         (
-            "snapshot of a later program",
+            "nothing that could be served",
             |folder| {
                 flip(&folder.snapshot(), 0);
+                std::fs::remove_file(&folder.log_files()[0]).unwrap();
                 folder.without_index()
             },
             StartOutcome::Refused,
-            "magic number",
+            "refuses: metadata is damaged",
+        ),
+        (
+            "damaged snapshot that the log makes up for",
+            |folder| {
+                flip(&folder.snapshot(), 0);
+                folder
+            },
+            StartOutcome::Damaged,
+            "the rest of the folder has everything",
         ),
     ];
     for (what, blow, outcome, words) in cases {

@@ -13,9 +13,10 @@ use super::read_only::ReadOnlyMeta;
 use super::recovery::{self, SurveyNote};
 use super::room::{SharedGauge, by_statvfs};
 use super::scratch::Scratch;
-use super::snapshot::{self, FILE as SNAPSHOT};
-use super::{MetaError, MetaStore, Observer, SledMeta};
+use super::{MetaError, MetaStore, Observer, SledMeta, snapshot};
 
+/// Name of the snapshot.
+const SNAPSHOT: &str = "snapshot.bin";
 /// Name of the file with the owner of the log.
 const OWNER: &str = "log-owner";
 

@@ -36,8 +36,6 @@ const FIELDS_END: usize = 48;
 const HEAD_CRC_AT: usize = 60;
 const CRC_BYTES: u64 = 4;
 const NAME: &str = "snapshot.bin";
-/// Name of the file, for those who look for it.
-pub(super) const FILE: &str = NAME;
 const UNFINISHED: &str = "snapshot.new";
 
 /// Beginning of a snapshot: what it holds.

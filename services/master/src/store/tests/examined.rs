@@ -80,102 +80,106 @@ fn check(folder: &Folder) -> MetadataInspection {
     found
 }
 
+/// Damages a folder.
+type Blow = fn(Folder) -> Folder;
+
+/// Blows, and what a start does then.
+const CASES: [(&str, Blow, StartOutcome, &str); 10] = [
+    (
+        "whole",
+        |folder| folder,
+        StartOutcome::Whole,
+        "starts whole",
+    ),
+    (
+        "no index",
+        Folder::without_index,
+        StartOutcome::Whole,
+        "the index is made anew",
+    ),
+    (
+        "damaged record beside an index",
+        |folder| {
+            let file = &folder.log_files()[1];
+            flip(file, find(file, b"q0020") + 100);
+            folder
+        },
+        StartOutcome::Damaged,
+        "index",
+    ),
+    (
+        "damaged record without index",
+        |folder| {
+            let file = &folder.log_files()[1];
+            flip(file, find(file, b"q0020"));
+            folder.without_index()
+        },
+        StartOutcome::Held,
+        "cstore admin rescue FILE",
+    ),
+    (
+        "missing file beside an index",
+        |folder| {
+            std::fs::remove_file(&folder.log_files()[1]).unwrap();
+            folder
+        },
+        StartOutcome::Damaged,
+        "repairs from the index",
+    ),
+    (
+        "missing file without index",
+        |folder| {
+            std::fs::remove_file(&folder.log_files()[1]).unwrap();
+            folder.without_index()
+        },
+        StartOutcome::Held,
+        "are missing",
+    ),
+    (
+        "log that is cut behind an index of another boot",
+        |folder| {
+            let newest = folder.log_files().pop().unwrap();
+            std::fs::remove_file(newest).unwrap();
+            folder.with_index_of_another_boot()
+        },
+        StartOutcome::Held,
+        "starts read-only",
+    ),
+    (
+        "no owner",
+        |folder| {
+            std::fs::remove_file(folder.path().join("log-owner")).unwrap();
+            folder
+        },
+        StartOutcome::Held,
+        "log-owner is missing",
+    ),
+    (
+        "nothing that could be served",
+        |folder| {
+            flip(&folder.snapshot(), 0);
+            std::fs::remove_file(&folder.log_files()[0]).unwrap();
+            folder.without_index()
+        },
+        StartOutcome::Refused,
+        "refuses: metadata is damaged",
+    ),
+    (
+        "damaged snapshot that the log makes up for",
+        |folder| {
+            flip(&folder.snapshot(), 0);
+            folder
+        },
+        StartOutcome::Damaged,
+        "the rest of the folder has everything",
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inspection_says_what_a_start_does_and_changes_nothing() {
     let whole = whole().await;
     assert!(whole.log_files().len() > 2);
-    type Blow = fn(Folder) -> Folder;
-    let cases: [(&str, Blow, StartOutcome, &str); 10] = [
-        (
-            "whole",
-            |folder| folder,
-            StartOutcome::Whole,
-            "starts whole",
-        ),
-        (
-            "no index",
-            Folder::without_index,
-            StartOutcome::Whole,
-            "the index is made anew",
-        ),
-        (
-            "damaged record beside an index",
-            |folder| {
-                let file = &folder.log_files()[1];
-                flip(file, find(file, b"q0020") + 100);
-                folder
-            },
-            StartOutcome::Damaged,
-            "index",
-        ),
-        (
-            "damaged record without index",
-            |folder| {
-                let file = &folder.log_files()[1];
-                flip(file, find(file, b"q0020"));
-                folder.without_index()
-            },
-            StartOutcome::Held,
-            "cstore admin rescue FILE",
-        ),
-        (
-            "missing file beside an index",
-            |folder| {
-                std::fs::remove_file(&folder.log_files()[1]).unwrap();
-                folder
-            },
-            StartOutcome::Damaged,
-            "repairs from the index",
-        ),
-        (
-            "missing file without index",
-            |folder| {
-                std::fs::remove_file(&folder.log_files()[1]).unwrap();
-                folder.without_index()
-            },
-            StartOutcome::Held,
-            "are missing",
-        ),
-        (
-            "log that is cut behind an index of another boot",
-            |folder| {
-                let newest = folder.log_files().pop().unwrap();
-                std::fs::remove_file(newest).unwrap();
-                folder.with_index_of_another_boot()
-            },
-            StartOutcome::Held,
-            "starts read-only",
-        ),
-        (
-            "no owner",
-            |folder| {
-                std::fs::remove_file(folder.path().join("log-owner")).unwrap();
-                folder
-            },
-            StartOutcome::Held,
-            "log-owner is missing",
-        ),
-        (
-            "nothing that could be served",
-            |folder| {
-                flip(&folder.snapshot(), 0);
-                std::fs::remove_file(&folder.log_files()[0]).unwrap();
-                folder.without_index()
-            },
-            StartOutcome::Refused,
-            "refuses: metadata is damaged",
-        ),
-        (
-            "damaged snapshot that the log makes up for",
-            |folder| {
-                flip(&folder.snapshot(), 0);
-                folder
-            },
-            StartOutcome::Damaged,
-            "the rest of the folder has everything",
-        ),
-    ];
-    for (what, blow, outcome, words) in cases {
+    for (what, blow, outcome, words) in CASES {
         let folder = blow(whole.copy());
         let found = tokio::task::spawn_blocking(move || check(&folder)).await;
         let found = found.unwrap().inspection;

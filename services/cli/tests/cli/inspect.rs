@@ -1,8 +1,14 @@
 //! `cstore admin inspect` as a process: its words and statuses for folders of every kind.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+
+use cstore_testkit::until_blocking;
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cstore"));
@@ -57,15 +63,9 @@ fn make(data: &Path) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
-    let is_made = || data.join("storage-1/inventory.bin").is_file();
-    while !is_made() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "nothing was made"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until_blocking("the disk is made", || {
+        data.join("storage-1/inventory.bin").is_file()
+    });
     // Both parts are in use.
     let output = inspect(data, &["--json"]);
     assert_eq!(output.status.code(), Some(6));

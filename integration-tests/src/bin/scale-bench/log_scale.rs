@@ -31,6 +31,7 @@ fn options(frames: u64) -> Options {
         compaction_bytes: 0,
         floor_bytes: 0,
         ready_files: 0,
+        open_files: 256,
         // A frame holds one group then.
         max_frame_bytes: 1,
         max_queue_bytes: 64 << 20,

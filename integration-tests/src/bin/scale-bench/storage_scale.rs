@@ -33,6 +33,7 @@ pub(crate) fn engine(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
         erase: None,
         nonce: cstore_types::nonce().unwrap(),
         waits_for_master: false,
+        open_files: 256,
     };
     Engine::open(disk, "disk", &identity, &options).unwrap()
 }

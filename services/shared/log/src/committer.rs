@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -136,6 +137,17 @@ pub(crate) struct Committer {
     last_seq: u64,
     /// Epoch of the frames that are written.
     epoch: Epoch,
+    /// Thread that prepares the next file. It ends before the committer does: whoever opens the log
+    /// then finds nobody who writes.
+    preparing: Option<JoinHandle<()>>,
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        if let Some(preparing) = self.preparing.take() {
+            let _ = preparing.join();
+        }
+    }
 }
 
 impl Committer {
@@ -150,6 +162,7 @@ impl Committer {
             active,
             last_seq,
             epoch,
+            preparing: None,
         }
     }
 
@@ -217,7 +230,33 @@ impl Committer {
             self.publish_free();
         }
         // Callers have their answers by now.
-        self.shared.files.make_ready();
+        self.prepare_next();
+    }
+
+    /// Makes files ready, and prepares the next one, beside the frames that are written meanwhile.
+    pub(crate) fn prepare_next(&mut self) {
+        let is_at_work = |thread: &JoinHandle<()>| !thread.is_finished();
+        let files = &self.shared.files;
+        if self.preparing.as_ref().is_some_and(is_at_work) || !files.has_to_prepare() {
+            return;
+        }
+        if let Some(ended) = self.preparing.take() {
+            let _ = ended.join();
+        }
+        let durable_seq = self.durable_seq();
+        let prepare = move |shared: &Shared| {
+            shared.files.make_ready();
+            shared.files.prepare(durable_seq);
+        };
+        if files.takes_real_time() {
+            let (shared, thread) = (self.shared.clone(), std::thread::Builder::new());
+            let thread = thread.name("log-preparer".to_owned());
+            if let Ok(thread) = thread.spawn(move || prepare(&shared)) {
+                self.preparing = Some(thread);
+                return;
+            }
+        }
+        prepare(&self.shared);
     }
 
     /// Makes sure that the first group fits the active file, and answers how many groups the next
@@ -283,39 +322,37 @@ impl Committer {
     fn roll(&mut self, first: Sums) -> Result<(), LogError> {
         let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
         let mut sealed = None;
-        let file = match self.shared.files.acquire(needed, self.durable_seq()) {
+        let acquired = match self.shared.files.acquire(needed, self.durable_seq()) {
             Err(LogError::Full { .. }) if self.has_room_behind(needed) => {
-                sealed = self.seal_or_poison(None)?;
+                sealed = self.seal_or_poison(None, true)?;
                 self.shared.files.acquire(needed, self.durable_seq())?
             }
             other => other?,
         };
-        let next = Active::new(file);
+        let is_named = acquired.is_named;
+        let next = Active::new(acquired.file);
         // What the old one has left counts no more: its end is given back when it is cut, or lost.
         self.shared.files.set_active_free(next.free());
 
         let begun = next.file.info.lock().clone();
         match sealed {
-            Some(_) => self.note_or_poison(None, Some(&begun))?,
+            Some(_) => self
+                .note(None, Some(&begun), is_named)
+                .inspect_err(|error| self.poison(Arc::new(error.clone())))?,
             None => {
-                self.seal_or_poison(Some(&begun))?;
+                self.seal_or_poison(Some(&begun), is_named)?;
             }
         }
         self.active = Some(next);
         Ok(())
     }
 
-    fn seal_or_poison(&mut self, begun: Option<&FileInfo>) -> Result<Option<FileInfo>, LogError> {
-        self.seal(begun)
-            .inspect_err(|error| self.poison(Arc::new(error.clone())))
-    }
-
-    fn note_or_poison(
-        &self,
-        sealed: Option<&FileInfo>,
+    fn seal_or_poison(
+        &mut self,
         begun: Option<&FileInfo>,
-    ) -> Result<(), LogError> {
-        self.note(sealed, begun)
+        is_named: bool,
+    ) -> Result<Option<FileInfo>, LogError> {
+        self.seal(begun, is_named)
             .inspect_err(|error| self.poison(Arc::new(error.clone())))
     }
 
@@ -327,26 +364,30 @@ impl Committer {
     }
 
     /// Ends the active file, if there is one, with a synced footer, and returns its final figures.
-    /// With `begun` the change of files is noted in the inventory, at the same time.
+    /// With `begun` the change of files is noted in the inventory, at the same time; before that, the
+    /// name of a file that is not named yet is made durable.
     ///
     /// The footer is synced because the file after it may be retired one day, and then nothing else
     /// would prove that this one is complete. A file that has much left is cut behind its footer;
     /// one that keeps its standard size can be recycled.
-    fn seal(&mut self, begun: Option<&FileInfo>) -> Result<Option<FileInfo>, LogError> {
+    fn seal(
+        &mut self,
+        begun: Option<&FileInfo>,
+        is_named: bool,
+    ) -> Result<Option<FileInfo>, LogError> {
         let Some(active) = self.active.take() else {
-            return self.note(None, begun).map(|()| None);
+            return self.note(None, begun, is_named).map(|()| None);
         };
         let seal = self.plan_seal(&active, active.wastes_much());
         let sealed = seal.info.clone();
         // Before anybody may retire the file, because an entry of a file that is gone would be
         // missed.
-        if begun.is_none() || self.shared.files.has_one_thread() {
+        let has_to_note = self.shared.options.inventory.is_some() || !is_named;
+        if begun.is_none() || !has_to_note || self.shared.files.has_one_thread() {
             self.write_seal(&active, seal)?;
-            self.note(Some(&sealed), begun)?;
-        } else if self.shared.options.inventory.is_none() {
-            self.write_seal(&active, seal)?;
+            self.note(Some(&sealed), begun, is_named)?;
         } else {
-            self.seal_and_note(&active, seal, &sealed, begun)?;
+            self.seal_and_note(&active, seal, (&sealed, begun, is_named))?;
         }
         active.end(&sealed);
         Ok(Some(sealed))
@@ -358,11 +399,10 @@ impl Committer {
         &self,
         active: &Active,
         seal: Seal,
-        sealed: &FileInfo,
-        begun: Option<&FileInfo>,
+        (sealed, begun, is_named): (&FileInfo, Option<&FileInfo>, bool),
     ) -> Result<(), LogError> {
         std::thread::scope(|scope| {
-            let note = || self.note(Some(sealed), begun);
+            let note = || self.note(Some(sealed), begun, is_named);
             let noting = std::thread::Builder::new().spawn_scoped(scope, note);
             let written = self.write_seal(active, seal);
             let noted = match noting {
@@ -373,8 +413,17 @@ impl Committer {
         })
     }
 
-    /// Notes a change of files in the inventory.
-    fn note(&self, sealed: Option<&FileInfo>, begun: Option<&FileInfo>) -> Result<(), LogError> {
+    /// Makes the name of the new file durable, if it is not, and notes the change of files in the
+    /// inventory.
+    fn note(
+        &self,
+        sealed: Option<&FileInfo>,
+        begun: Option<&FileInfo>,
+        is_named: bool,
+    ) -> Result<(), LogError> {
+        if !is_named {
+            self.shared.files.sync_names()?;
+        }
         match &self.shared.options.inventory {
             Some(inventory) => inventory
                 .rolled(sealed, begun)
@@ -434,7 +483,7 @@ impl Committer {
         let seal = self.plan_seal(&active, true);
         let sealed = seal.info.clone();
         self.write_seal(&active, seal)?;
-        self.note(Some(&sealed), None)?;
+        self.note(Some(&sealed), None, true)?;
         active.end(&sealed);
         Ok(())
     }

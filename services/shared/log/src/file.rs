@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cstore_types::epoch::Epoch;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::disk::{Disk, DiskFile, FsRoom};
 use crate::error::LogError;
@@ -19,7 +19,7 @@ use crate::limits::{LARGE_FILE_SLACK, MAX_SPARE_FILES};
 use crate::types::{FileInfo, FileState, Options, Urgency};
 pub(crate) use handle::Handle;
 use handle::Handles;
-use ready::spare_name;
+use ready::{Spare, Taken, spare_name};
 pub(crate) use ready::{is_leftover, is_ready};
 
 /// A file and what is known of it.
@@ -30,19 +30,24 @@ pub(crate) struct LogFile {
     pub(crate) info: Mutex<FileInfo>,
 }
 
+/// A file that frames may be written to.
+#[derive(Debug)]
+pub(crate) struct Acquired {
+    pub(crate) file: NewFile,
+    /// The name of the file is durable. Otherwise [`Files::sync_names`] makes it so, BEFORE a frame of
+    /// the file is acknowledged or the inventory lists it.
+    pub(crate) is_named: bool,
+}
+
 /// A file that was made, and the handle that frames are written through.
 pub(crate) type NewFile = (Arc<LogFile>, Arc<dyn DiskFile>);
-
-#[derive(Debug)]
-struct Spare {
-    name: String,
-    len: u64,
-}
 
 #[derive(Debug, Default)]
 struct Inner {
     files: BTreeMap<u32, Arc<LogFile>>,
     spares: Vec<Spare>,
+    /// A file could not be made ready or prepared. It is tried again when the next one is taken.
+    has_failed_to_prepare: bool,
     next_id: u32,
     /// Epoch of the files that are made.
     epoch: Epoch,
@@ -72,6 +77,8 @@ pub(crate) struct Files {
     handles: Arc<Handles>,
     options: Options,
     inner: Mutex<Inner>,
+    /// Told when a file has been prepared.
+    prepared: Condvar,
     /// The failed sync after which the folder is not synced any more.
     broken: Mutex<Option<Arc<LogError>>>,
 }
@@ -87,12 +94,17 @@ impl Files {
             disk,
             options,
             inner,
+            prepared: Condvar::new(),
             broken: Mutex::default(),
         }
     }
 
     pub(crate) fn holds_commits(&self) -> bool {
         self.disk.holds_commits()
+    }
+
+    pub(crate) fn takes_real_time(&self) -> bool {
+        self.disk.takes_real_time()
     }
 
     pub(crate) fn has_one_thread(&self) -> bool {
@@ -267,26 +279,15 @@ impl Files {
         allowed.min(fs_free) / BLOCK * BLOCK
     }
 
-    /// A durable new file with room for `needed` bytes: a recycled one first, else a new one.
-    pub(crate) fn acquire(&self, needed: u64, durable_seq: u64) -> Result<NewFile, LogError> {
-        let (id, spare) = self.take_spare(needed)?;
-        Ok(match spare {
-            Some(spare) => self.reuse(id, spare, durable_seq)?,
-            None => self.create(id, self.grant(needed)?, durable_seq)?,
-        })
-    }
-
-    /// Returns the id of the next file, and the spare that it is made of, if one has room for
-    /// `needed` bytes.
-    fn take_spare(&self, needed: u64) -> Result<(u32, Option<Spare>), LogError> {
-        let mut inner = self.inner.lock();
-        let id = next_id(&mut inner)?;
-        let fits = inner.spares.iter().position(|spare| spare.len >= needed);
-        let spare = fits.map(|at| inner.spares.swap_remove(at));
-        inner.making = spare
-            .as_ref()
-            .map_or(0, |spare| spare.len.saturating_sub(2 * BLOCK));
-        Ok((id, spare))
+    /// Returns a new file with room for `needed` bytes: one that is prepared, else a recycled one, else
+    /// a new one.
+    pub(crate) fn acquire(&self, needed: u64, durable_seq: u64) -> Result<Acquired, LogError> {
+        let (file, is_named) = match self.take_spare(needed)? {
+            Taken::Prepared(spare, prepared) => (self.use_prepared(&spare, prepared)?, false),
+            Taken::Spare(id, spare) => (self.reuse(id, spare, durable_seq)?, true),
+            Taken::Nothing(id) => (self.create(id, self.grant(needed)?, durable_seq)?, true),
+        };
+        Ok(Acquired { file, is_named })
     }
 
     /// Like [`Self::acquire`], at recovery, when the files that are there take `others` bytes and
@@ -299,10 +300,15 @@ impl Files {
         durable_seq: u64,
     ) -> Result<NewFile, LogError> {
         let fs_free = self.fs_free(Urgency::Compaction);
-        let (id, spare) = self.take_spare(needed)?;
-        if let Some(spare) = spare {
-            return self.reuse(id, spare, durable_seq);
-        }
+        let id = match self.take_spare(needed)? {
+            Taken::Prepared(spare, prepared) => {
+                let file = self.use_prepared(&spare, prepared)?;
+                self.sync_names()?;
+                return Ok(file);
+            }
+            Taken::Spare(id, spare) => return self.reuse(id, spare, durable_seq),
+            Taken::Nothing(id) => id,
+        };
         let size = {
             let mut inner = self.inner.lock();
             let room = self.options.max_bytes.saturating_sub(others);
@@ -338,13 +344,17 @@ impl Files {
         (file, out)
     }
 
-    fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> Bytes {
+    fn superblock_seq(&self) -> u64 {
+        let inventory = self.options.inventory.as_ref();
+        inventory.map_or(0, |inventory| inventory.superblock_seq())
+    }
+
+    fn header(&self, file: u32, capacity: u64, durable_seq: u64) -> FileHeader {
         let (epoch, file_before) = {
             let inner = self.inner.lock();
             (inner.epoch, inner.newest)
         };
-        let inventory = self.options.inventory.as_ref();
-        let superblock_seq = inventory.map_or(0, |inventory| inventory.superblock_seq());
+        let superblock_seq = self.superblock_seq();
         // A log without epochs has files of version 1, in which these fields are zero.
         let has_epochs = epoch.number > 0;
         FileHeader {
@@ -356,13 +366,12 @@ impl Files {
             file_before: if has_epochs { file_before } else { 0 },
             superblock_seq: if has_epochs { superblock_seq } else { 0 },
         }
-        .encode()
     }
 
     /// The new header is durable before the name is: a file of a log name always has a valid
     /// header.
     fn reuse(&self, id: u32, spare: Spare, durable_seq: u64) -> Result<NewFile, LogError> {
-        let header = self.header(id, spare.len, durable_seq);
+        let header = self.header(id, spare.len, durable_seq).encode();
         let make = || {
             let handle = self.disk.open(&spare.name)?;
             handle.write_all_vectored_at(std::slice::from_ref(&header), 0)?;
@@ -381,6 +390,11 @@ impl Files {
         Ok(self.insert(id, handle, spare.len, &header))
     }
 
+    /// Makes the names of new files durable.
+    pub(crate) fn sync_names(&self) -> Result<(), LogError> {
+        self.sync_folder("sync folder of new log file")
+    }
+
     /// A failed sync of the folder is never tried again: which names the disk has is unknown from
     /// then on. Syncs follow each other, so that one that returns after a failed one is not taken
     /// for a success: it may have covered nothing.
@@ -397,7 +411,7 @@ impl Files {
 
     /// Makes a file of `size` bytes that were granted.
     fn create(&self, id: u32, size: u64, durable_seq: u64) -> Result<NewFile, LogError> {
-        let header = self.header(id, size, durable_seq);
+        let header = self.header(id, size, durable_seq).encode();
         let undo = |error: io::Error| {
             self.inner.lock().allocated -= size;
             let _ = self.disk.remove(&unfinished_name(id));
@@ -417,7 +431,7 @@ impl Files {
             Ok(handle)
         };
         let handle = make().map_err(undo)?;
-        self.sync_folder("sync folder of new log file")?;
+        self.sync_names()?;
         Ok(self.insert(id, handle, size, &header))
     }
 
@@ -427,7 +441,8 @@ impl Files {
         let mut inner = self.inner.lock();
         while self.new_room(&inner, fs_free) < needed {
             let free = self.new_room(&inner, fs_free);
-            let Some(spare) = inner.spares.pop() else {
+            let idle = inner.spares.iter().rposition(|spare| !spare.is_preparing());
+            let Some(spare) = idle.map(|at| inner.spares.swap_remove(at)) else {
                 return Err(LogError::Full { needed, free });
             };
             // Nobody waits for the file system with the lock.
@@ -507,7 +522,7 @@ impl Files {
             inner.victim = None;
         }
         if recycle {
-            inner.spares.push(Spare { name: spare, len });
+            inner.spares.push(Spare::idle(spare, len));
         } else {
             inner.allocated -= len;
         }

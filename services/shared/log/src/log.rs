@@ -56,13 +56,13 @@ impl Log {
             poisoned: Mutex::new(None),
             observer: Observed::default(),
         });
-        let committer = Committer::new(
+        let mut committer = Committer::new(
             shared.clone(),
             recovered.active,
             recovered.report.last_seq,
             recovered.report.epoch,
         );
-        shared.files.make_ready();
+        committer.prepare_next();
         let by_callers = disk.has_one_thread();
         let hands = if by_callers {
             committer.publish_free();

@@ -116,6 +116,12 @@ pub trait Disk: Send + Sync + Debug {
         None
     }
 
+    /// Returns true if calls take the time of a disk, so that what nobody waits for is worth a thread
+    /// of its own.
+    fn takes_real_time(&self) -> bool {
+        false
+    }
+
     /// Returns true if all that is done with this disk is done by one thread, as in a simulation: a
     /// log on it has no thread of its own then, and its callers write, which costs no time.
     fn has_one_thread(&self) -> bool {

@@ -153,6 +153,10 @@ impl Disk for RealDisk {
         Some(FolderReader::of(&self.root))
     }
 
+    fn takes_real_time(&self) -> bool {
+        true
+    }
+
     fn lock(&self, name: &str) -> io::Result<LockGuard> {
         let file = OpenOptions::new()
             .write(true)

@@ -148,6 +148,8 @@ impl World {
                 nonce,
             }),
             least_seq: self.floor,
+            // With and without files that are prepared.
+            ready_files: self.opens.map_or(0, |opens| (opens % 3) as usize),
             ..options()
         };
         let opened = Log::open(disk, options, visit);

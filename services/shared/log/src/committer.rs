@@ -3,6 +3,8 @@
 //!
 //! There is no timer: while one sync runs the next batch collects.
 
+mod change;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,20 +12,18 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cstore_types::CommitFacts;
 use cstore_types::epoch::{Epoch, epoch_of};
 
 use crate::disk::DiskFile;
 use crate::error::LogError;
 use crate::file::{LogFile, NewFile};
-use crate::format::{
-    BLOCK, Entry, FramePlace, Seed, encode_footer, encode_frame, footer_bytes, frame_bytes,
-    frame_crc,
-};
+use crate::format::{BLOCK, Entry, FramePlace, Seed, encode_frame, footer_bytes, frame_bytes};
 use crate::queue::{Group, Shared, Stop};
 use crate::recovery::next_seq;
 use crate::types::{Committed, FileInfo, FileState, Location, Urgency};
+pub(crate) use change::Begun;
+use change::FileChange;
 
 /// Sums of a frame in the making.
 #[derive(Debug, Clone, Copy, Default)]
@@ -118,17 +118,6 @@ impl Active {
     }
 }
 
-/// The footer of a file that is about to be sealed.
-#[derive(Debug)]
-struct Seal {
-    offset: u64,
-    footer: Bytes,
-    /// The file is cut behind the footer.
-    cut: bool,
-    /// Figures of the file when it is sealed.
-    info: FileInfo,
-}
-
 /// Writes frames; lives on its own thread, or with its callers on a disk that has one thread only.
 #[derive(Debug)]
 pub(crate) struct Committer {
@@ -140,12 +129,17 @@ pub(crate) struct Committer {
     /// Thread that prepares the next file. It ends before the committer does: whoever opens the log
     /// then finds nobody who writes.
     preparing: Option<JoinHandle<()>>,
+    /// Change to the active file, until its first frame is written.
+    change: Option<FileChange>,
 }
 
 impl Drop for Committer {
     fn drop(&mut self) {
         if let Some(preparing) = self.preparing.take() {
             let _ = preparing.join();
+        }
+        if let Some(change) = self.change.take() {
+            change.abandon();
         }
     }
 }
@@ -163,6 +157,7 @@ impl Committer {
             last_seq,
             epoch,
             preparing: None,
+            change: None,
         }
     }
 
@@ -316,162 +311,6 @@ impl Committer {
         Ok(())
     }
 
-    /// Goes to the next file. The old one is sealed only when the new one is there, so that a full
-    /// disk goes on taking small groups; or when the end that it gives back is what the new one
-    /// lacks.
-    fn roll(&mut self, first: Sums) -> Result<(), LogError> {
-        let needed = BLOCK + first.frame_bytes() + footer_bytes(first.records, first.key_bytes);
-        let mut sealed = None;
-        let acquired = match self.shared.files.acquire(needed, self.durable_seq()) {
-            Err(LogError::Full { .. }) if self.has_room_behind(needed) => {
-                sealed = self.seal_or_poison(None, true)?;
-                self.shared.files.acquire(needed, self.durable_seq())?
-            }
-            other => other?,
-        };
-        let is_named = acquired.is_named;
-        let next = Active::new(acquired.file);
-        // What the old one has left counts no more: its end is given back when it is cut, or lost.
-        self.shared.files.set_active_free(next.free());
-
-        let begun = next.file.info.lock().clone();
-        match sealed {
-            Some(_) => self
-                .note(None, Some(&begun), is_named)
-                .inspect_err(|error| self.poison(Arc::new(error.clone())))?,
-            None => {
-                self.seal_or_poison(Some(&begun), is_named)?;
-            }
-        }
-        self.active = Some(next);
-        Ok(())
-    }
-
-    fn seal_or_poison(
-        &mut self,
-        begun: Option<&FileInfo>,
-        is_named: bool,
-    ) -> Result<Option<FileInfo>, LogError> {
-        self.seal(begun, is_named)
-            .inspect_err(|error| self.poison(Arc::new(error.clone())))
-    }
-
-    /// Returns true if a new file of so many bytes fits when the active one is cut.
-    fn has_room_behind(&self, needed: u64) -> bool {
-        let (files, _) = self.shared.files.room_and_left(Urgency::Compaction);
-        let cut = self.active.as_ref().filter(|active| active.wastes_much());
-        cut.is_some_and(|active| files + active.free() >= needed)
-    }
-
-    /// Ends the active file, if there is one, with a synced footer, and returns its final figures.
-    /// With `begun` the change of files is noted in the inventory, at the same time; before that, the
-    /// name of a file that is not named yet is made durable.
-    ///
-    /// The footer is synced because the file after it may be retired one day, and then nothing else
-    /// would prove that this one is complete. A file that has much left is cut behind its footer;
-    /// one that keeps its standard size can be recycled.
-    fn seal(
-        &mut self,
-        begun: Option<&FileInfo>,
-        is_named: bool,
-    ) -> Result<Option<FileInfo>, LogError> {
-        let Some(active) = self.active.take() else {
-            return self.note(None, begun, is_named).map(|()| None);
-        };
-        let seal = self.plan_seal(&active, active.wastes_much());
-        let sealed = seal.info.clone();
-        // Before anybody may retire the file, because an entry of a file that is gone would be
-        // missed.
-        let has_to_note = self.shared.options.inventory.is_some() || !is_named;
-        if begun.is_none() || !has_to_note || self.shared.files.has_one_thread() {
-            self.write_seal(&active, seal)?;
-            self.note(Some(&sealed), begun, is_named)?;
-        } else {
-            self.seal_and_note(&active, seal, (&sealed, begun, is_named))?;
-        }
-        active.end(&sealed);
-        Ok(Some(sealed))
-    }
-
-    /// Writes the footer and notes the change of files at the same time; one after the other on a
-    /// system that has no thread to give.
-    fn seal_and_note(
-        &self,
-        active: &Active,
-        seal: Seal,
-        (sealed, begun, is_named): (&FileInfo, Option<&FileInfo>, bool),
-    ) -> Result<(), LogError> {
-        std::thread::scope(|scope| {
-            let note = || self.note(Some(sealed), begun, is_named);
-            let noting = std::thread::Builder::new().spawn_scoped(scope, note);
-            let written = self.write_seal(active, seal);
-            let noted = match noting {
-                Ok(noting) => noting.join().unwrap_or(Err(LogError::Panicked)),
-                Err(_) => note(),
-            };
-            written.and(noted)
-        })
-    }
-
-    /// Makes the name of the new file durable, if it is not, and notes the change of files in the
-    /// inventory.
-    fn note(
-        &self,
-        sealed: Option<&FileInfo>,
-        begun: Option<&FileInfo>,
-        is_named: bool,
-    ) -> Result<(), LogError> {
-        if !is_named {
-            self.shared.files.sync_names()?;
-        }
-        match &self.shared.options.inventory {
-            Some(inventory) => inventory
-                .rolled(sealed, begun)
-                .map_err(LogError::io("note change of log files")),
-            None => Ok(()),
-        }
-    }
-
-    fn plan_seal(&self, active: &Active, cut: bool) -> Seal {
-        let mut info = active.file.info.lock().clone();
-        let len = footer_bytes(active.entries.len(), active.key_bytes);
-        let offset = if cut { active.offset } else { info.size - len };
-        let place = FramePlace {
-            file: info.id,
-            offset,
-            seq: self.last_seq,
-            durable_seq: self.durable_seq(),
-        };
-        let seed = Seed::new(&self.shared.options.owner, info.id);
-        let footer = encode_footer(seed, place, &active.entries);
-
-        info.size = offset + len;
-        info.state = FileState::Sealed;
-        info.footer_crc = frame_crc(&footer);
-        Seal {
-            offset,
-            footer,
-            cut,
-            info,
-        }
-    }
-
-    fn write_seal(&self, active: &Active, seal: Seal) -> Result<(), LogError> {
-        let handle = &active.out;
-        let io = LogError::io("seal log file");
-        handle
-            .write_all_vectored_at(&[seal.footer], seal.offset)
-            .map_err(&io)?;
-        handle.sync_data().map_err(&io)?;
-        if seal.cut {
-            let io = LogError::io("cut log file");
-            handle.set_len(seal.info.size).map_err(&io)?;
-            handle.sync_data().map_err(&io)?;
-            self.shared.files.shrunk(&active.file, seal.info.size);
-        }
-        Ok(())
-    }
-
     /// Seals the file so that a stop does not keep preallocated space.
     fn finish(&mut self) -> Result<(), LogError> {
         if self.shared.poisoned.lock().is_some() {
@@ -483,7 +322,7 @@ impl Committer {
         let seal = self.plan_seal(&active, true);
         let sealed = seal.info.clone();
         self.write_seal(&active, seal)?;
-        self.note(Some(&sealed), None, true)?;
+        self.shared.note(Some(&sealed), None)?;
         active.end(&sealed);
         Ok(())
     }
@@ -538,8 +377,13 @@ impl Committer {
         let written = active
             .out
             .write_all_vectored_at(&frame.buffers, active.offset);
-        if let Err(error) = written.and_then(|()| active.out.sync_data()) {
-            let why = Arc::new(LogError::io("write log frame")(error));
+        let written = written
+            .and_then(|()| active.out.sync_data())
+            .map_err(LogError::io("write log frame"));
+        // Also after a failure: what is on the disk is noted.
+        let noted = self.finish_change();
+        if let Err(error) = written.and(noted) {
+            let why = Arc::new(error);
             self.poison(why.clone());
             batch
                 .into_iter()
@@ -548,6 +392,9 @@ impl Committer {
         }
         facts.took = begun.elapsed();
         self.shared.observer.tell(&facts);
+        let Some(active) = &mut self.active else {
+            return;
+        };
         active.advance(seq, frame.entries, frame.disk_len);
         self.last_seq = seq;
         self.shared.durable_seq.store(seq, Ordering::Release);

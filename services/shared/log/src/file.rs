@@ -107,10 +107,6 @@ impl Files {
         self.disk.takes_real_time()
     }
 
-    pub(crate) fn has_one_thread(&self) -> bool {
-        self.disk.has_one_thread()
-    }
-
     pub(crate) fn get(&self, id: u32) -> Result<Arc<LogFile>, LogError> {
         self.inner
             .lock()

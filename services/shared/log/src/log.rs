@@ -31,7 +31,7 @@ pub struct Log {
 enum Hands {
     Thread(JoinHandle<Result<(), LogError>>),
     /// Each caller in turn.
-    Callers(Committer),
+    Callers(Box<Committer>),
 }
 
 impl Log {
@@ -66,7 +66,7 @@ impl Log {
         let by_callers = disk.has_one_thread();
         let hands = if by_callers {
             committer.publish_free();
-            Hands::Callers(committer)
+            Hands::Callers(Box::new(committer))
         } else {
             let thread = std::thread::Builder::new().name("log-committer".to_owned());
             Hands::Thread(

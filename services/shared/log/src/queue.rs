@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 use cstore_types::{CommitFacts, error_chain};
 use parking_lot::{Condvar, Mutex};
 
+use crate::committer::Begun;
 use crate::error::LogError;
 use crate::file::Files;
-use crate::types::{Done, Observer, Options, Record, Urgency};
+use crate::types::{Done, FileInfo, Observer, Options, Record, Urgency};
 
 /// Request to end the committer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,6 +96,24 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Makes the name of a new file durable, if it is not, and notes the change of files in the
+    /// inventory.
+    pub(crate) fn note(
+        &self,
+        sealed: Option<&FileInfo>,
+        begun: Option<&Begun>,
+    ) -> Result<(), LogError> {
+        if begun.is_some_and(|begun| !begun.is_named) {
+            self.files.sync_names()?;
+        }
+        match &self.options.inventory {
+            Some(inventory) => inventory
+                .rolled(sealed, begun.map(|begun| &begun.info))
+                .map_err(LogError::io("note change of log files")),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn poison(&self, why: Arc<LogError>) {
         tracing::error!(why = %error_chain(&*why), "log is poisoned: nothing is written any more until a restart");
         self.poisoned.lock().get_or_insert(why);

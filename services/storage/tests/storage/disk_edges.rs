@@ -267,9 +267,9 @@ async fn i6_a_segment_that_goes_between_two_frames_does_not_take_its_sequence_wi
     store(&engine, 0, 150_000).await.unwrap();
     engine.releaser().release(session(0)).await.unwrap();
     let seen = engine.seal_seq();
-    // Footer of the old segment, inventory, then the frame. The header of the new one was written
-    // before.
-    disk.strike(Verb::Write, 3, Fault::Eio);
+    // Footer of the old segment, then the frame. The header of the new one was written before, and the
+    // inventory is written after it.
+    disk.strike(Verb::Write, 2, Fault::Eio);
     assert!(store(&engine, 1, 150_000).await.is_err());
     assert_eq!(engine.recycler().reclaim(), 1);
     let disk = disk.power_loss(1);

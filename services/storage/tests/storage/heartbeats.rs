@@ -175,9 +175,9 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     store(&engine, 0, 150_000).await.unwrap();
     engine.releaser().release(session(0)).await.unwrap();
     // The next segment is begun and gets no frame, so that nothing but the superblock can know the
-    // highest sequence when the first segment is recycled: footer of the old segment, inventory,
-    // then the frame. The header of the new one was written before.
-    faulty.strike(Verb::Write, 3, Fault::Eio);
+    // highest sequence when the first segment is recycled: footer of the old segment, then the frame;
+    // the header of the new one was written before, and the inventory is written after it.
+    faulty.strike(Verb::Write, 2, Fault::Eio);
     assert!(store(&engine, 1, 150_000).await.is_err());
 
     gate.close(Verb::Sync);

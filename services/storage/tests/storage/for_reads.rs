@@ -141,3 +141,16 @@ async fn i6_a_log_that_failed_writes_no_clean_mark_and_no_counts() {
         assert!(is_clean(&disk));
     }
 }
+
+/// An identity that lies in memory is another one at each start, and the master would remember the first.
+#[test]
+fn i4_an_empty_disk_that_takes_no_writes_is_not_formatted_in_memory() {
+    let disk = FaultyDisk::new();
+    disk.refuse_writes(true);
+    assert!(open_memory(&disk, CAPACITY).is_err());
+
+    // The sync of the superblock fails, so that it may lie in memory only.
+    let disk = FaultyDisk::new();
+    disk.strike(Verb::Sync, 1, Fault::Eio);
+    assert!(open_memory(&disk, CAPACITY).is_err());
+}

@@ -1,9 +1,9 @@
 //! A disk that takes no writes: it is opened to be read, and looked at from time to time whether it
 //! takes them again.
 //!
-//! The open is the same as for writing, over an overlay in memory. The overlay is frozen when the open
-//! is done, so that nothing that lies in memory passes for durable: every later write is refused as
-//! on a file system that is mounted read-only.
+//! The open is the same as for writing, over an overlay in memory, but for the unproven tail, which stays
+//! where it is. The overlay is frozen when the open is done, so that nothing that lies in memory passes
+//! for durable: every later write is refused as on a file system that is mounted read-only.
 
 use std::error::Error;
 use std::io;
@@ -60,7 +60,7 @@ pub(super) fn open(
         Err(_) => return Err(refused),
     };
     let (above, freeze) = OverlayDisk::freezable(reader);
-    let mut parts = match open::open(above, path, identity, options) {
+    let mut parts = match open::open_for_reads(above, path, identity, options) {
         Ok(parts) => parts,
         Err(error) => {
             let error = error_chain(&error);

@@ -148,11 +148,6 @@ fn i4_an_empty_disk_that_takes_no_writes_is_not_formatted_in_memory() {
     let disk = FaultyDisk::new();
     disk.refuse_writes(true);
     assert!(open_memory(&disk, CAPACITY).is_err());
-
-    // The sync of the superblock fails, so that it may lie in memory only.
-    let disk = FaultyDisk::new();
-    disk.strike(Verb::Sync, 1, Fault::Eio);
-    assert!(open_memory(&disk, CAPACITY).is_err());
 }
 
 /// The sequence that a disk reports is what the master remembers, if a person has accepted its age.

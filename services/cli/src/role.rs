@@ -138,6 +138,15 @@ impl Plan {
         }
     }
 
+    /// Takes back the permission to format and erase a disk. It is for the first life of a process: what
+    /// later ones find was acknowledged since.
+    pub(crate) fn keep_data(&mut self) {
+        if let Self::Storage(config) = self {
+            config.fresh_start = false;
+            config.erase = None;
+        }
+    }
+
     /// The role's work, from now until the shutdown.
     pub(crate) fn work(
         self,
@@ -237,4 +246,29 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         admin_stop.trigger();
         ended
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i1_a_later_life_of_a_role_formats_and_erases_nothing() {
+        let set = [
+            ("CSTORE_NODE_ID", "storage-1"),
+            ("FRESH_START", "TRUE"),
+            (
+                "CSTORE_FRESH_START_ERASE",
+                "7e712a5091e185bd65d4c47fd422dacd",
+            ),
+        ];
+        let mut plan = Plan::from_env(Role::Storage, &mut Env::new(&set));
+        let permissions = |plan: &Plan| match plan {
+            Plan::Storage(config) => (config.fresh_start, config.erase.is_some()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(permissions(&plan), (true, true));
+        plan.keep_data();
+        assert_eq!(permissions(&plan), (false, false));
+    }
 }

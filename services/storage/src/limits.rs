@@ -82,6 +82,9 @@ cstore_types::limits! {
     /// Shortest time between two writes of the place in the master's history that a disk has
     /// obeyed, as long as nothing is freed by it.
     pub(crate) time NOTE_INTERVAL: Duration = Duration::from_secs(1);
+    /// Time for which a disk that was opened for reads is served at least, if the probe of its writes has
+    /// succeeded each time. After that the node starts again.
+    pub(crate) time READS_AT_LEAST: Duration = Duration::from_secs(60);
     /// Time from one comparison of the reference sets with the committed sessions to the next.
     pub(crate) time AUDIT_INTERVAL: Duration = Duration::from_secs(3_600);
     /// Most epochs of sequences that a disk lists. The oldest ones go: where they ended stays

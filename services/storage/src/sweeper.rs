@@ -7,10 +7,10 @@ use std::time::Duration;
 use cstore_node::backoff::Backoff;
 use cstore_node::shutdown::Shutdown;
 use tokio::sync::Notify;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::engine::{Engine, EngineError};
-use crate::limits::PIN_SWEEP_TICKS;
+use crate::limits::{PIN_SWEEP_TICKS, READS_AT_LEAST};
 use crate::run::RunError;
 
 /// Sweeps at every tick of `interval`, and when `freed` says that segments may have died, until the
@@ -60,7 +60,9 @@ pub(crate) async fn run(
 }
 
 /// Looks from time to time whether a disk that is open for reads takes writes again, until the
-/// shutdown.
+/// shutdown. If it takes them from the beginning, the open failed for a reason that a probe does not
+/// meet, such as one file that cannot be written: the node serves reads for [`READS_AT_LEAST`] then.
+/// Otherwise the starts would follow each other so quickly that no read is served.
 ///
 /// # Errors
 /// [`RunError::TakesWrites`] if it does: only a start opens it for writing.
@@ -69,17 +71,75 @@ pub(crate) async fn await_writes(
     mut pauses: Backoff,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
+    let begun = Instant::now();
+    let mut was_refused = false;
     loop {
+        let probing = engine.clone();
+        let probed = cstore_node::blocking(move || probing.takes_writes_again()).await;
+        let takes_writes = probed.map_err(EngineError::from)?;
+        if takes_writes && (was_refused || begun.elapsed() >= READS_AT_LEAST) {
+            return Err(RunError::TakesWrites);
+        }
+        was_refused |= !takes_writes;
+
         let pause = pauses.next_delay();
         tokio::select! {
             biased;
             () = shutdown.triggered() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
         }
-        let probing = engine.clone();
-        let probed = cstore_node::blocking(move || probing.takes_writes_again()).await;
-        if probed.map_err(EngineError::from)? {
-            return Err(RunError::TakesWrites);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cstore_log::FaultyDisk;
+
+    use super::*;
+    use crate::engine::{DiskOptions, Identity};
+
+    /// A disk that was opened while it took no writes.
+    fn for_reads() -> (FaultyDisk, Engine) {
+        let identity = Identity {
+            store: cstore_types::StoreUuid::from_bytes([1; 16]),
+            cluster: cstore_types::ClusterUuid::from_bytes([2; 16]),
+            node: cstore_types::NodeId::new("storage-1").unwrap(),
+            key: cstore_types::DedupKey::from_bytes([3; 32]),
+        };
+        let options = DiskOptions {
+            capacity: 6 << 20,
+            block_size: 65_536,
+            fresh_start: false,
+            erase: None,
+            nonce: 5,
+            waits_for_master: false,
+            open_files: 4,
+        };
+        let disk = FaultyDisk::new();
+        let open = || Engine::open(Arc::new(disk.clone()), "memory", &identity, &options).unwrap();
+        drop(open());
+        disk.refuse_writes(true);
+        let engine = open();
+        assert!(engine.is_for_reads());
+        (disk, engine)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i12_a_disk_for_reads_is_served_for_a_while_although_its_probe_succeeds() {
+        for is_refused_first in [true, false] {
+            let (disk, engine) = for_reads();
+            disk.refuse_writes(is_refused_first);
+            let begun = Instant::now();
+            let pauses = Backoff::new(Duration::from_secs(1), None);
+            let waiting = await_writes(engine, pauses, Shutdown::new());
+            let heal = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                disk.refuse_writes(false);
+            };
+            let (ended, ()) = tokio::join!(waiting, heal);
+            assert!(matches!(ended, Err(RunError::TakesWrites)), "{ended:?}");
+            let lasted = begun.elapsed();
+            assert_eq!(lasted < READS_AT_LEAST, is_refused_first, "{lasted:?}");
         }
     }
 }

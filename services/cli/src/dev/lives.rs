@@ -31,7 +31,7 @@ impl Lives {
     ///
     /// # Errors
     /// The role's, and that of opening its port again.
-    pub(super) async fn run(self, listener: TcpListener, stop: Shutdown) -> anyhow::Result<()> {
+    pub(super) async fn run(mut self, listener: TcpListener, stop: Shutdown) -> anyhow::Result<()> {
         let mut pauses = Backoff::new(RESTART_STEP, None);
         let mut listener = Some(listener);
         let mut is_first = true;
@@ -46,6 +46,7 @@ impl Lives {
                 return Err(error);
             }
             is_first = false;
+            self.plan.keep_data();
             if begun.elapsed() >= SETTLED_LIFE {
                 pauses.reset();
             }

@@ -145,7 +145,10 @@ impl Membership {
         tracing::warn!(node = %id, number, "doubt is accepted by an operator");
         let is_about_master = |doubt: &DoubtReport| doubt.number == number && doubt.kind == MASTER;
         if number != CONTEST && !node.doubts.iter().any(is_about_master) {
-            node.accepting.insert(number);
+            let mut doubts = node.doubts.iter();
+            let accepted = doubts.find(|doubt| doubt.number == number);
+            node.accepting
+                .extend(accepted.map(|doubt| (number, doubt.clone())));
             return Ok(None);
         }
         let noted = node.disk.as_ref().map(|disk| disk.store).zip(node.noted);

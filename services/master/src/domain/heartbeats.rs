@@ -75,7 +75,7 @@ impl Node {
             let mut doubts = self.doubts.iter();
             doubts.any(|doubt| doubt.number == *number && !doubt.accepted)
         };
-        self.accepting.retain(open);
+        self.accepting.retain(|number, _| open(number));
     }
 
     /// Returns true if a heartbeat is of the open of the disk that has registered. One of the
@@ -115,7 +115,7 @@ impl Membership {
         node.take(beat, record.as_ref());
         node.last_seen_ms = self.context.clock.now_ms();
         let (suspect, after) = (node.suspect, seen_of(node));
-        let accepting = node.accepting.iter().copied().collect();
+        let accepting = node.accepting.keys().copied().collect();
         let telling = store
             .zip(history)
             .map(|(store, history)| self.judge_history(&mut inner, &history, (&id, store), noted));

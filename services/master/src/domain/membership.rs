@@ -3,7 +3,7 @@
 //! Leases and health live in memory only. The stores that ever registered and the frozen map are
 //! durable, and are read from the derived state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,8 +128,8 @@ pub(crate) struct Node {
     pub(crate) newest_held: SealPoint,
     /// Doubts about the disk's content, accepted ones among them.
     pub(crate) doubts: Vec<DoubtReport>,
-    /// Numbers of doubts that a person accepted since, until the node says that it has.
-    pub(crate) accepting: BTreeSet<u32>,
+    /// Doubts that a person accepted since, by their numbers, until the node says that it has.
+    pub(crate) accepting: BTreeMap<u32, DoubtReport>,
 }
 
 impl Node {
@@ -424,6 +424,12 @@ impl Membership {
             if let Some(before) = inner.nodes.get(&id).filter(has_store) {
                 // A person's word outlives the process that it was meant for.
                 node.accepting.clone_from(&before.accepting);
+                // But only about the doubt that the person has seen: a disk that took no writes could
+                // not keep its numbers, and the next start may give them to others.
+                if is_open {
+                    let doubts = &node.doubts;
+                    node.accepting.retain(|_, seen| doubts.contains(seen));
+                }
                 if before.told.is_same_open(&node.told) {
                     node.newest_held = before.newest_held;
                 }

@@ -1,6 +1,6 @@
 //! cstore.v1.Cluster.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -57,7 +57,7 @@ fn check_node(
             .as_ref()
             .map(convert::doubts)
             .unwrap_or_default(),
-        accepting: BTreeSet::new(),
+        accepting: BTreeMap::new(),
         told: convert::told(request.storage.as_ref())?,
         protocol: request.storage.as_ref().map_or(0, |report| report.protocol),
         noted: convert::noted(request.storage.as_ref()),

@@ -1,9 +1,9 @@
 //! A disk that takes no writes: it is opened to be read, and looked at from time to time whether it
 //! takes them again.
 //!
-//! The open is the same as for writing, over an overlay in memory. The overlay is frozen when the open
-//! is done, so that nothing that lies in memory passes for durable: every later write is refused as
-//! on a file system that is mounted read-only.
+//! The open is the same as for writing, over an overlay in memory, but for the unproven tail, which stays
+//! where it is. The overlay is frozen when the open is done, so that nothing that lies in memory passes
+//! for durable: every later write is refused as on a file system that is mounted read-only.
 
 use std::error::Error;
 use std::io;
@@ -15,7 +15,7 @@ use cstore_types::error_chain;
 use super::error::{OpenError, is_passing};
 use super::format::LOCK_FILE;
 use super::open::{self, Parts};
-use super::volume::mount::{DiskOptions, Identity};
+use super::volume::mount::{DiskOptions, Identity, Look, look};
 
 /// A disk whose blocks are served and which takes no writes.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl ForReads {
 /// Opens a disk to be read that was not opened because it does not take writes.
 ///
 /// # Errors
-/// `refused` if it was refused for another reason, or cannot be read either.
+/// `refused` if it was refused for another reason, cannot be read either, or was never formatted.
 pub(super) fn open(
     disk: Arc<dyn Disk>,
     path: &str,
@@ -50,6 +50,9 @@ pub(super) fn open(
     let Some(reader) = reader.filter(|_| !options.fresh_start) else {
         return Err(refused);
     };
+    if !is_formatted(&reader, path) {
+        return Err(refused);
+    }
     let lock = match reader.lock(LOCK_FILE) {
         Ok(lock) => Some(lock),
         // Nobody can make one either.
@@ -57,7 +60,7 @@ pub(super) fn open(
         Err(_) => return Err(refused),
     };
     let (above, freeze) = OverlayDisk::freezable(reader);
-    let mut parts = match open::open(above, path, identity, options) {
+    let mut parts = match open::open_for_reads(above, path, identity, options) {
         Ok(parts) => parts,
         Err(error) => {
             let error = error_chain(&error);
@@ -71,6 +74,20 @@ pub(super) fn open(
     parts.log.refuse(LogError::ForReads(Arc::new(refused)));
     parts.for_reads = Some(ForReads { disk, _lock: lock });
     Ok(parts)
+}
+
+/// Returns true if a disk was formatted and opened before.
+///
+/// Another disk MUST NOT be opened for reads: it has nothing to read, and an identity in memory is lost
+/// with the process. The master would remember the identity as the disk of the node, and refuse the one
+/// that the next start draws.
+fn is_formatted(disk: &Arc<dyn Disk>, path: &str) -> bool {
+    match look(disk, path) {
+        // The superblock of a format that broke off may not be durable.
+        Ok(Look::Disk(found)) => found.seq > 1,
+        Ok(Look::WithoutSuperblock(_)) => true,
+        Ok(Look::Unformatted) | Err(_) => false,
+    }
 }
 
 /// Returns true if the system refused something, for a reason that does not pass by itself.

@@ -81,6 +81,30 @@ pub(super) fn open(
     identity: &Identity,
     options: &DiskOptions,
 ) -> Result<Parts, OpenError> {
+    open_as(disk, path, identity, options, false)
+}
+
+/// Opens a disk like [`open`], over an overlay whose changes are lost: no sequence is used, so that
+/// what the node reports stands on the disk.
+///
+/// # Errors
+/// Those of [`open`].
+pub(super) fn open_for_reads(
+    disk: Arc<dyn Disk>,
+    path: &str,
+    identity: &Identity,
+    options: &DiskOptions,
+) -> Result<Parts, OpenError> {
+    open_as(disk, path, identity, options, true)
+}
+
+fn open_as(
+    disk: Arc<dyn Disk>,
+    path: &str,
+    identity: &Identity,
+    options: &DiskOptions,
+    is_for_reads: bool,
+) -> Result<Parts, OpenError> {
     if options.capacity < MIN_CAPACITY {
         return Err(OpenError::Capacity {
             wanted: options.capacity,
@@ -99,6 +123,7 @@ pub(super) fn open(
         path,
         identity,
         options,
+        is_for_reads,
         knows_key: true,
         lock: Arc::new(lock),
     };
@@ -151,6 +176,7 @@ pub(super) fn open_to_look(
         path,
         identity,
         options,
+        is_for_reads: false,
         knows_key,
         lock: Arc::new(lock),
     };
@@ -163,6 +189,8 @@ struct Opening<'a> {
     path: &'a str,
     identity: &'a Identity,
     options: &'a DiskOptions,
+    /// What is changed lies in memory and is lost.
+    is_for_reads: bool,
     /// False if the key of the identity is none, because nobody who looks at the disk has it.
     knows_key: bool,
     lock: Arc<LockGuard>,
@@ -209,7 +237,11 @@ impl Opening<'_> {
         let survey = Survey::begin(&self.disk, segments.clone(), (&superblock, is_rebuilt));
         let mut survey = survey.map_err(OpenError::io("compare segments with inventory"))?;
 
-        let log_options = log_options(&superblock, &survey, self.options, fs_total);
+        let mut log_options = log_options(&superblock, &survey, self.options, fs_total);
+        // A copy of the unproven tail in memory would have a sequence of an epoch that no later open
+        // knows. The master would remember it as the head of the disk, and take the disk for another
+        // copy from then on.
+        log_options.is_held |= self.is_for_reads;
         let reserve_bytes = log_options.reserve_bytes;
 
         // Every record of the log passes the recovery, in the order of the log.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cstore_log::{Disk, Fault, FaultyDisk, Verb};
-use cstore_storage::engine::{Engine, EngineError, OpenError, peek};
+use cstore_storage::engine::{Answer, Engine, EngineError, OpenError, peek};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
 use cstore_testkit::session;
 
@@ -140,4 +140,30 @@ async fn i6_a_log_that_failed_writes_no_clean_mark_and_no_counts() {
         engine.close().unwrap();
         assert!(is_clean(&disk));
     }
+}
+
+/// An identity that lies in memory is another one at each start, and the master would remember the first.
+#[test]
+fn i4_an_empty_disk_that_takes_no_writes_is_not_formatted_in_memory() {
+    let disk = FaultyDisk::new();
+    disk.refuse_writes(true);
+    assert!(open_memory(&disk, CAPACITY).is_err());
+}
+
+/// The sequence that a disk reports is what the master remembers, if a person has accepted its age.
+#[tokio::test]
+async fn i4_the_next_open_holds_what_a_disk_for_reads_has_reported() {
+    let disk = killed().await;
+    disk.refuse_writes(true);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let reported = engine.judge().seal_point(engine.seal_seq());
+    drop(engine);
+    disk.refuse_writes(false);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let answer = Answer {
+        seen: Some(reported.into()),
+        history: None,
+    };
+    assert!(engine.judge().judge(&answer), "{reported}");
+    assert!(!engine.hold().is_held());
 }

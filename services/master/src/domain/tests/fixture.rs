@@ -1,6 +1,6 @@
 //! A master of tests: its rules, its store, its clock, and what must always hold of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -492,7 +492,7 @@ pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
         noted: None,
         newest_held: cstore_types::epoch::SealPoint::default(),
         doubts: Vec::new(),
-        accepting: BTreeSet::new(),
+        accepting: BTreeMap::new(),
     }
 }
 

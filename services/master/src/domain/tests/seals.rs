@@ -73,6 +73,7 @@ impl Report {
     async fn register(&self, master: &Master) -> Option<SealPoint> {
         let node = Node {
             told: Told::Epochs(self.epochs.clone()),
+            doubts: self.doubts.clone(),
             ..node(NodeRole::Storage, Some(disk(1, self.head.seq.0)))
         };
         let id = NodeId::new("storage-1").unwrap();
@@ -449,6 +450,26 @@ async fn i12_an_accept_outlives_the_process_that_it_was_meant_for() {
         panic!("{outcome:?}");
     };
     assert_eq!(accepting, [1]);
+}
+
+/// A disk that took no writes could not keep the number of its doubt, and the next start gives the number
+/// to another one.
+#[tokio::test]
+async fn i4_an_accept_of_a_doubt_is_not_told_for_another_one_of_its_number() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let seen = Report::copy(36, 0).with_doubt(point(1, 40, A), false);
+    seen.register(master).await;
+    seen.beat(master);
+    let id = NodeId::new("storage-1").unwrap();
+    master.members.accept_doubt(&id, 1).await.unwrap();
+    let other = Report::copy(36, 0).with_doubt(point(1, 44, A), false);
+    other.register(master).await;
+    let outcome = other.beat(master);
+    let HeartbeatOutcome::Renewed { accepting, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(accepting, [0; 0]);
 }
 
 #[tokio::test]

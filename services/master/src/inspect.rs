@@ -128,17 +128,15 @@ pub fn inspect(folder: &Path, payloads: PayloadScope) -> Result<MetadataInspecti
         Ok(false) => "missing",
         Err(_) => "cannot be read",
     };
-    inspection.fact("index", there("index"));
+    let index = there("index");
+    let has_index = index == "there";
+    inspection.fact("index", index);
     inspection.fact("log-owner", there("log-owner"));
     let mut facts = None;
     if let Ok(store) = &examination.store {
         facts = read_facts(&**store, &mut inspection);
     }
-    let verified = match verifies {
-        true => "all of log and snapshot, and the index",
-        false => "the end of the log, and the index",
-    };
-    inspection.fact("verified", verified);
+    inspection.fact("verified", verified(&examination, verifies, has_index));
     let (outcome, start) = conclude(&examination);
     Ok(MetadataInspection {
         inspection: inspection.end(outcome, start),
@@ -281,6 +279,24 @@ fn read_facts(store: &dyn MetaStore, inspection: &mut Inspection) -> Option<Mast
         disks,
         is_read_only: state.read_only().is_some(),
     })
+}
+
+/// Returns the parts of the folder that were verified, in words. Damage ends the verification of
+/// snapshot and log.
+fn verified(examination: &Examination, verifies: bool, has_index: bool) -> String {
+    let note = examination.note.as_ref();
+    let is_whole = note.is_some_and(|note| note.hole.is_none() && note.damage.is_none());
+    let has_snapshot = examination.snapshot != "missing";
+    let of_log = match (is_whole, verifies) {
+        (true, true) if has_snapshot => "all of log and snapshot",
+        (true, true) => "all of the log",
+        (true, false) => "the end of the log",
+        (false, _) => "a part of log and snapshot, because of the damage",
+    };
+    match has_index {
+        true => format!("{of_log}, and the index"),
+        false => of_log.to_owned(),
+    }
 }
 
 /// Returns what a start would do.

@@ -102,6 +102,10 @@ fn a_folder_of_all_parts_is_inspected_as_one_and_the_worst_outcome_counts() {
         })
         .collect();
     assert_eq!(seen, [("master", "whole"), ("storage", "whole")]);
+    assert_eq!(
+        parts[0]["facts"]["verified"],
+        "all of log and snapshot, and the index"
+    );
     assert_eq!(parts[1]["facts"]["node"], "storage-1");
     assert!(
         parts[1]["facts"]["compared with master"]

@@ -247,10 +247,10 @@ pub enum DamageKind {
     /// A placement map that breaks its rules.
     #[error(transparent)]
     Placement(#[from] PlacementError),
-    /// Positions are missing: a file of the log was removed.
+    /// Positions are missing: a file of the log was removed, or a frame of it is damaged.
     #[error(
-        "log goes on with position {next} after {last}: a file of the folder log, or the snapshot, is missing or \
-         older"
+        "log goes on with position {next} after {last}: a file of the folder log, or the snapshot, is missing, older \
+         or damaged"
     )]
     Gap {
         /// The position after the gap.

@@ -42,6 +42,9 @@ struct Shared {
     /// superblock is written.
     shown: Mutex<Doubts>,
     is_held: AtomicBool,
+    /// The disk is on hold for a doubt, and not only until the master was heard: the end of the hold
+    /// is logged.
+    has_doubt: AtomicBool,
     /// Read while something is freed, written when a doubt is entered: whoever entered it knows
     /// that nothing is being freed any more.
     frees: RwLock<()>,
@@ -75,7 +78,8 @@ impl Hold {
         is_empty: bool,
         waits: bool,
     ) -> Self {
-        let is_held = doubts.are_open() || waits;
+        let has_doubt = doubts.are_open();
+        let is_held = has_doubt || waits;
         if is_held {
             index.lock().hold(true);
         }
@@ -87,6 +91,7 @@ impl Hold {
                 shown: Mutex::new(doubts.clone()),
                 doubts: Mutex::new(doubts),
                 is_held: AtomicBool::new(is_held),
+                has_doubt: AtomicBool::new(has_doubt),
                 frees: RwLock::default(),
                 is_unwritten: AtomicBool::new(false),
                 is_empty,
@@ -194,18 +199,12 @@ impl Hold {
         entered
     }
 
-    /// Drops doubts that were disproved while the disk is open, and leaves the hold with the last
-    /// one.
+    /// Drops doubts that were disproved while the disk is open, and accepted ones that nobody asks
+    /// about any more. Leaves the hold with the last open one.
     pub(super) fn close(&self, is_disproved: impl Fn(&Doubt) -> bool) {
         let mut doubts = self.shared.doubts.lock();
         let closed = doubts.close(is_disproved);
-        for doubt in &closed {
-            tracing::info!(
-                number = doubt.number,
-                kind = doubt.kind.name(),
-                "doubt is disproved: {doubt}"
-            );
-        }
+        log_closed(&closed);
         if !closed.is_empty() {
             self.write(&doubts);
             if doubts.debt().below() == 0 {
@@ -330,6 +329,7 @@ impl Hold {
     /// Stops all frees from now on. Needs the lock of the `doubts`, so that no other thread ends the
     /// hold in between.
     fn stop_frees(&self, _doubts: &MutexGuard<'_, Doubts>) {
+        self.shared.has_doubt.store(true, Ordering::Release);
         self.shared.is_held.store(true, Ordering::Release);
         self.shared.index.lock().hold(true);
         drop(self.shared.frees.write());
@@ -411,7 +411,21 @@ impl Hold {
         self.shared.index.lock().hold(false);
         steps::adopt_orphans(&self.shared.index);
         self.shared.is_held.store(false, Ordering::Release);
-        tracing::info!("disk is not on hold any more");
+        if self.shared.has_doubt.swap(false, Ordering::AcqRel) {
+            tracing::info!("disk is not on hold any more");
+        }
+    }
+}
+
+/// Logs doubts that have left the list. An accepted one proves nothing by that: what was missing may
+/// be missing still.
+pub(super) fn log_closed(closed: &[Doubt]) {
+    for doubt in closed {
+        let (number, kind) = (doubt.number, doubt.kind.name());
+        match doubt.accepted {
+            true => tracing::info!(number, kind, "accepted doubt leaves the list: {doubt}"),
+            false => tracing::info!(number, kind, "doubt is disproved: {doubt}"),
+        }
     }
 }
 
@@ -421,6 +435,24 @@ mod tests {
 
     use super::super::volume::mount::small_disk;
     use super::*;
+
+    #[test]
+    fn the_end_of_a_wait_for_the_master_is_not_the_end_of_a_doubt() {
+        let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
+        let (identity, mut options) = small_disk();
+        options.waits_for_master = true;
+        let parts = super::super::open::open(disk, "memory", &identity, &options).unwrap();
+        let hold = &parts.hold;
+        let has_doubt = || hold.shared.has_doubt.load(Ordering::Acquire);
+        assert!(hold.is_held() && !has_doubt());
+
+        // A doubt that is entered while the disk waits outlives the wait.
+        hold.enter(Finding::new(DoubtKind::Inventory));
+        hold.begin();
+        assert!(hold.is_held() && has_doubt());
+        hold.accept(1).unwrap();
+        assert!(!hold.is_held() && !has_doubt());
+    }
 
     /// The master names an accepted doubt until the report of it has reached it.
     #[test]

@@ -27,7 +27,7 @@ use super::error::{EngineError, OpenError};
 use super::fences::Fences;
 use super::for_reads::ForReads;
 use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
-use super::hold::Hold;
+use super::hold::{self, Hold};
 use super::holdings::Holdings;
 use super::index::{SharedIndex, steps};
 use super::judge::Judge;
@@ -394,10 +394,7 @@ fn judge(
 ) -> Doubts {
     let mut doubts = Doubts::of(superblock);
     let closed = doubts.close(|doubt| survey.disproves(doubt) || is_counted(doubt, &hidden));
-    for doubt in &closed {
-        let (number, kind) = (doubt.number, doubt.kind.name());
-        tracing::info!(number, kind, "doubt is disproved: {doubt}");
-    }
+    hold::log_closed(&closed);
 
     for finding in found.into_iter().chain(hidden) {
         doubts.enter(finding, head);

@@ -209,12 +209,21 @@ impl Opening<'_> {
         if (sessions > 0 || may_hide) && self.options.erase != Some(store) {
             return Err(OpenError::HoldsFiles { sessions, store });
         }
+        let was_erased = mount::was_erased(&self.disk, store);
+        if (sessions > 0 || may_hide) && was_erased.map_err(OpenError::io("read disk folder"))? {
+            // The same environment starts the node again after a crash: what was stored since the
+            // erase is none of what it was to erase.
+            tracing::warn!(%store, "FRESH_START has erased this disk once and is ignored: unset it");
+            return Ok(old);
+        }
         // Its log must have ended before its files go.
         drop(old);
 
         tracing::warn!(%store, sessions, "formatting the disk again: FRESH_START=TRUE");
         mount::erase(&self.disk).map_err(OpenError::io("erase disk"))?;
         let superblock = mount::format(&self.disk, self.identity, self.options)?;
+        mount::note_erase(&self.disk, store)
+            .map_err(OpenError::io("note that the disk was erased"))?;
         let (parts, _) = self.recover(superblock, false, self.options.capacity)?;
         Ok(parts)
     }

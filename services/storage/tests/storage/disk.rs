@@ -56,11 +56,18 @@ async fn fresh_start_erases_only_what_was_named() {
         erase: Some(identity().store),
         ..fresh
     };
-    let engine = Engine::open(disk, "memory", &identity(), &meant).unwrap();
+    let engine = Engine::open(disk.clone(), "memory", &identity(), &meant).unwrap();
     assert!(
         engine.holdings().sessions().is_empty()
             && engine.read_block(&block(vec![1; 100]).id).is_err()
     );
+
+    // A process that is started again after a crash has the same permission.
+    store(&engine, 0, &[block(vec![2; 100])]).await.unwrap();
+    drop(engine);
+    let engine = Engine::open(disk, "memory", &identity(), &meant).unwrap();
+    let kept = engine.read_block(&block(vec![2; 100]).id).unwrap();
+    assert_eq!(kept, vec![2; 100]);
 }
 
 #[test]

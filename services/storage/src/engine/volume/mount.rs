@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cstore_log::Disk;
 use cstore_types::history::Point;
 use cstore_types::{ClusterUuid, DedupKey, NodeId, SealSeq, StoreUuid};
@@ -165,7 +166,7 @@ pub(in crate::engine) fn other_key(path: &str) -> OpenError {
 /// # Errors
 /// [`OpenError::Foreign`].
 pub(in crate::engine) fn refuse_foreign(disk: &Arc<dyn Disk>, path: &str) -> Result<(), OpenError> {
-    let ours = [LOCK_FILE, SUPERBLOCK_FILE, "lost+found"];
+    let ours = [LOCK_FILE, SUPERBLOCK_FILE, ERASED_FILE, "lost+found"];
     let names = disk.list().map_err(OpenError::io("list disk"))?;
     match names
         .into_iter()
@@ -253,6 +254,42 @@ pub(in crate::engine) fn erase(disk: &Arc<dyn Disk>) -> io::Result<()> {
             _ => {}
         }
     }
+    disk.sync_dir()
+}
+
+/// File with the uuid of the store that an erase has erased: the permission counts once.
+const ERASED_FILE: &str = "erased";
+
+/// Returns true if a store was erased here before.
+///
+/// # Errors
+/// The error of the disk.
+pub(in crate::engine) fn was_erased(disk: &Arc<dyn Disk>, store: StoreUuid) -> io::Result<bool> {
+    let file = match disk.open(ERASED_FILE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    let mut erased = [0; 16];
+    match file.read_exact_at(&mut erased, 0) {
+        // A crash may have left it empty.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| &erased == store.as_bytes()),
+    }
+}
+
+/// Notes that a store was erased.
+///
+/// # Errors
+/// The error of the disk. The erase can be repeated then: nothing was stored since.
+pub(in crate::engine) fn note_erase(disk: &Arc<dyn Disk>, store: StoreUuid) -> io::Result<()> {
+    match disk.remove(ERASED_FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(ERASED_FILE, store.as_bytes().len() as u64)?;
+    let bytes = Bytes::copy_from_slice(store.as_bytes());
+    file.write_all_vectored_at(&[bytes], 0)?;
+    file.sync_data()?;
     disk.sync_dir()
 }
 

@@ -77,10 +77,13 @@ cstore_types::limits! {
     /// Most files of the metadata log that are kept open at a time. Others are opened when they are
     /// read.
     pub(crate) count MAX_OPEN_LOG_FILES: usize = 4;
-    /// Least free space of the file system that the master leaves; between the bounds it is an
-    /// eighth. Below it writes are blocked.
+    /// Files of the metadata log that are made before they are needed. New names are refused when
+    /// only these are left, so that deletes find room in them.
+    pub(crate) count READY_LOG_FILES: usize = 2;
+    /// Least room of the file system that the master reckons with; between the bounds it is an eighth.
+    /// Three eighths of it are allocated behind the end of the index. New names are refused without.
     pub(crate) bytes MIN_DISK_RESERVE: u64 = 8 << 20;
-    /// Most free space of the file system that the master leaves. On a large disk it is no eighth.
+    /// Most room of the file system that the master reckons with. On a large disk it is no eighth.
     pub(crate) bytes MAX_DISK_RESERVE: u64 = 64 << 20;
     /// Files of the log for which a start needs room: the copy of an unproven tail, and a new one.
     /// Without it the reserve on the disk is used up.
@@ -88,6 +91,11 @@ cstore_types::limits! {
     /// Time between two tries to write while writes are blocked. They go on when one succeeds.
     pub(crate) time PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
+    /// Bytes that the ballast has beyond the largest next snapshot, for checksums of its blocks. Names
+    /// are refused while it is smaller.
+    pub(crate) bytes BALLAST_SLACK: u64 = 64 << 10;
+    /// Bytes that a pair takes in a snapshot beyond those in the log. They count for the ballast.
+    pub(crate) bytes SNAPSHOT_PAIR_BYTES: u64 = 16;
     /// Bytes of log after which a snapshot is due while the disk is nearly full. It shortens the
     /// log.
     pub(crate) bytes TIGHT_SNAPSHOT_BYTES: u64 = 4 << 20;

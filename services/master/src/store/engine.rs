@@ -28,7 +28,7 @@ use super::writer::{self, Job, Outcome, Published, Writer};
 use super::{Change, Link, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
 use crate::limits::{
     FILES_AT_OPEN, INDEX_CACHE_BYTES, LOG_FILE_BYTES, MAX_LOG_BYTES, MIN_LOG_FILE_BYTES,
-    WRITER_QUEUE,
+    READY_LOG_FILES, WRITER_QUEUE,
 };
 
 /// Layout and bounds of the engine.
@@ -41,6 +41,9 @@ pub(crate) struct SledOptions {
     pub(crate) max_log_bytes: u64,
     /// Standard size of a file of the log.
     pub(crate) file_bytes: u64,
+    /// Files of the log that are made before they are needed, so that deletes find room in them
+    /// whoever else fills the file system.
+    pub(crate) ready_files: usize,
     /// Memory that sled caches in.
     pub(crate) cache_bytes: u64,
 }
@@ -51,6 +54,7 @@ impl Default for SledOptions {
             snapshot_bytes: 64 << 20,
             max_log_bytes: MAX_LOG_BYTES,
             file_bytes: LOG_FILE_BYTES,
+            ready_files: READY_LOG_FILES,
             cache_bytes: INDEX_CACHE_BYTES,
         }
     }
@@ -162,6 +166,8 @@ impl SledMeta {
             files: Arc::new(LogFiles::new(files)),
             walk: Arc::new(Walk::default()),
             last_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
+            covered_growth: Arc::default(),
+            lacks_room: Arc::default(),
             cancelled: Arc::default(),
             gauge,
         };
@@ -177,10 +183,12 @@ impl SledMeta {
             published: published.clone(),
             checkpoint,
             room,
+            file_bytes: options.file_bytes,
             snapshot_bytes: options.snapshot_bytes,
             uncovered_bytes,
+            growth: uncovered_bytes,
+            is_pressed: false,
             applied: position,
-            lacked_room: false,
             taking: None,
             abandoned: abandoned.clone(),
             by_callers,
@@ -200,6 +208,13 @@ impl SledMeta {
             commits,
             commit_metrics,
         })
+    }
+
+    /// Ends the writer, and with it the role, after an error of sled that only another open heals.
+    fn end_with_the_index(&self, error: &MetaError) {
+        if error.ends_the_index() {
+            writer::end(&self.published.state, error.clone());
+        }
     }
 
     /// Hands a batch to the writer and returns where its outcome will come.
@@ -292,7 +307,8 @@ impl MetaStore for SledMeta {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
-        self.index.get(key)
+        let found = self.index.get(key);
+        found.inspect_err(|error| self.end_with_the_index(error))
     }
 
     async fn scan(
@@ -301,7 +317,8 @@ impl MetaStore for SledMeta {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        self.index.scan(prefix, after, limit)
+        let found = self.index.scan(prefix, after, limit);
+        found.inspect_err(|error| self.end_with_the_index(error))
     }
 
     fn position(&self) -> Position {

@@ -135,3 +135,49 @@ async fn i12_names_leave_the_ready_files_of_the_log_to_deletes_which_wait_for_a_
     meta.commit(put(b"nnew", vec![1])).await.unwrap();
     meta.close().await.unwrap();
 }
+
+/// Cuts the file of the index under a running store, so that what its cache lacks cannot be read.
+async fn with_a_cut_index() -> (SledMeta, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SledOptions {
+        cache_bytes: 1 << 20,
+        ..options(1 << 30)
+    };
+    let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::with_one_thread());
+    let mirror = Arc::new(Mirror::default());
+    let meta = SledMeta::open(dir.path(), disk, &options, mirror).unwrap();
+    for n in 0..3_000u32 {
+        meta.commit(put(&key_of(b'x', n), vec![1; 3_000]))
+            .await
+            .unwrap();
+    }
+    let file = super::index::file_in(dir.path());
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    file.set_len(0).unwrap();
+    (meta, dir)
+}
+
+fn has_ended(meta: &SledMeta) -> bool {
+    let state = meta.writer_state();
+    let state = state.borrow();
+    matches!(&*state, WriterState::Ended(MetaError::Index(_)))
+}
+
+#[tokio::test]
+async fn an_index_that_cannot_be_read_ends_the_writer_whoever_reads() {
+    let (meta, _dir) = with_a_cut_index().await;
+    let found = meta.scan(b"x", None, usize::MAX).await;
+    assert!(matches!(found, Err(MetaError::Index(_))), "{found:?}");
+    assert!(has_ended(&meta));
+
+    let (meta, _dir) = with_a_cut_index().await;
+    for n in 0..3_000 {
+        let mut batch = put(b"another", vec![1]);
+        batch.require_absent(key_of(b'x', n));
+        if let Err(error @ MetaError::Index(_)) = meta.commit(batch).await {
+            assert!(has_ended(&meta), "{error}");
+            return;
+        }
+    }
+    panic!("the index was read to its end");
+}

@@ -91,11 +91,9 @@ cstore_types::limits! {
     /// Time between two tries to write while writes are blocked. They go on when one succeeds.
     pub(crate) time PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Bytes that the ballast has beyond the largest next snapshot, for checksums of its blocks. Names
-    /// are refused while it is smaller.
+    /// Bytes that the ballast has beyond the pairs of the next snapshot, for its head and checksums.
+    /// Names are refused while it is smaller.
     pub(crate) bytes BALLAST_SLACK: u64 = 64 << 10;
-    /// Bytes that a pair takes in a snapshot beyond those in the log. They count for the ballast.
-    pub(crate) bytes SNAPSHOT_PAIR_BYTES: u64 = 16;
     /// Bytes of log after which a snapshot is due while the disk is nearly full. It shortens the
     /// log.
     pub(crate) bytes TIGHT_SNAPSHOT_BYTES: u64 = 4 << 20;

@@ -200,8 +200,15 @@ impl LogFiles {
 pub(super) struct Cut {
     pub(super) position: Position,
     pub(super) link: Link,
-    /// See [`Checkpoint::covered_growth`].
-    pub(super) growth: u64,
+    /// Growth of the metadata since the start, as the writer counts it.
+    pub(super) growth: i64,
+}
+
+/// Size that a snapshot had when the metadata had grown by `growth`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SizeBase {
+    pub(super) bytes: u64,
+    pub(super) growth: i64,
 }
 
 /// Everything that one checkpoint works on.
@@ -214,9 +221,8 @@ pub(super) struct Checkpoint {
     pub(super) walk: Arc<Walk>,
     /// Size of the last snapshot, which decides when the next one is due.
     pub(super) last_bytes: Arc<AtomicU64>,
-    /// Growth of the metadata, as [`super::writer::Writer`] counts it, up to the cut of the last
-    /// snapshot.
-    pub(super) covered_growth: Arc<AtomicU64>,
+    /// Size that the growth is counted from.
+    pub(super) base: Arc<Mutex<SizeBase>>,
     /// True if a snapshot was due and found no room. Logged once, until one succeeds.
     pub(super) lacks_room: Arc<AtomicBool>,
     pub(super) cancelled: Arc<AtomicBool>,
@@ -266,7 +272,10 @@ impl Checkpoint {
         let written = self.write(out, rests)?;
         drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
-        self.covered_growth.store(growth, Ordering::Relaxed);
+        *self.base.lock() = SizeBase {
+            bytes: written.bytes,
+            growth,
+        };
         self.lacks_room.store(false, Ordering::Relaxed);
 
         // The index MUST be on the disk BEFORE log files go: otherwise a killed process could leave

@@ -21,9 +21,8 @@ impl Writer {
 
     /// Returns the size that a snapshot of the index has at most.
     pub(super) fn snapshot_bound(&self) -> u64 {
-        let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
-        let covered = self.checkpoint.covered_growth.load(Ordering::Relaxed);
-        last_bytes + self.growth.saturating_sub(covered)
+        let base = *self.checkpoint.base.lock();
+        base.bytes.saturating_add_signed(self.growth - base.growth)
     }
 
     /// Returns the bytes of the log that a snapshot gives back.

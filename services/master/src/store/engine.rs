@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
 use super::batch::Batch;
-use super::checkpoint::{Checkpoint, LogFiles, Walk};
+use super::checkpoint::{Checkpoint, LogFiles, SizeBase, Walk};
 use super::index::Index;
 use super::lives::{History, Lives};
 use super::recovery::{self, OpenLog};
@@ -130,15 +130,16 @@ impl SledMeta {
         snapshot::remove_unfinished(dir)?;
         let room = Room::open(dir, gauge.clone(), FILES_AT_OPEN * options.file_bytes);
         let mut recovered = survey.recover(dir, options, &gauge)?;
-        if let Err(error) = feed(&recovered.index, &*observer) {
-            if !error.is_of_index() {
-                return Err(error);
+        let live_bytes = match feed(&recovered.index, &*observer) {
+            Ok(live_bytes) => live_bytes,
+            Err(error) if error.is_of_index() => {
+                tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
+                observer.forget();
+                recovered = recovered.rebuild(dir, options)?;
+                feed(&recovered.index, &*observer)?
             }
-            tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
-            observer.forget();
-            recovered = recovered.rebuild(dir, options)?;
-            feed(&recovered.index, &*observer)?;
-        }
+            Err(error) => return Err(error),
+        };
         let (index, position) = (recovered.index.clone(), recovered.position);
         let snapshot_bytes = recovered.snapshot_bytes;
         let OpenLog {
@@ -166,7 +167,10 @@ impl SledMeta {
             files: Arc::new(LogFiles::new(files)),
             walk: Arc::new(Walk::default()),
             last_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
-            covered_growth: Arc::default(),
+            base: Arc::new(Mutex::new(SizeBase {
+                bytes: live_bytes,
+                growth: 0,
+            })),
             lacks_room: Arc::default(),
             cancelled: Arc::default(),
             gauge,
@@ -186,7 +190,7 @@ impl SledMeta {
             file_bytes: options.file_bytes,
             snapshot_bytes: options.snapshot_bytes,
             uncovered_bytes,
-            growth: uncovered_bytes,
+            growth: 0,
             is_pressed: false,
             applied: position,
             taking: None,
@@ -252,9 +256,12 @@ impl SledMeta {
     }
 }
 
-/// Shows `observer` every key of the index, and verifies every value of it.
-fn feed(index: &Index, observer: &dyn Observer) -> Result<(), MetaError> {
+/// Shows `observer` every key of the index, and verifies every value of it. Returns the bytes that
+/// a snapshot of the index has.
+fn feed(index: &Index, observer: &dyn Observer) -> Result<u64, MetaError> {
+    let mut bytes = 0;
     index.for_each(&mut |key, value| {
+        bytes += snapshot::pair_bytes(key, &value);
         if !observer.follows(key) {
             return Ok(());
         }
@@ -263,7 +270,8 @@ fn feed(index: &Index, observer: &dyn Observer) -> Result<(), MetaError> {
             old: None,
             new: Some(&value),
         })
-    })
+    })?;
+    Ok(bytes)
 }
 
 fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {

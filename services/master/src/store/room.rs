@@ -9,8 +9,8 @@
 //!                                                 R = reserve, an eighth, 8 to 64 MiB
 //! ```
 //! A new name is taken only while all three are whole. Deletes use them up: frames of deletes fill
-//! the files that are ready, and then a snapshot gives the log back. It always fits, because no
-//! snapshot is larger than the last one and what was logged since. sled writes pages anew for
+//! the files that are ready, and then a snapshot gives the log back. It always fits, because the
+//! sizes of all pairs are counted and deletes only make it smaller. sled writes pages anew for
 //! deletes, in segments that it frees itself, and behind its end.
 //!
 //! ## Why this way

@@ -20,7 +20,7 @@ use super::lives::Lives;
 use super::record::KIND_BATCH;
 use super::room::{Headroom, Room};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
-use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP, SNAPSHOT_PAIR_BYTES};
+use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP};
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -69,9 +69,8 @@ pub(super) struct Writer {
     pub(super) snapshot_bytes: u64,
     /// Bytes of log that the last snapshot does not cover.
     pub(super) uncovered_bytes: u64,
-    /// Bytes by which a snapshot may have grown, at most, with all batches so far. What the last
-    /// snapshot does not cover of it is a bound of how much the next one is larger.
-    pub(super) growth: u64,
+    /// Bytes by which a snapshot has grown since the start, at most. Negative if names were deleted.
+    pub(super) growth: i64,
     /// True if a batch found no room since the last turn.
     pub(super) is_pressed: bool,
     /// Position that the index has applied: the cut of the next snapshot.
@@ -306,7 +305,7 @@ impl Writer {
             let before = before.unwrap_or_else(|| self.lives.last_link());
             let (payload, link) = accepted.payload(before);
             links.push(link);
-            growth += payload.len() as u64 + SNAPSHOT_PAIR_BYTES * accepted.changes.len() as u64;
+            growth += accepted.growth();
             records.push(Record {
                 kind: KIND_BATCH,
                 key: Bytes::copy_from_slice(&accepted.position.to_be_bytes()),

@@ -13,7 +13,11 @@ use crate::limits::{
 use crate::store::index::{Index, decode_stored};
 use crate::store::keys::{CLUSTER, ClusterRecord};
 use crate::store::room::{ballast_in, take_ballast};
-use crate::store::{DamageKind, Link, MetaError, Position};
+use crate::store::{DamageKind, Link, MetaError, Position, Versioned};
+
+/// Bytes of a pair beside its key and value: two lengths, and the position and checksum of the value
+/// as the index stores it.
+const PAIR_BYTES: u64 = 20;
 
 /// Facts about a snapshot that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,6 +235,11 @@ pub(in crate::store) fn write_all(
         }
         after = pairs.into_iter().last().map(|(key, _)| key);
     }
+}
+
+/// Returns the bytes that a pair has in a snapshot.
+pub(in crate::store) fn pair_bytes(key: &[u8], value: &Versioned) -> u64 {
+    PAIR_BYTES + (key.len() + value.value.len()) as u64
 }
 
 /// Removes what an earlier process left of a snapshot that it did not finish.

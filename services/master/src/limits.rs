@@ -61,6 +61,9 @@ cstore_types::limits! {
     /// Most batches that share one sync while the disk is nearly full, so that one group cannot
     /// take the rest of it.
     pub(crate) count MAX_TIGHT_GROUP: usize = 64;
+    /// Most batches that share one sync while names are refused for want of room. The index writes
+    /// less for them than is left to it.
+    pub(crate) count MAX_FREEING_GROUP: usize = 8;
     /// Largest frame of the log. A group that needs more is written in several.
     pub(crate) bytes LOG_FRAME_BYTES: usize = 8 << 20;
     /// Bytes that wait for the log. More are refused as overloaded.
@@ -81,7 +84,7 @@ cstore_types::limits! {
     /// only these are left, so that deletes find room in them.
     pub(crate) count READY_LOG_FILES: usize = 2;
     /// Least room of the file system that the master reckons with; between the bounds it is an eighth.
-    /// Three eighths of it are allocated behind the end of the index. New names are refused without.
+    /// Half of it is allocated behind the end of the index. New names are refused without.
     pub(crate) bytes MIN_DISK_RESERVE: u64 = 8 << 20;
     /// Most room of the file system that the master reckons with. On a large disk it is no eighth.
     pub(crate) bytes MAX_DISK_RESERVE: u64 = 64 << 20;

@@ -20,7 +20,7 @@ use super::lives::Lives;
 use super::record::KIND_BATCH;
 use super::room::{Headroom, Room};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
-use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP};
+use crate::limits::{MAX_FREEING_GROUP, MAX_GROUP, MAX_TIGHT_GROUP};
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -150,7 +150,11 @@ impl Writer {
 
             // Nearly full: small groups, and an index that hides nothing in its buffers from the next
             // measurement.
-            let later = rest.split_off(rest.len().min(MAX_TIGHT_GROUP));
+            let most = match headroom {
+                Headroom::None | Headroom::FreeingOnly => MAX_FREEING_GROUP,
+                Headroom::Tight | Headroom::Ample => MAX_TIGHT_GROUP,
+            };
+            let later = rest.split_off(rest.len().min(most));
             self.commit_group(refuse_without_room(rest, headroom));
             if !self.has_ended()
                 && let Err(error) = self.index.flush()

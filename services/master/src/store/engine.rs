@@ -20,7 +20,7 @@ use super::batch::Batch;
 use super::checkpoint::{Checkpoint, LogFiles, SizeBase, Walk};
 use super::index::Index;
 use super::lives::{History, Lives};
-use super::recovery::{self, OpenLog};
+use super::recovery::{self, OpenLog, Recovered};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::scratch::Scratch;
 use super::snapshot;
@@ -129,17 +129,8 @@ impl SledMeta {
         // BEFORE anything is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
         let room = Room::open(dir, gauge.clone(), FILES_AT_OPEN * options.file_bytes);
-        let mut recovered = survey.recover(dir, options, &gauge)?;
-        let live_bytes = match feed(&recovered.index, &*observer) {
-            Ok(live_bytes) => live_bytes,
-            Err(error) if error.is_of_index() => {
-                tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
-                observer.forget();
-                recovered = recovered.rebuild(dir, options)?;
-                feed(&recovered.index, &*observer)?
-            }
-            Err(error) => return Err(error),
-        };
+        let recovered = survey.recover(dir, options, &gauge)?;
+        let (recovered, live_bytes) = feed_or_rebuild(recovered, dir, options, &*observer)?;
         let (index, position) = (recovered.index.clone(), recovered.position);
         let snapshot_bytes = recovered.snapshot_bytes;
         let OpenLog {
@@ -253,6 +244,27 @@ impl SledMeta {
             WriterMode::Thread(..) | WriterMode::Closed => panic!("the disk has one thread"),
         }
         outcomes
+    }
+}
+
+/// Shows `observer` every key of the index, which is made anew if a value of it is damaged. Returns
+/// also the bytes that a snapshot of the index has.
+fn feed_or_rebuild(
+    recovered: Recovered,
+    dir: &Path,
+    options: &SledOptions,
+    observer: &dyn Observer,
+) -> Result<(Recovered, u64), MetaError> {
+    match feed(&recovered.index, observer) {
+        Ok(live_bytes) => Ok((recovered, live_bytes)),
+        Err(error) if error.is_of_index() => {
+            tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
+            observer.forget();
+            let rebuilt = recovered.rebuild(dir, options)?;
+            let live_bytes = feed(&rebuilt.index, observer)?;
+            Ok((rebuilt, live_bytes))
+        }
+        Err(error) => Err(error),
     }
 }
 

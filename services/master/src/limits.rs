@@ -61,6 +61,9 @@ cstore_types::limits! {
     /// Most batches that share one sync while the disk is nearly full, so that one group cannot
     /// take the rest of it.
     pub(crate) count MAX_TIGHT_GROUP: usize = 64;
+    /// Time without changes after which the room that is allocated for deletes is measured again. What
+    /// is missing is allocated then.
+    pub(crate) time HOLD_INTERVAL: Duration = Duration::from_millis(20);
     /// Most batches that share one sync while names are refused for want of room. The index writes
     /// less for them than is left to it.
     pub(crate) count MAX_FREEING_GROUP: usize = 8;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use super::lives::Lives;
 use super::record::KIND_BATCH;
 use super::room::{Headroom, Room};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
-use crate::limits::{MAX_FREEING_GROUP, MAX_GROUP, MAX_TIGHT_GROUP};
+use crate::limits::{HOLD_INTERVAL, MAX_FREEING_GROUP, MAX_GROUP, MAX_TIGHT_GROUP};
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -94,7 +94,17 @@ impl Writer {
 
     /// Works until the queue's senders are gone, then closes.
     pub(super) fn run(mut self, queue: &Receiver<Job>) -> Result<(), MetaError> {
-        while let Ok(first) = queue.recv() {
+        loop {
+            let first = match queue.recv_timeout(HOLD_INTERVAL) {
+                Ok(first) => first,
+                // sled cuts its file when nothing is written, too, and what was allocated behind the
+                // end is gone then.
+                Err(RecvTimeoutError::Timeout) => {
+                    self.measure();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             let mut jobs = vec![first];
             while jobs.len() < MAX_GROUP
                 && let Ok(job) = queue.try_recv()
@@ -136,13 +146,18 @@ impl Writer {
         self.index.close()
     }
 
+    /// Measures the room for the next group, and allocates what is missing of it in advance.
+    fn measure(&mut self) -> Headroom {
+        self.forget_finished();
+        let next_snapshot = self.taking.is_none().then(|| self.snapshot_bound());
+        self.room.headroom(next_snapshot)
+    }
+
     /// Decides `jobs` in their order and commits those that hold. Returns the room that was found.
     fn commit(&mut self, jobs: Vec<Job>) -> Headroom {
         let mut rest = jobs;
         loop {
-            self.forget_finished();
-            let next_snapshot = self.taking.is_none().then(|| self.snapshot_bound());
-            let headroom = self.room.headroom(next_snapshot);
+            let headroom = self.measure();
             if headroom == Headroom::Ample {
                 self.commit_group(rest);
                 return headroom;

@@ -96,6 +96,9 @@ cstore_types::limits! {
     pub(crate) count FILES_AT_OPEN: u64 = 2;
     /// Time between two tries to write while writes are blocked. They go on when one succeeds.
     pub(crate) time PROBE_INTERVAL: Duration = Duration::from_secs(1);
+    /// Time for which a master that was opened for reads serves names at least, if the probe of its
+    /// disk's writes has succeeded each time. After that it starts again.
+    pub(crate) time READS_AT_LEAST: Duration = Duration::from_secs(60);
 
     /// Bytes that the ballast has beyond the pairs of the next snapshot, for its head and checksums.
     /// Names are refused while it is smaller.

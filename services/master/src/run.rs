@@ -21,11 +21,12 @@ use cstore_types::{ClusterSecret, Fault};
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::domain::{Context, Derived, Master, NodeState};
 use crate::grpc::Services;
-use crate::limits::{MIN_LEASE_CHECK, PROBE_INTERVAL};
+use crate::limits::{MIN_LEASE_CHECK, PROBE_INTERVAL, READS_AT_LEAST};
 use crate::store::{Batch, MetaError, MetaStore, ReadOnlyMeta, SledMeta, SledOptions, WriterState};
 
 /// File whose lock keeps a second master out of the folder.
@@ -306,25 +307,30 @@ async fn watch_writer(
 }
 
 /// Looks from time to time whether the disk of a folder takes writes again. Returns true, and ends
-/// the role, when it does; false at the shutdown.
+/// the role, when it does; false at the shutdown. If it takes them from the beginning, the open failed
+/// for a reason that a probe does not meet: names are served for [`READS_AT_LEAST`] then.
 async fn await_writes(folder: Option<PathBuf>, shutdown: Shutdown) -> bool {
     let Some(folder) = folder else {
         shutdown.triggered().await;
         return false;
     };
     let mut pauses = Backoff::new(PROBE_INTERVAL, None);
+    let begun = Instant::now();
+    let mut was_refused = false;
     loop {
+        let folder = folder.clone();
+        let probe = move || RealDisk::open(&folder).and_then(|disk| probe(&*disk));
+        let takes_writes = matches!(cstore_node::blocking(probe).await, Ok(Ok(())));
+        if takes_writes && (was_refused || begun.elapsed() >= READS_AT_LEAST) {
+            shutdown.trigger();
+            return true;
+        }
+        was_refused |= !takes_writes;
         let pause = pauses.next_delay();
         tokio::select! {
             biased;
             () = shutdown.triggered() => return false,
             () = tokio::time::sleep(pause) => {}
-        }
-        let folder = folder.clone();
-        let probe = move || RealDisk::open(&folder).and_then(|disk| probe(&*disk));
-        if matches!(cstore_node::blocking(probe).await, Ok(Ok(()))) {
-            shutdown.trigger();
-            return true;
         }
     }
 }

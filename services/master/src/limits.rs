@@ -61,12 +61,6 @@ cstore_types::limits! {
     /// Most batches that share one sync while the disk is nearly full, so that one group cannot
     /// take the rest of it.
     pub(crate) count MAX_TIGHT_GROUP: usize = 64;
-    /// Time without changes after which the room that is allocated for deletes is measured again. What
-    /// is missing is allocated then.
-    pub(crate) time HOLD_INTERVAL: Duration = Duration::from_millis(20);
-    /// Most batches that share one sync while names are refused for want of room. The index writes
-    /// less for them than is left to it.
-    pub(crate) count MAX_FREEING_GROUP: usize = 8;
     /// Largest frame of the log. A group that needs more is written in several.
     pub(crate) bytes LOG_FRAME_BYTES: usize = 8 << 20;
     /// Bytes that wait for the log. More are refused as overloaded.
@@ -83,13 +77,10 @@ cstore_types::limits! {
     /// Most files of the metadata log that are kept open at a time. Others are opened when they are
     /// read.
     pub(crate) count MAX_OPEN_LOG_FILES: usize = 4;
-    /// Files of the metadata log that are made before they are needed. New names are refused when
-    /// only these are left, so that deletes find room in them.
-    pub(crate) count READY_LOG_FILES: usize = 2;
-    /// Least room of the file system that the master reckons with; between the bounds it is an eighth.
-    /// Half of it is allocated behind the end of the index. New names are refused without.
+    /// Least free space of the file system that the master leaves; between the bounds it is an
+    /// eighth. Below it writes are blocked.
     pub(crate) bytes MIN_DISK_RESERVE: u64 = 8 << 20;
-    /// Most room of the file system that the master reckons with. On a large disk it is no eighth.
+    /// Most free space of the file system that the master leaves. On a large disk it is no eighth.
     pub(crate) bytes MAX_DISK_RESERVE: u64 = 64 << 20;
     /// Files of the log for which a start needs room: the copy of an unproven tail, and a new one.
     /// Without it the reserve on the disk is used up.
@@ -100,9 +91,6 @@ cstore_types::limits! {
     /// disk's writes has succeeded each time. After that it starts again.
     pub(crate) time READS_AT_LEAST: Duration = Duration::from_secs(60);
 
-    /// Bytes that the ballast has beyond the pairs of the next snapshot, for its head and checksums.
-    /// Names are refused while it is smaller.
-    pub(crate) bytes BALLAST_SLACK: u64 = 64 << 10;
     /// Bytes of log after which a snapshot is due while the disk is nearly full. It shortens the
     /// log.
     pub(crate) bytes TIGHT_SNAPSHOT_BYTES: u64 = 4 << 20;

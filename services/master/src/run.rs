@@ -200,7 +200,6 @@ fn open(
         Some(simulated) => {
             // The log lies in memory.
             options.file_bytes = 256 << 10;
-            options.ready_files = 0;
             options.cache_bytes = 1 << 20;
             simulated.log
         }

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cstore_log::{FileInfo, FileState, Log};
+use cstore_log::{FileState, Log};
 use parking_lot::{Condvar, Mutex};
 
 use super::index::{Index, StoredPair};
@@ -171,44 +171,21 @@ impl LogFiles {
         self.0.lock().insert(file, position);
     }
 
-    /// Returns the bytes of the files that a snapshot at `position` gives back.
-    pub(super) fn covered_bytes(&self, log: &Log, position: Position) -> u64 {
-        let files = log.files().into_iter();
-        let covered = files.filter(|file| self.is_covered(file, position));
-        covered.map(|file| file.size).sum()
-    }
-
     /// Retires the files of `log` whose batches all lie at or before `position`.
     fn retire_covered(&self, log: &Log, position: Position) -> Result<(), MetaError> {
         for file in log.files() {
-            if self.is_covered(&file, position) {
+            let covered = self
+                .0
+                .lock()
+                .get(&file.id)
+                .is_some_and(|last| *last <= position);
+            if covered && file.state != FileState::Active {
                 log.retire(file.id).map_err(MetaError::Log)?;
                 self.0.lock().remove(&file.id);
             }
         }
         Ok(())
     }
-
-    fn is_covered(&self, file: &FileInfo, position: Position) -> bool {
-        let last = self.0.lock().get(&file.id).copied();
-        file.state != FileState::Active && last.is_some_and(|last| last <= position)
-    }
-}
-
-/// State of the metadata that a checkpoint copies.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cut {
-    pub(super) position: Position,
-    pub(super) link: Link,
-    /// Growth of the metadata since the start, as the writer counts it.
-    pub(super) growth: i64,
-}
-
-/// Size that a snapshot had when the metadata had grown by `growth`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SizeBase {
-    pub(super) bytes: u64,
-    pub(super) growth: i64,
 }
 
 /// Everything that one checkpoint works on.
@@ -221,10 +198,6 @@ pub(super) struct Checkpoint {
     pub(super) walk: Arc<Walk>,
     /// Size of the last snapshot, which decides when the next one is due.
     pub(super) last_bytes: Arc<AtomicU64>,
-    /// Size that the growth is counted from.
-    pub(super) base: Arc<Mutex<SizeBase>>,
-    /// True if a snapshot was due and found no room. Logged once, until one succeeds.
-    pub(super) lacks_room: Arc<AtomicBool>,
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) gauge: SharedGauge,
 }
@@ -239,44 +212,21 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Checkpoint {
-    /// Returns true if `needed` bytes of a snapshot have room. It is logged once if they have not.
-    pub(super) fn has_room(&self, needed: u64) -> bool {
-        let beyond = needed.saturating_sub(room::ballast_bytes(&self.dir));
-        let fits = beyond == 0 || room::has_room(&self.gauge, &self.dir, beyond);
-        if !fits {
-            self.note_lack_of_room();
-        }
-        fits
-    }
-
-    /// Logs that a snapshot finds no room, unless that was logged since the last one.
-    pub(super) fn note_lack_of_room(&self) {
-        if !self.lacks_room.swap(true, Ordering::Relaxed) {
-            tracing::warn!("no room for a snapshot of the metadata; the log keeps growing");
-        }
-    }
-
-    /// Writes the snapshot of a cut, which is that of the running walk, and retires the log files
-    /// that it covers. `rests` is false if nobody commits at the same time.
+    /// Writes the snapshot of a position and its link, which is the cut of the running walk, and
+    /// retires the log files that it covers. `rests` is false if nobody commits at the same time.
     ///
     /// # Errors
     /// Of the disk: the snapshot before stays, and the log keeps growing.
-    pub(super) fn take(&self, cut: Cut, rests: bool) -> Result<(), MetaError> {
-        let Cut {
-            position,
-            link,
-            growth,
-        } = cut;
+    pub(super) fn take(
+        &self,
+        (position, link): (Position, Link),
+        rests: bool,
+    ) -> Result<(), MetaError> {
         let ending = EndOnDrop(&self.walk);
         let out = snapshot::SnapshotWriter::create(&self.dir, position, link)?;
         let written = self.write(out, rests)?;
         drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
-        *self.base.lock() = SizeBase {
-            bytes: written.bytes,
-            growth,
-        };
-        self.lacks_room.store(false, Ordering::Relaxed);
 
         // The index MUST be on the disk BEFORE log files go: otherwise a killed process could leave
         // an index that is behind the first record of the log.
@@ -309,10 +259,9 @@ impl Checkpoint {
                 out.put(key, value)
                     .inspect_err(|error| self.index.distrust_for(error))?;
             }
-            // Room that was allocated in advance is there, whatever others do.
-            if out.bytes() >= out.held().max(measured + MEASURE_BYTES) {
+            if out.bytes() >= measured + MEASURE_BYTES {
                 measured = out.bytes();
-                if !room::has_room(&self.gauge, &self.dir, 0) {
+                if !room::leaves_reserve(&self.gauge, &self.dir, 0) {
                     return Err(MetaError::Full);
                 }
             }

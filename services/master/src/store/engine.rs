@@ -17,10 +17,10 @@ use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
 use super::batch::Batch;
-use super::checkpoint::{Checkpoint, LogFiles, SizeBase, Walk};
+use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::index::Index;
 use super::lives::{History, Lives};
-use super::recovery::{self, OpenLog, Recovered};
+use super::recovery::{self, OpenLog};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::scratch::Scratch;
 use super::snapshot;
@@ -28,7 +28,7 @@ use super::writer::{self, Job, Outcome, Published, Writer};
 use super::{Change, Link, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
 use crate::limits::{
     FILES_AT_OPEN, INDEX_CACHE_BYTES, LOG_FILE_BYTES, MAX_LOG_BYTES, MIN_LOG_FILE_BYTES,
-    READY_LOG_FILES, WRITER_QUEUE,
+    WRITER_QUEUE,
 };
 
 /// Layout and bounds of the engine.
@@ -41,9 +41,6 @@ pub(crate) struct SledOptions {
     pub(crate) max_log_bytes: u64,
     /// Standard size of a file of the log.
     pub(crate) file_bytes: u64,
-    /// Files of the log that are made before they are needed, so that deletes find room in them
-    /// whoever else fills the file system.
-    pub(crate) ready_files: usize,
     /// Memory that sled caches in.
     pub(crate) cache_bytes: u64,
 }
@@ -54,7 +51,6 @@ impl Default for SledOptions {
             snapshot_bytes: 64 << 20,
             max_log_bytes: MAX_LOG_BYTES,
             file_bytes: LOG_FILE_BYTES,
-            ready_files: READY_LOG_FILES,
             cache_bytes: INDEX_CACHE_BYTES,
         }
     }
@@ -129,8 +125,16 @@ impl SledMeta {
         // BEFORE anything is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
         let room = Room::open(dir, gauge.clone(), FILES_AT_OPEN * options.file_bytes);
-        let recovered = survey.recover(dir, options, &gauge)?;
-        let (recovered, live_bytes) = feed_or_rebuild(recovered, dir, options, &*observer)?;
+        let mut recovered = survey.recover(dir, options, &gauge)?;
+        if let Err(error) = feed(&recovered.index, &*observer) {
+            if !error.is_of_index() {
+                return Err(error);
+            }
+            tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
+            observer.forget();
+            recovered = recovered.rebuild(dir, options)?;
+            feed(&recovered.index, &*observer)?;
+        }
         let (index, position) = (recovered.index.clone(), recovered.position);
         let snapshot_bytes = recovered.snapshot_bytes;
         let OpenLog {
@@ -158,11 +162,6 @@ impl SledMeta {
             files: Arc::new(LogFiles::new(files)),
             walk: Arc::new(Walk::default()),
             last_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
-            base: Arc::new(Mutex::new(SizeBase {
-                bytes: live_bytes,
-                growth: 0,
-            })),
-            lacks_room: Arc::default(),
             cancelled: Arc::default(),
             gauge,
         };
@@ -178,12 +177,10 @@ impl SledMeta {
             published: published.clone(),
             checkpoint,
             room,
-            file_bytes: options.file_bytes,
             snapshot_bytes: options.snapshot_bytes,
             uncovered_bytes,
-            growth: 0,
-            is_pressed: false,
             applied: position,
+            lacked_room: false,
             taking: None,
             abandoned: abandoned.clone(),
             by_callers,
@@ -203,13 +200,6 @@ impl SledMeta {
             commits,
             commit_metrics,
         })
-    }
-
-    /// Ends the writer, and with it the role, after an error of sled that only another open heals.
-    fn end_with_the_index(&self, error: &MetaError) {
-        if error.ends_the_index() {
-            writer::end(&self.published.state, error.clone());
-        }
     }
 
     /// Hands a batch to the writer and returns where its outcome will come.
@@ -247,33 +237,9 @@ impl SledMeta {
     }
 }
 
-/// Shows `observer` every key of the index, which is made anew if a value of it is damaged. Returns
-/// also the bytes that a snapshot of the index has.
-fn feed_or_rebuild(
-    recovered: Recovered,
-    dir: &Path,
-    options: &SledOptions,
-    observer: &dyn Observer,
-) -> Result<(Recovered, u64), MetaError> {
-    match feed(&recovered.index, observer) {
-        Ok(live_bytes) => Ok((recovered, live_bytes)),
-        Err(error) if error.is_of_index() => {
-            tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
-            observer.forget();
-            let rebuilt = recovered.rebuild(dir, options)?;
-            let live_bytes = feed(&rebuilt.index, observer)?;
-            Ok((rebuilt, live_bytes))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Shows `observer` every key of the index, and verifies every value of it. Returns the bytes that
-/// a snapshot of the index has.
-fn feed(index: &Index, observer: &dyn Observer) -> Result<u64, MetaError> {
-    let mut bytes = 0;
+/// Shows `observer` every key of the index, and verifies every value of it.
+fn feed(index: &Index, observer: &dyn Observer) -> Result<(), MetaError> {
     index.for_each(&mut |key, value| {
-        bytes += snapshot::pair_bytes(key, &value);
         if !observer.follows(key) {
             return Ok(());
         }
@@ -282,8 +248,7 @@ fn feed(index: &Index, observer: &dyn Observer) -> Result<u64, MetaError> {
             old: None,
             new: Some(&value),
         })
-    })?;
-    Ok(bytes)
+    })
 }
 
 fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
@@ -327,8 +292,7 @@ impl MetaStore for SledMeta {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
-        let found = self.index.get(key);
-        found.inspect_err(|error| self.end_with_the_index(error))
+        self.index.get(key)
     }
 
     async fn scan(
@@ -337,8 +301,7 @@ impl MetaStore for SledMeta {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        let found = self.index.scan(prefix, after, limit);
-        found.inspect_err(|error| self.end_with_the_index(error))
+        self.index.scan(prefix, after, limit)
     }
 
     fn position(&self) -> Position {

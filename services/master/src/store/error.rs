@@ -95,28 +95,6 @@ impl MetaError {
         }
     }
 
-    /// Returns true if the file system has no room.
-    pub(super) fn is_full(&self) -> bool {
-        match self {
-            Self::Full => true,
-            Self::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
-            _ => false,
-        }
-    }
-
-    /// Returns true if sled cannot be used any more after this error: from the first failed write on
-    /// it refuses all, and only another open heals that.
-    pub(super) fn ends_the_index(&self) -> bool {
-        match self {
-            Self::Index(sled::Error::Io(source)) => !is_passing(source),
-            Self::Index(_) => true,
-            _ => false,
-        }
-    }
-
     /// Names the step in which an I/O error happened.
     pub(super) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self::Io {

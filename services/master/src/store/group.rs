@@ -6,7 +6,6 @@ use cstore_types::history::Life;
 
 use super::index::Index;
 use super::record;
-use super::snapshot::pair_bytes;
 use super::writer::Job;
 use super::{Link, MetaError, Position, Versioned};
 
@@ -33,19 +32,6 @@ impl Accepted {
     /// Returns the job as it was proposed, to be decided again.
     pub(super) fn into_job(self) -> Job {
         self.job
-    }
-
-    /// Returns the bytes by which a snapshot grows with the batch, at most: old values that were not
-    /// needed are not known, and count as none.
-    pub(super) fn growth(&self) -> i64 {
-        let size = |key: &[u8], value: &Option<Versioned>| {
-            let bytes = value.as_ref().map(|value| pair_bytes(key, value));
-            bytes.unwrap_or(0).cast_signed()
-        };
-        let grown = |change: &AppliedChange| {
-            size(&change.key, &change.new) - size(&change.key, &change.old)
-        };
-        self.changes.iter().map(grown).sum()
     }
 
     /// Returns the payload of its record behind the batch of link `before`, and its own link.

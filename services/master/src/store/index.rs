@@ -431,11 +431,6 @@ fn path_in(dir: &Path) -> PathBuf {
     dir.join("index")
 }
 
-/// Returns the path of the file that sled writes all pages of the index in `dir` to.
-pub(super) fn file_in(dir: &Path) -> PathBuf {
-    path_in(dir).join("db")
-}
-
 fn boot_id() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }

@@ -22,7 +22,6 @@
 
 mod batch;
 mod checkpoint;
-mod due;
 mod engine;
 mod error;
 mod examine;

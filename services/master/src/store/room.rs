@@ -1,33 +1,22 @@
 //! Room on the file system of the index: sled must never meet a full disk, because it does not
-//! recover from one, and deletes of all names must always go on.
+//! recover from one.
 //!
 //! ```text
-//! file                room that is allocated in it               taken by
-//! index/db            R/2 behind its end                         sled
-//! ballast             the next snapshot, whatever it holds       the snapshot, which begins as this file
-//! log/*.ready         two files                                  frames of deletes (`cstore-log`)
-//!                                                 R = reserve, an eighth, 8 to 64 MiB
+//! free ──▶ 2 R ─────────── R/2 ─────────── R/16 ───▶ 0        R = reserve, 8 to 64 MiB
+//!          │ index synced   │ names refused │ all refused
+//!          │ each group     │ ballast freed at R/4
 //! ```
-//! A new name is taken only while all three are whole. Deletes use them up: frames of deletes fill
-//! the files that are ready, and then a snapshot gives the log back. It always fits, because the
-//! sizes of all pairs are counted and deletes only make it smaller. sled writes pages anew for
-//! deletes, in segments that it frees itself, and behind its end.
-//!
-//! ## Why this way
-//! Room that is allocated in the file that will use it cannot be taken by others. A file that is
-//! removed to make room gives it to whoever writes first.
+//! A ballast file of R/2 stands beside the index. Writes that add names stop while it is still
+//! there; deletes, tombstones and releases then have the ballast's room to work in.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
-use rustix::io::Errno;
 
-use super::index;
-use crate::limits::{BALLAST_SLACK, MAX_DISK_RESERVE, MIN_DISK_RESERVE};
+use crate::limits::{MAX_DISK_RESERVE, MIN_DISK_RESERVE};
 
 const NAME: &str = "ballast";
 
@@ -64,29 +53,6 @@ pub(super) fn leaves_reserve(gauge: &SharedGauge, dir: &Path, needed: u64) -> bo
     })
 }
 
-/// Returns true if `needed` bytes can be written to the file system of `dir` without taking the last
-/// of it. A file system that cannot be measured is left to its own errors.
-pub(super) fn has_room(gauge: &SharedGauge, dir: &Path, needed: u64) -> bool {
-    (gauge.0)(dir).map_or(true, |space| {
-        space.free >= needed.saturating_add(last_of(reserve_of(space)))
-    })
-}
-
-/// Returns the last bytes of a file system with this reserve, which nothing is begun with.
-fn last_of(reserve: u64) -> u64 {
-    reserve / 16
-}
-
-/// Returns the path of the ballast of a folder.
-pub(super) fn ballast_in(dir: &Path) -> PathBuf {
-    dir.join(NAME)
-}
-
-/// Returns the size of the ballast of a folder; 0 if there is none.
-pub(super) fn ballast_bytes(dir: &Path) -> u64 {
-    std::fs::metadata(ballast_in(dir)).map_or(0, |metadata| metadata.len())
-}
-
 /// Measures the file system by statvfs.
 pub(super) fn by_statvfs() -> SharedGauge {
     SharedGauge(Arc::new(|path| {
@@ -116,222 +82,110 @@ pub(super) enum Headroom {
 pub(super) struct Room {
     dir: PathBuf,
     gauge: SharedGauge,
-    /// False once the file system has refused to allocate room in advance.
-    can_hold: bool,
+    has_ballast: bool,
+    /// True if making the ballast has failed. It is not tried again.
+    cannot_hold: bool,
 }
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Room")
             .field("dir", &self.dir)
-            .field("can_hold", &self.can_hold)
+            .field("has_ballast", &self.has_ballast)
             .finish()
     }
 }
 
 impl Room {
-    /// Opens the room of `dir`. Removes the ballast if less than `needed` bytes are free: opening
-    /// the log and the index writes, too.
+    /// Looks for the ballast of `dir`. Frees it if less than `needed` bytes are there: opening the
+    /// log and the index writes, too.
     pub(super) fn open(dir: &Path, gauge: SharedGauge, needed: u64) -> Self {
-        let room = Self {
+        let has_ballast = dir.join(NAME).try_exists().unwrap_or(false);
+        let mut room = Self {
             dir: dir.to_path_buf(),
             gauge,
-            can_hold: true,
+            has_ballast,
+            cannot_hold: false,
         };
-        if (room.gauge.0)(dir).is_ok_and(|space| space.free < needed) {
-            room.cut_ballast(u64::MAX);
+        if has_ballast && (room.gauge.0)(dir).is_ok_and(|space| space.free < needed) {
+            room.drop_ballast(0);
         }
         room
     }
 
-    /// Measures the room for the next group, and allocates what is missing of it in advance.
-    ///
-    /// `snapshot` is the size that the next snapshot will have at most; `None` while one is being
-    /// written, which has taken the ballast.
-    pub(super) fn headroom(&mut self, snapshot: Option<u64>) -> Headroom {
+    /// Frees the ballast, so that batches that free space can be written. Returns whether there was
+    /// one.
+    pub(super) fn free_ballast(&mut self) -> bool {
+        let had = self.has_ballast;
+        if had {
+            self.drop_ballast(0);
+        }
+        had && !self.has_ballast
+    }
+
+    /// Measures the room for the next group; frees or restores the ballast as needed.
+    pub(super) fn headroom(&mut self) -> Headroom {
         let Ok(space) = (self.gauge.0)(&self.dir) else {
             // A file system that cannot be measured is left to its own errors.
             return Headroom::Ample;
         };
         let reserve = reserve_of(space);
-        let last = last_of(reserve);
+        let ballast = reserve / 2;
         let mut free = space.free;
 
-        let for_index = reserve / 2;
-        let kept = snapshot.map_or(0, |bytes| bytes + BALLAST_SLACK);
-        self.give_ballast_to_index(for_index, &mut free, kept);
-        let held = self.hold_for_index(for_index, &mut free, last);
-        let is_ballast_whole = match snapshot {
-            Some(bytes) => self.hold_for_snapshot(bytes, &mut free, last),
-            None => true,
-        };
+        if self.has_ballast && free < reserve / 4 {
+            free += self.drop_ballast(ballast);
+        } else if !self.has_ballast && !self.cannot_hold && free > reserve + ballast {
+            self.make_ballast(ballast);
+        }
 
-        // sled cleans its file up by writing pages anew, also when nothing is changed any more: names
-        // stop long before the room for that is used up.
-        //
-        // Without room that is allocated in advance, all of the reserve is left free instead.
-        let (lacks_all, takes_names) = match self.can_hold {
-            true => (
-                held + free < for_index / 8,
-                held >= for_index / 8 * 7 && is_ballast_whole && free >= last,
-            ),
-            false => (free < last, free >= reserve),
-        };
+        let adds_from = if self.has_ballast { ballast } else { reserve };
         match free {
-            _ if lacks_all => Headroom::None,
-            _ if !takes_names => Headroom::FreeingOnly,
+            _ if free < reserve / 16 => Headroom::None,
+            _ if free < adds_from => Headroom::FreeingOnly,
             _ if free < 2 * reserve => Headroom::Tight,
             _ => Headroom::Ample,
         }
     }
 
-    /// Gives up `bytes` of the ballast, or all of it if there are no more. Returns false if there is
-    /// none.
-    pub(super) fn cut_ballast(&self, bytes: u64) -> bool {
-        let path = ballast_in(&self.dir);
-        let before = ballast_bytes(&self.dir);
-        if before == 0 {
-            return false;
-        }
-        let after = before.saturating_sub(bytes);
-        let cut = match after {
-            0 => std::fs::remove_file(&path),
-            _ => OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .and_then(|file| file.set_len(after)),
-        };
-        match &cut {
-            Ok(()) => tracing::warn!(
-                bytes = before - after,
-                "metadata disk is nearly full: the ballast beside the index is freed"
-            ),
-            Err(error) => tracing::error!(%error, "ballast beside the index cannot be freed"),
-        }
-        cut.is_ok()
-    }
-
-    /// Cuts the ballast if the index has little room left and nothing else is free: beyond `kept`
-    /// bytes, or all of it in need, because sled does not recover from a full disk.
-    ///
-    /// sled cuts its file when pages at its end are free, and with it what lies behind the end. Others
-    /// may have taken that.
-    fn give_ballast_to_index(&self, wanted: u64, free: &mut u64, kept: u64) {
-        let found = self.held_by_index() + *free;
-        if found >= wanted / 2 {
-            return;
-        }
-        let kept = if found < wanted / 8 { 0 } else { kept };
-        let surplus = ballast_bytes(&self.dir).saturating_sub(kept);
-        let given = surplus.min(wanted - found);
-        if given > 0 && self.cut_ballast(given) {
-            *free += given;
+    /// Removes the ballast; returns the bytes that came back.
+    fn drop_ballast(&mut self, bytes: u64) -> u64 {
+        match std::fs::remove_file(self.dir.join(NAME)) {
+            Ok(()) => {
+                tracing::warn!(
+                    bytes,
+                    "metadata disk is nearly full: the ballast beside the index is freed"
+                );
+                self.has_ballast = false;
+                bytes
+            }
+            Err(error) => {
+                tracing::error!(%error, "ballast beside the index cannot be freed");
+                0
+            }
         }
     }
 
-    /// Returns the bytes that are allocated behind the end of the index.
-    fn held_by_index(&self) -> u64 {
-        std::fs::metadata(index::file_in(&self.dir)).map_or(0, |metadata| {
-            (metadata.blocks() * 512).saturating_sub(metadata.len())
-        })
-    }
-
-    /// Allocates room behind the end of the index until it is `wanted` bytes, or as much as is free.
-    /// Returns the bytes that are there.
-    fn hold_for_index(&mut self, wanted: u64, free: &mut u64, last: u64) -> u64 {
-        let path = index::file_in(&self.dir);
-        let Ok(metadata) = std::fs::metadata(&path) else {
-            return 0;
-        };
-        let held = self.held_by_index();
-        // Names take the last bytes into account. Without them, sled has them.
-        let spare = if held < wanted / 2 {
-            *free
-        } else {
-            free.saturating_sub(last)
-        };
-        let missing = wanted.saturating_sub(held).min(spare);
-        if !self.can_hold || missing <= wanted / 16 {
-            return held;
-        }
-        let target = held + missing;
-
-        let hold = || {
-            let file = OpenOptions::new().write(true).open(&path)?;
-            fallocate(&file, FallocateFlags::KEEP_SIZE, metadata.len(), target)?;
-            Ok(())
-        };
-        if !self.is_held(hold()) {
-            return held;
-        }
-        *free -= missing;
-        target
-    }
-
-    /// Makes the ballast as large as the next snapshot, if there is room. Returns true if it is.
-    fn hold_for_snapshot(&mut self, snapshot: u64, free: &mut u64, last: u64) -> bool {
-        let enough = snapshot + BALLAST_SLACK;
-        // In steps, so that not each group makes it larger.
-        let wanted = (enough + enough / 8).next_multiple_of(4 * BALLAST_SLACK);
-        let before = ballast_bytes(&self.dir);
-        let missing = wanted.saturating_sub(before);
-        if !self.can_hold || (enough..=3 * wanted).contains(&before) {
-            return before >= enough;
-        }
-        if *free < missing + last {
-            return before >= enough;
-        }
-
-        let hold = || {
-            let path = ballast_in(&self.dir);
-            let mut options = OpenOptions::new();
-            let file = options
+    fn make_ballast(&mut self, bytes: u64) {
+        let path = self.dir.join(NAME);
+        let make = || {
+            let file = OpenOptions::new()
                 .write(true)
                 .create(true)
-                .truncate(false)
-                .open(path)?;
-            file.set_len(before.min(wanted))?;
-            fallocate(&file, FallocateFlags::empty(), 0, wanted)?;
-            Ok(())
+                .truncate(true)
+                .open(&path)?;
+            fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+            Ok::<(), io::Error>(())
         };
-        if !self.is_held(hold()) {
-            return ballast_bytes(&self.dir) >= enough;
+        match make() {
+            Ok(()) => self.has_ballast = true,
+            Err(error) => {
+                // Without preallocation a file holds no room, so it would only pretend.
+                tracing::warn!(%error, "no ballast can be made beside the index");
+                self.cannot_hold = true;
+                let _ = std::fs::remove_file(&path);
+            }
         }
-        *free -= missing;
-        true
-    }
-
-    /// Returns true if room was allocated. A file system that cannot do so is not asked again.
-    fn is_held(&mut self, allocated: io::Result<()>) -> bool {
-        if let Err(error) = &allocated
-            && matches!(
-                Errno::from_io_error(error),
-                Some(Errno::OPNOTSUPP | Errno::NOSYS)
-            )
-        {
-            // Without preallocation a file holds no room, so it would only pretend.
-            tracing::warn!(%error, "no ballast can be made beside the index");
-            self.can_hold = false;
-            let _ = std::fs::remove_file(ballast_in(&self.dir));
-        }
-        allocated.is_ok()
-    }
-}
-
-/// Opens the file that the next snapshot is written to, which has the room of the ballast if there
-/// is one. Returns the file and the bytes that are allocated in it.
-///
-/// # Errors
-/// Of the disk.
-pub(super) fn take_ballast(dir: &Path, path: &Path) -> io::Result<(File, u64)> {
-    match std::fs::rename(ballast_in(dir), path) {
-        Ok(()) => {
-            let file = OpenOptions::new().write(true).open(path)?;
-            let bytes = file.metadata()?.len();
-            Ok((file, bytes))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((File::create(path)?, 0)),
-        Err(error) => Err(error),
     }
 }
 
@@ -341,119 +195,42 @@ mod tests {
 
     use super::*;
 
-    const MIB: u64 = 1 << 20;
-    /// The reserve is an eighth of it: 32 MiB, of which 16 lie behind the end of the index.
-    const TOTAL: u64 = 256 * MIB;
-
-    /// A folder with a file of an index, on a file system whose room a test decides.
-    struct Folder {
-        dir: tempfile::TempDir,
-        free: Arc<AtomicU64>,
-        room: Room,
-    }
-
-    impl Folder {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let file = index::file_in(dir.path());
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, vec![1; 1 << 20]).unwrap();
-            let free = Arc::new(AtomicU64::new(0));
-            let gauge = {
-                let free = free.clone();
-                SharedGauge(Arc::new(move |_| {
-                    Ok(Space {
-                        free: free.load(Ordering::Relaxed),
-                        total: TOTAL,
-                    })
-                }))
-            };
-            let room = Room::open(dir.path(), gauge, 0);
-            Self { dir, free, room }
-        }
-
-        fn at(&mut self, free: u64, snapshot: Option<u64>) -> Headroom {
-            self.free.store(free, Ordering::Relaxed);
-            self.room.headroom(snapshot)
-        }
-
-        /// Returns the bytes behind the end of the index.
-        fn held(&self) -> u64 {
-            let metadata = std::fs::metadata(index::file_in(self.dir.path())).unwrap();
-            assert_eq!(metadata.len(), MIB, "the length of the file is sled's");
-            (metadata.blocks() * 512).saturating_sub(metadata.len())
-        }
-
-        /// Uses `bytes` up that lie behind the end of the index, as sled does.
-        fn cut_held(&self, bytes: u64) {
-            let held = self.held();
-            let file = OpenOptions::new()
-                .write(true)
-                .open(index::file_in(self.dir.path()))
-                .unwrap();
-            file.set_len(MIB).unwrap();
-            fallocate(&file, FallocateFlags::KEEP_SIZE, MIB, held - bytes).unwrap();
-        }
-    }
-
     #[test]
-    fn i12_names_are_taken_only_with_the_room_of_index_and_snapshot_allocated() {
-        let mut folder = Folder::new();
-        assert_eq!(folder.at(MIB, Some(0)), Headroom::None);
-        assert_eq!(folder.at(10 * MIB, Some(0)), Headroom::FreeingOnly);
-        assert_eq!(folder.held() / MIB, 10, "16 MiB are not there");
+    fn names_stop_first_then_the_ballast_goes_and_comes_back_with_the_room() {
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let free = Arc::new(AtomicU64::new(1 << 30));
+        let gauge = {
+            let free = free.clone();
+            SharedGauge(Arc::new(move |_| {
+                Ok(Space {
+                    free: free.load(Ordering::Relaxed),
+                    total: 256 * MIB,
+                })
+            }))
+        };
+        let mut room = Room::open(dir.path(), gauge, 0);
+        let ballast = dir.path().join(NAME);
+        let mut at = |mib: u64| {
+            free.store(mib * MIB, Ordering::Relaxed);
+            (room.headroom(), ballast.try_exists().unwrap())
+        };
 
-        assert_eq!(folder.at(34 * MIB, Some(9 * MIB)), Headroom::Tight);
-        assert!(folder.held() >= 16 * MIB);
-        assert!(ballast_bytes(folder.dir.path()) > 9 * MIB);
-
-        // Others take the rest: what is allocated stays.
-        assert_eq!(folder.at(2 * MIB, Some(9 * MIB)), Headroom::Tight);
-        assert_eq!(folder.at(0, Some(9 * MIB)), Headroom::FreeingOnly);
+        // The reserve is an eighth of 256 MiB: 32.
+        assert_eq!(at(200), (Headroom::Ample, true));
+        assert_eq!(at(63), (Headroom::Tight, true));
+        assert_eq!(at(15), (Headroom::FreeingOnly, true));
         assert_eq!(
-            folder.at(2 * MIB, Some(20 * MIB)),
-            Headroom::FreeingOnly,
-            "a snapshot of 20 MiB would not fit"
+            at(7),
+            (Headroom::FreeingOnly, false),
+            "the ballast's 16 MiB count"
         );
         assert_eq!(
-            folder.at(2 * MIB, None),
-            Headroom::Tight,
-            "one is being written"
+            at(20),
+            (Headroom::FreeingOnly, false),
+            "names need the whole reserve until the ballast is back"
         );
-        assert_eq!(folder.at(200 * MIB, Some(20 * MIB)), Headroom::Ample);
-        assert!(ballast_bytes(folder.dir.path()) > 20 * MIB);
-        assert_eq!(folder.at(200 * MIB, Some(0)), Headroom::Ample);
-        assert!(ballast_bytes(folder.dir.path()) <= MIB, "it shrinks again");
-    }
-
-    #[test]
-    fn i12_deletes_use_up_what_is_behind_the_end_of_the_index_and_stop_before_sled_meets_a_full_disk()
-     {
-        let mut folder = Folder::new();
-        assert_eq!(folder.at(200 * MIB, Some(0)), Headroom::Ample);
-        folder.cut_held(4 * MIB);
-        assert_eq!(folder.at(MIB, Some(0)), Headroom::FreeingOnly);
-        folder.cut_held(11 * MIB);
-        assert_eq!(folder.at(MIB / 2, Some(0)), Headroom::None);
-        assert_eq!(folder.at(200 * MIB, Some(0)), Headroom::Ample);
-        assert!(folder.held() >= 16 * MIB);
-    }
-
-    #[test]
-    fn the_ballast_becomes_the_snapshot_and_is_cut_in_pieces_otherwise() {
-        let mut folder = Folder::new();
-        folder.at(200 * MIB, Some(MIB));
-        let dir = folder.dir.path().to_path_buf();
-        let whole = ballast_bytes(&dir);
-        assert!(folder.room.cut_ballast(MIB / 2));
-        assert_eq!(ballast_bytes(&dir), whole - MIB / 2);
-
-        let (file, held) = take_ballast(&dir, &dir.join("snapshot")).unwrap();
-        assert_eq!(held, whole - MIB / 2);
-        assert!(file.metadata().unwrap().blocks() * 512 >= held);
-        assert_eq!(ballast_bytes(&dir), 0);
-        assert!(!folder.room.cut_ballast(1));
-        let (_, held) = take_ballast(&dir, &dir.join("another")).unwrap();
-        assert_eq!(held, 0);
+        assert_eq!(at(1), (Headroom::None, false));
+        assert_eq!(at(100), (Headroom::Ample, true));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -18,9 +18,9 @@ use super::index::{Index, Staged, stored};
 use super::keys::{self, StoreRecord};
 use super::lives::Lives;
 use super::record::KIND_BATCH;
-use super::room::{Headroom, Room};
+use super::room::{self, Headroom, Room};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
-use crate::limits::{HOLD_INTERVAL, MAX_FREEING_GROUP, MAX_GROUP, MAX_TIGHT_GROUP};
+use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP, TIGHT_SNAPSHOT_BYTES};
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -63,18 +63,14 @@ pub(super) struct Writer {
     pub(super) published: Published,
     pub(super) checkpoint: Checkpoint,
     pub(super) room: Room,
-    /// Standard size of a file of the log.
-    pub(super) file_bytes: u64,
     /// Bytes of log after which a snapshot is due, unless the last snapshot was larger.
     pub(super) snapshot_bytes: u64,
     /// Bytes of log that the last snapshot does not cover.
     pub(super) uncovered_bytes: u64,
-    /// Bytes by which a snapshot has grown since the start, at most. Negative if names were deleted.
-    pub(super) growth: i64,
-    /// True if a batch found no room since the last turn.
-    pub(super) is_pressed: bool,
     /// Position that the index has applied: the cut of the next snapshot.
     pub(super) applied: Position,
+    /// True if a snapshot was due and found no room. Logged once.
+    pub(super) lacked_room: bool,
     /// Thread of the checkpoint that runs.
     pub(super) taking: Option<JoinHandle<()>>,
     /// Set when the process is to be treated as killed: nothing is marked as complete.
@@ -94,17 +90,7 @@ impl Writer {
 
     /// Works until the queue's senders are gone, then closes.
     pub(super) fn run(mut self, queue: &Receiver<Job>) -> Result<(), MetaError> {
-        loop {
-            let first = match queue.recv_timeout(HOLD_INTERVAL) {
-                Ok(first) => first,
-                // sled cuts its file when nothing is written, too, and what was allocated behind the
-                // end is gone then.
-                Err(RecvTimeoutError::Timeout) => {
-                    self.measure();
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
+        while let Ok(first) = queue.recv() {
             let mut jobs = vec![first];
             while jobs.len() < MAX_GROUP
                 && let Ok(job) = queue.try_recv()
@@ -119,14 +105,74 @@ impl Writer {
     /// Commits `jobs`, then begins a checkpoint if one is due.
     pub(super) fn turn(&mut self, jobs: Vec<Job>) {
         let headroom = self.commit(jobs);
-        self.forget_finished();
+        if self.taking.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.taking = None;
+        }
         if self.taking.is_none() && !self.has_ended() && self.is_checkpoint_due(headroom) {
             self.begin_checkpoint();
         }
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    /// Returns true if a snapshot should be taken now: after as much log as the last snapshot was
+    /// large, or earlier if the disk is nearly full, because the log that a snapshot covers gives
+    /// its room back.
+    fn is_checkpoint_due(&mut self, headroom: Headroom) -> bool {
+        let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
+        let threshold = match headroom {
+            Headroom::Ample => self.snapshot_bytes.max(last_bytes),
+            Headroom::Tight | Headroom::FreeingOnly | Headroom::None => {
+                TIGHT_SNAPSHOT_BYTES.max(last_bytes)
+            }
+        };
+        if self.uncovered_bytes <= threshold {
+            return false;
+        }
+
+        // The snapshot before stays until the new one is whole. The index must not meet a full disk
+        // meanwhile.
+        let needed = last_bytes + last_bytes / 4;
+        let fits = room::leaves_reserve(&self.checkpoint.gauge, &self.checkpoint.dir, needed);
+        if !fits && !std::mem::replace(&mut self.lacked_room, true) {
+            tracing::warn!(
+                needed,
+                "no room for a snapshot of the metadata; the log keeps growing"
+            );
+        }
+        self.lacked_room = !fits;
+        fits
+    }
+
+    fn has_ended(&self) -> bool {
         matches!(&*self.published.state.borrow(), WriterState::Ended(_))
+    }
+
+    fn begin_checkpoint(&mut self) {
+        // Batches that are committed while the checkpoint runs count for the next one. After a
+        // failure the log has to grow by as much again before the next try.
+        self.uncovered_bytes = 0;
+        let at = (self.applied, self.lives.last_link());
+        self.walk().begin();
+
+        let checkpoint = self.checkpoint.clone();
+        let rests = !self.by_callers;
+        let take = move || match checkpoint.take(at, rests) {
+            Ok(()) | Err(MetaError::Closed) => {}
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
+            }
+        };
+        if self.by_callers {
+            return take();
+        }
+        let thread = std::thread::Builder::new().name("metadata-snapshot".to_owned());
+        match thread.spawn(take) {
+            Ok(handle) => self.taking = Some(handle),
+            Err(error) => {
+                self.walk().end();
+                tracing::error!(%error, "snapshot of the metadata cannot start; the log keeps growing");
+            }
+        }
     }
 
     /// Ends a running checkpoint, closes the log and marks the index as complete.
@@ -146,41 +192,26 @@ impl Writer {
         self.index.close()
     }
 
-    /// Measures the room for the next group, and allocates what is missing of it in advance.
-    fn measure(&mut self) -> Headroom {
-        self.forget_finished();
-        let next_snapshot = self.taking.is_none().then(|| self.snapshot_bound());
-        self.room.headroom(next_snapshot)
-    }
-
     /// Decides `jobs` in their order and commits those that hold. Returns the room that was found.
     fn commit(&mut self, jobs: Vec<Job>) -> Headroom {
-        let mut rest = jobs;
-        loop {
-            let headroom = self.measure();
-            if headroom == Headroom::Ample {
-                self.commit_group(rest);
-                return headroom;
-            }
+        let headroom = self.room.headroom();
+        let jobs = refuse_without_room(jobs, headroom);
+        if headroom == Headroom::Ample {
+            self.commit_group(jobs);
+            return headroom;
+        }
 
-            // Nearly full: small groups, and an index that hides nothing in its buffers from the next
-            // measurement.
-            let most = match headroom {
-                Headroom::None | Headroom::FreeingOnly => MAX_FREEING_GROUP,
-                Headroom::Tight | Headroom::Ample => MAX_TIGHT_GROUP,
-            };
-            let later = rest.split_off(rest.len().min(most));
-            self.commit_group(refuse_without_room(rest, headroom));
-            if !self.has_ended()
-                && let Err(error) = self.index.flush()
-            {
+        // Nearly full: small groups, and an index that hides nothing in its buffers.
+        let mut rest = jobs;
+        while !rest.is_empty() {
+            let later = rest.split_off(rest.len().min(MAX_TIGHT_GROUP));
+            self.commit_group(rest);
+            if let Err(error) = self.index.flush() {
                 self.end(error);
-            }
-            if later.is_empty() {
-                return headroom;
             }
             rest = later;
         }
+        headroom
     }
 
     /// Commits the jobs that hold as one group of the log.
@@ -203,14 +234,10 @@ impl Writer {
                     });
                 }
                 Ok(None) => drop(job.answer.send(Err(MetaError::Conflict))),
-                Err(error) => {
-                    self.end_with_the_index(&error);
-                    drop(job.answer.send(Err(error)));
-                }
+                Err(error) => drop(job.answer.send(Err(error))),
             }
         }
         if let Err(error) = self.begin_life(&mut accepted, &mut overlay) {
-            self.end_with_the_index(&error);
             let jobs = accepted.into_iter().map(Accepted::into_job);
             return answer_all(jobs, &error);
         }
@@ -318,13 +345,11 @@ impl Writer {
         };
         let mut links: Vec<Link> = Vec::with_capacity(accepted.len());
         let mut records = Vec::with_capacity(accepted.len());
-        let mut growth = 0;
         for accepted in &accepted {
             let before = links.last().copied();
             let before = before.unwrap_or_else(|| self.lives.last_link());
             let (payload, link) = accepted.payload(before);
             links.push(link);
-            growth += accepted.growth();
             records.push(Record {
                 kind: KIND_BATCH,
                 key: Bytes::copy_from_slice(&accepted.position.to_be_bytes()),
@@ -334,7 +359,6 @@ impl Writer {
 
         match self.append(records, urgency) {
             Ok((file, frame)) => {
-                self.growth += growth;
                 let group = Durable {
                     accepted,
                     links,
@@ -374,21 +398,16 @@ impl Writer {
         }
     }
 
-    /// Goes on after the log had no room for a group: what adds names is refused, the rest waits for
-    /// a snapshot, which gives the log back.
+    /// Goes on after the log had no room for a group: what adds names is refused, the rest gets the
+    /// ballast's room.
     fn commit_without_room(&mut self, accepted: Vec<Accepted>) {
         let adds = |accepted: &Accepted| accepted.job.batch.adds_names();
-        self.is_pressed = true;
         let (adding, freeing): (Vec<_>, Vec<_>) = accepted.into_iter().partition(adds);
         let had_adding = !adding.is_empty();
         answer_all(adding.into_iter().map(Accepted::into_job), &MetaError::Full);
 
         let mut jobs: Vec<Job> = freeing.into_iter().map(Accepted::into_job).collect();
-        if had_adding || jobs.is_empty() {
-            return self.commit_group(jobs);
-        }
-        // If no file of the log can be given back, the ballast is all that is left.
-        if self.free_log() || self.room.cut_ballast(self.file_bytes) {
+        if had_adding || self.room.free_ballast() {
             return self.commit_group(jobs);
         }
         if jobs.len() <= 1 {
@@ -518,12 +537,6 @@ impl Writer {
             }
             blocked
         });
-    }
-
-    fn end_with_the_index(&self, error: &MetaError) {
-        if error.ends_the_index() {
-            self.end(error.clone());
-        }
     }
 
     fn end(&self, why: MetaError) {

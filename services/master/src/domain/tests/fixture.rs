@@ -212,7 +212,6 @@ impl Fixture {
         let options = SledOptions {
             cache_bytes: 1 << 20,
             file_bytes: 256 << 10,
-            ready_files: 0,
             ..SledOptions::default()
         };
         let inner = SledMeta::open(dir.path(), disk, &options, derived.clone()).unwrap();

@@ -511,26 +511,16 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Returns the bytes of the log that are left to deletes: those of the files that are ready, so that
-/// it is on the disk.
-fn reserve_of(options: &SledOptions) -> u64 {
-    let allowed = (options.max_log_bytes / 8).min(MAX_LOG_RESERVE);
-    match options.ready_files as u64 * options.file_bytes {
-        0 => allowed,
-        ready => allowed.min(ready),
-    }
-}
-
 fn log_options(owner: [u8; 16], options: &SledOptions) -> Options {
     Options {
         owner,
         file_bytes: options.file_bytes,
         max_bytes: options.max_log_bytes,
-        reserve_bytes: reserve_of(options),
+        reserve_bytes: (options.max_log_bytes / 8).min(MAX_LOG_RESERVE),
         compaction_bytes: 0,
-        // Room is kept in the files of the metadata (`room.rs`).
+        // Room is kept beside the index (`room.rs`).
         floor_bytes: 0,
-        ready_files: options.ready_files,
+        ready_files: 0,
         open_files: MAX_OPEN_LOG_FILES,
         max_frame_bytes: LOG_FRAME_BYTES,
         max_queue_bytes: LOG_QUEUE_BYTES,

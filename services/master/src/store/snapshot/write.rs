@@ -12,12 +12,7 @@ use crate::limits::{
 };
 use crate::store::index::{Index, decode_stored};
 use crate::store::keys::{CLUSTER, ClusterRecord};
-use crate::store::room::{ballast_in, take_ballast};
-use crate::store::{DamageKind, Link, MetaError, Position, Versioned};
-
-/// Bytes of a pair beside its key and value: two lengths, and the position and checksum of the value
-/// as the index stores it.
-const PAIR_BYTES: u64 = 20;
+use crate::store::{DamageKind, Link, MetaError, Position};
 
 /// Facts about a snapshot that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,23 +36,18 @@ pub(in crate::store) struct SnapshotWriter {
     block: Vec<u8>,
     blocks: u64,
     unsynced: u64,
-    /// Bytes that were allocated in the file before it was begun.
-    held: u64,
     finished: bool,
 }
 
 impl SnapshotWriter {
-    /// Begins a snapshot in the room of the ballast, if there is one.
     pub(in crate::store) fn create(
         dir: &Path,
         position: Position,
         link: Link,
     ) -> Result<Self, MetaError> {
         let path = dir.join(UNFINISHED);
-        let (file, held) = take_ballast(dir, &path).map_err(unwritten)?;
-        let mut begun = Self::begin(file, path, Some(dir.join(NAME)), (position, link))?;
-        begun.held = held;
-        Ok(begun)
+        let file = File::create(&path).map_err(unwritten)?;
+        Self::begin(file, path, Some(dir.join(NAME)), (position, link))
     }
 
     /// Begins a snapshot in a file of its own, which only its owner may read. Until it is finished,
@@ -94,7 +84,6 @@ impl SnapshotWriter {
             block: Vec::with_capacity(SNAPSHOT_BLOCK_BYTES),
             blocks: 0,
             unsynced: 0,
-            held: 0,
             finished: false,
         })
     }
@@ -102,11 +91,6 @@ impl SnapshotWriter {
     /// Returns the bytes of the items so far.
     pub(in crate::store) fn bytes(&self) -> u64 {
         self.head.bytes
-    }
-
-    /// Returns the bytes that were allocated before the snapshot was begun.
-    pub(in crate::store) fn held(&self) -> u64 {
-        self.held
     }
 
     /// Appends one item, as the index stores it. Keys MUST come in byte order.
@@ -172,9 +156,6 @@ impl SnapshotWriter {
         let head = self.head.encode();
         let write = |out: &mut BufWriter<File>| {
             out.flush()?;
-            // What the snapshot did not need of the ballast goes back.
-            let end = out.stream_position()?;
-            out.get_ref().set_len(end)?;
             out.seek(SeekFrom::Start(0))?;
             out.write_all(&head)?;
             out.flush()?;
@@ -200,13 +181,8 @@ impl SnapshotWriter {
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if !self.finished {
-            // Half a snapshot must not take the room that the log lacks. The room of the ballast is
-            // for the next one.
-            let dir = self.path.parent().filter(|_| self.held > 0);
-            let _ = match dir {
-                Some(dir) => std::fs::rename(&self.path, ballast_in(dir)),
-                None => std::fs::remove_file(&self.path),
-            };
+            // Half a snapshot must not take the room that the log lacks.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
@@ -235,11 +211,6 @@ pub(in crate::store) fn write_all(
         }
         after = pairs.into_iter().last().map(|(key, _)| key);
     }
-}
-
-/// Returns the bytes that a pair has in a snapshot.
-pub(in crate::store) fn pair_bytes(key: &[u8], value: &Versioned) -> u64 {
-    PAIR_BYTES + (key.len() + value.value.len()) as u64
 }
 
 /// Removes what an earlier process left of a snapshot that it did not finish.

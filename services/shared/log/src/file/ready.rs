@@ -249,12 +249,11 @@ impl Files {
     }
 
     /// Makes files until as many are ready as there should be, or there is no room. What fails is
-    /// tried again with the next frame. The floor is left to others: room that they gave up on a full
-    /// disk, so that something goes on, MUST NOT be taken for files that nothing needs yet.
+    /// tried again with the next file that is taken.
     pub(crate) fn make_ready(&self) {
         let file_bytes = self.options.file_bytes;
         loop {
-            let fs_free = self.fs_free(Urgency::Normal);
+            let fs_free = self.fs_free(Urgency::Compaction);
             let id = {
                 let mut inner = self.inner.lock();
                 let is_stocked = inner.spares.len() >= self.options.ready_files;

@@ -357,34 +357,3 @@ fn i4_a_file_that_may_go_is_not_listed_afterwards() {
     let gone = calls.iter().position(|c| c == "gone 1");
     assert!(gone.is_none_or(|at| !calls[at..].iter().any(|c| c.starts_with("rolled Some(1)"))));
 }
-
-/// Room that others gave up on a full disk is not taken for files that nothing needs yet.
-#[test]
-fn i7_files_are_made_ready_only_out_of_room_beyond_the_floor() {
-    let faulty = FaultyDisk::with_one_thread();
-    let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
-    let file = options().file_bytes;
-    let options = Options {
-        floor_bytes: 2 * file,
-        ready_files: 2,
-        reserve_bytes: 0,
-        ..options()
-    };
-    // One file for the frames, and the floor.
-    faulty.bound(3 * file + 4_096, 0);
-    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
-    append(&log, "a", vec![1; 10], Urgency::Urgent).unwrap();
-    assert_eq!(log.allocated_bytes(), file);
-
-    faulty.bound(4 * file + 4_096, 0);
-    append(&log, "a", vec![1; 10], Urgency::Urgent).unwrap();
-    assert_eq!(log.allocated_bytes(), 2 * file);
-
-    faulty.bound(8 * file, 0);
-    append(&log, "a", vec![1; 10], Urgency::Urgent).unwrap();
-    assert_eq!(
-        log.allocated_bytes(),
-        3 * file,
-        "no more than two are ready"
-    );
-}

@@ -211,8 +211,7 @@ impl Opening<'_> {
         }
         let was_erased = mount::was_erased(&self.disk, store);
         if (sessions > 0 || may_hide) && was_erased.map_err(OpenError::io("read disk folder"))? {
-            // The same environment starts the node again after a crash: what was stored since the
-            // erase is none of what it was to erase.
+            // A restart has the same environment. It must not erase what was stored since.
             tracing::warn!(%store, "FRESH_START has erased this disk once and is ignored: unset it");
             return Ok(old);
         }
@@ -346,8 +345,7 @@ fn sized(found: Superblock, capacity: u64, fs_total: Option<u64>) -> Superblock 
     }
 }
 
-/// Returns the bytes of a file system of this size that new blocks leave to others: the master keeps
-/// its metadata on the same one in small installations, and it needs room to delete.
+/// Returns the bytes of a file system of this size that new blocks leave to others, as to a master.
 fn floor_of(fs_total: u64) -> u64 {
     (fs_total / 16).clamp(MIN_FS_FLOOR, MAX_FS_FLOOR)
 }
@@ -416,8 +414,7 @@ fn judge(
     doubts
 }
 
-/// Returns true for a doubt about references that this open did not find again: `hidden` is what it
-/// found.
+/// Returns true for a doubt about references that is not in `hidden`, which this open found.
 fn is_counted(doubt: &Doubt, hidden: &[Finding]) -> bool {
     let is_about_references = matches!(doubt.kind, DoubtKind::Set | DoubtKind::Absent);
     let is_found = |finding: &Finding| finding.is_of(doubt);
@@ -449,8 +446,7 @@ fn too_small(wanted: u64, allocated: u64, ignored: u64) -> OpenError {
     }
 }
 
-/// Returns the bytes that uploads leave: compaction can always copy a segment, and beside that there
-/// is room for releases.
+/// Returns the bytes that uploads leave to compaction, which copies a segment, and to releases.
 const fn reserve_of(segment_bytes: u64) -> u64 {
     segment_bytes + segment_bytes / 2
 }

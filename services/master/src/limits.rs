@@ -64,6 +64,9 @@ cstore_types::limits! {
     /// Time without changes after which the room that is allocated for deletes is measured again. What
     /// is missing is allocated then.
     pub(crate) time HOLD_INTERVAL: Duration = Duration::from_millis(20);
+    /// The same, on a file system that others may fill within moments: sled may have cut its file, and
+    /// what was behind the end is allocated again before others take it.
+    pub(crate) time CLOSE_HOLD_INTERVAL: Duration = Duration::from_millis(1);
     /// Most batches that share one sync while names are refused for want of room. The index writes
     /// less for them than is left to it.
     pub(crate) count MAX_FREEING_GROUP: usize = 8;

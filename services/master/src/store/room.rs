@@ -118,6 +118,8 @@ pub(super) struct Room {
     gauge: SharedGauge,
     /// False once the file system has refused to allocate room in advance.
     can_hold: bool,
+    /// True if others may fill the file system within moments.
+    is_close: bool,
 }
 
 impl std::fmt::Debug for Room {
@@ -137,11 +139,17 @@ impl Room {
             dir: dir.to_path_buf(),
             gauge,
             can_hold: true,
+            is_close: true,
         };
         if (room.gauge.0)(dir).is_ok_and(|space| space.free < needed) {
             room.cut_ballast(u64::MAX);
         }
         room
+    }
+
+    /// Returns true if the room has to be measured often.
+    pub(super) fn is_close(&self) -> bool {
+        self.is_close
     }
 
     /// Measures the room for the next group, and allocates what is missing of it in advance.
@@ -156,15 +164,19 @@ impl Room {
         let reserve = reserve_of(space);
         let last = last_of(reserve);
         let mut free = space.free;
+        self.is_close = free < 4 * reserve;
 
         let for_index = reserve / 2;
         let kept = snapshot.map_or(0, |bytes| bytes + BALLAST_SLACK);
         self.give_ballast_to_index(for_index, &mut free, kept);
-        let held = self.hold_for_index(for_index, &mut free, last);
+        // Half of the index's room comes first, because sled does not recover. The snapshot comes
+        // before the rest: it is what gives the log back.
+        self.hold_for_index(for_index / 2, &mut free, 0);
         let is_ballast_whole = match snapshot {
             Some(bytes) => self.hold_for_snapshot(bytes, &mut free, last),
             None => true,
         };
+        let held = self.hold_for_index(for_index, &mut free, last);
 
         // sled cleans its file up by writing pages anew, also when nothing is changed any more: names
         // stop long before the room for that is used up.
@@ -236,20 +248,15 @@ impl Room {
         })
     }
 
-    /// Allocates room behind the end of the index until it is `wanted` bytes, or as much as is free.
-    /// Returns the bytes that are there.
-    fn hold_for_index(&mut self, wanted: u64, free: &mut u64, last: u64) -> u64 {
+    /// Allocates room behind the end of the index until it is `wanted` bytes, or as much as is free
+    /// beyond `left`. Returns the bytes that are there.
+    fn hold_for_index(&mut self, wanted: u64, free: &mut u64, left: u64) -> u64 {
         let path = index::file_in(&self.dir);
         let Ok(metadata) = std::fs::metadata(&path) else {
             return 0;
         };
         let held = self.held_by_index();
-        // Names take the last bytes into account. Without them, sled has them.
-        let spare = if held < wanted / 2 {
-            *free
-        } else {
-            free.saturating_sub(last)
-        };
+        let spare = free.saturating_sub(left);
         let missing = wanted.saturating_sub(held).min(spare);
         if !self.can_hold || missing <= wanted / 16 {
             return held;
@@ -401,7 +408,15 @@ mod tests {
         let mut folder = Folder::new();
         assert_eq!(folder.at(MIB, Some(0)), Headroom::None);
         assert_eq!(folder.at(10 * MIB, Some(0)), Headroom::FreeingOnly);
-        assert_eq!(folder.held() / MIB, 10, "16 MiB are not there");
+        let ballast = ballast_bytes(folder.dir.path());
+        assert!(
+            ballast > 0,
+            "a snapshot that gives the log back comes before the rest"
+        );
+        assert!(
+            folder.held() + ballast <= 9 * MIB,
+            "the last 2 MiB are left"
+        );
 
         assert_eq!(folder.at(34 * MIB, Some(9 * MIB)), Headroom::Tight);
         assert!(folder.held() >= 16 * MIB);
@@ -432,7 +447,11 @@ mod tests {
         let mut folder = Folder::new();
         assert_eq!(folder.at(200 * MIB, Some(0)), Headroom::Ample);
         folder.cut_held(4 * MIB);
-        assert_eq!(folder.at(MIB, Some(0)), Headroom::FreeingOnly);
+        assert_eq!(
+            folder.at(3 * MIB, Some(0)),
+            Headroom::FreeingOnly,
+            "beside the last 2 MiB there is only one for the index"
+        );
         folder.cut_held(11 * MIB);
         assert_eq!(folder.at(MIB / 2, Some(0)), Headroom::None);
         assert_eq!(folder.at(200 * MIB, Some(0)), Headroom::Ample);

@@ -20,7 +20,9 @@ use super::lives::Lives;
 use super::record::KIND_BATCH;
 use super::room::{Headroom, Room};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
-use crate::limits::{HOLD_INTERVAL, MAX_FREEING_GROUP, MAX_GROUP, MAX_TIGHT_GROUP};
+use crate::limits::{
+    CLOSE_HOLD_INTERVAL, HOLD_INTERVAL, MAX_FREEING_GROUP, MAX_GROUP, MAX_TIGHT_GROUP,
+};
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -95,7 +97,11 @@ impl Writer {
     /// Works until the queue's senders are gone, then closes.
     pub(super) fn run(mut self, queue: &Receiver<Job>) -> Result<(), MetaError> {
         loop {
-            let first = match queue.recv_timeout(HOLD_INTERVAL) {
+            let interval = match self.room.is_close() {
+                true => CLOSE_HOLD_INTERVAL,
+                false => HOLD_INTERVAL,
+            };
+            let first = match queue.recv_timeout(interval) {
                 Ok(first) => first,
                 // sled cuts its file when nothing is written, too, and what was allocated behind the
                 // end is gone then.

@@ -30,6 +30,8 @@ use super::index;
 use crate::limits::{BALLAST_SLACK, MAX_DISK_RESERVE, MIN_DISK_RESERVE};
 
 const NAME: &str = "ballast";
+/// Parts in which the room of the index is allocated.
+const PIECES: u64 = 32;
 
 /// Free and total bytes of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +170,7 @@ impl Room {
 
         let for_index = reserve / 2;
         let kept = snapshot.map_or(0, |bytes| bytes + BALLAST_SLACK);
-        self.give_ballast_to_index(for_index, &mut free, kept);
+        self.give_ballast_to_index(for_index, free, kept);
         // Half of the index's room comes first, because sled does not recover. The snapshot comes
         // before the rest: it is what gives the log back.
         self.hold_for_index(for_index / 2, &mut free, 0);
@@ -200,45 +202,64 @@ impl Room {
     /// Gives up `bytes` of the ballast, or all of it if there are no more. Returns false if there is
     /// none.
     pub(super) fn cut_ballast(&self, bytes: u64) -> bool {
+        match self.shrink_ballast(bytes) {
+            Ok(0) => false,
+            Ok(bytes) => {
+                tracing::warn!(
+                    bytes,
+                    "metadata disk is nearly full: the ballast beside the index is freed"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "ballast beside the index cannot be freed");
+                false
+            }
+        }
+    }
+
+    /// Returns the bytes by which the ballast is smaller then.
+    fn shrink_ballast(&self, bytes: u64) -> io::Result<u64> {
         let path = ballast_in(&self.dir);
         let before = ballast_bytes(&self.dir);
-        if before == 0 {
-            return false;
-        }
         let after = before.saturating_sub(bytes);
-        let cut = match after {
-            0 => std::fs::remove_file(&path),
-            _ => OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .and_then(|file| file.set_len(after)),
-        };
-        match &cut {
-            Ok(()) => tracing::warn!(
-                bytes = before - after,
-                "metadata disk is nearly full: the ballast beside the index is freed"
-            ),
-            Err(error) => tracing::error!(%error, "ballast beside the index cannot be freed"),
+        match (before, after) {
+            (0, _) => {}
+            (_, 0) => std::fs::remove_file(&path)?,
+            _ => OpenOptions::new().write(true).open(&path)?.set_len(after)?,
         }
-        cut.is_ok()
+        Ok(before - after)
     }
 
     /// Cuts the ballast if the index has little room left and nothing else is free: beyond `kept`
     /// bytes, or all of it in need, because sled does not recover from a full disk.
     ///
     /// sled cuts its file when pages at its end are free, and with it what lies behind the end. Others
-    /// may have taken that.
-    fn give_ballast_to_index(&self, wanted: u64, free: &mut u64, kept: u64) {
-        let found = self.held_by_index() + *free;
-        if found >= wanted / 2 {
+    /// may have taken that. They may write at this moment, too, so the room goes over in pieces, each
+    /// allocated at once.
+    fn give_ballast_to_index(&mut self, wanted: u64, free: u64, kept: u64) {
+        let found = self.held_by_index() + free;
+        if !self.can_hold || found >= wanted / 2 {
             return;
         }
         let kept = if found < wanted / 8 { 0 } else { kept };
         let surplus = ballast_bytes(&self.dir).saturating_sub(kept);
-        let given = surplus.min(wanted - found);
-        if given > 0 && self.cut_ballast(given) {
-            *free += given;
+        let mut rest = surplus.min(wanted - found);
+        if rest == 0 {
+            return;
         }
+
+        let given = rest;
+        while rest > 0
+            && let Ok(bytes @ 1..) = self.shrink_ballast(rest.min(wanted / PIECES))
+        {
+            self.extend_index(bytes);
+            rest = rest.saturating_sub(bytes);
+        }
+        tracing::warn!(
+            bytes = given - rest,
+            "metadata disk is nearly full: the ballast beside the index is freed"
+        );
     }
 
     /// Returns the bytes that are allocated behind the end of the index.
@@ -251,28 +272,44 @@ impl Room {
     /// Allocates room behind the end of the index until it is `wanted` bytes, or as much as is free
     /// beyond `left`. Returns the bytes that are there.
     fn hold_for_index(&mut self, wanted: u64, free: &mut u64, left: u64) -> u64 {
-        let path = index::file_in(&self.dir);
-        let Ok(metadata) = std::fs::metadata(&path) else {
-            return 0;
-        };
         let held = self.held_by_index();
         let spare = free.saturating_sub(left);
         let missing = wanted.saturating_sub(held).min(spare);
         if !self.can_hold || missing <= wanted / 16 {
             return held;
         }
-        let target = held + missing;
 
-        let hold = || {
-            let file = OpenOptions::new().write(true).open(&path)?;
-            fallocate(&file, FallocateFlags::KEEP_SIZE, metadata.len(), target)?;
+        // In pieces: a file system may take all of a larger one back if others write at this moment
+        // and the last of it is missing.
+        let mut added = 0;
+        while added < missing {
+            let piece = (missing - added).min(wanted / PIECES);
+            if !self.extend_index(piece) {
+                break;
+            }
+            added += piece;
+        }
+        *free -= added;
+        held + added
+    }
+
+    /// Allocates `bytes` more behind the end of the index. Returns false if they are not free.
+    fn extend_index(&mut self, bytes: u64) -> bool {
+        /// Blocks of the file system's own that count like those of the file.
+        const OVERLAP: u64 = 64 << 10;
+
+        let extend = || {
+            let path = index::file_in(&self.dir);
+            let file = OpenOptions::new().write(true).open(path)?;
+            let metadata = file.metadata()?;
+            let held = (metadata.blocks() * 512).saturating_sub(metadata.len());
+            let known = held.saturating_sub(OVERLAP);
+            let from = metadata.len() + known;
+            fallocate(&file, FallocateFlags::KEEP_SIZE, from, held - known + bytes)?;
             Ok(())
         };
-        if !self.is_held(hold()) {
-            return held;
-        }
-        *free -= missing;
-        target
+        let extended = extend();
+        self.is_held(extended)
     }
 
     /// Makes the ballast as large as the next snapshot, if there is room. Returns true if it is.

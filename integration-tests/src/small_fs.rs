@@ -39,7 +39,7 @@ impl SmallFs {
     /// Makes and mounts a file system of `mib` MiB.
     ///
     /// # Errors
-    /// What the system says where that is not allowed.
+    /// The message of the command that failed, as where mounts are not allowed.
     pub fn mount(kind: FsKind, mib: u64) -> Result<Self, String> {
         let mount = tempfile::tempdir().unwrap();
         let image = match kind {

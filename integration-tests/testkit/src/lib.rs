@@ -26,6 +26,7 @@ pub mod content;
 pub mod engine;
 #[cfg(feature = "services")]
 pub mod fake;
+pub mod folder;
 pub mod port;
 pub mod seed;
 pub mod wait;

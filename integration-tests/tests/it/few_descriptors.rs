@@ -136,7 +136,7 @@ fn work_beside(cluster: &Cluster, files: &mut Files) -> BTreeMap<String, u64> {
         let name = format!("before/{n}");
         let deleted = try_once(cluster, "DELETE", &format!("/api/files/{name}"), b"");
         note("DELETE", &deleted);
-        // Without an answer it may be gone.
+        // A delete without an answer may have happened.
         if deleted.is_none_or(|deleted| deleted.status == 204) {
             files.remove(&name);
         }

@@ -36,8 +36,8 @@ const FILLED_BY_NAMES: u64 = 64;
 const ROOM_OF_NAMES: u64 = 16 << 20;
 /// Deadline for space to come back and for refusals that pass to pass.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Refusals in a row after which a file system counts as full: the blocks of a refused upload go, and
-/// their room may take another.
+/// Refusals in a row after which a file system counts as full: the blocks of a refused upload go,
+/// and their room may take another.
 const REFUSALS: usize = 3;
 /// Size from which files are named when a cell fails.
 const LARGE: u64 = 256 << 10;
@@ -191,7 +191,7 @@ impl Trial<'_> {
         false
     }
 
-    /// Each acknowledged file reads back equal, and no other is listed.
+    /// Checks that each acknowledged file reads back equal, and that no other file is listed.
     fn verify(&mut self) {
         for (name, (size, content)) in self.acked.clone() {
             let got = self.send("GET", &name, "", b"");

@@ -132,7 +132,7 @@ impl Uploader<'_> {
             self.load.reads.fetch_add(1, Ordering::Relaxed);
         }
 
-        // From here on it may be gone, whatever is answered.
+        // The delete may take effect from now on, whatever its answer is.
         self.load.acked.lock().remove(&name);
         self.load
             .unsure
@@ -245,7 +245,7 @@ impl Load<'_> {
         self.cluster.restart(role);
     }
 
-    /// No role has ended by itself: nothing would start it but a person.
+    /// Checks that no role has ended by itself: only a person would start it again.
     fn check_running(&self) {
         for role in ROLES {
             let ended = self.cluster.ended(role);

@@ -1,5 +1,5 @@
-//! Descriptors of the process: its limit is raised, and shared out before anything is opened, so that
-//! neither idle clients nor many segments take them from writes.
+//! Descriptors of the process: its limit is raised, and shared out before anything is opened, so
+//! that neither idle clients nor many segments take them from writes.
 
 use crate::exit::Failure;
 use crate::limits::{MIN_SHARED_DESCRIPTORS, PROCESS_DESCRIPTORS, ROLE_DESCRIPTORS};
@@ -9,8 +9,8 @@ pub(crate) const GATEWAY_SHARES: u64 = 4;
 /// Shares of a storage node: connections of workers, and open segments.
 pub(crate) const STORAGE_SHARES: u64 = 4;
 
-/// Raises the limit as far as the system allows and returns it; `None` if there is none. The usual
-/// soft limit is for programs that use select(2). One that cannot be raised is kept.
+/// Raises the soft limit of open files (RLIMIT_NOFILE) to the hard limit, and returns the limit
+/// that holds then; `None` if it is infinite. Keeps the soft limit if the system refuses.
 pub(crate) fn raise() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -355,24 +355,10 @@ mod tests {
     use cstore_testkit::until;
 
     use super::*;
-    use crate::engine::{DiskOptions, Identity};
+    use crate::engine::small_disk;
 
     fn member() -> StorageMember {
-        let identity = Identity {
-            store: cstore_types::StoreUuid::from_bytes([1; 16]),
-            cluster: cstore_types::ClusterUuid::from_bytes([2; 16]),
-            node: cstore_types::NodeId::new("storage-1").unwrap(),
-            key: cstore_types::DedupKey::from_bytes([3; 32]),
-        };
-        let options = DiskOptions {
-            capacity: 6 << 20,
-            block_size: 65_536,
-            fresh_start: false,
-            erase: None,
-            nonce: 5,
-            waits_for_master: false,
-            open_files: 4,
-        };
+        let (identity, options) = small_disk();
         let disk = Arc::new(FaultyDisk::new());
         let engine = Engine::open(disk, "memory", &identity, &options).unwrap();
         let readiness = Readiness::new(&[]);

@@ -182,7 +182,7 @@ impl EngineMetrics {
             ),
             (
                 "storage_read_only",
-                "1 after a failed write",
+                "1 if the disk takes no writes",
                 None,
                 self.0.read_only().is_some().into(),
             ),

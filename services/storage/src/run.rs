@@ -100,7 +100,7 @@ pub async fn run(
         doing: "open disk folder",
         source,
     };
-    // All data lie in it.
+    // The folder holds all blocks: close it to other users.
     let disk = RealDisk::open_private(&config.disk).map_err(failed)?;
     let io = RoleIo::over_tcp(
         &config.advertise_host,

@@ -203,7 +203,7 @@ impl BlockServer {
                 // Nothing is reserved for a block that came since.
                 None => Err(ErrorCode::NotFound),
             };
-            // With the batch, so that the bytes count also if the request is gone.
+            // Keep the permit with the batch: its bytes count even if the request is gone.
             (batch.blocks.iter().map(read).collect(), held)
         });
         let (results, held) = read.await.map_err(|error| fault(error.into()))?;
@@ -311,14 +311,14 @@ mod tests {
     use std::time::Duration;
 
     use cstore_log::FaultyDisk;
-    use cstore_types::{BlockKind, ClusterUuid, DedupKey, FrameKey, NodeId, StoreUuid};
+    use cstore_types::{BlockKind, ClusterUuid, FrameKey, NodeId, StoreUuid};
     use cstore_wire::{ClientConfig, Connection, ServerConfig, serve_connection};
     use futures_util::StreamExt;
     use futures_util::stream::FuturesUnordered;
     use tokio::io::{AsyncWriteExt, copy, duplex, split};
 
     use super::*;
-    use crate::engine::{DiskOptions, Identity};
+    use crate::engine::{DiskOptions, small_disk};
 
     const LEN: usize = 40_000;
     /// Blocks on the disk, and in each request.
@@ -329,28 +329,17 @@ mod tests {
 
     /// A disk with blocks, and their ids.
     async fn filled() -> (Engine, Vec<BlockId>) {
-        let key = DedupKey::from_bytes([3; 32]);
-        let identity = Identity {
-            store: StoreUuid::from_bytes([1; 16]),
-            cluster: ClusterUuid::from_bytes([2; 16]),
-            node: NodeId::new("storage-1").unwrap(),
-            key: key.clone(),
-        };
+        let (identity, options) = small_disk();
         let options = DiskOptions {
             capacity: 16 << 20,
-            block_size: 65_536,
-            fresh_start: false,
-            erase: None,
-            nonce: 5,
-            waits_for_master: false,
-            open_files: 4,
+            ..options
         };
         let disk = Arc::new(FaultyDisk::new());
         let engine = Engine::open(disk, "memory", &identity, &options).unwrap();
         let mut ids = Vec::new();
         for n in 0..COUNT {
             let bytes = Bytes::from(vec![u8::try_from(n).unwrap(); LEN]);
-            let id = BlockId::of_many(&key, &[&bytes])[0];
+            let id = BlockId::of_many(&identity.key, &[&bytes])[0];
             let block = Block {
                 id,
                 kind: BlockKind::Data,
@@ -426,7 +415,8 @@ mod tests {
         let server = Arc::new(BlockServer::new(engine.clone(), metrics));
 
         let (slow, back) = connect(&server).await;
-        // The pipe from the server is read no more. It stays open, the other way has its other half.
+        // The pipe from the server is read no more. It stays open, the other way has its other
+        // half.
         back.abort();
         let ask = |connection: Connection| {
             let ids = ids.clone();

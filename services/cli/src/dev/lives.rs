@@ -1,5 +1,5 @@
-//! The lives of a role of `cstore dev`: after a failure of its disk it is started again, and the other
-//! roles go on.
+//! The lives of a role of `cstore dev`: after a failure of its disk it is started again, and the
+//! other roles go on.
 
 use std::time::Duration;
 
@@ -40,7 +40,8 @@ impl Lives {
             let Err(error) = self.live(listener.take(), stop.child()).await else {
                 return Ok(());
             };
-            // What a disk has after a failure shows at the next start; others may still end then.
+            // The next start deals with a failed disk. An error of a later start is repeated as
+            // well: the failed life may hold the disk for a moment longer.
             let is_healed = is_healed_by_a_start(&error) || !is_first;
             if !is_healed || stop.is_triggered() {
                 return Err(error);
@@ -74,7 +75,8 @@ impl Lives {
             stop,
         );
         let ended = work.await;
-        // What is counted holds the disk, which the next life opens.
+        // Collectors of metrics keep the disk open and locked: drop them before the next life opens
+        // it.
         *self.metrics.registry.lock() = empty_registry();
         ended
     }

@@ -66,7 +66,7 @@ fn make(data: &Path) {
     until_blocking("the disk is made", || {
         data.join("storage-1/inventory.bin").is_file()
     });
-    // Both parts are in use.
+    // The master and the disk are both in use.
     let output = inspect(data, &["--json"]);
     assert_eq!(output.status.code(), Some(6));
     let id = dev.id().to_string();

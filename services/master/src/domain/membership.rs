@@ -424,8 +424,8 @@ impl Membership {
             if let Some(before) = inner.nodes.get(&id).filter(has_store) {
                 // A person's word outlives the process that it was meant for.
                 node.accepting.clone_from(&before.accepting);
-                // But only about the doubt that the person has seen: a disk that took no writes could
-                // not keep its numbers, and the next start may give them to others.
+                // Keep an accept only for the doubt that the person has seen: a disk that took no
+                // writes could not keep its numbers, and the next start may give them to others.
                 if is_open {
                     let doubts = &node.doubts;
                     node.accepting.retain(|_, seen| doubts.contains(seen));

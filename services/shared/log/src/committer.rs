@@ -230,7 +230,8 @@ impl Committer {
         }
     }
 
-    /// Makes files ready, and prepares the next one, beside the frames that are written meanwhile.
+    /// Preallocates spare files and writes the header of the next one, on a thread of its own if
+    /// the disk takes time.
     pub(crate) fn prepare_next(&mut self) {
         let is_at_work = |thread: &JoinHandle<()>| !thread.is_finished();
         let files = &self.shared.files;
@@ -382,7 +383,7 @@ impl Committer {
         let written = written
             .and_then(|()| active.out.sync_data())
             .map_err(LogError::io("write log frame"));
-        // Also after a failure: what is on the disk is noted.
+        // Finish the roll after a failed frame, too: footer and inventory entry may be on the disk.
         let noted = self.finish_change();
         if let Err(error) = written.and(noted) {
             let why = Arc::new(error);
@@ -402,7 +403,7 @@ impl Committer {
         self.shared.durable_seq.store(seq, Ordering::Release);
         // Before the callers are told: they look at once whether there is room for more.
         self.shared.files.landed(active.free(), compacted);
-        // Where nothing takes time, a test whose group was answered finds nobody at work.
+        // Prepare before the answer on a disk in memory, so that tests see no writes after it.
         if !self.shared.files.takes_real_time() {
             self.prepare_next();
         }

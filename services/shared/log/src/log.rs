@@ -131,7 +131,7 @@ impl Log {
     pub fn read(&self, location: Location) -> Result<Bytes, LogError> {
         let file = self.shared.files.get(location.file)?;
         let handle = match file.handle.open() {
-            // It may have been retired since the look at the list.
+            // The file may have been retired since the lookup.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.shared.files.get(location.file)?;
                 return Err(unreadable(location)(error));
@@ -198,8 +198,8 @@ impl Log {
         recovery::verify(&*self.shared.files.get(file)?, &self.shared.options)
     }
 
-    /// Reads a file like [`Log::verify`], and returns all parts of it that do not validate. Blocks the
-    /// thread.
+    /// Reads a file like [`Log::verify`], and returns all parts of it that do not validate. Blocks
+    /// the thread.
     ///
     /// # Errors
     /// [`LogError::NoFile`] when it is not there or active, `Io`.
@@ -256,8 +256,8 @@ impl Log {
         self.shared.observer.set(observer);
     }
 
-    /// Takes no more groups, for this reason. Called before the first one of a log that is opened to
-    /// be read only.
+    /// Takes no more groups, for this reason. Called before the first one of a log that is opened
+    /// to be read only.
     pub fn refuse(&self, why: LogError) {
         self.shared.poisoned.lock().get_or_insert(Arc::new(why));
     }
@@ -303,8 +303,8 @@ impl Drop for Log {
     }
 }
 
-/// Returns a function for `map_err` that tells an error of the disk from one that says nothing about
-/// it.
+/// Returns a function for `map_err` that tells an error of the disk from one that says nothing
+/// about it.
 fn unreadable(location: Location) -> impl Fn(std::io::Error) -> LogError {
     move |error| match recovery::damage_of(&error) {
         Some(damage) => LogError::Corrupt {

@@ -193,7 +193,7 @@ mod tests {
         let mut all = now(&connection, 100).unwrap();
         assert_eq!(process.held_bytes(), 16 << 10);
         assert!(now(&connection, 1).is_none());
-        // Also if its turn is taken: it takes the whole budget of the process then.
+        // Take the whole budget of the process, even if the connection has used its exemption.
         let first = all.split(4 * KIB).unwrap();
         drop(all);
         let mut whole = now(&connection, 3).unwrap();
@@ -217,7 +217,7 @@ mod tests {
             assert!(now(&other, 1).is_none());
             drop(turn);
         }
-        // What is returned goes to whoever waits, in order.
+        // Waiting requests get returned bytes in the order of their arrival.
         let turn = now(&other, 1).unwrap();
         let mut waiting = Box::pin(other.reserve(&[BLOCK]));
         assert!(waiting.as_mut().now_or_never().is_none());

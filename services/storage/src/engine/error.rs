@@ -26,7 +26,7 @@ pub enum EngineError {
         /// Why deletes give no room back, if the disk is on hold.
         hold: Option<String>,
     },
-    /// A write or sync failed; the node serves reads only until it is restarted.
+    /// A write or sync failed, now or at the start; the node serves reads until it ends.
     #[error("disk is read-only after a failed write")]
     ReadOnly(#[source] Arc<LogError>),
     /// Too much waits already, or the same part is being sealed; retry.

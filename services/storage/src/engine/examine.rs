@@ -1,8 +1,8 @@
 //! Examination of a disk: the very open of a start, over an overlay that keeps its changes in
 //! memory, and a read of what an open does not read.
 //!
-//! What a start would do is not predicted by rules of its own, which could differ from those of the
-//! start: the disk is opened, judged by what the master knows, and audited, by the same code.
+//! The outcome of a start is not predicted by rules of its own, which could differ from those of
+//! the start: the disk is opened, judged by what the master knows, and audited, by the same code.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -16,7 +16,8 @@ use super::doubts::LostSets;
 use super::error::OpenError;
 use super::format::Doubt;
 use super::judge::{Answer, MasterHistory};
-use super::open::{Parts, open_to_look};
+use super::open::open_to_look;
+use super::parts::Parts;
 use super::sets::SetReader;
 use super::volume::inventory::{self, FoundInventory};
 use super::volume::mount::{self, DiskOptions, Identity, Look, look};
@@ -331,8 +332,8 @@ fn reads_well(parts: &Parts, key: &DedupKey, id: &BlockId, location: Location) -
     is_block(parts.log.read(location)) || is_block(parts.log.read_anew(location))
 }
 
-/// Reads every reference set against its checksum, and finds the sessions that need a block which is
-/// damaged or not here.
+/// Reads every reference set against its checksum, and finds the sessions that need a block which
+/// is damaged or not here.
 fn read_sets(parts: &Parts, opened: &mut Opened) {
     let damaged = opened.payloads.damaged.iter();
     let damaged: HashSet<BlockId> = damaged.map(|block| block.id).collect();

@@ -1,9 +1,10 @@
 //! A disk that takes no writes: it is opened to be read, and looked at from time to time whether it
 //! takes them again.
 //!
-//! The open is the same as for writing, over an overlay in memory, but for the unproven tail, which stays
-//! where it is. The overlay is frozen when the open is done, so that nothing that lies in memory passes
-//! for durable: every later write is refused as on a file system that is mounted read-only.
+//! The open is the same as for writing, over an overlay in memory, but for the unproven tail, which
+//! stays where it is. The overlay is frozen when the open is done, so that nothing that lies in
+//! memory passes for durable: every later write is refused as on a file system that is mounted
+//! read-only.
 
 use std::error::Error;
 use std::io;
@@ -14,7 +15,8 @@ use cstore_types::error_chain;
 
 use super::error::{OpenError, is_passing};
 use super::format::LOCK_FILE;
-use super::open::{self, Parts};
+use super::open;
+use super::parts::Parts;
 use super::volume::mount::{DiskOptions, Identity, Look, look};
 
 /// A disk whose blocks are served and which takes no writes.
@@ -55,7 +57,7 @@ pub(super) fn open(
     }
     let lock = match reader.lock(LOCK_FILE) {
         Ok(lock) => Some(lock),
-        // Nobody can make one either.
+        // A lock file cannot be created on this file system by any process.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(_) => return Err(refused),
     };
@@ -78,9 +80,9 @@ pub(super) fn open(
 
 /// Returns true if a disk was formatted and opened before.
 ///
-/// Another disk MUST NOT be opened for reads: it has nothing to read, and an identity in memory is lost
-/// with the process. The master would remember the identity as the disk of the node, and refuse the one
-/// that the next start draws.
+/// Another disk MUST NOT be opened for reads: it has nothing to read, and an identity in memory is
+/// lost with the process. The master would remember the identity as the disk of the node, and
+/// refuse the one that the next start draws.
 fn is_formatted(disk: &Arc<dyn Disk>, path: &str) -> bool {
     match look(disk, path) {
         // The superblock of a format that broke off may not be durable.

@@ -42,8 +42,8 @@ struct Shared {
     /// superblock is written.
     shown: Mutex<Doubts>,
     is_held: AtomicBool,
-    /// The disk is on hold for a doubt, and not only until the master was heard: the end of the hold
-    /// is logged.
+    /// The disk is on hold for a doubt, and not only until the master was heard: the end of the
+    /// hold is logged.
     has_doubt: AtomicBool,
     /// Read while something is freed, written when a doubt is entered: whoever entered it knows
     /// that nothing is being freed any more.
@@ -294,8 +294,8 @@ impl Hold {
         self.settle(&doubts);
     }
 
-    /// Notes what an audit has found: lost sets hold the disk, unless it is known why they are lost.
-    /// Blocks the thread.
+    /// Notes what an audit has found: lost sets hold the disk, unless it is known why they are
+    /// lost. Blocks the thread.
     pub(super) fn note_lost(&self, lost: &LostSets) {
         let mut doubts = self.shared.doubts.lock();
         let before = doubts.clone();
@@ -326,8 +326,8 @@ impl Hold {
         }
     }
 
-    /// Stops all frees from now on. Needs the lock of the `doubts`, so that no other thread ends the
-    /// hold in between.
+    /// Stops all frees from now on. Needs the lock of the `doubts`, so that no other thread ends
+    /// the hold in between.
     fn stop_frees(&self, _doubts: &MutexGuard<'_, Doubts>) {
         self.shared.has_doubt.store(true, Ordering::Release);
         self.shared.is_held.store(true, Ordering::Release);
@@ -406,8 +406,8 @@ impl Hold {
         if doubts.are_open() || self.shared.waits.load(Ordering::Acquire) {
             return;
         }
-        // From here on blocks go with their last holder. The doubts are locked, so no doubt is
-        // entered before all that nothing holds were adopted.
+        // Blocks are freed with their last holder from now on. The doubts are locked, so no doubt
+        // is entered before all that nothing holds were adopted.
         self.shared.index.lock().hold(false);
         steps::adopt_orphans(&self.shared.index);
         self.shared.is_held.store(false, Ordering::Release);
@@ -417,8 +417,8 @@ impl Hold {
     }
 }
 
-/// Logs doubts that have left the list. An accepted one proves nothing by that: what was missing may
-/// be missing still.
+/// Logs doubts that have left the list. An accepted one proves nothing by that: what was missing
+/// may be missing still.
 pub(super) fn log_closed(closed: &[Doubt]) {
     for doubt in closed {
         let (number, kind) = (doubt.number, doubt.kind.name());

@@ -12,7 +12,7 @@
 //!   │            │         │           │            │
 //!   └─────── cstore-log ───┴── Index ──┴── Fences ──┘
 //! ```
-//! Each part is a struct whose fields say what it may touch; `open.rs` puts them together.
+//! Each part is a struct whose fields say what it may touch; `parts.rs` puts them together.
 //!
 //! Invariants
 //! * What is acknowledged is synced. Records enter and leave the index only by callbacks of the
@@ -43,6 +43,7 @@ mod index;
 mod judge;
 mod locked_log;
 mod open;
+mod parts;
 mod reader;
 mod recovery;
 mod recycler;
@@ -71,6 +72,8 @@ pub use recycler::Recycler;
 pub use releaser::Releaser;
 pub use space::Space;
 pub use verifier::{Verifier, VerifyStep};
+#[cfg(test)]
+pub(crate) use volume::mount::small_disk;
 pub use volume::mount::{DiskOptions, Identity, Look, look, peek};
 pub use volume::rebuild::Remains;
 pub use writer::{PutOutcome, SealOutcome};

@@ -1,4 +1,4 @@
-//! Opening a disk, and the assembly of the engine's parts.
+//! Opening a disk.
 //!
 //! ```text
 //! LOCK ─▶ superblock ─┬─ empty folder ─▶ format
@@ -15,61 +15,26 @@ use std::io;
 use std::sync::Arc;
 
 use cstore_log::{Disk, LockGuard, Log, NextEpoch, Options, RecoveryReport, Urgency};
-use cstore_types::{SealSeq, error_chain};
+use cstore_types::SealSeq;
 use parking_lot::Mutex;
 
-use super::appender::Appender;
-use super::audit::Audit;
-use super::compactor::{Compactor, CompactorParts};
-use super::counters::Counters;
 use super::doubts::{Doubts, Finding};
 use super::error::{EngineError, OpenError};
-use super::fences::Fences;
-use super::for_reads::ForReads;
-use super::format::{Bitmap, Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
+use super::format::{Doubt, DoubtKind, LOCK_FILE, SEGMENTS_DIR, SLOT, SLOTS, Superblock};
 use super::hold::{self, Hold};
-use super::holdings::Holdings;
 use super::index::{SharedIndex, steps};
-use super::judge::Judge;
 use super::locked_log::LockedLog;
-use super::reader::BlockReader;
+use super::parts::Parts;
 use super::recovery::{Recovery, count_references};
-use super::recycler::Recycler;
-use super::releaser::Releaser;
-use super::room::Room;
 use super::sets::SetReader;
-use super::space::{Geometry, SpaceLedger};
-use super::verifier::Verifier;
+use super::space::Geometry;
 use super::volume::inventory;
 use super::volume::mount::{self, DiskOptions, Identity, Look, look, segment_bytes_of};
 use super::volume::survey::Survey;
 use super::volume::{Volume, bitmap_allowance};
-use super::writer::Writer;
 use crate::limits::{
     MAX_FRAME_BYTES, MAX_FS_FLOOR, MAX_QUEUE_BYTES, MIN_CAPACITY, MIN_FS_FLOOR, READY_SEGMENTS,
 };
-
-/// The parts of an open disk.
-#[derive(Debug)]
-pub(super) struct Parts {
-    pub(super) volume: Arc<Volume>,
-    pub(super) log: Arc<LockedLog>,
-    pub(super) index: SharedIndex,
-    pub(super) hold: Hold,
-    pub(super) judge: Judge,
-    pub(super) audit: Audit,
-    pub(super) counters: Counters,
-    pub(super) blocks: BlockReader,
-    pub(super) holdings: Holdings,
-    pub(super) recycler: Recycler,
-    pub(super) compactor: Compactor,
-    pub(super) verifier: Verifier,
-    pub(super) room: Room,
-    pub(super) writer: Writer,
-    pub(super) releaser: Releaser,
-    /// Set if the disk takes no writes and was opened to be read.
-    pub(super) for_reads: Option<ForReads>,
-}
 
 /// Opens the disk for this identity; formats an empty one.
 ///
@@ -154,9 +119,9 @@ fn open_as(
     Ok(parts)
 }
 
-/// Opens a disk to look at it, for the identity that it has: without the cluster's key if that is not
-/// at hand. `disk` MUST be an overlay, otherwise a disk is opened by a program that cannot read its
-/// blocks. Returns also the report of the log.
+/// Opens a disk to look at it, for the identity that it has: without the cluster's key if that is
+/// not at hand. `disk` MUST be an overlay, otherwise a disk is opened by a program that cannot read
+/// its blocks. Returns also the report of the log.
 ///
 /// # Errors
 /// Those of [`open`] for a disk of this identity.
@@ -189,7 +154,7 @@ struct Opening<'a> {
     path: &'a str,
     identity: &'a Identity,
     options: &'a DiskOptions,
-    /// What is changed lies in memory and is lost.
+    /// Changes stay in memory and are lost.
     is_for_reads: bool,
     /// False if the key of the identity is none, because nobody who looks at the disk has it.
     knows_key: bool,
@@ -246,9 +211,9 @@ impl Opening<'_> {
         let mut survey = survey.map_err(OpenError::io("compare segments with inventory"))?;
 
         let mut log_options = log_options(&superblock, &survey, self.options, fs_total);
-        // A copy of the unproven tail in memory would have a sequence of an epoch that no later open
-        // knows. The master would remember it as the head of the disk, and take the disk for another
-        // copy from then on.
+        // A copy of the unproven tail in memory would have a sequence of an epoch that no later
+        // open knows. The master would remember it as the head of the disk, and take the disk for
+        // another copy from then on.
         log_options.is_held |= self.is_for_reads;
         let reserve_bytes = log_options.reserve_bytes;
 
@@ -335,8 +300,8 @@ impl Opening<'_> {
     }
 }
 
-/// Returns the superblock of a disk that has this size from now on. The size of segments follows it:
-/// it is only that of the next ones.
+/// Returns the superblock of a disk that has this size from now on. The size of segments follows
+/// it: it is only that of the next ones.
 fn sized(found: Superblock, capacity: u64, fs_total: Option<u64>) -> Superblock {
     Superblock {
         capacity,
@@ -421,8 +386,8 @@ fn is_counted(doubt: &Doubt, hidden: &[Finding]) -> bool {
     is_about_references && !hidden.iter().any(is_found)
 }
 
-/// Makes the refusal of a size that has no room for the segments, their reserve and what lies beside
-/// them, `ignored` bytes of files that are not read among it.
+/// Makes the refusal of a size that has no room for the segments, their reserve and what lies
+/// beside them, `ignored` bytes of files that are not read among it.
 fn too_small(wanted: u64, allocated: u64, ignored: u64) -> OpenError {
     // The reserve grows with the size, by a twentieth of it: each step comes as much nearer.
     let mut least = allocated;
@@ -449,151 +414,4 @@ fn too_small(wanted: u64, allocated: u64, ignored: u64) -> OpenError {
 /// Returns the bytes that uploads leave to compaction, which copies a segment, and to releases.
 const fn reserve_of(segment_bytes: u64) -> u64 {
     segment_bytes + segment_bytes / 2
-}
-
-impl Parts {
-    /// Shuts down cleanly: drains the log, seals the active segment, writes the derived cache and
-    /// the clean mark. After a failed write neither is written: which frames the disk has is
-    /// unknown.
-    ///
-    /// # Errors
-    /// [`EngineError`] of the disk. The next start recovers all the same.
-    pub(super) fn close(&self) -> Result<(), EngineError> {
-        if self.log.poisoned().is_none() {
-            self.blocks.keep_verdicts();
-        }
-        self.log.close()?;
-        if self.log.poisoned().is_some() {
-            return Ok(());
-        }
-        self.judge.keep_noted()?;
-        let seal_seq = SealSeq(self.log.durable_seq());
-        let (files, is_complete) = {
-            let index = self.index.lock();
-            (index.counts(), index.has_all_blocks())
-        };
-        // The cache has no place for the counts of absent blocks, and none for doubt.
-        if is_complete && !self.hold.is_held() {
-            let saved = self.volume.save_bitmap(&Bitmap {
-                last_seq: seal_seq.0,
-                files,
-            });
-            if let Err(error) = saved {
-                // A start counts the references anew then.
-                tracing::warn!(error = %error_chain(&error), "reference counts are not saved");
-            }
-        }
-        self.volume.write_superblock(seal_seq, true)
-    }
-
-    /// Returns the failure after which this process can write nothing any more.
-    pub(super) fn failure(&self) -> Option<EngineError> {
-        let is_open_for_writes = self.for_reads.is_none();
-        let failed = self.log.poisoned().filter(|_| is_open_for_writes);
-        failed.map(EngineError::ReadOnly)
-    }
-
-    /// Returns why the disk takes no writes: it was opened for reads, or after a failed write or
-    /// sync, or because every segment is missing.
-    pub(super) fn read_only(&self) -> Option<String> {
-        let failed = self.log.poisoned();
-        let failed = failed.map(|cause| cstore_types::error_chain(&*cause).to_string());
-        failed.or_else(|| self.hold.read_only())
-    }
-
-    /// Gives each part what it may touch.
-    fn assemble(
-        volume: Arc<Volume>,
-        log: Arc<LockedLog>,
-        index: SharedIndex,
-        hold: Hold,
-        geometry: Geometry,
-        identity: &Identity,
-    ) -> Self {
-        // Shared by several parts.
-        let counters = Counters::default();
-        let fences = Fences::default();
-        let ledger = SpaceLedger::new(log.clone(), geometry);
-        let appender = Appender::new(log.clone());
-        let sets = SetReader::new(log.clone(), index.clone());
-        let blocks = BlockReader::new(
-            log.clone(),
-            appender.clone(),
-            index.clone(),
-            counters.clone(),
-            identity.key.clone(),
-        );
-
-        // Parts that return space.
-        let recycler = Recycler::new(
-            log.clone(),
-            index.clone(),
-            volume.clone(),
-            hold.clone(),
-            counters.clone(),
-        );
-        let compactor = Compactor::new(CompactorParts {
-            log: log.clone(),
-            index: index.clone(),
-            fences: fences.clone(),
-            ledger: ledger.clone(),
-            appender: appender.clone(),
-            blocks: blocks.clone(),
-            sets: sets.clone(),
-            recycler: recycler.clone(),
-            counters: counters.clone(),
-            hold: hold.clone(),
-        });
-        let verifier = Verifier::new(log.clone(), index.clone(), blocks.clone(), hold.clone());
-        let room = Room {
-            log: log.clone(),
-            index: index.clone(),
-            ledger: ledger.clone(),
-            recycler: recycler.clone(),
-            compactor: compactor.clone(),
-            hold: hold.clone(),
-        };
-
-        // Parts that write for requests.
-        let writer = Writer {
-            appender: appender.clone(),
-            index: index.clone(),
-            fences: fences.clone(),
-            ledger,
-            room: room.clone(),
-            sets: sets.clone(),
-            blocks: blocks.clone(),
-            counters: counters.clone(),
-            hold: hold.clone(),
-            key: identity.key.clone(),
-        };
-        let releaser = Releaser {
-            appender,
-            index: index.clone(),
-            fences,
-            room: room.clone(),
-            sets: sets.clone(),
-            counters: counters.clone(),
-            hold: hold.clone(),
-        };
-        let holdings = Holdings::new(index.clone(), sets);
-        Self {
-            audit: Audit::new(index.clone(), hold.clone()),
-            judge: Judge::new(log.clone(), volume.clone(), hold.clone()),
-            volume,
-            log,
-            index,
-            hold,
-            counters,
-            blocks,
-            holdings,
-            recycler,
-            compactor,
-            verifier,
-            room,
-            writer,
-            releaser,
-            for_reads: None,
-        }
-    }
 }

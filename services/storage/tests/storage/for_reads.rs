@@ -84,7 +84,7 @@ async fn i12_a_disk_that_takes_no_writes_serves_reads_and_says_when_it_takes_the
     engine.releaser().release(session(0)).await.unwrap();
 }
 
-/// Without the right to write nobody may make a lock, and two readers may look at once.
+/// A reader holds the lock shared, which keeps a writer out.
 #[tokio::test]
 async fn i1_a_disk_is_opened_for_reads_by_no_second_process_that_writes() {
     let disk = killed().await;
@@ -97,7 +97,7 @@ async fn i1_a_disk_is_opened_for_reads_by_no_second_process_that_writes() {
     assert!(is_whole(&open_memory(&disk, CAPACITY).unwrap()));
 }
 
-/// What is damaged is in doubt also if nobody can write that down.
+/// Damage is a doubt even if the superblock cannot record it.
 #[tokio::test]
 async fn i8_a_disk_for_reads_says_what_is_missing_at_each_open() {
     let disk = killed().await;
@@ -142,7 +142,8 @@ async fn i6_a_log_that_failed_writes_no_clean_mark_and_no_counts() {
     }
 }
 
-/// An identity that lies in memory is another one at each start, and the master would remember the first.
+/// An identity that lies in memory is another one at each start, and the master would remember the
+/// first.
 #[test]
 fn i4_an_empty_disk_that_takes_no_writes_is_not_formatted_in_memory() {
     let disk = FaultyDisk::new();

@@ -175,8 +175,8 @@ async fn i12_space_and_identity_can_be_read_while_the_superblock_is_written() {
     store(&engine, 0, 150_000).await.unwrap();
     engine.releaser().release(session(0)).await.unwrap();
     // The next segment is begun and gets no frame, so that nothing but the superblock can know the
-    // highest sequence when the first segment is recycled: footer of the old segment, then the frame;
-    // the header of the new one was written before, and the inventory is written after it.
+    // highest sequence when the first segment is recycled: footer of the old segment, then the
+    // frame; the header of the new one was written before, and the inventory is written after it.
     faulty.strike(Verb::Write, 2, Fault::Eio);
     assert!(store(&engine, 1, 150_000).await.is_err());
 
@@ -291,7 +291,7 @@ async fn i8_a_node_verifies_what_an_accepted_doubt_has_left_unverified() {
     life.stop().await;
 }
 
-/// Whatever only a restart heals ends by itself, and the next start serves what can be read.
+/// A failed write ends the node, and its next start serves reads until the disk takes writes.
 #[tokio::test(start_paused = true)]
 async fn i12_a_node_whose_disk_failed_ends_serves_reads_and_writes_again_without_a_person() {
     let setup = Setup::new(0..3).await;

@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use cstore_log::RealDisk;
 use cstore_storage::engine::Engine;
 use cstore_storage::{DiskInspection, OpenError, inspect};
 use cstore_testkit::engine::{CAPACITY, identity, mark, numbered, open, store};
+use cstore_testkit::folder::contents;
 use cstore_testkit::{CLUSTER, DEDUP_KEY, session};
 use cstore_types::epoch::{SealPoint, SeenSeals};
 use cstore_types::inspection::{KnownDisk, MasterFacts, PayloadScope, StartOutcome};
@@ -52,25 +51,6 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
-/// Returns all files and folders with their times and bytes.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
-    let mut found = BTreeMap::new();
-    let changed = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
-    found.insert(dir.to_path_buf(), (changed(dir), Vec::new()));
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(contents(&path));
-        } else {
-            found.insert(
-                path.clone(),
-                (changed(&path), std::fs::read(&path).unwrap()),
-            );
-        }
-    }
-    found
-}
-
 fn segments(dir: &Path) -> Vec<PathBuf> {
     let found = std::fs::read_dir(dir.join("segments")).unwrap();
     let mut paths: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).collect();
@@ -104,7 +84,7 @@ fn find(dir: &Path, needle: &[u8]) -> (PathBuf, Vec<i64>) {
     panic!("no segment has these bytes")
 }
 
-/// What a master says that knows the key, and of the disk nothing.
+/// Returns the answer of a master that knows the key and has seen nothing of the disk.
 fn key_alone() -> MasterFacts {
     MasterFacts {
         cluster: Some((CLUSTER, DEDUP_KEY)),
@@ -118,7 +98,8 @@ fn list<'a>(found: &'a DiskInspection, what: &str) -> &'a [String] {
     list.map_or(&[], |list| &list.shown)
 }
 
-/// Returns the words for a start that is refused. The engine of these tests does not know its folder.
+/// Returns the words for a start that is refused. The engine of these tests does not know its
+/// folder.
 fn refusal(dir: &Path, error: &OpenError) -> String {
     let error = error_chain(error).to_string();
     format!(
@@ -344,7 +325,7 @@ async fn what_is_missing_or_another_is_a_hold_with_its_number() {
     }
 }
 
-/// What the disk of `dir` has is what the master has seen of it.
+/// Returns the answer of a master that has seen exactly the state of the disk in `dir`.
 fn facts_of(dir: &Path, sessions: std::ops::Range<u64>) -> MasterFacts {
     let copied = copy(dir);
     let engine = open(RealDisk::open(copied.path()).unwrap(), CAPACITY).unwrap();

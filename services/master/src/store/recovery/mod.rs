@@ -177,7 +177,7 @@ fn plan(
 pub(crate) struct SurveyNote {
     /// Words about the way to an index that has everything; empty if the index has it.
     pub(crate) plan: &'static str,
-    /// What snapshot and log lack, which the index makes up for.
+    /// Hole of snapshot and log that the index fills.
     pub(crate) hole: Option<MetaError>,
     /// Damage of snapshot or log that the open does not need to repair, because the rest has
     /// everything.

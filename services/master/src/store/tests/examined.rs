@@ -1,9 +1,7 @@
 //! Inspection of a folder: it changes nothing, and says what a start then does.
 
-use std::path::PathBuf;
-use std::time::SystemTime;
-
 use cstore_log::RealDisk;
+use cstore_testkit::folder::contents;
 use cstore_types::error_chain;
 use cstore_types::inspection::{PayloadScope, StartOutcome};
 
@@ -27,25 +25,6 @@ async fn whole() -> Folder {
     }
     meta.close().await.unwrap();
     folder
-}
-
-/// Returns all files and folders with their times and bytes.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
-    let mut found = BTreeMap::new();
-    let changed = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
-    found.insert(dir.to_path_buf(), (changed(dir), Vec::new()));
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(contents(&path));
-        } else {
-            found.insert(
-                path.clone(),
-                (changed(&path), std::fs::read(&path).unwrap()),
-            );
-        }
-    }
-    found
 }
 
 /// Inspects a folder, checks that nothing of it has changed, and that a start does what was said.

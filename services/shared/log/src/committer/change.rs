@@ -1,5 +1,6 @@
-//! The change to the next file: the old one gets its footer, the inventory is told, and the first
-//! frame of the new one is written meanwhile.
+//! Rolling over to the next file. The footer of the old file, the entry in the inventory and the
+//! first frame of the new file are written at the same time; the frame is acknowledged after all
+//! three.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -78,7 +79,7 @@ impl Committer {
         };
         let is_named = acquired.is_named;
         let next = Active::new(acquired.file);
-        // What the old one has left counts no more: its end is given back when it is cut, or lost.
+        // The free end of the old file counts no more: it is cut off, or lost.
         self.shared.files.set_active_free(next.free());
 
         let info = next.file.info.lock().clone();
@@ -104,8 +105,8 @@ impl Committer {
     }
 
     /// Ends the active file, if there is one, with a synced footer, and returns its final figures.
-    /// The change of files is noted in the inventory beside the first frame of the new file, which is
-    /// not acknowledged before that is done; without a new one it is noted at once.
+    /// The change of files is noted in the inventory beside the first frame of the new file, which
+    /// is not acknowledged before that is done; without a new one it is noted at once.
     ///
     /// The footer is synced because the file after it may be retired one day, and then nothing else
     /// would prove that this one is complete. A file that has much left is cut behind its footer;
@@ -138,8 +139,8 @@ impl Committer {
         written.map(|()| Some(sealed))
     }
 
-    /// Begins to write a footer on a thread of its own; writes it if that takes no time, or the system
-    /// has no thread to give.
+    /// Begins to write a footer on a thread of its own; writes it if that takes no time, or the
+    /// system has no thread to give.
     fn begin_to_seal(&self, active: &Active, seal: Seal) -> (Option<Aside>, Result<(), LogError>) {
         if self.shared.files.takes_real_time() {
             let (shared, seal) = (self.shared.clone(), seal.clone());
@@ -153,8 +154,8 @@ impl Committer {
         (None, self.write_seal(active, seal))
     }
 
-    /// Begins to note a change of files on a thread of its own; `None` if that takes no time, or the
-    /// system has no thread to give.
+    /// Begins to note a change of files on a thread of its own; `None` if that takes no time, or
+    /// the system has no thread to give.
     fn begin_to_note(&self, sealed: &FileInfo, begun: &Begun) -> Option<Aside> {
         if !self.shared.files.takes_real_time() {
             return None;
@@ -165,8 +166,8 @@ impl Committer {
         thread.spawn(note).ok()
     }
 
-    /// Waits until the change to the active file is noted. The file before it may be retired from then
-    /// on, and not before: an entry of a file that is gone would be missed.
+    /// Waits until the change to the active file is noted. The file before it may be retired from
+    /// then on, and not before: an entry of a file that is gone would be missed.
     pub(super) fn finish_change(&mut self) -> Result<(), LogError> {
         let Some(change) = self.change.take() else {
             return Ok(());

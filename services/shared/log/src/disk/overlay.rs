@@ -2,11 +2,11 @@
 //! touching them.
 //!
 //! An open of the log cuts files, copies a frame that nothing proves and removes leftovers. Whoever
-//! must know what an open finds BEFORE anything may be changed opens an overlay. Otherwise a refused
-//! open, or a look at a damaged disk, would change the files that an operator still needs.
+//! must know what an open finds BEFORE anything may be changed opens an overlay. Otherwise a
+//! refused open, or a look at a damaged disk, would change the files that an operator still needs.
 //!
-//! A file is read from the disk below. Blocks that are written are held in memory, and only those: a
-//! new file of any length takes no memory before bytes are written to it.
+//! A file is read from the disk below. Blocks that are written are held in memory, and only those:
+//! a new file of any length takes no memory before bytes are written to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
@@ -275,7 +275,7 @@ impl Content {
                 done += len;
                 continue;
             }
-            // Everything up to the next own block is read at once.
+            // Read up to the next own block at once.
             let next = self.blocks.range(number..).next();
             let next = next.map_or(u64::MAX, |(number, _)| number * BLOCK);
             let len = (next - at).min((buf.len() - done) as u64) as usize;
@@ -293,8 +293,8 @@ impl Content {
             let len = (BLOCK as usize - inside).min(bytes.len() - done);
             if !self.blocks.contains_key(&number) {
                 let mut block = vec![0; BLOCK as usize].into_boxed_slice();
-                // A block that is written as a whole is not read: a disk takes writes where it gives
-                // nothing back.
+                // A block that is written as a whole is not read: a disk takes writes where it
+                // gives nothing back.
                 if len < block.len() {
                     self.read_below(below, &mut block, number * BLOCK)?;
                 }

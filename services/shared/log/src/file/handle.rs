@@ -126,7 +126,7 @@ impl Handle {
         }
         let name = file_name(self.slot.id);
         let file = match self.all.disk.open(&name) {
-            // Others of the process have taken the descriptors that this log counted on.
+            // Sockets of this process may have taken the descriptors: free ours and try once more.
             Err(error) if is_want_of_descriptors(&error) => {
                 self.all.close_all();
                 self.all.disk.open(&name)?

@@ -148,7 +148,7 @@ impl World {
                 nonce,
             }),
             least_seq: self.floor,
-            // With and without files that are prepared.
+            // Run with and without prepared files.
             ready_files: self.opens.map_or(0, |opens| (opens % 3) as usize),
             ..options()
         };

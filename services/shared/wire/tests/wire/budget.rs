@@ -1,4 +1,4 @@
-//! What answers hold in memory: peers that do not read, many requests, connections that die.
+//! Memory of answers: peers that do not read, many requests, connections that die.
 //!
 //! Time is paused and never moves on: a test that has to wait lets others run instead.
 
@@ -197,7 +197,7 @@ fn store(bytes: u64) -> Arc<Store> {
 
 #[tokio::test(start_paused = true)]
 async fn many_requests_of_a_peer_that_does_not_read_hold_one_budget_and_others_go_on() {
-    // One connection takes all of it, beside its turn.
+    // One connection takes the whole budget, beside its exempt batch.
     let store = store(64 << 10);
     let slow = connect(&store).await;
     slow.shut(true);
@@ -208,7 +208,7 @@ async fn many_requests_of_a_peer_that_does_not_read_hold_one_budget_and_others_g
         let held = store.budget.held_bytes();
         assert!(held <= CREDITS.into(), "{held} bytes are held");
     }
-    // What was read is held, or was written into the pipe.
+    // Count the bytes that were read: held by answers, or written into the pipe.
     let n_read = store.n_read.load(Ordering::Relaxed);
     assert!(
         n_read * BLOCK <= CREDITS as usize + BLOCK,

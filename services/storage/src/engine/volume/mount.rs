@@ -295,7 +295,7 @@ pub(in crate::engine) fn note_erase(disk: &Arc<dyn Disk>, store: StoreUuid) -> i
 
 /// Returns identity and options of a small disk.
 #[cfg(test)]
-pub(in crate::engine) fn small_disk() -> (Identity, DiskOptions) {
+pub(crate) fn small_disk() -> (Identity, DiskOptions) {
     let identity = Identity {
         store: StoreUuid::from_bytes([1; 16]),
         cluster: ClusterUuid::from_bytes([2; 16]),

@@ -77,10 +77,10 @@ cstore_types::limits! {
     /// Most files of the metadata log that are kept open at a time. Others are opened when they are
     /// read.
     pub(crate) count MAX_OPEN_LOG_FILES: usize = 4;
-    /// Least free space of the file system that the master leaves; between the bounds it is an
-    /// eighth. Below it writes are blocked.
+    /// Least reserve of the file system of the master; between the bounds it is an eighth. With less
+    /// than half of it free, beside the ballast, new names are refused.
     pub(crate) bytes MIN_DISK_RESERVE: u64 = 8 << 20;
-    /// Most free space of the file system that the master leaves. On a large disk it is no eighth.
+    /// Most reserve of the file system of the master. On a large disk it is no eighth.
     pub(crate) bytes MAX_DISK_RESERVE: u64 = 64 << 20;
     /// Files of the log for which a start needs room: the copy of an unproven tail, and a new one.
     /// Without it the reserve on the disk is used up.
@@ -91,6 +91,9 @@ cstore_types::limits! {
     /// disk's writes has succeeded each time. After that it starts again.
     pub(crate) time READS_AT_LEAST: Duration = Duration::from_secs(60);
 
+    /// Bytes that are allocated for a snapshot beyond those of its pairs, for its head and
+    /// checksums. It needs no more.
+    pub(crate) bytes SNAPSHOT_SLACK_BYTES: u64 = 64 << 10;
     /// Bytes of log after which a snapshot is due while the disk is nearly full. It shortens the
     /// log.
     pub(crate) bytes TIGHT_SNAPSHOT_BYTES: u64 = 4 << 20;

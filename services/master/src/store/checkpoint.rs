@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cstore_log::{FileState, Log};
+use cstore_log::{FileInfo, FileState, Log};
 use parking_lot::{Condvar, Mutex};
 
 use super::index::{Index, StoredPair};
@@ -171,20 +171,27 @@ impl LogFiles {
         self.0.lock().insert(file, position);
     }
 
+    /// Returns true if a snapshot at `position` gives files of `log` back.
+    pub(super) fn has_covered(&self, log: &Log, position: Position) -> bool {
+        log.files()
+            .iter()
+            .any(|file| self.is_covered(file, position))
+    }
+
     /// Retires the files of `log` whose batches all lie at or before `position`.
     fn retire_covered(&self, log: &Log, position: Position) -> Result<(), MetaError> {
         for file in log.files() {
-            let covered = self
-                .0
-                .lock()
-                .get(&file.id)
-                .is_some_and(|last| *last <= position);
-            if covered && file.state != FileState::Active {
+            if self.is_covered(&file, position) {
                 log.retire(file.id).map_err(MetaError::Log)?;
                 self.0.lock().remove(&file.id);
             }
         }
         Ok(())
+    }
+
+    fn is_covered(&self, file: &FileInfo, position: Position) -> bool {
+        let last = self.0.lock().get(&file.id).copied();
+        file.state != FileState::Active && last.is_some_and(|last| last <= position)
     }
 }
 
@@ -212,18 +219,27 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Checkpoint {
-    /// Writes the snapshot of a position and its link, which is the cut of the running walk, and
-    /// retires the log files that it covers. `rests` is false if nobody commits at the same time.
+    /// Begins the snapshot of a position and its link in a file that has `bytes` allocated, if the
+    /// file system can.
+    ///
+    /// # Errors
+    /// Of the disk, also without room.
+    pub(super) fn begin(
+        &self,
+        at: (Position, Link),
+        bytes: u64,
+    ) -> Result<snapshot::SnapshotWriter, MetaError> {
+        snapshot::SnapshotWriter::create(&self.dir, at, bytes)
+    }
+
+    /// Writes the snapshot whose cut is that of the running walk, and retires the log files that it
+    /// covers. `rests` is false if nobody commits at the same time.
     ///
     /// # Errors
     /// Of the disk: the snapshot before stays, and the log keeps growing.
-    pub(super) fn take(
-        &self,
-        (position, link): (Position, Link),
-        rests: bool,
-    ) -> Result<(), MetaError> {
+    pub(super) fn take(&self, out: snapshot::SnapshotWriter, rests: bool) -> Result<(), MetaError> {
         let ending = EndOnDrop(&self.walk);
-        let out = snapshot::SnapshotWriter::create(&self.dir, position, link)?;
+        let position = out.position();
         let written = self.write(out, rests)?;
         drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
@@ -259,7 +275,8 @@ impl Checkpoint {
                 out.put(key, value)
                     .inspect_err(|error| self.index.distrust_for(error))?;
             }
-            if out.bytes() >= measured + MEASURE_BYTES {
+            // Within the bytes that are allocated nothing is taken from others.
+            if out.bytes() >= (measured + MEASURE_BYTES).max(out.allocated()) {
                 measured = out.bytes();
                 if !room::leaves_reserve(&self.gauge, &self.dir, 0) {
                     return Err(MetaError::Full);

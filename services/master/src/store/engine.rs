@@ -18,6 +18,7 @@ use tracing::Instrument;
 
 use super::batch::Batch;
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
+use super::due::Due;
 use super::index::Index;
 use super::lives::{History, Lives};
 use super::recovery::{self, OpenLog};
@@ -124,7 +125,8 @@ impl SledMeta {
 
         // BEFORE anything is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
-        let room = Room::open(dir, gauge.clone(), FILES_AT_OPEN * options.file_bytes);
+        let needed = FILES_AT_OPEN * options.file_bytes + survey.index_bytes();
+        let room = Room::open(dir, gauge.clone(), options.file_bytes, needed);
         let mut recovered = survey.recover(dir, options, &gauge)?;
         if let Err(error) = feed(&recovered.index, &*observer) {
             if !error.is_of_index() {
@@ -141,7 +143,7 @@ impl SledMeta {
             log,
             files,
             links,
-            uncovered_bytes,
+            uncovered,
         } = recovered.into_log(log_disk, options)?;
         let commit_metrics = CommitMetrics::default();
         let counted = commit_metrics.clone();
@@ -178,7 +180,8 @@ impl SledMeta {
             checkpoint,
             room,
             snapshot_bytes: options.snapshot_bytes,
-            uncovered_bytes,
+            file_bytes: options.file_bytes,
+            due: Due::new(uncovered),
             applied: position,
             lacked_room: false,
             taking: None,
@@ -200,6 +203,15 @@ impl SledMeta {
             commits,
             commit_metrics,
         })
+    }
+
+    /// Passes the result of a read on. If the index cannot be used any more, the writer ends, so that
+    /// the master starts again.
+    fn readable<T>(&self, read: Result<T, MetaError>) -> Result<T, MetaError> {
+        if let Err(error) = &read {
+            writer::end_with_the_index(&self.published.state, error);
+        }
+        read
     }
 
     /// Hands a batch to the writer and returns where its outcome will come.
@@ -292,7 +304,7 @@ impl MetaStore for SledMeta {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
-        self.index.get(key)
+        self.readable(self.index.get(key))
     }
 
     async fn scan(
@@ -301,7 +313,7 @@ impl MetaStore for SledMeta {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        self.index.scan(prefix, after, limit)
+        self.readable(self.index.scan(prefix, after, limit))
     }
 
     fn position(&self) -> Position {

@@ -19,6 +19,11 @@ pub enum MetaError {
     /// The disk of the master has no room.
     #[error("metadata disk is full")]
     Full,
+    /// The index takes room that deletes need. Made anew, it gives some of that back.
+    #[error(
+        "index of the metadata leaves no room to delete anything: the next start makes a smaller one"
+    )]
+    IndexTooLarge,
     /// Too many batches wait.
     #[error("too many metadata changes at once")]
     Busy,
@@ -60,6 +65,16 @@ impl MetaError {
         )
     }
 
+    /// Returns true if the index cannot be used until it is opened again: after an error of a write
+    /// sled refuses everything.
+    pub(super) fn ends_the_index(&self) -> bool {
+        match self {
+            Self::Index(sled::Error::Io(error)) => !is_passing(error),
+            Self::Index(_) => true,
+            _ => false,
+        }
+    }
+
     /// Returns true if a part of the folder is missing or damaged, so that names may be served from
     /// the rest of it. Parts of a newer program, or of two copies that contradict each other, are
     /// refused, and a passing error says nothing about the folder.
@@ -71,6 +86,7 @@ impl MetaError {
             Self::Log(_)
             | Self::Conflict
             | Self::Full
+            | Self::IndexTooLarge
             | Self::Busy
             | Self::Io { .. }
             | Self::Index(_)
@@ -105,7 +121,7 @@ impl MetaError {
 }
 
 /// Returns true for too few descriptors, no memory, and an interrupted call.
-fn is_passing(error: &io::Error) -> bool {
+pub(super) fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
     passing

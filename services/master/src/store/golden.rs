@@ -317,7 +317,7 @@ fn check_containers(golden: &mut GoldenFile) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("snapshot.bin");
     let items = snapshot_items();
-    let mut writer = SnapshotWriter::create(dir.path(), POSITION, LINK).unwrap();
+    let mut writer = SnapshotWriter::create(dir.path(), (POSITION, LINK), 0).unwrap();
     items
         .iter()
         .for_each(|(key, value)| writer.put(key, value).unwrap());

@@ -22,6 +22,7 @@
 
 mod batch;
 mod checkpoint;
+mod due;
 mod engine;
 mod error;
 mod examine;

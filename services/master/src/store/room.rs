@@ -1,21 +1,29 @@
 //! Room on the file system of the index: sled must never meet a full disk, because it does not
-//! recover from one.
+//! recover from one, and names must be deletable when nothing else is left.
 //!
 //! ```text
-//! free ──▶ 2 R ─────────── R/2 ─────────── R/16 ───▶ 0        R = reserve, 8 to 64 MiB
-//!          │ index synced   │ names refused │ all refused
-//!          │ each group     │ ballast freed at R/4
+//! free ──▶ 2 R ─────────── R/2 ────────────── file + R/8 ──▶ 0     R = reserve, 8 to 64 MiB
+//!          │ index synced   │ names refused    │ the ballast gives what is missing;
+//!          │ each group     │                  │ all is refused when it has gone
 //! ```
-//! A ballast file of R/2 stands beside the index. Writes that add names stop while it is still
-//! there; deletes, tombstones and releases then have the ballast's room to work in.
+//! A ballast stands beside the index: R/2 and the bytes of the next snapshot, which gives files of
+//! the log back. Names are added only while the ballast is whole. Deletes, tombstones, releases and
+//! snapshots take from it, as much as each needs, and room that comes back goes to it first.
+//!
+//! R/4 are allocated behind the end of the index's file, where sled writes next. Others who fill
+//! the disk between two measurements cannot take that room.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
+use super::error::is_passing;
+use super::index;
 use crate::limits::{MAX_DISK_RESERVE, MIN_DISK_RESERVE};
 
 const NAME: &str = "ballast";
@@ -78,114 +86,290 @@ pub(super) enum Headroom {
     Ample,
 }
 
+/// Part of the ballast that a measurement leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeps {
+    /// Room of the next snapshot, and of what is written beside it.
+    Snapshot,
+    Nothing,
+}
+
 /// The guard of the file system that holds the index.
+#[derive(Debug)]
 pub(super) struct Room {
     dir: PathBuf,
     gauge: SharedGauge,
-    has_ballast: bool,
-    /// True if making the ballast has failed. It is not tried again.
-    cannot_hold: bool,
-}
-
-impl std::fmt::Debug for Room {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Room")
-            .field("dir", &self.dir)
-            .field("has_ballast", &self.has_ballast)
-            .finish()
-    }
+    ballast: Ballast,
+    hold: IndexHold,
+    /// Standard size of a file of the log.
+    file_bytes: u64,
+    is_told: bool,
 }
 
 impl Room {
-    /// Looks for the ballast of `dir`. Frees it if less than `needed` bytes are there: opening the
-    /// log and the index writes, too.
-    pub(super) fn open(dir: &Path, gauge: SharedGauge, needed: u64) -> Self {
-        let has_ballast = dir.join(NAME).try_exists().unwrap_or(false);
+    /// Looks for the ballast of `dir`, and cuts it until `needed` bytes are free: opening the log
+    /// and the index writes, too. Files of the log have `file_bytes`.
+    pub(super) fn open(dir: &Path, gauge: SharedGauge, file_bytes: u64, needed: u64) -> Self {
         let mut room = Self {
             dir: dir.to_path_buf(),
             gauge,
-            has_ballast,
-            cannot_hold: false,
+            ballast: Ballast::find(dir),
+            hold: IndexHold::default(),
+            file_bytes,
+            is_told: false,
         };
-        if has_ballast && (room.gauge.0)(dir).is_ok_and(|space| space.free < needed) {
-            room.drop_ballast(0);
-        }
+        room.make_way(needed);
         room
     }
 
-    /// Frees the ballast, so that batches that free space can be written. Returns whether there was
-    /// one.
-    pub(super) fn free_ballast(&mut self) -> bool {
-        let had = self.has_ballast;
-        if had {
-            self.drop_ballast(0);
-        }
-        had && !self.has_ballast
+    /// Cuts the ballast until `needed` bytes are free. Returns false if they are not; a file system
+    /// that cannot be measured is left to its own errors.
+    pub(super) fn make_way(&mut self, needed: u64) -> bool {
+        let Ok(space) = self.measure() else {
+            return true;
+        };
+        let missing = needed.saturating_sub(space.free);
+        self.ballast.cut(missing) >= missing
     }
 
-    /// Measures the room for the next group; frees or restores the ballast as needed.
-    pub(super) fn headroom(&mut self) -> Headroom {
-        let Ok(space) = (self.gauge.0)(&self.dir) else {
+    /// Cuts the ballast until a snapshot of `bytes` fits beside what deletes need meanwhile.
+    /// Returns false if it does not.
+    pub(super) fn make_way_for_snapshot(&mut self, bytes: u64) -> bool {
+        let Ok(space) = self.measure() else {
+            return true;
+        };
+        let reserve = reserve_of(space);
+        let beside = match self.ballast.cannot_hold {
+            true => reserve,
+            false => self.work(reserve),
+        };
+        let needed = bytes.saturating_add(beside);
+        space.free.saturating_add(self.ballast.bytes) >= needed && self.make_way(needed)
+    }
+
+    /// Cuts a piece off the ballast. Returns false if none is left.
+    pub(super) fn give_a_piece(&mut self) -> bool {
+        self.ballast.cut(self.file_bytes) > 0
+    }
+
+    /// Measures the room for the next group; cuts or extends the ballast as needed. The ballast has
+    /// room for a snapshot of `next_snapshot` bytes; `None` while one is taken, which has its own.
+    /// That room is left if `keeps` says so.
+    pub(super) fn headroom(&mut self, next_snapshot: Option<u64>, keeps: Keeps) -> Headroom {
+        let Ok(space) = self.measure() else {
             // A file system that cannot be measured is left to its own errors.
             return Headroom::Ample;
         };
         let reserve = reserve_of(space);
-        let ballast = reserve / 2;
+        let work = self.work(reserve);
         let mut free = space.free;
 
-        if self.has_ballast && free < reserve / 4 {
-            free += self.drop_ballast(ballast);
-        } else if !self.has_ballast && !self.cannot_hold && free > reserve + ballast {
-            self.make_ballast(ballast);
+        let lacks = self.hold.lacks(&self.dir, reserve / 4);
+        let kept = match keeps {
+            Keeps::Snapshot => next_snapshot.map_or(0, |bytes| bytes + work),
+            Keeps::Nothing => 0,
+        };
+        let missing = (work + lacks).saturating_sub(free);
+        free += self
+            .ballast
+            .cut(missing.min(self.ballast.bytes.saturating_sub(kept)));
+        free -= self.hold.extend(lacks.min(free.saturating_sub(work)));
+
+        let unit = reserve / 32;
+        let target = (reserve / 2 + next_snapshot.unwrap_or(0)).next_multiple_of(unit);
+        let spare = free.saturating_sub(reserve / 2);
+        if self.ballast.bytes < target {
+            let missing = target - self.ballast.bytes;
+            let more = match spare {
+                _ if spare >= missing => missing,
+                _ => spare / unit * unit,
+            };
+            free -= self.ballast.extend(&self.dir, more);
+        } else if next_snapshot.is_some() && self.ballast.bytes > target + reserve / 8 {
+            free += self.ballast.cut(self.ballast.bytes - target);
         }
 
-        let adds_from = if self.has_ballast { ballast } else { reserve };
-        match free {
-            _ if free < reserve / 16 => Headroom::None,
+        let adds_from = match self.ballast.cannot_hold {
+            false if self.ballast.bytes < target => u64::MAX,
+            false => reserve / 2,
+            true => reserve + next_snapshot.unwrap_or(0),
+        };
+        let headroom = match free {
+            _ if free < work / 2 => Headroom::None,
             _ if free < adds_from => Headroom::FreeingOnly,
             _ if free < 2 * reserve => Headroom::Tight,
             _ => Headroom::Ample,
+        };
+        self.tell(headroom, free);
+        headroom
+    }
+
+    /// Says when names begin to be refused, once until there is ample room.
+    fn tell(&mut self, headroom: Headroom, free: u64) {
+        let refuses_names = headroom <= Headroom::FreeingOnly;
+        if refuses_names && !std::mem::replace(&mut self.is_told, true) {
+            tracing::warn!(
+                free,
+                "metadata disk is nearly full: new names are refused, deletes go on"
+            );
+        }
+        self.is_told &= headroom != Headroom::Ample;
+    }
+
+    /// Returns true if an index that is made anew gives at least a quarter of the reserve back.
+    /// Its pairs take `pairs` bytes.
+    pub(super) fn index_is_bloated(&self, pairs: u64) -> bool {
+        // sled takes up to two and a half times the bytes of pairs that were just inserted.
+        let anew = 3 * pairs;
+        let bytes = self.hold.measure().map_or(0, |(len, _)| len);
+        self.measure()
+            .is_ok_and(|space| bytes >= anew + reserve_of(space) / 4)
+    }
+
+    /// Returns the free bytes that a group needs which adds no names.
+    fn work(&self, reserve: u64) -> u64 {
+        self.file_bytes + reserve / 8
+    }
+
+    fn measure(&self) -> io::Result<Space> {
+        (self.gauge.0)(&self.dir)
+    }
+}
+
+/// A file without content of its own, whose room is cut off for others.
+#[derive(Debug)]
+struct Ballast {
+    /// Kept open: it is cut when there may be no descriptors either.
+    file: Option<File>,
+    bytes: u64,
+    /// True if making it has failed. It is not tried again.
+    cannot_hold: bool,
+}
+
+impl Ballast {
+    fn find(dir: &Path) -> Self {
+        let file = OpenOptions::new().write(true).open(dir.join(NAME)).ok();
+        let metadata = file.as_ref().and_then(|file| file.metadata().ok());
+        Self {
+            bytes: metadata.map_or(0, |metadata| metadata.len()),
+            file,
+            cannot_hold: false,
         }
     }
 
-    /// Removes the ballast; returns the bytes that came back.
-    fn drop_ballast(&mut self, bytes: u64) -> u64 {
-        match std::fs::remove_file(self.dir.join(NAME)) {
+    /// Gives up to `bytes` of it to the file system. Returns how many.
+    fn cut(&mut self, bytes: u64) -> u64 {
+        let bytes = bytes.min(self.bytes);
+        let Some(file) = self.file.as_ref().filter(|_| bytes > 0) else {
+            return 0;
+        };
+        match file.set_len(self.bytes - bytes) {
             Ok(()) => {
-                tracing::warn!(
-                    bytes,
-                    "metadata disk is nearly full: the ballast beside the index is freed"
-                );
-                self.has_ballast = false;
+                self.bytes -= bytes;
                 bytes
             }
             Err(error) => {
-                tracing::error!(%error, "ballast beside the index cannot be freed");
+                tracing::error!(%error, "ballast beside the index cannot be cut");
                 0
             }
         }
     }
 
-    fn make_ballast(&mut self, bytes: u64) {
-        let path = self.dir.join(NAME);
-        let make = || {
-            let file = OpenOptions::new()
+    /// Allocates up to `bytes` more. Returns how many.
+    fn extend(&mut self, dir: &Path, bytes: u64) -> u64 {
+        if bytes == 0 || self.cannot_hold {
+            return 0;
+        }
+        match self.allocate(dir, bytes) {
+            Ok(()) => {
+                self.bytes += bytes;
+                bytes
+            }
+            Err(error) => {
+                // What was allocated of it before the error MUST NOT stay.
+                let _ = self.file.as_ref().map(|file| file.set_len(self.bytes));
+                let may_pass = error.kind() == io::ErrorKind::StorageFull || is_passing(&error);
+                if !may_pass {
+                    // Without preallocation a file holds no room, so it would only pretend.
+                    tracing::warn!(%error, "no ballast can be made beside the index");
+                    *self = Self {
+                        file: None,
+                        bytes: 0,
+                        cannot_hold: true,
+                    };
+                    let _ = std::fs::remove_file(dir.join(NAME));
+                }
+                0
+            }
+        }
+    }
+
+    fn allocate(&mut self, dir: &Path, bytes: u64) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => OpenOptions::new()
                 .write(true)
                 .create(true)
                 .truncate(true)
-                .open(&path)?;
-            fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
-            Ok::<(), io::Error>(())
+                .open(dir.join(NAME))?,
         };
-        match make() {
-            Ok(()) => self.has_ballast = true,
+        let file = self.file.insert(file);
+        Ok(fallocate(
+            &*file,
+            FallocateFlags::empty(),
+            self.bytes,
+            bytes,
+        )?)
+    }
+}
+
+/// Room that is allocated behind the end of the index's file.
+#[derive(Debug, Default)]
+struct IndexHold {
+    /// The file of the index, opened with the first measurement.
+    file: Option<File>,
+    /// True if allocating has failed. It is not tried again.
+    cannot_hold: bool,
+}
+
+impl IndexHold {
+    /// Returns the bytes that are missing of `wanted`; 0 while half of it is there. sled gives all
+    /// of it back whenever it cuts its file.
+    fn lacks(&mut self, dir: &Path, wanted: u64) -> u64 {
+        if self.file.is_none() {
+            let file = OpenOptions::new().write(true).open(index::file_in(dir));
+            self.file = file.ok();
+        }
+        match self.measure() {
+            Some((_, held)) if held < wanted / 2 && !self.cannot_hold => wanted - held,
+            _ => 0,
+        }
+    }
+
+    /// Allocates `bytes` more. Returns how many.
+    fn extend(&mut self, bytes: u64) -> u64 {
+        let Some((file, (len, held))) = self.file.as_ref().zip(self.measure()) else {
+            return 0;
+        };
+        if bytes == 0 {
+            return 0;
+        }
+        match fallocate(file, FallocateFlags::KEEP_SIZE, len, held + bytes) {
+            Ok(()) => bytes,
             Err(error) => {
-                // Without preallocation a file holds no room, so it would only pretend.
-                tracing::warn!(%error, "no ballast can be made beside the index");
-                self.cannot_hold = true;
-                let _ = std::fs::remove_file(&path);
+                self.cannot_hold = error != Errno::NOSPC;
+                0
             }
         }
+    }
+
+    /// Returns the size of the file and the bytes that are allocated behind its end.
+    fn measure(&self) -> Option<(u64, u64)> {
+        const SECTOR: u64 = 512;
+
+        let metadata = self.file.as_ref()?.metadata().ok()?;
+        let allocated = metadata.blocks() * SECTOR;
+        Some((metadata.len(), allocated.saturating_sub(metadata.len())))
     }
 }
 
@@ -195,42 +379,143 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn names_stop_first_then_the_ballast_goes_and_comes_back_with_the_room() {
-        const MIB: u64 = 1 << 20;
-        let dir = tempfile::tempdir().unwrap();
-        let free = Arc::new(AtomicU64::new(1 << 30));
-        let gauge = {
-            let free = free.clone();
-            SharedGauge(Arc::new(move |_| {
-                Ok(Space {
-                    free: free.load(Ordering::Relaxed),
-                    total: 256 * MIB,
-                })
-            }))
-        };
-        let mut room = Room::open(dir.path(), gauge, 0);
-        let ballast = dir.path().join(NAME);
-        let mut at = |mib: u64| {
-            free.store(mib * MIB, Ordering::Relaxed);
-            (room.headroom(), ballast.try_exists().unwrap())
-        };
+    const MIB: u64 = 1 << 20;
 
-        // The reserve is an eighth of 256 MiB: 32.
-        assert_eq!(at(200), (Headroom::Ample, true));
-        assert_eq!(at(63), (Headroom::Tight, true));
-        assert_eq!(at(15), (Headroom::FreeingOnly, true));
+    /// A file system of 256 MiB on which others have taken some, and a room in it.
+    struct Fixture {
+        dir: tempfile::TempDir,
+        others: Arc<AtomicU64>,
+        room: Room,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let others = Arc::new(AtomicU64::new(0));
+            let taken = others.clone();
+            let gauge = SharedGauge(Arc::new(move |dir: &Path| {
+                let ballast = std::fs::metadata(dir.join(NAME)).map_or(0, |file| file.len());
+                let total = 256 * MIB;
+                Ok(Space {
+                    free: total - taken.load(Ordering::Relaxed) - ballast,
+                    total,
+                })
+            }));
+            let room = Room::open(dir.path(), gauge, MIB, 0);
+            Self { dir, others, room }
+        }
+
+        fn ballast(&self) -> u64 {
+            std::fs::metadata(self.dir.path().join(NAME)).unwrap().len() / MIB
+        }
+
+        /// Measures when others leave `mib` MiB to the ballast and to the rest.
+        fn at(&mut self, mib: u64, next_snapshot: Option<u64>) -> (Headroom, u64) {
+            self.others.store((256 - mib) * MIB, Ordering::Relaxed);
+            let headroom = self.room.headroom(next_snapshot, Keeps::Nothing);
+            (headroom, self.ballast())
+        }
+    }
+
+    #[test]
+    fn i7_names_stop_while_the_ballast_is_whole_and_it_gives_only_what_is_missing() {
+        let mut fs = Fixture::new();
+        // The reserve is 32 MiB, the ballast 16, and what deletes need 1 + 4.
+        assert_eq!(fs.at(200, Some(0)), (Headroom::Ample, 16));
+        assert_eq!(fs.at(79, Some(0)), (Headroom::Tight, 16));
+        assert_eq!(fs.at(31, Some(0)), (Headroom::FreeingOnly, 16));
+        assert_eq!(fs.at(18, Some(0)), (Headroom::FreeingOnly, 13));
+        assert_eq!(fs.at(13, Some(0)), (Headroom::FreeingOnly, 8));
+        assert_eq!(fs.at(8, Some(0)), (Headroom::FreeingOnly, 3));
+        assert_eq!(fs.at(3, Some(0)), (Headroom::FreeingOnly, 0));
+        assert_eq!(fs.at(2, Some(0)), (Headroom::None, 0));
+
+        // Room that comes back goes to the ballast first.
+        assert_eq!(fs.at(20, Some(0)), (Headroom::FreeingOnly, 4));
+        assert_eq!(fs.at(31, Some(0)), (Headroom::FreeingOnly, 15));
+        assert_eq!(fs.at(32, Some(0)), (Headroom::Tight, 16));
+    }
+
+    #[test]
+    fn i7_names_are_added_only_while_the_next_snapshot_has_its_room() {
+        let mut fs = Fixture::new();
+        assert_eq!(fs.at(200, Some(10 * MIB)), (Headroom::Ample, 26));
+        assert_eq!(fs.at(42, Some(10 * MIB)), (Headroom::Tight, 26));
+        assert_eq!(fs.at(42, Some(11 * MIB)), (Headroom::FreeingOnly, 26));
+        assert!(fs.room.make_way_for_snapshot(11 * MIB));
+        assert_eq!(fs.ballast(), 26, "16 are free");
+        fs.others.store((256 - 30) * MIB, Ordering::Relaxed);
+        assert!(fs.room.make_way_for_snapshot(11 * MIB));
+        assert_eq!(fs.ballast(), 14, "11 for the snapshot, 5 for deletes");
+        assert!(!fs.room.make_way_for_snapshot(26 * MIB));
+
+        // A snapshot that is taken has its room, and one that is not due needs none.
+        assert_eq!(fs.at(200, Some(0)), (Headroom::Ample, 16));
+        assert_eq!(fs.at(200, Some(30 * MIB)), (Headroom::Ample, 46));
+        assert_eq!(fs.at(200, None), (Headroom::Ample, 46));
+        assert_eq!(fs.at(200, Some(0)), (Headroom::Ample, 16));
+    }
+
+    #[test]
+    fn i7_deletes_leave_the_room_of_the_next_snapshot_until_it_is_taken() {
+        let mut fs = Fixture::new();
+        let snapshot = Some(10 * MIB);
+        assert_eq!(fs.at(200, snapshot), (Headroom::Ample, 26));
+        fs.others.store((256 - 26) * MIB, Ordering::Relaxed);
+        let mut measure = |keeps| fs.room.headroom(snapshot, keeps);
+        assert_eq!(measure(Keeps::Snapshot), Headroom::FreeingOnly);
+        assert_eq!(fs.ballast(), 21);
+        fs.others.store((256 - 21) * MIB, Ordering::Relaxed);
         assert_eq!(
-            at(7),
-            (Headroom::FreeingOnly, false),
-            "the ballast's 16 MiB count"
+            fs.room.headroom(snapshot, Keeps::Snapshot),
+            Headroom::FreeingOnly
         );
+        fs.others.store((256 - 16) * MIB, Ordering::Relaxed);
+        assert_eq!(fs.room.headroom(snapshot, Keeps::Snapshot), Headroom::None);
+        assert_eq!(fs.ballast(), 15, "10 for the snapshot, 5 beside it");
+        assert!(fs.room.make_way_for_snapshot(10 * MIB));
         assert_eq!(
-            at(20),
-            (Headroom::FreeingOnly, false),
-            "names need the whole reserve until the ballast is back"
+            fs.room.headroom(None, Keeps::Snapshot),
+            Headroom::FreeingOnly
         );
-        assert_eq!(at(1), (Headroom::None, false));
-        assert_eq!(at(100), (Headroom::Ample, true));
+    }
+
+    #[test]
+    fn i7_a_later_open_finds_the_ballast_and_cuts_it_for_its_own_writes() {
+        let mut fs = Fixture::new();
+        assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));
+        fs.others.store((256 - 17) * MIB, Ordering::Relaxed);
+        let gauge = fs.room.gauge.clone();
+        fs.room = Room::open(fs.dir.path(), gauge, MIB, 3 * MIB);
+        assert_eq!(fs.ballast(), 14);
+        assert_eq!(fs.room.ballast.bytes, 14 * MIB);
+    }
+
+    #[test]
+    fn i7_room_behind_the_end_of_the_index_is_allocated_again_when_sled_has_cut_its_file() {
+        let mut fs = Fixture::new();
+        let path = index::file_in(fs.dir.path());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, vec![1; 2 * MIB as usize]).unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let behind_end = || {
+            let metadata = file.metadata().unwrap();
+            (metadata.blocks() * 512).saturating_sub(metadata.len()) / MIB
+        };
+        if fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 4 * MIB).is_err() {
+            println!("SKIP: this file system cannot allocate behind the end of a file");
+            return;
+        }
+        for len in [2, 1] {
+            file.set_len(len * MIB).unwrap();
+            assert_eq!(behind_end(), 0);
+            fs.at(200, Some(0));
+            assert_eq!(behind_end(), 8, "a quarter of the reserve");
+            assert_eq!(file.metadata().unwrap().len(), len * MIB);
+        }
+        // Others left nothing but the ballast.
+        file.set_len(MIB).unwrap();
+        assert_eq!(fs.at(16, Some(0)), (Headroom::FreeingOnly, 3));
+        assert_eq!(behind_end(), 8);
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use cstore_log::{Log, LogError, Record, Urgency};
@@ -13,14 +12,15 @@ use tokio::sync::{oneshot, watch};
 
 use super::batch::{Batch, Edit, raised};
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
+use super::due::{Due, Taking};
 use super::group::{Accepted, AppliedChange, Overlay};
 use super::index::{Index, Staged, stored};
 use super::keys::{self, StoreRecord};
 use super::lives::Lives;
 use super::record::KIND_BATCH;
-use super::room::{self, Headroom, Room};
+use super::room::{Headroom, Keeps, Room};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
-use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP, TIGHT_SNAPSHOT_BYTES};
+use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP};
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -65,14 +65,14 @@ pub(super) struct Writer {
     pub(super) room: Room,
     /// Bytes of log after which a snapshot is due, unless the last snapshot was larger.
     pub(super) snapshot_bytes: u64,
-    /// Bytes of log that the last snapshot does not cover.
-    pub(super) uncovered_bytes: u64,
+    /// Standard size of a file of the log.
+    pub(super) file_bytes: u64,
+    pub(super) due: Due,
     /// Position that the index has applied: the cut of the next snapshot.
     pub(super) applied: Position,
     /// True if a snapshot was due and found no room. Logged once.
     pub(super) lacked_room: bool,
-    /// Thread of the checkpoint that runs.
-    pub(super) taking: Option<JoinHandle<()>>,
+    pub(super) taking: Option<Taking>,
     /// Set when the process is to be treated as killed: nothing is marked as complete.
     pub(super) abandoned: Arc<AtomicBool>,
     /// True if checkpoints run on the caller's thread: on a disk that has one thread only.
@@ -80,7 +80,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    fn walk(&self) -> &Walk {
+    pub(super) fn walk(&self) -> &Walk {
         &self.checkpoint.walk
     }
 
@@ -105,82 +105,17 @@ impl Writer {
     /// Commits `jobs`, then begins a checkpoint if one is due.
     pub(super) fn turn(&mut self, jobs: Vec<Job>) {
         let headroom = self.commit(jobs);
-        if self.taking.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.taking = None;
-        }
-        if self.taking.is_none() && !self.has_ended() && self.is_checkpoint_due(headroom) {
-            self.begin_checkpoint();
-        }
+        self.take_if_due(headroom);
     }
 
-    /// Returns true if a snapshot should be taken now: after as much log as the last snapshot was
-    /// large, or earlier if the disk is nearly full, because the log that a snapshot covers gives
-    /// its room back.
-    fn is_checkpoint_due(&mut self, headroom: Headroom) -> bool {
-        let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
-        let threshold = match headroom {
-            Headroom::Ample => self.snapshot_bytes.max(last_bytes),
-            Headroom::Tight | Headroom::FreeingOnly | Headroom::None => {
-                TIGHT_SNAPSHOT_BYTES.max(last_bytes)
-            }
-        };
-        if self.uncovered_bytes <= threshold {
-            return false;
-        }
-
-        // The snapshot before stays until the new one is whole. The index must not meet a full disk
-        // meanwhile.
-        let needed = last_bytes + last_bytes / 4;
-        let fits = room::leaves_reserve(&self.checkpoint.gauge, &self.checkpoint.dir, needed);
-        if !fits && !std::mem::replace(&mut self.lacked_room, true) {
-            tracing::warn!(
-                needed,
-                "no room for a snapshot of the metadata; the log keeps growing"
-            );
-        }
-        self.lacked_room = !fits;
-        fits
-    }
-
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         matches!(&*self.published.state.borrow(), WriterState::Ended(_))
-    }
-
-    fn begin_checkpoint(&mut self) {
-        // Batches that are committed while the checkpoint runs count for the next one. After a
-        // failure the log has to grow by as much again before the next try.
-        self.uncovered_bytes = 0;
-        let at = (self.applied, self.lives.last_link());
-        self.walk().begin();
-
-        let checkpoint = self.checkpoint.clone();
-        let rests = !self.by_callers;
-        let take = move || match checkpoint.take(at, rests) {
-            Ok(()) | Err(MetaError::Closed) => {}
-            Err(error) => {
-                let error = error_chain(&error);
-                tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
-            }
-        };
-        if self.by_callers {
-            return take();
-        }
-        let thread = std::thread::Builder::new().name("metadata-snapshot".to_owned());
-        match thread.spawn(take) {
-            Ok(handle) => self.taking = Some(handle),
-            Err(error) => {
-                self.walk().end();
-                tracing::error!(%error, "snapshot of the metadata cannot start; the log keeps growing");
-            }
-        }
     }
 
     /// Ends a running checkpoint, closes the log and marks the index as complete.
     pub(super) fn close(mut self) -> Result<(), MetaError> {
         self.checkpoint.cancelled.store(true, Ordering::Relaxed);
-        if let Some(taking) = self.taking.take() {
-            let _ = taking.join();
-        }
+        self.finish_checkpoint(|_| true);
         if self.abandoned.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -194,22 +129,47 @@ impl Writer {
 
     /// Decides `jobs` in their order and commits those that hold. Returns the room that was found.
     fn commit(&mut self, jobs: Vec<Job>) -> Headroom {
-        let headroom = self.room.headroom();
-        let jobs = refuse_without_room(jobs, headroom);
-        if headroom == Headroom::Ample {
-            self.commit_group(jobs);
-            return headroom;
-        }
-
-        // Nearly full: small groups, and an index that hides nothing in its buffers.
         let mut rest = jobs;
-        while !rest.is_empty() {
+        loop {
+            let headroom = self.measure(&rest);
+            if headroom == Headroom::Ample {
+                self.commit_group(rest);
+                return headroom;
+            }
+
+            // Nearly full: small groups, and an index that hides nothing in its buffers from the
+            // next measurement.
             let later = rest.split_off(rest.len().min(MAX_TIGHT_GROUP));
-            self.commit_group(rest);
-            if let Err(error) = self.index.flush() {
+            self.commit_group(match self.has_ended() {
+                true => rest,
+                false => refuse_without_room(rest, headroom),
+            });
+            if !self.has_ended()
+                && let Err(error) = self.index.flush()
+            {
                 self.end(error);
             }
+            if later.is_empty() {
+                return headroom;
+            }
             rest = later;
+        }
+    }
+
+    /// Measures the room for the next group, which is the first of `jobs`. If there is none, a
+    /// snapshot makes some for jobs that add no names, or the index is given up.
+    fn measure(&mut self, jobs: &[Job]) -> Headroom {
+        let next_snapshot = self.next_snapshot_bytes();
+        let headroom = self.room.headroom(next_snapshot, Keeps::Snapshot);
+        let is_freeing = |job: &Job| !job.batch.adds_names();
+        if headroom > Headroom::None || self.has_ended() || !jobs.iter().any(is_freeing) {
+            return headroom;
+        }
+        self.free_log();
+        let next_snapshot = self.next_snapshot_bytes();
+        let headroom = self.room.headroom(next_snapshot, Keeps::Nothing);
+        if headroom == Headroom::None {
+            self.give_index_up();
         }
         headroom
     }
@@ -234,10 +194,14 @@ impl Writer {
                     });
                 }
                 Ok(None) => drop(job.answer.send(Err(MetaError::Conflict))),
-                Err(error) => drop(job.answer.send(Err(error))),
+                Err(error) => {
+                    end_with_the_index(&self.published.state, &error);
+                    drop(job.answer.send(Err(error)));
+                }
             }
         }
         if let Err(error) = self.begin_life(&mut accepted, &mut overlay) {
+            end_with_the_index(&self.published.state, &error);
             let jobs = accepted.into_iter().map(Accepted::into_job);
             return answer_all(jobs, &error);
         }
@@ -399,7 +363,7 @@ impl Writer {
     }
 
     /// Goes on after the log had no room for a group: what adds names is refused, the rest gets the
-    /// ballast's room.
+    /// room of the log that a snapshot covers, then that of the ballast.
     fn commit_without_room(&mut self, accepted: Vec<Accepted>) {
         let adds = |accepted: &Accepted| accepted.job.batch.adds_names();
         let (adding, freeing): (Vec<_>, Vec<_>) = accepted.into_iter().partition(adds);
@@ -407,11 +371,15 @@ impl Writer {
         answer_all(adding.into_iter().map(Accepted::into_job), &MetaError::Full);
 
         let mut jobs: Vec<Job> = freeing.into_iter().map(Accepted::into_job).collect();
-        if had_adding || self.room.free_ballast() {
+        if jobs.is_empty() {
+            return;
+        }
+        if had_adding || self.free_log() || self.room.give_a_piece() {
             return self.commit_group(jobs);
         }
-        if jobs.len() <= 1 {
-            return answer_all(jobs, &MetaError::Full);
+        if jobs.len() == 1 {
+            let why = self.give_index_up().unwrap_or(MetaError::Full);
+            return answer_all(jobs, &why);
         }
         // A smaller group may still fit.
         let later = jobs.split_off(jobs.len() / 2);
@@ -424,6 +392,8 @@ impl Writer {
         records: Vec<Record>,
         urgency: Urgency,
     ) -> Result<(u32, CommitFacts), LogError> {
+        let payloads = records.iter().map(|record| record.payload.len() as u64);
+        let payloads = payloads.sum();
         let (sender, landed) = sync_channel(1);
         let done = move |result: Result<cstore_log::Committed<'_>, LogError>| {
             let landed = result.map(|committed| {
@@ -439,7 +409,7 @@ impl Writer {
         };
         self.log.append(records, urgency, Box::new(done));
         let landed = landed.recv().unwrap_or(Err(LogError::Closed))?;
-        self.uncovered_bytes += landed.1.bytes;
+        self.due.add(landed.1.bytes, payloads);
         Ok(landed)
     }
 
@@ -539,8 +509,16 @@ impl Writer {
         });
     }
 
-    fn end(&self, why: MetaError) {
+    pub(super) fn end(&self, why: MetaError) {
         end(&self.published.state, why);
+    }
+}
+
+/// Ends the writer if `error` says that the index cannot be used any more: sled refuses everything
+/// after its first failed write.
+pub(super) fn end_with_the_index(state: &watch::Sender<WriterState>, error: &MetaError) {
+    if error.ends_the_index() {
+        end(state, error.clone());
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use cstore_log::{Disk, Log, LogError, Options};
 use cstore_types::error_chain;
 
+use super::due::Uncovered;
 use super::engine::SledOptions;
 use super::index::{Applied, FoundIndex, Index, Staged};
 use super::links::Links;
@@ -78,7 +79,7 @@ pub(super) struct OpenLog {
     /// Links of the newest batches.
     pub(super) links: Links,
     /// Bytes of log that the snapshot does not cover.
-    pub(super) uncovered_bytes: u64,
+    pub(super) uncovered: Uncovered,
 }
 
 /// Reads snapshot and log of `dir`, and decides how its index gets everything.
@@ -185,6 +186,16 @@ pub(crate) struct SurveyNote {
 }
 
 impl Survey {
+    /// Returns the bytes that an index which is made anew takes, roughly; 0 if the index stays.
+    pub(super) fn index_bytes(&self) -> u64 {
+        match self.plan {
+            Plan::Continue(..) => 0,
+            Plan::Fill(_) | Plan::Remake => {
+                3 * (self.truth.snapshot_bytes() + self.truth.scan.uncovered.payloads)
+            }
+        }
+    }
+
     /// Returns the findings. If `verifies`, all of snapshot and log in `dir` is read.
     pub(super) fn note(self, dir: &Path, verifies: bool) -> SurveyNote {
         let plan = match (&self.plan, self.is_upgraded) {
@@ -255,7 +266,7 @@ impl Survey {
 /// Makes sure that there is room to bring a folder of format 1 to this one: for a second snapshot
 /// and a new index.
 fn make_way_for_upgrade(dir: &Path, truth: &Truth, gauge: &SharedGauge) -> Result<(), MetaError> {
-    let needed = 2 * (truth.snapshot_bytes() + truth.scan.uncovered_bytes);
+    let needed = 2 * (truth.snapshot_bytes() + truth.scan.uncovered.bytes);
     if !leaves_reserve(gauge, dir, needed) {
         tracing::error!(
             needed,
@@ -390,7 +401,7 @@ impl Recovered {
         }
         Ok(OpenLog {
             log,
-            uncovered_bytes: scan.uncovered_bytes,
+            uncovered: scan.uncovered,
             files: scan.last_of_file,
             links,
         })

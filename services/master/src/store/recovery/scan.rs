@@ -7,6 +7,7 @@ use cstore_log::{
     Standing,
 };
 
+use crate::store::due::Uncovered;
 use crate::store::record::KIND_UNCHECKED;
 use crate::store::{MetaError, Position};
 
@@ -41,7 +42,7 @@ pub(super) struct LogScan {
     newest_file: u32,
     newest_records: Vec<Entry>,
     /// Bytes of log that the snapshot does not cover.
-    pub(super) uncovered_bytes: u64,
+    pub(super) uncovered: Uncovered,
     /// Damage of the log, each with the last position that it may have hit.
     pub(super) damages: Vec<(Position, MetaError)>,
     /// Files with damaged parts.
@@ -92,6 +93,7 @@ impl LogScan {
                 self.frame.0 = record.frame_seq;
             }
             self.frame.1 += u64::from(location.len);
+            self.uncovered.payloads += u64::from(location.len);
         }
     }
 
@@ -125,7 +127,7 @@ impl LogScan {
     pub(super) fn end_frame(&mut self) {
         let payload = std::mem::take(&mut self.frame.1);
         if payload > 0 {
-            self.uncovered_bytes += (payload + FRAME_OVERHEAD).next_multiple_of(FRAME_ALIGN);
+            self.uncovered.bytes += (payload + FRAME_OVERHEAD).next_multiple_of(FRAME_ALIGN);
         }
     }
 

@@ -246,7 +246,7 @@ impl Truth {
 
     /// Returns the bytes of snapshot and log, roughly.
     pub(in crate::store) fn bytes(&self) -> u64 {
-        self.snapshot_bytes() + self.scan.uncovered_bytes
+        self.snapshot_bytes() + self.scan.uncovered.payloads
     }
 
     /// Returns the last position of snapshot and log.

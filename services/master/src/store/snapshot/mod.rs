@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn write(dir: &Path, position: Position, items: &[StoredPair]) -> Written {
-        let mut writer = SnapshotWriter::create(dir, position, 77).unwrap();
+        let mut writer = SnapshotWriter::create(dir, (position, 77), 0).unwrap();
         for (key, value) in items {
             writer.put(key, value).unwrap();
         }
@@ -232,7 +232,7 @@ mod tests {
         write(dir.path(), 3, &[]);
         let mut damaged = stored(b"nkey", 1, b"value");
         damaged[9] ^= 1;
-        let mut writer = SnapshotWriter::create(dir.path(), 4, 0).unwrap();
+        let mut writer = SnapshotWriter::create(dir.path(), (4, 0), 0).unwrap();
         let put = writer.put(b"nkey", &damaged);
         assert!(matches!(
             put,
@@ -246,7 +246,7 @@ mod tests {
     fn an_unfinished_snapshot_leaves_nothing_and_keeps_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), 3, &[]);
-        let mut second = SnapshotWriter::create(dir.path(), 4, 0).unwrap();
+        let mut second = SnapshotWriter::create(dir.path(), (4, 0), 0).unwrap();
         second.put(b"a", &stored(b"a", 1, b"1")).unwrap();
         drop(second);
         assert_eq!(read_all(dir.path()).unwrap(), (3, Vec::new()));

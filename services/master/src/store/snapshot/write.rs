@@ -5,6 +5,9 @@ use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
 use super::{HEAD_BYTES, Head, NAME, UNFINISHED, block_crc};
 use crate::limits::{
     MAX_SNAPSHOT_ITEM, SNAPSHOT_BLOCK_BYTES, SNAPSHOT_BUFFER, SNAPSHOT_CHUNK_BYTES,
@@ -36,18 +39,34 @@ pub(in crate::store) struct SnapshotWriter {
     block: Vec<u8>,
     blocks: u64,
     unsynced: u64,
+    /// Bytes of the file that were allocated at the beginning.
+    allocated: u64,
     finished: bool,
 }
 
 impl SnapshotWriter {
+    /// Begins a snapshot that takes the place of the one in `dir`. The file system allocates
+    /// `bytes` for it if it can; a larger snapshot goes on behind them.
+    ///
+    /// # Errors
+    /// `Full` without room for `bytes`, `Io`.
     pub(in crate::store) fn create(
         dir: &Path,
-        position: Position,
-        link: Link,
+        at: (Position, Link),
+        bytes: u64,
     ) -> Result<Self, MetaError> {
         let path = dir.join(UNFINISHED);
         let file = File::create(&path).map_err(unwritten)?;
-        Self::begin(file, path, Some(dir.join(NAME)), (position, link))
+        let mut out = Self::begin(file, path, Some(dir.join(NAME)), at)?;
+        if bytes > 0 {
+            match fallocate(out.out.get_ref(), FallocateFlags::empty(), 0, bytes) {
+                Ok(()) => out.allocated = bytes,
+                Err(Errno::NOSPC) => return Err(MetaError::Full),
+                // The file system cannot: the snapshot takes room as it grows.
+                Err(_) => {}
+            }
+        }
+        Ok(out)
     }
 
     /// Begins a snapshot in a file of its own, which only its owner may read. Until it is finished,
@@ -84,8 +103,19 @@ impl SnapshotWriter {
             block: Vec::with_capacity(SNAPSHOT_BLOCK_BYTES),
             blocks: 0,
             unsynced: 0,
+            allocated: 0,
             finished: false,
         })
+    }
+
+    /// Returns the position of the cut.
+    pub(in crate::store) fn position(&self) -> Position {
+        self.head.position
+    }
+
+    /// Returns the bytes that were allocated for the file at the beginning.
+    pub(in crate::store) fn allocated(&self) -> u64 {
+        self.allocated
     }
 
     /// Returns the bytes of the items so far.
@@ -154,8 +184,13 @@ impl SnapshotWriter {
             self.end_block()?;
         }
         let head = self.head.encode();
+        let allocated = self.allocated;
         let write = |out: &mut BufWriter<File>| {
             out.flush()?;
+            if allocated > 0 {
+                let end = out.stream_position()?;
+                out.get_ref().set_len(end)?;
+            }
             out.seek(SeekFrom::Start(0))?;
             out.write_all(&head)?;
             out.flush()?;
@@ -195,9 +230,9 @@ impl Drop for SnapshotWriter {
 pub(in crate::store) fn write_all(
     dir: &Path,
     index: &Index,
-    (position, link): (Position, Link),
+    at: (Position, Link),
 ) -> Result<Written, MetaError> {
-    let mut out = SnapshotWriter::create(dir, position, link)?;
+    let mut out = SnapshotWriter::create(dir, at, 0)?;
     let mut after: Option<Vec<u8>> = None;
     loop {
         let (pairs, is_complete) =

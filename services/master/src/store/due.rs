@@ -1,0 +1,209 @@
+//! When the writer has a snapshot taken, and the room that it takes for it.
+//!
+//! A snapshot gives files of the log back, so it is due after as much log as the last one was large,
+//! earlier on a disk that is nearly full, and at once for deletes that find no room.
+
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use cstore_types::error_chain;
+
+use super::room::Headroom;
+use super::snapshot::SnapshotWriter;
+use super::writer::{Writer, end_with_the_index};
+use super::{MetaError, index};
+use crate::limits::{SNAPSHOT_SLACK_BYTES, TIGHT_SNAPSHOT_BYTES};
+
+/// A checkpoint that runs.
+#[derive(Debug)]
+pub(super) struct Taking {
+    /// True if it has written its snapshot.
+    thread: JoinHandle<bool>,
+    covers: Uncovered,
+}
+
+/// Log that no snapshot covers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Uncovered {
+    /// Bytes that its frames take.
+    pub(super) bytes: u64,
+    /// Bytes of the payloads in them.
+    pub(super) payloads: u64,
+}
+
+/// Log that waits for a snapshot.
+#[derive(Debug)]
+pub(super) struct Due {
+    uncovered: Uncovered,
+    /// Bytes of it that were there at the last try, which has failed or goes on.
+    tried: u64,
+}
+
+impl Due {
+    pub(super) fn new(uncovered: Uncovered) -> Self {
+        Self {
+            uncovered,
+            tried: 0,
+        }
+    }
+
+    /// Adds a frame of `bytes` whose payloads have `payloads`.
+    pub(super) fn add(&mut self, bytes: u64, payloads: u64) {
+        self.uncovered.bytes += bytes;
+        self.uncovered.payloads += payloads;
+    }
+
+    /// Notes a try. Returns what its snapshot covers.
+    fn begin(&mut self) -> Uncovered {
+        self.tried = self.uncovered.bytes;
+        self.uncovered
+    }
+
+    /// Takes off what a snapshot covers.
+    fn end(&mut self, covers: Uncovered) {
+        self.uncovered.bytes -= covers.bytes;
+        self.uncovered.payloads -= covers.payloads;
+        self.tried = 0;
+    }
+}
+
+impl Writer {
+    /// Returns the most bytes that a snapshot of now takes: those of the last one, and of all that
+    /// was written since then. `None` while one is taken.
+    pub(super) fn next_snapshot_bytes(&self) -> Option<u64> {
+        self.taking.is_none().then(|| self.snapshot_bound())
+    }
+
+    fn snapshot_bound(&self) -> u64 {
+        let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
+        // A snapshot has more bytes around each pair than a record of the log has.
+        last_bytes + self.due.uncovered.payloads / 4 * 5 + SNAPSHOT_SLACK_BYTES
+    }
+
+    /// Begins a checkpoint if one is due.
+    pub(super) fn take_if_due(&mut self, headroom: Headroom) {
+        self.finish_checkpoint(JoinHandle::is_finished);
+        let is_due = self.due.uncovered.bytes - self.due.tried > self.threshold(headroom);
+        if is_due && self.taking.is_none() && !self.has_ended() {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// Takes a snapshot now, or waits for the one that runs, so that a group which adds no names
+    /// finds room: that of log files, and what the snapshot is smaller than the one before. Returns
+    /// false if no file of the log goes.
+    pub(super) fn free_log(&mut self) -> bool {
+        let files = &self.checkpoint.files;
+        let is_worth_it = files.has_covered(&self.log, self.applied)
+            || self.due.uncovered.bytes > self.threshold(Headroom::None);
+        if self.taking.is_none() && is_worth_it {
+            self.begin_checkpoint();
+        }
+        let before = self.log.allocated_bytes();
+        self.finish_checkpoint(|_| true);
+        self.log.allocated_bytes() < before
+    }
+
+    /// Gives the index up if one that is made anew gives room back. The writer ends, and the next
+    /// start of the master makes the index from snapshot and log.
+    pub(super) fn give_index_up(&self) -> Option<MetaError> {
+        if !self.room.index_is_bloated(self.snapshot_bound()) {
+            return None;
+        }
+        self.end(MetaError::IndexTooLarge);
+        if let Err(error) = index::give_up(&self.checkpoint.dir) {
+            tracing::warn!(%error, "index of the metadata cannot be removed");
+        }
+        Some(MetaError::IndexTooLarge)
+    }
+
+    /// Returns the bytes of log after which a snapshot is due. Without room for names it is due as
+    /// soon as it gives much of its own size back.
+    fn threshold(&self, headroom: Headroom) -> u64 {
+        let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
+        match headroom {
+            Headroom::Ample => self.snapshot_bytes.max(last_bytes),
+            Headroom::Tight => TIGHT_SNAPSHOT_BYTES.max(last_bytes),
+            Headroom::FreeingOnly | Headroom::None => self.file_bytes.max(last_bytes / 4),
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        // Batches that are committed while the checkpoint runs count for the next one. After a
+        // failure the log has to grow by as much again before the next try.
+        let covers = self.due.begin();
+        let Some(out) = self.begin_snapshot() else {
+            return;
+        };
+        self.walk().begin();
+
+        let checkpoint = self.checkpoint.clone();
+        let rests = !self.by_callers;
+        let state = self.published.state.clone();
+        let take = move || match checkpoint.take(out, rests) {
+            Ok(()) => true,
+            Err(MetaError::Closed) => false,
+            Err(error) => {
+                end_with_the_index(&state, &error);
+                let error = error_chain(&error);
+                tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
+                false
+            }
+        };
+        if self.by_callers {
+            let is_taken = take();
+            return self.note_taken(is_taken, covers);
+        }
+        let thread = std::thread::Builder::new().name("metadata-snapshot".to_owned());
+        match thread.spawn(take) {
+            Ok(thread) => self.taking = Some(Taking { thread, covers }),
+            Err(error) => {
+                self.walk().end();
+                tracing::error!(%error, "snapshot of the metadata cannot start; the log keeps growing");
+            }
+        }
+    }
+
+    /// Makes the file of a snapshot, with its room. A disk without room is said once, until a
+    /// snapshot was taken.
+    fn begin_snapshot(&mut self) -> Option<SnapshotWriter> {
+        let needed = self.snapshot_bound();
+        let at = (self.applied, self.lives.last_link());
+        let begun = match self.room.make_way_for_snapshot(needed) {
+            true => self.checkpoint.begin(at, needed),
+            false => Err(MetaError::Full),
+        };
+        match begun {
+            Ok(out) => Some(out),
+            Err(MetaError::Full) => {
+                if !std::mem::replace(&mut self.lacked_room, true) {
+                    tracing::warn!(
+                        needed,
+                        "no room for a snapshot of the metadata; the log keeps growing"
+                    );
+                }
+                None
+            }
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
+                None
+            }
+        }
+    }
+
+    /// Takes the result of the checkpoint that runs, if `may_wait` says so of its thread.
+    pub(super) fn finish_checkpoint(&mut self, may_wait: impl FnOnce(&JoinHandle<bool>) -> bool) {
+        if let Some(taking) = self.taking.take_if(|taking| may_wait(&taking.thread)) {
+            let is_taken = taking.thread.join().unwrap_or(false);
+            self.note_taken(is_taken, taking.covers);
+        }
+    }
+
+    fn note_taken(&mut self, is_taken: bool, covers: Uncovered) {
+        if is_taken {
+            self.due.end(covers);
+            self.lacked_room = false;
+        }
+    }
+}

@@ -5,8 +5,8 @@
 //! that nobody confirmed to it; it never releases anything on its own. An answer is handed to the
 //! releaser, never worked on here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use cstore_mesh::member::{Member, Occasion, Report};
@@ -344,14 +344,36 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
         audit: None,
         absent: Vec::new(),
         protocol: PROTOCOL,
+        room: space.shared.map(|room| v1::SharedRoom {
+            file_system: room.file_system ^ machine(),
+            free_bytes: room.free,
+            growth_bytes: room.growth,
+        }),
     }
+}
+
+/// Returns a number that tells this boot of this machine from others, also from within containers;
+/// 0 if the kernel does not say.
+fn machine() -> u64 {
+    static MACHINE: OnceLock<u64> = OnceLock::new();
+
+    *MACHINE.get_or_init(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let digits: String = boot
+            .unwrap_or_default()
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .take(16)
+            .collect();
+        u64::from_str_radix(&digits, 16).unwrap_or(0)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use cstore_log::FaultyDisk;
+    use cstore_log::{FaultyDisk, RealDisk};
     use cstore_testkit::until;
 
     use super::*;
@@ -388,6 +410,26 @@ mod tests {
             audit: Some(page),
             ..v1::HeartbeatResponse::default()
         }
+    }
+
+    #[test]
+    fn disks_in_two_folders_of_one_file_system_tell_the_same_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let room = |name: &str| {
+            let (identity, options) = small_disk();
+            let disk = RealDisk::open(folder.path().join(name)).unwrap();
+            let engine = Engine::open(disk, "real", &identity, &options).unwrap();
+            let told = report(&engine);
+            let room = told.room.unwrap();
+            assert!(room.growth_bytes > 0 && room.growth_bytes <= told.free_bytes);
+            assert!(room.growth_bytes <= room.free_bytes);
+            room.file_system
+        };
+        assert_eq!(room("a"), room("b"));
+        assert_ne!(room("a"), 0);
+
+        let in_memory = member();
+        assert_eq!(report(&in_memory.engine).room, None);
     }
 
     /// The place of the master is written while the answer is handled, and the page must not wait for

@@ -3,7 +3,7 @@
 //! Leases and health live in memory only. The stores that ever registered and the frozen map are
 //! durable, and are read from the derived state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +85,19 @@ pub(crate) struct DiskReport {
     pub(crate) store: StoreUuid,
     pub(crate) seal_seq: SealSeq,
     pub(crate) totals: DiskTotals,
+    /// `None` if the node cannot tell its file system.
+    pub(crate) room: Option<SharedRoom>,
+}
+
+/// Room of the file system of a disk. Disks of one file system share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SharedRoom {
+    /// Equal for disks of one file system.
+    pub(crate) file_system: u64,
+    /// Bytes that the file system has left.
+    pub(crate) free_bytes: u64,
+    /// Part of the free bytes of the disk that it has yet to take of them.
+    pub(crate) growth_bytes: u64,
 }
 
 /// A reason why references may be hidden on a disk, as its node tells it.
@@ -361,12 +374,24 @@ impl Membership {
         });
     }
 
-    /// Returns the sums over all storage nodes.
+    /// Returns the sums over all storage nodes. Room that disks share is counted once.
     pub(crate) fn storage_totals(&self) -> DiskTotals {
         let inner = self.inner.lock();
         let mut sum = DiskTotals::default();
+        let mut shared: HashMap<u64, (u64, u64)> = HashMap::new();
         for disk in inner.nodes.values().filter_map(|node| node.disk.as_ref()) {
             sum += &disk.totals;
+            if let Some(room) = &disk.room {
+                let (growth, free) = shared.entry(room.file_system).or_default();
+                *growth = growth.saturating_add(room.growth_bytes);
+                // Reports come at different times: the one that saw the most.
+                *free = room.free_bytes.max(*free);
+            }
+        }
+        for (growth, free) in shared.into_values() {
+            let counted_twice = growth.saturating_sub(free);
+            sum.free_bytes = sum.free_bytes.saturating_sub(counted_twice);
+            sum.capacity_bytes = sum.capacity_bytes.saturating_sub(counted_twice);
         }
         sum
     }

@@ -41,7 +41,7 @@ pub(crate) use history::Telling;
 pub(crate) use listing::{ListQuery, ListedFile};
 pub(crate) use membership::{
     DiskReport, DiskTotals, DoubtReport, Membership, Node, NodeRole, NodeState, NodeView,
-    Registered,
+    Registered, SharedRoom,
 };
 pub(crate) use namespace::{CopyOrRename, Namespace};
 pub(crate) use releases::{Releases, Verdict};

@@ -8,7 +8,7 @@ use cstore_types::{ETag, ETagError, SealSeq, SessionId};
 
 use crate::domain::{
     AuditPage, DiskReport, DiskTotals, DoubtReport, MasterState, NodeRole, NodeState, NodeView,
-    Seal, Telling, Told, Verdict,
+    Seal, SharedRoom, Telling, Told, Verdict,
 };
 use crate::limits::{MAX_NODE_DOUBTS, MAX_NODE_TEXT, MAX_TOLD_EPOCHS};
 
@@ -136,6 +136,11 @@ pub(super) fn disk_report(report: &v1::StorageReport) -> Result<DiskReport, Fiel
         store: store_uuid(&report.store_uuid)?,
         seal_seq: SealSeq(report.seal_seq),
         totals,
+        room: report.room.as_ref().map(|room| SharedRoom {
+            file_system: room.file_system,
+            free_bytes: room.free_bytes,
+            growth_bytes: room.growth_bytes.min(report.free_bytes),
+        }),
     })
 }
 

@@ -178,6 +178,16 @@ impl Files {
         room.saturating_sub(left)
     }
 
+    /// Returns the bytes of the file system that new files of groups which may wait can still take.
+    pub(crate) fn growth(&self) -> u64 {
+        let fs_free = self.fs_free(Urgency::Normal);
+        self.new_room(&self.inner.lock(), fs_free)
+    }
+
+    pub(crate) fn file_system(&self) -> Option<u64> {
+        self.disk.file_system()
+    }
+
     /// Room for new files, and how much of all room a group of this urgency leaves to others.
     pub(crate) fn room_and_left(&self, urgency: Urgency) -> (u64, u64) {
         let fs_free = self.fs_free(urgency);

@@ -70,7 +70,7 @@ pub use index::Totals;
 pub use judge::{Answer, Judge, MasterHistory};
 pub use recycler::Recycler;
 pub use releaser::Releaser;
-pub use space::Space;
+pub use space::{SharedRoom, Space};
 pub use verifier::{Verifier, VerifyStep};
 #[cfg(test)]
 pub(crate) use volume::mount::small_disk;

@@ -27,6 +27,19 @@ pub struct Space {
     pub free: u64,
     /// Size of all segment files.
     pub allocated: u64,
+    /// File system that the disk may share with others; `None` if it cannot be told.
+    pub shared: Option<SharedRoom>,
+}
+
+/// Room of a file system that disks may share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedRoom {
+    /// Number of the file system on this machine.
+    pub file_system: u64,
+    /// Bytes that the file system has left.
+    pub free: u64,
+    /// Part of the free bytes of the disk that it has yet to take of them.
+    pub growth: u64,
 }
 
 /// Sizes of an open disk. They do not change while it is open.
@@ -95,16 +108,23 @@ impl SpaceLedger {
         // left.
         let room = self.log.fs_room();
         let reachable = room.map(|room| self.log.allocated_bytes().saturating_add(room.free));
+        let free = self
+            .log
+            .free_bytes(Urgency::Normal)
+            .saturating_sub(reserved);
+        let shared = room.zip(self.log.file_system());
         Space {
             capacity: self
                 .geometry
                 .capacity
                 .min(reachable.unwrap_or(self.geometry.capacity)),
-            free: self
-                .log
-                .free_bytes(Urgency::Normal)
-                .saturating_sub(reserved),
+            free,
             allocated: self.log.allocated_bytes(),
+            shared: shared.map(|(room, file_system)| SharedRoom {
+                file_system,
+                free: room.free,
+                growth: self.log.growth_bytes().min(free),
+            }),
         }
     }
 

@@ -458,6 +458,7 @@ pub(super) fn disk(n: u8, seal_seq: u64) -> DiskReport {
         store: store_of(n),
         seal_seq: SealSeq(seal_seq),
         totals,
+        room: None,
     }
 }
 

@@ -389,3 +389,43 @@ async fn a_worker_that_leaves_is_no_member_and_not_lost() {
     );
     assert_eq!(state_of(&fixture, "worker-1"), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn room_that_disks_share_is_counted_once() {
+    const GIB: u64 = 1 << 30;
+
+    let fixture = Fixture::new().await;
+    let on = |n, growth_bytes, room: Option<(u64, u64)>| {
+        let mut report = disk(n, 0);
+        report.totals.capacity_bytes = 10 * GIB;
+        report.totals.free_bytes = 8 * GIB;
+        report.room = room.map(|(file_system, free_bytes)| SharedRoom {
+            file_system,
+            free_bytes,
+            growth_bytes,
+        });
+        fixture.beat(&format!("storage-{n}"), NodeRole::Storage, Some(report));
+    };
+    let totals = || {
+        let totals = fixture.master.members.storage_totals();
+        (totals.capacity_bytes / GIB, totals.free_bytes / GIB)
+    };
+    on(1, 0, None);
+    on(2, 0, None);
+    assert_eq!(
+        totals(),
+        (20, 16),
+        "nodes that cannot tell their file system"
+    );
+    on(1, 6 * GIB, Some((1, 6 * GIB)));
+    on(2, 6 * GIB, Some((2, 6 * GIB)));
+    assert_eq!(totals(), (20, 16), "each has its own");
+    on(2, 6 * GIB, Some((1, 5 * GIB)));
+    assert_eq!(
+        totals(),
+        (14, 10),
+        "4 within their segments, 6 of the file system"
+    );
+    on(2, 6 * GIB, Some((1, 100 * GIB)));
+    assert_eq!(totals(), (20, 16), "enough for both");
+}

@@ -62,6 +62,10 @@ impl Disk for HookedDisk {
         self.inner.room()
     }
 
+    fn file_system(&self) -> Option<u64> {
+        self.inner.file_system()
+    }
+
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         (self.hook)(Verb::Create)?;
         Ok(self.file(self.inner.create(name, len)?))

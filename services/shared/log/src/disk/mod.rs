@@ -62,6 +62,12 @@ pub trait Disk: Send + Sync + Debug {
         Ok(None)
     }
 
+    /// Returns the number of the file system, which folders that share its room have in common as
+    /// long as the machine runs; `None` if it cannot be told.
+    fn file_system(&self) -> Option<u64> {
+        None
+    }
+
     /// Makes a new file of `len` bytes whose space is reserved where the file system can.
     ///
     /// # Errors

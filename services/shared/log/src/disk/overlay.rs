@@ -124,6 +124,11 @@ impl Disk for OverlayDisk {
         }
     }
 
+    fn file_system(&self) -> Option<u64> {
+        let below = self.below.as_ref().filter(|_| self.is_measured);
+        below.and_then(|below| below.file_system())
+    }
+
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         self.may_change()?;
         if self.list()?.iter().any(|found| found == name) {

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +31,10 @@ impl Disk for FolderReader {
             free: found.f_bavail.saturating_mul(found.f_frsize),
             total: found.f_blocks.saturating_mul(found.f_frsize),
         }))
+    }
+
+    fn file_system(&self) -> Option<u64> {
+        Some(std::fs::metadata(&self.0).ok()?.dev())
     }
 
     fn create(&self, _: &str, _: u64) -> io::Result<Arc<dyn DiskFile>> {

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,6 +93,10 @@ impl Disk for RealDisk {
             free: found.f_bavail.saturating_mul(unit),
             total: found.f_blocks.saturating_mul(unit),
         }))
+    }
+
+    fn file_system(&self) -> Option<u64> {
+        Some(self.folder.metadata().ok()?.dev())
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {

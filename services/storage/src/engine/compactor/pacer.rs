@@ -90,6 +90,7 @@ mod tests {
             capacity: 800,
             free,
             allocated: 0,
+            shared: None,
         })
     }
 

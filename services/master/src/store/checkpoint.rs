@@ -15,6 +15,7 @@
 //! chunk.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -235,11 +236,19 @@ impl Checkpoint {
     /// Writes the snapshot whose cut is that of the running walk, and retires the log files that it
     /// covers. `rests` is false if nobody commits at the same time.
     ///
+    /// Returns the snapshot that was replaced: its room comes back with this file, which has no name
+    /// any more.
+    ///
     /// # Errors
     /// Of the disk: the snapshot before stays, and the log keeps growing.
-    pub(super) fn take(&self, out: snapshot::SnapshotWriter, rests: bool) -> Result<(), MetaError> {
+    pub(super) fn take(
+        &self,
+        out: snapshot::SnapshotWriter,
+        rests: bool,
+    ) -> Result<Option<File>, MetaError> {
         let ending = EndOnDrop(&self.walk);
         let position = out.position();
+        let replaced = snapshot::open_to_cut(&self.dir);
         let written = self.write(out, rests)?;
         drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
@@ -254,7 +263,7 @@ impl Checkpoint {
             bytes = written.bytes,
             "metadata snapshot written"
         );
-        Ok(())
+        Ok(replaced)
     }
 
     fn write(

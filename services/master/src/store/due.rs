@@ -3,6 +3,7 @@
 //! A snapshot gives files of the log back, so it is due after as much log as the last one was large,
 //! earlier on a disk that is nearly full, and at once for deletes that find no room.
 
+use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
@@ -14,11 +15,14 @@ use super::writer::{Writer, end_with_the_index};
 use super::{MetaError, index};
 use crate::limits::{SNAPSHOT_SLACK_BYTES, TIGHT_SNAPSHOT_BYTES};
 
+/// The result of a checkpoint: the snapshot that was replaced, if there was one; `None` if none was
+/// taken.
+type Outcome = Option<Option<File>>;
+
 /// A checkpoint that runs.
 #[derive(Debug)]
 pub(super) struct Taking {
-    /// True if it has written its snapshot.
-    thread: JoinHandle<bool>,
+    thread: JoinHandle<Outcome>,
     covers: Uncovered,
 }
 
@@ -141,18 +145,18 @@ impl Writer {
         let rests = !self.by_callers;
         let state = self.published.state.clone();
         let take = move || match checkpoint.take(out, rests) {
-            Ok(()) => true,
-            Err(MetaError::Closed) => false,
+            Ok(replaced) => Some(replaced),
+            Err(MetaError::Closed) => None,
             Err(error) => {
                 end_with_the_index(&state, &error);
                 let error = error_chain(&error);
                 tracing::error!(%error, "snapshot of the metadata failed; the log keeps growing");
-                false
+                None
             }
         };
         if self.by_callers {
-            let is_taken = take();
-            return self.note_taken(is_taken, covers);
+            let outcome = take();
+            return self.note_taken(outcome, covers);
         }
         let thread = std::thread::Builder::new().name("metadata-snapshot".to_owned());
         match thread.spawn(take) {
@@ -193,16 +197,20 @@ impl Writer {
     }
 
     /// Takes the result of the checkpoint that runs, if `may_wait` says so of its thread.
-    pub(super) fn finish_checkpoint(&mut self, may_wait: impl FnOnce(&JoinHandle<bool>) -> bool) {
+    pub(super) fn finish_checkpoint(
+        &mut self,
+        may_wait: impl FnOnce(&JoinHandle<Outcome>) -> bool,
+    ) {
         if let Some(taking) = self.taking.take_if(|taking| may_wait(&taking.thread)) {
-            let is_taken = taking.thread.join().unwrap_or(false);
-            self.note_taken(is_taken, taking.covers);
+            let outcome = taking.thread.join().unwrap_or(None);
+            self.note_taken(outcome, taking.covers);
         }
     }
 
-    fn note_taken(&mut self, is_taken: bool, covers: Uncovered) {
-        if is_taken {
+    fn note_taken(&mut self, outcome: Outcome, covers: Uncovered) {
+        if let Some(replaced) = outcome {
             self.due.end(covers);
+            self.room.take_over(replaced);
             self.lacked_room = false;
         }
     }

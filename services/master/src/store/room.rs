@@ -101,6 +101,8 @@ pub(super) struct Room {
     gauge: SharedGauge,
     ballast: Ballast,
     hold: IndexHold,
+    /// Snapshot that was replaced. It has no name any more, and its room goes to the ballast.
+    replaced: Option<File>,
     /// Standard size of a file of the log.
     file_bytes: u64,
     is_told: bool,
@@ -115,6 +117,7 @@ impl Room {
             gauge,
             ballast: Ballast::find(dir),
             hold: IndexHold::default(),
+            replaced: None,
             file_bytes,
             is_told: false,
         };
@@ -152,6 +155,11 @@ impl Room {
         self.ballast.cut(self.file_bytes) > 0
     }
 
+    /// Takes the room of a snapshot that was replaced, for the next one.
+    pub(super) fn take_over(&mut self, replaced: Option<File>) {
+        self.replaced = replaced;
+    }
+
     /// Measures the room for the next group; cuts or extends the ballast as needed. The ballast has
     /// room for a snapshot of `next_snapshot` bytes; `None` while one is taken, which has its own.
     /// That room is left if `keeps` says so.
@@ -162,7 +170,15 @@ impl Room {
         };
         let reserve = reserve_of(space);
         let work = self.work(reserve);
+        let unit = reserve / 32;
+        let target = (reserve / 2 + next_snapshot.unwrap_or(0)).next_multiple_of(unit);
         let mut free = space.free;
+        if next_snapshot.is_some()
+            && let Some(replaced) = self.replaced.take()
+            && free < 2 * reserve
+        {
+            self.ballast.move_from(&self.dir, &replaced, target, unit);
+        }
 
         let lacks = self.hold.lacks(&self.dir, reserve / 4);
         let kept = match keeps {
@@ -175,8 +191,6 @@ impl Room {
             .cut(missing.min(self.ballast.bytes.saturating_sub(kept)));
         free -= self.hold.extend(lacks.min(free.saturating_sub(work)));
 
-        let unit = reserve / 32;
-        let target = (reserve / 2 + next_snapshot.unwrap_or(0)).next_multiple_of(unit);
         let spare = free.saturating_sub(reserve / 2);
         if self.ballast.bytes < target {
             let missing = target - self.ballast.bytes;
@@ -301,6 +315,20 @@ impl Ballast {
                 }
                 0
             }
+        }
+    }
+
+    /// Takes room of `from`, which is not needed, until it has `target` bytes itself: a piece at a
+    /// time, so that others find no more of it free.
+    fn move_from(&mut self, dir: &Path, from: &File, target: u64, piece: u64) {
+        let mut left = from.metadata().map_or(0, |metadata| metadata.len());
+        while left > 0 && self.bytes < target && !self.cannot_hold {
+            let part = piece.min(left).min(target - self.bytes);
+            left -= part;
+            if from.set_len(left).is_err() {
+                return;
+            }
+            self.extend(dir, part);
         }
     }
 
@@ -478,6 +506,22 @@ mod tests {
             fs.room.headroom(None, Keeps::Snapshot),
             Headroom::FreeingOnly
         );
+    }
+
+    #[test]
+    fn i7_a_snapshot_that_was_replaced_leaves_its_room_to_the_next_one() {
+        let mut fs = Fixture::new();
+        assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));
+        let path = fs.dir.path().join("replaced");
+        std::fs::write(&path, vec![1; 12 * MIB as usize]).unwrap();
+        fs.room
+            .take_over(Some(OpenOptions::new().write(true).open(&path).unwrap()));
+        let left = || path.metadata().unwrap().len() / MIB;
+        assert_eq!(fs.at(17, None), (Headroom::FreeingOnly, 12));
+        assert_eq!(left(), 12, "a snapshot is taken");
+        let after = fs.at(17 + 10, Some(10 * MIB));
+        assert_eq!(after, (Headroom::FreeingOnly, 12 + 12));
+        assert_eq!(left(), 0);
     }
 
     #[test]

@@ -248,6 +248,13 @@ pub(in crate::store) fn write_all(
     }
 }
 
+/// Opens the snapshot of `dir`, so that its room can be given back piece by piece when another one
+/// has taken its place; `None` if there is none, or no descriptor. While it has its name, it MUST NOT
+/// be cut.
+pub(in crate::store) fn open_to_cut(dir: &Path) -> Option<File> {
+    OpenOptions::new().write(true).open(dir.join(NAME)).ok()
+}
+
 /// Removes what an earlier process left of a snapshot that it did not finish.
 pub(in crate::store) fn remove_unfinished(dir: &Path) -> Result<(), MetaError> {
     match std::fs::remove_file(dir.join(UNFINISHED)) {

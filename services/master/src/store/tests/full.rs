@@ -34,6 +34,7 @@ impl CountedFs {
     fn free(&self, dir: &Path) -> i64 {
         let mut files = BTreeMap::new();
         allocated(dir, &mut files);
+        allocated_without_name(dir, &mut files);
         let taken = files.values().sum::<u64>() + self.others.load(Ordering::Relaxed);
         let free = self.total as i64 - taken as i64;
         let mut least = self.least.lock();
@@ -67,6 +68,19 @@ fn allocated(folder: &Path, files: &mut BTreeMap<u64, u64>) {
             Ok(found) => drop(files.insert(found.ino(), found.blocks() * 512)),
             // It has gone.
             Err(_) => {}
+        }
+    }
+}
+
+/// Collects the bytes of files of a folder that are open and have no name any more.
+fn allocated_without_name(folder: &Path, files: &mut BTreeMap<u64, u64>) {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    for descriptor in open.map(|entry| entry.path()) {
+        let is_of_folder = std::fs::read_link(&descriptor).is_ok_and(|target| {
+            target.starts_with(folder) && target.to_string_lossy().ends_with(" (deleted)")
+        });
+        if is_of_folder && let Ok(found) = std::fs::metadata(&descriptor) {
+            files.insert(found.ino(), found.blocks() * 512);
         }
     }
 }

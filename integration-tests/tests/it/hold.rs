@@ -500,8 +500,8 @@ fn i1_s12_a_volume_that_is_not_mounted_is_not_formatted() {
     assert_eq!(cluster.fetch("/api/files/new").body, b"new");
 }
 
-/// `dev` has no `/ready` of the storage node: a person with curl alone must see the hold, and the size
-/// that the node has assumed.
+/// `/ready` of `dev` is that of the gateway: a person with curl alone must see the hold there. The
+/// log must have the size that the node has assumed.
 #[test]
 fn i12_dev_tells_of_a_hold_and_of_an_assumed_size() {
     let mut cluster = Cluster::one_of_each(PROGRAM).dev().start();

@@ -73,7 +73,7 @@ pub(crate) fn list(json: bool, source: &dyn Source) -> Result<(), Failure> {
             writeln!(out, "no upload is kept{yet}").map_err(Failure::output)?;
         }
         if undecided.undecided > 0 {
-            // Not on stdout: whoever reads that expects uploads to drop.
+            // Written to stderr: a program that reads stdout expects uploads to drop.
             let mut err = std::io::stderr().lock();
             match json {
                 true => print_json(&mut err, &undecided),

@@ -481,7 +481,8 @@ async fn i6_a_disk_stays_locked_until_its_log_has_ended() {
     open_memory(&faulty, CAPACITY).unwrap();
 }
 
-/// Nothing else says how large the disk was: the default may be less than what lies there.
+/// Only the superblock and FS_SIZE say how large a disk is: the default of FS_SIZE may be less than
+/// what lies there.
 #[tokio::test]
 async fn i12_a_lost_superblock_without_fs_size_leaves_room_for_what_lies_there() {
     const BLOCKS: u64 = 120;

@@ -1,4 +1,4 @@
-//! Small file systems for tests of full disks.
+//! Small file systems for tests of disks that are full or take no writes.
 
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
@@ -107,6 +107,19 @@ impl SmallFs {
     /// Removes the file of [`Self::fill_from_outside`].
     pub fn empty_from_outside(&self) {
         drop(std::fs::remove_file(self.others()));
+    }
+
+    /// Mounts the file system again, for reads only if `is_read_only`, otherwise for writes too.
+    ///
+    /// # Errors
+    /// The message of the command. The system refuses a mount for reads only while a process has a
+    /// file of the file system open for writing.
+    pub fn remount(&self, is_read_only: bool) -> Result<(), String> {
+        let option = match is_read_only {
+            true => "remount,ro",
+            false => "remount,rw",
+        };
+        run(Command::new("mount").args(["-o", option]).arg(self.path()))
     }
 
     fn others(&self) -> PathBuf {

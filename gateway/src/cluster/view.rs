@@ -15,6 +15,33 @@ pub(crate) const PART: &str = "cluster";
 /// Name of the master's metadata in the gateway's readiness.
 const METADATA: &str = "metadata";
 
+/// Name of the doubts of storage disks in the gateway's readiness.
+const HOLD: &str = "hold";
+
+/// Returns whether storage disks are on hold. A hold is no reason not to be ready: reads and uploads
+/// go on, or are refused for a reason of their own.
+///
+/// One disk is named with its first doubt; the others are counted, and stand in `/api/cluster`.
+fn hold_state(view: &v1::ClusterView) -> PartState {
+    let is_open = |doubt: &&v1::Doubt| !doubt.accepted;
+    let mut held = view
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node, node.doubts.iter().find(is_open)?)));
+    let Some((node, doubt)) = held.next() else {
+        return PartState::Ready;
+    };
+    let others = match held.count() {
+        0 => String::new(),
+        1 => "; and 1 more disk is".to_owned(),
+        many => format!("; and {many} more disks are"),
+    };
+    let (id, detail) = (&node.node_id, &doubt.detail);
+    PartState::Limited(format!(
+        "{id} is on hold, nothing is freed: {detail}{others}"
+    ))
+}
+
 /// Members of the cluster, as far as a gateway needs them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
@@ -153,6 +180,7 @@ impl ViewObserver for ViewUpdater {
             why => PartState::NotReady(why.to_owned()),
         };
         self.readiness.set(METADATA, metadata);
+        self.readiness.set(HOLD, hold_state(&view));
         let view = View::new(&view);
         let complete = view.state();
         self.has_served |= complete == PartState::Ready;
@@ -244,6 +272,50 @@ mod tests {
         );
         updater.view(view(""));
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_disk_on_hold_is_told_and_leaves_the_gateway_ready() {
+        let readiness = Readiness::new(&[]);
+        let mut updater = ViewUpdater::new(Cluster::new(), readiness.clone());
+        let storage = |id: &str, accepted: &[bool]| {
+            let doubt = |accepted: &bool| v1::Doubt {
+                detail: format!("{id} lacks a segment"),
+                accepted: *accepted,
+                ..v1::Doubt::default()
+            };
+            v1::Node {
+                node_id: id.to_owned(),
+                doubts: accepted.iter().map(doubt).collect(),
+                ..node(v1::Role::Storage, v1::NodeState::Ready, "b:1")
+            }
+        };
+        let mut view = |nodes: Vec<v1::Node>| {
+            let worker = node(v1::Role::Worker, v1::NodeState::Ready, "a:1");
+            updater.view(v1::ClusterView {
+                nodes: [vec![worker], nodes].concat(),
+                map: Some(v1::PlacementMap::default()),
+                ..v1::ClusterView::default()
+            });
+        };
+        for (nodes, says) in [
+            (vec![storage("s1", &[]), storage("s2", &[true])], None),
+            (
+                vec![storage("s1", &[true]), storage("s2", &[true, false])],
+                Some("s2 is on hold, nothing is freed: s2 lacks a segment"),
+            ),
+            (
+                vec![storage("s1", &[false, false]), storage("s2", &[false])],
+                Some("s1 is on hold, nothing is freed: s1 lacks a segment; and 1 more disk is"),
+            ),
+            (vec![storage("s1", &[true]), storage("s2", &[])], None),
+        ] {
+            view(nodes);
+            assert!(readiness.is_ready());
+            let limits = readiness.limits();
+            let told = limits.iter().find(|(part, _)| *part == HOLD);
+            assert_eq!(told.map(|(_, reason)| reason.as_str()), says);
+        }
     }
 
     #[test]

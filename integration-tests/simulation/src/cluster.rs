@@ -220,6 +220,7 @@ pub(crate) fn add_storage(
                 advertise_host: turmoil::lookup(name.as_str()).to_string(),
                 failure_domain: String::new(),
                 capacity: cstore_storage::MIN_FS_SIZE,
+                is_capacity_default: false,
                 block_size: ByteSize::new(BLOCK as u64),
                 fresh_start: false,
                 erase: None,

@@ -29,6 +29,7 @@ pub fn identity() -> Identity {
 pub fn options(capacity: u64) -> DiskOptions {
     DiskOptions {
         capacity,
+        is_capacity_default: false,
         block_size: 65_536,
         fresh_start: false,
         erase: None,

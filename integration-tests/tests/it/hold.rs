@@ -499,3 +499,42 @@ fn i1_s12_a_volume_that_is_not_mounted_is_not_formatted() {
     assert_eq!(cluster.ask("PUT", "/api/files/new", b"new").status, 201);
     assert_eq!(cluster.fetch("/api/files/new").body, b"new");
 }
+
+/// `/ready` of `dev` is that of the gateway: a person with curl alone must see the hold there. The
+/// log must have the size that the node has assumed.
+#[test]
+fn i12_dev_tells_of_a_hold_and_of_an_assumed_size() {
+    let mut cluster = Cluster::one_of_each(PROGRAM).dev().start();
+    let put = cluster.ask("PUT", &path(0), &content(0));
+    assert_eq!(put.status, 201, "{}", put.text());
+    let ready = |cluster: &Cluster| {
+        let mut client = Client::connect(&cluster.admin_addr("dev")).unwrap();
+        let answer = client.call("GET", "/ready", "", b"").unwrap();
+        (answer.status, answer.json())
+    };
+    assert_eq!(ready(&cluster), (200, Value::Array(Vec::new())));
+
+    assert!(cluster.stop("dev").success());
+    let superblock = cluster.dir().join(STORAGE).join("superblock.bin");
+    std::fs::remove_file(superblock).unwrap();
+    cluster.set_env("FS_SIZE", "");
+    cluster.launch("dev");
+    cluster.wait_ready();
+    until_blocking("the hold on /ready", || {
+        let (status, parts) = ready(&cluster);
+        assert_eq!(status, 200, "reads and writes go on: {parts}");
+        let reason = parts[0]["reason"].as_str()?;
+        let says = "storage-1 is on hold, nothing is freed: the superblock was lost";
+        (parts[0]["part"] == "hold" && reason.starts_with(says)).then_some(())
+    });
+    let log = cluster.log("dev");
+    let warning = log
+        .lines()
+        .find(|line| line.contains("superblock is lost and FS_SIZE is not set"));
+    let warning = warning.expect("a warning of the assumed size");
+    assert!(
+        warning.contains(" WARN ") && warning.contains("capacity=10737418240"),
+        "{warning}"
+    );
+    assert_reads(&cluster, 0..1);
+}

@@ -37,6 +37,7 @@ mod network;
 mod openapi;
 mod page;
 mod prototype;
+mod read_only_fs;
 mod runbook;
 mod scale;
 mod settings;

@@ -285,7 +285,7 @@ fn i1_a_master_without_a_part_of_its_log_serves_names_writes_nothing_and_says_wh
     let index = folder.join("index");
     std::fs::rename(&index, &aside).unwrap();
     cluster.launch("master");
-    await_read_only(&cluster, &["wrong checksum", "are missing"]);
+    await_read_only(&cluster, &["wrong checksum", "missing or damaged"]);
     let missing = cluster.ask("GET", "/api/files/2", b"");
     assert_eq!(missing.status, 503, "{}", missing.text());
     assert!(cluster.stop("master").success());
@@ -366,7 +366,10 @@ fn i12_what_is_in_front_of_a_hole_is_rescued_and_storage_nodes_wait_for_a_person
     std::fs::remove_file(&files[1]).unwrap();
     std::fs::remove_dir_all(cluster.dir().join("master").join("index")).unwrap();
     cluster.launch("master");
-    await_read_only(&cluster, &["log goes on with position", "are missing"]);
+    await_read_only(
+        &cluster,
+        &["log goes on with position", "missing or damaged"],
+    );
     assert_eq!(cluster.fetch("/api/files/0").body, b"content");
     let missing = cluster.ask("GET", "/api/files/2", b"");
     assert_eq!(missing.status, 503, "{}", missing.text());
@@ -395,9 +398,31 @@ fn i12_what_is_in_front_of_a_hole_is_rescued_and_storage_nodes_wait_for_a_person
     assert_eq!(rescued.status.code(), Some(2), "{rescued:?}");
     let text = String::from_utf8_lossy(&rescued.stdout);
     assert!(
-        text.contains("names: 1;") && text.contains("are missing"),
+        text.contains("names: 1;") && text.contains("missing or damaged"),
         "{text}"
     );
+    // The last file of the log is whole, and nothing of it is in the file.
+    let to_second = format!("{to}.json");
+    let rescued = cluster.admin_output(&["rescue", "--data", &data, "--json", &to_second]);
+    assert_eq!(rescued.status.code(), Some(2), "{rescued:?}");
+    let line: Value = serde_json::from_slice(&rescued.stdout).unwrap();
+    let count = |key: &str| line[key].as_u64().unwrap();
+    assert_eq!((count("names"), count("left_out_values")), (1, 0), "{line}");
+    let behind = count("newest") - count("position");
+    assert_eq!(
+        count("lost_changes") + count("unused_changes"),
+        behind,
+        "{line}"
+    );
+    assert!(
+        count("lost_changes") > 0 && count("unused_changes") > 0,
+        "{line}"
+    );
+    let whole = count("unused_changes");
+    let says = format!("{whole} of the changes that are left out lie whole");
+    assert!(text.contains(&says), "{says}: {text}");
+    let error: Value = serde_json::from_slice(&rescued.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "partial", "{error}");
 
     put_in_place(&cluster, &file);
     cluster.launch("master");

@@ -84,6 +84,7 @@ impl Command {
                     Admin::Gc { json, .. }
                     | Admin::Limits { json }
                     | Admin::Inspect { json, .. }
+                    | Admin::Rescue { json, .. }
                     | Admin::Hold {
                         command: Hold::List { json },
                     }
@@ -270,6 +271,9 @@ pub(crate) enum Admin {
         data: Option<PathBuf>,
         /// The file, which must not be there yet
         file: PathBuf,
+        /// One line of JSON for each damaged value that is left out, and one for the file
+        #[arg(long)]
+        json: bool,
     },
     /// Says what a folder of a storage disk or of a master holds, whether it is whole, and what a
     /// start would do, without changing it.

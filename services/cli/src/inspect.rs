@@ -34,13 +34,57 @@ pub(crate) fn run(dir: &Path, payloads: Payloads, is_json: bool) -> Result<(), F
         }
         .map_err(Failure::output)?;
     }
-    let worst = inspections.iter().max_by_key(|found| found.outcome);
-    match worst.and_then(|worst| Some((worst, end_of(worst.outcome)?))) {
+    let worst = inspections.iter().map(|found| found.outcome).max();
+    match worst.and_then(end_of) {
         None => Ok(()),
-        Some((worst, end)) => {
-            let message = format!("{}: {}", worst.path, worst.start);
-            Err(Failure::client(end, message))
-        }
+        Some(end) => Err(Failure::client(end, summary(&inspections))),
+    }
+}
+
+/// Returns the last line for people: the sentence of the part that has to be decided first, and
+/// which others are not whole.
+///
+/// A master that waits for a person, or does not start, comes before all disks: what disks are in
+/// doubt about may follow from it. Otherwise the worst part comes first.
+fn summary(inspections: &[Inspection]) -> String {
+    let is_first = |found: &&Inspection| {
+        let waits = matches!(found.outcome, StartOutcome::Held | StartOutcome::Refused);
+        found.part == MASTER && waits
+    };
+    let worst = inspections.iter().map(|found| found.outcome).max();
+    let first = inspections.iter().find(is_first);
+    let first = first.or_else(|| {
+        let mut of_worst = inspections.iter();
+        of_worst.find(|found| Some(found.outcome) == worst)
+    });
+    let Some(first) = first else {
+        return String::new();
+    };
+
+    let others: Vec<String> = inspections
+        .iter()
+        .filter(|found| !std::ptr::eq(*found, first))
+        .filter_map(|found| Some(format!("{} {}", found.path, state_of(found)?)))
+        .collect();
+    let sentence = format!("{}: {}", first.path, first.start);
+    match others.is_empty() {
+        true => sentence,
+        false => format!(
+            "{sentence}. Also {}: see the line `a start:` of each",
+            others.join(", ")
+        ),
+    }
+}
+
+/// Returns the state of a part in words; `None` if it is whole.
+fn state_of(inspection: &Inspection) -> Option<&'static str> {
+    match inspection.outcome {
+        StartOutcome::Whole => None,
+        StartOutcome::Damaged => Some("is damaged"),
+        StartOutcome::Held if inspection.part == MASTER => Some("is read-only"),
+        StartOutcome::Held => Some("is on hold"),
+        StartOutcome::Refused => Some("does not start"),
+        StartOutcome::InUse => Some("is in use"),
     }
 }
 
@@ -244,4 +288,53 @@ fn say(out: &mut impl Write, inspection: &Inspection) -> std::io::Result<()> {
         }
     }
     writeln!(out, "  a start: {}", printable(&inspection.start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a part with the words of its outcome as its sentence.
+    fn part(name: &'static str, path: &str, outcome: StartOutcome) -> Inspection {
+        let start = format!("sentence of {path}");
+        Inspection::new(name, path.to_owned()).end(outcome, start)
+    }
+
+    #[test]
+    fn the_last_line_is_of_the_part_to_decide_first_and_names_the_others() {
+        use StartOutcome::{Damaged, Held, InUse, Refused, Whole};
+        for (outcomes, says) in [
+            ([Held, Whole, Whole], "m: sentence of m"),
+            ([Whole, Whole, Held], "s2: sentence of s2"),
+            (
+                [Held, Held, Whole],
+                "m: sentence of m. Also s1 is on hold: see the line `a start:` of each",
+            ),
+            (
+                [Held, Refused, Damaged],
+                "m: sentence of m. Also s1 does not start, s2 is damaged: see the line `a start:` of each",
+            ),
+            (
+                [Damaged, Damaged, Held],
+                "s2: sentence of s2. Also m is damaged, s1 is damaged: see the line `a start:` of each",
+            ),
+            (
+                [InUse, InUse, Whole],
+                "m: sentence of m. Also s1 is in use: see the line `a start:` of each",
+            ),
+            (
+                [Refused, InUse, Held],
+                "m: sentence of m. Also s1 is in use, s2 is on hold: see the line `a start:` of each",
+            ),
+        ] {
+            let [master, first, second] = outcomes;
+            let parts = [
+                part(MASTER, "m", master),
+                part("storage", "s1", first),
+                part("storage", "s2", second),
+            ];
+            assert_eq!(summary(&parts), says);
+        }
+        assert_eq!(state_of(&part(MASTER, "m", Held)), Some("is read-only"));
+    }
 }

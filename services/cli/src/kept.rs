@@ -2,6 +2,7 @@
 //! has given up. Asks the master, with a bearer of the cluster secret.
 
 use std::io::Write;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_mesh::MasterClient;
@@ -20,14 +21,39 @@ struct Line {
     upload: String,
 }
 
-/// Prints the uploads that are kept.
+/// Number of uploads that may be kept later, as a line of JSON.
+#[derive(Debug, Serialize)]
+struct Undecided {
+    undecided: u64,
+    first_decision_ms: u64,
+}
+
+impl Undecided {
+    fn sentence(&self) -> String {
+        let first = Duration::from_secs(self.first_decision_ms.div_ceil(1_000));
+        format!(
+            "not decided yet: {}, which nodes hold and this master does not know; each is kept when it was silent for \
+             CSTORE_TICKET_TTL_MS, the first in {}",
+            self.undecided,
+            humantime::format_duration(first)
+        )
+    }
+}
+
+/// Prints the uploads that are kept, and on stderr how many are not decided yet.
 pub(crate) fn list(json: bool, source: &dyn Source) -> Result<(), Failure> {
     run(source, async |master| {
         let mut out = std::io::stdout().lock();
         let mut after = Bytes::new();
         let mut n_kept = 0;
+        let mut undecided;
         loop {
-            let page = page(&master, after).await?;
+            let listed = page(&master, after).await?;
+            undecided = Undecided {
+                undecided: listed.undecided,
+                first_decision_ms: listed.first_decision_ms,
+            };
+            let page = listed.sessions;
             for session in &page {
                 let upload = hex::encode(session);
                 let printed = match json {
@@ -43,7 +69,17 @@ pub(crate) fn list(json: bool, source: &dyn Source) -> Result<(), Failure> {
             }
         }
         if n_kept == 0 && !json {
-            writeln!(out, "no upload is kept").map_err(Failure::output)?;
+            let yet = if undecided.undecided > 0 { " yet" } else { "" };
+            writeln!(out, "no upload is kept{yet}").map_err(Failure::output)?;
+        }
+        if undecided.undecided > 0 {
+            // Written to stderr: a program that reads stdout expects uploads to drop.
+            let mut err = std::io::stderr().lock();
+            match json {
+                true => print_json(&mut err, &undecided),
+                false => writeln!(err, "{}", undecided.sentence()),
+            }
+            .map_err(Failure::output)?;
         }
         Ok(())
     })
@@ -68,7 +104,7 @@ pub(crate) fn drop(uploads: &[SessionId], all: bool, source: &dyn Source) -> Res
 async fn let_all_go(master: &MasterClient) -> Result<u64, Failure> {
     let (mut after, mut dropped) = (Bytes::new(), 0);
     loop {
-        let page = page(master, after).await?;
+        let page = page(master, after).await?.sessions;
         let Some(last) = page.last().cloned() else {
             return Ok(dropped);
         };
@@ -77,10 +113,9 @@ async fn let_all_go(master: &MasterClient) -> Result<u64, Failure> {
     }
 }
 
-async fn page(master: &MasterClient, after: Bytes) -> Result<Vec<Bytes>, Failure> {
+async fn page(master: &MasterClient, after: Bytes) -> Result<v1::ListKeptResponse, Failure> {
     let listed = master.list_kept(v1::ListKeptRequest { after }).await;
-    let listed = listed.map_err(|status| refused(code_of(&status), status.message()))?;
-    Ok(listed.sessions)
+    listed.map_err(|status| refused(code_of(&status), status.message()))
 }
 
 async fn let_go(master: &MasterClient, sessions: Vec<Bytes>) -> Result<u64, Failure> {
@@ -89,7 +124,23 @@ async fn let_go(master: &MasterClient, sessions: Vec<Bytes>) -> Result<u64, Fail
     Ok(answer.dropped)
 }
 
-fn print_json(out: &mut impl Write, line: &Line) -> std::io::Result<()> {
+fn print_json(out: &mut impl Write, line: &impl Serialize) -> std::io::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_undecided_uploads_has_the_time_of_the_first_decision() {
+        let undecided = Undecided {
+            undecided: 3,
+            first_decision_ms: 3_540_001,
+        };
+        let text = undecided.sentence();
+        assert!(text.starts_with("not decided yet: 3, "), "{text}");
+        assert!(text.ends_with("the first in 59m 1s"), "{text}");
+    }
 }

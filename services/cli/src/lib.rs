@@ -87,8 +87,8 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
             command: Admin::Certs(options),
         } => certs::run(options).map_err(Failure::usage),
         Command::Admin {
-            command: Admin::Rescue { data, file },
-        } => rescue::run(data.as_deref(), file, env),
+            command: Admin::Rescue { data, file, json },
+        } => rescue::run(data.as_deref(), file, *json, env),
         Command::Admin {
             command:
                 Admin::Inspect {

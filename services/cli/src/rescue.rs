@@ -6,12 +6,18 @@ use std::path::{Path, PathBuf};
 
 use cstore_master::{RescueError, Rescued};
 use cstore_node::{Env, Source};
+use serde_json::{Value, json};
 
 use crate::exit::{End, Failure, printable};
 
 /// Rescues the metadata below the data folder `data` to `file`, and says what is in it, what is not
 /// and what to do with it.
-pub(crate) fn run(data: Option<&Path>, file: &Path, source: &dyn Source) -> Result<(), Failure> {
+pub(crate) fn run(
+    data: Option<&Path>,
+    file: &Path,
+    is_json: bool,
+    source: &dyn Source,
+) -> Result<(), Failure> {
     let mut env = Env::new(source);
     let default = env.path("CSTORE_DATA_DIR", "./data");
     env.finish().map_err(Failure::usage)?;
@@ -21,27 +27,48 @@ pub(crate) fn run(data: Option<&Path>, file: &Path, source: &dyn Source) -> Resu
     let leave_out = &mut |what: &str| {
         if let Ok(count) = &mut left_out {
             *count += 1;
-            let line = writeln!(
-                std::io::stdout().lock(),
-                "left out, damaged: {}",
-                printable(what)
-            );
-            if let Err(error) = line {
+            let line = match is_json {
+                true => json!({"left_out": what}).to_string(),
+                false => format!("left out, damaged: {}", printable(what)),
+            };
+            if let Err(error) = writeln!(std::io::stdout().lock(), "{line}") {
                 left_out = Err(error);
             }
         }
     };
     let rescued = cstore_master::rescue(&folder, file, leave_out).map_err(failure)?;
     // The file is there, also if nobody reads what is said about it.
-    left_out.map_err(Failure::output)?;
-    say(&mut std::io::stdout().lock(), &folder, file, &rescued).map_err(Failure::output)?;
+    let n_left_out = left_out.map_err(Failure::output)?;
+
+    let out = &mut std::io::stdout().lock();
+    match is_json {
+        true => writeln!(out, "{}", as_json(file, &rescued, n_left_out)),
+        false => say(out, &folder, file, &rescued),
+    }
+    .map_err(Failure::output)?;
     match rescued.is_partial {
         false => Ok(()),
         true => Err(Failure::client(
             End::Partial,
-            "something is missing from what was rescued; the output says what",
+            "something is not in the file that was rescued; the output says what",
         )),
     }
+}
+
+/// Returns the line about the file for programs.
+fn as_json(file: &Path, rescued: &Rescued, n_left_out: u64) -> Value {
+    json!({
+        "file": file.display().to_string(),
+        "names": rescued.names,
+        "bytes": rescued.bytes,
+        "position": rescued.position,
+        "newest": rescued.newest,
+        "lost_changes": rescued.lost_changes,
+        "unused_changes": rescued.unused_changes,
+        "may_lack_later": rescued.may_lag,
+        "left_out_values": n_left_out,
+        "is_partial": rescued.is_partial,
+    })
 }
 
 fn failure(error: RescueError) -> Failure {
@@ -61,7 +88,9 @@ fn say(out: &mut impl Write, folder: &Path, file: &Path, rescued: &Rescued) -> s
         names,
         bytes,
         extent,
-        is_partial: _,
+        position,
+        unused_changes,
+        ..
     } = rescued;
     let aside = PathBuf::from(format!("{}.damaged", folder.display()));
     let (folder, file, aside) = (folder.display(), file.display(), aside.display());
@@ -69,6 +98,14 @@ fn say(out: &mut impl Write, folder: &Path, file: &Path, rescued: &Rescued) -> s
         out,
         "{file}: written as of {extent}; names: {names}; bytes: {bytes}"
     )?;
+    if *unused_changes > 0 {
+        writeln!(
+            out,
+            "it has every change up to {position} and none after it: one that does not follow on the one before cannot be \
+             applied. {unused_changes} of the changes that are left out lie whole in {folder}/log: if you find what is missing \
+             or damaged, put it back and rescue again, and all of them are in the file"
+        )?;
+    }
     writeln!(
         out,
         "to go on from it, without what is missing, while the master is stopped:\n\

@@ -39,6 +39,17 @@ pub struct Rescued {
     pub bytes: u64,
     /// Position of the snapshot, with what is missing or damaged, as a phrase.
     pub extent: String,
+    /// Number of the last change in the file.
+    pub position: u64,
+    /// Number of the newest change that some part of the folder names.
+    pub newest: u64,
+    /// Changes behind `position` that are known to be missing or damaged.
+    pub lost_changes: u64,
+    /// Changes behind `position` that the log of the folder holds whole. They are not in the file,
+    /// because an earlier one is missing or damaged.
+    pub unused_changes: u64,
+    /// Nothing proves that no change behind `newest` was acknowledged.
+    pub may_lag: bool,
     /// Changes are known to be missing, or values were left out.
     pub is_partial: bool,
 }
@@ -79,11 +90,17 @@ pub fn rescue(
         error => error.into(),
     })?;
     drop(lock);
+    let extent = rescued.extent;
     Ok(Rescued {
         names: rescued.names,
         bytes: rescued.bytes,
-        extent: rescued.extent.to_string(),
-        is_partial: rescued.extent.is_partial(),
+        extent: extent.to_string(),
+        position: extent.position,
+        newest: extent.newest,
+        lost_changes: extent.lost(),
+        unused_changes: extent.unused,
+        may_lag: extent.may_lag,
+        is_partial: extent.is_partial(),
     })
 }
 

@@ -33,6 +33,8 @@ pub struct Config {
     pub failure_domain: String,
     /// FS_SIZE.
     pub capacity: ByteSize,
+    /// FS_SIZE is not set.
+    pub is_capacity_default: bool,
     /// BLOCK_SIZE, recorded at format.
     pub block_size: ByteSize,
     /// FRESH_START.
@@ -59,17 +61,19 @@ impl Config {
         let data_dir = env.path("CSTORE_DATA_DIR", "./data");
         let known = env.node_id().or_else(|| name_of_disk(&data_dir, env));
         let has_new_name = known.is_none();
+        let capacity = env.bytes(
+            "FS_SIZE",
+            ByteSize::from_gib(10),
+            MIN_FS_SIZE..=ByteSize::from_gib(64 << 10),
+        );
         let node = known.unwrap_or_else(|| env.random_node_id("storage"));
         Self {
             disk: data_dir.join(node.as_str()),
             master: env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100)),
             advertise_host: env.string("CSTORE_ADVERTISE_HOST", "127.0.0.1"),
             failure_domain: env.string("CSTORE_FAILURE_DOMAIN", ""),
-            capacity: env.bytes(
-                "FS_SIZE",
-                ByteSize::from_gib(10),
-                MIN_FS_SIZE..=ByteSize::from_gib(64 << 10),
-            ),
+            capacity,
+            is_capacity_default: env.is_default("FS_SIZE"),
             block_size: env.bytes(
                 "BLOCK_SIZE",
                 ByteSize::from_kib(64),

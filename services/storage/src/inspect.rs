@@ -456,9 +456,32 @@ fn say_hold(opened: &Opened, open: &[&Doubt], losses: &[String]) -> String {
     let way_out = match &accepts[..] {
         [] => "restart the node to see what else is in doubt".to_owned(),
         accepts => format!(
-            "put back what is missing and start again, or start and go on without it, for good: {}",
+            "put back {} and start again, or start and go on without it, for good: {}",
+            remedies(open),
             accepts.join(", ")
         ),
     };
     format!("{kind}, because {reason}{known}; {way_out}")
+}
+
+/// Returns the things that end doubts when they are put back. Data that lies there and cannot be
+/// read is not called missing.
+fn remedies(open: &[&Doubt]) -> String {
+    let mut things: Vec<&str> = Vec::new();
+    for doubt in open {
+        let thing = match doubt.kind {
+            DoubtKind::Missing | DoubtKind::Absent | DoubtKind::LostSets => "what is missing",
+            DoubtKind::Inventory | DoubtKind::Superblock => "what is missing or damaged",
+            DoubtKind::Short | DoubtKind::Damaged | DoubtKind::Set => {
+                "a whole copy of what is damaged"
+            }
+            DoubtKind::Foreign => "the right file in place of the foreign one",
+            DoubtKind::StoreOlder => "the newest disk",
+            DoubtKind::Master => "the newest folder of the master",
+        };
+        if !things.contains(&thing) {
+            things.push(thing);
+        }
+    }
+    things.join(" and ")
 }

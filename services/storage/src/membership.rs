@@ -129,7 +129,13 @@ impl StorageMember {
     fn audit_cursor(&mut self) -> Option<v1::AuditCursor> {
         let audit = self.engine.audit();
         let is_due = self.audit_due.is_some_and(|due| due <= Instant::now());
-        if is_due || audit.is_outdated() {
+        let is_outdated = audit.is_outdated();
+        if is_outdated {
+            // The accepted master may not know sessions that the one before it has confirmed.
+            // Unless they are asked about again, nobody keeps them, and nobody can drop them.
+            self.roll_call.forget_all();
+        }
+        if is_due || is_outdated {
             audit.begin();
             self.audit_due = None;
         }
@@ -455,6 +461,48 @@ mod tests {
             let is_judging = member.is_judging.clone();
             until("the place is noted", || !is_judging.load(Ordering::Acquire)).await;
         }
+    }
+
+    /// The node lives on while another copy of the master's metadata is put in place and accepted.
+    #[tokio::test]
+    async fn i12_an_accepted_master_is_asked_about_what_the_one_before_it_confirmed() {
+        let mut member = member();
+        let session = SessionId::from_bytes([9; 16]);
+        let judge = |member: &StorageMember, life: u64, accepted: bool| {
+            let head = Point {
+                term: life,
+                life,
+                position: 100,
+                ..Point::default()
+            };
+            let first = Life {
+                term: life,
+                life,
+                first: 1,
+                ..Life::default()
+            };
+            let noted = member.engine.judge().noted();
+            member.engine.judge().judge(&Answer {
+                seen: None,
+                history: Some(MasterHistory {
+                    head,
+                    lives: vec![first],
+                    accepted: accepted.then_some(noted),
+                }),
+            })
+        };
+        assert!(judge(&member, 7, false));
+        drop(member.audit_cursor());
+        member.roll_call.confirm([session]);
+        drop(member.audit_cursor());
+        assert!(member.roll_call.has_confirmed(session));
+
+        assert!(!judge(&member, 8, false), "another master");
+        drop(member.audit_cursor());
+        assert!(member.roll_call.has_confirmed(session));
+        assert!(judge(&member, 8, true), "a person has accepted it");
+        drop(member.audit_cursor());
+        assert!(!member.roll_call.has_confirmed(session));
     }
 
     #[tokio::test]

@@ -59,6 +59,12 @@ impl RollCall {
         }
     }
 
+    /// Forgets all that was confirmed: another master, or another copy of its metadata, decides from
+    /// now on. It may not know what the one before it has called committed.
+    pub(crate) fn forget_all(&self) {
+        self.0.state.lock().confirmed.clear();
+    }
+
     /// Makes a selection at the start and after each [`Self::take`], until the shutdown.
     pub(crate) async fn run(self, engine: Engine, shutdown: Shutdown) {
         let mut cursor = None;
@@ -131,6 +137,14 @@ impl RollCall {
 }
 
 #[cfg(test)]
+impl RollCall {
+    /// Returns true if a session is not asked about any more.
+    pub(crate) fn has_confirmed(&self, session: SessionId) -> bool {
+        self.0.state.lock().confirmed.contains(&session)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -160,6 +174,17 @@ mod tests {
         assert_eq!(all.len(), 2_500);
         assert!(!all.contains(&session(1)));
         assert!(roll_call.take().is_empty(), "a selection is reported once");
+    }
+
+    #[test]
+    fn everything_is_asked_about_after_all_is_forgotten() {
+        let roll_call = RollCall::default();
+        roll_call.confirm(sessions(0..3));
+        roll_call.select(sessions(0..3), None);
+        assert_eq!(roll_call.take(), []);
+        roll_call.forget_all();
+        roll_call.select(sessions(0..3), None);
+        assert_eq!(roll_call.take(), sessions(0..3));
     }
 
     #[test]

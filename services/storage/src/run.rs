@@ -265,6 +265,7 @@ async fn open(
 ) -> Result<Engine, RunError> {
     let options = DiskOptions {
         capacity: config.capacity.bytes(),
+        is_capacity_default: config.is_capacity_default,
         block_size: config.block_size.bytes(),
         fresh_start: config.fresh_start,
         erase: config.erase,

@@ -28,6 +28,7 @@ pub(crate) fn engine(disk: Arc<dyn Disk>, capacity: u64) -> Engine {
     };
     let options = DiskOptions {
         capacity,
+        is_capacity_default: false,
         block_size: 65_536,
         fresh_start: false,
         erase: None,

@@ -169,6 +169,24 @@ impl Derived {
         self.kept.lock().len() as u64
     }
 
+    /// Returns the number of open sessions of another era, which are kept when they were silent for
+    /// `ttl`, and the time until the first of them is.
+    ///
+    /// Only sessions that a storage node has reported in this life of the master are counted.
+    pub(crate) fn undecided(&self, ttl: Duration) -> (u64, Duration) {
+        let era = *self.era.lock();
+        let Some((era, _)) = era else {
+            return (0, Duration::ZERO);
+        };
+        let open = self.activity.open.lock();
+        let others = open.iter().filter(|(session, _)| !era.is_of(**session));
+        let left: Vec<Duration> = others
+            .map(|(_, last)| ttl.saturating_sub(last.elapsed()))
+            .collect();
+        let first = left.iter().min().copied();
+        (left.len() as u64, first.unwrap_or_default())
+    }
+
     /// Returns up to `max` kept sessions after `after`, in order.
     pub(crate) fn kept_after(&self, after: Option<SessionId>, max: usize) -> Vec<SessionId> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

@@ -271,17 +271,25 @@ impl Membership {
             ));
         };
         for node in placement.nodes() {
-            let state = inner
-                .nodes
-                .get(&node.id)
-                .map_or(NodeState::Lost, |node| node.state(self.lease()));
+            let member = inner.nodes.get(&node.id);
+            let state = member.map_or(NodeState::Lost, |node| node.state(self.lease()));
             // A disk in doubt takes uploads: its node says whether it is ready.
             let is_ready = state == NodeState::Ready
-                || (state == NodeState::Suspect
-                    && inner.nodes.get(&node.id).is_some_and(Node::takes_uploads));
-            if !is_ready {
-                return Some(format!("storage node {} is {}", node.id, state.as_str()));
+                || (state == NodeState::Suspect && member.is_some_and(Node::takes_uploads));
+            if is_ready {
+                continue;
             }
+
+            // The reason is of the last heartbeat: a lost node may have ended since for another one.
+            let reason =
+                member.filter(|node| state == NodeState::NotReady && !node.reason.is_empty());
+            let reason = reason.map(|node| format!(": {}", node.reason));
+            return Some(format!(
+                "storage node {} is {}{}",
+                node.id,
+                state.as_str(),
+                reason.unwrap_or_default()
+            ));
         }
         if !inner.nodes.values().any(|node| self.is_ready_worker(node)) {
             return Some("no worker is ready".to_owned());

@@ -302,8 +302,11 @@ impl Cluster for Services {
         let after = convert::cursor("after", &request.get_ref().after)?;
         let derived = &self.master.context.derived;
         let page = derived.kept_after(after, MAX_REPORTED_SESSIONS);
+        let (undecided, first) = derived.undecided(self.master.context.limits.ticket_ttl);
         Ok(Response::new(v1::ListKeptResponse {
             sessions: page.iter().map(convert::raw_session).collect(),
+            undecided,
+            first_decision_ms: u64::try_from(first.as_millis()).unwrap_or(u64::MAX),
         }))
     }
 

@@ -150,12 +150,15 @@ pub struct ReadOnly {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// Position up to which batches are in it.
-    pub(super) position: u64,
+    pub(crate) position: u64,
     /// Highest position that any part of the folder names.
-    pub(super) newest: u64,
+    pub(crate) newest: u64,
+    /// Batches behind `position` that the log holds whole. Not used, because an earlier one is
+    /// missing or damaged.
+    pub(crate) unused: u64,
     /// Nothing proves that the last batches that were acknowledged are in it: the log does not say
     /// how far it went, and the index was not closed.
-    pub(super) may_lag: bool,
+    pub(crate) may_lag: bool,
     /// Damaged values.
     pub(super) damaged: u64,
 }
@@ -170,30 +173,44 @@ impl Extent {
     pub(crate) fn is_partial(&self) -> bool {
         self.position < self.newest || self.damaged > 0
     }
+
+    /// Returns the number of batches that are known to be missing or damaged.
+    pub(crate) fn lost(&self) -> u64 {
+        let behind = self.newest.saturating_sub(self.position);
+        behind.saturating_sub(self.unused)
+    }
+
+    /// Writes which changes are not in it.
+    fn write_changes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (first, newest) = (self.position + 1, self.newest);
+        match newest.saturating_sub(self.position) {
+            0 if self.may_lag => return f.write_str("later changes may be missing"),
+            0 => return f.write_str("no change is missing"),
+            1 => write!(f, "change {first} is ")?,
+            _ => write!(f, "changes {first} to {newest} are ")?,
+        }
+        match (self.lost(), self.unused) {
+            (_, 0) => f.write_str("missing or damaged")?,
+            (0, _) => f.write_str("in the log and left out")?,
+            (lost, unused) => write!(
+                f,
+                "left out: {lost} missing or damaged, {unused} whole in the log but after the first of these"
+            )?,
+        }
+        match self.may_lag {
+            true => f.write_str(", and later ones may be missing"),
+            false => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Display for Extent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            position,
-            newest,
-            may_lag,
-            damaged,
-        } = *self;
-        write!(f, "position {position}")?;
-        match (newest > position, may_lag) {
-            (true, false) => write!(f, ", changes {} to {newest} are missing", position + 1)?,
-            (true, true) => write!(
-                f,
-                ", changes {} to {newest} are missing, and later ones may be",
-                position + 1
-            )?,
-            (false, true) => write!(f, ", later changes may be missing")?,
-            (false, false) => write!(f, ", no change is missing")?,
-        }
-        match damaged {
+        write!(f, "position {}, ", self.position)?;
+        self.write_changes(f)?;
+        match self.damaged {
             0 => Ok(()),
-            1 => write!(f, ", 1 value is damaged"),
+            1 => f.write_str(", 1 value is damaged"),
             many => write!(f, ", {many} values are damaged"),
         }
     }
@@ -388,6 +405,72 @@ impl DamageKind {
             | Self::SnapshotSize { .. }
             | Self::LogOwner
             | Self::LogOwnerMissing => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extent_says_which_changes_are_lost_and_which_are_whole_and_left_out() {
+        let extent = Extent {
+            position: 64,
+            newest: 81,
+            unused: 16,
+            may_lag: false,
+            damaged: 0,
+        };
+        for (extent, says) in [
+            (
+                extent,
+                "position 64, changes 65 to 81 are left out: 1 missing or damaged, 16 whole in the log but after the first of these",
+            ),
+            (
+                Extent {
+                    unused: 0,
+                    may_lag: true,
+                    ..extent
+                },
+                "position 64, changes 65 to 81 are missing or damaged, and later ones may be missing",
+            ),
+            (
+                Extent {
+                    newest: 65,
+                    unused: 0,
+                    damaged: 2,
+                    ..extent
+                },
+                "position 64, change 65 is missing or damaged, 2 values are damaged",
+            ),
+            (
+                Extent {
+                    unused: 17,
+                    ..extent
+                },
+                "position 64, changes 65 to 81 are in the log and left out",
+            ),
+            (
+                Extent {
+                    newest: 64,
+                    unused: 0,
+                    ..extent
+                },
+                "position 64, no change is missing",
+            ),
+            (
+                Extent {
+                    newest: 64,
+                    unused: 0,
+                    may_lag: true,
+                    damaged: 1,
+                    ..extent
+                },
+                "position 64, later changes may be missing, 1 value is damaged",
+            ),
+        ] {
+            assert_eq!(extent.to_string(), says);
         }
     }
 }

@@ -70,6 +70,12 @@ impl<'a> Env<'a> {
         &self.shown
     }
 
+    /// Returns true if a variable was read and has its default value because it is not set.
+    pub fn is_default(&self, key: &str) -> bool {
+        let mut shown = self.shown.iter();
+        shown.any(|(name, _, is_default)| name == key && *is_default)
+    }
+
     pub fn string(&mut self, key: &str, default: &str) -> String {
         self.value(key, default.to_owned(), "any text")
     }

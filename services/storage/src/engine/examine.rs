@@ -164,6 +164,7 @@ fn open(
     let cluster = cluster.map(|(cluster, _)| *cluster);
     let options = DiskOptions {
         capacity,
+        is_capacity_default: false,
         block_size: 1,
         fresh_start: false,
         erase: None,

@@ -115,8 +115,10 @@ fn open_as(
             (rebuilt, true)
         }
     };
-    let (parts, _) = opening.recover(found, is_rebuilt, options.capacity)?;
-    Ok(parts)
+    match is_rebuilt && options.is_capacity_default {
+        true => opening.recover_with_assumed_size(found),
+        false => Ok(opening.recover(found, is_rebuilt, options.capacity)?.0),
+    }
 }
 
 /// Opens a disk to look at it, for the identity that it has: without the cluster's key if that is
@@ -189,6 +191,22 @@ impl Opening<'_> {
         mount::note_erase(&self.disk, store)
             .map_err(OpenError::io("note that the disk was erased"))?;
         let (parts, _) = self.recover(superblock, false, self.options.capacity)?;
+        Ok(parts)
+    }
+
+    /// Recovers a disk of which nothing says how large it may be: its superblock is lost, and
+    /// FS_SIZE is not set. The size is the default, or the least one that holds what lies there.
+    fn recover_with_assumed_size(&self, found: Superblock) -> Result<Parts, OpenError> {
+        let default = self.options.capacity;
+        let (parts, capacity) = match self.recover(found.clone(), true, default) {
+            Err(OpenError::TooSmall { least, .. }) => (self.recover(found, true, least)?.0, least),
+            opened => (opened?.0, default),
+        };
+        tracing::warn!(
+            path = self.path,
+            capacity,
+            "superblock is lost and FS_SIZE is not set: the size of the disk is assumed; set FS_SIZE to the size that it had, and restart"
+        );
         Ok(parts)
     }
 

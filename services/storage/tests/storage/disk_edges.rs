@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hold::take_file;
 use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
 use cstore_node::shutdown::spawn;
 use cstore_storage::engine::{DiskOptions, DoubtKind, Engine, peek};
@@ -478,4 +479,38 @@ async fn i6_a_disk_stays_locked_until_its_log_has_ended() {
     gate.open(Verb::Sync);
     dropping.join().unwrap();
     open_memory(&faulty, CAPACITY).unwrap();
+}
+
+/// Only the superblock and FS_SIZE say how large a disk is: the default of FS_SIZE may be less than
+/// what lies there.
+#[tokio::test]
+async fn i12_a_lost_superblock_without_fs_size_leaves_room_for_what_lies_there() {
+    const BLOCKS: u64 = 120;
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, 4 * CAPACITY).unwrap();
+    for n in 0..BLOCKS {
+        store(&engine, n, 100_000).await.unwrap();
+    }
+    engine.close().unwrap();
+    drop(engine);
+    let disk = disk.kill();
+    take_file(&disk, "superblock.bin");
+
+    let open_with = |is_capacity_default| {
+        let options = DiskOptions {
+            is_capacity_default,
+            ..options(CAPACITY)
+        };
+        Engine::open(Arc::new(disk.clone()), "memory", &identity(), &options)
+    };
+    let refused = open_with(false).unwrap_err();
+    assert!(matches!(refused, OpenError::TooSmall { .. }), "{refused:?}");
+
+    let engine = open_with(true).unwrap();
+    let (space, stored) = (engine.compactor().space(), BLOCKS * 100_000);
+    assert!(space.capacity > stored, "{space:?}");
+    for n in 0..BLOCKS {
+        let block = numbered(n, 100_000);
+        assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes, "{n}");
+    }
 }

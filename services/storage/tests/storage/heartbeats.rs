@@ -107,6 +107,7 @@ impl Setup {
             advertise_host: "127.0.0.1".to_owned(),
             failure_domain: String::new(),
             capacity: ByteSize::new(CAPACITY),
+            is_capacity_default: false,
             block_size: ByteSize::new(64),
             fresh_start: false,
             erase: None,

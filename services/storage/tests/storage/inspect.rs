@@ -269,42 +269,54 @@ async fn a_damaged_set_is_found_also_where_a_start_does_not_read_it() {
             .start
             .contains("cstore admin hold accept storage-1 1")
     );
+    // The set lies there: nothing is called missing.
+    let start = &found.inspection.start;
+    let remedy = "; put back a whole copy of what is damaged and start again, or ";
+    assert!(start.contains(remedy), "{start}");
 }
 
 #[tokio::test]
 async fn what_is_missing_or_another_is_a_hold_with_its_number() {
     let dir = whole().await;
     type Blow = fn(&Path);
-    let blows: [(&str, Blow); 7] = [
-        ("segment_missing", |dir| {
+    let blows: [(&str, &str, Blow); 7] = [
+        ("segment_missing", "put back what is missing", |dir| {
             std::fs::remove_file(&segments(dir)[1]).unwrap()
         }),
-        ("segment_foreign", |dir| {
-            let all = segments(dir);
-            std::fs::copy(&all[2], &all[1]).unwrap();
-        }),
-        ("segment_short", |dir| {
-            let file = std::fs::File::options().write(true).open(&segments(dir)[1]);
-            file.unwrap().set_len(70_000).unwrap();
-        }),
-        ("superblock", |dir| {
+        (
+            "segment_foreign",
+            "put back the right file in place of the foreign one",
+            |dir| {
+                let all = segments(dir);
+                std::fs::copy(&all[2], &all[1]).unwrap();
+            },
+        ),
+        (
+            "segment_short",
+            "put back a whole copy of what is damaged",
+            |dir| {
+                let file = std::fs::File::options().write(true).open(&segments(dir)[1]);
+                file.unwrap().set_len(70_000).unwrap();
+            },
+        ),
+        ("superblock", "put back what is missing or damaged", |dir| {
             std::fs::remove_file(dir.join("superblock.bin")).unwrap()
         }),
-        ("superblock", |dir| {
+        ("superblock", "put back what is missing or damaged", |dir| {
             for slot in 0..4 {
                 flip(&dir.join("superblock.bin"), slot * 4_096 + 50);
             }
         }),
-        ("inventory", |dir| {
+        ("inventory", "put back what is missing or damaged", |dir| {
             std::fs::remove_file(dir.join("inventory.bin")).unwrap()
         }),
-        ("segment_missing", |dir| {
+        ("segment_missing", "put back what is missing", |dir| {
             for segment in segments(dir) {
                 std::fs::remove_file(segment).unwrap();
             }
         }),
     ];
-    for (kind, blow) in blows {
+    for (kind, remedy, blow) in blows {
         for master in [None, Some(key_alone())] {
             let dir = copy(dir.path());
             blow(dir.path());
@@ -321,6 +333,7 @@ async fn what_is_missing_or_another_is_a_hold_with_its_number() {
                 "{kind}: {doubts:?}"
             );
             assert!(start.contains("cstore admin hold accept"), "{start}");
+            assert!(start.contains(remedy), "{kind}: {start}");
         }
     }
 }

@@ -65,6 +65,40 @@ async fn i4_an_upload_that_an_accepted_master_does_not_know_is_kept() {
     assert_eq!(master.releases.due(store_of(1), 100), [after]);
 }
 
+/// An upload is kept when it was silent for the life of a ticket: until then a person is told that it
+/// is not decided.
+#[tokio::test(start_paused = true)]
+async fn i12_uploads_that_will_be_kept_are_counted_before_they_are() {
+    let fixture = Fixture::new().await;
+    let master = &fixture.master;
+    let ttl = master.context.limits.ticket_ttl;
+    let report = async |session| master.releases.judge(store_of(1), &[session], true).await;
+    let undecided = || master.context.derived.undecided(ttl);
+    report(session(8)).await;
+    assert_eq!(undecided(), (0, std::time::Duration::ZERO), "no accept");
+
+    accept(master, 1).await;
+    let own = of_new_era(&fixture).await;
+    report(own).await;
+    tokio::time::advance(ttl / 4).await;
+    report(session(9)).await;
+    assert_eq!(
+        undecided(),
+        (2, ttl * 3 / 4),
+        "the first was reported before"
+    );
+    assert_eq!(master.context.derived.n_kept(), 0);
+
+    tokio::time::advance(ttl * 3 / 4).await;
+    report(session(8)).await;
+    assert_eq!(undecided(), (1, ttl / 4));
+    assert_eq!(master.context.derived.n_kept(), 1);
+    tokio::time::advance(ttl).await;
+    report(session(9)).await;
+    assert_eq!(undecided(), (0, std::time::Duration::ZERO));
+    assert_eq!(master.context.derived.n_kept(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn i2_an_upload_that_may_have_committed_elsewhere_neither_commits_late_nor_is_aborted() {
     let fixture = Fixture::new().await;

@@ -46,6 +46,42 @@ async fn a_node_is_lost_after_its_lease_and_uploads_wait_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i7_the_refusal_of_an_upload_has_the_reason_of_the_node_that_is_not_ready() {
+    let fixture = Fixture::new().await;
+    let beat = |reason: &str| {
+        fixture.master.members.heartbeat(Heartbeat {
+            ready: false,
+            reason: reason.to_owned(),
+            ..heartbeat("storage-2", NodeRole::Storage, Some(disk(2, 0)))
+        })
+    };
+    for (reason, says) in [
+        (
+            "disk takes no writes",
+            "storage node storage-2 is not ready: disk takes no writes",
+        ),
+        ("", "storage node storage-2 is not ready"),
+    ] {
+        beat(reason);
+        let uploads = &fixture.master.uploads;
+        let (tenant, condition) = (tenant(), WriteCondition::Absent);
+        let begun = uploads.begin(&tenant, None, &condition, 1).await;
+        let refused = begun.unwrap_err();
+        let found = (refused.code, refused.message.as_str());
+        assert_eq!(found, (ErrorCode::Unavailable, says));
+    }
+
+    // A node that is silent may have ended for another reason since.
+    beat("disk takes no writes");
+    tokio::time::advance(LEASE * 2).await;
+    let why = fixture.master.members.waiting_for();
+    assert_eq!(why.as_deref(), Some("storage node storage-1 is lost"));
+    fixture.beat("storage-1", NodeRole::Storage, Some(disk(1, 0)));
+    let why = fixture.master.members.waiting_for();
+    assert_eq!(why.as_deref(), Some("storage node storage-2 is lost"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_is_lost_for_long_is_forgotten_and_a_storage_node_never() {
     let fixture = Fixture::new().await;
     tokio::time::advance(std::time::Duration::from_secs(600)).await;

@@ -365,6 +365,7 @@ impl Source {
             extent: Extent {
                 position,
                 newest,
+                unused: truth.map_or(0, |truth| truth.n_whole_behind(position)),
                 may_lag: self.may_lag,
                 damaged: 0,
             },

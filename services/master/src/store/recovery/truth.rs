@@ -391,6 +391,25 @@ impl Truth {
         reached
     }
 
+    /// Returns the number of batches behind `position` that the log holds whole. Blocks the thread
+    /// for as long as they take to be read.
+    pub(in crate::store) fn n_whole_behind(&self, position: Position) -> u64 {
+        let (mut n_whole, mut last) = (0, position);
+        let note = &mut |entry: Entry| {
+            // A frame that nothing proved is there twice after a crash.
+            if entry.position > last && read_record(&self.log, entry).is_ok() {
+                last = entry.position;
+                n_whole += 1;
+            }
+            Ok(())
+        };
+        // A file whose directory cannot be read counts as lost.
+        let _ = self
+            .scan
+            .readable_behind(&self.log, position, note, &mut |_, _| Ok(()));
+        n_whole
+    }
+
     /// Hands out the links of the newest batches up to the one at `position`, whose link is `link`.
     pub(super) fn into_links(self, position: Position, link: Link) -> Links {
         let is_known = self.links.newest() == position && self.links.known(position) == Some(link);

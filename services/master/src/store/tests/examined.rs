@@ -112,7 +112,7 @@ const CASES: [(&str, Blow, StartOutcome, &str); 10] = [
             folder.without_index()
         },
         StartOutcome::Held,
-        "are missing",
+        "missing or damaged",
     ),
     (
         "log that is cut behind an index of another boot",

@@ -121,7 +121,7 @@ const CASES: [Case; 8] = [
         what: "gap, no index",
         has_index: false,
         spoil: without_third_file,
-        says: "are missing",
+        says: "whole in the log but after the first of these",
     },
     Case {
         what: "damaged record, no index",
@@ -130,7 +130,7 @@ const CASES: [Case; 8] = [
             let file = &folder.log_files()[1];
             flip(file, find(file, b"n0010"));
         },
-        says: "are missing",
+        says: "changes 12 to 101 are left out: 1 missing or damaged, 89 whole in the log",
     },
     Case {
         what: "gap",

@@ -24,6 +24,9 @@ use crate::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
 pub struct DiskOptions {
     /// FS_SIZE in bytes.
     pub capacity: u64,
+    /// FS_SIZE is not set, and `capacity` is its default. A disk whose superblock is lost is opened
+    /// with a larger size if what lies there needs it.
+    pub is_capacity_default: bool,
     /// BLOCK_SIZE in bytes, recorded at format.
     pub block_size: u64,
     /// FRESH_START.
@@ -304,6 +307,7 @@ pub(crate) fn small_disk() -> (Identity, DiskOptions) {
     };
     let options = DiskOptions {
         capacity: 6 << 20,
+        is_capacity_default: false,
         block_size: 1,
         fresh_start: false,
         erase: None,

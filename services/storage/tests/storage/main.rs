@@ -6,6 +6,7 @@ mod damage;
 mod damage_blows;
 mod damage_losses;
 mod damage_twice;
+mod descriptors;
 mod disk;
 mod disk_edges;
 mod doubt_model;

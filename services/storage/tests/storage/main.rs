@@ -21,6 +21,7 @@ mod inspect;
 mod losses;
 mod masters;
 mod model;
+mod open_faults;
 mod races;
 mod small_fs;
 mod space_returns;

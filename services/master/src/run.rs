@@ -17,7 +17,7 @@ use cstore_proto::Verifier;
 use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::{SERVICE_NAME as UPLOADS, UploadsServer};
-use cstore_types::{ClusterSecret, Fault};
+use cstore_types::{ClusterSecret, ErrorCode, Fault};
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
@@ -64,6 +64,21 @@ pub enum RunError {
     /// The thread that opened the metadata panicked.
     #[error("open metadata")]
     Task(#[source] JoinError),
+}
+
+impl RunError {
+    /// Returns true if a later start may succeed although nobody changes the folder or the
+    /// configuration.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // A process that ends gives the folder back, and the system may use it again.
+            Self::InUse(_) | Self::Io(_) | Self::WriterEnded(_) | Self::TakesWrites => true,
+            Self::Meta(error) => error.may_pass(),
+            // Rules that could not read or write the metadata may the next time.
+            Self::Rules(fault) => fault.code == ErrorCode::Full || fault.code.is_retryable(),
+            Self::Mesh(_) | Self::Task(_) => false,
+        }
+    }
 }
 
 /// Parts of the world that a simulation brings along.

@@ -52,6 +52,29 @@ pub enum MetaError {
 }
 
 impl MetaError {
+    /// Returns true if a later open may succeed although nobody changes the folder.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Conflict
+            | Self::Full
+            | Self::Busy
+            | Self::Io { .. }
+            | Self::Index(sled::Error::Io(_))
+            | Self::Random(_)
+            | Self::Closed => true,
+            Self::Log(error) => error.may_pass(),
+            Self::ReadOnly(why) => why.awaits_disk(),
+            // The stored bytes stay as they are.
+            Self::Index(
+                sled::Error::CollectionNotFound(_)
+                | sled::Error::Unsupported(_)
+                | sled::Error::ReportableBug(_)
+                | sled::Error::Corruption { .. },
+            )
+            | Self::Damaged(_) => false,
+        }
+    }
+
     /// Returns true if the index cannot be used, which snapshot and log can make anew.
     pub(super) fn is_of_index(&self) -> bool {
         matches!(

@@ -172,6 +172,9 @@ pub enum AcceptError {
         "more blocks are absent than can be counted; accepting that would free blocks of other files"
     )]
     Incomplete,
+    /// The disk takes no writes: the decision would be lost.
+    #[error("decision cannot be written; it is taken when the disk takes writes again")]
+    ForReads(#[source] Arc<LogError>),
     /// The decision could not be written.
     #[error("decision is not written")]
     Disk(#[from] EngineError),

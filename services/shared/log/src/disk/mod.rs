@@ -55,6 +55,17 @@ pub fn probe(disk: &dyn Disk) -> io::Result<()> {
     disk.sync_dir()
 }
 
+/// Removes the file of a probe whose process was killed. The file holds nothing, so one that cannot be
+/// removed is left to the next open. Blocks the thread.
+pub fn remove_probe(disk: &dyn Disk) {
+    match disk.remove(PROBE_FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(%error, "file of a probe cannot be removed");
+        }
+        _ => {}
+    }
+}
+
 /// Calls `read`, and calls it again if the medium has failed, up to [`READ_ATTEMPTS`] times.
 ///
 /// A single error of a medium, or of the way to it, may pass, and what counts as damaged puts a disk

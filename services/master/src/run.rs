@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_log::{Disk, LockGuard, RealDisk, probe};
+use cstore_log::{Disk, LockGuard, RealDisk, probe, remove_probe};
 use cstore_mesh::{
     BoxIo, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics,
     ServerOptions, secured_incoming,
@@ -27,7 +27,9 @@ use crate::config::Config;
 use crate::domain::{Context, Derived, Master, NodeState};
 use crate::grpc::Services;
 use crate::limits::{MIN_LEASE_CHECK, PROBE_INTERVAL, READS_AT_LEAST};
-use crate::store::{Batch, MetaError, MetaStore, ReadOnlyMeta, SledMeta, SledOptions, WriterState};
+use crate::store::{
+    Batch, MetaError, MetaStore, ReadOnlyMeta, SledMeta, SledOptions, WriterState, remove_leftovers,
+};
 
 /// File whose lock keeps a second master out of the folder.
 const LOCK_FILE: &str = "LOCK";
@@ -207,6 +209,10 @@ fn open(
         _ => RunError::Io(error),
     })?;
 
+    if simulated.is_none() {
+        remove_leftovers();
+        remove_probe(&*dir);
+    }
     let mut options = SledOptions {
         snapshot_bytes: config.snapshot_bytes.bytes(),
         ..SledOptions::default()
@@ -353,5 +359,29 @@ async fn sleep_or_never(delay: Option<Duration>) {
     match delay {
         Some(delay) => tokio::time::sleep(delay).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cstore_node::Env;
+
+    use super::*;
+    use crate::store::leave_temporary;
+
+    #[tokio::test]
+    async fn i13_a_start_removes_what_killed_processes_have_left() {
+        let data = tempfile::tempdir().unwrap();
+        let set = [("CSTORE_DATA_DIR", data.path().to_str().unwrap())];
+        let config = Config::from_env(&mut Env::new(&set));
+        std::fs::create_dir(&config.dir).unwrap();
+        let probe = config.dir.join("write.probe");
+        std::fs::write(&probe, b"").unwrap();
+        let left = leave_temporary();
+
+        let (store, _lock) = open(&config, None, Arc::default()).unwrap();
+        assert!(!left.try_exists().unwrap());
+        assert!(!probe.try_exists().unwrap());
+        store.close().await.unwrap();
     }
 }

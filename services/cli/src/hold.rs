@@ -66,13 +66,12 @@ pub(crate) fn accept(node: &str, number: u32, source: &dyn Source) -> Result<(),
         };
         let asked = master.accept_doubt(request).await;
         asked.map_err(|status| refused(code_of(&status), status.message()))?;
-        let done = timeout(ACCEPT_PATIENCE, until_accepted(&master, node, number)).await;
-        match done {
+        let mut reason = String::new();
+        let accepting = until_accepted(&master, node, number, &mut reason);
+        match timeout(ACCEPT_PATIENCE, accepting).await {
             Ok(result) => result?,
             Err(_) => {
-                let text = format!(
-                    "node {node} has not accepted doubt {number} yet; its log says why, or it is away"
-                );
+                let text = not_accepted(node, number, &reason);
                 return Err(Failure::client(End::Unavailable, text));
             }
         }
@@ -81,7 +80,24 @@ pub(crate) fn accept(node: &str, number: u32, source: &dyn Source) -> Result<(),
     })
 }
 
-async fn until_accepted(master: &MasterClient, node: &str, number: u32) -> Result<(), Failure> {
+/// Says that a node has not accepted a doubt in time, and why if the node is not ready.
+fn not_accepted(node: &str, number: u32, reason: &str) -> String {
+    let late = format!("node {node} has not accepted doubt {number} yet");
+    match reason {
+        "" => format!("{late}; its log says why, or it is away"),
+        reason => format!(
+            "{late}: it is not ready: {reason}. The master keeps the decision until the node takes it"
+        ),
+    }
+}
+
+/// Waits until the node has accepted the doubt. Keeps in `reason` why the node is not ready.
+async fn until_accepted(
+    master: &MasterClient,
+    node: &str,
+    number: u32,
+    reason: &mut String,
+) -> Result<(), Failure> {
     loop {
         let nodes = list_nodes(master).await?.nodes;
         // One that has nothing left to say is not listed any more.
@@ -90,6 +106,7 @@ async fn until_accepted(master: &MasterClient, node: &str, number: u32) -> Resul
         if node.is_some_and(|found| !found.doubts.iter().any(is_open)) {
             return Ok(());
         }
+        *reason = node.map(|found| found.reason.clone()).unwrap_or_default();
         sleep(ACCEPT_POLL_PAUSE).await;
     }
 }
@@ -121,4 +138,19 @@ fn print(out: &mut impl Write, node: &str, doubt: &v1::Doubt, json: bool) -> std
     }
     let state = if *accepted { "accepted" } else { "OPEN" };
     writeln!(out, "{node}  {number:>3}  {state:<8}  {kind:<15}  {detail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i12_an_accept_that_is_late_says_why_the_node_is_not_ready() {
+        let reason = "disk takes no writes and is open for reads only: read-only filesystem";
+        let text = not_accepted("storage-1", 3, reason);
+        assert!(text.contains(reason), "{text}");
+        assert!(text.contains("keeps the decision"), "{text}");
+        let text = not_accepted("storage-1", 3, "");
+        assert!(text.contains("its log says why"), "{text}");
+    }
 }

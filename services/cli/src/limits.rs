@@ -7,8 +7,9 @@ cstore_types::limits! {
     pub(crate) count MAX_DEV_NODES: u16 = 16;
     /// Descriptors that a process needs for itself: standard streams, ports, telemetry, certificates.
     pub(crate) count PROCESS_DESCRIPTORS: u64 = 24;
-    /// Descriptors that each role needs beside its shares: its port, its files, connections to other
-    /// roles.
+    /// Descriptors that each role needs beside its shares: its port, connections to other roles, its
+    /// files. A storage node keeps six of these open: its two folders, its lock, superblock and
+    /// inventory, and a segment that is being made.
     pub(crate) count ROLE_DESCRIPTORS: u64 = 16;
     /// Least descriptors for connections of clients and open segments. A process that may not have
     /// them does not start.

@@ -74,6 +74,24 @@ pub(crate) fn is_healed_by_a_start(error: &Error) -> bool {
     of_storage || of_master
 }
 
+/// Returns true for an error of a later start that another start may not meet, although nobody changes
+/// anything: the failed life may hold the disk or the port for a moment longer, and a disk may be
+/// slow to come back.
+pub(crate) fn may_pass(error: &Error) -> bool {
+    use cstore_master::RunError as Master;
+    use cstore_storage::RunError as Storage;
+    if let Some(error) = error.downcast_ref::<Storage>() {
+        return error.may_pass();
+    }
+    if let Some(error) = error.downcast_ref::<Master>() {
+        return error.may_pass();
+    }
+    match error.downcast_ref() {
+        Some(listen::BindError::Taken { .. } | listen::BindError::Failed { .. }) => true,
+        Some(listen::BindError::Denied { .. }) | None => false,
+    }
+}
+
 /// A role with its configuration.
 #[derive(Debug, Clone)]
 pub(crate) enum Plan {

@@ -19,7 +19,9 @@ use cstore_types::{SessionId, StoreUuid, error_chain};
 use crate::domain::Derived;
 use crate::limits::INSPECTED_PAGE;
 use crate::store::keys::{self, ClusterRecord, FileRecord, SessionRecord, StoreRecord};
-use crate::store::{Examination, MetaError, MetaStore, Versioned, examine};
+use crate::store::{
+    Examination, MetaError, MetaStore, Versioned, examine, path_of_inspection, remove_leftovers,
+};
 
 /// Report on metadata, open as long as it lives.
 #[derive(Debug)]
@@ -106,8 +108,8 @@ pub fn inspect(folder: &Path, payloads: PayloadScope) -> Result<MetadataInspecti
     };
     let (log_files, log_bytes) = check_readable(folder)?;
 
-    let number = cstore_types::nonce().map_err(InspectError::Random)?;
-    let scratch = std::env::temp_dir().join(format!("cstore-inspect-{number:016x}"));
+    remove_leftovers();
+    let scratch = path_of_inspection().map_err(InspectError::Random)?;
     let log = OverlayDisk::measured_over(reader).subdir("log");
     let log: Arc<dyn Disk> = log.map_err(InspectError::of(&folder.join("log")))?;
     let derived = Arc::new(Derived::default());

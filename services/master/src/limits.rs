@@ -8,6 +8,9 @@ cstore_types::limits! {
     /// Longest text of a node about itself, such as an address or a reason. A longer one is
     /// refused.
     pub(crate) bytes MAX_NODE_TEXT: usize = 256;
+    /// Attempts to make a folder among the temporary files. Each fails only if another process takes
+    /// the new folder for a leftover and removes it. Beyond it the folder is not made.
+    pub(crate) count SCRATCH_ATTEMPTS: usize = 8;
     /// Most doubts of one disk that are kept and shown. A disk has no more; others are left out.
     pub(crate) count MAX_NODE_DOUBTS: usize = 32;
     /// Most epochs of sequences of one disk that are kept. Older ones are left out.

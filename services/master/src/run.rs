@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cstore_log::{Disk, LockGuard, RealDisk, probe};
+use cstore_log::{Disk, LockGuard, RealDisk, probe, remove_probe};
 use cstore_mesh::{
     BoxIo, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics,
     ServerOptions, secured_incoming,
@@ -17,7 +17,7 @@ use cstore_proto::Verifier;
 use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::{SERVICE_NAME as UPLOADS, UploadsServer};
-use cstore_types::{ClusterSecret, Fault};
+use cstore_types::{ClusterSecret, ErrorCode, Fault};
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
@@ -27,7 +27,9 @@ use crate::config::Config;
 use crate::domain::{Context, Derived, Master, NodeState};
 use crate::grpc::Services;
 use crate::limits::{MIN_LEASE_CHECK, PROBE_INTERVAL, READS_AT_LEAST};
-use crate::store::{Batch, MetaError, MetaStore, ReadOnlyMeta, SledMeta, SledOptions, WriterState};
+use crate::store::{
+    Batch, MetaError, MetaStore, ReadOnlyMeta, SledMeta, SledOptions, WriterState, remove_leftovers,
+};
 
 /// File whose lock keeps a second master out of the folder.
 const LOCK_FILE: &str = "LOCK";
@@ -64,6 +66,21 @@ pub enum RunError {
     /// The thread that opened the metadata panicked.
     #[error("open metadata")]
     Task(#[source] JoinError),
+}
+
+impl RunError {
+    /// Returns true if a later start may succeed although nobody changes the folder or the
+    /// configuration.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // A process that ends gives the folder back, and the system may use it again.
+            Self::InUse(_) | Self::Io(_) | Self::WriterEnded(_) | Self::TakesWrites => true,
+            Self::Meta(error) => error.may_pass(),
+            // Rules that could not read or write the metadata may the next time.
+            Self::Rules(fault) => fault.code == ErrorCode::Full || fault.code.is_retryable(),
+            Self::Mesh(_) | Self::Task(_) => false,
+        }
+    }
 }
 
 /// Parts of the world that a simulation brings along.
@@ -192,6 +209,10 @@ fn open(
         _ => RunError::Io(error),
     })?;
 
+    if simulated.is_none() {
+        remove_leftovers();
+        remove_probe(&*dir);
+    }
     let mut options = SledOptions {
         snapshot_bytes: config.snapshot_bytes.bytes(),
         ..SledOptions::default()
@@ -338,5 +359,29 @@ async fn sleep_or_never(delay: Option<Duration>) {
     match delay {
         Some(delay) => tokio::time::sleep(delay).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cstore_node::Env;
+
+    use super::*;
+    use crate::store::leave_temporary;
+
+    #[tokio::test]
+    async fn i13_a_start_removes_what_killed_processes_have_left() {
+        let data = tempfile::tempdir().unwrap();
+        let set = [("CSTORE_DATA_DIR", data.path().to_str().unwrap())];
+        let config = Config::from_env(&mut Env::new(&set));
+        std::fs::create_dir(&config.dir).unwrap();
+        let probe = config.dir.join("write.probe");
+        std::fs::write(&probe, b"").unwrap();
+        let left = leave_temporary();
+
+        let (store, _lock) = open(&config, None, Arc::default()).unwrap();
+        assert!(!left.try_exists().unwrap());
+        assert!(!probe.try_exists().unwrap());
+        store.close().await.unwrap();
     }
 }

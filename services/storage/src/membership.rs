@@ -44,6 +44,9 @@ pub(crate) struct StorageMember {
     audit_due: Option<Instant>,
     /// Sessions without a set here, for the next report.
     absent: Vec<SessionId>,
+    /// Accepts of the last answer that a disk that is open for reads only has refused. Each is logged
+    /// once, although every answer names it.
+    refused_accepts: Vec<u32>,
 }
 
 /// The turn of one answer: others are not used until it is dropped, also by a panic.
@@ -80,7 +83,16 @@ impl StorageMember {
             noted_at: None,
             audit_due: Some(Instant::now()),
             absent: Vec::new(),
+            refused_accepts: Vec::new(),
         }
+    }
+
+    /// Says that a disk that is open for reads only takes none of these accepts, once for each.
+    fn refuse_accepts(&mut self, numbers: Vec<u32>) {
+        let is_new = |number: &&u32| !self.refused_accepts.contains(number);
+        let new = numbers.iter().filter(is_new).copied();
+        accept(&self.engine, new.collect());
+        self.refused_accepts = numbers;
     }
 
     /// Judges an answer on a blocking thread: a heartbeat must not wait for the disk. Doubts that a
@@ -207,6 +219,7 @@ impl Member for StorageMember {
         self.releases.acknowledged(&self.acknowledging);
         if self.engine.is_for_reads() {
             // Nothing that an answer asks for can be written.
+            self.refuse_accepts(answer.accept_doubts);
             return;
         }
         if self.is_judging.load(Ordering::Acquire) {
@@ -379,7 +392,7 @@ fn machine() -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use cstore_log::{FaultyDisk, RealDisk};
+    use cstore_log::{Disk, FaultyDisk, RealDisk};
     use cstore_testkit::until;
 
     use super::*;
@@ -436,6 +449,33 @@ mod tests {
 
         let in_memory = member();
         assert_eq!(report(&in_memory.engine).room, None);
+    }
+
+    #[tokio::test]
+    async fn i4_a_disk_for_reads_refuses_an_accept_once_and_keeps_the_doubt() {
+        let (identity, options) = small_disk();
+        let disk = FaultyDisk::new();
+        let open = || Engine::open(Arc::new(disk.clone()), "memory", &identity, &options).unwrap();
+        drop(open());
+        Disk::remove(&disk, "inventory.bin").unwrap();
+        disk.refuse_writes(true);
+        let engine = open();
+        assert!(engine.is_for_reads());
+        let number = engine.hold().doubts()[0].number;
+        let refused = engine.hold().accept(number).unwrap_err();
+        let text = error_chain(&refused).to_string();
+        assert!(text.contains("when the disk takes writes again"), "{text}");
+
+        let readiness = Readiness::new(&[]);
+        let mut member =
+            StorageMember::new(engine, readiness, Releases::default(), RollCall::default());
+        for accepting in [vec![number], vec![number], Vec::new()] {
+            let mut answer = answer(100, v1::AuditPage::default());
+            answer.accept_doubts.clone_from(&accepting);
+            member.handle_answer(answer);
+            assert_eq!(member.refused_accepts, accepting);
+            assert!(!member.engine.hold().doubts()[0].accepted);
+        }
     }
 
     /// The place of the master is written while the answer is handled, and the page must not wait for

@@ -84,6 +84,20 @@ pub enum RunError {
     Listener(#[from] std::io::Error),
 }
 
+impl RunError {
+    /// Returns true if a later start may succeed although nobody changes the disk or the configuration.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Open(error) => error.may_pass(),
+            // The next open recovers a disk that has failed.
+            Self::Disk(_) | Self::TakesWrites => true,
+            Self::Random(_) | Self::Listener(_) => true,
+            // Another master, or another answer of this one, needs a person.
+            Self::Task { .. } | Self::Nameless { .. } | Self::Mesh(_) | Self::Identity(_) => false,
+        }
+    }
+}
+
 /// Runs until `shutdown`.
 ///
 /// # Errors

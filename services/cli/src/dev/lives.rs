@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use crate::limits::{RESTART_STEP, SETTLED_LIFE};
-use crate::role::{Plan, is_healed_by_a_start};
+use crate::role::{Plan, is_healed_by_a_start, may_pass};
 
 /// A role with all that a life of it needs.
 pub(super) struct Lives {
@@ -27,7 +27,7 @@ pub(super) struct Lives {
 }
 
 impl Lives {
-    /// Runs the role until `stop`, or an error that a start does not heal.
+    /// Runs the role until `stop`, or an error that no later start can heal.
     ///
     /// # Errors
     /// The role's, and that of opening its port again.
@@ -40,10 +40,7 @@ impl Lives {
             let Err(error) = self.live(listener.take(), stop.child()).await else {
                 return Ok(());
             };
-            // The next start deals with a failed disk. An error of a later start is repeated as
-            // well: the failed life may hold the disk for a moment longer.
-            let is_healed = is_healed_by_a_start(&error) || !is_first;
-            if !is_healed || stop.is_triggered() {
+            if !goes_on(&error, is_first) || stop.is_triggered() {
                 return Err(error);
             }
             is_first = false;
@@ -84,5 +81,100 @@ impl Lives {
     fn tell(&self, error: &anyhow::Error, pause: Duration) {
         let error = error_chain(error.as_ref());
         tracing::error!(node = self.node, %error, ?pause, "role ended and is started again");
+    }
+}
+
+/// Returns true if a role that ended with `error` is started again. The next start deals with a failed
+/// disk; an error of that start is repeated only if it may pass by itself, otherwise the role would be
+/// started for ever.
+fn goes_on(error: &anyhow::Error, is_first: bool) -> bool {
+    is_healed_by_a_start(error) || (!is_first && may_pass(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Error;
+    use cstore_master::RunError as Master;
+    use cstore_storage::{EngineError, OpenError, RunError as Storage};
+    use cstore_types::StoreUuid;
+
+    use super::*;
+
+    fn eio() -> io::Error {
+        io::Error::from_raw_os_error(5)
+    }
+
+    fn of_open(error: OpenError) -> Error {
+        Error::new(Storage::Open(error))
+    }
+
+    #[test]
+    fn i12_a_role_is_not_started_for_ever_after_an_error_that_no_start_heals() {
+        let path = || "disk".to_owned();
+        let errors = [
+            of_open(OpenError::Mismatch {
+                path: path(),
+                what: "node",
+                found: "storage-2".to_owned(),
+                expected: "storage-1".to_owned(),
+            }),
+            of_open(OpenError::TooSmall {
+                wanted: 1,
+                allocated: 2,
+                least: 3,
+            }),
+            of_open(OpenError::HoldsFiles {
+                sessions: 1,
+                store: StoreUuid::from_bytes([1; 16]),
+            }),
+            of_open(OpenError::Foreign {
+                path: path(),
+                found: "letter.txt".to_owned(),
+            }),
+            of_open(OpenError::Capacity {
+                wanted: 1,
+                least: 2,
+            }),
+            of_open(OpenError::Keys(3)),
+            of_open(OpenError::Segments(EngineError::Invalid(path()))),
+            Error::new(Storage::Nameless { path: path() }),
+            Error::new(Master::Rules(cstore_types::Fault::new(
+                cstore_types::ErrorCode::Internal,
+                "no rules",
+            ))),
+            Error::msg("unknown"),
+        ];
+        for error in errors {
+            for is_first in [true, false] {
+                assert!(!goes_on(&error, is_first), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn i12_a_role_whose_disk_failed_is_started_until_its_disk_is_free_and_there() {
+        let failed = Error::new(Storage::Disk(EngineError::NotFound));
+        assert!(goes_on(&failed, true));
+        let errors = [
+            failed,
+            Error::new(Storage::TakesWrites),
+            of_open(OpenError::InUse("disk".to_owned())),
+            of_open(OpenError::Lock {
+                path: "LOCK".to_owned(),
+                source: eio(),
+            }),
+            of_open(OpenError::Io {
+                doing: "measure disk",
+                source: eio(),
+            }),
+            Error::new(Master::InUse("master".into())),
+            Error::new(Master::Io(eio())),
+            Error::new(Master::TakesWrites),
+        ];
+        for error in errors {
+            assert!(goes_on(&error, false), "{error:?}");
+        }
     }
 }

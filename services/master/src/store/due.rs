@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use cstore_types::error_chain;
 
-use super::room::Headroom;
+use super::room::{Headroom, Needs};
 use super::snapshot::SnapshotWriter;
 use super::writer::{Writer, end_with_the_index};
 use super::{MetaError, index};
@@ -22,6 +22,8 @@ type Outcome = Option<Option<File>>;
 /// A checkpoint that runs.
 #[derive(Debug)]
 pub(super) struct Taking {
+    /// Bytes by which its snapshot may be larger than the one before.
+    growth: u64,
     thread: JoinHandle<Outcome>,
     covers: Uncovered,
 }
@@ -41,13 +43,19 @@ pub(super) struct Due {
     uncovered: Uncovered,
     /// Bytes of it that were there at the last try, which has failed or goes on.
     tried: u64,
+    /// Bytes that a snapshot would have had when the payloads had `base_payloads`.
+    base_bytes: u64,
+    base_payloads: u64,
 }
 
 impl Due {
-    pub(super) fn new(uncovered: Uncovered) -> Self {
+    /// Begins behind a snapshot of `snapshot_bytes`.
+    pub(super) fn new(snapshot_bytes: u64, uncovered: Uncovered) -> Self {
         Self {
             uncovered,
             tried: 0,
+            base_bytes: snapshot_bytes,
+            base_payloads: 0,
         }
     }
 
@@ -63,31 +71,63 @@ impl Due {
         self.uncovered
     }
 
-    /// Takes off what a snapshot covers.
-    fn end(&mut self, covers: Uncovered) {
+    /// Returns the most bytes that a snapshot of now takes: all that it had before stays, and what
+    /// was written since is new.
+    fn bound(&self) -> u64 {
+        let new = self.uncovered.payloads - self.base_payloads;
+        // A snapshot has more bytes around each pair than a record of the log has.
+        self.base_bytes + new / 4 * 5 + SNAPSHOT_SLACK_BYTES
+    }
+
+    /// Takes the bytes that all pairs have now. What was deleted since the last snapshot is not
+    /// counted any more.
+    fn recount(&mut self, pairs: u64) {
+        self.base_bytes = pairs;
+        self.base_payloads = self.uncovered.payloads;
+    }
+
+    /// Takes off what a snapshot of `bytes` covers.
+    fn end(&mut self, bytes: u64, covers: Uncovered) {
         self.uncovered.bytes -= covers.bytes;
         self.uncovered.payloads -= covers.payloads;
         self.tried = 0;
+        self.base_bytes = bytes;
+        self.base_payloads = 0;
     }
 }
 
 impl Writer {
-    /// Returns the most bytes that a snapshot of now takes: those of the last one, and of all that
-    /// was written since then. `None` while one is taken.
-    pub(super) fn next_snapshot_bytes(&self) -> Option<u64> {
-        self.taking.is_none().then(|| self.snapshot_bound())
+    /// Returns what the ballast is to have for snapshots.
+    pub(super) fn needs(&self) -> Needs {
+        match &self.taking {
+            Some(taking) => Needs {
+                growth: taking.growth,
+                is_taken: true,
+                ..Needs::default()
+            },
+            None => Needs {
+                snapshot: self.due.bound(),
+                growth: self.growth(),
+                is_taken: false,
+            },
+        }
     }
 
-    fn snapshot_bound(&self) -> u64 {
+    /// Returns the bytes by which the next snapshot may be larger than the last one.
+    fn growth(&self) -> u64 {
         let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
-        // A snapshot has more bytes around each pair than a record of the log has.
-        last_bytes + self.due.uncovered.payloads / 4 * 5 + SNAPSHOT_SLACK_BYTES
+        self.due.bound().saturating_sub(last_bytes)
     }
 
     /// Begins a checkpoint if one is due.
     pub(super) fn take_if_due(&mut self, headroom: Headroom) {
         self.finish_checkpoint(JoinHandle::is_finished);
-        let is_due = self.due.uncovered.bytes - self.due.tried > self.threshold(headroom);
+        let threshold = self.threshold(headroom);
+        let is_due = self.due.uncovered.bytes - self.due.tried > threshold
+            // Room has come back since the last try.
+            || (self.lacked_room
+                && self.due.uncovered.bytes > threshold
+                && self.room.fits_snapshot(self.due.bound()));
         if is_due && self.taking.is_none() && !self.has_ended() {
             self.begin_checkpoint();
         }
@@ -111,7 +151,7 @@ impl Writer {
     /// Gives the index up if one that is made anew gives room back. The writer ends, and the next
     /// start of the master makes the index from snapshot and log.
     pub(super) fn give_index_up(&self) -> Option<MetaError> {
-        if !self.room.index_is_bloated(self.snapshot_bound()) {
+        if !self.room.index_is_bloated(self.due.bound()) {
             return None;
         }
         self.end(MetaError::IndexTooLarge);
@@ -127,7 +167,7 @@ impl Writer {
         let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
         match headroom {
             Headroom::Ample => self.snapshot_bytes.max(last_bytes),
-            Headroom::Tight => TIGHT_SNAPSHOT_BYTES.max(last_bytes),
+            Headroom::Tight => TIGHT_SNAPSHOT_BYTES.max(last_bytes / 4),
             Headroom::FreeingOnly | Headroom::None => self.file_bytes.max(last_bytes / 4),
         }
     }
@@ -136,6 +176,7 @@ impl Writer {
         // Batches that are committed while the checkpoint runs count for the next one. After a
         // failure the log has to grow by as much again before the next try.
         let covers = self.due.begin();
+        let growth = self.growth();
         let Some(out) = self.begin_snapshot() else {
             return;
         };
@@ -160,7 +201,13 @@ impl Writer {
         }
         let thread = std::thread::Builder::new().name("metadata-snapshot".to_owned());
         match thread.spawn(take) {
-            Ok(thread) => self.taking = Some(Taking { thread, covers }),
+            Ok(thread) => {
+                self.taking = Some(Taking {
+                    growth,
+                    thread,
+                    covers,
+                });
+            }
             Err(error) => {
                 self.walk().end();
                 tracing::error!(%error, "snapshot of the metadata cannot start; the log keeps growing");
@@ -171,8 +218,15 @@ impl Writer {
     /// Makes the file of a snapshot, with its room. A disk without room is said once, until a
     /// snapshot was taken.
     fn begin_snapshot(&mut self) -> Option<SnapshotWriter> {
-        let needed = self.snapshot_bound();
         let at = (self.applied, self.lives.last_link());
+        let new = self.due.uncovered.payloads - self.due.base_payloads;
+        if !self.room.fits_snapshot(self.due.bound()) && new > self.due.bound() / 16 {
+            match self.index.bytes_of_pairs() {
+                Ok(pairs) => self.due.recount(pairs),
+                Err(error) => end_with_the_index(&self.published.state, &error),
+            }
+        }
+        let needed = self.due.bound();
         let begun = match self.room.make_way_for_snapshot(needed) {
             true => self.checkpoint.begin(at, needed),
             false => Err(MetaError::Full),
@@ -209,7 +263,8 @@ impl Writer {
 
     fn note_taken(&mut self, outcome: Outcome, covers: Uncovered) {
         if let Some(replaced) = outcome {
-            self.due.end(covers);
+            let bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
+            self.due.end(bytes, covers);
             self.room.take_over(replaced);
             self.lacked_room = false;
         }

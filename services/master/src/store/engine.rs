@@ -181,7 +181,7 @@ impl SledMeta {
             room,
             snapshot_bytes: options.snapshot_bytes,
             file_bytes: options.file_bytes,
-            due: Due::new(uncovered),
+            due: Due::new(snapshot_bytes, uncovered),
             applied: position,
             lacked_room: false,
             taking: None,

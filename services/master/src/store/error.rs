@@ -57,6 +57,25 @@ pub enum MetaError {
 }
 
 impl MetaError {
+    /// Returns true if a later open may succeed although nobody changes the folder.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Conflict
+            | Self::Full
+            | Self::IndexTooLarge
+            | Self::Busy
+            | Self::Io { .. }
+            | Self::Random(_)
+            | Self::Closed
+            // An index that does not open is made anew.
+            | Self::Index(_) => true,
+            Self::Log(error) => error.may_pass(),
+            Self::ReadOnly(why) => why.awaits_disk(),
+            // The stored bytes stay as they are.
+            Self::Damaged(_) => false,
+        }
+    }
+
     /// Returns true if the index cannot be used, which snapshot and log can make anew.
     pub(super) fn is_of_index(&self) -> bool {
         matches!(

@@ -279,6 +279,18 @@ impl Index {
         Ok(())
     }
 
+    /// Returns the bytes that all keys of the rules and their values have in a snapshot.
+    pub(super) fn bytes_of_pairs(&self) -> Result<u64, MetaError> {
+        const LENGTHS: usize = 8;
+
+        let mut bytes = 0;
+        self.for_each_stored(&mut |key, stored| {
+            bytes += (LENGTHS + key.len() + stored.len()) as u64;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
     /// Returns a stored value without its position and checksum.
     ///
     /// # Errors

@@ -60,6 +60,9 @@ pub(crate) use examine::{Examination, examine};
 pub(crate) use lives::History;
 pub(crate) use read_only::ReadOnlyMeta;
 pub(crate) use rescue::rescue;
+#[cfg(test)]
+pub(crate) use scratch::leave_temporary;
+pub(crate) use scratch::{path_of_inspection, remove_leftovers};
 
 /// A place in the metadata log: the number of batches up to and including this one.
 pub(crate) type Position = u64;

@@ -86,10 +86,27 @@ pub(super) enum Headroom {
     Ample,
 }
 
+/// Bytes that the ballast has for snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Needs {
+    /// The next snapshot; 0 while one is taken, which has its own.
+    pub(super) snapshot: u64,
+    /// Bytes by which it is larger than the one that it replaces: the one behind it will need these
+    /// beside those of the replaced one.
+    pub(super) growth: u64,
+    pub(super) is_taken: bool,
+}
+
+impl Needs {
+    fn bytes(self) -> u64 {
+        self.snapshot.saturating_add(self.growth)
+    }
+}
+
 /// Part of the ballast that a measurement leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeps {
-    /// Room of the next snapshot, and of what is written beside it.
+    /// Room of snapshots, and of what is written beside them.
     Snapshot,
     Nothing,
 }
@@ -135,19 +152,30 @@ impl Room {
         self.ballast.cut(missing) >= missing
     }
 
+    /// Returns true if a snapshot of `bytes` fits beside what deletes need meanwhile.
+    pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
+        self.measure().map_or(true, |space| {
+            let room = space.free.saturating_add(self.ballast.bytes);
+            room >= bytes.saturating_add(self.beside_snapshot(space))
+        })
+    }
+
     /// Cuts the ballast until a snapshot of `bytes` fits beside what deletes need meanwhile.
-    /// Returns false if it does not.
+    /// Returns false if it does not; nothing is cut then.
     pub(super) fn make_way_for_snapshot(&mut self, bytes: u64) -> bool {
         let Ok(space) = self.measure() else {
             return true;
         };
+        let needed = bytes.saturating_add(self.beside_snapshot(space));
+        self.fits_snapshot(bytes) && self.make_way(needed)
+    }
+
+    fn beside_snapshot(&self, space: Space) -> u64 {
         let reserve = reserve_of(space);
-        let beside = match self.ballast.cannot_hold {
+        match self.ballast.cannot_hold {
             true => reserve,
             false => self.work(reserve),
-        };
-        let needed = bytes.saturating_add(beside);
-        space.free.saturating_add(self.ballast.bytes) >= needed && self.make_way(needed)
+        }
     }
 
     /// Cuts a piece off the ballast. Returns false if none is left.
@@ -160,10 +188,9 @@ impl Room {
         self.replaced = replaced;
     }
 
-    /// Measures the room for the next group; cuts or extends the ballast as needed. The ballast has
-    /// room for a snapshot of `next_snapshot` bytes; `None` while one is taken, which has its own.
-    /// That room is left if `keeps` says so.
-    pub(super) fn headroom(&mut self, next_snapshot: Option<u64>, keeps: Keeps) -> Headroom {
+    /// Measures the room for the next group; cuts or extends the ballast as needed. What it has for
+    /// snapshots is left if `keeps` says so.
+    pub(super) fn headroom(&mut self, needs: Needs, keeps: Keeps) -> Headroom {
         let Ok(space) = self.measure() else {
             // A file system that cannot be measured is left to its own errors.
             return Headroom::Ample;
@@ -171,9 +198,9 @@ impl Room {
         let reserve = reserve_of(space);
         let work = self.work(reserve);
         let unit = reserve / 32;
-        let target = (reserve / 2 + next_snapshot.unwrap_or(0)).next_multiple_of(unit);
+        let target = (reserve / 2 + needs.bytes()).next_multiple_of(unit);
         let mut free = space.free;
-        if next_snapshot.is_some()
+        if !needs.is_taken
             && let Some(replaced) = self.replaced.take()
             && free < 2 * reserve
         {
@@ -182,7 +209,7 @@ impl Room {
 
         let lacks = self.hold.lacks(&self.dir, reserve / 4);
         let kept = match keeps {
-            Keeps::Snapshot => next_snapshot.map_or(0, |bytes| bytes + work),
+            Keeps::Snapshot => needs.bytes() + work,
             Keeps::Nothing => 0,
         };
         let missing = (work + lacks).saturating_sub(free);
@@ -199,15 +226,24 @@ impl Room {
                 _ => spare / unit * unit,
             };
             free -= self.ballast.extend(&self.dir, more);
-        } else if next_snapshot.is_some() && self.ballast.bytes > target + reserve / 8 {
+        } else if !needs.is_taken && self.ballast.bytes > target + reserve / 8 {
             free += self.ballast.cut(self.ballast.bytes - target);
         }
 
         let adds_from = match self.ballast.cannot_hold {
             false if self.ballast.bytes < target => u64::MAX,
             false => reserve / 2,
-            true => reserve + next_snapshot.unwrap_or(0),
+            true => reserve + needs.bytes(),
         };
+        tracing::trace!(
+            free,
+            work,
+            target,
+            ballast = self.ballast.bytes,
+            ?needs,
+            ?keeps,
+            "room"
+        );
         let headroom = match free {
             _ if free < work / 2 => Headroom::None,
             _ if free < adds_from => Headroom::FreeingOnly,
@@ -416,6 +452,15 @@ mod tests {
         room: Room,
     }
 
+    /// Needs of a snapshot of that many bytes; `None` while one is taken.
+    fn needs(snapshot: Option<u64>) -> Needs {
+        Needs {
+            snapshot: snapshot.unwrap_or(0),
+            growth: 0,
+            is_taken: snapshot.is_none(),
+        }
+    }
+
     impl Fixture {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
@@ -438,9 +483,9 @@ mod tests {
         }
 
         /// Measures when others leave `mib` MiB to the ballast and to the rest.
-        fn at(&mut self, mib: u64, next_snapshot: Option<u64>) -> (Headroom, u64) {
+        fn at(&mut self, mib: u64, snapshot: Option<u64>) -> (Headroom, u64) {
             self.others.store((256 - mib) * MIB, Ordering::Relaxed);
-            let headroom = self.room.headroom(next_snapshot, Keeps::Nothing);
+            let headroom = self.room.headroom(needs(snapshot), Keeps::Nothing);
             (headroom, self.ballast())
         }
     }
@@ -490,20 +535,23 @@ mod tests {
         let snapshot = Some(10 * MIB);
         assert_eq!(fs.at(200, snapshot), (Headroom::Ample, 26));
         fs.others.store((256 - 26) * MIB, Ordering::Relaxed);
-        let mut measure = |keeps| fs.room.headroom(snapshot, keeps);
+        let mut measure = |keeps| fs.room.headroom(needs(snapshot), keeps);
         assert_eq!(measure(Keeps::Snapshot), Headroom::FreeingOnly);
         assert_eq!(fs.ballast(), 21);
         fs.others.store((256 - 21) * MIB, Ordering::Relaxed);
         assert_eq!(
-            fs.room.headroom(snapshot, Keeps::Snapshot),
+            fs.room.headroom(needs(snapshot), Keeps::Snapshot),
             Headroom::FreeingOnly
         );
         fs.others.store((256 - 16) * MIB, Ordering::Relaxed);
-        assert_eq!(fs.room.headroom(snapshot, Keeps::Snapshot), Headroom::None);
+        assert_eq!(
+            fs.room.headroom(needs(snapshot), Keeps::Snapshot),
+            Headroom::None
+        );
         assert_eq!(fs.ballast(), 15, "10 for the snapshot, 5 beside it");
         assert!(fs.room.make_way_for_snapshot(10 * MIB));
         assert_eq!(
-            fs.room.headroom(None, Keeps::Snapshot),
+            fs.room.headroom(needs(None), Keeps::Snapshot),
             Headroom::FreeingOnly
         );
     }

@@ -159,15 +159,13 @@ impl Writer {
     /// Measures the room for the next group, which is the first of `jobs`. If there is none, a
     /// snapshot makes some for jobs that add no names, or the index is given up.
     fn measure(&mut self, jobs: &[Job]) -> Headroom {
-        let next_snapshot = self.next_snapshot_bytes();
-        let headroom = self.room.headroom(next_snapshot, Keeps::Snapshot);
+        let headroom = self.room.headroom(self.needs(), Keeps::Snapshot);
         let is_freeing = |job: &Job| !job.batch.adds_names();
         if headroom > Headroom::None || self.has_ended() || !jobs.iter().any(is_freeing) {
             return headroom;
         }
         self.free_log();
-        let next_snapshot = self.next_snapshot_bytes();
-        let headroom = self.room.headroom(next_snapshot, Keeps::Nothing);
+        let headroom = self.room.headroom(self.needs(), Keeps::Nothing);
         if headroom == Headroom::None {
             self.give_index_up();
         }

@@ -79,6 +79,26 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Returns true if a later open may succeed although nobody changes the files or the configuration.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // Others on the file system, the system or the disk may let a later open through.
+            Self::Full { .. }
+            | Self::Busy
+            | Self::Poisoned(_)
+            | Self::Io { .. }
+            | Self::ForReads(_)
+            | Self::LastSequence
+            | Self::Closed => true,
+            // The files stay as they are, and a defect repeats itself.
+            Self::TooLarge { .. }
+            | Self::Corrupt { .. }
+            | Self::Panicked
+            | Self::LastEpoch
+            | Self::NoFile(_) => false,
+        }
+    }
+
     /// Returns a function for `map_err` that wraps errors of the operation `doing`.
     pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self::Io {

@@ -43,6 +43,7 @@ mod types;
 
 pub use disk::{
     Disk, DiskFile, FolderReader, Freeze, FsRoom, LockGuard, OverlayDisk, RealDisk, probe,
+    read_again, remove_probe,
 };
 #[cfg(feature = "faulty")]
 pub use disk::{Fault, FaultyDisk, Gate, Hook, HookedDisk, Verb};

@@ -9,6 +9,9 @@ cstore_types::limits! {
     /// Most buffers of one vectored write (IOV_MAX on Linux). A frame with more takes several
     /// writes.
     pub(crate) count MAX_WRITE_BUFFERS: usize = 1_024;
+    /// Reads of the same bytes at an open before an error of the medium counts as damage. Beyond it
+    /// the bytes are taken for lost.
+    pub(crate) count READ_ATTEMPTS: usize = 2;
     /// Times the length of a file that its search for frames may read. Beyond it the rest of the file
     /// is a hole.
     pub(crate) count SCAN_FACTOR: u64 = 4;

@@ -98,6 +98,24 @@ impl EngineError {
         }
     }
 
+    /// Returns true if a later open may not meet the error although nobody changes the disk or the
+    /// configuration.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::ReadOnly(_) | Self::Busy(_) | Self::Io { .. } => true,
+            Self::Log(error) => error.may_pass(),
+            // The stored bytes stay as they are, and a defect repeats itself. Some of these errors never
+            // end an open.
+            Self::NotFound
+            | Self::DataLoss
+            | Self::Held(_)
+            | Self::Unjudged
+            | Self::Invalid(_)
+            | Self::RefSet { .. }
+            | Self::Task(_) => false,
+        }
+    }
+
     /// Makes the error of a request whose group was dropped without an outcome. The log drops a
     /// group only if the thread that writes it panicked, and is poisoned then; whether the group is
     /// durable is unknown.
@@ -154,6 +172,9 @@ pub enum AcceptError {
         "more blocks are absent than can be counted; accepting that would free blocks of other files"
     )]
     Incomplete,
+    /// The disk takes no writes: the decision would be lost.
+    #[error("decision cannot be written; it is taken when the disk takes writes again")]
+    ForReads(#[source] Arc<LogError>),
     /// The decision could not be written.
     #[error("decision is not written")]
     Disk(#[from] EngineError),
@@ -253,6 +274,23 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Returns true if a later open may succeed although nobody changes the disk or the
+    /// configuration.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // A process that ends gives the disk back, and the system may read and write it again.
+            Self::InUse(_) | Self::Lock { .. } | Self::Io { .. } => true,
+            Self::Segments(error) => error.may_pass(),
+            Self::Foreign { .. }
+            | Self::Superblock { .. }
+            | Self::Mismatch { .. }
+            | Self::HoldsFiles { .. }
+            | Self::TooSmall { .. }
+            | Self::Capacity { .. }
+            | Self::Keys(_) => false,
+        }
+    }
+
     /// Returns a function for `map_err` that wraps errors of the operation `doing`.
     pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { doing, source }

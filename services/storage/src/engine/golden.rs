@@ -17,7 +17,7 @@ use super::format::{
     decode_refset, encode_refset, parse_bad_key, parse_block_key, parse_refset_key,
     parse_release_key, refset_key,
 };
-use super::volume::superblock;
+use super::volume::superblock::SuperblockFile;
 
 const SESSION: SessionId = SessionId::from_bytes(*b"session of tests");
 const STORE: StoreUuid = StoreUuid::from_bytes(*b"uuid of a store.");
@@ -207,7 +207,7 @@ fn superblocks_records_and_the_bitmap_have_the_bytes_of_version_3() {
     let disk = FaultyDisk::new();
     let shared: Arc<dyn Disk> = Arc::new(disk);
     for (_, value) in superblocks() {
-        superblock::write(&shared, &value).unwrap();
+        SuperblockFile::of(shared.clone()).write(&value).unwrap();
     }
     let file = shared.open(SUPERBLOCK_FILE).unwrap();
     let mut bytes = vec![0; file.size().unwrap() as usize];

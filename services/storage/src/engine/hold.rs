@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use cstore_log::LogError;
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use super::debt::VerificationDebt;
@@ -127,12 +128,16 @@ impl Hold {
         self.shared.waits.load(Ordering::Acquire)
     }
 
-    /// Checks that the disk takes seals: not before an answer of the master was judged, nor as long
-    /// as it is in doubt whether it is the right master.
+    /// Checks that the disk takes seals: not after a failed write, not before an answer of the master
+    /// was judged, nor as long as it is in doubt whether it is the right master.
     ///
     /// # Errors
-    /// [`EngineError::Held`], also if the disk takes no writes.
+    /// [`EngineError::ReadOnly`], [`EngineError::Unjudged`], [`EngineError::Held`].
     pub(super) fn check_sealable(&self) -> Result<(), EngineError> {
+        // Otherwise a seal whose blocks are missing would ask for blocks that are refused then.
+        if let Some(cause) = self.shared.log.poisoned() {
+            return Err(EngineError::ReadOnly(cause));
+        }
         self.check_writable()?;
         if self.waits() {
             return Err(EngineError::Unjudged);
@@ -218,8 +223,14 @@ impl Hold {
     /// missing. Blocks the thread.
     ///
     /// # Errors
-    /// [`AcceptError`]. The doubt stays open.
+    /// [`AcceptError`], also on a disk that is open for reads only. The doubt stays open.
     pub fn accept(&self, number: u32) -> Result<Doubt, AcceptError> {
+        // The decision could not be kept, and the next open may give the number to another doubt.
+        if let Some(cause) = self.shared.log.poisoned()
+            && matches!(*cause, LogError::ForReads(_))
+        {
+            return Err(AcceptError::ForReads(cause));
+        }
         let mut doubts = self.shared.doubts.lock();
         let open: Vec<u32> = doubts
             .list()

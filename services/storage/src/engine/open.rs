@@ -93,6 +93,8 @@ fn open_as(
         lock: Arc::new(lock),
     };
 
+    // The lock keeps away a process that probes.
+    cstore_log::remove_probe(&*opening.disk);
     let (found, is_rebuilt) = match look(&opening.disk, path)? {
         Look::Unformatted => {
             mount::refuse_foreign(&opening.disk, path)?;

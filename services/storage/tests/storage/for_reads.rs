@@ -9,6 +9,7 @@ use cstore_log::{Disk, Fault, FaultyDisk, Verb};
 use cstore_storage::engine::{Answer, Engine, EngineError, OpenError, peek};
 use cstore_testkit::engine::{CAPACITY, numbered, open_memory, store};
 use cstore_testkit::session;
+use cstore_types::PartNo;
 
 use crate::hold::{contents, names, segments, take_file};
 
@@ -167,4 +168,44 @@ async fn i4_the_next_open_holds_what_a_disk_for_reads_has_reported() {
     };
     assert!(engine.judge().judge(&answer), "{reported}");
     assert!(!engine.hold().is_held());
+}
+
+/// A seal that asked for blocks would have them refused.
+#[tokio::test]
+async fn i1_a_seal_on_a_disk_that_takes_no_writes_is_refused_and_asks_for_no_blocks() {
+    let disk = killed().await;
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    disk.strike(Verb::Sync, 1, Fault::Eio);
+    store(&engine, 50, LEN).await.unwrap_err();
+    let missing = vec![numbered(99, LEN).id];
+    let refused = engine
+        .put_seal(session(99), PartNo(0), missing.clone(), Vec::new())
+        .await;
+    assert!(
+        matches!(refused, Err(EngineError::ReadOnly(_))),
+        "{refused:?}"
+    );
+    drop(engine);
+
+    let disk = disk.kill();
+    disk.refuse_writes(true);
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    assert!(engine.is_for_reads());
+    let refused = engine
+        .put_seal(session(99), PartNo(0), missing, Vec::new())
+        .await;
+    assert!(
+        matches!(refused, Err(EngineError::ReadOnly(_))),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn i12_the_file_of_a_probe_that_was_killed_is_removed_by_the_next_open() {
+    let disk = killed().await;
+    Disk::create(&disk, "write.probe", 4_096).unwrap();
+    let engine = open_memory(&disk, CAPACITY).unwrap();
+    let beside = Disk::list(&disk).unwrap();
+    assert!(!beside.contains(&"write.probe".to_owned()), "{beside:?}");
+    assert!(is_whole(&engine));
 }

@@ -7,6 +7,7 @@ use cstore_types::inspection::{PayloadScope, StartOutcome};
 
 use super::super::keys::{CLUSTER, ClusterRecord};
 use super::super::read_only::ReadOnlyMeta;
+use super::super::scratch::leave_temporary;
 use super::truth::{Folder, find, flip};
 use super::*;
 use crate::inspect::{MetadataInspection, inspect};
@@ -185,4 +186,13 @@ async fn metadata_in_use_is_not_judged_and_keeps_a_master_away_while_it_is_inspe
         RealDisk::open(folder.path()).unwrap().lock("LOCK").unwrap();
     });
     inspected.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i13_an_inspection_removes_the_copy_that_a_killed_one_has_left() {
+    let folder = whole().await;
+    let left = leave_temporary();
+    let inspecting = move || drop(inspect(folder.path(), PayloadScope::None).unwrap());
+    tokio::task::spawn_blocking(inspecting).await.unwrap();
+    assert!(!left.try_exists().unwrap());
 }

@@ -10,6 +10,7 @@
 //!
 //! Handles of a dead process fail, so that its threads cannot write into the next life.
 
+mod change;
 mod fault;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,63 +24,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Disk, DiskFile, FsRoom, LockGuard};
+use change::{Change, DirChange, Inode, apply, apply_dir, lose};
 use fault::error_of;
 pub use fault::{Fault, Verb};
 
-const SECTOR: usize = 512;
-
-#[derive(Debug, Clone)]
-enum Change {
-    Write(u64, Vec<u8>),
-    SetLen(u64),
-}
-
-#[derive(Debug, Default)]
-struct Inode {
-    durable: Vec<u8>,
-    cache: Vec<u8>,
-    pending: Vec<Change>,
-    /// Bytes that cannot be read.
-    bad: Vec<Range<u64>>,
-}
-
-fn apply(content: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Write(offset, data) => {
-            let (start, end) = (*offset as usize, *offset as usize + data.len());
-            if content.len() < end {
-                content.resize(end, 0);
-            }
-            content[start..end].copy_from_slice(data);
-        }
-        Change::SetLen(len) => content.resize(*len as usize, 0),
-    }
-}
-
-#[derive(Debug, Clone)]
-enum DirChange {
-    Link(String, u64),
-    Unlink(String),
-    Rename(String, String),
-}
-
-fn apply_dir(names: &mut BTreeMap<String, u64>, change: &DirChange) {
-    match change {
-        DirChange::Link(name, inode) => {
-            names.insert(name.clone(), *inode);
-        }
-        DirChange::Unlink(name) => {
-            names.remove(name);
-        }
-        DirChange::Rename(from, to) => {
-            if let Some(inode) = names.remove(from) {
-                names.insert(to.clone(), inode);
-            }
-        }
-    }
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct World {
     epoch: u64,
     next_inode: u64,
@@ -89,10 +38,14 @@ struct World {
     pending_names: Vec<(String, DirChange)>,
     locks: HashSet<String>,
     faults: Vec<(Verb, u64, Fault)>,
+    /// Fault of every call of a verb from a number on.
+    lasting_fault: Option<(Verb, u64, Fault)>,
     calls: HashMap<Verb, u64>,
     ignores_syncs: bool,
     /// Every change fails.
     refuses_writes: bool,
+    /// No file is opened or made: the process has no descriptor left.
+    refuses_opens: bool,
     one_thread: bool,
     holds_commits: bool,
     /// Size of the file system; without one it takes everything.
@@ -113,11 +66,20 @@ impl World {
         let count = self.calls.entry(verb).or_default();
         *count += 1;
         let nth = *count;
-        if self.refuses_writes && !matches!(verb, Verb::Open | Verb::Read) {
+        if self.refuses_writes && verb.is_change() {
             return Some(Fault::Erofs);
+        }
+        if self.refuses_opens && matches!(verb, Verb::Open | Verb::Create) {
+            return Some(Fault::Emfile);
         }
         if verb == Verb::Sync && self.ignores_syncs {
             return Some(Fault::Skip);
+        }
+        if let Some((v, first, fault)) = self.lasting_fault
+            && v == verb
+            && nth >= first
+        {
+            return Some(fault);
         }
         let at = self
             .faults
@@ -133,6 +95,8 @@ pub struct FaultyDisk {
     world: Arc<Mutex<World>>,
     epoch: u64,
     dir: String,
+    /// Every change through this view is refused, as through a [`super::FolderReader`].
+    is_reader: bool,
 }
 
 impl Default for FaultyDisk {
@@ -148,6 +112,7 @@ impl FaultyDisk {
             world: Arc::default(),
             epoch: 0,
             dir: String::new(),
+            is_reader: false,
         }
     }
 
@@ -176,10 +141,32 @@ impl FaultyDisk {
         world.faults.push((verb, done + nth, fault));
     }
 
+    /// The `nth` call of `verb` from now on and every later one meet `fault`, until [`Self::calm`].
+    pub fn strike_from(&self, verb: Verb, nth: u64, fault: Fault) {
+        let mut world = self.world.lock();
+        let done = world.calls.get(&verb).copied().unwrap_or_default();
+        world.lasting_fault = Some((verb, done + nth, fault));
+    }
+
+    /// Returns a copy of the disk as it is now. Later changes of the one are not seen in the other.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self {
+            world: Arc::new(Mutex::new(self.world.lock().clone())),
+            ..self.clone()
+        }
+    }
+
     /// Refuses every later change, as a disk whose file system was mounted read-only after an error;
     /// or takes them again.
     pub fn refuse_writes(&self, refuses: bool) {
         self.world.lock().refuses_writes = refuses;
+    }
+
+    /// Fails every later open and creation of a file with EMFILE, as for a process without descriptors;
+    /// or opens and creates files again.
+    pub fn refuse_opens(&self, refuses: bool) {
+        self.world.lock().refuses_opens = refuses;
     }
 
     /// Makes every later sync of a file return at once without effect, as on a disk that lies about
@@ -190,7 +177,9 @@ impl FaultyDisk {
 
     /// Forgets faults that have not struck.
     pub fn calm(&self) {
-        self.world.lock().faults.clear();
+        let mut world = self.world.lock();
+        world.faults.clear();
+        world.lasting_fault = None;
     }
 
     /// How often `verb` was called.
@@ -213,6 +202,7 @@ impl FaultyDisk {
             world: self.world.clone(),
             epoch: world.epoch,
             dir: self.dir.clone(),
+            is_reader: false,
         }
     }
 
@@ -300,41 +290,34 @@ impl FaultyDisk {
         Ok(world)
     }
 
+    /// Counts a call that is allowed through this view, and returns the fault that strikes it.
+    fn struck(&self, world: &mut World, verb: Verb) -> Option<Fault> {
+        let fault = world.strike(verb);
+        match self.is_reader && verb.is_change() {
+            true => Some(Fault::Erofs),
+            false => fault,
+        }
+    }
+
     fn change_names(world: &mut World, dir: &str, change: DirChange) {
         apply_dir(&mut world.names, &change);
         world.pending_names.push((dir.to_owned(), change));
     }
 }
 
-/// All, some sectors, or nothing of an unsynced change reaches the medium.
-fn lose(durable: &mut Vec<u8>, change: &Change, rng: &mut StdRng) {
-    match (rng.random_range(0..3), change) {
-        (0, _) => {}
-        (1, _) => apply(durable, change),
-        (_, Change::SetLen(_)) => apply(durable, change),
-        (_, Change::Write(offset, data)) => {
-            for (n, sector) in data.chunks(SECTOR).enumerate() {
-                if rng.random_bool(0.5) {
-                    apply(
-                        durable,
-                        &Change::Write(offset + (n * SECTOR) as u64, sector.to_vec()),
-                    );
-                }
-            }
-        }
-    }
-}
-
 impl Disk for FaultyDisk {
     fn room(&self) -> io::Result<Option<FsRoom>> {
-        let world = self.live()?;
+        let mut world = self.live()?;
+        if let Some(error) = self.struck(&mut world, Verb::Size).and_then(error_of) {
+            return Err(error);
+        }
         let room = world.fs_free().zip(world.fs_total);
         Ok(room.map(|(free, total)| FsRoom { free, total }))
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.live()?;
-        if let Some(error) = world.strike(Verb::Create).and_then(error_of) {
+        if let Some(error) = self.struck(&mut world, Verb::Create).and_then(error_of) {
             return Err(error);
         }
         let path = self.path(name);
@@ -360,7 +343,7 @@ impl Disk for FaultyDisk {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.live()?;
-        if let Some(error) = world.strike(Verb::Open).and_then(error_of) {
+        if let Some(error) = self.struck(&mut world, Verb::Open).and_then(error_of) {
             return Err(error);
         }
         let inode = *world
@@ -374,13 +357,18 @@ impl Disk for FaultyDisk {
     }
 
     fn for_reads(&self) -> Option<Arc<dyn Disk>> {
-        let world = self.live().ok()?;
-        let refuses = world.refuses_writes;
-        refuses.then(|| Arc::new(self.clone()) as Arc<dyn Disk>)
+        drop(self.live().ok()?);
+        Some(Arc::new(Self {
+            is_reader: true,
+            ..self.clone()
+        }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let world = self.live()?;
+        let mut world = self.live()?;
+        if let Some(error) = self.struck(&mut world, Verb::List).and_then(error_of) {
+            return Err(error);
+        }
         let inside = |path: &String| {
             let rest = path.strip_prefix(&self.dir)?;
             Some(rest.split('/').next().unwrap_or(rest).to_owned())
@@ -392,7 +380,7 @@ impl Disk for FaultyDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut world = self.live()?;
-        if let Some(error) = world.strike(Verb::Name).and_then(error_of) {
+        if let Some(error) = self.struck(&mut world, Verb::Name).and_then(error_of) {
             return Err(error);
         }
         let path = self.path(name);
@@ -405,7 +393,7 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut world = self.live()?;
-        if let Some(error) = world.strike(Verb::Name).and_then(error_of) {
+        if let Some(error) = self.struck(&mut world, Verb::Name).and_then(error_of) {
             return Err(error);
         }
         let (from, to) = (self.path(from), self.path(to));
@@ -418,7 +406,7 @@ impl Disk for FaultyDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut world = self.live()?;
-        let fault = world.strike(Verb::SyncDir);
+        let fault = self.struck(&mut world, Verb::SyncDir);
         if fault == Some(Fault::Skip) {
             return Ok(());
         }
@@ -439,7 +427,11 @@ impl Disk for FaultyDisk {
     }
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        drop(self.live()?);
+        let mut world = self.live()?;
+        if let Some(error) = self.struck(&mut world, Verb::Folder).and_then(error_of) {
+            return Err(error);
+        }
+        drop(world);
         Ok(Arc::new(Self {
             dir: format!("{}{name}/", self.dir),
             ..self.clone()
@@ -448,6 +440,9 @@ impl Disk for FaultyDisk {
 
     fn lock(&self, name: &str) -> io::Result<LockGuard> {
         let mut world = self.live()?;
+        if let Some(error) = self.struck(&mut world, Verb::Lock).and_then(error_of) {
+            return Err(error);
+        }
         let path = self.path(name);
         if !world.locks.insert(path.clone()) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -489,11 +484,11 @@ struct FaultyFile {
 impl FaultyFile {
     fn with<T>(
         &self,
-        verb: Option<Verb>,
+        verb: Verb,
         act: impl FnOnce(&mut Inode, Option<Fault>) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut world = self.disk.live()?;
-        let fault = verb.and_then(|verb| world.strike(verb));
+        let fault = self.disk.struck(&mut world, verb);
         let inode = world
             .inodes
             .get_mut(&self.inode)
@@ -504,11 +499,14 @@ impl FaultyFile {
 
 impl DiskFile for FaultyFile {
     fn size(&self) -> io::Result<u64> {
-        self.with(None, |inode, _| Ok(inode.cache.len() as u64))
+        self.with(Verb::Size, |inode, fault| {
+            let error = fault.and_then(error_of);
+            error.map_or(Ok(inode.cache.len() as u64), Err)
+        })
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.with(Some(Verb::Read), |inode, fault| {
+        self.with(Verb::Read, |inode, fault| {
             if let Some(error) = fault.and_then(error_of) {
                 return Err(error);
             }
@@ -527,7 +525,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn write_all_vectored_at(&self, bufs: &[Bytes], offset: u64) -> io::Result<()> {
-        self.with(Some(Verb::Write), |inode, fault| {
+        self.with(Verb::Write, |inode, fault| {
             let mut data = bufs.concat();
             let error = fault.and_then(error_of);
             if error.is_some() {
@@ -550,7 +548,10 @@ impl DiskFile for FaultyFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(None, |inode, _| {
+        self.with(Verb::SetLen, |inode, fault| {
+            if let Some(error) = fault.and_then(error_of) {
+                return Err(error);
+            }
             apply(&mut inode.cache, &Change::SetLen(len));
             inode.pending.push(Change::SetLen(len));
             Ok(())
@@ -558,7 +559,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.with(Some(Verb::Sync), |inode, fault| {
+        self.with(Verb::Sync, |inode, fault| {
             if fault == Some(Fault::Skip) {
                 return Ok(());
             }

@@ -76,7 +76,10 @@ impl Disk for HookedDisk {
     }
 
     fn for_reads(&self) -> Option<Arc<dyn Disk>> {
-        self.inner.for_reads()
+        Some(Arc::new(Self {
+            inner: self.inner.for_reads()?,
+            hook: self.hook.clone(),
+        }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

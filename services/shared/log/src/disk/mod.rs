@@ -15,6 +15,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::limits::READ_ATTEMPTS;
+use crate::recovery::damage_of;
+
 #[cfg(feature = "faulty")]
 pub use faulty::{Fault, FaultyDisk, Verb};
 #[cfg(feature = "faulty")]
@@ -50,6 +53,36 @@ pub fn probe(disk: &dyn Disk) -> io::Result<()> {
     file.sync_data()?;
     disk.remove(PROBE_FILE)?;
     disk.sync_dir()
+}
+
+/// Removes the file of a probe whose process was killed. The file holds nothing, so one that cannot be
+/// removed is left to the next open. Blocks the thread.
+pub fn remove_probe(disk: &dyn Disk) {
+    match disk.remove(PROBE_FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(%error, "file of a probe cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+/// Calls `read`, and calls it again if the medium has failed, up to [`READ_ATTEMPTS`] times.
+///
+/// A single error of a medium, or of the way to it, may pass, and what counts as damaged puts a disk
+/// on hold. `read` MUST NOT change anything. Blocks the thread.
+///
+/// # Errors
+/// The error of the last call. An error that is not of the medium is returned at once.
+pub fn read_again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..READ_ATTEMPTS {
+        match read() {
+            Err(error) if error.raw_os_error().is_some() && damage_of(&error).is_some() => {
+                tracing::debug!(%error, "medium is read again");
+            }
+            result => return result,
+        }
+    }
+    read()
 }
 
 /// A folder. Names are plain file names without separators.

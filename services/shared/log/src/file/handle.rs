@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, read_again};
 use crate::format::file_name;
 
 /// Handles that are open, bounded by a number. One more is made room for by closing the one that
@@ -139,12 +139,14 @@ impl Handle {
         Ok(file)
     }
 
+    /// Returns the length of the file, asked for again if the medium fails.
     pub(crate) fn size(&self) -> io::Result<u64> {
-        self.open()?.size()
+        read_again(|| self.open()?.size())
     }
 
+    /// Fills `buf` from `offset`. Reads again if the medium fails.
     pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.open()?.read_exact_at(buf, offset)
+        read_again(|| self.open()?.read_exact_at(buf, offset))
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Standing;
 use super::found::{Found, Header, Hole, corrupt};
+use super::frames::Frames;
 use super::walk::{read_footer, visit_records, walk};
 use crate::error::LogError;
 use crate::file::LogFile;
@@ -117,7 +118,7 @@ fn complete(file: &LogFile) -> Result<Found, LogError> {
         footer_crc: info.footer_crc,
         durable_seq: 0,
         figures: None,
-        frames: Vec::new(),
+        frames: Frames::default(),
         supersedes: Vec::new(),
         holes: Vec::new(),
     })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cstore_types::epoch::{Epoch, epoch_of};
 
+use super::frames::Frames;
 use super::walk::{read_footer, walk};
 use super::{ANY_SEQS, RecoveryReport, Standing, Unreadable};
 use crate::disk::Disk;
@@ -47,7 +48,7 @@ pub(super) struct Found {
     /// Final figures of a file that the inventory lists as complete.
     pub(super) figures: Option<SealedFigures>,
     /// Frames in their order.
-    pub(super) frames: Vec<Frame>,
+    pub(super) frames: Frames,
     /// Sequences whose records frames of this file have copied.
     pub(super) supersedes: Vec<u64>,
     pub(super) holes: Vec<Hole>,
@@ -120,7 +121,7 @@ impl Found {
     }
 
     pub(super) fn last_seq(&self) -> Option<u64> {
-        self.frames.iter().map(|frame| frame.seq).max()
+        self.frames.last_seq()
     }
 
     pub(super) fn first_seq(&self) -> Option<u64> {
@@ -267,7 +268,7 @@ fn read_file(
         footer_crc: 0,
         durable_seq: known.map_or(0, |header| header.durable_seq),
         figures,
-        frames: Vec::new(),
+        frames: Frames::default(),
         supersedes: Vec::new(),
         holes: Vec::new(),
     };

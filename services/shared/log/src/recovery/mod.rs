@@ -21,6 +21,7 @@
 
 mod complete;
 mod found;
+mod frames;
 mod heal;
 mod search;
 mod tail;
@@ -292,7 +293,7 @@ fn note_epochs(found: &[Found], superseded: &BTreeSet<u64>, report: &mut Recover
         .collect();
     report.epochs = epochs.into_values().collect();
 
-    let there = found.iter().flat_map(|file| &file.frames);
+    let there = found.iter().flat_map(|file| file.frames.iter());
     let there = there.map(|frame| frame.seq);
     for seq in there.chain(superseded.iter().copied()) {
         let end = report.ends.entry(epoch_of(seq)).or_default();

@@ -2,7 +2,6 @@
 
 use cstore_types::epoch::{LAST_EPOCH, epoch_of, first_seq};
 
-use super::Standing;
 use super::found::{Found, damage_of, io_error, read_or_damage};
 use super::walk::{header_at, read_frame};
 use crate::error::LogError;
@@ -50,14 +49,7 @@ impl Scan {
 
 /// Looks for the first valid frame behind the valid end of a file.
 pub(super) fn frame_behind(file: &Found, scan: &mut Scan, seed: Seed) -> Result<Behind, LogError> {
-    if let Some(frame) = file
-        .frames
-        .iter()
-        .rev()
-        .find(|frame| frame.standing == Standing::Verified)
-    {
-        scan.sure = scan.sure.max(Some(frame.seq));
-    }
+    scan.sure = scan.sure.max(file.frames.last_verified());
     // A damaged frame may hold anything, also what looks like a frame: it is passed by its length
     // if its header is there.
     let mut offset = file.end;

@@ -106,8 +106,8 @@ pub(super) fn find_tail(
 /// Takes frames out of their files whose records lie elsewhere; the valid ends shrink.
 pub(super) fn drop_superseded(found: &mut [Found], superseded: &BTreeSet<u64>) {
     for file in found {
-        let goes = |frame: &mut Frame| superseded.contains(&frame.seq);
-        let taken: Vec<Frame> = file.frames.extract_if(.., goes).collect();
+        let goes = |frame: &Frame| superseded.contains(&frame.seq);
+        let taken = file.frames.extract(goes);
         let is_last = |first: &Frame| file.last_seq().is_none_or(|last| last < first.seq);
         if let Some(first) = taken.first().filter(|first| !file.sealed && is_last(first)) {
             file.end = first.start;

@@ -6,6 +6,7 @@ use cstore_types::epoch::epoch_of;
 
 use super::Standing;
 use super::found::{Found, Frame, Hole, corrupt, io_error, read_or_damage};
+use super::frames::Frames;
 use super::search::{Behind, Scan, frame_behind};
 use crate::error::LogError;
 use crate::format::{
@@ -35,16 +36,7 @@ fn note_footer(
     let directory = content.get(FRAME_HEADER..).unwrap_or_default();
     let note = &mut |entry: EntryRef<'_>| {
         note_superseded(supersedes, &entry);
-        match frames.last_mut() {
-            Some(frame) if frame.seq == entry.seq => frame.records += 1,
-            _ => frames.push(Frame {
-                seq: entry.seq,
-                start: 0,
-                disk_len: 0,
-                records: 1,
-                standing: Standing::Verified,
-            }),
-        }
+        frames.count_record(entry.seq);
     };
     // The checksum matches, so the directory is as it was written.
     visit_directory(header, offset, directory, note).map_err(|damage| corrupt(file.id, damage))?;
@@ -159,7 +151,7 @@ fn take_footer(
     content: &[u8],
 ) -> Result<(), LogError> {
     let (walked, end) = (file.last_seq(), file.end);
-    file.frames.clear();
+    file.frames = Frames::default();
     file.supersedes.clear();
     let mut patched = std::mem::take(&mut file.holes);
     note_footer(file, at, header, content)?;
@@ -415,7 +407,7 @@ pub(super) fn visit_records(
         let each = &mut |entry: EntryRef<'_>| visit(entry, Standing::Verified);
         return visit_directory(&header, offset, directory, each).map_err(damaged);
     }
-    for frame in &file.frames {
+    for frame in file.frames.iter() {
         let (header, directory) = directory_of(file, frame)?;
         let each = &mut |entry: EntryRef<'_>| visit(entry, frame.standing);
         visit_directory(&header, frame.start, &directory, each).map_err(damaged)?;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, DiskFile, FileInfo, FileState, Inventory, RecoveryReport, SealedFigures};
+use cstore_log::{
+    Disk, DiskFile, FileInfo, FileState, Inventory, RecoveryReport, SealedFigures, read_again,
+};
 use cstore_types::StoreUuid;
 use cstore_types::epoch::Epoch;
 use parking_lot::Mutex;
@@ -125,15 +127,15 @@ pub(in crate::engine) fn read(
 }
 
 fn read_areas(disk: &Arc<dyn Disk>) -> io::Result<[Vec<u8>; 2]> {
-    let file = disk.open(INVENTORY_FILE)?;
-    let area = file.size()? / 2;
+    let file = read_again(|| disk.open(INVENTORY_FILE))?;
+    let area = read_again(|| file.size())? / 2;
     if area > MAX_INVENTORY_AREA {
         return Err(io::ErrorKind::InvalidData.into());
     }
     // One area that cannot be read does not take the other with it.
     let read = |offset| {
         let mut bytes = vec![0; area as usize];
-        match file.read_exact_at(&mut bytes, offset) {
+        match read_again(|| file.read_exact_at(&mut bytes, offset)) {
             Err(error) if is_passing(&error) => Err(error),
             Err(_) => Ok(vec![1; 8]),
             Ok(()) => Ok(bytes),

@@ -19,6 +19,7 @@ use super::doubts::Doubts;
 use super::error::EngineError;
 use super::format::{BITMAP_FILE, Bitmap, DiskEpoch, Doubt, DoubtKind, SLOTS, Superblock, VERSION};
 use inventory::SegmentInventory;
+use superblock::SuperblockFile;
 
 /// The volume of an open disk.
 #[derive(Debug)]
@@ -26,10 +27,10 @@ pub(super) struct Volume {
     disk: Arc<dyn Disk>,
     /// The superblock as it was last written.
     superblock: Mutex<Superblock>,
-    /// Held while a superblock is written. Taken BEFORE `superblock`, which is not held over the
-    /// write: identity and capacity are read for every heartbeat, which must not wait for a slow
-    /// disk.
-    writes: Mutex<()>,
+    /// File of the superblock, locked while a superblock is written. Taken BEFORE `superblock`, which
+    /// is not held over the write: identity and capacity are read for every heartbeat, which must not
+    /// wait for a slow disk.
+    file: Mutex<SuperblockFile>,
     inventory: Arc<SegmentInventory>,
     /// Keeps other processes away; the log holds it too.
     _lock: Arc<LockGuard>,
@@ -43,9 +44,9 @@ impl Volume {
         lock: Arc<LockGuard>,
     ) -> Self {
         Self {
+            file: Mutex::new(SuperblockFile::of(disk.clone())),
             disk,
             superblock: Mutex::new(superblock),
-            writes: Mutex::default(),
             inventory,
             _lock: lock,
         }
@@ -167,13 +168,14 @@ impl Volume {
     }
 
     fn write_next(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), EngineError> {
-        let _writing = self.writes.lock();
+        let mut file = self.file.lock();
         let mut next = self.superblock();
         change(&mut next);
         next.version = VERSION;
         next.audits = true;
         next.seq += 1;
-        superblock::write(&self.disk, &next).map_err(EngineError::io("write superblock"))?;
+        file.write(&next)
+            .map_err(EngineError::io("write superblock"))?;
         self.inventory.superblock_written(next.seq);
         *self.superblock.lock() = next;
         Ok(())
@@ -248,18 +250,57 @@ mod tests {
     use super::mount::small_disk;
     use super::*;
 
+    fn volume(disk: &Arc<dyn Disk>) -> Volume {
+        let (identity, options) = small_disk();
+        let superblock = mount::format(disk, &identity, &options).unwrap();
+        let lock = Arc::new(disk.lock("LOCK").unwrap());
+        let inventory = Arc::new(SegmentInventory::unwritten(disk.clone(), identity.store, 0));
+        Volume::new(disk.clone(), superblock, inventory, lock)
+    }
+
     #[test]
     fn i6_the_sequence_of_the_superblock_never_goes_back() {
         let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new());
-        let (identity, options) = small_disk();
-        let superblock = mount::format(&disk, &identity, &options).unwrap();
-        let lock = Arc::new(disk.lock("LOCK").unwrap());
-        let inventory = Arc::new(SegmentInventory::unwritten(disk.clone(), identity.store, 0));
-        let volume = Volume::new(disk.clone(), superblock, inventory, lock);
+        let volume = volume(&disk);
         // Two callers looked at the log, and the one that looked first writes last.
         volume.write_superblock(SealSeq(12), false).unwrap();
         volume.write_superblock(SealSeq(10), false).unwrap();
         let written = mount::peek(&disk, "memory").unwrap().unwrap();
         assert_eq!(written.seal_seq, SealSeq(12));
+    }
+
+    #[test]
+    fn i4_a_superblock_is_written_by_a_process_without_descriptors() {
+        let faulty = FaultyDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+        let volume = volume(&disk);
+        volume.write_superblock(SealSeq(1), false).unwrap();
+
+        faulty.refuse_opens(true);
+        for seal_seq in 2..9 {
+            volume.write_superblock(SealSeq(seal_seq), false).unwrap();
+        }
+        faulty.refuse_opens(false);
+        let written = mount::peek(&disk, "memory").unwrap().unwrap();
+        assert_eq!(written.seal_seq, SealSeq(8));
+    }
+
+    /// After a failed write the handle is used on: a new one would not hear of an error of the disk
+    /// that the old one has.
+    #[test]
+    fn i6_a_superblock_that_was_not_written_is_written_by_the_next_call() {
+        let faulty = FaultyDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+        let volume = volume(&disk);
+        for verb in [cstore_log::Verb::Write, cstore_log::Verb::Sync] {
+            faulty.strike(verb, 1, cstore_log::Fault::Eio);
+            let before = volume.superblock();
+            let failed = volume.write_superblock(SealSeq(3), false);
+            assert!(failed.is_err(), "{verb:?}");
+            assert_eq!(volume.superblock(), before);
+            volume.write_superblock(SealSeq(3), false).unwrap();
+        }
+        let written = mount::peek(&disk, "memory").unwrap().unwrap();
+        assert_eq!(written.seal_seq, SealSeq(3));
     }
 }

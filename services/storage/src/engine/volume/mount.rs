@@ -16,7 +16,7 @@ use super::super::format::{
 };
 use super::inventory::UNFINISHED;
 use super::rebuild::{self, Remains};
-use super::superblock::{self, SlotContents};
+use super::superblock::{self, SlotContents, SuperblockFile};
 use crate::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
 
 /// Options for opening a disk.
@@ -228,7 +228,9 @@ pub(in crate::engine) fn format(
     disk.subdir(SEGMENTS_DIR)
         .map_err(OpenError::io("make segments folder"))?;
     disk.sync_dir().map_err(OpenError::io("sync disk folder"))?;
-    superblock::write(disk, &superblock).map_err(OpenError::io("write superblock"))?;
+    SuperblockFile::of(disk.clone())
+        .write(&superblock)
+        .map_err(OpenError::io("write superblock"))?;
     tracing::info!(store = %superblock.store, capacity = superblock.capacity, segment_bytes, "disk formatted");
     Ok(superblock)
 }

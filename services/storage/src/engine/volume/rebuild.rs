@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::{Disk, header_facts, parse_file_name};
+use cstore_log::{Disk, header_facts, parse_file_name, read_again};
 use cstore_types::history::Point;
 use cstore_types::{SealSeq, StoreUuid};
 
@@ -49,8 +49,7 @@ pub(in crate::engine) fn look(disk: &Arc<dyn Disk>) -> io::Result<Option<Remains
         let names = segments.list()?;
         for name in names.iter().filter(|name| parse_file_name(name).is_some()) {
             let mut block = vec![0; HEADER_BYTES];
-            let handle = segments.open(name);
-            match handle.and_then(|handle| handle.read_exact_at(&mut block, 0)) {
+            match read_again(|| segments.open(name)?.read_exact_at(&mut block, 0)) {
                 Err(error) if is_passing(&error) => return Err(error),
                 _ => {}
             }

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cstore_log::Disk;
+use cstore_log::{Disk, DiskFile, read_again};
 
 use super::super::error::is_passing;
 use super::super::format::{FormatError, SLOT, SLOTS, SUPERBLOCK_FILE, Superblock};
@@ -25,7 +25,7 @@ pub(in crate::engine) enum SlotContents {
 /// # Errors
 /// The error of the disk.
 pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> {
-    let file = match disk.open(SUPERBLOCK_FILE) {
+    let file = match read_again(|| disk.open(SUPERBLOCK_FILE)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(SlotContents::Unformatted);
@@ -33,7 +33,7 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
         Err(error) => return Err(error),
     };
 
-    let len = file.size()?;
+    let len = read_again(|| file.size())?;
     let mut best: Option<Superblock> = None;
     let mut problem = None;
     let mut oldest = u16::MAX;
@@ -43,7 +43,7 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
             break;
         }
         let mut bytes = vec![0; SLOT];
-        let decoded = match file.read_exact_at(&mut bytes, offset) {
+        let decoded = match read_again(|| file.read_exact_at(&mut bytes, offset)) {
             Ok(()) => Superblock::decode(&bytes),
             Err(error) if is_passing(&error) => return Err(error),
             // The other slots are there still.
@@ -84,11 +84,11 @@ pub(in crate::engine) fn read(disk: &Arc<dyn Disk>) -> io::Result<SlotContents> 
 /// # Errors
 /// `NotFound` without the file; the error of the disk.
 pub(in crate::engine) fn count_slots(disk: &Arc<dyn Disk>) -> io::Result<(usize, usize)> {
-    let file = disk.open(SUPERBLOCK_FILE)?;
+    let file = read_again(|| disk.open(SUPERBLOCK_FILE))?;
     let (mut valid, mut damaged) = (0, 0);
     for slot in 0..SLOTS {
         let mut bytes = vec![0; SLOT];
-        let read = file.read_exact_at(&mut bytes, slot * SLOT as u64);
+        let read = read_again(|| file.read_exact_at(&mut bytes, slot * SLOT as u64));
         match read.map(|()| Superblock::decode(&bytes)) {
             Ok(Ok(_)) => valid += 1,
             Ok(Err(FormatError::Empty)) => {}
@@ -98,21 +98,48 @@ pub(in crate::engine) fn count_slots(disk: &Arc<dyn Disk>) -> io::Result<(usize,
     Ok((valid, damaged))
 }
 
-/// Writes the slot of the superblock's sequence number and syncs it.
+/// The superblock file of an open disk, opened at the first write and kept open.
 ///
-/// # Errors
-/// The error of the disk. The other slots are unchanged.
-pub(in crate::engine) fn write(disk: &Arc<dyn Disk>, superblock: &Superblock) -> io::Result<()> {
-    let file = match disk.open(SUPERBLOCK_FILE) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = disk.create(SUPERBLOCK_FILE, SLOTS * SLOT as u64)?;
-            disk.sync_dir()?;
-            file
+/// A write MUST NOT need a new descriptor: otherwise connections and segments could take the last one,
+/// and a doubt or a place in the master's history could not be recorded.
+#[derive(Debug)]
+pub(in crate::engine) struct SuperblockFile {
+    disk: Arc<dyn Disk>,
+    kept: Option<Arc<dyn DiskFile>>,
+}
+
+impl SuperblockFile {
+    pub(in crate::engine) fn of(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, kept: None }
+    }
+
+    /// Writes the slot of the superblock's sequence number and syncs it. Creates a missing file.
+    ///
+    /// # Errors
+    /// The error of the disk. The other slots are unchanged.
+    pub(in crate::engine) fn write(&mut self, superblock: &Superblock) -> io::Result<()> {
+        let file = match &self.kept {
+            Some(file) => file.clone(),
+            None => self.open()?,
+        };
+        let offset = (superblock.seq % SLOTS) * SLOT as u64;
+        file.write_all_vectored_at(&[superblock.encode()], offset)?;
+        file.sync_data()?;
+
+        // A handle that has never written may be one for reads, which a file system that is mounted
+        // read-only gives out.
+        self.kept = Some(file);
+        Ok(())
+    }
+
+    fn open(&self) -> io::Result<Arc<dyn DiskFile>> {
+        match self.disk.open(SUPERBLOCK_FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = self.disk.create(SUPERBLOCK_FILE, SLOTS * SLOT as u64)?;
+                self.disk.sync_dir()?;
+                Ok(file)
+            }
+            opened => opened,
         }
-        Err(error) => return Err(error),
-    };
-    let offset = (superblock.seq % SLOTS) * SLOT as u64;
-    file.write_all_vectored_at(&[superblock.encode()], offset)?;
-    file.sync_data()
+    }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use cstore_log::{
     ANY_SEQS, Damage, Disk, FileInfo, HeaderFacts, Hole, Inventory, RecoveryReport, file_name,
-    header_facts, parse_file_name,
+    header_facts, parse_file_name, read_again,
 };
 
 use cstore_types::epoch::first_seq;
@@ -166,10 +166,7 @@ impl Survey {
             if self.inventory.may_read(id) {
                 continue;
             }
-            let size = self
-                .segments
-                .open(&file_name(id))
-                .and_then(|file| file.size());
+            let size = read_again(|| self.segments.open(&file_name(id))?.size());
             match size {
                 Ok(size) => self.ignored_bytes += size,
                 Err(error) if is_passing(&error) => return Err(error),
@@ -188,8 +185,8 @@ impl Survey {
     /// judged here.
     fn is_foreign(&self, file: u32, store: StoreUuid) -> io::Result<bool> {
         let mut header = vec![0; BLOCK_BYTES as usize];
-        let handle = self.segments.open(&file_name(file));
-        let read = handle.and_then(|handle| handle.read_exact_at(&mut header, 0));
+        let name = file_name(file);
+        let read = read_again(|| self.segments.open(&name)?.read_exact_at(&mut header, 0));
         match read {
             Ok(()) => {
                 let is_other =

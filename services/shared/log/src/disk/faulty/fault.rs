@@ -19,6 +19,45 @@ pub enum Verb {
     Name,
     /// Syncing a folder.
     SyncDir,
+    /// Changing the length of a file.
+    SetLen,
+    /// Listing a folder.
+    List,
+    /// Asking for the length of a file, or for the room of the file system.
+    Size,
+    /// Opening a folder.
+    Folder,
+    /// Taking a lock.
+    Lock,
+}
+
+impl Verb {
+    /// All verbs.
+    pub const ALL: [Self; 12] = [
+        Self::Create,
+        Self::Open,
+        Self::Write,
+        Self::Sync,
+        Self::Read,
+        Self::Name,
+        Self::SyncDir,
+        Self::SetLen,
+        Self::List,
+        Self::Size,
+        Self::Folder,
+        Self::Lock,
+    ];
+
+    /// Returns true for a call that changes the disk.
+    pub(super) fn is_change(self) -> bool {
+        match self {
+            Self::Create | Self::Write | Self::Sync | Self::Name | Self::SyncDir | Self::SetLen => {
+                true
+            }
+            // A lock of a file that is there changes nothing.
+            Self::Open | Self::Read | Self::List | Self::Size | Self::Folder | Self::Lock => false,
+        }
+    }
 }
 
 /// Effect on the struck call.

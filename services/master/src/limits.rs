@@ -97,9 +97,6 @@ cstore_types::limits! {
     /// Bytes that are allocated for a snapshot beyond those of its pairs, for its head and
     /// checksums. It needs no more.
     pub(crate) bytes SNAPSHOT_SLACK_BYTES: u64 = 64 << 10;
-    /// Bytes of log after which a snapshot is due while the disk is nearly full. It shortens the
-    /// log.
-    pub(crate) bytes TIGHT_SNAPSHOT_BYTES: u64 = 4 << 20;
     /// Most pairs that a snapshot copies while it holds the lock, for about 0.3 ms. Changes wait
     /// for as long.
     pub(crate) count SNAPSHOT_CHUNK_PAIRS: usize = 64;

@@ -13,7 +13,7 @@ use super::room::{Headroom, Needs};
 use super::snapshot::SnapshotWriter;
 use super::writer::{Writer, end_with_the_index};
 use super::{MetaError, index};
-use crate::limits::{SNAPSHOT_SLACK_BYTES, TIGHT_SNAPSHOT_BYTES};
+use crate::limits::SNAPSHOT_SLACK_BYTES;
 
 /// The result of a checkpoint: the snapshot that was replaced, if there was one; `None` if none was
 /// taken.
@@ -161,14 +161,15 @@ impl Writer {
         Some(MetaError::IndexTooLarge)
     }
 
-    /// Returns the bytes of log after which a snapshot is due. Without room for names it is due as
-    /// soon as it gives much of its own size back.
+    /// Returns the bytes of log after which a snapshot is due. On a disk that is nearly full it is due
+    /// as soon as it gives much of its own size back.
     fn threshold(&self, headroom: Headroom) -> u64 {
         let last_bytes = self.checkpoint.last_bytes.load(Ordering::Relaxed);
         match headroom {
             Headroom::Ample => self.snapshot_bytes.max(last_bytes),
-            Headroom::Tight => TIGHT_SNAPSHOT_BYTES.max(last_bytes / 4),
-            Headroom::FreeingOnly | Headroom::None => self.file_bytes.max(last_bytes / 4),
+            Headroom::Tight | Headroom::FreeingOnly | Headroom::None => {
+                self.file_bytes.max(last_bytes / 4)
+            }
         }
     }
 

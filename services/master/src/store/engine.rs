@@ -21,7 +21,7 @@ use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::due::Due;
 use super::index::Index;
 use super::lives::{History, Lives};
-use super::recovery::{self, OpenLog};
+use super::recovery::{self, OpenLog, Recovered};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::scratch::Scratch;
 use super::snapshot;
@@ -127,16 +127,8 @@ impl SledMeta {
         snapshot::remove_unfinished(dir)?;
         let needed = FILES_AT_OPEN * options.file_bytes + survey.index_bytes();
         let room = Room::open(dir, gauge.clone(), options.file_bytes, needed);
-        let mut recovered = survey.recover(dir, options, &gauge)?;
-        if let Err(error) = feed(&recovered.index, &*observer) {
-            if !error.is_of_index() {
-                return Err(error);
-            }
-            tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
-            observer.forget();
-            recovered = recovered.rebuild(dir, options)?;
-            feed(&recovered.index, &*observer)?;
-        }
+        let recovered = survey.recover(dir, options, &gauge)?;
+        let recovered = show(recovered, dir, options, &*observer)?;
         let (index, position) = (recovered.index.clone(), recovered.position);
         let snapshot_bytes = recovered.snapshot_bytes;
         let OpenLog {
@@ -246,6 +238,26 @@ impl SledMeta {
             WriterMode::Thread(..) | WriterMode::Closed => panic!("the disk has one thread"),
         }
         outcomes
+    }
+}
+
+/// Shows `observer` every key of an open. An index of which a value is damaged is made anew.
+fn show(
+    recovered: Recovered,
+    dir: &Path,
+    options: &SledOptions,
+    observer: &dyn Observer,
+) -> Result<Recovered, MetaError> {
+    match feed(&recovered.index, observer) {
+        Ok(()) => Ok(recovered),
+        Err(error) if error.is_of_index() => {
+            tracing::warn!(error = %error_chain(&error), "index of the metadata is made anew");
+            observer.forget();
+            let recovered = recovered.rebuild(dir, options)?;
+            feed(&recovered.index, observer)?;
+            Ok(recovered)
+        }
+        Err(error) => Err(error),
     }
 }
 

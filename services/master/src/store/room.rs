@@ -557,6 +557,29 @@ mod tests {
     }
 
     #[test]
+    fn i7_the_ballast_has_the_bytes_by_which_a_snapshot_grows_also_while_it_is_taken() {
+        let mut fs = Fixture::new();
+        fs.others.store(56 * MIB, Ordering::Relaxed);
+        let mut needs = Needs {
+            snapshot: 10 * MIB,
+            growth: 4 * MIB,
+            is_taken: false,
+        };
+        fs.room.headroom(needs, Keeps::Snapshot);
+        assert_eq!(fs.ballast(), 16 + 10 + 4);
+        assert!(fs.room.make_way_for_snapshot(10 * MIB));
+        (needs.snapshot, needs.is_taken) = (0, true);
+        fs.others.store((256 - 20) * MIB, Ordering::Relaxed);
+        fs.room.ballast.cut(10 * MIB);
+        assert_eq!(fs.ballast(), 20);
+        for left in [15, 10, 9] {
+            fs.room.headroom(needs, Keeps::Snapshot);
+            assert_eq!(fs.ballast(), left, "4 for the next one, 5 beside it");
+            fs.others.store((256 - left) * MIB, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
     fn i7_a_snapshot_that_was_replaced_leaves_its_room_to_the_next_one() {
         let mut fs = Fixture::new();
         assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));

@@ -64,6 +64,12 @@ cstore_types::limits! {
     /// Most batches that share one sync while the disk is nearly full, so that one group cannot
     /// take the rest of it.
     pub(crate) count MAX_TIGHT_GROUP: usize = 64;
+    /// Time after which a master that has nothing to write looks whether room is allocated behind the
+    /// end of the index. What is missing is allocated then.
+    pub(crate) time HOLD_INTERVAL: Duration = Duration::from_millis(10);
+    /// Such looks after the last change. Then the index has written everything, and the next one
+    /// comes with the next change.
+    pub(crate) count HOLD_CHECKS: usize = 300;
     /// Largest frame of the log. A group that needs more is written in several.
     pub(crate) bytes LOG_FRAME_BYTES: usize = 8 << 20;
     /// Bytes that wait for the log. More are refused as overloaded.

@@ -266,6 +266,12 @@ impl Room {
         self.is_told &= headroom != Headroom::Ample;
     }
 
+    /// Returns true if room behind the end of the index is missing.
+    pub(super) fn lacks_hold(&mut self) -> bool {
+        self.measure()
+            .is_ok_and(|space| self.hold.lacks(&self.dir, reserve_of(space) / 4) > 0)
+    }
+
     /// Returns true if an index that is made anew gives at least a quarter of the reserve back.
     /// Its pairs take `pairs` bytes.
     pub(super) fn index_is_bloated(&self, pairs: u64) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 
 use bytes::Bytes;
 use cstore_log::{Log, LogError, Record, Urgency};
@@ -20,7 +20,7 @@ use super::lives::Lives;
 use super::record::KIND_BATCH;
 use super::room::{Headroom, Keeps, Room};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
-use crate::limits::{MAX_GROUP, MAX_TIGHT_GROUP};
+use crate::limits::{HOLD_CHECKS, HOLD_INTERVAL, MAX_GROUP, MAX_TIGHT_GROUP};
 
 /// Outcome of a batch: its position and the frame that it shared, or the reason of the refusal.
 pub(super) type Outcome = Result<(Position, CommitFacts), MetaError>;
@@ -90,7 +90,7 @@ impl Writer {
 
     /// Works until the queue's senders are gone, then closes.
     pub(super) fn run(mut self, queue: &Receiver<Job>) -> Result<(), MetaError> {
-        while let Ok(first) = queue.recv() {
+        while let Some(first) = self.next_job(queue) {
             let mut jobs = vec![first];
             while jobs.len() < MAX_GROUP
                 && let Ok(job) = queue.try_recv()
@@ -100,6 +100,22 @@ impl Writer {
             self.turn(jobs);
         }
         self.close()
+    }
+
+    /// Waits for a job; `None` when the queue's senders are gone. For a while after the last one,
+    /// sled may still write, and cut its file.
+    fn next_job(&mut self, queue: &Receiver<Job>) -> Option<Job> {
+        for _ in 0..HOLD_CHECKS {
+            match queue.recv_timeout(HOLD_INTERVAL) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Timeout) if self.room.lacks_hold() => {
+                    self.room.headroom(self.needs(), Keeps::Snapshot);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        queue.recv().ok()
     }
 
     /// Commits `jobs`, then begins a checkpoint if one is due.

@@ -252,7 +252,6 @@ impl From<MetaError> for Fault {
             MetaError::Io { .. }
             | MetaError::Log(_)
             | MetaError::Index(_)
-            | MetaError::IndexTooLarge
             | MetaError::Random(_)
             | MetaError::Closed
             | MetaError::ReadOnly(_) => ErrorCode::Unavailable,

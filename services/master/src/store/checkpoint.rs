@@ -207,6 +207,8 @@ pub(super) struct Checkpoint {
     /// Size of the last snapshot, which decides when the next one is due.
     pub(super) last_bytes: Arc<AtomicU64>,
     pub(super) cancelled: Arc<AtomicBool>,
+    /// True while the writer waits for the snapshot: nobody needs the processor more.
+    pub(super) hurries: Arc<AtomicBool>,
     pub(super) gauge: SharedGauge,
 }
 
@@ -294,7 +296,7 @@ impl Checkpoint {
             if complete {
                 return out.finish();
             }
-            if rests {
+            if rests && !self.hurries.load(Ordering::Relaxed) {
                 let pause = (begun.elapsed() * SNAPSHOT_REST_FACTOR).min(MAX_SNAPSHOT_REST);
                 woken.wait_for(&mut rest.lock(), pause);
             }

@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 
 use cstore_types::error_chain;
 
+use super::MetaError;
 use super::room::{Headroom, Needs};
 use super::snapshot::SnapshotWriter;
 use super::writer::{Writer, end_with_the_index};
-use super::{MetaError, index};
-use crate::limits::SNAPSHOT_SLACK_BYTES;
+use crate::limits::{SNAPSHOT_BLOCK_BYTES, SNAPSHOT_SLACK_BYTES};
 
 /// The result of a checkpoint: the snapshot that was replaced, if there was one; `None` if none was
 /// taken.
@@ -82,7 +82,8 @@ impl Due {
     /// Takes the bytes that all pairs have now. What was deleted since the last snapshot is not
     /// counted any more.
     fn recount(&mut self, pairs: u64) {
-        self.base_bytes = pairs;
+        let checksums = pairs / SNAPSHOT_BLOCK_BYTES as u64 * 4;
+        self.base_bytes = pairs + checksums;
         self.base_payloads = self.uncovered.payloads;
     }
 
@@ -144,21 +145,9 @@ impl Writer {
             self.begin_checkpoint();
         }
         let before = self.log.allocated_bytes();
+        self.checkpoint.hurries.store(true, Ordering::Relaxed);
         self.finish_checkpoint(|_| true);
         self.log.allocated_bytes() < before
-    }
-
-    /// Gives the index up if one that is made anew gives room back. The writer ends, and the next
-    /// start of the master makes the index from snapshot and log.
-    pub(super) fn give_index_up(&self) -> Option<MetaError> {
-        if !self.room.index_is_bloated(self.due.bound()) {
-            return None;
-        }
-        self.end(MetaError::IndexTooLarge);
-        if let Err(error) = index::give_up(&self.checkpoint.dir) {
-            tracing::warn!(%error, "index of the metadata cannot be removed");
-        }
-        Some(MetaError::IndexTooLarge)
     }
 
     /// Returns the bytes of log after which a snapshot is due. On a disk that is nearly full it is due
@@ -181,7 +170,9 @@ impl Writer {
         let Some(out) = self.begin_snapshot() else {
             return;
         };
+        self.lacked_room = false;
         self.walk().begin();
+        self.checkpoint.hurries.store(false, Ordering::Relaxed);
 
         let checkpoint = self.checkpoint.clone();
         let rests = !self.by_callers;

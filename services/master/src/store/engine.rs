@@ -21,7 +21,7 @@ use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::due::Due;
 use super::index::Index;
 use super::lives::{History, Lives};
-use super::recovery::{self, OpenLog, Recovered};
+use super::recovery::{self, OpenLog, Recovered, Survey};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::scratch::Scratch;
 use super::snapshot;
@@ -80,6 +80,11 @@ enum WriterMode {
 }
 
 impl SledOptions {
+    /// Returns the bytes that an open needs, whatever it finds.
+    fn room_at_open(&self) -> u64 {
+        FILES_AT_OPEN * self.file_bytes
+    }
+
     /// Makes the folder `dir` if it is not there, and returns the options for its file system: on a
     /// small one files of the log are small, too.
     fn in_folder(&self, dir: &Path, gauge: &SharedGauge) -> Result<Self, MetaError> {
@@ -121,11 +126,11 @@ impl SledMeta {
 
         // A folder that is refused stays as it is.
         Scratch::remove_leftover(dir);
-        let survey = recovery::survey(dir, &log_disk, options, &gauge)?;
+        let survey = survey(dir, &log_disk, options, &gauge)?;
 
-        // BEFORE anything is written: on a full disk the open itself needs room.
+        // BEFORE anything else is written: on a full disk the open itself needs room.
         snapshot::remove_unfinished(dir)?;
-        let needed = FILES_AT_OPEN * options.file_bytes + survey.index_bytes();
+        let needed = options.room_at_open() + survey.index_bytes();
         let room = Room::open(dir, gauge.clone(), options.file_bytes, needed);
         let recovered = survey.recover(dir, options, &gauge)?;
         let recovered = show(recovered, dir, options, &*observer)?;
@@ -157,6 +162,7 @@ impl SledMeta {
             walk: Arc::new(Walk::default()),
             last_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
             cancelled: Arc::default(),
+            hurries: Arc::default(),
             gauge,
         };
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -238,6 +244,28 @@ impl SledMeta {
             WriterMode::Thread(..) | WriterMode::Closed => panic!("the disk has one thread"),
         }
         outcomes
+    }
+}
+
+/// Surveys the folder. sled writes when it is opened, so on a full disk that takes of the ballast.
+fn survey(
+    dir: &Path,
+    log_disk: &Arc<dyn Disk>,
+    options: &SledOptions,
+    gauge: &SharedGauge,
+) -> Result<Survey, MetaError> {
+    match recovery::survey(dir, log_disk, options, gauge) {
+        Err(error) if error.is_without_room() => {
+            let gauge_of_room = gauge.clone();
+            Room::open(
+                dir,
+                gauge_of_room,
+                options.file_bytes,
+                options.room_at_open(),
+            );
+            recovery::survey(dir, log_disk, options, gauge)
+        }
+        found => found,
     }
 }
 

@@ -19,11 +19,6 @@ pub enum MetaError {
     /// The disk of the master has no room.
     #[error("metadata disk is full")]
     Full,
-    /// The index takes room that deletes need. Made anew, it gives some of that back.
-    #[error(
-        "index of the metadata leaves no room to delete anything: the next start makes a smaller one"
-    )]
-    IndexTooLarge,
     /// Too many batches wait.
     #[error("too many metadata changes at once")]
     Busy,
@@ -62,7 +57,6 @@ impl MetaError {
         match self {
             Self::Conflict
             | Self::Full
-            | Self::IndexTooLarge
             | Self::Busy
             | Self::Io { .. }
             | Self::Random(_)
@@ -82,6 +76,11 @@ impl MetaError {
             self,
             Self::Index(_) | Self::Damaged(DamageKind::Value { .. })
         )
+    }
+
+    /// Returns true if the index could not be written for want of room.
+    pub(super) fn is_without_room(&self) -> bool {
+        matches!(self, Self::Index(sled::Error::Io(error)) if is_full(error))
     }
 
     /// Returns true if the index cannot be used until it is opened again: after an error of a write
@@ -105,7 +104,6 @@ impl MetaError {
             Self::Log(_)
             | Self::Conflict
             | Self::Full
-            | Self::IndexTooLarge
             | Self::Busy
             | Self::Io { .. }
             | Self::Index(_)
@@ -140,6 +138,12 @@ impl MetaError {
 }
 
 /// Returns true for too few descriptors, no memory, and an interrupted call.
+/// Returns true if the file system, or the share of it that this user has, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 pub(super) fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];

@@ -448,12 +448,6 @@ pub(super) fn file_in(dir: &Path) -> PathBuf {
     path_in(dir).join("db")
 }
 
-/// Removes the index of `dir` that is in use and cannot be used any more, so that its room comes
-/// back with its last handle. The next open makes it anew.
-pub(super) fn give_up(dir: &Path) -> std::io::Result<()> {
-    std::fs::remove_dir_all(path_in(dir))
-}
-
 fn boot_id() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }

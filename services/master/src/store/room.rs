@@ -20,13 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
-use rustix::io::Errno;
 
-use super::error::is_passing;
+use super::error::{is_full, is_passing};
 use super::index;
 use crate::limits::{MAX_DISK_RESERVE, MIN_DISK_RESERVE};
 
 const NAME: &str = "ballast";
+/// Bytes in which a file system counts what is allocated for a file.
+const SECTOR: u64 = 512;
 
 /// Free and total bytes of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,16 +273,6 @@ impl Room {
             .is_ok_and(|space| self.hold.lacks(&self.dir, reserve_of(space) / 4) > 0)
     }
 
-    /// Returns true if an index that is made anew gives at least a quarter of the reserve back.
-    /// Its pairs take `pairs` bytes.
-    pub(super) fn index_is_bloated(&self, pairs: u64) -> bool {
-        // sled takes up to two and a half times the bytes of pairs that were just inserted.
-        let anew = 3 * pairs;
-        let bytes = self.hold.measure().map_or(0, |(len, _)| len);
-        self.measure()
-            .is_ok_and(|space| bytes >= anew + reserve_of(space) / 4)
-    }
-
     /// Returns the free bytes that a group needs which adds no names.
     fn work(&self, reserve: u64) -> u64 {
         self.file_bytes + reserve / 8
@@ -304,12 +295,27 @@ struct Ballast {
 
 impl Ballast {
     fn find(dir: &Path) -> Self {
-        let file = OpenOptions::new().write(true).open(dir.join(NAME)).ok();
-        let metadata = file.as_ref().and_then(|file| file.metadata().ok());
-        Self {
-            bytes: metadata.map_or(0, |metadata| metadata.len()),
-            file,
+        let mut ballast = Self {
+            file: OpenOptions::new().write(true).open(dir.join(NAME)).ok(),
+            bytes: 0,
             cannot_hold: false,
+        };
+        ballast.take_length();
+        ballast
+    }
+
+    /// Takes what is allocated of the file. A copy of it may have holes, which hold no room.
+    fn take_length(&mut self) {
+        let Some((file, metadata)) = self
+            .file
+            .as_ref()
+            .and_then(|file| Some((file, file.metadata().ok()?)))
+        else {
+            return;
+        };
+        self.bytes = metadata.len();
+        if metadata.blocks() * SECTOR < metadata.len() && file.set_len(0).is_ok() {
+            self.bytes = 0;
         }
     }
 
@@ -344,8 +350,8 @@ impl Ballast {
             Err(error) => {
                 // What was allocated of it before the error MUST NOT stay.
                 let _ = self.file.as_ref().map(|file| file.set_len(self.bytes));
-                let may_pass = error.kind() == io::ErrorKind::StorageFull || is_passing(&error);
-                if !may_pass {
+                let may_pass = is_full(&error) || is_passing(&error);
+                if !may_pass && self.bytes == 0 {
                     // Without preallocation a file holds no room, so it would only pretend.
                     tracing::warn!(%error, "no ballast can be made beside the index");
                     *self = Self {
@@ -363,7 +369,10 @@ impl Ballast {
     /// Takes room of `from`, which is not needed, until it has `target` bytes itself: a piece at a
     /// time, so that others find no more of it free.
     fn move_from(&mut self, dir: &Path, from: &File, target: u64, piece: u64) {
-        let mut left = from.metadata().map_or(0, |metadata| metadata.len());
+        let metadata = from.metadata().ok();
+        // A file that has another name is somebody's copy.
+        let nameless = metadata.filter(|metadata| metadata.nlink() == 0);
+        let mut left = nameless.map_or(0, |metadata| metadata.len());
         while left > 0 && self.bytes < target && !self.cannot_hold {
             let part = piece.min(left).min(target - self.bytes);
             left -= part;
@@ -375,21 +384,14 @@ impl Ballast {
     }
 
     fn allocate(&mut self, dir: &Path, bytes: u64) -> io::Result<()> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(dir.join(NAME))?,
-        };
-        let file = self.file.insert(file);
-        Ok(fallocate(
-            &*file,
-            FallocateFlags::empty(),
-            self.bytes,
-            bytes,
-        )?)
+        if self.file.is_none() {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(false);
+            self.file = Some(options.open(dir.join(NAME))?);
+            self.take_length();
+        }
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        Ok(fallocate(file, FallocateFlags::empty(), self.bytes, bytes)?)
     }
 }
 
@@ -427,7 +429,8 @@ impl IndexHold {
         match fallocate(file, FallocateFlags::KEEP_SIZE, len, held + bytes) {
             Ok(()) => bytes,
             Err(error) => {
-                self.cannot_hold = error != Errno::NOSPC;
+                let error = io::Error::from(error);
+                self.cannot_hold = !is_full(&error) && !is_passing(&error);
                 0
             }
         }
@@ -435,8 +438,6 @@ impl IndexHold {
 
     /// Returns the size of the file and the bytes that are allocated behind its end.
     fn measure(&self) -> Option<(u64, u64)> {
-        const SECTOR: u64 = 512;
-
         let metadata = self.file.as_ref()?.metadata().ok()?;
         let allocated = metadata.blocks() * SECTOR;
         Some((metadata.len(), allocated.saturating_sub(metadata.len())))
@@ -586,14 +587,31 @@ mod tests {
     }
 
     #[test]
+    fn i7_a_copy_of_a_ballast_that_holds_no_room_is_allocated_anew() {
+        let mut fs = Fixture::new();
+        let copy = File::create(fs.dir.path().join(NAME)).unwrap();
+        copy.set_len(16 * MIB).unwrap();
+        let gauge = fs.room.gauge.clone();
+        fs.room = Room::open(fs.dir.path(), gauge, MIB, 0);
+        assert_eq!(fs.ballast(), 0);
+        assert_eq!(fs.at(200, Some(0)), (Headroom::Ample, 16));
+        assert!(copy.metadata().unwrap().blocks() * SECTOR >= 16 * MIB);
+    }
+
+    #[test]
     fn i7_a_snapshot_that_was_replaced_leaves_its_room_to_the_next_one() {
         let mut fs = Fixture::new();
         assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));
         let path = fs.dir.path().join("replaced");
         std::fs::write(&path, vec![1; 12 * MIB as usize]).unwrap();
-        fs.room
-            .take_over(Some(OpenOptions::new().write(true).open(&path).unwrap()));
-        let left = || path.metadata().unwrap().len() / MIB;
+        let open = || OpenOptions::new().write(true).open(&path).unwrap();
+        let replaced = open();
+        let left = || replaced.metadata().unwrap().len() / MIB;
+        fs.room.take_over(Some(open()));
+        assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));
+        assert_eq!(left(), 12, "a file with a name is not touched");
+        fs.room.take_over(Some(open()));
+        std::fs::remove_file(&path).unwrap();
         assert_eq!(fs.at(17, None), (Headroom::FreeingOnly, 12));
         assert_eq!(left(), 12, "a snapshot is taken");
         let after = fs.at(17 + 10, Some(10 * MIB));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use cstore_log::{Log, LogError, Record, Urgency};
@@ -105,17 +106,27 @@ impl Writer {
     /// Waits for a job; `None` when the queue's senders are gone. For a while after the last one,
     /// sled may still write, and cut its file.
     fn next_job(&mut self, queue: &Receiver<Job>) -> Option<Job> {
-        for _ in 0..HOLD_CHECKS {
+        let mut checks = 0;
+        while checks < HOLD_CHECKS || self.taking.is_some() {
+            checks += 1;
             match queue.recv_timeout(HOLD_INTERVAL) {
                 Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Timeout) if self.room.lacks_hold() => {
-                    self.room.headroom(self.needs(), Keeps::Snapshot);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.look_after_room(),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
         queue.recv().ok()
+    }
+
+    /// Takes the room of a snapshot that was replaced, and allocates what is missing behind the
+    /// index.
+    fn look_after_room(&mut self) {
+        let was_taking = self.taking.is_some();
+        self.finish_checkpoint(JoinHandle::is_finished);
+        let is_taken = was_taking && self.taking.is_none();
+        if is_taken || self.room.lacks_hold() {
+            self.room.headroom(self.needs(), Keeps::Snapshot);
+        }
     }
 
     /// Commits `jobs`, then begins a checkpoint if one is due.
@@ -173,7 +184,7 @@ impl Writer {
     }
 
     /// Measures the room for the next group, which is the first of `jobs`. If there is none, a
-    /// snapshot makes some for jobs that add no names, or the index is given up.
+    /// snapshot makes some for jobs that add no names.
     fn measure(&mut self, jobs: &[Job]) -> Headroom {
         let headroom = self.room.headroom(self.needs(), Keeps::Snapshot);
         let is_freeing = |job: &Job| !job.batch.adds_names();
@@ -181,11 +192,7 @@ impl Writer {
             return headroom;
         }
         self.free_log();
-        let headroom = self.room.headroom(self.needs(), Keeps::Nothing);
-        if headroom == Headroom::None {
-            self.give_index_up();
-        }
-        headroom
+        self.room.headroom(self.needs(), Keeps::Nothing)
     }
 
     /// Commits the jobs that hold as one group of the log.
@@ -392,8 +399,7 @@ impl Writer {
             return self.commit_group(jobs);
         }
         if jobs.len() == 1 {
-            let why = self.give_index_up().unwrap_or(MetaError::Full);
-            return answer_all(jobs, &why);
+            return answer_all(jobs, &MetaError::Full);
         }
         // A smaller group may still fit.
         let later = jobs.split_off(jobs.len() / 2);

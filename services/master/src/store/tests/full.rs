@@ -233,47 +233,6 @@ async fn i12_deletes_that_the_log_has_no_room_for_wait_for_a_snapshot() {
     meta.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn i12_an_index_that_leaves_no_room_for_deletes_is_given_up_and_made_anew() {
-    let dir = tempfile::tempdir().unwrap();
-    let fs = CountedFs::new(32 * MIB);
-    let disk = FaultyDisk::with_one_thread();
-    let log: Arc<dyn Disk> = Arc::new(disk.clone());
-    let meta = open_with(dir.path(), log, fs.gauge(), &options(1 << 30));
-    let keys = fill(&meta, 0).await;
-    let mut deleted = keys.len() * 3 / 4;
-    for key in &keys[..deleted] {
-        meta.commit(delete(key)).await.unwrap();
-    }
-    // Others take what the ballast gives until nothing of it is left.
-    let why = loop {
-        fs.fill(dir.path());
-        match meta.commit(delete(&keys[deleted])).await {
-            Ok(_) => deleted += 1,
-            Err(error) => break error,
-        }
-        assert!(deleted < keys.len(), "room never ends");
-    };
-    assert!(matches!(why, MetaError::IndexTooLarge), "{why}");
-    assert!(matches!(
-        &*meta.writer_state().borrow(),
-        WriterState::Ended(MetaError::IndexTooLarge)
-    ));
-    drop(meta);
-    assert!(!dir.path().join("index").try_exists().unwrap());
-
-    let log: Arc<dyn Disk> = Arc::new(disk.kill());
-    let meta = open_with(dir.path(), log, fs.gauge(), &options(1 << 30));
-    assert_eq!(
-        Vec::from_iter(content(&meta).await.into_keys()),
-        keys[deleted..]
-    );
-    for key in &keys[deleted..] {
-        meta.commit(delete(key)).await.unwrap();
-    }
-    assert!(*fs.least.lock() >= 0);
-}
-
 /// Cuts the file of the index under a running store, so that what its cache lacks cannot be read.
 async fn with_a_cut_index() -> (SledMeta, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();

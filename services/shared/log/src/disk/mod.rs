@@ -66,7 +66,7 @@ pub fn remove_probe(disk: &dyn Disk) {
     }
 }
 
-/// Calls `read`, and calls it again if the medium has failed, up to [`READ_ATTEMPTS`] times.
+/// Calls `read`, and calls it again if the medium has failed, up to `READ_ATTEMPTS` times.
 ///
 /// A single error of a medium, or of the way to it, may pass, and what counts as damaged puts a disk
 /// on hold. `read` MUST NOT change anything. Blocks the thread.

@@ -41,6 +41,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const REFUSALS: usize = 3;
 /// Size from which files are named when a cell fails.
 const LARGE: u64 = 256 << 10;
+/// Bytes that the master's index, with the room that is kept for it, may take more in the last round
+/// than in the first. Of a file system of 24 MiB that is much.
+const INDEX_GROWTH: usize = 4 << 20;
 /// Length of the longest value of a header of metadata, and how many of them a name gets.
 const METADATA: (usize, usize) = (1_000, 3);
 
@@ -284,7 +287,12 @@ fn try_cell(cell: Cell, fs: &SmallFs, seed: u64) -> (Figures, Result<(), String>
         }
         // The master's index has grown, and on the same file system that leaves less to blocks.
         let (first, last) = (trial.figures.stored[0], trial.figures.stored[2]);
-        assert!(last * 2 >= first, "space did not come back");
+        let lost_bytes = first.saturating_sub(last) * cell.upload_bytes();
+        let is_of_index = cell.place == Place::Whole && lost_bytes <= INDEX_GROWTH;
+        assert!(
+            last * 2 >= first || is_of_index,
+            "space did not come back: {last} files after {first}"
+        );
         for role in cluster.roles() {
             assert!(cluster.ended(&role).is_none(), "{role} has ended");
         }

@@ -204,7 +204,7 @@ async fn i12_a_snapshot_needs_no_room_for_names_that_are_deleted() {
     // The log has 9 MiB of names, and they would not fit.
     std::fs::remove_file(dir.path().join("ballast")).unwrap();
     fs.fill(dir.path());
-    fs.others.fetch_sub(16 * MIB, Ordering::Relaxed);
+    fs.others.fetch_sub(13 * MIB, Ordering::Relaxed);
     let meta = open(&disk);
     meta.commit(delete(b"none")).await.unwrap();
     assert!(covered(dir.path()) > 0);

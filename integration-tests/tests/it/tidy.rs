@@ -261,6 +261,10 @@ fn layouts_and_their_documents_change_together() {
         ("services/shared/wire/src/frame.rs", "docs/wire-protocol.md"),
         ("services/shared/log/src/format.rs", "docs/log-format.md"),
         (
+            "services/shared/log/src/format/header.rs",
+            "docs/log-format.md",
+        ),
+        (
             "services/storage/src/engine/format/mod.rs",
             "docs/disk-format.md",
         ),

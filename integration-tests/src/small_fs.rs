@@ -109,11 +109,11 @@ impl SmallFs {
         drop(std::fs::remove_file(self.others()));
     }
 
-    /// Mounts the file system again, for reads only if `is_read_only`, otherwise for writes too.
+    /// Remounts the file system, read-only if `is_read_only`.
     ///
     /// # Errors
-    /// The message of the command. The system refuses a mount for reads only while a process has a
-    /// file of the file system open for writing.
+    /// The message of `mount`. The system refuses a read-only mount while a process has a file open for
+    /// writing.
     pub fn remount(&self, is_read_only: bool) -> Result<(), String> {
         let option = match is_read_only {
             true => "remount,ro",

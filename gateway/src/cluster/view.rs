@@ -18,10 +18,10 @@ const METADATA: &str = "metadata";
 /// Name of the doubts of storage disks in the gateway's readiness.
 const HOLD: &str = "hold";
 
-/// Returns whether storage disks are on hold. A hold is no reason not to be ready: reads and uploads
-/// go on, or are refused for a reason of their own.
+/// Returns the part of the readiness that lists storage disks on hold. The part is always ready,
+/// because reads go on, and an upload that a hold stops is refused with its own reason.
 ///
-/// One disk is named with its first doubt; the others are counted, and stand in `/api/cluster`.
+/// Names one disk with its first doubt and counts the others, which `/api/cluster` lists.
 fn hold_state(view: &v1::ClusterView) -> PartState {
     let is_open = |doubt: &&v1::Doubt| !doubt.accepted;
     let mut held = view

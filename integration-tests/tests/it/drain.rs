@@ -156,7 +156,7 @@ fn i10_what_does_not_end_in_time_is_cut_off_and_leaves_nothing() {
     let mut slow = begin_upload(&cluster, "never", &body);
     cluster.wait_uploads_in_flight(1);
     assert!(cluster.stop("gateway").success());
-    // The calls of an upload may be cut off before its connection: then it hears of an error.
+    // The gateway may cut off the upload's calls before the connection, and answer with an error.
     let answer = slow.answer(false);
     assert!(
         answer.as_ref().map_or(true, |answer| answer.status >= 500),

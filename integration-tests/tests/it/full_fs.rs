@@ -36,13 +36,13 @@ const FILLED_BY_NAMES: u64 = 64;
 const ROOM_OF_NAMES: u64 = 16 << 20;
 /// Deadline for space to come back and for refusals that pass to pass.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Refusals in a row after which a file system counts as full: the blocks of a refused upload go,
-/// and their room may take another.
+/// Refusals in a row after which a file system counts as full. After a single refusal the blocks of
+/// the refused upload are freed, and the next upload may fit.
 const REFUSALS: usize = 3;
 /// Size from which files are named when a cell fails.
 const LARGE: u64 = 256 << 10;
-/// Bytes that the master's index, with the room that is kept for it, may take more in the last round
-/// than in the first. Of a file system of 24 MiB that is much.
+/// Bytes by which the master's index and its reserved space may grow from the first to the last round.
+/// On a file system of 24 MiB this exceeds half of the files.
 const INDEX_GROWTH: usize = 4 << 20;
 /// Length of the longest value of a header of metadata, and how many of them a name gets.
 const METADATA: (usize, usize) = (1_000, 3);

@@ -500,8 +500,7 @@ fn i1_s12_a_volume_that_is_not_mounted_is_not_formatted() {
     assert_eq!(cluster.fetch("/api/files/new").body, b"new");
 }
 
-/// `/ready` of `dev` is that of the gateway: a person with curl alone must see the hold there. The
-/// log must have the size that the node has assumed.
+/// Checks that `/ready` of `dev` shows the hold, and that the log names the assumed size.
 #[test]
 fn i12_dev_tells_of_a_hold_and_of_an_assumed_size() {
     let mut cluster = Cluster::one_of_each(PROGRAM).dev().start();

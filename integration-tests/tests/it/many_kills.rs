@@ -132,7 +132,7 @@ impl Uploader<'_> {
             self.load.reads.fetch_add(1, Ordering::Relaxed);
         }
 
-        // The delete may take effect from now on, whatever its answer is.
+        // From here on the file may be gone, also if the delete fails.
         self.load.acked.lock().remove(&name);
         self.load
             .unsure
@@ -245,7 +245,7 @@ impl Load<'_> {
         self.cluster.restart(role);
     }
 
-    /// Checks that no role has ended by itself: only a person would start it again.
+    /// Checks that no role has ended by itself: the test starts only killed roles again.
     fn check_running(&self) {
         for role in ROLES {
             let ended = self.cluster.ended(role);

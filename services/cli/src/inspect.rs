@@ -41,11 +41,11 @@ pub(crate) fn run(dir: &Path, payloads: Payloads, is_json: bool) -> Result<(), F
     }
 }
 
-/// Returns the last line for people: the sentence of the part that has to be decided first, and
-/// which others are not whole.
+/// Returns the summary for people: the sentence of the part to deal with first, and the names of the
+/// other parts that are not whole.
 ///
-/// A master that waits for a person, or does not start, comes before all disks: what disks are in
-/// doubt about may follow from it. Otherwise the worst part comes first.
+/// A master that is read-only or does not start comes first, because doubts of disks may follow from
+/// it. Otherwise the part with the worst outcome comes first.
 fn summary(inspections: &[Inspection]) -> String {
     let is_first = |found: &&Inspection| {
         let waits = matches!(found.outcome, StartOutcome::Held | StartOutcome::Refused);

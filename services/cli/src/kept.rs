@@ -73,7 +73,7 @@ pub(crate) fn list(json: bool, source: &dyn Source) -> Result<(), Failure> {
             writeln!(out, "no upload is kept{yet}").map_err(Failure::output)?;
         }
         if undecided.undecided > 0 {
-            // Written to stderr: a program that reads stdout expects uploads to drop.
+            // Print to stderr: stdout lists only uploads, which a script may drop.
             let mut err = std::io::stderr().lock();
             match json {
                 true => print_json(&mut err, &undecided),

@@ -74,9 +74,8 @@ pub(crate) fn is_healed_by_a_start(error: &Error) -> bool {
     of_storage || of_master
 }
 
-/// Returns true for an error of a later start that another start may not meet, although nobody changes
-/// anything: the failed life may hold the disk or the port for a moment longer, and a disk may be
-/// slow to come back.
+/// Returns true if another start may succeed without a change by a person: the failed life may still
+/// hold the disk or the port, or a disk may come back late.
 pub(crate) fn may_pass(error: &Error) -> bool {
     use cstore_master::RunError as Master;
     use cstore_storage::RunError as Storage;

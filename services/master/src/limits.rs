@@ -64,11 +64,11 @@ cstore_types::limits! {
     /// Most batches that share one sync while the disk is nearly full, so that one group cannot
     /// take the rest of it.
     pub(crate) count MAX_TIGHT_GROUP: usize = 64;
-    /// Time after which a master that has nothing to write looks whether room is allocated behind the
-    /// end of the index. What is missing is allocated then.
+    /// Time between two checks of the space behind the end of the index while no change arrives.
+    /// Missing space is allocated then.
     pub(crate) time HOLD_INTERVAL: Duration = Duration::from_millis(10);
-    /// Such looks after the last change. Then the index has written everything, and the next one
-    /// comes with the next change.
+    /// Checks after the last change: three seconds of them. sled flushes every second, so the index is
+    /// written by then, and checks stop until the next change.
     pub(crate) count HOLD_CHECKS: usize = 300;
     /// Largest frame of the log. A group that needs more is written in several.
     pub(crate) bytes LOG_FRAME_BYTES: usize = 8 << 20;
@@ -86,10 +86,11 @@ cstore_types::limits! {
     /// Most files of the metadata log that are kept open at a time. Others are opened when they are
     /// read.
     pub(crate) count MAX_OPEN_LOG_FILES: usize = 4;
-    /// Least reserve of the file system of the master; between the bounds it is an eighth. With less
-    /// than half of it free, beside the ballast, new names are refused.
+    /// Smallest reserve of the master's file system; the reserve is an eighth of the file system. New
+    /// names are refused if less than half of the reserve is free beside the ballast.
     pub(crate) bytes MIN_DISK_RESERVE: u64 = 8 << 20;
-    /// Most reserve of the file system of the master. On a large disk it is no eighth.
+    /// Largest reserve of the master's file system. A file system of more than 512 MiB reserves less
+    /// than an eighth.
     pub(crate) bytes MAX_DISK_RESERVE: u64 = 64 << 20;
     /// Files of the log for which a start needs room: the copy of an unproven tail, and a new one.
     /// Without it the reserve on the disk is used up.
@@ -100,8 +101,8 @@ cstore_types::limits! {
     /// disk's writes has succeeded each time. After that it starts again.
     pub(crate) time READS_AT_LEAST: Duration = Duration::from_secs(60);
 
-    /// Bytes that are allocated for a snapshot beyond those of its pairs, for its head and
-    /// checksums. It needs no more.
+    /// Bytes that are allocated for a snapshot beyond its pairs, for head and checksums. Beyond it a
+    /// snapshot takes free space.
     pub(crate) bytes SNAPSHOT_SLACK_BYTES: u64 = 64 << 10;
     /// Most pairs that a snapshot copies while it holds the lock, for about 0.3 ms. Changes wait
     /// for as long.

@@ -45,10 +45,10 @@ pub struct Rescued {
     pub newest: u64,
     /// Changes behind `position` that are known to be missing or damaged.
     pub lost_changes: u64,
-    /// Changes behind `position` that the log of the folder holds whole. They are not in the file,
-    /// because an earlier one is missing or damaged.
+    /// Changes behind `position` that are intact in the log. The file leaves them out, because an
+    /// earlier change is missing or damaged.
     pub unused_changes: u64,
-    /// Nothing proves that no change behind `newest` was acknowledged.
+    /// True if acknowledged changes behind `newest` may be missing.
     pub may_lag: bool,
     /// Changes are known to be missing, or values were left out.
     pub is_partial: bool,

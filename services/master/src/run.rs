@@ -73,10 +73,10 @@ impl RunError {
     /// configuration.
     pub fn may_pass(&self) -> bool {
         match self {
-            // A process that ends gives the folder back, and the system may use it again.
+            // The other master may end, and the error of the system may pass.
             Self::InUse(_) | Self::Io(_) | Self::WriterEnded(_) | Self::TakesWrites => true,
             Self::Meta(error) => error.may_pass(),
-            // Rules that could not read or write the metadata may the next time.
+            // Reading or writing the metadata may succeed at the next start.
             Self::Rules(fault) => fault.code == ErrorCode::Full || fault.code.is_retryable(),
             Self::Mesh(_) | Self::Task(_) => false,
         }

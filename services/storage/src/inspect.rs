@@ -464,8 +464,7 @@ fn say_hold(opened: &Opened, open: &[&Doubt], losses: &[String]) -> String {
     format!("{kind}, because {reason}{known}; {way_out}")
 }
 
-/// Returns the things that end doubts when they are put back. Data that lies there and cannot be
-/// read is not called missing.
+/// Returns the parts to put back, so that the doubts end. Unreadable data is not listed as missing.
 fn remedies(open: &[&Doubt]) -> String {
     let mut things: Vec<&str> = Vec::new();
     for doubt in open {

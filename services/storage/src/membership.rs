@@ -44,8 +44,8 @@ pub(crate) struct StorageMember {
     audit_due: Option<Instant>,
     /// Sessions without a set here, for the next report.
     absent: Vec<SessionId>,
-    /// Accepts of the last answer that a disk that is open for reads only has refused. Each is logged
-    /// once, although every answer names it.
+    /// Accepts of the last answer that the disk refused because it is open for reads only. Every answer
+    /// repeats them; each is logged once.
     refused_accepts: Vec<u32>,
 }
 
@@ -87,7 +87,7 @@ impl StorageMember {
         }
     }
 
-    /// Says that a disk that is open for reads only takes none of these accepts, once for each.
+    /// Logs once for each accept that a disk which is open for reads only cannot take the accept.
     fn refuse_accepts(&mut self, numbers: Vec<u32>) {
         let is_new = |number: &&u32| !self.refused_accepts.contains(number);
         let new = numbers.iter().filter(is_new).copied();
@@ -143,8 +143,8 @@ impl StorageMember {
         let is_due = self.audit_due.is_some_and(|due| due <= Instant::now());
         let is_outdated = audit.is_outdated();
         if is_outdated {
-            // The accepted master may not know sessions that the one before it has confirmed.
-            // Unless they are asked about again, nobody keeps them, and nobody can drop them.
+            // The accepted master may not know sessions that the previous one confirmed. Ask about
+            // them again; otherwise the master neither keeps nor drops them.
             self.roll_call.forget_all();
         }
         if is_due || is_outdated {
@@ -371,8 +371,8 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
     }
 }
 
-/// Returns a number that tells this boot of this machine from others, also from within containers;
-/// 0 if the kernel does not say.
+/// Returns a number that identifies this boot of this machine, the same in all containers on the
+/// machine; 0 if the kernel has no boot id.
 fn machine() -> u64 {
     static MACHINE: OnceLock<u64> = OnceLock::new();
 

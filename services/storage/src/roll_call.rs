@@ -59,8 +59,8 @@ impl RollCall {
         }
     }
 
-    /// Forgets all that was confirmed: another master, or another copy of its metadata, decides from
-    /// now on. It may not know what the one before it has called committed.
+    /// Forgets all confirmations. Called when another master, or another copy of the metadata, is
+    /// accepted: it may not know sessions that the previous one confirmed.
     pub(crate) fn forget_all(&self) {
         self.0.state.lock().confirmed.clear();
     }
@@ -138,7 +138,7 @@ impl RollCall {
 
 #[cfg(test)]
 impl RollCall {
-    /// Returns true if a session is not asked about any more.
+    /// Returns true if the master is not asked about the session any more.
     pub(crate) fn has_confirmed(&self, session: SessionId) -> bool {
         self.0.state.lock().confirmed.contains(&session)
     }

@@ -84,9 +84,10 @@ impl Lives {
     }
 }
 
-/// Returns true if a role that ended with `error` is started again. The next start deals with a failed
-/// disk; an error of that start is repeated only if it may pass by itself, otherwise the role would be
-/// started for ever.
+/// Returns true if a role that ended with `error` is started again.
+///
+/// After a failure of its disk a role is always started once more. An error of that start is retried
+/// only if it may pass by itself; otherwise the role would be started for ever.
 fn goes_on(error: &anyhow::Error, is_first: bool) -> bool {
     is_healed_by_a_start(error) || (!is_first && may_pass(error))
 }

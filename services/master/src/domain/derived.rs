@@ -169,8 +169,8 @@ impl Derived {
         self.kept.lock().len() as u64
     }
 
-    /// Returns the number of open sessions of another era, which are kept when they were silent for
-    /// `ttl`, and the time until the first of them is.
+    /// Returns the number of open sessions of another era, and the time until the first of them is kept.
+    /// A session is kept once it was silent for `ttl`.
     ///
     /// Only sessions that a storage node has reported in this life of the master are counted.
     pub(crate) fn undecided(&self, ttl: Duration) -> (u64, Duration) {

@@ -94,9 +94,9 @@ pub(crate) struct DiskReport {
 pub(crate) struct SharedRoom {
     /// Equal for disks of one file system.
     pub(crate) file_system: u64,
-    /// Bytes that the file system has left.
+    /// Free bytes of the file system.
     pub(crate) free_bytes: u64,
-    /// Part of the free bytes of the disk that it has yet to take of them.
+    /// Part of the disk's free bytes that is not allocated yet, and comes out of `free_bytes`.
     pub(crate) growth_bytes: u64,
 }
 
@@ -392,7 +392,8 @@ impl Membership {
             if let Some(room) = &disk.room {
                 let (growth, free) = shared.entry(room.file_system).or_default();
                 *growth = growth.saturating_add(room.growth_bytes);
-                // Reports come at different times: the one that saw the most.
+                // Reports are of different ages. Take the largest value: an older report may have
+                // measured before another disk grew.
                 *free = room.free_bytes.max(*free);
             }
         }

@@ -172,7 +172,7 @@ impl LogFiles {
         self.0.lock().insert(file, position);
     }
 
-    /// Returns true if a snapshot at `position` gives files of `log` back.
+    /// Returns true if a snapshot at `position` covers files of `log`, which are removed then.
     pub(super) fn has_covered(&self, log: &Log, position: Position) -> bool {
         log.files()
             .iter()
@@ -207,8 +207,8 @@ pub(super) struct Checkpoint {
     /// Size of the last snapshot, which decides when the next one is due.
     pub(super) last_bytes: Arc<AtomicU64>,
     pub(super) cancelled: Arc<AtomicBool>,
-    /// True while the writer waits for the snapshot: nobody needs the processor more.
-    pub(super) hurries: Arc<AtomicBool>,
+    /// True while the writer waits for the checkpoint, which takes no rests then.
+    pub(super) is_awaited: Arc<AtomicBool>,
     pub(super) gauge: SharedGauge,
 }
 
@@ -222,12 +222,12 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Checkpoint {
-    /// Begins the snapshot of a position and its link in a file that has `bytes` allocated, if the
-    /// file system can.
+    /// Creates the file of a snapshot at a position and its link, and allocates `bytes` bytes for it
+    /// if the file system supports that.
     ///
     /// # Errors
-    /// Of the disk, also without room.
-    pub(super) fn begin(
+    /// [`MetaError::Full`] if the file system has no space for `bytes`, `Io`. No file is left.
+    pub(super) fn create(
         &self,
         at: (Position, Link),
         bytes: u64,
@@ -235,14 +235,14 @@ impl Checkpoint {
         snapshot::SnapshotWriter::create(&self.dir, at, bytes)
     }
 
-    /// Writes the snapshot whose cut is that of the running walk, and retires the log files that it
-    /// covers. `rests` is false if nobody commits at the same time.
+    /// Writes the snapshot of the running walk, and retires the log files that the snapshot covers.
+    /// `rests` is false if no batch is committed at the same time.
     ///
-    /// Returns the snapshot that was replaced: its room comes back with this file, which has no name
-    /// any more.
+    /// Returns the file of the replaced snapshot, which has no name any more, so that the caller can
+    /// free its space in steps. The new snapshot is durable.
     ///
     /// # Errors
-    /// Of the disk: the snapshot before stays, and the log keeps growing.
+    /// The error of the disk or the index. The previous snapshot stays, and the log keeps growing.
     pub(super) fn take(
         &self,
         out: snapshot::SnapshotWriter,
@@ -250,7 +250,7 @@ impl Checkpoint {
     ) -> Result<Option<File>, MetaError> {
         let ending = EndOnDrop(&self.walk);
         let position = out.position();
-        let replaced = snapshot::open_to_cut(&self.dir);
+        let replaced = snapshot::open_for_truncation(&self.dir);
         let written = self.write(out, rests)?;
         drop(ending);
         self.last_bytes.store(written.bytes, Ordering::Relaxed);
@@ -286,7 +286,7 @@ impl Checkpoint {
                 out.put(key, value)
                     .inspect_err(|error| self.index.distrust_for(error))?;
             }
-            // Within the bytes that are allocated nothing is taken from others.
+            // Measure only behind the allocated bytes: these take no free space.
             if out.bytes() >= (measured + MEASURE_BYTES).max(out.allocated()) {
                 measured = out.bytes();
                 if !room::leaves_reserve(&self.gauge, &self.dir, 0) {
@@ -296,7 +296,7 @@ impl Checkpoint {
             if complete {
                 return out.finish();
             }
-            if rests && !self.hurries.load(Ordering::Relaxed) {
+            if rests && !self.is_awaited.load(Ordering::Relaxed) {
                 let pause = (begun.elapsed() * SNAPSHOT_REST_FACTOR).min(MAX_SNAPSHOT_REST);
                 woken.wait_for(&mut rest.lock(), pause);
             }

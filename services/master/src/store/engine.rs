@@ -18,13 +18,13 @@ use tracing::Instrument;
 
 use super::batch::Batch;
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
-use super::due::Due;
 use super::index::Index;
 use super::lives::{History, Lives};
 use super::recovery::{self, OpenLog, Recovered, Survey};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::scratch::Scratch;
 use super::snapshot;
+use super::snapshot_schedule::SnapshotSchedule;
 use super::writer::{self, Job, Outcome, Published, Writer};
 use super::{Change, Link, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
 use crate::limits::{
@@ -80,7 +80,7 @@ enum WriterMode {
 }
 
 impl SledOptions {
-    /// Returns the bytes that an open needs, whatever it finds.
+    /// Returns the free bytes that every open needs.
     fn room_at_open(&self) -> u64 {
         FILES_AT_OPEN * self.file_bytes
     }
@@ -133,7 +133,7 @@ impl SledMeta {
         let needed = options.room_at_open() + survey.index_bytes();
         let room = Room::open(dir, gauge.clone(), options.file_bytes, needed);
         let recovered = survey.recover(dir, options, &gauge)?;
-        let recovered = show(recovered, dir, options, &*observer)?;
+        let recovered = feed_or_rebuild(recovered, dir, options, &*observer)?;
         let (index, position) = (recovered.index.clone(), recovered.position);
         let snapshot_bytes = recovered.snapshot_bytes;
         let OpenLog {
@@ -162,7 +162,7 @@ impl SledMeta {
             walk: Arc::new(Walk::default()),
             last_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
             cancelled: Arc::default(),
-            hurries: Arc::default(),
+            is_awaited: Arc::default(),
             gauge,
         };
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -179,10 +179,10 @@ impl SledMeta {
             room,
             snapshot_bytes: options.snapshot_bytes,
             file_bytes: options.file_bytes,
-            due: Due::new(snapshot_bytes, uncovered),
+            schedule: SnapshotSchedule::new(snapshot_bytes, uncovered),
             applied: position,
             lacked_room: false,
-            taking: None,
+            checkpointing: None,
             abandoned: abandoned.clone(),
             by_callers,
         };
@@ -203,9 +203,9 @@ impl SledMeta {
         })
     }
 
-    /// Passes the result of a read on. If the index cannot be used any more, the writer ends, so that
-    /// the master starts again.
-    fn readable<T>(&self, read: Result<T, MetaError>) -> Result<T, MetaError> {
+    /// Ends the writer if a read made the index unusable, so that the master starts again. Returns the
+    /// result of the read.
+    fn checked<T>(&self, read: Result<T, MetaError>) -> Result<T, MetaError> {
         if let Err(error) = &read {
             writer::end_with_the_index(&self.published.state, error);
         }
@@ -247,7 +247,8 @@ impl SledMeta {
     }
 }
 
-/// Surveys the folder. sled writes when it is opened, so on a full disk that takes of the ballast.
+/// Surveys the folder. If sled, which writes when it is opened, finds no space, cuts the ballast and
+/// tries once more.
 fn survey(
     dir: &Path,
     log_disk: &Arc<dyn Disk>,
@@ -269,8 +270,8 @@ fn survey(
     }
 }
 
-/// Shows `observer` every key of an open. An index of which a value is damaged is made anew.
-fn show(
+/// Feeds the keys of the index to `observer`. Makes the index anew if a value of it is damaged.
+fn feed_or_rebuild(
     recovered: Recovered,
     dir: &Path,
     options: &SledOptions,
@@ -344,7 +345,7 @@ impl MetaStore for SledMeta {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
-        self.readable(self.index.get(key))
+        self.checked(self.index.get(key))
     }
 
     async fn scan(
@@ -353,7 +354,7 @@ impl MetaStore for SledMeta {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        self.readable(self.index.scan(prefix, after, limit))
+        self.checked(self.index.scan(prefix, after, limit))
     }
 
     fn position(&self) -> Position {

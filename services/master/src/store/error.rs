@@ -61,7 +61,7 @@ impl MetaError {
             | Self::Io { .. }
             | Self::Random(_)
             | Self::Closed
-            // An index that does not open is made anew.
+            // The next open rebuilds an index that does not open.
             | Self::Index(_) => true,
             Self::Log(error) => error.may_pass(),
             Self::ReadOnly(why) => why.awaits_disk(),
@@ -78,13 +78,13 @@ impl MetaError {
         )
     }
 
-    /// Returns true if the index could not be written for want of room.
+    /// Returns true if sled found no space.
     pub(super) fn is_without_room(&self) -> bool {
         matches!(self, Self::Index(sled::Error::Io(error)) if is_full(error))
     }
 
-    /// Returns true if the index cannot be used until it is opened again: after an error of a write
-    /// sled refuses everything.
+    /// Returns true if the index is unusable until it is opened again: sled refuses everything after
+    /// a failed write.
     pub(super) fn ends_the_index(&self) -> bool {
         match self {
             Self::Index(sled::Error::Io(error)) => !is_passing(error),
@@ -138,7 +138,7 @@ impl MetaError {
 }
 
 /// Returns true for too few descriptors, no memory, and an interrupted call.
-/// Returns true if the file system, or the share of it that this user has, is full.
+/// Returns true if the file system or the user's quota is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
@@ -176,8 +176,8 @@ pub(crate) struct Extent {
     pub(crate) position: u64,
     /// Highest position that any part of the folder names.
     pub(crate) newest: u64,
-    /// Batches behind `position` that the log holds whole. Not used, because an earlier one is
-    /// missing or damaged.
+    /// Batches behind `position` that are intact in the log. They are left out, because an earlier batch
+    /// is missing or damaged.
     pub(crate) unused: u64,
     /// Nothing proves that the last batches that were acknowledged are in it: the log does not say
     /// how far it went, and the index was not closed.
@@ -203,7 +203,7 @@ impl Extent {
         behind.saturating_sub(self.unused)
     }
 
-    /// Writes which changes are not in it.
+    /// Writes which changes are left out.
     fn write_changes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (first, newest) = (self.position + 1, self.newest);
         match newest.saturating_sub(self.position) {

@@ -279,7 +279,8 @@ impl Index {
         Ok(())
     }
 
-    /// Returns the bytes that all keys of the rules and their values have in a snapshot.
+    /// Returns the size of all pairs of the rules in a snapshot, in bytes, without checksums of blocks.
+    /// Reads the whole index.
     pub(super) fn bytes_of_pairs(&self) -> Result<u64, MetaError> {
         const LENGTHS: usize = 8;
 

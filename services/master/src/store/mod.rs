@@ -22,7 +22,6 @@
 
 mod batch;
 mod checkpoint;
-mod due;
 mod engine;
 mod error;
 mod examine;
@@ -41,6 +40,7 @@ mod rescue;
 mod room;
 mod scratch;
 mod snapshot;
+mod snapshot_schedule;
 #[cfg(test)]
 mod tests;
 mod writer;

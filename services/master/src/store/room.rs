@@ -1,17 +1,21 @@
-//! Room on the file system of the index: sled must never meet a full disk, because it does not
-//! recover from one, and names must be deletable when nothing else is left.
+//! Disk space of the metadata: sled MUST NOT meet a full disk, because it refuses everything after a
+//! failed write, and files MUST be deletable when no other space is left.
 //!
 //! ```text
 //! free ──▶ 2 R ─────────── R/2 ────────────── file + R/8 ──▶ 0     R = reserve, 8 to 64 MiB
-//!          │ index synced   │ names refused    │ the ballast gives what is missing;
-//!          │ each group     │                  │ all is refused when it has gone
+//!          │ index synced   │ names refused    │ the ballast is cut by the missing bytes;
+//!          │ each group     │                  │ everything is refused once the ballast is empty
 //! ```
-//! A ballast stands beside the index: R/2 and the bytes of the next snapshot, which gives files of
-//! the log back. Names are added only while the ballast is whole. Deletes, tombstones, releases and
-//! snapshots take from it, as much as each needs, and room that comes back goes to it first.
+//! The ballast is a file whose space is allocated: R/2, and the space of the next snapshot, which
+//! lets files of the log be removed. New names are accepted only while the ballast has its full size.
+//! Deletes, tombstones, releases and snapshots cut the ballast by the bytes that they lack. Space
+//! that is freed refills the ballast first.
 //!
-//! R/4 are allocated behind the end of the index's file, where sled writes next. Others who fill
-//! the disk between two measurements cannot take that room.
+//! R/4 are allocated behind the end of the index's file, where sled writes next, so that other
+//! writers cannot take that space between two measurements.
+//!
+//! ## Why this way
+//! Free space belongs to the fastest writer; only allocated space is reserved. See ADR 18.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -26,7 +30,7 @@ use super::index;
 use crate::limits::{MAX_DISK_RESERVE, MIN_DISK_RESERVE};
 
 const NAME: &str = "ballast";
-/// Bytes in which a file system counts what is allocated for a file.
+/// Unit of `st_blocks` in bytes (POSIX `stat`, as Linux counts).
 const SECTOR: u64 = 512;
 
 /// Free and total bytes of a file system.
@@ -74,78 +78,80 @@ pub(super) fn by_statvfs() -> SharedGauge {
     }))
 }
 
-/// The room that is left for a group.
+/// Space that is left for a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Headroom {
     /// Nothing can be written.
     None,
     /// Batches that free space can be written, but none that adds names.
     FreeingOnly,
-    /// Everything can be written; the index MUST be flushed after each group, so that the next
-    /// measurement sees it.
+    /// Everything can be written; the index MUST be flushed after each group, otherwise the next
+    /// measurement does not see its writes.
     Tight,
     Ample,
 }
 
-/// Bytes that the ballast has for snapshots.
+/// Space that the ballast holds for snapshots, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Needs {
-    /// The next snapshot; 0 while one is taken, which has its own.
-    pub(super) snapshot: u64,
-    /// Bytes by which it is larger than the one that it replaces: the one behind it will need these
-    /// beside those of the replaced one.
+pub(super) struct SnapshotReserve {
+    /// Size of the next snapshot; 0 while a snapshot is written, whose own file holds the space.
+    pub(super) next: u64,
+    /// Bytes by which the next snapshot may exceed the last one. Its successor needs them beside the
+    /// space of the replaced snapshot.
     pub(super) growth: u64,
-    pub(super) is_taken: bool,
+    /// True while a snapshot is written.
+    pub(super) is_running: bool,
 }
 
-impl Needs {
+impl SnapshotReserve {
     fn bytes(self) -> u64 {
-        self.snapshot.saturating_add(self.growth)
+        self.next.saturating_add(self.growth)
     }
 }
 
-/// Part of the ballast that a measurement leaves.
+/// Part of the ballast that a measurement may cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeps {
-    /// Room of snapshots, and of what is written beside them.
-    Snapshot,
-    Nothing,
+pub(super) enum BallastUse {
+    /// All but the space of the next snapshot and of the writes beside it.
+    LeaveSnapshot,
+    All,
 }
 
-/// The guard of the file system that holds the index.
+/// Guard of the file system that holds the index.
 #[derive(Debug)]
 pub(super) struct Room {
     dir: PathBuf,
     gauge: SharedGauge,
     ballast: Ballast,
-    hold: IndexHold,
-    /// Snapshot that was replaced. It has no name any more, and its room goes to the ballast.
+    index_space: IndexSpace,
+    /// Replaced snapshot, a file without a name. Its space moves to the ballast.
     replaced: Option<File>,
     /// Standard size of a file of the log.
     file_bytes: u64,
-    is_told: bool,
+    /// True if the refusal of names was logged since there was ample space.
+    is_refusal_logged: bool,
 }
 
 impl Room {
-    /// Looks for the ballast of `dir`, and cuts it until `needed` bytes are free: opening the log
-    /// and the index writes, too. Files of the log have `file_bytes`.
+    /// Opens the ballast of `dir`, and cuts the ballast until `needed` bytes are free for the writes of
+    /// the open itself. `file_bytes` is the standard size of a file of the log.
     pub(super) fn open(dir: &Path, gauge: SharedGauge, file_bytes: u64, needed: u64) -> Self {
         let mut room = Self {
             dir: dir.to_path_buf(),
             gauge,
-            ballast: Ballast::find(dir),
-            hold: IndexHold::default(),
+            ballast: Ballast::open(dir),
+            index_space: IndexSpace::default(),
             replaced: None,
             file_bytes,
-            is_told: false,
+            is_refusal_logged: false,
         };
         room.make_way(needed);
         room
     }
 
-    /// Cuts the ballast until `needed` bytes are free. Returns false if they are not; a file system
-    /// that cannot be measured is left to its own errors.
-    pub(super) fn make_way(&mut self, needed: u64) -> bool {
+    /// Cuts the ballast until `needed` bytes are free, or the ballast is empty. Returns true if
+    /// `needed` bytes are free, or if the file system cannot be measured.
+    fn make_way(&mut self, needed: u64) -> bool {
         let Ok(space) = self.measure() else {
             return true;
         };
@@ -153,16 +159,19 @@ impl Room {
         self.ballast.cut(missing) >= missing
     }
 
-    /// Returns true if a snapshot of `bytes` fits beside what deletes need meanwhile.
+    /// Returns true if free space and ballast suffice for a snapshot of `bytes` bytes and for the
+    /// deletes that are committed during the snapshot.
     pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
         self.measure().map_or(true, |space| {
-            let room = space.free.saturating_add(self.ballast.bytes);
-            room >= bytes.saturating_add(self.beside_snapshot(space))
+            let available = space.free.saturating_add(self.ballast.bytes);
+            available >= bytes.saturating_add(self.beside_snapshot(space))
         })
     }
 
-    /// Cuts the ballast until a snapshot of `bytes` fits beside what deletes need meanwhile.
-    /// Returns false if it does not; nothing is cut then.
+    /// Cuts the ballast until a snapshot of `bytes` bytes can be allocated, with space left for the
+    /// deletes that are committed during the snapshot.
+    ///
+    /// Returns false if free space and ballast do not suffice. The ballast is not cut then.
     pub(super) fn make_way_for_snapshot(&mut self, bytes: u64) -> bool {
         let Ok(space) = self.measure() else {
             return true;
@@ -171,54 +180,58 @@ impl Room {
         self.fits_snapshot(bytes) && self.make_way(needed)
     }
 
+    /// Returns the bytes that MUST stay free beside a snapshot.
     fn beside_snapshot(&self, space: Space) -> u64 {
         let reserve = reserve_of(space);
-        match self.ballast.cannot_hold {
+        match self.ballast.is_unsupported {
             true => reserve,
-            false => self.work(reserve),
+            false => self.freeing_bytes(reserve),
         }
     }
 
-    /// Cuts a piece off the ballast. Returns false if none is left.
-    pub(super) fn give_a_piece(&mut self) -> bool {
+    /// Cuts the ballast by the size of a file of the log. Returns false if the ballast is empty.
+    pub(super) fn release_piece(&mut self) -> bool {
         self.ballast.cut(self.file_bytes) > 0
     }
 
-    /// Takes the room of a snapshot that was replaced, for the next one.
-    pub(super) fn take_over(&mut self, replaced: Option<File>) {
+    /// Takes the file of a replaced snapshot. The next measurement moves the space of this file to the
+    /// ballast.
+    pub(super) fn adopt_replaced(&mut self, replaced: Option<File>) {
         self.replaced = replaced;
     }
 
-    /// Measures the room for the next group; cuts or extends the ballast as needed. What it has for
-    /// snapshots is left if `keeps` says so.
-    pub(super) fn headroom(&mut self, needs: Needs, keeps: Keeps) -> Headroom {
+    /// Measures the space for the next group. Cuts the ballast if a group that adds no names would
+    /// lack space, otherwise refills the ballast and the space of the index.
+    pub(super) fn headroom(&mut self, snapshots: SnapshotReserve, cuts: BallastUse) -> Headroom {
         let Ok(space) = self.measure() else {
             // A file system that cannot be measured is left to its own errors.
             return Headroom::Ample;
         };
         let reserve = reserve_of(space);
-        let work = self.work(reserve);
+        let for_freeing = self.freeing_bytes(reserve);
         let unit = reserve / 32;
-        let target = (reserve / 2 + needs.bytes()).next_multiple_of(unit);
+        let target = (reserve / 2 + snapshots.bytes()).next_multiple_of(unit);
         let mut free = space.free;
-        if !needs.is_taken
+        if !snapshots.is_running
             && let Some(replaced) = self.replaced.take()
             && free < 2 * reserve
         {
             self.ballast.move_from(&self.dir, &replaced, target, unit);
         }
 
-        let lacks = self.hold.lacks(&self.dir, reserve / 4);
-        let kept = match keeps {
-            Keeps::Snapshot => needs.bytes() + work,
-            Keeps::Nothing => 0,
+        // Deletes and the index come first.
+        let missing_index = self.index_space.missing(&self.dir, reserve / 4);
+        let left = match cuts {
+            BallastUse::LeaveSnapshot => snapshots.bytes() + for_freeing,
+            BallastUse::All => 0,
         };
-        let missing = (work + lacks).saturating_sub(free);
-        free += self
-            .ballast
-            .cut(missing.min(self.ballast.bytes.saturating_sub(kept)));
-        free -= self.hold.extend(lacks.min(free.saturating_sub(work)));
+        let missing = (for_freeing + missing_index).saturating_sub(free);
+        let available = self.ballast.bytes.saturating_sub(left);
+        free += self.ballast.cut(missing.min(available));
+        let spare = free.saturating_sub(for_freeing);
+        free -= self.index_space.allocate(missing_index.min(spare));
 
+        // The rest refills the ballast, or an oversized ballast is cut.
         let spare = free.saturating_sub(reserve / 2);
         if self.ballast.bytes < target {
             let missing = target - self.ballast.bytes;
@@ -227,54 +240,48 @@ impl Room {
                 _ => spare / unit * unit,
             };
             free -= self.ballast.extend(&self.dir, more);
-        } else if !needs.is_taken && self.ballast.bytes > target + reserve / 8 {
+        } else if !snapshots.is_running && self.ballast.bytes > target + reserve / 8 {
             free += self.ballast.cut(self.ballast.bytes - target);
         }
 
-        let adds_from = match self.ballast.cannot_hold {
+        let names_need = match self.ballast.is_unsupported {
             false if self.ballast.bytes < target => u64::MAX,
             false => reserve / 2,
-            true => reserve + needs.bytes(),
+            true => reserve + snapshots.bytes(),
         };
-        tracing::trace!(
-            free,
-            work,
-            target,
-            ballast = self.ballast.bytes,
-            ?needs,
-            ?keeps,
-            "room"
-        );
         let headroom = match free {
-            _ if free < work / 2 => Headroom::None,
-            _ if free < adds_from => Headroom::FreeingOnly,
+            _ if free < for_freeing / 2 => Headroom::None,
+            _ if free < names_need => Headroom::FreeingOnly,
             _ if free < 2 * reserve => Headroom::Tight,
             _ => Headroom::Ample,
         };
-        self.tell(headroom, free);
+        self.log_refusal(headroom, free);
         headroom
     }
 
-    /// Says when names begin to be refused, once until there is ample room.
-    fn tell(&mut self, headroom: Headroom, free: u64) {
+    /// Logs that names are refused: once, until there is ample space again.
+    fn log_refusal(&mut self, headroom: Headroom, free: u64) {
         let refuses_names = headroom <= Headroom::FreeingOnly;
-        if refuses_names && !std::mem::replace(&mut self.is_told, true) {
+        if refuses_names && !std::mem::replace(&mut self.is_refusal_logged, true) {
             tracing::warn!(
                 free,
                 "metadata disk is nearly full: new names are refused, deletes go on"
             );
         }
-        self.is_told &= headroom != Headroom::Ample;
+        self.is_refusal_logged &= headroom != Headroom::Ample;
     }
 
-    /// Returns true if room behind the end of the index is missing.
-    pub(super) fn lacks_hold(&mut self) -> bool {
-        self.measure()
-            .is_ok_and(|space| self.hold.lacks(&self.dir, reserve_of(space) / 4) > 0)
+    /// Returns true if less than half of the space behind the end of the index is allocated.
+    pub(super) fn lacks_index_space(&mut self) -> bool {
+        let Ok(space) = self.measure() else {
+            return false;
+        };
+        self.index_space.missing(&self.dir, reserve_of(space) / 4) > 0
     }
 
-    /// Returns the free bytes that a group needs which adds no names.
-    fn work(&self, reserve: u64) -> u64 {
+    /// Returns the free bytes that a group without new names needs: a file of the log, and the pages
+    /// that sled writes for the group.
+    fn freeing_bytes(&self, reserve: u64) -> u64 {
         self.file_bytes + reserve / 8
     }
 
@@ -283,43 +290,43 @@ impl Room {
     }
 }
 
-/// A file without content of its own, whose room is cut off for others.
+/// File without content whose allocated space is reserved for the master.
 #[derive(Debug)]
 struct Ballast {
-    /// Kept open: it is cut when there may be no descriptors either.
+    /// Open for the life of the master: cutting MUST NOT need a descriptor.
     file: Option<File>,
     bytes: u64,
-    /// True if making it has failed. It is not tried again.
-    cannot_hold: bool,
+    /// True if the file system cannot allocate space in advance. Not tried again.
+    is_unsupported: bool,
 }
 
 impl Ballast {
-    fn find(dir: &Path) -> Self {
+    /// Opens the ballast of `dir`; an empty one if there is none.
+    fn open(dir: &Path) -> Self {
         let mut ballast = Self {
             file: OpenOptions::new().write(true).open(dir.join(NAME)).ok(),
             bytes: 0,
-            cannot_hold: false,
+            is_unsupported: false,
         };
-        ballast.take_length();
+        ballast.read_length();
         ballast
     }
 
-    /// Takes what is allocated of the file. A copy of it may have holes, which hold no room.
-    fn take_length(&mut self) {
-        let Some((file, metadata)) = self
-            .file
-            .as_ref()
-            .and_then(|file| Some((file, file.metadata().ok()?)))
-        else {
+    /// Reads the length of the file. Truncates a file with holes, such as a copy of a ballast: holes
+    /// reserve no space.
+    fn read_length(&mut self) {
+        let Some(file) = &self.file else { return };
+        let Ok(metadata) = file.metadata() else {
             return;
         };
-        self.bytes = metadata.len();
-        if metadata.blocks() * SECTOR < metadata.len() && file.set_len(0).is_ok() {
-            self.bytes = 0;
-        }
+        let has_holes = metadata.blocks() * SECTOR < metadata.len();
+        self.bytes = match has_holes && file.set_len(0).is_ok() {
+            true => 0,
+            false => metadata.len(),
+        };
     }
 
-    /// Gives up to `bytes` of it to the file system. Returns how many.
+    /// Frees up to `bytes` bytes of the ballast. Returns the bytes that were freed.
     fn cut(&mut self, bytes: u64) -> u64 {
         let bytes = bytes.min(self.bytes);
         let Some(file) = self.file.as_ref().filter(|_| bytes > 0) else {
@@ -337,9 +344,9 @@ impl Ballast {
         }
     }
 
-    /// Allocates up to `bytes` more. Returns how many.
+    /// Allocates `bytes` more bytes. Returns `bytes`, or 0 if that fails.
     fn extend(&mut self, dir: &Path, bytes: u64) -> u64 {
-        if bytes == 0 || self.cannot_hold {
+        if bytes == 0 || self.is_unsupported {
             return 0;
         }
         match self.allocate(dir, bytes) {
@@ -348,16 +355,16 @@ impl Ballast {
                 bytes
             }
             Err(error) => {
-                // What was allocated of it before the error MUST NOT stay.
+                // A failed allocation may have extended the file: truncate it, otherwise space stays
+                // taken that `bytes` does not count.
                 let _ = self.file.as_ref().map(|file| file.set_len(self.bytes));
                 let may_pass = is_full(&error) || is_passing(&error);
                 if !may_pass && self.bytes == 0 {
-                    // Without preallocation a file holds no room, so it would only pretend.
                     tracing::warn!(%error, "no ballast can be made beside the index");
                     *self = Self {
                         file: None,
                         bytes: 0,
-                        cannot_hold: true,
+                        is_unsupported: true,
                     };
                     let _ = std::fs::remove_file(dir.join(NAME));
                 }
@@ -366,14 +373,16 @@ impl Ballast {
         }
     }
 
-    /// Takes room of `from`, which is not needed, until it has `target` bytes itself: a piece at a
-    /// time, so that others find no more of it free.
+    /// Moves space from the file `from`, which has no name, to the ballast, until the ballast has
+    /// `target` bytes or `from` is empty. At most `piece` bytes are free at a time, so that another
+    /// writer can take no more.
     fn move_from(&mut self, dir: &Path, from: &File, target: u64, piece: u64) {
-        let metadata = from.metadata().ok();
-        // A file that has another name is somebody's copy.
-        let nameless = metadata.filter(|metadata| metadata.nlink() == 0);
-        let mut left = nameless.map_or(0, |metadata| metadata.len());
-        while left > 0 && self.bytes < target && !self.cannot_hold {
+        // A file with a name is a copy that somebody made by a link.
+        let Some(metadata) = from.metadata().ok().filter(|found| found.nlink() == 0) else {
+            return;
+        };
+        let mut left = metadata.len();
+        while left > 0 && self.bytes < target && !self.is_unsupported {
             let part = piece.min(left).min(target - self.bytes);
             left -= part;
             if from.set_len(left).is_err() {
@@ -388,55 +397,57 @@ impl Ballast {
             let mut options = OpenOptions::new();
             let options = options.write(true).create(true).truncate(false);
             self.file = Some(options.open(dir.join(NAME))?);
-            self.take_length();
+            self.read_length();
         }
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Ok(fallocate(file, FallocateFlags::empty(), self.bytes, bytes)?)
     }
 }
 
-/// Room that is allocated behind the end of the index's file.
+/// Space that is allocated behind the end of the index's file.
 #[derive(Debug, Default)]
-struct IndexHold {
-    /// The file of the index, opened with the first measurement.
+struct IndexSpace {
+    /// The file of the index, opened at the first measurement.
     file: Option<File>,
-    /// True if allocating has failed. It is not tried again.
-    cannot_hold: bool,
+    /// True if the file system cannot allocate space in advance. Not tried again.
+    is_unsupported: bool,
 }
 
-impl IndexHold {
-    /// Returns the bytes that are missing of `wanted`; 0 while half of it is there. sled gives all
-    /// of it back whenever it cuts its file.
-    fn lacks(&mut self, dir: &Path, wanted: u64) -> u64 {
+impl IndexSpace {
+    /// Returns the bytes that are missing to `wanted`; 0 while at least half of `wanted` is allocated.
+    /// All of the space is freed whenever sled truncates the file.
+    fn missing(&mut self, dir: &Path, wanted: u64) -> u64 {
         if self.file.is_none() {
             let file = OpenOptions::new().write(true).open(index::file_in(dir));
             self.file = file.ok();
         }
         match self.measure() {
-            Some((_, held)) if held < wanted / 2 && !self.cannot_hold => wanted - held,
+            Some((_, allocated)) if allocated < wanted / 2 && !self.is_unsupported => {
+                wanted - allocated
+            }
             _ => 0,
         }
     }
 
-    /// Allocates `bytes` more. Returns how many.
-    fn extend(&mut self, bytes: u64) -> u64 {
-        let Some((file, (len, held))) = self.file.as_ref().zip(self.measure()) else {
+    /// Allocates `bytes` more bytes. Returns `bytes`, or 0 if that fails.
+    fn allocate(&mut self, bytes: u64) -> u64 {
+        let Some((file, (len, allocated))) = self.file.as_ref().zip(self.measure()) else {
             return 0;
         };
         if bytes == 0 {
             return 0;
         }
-        match fallocate(file, FallocateFlags::KEEP_SIZE, len, held + bytes) {
+        match fallocate(file, FallocateFlags::KEEP_SIZE, len, allocated + bytes) {
             Ok(()) => bytes,
             Err(error) => {
                 let error = io::Error::from(error);
-                self.cannot_hold = !is_full(&error) && !is_passing(&error);
+                self.is_unsupported = !is_full(&error) && !is_passing(&error);
                 0
             }
         }
     }
 
-    /// Returns the size of the file and the bytes that are allocated behind its end.
+    /// Returns the length of the file and the bytes that are allocated behind its end.
     fn measure(&self) -> Option<(u64, u64)> {
         let metadata = self.file.as_ref()?.metadata().ok()?;
         let allocated = metadata.blocks() * SECTOR;
@@ -452,19 +463,19 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// A file system of 256 MiB on which others have taken some, and a room in it.
+    /// A file system of 256 MiB, the bytes that other writers have taken, and the guard under test.
     struct Fixture {
         dir: tempfile::TempDir,
         others: Arc<AtomicU64>,
         room: Room,
     }
 
-    /// Needs of a snapshot of that many bytes; `None` while one is taken.
-    fn needs(snapshot: Option<u64>) -> Needs {
-        Needs {
-            snapshot: snapshot.unwrap_or(0),
+    /// SnapshotReserve of a snapshot of that many bytes; `None` while one is taken.
+    fn reserved(snapshot: Option<u64>) -> SnapshotReserve {
+        SnapshotReserve {
+            next: snapshot.unwrap_or(0),
             growth: 0,
-            is_taken: snapshot.is_none(),
+            is_running: snapshot.is_none(),
         }
     }
 
@@ -489,10 +500,10 @@ mod tests {
             std::fs::metadata(self.dir.path().join(NAME)).unwrap().len() / MIB
         }
 
-        /// Measures when others leave `mib` MiB to the ballast and to the rest.
+        /// Measures while other writers leave `mib` MiB for the ballast and free space together.
         fn at(&mut self, mib: u64, snapshot: Option<u64>) -> (Headroom, u64) {
             self.others.store((256 - mib) * MIB, Ordering::Relaxed);
-            let headroom = self.room.headroom(needs(snapshot), Keeps::Nothing);
+            let headroom = self.room.headroom(reserved(snapshot), BallastUse::All);
             (headroom, self.ballast())
         }
     }
@@ -500,7 +511,7 @@ mod tests {
     #[test]
     fn i7_names_stop_while_the_ballast_is_whole_and_it_gives_only_what_is_missing() {
         let mut fs = Fixture::new();
-        // The reserve is 32 MiB, the ballast 16, and what deletes need 1 + 4.
+        // The reserve is 32 MiB, the ballast 16 MiB; deletes need 1 + 4 MiB.
         assert_eq!(fs.at(200, Some(0)), (Headroom::Ample, 16));
         assert_eq!(fs.at(79, Some(0)), (Headroom::Tight, 16));
         assert_eq!(fs.at(31, Some(0)), (Headroom::FreeingOnly, 16));
@@ -510,7 +521,7 @@ mod tests {
         assert_eq!(fs.at(3, Some(0)), (Headroom::FreeingOnly, 0));
         assert_eq!(fs.at(2, Some(0)), (Headroom::None, 0));
 
-        // Room that comes back goes to the ballast first.
+        // Freed space refills the ballast first.
         assert_eq!(fs.at(20, Some(0)), (Headroom::FreeingOnly, 4));
         assert_eq!(fs.at(31, Some(0)), (Headroom::FreeingOnly, 15));
         assert_eq!(fs.at(32, Some(0)), (Headroom::Tight, 16));
@@ -529,7 +540,7 @@ mod tests {
         assert_eq!(fs.ballast(), 14, "11 for the snapshot, 5 for deletes");
         assert!(!fs.room.make_way_for_snapshot(26 * MIB));
 
-        // A snapshot that is taken has its room, and one that is not due needs none.
+        // The ballast is not cut while a snapshot is written.
         assert_eq!(fs.at(200, Some(0)), (Headroom::Ample, 16));
         assert_eq!(fs.at(200, Some(30 * MIB)), (Headroom::Ample, 46));
         assert_eq!(fs.at(200, None), (Headroom::Ample, 46));
@@ -537,50 +548,52 @@ mod tests {
     }
 
     #[test]
-    fn i7_deletes_leave_the_room_of_the_next_snapshot_until_it_is_taken() {
+    fn i7_deletes_leave_the_room_of_the_next_snapshot_until_it_is_running() {
         let mut fs = Fixture::new();
         let snapshot = Some(10 * MIB);
         assert_eq!(fs.at(200, snapshot), (Headroom::Ample, 26));
         fs.others.store((256 - 26) * MIB, Ordering::Relaxed);
-        let mut measure = |keeps| fs.room.headroom(needs(snapshot), keeps);
-        assert_eq!(measure(Keeps::Snapshot), Headroom::FreeingOnly);
+        let mut measure = |uses| fs.room.headroom(reserved(snapshot), uses);
+        assert_eq!(measure(BallastUse::LeaveSnapshot), Headroom::FreeingOnly);
         assert_eq!(fs.ballast(), 21);
         fs.others.store((256 - 21) * MIB, Ordering::Relaxed);
         assert_eq!(
-            fs.room.headroom(needs(snapshot), Keeps::Snapshot),
+            fs.room
+                .headroom(reserved(snapshot), BallastUse::LeaveSnapshot),
             Headroom::FreeingOnly
         );
         fs.others.store((256 - 16) * MIB, Ordering::Relaxed);
         assert_eq!(
-            fs.room.headroom(needs(snapshot), Keeps::Snapshot),
+            fs.room
+                .headroom(reserved(snapshot), BallastUse::LeaveSnapshot),
             Headroom::None
         );
         assert_eq!(fs.ballast(), 15, "10 for the snapshot, 5 beside it");
         assert!(fs.room.make_way_for_snapshot(10 * MIB));
         assert_eq!(
-            fs.room.headroom(needs(None), Keeps::Snapshot),
+            fs.room.headroom(reserved(None), BallastUse::LeaveSnapshot),
             Headroom::FreeingOnly
         );
     }
 
     #[test]
-    fn i7_the_ballast_has_the_bytes_by_which_a_snapshot_grows_also_while_it_is_taken() {
+    fn i7_the_ballast_has_the_bytes_by_which_a_snapshot_grows_also_while_it_is_running() {
         let mut fs = Fixture::new();
         fs.others.store(56 * MIB, Ordering::Relaxed);
-        let mut needs = Needs {
-            snapshot: 10 * MIB,
+        let mut reserved = SnapshotReserve {
+            next: 10 * MIB,
             growth: 4 * MIB,
-            is_taken: false,
+            is_running: false,
         };
-        fs.room.headroom(needs, Keeps::Snapshot);
+        fs.room.headroom(reserved, BallastUse::LeaveSnapshot);
         assert_eq!(fs.ballast(), 16 + 10 + 4);
         assert!(fs.room.make_way_for_snapshot(10 * MIB));
-        (needs.snapshot, needs.is_taken) = (0, true);
+        (reserved.next, reserved.is_running) = (0, true);
         fs.others.store((256 - 20) * MIB, Ordering::Relaxed);
         fs.room.ballast.cut(10 * MIB);
         assert_eq!(fs.ballast(), 20);
         for left in [15, 10, 9] {
-            fs.room.headroom(needs, Keeps::Snapshot);
+            fs.room.headroom(reserved, BallastUse::LeaveSnapshot);
             assert_eq!(fs.ballast(), left, "4 for the next one, 5 beside it");
             fs.others.store((256 - left) * MIB, Ordering::Relaxed);
         }
@@ -607,10 +620,10 @@ mod tests {
         let open = || OpenOptions::new().write(true).open(&path).unwrap();
         let replaced = open();
         let left = || replaced.metadata().unwrap().len() / MIB;
-        fs.room.take_over(Some(open()));
+        fs.room.adopt_replaced(Some(open()));
         assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));
         assert_eq!(left(), 12, "a file with a name is not touched");
-        fs.room.take_over(Some(open()));
+        fs.room.adopt_replaced(Some(open()));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(fs.at(17, None), (Headroom::FreeingOnly, 12));
         assert_eq!(left(), 12, "a snapshot is taken");
@@ -652,7 +665,7 @@ mod tests {
             assert_eq!(behind_end(), 8, "a quarter of the reserve");
             assert_eq!(file.metadata().unwrap().len(), len * MIB);
         }
-        // Others left nothing but the ballast.
+        // The other writers left no free space beside the ballast.
         file.set_len(MIB).unwrap();
         assert_eq!(fs.at(16, Some(0)), (Headroom::FreeingOnly, 3));
         assert_eq!(behind_end(), 8);

@@ -150,9 +150,10 @@ pub(crate) fn path_of_inspection() -> Result<PathBuf, getrandom::Error> {
     temporary(&std::env::temp_dir(), INSPECTED)
 }
 
-/// Removes scratch folders of this user that killed processes have left among the temporary files: each
-/// holds a copy of the index, with the key to all blocks. Folders that are used, and everything that
-/// is of another user or no folder, stay. Blocks the thread.
+/// Removes scratch folders of killed processes of this user from the temporary files, because each holds
+/// a copy of the index with the key to all blocks. Blocks the thread.
+///
+/// Skips folders in use, folders of other users, links and files.
 pub(crate) fn remove_leftovers() {
     remove_leftovers_in(&std::env::temp_dir());
 }
@@ -195,12 +196,12 @@ fn remove_if_left(path: &Path) -> io::Result<bool> {
         Err(error) if gone(&error) => return Ok(false),
         found => found?,
     };
-    // A link may lead to a folder of somebody else, or to one that is used.
+    // Follow no link: the target may be in use or belong to another user.
     if !found.is_dir() || found.uid() != geteuid().as_raw() {
         return Ok(false);
     }
     let in_use = match open_lock(path) {
-        // A folder that is just made, or one of an older program, which may be used.
+        // The folder was just made, or belongs to an older program and may be in use.
         Err(error) if gone(&error) => {
             return Ok(std::fs::remove_dir(path).is_ok());
         }
@@ -264,8 +265,8 @@ fn temporary(temp: &Path, prefix: &str) -> Result<PathBuf, getrandom::Error> {
     Ok(temp.join(format!("{prefix}{number:016x}")))
 }
 
-/// Returns another path of the same kind beside `path`. A path that is not among the temporary files
-/// stays, because no cleaner removes that folder.
+/// Returns a new path like `path`, with another random number. Returns a path outside of the temporary
+/// files unchanged, because no cleaner removes that folder.
 fn another(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let prefix = [SERVED, INSPECTED].into_iter();
@@ -319,7 +320,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes a folder as a killed process leaves it: nobody holds its lock.
+    /// Makes a folder whose lock is free, as a killed process leaves it.
     fn leave(temp: &Path, prefix: &str) -> PathBuf {
         let made = Scratch::make(temporary(temp, prefix).unwrap()).unwrap();
         std::fs::create_dir(made.path.join(INDEX)).unwrap();
@@ -448,7 +449,7 @@ mod tests {
         assert_eq!(names(temp), [""; 0]);
     }
 
-    /// The next start goes on, with a warning.
+    /// Checks that a leftover that cannot be removed only causes a warning.
     #[test]
     fn i12_a_leftover_that_cannot_be_removed_ends_nothing() {
         let temp = tempfile::tempdir().unwrap();

@@ -13,13 +13,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::batch::{Batch, Edit, raised};
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
-use super::due::{Due, Taking};
 use super::group::{Accepted, AppliedChange, Overlay};
 use super::index::{Index, Staged, stored};
 use super::keys::{self, StoreRecord};
 use super::lives::Lives;
 use super::record::KIND_BATCH;
-use super::room::{Headroom, Keeps, Room};
+use super::room::{BallastUse, Headroom, Room};
+use super::snapshot_schedule::{RunningCheckpoint, SnapshotSchedule};
 use super::{Change, Link, MetaError, Observer, Position, Versioned, WriterState};
 use crate::limits::{HOLD_CHECKS, HOLD_INTERVAL, MAX_GROUP, MAX_TIGHT_GROUP};
 
@@ -68,12 +68,12 @@ pub(super) struct Writer {
     pub(super) snapshot_bytes: u64,
     /// Standard size of a file of the log.
     pub(super) file_bytes: u64,
-    pub(super) due: Due,
+    pub(super) schedule: SnapshotSchedule,
     /// Position that the index has applied: the cut of the next snapshot.
     pub(super) applied: Position,
     /// True if a snapshot was due and found no room. Logged once.
     pub(super) lacked_room: bool,
-    pub(super) taking: Option<Taking>,
+    pub(super) checkpointing: Option<RunningCheckpoint>,
     /// Set when the process is to be treated as killed: nothing is marked as complete.
     pub(super) abandoned: Arc<AtomicBool>,
     /// True if checkpoints run on the caller's thread: on a disk that has one thread only.
@@ -103,36 +103,37 @@ impl Writer {
         self.close()
     }
 
-    /// Waits for a job; `None` when the queue's senders are gone. For a while after the last one,
-    /// sled may still write, and cut its file.
+    /// Waits for the next job; returns `None` when the queue's senders are gone. Maintains the room
+    /// for some seconds after the last job, because sled writes and truncates its file in background.
     fn next_job(&mut self, queue: &Receiver<Job>) -> Option<Job> {
         let mut checks = 0;
-        while checks < HOLD_CHECKS || self.taking.is_some() {
+        while checks < HOLD_CHECKS || self.checkpointing.is_some() {
             checks += 1;
             match queue.recv_timeout(HOLD_INTERVAL) {
                 Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Timeout) => self.look_after_room(),
+                Err(RecvTimeoutError::Timeout) => self.maintain_room(),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
         queue.recv().ok()
     }
 
-    /// Takes the room of a snapshot that was replaced, and allocates what is missing behind the
-    /// index.
-    fn look_after_room(&mut self) {
-        let was_taking = self.taking.is_some();
+    /// Finishes a checkpoint that has ended, and measures the room again if space of the ballast or of
+    /// the index may be missing.
+    fn maintain_room(&mut self) {
+        let was_running = self.checkpointing.is_some();
         self.finish_checkpoint(JoinHandle::is_finished);
-        let is_taken = was_taking && self.taking.is_none();
-        if is_taken || self.room.lacks_hold() {
-            self.room.headroom(self.needs(), Keeps::Snapshot);
+        let has_ended = was_running && self.checkpointing.is_none();
+        if has_ended || self.room.lacks_index_space() {
+            self.room
+                .headroom(self.snapshot_reserve(), BallastUse::LeaveSnapshot);
         }
     }
 
     /// Commits `jobs`, then begins a checkpoint if one is due.
     pub(super) fn turn(&mut self, jobs: Vec<Job>) {
         let headroom = self.commit(jobs);
-        self.take_if_due(headroom);
+        self.checkpoint_if_due(headroom);
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -164,8 +165,8 @@ impl Writer {
                 return headroom;
             }
 
-            // Nearly full: small groups, and an index that hides nothing in its buffers from the
-            // next measurement.
+            // Nearly full: commit small groups, and flush the index BEFORE the next measurement,
+            // which does not see buffered writes.
             let later = rest.split_off(rest.len().min(MAX_TIGHT_GROUP));
             self.commit_group(match self.has_ended() {
                 true => rest,
@@ -183,16 +184,18 @@ impl Writer {
         }
     }
 
-    /// Measures the room for the next group, which is the first of `jobs`. If there is none, a
-    /// snapshot makes some for jobs that add no names.
+    /// Measures the room for the next group. If nothing can be written and a job of `jobs` frees
+    /// space, shortens the log and measures again.
     fn measure(&mut self, jobs: &[Job]) -> Headroom {
-        let headroom = self.room.headroom(self.needs(), Keeps::Snapshot);
+        let headroom = self
+            .room
+            .headroom(self.snapshot_reserve(), BallastUse::LeaveSnapshot);
         let is_freeing = |job: &Job| !job.batch.adds_names();
         if headroom > Headroom::None || self.has_ended() || !jobs.iter().any(is_freeing) {
             return headroom;
         }
-        self.free_log();
-        self.room.headroom(self.needs(), Keeps::Nothing)
+        self.shorten_log();
+        self.room.headroom(self.snapshot_reserve(), BallastUse::All)
     }
 
     /// Commits the jobs that hold as one group of the log.
@@ -383,8 +386,9 @@ impl Writer {
         }
     }
 
-    /// Goes on after the log had no room for a group: what adds names is refused, the rest gets the
-    /// room of the log that a snapshot covers, then that of the ballast.
+    /// Commits a group again for which the log had no space, in this order: without the batches that
+    /// add names, after a snapshot has shortened the log, with a piece of the ballast, in two halves.
+    /// A single batch that finds no space is refused.
     fn commit_without_room(&mut self, accepted: Vec<Accepted>) {
         let adds = |accepted: &Accepted| accepted.job.batch.adds_names();
         let (adding, freeing): (Vec<_>, Vec<_>) = accepted.into_iter().partition(adds);
@@ -395,7 +399,7 @@ impl Writer {
         if jobs.is_empty() {
             return;
         }
-        if had_adding || self.free_log() || self.room.give_a_piece() {
+        if had_adding || self.shorten_log() || self.room.release_piece() {
             return self.commit_group(jobs);
         }
         if jobs.len() == 1 {
@@ -429,7 +433,7 @@ impl Writer {
         };
         self.log.append(records, urgency, Box::new(done));
         let landed = landed.recv().unwrap_or(Err(LogError::Closed))?;
-        self.due.add(landed.1.bytes, payloads);
+        self.schedule.add(landed.1.bytes, payloads);
         Ok(landed)
     }
 
@@ -534,8 +538,8 @@ impl Writer {
     }
 }
 
-/// Ends the writer if `error` says that the index cannot be used any more: sled refuses everything
-/// after its first failed write.
+/// Ends the writer if `error` makes the index unusable: sled refuses everything after its first
+/// failed write.
 pub(super) fn end_with_the_index(state: &watch::Sender<WriterState>, error: &MetaError) {
     if error.ends_the_index() {
         end(state, error.clone());

@@ -82,7 +82,7 @@ impl LogError {
     /// Returns true if a later open may succeed although nobody changes the files or the configuration.
     pub fn may_pass(&self) -> bool {
         match self {
-            // Others on the file system, the system or the disk may let a later open through.
+            // Free space, system resources or the disk may come back.
             Self::Full { .. }
             | Self::Busy
             | Self::Poisoned(_)
@@ -90,7 +90,7 @@ impl LogError {
             | Self::ForReads(_)
             | Self::LastSequence
             | Self::Closed => true,
-            // The files stay as they are, and a defect repeats itself.
+            // Stored bytes do not change, and a defect repeats itself.
             Self::TooLarge { .. }
             | Self::Corrupt { .. }
             | Self::Panicked

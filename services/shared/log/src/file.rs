@@ -178,7 +178,8 @@ impl Files {
         room.saturating_sub(left)
     }
 
-    /// Returns the bytes of the file system that new files of groups which may wait can still take.
+    /// Returns the bytes that new files may still take from the file system for groups of
+    /// [`Urgency::Normal`].
     pub(crate) fn growth(&self) -> u64 {
         let fs_free = self.fs_free(Urgency::Normal);
         self.new_room(&self.inner.lock(), fs_free)

@@ -9,8 +9,8 @@ cstore_types::limits! {
     /// Most buffers of one vectored write (IOV_MAX on Linux). A frame with more takes several
     /// writes.
     pub(crate) count MAX_WRITE_BUFFERS: usize = 1_024;
-    /// Reads of the same bytes at an open before an error of the medium counts as damage. Beyond it
-    /// the bytes are taken for lost.
+    /// Attempts to read the same bytes at an open. If the last one fails with an error of the medium,
+    /// the bytes count as damaged.
     pub(crate) count READ_ATTEMPTS: usize = 2;
     /// Times the length of a file that its search for frames may read. Beyond it the rest of the file
     /// is a hole.

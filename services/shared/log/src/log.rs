@@ -241,13 +241,13 @@ impl Log {
         self.shared.files.fs_room()
     }
 
-    /// The number of the file system; see [`Disk::file_system`].
+    /// Returns the number of the file system; see [`Disk::file_system`].
     pub fn file_system(&self) -> Option<u64> {
         self.shared.files.file_system()
     }
 
-    /// Part of [`Log::free_bytes`] for [`Urgency::Normal`] that is not allocated yet: others on the
-    /// file system may take it first.
+    /// Returns the part of [`Log::free_bytes`] for [`Urgency::Normal`] that is not allocated yet. Other
+    /// writers on the file system may take these bytes first.
     pub fn growth_bytes(&self) -> u64 {
         self.shared.files.growth()
     }

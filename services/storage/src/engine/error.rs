@@ -104,8 +104,8 @@ impl EngineError {
         match self {
             Self::Full { .. } | Self::ReadOnly(_) | Self::Busy(_) | Self::Io { .. } => true,
             Self::Log(error) => error.may_pass(),
-            // The stored bytes stay as they are, and a defect repeats itself. Some of these errors never
-            // end an open.
+            // Stored bytes do not change, and a defect repeats itself. Some of these errors never occur
+            // at an open.
             Self::NotFound
             | Self::DataLoss
             | Self::Held(_)
@@ -278,7 +278,7 @@ impl OpenError {
     /// configuration.
     pub fn may_pass(&self) -> bool {
         match self {
-            // A process that ends gives the disk back, and the system may read and write it again.
+            // The other process may end, and the error of the system may pass.
             Self::InUse(_) | Self::Lock { .. } | Self::Io { .. } => true,
             Self::Segments(error) => error.may_pass(),
             Self::Foreign { .. }

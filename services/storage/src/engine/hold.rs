@@ -223,9 +223,10 @@ impl Hold {
     /// missing. Blocks the thread.
     ///
     /// # Errors
-    /// [`AcceptError`], also on a disk that is open for reads only. The doubt stays open.
+    /// [`AcceptError`]: [`AcceptError::ForReads`] on a disk that is open for reads only. The doubt stays
+    /// open.
     pub fn accept(&self, number: u32) -> Result<Doubt, AcceptError> {
-        // The decision could not be kept, and the next open may give the number to another doubt.
+        // The decision cannot be recorded, and the next open may number another doubt the same.
         if let Some(cause) = self.shared.log.poisoned()
             && matches!(*cause, LogError::ForReads(_))
         {

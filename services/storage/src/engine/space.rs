@@ -27,7 +27,7 @@ pub struct Space {
     pub free: u64,
     /// Size of all segment files.
     pub allocated: u64,
-    /// File system that the disk may share with others; `None` if it cannot be told.
+    /// Room of the file system, which other disks may share; `None` if the file system is unknown.
     pub shared: Option<SharedRoom>,
 }
 
@@ -36,9 +36,9 @@ pub struct Space {
 pub struct SharedRoom {
     /// Number of the file system on this machine.
     pub file_system: u64,
-    /// Bytes that the file system has left.
+    /// Free bytes of the file system.
     pub free: u64,
-    /// Part of the free bytes of the disk that it has yet to take of them.
+    /// Part of the disk's free bytes that is not allocated yet, and comes out of `free`.
     pub growth: u64,
 }
 

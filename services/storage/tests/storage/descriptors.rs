@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use cstore_log::{FaultyDisk, RealDisk};
-use cstore_storage::engine::{Answer, MasterHistory};
+use cstore_storage::engine::{Answer, Engine, MasterHistory};
 use cstore_testkit::engine::{CAPACITY, open, open_memory, options, store};
 use cstore_types::history::{Life, Point};
 
@@ -39,35 +39,59 @@ async fn i12_an_open_disk_keeps_only_the_descriptors_that_its_role_counts_with()
     engine.close().unwrap();
 }
 
-/// Connections and segments may take the last descriptor of the process.
+/// Checks that writes of the superblock go on after the process has used its last descriptor.
 #[tokio::test]
 async fn i4_a_place_in_the_history_of_the_master_is_noted_without_descriptors() {
     let disk = FaultyDisk::new();
     let engine = open_memory(&disk, CAPACITY).unwrap();
     disk.refuse_opens(true);
     for position in [10, 20, 30] {
-        let life = Life {
-            term: 1,
-            life: 7,
-            first: 1,
-            ..Life::default()
-        };
-        let history = MasterHistory {
-            head: Point {
-                term: 1,
-                life: 7,
-                position,
-                ..Point::default()
-            },
-            lives: vec![life],
-            accepted: None,
-        };
-        assert!(engine.judge().judge(&Answer {
-            seen: None,
-            history: Some(history),
-        }));
-        engine.judge().keep_noted().unwrap();
-        assert!(engine.judge().is_noted_kept());
+        note(&engine, position);
     }
     drop(engine);
+}
+
+#[tokio::test]
+async fn i4_a_superblock_that_is_replaced_under_a_running_node_is_written_under_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(RealDisk::open(folder.path()).unwrap(), CAPACITY).unwrap();
+    note(&engine, 10);
+    let path = folder.path().join("superblock.bin");
+    let copy = folder.path().join("copy");
+    std::fs::copy(&path, &copy).unwrap();
+    std::fs::rename(&copy, &path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    note(&engine, 20);
+    assert_ne!(std::fs::read(&path).unwrap(), before);
+
+    std::fs::remove_file(&path).unwrap();
+    note(&engine, 30);
+    assert!(path.try_exists().unwrap());
+    engine.close().unwrap();
+}
+
+/// Notes a position of the master's history in the superblock.
+fn note(engine: &Engine, position: u64) {
+    let life = Life {
+        term: 1,
+        life: 7,
+        first: 1,
+        ..Life::default()
+    };
+    let history = MasterHistory {
+        head: Point {
+            term: 1,
+            life: 7,
+            position,
+            ..Point::default()
+        },
+        lives: vec![life],
+        accepted: None,
+    };
+    assert!(engine.judge().judge(&Answer {
+        seen: None,
+        history: Some(history),
+    }));
+    engine.judge().keep_noted().unwrap();
+    assert!(engine.judge().is_noted_kept());
 }

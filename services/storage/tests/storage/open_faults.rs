@@ -126,7 +126,7 @@ async fn walk_one(state: &str, before: &FaultyDisk, strike: Strike, tally: &mut 
         Err(_) => tally.refused += 1,
     }
 
-    // A lasting damage may have been found by the open. It is gone now.
+    // The open may have recorded damage that lasted until now.
     let mut next = disk.kill();
     let engine = open_memory(&next, CAPACITY);
     let engine = engine.unwrap_or_else(|error| panic!("{state}: {strike}: {error:?}"));

@@ -65,8 +65,8 @@ async fn i4_an_upload_that_an_accepted_master_does_not_know_is_kept() {
     assert_eq!(master.releases.due(store_of(1), 100), [after]);
 }
 
-/// An upload is kept when it was silent for the life of a ticket: until then a person is told that it
-/// is not decided.
+/// Counts an upload as undecided until the upload was silent for the lifetime of a ticket, and as
+/// kept from then on.
 #[tokio::test(start_paused = true)]
 async fn i12_uploads_that_will_be_kept_are_counted_before_they_are() {
     let fixture = Fixture::new().await;

@@ -20,12 +20,12 @@ use std::sync::Arc;
 use cstore_log::{Disk, Log, LogError, Options};
 use cstore_types::error_chain;
 
-use super::due::Uncovered;
 use super::engine::SledOptions;
 use super::index::{Applied, FoundIndex, Index, Staged};
 use super::links::Links;
 use super::room::{SharedGauge, leaves_reserve};
 use super::scratch::Scratch;
+use super::snapshot_schedule::UncoveredLog;
 use super::{DamageKind, Link, MetaError, Position, snapshot};
 use crate::limits::{
     LOG_FRAME_BYTES, LOG_QUEUE_BYTES, MAX_LOG_RESERVE, MAX_OPEN_LOG_FILES, REPLAY_GROUP,
@@ -79,7 +79,7 @@ pub(super) struct OpenLog {
     /// Links of the newest batches.
     pub(super) links: Links,
     /// Bytes of log that the snapshot does not cover.
-    pub(super) uncovered: Uncovered,
+    pub(super) uncovered: UncoveredLog,
 }
 
 /// Reads snapshot and log of `dir`, and decides how its index gets everything.
@@ -186,7 +186,7 @@ pub(crate) struct SurveyNote {
 }
 
 impl Survey {
-    /// Returns the bytes that an index which is made anew takes, roughly; 0 if the index stays.
+    /// Returns an estimate of the bytes that making the index anew takes; 0 if the index is kept.
     pub(super) fn index_bytes(&self) -> u64 {
         match self.plan {
             Plan::Continue(..) => 0,

@@ -7,8 +7,8 @@ use cstore_log::{
     Standing,
 };
 
-use crate::store::due::Uncovered;
 use crate::store::record::KIND_UNCHECKED;
+use crate::store::snapshot_schedule::UncoveredLog;
 use crate::store::{MetaError, Position};
 
 /// Bytes on which frames of the log are aligned. A batch is often a frame of its own, so this is
@@ -42,7 +42,7 @@ pub(super) struct LogScan {
     newest_file: u32,
     newest_records: Vec<Entry>,
     /// Bytes of log that the snapshot does not cover.
-    pub(super) uncovered: Uncovered,
+    pub(super) uncovered: UncoveredLog,
     /// Damage of the log, each with the last position that it may have hit.
     pub(super) damages: Vec<(Position, MetaError)>,
     /// Files with damaged parts.

@@ -391,19 +391,19 @@ impl Truth {
         reached
     }
 
-    /// Returns the number of batches behind `position` that the log holds whole. Blocks the thread
-    /// for as long as they take to be read.
+    /// Returns the number of batches behind `position` that are intact in the log. Reads each of them,
+    /// and blocks the thread.
     pub(in crate::store) fn n_whole_behind(&self, position: Position) -> u64 {
         let (mut n_whole, mut last) = (0, position);
         let note = &mut |entry: Entry| {
-            // A frame that nothing proved is there twice after a crash.
+            // After a crash an unproven frame exists twice: the original and its copy.
             if entry.position > last && read_record(&self.log, entry).is_ok() {
                 last = entry.position;
                 n_whole += 1;
             }
             Ok(())
         };
-        // A file whose directory cannot be read counts as lost.
+        // Count no batch of a file whose directory is unreadable.
         let _ = self
             .scan
             .readable_behind(&self.log, position, note, &mut |_, _| Ok(()));

@@ -20,7 +20,9 @@ mod read;
 mod write;
 
 pub(super) use read::{look, read, verify, verify_file};
-pub(super) use write::{SnapshotWriter, Written, open_to_cut, remove_unfinished, write_all};
+pub(super) use write::{
+    SnapshotWriter, Written, open_for_truncation, remove_unfinished, write_all,
+};
 
 use super::{DamageKind, Link, Position};
 use crate::limits::SNAPSHOT_BLOCK_BYTES;

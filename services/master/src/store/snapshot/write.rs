@@ -39,17 +39,17 @@ pub(in crate::store) struct SnapshotWriter {
     block: Vec<u8>,
     blocks: u64,
     unsynced: u64,
-    /// Bytes of the file that were allocated at the beginning.
+    /// Bytes that were allocated when the file was created; 0 if the file system cannot.
     allocated: u64,
     finished: bool,
 }
 
 impl SnapshotWriter {
-    /// Begins a snapshot that takes the place of the one in `dir`. The file system allocates
-    /// `bytes` for it if it can; a larger snapshot goes on behind them.
+    /// Creates a snapshot that replaces the one in `dir` when it is finished. Allocates `bytes` bytes
+    /// for the file if the file system supports that; the snapshot may become larger.
     ///
     /// # Errors
-    /// `Full` without room for `bytes`, `Io`.
+    /// `Full` if the file system has no space for `bytes`, `Io`. No file is left.
     pub(in crate::store) fn create(
         dir: &Path,
         at: (Position, Link),
@@ -62,7 +62,7 @@ impl SnapshotWriter {
             match fallocate(out.out.get_ref(), FallocateFlags::empty(), 0, bytes) {
                 Ok(()) => out.allocated = bytes,
                 Err(Errno::NOSPC) => return Err(MetaError::Full),
-                // The file system cannot: the snapshot takes room as it grows.
+                // The file system cannot allocate in advance: the file grows with its writes.
                 Err(_) => {}
             }
         }
@@ -113,7 +113,7 @@ impl SnapshotWriter {
         self.head.position
     }
 
-    /// Returns the bytes that were allocated for the file at the beginning.
+    /// Returns the bytes that were allocated when the file was created.
     pub(in crate::store) fn allocated(&self) -> u64 {
         self.allocated
     }
@@ -248,10 +248,12 @@ pub(in crate::store) fn write_all(
     }
 }
 
-/// Opens the snapshot of `dir`, so that its room can be given back piece by piece when another one
-/// has taken its place; `None` if there is none, or no descriptor. While it has its name, it MUST NOT
-/// be cut.
-pub(in crate::store) fn open_to_cut(dir: &Path) -> Option<File> {
+/// Opens the snapshot of `dir` for [`std::fs::File::set_len`]; `None` if there is no snapshot or no
+/// descriptor.
+///
+/// The caller MUST NOT truncate the file before another snapshot has replaced it durably; otherwise
+/// the only snapshot is lost.
+pub(in crate::store) fn open_for_truncation(dir: &Path) -> Option<File> {
     OpenOptions::new().write(true).open(dir.join(NAME)).ok()
 }
 

@@ -1,5 +1,5 @@
-//! Full file systems: names can be deleted when others have taken the rest, a snapshot has its
-//! room, and an index that cannot be used any more ends the writer.
+//! Full file systems: all names can be deleted after other writers took all free space, snapshots
+//! have space, and an unusable index ends the writer.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +13,13 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A file system whose room is counted: the files of a folder and what others have taken.
+/// A model of a file system: counts the files of a folder and the bytes that other writers have
+/// taken.
 #[derive(Debug, Clone)]
 struct CountedFs {
     total: u64,
     others: Arc<AtomicU64>,
-    /// Least bytes that were free, negative if more was written than there was room for.
+    /// Minimum of the free bytes; negative if more was written than the file system holds.
     least: Arc<Mutex<i64>>,
 }
 
@@ -52,27 +53,27 @@ impl CountedFs {
         }))
     }
 
-    /// Others take all that is free.
+    /// Takes all free space, as another writer does.
     fn fill(&self, dir: &Path) {
         let free = u64::try_from(self.free(dir)).unwrap();
         self.others.fetch_add(free, Ordering::Relaxed);
     }
 }
 
-/// Collects the bytes that are allocated for each file in a folder. A file that is renamed
-/// meanwhile counts once.
+/// Collects the allocated bytes of each file in a folder by inode, so that a file that is renamed
+/// during the walk counts once.
 fn allocated(folder: &Path, files: &mut BTreeMap<u64, u64>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.metadata() {
             Ok(found) if found.is_dir() => allocated(&entry.path(), files),
             Ok(found) => drop(files.insert(found.ino(), found.blocks() * 512)),
-            // It has gone.
+            // Removed since the folder was listed.
             Err(_) => {}
         }
     }
 }
 
-/// Collects the bytes of files of a folder that are open and have no name any more.
+/// Collects the allocated bytes of open files of this process that had a name in a folder.
 fn allocated_without_name(folder: &Path, files: &mut BTreeMap<u64, u64>) {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     for descriptor in open.map(|entry| entry.path()) {
@@ -100,7 +101,7 @@ fn delete(key: &[u8]) -> Batch {
     batch
 }
 
-/// Commits names until they are refused for want of room. Returns their keys.
+/// Commits names until one is refused because the disk is full. Returns the committed keys.
 async fn fill(meta: &SledMeta, first: u32) -> Vec<Vec<u8>> {
     let mut keys = Vec::new();
     loop {
@@ -128,7 +129,7 @@ async fn i7_i12_all_names_can_be_deleted_when_others_have_taken_the_rest() {
         let mut keys = fill(&meta, first).await;
         first += keys.len() as u32;
         stored.push(keys.len());
-        // The writer has begun its snapshot when it answers the next batch.
+        // After this batch the writer has begun every snapshot that is due.
         meta.commit(delete(b"none")).await.unwrap();
         fs.fill(dir.path());
 
@@ -143,7 +144,7 @@ async fn i7_i12_all_names_can_be_deleted_when_others_have_taken_the_rest() {
         assert_eq!(Vec::from_iter(content(&meta).await.into_keys()), expected);
         assert!(*fs.least.lock() >= 0, "sled may have met a full disk");
 
-        // Neither the snapshot nor the log lacks anything.
+        // Snapshot and log are complete: the index is rebuilt from them.
         drop(meta);
         std::fs::remove_dir_all(dir.path().join("index")).unwrap();
         meta = open_with(dir.path(), log(), fs.gauge(), &options);
@@ -162,8 +163,8 @@ async fn a_snapshot_that_would_not_fit_is_not_begun_and_the_log_stays() {
     let dir = tempfile::tempdir().unwrap();
     let fs = CountedFs::new(256 * MIB);
     let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::with_one_thread());
-    // Deletes need 4 MiB and a file of the log. A folder that is copied to a full disk has no
-    // ballast.
+    // Deletes need 4 MiB and a file of the log. The free 6 MiB leave no ballast, as after a copy of
+    // the folder to a nearly full disk.
     fs.others.store(250 * MIB, Ordering::Relaxed);
     let meta = open_with(dir.path(), disk, fs.gauge(), &options(1 << 30));
     for n in 0..200u32 {
@@ -173,7 +174,7 @@ async fn a_snapshot_that_would_not_fit_is_not_begun_and_the_log_stays() {
     }
     assert_eq!(covered(dir.path()), 0);
 
-    // Room comes back, and no more log is needed for the next try.
+    // Space is freed: the next batch retries the snapshot, although the log has hardly grown.
     fs.others.store(200 * MIB, Ordering::Relaxed);
     meta.commit(put(b"one more", vec![1])).await.unwrap();
     assert!(covered(dir.path()) > 0);
@@ -201,7 +202,7 @@ async fn i12_a_snapshot_needs_no_room_for_names_that_are_deleted() {
     disk = disk.kill();
     assert_eq!(covered(dir.path()), 0);
 
-    // The log has 9 MiB of names, and they would not fit.
+    // The log has 9 MiB of deleted names. A snapshot of that size would not fit.
     std::fs::remove_file(dir.path().join("ballast")).unwrap();
     fs.fill(dir.path());
     fs.others.fetch_sub(13 * MIB, Ordering::Relaxed);
@@ -222,7 +223,7 @@ async fn i12_deletes_that_the_log_has_no_room_for_wait_for_a_snapshot() {
     let keys = fill(&meta, 0).await;
     assert!((100..600).contains(&keys.len()), "{}", keys.len());
 
-    // More frames than the log ever holds.
+    // Commits more frames than fit the log at once.
     for key in keys {
         meta.commit(delete(&key)).await.unwrap();
         for again in 0..3u8 {
@@ -233,7 +234,7 @@ async fn i12_deletes_that_the_log_has_no_room_for_wait_for_a_snapshot() {
     meta.close().await.unwrap();
 }
 
-/// Cuts the file of the index under a running store, so that what its cache lacks cannot be read.
+/// Truncates the file of the index under a running store: pages that are not cached are unreadable.
 async fn with_a_cut_index() -> (SledMeta, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let options = SledOptions {

@@ -55,8 +55,8 @@ pub fn probe(disk: &dyn Disk) -> io::Result<()> {
     disk.sync_dir()
 }
 
-/// Removes the file of a probe whose process was killed. The file holds nothing, so one that cannot be
-/// removed is left to the next open. Blocks the thread.
+/// Removes the file that a killed process left from a probe. Ignores errors: the next open tries again.
+/// Blocks the thread.
 pub fn remove_probe(disk: &dyn Disk) {
     match disk.remove(PROBE_FILE) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -68,8 +68,8 @@ pub fn remove_probe(disk: &dyn Disk) {
 
 /// Calls `read`, and calls it again if the medium has failed, up to `READ_ATTEMPTS` times.
 ///
-/// A single error of a medium, or of the way to it, may pass, and what counts as damaged puts a disk
-/// on hold. `read` MUST NOT change anything. Blocks the thread.
+/// A single error of the medium may pass, but damage puts a disk on hold. `read` MUST NOT change
+/// anything. Blocks the thread.
 ///
 /// # Errors
 /// The error of the last call. An error that is not of the medium is returned at once.
@@ -95,8 +95,8 @@ pub trait Disk: Send + Sync + Debug {
         Ok(None)
     }
 
-    /// Returns the number of the file system, which folders that share its room have in common as
-    /// long as the machine runs; `None` if it cannot be told.
+    /// Returns the device number of the file system, equal for folders on the same file system until
+    /// the machine reboots; `None` if the disk has none.
     fn file_system(&self) -> Option<u64> {
         None
     }
@@ -207,6 +207,15 @@ pub trait DiskFile: Send + Sync + Debug {
     /// The system's. It must not be tried again: the data may be marked clean without being on the
     /// disk.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Returns true if the file still has a name. Writes to a file without a name are lost with its
+    /// last handle.
+    ///
+    /// # Errors
+    /// The system's.
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// Holds a lock until it is dropped.

@@ -186,6 +186,10 @@ struct RealFile {
 }
 
 impl DiskFile for RealFile {
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 0)
+    }
+
     fn size(&self) -> io::Result<u64> {
         self.file.metadata().map(|metadata| metadata.len())
     }

@@ -1,7 +1,7 @@
-//! Frames of one file, and what is asked of them for each hole.
+//! The frames of one file, with the sequences that recovery needs for each hole.
 //!
-//! A file that is badly damaged has as many holes as frames. A walk over all frames for each hole
-//! would take quadratic time, so the sequences that are asked for are kept beside the list.
+//! A badly damaged file has as many holes as frames. Walking over all frames for each hole would take
+//! quadratic time, so the sequences are kept up to date with the list.
 
 use std::ops::Deref;
 

@@ -285,8 +285,8 @@ mod tests {
         assert_eq!(written.seal_seq, SealSeq(8));
     }
 
-    /// After a failed write the handle is used on: a new one would not hear of an error of the disk
-    /// that the old one has.
+    /// The handle is kept after a failed write: Linux reports a write-back error once to each open
+    /// handle, so a new handle could miss it.
     #[test]
     fn i6_a_superblock_that_was_not_written_is_written_by_the_next_call() {
         let faulty = FaultyDisk::new();

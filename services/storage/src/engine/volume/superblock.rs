@@ -100,8 +100,8 @@ pub(in crate::engine) fn count_slots(disk: &Arc<dyn Disk>) -> io::Result<(usize,
 
 /// The superblock file of an open disk, opened at the first write and kept open.
 ///
-/// A write MUST NOT need a new descriptor: otherwise connections and segments could take the last one,
-/// and a doubt or a place in the master's history could not be recorded.
+/// A write MUST NOT need a new descriptor; otherwise connections and segments could take the last
+/// descriptor, and a doubt or a place in the master's history could not be recorded.
 #[derive(Debug)]
 pub(in crate::engine) struct SuperblockFile {
     disk: Arc<dyn Disk>,
@@ -118,7 +118,11 @@ impl SuperblockFile {
     /// # Errors
     /// The error of the disk. The other slots are unchanged.
     pub(in crate::engine) fn write(&mut self, superblock: &Superblock) -> io::Result<()> {
-        let file = match &self.kept {
+        let kept = self.kept.as_ref().filter(|file| {
+            // Somebody may have replaced or removed the file under its name.
+            file.has_name().unwrap_or(true)
+        });
+        let file = match kept {
             Some(file) => file.clone(),
             None => self.open()?,
         };
@@ -126,8 +130,7 @@ impl SuperblockFile {
         file.write_all_vectored_at(&[superblock.encode()], offset)?;
         file.sync_data()?;
 
-        // A handle that has never written may be one for reads, which a file system that is mounted
-        // read-only gives out.
+        // Keep the handle only after a write: a read-only file system gives out handles for reads.
         self.kept = Some(file);
         Ok(())
     }

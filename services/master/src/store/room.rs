@@ -621,8 +621,9 @@ mod tests {
         let replaced = open();
         let left = || replaced.metadata().unwrap().len() / MIB;
         fs.room.adopt_replaced(Some(open()));
-        assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));
+        assert_eq!(fs.at(40, Some(10 * MIB)), (Headroom::FreeingOnly, 24));
         assert_eq!(left(), 12, "a file with a name is not touched");
+        assert_eq!(fs.at(40, Some(0)), (Headroom::Tight, 16));
         fs.room.adopt_replaced(Some(open()));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(fs.at(17, None), (Headroom::FreeingOnly, 12));

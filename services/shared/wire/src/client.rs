@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cstore_types::{BlockId, ClusterUuid, FrameKey, MapVersion, NodeId, StoreUuid};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,8 @@ use crate::handshake::{
 };
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
 use crate::limits::{
-    CREDIT_UNIT, FRAME_DEADLINE, GATHERED_FRAMES, PING_AFTER, SILENCE_DEADLINE, WRITE_QUEUE,
+    CREDIT_UNIT, FRAME_DEADLINE, GATHERED_FRAMES, PING_AFTER, READ_BUFFER, SILENCE_DEADLINE,
+    WRITE_QUEUE,
 };
 use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::pulse::{Heard, Pulse};
@@ -160,7 +161,10 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        let (mut reader, mut writer) = tokio::io::split(stream);
+        let pulse = Pulse::new();
+        let (reader, mut writer) = tokio::io::split(stream);
+        let reader = Heard::new(reader, pulse.clone());
+        let mut reader = BufReader::with_capacity(READ_BUFFER, reader);
         let Agreed {
             store,
             credits,
@@ -175,16 +179,12 @@ impl Connection {
             max_credits,
             closed: closed.clone(),
             why_closed: Mutex::default(),
-            pulse: Pulse::new(),
+            pulse,
             version,
         });
         let (sender, queue) = mpsc::channel(WRITE_QUEUE);
         spawn(write_all(shared.clone(), writer, queue));
-        spawn(read_all(
-            shared.clone(),
-            Heard::new(reader, shared.pulse.clone()),
-            config.progress_deadline,
-        ));
+        spawn(read_all(shared.clone(), reader, config.progress_deadline));
         spawn(keep_alive(shared.clone(), sender.downgrade()));
         Ok(Self {
             shared,

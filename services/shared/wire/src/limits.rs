@@ -13,6 +13,9 @@ cstore_types::limits! {
     /// Memory reserved for a payload before its first bytes are received. It grows with what
     /// follows, so an announced length alone costs no memory.
     pub(crate) bytes FIRST_RESERVATION: usize = 64 << 10;
+    /// Bytes that one read of a socket may take beyond the frame that is read. Headers and small
+    /// frames cost a system call each without it; larger payloads pass it by.
+    pub(crate) bytes READ_BUFFER: usize = 16 << 10;
 
     /// Silence after which a client asks the server by Ping. Must be well below `SILENCE_DEADLINE`.
     pub(crate) time PING_AFTER: Duration = Duration::from_secs(3);

@@ -11,7 +11,7 @@ use cstore_types::{
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -24,7 +24,7 @@ use crate::handshake::{
     encode_refused, is_proof, prove,
 };
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
-use crate::limits::{CREDIT_UNIT, GATHERED_FRAMES, WRITE_QUEUE};
+use crate::limits::{CREDIT_UNIT, GATHERED_FRAMES, READ_BUFFER, WRITE_QUEUE};
 use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::task::spawn;
 
@@ -200,7 +200,8 @@ pub async fn serve_connection<S, H>(
     S: AsyncRead + AsyncWrite + Send + 'static,
     H: Handler + ?Sized,
 {
-    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut reader = BufReader::with_capacity(READ_BUFFER, reader);
     let shake = shake_hands(&mut reader, &mut writer, &config);
     let peer = match timeout(config.handshake_deadline, shake).await {
         Ok(Ok(peer)) => peer,

@@ -1,5 +1,7 @@
 //! The master as other roles see it: one method per RPC.
 
+use std::sync::Arc;
+
 use cstore_proto::v1;
 use cstore_proto::v1::cluster_client::ClusterClient;
 use cstore_proto::v1::namespace_client::NamespaceClient;
@@ -16,9 +18,13 @@ use crate::transport::channel::GrpcChannel;
 
 macro_rules! master_client {
     ($($(#[$doc:meta])* $name:ident: $client:ident $path:literal $request:ident -> $response:ident, idempotent $idempotent:literal;)*) => {
-        /// A client of all services of the master. Cheap to clone.
+        /// A client of all services of the master. Cheap to clone: clones share the stacks.
         #[derive(Debug, Clone)]
-        pub struct MasterClient {
+        pub struct MasterClient(Arc<Methods>);
+
+        /// A client stack for each method.
+        #[derive(Debug)]
+        struct Methods {
             channel: GrpcChannel,
             $($name: Unary<v1::$request, v1::$response>,)*
         }
@@ -29,7 +35,7 @@ macro_rules! master_client {
                 let channel = service.channel();
                 let stack =
                     CallStack { bounds, budget: Budget::default(), metrics: service.metrics.clone() };
-                Self {
+                Self(Arc::new(Methods {
                     $($name: {
                         let method = Method { path: $path, idempotent: $idempotent };
                         let client = $client::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -39,7 +45,7 @@ macro_rules! master_client {
                         })
                     },)*
                     channel,
-                }
+                }))
             }
 
             $(
@@ -49,7 +55,7 @@ macro_rules! master_client {
                 /// The master's status, or `Unavailable` and `DeadlineExceeded` when it cannot be
                 /// reached.
                 pub async fn $name(&self, request: v1::$request) -> Result<v1::$response, Status> {
-                    self.$name.clone().oneshot(request).await
+                    self.0.$name.clone().oneshot(request).await
                 }
             )*
         }
@@ -110,7 +116,7 @@ impl MasterClient {
         &self,
         request: v1::WatchMapRequest,
     ) -> Result<Streaming<v1::ClusterView>, Status> {
-        let client = ClusterClient::new(self.channel.clone());
+        let client = ClusterClient::new(self.0.channel.clone());
         let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
         Ok(client.watch_map(request).await?.into_inner())
     }

@@ -13,7 +13,8 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::error::MeshError;
 use crate::limits::{
-    CLIENT_PING_AFTER, CLIENT_PING_TIMEOUT, CONNECT_TIMEOUT, CONNECTION_WINDOW, STREAM_WINDOW,
+    CLIENT_PING_AFTER, CLIENT_PING_TIMEOUT, CONNECT_TIMEOUT, CONNECTION_WINDOW, MAX_H2_FRAME,
+    STREAM_WINDOW,
 };
 use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::trace::InjectTraceLayer;
@@ -81,6 +82,7 @@ pub(crate) fn connection(
         .http2_keep_alive_interval(CLIENT_PING_AFTER)
         .keep_alive_timeout(CLIENT_PING_TIMEOUT)
         .keep_alive_while_idle(true)
+        .max_frame_size(MAX_H2_FRAME)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     let (dial, target) = (options.dial.clone(), target.clone());

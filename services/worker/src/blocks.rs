@@ -38,6 +38,16 @@ pub(crate) struct Seal {
     pub(crate) point: SealPoint,
 }
 
+/// Result of a PutSeal.
+#[derive(Debug)]
+pub(crate) struct SealedBody {
+    pub(crate) seal: Seal,
+    pub(crate) new: New,
+    /// True if the node may hold pins of the session, which an Unpin drops. A body that was sealed
+    /// at once was never pinned.
+    pub(crate) has_pins: bool,
+}
+
 /// Newest seals of an upload: one for each open of each store that has sealed a part. A later open
 /// proves nothing of what an earlier one has sealed, as it may be of an older copy of the disk.
 #[derive(Debug, Clone, Default)]
@@ -254,7 +264,8 @@ impl Route {
         session: SessionId,
         blocks: &[Block],
         ask_first: bool,
-    ) -> Result<(Seal, New), Fault> {
+    ) -> Result<SealedBody, Fault> {
+        let mut has_pins = ask_first;
         let mut seen = HashSet::new();
         let blocks: Vec<&Block> = blocks
             .iter()
@@ -309,15 +320,17 @@ impl Route {
                             bytes: block.bytes.len() as u64,
                         });
                     }
-                    return Ok((
-                        Seal {
+                    return Ok(SealedBody {
+                        seal: Seal {
                             store,
                             point: SealPoint { seq, nonce },
                         },
-                        sum,
-                    ));
+                        new: sum,
+                        has_pins,
+                    });
                 }
                 Response::SealMissing(missing) => {
+                    has_pins = true;
                     send = missing
                         .iter()
                         .filter_map(|at| usize::try_from(*at).ok())

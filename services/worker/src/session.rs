@@ -155,7 +155,9 @@ impl Session {
                 }
             }
         };
-        self.unpin_later();
+        if stored.has_pins {
+            self.unpin_later();
+        }
         Ok(v1::UploadResponse {
             file: committed.file,
             replaced: committed.replaced,

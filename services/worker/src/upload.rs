@@ -37,6 +37,8 @@ pub(crate) struct Stored {
     pub(crate) new: New,
     pub(crate) seals: Seals,
     pub(crate) digests: Digests,
+    /// True if storage nodes may hold pins of the session.
+    pub(crate) has_pins: bool,
 }
 
 /// A batch that is stored.
@@ -158,6 +160,7 @@ impl Upload {
             new: self.new,
             seals: self.seals,
             digests: self.digests,
+            has_pins: true,
         })
     }
 
@@ -309,9 +312,11 @@ impl Upload {
         });
         let mut new = New::default();
         let mut seals = Seals::default();
-        for (seal, found) in try_join_all(put).await? {
-            new.add(found);
-            seals.add(seal)?;
+        let mut has_pins = false;
+        for sealed in try_join_all(put).await? {
+            new.add(sealed.new);
+            seals.add(sealed.seal)?;
+            has_pins |= sealed.has_pins;
         }
         Ok(Stored {
             root,
@@ -320,6 +325,7 @@ impl Upload {
             new,
             seals,
             digests: self.digests,
+            has_pins,
         })
     }
 }

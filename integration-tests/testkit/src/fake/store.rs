@@ -409,7 +409,7 @@ impl State {
                     kind: block.kind,
                     bytes: block.bytes,
                 };
-                let new = self.put(session, blocks.into_iter().map(block).collect());
+                let new = self.store(blocks.into_iter().map(block).collect());
                 self.seal(store, session, part, ids, new)
             }
             Request::Unpin { session } => {
@@ -425,6 +425,13 @@ impl State {
 
     /// Stores blocks and pins them. Returns for each whether it was new.
     fn put(&mut self, session: SessionId, blocks: Vec<Block>) -> Vec<bool> {
+        let ids = blocks.iter().map(|block| block.id);
+        self.pins.entry(session).or_default().extend(ids);
+        self.store(blocks)
+    }
+
+    /// Stores blocks. Returns for each whether it was new.
+    fn store(&mut self, blocks: Vec<Block>) -> Vec<bool> {
         assert!(blocks.len() <= MAX_IDS);
         let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
         assert!(bytes <= MAX_REQUEST_BYTES, "{bytes} bytes in one request");
@@ -433,7 +440,6 @@ impl State {
                 block.id.matches(&DEDUP_KEY, &block.bytes),
                 "the id of a block must be that of its bytes"
             );
-            self.pins.entry(session).or_default().insert(block.id);
             self.blocks.insert(block.id, block.bytes).is_none()
         };
         blocks.into_iter().map(put).collect()

@@ -5,16 +5,25 @@
 //! \0applied  position u64 big-endian · its link u64 big-endian · format u8, 2 · CRC-32C u32 of all before
 //! \0boot     id of the kernel's boot · \0clean: the index was closed
 //! ```
-//! sled's own durability is not relied upon: [`APPLIED`] is part of each batch, and what the index
-//! lacks is replayed from snapshot and log. Each value is verified wherever it is read. One that
-//! does not match is an error of its key, and the next open makes the whole index anew.
+//! sled's own durability is not relied upon: what the index lacks is replayed from snapshot and log.
+//! Each value is verified wherever it is read. One that does not match is an error of its key, and
+//! the next open makes the whole index anew.
+//!
+//! Invariants
+//! * Changes reach sled in the order of the log, [`APPLIED`] AFTER those that it covers. sled recovers
+//!   a prefix of its own log, so after a kill every batch up to `APPLIED` is there. Parts of later
+//!   batches may be there as well; replaying them again changes nothing.
+//! * Readers see a group of batches wholly or not at all: `apply` excludes them.
+//!
+//! Why not a `sled::Batch`: each one makes sled write and sync its buffer at once, beside the sync of
+//! the log that a commit waits for.
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{DamageKind, Link, MetaError, Position, Versioned};
 use crate::limits::{INDEX_FLUSH_INTERVAL, INDEX_OPEN_PAUSE, INDEX_OPEN_TRIES};
@@ -34,6 +43,8 @@ const CRC_LEN: usize = 4;
 #[derive(Debug, Clone)]
 pub(super) struct Index {
     db: sled::Db,
+    /// Held for writing while changes are applied.
+    applying: Arc<RwLock<()>>,
     /// A value was found damaged: the next open makes the index anew.
     is_damaged: Arc<AtomicBool>,
 }
@@ -128,6 +139,7 @@ impl Index {
     fn over(db: sled::Db) -> Self {
         Self {
             db,
+            applying: Arc::default(),
             is_damaged: Arc::default(),
         }
     }
@@ -180,7 +192,10 @@ impl Index {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Versioned>, MetaError> {
-        let value = self.db.get(key).map_err(MetaError::Index)?;
+        let value = {
+            let _whole_groups = self.applying.read();
+            self.db.get(key).map_err(MetaError::Index)?
+        };
         value.map(|value| self.verified(key, &value)).transpose()
     }
 
@@ -220,6 +235,7 @@ impl Index {
             _ => Bound::Included(prefix.to_vec()),
         };
         let mut pairs = Vec::new();
+        let _whole_groups = self.applying.read();
         for item in self.db.range((start, Bound::Unbounded)) {
             if pairs.len() == limit {
                 break;
@@ -320,11 +336,22 @@ impl Index {
         }
     }
 
-    /// Applies staged changes as one.
+    /// Applies staged changes. Readers see all of them or none.
+    ///
+    /// # Errors
+    /// [`MetaError::Index`]; a part may have been applied then, and no batch counts as applied. The
+    /// index MUST NOT be used any more: the next open replays the batches.
     pub(super) fn apply(&self, staged: Staged) -> Result<(), MetaError> {
-        let Staged { mut changes, last } = staged;
-        changes.insert(APPLIED, encode_applied(last));
-        self.db.apply_batch(changes).map_err(MetaError::Index)
+        let Staged { changes, last } = staged;
+        let _no_readers = self.applying.write();
+        for (key, value) in changes {
+            match value {
+                Some(value) => self.db.insert(key, value),
+                None => self.db.remove(key),
+            }
+            .map_err(MetaError::Index)?;
+        }
+        self.set_applied(last.0, last.1)
     }
 
     /// Inserts pairs of a snapshot.
@@ -347,17 +374,16 @@ impl Index {
 /// Changes that are applied to the index together, with the last position among them.
 #[derive(Debug, Default)]
 pub(super) struct Staged {
-    changes: sled::Batch,
+    /// Keys with their new values as stored, `None` for removed ones, in the order of the log.
+    changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     last: (Position, Link),
 }
 
 impl Staged {
     /// Adds one change of the batch at `position`; positions MUST NOT decrease.
     pub(super) fn stage(&mut self, key: &[u8], value: Option<&[u8]>, position: Position) {
-        match value {
-            Some(value) => self.changes.insert(key, stored(key, position, value)),
-            None => self.changes.remove(key),
-        }
+        let value = value.map(|value| stored(key, position, value));
+        self.changes.push((key.to_vec(), value));
     }
 
     /// Counts the batch at `position` as applied, also if it changed nothing.
@@ -500,6 +526,36 @@ mod tests {
         };
         assert_eq!(decode_applied(&7u64.to_be_bytes()), Some(first));
         assert_eq!(decode_applied(&[1; 9]), None);
+    }
+
+    #[test]
+    fn i2_readers_see_a_group_wholly_or_not_at_all() {
+        const GROUPS: u64 = 300;
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::rebuilt(dir.path(), 1 << 20).unwrap();
+        let keys: Vec<Vec<u8>> = (0..20).map(|n| vec![b'n', n]).collect();
+        let apply = |position: Position| {
+            let mut staged = Staged::default();
+            for key in &keys {
+                staged.stage(key, Some(b"value"), position);
+            }
+            staged.advance(position, 0);
+            index.apply(staged).unwrap();
+        };
+        apply(1);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| (2..=GROUPS).for_each(apply));
+            while !writing.is_finished() {
+                let pairs = index.scan(b"n", None, keys.len()).unwrap();
+                let first = pairs[0].1.version;
+                assert!(pairs.iter().all(|(_, value)| value.version == first));
+                // The first key is written first: whoever has seen it must see the last one, too.
+                let of = |key: &Vec<u8>| index.get(key).unwrap().unwrap().version;
+                let (first, last) = (of(&keys[0]), of(&keys[keys.len() - 1]));
+                assert!(last >= first, "{last} is older than {first}");
+            }
+        });
+        assert_eq!(index.applied().unwrap().position, GROUPS);
     }
 
     #[test]

@@ -250,13 +250,18 @@ impl Fixture {
         self.read_only_after_kill(disk).await
     }
 
-    /// Opens the folder and `disk` for reading only, as after a kill of the master.
+    /// Opens the folder and `disk` for reading only, as after a kill of the master. Waits until the
+    /// index has written its buffers.
     pub(super) async fn read_only_after_kill(&self, disk: Arc<dyn cstore_log::Disk>) -> Master {
         let derived = Arc::new(Derived::default());
         let damage = crate::store::DamageKind::Gap { next: 3, last: 1 };
         let dir = self._dir.path();
         let options = SledOptions::default();
-        let store = ReadOnlyMeta::open(dir, disk, &options, &*derived, damage.into()).unwrap();
+        let open = || {
+            let (disk, damage) = (disk.clone(), damage.clone());
+            ReadOnlyMeta::open(dir, disk, &options, &*derived, damage.into()).ok()
+        };
+        let store = cstore_testkit::until("an index that can be read", open).await;
         let context = Context {
             store: Arc::new(store),
             derived,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cstore_mesh::Tls;
+use cstore_mesh::{LocalServers, Tls};
 use cstore_node::{Env, HostPort};
 
 use crate::ui_url::UiUrl;
@@ -45,6 +45,8 @@ pub struct Config {
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
     /// whole process.
     pub tls: Option<Tls>,
+    /// Roles of the same process, which are called without sockets. None outside of `cstore dev`.
+    pub local: LocalServers,
 }
 
 impl Config {
@@ -89,6 +91,7 @@ impl Config {
                 "an http or https URL without user, query and fragment",
             ),
             tls: None,
+            local: LocalServers::default(),
         }
     }
 }

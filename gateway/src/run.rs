@@ -115,7 +115,7 @@ fn connect(
     readiness: Readiness,
 ) -> Result<(App, EndpointManager), MeshError> {
     let options = ClientOptions {
-        dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc),
+        dial: Dial::secured(config.tls.as_ref(), Protocol::Grpc).within(config.local.clone()),
         ..ClientOptions::new(
             "gateway",
             Signer::new(secret, Caller::Gateway),

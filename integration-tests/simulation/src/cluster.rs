@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, FaultyDisk};
-use cstore_mesh::{RoleIo, RoleMetrics};
+use cstore_mesh::{Dial, LocalServers, RoleIo, RoleMetrics};
 use cstore_node::admin::Readiness;
 use cstore_node::clock::Clock;
 use cstore_node::{ByteSize, HostPort, Shutdown};
@@ -116,6 +116,7 @@ pub(crate) fn add_master(
             let _ = std::fs::remove_dir_all(dir.join("index"));
             let config = cstore_master::Config {
                 tls: None,
+                local: LocalServers::default(),
                 dir,
                 chunking: Chunking::fixed(BLOCK as u64)?,
                 storage_nodes: STORAGES,
@@ -126,11 +127,17 @@ pub(crate) fn add_master(
                 snapshot_bytes: ByteSize::from_mib(64),
                 reflection: false,
             };
-            let incoming = io::listen(MASTER_PORT).await?;
+            // The master calls nobody.
+            let io = RoleIo {
+                addr: format!("master:{MASTER_PORT}"),
+                incoming: io::listen(MASTER_PORT).await?,
+                dial: Dial::tcp(),
+                dial_frames: Dial::tcp(),
+            };
             let run = cstore_master::run_over(
                 config,
                 secret(),
-                incoming,
+                io,
                 Some(cstore_master::Simulated {
                     log: platter.next_life(),
                     clock: Arc::new(SimulatedClock),
@@ -162,6 +169,7 @@ pub(crate) fn add_worker(
         async move {
             let config = cstore_worker::Config {
                 tls: None,
+                local: LocalServers::default(),
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),
                 advertise_host: turmoil::lookup(name.as_str()).to_string(),
@@ -214,6 +222,7 @@ pub(crate) fn add_storage(
             let config = cstore_storage::Config {
                 has_new_name: false,
                 tls: None,
+                local: LocalServers::default(),
                 disk: PathBuf::from(&name),
                 node: NodeId::new(name.as_str())?,
                 master: master_addr(master),

@@ -1,4 +1,5 @@
-//! `cstore dev`: all roles in one process, with real sockets on 127.0.0.1 between them.
+//! `cstore dev`: all roles in one process. They call each other directly; their ports on 127.0.0.1
+//! are open for clients and grpcurl.
 //!
 //! Everything that it keeps is under `CSTORE_DATA_DIR`: the secret, the master's metadata and one
 //! directory a storage node (`storage-1`, `storage-2`, …). Each role is configured through the same
@@ -11,7 +12,7 @@ mod ready;
 
 use std::collections::HashSet;
 
-use cstore_mesh::{RoleMetrics, Tls};
+use cstore_mesh::{LocalServers, RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
 use cstore_node::metrics::Registries;
 use cstore_node::telemetry::TelemetryConfig;
@@ -147,6 +148,10 @@ fn start(
             .map_or(0, |(member, _)| member.port)
     };
     let (gateway_port, master_port) = (port_of(Role::Gateway), port_of(Role::Master));
+    let local = LocalServers::default();
+    for (member, _) in &members {
+        local.add(format!("{HOST}:{}", member.port));
+    }
     let (mut running, mut seen) = (Vec::new(), HashSet::new());
     let registries = Registries::from(metrics.registry.clone());
     for (member, listener) in members {
@@ -158,6 +163,7 @@ fn start(
         ));
         let mut plan = Plan::from_env(member.role, &mut env);
         plan.secure(tls.cloned());
+        plan.join(&local);
         env.finish().map_err(Failure::usage)?;
         if let Some(warning) = plan.bound(share) {
             tracing::warn!(node = member.id, "{warning}");

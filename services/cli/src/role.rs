@@ -1,7 +1,7 @@
 //! One role as a process of its own.
 
 use anyhow::Error;
-use cstore_mesh::{RoleMetrics, Tls};
+use cstore_mesh::{LocalServers, RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
 use cstore_node::shutdown::{drain_delay, drain_timeout};
 use cstore_node::telemetry::TelemetryConfig;
@@ -119,6 +119,17 @@ impl Plan {
             Self::Worker(config) => config.tls = tls,
             Self::Storage(config) => config.tls = tls,
         }
+    }
+
+    /// Lets the role call the other roles of this process without sockets, and be called so.
+    pub(crate) fn join(&mut self, local: &LocalServers) {
+        let own = match self {
+            Self::Gateway(config) => &mut config.local,
+            Self::Master(config) => &mut config.local,
+            Self::Worker(config) => &mut config.local,
+            Self::Storage(config) => &mut config.local,
+        };
+        *own = local.clone();
     }
 
     pub(crate) const fn role(&self) -> Role {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cstore_mesh::Tls;
+use cstore_mesh::{LocalServers, Tls};
 use cstore_node::env::Env;
 use cstore_node::size::ByteSize;
 use cstore_types::Chunking;
@@ -36,6 +36,8 @@ pub struct Config {
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
     /// whole process.
     pub tls: Option<Tls>,
+    /// Roles of the same process, which are called without sockets. None outside of `cstore dev`.
+    pub local: LocalServers,
 }
 
 impl Config {
@@ -71,6 +73,7 @@ impl Config {
             reflection: env.boolean("CSTORE_REFLECTION", true),
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
+            local: LocalServers::default(),
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use cstore_log::{Disk, LockGuard, RealDisk, probe, remove_probe};
 use cstore_mesh::{
-    BoxIo, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleMetrics,
-    ServerOptions, secured_incoming,
+    GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleIo, RoleMetrics,
+    ServerOptions,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::Backoff;
@@ -18,7 +18,6 @@ use cstore_proto::v1::cluster_server::ClusterServer;
 use cstore_proto::v1::namespace_server::NamespaceServer;
 use cstore_proto::v1::uploads_server::{SERVICE_NAME as UPLOADS, UploadsServer};
 use cstore_types::{ClusterSecret, ErrorCode, Fault};
-use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
 use tokio::time::Instant;
@@ -104,8 +103,10 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let incoming = secured_incoming(listener, config.tls.as_ref(), Protocol::Grpc);
-    run_over(config, secret, incoming, None, readiness, metrics, shutdown).await
+    let host = listener.local_addr()?.ip().to_string();
+    let io = RoleIo::over_tcp(&host, listener, config.tls.as_ref(), Protocol::Grpc)?
+        .within(config.local.clone());
+    run_over(config, secret, io, None, readiness, metrics, shutdown).await
 }
 
 /// Runs like [`run`], over connections of the caller's and, if given, a simulated disk and clock.
@@ -115,7 +116,7 @@ pub async fn run(
 pub async fn run_over(
     config: Config,
     secret: ClusterSecret,
-    incoming: BoxStream<'static, std::io::Result<BoxIo>>,
+    io: RoleIo,
     simulated: Option<Simulated>,
     readiness: Readiness,
     metrics: RoleMetrics,
@@ -181,7 +182,8 @@ pub async fn run_over(
     tracing::info!(cluster = %master.identity.cluster, "master serves");
     let stop = shutdown.clone();
     let served = server
-        .serve_over(incoming, async move { stop.triggered().await })
+        .within(io.dial.local().clone(), &io.addr)
+        .serve_over(io.incoming, async move { stop.triggered().await })
         .await;
     shutdown.trigger();
     let (_, _, takes_writes) = tokio::join!(leases, writer, probing);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cstore_mesh::Tls;
+use cstore_mesh::{LocalServers, Tls};
 use cstore_node::env::{Env, HostPort};
 use cstore_node::limits::DEFAULT_RETRY_STEP;
 use cstore_node::size::ByteSize;
@@ -53,6 +53,8 @@ pub struct Config {
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
     /// whole process.
     pub tls: Option<Tls>,
+    /// Roles of the same process, which are called without sockets. None outside of `cstore dev`.
+    pub local: LocalServers,
 }
 
 impl Config {
@@ -93,6 +95,7 @@ impl Config {
             open_files: MAX_OPEN_SEGMENTS,
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
+            local: LocalServers::default(),
             node,
             has_new_name,
         }

@@ -11,7 +11,7 @@ use cstore_log::{Disk, RealDisk};
 use cstore_mesh::member::{
     HeartbeatTrigger, Heartbeats, IdentityError, MasterLink, NodeProfile, connect_master,
 };
-use cstore_mesh::{BoxIo, ClientOptions, MeshError, Protocol, RoleIo, RoleMetrics};
+use cstore_mesh::{BoxIo, ClientOptions, LocalServers, MeshError, Protocol, RoleIo, RoleMetrics};
 use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::Backoff;
@@ -19,7 +19,7 @@ use cstore_node::listen::{AcceptLimits, accept_from};
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::{Caller, Signer, v1};
 use cstore_types::{ClusterSecret, StoreUuid};
-use cstore_wire::{ServerConfig, serve_connection};
+use cstore_wire::{LocalNode, ServerConfig, serve_connection};
 use futures_util::FutureExt;
 use futures_util::stream::BoxStream;
 use tokio::net::TcpListener;
@@ -121,7 +121,8 @@ pub async fn run(
         listener,
         config.tls.as_ref(),
         Protocol::Frames,
-    )?;
+    )?
+    .within(config.local.clone());
     let folder = config.disk.clone();
     let ended = run_over(config, secret, io, disk, readiness, metrics, shutdown).await;
     if let Err(RunError::Nameless { .. }) = ended {
@@ -156,6 +157,7 @@ pub async fn run_over(
         dial,
         ..
     } = io;
+    let local = dial.local().clone();
     let signer = Signer::new(&secret, Caller::Storage);
     let options = ClientOptions {
         dial,
@@ -208,6 +210,7 @@ pub async fn run_over(
         &identity,
         (&engine, frame_metrics),
         incoming,
+        (&local, &addr),
         &shutdown,
     )
     .await;
@@ -381,6 +384,7 @@ async fn serve(
     identity: &Identity,
     (engine, metrics): (&Engine, FrameMetrics),
     incoming: BoxStream<'static, std::io::Result<BoxIo>>,
+    (local, addr): (&LocalServers, &str),
     shutdown: &Shutdown,
 ) {
     let frames = Arc::new(ServerConfig {
@@ -400,8 +404,15 @@ async fn serve(
         connections,
         drain: config.drain_timeout,
     };
+    let node = LocalNode::new(frames.clone(), handler.clone());
+    let published = local.publish(addr, Arc::new(node.clone()));
+    let of_this_process = async {
+        shutdown.triggered().await;
+        drop(published);
+        node.close(config.drain_timeout).await;
+    };
     let stop = shutdown.clone();
-    accept_from(incoming, limits, shutdown.clone(), move |stream| {
+    let accepting = accept_from(incoming, limits, shutdown.clone(), move |stream| {
         let (frames, handler, stop) = (frames.clone(), handler.clone(), stop.clone());
         async move {
             serve_connection(
@@ -412,6 +423,6 @@ async fn serve(
             )
             .await
         }
-    })
-    .await;
+    });
+    tokio::join!(accepting, of_this_process);
 }

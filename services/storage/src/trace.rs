@@ -21,6 +21,8 @@ pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
     };
     let name = format!("{:?}", request.opcode());
     let span = tracing::info_span!(
+        // A worker of the same process calls in a span of its own.
+        parent: None,
         "frame",
         otel.name = name,
         otel.kind = "server",
@@ -36,6 +38,7 @@ pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
 /// The span of one GetBlocks.
 pub(crate) fn read_span(context: &Context, blocks: usize) -> Span {
     let span = tracing::info_span!(
+        parent: None,
         "frame",
         otel.name = "GetBlocks",
         otel.kind = "server",

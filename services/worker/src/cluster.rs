@@ -13,7 +13,7 @@ use cstore_types::{
     BlockId, ClusterUuid, DedupKey, ErrorCode, Fault, FrameKey, MapVersion, NodeId, Placement,
     error_chain,
 };
-use cstore_wire::{ClientConfig, Connection};
+use cstore_wire::{ClientConfig, ClientError, Connection, Disconnect, LocalNode};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -169,12 +169,9 @@ async fn keep_connected(
     while !inner.shutdown.is_triggered() {
         let addr = view.borrow_and_update().addrs.get(&node).cloned();
         let attempt = match &addr {
-            Some(addr) => {
-                let dialling = inner.dial.connect(Target::new(addr));
-                Connection::connect(dialling, &config)
-                    .await
-                    .map_err(Fault::from)
-            }
+            Some(addr) => connect(&inner.dial, addr, &config)
+                .await
+                .map_err(Fault::from),
             None => Err(Fault::new(ErrorCode::Unavailable, "address is not known")),
         };
         match attempt {
@@ -201,6 +198,22 @@ async fn keep_connected(
                 }
             }
         }
+    }
+}
+
+/// Connects to the storage node at `addr`: without a connection if it is a role of this process.
+async fn connect(
+    dial: &Dial,
+    addr: &str,
+    config: &ClientConfig,
+) -> Result<Connection, ClientError> {
+    let local = dial.local();
+    if !local.has(addr) {
+        return Connection::connect(dial.connect(Target::new(addr)), config).await;
+    }
+    match local.find::<LocalNode>(addr) {
+        Some(node) => Connection::to_local(&node, config),
+        None => Err(Disconnect::Closed.into()),
     }
 }
 

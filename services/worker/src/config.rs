@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cstore_mesh::Tls;
+use cstore_mesh::{LocalServers, Tls};
 use cstore_node::env::{Env, HostPort};
 use cstore_node::limits::DEFAULT_RETRY_STEP;
 use cstore_node::size::ByteSize;
@@ -28,6 +28,8 @@ pub struct Config {
     /// Certificates, when the inner ports speak TLS. Not from this environment: read once for the
     /// whole process.
     pub tls: Option<Tls>,
+    /// Roles of the same process, which are called without sockets. None outside of `cstore dev`.
+    pub local: LocalServers,
 }
 
 impl Config {
@@ -52,6 +54,7 @@ impl Config {
             reflection: env.boolean("CSTORE_REFLECTION", true),
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,
+            local: LocalServers::default(),
         }
     }
 }

@@ -60,7 +60,8 @@ pub async fn run(
         listener,
         config.tls.as_ref(),
         Protocol::Grpc,
-    )?;
+    )?
+    .within(config.local.clone());
     run_over(
         config,
         secret,
@@ -97,6 +98,7 @@ pub async fn run_over(
         dial,
         dial_frames,
     } = io;
+    let local = dial.local().clone();
     let link = link_to_master(&config, &secret, &addr, dial, &metrics)?;
     let master = link.client.clone();
     let Some(membership) = link.join(None, &readiness, &shutdown).await? else {
@@ -143,6 +145,7 @@ pub async fn run_over(
         metrics: TransferMetrics::register(&mut metrics.registry.lock()),
     };
     let server = server_of(door, &config, &secret, metrics.mesh).await?;
+    let server = server.within(local, &addr);
     server.health().set_serving(true).await;
     let member = WorkerMember {
         stores,

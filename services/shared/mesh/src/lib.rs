@@ -54,6 +54,7 @@ pub use telemetry::metrics::{MeshMetrics, RoleMetrics};
 pub use transport::channel::{ClientOptions, GrpcChannel};
 pub use transport::dial::{Dial, secured_incoming, tcp_incoming};
 pub use transport::io::{BoxIo, Io, Target};
+pub use transport::local::{LocalServers, Publication};
 pub use transport::role_io::RoleIo;
 pub use transport::tls::protocol::Protocol;
 pub use transport::tls::{Tls, TlsError};

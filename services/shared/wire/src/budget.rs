@@ -119,6 +119,11 @@ enum Share {
 }
 
 impl HeldBytes {
+    /// Takes the part for a block of `len` bytes out; all that is left, if that is less.
+    pub(crate) fn split_block(&mut self, len: usize) -> Option<Self> {
+        self.split(len.saturating_add(BLOCK_FRAME))
+    }
+
     /// Takes the part for a frame of `bytes` out; all that is left, if that is less.
     pub(crate) fn split(&mut self, bytes: usize) -> Option<Self> {
         let units = units_of(bytes).min(self.count.units);

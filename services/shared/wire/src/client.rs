@@ -1,26 +1,23 @@
-//! The worker's end of a connection: many requests in flight, answers matched by request id.
+//! The worker's end of a connection of frames: many requests in flight, answers matched by request
+//! id.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cstore_types::{BlockId, ClusterUuid, FrameKey, MapVersion, NodeId, StoreUuid};
+use cstore_types::{BlockId, MapVersion, StoreUuid};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::connection::{ClientConfig, RunningRead, check_welcome, hello_of};
 use crate::error::{ClientError, Disconnect, HandshakeError};
 use crate::frame::{Opcode, Prefix, TraceField};
-use crate::handshake::{
-    Answer, Direction, Hello, MIN_VERSION, Role, VERSION, common_version, encode_proof, is_proof,
-    prove,
-};
+use crate::handshake::{Answer, Direction, encode_proof, is_proof, prove};
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
 use crate::limits::{
     CREDIT_UNIT, FRAME_DEADLINE, GATHERED_FRAMES, PING_AFTER, READ_BUFFER, SILENCE_DEADLINE,
@@ -28,34 +25,18 @@ use crate::limits::{
 };
 use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::pulse::{Heard, Pulse};
+use crate::sink::Delivered;
 use crate::task::spawn;
-
-/// Parameters of a connection to a storage node.
-#[derive(Debug, Clone)]
-pub struct ClientConfig {
-    /// Key that proves membership.
-    pub key: FrameKey,
-    /// Cluster of this worker.
-    pub cluster: ClusterUuid,
-    /// Name of this worker.
-    pub node: NodeId,
-    /// Node that must be at the other end; another one is refused.
-    pub expect: NodeId,
-    /// Bound of connect and handshake together.
-    pub handshake_deadline: Duration,
-    /// Bound of each wait inside of a frame.
-    pub progress_deadline: Duration,
-}
 
 enum Waiter {
     One(oneshot::Sender<Response>),
-    Blocks(mpsc::Sender<BlockReply>),
+    Blocks(mpsc::Sender<Delivered>),
 }
 
-/// State that the tasks of a connection and its handles share.
 /// First version in which the answer to a seal may hold a nonce.
 const NONCE_VERSION: u16 = 3;
 
+/// State that the tasks of a connection and its handles share.
 struct Shared {
     waiters: Mutex<HashMap<u32, Waiter>>,
     next_id: AtomicU32,
@@ -86,37 +67,16 @@ impl Shared {
     }
 }
 
-/// A live connection; cheap to clone. It closes when the last handle is gone.
+/// A storage node at the other end of a stream of frames. It disconnects when the last clone is gone.
 #[derive(Clone)]
-pub struct Connection {
+pub(crate) struct RemotePeer {
     shared: Arc<Shared>,
     sender: mpsc::Sender<Encoded>,
-    store: StoreUuid,
     _closer: Arc<tokio_util::sync::DropGuard>,
 }
 
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection")
-            .field("store", &self.store)
-            .field("closed", &self.is_closed())
-            .finish()
-    }
-}
-
-/// Blocks of one GetBlocks as they arrive.
-#[derive(Debug)]
-pub struct BlockStream {
-    blocks: mpsc::Receiver<BlockReply>,
-    connection: Connection,
-    left: usize,
-    deadline: Duration,
-    _credits: OwnedSemaphorePermit,
-    _pending: Pending,
-}
-
 /// Forgets a waiting call when its future is dropped.
-struct Pending {
+pub(crate) struct Pending {
     shared: Arc<Shared>,
     id: u32,
 }
@@ -133,31 +93,12 @@ impl Drop for Pending {
     }
 }
 
-impl Connection {
-    /// Waits for a stream that is being connected and shakes hands over it, within one deadline.
-    ///
-    /// # Errors
-    /// [`ClientError::Disconnected`] if nobody answers, [`ClientError::Handshake`] if the node is
-    /// not the expected one or the proof fails.
-    pub async fn connect<S>(
-        dialling: impl Future<Output = io::Result<S>>,
+impl RemotePeer {
+    /// Shakes hands over a stream that is connected already. Returns the peer and its disk.
+    pub(crate) async fn over<S>(
+        stream: S,
         config: &ClientConfig,
-    ) -> Result<Self, ClientError>
-    where
-        S: AsyncRead + AsyncWrite + Send + 'static,
-    {
-        let connect = async { Self::over(dialling.await.map_err(Disconnect::from)?, config).await };
-        let late = Disconnect::Late(config.handshake_deadline);
-        timeout(config.handshake_deadline, connect)
-            .await
-            .map_err(|_| late)?
-    }
-
-    /// Shakes hands over a stream that is connected already.
-    ///
-    /// # Errors
-    /// Those of [`Self::connect`].
-    pub async fn over<S>(stream: S, config: &ClientConfig) -> Result<Self, ClientError>
+    ) -> Result<(Self, StoreUuid), ClientError>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -186,104 +127,62 @@ impl Connection {
         spawn(write_all(shared.clone(), writer, queue));
         spawn(read_all(shared.clone(), reader, config.progress_deadline));
         spawn(keep_alive(shared.clone(), sender.downgrade()));
-        Ok(Self {
+        let peer = Self {
             shared,
             sender,
-            store,
             _closer: Arc::new(closed.drop_guard()),
-        })
+        };
+        Ok((peer, store))
     }
 
-    /// Returns the disk behind this connection.
-    pub fn store(&self) -> StoreUuid {
-        self.store
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        &self.shared.closed
     }
 
-    /// Returns true if the connection is closed.
-    pub fn is_closed(&self) -> bool {
-        self.shared.closed.is_cancelled()
+    pub(crate) fn lost(&self) -> ClientError {
+        self.shared.lost()
     }
 
-    /// Waits until the connection is closed.
-    pub async fn closed(&self) {
-        self.shared.closed.cancelled().await;
-    }
-
-    /// Sends a request and waits for the answer. If the future is dropped, the answer is discarded;
-    /// the request may have been carried out.
-    ///
-    /// # Errors
-    /// [`ClientError`]; only `Refused` says that nothing was done.
-    pub async fn call(
+    pub(crate) async fn call(
         &self,
         request: &Request,
         map_version: MapVersion,
         trace: Option<TraceField>,
-        deadline: Duration,
     ) -> Result<Response, ClientError> {
-        let ask = async {
-            let (sender, answer) = oneshot::channel();
-            let (pending, encoded) = self.begin(request, map_version, trace, Waiter::One(sender));
-            let _credits = self.credits(encoded.len).await?;
-            self.sender
-                .send(encoded)
-                .await
-                .map_err(|_| self.shared.lost())?;
-            let response = answer.await.map_err(|_| self.shared.lost())?;
-            drop(pending);
-            match response {
-                Response::Error(fault) => Err(ClientError::Refused(fault)),
-                response => Ok(response),
-            }
-        };
-        timeout(deadline, ask)
-            .await
-            .map_err(|_| ClientError::Deadline(deadline.as_millis()))?
+        let (sender, answer) = oneshot::channel();
+        let (pending, encoded) = self.begin(request, map_version, trace, Waiter::One(sender));
+        let _credits = self.credits(encoded.len).await?;
+        self.send(encoded).await?;
+        let response = answer.await.map_err(|_| self.lost())?;
+        drop(pending);
+        Ok(response)
     }
 
-    /// Asks for blocks; `expected_bytes` is their size together, so that credits bound the bytes in
-    /// flight. `deadline` bounds the wait for each block.
-    ///
-    /// # Errors
-    /// [`ClientError::Disconnected`], [`ClientError::Deadline`].
-    pub async fn get_blocks(
+    /// Asks for blocks; `expected_bytes` is their size together.
+    pub(crate) async fn get_blocks(
         &self,
         ids: Vec<BlockId>,
         expected_bytes: usize,
         map_version: MapVersion,
         trace: Option<TraceField>,
-        deadline: Duration,
-    ) -> Result<BlockStream, ClientError> {
-        let ask = async {
-            let left = ids.len();
-            // The channel has a place for each block, so the reader never waits for a slow caller.
-            let (sender, blocks) = mpsc::channel(left.max(1));
-            let (pending, encoded) = self.begin(
-                &Request::GetBlocks { ids },
-                map_version,
-                trace,
-                Waiter::Blocks(sender),
-            );
-            let credits = self
-                .credits(encoded.len.saturating_add(expected_bytes))
-                .await?;
-            self.sender
-                .send(encoded)
-                .await
-                .map_err(|_| self.shared.lost())?;
-            let connection = self.clone();
-            Ok(BlockStream {
-                blocks,
-                connection,
-                left,
-                deadline,
-                _credits: credits,
-                _pending: pending,
-            })
-        };
-        timeout(deadline, ask)
-            .await
-            .map_err(|_| ClientError::Deadline(deadline.as_millis()))?
+    ) -> Result<RunningRead, ClientError> {
+        // The channel has a place for each block, so the reader never waits for a slow caller.
+        let (sender, blocks) = mpsc::channel(ids.len().max(1));
+        let (pending, encoded) = self.begin(
+            &Request::GetBlocks { ids },
+            map_version,
+            trace,
+            Waiter::Blocks(sender),
+        );
+        let credits = self
+            .credits(encoded.len.saturating_add(expected_bytes))
+            .await?;
+        self.send(encoded).await?;
+        Ok(RunningRead {
+            blocks,
+            _credits: credits,
+            _pending: Some(pending),
+        })
     }
 
     fn begin(
@@ -309,6 +208,11 @@ impl Connection {
         (pending, encoded)
     }
 
+    async fn send(&self, encoded: Encoded) -> Result<(), ClientError> {
+        let sent = self.sender.send(encoded).await;
+        sent.map_err(|_| self.lost())
+    }
+
     async fn credits(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ClientError> {
         let units = bytes
             .div_ceil(CREDIT_UNIT)
@@ -316,32 +220,9 @@ impl Connection {
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         tokio::select! {
             biased;
-            () = self.closed() => Err(self.shared.lost()),
-            permit = self.shared.credits.clone().acquire_many_owned(units) => permit.map_err(|_| self.shared.lost()),
+            () = self.shared.closed.cancelled() => Err(self.lost()),
+            permit = self.shared.credits.clone().acquire_many_owned(units) => permit.map_err(|_| self.lost()),
         }
-    }
-}
-
-impl BlockStream {
-    /// Returns the next block, in the order in which they arrive; `None` after the last one.
-    ///
-    /// # Errors
-    /// [`ClientError`]; blocks that came before it are good.
-    pub async fn next(&mut self) -> Option<Result<BlockReply, ClientError>> {
-        if self.left == 0 {
-            return None;
-        }
-        let result = match timeout(self.deadline, self.blocks.recv()).await {
-            Ok(Some(block)) => Ok(block),
-            Ok(None) => Err(self.connection.shared.lost()),
-            Err(_) => Err(ClientError::Deadline(self.deadline.as_millis())),
-        };
-        self.left = if result.is_ok() {
-            self.left.saturating_sub(1)
-        } else {
-            0
-        };
-        Some(result)
     }
 }
 
@@ -363,16 +244,7 @@ where
 {
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(HandshakeError::from)?;
-    let hello = Hello {
-        min_version: MIN_VERSION,
-        max_version: VERSION,
-        role: Role::Worker,
-        cluster: config.cluster,
-        nonce,
-        max_frame: Opcode::PutSeal.payload_bounds().1,
-        node: config.node.clone(),
-    };
-    let hello = hello.encode();
+    let hello = hello_of(config, nonce).encode();
     let mut out = Outgoing::default();
     out.extend(bare_frame(Opcode::Handshake, hello.clone()));
     out.write_to(writer).await.map_err(Disconnect::from)?;
@@ -386,19 +258,7 @@ where
     if !is_proof(&config.key, Direction::Server, &hello, &signed, &proof) {
         return Err(HandshakeError::Secret.into());
     }
-    if welcome.cluster != config.cluster
-        || welcome.role != Role::Storage
-        || common_version(welcome.version, welcome.version).is_none()
-    {
-        return Err(HandshakeError::Foreign.into());
-    }
-    if welcome.node != config.expect {
-        return Err(HandshakeError::Node {
-            expected: config.expect.clone(),
-            found: welcome.node,
-        }
-        .into());
-    }
+    check_welcome(&welcome, config)?;
     out.extend(bare_frame(
         Opcode::Handshake,
         encode_proof(prove(&config.key, Direction::Client, &hello, &signed)),
@@ -518,7 +378,7 @@ fn deliver(shared: &Shared, id: u32, response: Response) {
     match (waiters.remove(&id), response) {
         (Some(Waiter::Blocks(sender)), Response::Block(block)) => {
             let last = block.last;
-            let full = sender.try_send(block).is_err();
+            let full = sender.try_send(block.into()).is_err();
             if !last && !full {
                 waiters.insert(id, Waiter::Blocks(sender));
             }
@@ -529,7 +389,7 @@ fn deliver(shared: &Shared, id: u32, response: Response) {
                 last: true,
                 result: Err(fault.code),
             };
-            let _ = sender.try_send(failed);
+            let _ = sender.try_send(failed.into());
         }
         (Some(Waiter::One(sender)), response) => drop(sender.send(response)),
         // An error without a request is about the connection: the server closes after it.

@@ -35,22 +35,27 @@
 
 mod budget;
 mod client;
+mod connection;
 mod decode_error;
 mod error;
 pub mod frame;
 pub mod handshake;
 mod io;
 pub mod limits;
+mod local;
 mod message;
 mod pulse;
 mod server;
+mod sink;
 mod task;
 
 pub use budget::{HeldBytes, ReadBudget};
-pub use client::{BlockStream, ClientConfig, Connection};
+pub use connection::{BlockStream, ClientConfig, Connection};
 pub use decode_error::DecodeError;
 pub use error::{ClientError, Disconnect, HandshakeError};
 pub use frame::{Opcode, Prefix, TraceField};
 pub use handshake::{MIN_VERSION, Role, VERSION};
+pub use local::LocalNode;
 pub use message::{BlockReply, PutStatus, Request, Response, SealedBlock};
-pub use server::{BlockSink, Context, Handler, Reserver, ServerConfig, serve_connection};
+pub use server::{Context, Handler, ServerConfig, serve_connection};
+pub use sink::{BlockSink, Reserver};

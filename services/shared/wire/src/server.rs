@@ -12,10 +12,10 @@ use cstore_types::{
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::budget::{ConnectionBudget, HeldBytes, ReadBudget};
+use crate::budget::{ConnectionBudget, ReadBudget};
 use crate::decode_error::DecodeError;
 use crate::error::Disconnect;
 use crate::frame::{Opcode, Prefix, TraceField};
@@ -25,7 +25,8 @@ use crate::handshake::{
 };
 use crate::io::{Outgoing, bare_frame, read_header, read_payload};
 use crate::limits::{CREDIT_UNIT, GATHERED_FRAMES, READ_BUFFER, WRITE_QUEUE};
-use crate::message::{BlockReply, Encoded, Request, Response};
+use crate::message::{Request, Response};
+use crate::sink::{BlockSink, Frame, Outlet};
 use crate::task::spawn;
 
 /// Parameters by which a storage node serves connections.
@@ -84,109 +85,6 @@ pub trait Handler: Send + Sync + 'static {
         ids: Vec<BlockId>,
         blocks: BlockSink,
     ) -> BoxFuture<'static, Result<(), Fault>>;
-}
-
-struct Frame {
-    encoded: Encoded,
-    /// Credits of the request that is answered, returned when the frame is written.
-    _request: Option<OwnedSemaphorePermit>,
-    /// Budget of a block, returned when the frame is written.
-    _block: Option<HeldBytes>,
-}
-
-/// Takes the blocks of one GetBlocks, in any order.
-#[derive(Debug)]
-pub struct BlockSink {
-    request_id: u32,
-    left: usize,
-    frames: mpsc::Sender<Frame>,
-    budget: Arc<ConnectionBudget>,
-}
-
-impl std::fmt::Debug for Frame {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Frame({} bytes)", self.encoded.len)
-    }
-}
-
-impl BlockSink {
-    /// Returns what reserves bytes for blocks of this request, also while another block is sent.
-    pub fn reserver(&self) -> Reserver {
-        Reserver {
-            frames: self.frames.clone(),
-            budget: self.budget.clone(),
-        }
-    }
-
-    /// Sends block `index`, which is in memory already; waits while too many bytes wait for the
-    /// socket.
-    ///
-    /// # Errors
-    /// A [`Fault`] when the connection is gone: stop reading blocks.
-    pub async fn send(
-        &mut self,
-        index: u32,
-        result: Result<Bytes, ErrorCode>,
-    ) -> Result<(), Fault> {
-        let len = result.as_ref().map_or(0, Bytes::len);
-        let mut held = self.reserver().reserve(&[len]).await?;
-        self.send_held(index, result, &mut held).await
-    }
-
-    /// Sends block `index`, whose bytes were reserved: they are taken out of `held` and returned when
-    /// they are written.
-    ///
-    /// # Errors
-    /// A [`Fault`] when the connection is gone: stop reading blocks.
-    pub async fn send_held(
-        &mut self,
-        index: u32,
-        result: Result<Bytes, ErrorCode>,
-        held: &mut HeldBytes,
-    ) -> Result<(), Fault> {
-        self.left = self.left.saturating_sub(1);
-        let last = self.left == 0;
-        let response = Response::Block(BlockReply {
-            index,
-            last,
-            result,
-        });
-        let encoded = response.encode(&Prefix::answer(self.request_id));
-        let frame = Frame {
-            _request: None,
-            _block: held.split(encoded.len),
-            encoded,
-        };
-        self.frames.send(frame).await.map_err(|_| gone())
-    }
-}
-
-/// Reserves bytes for the blocks of one GetBlocks.
-#[derive(Debug)]
-pub struct Reserver {
-    frames: mpsc::Sender<Frame>,
-    budget: Arc<ConnectionBudget>,
-}
-
-impl Reserver {
-    /// Waits until blocks of these lengths may be held, in order with the other requests of the
-    /// connection. MUST be called BEFORE the blocks are read: what is read without it is bounded by
-    /// nothing. Cancel safe.
-    ///
-    /// # Errors
-    /// A [`Fault`] when the connection is gone: stop reading blocks.
-    pub async fn reserve(&self, lens: &[usize]) -> Result<HeldBytes, Fault> {
-        tokio::select! {
-            biased;
-            // Requests of a connection that is gone read nothing for it.
-            () = self.frames.closed() => Err(gone()),
-            held = self.budget.reserve(lens) => held.ok_or_else(gone),
-        }
-    }
-}
-
-fn gone() -> Fault {
-    Fault::new(ErrorCode::Unavailable, "connection is gone")
 }
 
 /// Serves one connection until the peer closes, breaks the protocol or `shutdown` ends. Requests in
@@ -306,16 +204,8 @@ impl<H: Handler + ?Sized> Serving<H> {
         let answer = self.answer(id, context, request);
         let frames = self.frames.clone();
         spawn(async move {
-            let answer = AssertUnwindSafe(answer)
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| {
-                    tracing::error!("request handler panicked");
-                    Some(Response::Error(Fault::new(
-                        ErrorCode::Internal,
-                        "request handler panicked",
-                    )))
-                });
+            let answer = AssertUnwindSafe(answer).catch_unwind().await;
+            let answer = answer.unwrap_or_else(|_| Some(panicked()));
             if let Some(response) = answer {
                 let response = match knows_version_3 {
                     true => response,
@@ -326,8 +216,8 @@ impl<H: Handler + ?Sized> Serving<H> {
                 let _ = frames
                     .send(Frame {
                         encoded,
-                        _request: Some(held),
-                        _block: None,
+                        request: Some(held),
+                        block: None,
                     })
                     .await;
             }
@@ -347,12 +237,8 @@ impl<H: Handler + ?Sized> Serving<H> {
         match request {
             Request::Ping => async { Some(Response::Ok) }.boxed(),
             Request::GetBlocks { ids } => {
-                let blocks = BlockSink {
-                    request_id: id,
-                    left: ids.len(),
-                    frames: self.frames.clone(),
-                    budget: self.outgoing.clone(),
-                };
+                let outlet = Outlet::Frames(self.frames.clone(), id);
+                let blocks = BlockSink::new(ids.len(), outlet, self.outgoing.clone());
                 handler
                     .get_blocks(context, ids, blocks)
                     .map(|done| done.err().map(Response::Error))
@@ -375,8 +261,8 @@ impl<H: Handler + ?Sized> Serving<H> {
                     .frames
                     .send(Frame {
                         encoded,
-                        _request: None,
-                        _block: None,
+                        request: None,
+                        block: None,
                     })
                     .await;
             }
@@ -386,6 +272,12 @@ impl<H: Handler + ?Sized> Serving<H> {
             }
         }
     }
+}
+
+/// Returns the answer to a request whose handler panicked, and says so in the log.
+pub(crate) fn panicked() -> Response {
+    tracing::error!("request handler panicked");
+    Response::Error(Fault::new(ErrorCode::Internal, "request handler panicked"))
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(
@@ -399,7 +291,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         let mut held = Vec::with_capacity(batch.len());
         for frame in batch.drain(..) {
             out.extend(frame.encoded.buffers);
-            held.push((frame._request, frame._block));
+            held.push((frame.request, frame.block));
         }
         match timeout(progress, out.write_to(&mut writer)).await {
             Ok(Ok(())) => {}
@@ -412,7 +304,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
 
 /// A handshake that failed at the storage node's end.
 #[derive(Debug, thiserror::Error)]
-enum HelloError {
+pub(crate) enum HelloError {
     /// The connection ended.
     #[error("connection ended")]
     Disconnected(#[from] Disconnect),
@@ -469,17 +361,7 @@ where
     };
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce)?;
-    let welcome = Welcome {
-        // It was checked above.
-        version: common_version(hello.min_version, hello.max_version).unwrap_or(MIN_VERSION),
-        role: Role::Storage,
-        cluster: config.cluster,
-        store: config.store,
-        nonce,
-        max_frame: Opcode::PutSeal.payload_bounds().1,
-        credits: config.credits,
-        node: config.node.clone(),
-    };
+    let welcome = welcome_of(config, &hello, nonce);
     let signed = welcome.encode().freeze();
     let mut answer = bytes::BytesMut::from(&signed[..]);
     answer.extend_from_slice(&prove(&config.key, Direction::Server, &payload, &signed));
@@ -513,7 +395,21 @@ async fn read_handshake<R: AsyncRead + Unpin>(
     Ok(read_payload(reader, len, config.progress_deadline).await?)
 }
 
-fn check_hello(hello: Hello, config: &ServerConfig) -> Result<Hello, HelloError> {
+/// Returns the answer to a Hello that was checked.
+pub(crate) fn welcome_of(config: &ServerConfig, hello: &Hello, nonce: [u8; 32]) -> Welcome {
+    Welcome {
+        version: common_version(hello.min_version, hello.max_version).unwrap_or(MIN_VERSION),
+        role: Role::Storage,
+        cluster: config.cluster,
+        store: config.store,
+        nonce,
+        max_frame: Opcode::PutSeal.payload_bounds().1,
+        credits: config.credits,
+        node: config.node.clone(),
+    }
+}
+
+pub(crate) fn check_hello(hello: Hello, config: &ServerConfig) -> Result<Hello, HelloError> {
     if common_version(hello.min_version, hello.max_version).is_none() {
         return Err(HelloError::Versions {
             min: hello.min_version,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cstore_log::{Disk, Fault, FaultyDisk, Gate, HookedDisk, Verb};
-use cstore_mesh::{Dial, RoleIo, RoleMetrics};
+use cstore_mesh::{Dial, LocalServers, RoleIo, RoleMetrics};
 use cstore_node::admin::Readiness;
 use cstore_node::shutdown::spawn;
 use cstore_node::{ByteSize, HostPort, Shutdown};
@@ -116,6 +116,7 @@ impl Setup {
             open_files: 4,
             drain_timeout: Duration::from_secs(1),
             tls: None,
+            local: LocalServers::default(),
         };
         let io = RoleIo {
             addr: "127.0.0.1:2".to_owned(),

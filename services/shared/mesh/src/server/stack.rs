@@ -8,16 +8,17 @@ use cstore_proto::Verifier;
 use futures_util::{Stream, StreamExt};
 use http::Response;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower::util::MapResponseLayer;
+use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
@@ -35,6 +36,8 @@ use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::trace::{self, server_span};
 use crate::transport::dial::tcp_incoming;
 use crate::transport::io::BoxIo;
+use crate::transport::local::LocalServers;
+use crate::transport::local_grpc::{PublishedGrpc, ServerStack};
 
 /// How a role serves gRPC.
 #[derive(Clone)]
@@ -97,6 +100,8 @@ pub struct GrpcServer {
     options: ServerOptions,
     routes: Routes,
     health: HealthReporter,
+    /// Where roles of this process find the server, and under which address.
+    local: Option<(LocalServers, String)>,
 }
 
 impl GrpcServer {
@@ -123,7 +128,17 @@ impl GrpcServer {
             options,
             routes,
             health,
+            local: None,
         })
+    }
+
+    /// Lets the roles of this process call the server without connections while it serves.
+    #[must_use]
+    pub fn within(self, local: LocalServers, addr: &str) -> Self {
+        Self {
+            local: Some((local, addr.to_owned())),
+            ..self
+        }
     }
 
     /// Adds a generated service.
@@ -208,7 +223,15 @@ impl GrpcServer {
             }))
             // A defect ends one call, not the connection.
             .layer(CatchPanicLayer::custom(internal));
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let layers = stack.into_inner();
+        let local = self.local.map(|(servers, addr)| {
+            let stack = layers.layer(self.routes.clone().prepare());
+            let stack = stack.map_response(|answer: Response<_>| answer.map(Body::new));
+            let stack = stack.map_err(|error: BoxError| Status::from_error(error));
+            PublishedGrpc::new(&servers, &addr, ServerStack::new(stack))
+        });
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
         let server = Server::builder()
             .max_frame_size(MAX_H2_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -220,23 +243,34 @@ impl GrpcServer {
             .http2_keepalive_interval(Some(SERVER_PING_AFTER))
             .http2_keepalive_timeout(Some(SERVER_PING_TIMEOUT))
             .max_connection_age(CONNECTION_AGE)
-            .layer(stack.into_inner())
+            .layer(layers)
             .add_routes(self.routes)
-            .serve_with_incoming_shutdown(incoming.map(|io| io.map(Accepted)), async {
-                let _ = stopped.await;
+            .serve_with_incoming_shutdown(incoming.map(|io| io.map(Accepted)), async move {
+                stopped.cancelled().await;
             });
+        let serving = async {
+            let Some(local) = local else {
+                return server.await;
+            };
+            let of_this_process = async {
+                stop.cancelled().await;
+                local.drain().await;
+                Ok(())
+            };
+            tokio::try_join!(server, of_this_process).map(drop)
+        };
         let drain = async {
             shutdown.await;
             health.set_serving(false).await;
             tokio::time::sleep(LEAVING_NOTICE).await;
             // Those who watch health would hold their connections open for ever.
             health.end_watches().await;
-            let _ = stop.send(());
+            stop.cancel();
             tokio::time::sleep(drain_time).await;
         };
         tokio::select! {
             biased;
-            served = server => served.map_err(MeshError::from),
+            served = serving => served.map_err(MeshError::from),
             () = drain => {
                 tracing::warn!("calls still in work after {drain_time:?} are cut off");
                 Ok(())

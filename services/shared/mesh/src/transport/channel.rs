@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use tonic::body::Body;
 use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, Status};
+use tower::layer::util::{Identity, Stack};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
@@ -21,9 +22,9 @@ use crate::telemetry::trace::InjectTraceLayer;
 use crate::transport::credentials::AddCredentialsLayer;
 use crate::transport::dial::Dial;
 use crate::transport::io::Target;
+use crate::transport::local_grpc::LocalChannel;
 
-/// Transport of the generated clients. Boxed once, so that an in-process server can stand behind it
-/// too. Its errors are statuses already: wrapped errors would lose their code and end as Unknown.
+/// Transport of the generated clients: a connection, or a server of this process. Its errors are statuses already: wrapped errors would lose their code and end as Unknown.
 pub type GrpcChannel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
 /// How a role talks to others.
@@ -64,7 +65,7 @@ impl std::fmt::Debug for ClientOptions {
 }
 
 /// Returns a channel to `target` that connects at its first call and connects again when the
-/// connection breaks.
+/// connection breaks. A role of this process is called without a connection.
 ///
 /// # Errors
 /// [`MeshError::Endpoint`] if the address cannot be part of a URI.
@@ -72,6 +73,12 @@ pub(crate) fn connection(
     target: &Target,
     options: &ClientOptions,
 ) -> Result<GrpcChannel, MeshError> {
+    let local = options.dial.local();
+    if local.has(&target.addr) {
+        let server = LocalChannel::new(local.clone(), &target.addr);
+        let stack = caller_layers(options).service(server);
+        return Ok(BoxCloneSyncService::new(stack));
+    }
     let unusable = |source| MeshError::Endpoint {
         addr: target.addr.clone(),
         source,
@@ -90,13 +97,19 @@ pub(crate) fn connection(
         let (dial, target) = (dial.clone(), target.clone());
         async move { dial.connect(target).await.map(TokioIo::new) }
     });
-    let stack = ServiceBuilder::new()
+    let stack = caller_layers(options).service(endpoint.connect_with_connector_lazy(connector));
+    Ok(BoxCloneSyncService::new(stack.map_err(broken)))
+}
+
+/// Returns the layers that add what a server demands of its callers.
+fn caller_layers(
+    options: &ClientOptions,
+) -> ServiceBuilder<Stack<InjectTraceLayer, Stack<AddCredentialsLayer, Identity>>> {
+    ServiceBuilder::new()
         // A bearer for this call: every inner port denies by default.
         .layer(AddCredentialsLayer::new(options.signer.clone()))
         // The caller's span travels as W3C trace context.
         .layer(InjectTraceLayer)
-        .service(endpoint.connect_with_connector_lazy(connector));
-    Ok(BoxCloneSyncService::new(stack.map_err(broken)))
 }
 
 /// Converts a transport error to a status. A status that came over the wire is an answer, not an

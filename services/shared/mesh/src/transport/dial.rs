@@ -11,19 +11,38 @@ use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::TcpIncoming;
 
 use crate::transport::io::{BoxIo, Target};
+use crate::transport::local::LocalServers;
 use crate::transport::tls::Tls;
 use crate::transport::tls::protocol::Protocol;
 
 type Connecting = BoxFuture<'static, io::Result<BoxIo>>;
 
-/// Makes connections. Cheap to clone. The caller sets the deadline.
+/// Makes connections, and knows which servers need none. Cheap to clone. The caller sets the
+/// deadline.
 #[derive(Clone)]
-pub struct Dial(Arc<dyn Fn(Target) -> Connecting + Send + Sync>);
+pub struct Dial {
+    connect: Arc<dyn Fn(Target) -> Connecting + Send + Sync>,
+    local: LocalServers,
+}
 
 impl Dial {
     /// Connections made by `connect`.
     pub fn new(connect: impl Fn(Target) -> Connecting + Send + Sync + 'static) -> Self {
-        Self(Arc::new(connect))
+        Self {
+            connect: Arc::new(connect),
+            local: LocalServers::default(),
+        }
+    }
+
+    /// Returns a dial that takes no connections to the roles of this process.
+    #[must_use]
+    pub fn within(self, local: LocalServers) -> Self {
+        Self { local, ..self }
+    }
+
+    /// Returns the servers of this process.
+    pub fn local(&self) -> &LocalServers {
+        &self.local
     }
 
     /// TCP, with TLS inside when certificates are given.
@@ -53,7 +72,7 @@ impl Dial {
     /// # Errors
     /// The network's.
     pub async fn connect(&self, target: Target) -> io::Result<BoxIo> {
-        (self.0)(target).await
+        (self.connect)(target).await
     }
 }
 

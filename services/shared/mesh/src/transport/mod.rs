@@ -4,5 +4,7 @@ pub(crate) mod channel;
 pub(crate) mod credentials;
 pub(crate) mod dial;
 pub(crate) mod io;
+pub(crate) mod local;
+pub(crate) mod local_grpc;
 pub(crate) mod role_io;
 pub(crate) mod tls;

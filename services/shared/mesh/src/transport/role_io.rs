@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::transport::dial::{Dial, secured_incoming};
 use crate::transport::io::BoxIo;
+use crate::transport::local::LocalServers;
 use crate::transport::tls::Tls;
 use crate::transport::tls::protocol::Protocol;
 
@@ -46,6 +47,16 @@ impl RoleIo {
             dial: Dial::secured(tls, Protocol::Grpc),
             dial_frames: Dial::secured(tls, Protocol::Frames),
         })
+    }
+
+    /// Adds the roles of the same process, which are called without connections.
+    #[must_use]
+    pub fn within(self, local: LocalServers) -> Self {
+        Self {
+            dial: self.dial.within(local.clone()),
+            dial_frames: self.dial_frames.within(local),
+            ..self
+        }
     }
 }
 

@@ -10,11 +10,21 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
-use crate::peer::{ATTEMPT, Caller, Peer};
+use crate::peer::{ATTEMPT, Caller, Network, Peer, over_both};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_call_succeeds() {
-    let (well, ill) = (Peer::start().await, Peer::start().await);
+over_both! {
+    i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_call_succeeds,
+    a_peer_that_is_killed_under_load_costs_no_idempotent_call,
+    a_peer_that_stops_in_good_order_costs_no_call_at_all,
+    i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_not_a_second_call,
+    a_peer_that_accepts_and_never_speaks_is_never_asked,
+    when_everything_fails_the_budget_ends_the_retries,
+}
+
+async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_call_succeeds(
+    network: Network,
+) {
+    let (well, ill) = (Peer::start(&network).await, Peer::start(&network).await);
     let (dead, _held) = nobody();
     let failed = Reply::refuse(ErrorCode::Unavailable, "ill");
     let pattern = (0..10).map(|n| match n {
@@ -22,7 +32,10 @@ async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_cal
         _ => Reply::Empty,
     });
     ill.master.reply_always::<v1::GetFileRequest>(pattern);
-    let caller = Caller::new([&well.target(), &ill.target(), &Target::new(dead)]);
+    let caller = Caller::new(
+        &network,
+        [&well.target(), &ill.target(), &Target::new(dead)],
+    );
     let failed = caller.get_files(1_000, 16).await;
     for line in caller
         .metrics()
@@ -56,10 +69,9 @@ async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_cal
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_is_killed_under_load_costs_no_idempotent_call() {
-    let (stays, goes) = (Peer::start().await, Peer::start().await);
-    let caller = Caller::new([&stays.target(), &goes.target()]);
+async fn a_peer_that_is_killed_under_load_costs_no_idempotent_call(network: Network) {
+    let (stays, goes) = (Peer::start(&network).await, Peer::start(&network).await);
+    let caller = Caller::new(&network, [&stays.target(), &goes.target()]);
     let kill = async {
         until("calls at both", || goes.calls() > 50 && stays.calls() > 50).await;
         drop(goes);
@@ -73,10 +85,9 @@ async fn a_peer_that_is_killed_under_load_costs_no_idempotent_call() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_stops_in_good_order_costs_no_call_at_all() {
-    let (stays, mut goes) = (Peer::start().await, Peer::start().await);
-    let caller = Caller::new([&stays.target(), &goes.target()]);
+async fn a_peer_that_stops_in_good_order_costs_no_call_at_all(network: Network) {
+    let (stays, mut goes) = (Peer::start(&network).await, Peer::start(&network).await);
+    let caller = Caller::new(&network, [&stays.target(), &goes.target()]);
     let callers = async {
         let mut failed = Vec::new();
         let mut after = 0;
@@ -106,13 +117,14 @@ async fn a_peer_that_stops_in_good_order_costs_no_call_at_all() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_not_a_second_call() {
-    let peer = Peer::start().await;
+async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_not_a_second_call(
+    network: Network,
+) {
+    let peer = Peer::start(&network).await;
     peer.master
         .reply_next::<v1::DeleteFileRequest>([Reply::Hang]);
     peer.master.reply_next::<v1::GetFileRequest>([Reply::Hang]);
-    let caller = Caller::new([&peer.target()]);
+    let caller = Caller::new(&network, [&peer.target()]);
     let client = caller.client.clone();
     let mut lost = JoinSet::new();
     lost.spawn(async move { client.delete_file(v1::DeleteFileRequest::default()).await });
@@ -135,8 +147,9 @@ async fn i11_a_lost_answer_of_a_call_that_may_not_be_repeated_is_an_error_and_no
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_nobody_can_be_reached_the_error_says_so_and_why() {
+    let network = Network::default();
     let (dead, _held) = nobody();
-    let caller = Caller::new([&Target::new(&dead)]);
+    let caller = Caller::new(&network, [&Target::new(&dead)]);
     let error = caller
         .client
         .delete_file(v1::DeleteFileRequest::default())
@@ -149,14 +162,16 @@ async fn when_nobody_can_be_reached_the_error_says_so_and_why() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_accepts_and_never_speaks_is_never_asked() {
+async fn a_peer_that_accepts_and_never_speaks_is_never_asked(network: Network) {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let well = Peer::start().await;
-    let caller = Caller::new([
-        &well.target(),
-        &Target::new(mute.local_addr().unwrap().to_string()),
-    ]);
+    let well = Peer::start(&network).await;
+    let caller = Caller::new(
+        &network,
+        [
+            &well.target(),
+            &Target::new(mute.local_addr().unwrap().to_string()),
+        ],
+    );
     let failed = caller.get_files(200, 8).await;
     assert!(failed.is_empty(), "{:?}", failed.first());
     assert_eq!(
@@ -166,12 +181,11 @@ async fn a_peer_that_accepts_and_never_speaks_is_never_asked() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_everything_fails_the_budget_ends_the_retries() {
-    let peer = Peer::start().await;
+async fn when_everything_fails_the_budget_ends_the_retries(network: Network) {
+    let peer = Peer::start(&network).await;
     peer.master
         .reply_to_all(Reply::refuse(ErrorCode::Unavailable, "ill"));
-    let caller = Caller::new([&peer.target()]);
+    let caller = Caller::new(&network, [&peer.target()]);
     let failed = caller.get_files(300, 64).await;
     assert_eq!(failed.len(), 300);
     assert!(
@@ -219,9 +233,10 @@ async fn misled(peer: &Peer) -> (Target, JoinSet<()>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i12_a_connection_that_leads_to_a_stranger_is_given_up_for_another() {
-    let peer = Peer::start().await;
+    let network = Network::default();
+    let peer = Peer::start(&network).await;
     let (target, _tasks) = misled(&peer).await;
-    let caller = Caller::new([&target]);
+    let caller = Caller::new(&network, [&target]);
     let failed = caller.get_files(50, 4).await;
     assert!(
         failed.is_empty(),

@@ -5,12 +5,17 @@ use cstore_proto::v1;
 use cstore_testkit::fake::Reply;
 use cstore_testkit::until;
 
-use crate::peer::{Caller, Peer};
+use crate::peer::{Caller, Network, Peer, over_both};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again() {
-    let (one, other) = (Peer::start().await, Peer::start().await);
-    let caller = Caller::new([&one.target(), &other.target()]);
+over_both! {
+    a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again,
+    calls_follow_discovery_and_prefer_whole_peers,
+    load_goes_to_the_peer_that_has_less_to_do,
+}
+
+async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again(network: Network) {
+    let (one, other) = (Peer::start(&network).await, Peer::start(&network).await);
+    let caller = Caller::new(&network, [&one.target(), &other.target()]);
     let down = |caller: &Caller| caller.metric(&["mesh_endpoints", "state=\"Down\""]) as u32;
     let serving = |caller: &Caller| caller.metric(&["mesh_endpoints", "state=\"Serving\""]) as u32;
     until("both to serve", || serving(&caller) == 2).await;
@@ -25,10 +30,9 @@ async fn a_peer_that_says_not_serving_gets_no_calls_until_it_serves_again() {
     assert!(other.calls() > before);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_follow_discovery_and_prefer_whole_peers() {
-    let (one, other) = (Peer::start().await, Peer::start().await);
-    let caller = Caller::new([&one.target()]);
+async fn calls_follow_discovery_and_prefer_whole_peers(network: Network) {
+    let (one, other) = (Peer::start(&network).await, Peer::start(&network).await);
+    let caller = Caller::new(&network, [&one.target()]);
     assert!(caller.get_files(20, 2).await.is_empty());
     let all = [
         (one.target(), Class::Partial),
@@ -60,14 +64,13 @@ async fn calls_follow_discovery_and_prefer_whole_peers() {
     assert_eq!(other.calls(), 50);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn load_goes_to_the_peer_that_has_less_to_do() {
-    let (quick, slow) = (Peer::start().await, Peer::start().await);
+async fn load_goes_to_the_peer_that_has_less_to_do(network: Network) {
+    let (quick, slow) = (Peer::start(&network).await, Peer::start(&network).await);
     // Every tenth call hangs until its time-out: its calls in work pile up.
     let mut pattern = vec![Reply::Empty; 10];
     pattern[0] = Reply::Hang;
     slow.master.reply_always::<v1::GetFileRequest>(pattern);
-    let caller = Caller::new([&quick.target(), &slow.target()]);
+    let caller = Caller::new(&network, [&quick.target(), &slow.target()]);
     assert!(caller.get_files(400, 16).await.is_empty());
     let (q, s) = (quick.calls(), slow.calls());
     assert!(q > 2 * s, "the quick one had {q} calls, the slow one {s}");

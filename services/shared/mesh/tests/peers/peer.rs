@@ -1,4 +1,4 @@
-//! Masters on real sockets, and a client of all of them.
+//! Masters on real sockets or of this process, and a client of all of them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cstore_mesh::{
-    CallBounds, Class, ClientOptions, Discovery, Endpoints, HealthHandle, MasterClient,
-    MeshMetrics, Service, Target,
+    CallBounds, Class, ClientOptions, Dial, Discovery, Endpoints, HealthHandle, LocalServers,
+    MasterClient, MeshMetrics, Service, Target,
 };
 use cstore_proto::{Signer, v1};
 use cstore_testkit::fake::{FakeMaster, Reply, grpc_server};
@@ -22,6 +22,46 @@ use tonic::Status;
 /// no time for so long.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
 
+/// The way from a caller to the peers. Each test makes its own.
+#[derive(Default)]
+pub(crate) struct Network {
+    local: LocalServers,
+    is_local: bool,
+}
+
+impl Network {
+    /// Peers of this process, which are called without sockets.
+    pub(crate) fn in_process() -> Self {
+        Self {
+            is_local: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// Makes each test twice: over sockets, and between roles of one process.
+macro_rules! over_both {
+    ($($name:ident),* $(,)?) => {
+        mod over_sockets {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name($crate::peer::Network::default()).await;
+                }
+            )*
+        }
+        mod in_process {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name($crate::peer::Network::in_process()).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use over_both;
+
 /// A running server. Dropping it cuts all its connections, as a kill does.
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
@@ -32,14 +72,18 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(network: &Network) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let master = FakeMaster::default();
         master.reply_to_all(Reply::Empty);
         let server = grpc_server().await;
         let health = server.health();
-        let server = master.add_to(server);
+        let mut server = master.add_to(server);
+        if network.is_local {
+            network.local.add(addr.to_string());
+            server = server.within(network.local.clone(), &addr.to_string());
+        }
         let (stop, stopped) = oneshot::channel();
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -84,14 +128,17 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn new<'a>(targets: impl IntoIterator<Item = &'a Target>) -> Self {
+    pub(crate) fn new<'a>(
+        network: &Network,
+        targets: impl IntoIterator<Item = &'a Target>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("cstore");
         let metrics = MeshMetrics::register(&mut registry);
-        let options = ClientOptions::new(
-            "test",
-            Signer::new(&secret(), cstore_proto::Caller::Operator),
-            metrics,
-        );
+        let signer = Signer::new(&secret(), cstore_proto::Caller::Operator);
+        let options = ClientOptions {
+            dial: Dial::tcp().within(network.local.clone()),
+            ..ClientOptions::new("test", signer, metrics)
+        };
         let all = targets
             .into_iter()
             .map(|target| (target.clone(), Class::Whole))

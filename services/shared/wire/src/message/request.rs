@@ -143,6 +143,29 @@ impl Request {
         self.encode(prefix).buffers.concat().into()
     }
 
+    /// Returns the bytes of ids and blocks, which is nearly all of the request as a frame.
+    pub(crate) fn weight(&self) -> usize {
+        /// Bytes of a session and its flag.
+        const SESSION_USAGE: usize = 17;
+
+        let of_ids = |ids: &[BlockId]| ids.len().saturating_mul(BlockId::LEN);
+        match self {
+            Self::HaveBlocks { ids, .. } | Self::GetBlocks { ids } | Self::Seal { ids, .. } => {
+                of_ids(ids)
+            }
+            Self::PutBlocks { blocks, .. } => {
+                let bytes = blocks.iter().map(|block| block.bytes.len());
+                bytes.fold(0, usize::saturating_add)
+            }
+            Self::PutSeal { ids, blocks, .. } => {
+                let bytes = blocks.iter().map(|block| block.bytes.len());
+                bytes.fold(of_ids(ids), usize::saturating_add)
+            }
+            Self::Usage { sessions } => sessions.len().saturating_mul(SESSION_USAGE),
+            Self::Unpin { .. } | Self::Ping | Self::Goodbye => 0,
+        }
+    }
+
     /// Reads a request whose opcode and length were checked.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod budget;
 mod connection;
 mod fuzz;
 mod golden;
+mod local;
 mod protocol;
 mod server;
 mod silence;

@@ -7,53 +7,33 @@ use std::arch::x86_64::{
     _mm256_xor_si256,
 };
 
-use bytemuck::{cast, pod_read_unaligned};
+use bytemuck::pod_read_unaligned;
 
-use crate::rounds::md5_steps;
-use crate::schedule::{Batch, Chunk, Runs, States};
+use crate::rounds::define_compress;
+use crate::schedule::{Batch, Chunk};
 
 /// Lanes of a vector.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
+
+/// Blocks from which lanes are faster than one block after the other: two lanes with the four more
+/// instructions of a step only equal it.
+const MIN_BLOCKS: usize = 3;
 
 /// Returns the digest of each block.
 #[target_feature(enable = "avx2")]
-pub(crate) fn md5_many(blocks: &[&[u8]], least: usize) -> Vec<[u8; 16]> {
+pub(crate) fn md5_many(blocks: &[&[u8]]) -> Vec<[u8; 16]> {
     let mut batch = Batch::new(blocks);
-    if blocks.len() > LANES {
-        batch.run(LANES + 1, |states, runs| compress::<2>(states, runs));
-    }
-    batch.run(least, |states, runs| compress::<1>(states, runs));
+    batch.run(LANES + 1, |states, runs| compress::<2>(states, runs));
+    batch.run(MIN_BLOCKS, |states, runs| compress::<1>(states, runs));
     batch.finish()
 }
 
-/// Compresses the runs of one pass.
-#[target_feature(enable = "avx2")]
-fn compress<const G: usize>(states: &mut States<LANES, G>, runs: &Runs<'_, LANES, G>) {
-    let vectors = |word: usize| std::array::from_fn::<__m256i, G, _>(|g| cast(states[g][word]));
-    let (mut a, mut b, mut c, mut d) = (vectors(0), vectors(1), vectors(2), vectors(3));
-    for i in 0..runs[0][0].len() {
-        let mut words = [[splat(0); 16]; G];
-        for group in 0..G {
-            words[group] = transpose(runs[group].map(|run| &run[i]));
-        }
-        let (a0, b0, c0, d0) = (a, b, c, d);
-        md5_steps!(G, words, a, b, c, d);
-        for group in 0..G {
-            a[group] = add(a[group], a0[group]);
-            b[group] = add(b[group], b0[group]);
-            c[group] = add(c[group], c0[group]);
-            d[group] = add(d[group], d0[group]);
-        }
-    }
-    for group in 0..G {
-        states[group] = [a, b, c, d].map(|word| cast(word[group]));
-    }
-}
+define_compress!("avx2", __m256i, LANES);
 
 /// Returns the 16 words of the chunks: each vector has one word of all lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose(chunks: [&Chunk; LANES]) -> [__m256i; 16] {
+pub(crate) fn transpose(chunks: [&Chunk; LANES]) -> [__m256i; 16] {
     let mut words = [splat(0); 16];
     // The halves of the chunks one after the other: a vector holds half a chunk.
     for half in 0..2 {
@@ -86,13 +66,13 @@ fn transpose(chunks: [&Chunk; LANES]) -> [__m256i; 16] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn splat(value: u32) -> __m256i {
+pub(crate) fn splat(value: u32) -> __m256i {
     _mm256_set1_epi32(value.cast_signed())
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add(x: __m256i, y: __m256i) -> __m256i {
+pub(crate) fn add(x: __m256i, y: __m256i) -> __m256i {
     _mm256_add_epi32(x, y)
 }
 

@@ -1,4 +1,8 @@
-//! 16 lanes in each of one or two groups, with AVX-512F.
+//! With AVX-512: 16 lanes in each of two groups, or 8 lanes in each of one or two.
+//!
+//! A rotation is one instruction, and so is any function of three operands. That makes vectors of 8
+//! lanes faster, too (module `narrow`). They are used for up to 16 blocks: 16 lanes in one group
+//! would wait for each other, and two half empty groups of 16 take longer than two full ones of 8.
 
 use std::arch::x86_64::{
     __m512i, _mm512_add_epi32, _mm512_rol_epi32, _mm512_set1_epi32, _mm512_shuffle_i32x4,
@@ -6,48 +10,41 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi64,
 };
 
-use bytemuck::{cast, pod_read_unaligned};
+use bytemuck::pod_read_unaligned;
 
-use crate::rounds::md5_steps;
-use crate::schedule::{Batch, Chunk, Runs, States};
+use crate::rounds::define_compress;
+use crate::schedule::{Batch, Chunk};
 
 /// Lanes of a vector.
 const LANES: usize = 16;
 
+// The functions F to I of RFC 1321 as truth tables. Bit `4 * b + 2 * c + d` of a table is the
+// result for these three bits.
+const MIX_1: i32 = 0b1100_1010;
+const MIX_2: i32 = 0b1110_0100;
+const MIX_3: i32 = 0b1001_0110;
+const MIX_4: i32 = 0b0011_1001;
+
+/// Blocks from which lanes are faster than one block after the other.
+const MIN_BLOCKS: usize = 2;
+
 /// Returns the digest of each block.
-#[target_feature(enable = "avx512f")]
-pub(crate) fn md5_many(blocks: &[&[u8]], least: usize) -> Vec<[u8; 16]> {
+#[target_feature(enable = "avx512f,avx512vl")]
+pub(crate) fn md5_many(blocks: &[&[u8]]) -> Vec<[u8; 16]> {
     let mut batch = Batch::new(blocks);
-    if blocks.len() > LANES {
-        batch.run(LANES + 1, |states, runs| compress::<2>(states, runs));
+    if blocks.len() > 2 * narrow::LANES {
+        let least = 2 * narrow::LANES + 1;
+        batch.run(least, |states, runs| compress::<2>(states, runs));
     }
-    batch.run(least, |states, runs| compress::<1>(states, runs));
+    let least = narrow::LANES + 1;
+    batch.run(least, |states, runs| narrow::compress::<2>(states, runs));
+    batch.run(MIN_BLOCKS, |states, runs| {
+        narrow::compress::<1>(states, runs)
+    });
     batch.finish()
 }
 
-/// Compresses the runs of one pass.
-#[target_feature(enable = "avx512f")]
-fn compress<const G: usize>(states: &mut States<LANES, G>, runs: &Runs<'_, LANES, G>) {
-    let vectors = |word: usize| std::array::from_fn::<__m512i, G, _>(|g| cast(states[g][word]));
-    let (mut a, mut b, mut c, mut d) = (vectors(0), vectors(1), vectors(2), vectors(3));
-    for i in 0..runs[0][0].len() {
-        let mut words = [[splat(0); 16]; G];
-        for group in 0..G {
-            words[group] = transpose(runs[group].map(|run| &run[i]));
-        }
-        let (a0, b0, c0, d0) = (a, b, c, d);
-        md5_steps!(G, words, a, b, c, d);
-        for group in 0..G {
-            a[group] = add(a[group], a0[group]);
-            b[group] = add(b[group], b0[group]);
-            c[group] = add(c[group], c0[group]);
-            d[group] = add(d[group], d0[group]);
-        }
-    }
-    for group in 0..G {
-        states[group] = [a, b, c, d].map(|word| cast(word[group]));
-    }
-}
+define_compress!("avx512f", __m512i, LANES);
 
 /// Returns the 16 words of the chunks: each vector has one word of all lanes.
 #[inline]
@@ -104,29 +101,79 @@ fn rotate<const LEFT: i32, const RIGHT: i32>(x: __m512i) -> __m512i {
     _mm512_rol_epi32::<LEFT>(x)
 }
 
-// The functions F to I of RFC 1321 as truth tables, each added to the rest of the sum. Bit
-// `4 * b + 2 * c + d` of a table is the result for these three bits.
-
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn mix_1(early: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    add(early, _mm512_ternarylogic_epi32::<0b1100_1010>(b, c, d))
+    add(early, _mm512_ternarylogic_epi32::<MIX_1>(b, c, d))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn mix_2(early: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    add(early, _mm512_ternarylogic_epi32::<0b1110_0100>(b, c, d))
+    add(early, _mm512_ternarylogic_epi32::<MIX_2>(b, c, d))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn mix_3(early: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    add(early, _mm512_ternarylogic_epi32::<0b1001_0110>(b, c, d))
+    add(early, _mm512_ternarylogic_epi32::<MIX_3>(b, c, d))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn mix_4(early: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    add(early, _mm512_ternarylogic_epi32::<0b0011_1001>(b, c, d))
+    add(early, _mm512_ternarylogic_epi32::<MIX_4>(b, c, d))
+}
+
+/// Vectors of 8 lanes with the instructions of AVX-512.
+mod narrow {
+    use std::arch::x86_64::{__m256i, _mm256_rol_epi32, _mm256_ternarylogic_epi32};
+
+    pub(super) use crate::avx2::LANES;
+    use crate::avx2::{add, splat, transpose};
+    use crate::rounds::define_compress;
+
+    define_compress!("avx512f,avx512vl", __m256i, LANES);
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn rotate<const LEFT: i32, const RIGHT: i32>(x: __m256i) -> __m256i {
+        _mm256_rol_epi32::<LEFT>(x)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn mix_1(early: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+        add(
+            early,
+            _mm256_ternarylogic_epi32::<{ super::MIX_1 }>(b, c, d),
+        )
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn mix_2(early: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+        add(
+            early,
+            _mm256_ternarylogic_epi32::<{ super::MIX_2 }>(b, c, d),
+        )
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn mix_3(early: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+        add(
+            early,
+            _mm256_ternarylogic_epi32::<{ super::MIX_3 }>(b, c, d),
+        )
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn mix_4(early: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+        add(
+            early,
+            _mm256_ternarylogic_epi32::<{ super::MIX_4 }>(b, c, d),
+        )
+    }
 }

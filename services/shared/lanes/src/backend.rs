@@ -1,11 +1,5 @@
 //! Choice of the instructions that a call uses.
 
-/// Blocks from which lanes are faster than one block after the other.
-///
-/// Measured with `examples/throughput.rs`: a step of a vector takes longer than one of a register,
-/// so two lanes gain little and one lane loses.
-const MIN_LANES: usize = 2;
-
 /// Instructions with which blocks are hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -13,7 +7,7 @@ pub enum Backend {
     Portable,
     /// 8 or 16 blocks at once, on x86-64 processors with AVX2.
     Avx2,
-    /// 16 or 32 blocks at once, on x86-64 processors with AVX-512F.
+    /// 8 to 32 blocks at once, on x86-64 processors with AVX-512F and AVX-512VL.
     Avx512,
 }
 
@@ -36,7 +30,10 @@ impl Backend {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => std::arch::is_x86_feature_detected!("avx512f"),
+            Self::Avx512 => {
+                std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+            }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
         }
@@ -49,14 +46,14 @@ impl Backend {
         reason = "a function with instructions that not every processor has is unsafe to call"
     )]
     pub fn md5_many(self, blocks: &[&[u8]]) -> Vec<[u8; 16]> {
-        if blocks.len() >= MIN_LANES && self.is_available() {
+        if self.is_available() {
             #[cfg(target_arch = "x86_64")]
             match self {
                 Self::Portable => {}
                 // SAFETY: AVX2 is available, which is all that the function requires.
-                Self::Avx2 => return unsafe { crate::avx2::md5_many(blocks, MIN_LANES) },
-                // SAFETY: AVX-512F is available, which is all that the function requires.
-                Self::Avx512 => return unsafe { crate::avx512::md5_many(blocks, MIN_LANES) },
+                Self::Avx2 => return unsafe { crate::avx2::md5_many(blocks) },
+                // SAFETY: AVX-512F and AVX-512VL are available, which is all that the function requires.
+                Self::Avx512 => return unsafe { crate::avx512::md5_many(blocks) },
             }
         }
         blocks.iter().map(|block| crate::md5_one(block)).collect()

@@ -82,38 +82,80 @@ pub(crate) const fn word_of(step: usize) -> usize {
     }
 }
 
-/// Runs the 64 steps over `$groups` independent groups of lanes. Steps of one group wait for each
-/// other, so the processor works on one group while another one waits.
+/// Defines `compress`, which compresses the runs of one pass with the instructions `$features`.
+///
+/// The steps of one group of lanes wait for each other, so `compress` makes each step for all of
+/// its `G` groups: the processor works on one group while another one waits. The module that uses
+/// the macro has the functions `transpose`, `splat`, `add`, `rotate` and `mix_1` to `mix_4` for
+/// vectors `$vector` of `$lanes` lanes.
+macro_rules! define_compress {
+    ($features:literal, $vector:ty, $lanes:expr) => {
+        #[target_feature(enable = $features)]
+        pub(crate) fn compress<const G: usize>(
+            states: &mut $crate::schedule::States<$lanes, G>,
+            runs: &$crate::schedule::Runs<'_, $lanes, G>,
+        ) {
+            let word_of_groups = |word: usize| -> [$vector; G] {
+                std::array::from_fn(|group| bytemuck::cast(states[group][word]))
+            };
+            let mut a = word_of_groups(0);
+            let mut b = word_of_groups(1);
+            let mut c = word_of_groups(2);
+            let mut d = word_of_groups(3);
+
+            for i in 0..runs[0][0].len() {
+                let mut words = [[splat(0); 16]; G];
+                for group in 0..G {
+                    words[group] = transpose(runs[group].map(|run| &run[i]));
+                }
+                let (a_before, b_before, c_before, d_before) = (a, b, c, d);
+                $crate::rounds::md5_steps!(G, words, a, b, c, d);
+                for group in 0..G {
+                    a[group] = add(a[group], a_before[group]);
+                    b[group] = add(b[group], b_before[group]);
+                    c[group] = add(c[group], c_before[group]);
+                    d[group] = add(d[group], d_before[group]);
+                }
+            }
+
+            for group in 0..G {
+                states[group] = [a, b, c, d].map(|word| bytemuck::cast(word[group]));
+            }
+        }
+    };
+}
+pub(crate) use define_compress;
+
+/// Makes the 64 steps for `$groups` groups of lanes.
 ///
 /// `$a` to `$d` are arrays with one vector for each group, `$words` has the 16 words of the chunk
-/// of each group. The module that uses the macro has the functions `mix_1` to `mix_4`, `add`,
-/// `splat` and `rotate` for its vectors.
+/// of each group.
 macro_rules! md5_steps {
     ($groups:ident, $words:ident, $a:ident, $b:ident, $c:ident, $d:ident) => {
-        md5_steps!(@four $groups $words $a $b $c $d mix_1 0 7 12 17 22);
-        md5_steps!(@four $groups $words $a $b $c $d mix_1 4 7 12 17 22);
-        md5_steps!(@four $groups $words $a $b $c $d mix_1 8 7 12 17 22);
-        md5_steps!(@four $groups $words $a $b $c $d mix_1 12 7 12 17 22);
-        md5_steps!(@four $groups $words $a $b $c $d mix_2 16 5 9 14 20);
-        md5_steps!(@four $groups $words $a $b $c $d mix_2 20 5 9 14 20);
-        md5_steps!(@four $groups $words $a $b $c $d mix_2 24 5 9 14 20);
-        md5_steps!(@four $groups $words $a $b $c $d mix_2 28 5 9 14 20);
-        md5_steps!(@four $groups $words $a $b $c $d mix_3 32 4 11 16 23);
-        md5_steps!(@four $groups $words $a $b $c $d mix_3 36 4 11 16 23);
-        md5_steps!(@four $groups $words $a $b $c $d mix_3 40 4 11 16 23);
-        md5_steps!(@four $groups $words $a $b $c $d mix_3 44 4 11 16 23);
-        md5_steps!(@four $groups $words $a $b $c $d mix_4 48 6 10 15 21);
-        md5_steps!(@four $groups $words $a $b $c $d mix_4 52 6 10 15 21);
-        md5_steps!(@four $groups $words $a $b $c $d mix_4 56 6 10 15 21);
-        md5_steps!(@four $groups $words $a $b $c $d mix_4 60 6 10 15 21);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_1 0 7 12 17 22);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_1 4 7 12 17 22);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_1 8 7 12 17 22);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_1 12 7 12 17 22);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_2 16 5 9 14 20);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_2 20 5 9 14 20);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_2 24 5 9 14 20);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_2 28 5 9 14 20);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_3 32 4 11 16 23);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_3 36 4 11 16 23);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_3 40 4 11 16 23);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_3 44 4 11 16 23);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_4 48 6 10 15 21);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_4 52 6 10 15 21);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_4 56 6 10 15 21);
+        $crate::rounds::md5_steps!(@four $groups $words $a $b $c $d mix_4 60 6 10 15 21);
     };
     // Four steps, after which each variable has its role again.
     (@four $groups:ident $words:ident $a:ident $b:ident $c:ident $d:ident
      $mix:ident $step:literal $s0:literal $s1:literal $s2:literal $s3:literal) => {
-        md5_steps!(@one $groups $words $a $b $c $d $mix $step, $s0);
-        md5_steps!(@one $groups $words $d $a $b $c $mix $step + 1, $s1);
-        md5_steps!(@one $groups $words $c $d $a $b $mix $step + 2, $s2);
-        md5_steps!(@one $groups $words $b $c $d $a $mix $step + 3, $s3);
+        $crate::rounds::md5_steps!(@one $groups $words $a $b $c $d $mix $step, $s0);
+        $crate::rounds::md5_steps!(@one $groups $words $d $a $b $c $mix $step + 1, $s1);
+        $crate::rounds::md5_steps!(@one $groups $words $c $d $a $b $mix $step + 2, $s2);
+        $crate::rounds::md5_steps!(@one $groups $words $b $c $d $a $mix $step + 3, $s3);
     };
     (@one $groups:ident $words:ident $a:ident $b:ident $c:ident $d:ident
      $mix:ident $step:expr, $shift:literal) => {

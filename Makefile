@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos kills damage full-fs bench open-bench roll-bench image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos kills damage full-fs bench open-bench roll-bench lanes-bench lanes-proof lanes-sanitized image helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -68,6 +68,15 @@ open-bench: ## opens of logs and storage disks of two sizes: processor time and 
 
 roll-bench: ## latency of 4 KiB uploads to an engine while segments fill, and while none does
 	cargo run --release -p cstore-integration-tests --bin scale-bench -- roll $(D)
+
+lanes-bench: ## MD5 of 1 to 64 blocks at once in GB/s, for all instructions that this processor has
+	cargo run --release -p cstore-lanes --example throughput
+
+lanes-proof: ## compare MD5 in lanes with md-5 for a million random blocks; CSTORE_SEED=1
+	CSTORE_CASES="$${CSTORE_CASES:-1000000}" cargo test -p cstore-lanes -- --nocapture
+
+lanes-sanitized: ## the tests of MD5 in lanes with AddressSanitizer
+	@.ci/lanes-sanitized
 
 image: ## build the container image cstore:dev (CSTORE_IMAGE)
 	@deploy/image.sh

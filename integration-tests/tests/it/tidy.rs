@@ -19,7 +19,8 @@ fn root() -> PathBuf {
 /// Allowed imports of each crate. Tests may also import the test kit, which imports the crates that
 /// it has fakes and openers for.
 const EDGES: &[(&str, &[&str])] = &[
-    ("cstore-types", &[]),
+    ("cstore-lanes", &[]),
+    ("cstore-types", &["cstore-lanes"]),
     ("cstore-log", &["cstore-types"]),
     ("cstore-node", &["cstore-types"]),
     ("cstore-wire", &["cstore-types"]),
@@ -329,6 +330,61 @@ fn the_document_of_errors_has_the_renderings_of_every_code() {
     }
 }
 
+/// The crate that may have unsafe code, and the one file of it that may.
+const CRATE_WITH_UNSAFE: &str = "services/shared/lanes";
+const FILE_WITH_UNSAFE: &str = "services/shared/lanes/src/backend.rs";
+
+/// Returns the lines of one section of a manifest, without comments and empty lines.
+fn section(manifest: &str, header: &str) -> Vec<String> {
+    let lines = manifest.lines().skip_while(|line| *line != header).skip(1);
+    lines
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Every crate has the lints of the workspace, which forbid unsafe code. One has a copy of them, in
+/// which unsafe code is denied instead, so that one file can allow it.
+#[test]
+fn one_file_of_one_crate_has_unsafe_code() {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for member in members(&workspace) {
+        let path = root().join(member).join("Cargo.toml");
+        let manifest = std::fs::read_to_string(path).unwrap();
+        if member != CRATE_WITH_UNSAFE {
+            assert_eq!(
+                section(&manifest, "[lints]"),
+                ["workspace = true"],
+                "{member} must have the lints of the workspace"
+            );
+            continue;
+        }
+        for tool in ["rust", "clippy"] {
+            let expected: Vec<String> = section(&workspace, &format!("[workspace.lints.{tool}]"))
+                .into_iter()
+                .map(|line| line.replace("unsafe_code = \"forbid\"", "unsafe_code = \"deny\""))
+                .collect();
+            let found = section(&manifest, &format!("[lints.{tool}]"));
+            assert!(!expected.is_empty());
+            assert_eq!(
+                found, expected,
+                "{member} must have the lints of the workspace"
+            );
+        }
+    }
+
+    // The compiler checks the other crates.
+    let mut found = Vec::new();
+    sources(&root().join(CRATE_WITH_UNSAFE), &mut found);
+    for path in found {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let allows = text.matches("unsafe_code").count();
+        let expected = usize::from(path == root().join(FILE_WITH_UNSAFE));
+        assert_eq!(allows, expected, "{}", path.display());
+    }
+}
+
 /// Dependencies that only generated code uses.
 const USED_BY_GENERATED_CODE: &[(&str, &str)] = &[("proto", "tonic-prost")];
 
@@ -364,20 +420,20 @@ fn names_crate(text: &str, name: &str) -> bool {
     })
 }
 
+/// Returns the folders of the crates, from the manifest of the workspace.
+fn members(manifest: &str) -> Vec<&str> {
+    let (_, rest) = manifest.split_once("members = [").unwrap();
+    let (members, _) = rest.split_once(']').unwrap();
+    members
+        .split('"')
+        .filter(|part| part.contains(char::is_alphabetic))
+        .collect()
+}
+
 #[test]
 fn every_dependency_is_used_and_says_what_for() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    let members = manifest
-        .split_once("members = [")
-        .unwrap()
-        .1
-        .split_once(']')
-        .unwrap()
-        .0;
-    let members: Vec<&str> = members
-        .split('"')
-        .filter(|part| part.contains(char::is_alphabetic))
-        .collect();
+    let members = members(&manifest);
     let mut used = BTreeSet::new();
     for member in members {
         let text_of = |folders: &[&str]| {

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::hashing::HashingService;
 use crate::limits::{HANDSHAKE_DEADLINE, PROGRESS_DEADLINE};
 
 /// Addresses of the storage nodes.
@@ -49,6 +50,7 @@ struct Inner {
     shutdown: Shutdown,
     view: watch::Receiver<View>,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
+    hashing: HashingService,
 }
 
 impl Stores {
@@ -62,6 +64,7 @@ impl Stores {
         shutdown: Shutdown,
     ) -> Self {
         let links = Mutex::default();
+        let hashing = HashingService::new(membership.key.clone());
         Self {
             inner: Arc::new(Inner {
                 membership,
@@ -72,12 +75,18 @@ impl Stores {
                 shutdown,
                 view,
                 links,
+                hashing,
             }),
         }
     }
 
     pub(crate) fn key(&self) -> &DedupKey {
         &self.inner.membership.key
+    }
+
+    /// Returns the service that hashes blocks with the key of the cluster, for all uploads.
+    pub(crate) fn hashing(&self) -> &HashingService {
+        &self.inner.hashing
     }
 
     pub(crate) fn cluster(&self) -> ClusterUuid {

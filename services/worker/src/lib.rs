@@ -2,6 +2,7 @@
 //!
 //! * `upload`, `blocks`, `chunker`, `digests`: bytes on their way in.
 //! * `download`, `fetch`, `recipe_walk`: bytes on their way out.
+//! * `hashing`: ids of blocks, of all uploads together.
 //! * `budget`: what all streams may hold.
 //! * `session`: what the master is asked for an upload.
 //! * `cluster`: identity, placement, connections.
@@ -20,6 +21,7 @@ mod error;
 mod explain;
 mod fetch;
 mod grpc;
+mod hashing;
 pub mod limits;
 mod membership;
 mod metrics;

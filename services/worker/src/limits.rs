@@ -46,6 +46,18 @@ cstore_types::limits! {
     pub(crate) bytes BLIND_BYTES: usize = 64 << 10;
     /// Largest chunk that is hashed where it arrives. A larger one is hashed on a blocking thread.
     pub(crate) bytes INLINE_HASH_BYTES: usize = 16 << 10;
+    /// Most bytes of blocks that are hashed where they are, in about 30 microseconds. More are
+    /// hashed on a blocking thread, together with blocks of other uploads.
+    pub(crate) bytes INLINE_BLOCK_BYTES: usize = 16 << 10;
+    /// Bytes of blocks that wait for a hashing task or are hashed by one. Uploads with more blocks
+    /// wait, in order of their calls.
+    pub(crate) bytes HASH_QUEUE_BYTES: usize = 32 << 20;
+    /// Blocks after which a hashing task takes no further call from the queue: as many as the widest
+    /// lanes hash at once. Another task, or the next turn of this one, takes the other calls.
+    pub(crate) count HASH_TASK_BLOCKS: usize = 32;
+    /// Most hashing tasks of a worker, which starts one per core at most. Blocks wait for these on
+    /// machines with more cores.
+    pub(crate) count MAX_HASH_TASKS: usize = 16;
     /// Time for which a commit is repeated while its outcome is unknown: a master restarts in it.
     /// Beyond it the upload fails.
     pub(crate) time COMMIT_PATIENCE: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! One upload: cut, hash, put what is missing, seal part by part, commit.
 //!
 //! ```text
-//! chunks ─▶ chunker ─▶ batches ─┬─ hash (blocking threads) ─▶ per node: HaveBlocks, PutBlocks ─┐ several batches
+//! chunks ─▶ chunker ─▶ batches ─┬─ hash (hashing service) ──▶ per node: HaveBlocks, PutBlocks ─┐ several batches
 //!                               └───────────────────────────────────────────────────────────────┤ in flight,
 //!                                                          in order: recipe, parts ─▶ Seal ◀────┘ taken in order
 //! all there, Finish agrees ─▶ newest seals ─▶ CommitUpload
@@ -343,22 +343,17 @@ fn keep_leaf(key: &cstore_types::DedupKey, leaf: Vec<u8>, leaves: &mut Vec<Block
     id
 }
 
-/// Hashes blocks together, off the async threads.
+/// Hashes blocks together, and with those of other uploads.
 async fn hash(route: &Route, blocks: Vec<Bytes>) -> Result<Vec<Block>, Fault> {
-    let key = route.stores.key().clone();
-    let hash = move || {
-        let slices: Vec<&[u8]> = blocks.iter().map(Bytes::as_ref).collect();
-        let ids = BlockId::of_many(&key, &slices);
-        let pairs = ids.into_iter().zip(blocks);
-        pairs
-            .map(|(id, bytes)| Block {
-                id,
-                kind: BlockKind::Data,
-                bytes,
-            })
-            .collect()
-    };
-    cstore_node::blocking(hash).await.map_err(lost_task)
+    let ids = route.stores.hashing().ids_of(&blocks).await?;
+    let pairs = ids.into_iter().zip(blocks);
+    Ok(pairs
+        .map(|(id, bytes)| Block {
+            id,
+            kind: BlockKind::Data,
+            bytes,
+        })
+        .collect())
 }
 
 async fn put_everywhere(

@@ -1,0 +1,93 @@
+//! The machine and the commit that results belong to.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::processes::data_folder;
+
+/// Load average of the last minute from which results say that the machine was not idle.
+const BUSY: f64 = 0.5;
+
+/// Facts of the machine before the measurement.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub(crate) commit: String,
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) memory_gib: f64,
+    pub(crate) kernel: String,
+    pub(crate) file_system: String,
+    /// Load average of the last minute.
+    pub(crate) load: f64,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Returns the value of a line `name: value` of a file of /proc.
+fn field(text: &str, name: &str) -> String {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let value = line.and_then(|line| line.split_once(':'));
+    value.map_or(String::new(), |(_, value)| value.trim().to_owned())
+}
+
+/// Returns the kind of the file system that a folder is on: that of the longest mount point above.
+fn file_system(folder: &Path) -> String {
+    let mounts = read("/proc/self/mounts");
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    mounts
+        .filter(|(point, _)| folder.starts_with(point))
+        .max_by_key(|(point, _)| point.len())
+        .map_or(String::new(), |(_, kind)| kind.to_owned())
+}
+
+impl Machine {
+    pub(crate) fn inspect() -> Self {
+        let git = Command::new("git")
+            .args(["describe", "--always", "--dirty", "--exclude=*"])
+            .output();
+        let commit = git.map_or(String::new(), |out| {
+            String::from_utf8_lossy(&out.stdout).trim().to_owned()
+        });
+        let memory = field(&read("/proc/meminfo"), "MemTotal");
+        let kib: f64 = memory.trim_end_matches(" kB").parse().unwrap_or(0.0);
+        let load = read("/proc/loadavg");
+        Self {
+            commit,
+            cpu: field(&read("/proc/cpuinfo"), "model name"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_gib: kib / f64::from(1 << 20),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            file_system: file_system(&data_folder()),
+            load: load
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .parse()
+                .unwrap_or(0.0),
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.load > BUSY
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let idle = if self.is_busy() {
+            format!(
+                "; load average {:.2} at the start: the machine was NOT idle, publish none of this",
+                self.load
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "{} cores of {}, {:.0} GiB, Linux {}, {}{idle}",
+            self.cores, self.cpu, self.memory_gib, self.kernel, self.file_system
+        )
+    }
+}

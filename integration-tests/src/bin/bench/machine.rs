@@ -2,11 +2,15 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::processes::data_folder;
 
-/// Load average of the last minute from which results say that the machine was not idle.
-const BUSY: f64 = 0.5;
+/// Share of the processors' time that others may use on an idle machine.
+const BUSY: f64 = 0.05;
+/// Time in which that share is measured, before any contestant starts. A load average would still
+/// count the build of this program.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Facts of the machine before the measurement.
 #[derive(Debug, Clone)]
@@ -17,8 +21,8 @@ pub(crate) struct Machine {
     pub(crate) memory_gib: f64,
     pub(crate) kernel: String,
     pub(crate) file_system: String,
-    /// Load average of the last minute.
-    pub(crate) load: f64,
+    /// Share of the processors' time that was used, by others than this program.
+    pub(crate) busy: f64,
 }
 
 fn read(path: &str) -> String {
@@ -45,6 +49,27 @@ fn file_system(folder: &Path) -> String {
         .map_or(String::new(), |(_, kind)| kind.to_owned())
 }
 
+/// Returns the share of the processors' time that is used while this program waits. Time that a
+/// hypervisor gives to others counts as used.
+fn busy_share() -> f64 {
+    let ticks = || -> Vec<f64> {
+        let stat = read("/proc/stat");
+        let total = stat.lines().next().unwrap_or_default();
+        let fields = total.split_whitespace().skip(1).take(8);
+        fields.filter_map(|field| field.parse().ok()).collect()
+    };
+    let before = ticks();
+    std::thread::sleep(LOOK);
+    let spent: Vec<f64> = ticks()
+        .iter()
+        .zip(before)
+        .map(|(now, then)| now - then)
+        .collect();
+    // Fields 3 and 4 are idle time, without and with outstanding reads and writes.
+    let idle: f64 = spent.iter().skip(3).take(2).sum();
+    1.0 - idle / spent.iter().sum::<f64>()
+}
+
 impl Machine {
     pub(crate) fn inspect() -> Self {
         let git = Command::new("git")
@@ -55,7 +80,6 @@ impl Machine {
         });
         let memory = field(&read("/proc/meminfo"), "MemTotal");
         let kib: f64 = memory.trim_end_matches(" kB").parse().unwrap_or(0.0);
-        let load = read("/proc/loadavg");
         Self {
             commit,
             cpu: field(&read("/proc/cpuinfo"), "model name"),
@@ -63,24 +87,20 @@ impl Machine {
             memory_gib: kib / f64::from(1 << 20),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             file_system: file_system(&data_folder()),
-            load: load
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .parse()
-                .unwrap_or(0.0),
+            busy: busy_share(),
         }
     }
 
     pub(crate) fn is_busy(&self) -> bool {
-        self.load > BUSY
+        self.busy > BUSY
     }
 
     pub(crate) fn describe(&self) -> String {
         let idle = if self.is_busy() {
             format!(
-                "; load average {:.2} at the start: the machine was NOT idle, publish none of this",
-                self.load
+                "; {:.0} % of the processors were used by others at the start: the machine was NOT \
+                 idle, publish none of this",
+                self.busy * 100.0
             )
         } else {
             String::new()

@@ -68,14 +68,16 @@ fn command(program: Option<&Path>) -> Command {
 /// # Errors
 /// A message if it is no program of ours.
 pub(crate) fn version(program: Option<&Path>) -> Result<String, String> {
+    let name = program.map_or_else(String::new, |path| path.display().to_string());
     let output = command(program).arg("--version").output();
-    let output = output.map_err(|error| format!("cannot run {program:?}: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() && text.starts_with("cstore") {
-        Ok(text)
+    let output = output.map_err(|error| format!("cannot run {name}: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let first = text.lines().next().unwrap_or_default();
+    if output.status.success() && first.starts_with("cstore") {
+        Ok(first.to_owned())
     } else {
         Err(format!(
-            "{program:?} is no cstore program: --version printed {text:?}"
+            "{name} is no cstore program: its --version printed {first:?}"
         ))
     }
 }

@@ -170,7 +170,7 @@ fn json(plan: &Plan, results: &Results) -> Value {
             "memory_gib": machine.memory_gib,
             "kernel": machine.kernel,
             "file_system": machine.file_system,
-            "load_average": machine.load,
+            "busy_share_at_start": machine.busy,
             "idle": !machine.is_busy(),
         },
         "rounds": plan.rounds,

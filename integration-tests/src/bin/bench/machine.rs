@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::processes::data_folder;
+use crate::processes::{TICKS, data_folder};
 
 /// Share of the processors' time that others may use on an idle machine.
 const BUSY: f64 = 0.05;
@@ -49,29 +49,41 @@ fn file_system(folder: &Path) -> String {
         .map_or(String::new(), |(_, kind)| kind.to_owned())
 }
 
-/// Returns the share of the processors' time that is used while this program waits. Time that a
-/// hypervisor gives to others counts as used.
-fn busy_share() -> f64 {
-    let ticks = || -> Vec<f64> {
+/// Time of all processors since the start of the machine, in clock ticks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Processors {
+    total: f64,
+    idle: f64,
+}
+
+impl Processors {
+    pub(crate) fn read() -> Self {
         let stat = read("/proc/stat");
-        let total = stat.lines().next().unwrap_or_default();
-        let fields = total.split_whitespace().skip(1).take(8);
-        fields.filter_map(|field| field.parse().ok()).collect()
-    };
-    let before = ticks();
-    std::thread::sleep(LOOK);
-    let spent: Vec<f64> = ticks()
-        .iter()
-        .zip(before)
-        .map(|(now, then)| now - then)
-        .collect();
-    // Fields 3 and 4 are idle time, without and with outstanding reads and writes.
-    let idle: f64 = spent.iter().skip(3).take(2).sum();
-    1.0 - idle / spent.iter().sum::<f64>()
+        let line = stat.lines().next().unwrap_or_default();
+        // Time that a hypervisor gave to others is the eighth field, and counts as used.
+        let fields = line.split_whitespace().skip(1).take(8);
+        let ticks: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
+        Self {
+            total: ticks.iter().sum(),
+            // Without and with outstanding reads and writes.
+            idle: ticks.iter().skip(3).take(2).sum(),
+        }
+    }
+
+    /// Returns the share of the time since then that was used, without `own_seconds` of it.
+    pub(crate) fn used_by_others(&self, own_seconds: f64) -> f64 {
+        let now = Self::read();
+        let total = now.total - self.total;
+        let used = total - (now.idle - self.idle) - own_seconds * TICKS;
+        used / total
+    }
 }
 
 impl Machine {
     pub(crate) fn inspect() -> Self {
+        let processors = Processors::read();
+        std::thread::sleep(LOOK);
+        let busy = processors.used_by_others(0.0);
         let git = Command::new("git")
             .args(["describe", "--always", "--dirty", "--exclude=*"])
             .output();
@@ -87,7 +99,7 @@ impl Machine {
             memory_gib: kib / f64::from(1 << 20),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             file_system: file_system(&data_folder()),
-            busy: busy_share(),
+            busy,
         }
     }
 

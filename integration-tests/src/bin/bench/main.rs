@@ -79,6 +79,8 @@ fn main() -> ExitCode {
 fn run(plan: &Plan) -> Results {
     let machine = machine::Machine::inspect();
     println!("{}", machine.describe());
+    let processors = machine::Processors::read();
+    let client = processes::cpu_seconds(std::process::id());
     let running: Vec<Servers> = plan
         .contestants
         .iter()
@@ -102,6 +104,9 @@ fn run(plan: &Plan) -> Results {
             }
         }
     }
+    let servers = running.iter().map(|servers| servers.usage().cpu_seconds);
+    let own = servers.sum::<f64>() + processes::cpu_seconds(std::process::id()) - client;
+    results.others = processors.used_by_others(own);
     results.loaded_peaks = running.iter().map(Servers::peak_rss_mb).collect();
     results
 }

@@ -9,7 +9,7 @@ use cstore_integration_tests::http;
 use cstore_testkit::Port;
 
 /// Clock ticks per second of /proc (USER_HZ on Linux).
-const TICKS: f64 = 100.0;
+pub(crate) const TICKS: f64 = 100.0;
 /// Longest time until a server takes an upload.
 const START: Duration = Duration::from_secs(60);
 /// Time between two looks at a server that starts.

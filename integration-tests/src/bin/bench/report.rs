@@ -9,6 +9,9 @@ use crate::plan::Plan;
 use crate::results::Results;
 use crate::rows::{Figure, Row};
 
+/// Part by which a ratio may differ from 1 between two runs of the same program.
+const NOISE: f64 = 0.05;
+
 /// Digits after the point, so that three or four figures remain.
 fn number(value: f64) -> String {
     match value {
@@ -22,11 +25,15 @@ fn cell(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), number)
 }
 
-/// A ratio is bold if the judged contestant loses.
+/// A ratio is bold if the judged contestant loses by more than [`NOISE`].
 fn ratio_cell(ratio: Option<f64>, is_rate: bool) -> String {
     match ratio {
         Some(ratio) if ratio.is_finite() => {
-            let loses = if is_rate { ratio < 1.0 } else { ratio > 1.0 };
+            let loses = if is_rate {
+                ratio < 1.0 - NOISE
+            } else {
+                ratio > 1.0 + NOISE
+            };
             let mark = if loses { "**" } else { "" };
             format!("{mark}{ratio:.2}{mark}")
         }
@@ -126,14 +133,18 @@ fn legend(plan: &Plan, results: &Results) -> String {
         lines.push(
             "A ratio is the median of the first divided by that of the second: for rates (MB/s, /s) \
              more than 1 is better for the first, for costs less than 1. It is bold where the first \
-             loses."
+             loses by more than 5 %."
                 .to_owned(),
         );
     }
     for entrant in &results.entrants {
         lines.push(format!("* {}: {}", entrant.name, entrant.version));
     }
-    lines.push(format!("* machine: {}", results.machine.describe()));
+    lines.push(format!(
+        "* machine: {}; others and the kernel used {:.0} % of it during the rounds",
+        results.machine.describe(),
+        results.others * 100.0
+    ));
     if let Some(limits) = results.limits() {
         lines.push(format!(
             "* its disk, measured beside, one writer: 1 MiB write + fdatasync {:.0} MB/s, 4 KiB \
@@ -173,6 +184,7 @@ fn json(plan: &Plan, results: &Results) -> Value {
             "busy_share_at_start": machine.busy,
             "idle": !machine.is_busy(),
         },
+        "share_used_by_others": results.others,
         "rounds": plan.rounds,
         "large_mib": plan.mib,
         "contestants": entrants,

@@ -22,6 +22,9 @@ pub(crate) struct Results {
     pub(crate) limits: Vec<Limits>,
     /// Row, place of the contestant, measurement, in the order of time.
     values: Vec<(Row, usize, Measured)>,
+    /// Share of the processors' time that others used during the rounds, the kernel's own threads
+    /// and interrupts among them.
+    pub(crate) others: f64,
     /// Peak memory in MB of each contestant after the rows.
     pub(crate) loaded_peaks: Vec<f64>,
     /// Peak memory in MB of each contestant after 60,000 names and 10 large files. Empty if it was
@@ -51,6 +54,7 @@ impl Results {
             entrants: running.iter().map(entrant).collect(),
             limits: Vec::new(),
             values: Vec::new(),
+            others: 0.0,
             loaded_peaks: Vec::new(),
             peaks: Vec::new(),
         }

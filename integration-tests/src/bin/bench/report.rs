@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::plan::Plan;
 use crate::results::Results;
-use crate::rows::{Figure, Row};
+use crate::rows::{Figure, Row, large_size};
 
 /// Part by which a ratio may differ from 1 between two runs of the same program.
 const NOISE: f64 = 0.05;
@@ -119,7 +119,7 @@ fn markdown(plan: &Plan, results: &Results) -> String {
 }
 
 fn memory_title(plan: &Plan) -> String {
-    format!("60,000 names and 10 × {} MiB, new store", plan.mib)
+    format!("60,000 names and 10 × {}, new store", large_size(plan.mib))
 }
 
 /// Returns what a reader needs beside the table.

@@ -154,10 +154,7 @@ impl Row {
 
     /// Returns the title for readers; large files have `mib` MiB.
     pub(crate) fn title(self, mib: u64) -> String {
-        let size = match mib {
-            1_024 => "1 GiB".to_owned(),
-            mib => format!("{mib} MiB"),
-        };
+        let size = large_size(mib);
         match self {
             Self::PutLarge => format!("PUT {size}"),
             Self::PutAgain => format!("PUT the same {size} again"),
@@ -271,6 +268,14 @@ impl Row {
             }
             Self::Mixed => request(true, file("mixed", MID_SIZE)),
         }
+    }
+}
+
+/// Returns the size of the large files for readers.
+pub(crate) fn large_size(mib: u64) -> String {
+    match mib {
+        1_024 => "1 GiB".to_owned(),
+        mib => format!("{mib} MiB"),
     }
 }
 

@@ -60,8 +60,11 @@ damage: ## each structure of a data folder with each kind of damage, 280 cells; 
 full-fs: ## fill and empty small file systems, tmpfs and ext4 of 24 to 800 MiB; some by CSTORE_FULL_FS="ext4 64 MiB"
 	CSTORE_FULL_FS="$${CSTORE_FULL_FS:-all}" cargo test -p cstore-integration-tests --test it -- full_fs:: --nocapture
 
-bench: ## measure the real program, print a table, write bench-results/
-	cargo run --release -p cstore-integration-tests --bin bench
+bench: ## medians and ratios: AGAINST="old/cstore weed weed:fsync weed:s3" PROGRAM= SETUPS= ROWS= ROUNDS=3 MIB= MEMORY=1 TRACING=
+	cargo run --release -p cstore-integration-tests --bin bench -- \
+	  $(if $(PROGRAM),--program "$(PROGRAM)") $(if $(AGAINST),--against "$(AGAINST)") $(if $(SETUPS),--setups "$(SETUPS)") \
+	  $(if $(ROWS),--rows "$(ROWS)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MIB),--mib $(MIB)) $(if $(MEMORY),--memory) \
+	  $(if $(TRACING),--tracing $(TRACING))
 
 open-bench: ## opens of logs and storage disks of two sizes: processor time and peak memory; data in D=target/scale-bench
 	cargo run --release -p cstore-integration-tests --bin scale-bench -- open $(D)

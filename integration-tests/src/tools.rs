@@ -12,12 +12,18 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Returns the path of `program` like [`find`], or prints `SKIP` and returns `None` if the machine
-/// does not have it. The line bypasses the test harness, which hides the output of passed tests.
+/// does not have it.
 pub fn find_or_skip(program: &str, what: &str) -> Option<PathBuf> {
     let found = find(program);
     if found.is_none() {
-        let line = format!("\nSKIP {what}: {program} is not on this machine\n");
-        let _ = std::io::stdout().write_all(line.as_bytes());
+        skip(what, &format!("{program} is not on this machine"));
     }
     found
+}
+
+/// Prints `SKIP` with what is not tested, and why. The line bypasses the test harness, which hides
+/// the output of passed tests.
+pub fn skip(what: &str, why: &str) {
+    let line = format!("\nSKIP {what}: {why}\n");
+    let _ = std::io::stdout().write_all(line.as_bytes());
 }

@@ -11,6 +11,7 @@
 mod bad_input;
 mod chart;
 mod compose;
+mod costs;
 mod credentials;
 mod crowd;
 mod damage;

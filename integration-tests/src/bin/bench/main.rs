@@ -1,9 +1,11 @@
-//! `make bench`: measures the real program over loopback, prints a table and writes JSON.
+//! `make bench`: measures C-Store over loopback, alone or beside rivals, as a judge would.
 //!
-//! Two set-ups, `cstore dev` and four processes; five runs of each work on one store that fills;
-//! medians. Every acknowledgement is durable. `BENCH_RUNS`, `BENCH_MIB` and `BENCH_SETUPS`
-//! (dev,four) change the defaults. `BENCH_TRACING=10` measures instead what tracing costs, in so
-//! many rounds.
+//! ```text
+//! round ─> row ─> contestant (in turns) ─> sync ─> load ─> figures
+//! ```
+//! All contestants run during the whole measurement, on stores that fill, on one file system. Each
+//! round measures each row on all of them, one after the other, so what changes on the machine
+//! changes for all. `bench --help` lists the arguments, `docs/performance.md` explains the rows.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,24 +15,28 @@
     reason = "a measuring program may fail loudly, print, and needs the wall clock"
 )]
 
+mod client;
+mod content;
+mod disk;
 mod load;
+mod machine;
+mod memory;
+mod ours;
+mod plan;
+mod processes;
 mod report;
-mod servers;
+mod results;
+mod rows;
 mod tracing_cost;
+mod weed;
 
 use std::process::ExitCode;
 
-use cstore_testkit::random;
-use load::{Load, Outcome};
-use report::{Row, Table};
-use servers::Servers;
-
-fn env(name: &str, default: &str) -> String {
-    std::env::var(name)
-        .ok()
-        .filter(|value| !value.is_empty())
-        .unwrap_or_else(|| default.to_owned())
-}
+use clap::Parser;
+use plan::{Arguments, Plan};
+use processes::Servers;
+use results::Results;
+use rows::{Figure, Measured, Round, Row};
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
@@ -42,58 +48,82 @@ fn main() -> ExitCode {
             &cstore_node::ProcessEnv::snapshot(),
         );
     }
-    if let Ok(rounds) = env("BENCH_TRACING", "").parse() {
+    let arguments = Arguments::parse_from(args);
+    if let Some(rounds) = arguments.tracing {
         tracing_cost::run(rounds);
         return ExitCode::SUCCESS;
     }
-    let runs: usize = env("BENCH_RUNS", "5").parse().unwrap();
-    let bytes: usize = env("BENCH_MIB", "1024").parse::<usize>().unwrap() << 20;
-    let mut tables = Vec::new();
-    for setup in env("BENCH_SETUPS", "dev,four").split(',') {
-        let servers = Servers::start(setup);
-        let mut table = Table::new(setup, runs);
-        for run in 0..runs {
-            println!("{setup}: run {} of {runs}", run + 1);
-            one_run(&servers, run, bytes, &mut table);
+    let plan = match Plan::new(&arguments) {
+        Ok(plan) => plan,
+        Err(message) => {
+            eprintln!("bench: {message}");
+            return ExitCode::from(64);
         }
-        table.peak_rss_mb = servers.peak_rss_mb();
-        table.print();
-        tables.push(table);
+    };
+
+    let mut results = run(&plan);
+    if plan.memory {
+        for contestant in &plan.contestants {
+            println!("peak memory of {}", contestant.name());
+            let servers = contestant.start();
+            results
+                .peaks
+                .push(memory::measure(&servers, plan.mib << 20));
+        }
     }
-    report::write_json(&tables);
+    report::write(&plan, &results);
     ExitCode::SUCCESS
 }
 
-fn one_run(servers: &Servers, run: usize, bytes: usize, table: &mut Table) {
-    let load = |base: &str| Load {
-        addr: servers.gateway.clone(),
-        base: format!("/api/files/{base}-{run}-"),
-    };
-    let big = random(bytes, run as u64 + 1);
-    let part = (bytes / 16).max(1 << 20);
-    let large = (bytes / part, part, 4);
-    let mut measure = |name: &str, work: &dyn Fn() -> Outcome| {
-        let before = servers.usage();
-        let outcome = work();
-        let used = servers.usage().since(&before);
-        table.add(Row::new(name, &outcome, &used));
-    };
-    measure("PUT 1 GiB unique", &|| load("big").put(large, &big, 0));
-    measure("PUT the same again", &|| load("again").put(large, &big, 0));
-    measure("GET 1 GiB", &|| load("big").get(large, None));
-    measure("PUT 2,000 x 100 KiB, 50 at once", &|| {
-        load("mid").put((2_000, 100 << 10, 50), &big, 7)
-    });
-    let small = (10_000, 4 << 10, 32);
-    let fresh = random(small.0 * small.1, 1_000 + run as u64);
-    measure("PUT 10,000 x 4 KiB, 32 at once", &|| {
-        load("small").put(small, &fresh, 0)
-    });
-    measure("GET 10,000 x 4 KiB, 32 at once", &|| {
-        load("small").get(small, None)
-    });
-    let middle = (part / 2, part / 2 + (1 << 20).min(part / 2) - 1);
-    measure("GET range of 1 MiB, one at a time", &|| {
-        load("big").get((200, part, 1), Some((middle, large.0)))
-    });
+/// Runs all rounds.
+fn run(plan: &Plan) -> Results {
+    let machine = machine::Machine::inspect();
+    println!("{}", machine.describe());
+    let processors = machine::Processors::read();
+    let client = processes::cpu_seconds(std::process::id());
+    let running: Vec<Servers> = plan
+        .contestants
+        .iter()
+        .map(plan::Contestant::start)
+        .collect();
+    let mut results = Results::new(machine, &running);
+    for round in 0..plan.rounds {
+        results.limits.push(disk::measure());
+        let mut contests: Vec<Round<'_>> = running
+            .iter()
+            .map(|servers| Round::new(servers, round, plan.mib << 20))
+            .collect();
+        for (n, row) in plan.rows.iter().enumerate() {
+            for turn in 0..running.len() {
+                // Each contestant comes first, second and last equally often.
+                let place = (turn + round + n) % running.len();
+                // The bytes of each row are compared once: later rounds send the same.
+                let measured = contests[place].measure(*row, round == 0);
+                print_progress(plan, round, *row, &running[place].name, &measured);
+                results.add(*row, place, measured);
+            }
+        }
+    }
+    let servers = running.iter().map(|servers| servers.usage().cpu_seconds);
+    let own = servers.sum::<f64>() + processes::cpu_seconds(std::process::id()) - client;
+    results.others = processors.used_by_others(own);
+    results.loaded_peaks = running.iter().map(Servers::peak_rss_mb).collect();
+    results
+}
+
+fn print_progress(plan: &Plan, round: usize, row: Row, name: &str, measured: &Measured) {
+    let figures: Vec<String> = row
+        .figures()
+        .iter()
+        .filter_map(|figure| Some(format!("{:.2} {}", figure.of(measured)?, figure.unit())))
+        .collect();
+    let client = measured.outcome.client_cpu_seconds * 1e6;
+    println!(
+        "round {} of {}: {:<10} {name:<12} {}; client CPU {:.0} µs/op",
+        round + 1,
+        plan.rounds,
+        row.name(),
+        figures.join(", "),
+        client / Figure::count(measured)
+    );
 }

@@ -1,123 +1,222 @@
-//! Medians as a table and as JSON.
+//! Results as Markdown and as JSON.
 
-use std::process::Command;
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::load::Outcome;
-use crate::servers::Usage;
+use crate::plan::Plan;
+use crate::results::Results;
+use crate::rows::{Figure, Row, large_size};
 
-/// One work of one run. MB are 10^6 bytes.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Row {
-    work: String,
-    mb_per_second: f64,
-    per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    cpu_seconds_per_gib: f64,
-    syncs_per_operation: f64,
+/// Part by which a ratio may differ from 1 between two runs of the same program.
+const NOISE: f64 = 0.05;
+
+/// Digits after the point, so that three or four figures remain.
+fn number(value: f64) -> String {
+    match value {
+        value if value >= 100.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    }
 }
 
-impl Row {
-    pub(crate) fn new(work: &str, outcome: &Outcome, used: &Usage) -> Self {
-        let at = |share: f64| {
-            let last = outcome.latencies.len().saturating_sub(1);
-            outcome
-                .latencies
-                .get((last as f64 * share) as usize)
-                .copied()
-                .unwrap_or(0.0)
-        };
-        let count = outcome.latencies.len() as f64;
-        Self {
-            work: work.to_owned(),
-            mb_per_second: outcome.bytes as f64 / 1e6 / outcome.seconds,
-            per_second: count / outcome.seconds,
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
-            cpu_seconds_per_gib: used.cpu_seconds / (outcome.bytes as f64 / (1u64 << 30) as f64),
-            syncs_per_operation: used.syncs / count,
+fn cell(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), number)
+}
+
+/// A ratio is bold if the judged contestant loses by more than [`NOISE`].
+fn ratio_cell(ratio: Option<f64>, is_rate: bool) -> String {
+    match ratio {
+        Some(ratio) if ratio.is_finite() => {
+            let loses = if is_rate {
+                ratio < 1.0 - NOISE
+            } else {
+                ratio > 1.0 + NOISE
+            };
+            let mark = if loses { "**" } else { "" };
+            format!("{mark}{ratio:.2}{mark}")
         }
+        _ => "–".to_owned(),
     }
 }
 
-/// All runs of one set-up.
-#[derive(Debug, Serialize)]
-pub(crate) struct Table {
-    setup: String,
-    runs: usize,
-    pub(crate) peak_rss_mb: f64,
-    rows: Vec<Row>,
-}
-
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-impl Table {
-    pub(crate) fn new(setup: &str, runs: usize) -> Self {
-        Self {
-            setup: setup.to_owned(),
-            runs,
-            peak_rss_mb: 0.0,
-            rows: Vec::new(),
-        }
-    }
-
-    pub(crate) fn add(&mut self, row: Row) {
-        self.rows.push(row);
-    }
-
-    pub(crate) fn print(&self) {
-        println!(
-            "\n{}: medians of {} runs; servers' peak memory together {:.0} MB",
-            self.setup, self.runs, self.peak_rss_mb
-        );
-        println!(
-            "{:<36} {:>8} {:>9} {:>8} {:>8} {:>10} {:>9}",
-            "work", "MB/s", "/s", "p50 ms", "p99 ms", "CPU s/GiB", "syncs/op"
-        );
-        let mut seen: Vec<&str> = Vec::new();
-        for row in &self.rows {
-            if seen.contains(&row.work.as_str()) {
-                continue;
-            }
-            seen.push(&row.work);
-            let same = || self.rows.iter().filter(|other| other.work == row.work);
-            let mid = |get: fn(&Row) -> f64| median(same().map(get).collect());
-            println!(
-                "{:<36} {:>8.0} {:>9.0} {:>8.2} {:>8.2} {:>10.1} {:>9.2}",
-                row.work,
-                mid(|row| row.mb_per_second),
-                mid(|row| row.per_second),
-                mid(|row| row.p50_ms),
-                mid(|row| row.p99_ms),
-                mid(|row| row.cpu_seconds_per_gib),
-                mid(|row| row.syncs_per_operation),
-            );
-        }
-    }
-}
-
-pub(crate) fn write_json(tables: &[Table]) {
-    let commit = Command::new("git")
-        .args(["rev-parse", "--short", "HEAD"])
-        .output();
-    let commit = commit
-        .map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
-        .unwrap_or_default();
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu
-        .lines()
-        .find(|line| line.starts_with("model name"))
-        .unwrap_or_default()
-        .to_owned();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let json = serde_json::json!({ "commit": commit, "machine": { "cpu": model, "cores": cores }, "tables": tables });
+/// Prints the table and writes both files.
+pub(crate) fn write(plan: &Plan, results: &Results) {
+    let text = markdown(plan, results);
+    println!("\n{text}");
     std::fs::create_dir_all("bench-results").unwrap();
-    let path = format!("bench-results/{commit}.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&json).unwrap()).unwrap();
-    println!("\nwritten to {path}");
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let path = format!("bench-results/{}-{seconds}", results.machine.commit);
+    std::fs::write(format!("{path}.md"), text).unwrap();
+    let json = serde_json::to_string_pretty(&json(plan, results)).unwrap();
+    std::fs::write(format!("{path}.json"), json).unwrap();
+    println!("written to {path}.md and .json");
+}
+
+/// Returns the table of medians and ratios.
+fn markdown(plan: &Plan, results: &Results) -> String {
+    let mut out = String::new();
+    let names: Vec<&str> = results
+        .entrants
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
+    let ratios: Vec<String> = plan
+        .pairs
+        .iter()
+        .map(|(judged, rival)| format!("{} / {}", names[*judged], names[*rival]))
+        .collect();
+    let columns = [
+        names.iter().map(|name| (*name).to_owned()).collect(),
+        ratios,
+    ]
+    .concat();
+    writeln!(out, "| work | figure | {} |", columns.join(" | ")).unwrap();
+    writeln!(out, "|---|---|{}", "---|".repeat(columns.len())).unwrap();
+
+    for row in &plan.rows {
+        for (n, figure) in row.figures().iter().enumerate() {
+            let title = if n == 0 {
+                row.title(plan.mib)
+            } else {
+                String::new()
+            };
+            let medians = (0..names.len()).map(|place| cell(results.median(*row, place, *figure)));
+            let ratios = plan
+                .pairs
+                .iter()
+                .map(|pair| ratio_cell(results.ratio(*row, *pair, *figure), figure.is_rate()));
+            let cells: Vec<String> = medians.chain(ratios).collect();
+            writeln!(
+                out,
+                "| {title} | {} | {} |",
+                figure.unit(),
+                cells.join(" | ")
+            )
+            .unwrap();
+        }
+    }
+    let mut peak_row = |title: &str, peaks: &[f64]| {
+        if peaks.is_empty() {
+            return;
+        }
+        let medians = peaks.iter().map(|peak| cell(Some(*peak)));
+        let ratio = |(judged, rival): &(usize, usize)| {
+            ratio_cell(Some(peaks[*judged] / peaks[*rival]), false)
+        };
+        let cells: Vec<String> = medians.chain(plan.pairs.iter().map(ratio)).collect();
+        writeln!(out, "| {title} | peak RSS MB | {} |", cells.join(" | ")).unwrap();
+    };
+    peak_row("all rows above", &results.loaded_peaks);
+    peak_row(&memory_title(plan), &results.peaks);
+
+    writeln!(out, "\n{}", legend(plan, results)).unwrap();
+    out
+}
+
+fn memory_title(plan: &Plan) -> String {
+    format!("60,000 names and 10 × {}, new store", large_size(plan.mib))
+}
+
+/// Returns what a reader needs beside the table.
+fn legend(plan: &Plan, results: &Results) -> String {
+    let mut lines = vec![format!(
+        "Medians of {} rounds in turns at {}, MB are 10^6 bytes, CPU and RSS are the sums over the \
+         server processes, – is not known.",
+        plan.rounds, results.machine.commit
+    )];
+    if !plan.pairs.is_empty() {
+        lines.push(
+            "A ratio is the median of the first divided by that of the second: for rates (MB/s, /s) \
+             more than 1 is better for the first, for costs less than 1. It is bold where the first \
+             loses by more than 5 %."
+                .to_owned(),
+        );
+    }
+    for entrant in &results.entrants {
+        lines.push(format!("* {}: {}", entrant.name, entrant.version));
+    }
+    lines.push(format!(
+        "* machine: {}; others and the kernel used {:.0} % of it during the rounds",
+        results.machine.describe(),
+        results.others * 100.0
+    ));
+    if let Some(limits) = results.limits() {
+        lines.push(format!(
+            "* its disk, measured beside, one writer: 1 MiB write + fdatasync {:.0} MB/s, 4 KiB \
+             append + fdatasync {:.0}/s",
+            limits.large_mb_per_second, limits.small_per_second
+        ));
+    }
+    lines.join("\n")
+}
+
+/// Returns every value of every round, with medians and ratios.
+fn json(plan: &Plan, results: &Results) -> Value {
+    let machine = &results.machine;
+    let entrants: Vec<Value> = results
+        .entrants
+        .iter()
+        .map(|one| json!({ "name": one.name, "version": one.version, "program": one.program }))
+        .collect();
+    let limits: Vec<Value> = results
+        .limits
+        .iter()
+        .map(|limits| {
+            json!({
+                "write_1mib_fdatasync_mb_per_second": limits.large_mb_per_second,
+                "append_4kib_fdatasync_per_second": limits.small_per_second,
+            })
+        })
+        .collect();
+    json!({
+        "commit": machine.commit,
+        "machine": {
+            "cpu": machine.cpu,
+            "cores": machine.cores,
+            "memory_gib": machine.memory_gib,
+            "kernel": machine.kernel,
+            "file_system": machine.file_system,
+            "busy_share_at_start": machine.busy,
+            "idle": !machine.is_busy(),
+        },
+        "share_used_by_others": results.others,
+        "rounds": plan.rounds,
+        "large_mib": plan.mib,
+        "contestants": entrants,
+        "disk_limits": limits,
+        "rows": plan.rows.iter().map(|row| row_json(plan, results, *row)).collect::<Vec<_>>(),
+        "peak_rss_mb_of_all_rows": results.loaded_peaks,
+        "peak_rss_mb_of_60000_names_and_10_large_files": results.peaks,
+    })
+}
+
+fn row_json(plan: &Plan, results: &Results, row: Row) -> Value {
+    let mut figures = serde_json::Map::new();
+    for figure in Figure::ALL {
+        let name = |place: usize| results.entrants[place].name.clone();
+        let values: serde_json::Map<String, Value> = (0..results.entrants.len())
+            .map(|place| {
+                let runs = results.runs(row, place, figure);
+                let median = results.median(row, place, figure);
+                (name(place), json!({ "runs": runs, "median": median }))
+            })
+            .collect();
+        let ratios: serde_json::Map<String, Value> = plan
+            .pairs
+            .iter()
+            .map(|pair| {
+                let text = format!("{} / {}", name(pair.0), name(pair.1));
+                (text, json!(results.ratio(row, *pair, figure)))
+            })
+            .collect();
+        let better = if figure.is_rate() { "more" } else { "less" };
+        let value = json!({ "better": better, "values": values, "ratios": ratios });
+        figures.insert(figure.unit().to_owned(), value);
+    }
+    json!({ "row": row.name(), "title": row.title(plan.mib), "figures": figures })
 }

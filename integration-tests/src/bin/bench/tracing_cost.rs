@@ -2,14 +2,14 @@
 //! alternating rounds.
 
 use cstore_integration_tests::otlp::Collector;
-use cstore_testkit::random;
 
-use crate::load::Load;
-use crate::report::median;
-use crate::servers::Servers;
+use crate::content::File;
+use crate::load::{Load, Request};
+use crate::ours::{self, Setup};
+use crate::results::median;
 
-const BYTES: usize = 512 << 20;
-const FILE: usize = 8 << 20;
+const BYTES: u64 = 512 << 20;
+const FILE: u64 = 8 << 20;
 
 #[derive(Debug, Clone, Copy)]
 struct Way {
@@ -37,13 +37,12 @@ const WAYS: [Way; 3] = [
 /// same round.
 pub(crate) fn run(rounds: usize) {
     let collector = Collector::start();
-    let data = random(BYTES, 1);
     let mut cpu: [Vec<f64>; 3] = Default::default();
     for round in 0..rounds {
         // Each way goes first, second and last equally often.
         for turn in 0..WAYS.len() {
             let at = (turn + round) % WAYS.len();
-            let used = measure(WAYS[at], &collector, &data);
+            let used = measure(WAYS[at], &collector);
             println!(
                 "round {} {:<6} {used:.2} CPU s/GiB",
                 round + 1,
@@ -69,14 +68,14 @@ pub(crate) fn run(rounds: usize) {
         println!(
             "{:<6} median {:.2} CPU s/GiB; ratio to off: median {:.3}, from {low:.3} to {high:.3}",
             way.name,
-            median(used.clone()),
-            median(ratios)
+            median(used.clone()).unwrap(),
+            median(ratios).unwrap()
         );
     }
     println!("{} spans were collected", collector.all().len());
 }
 
-fn measure(way: Way, collector: &Collector, data: &[u8]) -> f64 {
+fn measure(way: Way, collector: &Collector) -> f64 {
     let env = match way.share {
         None => Vec::new(),
         Some(share) => vec![
@@ -85,15 +84,28 @@ fn measure(way: Way, collector: &Collector, data: &[u8]) -> f64 {
             ("OTEL_TRACES_SAMPLER_ARG", share),
         ],
     };
-    let servers = Servers::start_with("four", &env);
+    let servers = ours::start(way.name, None, Setup::Four, &env);
     let load = Load {
-        addr: servers.gateway.clone(),
-        base: "/api/files/t-".to_owned(),
+        count: usize::try_from(BYTES / FILE).unwrap(),
+        clients: 4,
+        size: FILE,
     };
-    let shape = (BYTES / FILE, FILE, 4);
+    let run = |is_put| {
+        let request = |number| Request {
+            is_put,
+            file: File {
+                group: "traced",
+                content: "traced",
+                round: 0,
+                number,
+                size: FILE,
+            },
+            range: None,
+        };
+        load.run(&servers, request).bytes
+    };
     let before = servers.usage();
-    let put = load.put(shape, data, 0);
-    let get = load.get(shape, None);
+    let bytes = run(true) + run(false);
     let used = servers.usage().since(&before);
-    used.cpu_seconds / ((put.bytes + get.bytes) as f64 / (1_u64 << 30) as f64)
+    used.cpu_seconds / (bytes as f64 / (1_u64 << 30) as f64)
 }

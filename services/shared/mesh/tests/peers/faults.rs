@@ -37,13 +37,6 @@ async fn i11_with_one_of_three_dead_and_one_failing_a_third_every_idempotent_cal
         [&well.target(), &ill.target(), &Target::new(dead)],
     );
     let failed = caller.get_files(1_000, 16).await;
-    for line in caller
-        .metrics()
-        .lines()
-        .filter(|line| !line.contains("seconds") && !line.starts_with('#'))
-    {
-        println!("{line}");
-    }
     assert!(
         failed.is_empty(),
         "{} of 1,000 failed: {:?}",

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use cstore_mesh::{MasterClient, WorkerClients};
 use cstore_node::admin::Readiness;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::bearer::Auth;
 use crate::cluster::tickets::Tickets;
 use crate::cluster::view::Cluster;
 use crate::config::Config;
+use crate::limits::COLLECTED_BYTES;
 use crate::metrics::Metrics;
 
 /// Clients, the view of the cluster and the settings of one gateway.
@@ -19,12 +21,31 @@ pub(crate) struct App {
     pub(crate) workers: WorkerClients,
     pub(crate) cluster: Cluster,
     pub(crate) tickets: Tickets,
+    pub(crate) bodies: BodyBudget,
     pub(crate) metrics: Metrics,
     /// Readiness of the role. Also tells that the process is about to end.
     pub(crate) readiness: Readiness,
     /// Set once, when the gateway could serve for the first time; later failures are told request
     /// by request.
     pub(crate) started: std::sync::atomic::AtomicBool,
+}
+
+/// Memory of the bodies that are collected for uploads in one call.
+#[derive(Debug)]
+pub(crate) struct BodyBudget(Arc<Semaphore>);
+
+impl Default for BodyBudget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(COLLECTED_BYTES)))
+    }
+}
+
+impl BodyBudget {
+    /// Takes `bytes` until the result is dropped. `None` if other bodies hold them.
+    pub(crate) fn try_hold(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        self.0.clone().try_acquire_many_owned(bytes).ok()
+    }
 }
 
 /// Handle by which the routes share the [`App`].

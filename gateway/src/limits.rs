@@ -55,6 +55,9 @@ cstore_types::limits! {
     /// master through its restart in this time. Beyond it the gateway asks the master for the
     /// outcome.
     pub(crate) time FINISH_TIMEOUT: Duration = Duration::from_secs(90);
+    /// Bytes of the bodies above 64 KiB that are collected for uploads in one call at a time. A body
+    /// that would be beyond them is streamed.
+    pub(crate) bytes COLLECTED_BYTES: usize = 64 << 20;
     /// Longest wait for the answer to an upload in one call. Beyond it the gateway asks the master
     /// for the outcome.
     pub(crate) time SMALL_UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);

@@ -17,7 +17,7 @@ use cstore_types::ClusterSecret;
 use tokio::net::TcpListener;
 
 use crate::api::router;
-use crate::app::{App, Shared};
+use crate::app::{App, BodyBudget, Shared};
 use crate::auth::bearer::Auth;
 use crate::auth::tokens::{TokenFile, TokenFileError};
 use crate::cluster::tickets::Tickets;
@@ -132,6 +132,7 @@ fn connect(
         workers: WorkerClients::new(workers),
         cluster,
         tickets: Tickets::default(),
+        bodies: BodyBudget::default(),
         metrics,
         readiness,
         started: AtomicBool::new(false),

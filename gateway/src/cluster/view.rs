@@ -7,6 +7,7 @@ use cstore_mesh::member::ViewObserver;
 use cstore_mesh::{Class, Endpoints, Target};
 use cstore_node::admin::{PartState, Readiness};
 use cstore_proto::v1;
+use cstore_types::limits::{MAX_SMALL_BYTES, UNADVERTISED_SMALL_BYTES};
 use tokio::sync::watch;
 
 /// Name of the gateway's part in its readiness.
@@ -48,6 +49,8 @@ pub(crate) struct View {
     /// The workers that live: those that are ready, and those that miss a part of the cluster and
     /// can still read the rest of it.
     workers: Endpoints,
+    /// Largest body that each of these workers takes in one call.
+    max_small_bytes: u64,
     map_known: bool,
     /// The master can write.
     is_writable: bool,
@@ -67,6 +70,7 @@ impl View {
         };
         Self {
             workers: view.nodes.iter().filter_map(live).collect(),
+            max_small_bytes: max_small_bytes(view),
             map_known: view.map.is_some(),
             is_writable: view.not_writable.is_empty(),
         }
@@ -101,6 +105,17 @@ impl View {
     }
 }
 
+/// Returns the largest body that every worker takes in one call. A worker that advertises nothing, or
+/// less than all programs take, takes [`UNADVERTISED_SMALL_BYTES`].
+fn max_small_bytes(view: &v1::ClusterView) -> u64 {
+    let workers = view
+        .nodes
+        .iter()
+        .filter(|node| node.role() == v1::Role::Worker);
+    let least = workers.map(|node| node.max_small_bytes).min().unwrap_or(0);
+    least.clamp(UNADVERTISED_SMALL_BYTES as u64, MAX_SMALL_BYTES as u64)
+}
+
 /// The latest view, shared by all requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
@@ -118,6 +133,11 @@ impl Cluster {
 
     pub(crate) fn is_ready_worker(&self, addr: &str) -> bool {
         self.view.borrow().workers.get(&Target::new(addr)) == Some(&Class::Whole)
+    }
+
+    /// Returns the largest body that every worker takes in one call.
+    pub(crate) fn max_small_bytes(&self) -> u64 {
+        self.view.borrow().max_small_bytes
     }
 
     /// Returns true if the master can write, as far as it has said.
@@ -214,6 +234,27 @@ mod tests {
             addr: addr.to_owned(),
             ..v1::Node::default()
         }
+    }
+
+    #[test]
+    fn a_body_travels_in_one_call_if_every_worker_takes_it() {
+        let said = |bytes: &[u64]| {
+            let worker = |max_small_bytes: &u64| v1::Node {
+                max_small_bytes: *max_small_bytes,
+                ..node(v1::Role::Worker, v1::NodeState::Ready, "a:1")
+            };
+            let mut nodes: Vec<v1::Node> = bytes.iter().map(worker).collect();
+            nodes.push(node(v1::Role::Storage, v1::NodeState::Ready, "b:1"));
+            max_small_bytes(&v1::ClusterView {
+                nodes,
+                ..v1::ClusterView::default()
+            })
+        };
+        assert_eq!(said(&[]), 64 << 10);
+        assert_eq!(said(&[1 << 20, 0]), 64 << 10, "one is of an older program");
+        assert_eq!(said(&[1 << 20, 300_000]), 300_000);
+        assert_eq!(said(&[1, u64::MAX]), 64 << 10);
+        assert_eq!(said(&[u64::MAX]), 1 << 20);
     }
 
     #[test]

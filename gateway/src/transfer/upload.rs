@@ -2,7 +2,7 @@
 //! durable.
 //!
 //! ```text
-//! known body ≤ 64 KiB   read whole ──> ticket from the stock ──> PutSmall
+//! known body ≤ 1 MiB    read whole ──> ticket from the stock ──> PutSmall
 //! all others            BeginUpload (refuses a taken name before the body is read) ──> Upload: header, chunks, Finish
 //! ```
 //! Invariants: Finish is sent only behind the proper end of the body. A body that breaks off drops
@@ -20,7 +20,7 @@ use cstore_types::{
     md5_many,
 };
 use futures_util::{Stream, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
 
 use crate::app::App;
@@ -61,9 +61,10 @@ impl Write {
         }
     }
 
-    fn is_small(&self) -> bool {
-        self.at_most
-            .is_some_and(|bytes| bytes <= limits::MAX_SMALL_BYTES as u64)
+    /// Returns the bound of the body if it is known and at most `max`.
+    fn small_bound(&self, max: u64) -> Option<usize> {
+        let bytes = self.at_most.filter(|bytes| *bytes <= max)?;
+        usize::try_from(bytes).ok()
     }
 }
 
@@ -97,13 +98,42 @@ pub(crate) async fn store(
     write: &Write,
     source: &mut impl Source,
 ) -> Result<v1::UploadResponse, ApiError> {
-    let answer = if write.is_small() {
-        let whole = body::whole(source, limits::MAX_SMALL_BYTES).await?;
-        store_small(app, write, whole).await
-    } else {
-        store_stream(app, write, source).await
+    let answer = match collected(app, write, source).await? {
+        Some(whole) => store_small(app, write, whole.bytes).await,
+        None => store_stream(app, write, source).await,
     };
     answer.map_err(|error| write.condition.refusal(error))
+}
+
+/// A body in memory. The memory counts until it is dropped.
+struct CollectedBody {
+    bytes: Bytes,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// Collects a body that the workers take in one call. Returns `None` for one that is streamed: it is
+/// larger, or other bodies hold the memory.
+async fn collected(
+    app: &App,
+    write: &Write,
+    source: &mut impl Source,
+) -> Result<Option<CollectedBody>, ApiError> {
+    let Some(bound) = write.small_bound(app.cluster.max_small_bytes()) else {
+        return Ok(None);
+    };
+    // The smallest bodies are what the buffers of their connections hold anyway.
+    let held = if bound > limits::UNADVERTISED_SMALL_BYTES {
+        let Some(held) = app.bodies.try_hold(bound) else {
+            return Ok(None);
+        };
+        Some(held)
+    } else {
+        None
+    };
+    Ok(Some(CollectedBody {
+        bytes: body::whole(source, bound).await?,
+        _held: held,
+    }))
 }
 
 async fn store_small(

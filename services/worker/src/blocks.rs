@@ -13,7 +13,8 @@ use tracing::Instrument;
 
 use crate::cluster::Route;
 use crate::limits::{
-    MAX_BUSY_PAUSE, MAX_REQUEST_RETRIES, MIN_BUSY_PAUSE, REQUEST_DEADLINE, WRITE_PATIENCE,
+    MAX_BUSY_PAUSE, MAX_REQUEST_RETRIES, MIN_BUSY_PAUSE, REQUEST_DEADLINE, UNSPLIT_BYTES,
+    WRITE_PATIENCE,
 };
 use crate::trace;
 
@@ -44,7 +45,7 @@ pub(crate) struct SealedBody {
     pub(crate) seal: Seal,
     pub(crate) new: New,
     /// True if the node may hold pins of the session, which an Unpin drops. A body that was sealed
-    /// at once was never pinned.
+    /// at once, in one group, was never pinned.
     pub(crate) has_pins: bool,
 }
 
@@ -265,7 +266,8 @@ impl Route {
         blocks: &[Block],
         ask_first: bool,
     ) -> Result<SealedBody, Fault> {
-        let mut has_pins = ask_first;
+        let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+        let mut has_pins = ask_first || bytes > UNSPLIT_BYTES;
         let mut seen = HashSet::new();
         let blocks: Vec<&Block> = blocks
             .iter()

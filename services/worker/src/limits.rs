@@ -43,7 +43,7 @@ cstore_types::limits! {
     pub(crate) bytes MAX_IN_FLIGHT: usize = 4 << 20;
     /// Largest body whose blocks are sent without asking first which of them are known. For a
     /// larger one the storage nodes are asked.
-    pub(crate) bytes BLIND_BYTES: usize = 64 << 10;
+    pub(crate) bytes BLIND_BYTES: usize = 256 << 10;
     /// Largest chunk that is hashed where it arrives. A larger one is hashed on a blocking thread.
     pub(crate) bytes INLINE_HASH_BYTES: usize = 16 << 10;
     /// Most bytes of blocks that are hashed where they are, in about 30 microseconds. More are
@@ -58,6 +58,9 @@ cstore_types::limits! {
     /// Most hashing tasks of a worker, which starts one per core at most. Blocks wait for these on
     /// machines with more cores.
     pub(crate) count MAX_HASH_TASKS: usize = 16;
+    /// Largest body that every storage node writes as one group with its reference set: a quarter of
+    /// the smallest segment. The blocks of a larger one may be pinned in between, so an Unpin follows.
+    pub(crate) bytes UNSPLIT_BYTES: usize = 16 << 10;
     /// Time for which a commit is repeated while its outcome is unknown: a master restarts in it.
     /// Beyond it the upload fails.
     pub(crate) time COMMIT_PATIENCE: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use cstore_node::admin::{PartState, Readiness};
 use cstore_node::shutdown::Shutdown;
 use cstore_proto::{node_id, placement, placement_map, v1};
 use cstore_types::SessionId;
-use cstore_types::limits::MAX_ACTIVE_SESSIONS;
+use cstore_types::limits::{MAX_ACTIVE_SESSIONS, MAX_SMALL_BYTES};
 use tokio::sync::watch;
 
 use crate::cluster::{Stores, View};
@@ -88,6 +88,7 @@ impl Member for WorkerMember {
         Report::Worker(v1::WorkerReport {
             active_sessions,
             leaving: false,
+            max_small_bytes: MAX_SMALL_BYTES as u64,
         })
     }
 
@@ -95,8 +96,8 @@ impl Member for WorkerMember {
 
     fn farewell(&mut self) -> Option<Report> {
         Some(Report::Worker(v1::WorkerReport {
-            active_sessions: Vec::new(),
             leaving: true,
+            ..v1::WorkerReport::default()
         }))
     }
 }

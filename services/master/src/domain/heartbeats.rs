@@ -24,6 +24,8 @@ pub(crate) struct Heartbeat {
     pub(crate) doubts: Vec<DoubtReport>,
     /// The last heartbeat of a worker that stops cleanly.
     pub(crate) leaving: bool,
+    /// Largest body that a worker takes in one call; 0 if it did not say.
+    pub(crate) max_small_bytes: u64,
 }
 
 /// Outcome of a heartbeat.
@@ -47,7 +49,7 @@ pub(crate) enum HeartbeatOutcome {
 }
 
 /// The fields of a node that are part of the cluster view.
-type Seen = (NodeState, String, Vec<DoubtReport>);
+type Seen = (NodeState, String, Vec<DoubtReport>, u64);
 
 impl Node {
     /// Takes what a heartbeat tells. `record` is that of the disk, for a storage node.
@@ -56,6 +58,7 @@ impl Node {
         self.ready = beat.ready;
         self.reason = beat.reason;
         self.doubts = beat.doubts;
+        self.max_small_bytes = beat.max_small_bytes;
         if let (Some(disk), Some(record)) = (beat.disk, record) {
             self.disk = Some(disk);
             self.told = beat.told;
@@ -108,7 +111,8 @@ impl Membership {
         };
         let seen_of = |node: &Node| -> Seen {
             let state = node.state(self.lease());
-            (state, node.reason.clone(), node.doubts.clone())
+            let (reason, doubts) = (node.reason.clone(), node.doubts.clone());
+            (state, reason, doubts, node.max_small_bytes)
         };
         let before = seen_of(node);
         let (id, noted) = (beat.id.clone(), beat.noted);

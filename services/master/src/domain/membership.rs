@@ -139,6 +139,8 @@ pub(crate) struct Node {
     pub(crate) noted: Option<Point>,
     /// Newest seal of the disk that a commit has relied on in this life of the master.
     pub(crate) newest_held: SealPoint,
+    /// Largest body that a worker takes in one call; 0 if it has not said.
+    pub(crate) max_small_bytes: u64,
     /// Doubts about the disk's content, accepted ones among them.
     pub(crate) doubts: Vec<DoubtReport>,
     /// Doubts that a person accepted since, by their numbers, until the node says that it has.

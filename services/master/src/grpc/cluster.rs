@@ -62,6 +62,7 @@ fn check_node(
         protocol: request.storage.as_ref().map_or(0, |report| report.protocol),
         noted: convert::noted(request.storage.as_ref()),
         newest_held: SealPoint::default(),
+        max_small_bytes: 0,
     })
 }
 
@@ -184,6 +185,10 @@ impl Cluster for Services {
             told: convert::told(request.storage.as_ref())?,
             noted: convert::noted(request.storage.as_ref()),
             leaving: request.worker.as_ref().is_some_and(|worker| worker.leaving),
+            max_small_bytes: request
+                .worker
+                .as_ref()
+                .map_or(0, |worker| worker.max_small_bytes),
         };
         let noted = beat.noted;
         let mut response = v1::HeartbeatResponse::default();

@@ -70,6 +70,7 @@ impl From<NodeView> for v1::Node {
             capacity_bytes: totals.capacity_bytes,
             free_bytes: totals.free_bytes,
             doubts: node.doubts.into_iter().map(v1::Doubt::from).collect(),
+            max_small_bytes: node.max_small_bytes,
         }
     }
 }

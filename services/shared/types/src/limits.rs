@@ -43,8 +43,11 @@ crate::limits! {
     /// Characters of a refused ETag that the error repeats. The rest is left out.
     pub(crate) count MAX_ETAG_SHOWN: usize = 64;
 
-    /// Largest body of known length that travels in one unary call. A larger one is streamed.
-    pub bytes MAX_SMALL_BYTES: usize = 64 << 10;
+    /// Largest body that a worker takes in one unary call, as it advertises. A larger one is streamed.
+    pub bytes MAX_SMALL_BYTES: usize = 1 << 20;
+    /// Largest body that is sent in one unary call to a worker that advertises nothing: a program from
+    /// before workers did. A larger one is streamed.
+    pub bytes UNADVERTISED_SMALL_BYTES: usize = 64 << 10;
     /// Most tickets that one BeginUpload may ask for. A request for more is refused.
     pub count MAX_TICKETS: u32 = 64;
     /// Most files on one page of a list. A request for more is refused with 400.

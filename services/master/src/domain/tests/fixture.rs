@@ -478,6 +478,7 @@ pub(super) fn heartbeat(id: &str, role: NodeRole, disk: Option<DiskReport>) -> H
         noted: None,
         doubts: Vec::new(),
         leaving: false,
+        max_small_bytes: 0,
     }
 }
 
@@ -497,6 +498,7 @@ pub(super) fn node(role: NodeRole, disk: Option<DiskReport>) -> Node {
         told: Told::Sequence,
         noted: None,
         newest_held: cstore_types::epoch::SealPoint::default(),
+        max_small_bytes: 0,
         doubts: Vec::new(),
         accepting: BTreeMap::new(),
     }

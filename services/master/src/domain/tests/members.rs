@@ -418,6 +418,7 @@ async fn a_worker_that_leaves_is_no_member_and_not_lost() {
         noted: None,
         doubts: Vec::new(),
         leaving: true,
+        max_small_bytes: 0,
     };
     assert_eq!(
         fixture.master.members.heartbeat(beat),

@@ -20,7 +20,7 @@ pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
         Request::Usage { .. } | Request::Ping | Request::Goodbye => (0, None),
     };
     let name = format!("{:?}", request.opcode());
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         // A worker of the same process calls in a span of its own.
         parent: None,
         "frame",
@@ -37,7 +37,7 @@ pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
 
 /// The span of one GetBlocks.
 pub(crate) fn read_span(context: &Context, blocks: usize) -> Span {
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         parent: None,
         "frame",
         otel.name = "GetBlocks",

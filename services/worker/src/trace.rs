@@ -9,8 +9,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The span of one batch to one storage node.
 pub(crate) fn batch_span(name: &'static str, node: &str, blocks: usize) -> Span {
-    tracing::info_span!(
-        "frame",
+    tracing::debug_span!(
+        "call",
         otel.name = name,
         otel.kind = "client",
         rpc.system.name = "cstore.block",

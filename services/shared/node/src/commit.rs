@@ -19,7 +19,7 @@ pub struct CommitSpans {
 impl CommitSpans {
     /// The span of a request that waits for its records to land. Make it in the request's span.
     pub fn begin(&self) -> Span {
-        tracing::info_span!("commit", otel.kind = "internal")
+        tracing::debug_span!("commit", otel.kind = "internal")
     }
 
     /// Says what landed.

@@ -52,6 +52,9 @@ const TRANSPORT_TARGETS: [&str; 6] = [
     ROLE_TARGET,
 ];
 
+/// Names of the spans of what a request waits for: other roles, tries, commits.
+const WAITING_SPANS: [&str; 3] = ["call", "retry", "commit"];
+
 /// Installs the subscriber, the tracer and the W3C propagator of this process: once, inside the
 /// tokio runtime.
 ///
@@ -63,7 +66,7 @@ pub fn init(role: &str, config: &TelemetryConfig) -> Result<Telemetry, Telemetry
         .with_tracer(provider.tracer("cstore"))
         .with_location(false)
         .with_threads(false)
-        .with_filter(filter_fn(is_traced));
+        .with_filter(filter_fn(filter_of(config)));
     let subscriber = tracing_subscriber::registry()
         .with(spans)
         .with(log_layer(config, io::stderr)?);
@@ -147,7 +150,20 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
     let is_transport = TRANSPORT_TARGETS
         .iter()
         .any(|target| metadata.target().starts_with(target));
-    *metadata.level() <= Level::INFO && !is_transport
+    // Spans inside of a request have level DEBUG, so that the log does not format their fields at INFO.
+    let is_ours = metadata.is_span() && metadata.target().starts_with("cstore");
+    (is_ours || *metadata.level() <= Level::INFO) && !is_transport
+}
+
+/// Returns the filter of the spans that get ids.
+///
+/// Without a collector only spans of requests that a role serves do: enough for the ids in answers,
+/// logs and calls of other roles. Spans of what they wait for would be made for nobody.
+fn filter_of(config: &TelemetryConfig) -> fn(&Metadata<'_>) -> bool {
+    match config.endpoint {
+        Some(_) => is_traced,
+        None => |metadata| is_traced(metadata) && !WAITING_SPANS.contains(&metadata.name()),
+    }
 }
 
 fn log_layer<S, W>(
@@ -236,7 +252,7 @@ mod tests {
         let provider = provider("test", &config).unwrap();
         let spans = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("test"))
-            .with_filter(filter_fn(is_traced));
+            .with_filter(filter_fn(filter_of(&config)));
         let lines = Lines::default();
         let sink = lines.clone();
         let log = log_layer(&config, move || sink.clone()).unwrap();

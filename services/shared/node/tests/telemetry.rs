@@ -29,6 +29,13 @@ async fn telemetry_starts_once_and_gives_ids_and_a_propagator_without_any_collec
         "{header}"
     );
 
+    // A span of a request that is served, and of what the request waits for.
+    let served = tracing::debug_span!(target: "cstore_test", "grpc").entered();
+    assert!(!served.is_disabled());
+    let call = tracing::debug_span!(target: "cstore_test", "call").entered();
+    assert!(call.is_disabled(), "nobody would get it");
+    assert_eq!(current_trace_id().as_ref(), Some(&id));
+
     telemetry.shutdown().await;
 }
 

@@ -77,7 +77,7 @@ where
         let span = match call.retries {
             0 => tracing::Span::none(),
             retries => {
-                tracing::info_span!(
+                tracing::debug_span!(
                     "retry",
                     otel.kind = "internal",
                     rpc.method = method.path,

@@ -56,8 +56,8 @@ pub(crate) fn client_span(path: &str) -> Span {
     if !is_traced(path) {
         return Span::none();
     }
-    tracing::info_span!(
-        "grpc",
+    tracing::debug_span!(
+        "call",
         otel.name = path,
         otel.kind = "client",
         otel.status_code = tracing::field::Empty,
@@ -94,7 +94,7 @@ pub(crate) fn server_span<B>(request: &Request<B>) -> Span {
     if !is_traced(path) {
         return Span::none();
     }
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         // A caller of the same process calls in a span of its own, which travels in the headers.
         parent: None,
         "grpc",

@@ -61,7 +61,7 @@ full-fs: ## fill and empty small file systems, tmpfs and ext4 of 24 to 800 MiB; 
 	CSTORE_FULL_FS="$${CSTORE_FULL_FS:-all}" cargo test -p cstore-integration-tests --test it -- full_fs:: --nocapture
 
 bench: ## medians and ratios: AGAINST="old/cstore weed weed:fsync weed:s3" PROGRAM= SETUPS= ROWS= ROUNDS=3 MIB= MEMORY=1 TRACING=
-	cargo run --release -p cstore-integration-tests --bin bench -- \
+	cargo run --profile dist -p cstore-integration-tests --bin bench -- \
 	  $(if $(PROGRAM),--program "$(PROGRAM)") $(if $(AGAINST),--against "$(AGAINST)") $(if $(SETUPS),--setups "$(SETUPS)") \
 	  $(if $(ROWS),--rows "$(ROWS)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MIB),--mib $(MIB)) $(if $(MEMORY),--memory) \
 	  $(if $(TRACING),--tracing $(TRACING))

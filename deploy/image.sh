@@ -16,8 +16,8 @@ if [ -z "${BIN_STAGE:-}" ]; then
     echo "image: $rust_image cannot be had, building the program with cargo"
     target=$(rustc -vV | sed -n 's/^host: //p')
     RUSTFLAGS="-C target-feature=+crt-static" \
-      cargo build --release --locked --target "$target" -p cstore --bin cstore
-    install -D "${CARGO_TARGET_DIR:-target}/$target/release/cstore" dist/cstore
+      cargo build --profile dist --locked --target "$target" -p cstore --bin cstore
+    install -D "${CARGO_TARGET_DIR:-target}/$target/dist/cstore" dist/cstore
     BIN_STAGE=prebuilt
   else
     echo "image: neither the image $rust_image nor cargo is here; one of them must build the program" >&2

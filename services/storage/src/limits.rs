@@ -32,6 +32,9 @@ cstore_types::limits! {
     /// Most questions about used space that are worked on at once: each may hold a few hundred MiB, see
     /// `MAX_USAGE_BLOCKS`. More wait.
     pub(crate) count MAX_USAGE_QUESTIONS: usize = 1;
+    /// Bytes of a batch up to which blocks that are in memory are read and verified where the request
+    /// arrives. More are read on a blocking thread.
+    pub(crate) bytes INLINE_READ_BYTES: usize = 128 << 10;
     /// Most batches that are read at once over all connections. More wait: they would only queue at
     /// the disk.
     pub(crate) count MAX_READERS: usize = 16;

@@ -17,7 +17,9 @@ use tracing::{Instrument, field};
 
 use crate::engine::EngineError;
 use crate::engine::{Engine, PutOutcome, SealOutcome};
-use crate::limits::{MAX_READERS, MAX_USAGE_QUESTIONS, READ_BATCH, READ_BATCH_BYTES, RETRY_AFTER};
+use crate::limits::{
+    INLINE_READ_BYTES, MAX_READERS, MAX_USAGE_QUESTIONS, READ_BATCH, READ_BATCH_BYTES, RETRY_AFTER,
+};
 use crate::metrics::FrameMetrics;
 
 /// Handler of the requests of workers.
@@ -187,6 +189,18 @@ impl BlockServer {
         Ok(())
     }
 
+    /// Returns the blocks of a small batch if all of them are in memory: that takes less than the way to
+    /// a blocking thread and back.
+    fn read_cached(&self, batch: &Batch, bytes: usize) -> Option<Vec<Result<Bytes, ErrorCode>>> {
+        if bytes > INLINE_READ_BYTES {
+            return None;
+        }
+        let read = |(id, len): &(BlockId, Option<usize>)| {
+            len.and_then(|_| self.engine.read_cached_block(id)).map(Ok)
+        };
+        batch.blocks.iter().map(read).collect()
+    }
+
     async fn read_batch(&self, batch: Batch, reserver: Reserver) -> Result<ReadBatch, Fault> {
         let lens: Vec<usize> = batch
             .blocks
@@ -194,6 +208,13 @@ impl BlockServer {
             .map(|(_, len)| len.unwrap_or(0))
             .collect();
         let held = reserver.reserve(&lens).await?;
+        if let Some(results) = self.read_cached(&batch, lens.iter().sum()) {
+            return Ok(ReadBatch {
+                start: batch.start,
+                results,
+                held,
+            });
+        }
         let permit = self.readers.clone().acquire_owned().await;
         let engine = self.engine.clone();
         let read = cstore_node::blocking(move || {
@@ -310,7 +331,7 @@ fn fault(error: EngineError) -> Fault {
 mod tests {
     use std::time::Duration;
 
-    use cstore_log::FaultyDisk;
+    use cstore_log::{FaultyDisk, RealDisk};
     use cstore_types::{BlockKind, ClusterUuid, FrameKey, NodeId, StoreUuid};
     use cstore_wire::{ClientConfig, Connection, ServerConfig, serve_connection};
     use futures_util::StreamExt;
@@ -350,6 +371,57 @@ mod tests {
             ids.push(id);
         }
         (engine, ids)
+    }
+
+    #[tokio::test]
+    async fn i8_a_block_in_memory_is_read_at_once_and_a_damaged_one_is_left_to_the_slow_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (identity, options) = small_disk();
+        let disk = RealDisk::open(folder.path()).unwrap();
+        let engine = Engine::open(disk, "disk", &identity, &options).unwrap();
+        let bytes = Bytes::from_static(b"bytes of a block that are found in the file");
+        let id = BlockId::of_many(&identity.key, &[&bytes])[0];
+        assert_eq!(engine.read_cached_block(&id), None, "it is not here");
+        let block = Block {
+            id,
+            kind: BlockKind::Data,
+            bytes: bytes.clone(),
+        };
+        let put = engine.put_blocks(SessionId::from_bytes([9; 16]), vec![block]);
+        assert!(matches!(put.await[..], [PutOutcome::Stored]));
+        match engine.read_cached_block(&id) {
+            Some(read) => assert_eq!(read, bytes),
+            None => println!("SKIP: this file system cannot tell what is in memory"),
+        }
+
+        let is_segment = |path: &std::path::PathBuf| {
+            let found = std::fs::read(path).unwrap_or_default();
+            found.windows(bytes.len()).any(|part| part == &bytes[..])
+        };
+        let files = |folder: &std::path::Path| -> Vec<std::path::PathBuf> {
+            let entries = std::fs::read_dir(folder).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let folders = files(folder.path());
+        let below = folders
+            .iter()
+            .filter(|path| path.is_dir())
+            .flat_map(|path| files(path));
+        let segment = folders
+            .iter()
+            .cloned()
+            .chain(below)
+            .find(is_segment)
+            .unwrap();
+        let mut content = std::fs::read(&segment).unwrap();
+        let at = content
+            .windows(bytes.len())
+            .position(|part| part == &bytes[..]);
+        content[at.unwrap()] ^= 1;
+        std::fs::write(&segment, content).unwrap();
+        assert_eq!(engine.read_cached_block(&id), None);
+        let read = engine.read_block(&id).map_err(|error| error.code());
+        assert_eq!(read, Err(ErrorCode::DataLoss));
     }
 
     /// Connects through a pipe whose way back can be cut. Returns the task of that way.

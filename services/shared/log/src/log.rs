@@ -145,6 +145,16 @@ impl Log {
         Ok(payload.into())
     }
 
+    /// Reads a payload that is in memory. Returns `None` if the disk would have to be waited for, or
+    /// the payload is not there: [`Log::read`] says why. Does not block.
+    pub fn read_cached(&self, location: Location) -> Option<Bytes> {
+        let file = self.shared.files.get(location.file).ok()?;
+        let handle = file.handle.kept()?;
+        let mut payload = vec![0; location.len as usize];
+        let is_read = handle.read_cached_at(&mut payload, location.offset.into());
+        is_read.then(|| payload.into())
+    }
+
     /// Reads a payload like [`Log::read`], through a handle that is opened for it: an error of the
     /// one that is kept says nothing about the file.
     ///

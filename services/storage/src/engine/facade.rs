@@ -135,6 +135,12 @@ impl Engine {
         self.parts.blocks.read(id)
     }
 
+    /// Returns the verified bytes of a block if they are in memory. `None` says nothing about the block.
+    /// Does not wait for the disk.
+    pub(crate) fn read_cached_block(&self, id: &BlockId) -> Option<Bytes> {
+        self.parts.blocks.read_cached(id)
+    }
+
     /// Writes down which blocks are damaged, as far as that is not done. Blocks the thread.
     pub fn keep_verdicts(&self) {
         self.parts.blocks.keep_verdicts();

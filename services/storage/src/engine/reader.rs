@@ -82,6 +82,20 @@ impl BlockReader {
         Err(EngineError::Busy("block keeps moving"))
     }
 
+    /// Returns the verified bytes of a block if they are in memory. `None` if the disk would have to be
+    /// waited for, the block is not here, or its bytes are not what they should be: [`Self::read`] does
+    /// what is to be done. Does not wait for the disk.
+    pub(super) fn read_cached(&self, id: &BlockId) -> Option<Bytes> {
+        let block = self.index.lock().block(id).filter(|block| !block.bad)?;
+        let bytes = self.log.read_cached(block.location)?;
+        if !id.matches(&self.key, &bytes) {
+            return None;
+        }
+        self.counters.read_blocks.inc();
+        self.counters.read_bytes.inc_by(bytes.len() as u64);
+        Some(bytes)
+    }
+
     /// Returns the bytes at `location` if they are the block. If they are not, nor when they are
     /// read again through another handle, and that is still the place of the block, the block is
     /// marked as damaged, and a verdict is written that outlives this process.

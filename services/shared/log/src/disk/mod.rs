@@ -189,6 +189,13 @@ pub trait DiskFile: Send + Sync + Debug {
     /// `UnexpectedEof`, and the system's.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Fills `buf` from `offset` if the bytes are in memory. Returns false if the medium would have to
+    /// be waited for, or the disk cannot tell; `buf` holds anything then. Does not block.
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> bool {
+        let _ = (buf, offset);
+        false
+    }
+
     /// Writes all buffers, one behind the other, at `offset`.
     ///
     /// # Errors

@@ -1,13 +1,14 @@
 //! Files of the operating system.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::ReadWriteFlags;
 
 use super::{Disk, DiskFile, FolderReader, FsRoom, LockGuard};
 use crate::limits::MAX_WRITE_BUFFERS;
@@ -196,6 +197,15 @@ impl DiskFile for RealFile {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
+    }
+
+    /// Asks the page cache only (RWF_NOWAIT of preadv2(2)).
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> bool {
+        let len = buf.len();
+        let mut bufs = [IoSliceMut::new(buf)];
+        let read = rustix::io::preadv2(&self.file, &mut bufs, offset, ReadWriteFlags::NOWAIT);
+        // An error is found again by a read that waits.
+        read.is_ok_and(|read| read == len)
     }
 
     fn write_all_vectored_at(&self, bufs: &[Bytes], mut offset: u64) -> io::Result<()> {

@@ -139,6 +139,12 @@ impl Handle {
         Ok(file)
     }
 
+    /// Returns the file if it is open and nobody is just opening or closing it. Does not block.
+    pub(crate) fn kept(&self) -> Option<Arc<dyn DiskFile>> {
+        self.touch();
+        self.slot.kept.try_lock()?.clone()
+    }
+
     /// Returns the length of the file, asked for again if the medium fails.
     pub(crate) fn size(&self) -> io::Result<u64> {
         read_again(|| self.open()?.size())

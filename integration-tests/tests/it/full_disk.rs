@@ -53,14 +53,15 @@ fn i7_a_full_disk_of_64_byte_blocks_refuses_and_goes_on_and_takes_larger_blocks_
         got.body.len(),
         got.text()
     );
-    let body = random(1 << 20, 4);
+    // Streamed: a smaller one may use a ticket that the gateway has from before the restart.
+    let body = random((1 << 20) + 1, 4);
     // The space of what was deleted and refused comes back with heartbeats.
     let put = until_blocking("an upload of larger blocks", || {
         Some(cluster.ask("PUT", "/api/files/larger-blocks", &body)).filter(|put| put.status == 201)
     });
     assert_eq!(
         (put.status, put.json()["blocks"].as_u64()),
-        (201, Some(16)),
+        (201, Some(17)),
         "{}",
         put.text()
     );

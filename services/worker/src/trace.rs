@@ -49,7 +49,11 @@ fn number(value: u64) -> i64 {
 
 /// Trace context of a span as it travels in a frame; none when there is no trace.
 pub(crate) fn field(span: &Span) -> Option<TraceField> {
-    let context = span.context();
+    let mut context = span.context();
+    if !context.span().span_context().is_valid() {
+        // Without a collector a batch has no span of its own: the request that is served has.
+        context = opentelemetry::Context::current();
+    }
     let span_ref = context.span();
     let found = span_ref.span_context();
     let bytes = || {

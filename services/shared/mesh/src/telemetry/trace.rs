@@ -9,7 +9,7 @@ use tower::{Layer, Service};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Writes the current span's context into every request.
+/// Writes the trace context of the request that is served into every call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InjectTraceLayer;
 
@@ -33,7 +33,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for InjectTrace<S> {
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let context = Span::current().context();
+        // Not that of the current span: without a collector a call has none of its own.
+        let context = opentelemetry::Context::current();
         opentelemetry::global::get_text_map_propagator(|propagator| {
             propagator.inject_context(&context, &mut HeaderInjector(request.headers_mut()));
         });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream, HttpBody};
 use bytes::{Bytes, BytesMut};
 use cstore_types::ErrorCode;
+use cstore_types::limits::MAX_SMALL_BYTES;
 use futures_util::StreamExt;
 use http::Version;
 use tokio::time::Instant;
@@ -171,6 +172,9 @@ pub(crate) async fn whole(source: &mut impl Source, limit: usize) -> Result<Byte
                 return Ok(all.freeze());
             }
             Some(next) => {
+                if all.is_empty() {
+                    all.reserve(limit.min(MAX_SMALL_BYTES));
+                }
                 all.extend_from_slice(&last);
                 last = next;
             }

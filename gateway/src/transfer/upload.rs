@@ -4,6 +4,7 @@
 //! ```text
 //! known body ≤ 1 MiB    read whole ──> ticket from the stock ──> PutSmall
 //! all others            BeginUpload (refuses a taken name before the body is read) ──> Upload: header, chunks, Finish
+//!                       A small one is refused when it commits, after its body.
 //! ```
 //! Invariants: Finish is sent only behind the proper end of the body. A body that breaks off drops
 //! the call, which resets the stream; the request stream itself never ends without Finish. A failed
@@ -111,8 +112,9 @@ struct CollectedBody {
     _held: Option<OwnedSemaphorePermit>,
 }
 
-/// Collects a body that the workers take in one call. Returns `None` for one that is streamed: it is
-/// larger, or other bodies hold the memory.
+/// Reads the whole body into memory if it fits one call. Returns `None` if the body must be streamed:
+/// it exceeds the limit of the workers, or [`COLLECTED_BYTES`](crate::limits::COLLECTED_BYTES) are in
+/// use.
 async fn collected(
     app: &App,
     write: &Write,

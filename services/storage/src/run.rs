@@ -405,6 +405,7 @@ async fn serve(
         drain: config.drain_timeout,
     };
     let node = LocalNode::new(frames.clone(), handler.clone());
+    let _closed = node.close_on_drop();
     let published = local.publish(addr, Arc::new(node.clone()));
     let of_this_process = async {
         shutdown.triggered().await;

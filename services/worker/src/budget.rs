@@ -17,7 +17,7 @@ use cstore_types::{ErrorCode, Fault};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::limits::{BUDGET_UNIT, DOWNLOAD_PATIENCE, OPEN_BYTES};
+use crate::limits::{BUDGET_UNIT, DOWNLOAD_PATIENCE, OPEN_BYTES, SMALL_UPLOAD_PATIENCE};
 
 /// Bytes that are held until this is dropped.
 pub(crate) type Hold = OwnedSemaphorePermit;
@@ -73,6 +73,16 @@ impl Budget {
     /// Takes bytes for blocks of an upload.
     pub(crate) async fn upload(&self, bytes: u64) -> Result<Hold, Fault> {
         self.uploads.take(bytes).await
+    }
+
+    /// Takes bytes for an upload in one call, whose body is in memory already.
+    ///
+    /// # Errors
+    /// `Overloaded` if other uploads held the memory for [`SMALL_UPLOAD_PATIENCE`].
+    pub(crate) async fn small_upload(&self, bytes: usize) -> Result<Hold, Fault> {
+        let taken = timeout(SMALL_UPLOAD_PATIENCE, self.uploads.take(bytes as u64)).await;
+        let busy = "uploads hold all memory of this worker";
+        taken.unwrap_or_else(|_| Err(Fault::new(ErrorCode::Overloaded, busy)))
     }
 
     /// Takes `bytes` for a download, for as long as it is open.

@@ -8,7 +8,7 @@ use cstore_node::shutdown::spawn;
 use cstore_proto::v1::transfer_server::Transfer;
 use cstore_proto::v1::upload_request::Message;
 use cstore_proto::{from_status, status, to_status, v1};
-use cstore_types::limits::MAX_SMALL_BYTES;
+use cstore_types::limits::{MAX_SMALL_BYTES, UNADVERTISED_SMALL_BYTES};
 use cstore_types::{ErrorCode, Fault, Root, error_chain};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -64,8 +64,24 @@ impl Transfer for Door {
             );
             return Err(status(ErrorCode::TooLarge, text));
         }
+        // Taken BEFORE the task starts, which goes on without its caller: tasks that wait for memory
+        // would be bounded by nothing.
+        let held = match request.body.len() > UNADVERTISED_SMALL_BYTES {
+            true => Some(
+                sessions
+                    .budget
+                    .small_upload(request.body.len())
+                    .await
+                    .map_err(to_status)?,
+            ),
+            false => None,
+        };
         // Boxed where it is made: it would be copied on the way to its task.
-        let work = Box::pin(async move { put_small(&sessions, request).await });
+        let work = Box::pin(async move {
+            let stored = put_small(&sessions, request).await;
+            drop(held);
+            stored
+        });
         let work = counted(self.metrics.clone(), work);
         let result = spawn("small upload", work)
             .await

@@ -118,9 +118,13 @@ impl HashingService {
         let Some(task) = task else {
             return ids.await.map_err(|_| lost());
         };
-        // Polling starts the task, which then goes on without this future. It hashes other calls
-        // after this one, so do not wait for its end.
-        let task = pin!(cstore_node::blocking(move || task.run()));
+        // The first poll starts the task, which then goes on without this future. MUST come BEFORE any
+        // await: calls of other uploads count on the task already. It hashes other calls after this
+        // one, so do not wait for its end.
+        let mut task = pin!(cstore_node::blocking(move || task.run()));
+        if futures_util::poll!(task.as_mut()).is_ready() {
+            return ids.await.map_err(|_| lost());
+        }
         let mut ids = pin!(ids);
         tokio::select! {
             biased;

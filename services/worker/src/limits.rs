@@ -67,6 +67,8 @@ cstore_types::limits! {
     /// Pause before a commit is repeated, until its patience is over.
     pub(crate) time COMMIT_PAUSE: Duration = Duration::from_millis(250);
 
+    /// Longest wait of an upload in one call for memory. Beyond it the upload is refused as overloaded.
+    pub(crate) time SMALL_UPLOAD_PATIENCE: Duration = Duration::from_secs(5);
     /// Longest wait for a place among the open downloads. Beyond it the download is refused as
     /// overloaded.
     pub(crate) time DOWNLOAD_PATIENCE: Duration = Duration::from_secs(5);

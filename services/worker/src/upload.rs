@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
-use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES, UNADVERTISED_SMALL_BYTES};
+use cstore_types::limits::{MAX_IDS, MAX_PART_BYTES};
 use cstore_types::{
     Block, BlockId, BlockKind, Chunking, ETag, ETagBuilder, Fault, NodeId, PartNo, Root,
     RootBuilder, SessionId,
@@ -288,12 +288,6 @@ impl Upload {
 
     /// The short way: everything is in memory, one PutSeal per node.
     async fn finish_small(mut self) -> Result<Stored, Fault> {
-        // The smallest bodies are not worth the count: the number of calls bounds them.
-        let _held = if self.batch_bytes > UNADVERTISED_SMALL_BYTES {
-            Some(self.budget.upload(self.batch_bytes as u64).await?)
-        } else {
-            None
-        };
         let body = std::mem::take(&mut self.batch);
         let mut blocks = hash(&self.route, body).await?;
         let key = self.route.stores.key().clone();

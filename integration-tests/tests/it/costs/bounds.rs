@@ -19,11 +19,12 @@ pub(crate) const MASTER_SYNCS: &str = "syncs of the metadata log";
 pub(crate) const ALLOCATIONS: &str = "allocations";
 pub(crate) const ALLOCATED: &str = "KiB allocated";
 /// System calls with bounds of their own, as strace names them.
-pub(crate) const CALLS: [&str; 11] = [
+pub(crate) const CALLS: [&str; 12] = [
     "fdatasync",
     "pwrite64",
     "pwritev",
     "pread64",
+    "preadv2",
     "sync_file_range",
     "fstatfs",
     "writev",
@@ -68,7 +69,8 @@ pub(crate) const DEV: &[Row] = &[
     ("pwritev", [2.1, 0.1, 2.1, 0.1]),
     ("pwrite64", [2.2, 0.2, 2.2, 0.2]),
     ("sync_file_range", [2.2, 0.2, 2.2, 0.2]),
-    ("pread64", [0.1, 1.1, 0.1, 2.1]),
+    ("pread64", [0.1, 0.1, 0.1, 0.1]),
+    ("preadv2", [0.1, 1.1, 0.1, 2.1]),
     ("fstatfs", [9.6, 0.4, 9.6, 0.4]),
     ("writev", [13.7, 11.5, 18.7, 18.7]),
     ("recvfrom", [23.0, 15.8, 35.5, 31.2]),
@@ -88,7 +90,8 @@ pub(crate) const FOUR: &[Row] = &[
     ("pwritev", [2.1, 0.1, 2.1, 0.1]),
     ("pwrite64", [2.2, 0.2, 2.2, 0.2]),
     ("sync_file_range", [2.2, 0.2, 2.2, 0.2]),
-    ("pread64", [0.1, 1.1, 0.1, 2.1]),
+    ("pread64", [0.1, 0.1, 0.1, 0.1]),
+    ("preadv2", [0.1, 1.1, 0.1, 2.1]),
     ("fstatfs", [9.6, 0.4, 9.6, 0.4]),
     ("writev", [13.8, 12.2, 18.8, 19.2]),
     ("recvfrom", [25.3, 18.0, 38.8, 36.0]),

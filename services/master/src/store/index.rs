@@ -13,6 +13,9 @@
 //! * Changes reach sled in the order of the log, [`APPLIED`] AFTER those that it covers. sled recovers
 //!   a prefix of its own log, so after a kill every batch up to `APPLIED` is there. Parts of later
 //!   batches may be there as well; replaying them again changes nothing.
+//!   If the log has lost such a batch as well, a read-only master may show a part of it: its new values
+//!   are left out, but what they replaced is gone. Up to [`INDEX_FLUSH_INTERVAL`] of the newest batches
+//!   are in the log only.
 //! * Readers see a group of batches wholly or not at all: `apply` excludes them.
 //!
 //! Why not a `sled::Batch`: each one makes sled write and sync its buffer at once, beside the sync of

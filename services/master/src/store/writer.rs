@@ -463,7 +463,13 @@ impl Writer {
             let Accepted {
                 position, changes, ..
             } = accepted;
-            for change in changes {
+            // Removals come last: a part of a batch that a kill leaves behind names a file twice rather
+            // than not at all.
+            let removed_last = [true, false].into_iter().flat_map(|is_put| {
+                let of_kind = move |change: &&AppliedChange| change.new.is_some() == is_put;
+                changes.iter().filter(of_kind)
+            });
+            for change in removed_last {
                 let value = change.new.as_ref().map(|new| new.value.as_slice());
                 staged.stage(&change.key, value, *position);
             }

@@ -155,10 +155,10 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
     (is_ours || *metadata.level() <= Level::INFO) && !is_transport
 }
 
-/// Returns the filter of the spans that get ids.
+/// Returns the filter that selects spans for OpenTelemetry.
 ///
-/// Without a collector only spans of requests that a role serves do: enough for the ids in answers,
-/// logs and calls of other roles. Spans of what they wait for would be made for nobody.
+/// If no collector is configured, spans of calls, retries and commits are excluded: nothing would
+/// export them, and those of requests are enough for the ids in answers, logs and calls.
 fn filter_of(config: &TelemetryConfig) -> fn(&Metadata<'_>) -> bool {
     match config.endpoint {
         Some(_) => is_traced,

@@ -25,12 +25,12 @@ use crate::limits::{
 };
 use crate::message::{BlockReply, Encoded, Request, Response};
 use crate::pulse::{Heard, Pulse};
-use crate::sink::Delivered;
+use crate::sink::BlockInTransit;
 use crate::task::spawn;
 
 enum Waiter {
     One(oneshot::Sender<Response>),
-    Blocks(mpsc::Sender<Delivered>),
+    Blocks(mpsc::Sender<BlockInTransit>),
 }
 
 /// First version in which the answer to a seal may hold a nonce.

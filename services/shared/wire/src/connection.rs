@@ -1,4 +1,4 @@
-//! A worker's connection to a storage node, whether frames or plain calls lead there.
+//! A worker's connection to a storage node, over frames or, in one process, by direct calls.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ use crate::frame::{Opcode, TraceField};
 use crate::handshake::{Hello, MIN_VERSION, Role, VERSION, Welcome, common_version};
 use crate::local::{LocalNode, LocalPeer};
 use crate::message::{BlockReply, Request, Response};
-use crate::sink::Delivered;
+use crate::sink::BlockInTransit;
 
 /// Parameters of a connection to a storage node.
 #[derive(Debug, Clone)]
@@ -194,7 +194,7 @@ impl Connection {
 
 /// A read of blocks that was begun. Dropping it tells the other end that nobody waits any more.
 pub(crate) struct RunningRead {
-    pub(crate) blocks: mpsc::Receiver<Delivered>,
+    pub(crate) blocks: mpsc::Receiver<BlockInTransit>,
     pub(crate) _credits: OwnedSemaphorePermit,
     /// `None` if no frames lead to the node.
     pub(crate) _pending: Option<Pending>,

@@ -55,7 +55,7 @@ pub use decode_error::DecodeError;
 pub use error::{ClientError, Disconnect, HandshakeError};
 pub use frame::{Opcode, Prefix, TraceField};
 pub use handshake::{MIN_VERSION, Role, VERSION};
-pub use local::LocalNode;
+pub use local::{CloseOnDrop, LocalNode};
 pub use message::{BlockReply, PutStatus, Request, Response, SealedBlock};
 pub use server::{Context, Handler, ServerConfig, serve_connection};
 pub use sink::{BlockSink, Reserver};

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::budget::ConnectionBudget;
 use crate::connection::{ClientConfig, RunningRead, check_welcome, hello_of};
@@ -75,8 +76,35 @@ impl LocalNode {
         *self.handler.lock() = None;
     }
 
+    /// Closes the node when the result is dropped, without waiting for requests at work.
+    pub fn close_on_drop(&self) -> CloseOnDrop {
+        CloseOnDrop(self.clone())
+    }
+
     fn handler(&self) -> Result<Arc<dyn Handler>, Disconnect> {
         self.handler.lock().clone().ok_or(Disconnect::Closed)
+    }
+
+    /// Counts a request as running until the token is dropped. The count comes BEFORE the look whether
+    /// the node is closed: otherwise a closing node could miss the request.
+    fn begin(&self) -> Result<(Arc<dyn Handler>, TaskTrackerToken), Disconnect> {
+        let running = self.requests.token();
+        if self.closed.is_cancelled() {
+            return Err(Disconnect::Closed);
+        }
+        Ok((self.handler()?, running))
+    }
+}
+
+/// Closes a [`LocalNode`] when it is dropped: a role that ends without closing it must not keep its
+/// disk.
+#[derive(Debug)]
+pub struct CloseOnDrop(LocalNode);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.closed.cancel();
+        *self.0.handler.lock() = None;
     }
 }
 
@@ -95,7 +123,7 @@ struct Shared {
     outgoing: Arc<ConnectionBudget>,
 }
 
-/// What a request holds until it has ended.
+/// Credits and the place of a request. Returned when the request ends.
 struct Admission {
     _credits: OwnedSemaphorePermit,
     _place: OwnedSemaphorePermit,
@@ -162,10 +190,11 @@ impl LocalPeer {
             Request::Goodbye => return Err(Disconnect::ByUs.into()),
             _ => {}
         }
-        let handler = self.0.node.handler()?;
+        let (handler, running) = self.0.node.begin()?;
         let handling = handler.call(self.context(map_version, trace), request);
-        let mut handled = Box::pin(AssertUnwindSafe(handling).catch_unwind().map(|handled| {
-            drop(admission);
+        let handling = AssertUnwindSafe(handling).catch_unwind();
+        let mut handled = Box::pin(handling.map(move |handled| {
+            drop((admission, running));
             let answered = handled.map(|answer| answer.unwrap_or_else(Response::Error));
             answered.unwrap_or_else(|_| panicked())
         }));
@@ -174,7 +203,7 @@ impl LocalPeer {
         if let Poll::Ready(response) = futures_util::poll!(&mut handled) {
             return Ok(response);
         }
-        let task = spawn(self.0.node.requests.track_future(handled));
+        let task = spawn(handled);
         task.await.map_err(|_| Disconnect::Closed.into())
     }
 
@@ -197,10 +226,11 @@ impl LocalPeer {
             Outlet::Local(sender.clone()),
             self.0.outgoing.clone(),
         );
-        let handler = self.0.node.handler()?;
+        let (handler, running) = self.0.node.begin()?;
         let handling = handler.get_blocks(self.context(map_version, trace), ids, sink);
-        let mut handled = Box::pin(AssertUnwindSafe(handling).catch_unwind().map(move |done| {
-            drop(place);
+        let handling = AssertUnwindSafe(handling).catch_unwind();
+        let mut handled = Box::pin(handling.map(move |done| {
+            drop((place, running));
             let failed = match done {
                 Ok(Ok(())) => return,
                 Ok(Err(fault)) => fault.code,
@@ -218,7 +248,7 @@ impl LocalPeer {
         }));
 
         if futures_util::poll!(&mut handled).is_pending() {
-            drop(spawn(self.0.node.requests.track_future(handled)));
+            drop(spawn(handled));
         }
         Ok(RunningRead {
             blocks,

@@ -25,15 +25,15 @@ impl std::fmt::Debug for Frame {
     }
 }
 
-/// A block on its way to the worker's end.
+/// A block between the node and the worker.
 #[derive(Debug)]
-pub(crate) struct Delivered {
+pub(crate) struct BlockInTransit {
     pub(crate) reply: BlockReply,
     /// Budget of the block at a storage node of this process, returned when the worker has it.
     _block: Option<HeldBytes>,
 }
 
-impl From<BlockReply> for Delivered {
+impl From<BlockReply> for BlockInTransit {
     fn from(reply: BlockReply) -> Self {
         Self {
             reply,
@@ -47,7 +47,7 @@ impl From<BlockReply> for Delivered {
 pub(crate) enum Outlet {
     /// Frames of a connection, with the id of the request that they answer.
     Frames(mpsc::Sender<Frame>, u32),
-    Local(mpsc::Sender<Delivered>),
+    Local(mpsc::Sender<BlockInTransit>),
 }
 
 impl Outlet {
@@ -64,7 +64,7 @@ impl Outlet {
             }
             Self::Local(blocks) => {
                 let len = reply.result.as_ref().map_or(0, Bytes::len);
-                let block = Delivered {
+                let block = BlockInTransit {
                     _block: held.split_block(len),
                     reply,
                 };
@@ -73,7 +73,7 @@ impl Outlet {
         }
     }
 
-    /// Waits until nobody takes blocks any more.
+    /// Waits until the receiver is closed.
     async fn closed(&self) {
         match self {
             Self::Frames(frames, _) => frames.closed().await,
@@ -100,7 +100,8 @@ impl BlockSink {
         }
     }
 
-    /// Returns what reserves bytes for blocks of this request, also while another block is sent.
+    /// Returns a handle that reserves bytes for blocks of this request. It can be used while a block is
+    /// being sent.
     pub fn reserver(&self) -> Reserver {
         Reserver {
             outlet: self.outlet.clone(),

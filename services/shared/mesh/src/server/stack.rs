@@ -100,7 +100,8 @@ pub struct GrpcServer {
     options: ServerOptions,
     routes: Routes,
     health: HealthReporter,
-    /// Where roles of this process find the server, and under which address.
+    /// Registry and address under which roles of this process find the server. `None` outside of
+    /// `cstore dev`.
     local: Option<(LocalServers, String)>,
 }
 

@@ -12,6 +12,7 @@
 //! unavailable, as by a connection that breaks.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +33,7 @@ use tower::{Service, ServiceExt};
 
 use crate::transport::local::{LocalServers, Publication};
 
-/// The stack of a server: everything in front of its services, and these.
+/// The layers of a server and the services behind them.
 pub(crate) type ServerStack = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
 
 /// A gRPC server that roles of this process call directly.
@@ -50,7 +51,7 @@ impl LocalGrpc {
         &self,
         mut request: Request<Body>,
     ) -> BoxFuture<'static, Result<Response<Body>, Status>> {
-        // They would not cross a network.
+        // Cleared, because a network would not carry them either.
         request.extensions_mut().clear();
         let stack = self.stack.clone();
         let cut = self.cut.clone();
@@ -199,8 +200,16 @@ impl http_body::Body for LocalBody {
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            return Poll::Ready(frame);
+        // A defect ends this call, as it would end one stream of a connection, and not its caller.
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
+        let Ok(polled) = polled else {
+            this.body = None;
+            tracing::error!("gRPC handler panicked");
+            let panicked = Status::internal("request handler panicked");
+            return Poll::Ready(Some(Err(panicked)));
+        };
+        if polled.is_ready() {
+            return polled;
         }
         let cut = &this.cut;
         let cancelled = this

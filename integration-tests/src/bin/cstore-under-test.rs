@@ -1,6 +1,6 @@
 //! The real program, built beside the tests, so that they always run what the tree holds.
 //!
-//! Its allocator counts. If [`SOCKET`] names a path, a thread serves the counts there on a Unix
+//! The allocator of this program counts allocations. If [`SOCKET`] names a path, a thread serves the counts there on a Unix
 //! socket, one line for each connection: `ALLOCATIONS BYTES`, both since the start. The thread is
 //! blocked in `accept` in between, so it changes nothing that a test counts.
 

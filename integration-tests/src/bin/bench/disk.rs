@@ -10,7 +10,7 @@ const LARGE: usize = 256;
 /// Appends of 4 KiB, each synced.
 const SMALL: usize = 2_000;
 
-/// What one writer gets that waits for each sync.
+/// Write rates of the disk for one writer that waits for each sync.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// MB of 1,000,000 bytes per second, by writes of 1 MiB.

@@ -1,4 +1,4 @@
-//! What is measured: contestants, rows and rounds, as the command line names them.
+//! The plan of a run: the contestants, rows and rounds that the command line names.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     pub(crate) tracing: Option<usize>,
 }
 
-/// How a contestant is started.
+/// The program of a contestant and the options of its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Ours {

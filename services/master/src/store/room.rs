@@ -301,7 +301,7 @@ struct Ballast {
 }
 
 impl Ballast {
-    /// Opens the ballast of `dir`; an empty one if there is none.
+    /// Opens the ballast of `dir`. Returns an empty ballast if the file is missing.
     fn open(dir: &Path) -> Self {
         let mut ballast = Self {
             file: OpenOptions::new().write(true).open(dir.join(NAME)).ok(),

@@ -21,15 +21,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod backend;
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "only vectors use it")
-)]
+#[cfg(target_arch = "x86_64")]
 mod rounds;
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "only vectors use it")
-)]
+#[cfg(target_arch = "x86_64")]
 mod schedule;
 
 pub use backend::Backend;

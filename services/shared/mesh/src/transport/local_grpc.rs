@@ -216,7 +216,7 @@ impl http_body::Body for LocalBody {
             .cancelled
             .get_or_insert_with(|| Box::pin(cut.clone().cancelled_owned()));
         std::task::ready!(cancelled.as_mut().poll(cx));
-        // What the service holds for this call is released now, not when the caller is done.
+        // Dropped now: the answer may hold the store, and the caller may keep this body for long.
         this.body = None;
         Poll::Ready(Some(Err(stopped())))
     }

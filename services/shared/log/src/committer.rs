@@ -4,8 +4,10 @@
 //! There is no timer: while one sync runs the next batch collects.
 
 mod change;
+mod zeros;
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,12 +20,15 @@ use cstore_types::epoch::{Epoch, epoch_of};
 use crate::disk::DiskFile;
 use crate::error::LogError;
 use crate::file::{LogFile, NewFile};
-use crate::format::{BLOCK, Entry, FramePlace, Seed, encode_frame, footer_bytes, frame_bytes};
+use crate::format::{
+    BLOCK, EncodedFrame, Entry, FramePlace, Seed, encode_frame, footer_bytes, frame_bytes,
+};
 use crate::queue::{Group, Shared, Stop};
 use crate::recovery::next_seq;
 use crate::types::{Committed, FileInfo, FileState, Location, Urgency};
 pub(crate) use change::Begun;
 use change::FileChange;
+use zeros::{ZeroAhead, zeros};
 
 /// Sums of a frame in the making.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,17 +61,22 @@ pub(crate) struct Active {
     pub(crate) offset: u64,
     entries: Vec<Entry>,
     key_bytes: usize,
+    /// `None` if the file system does not allocate space: zeros would take space that the frames may
+    /// never need.
+    zero_ahead: Option<ZeroAhead>,
 }
 
 impl Active {
     /// A new file, nothing in it.
     pub(crate) fn new((file, out): NewFile) -> Self {
+        let is_allocated = out.is_allocated().unwrap_or(false);
         Self {
             file,
             out,
             offset: BLOCK,
             entries: Vec::new(),
             key_bytes: 0,
+            zero_ahead: is_allocated.then(ZeroAhead::default),
         }
     }
 
@@ -84,6 +94,24 @@ impl Active {
         info.used = self.offset;
         info.records = self.entries.len() as u64;
         info.seqs = Some((info.seqs.map_or(seq, |(first, _)| first), seq));
+    }
+
+    /// Writes a frame to the disk, with zeros behind it if they help the next frames.
+    fn write(&mut self, frame: &mut EncodedFrame) -> io::Result<()> {
+        let (len, end) = (frame.disk_len, self.offset + frame.disk_len);
+        let size = self.file.info.lock().size;
+        let ahead = self.zero_ahead.as_mut();
+        let count = ahead
+            .as_ref()
+            .map_or(0, |ahead| ahead.behind(end, len, size));
+        frame.buffers.extend(zeros(count));
+        self.out
+            .write_all_vectored_at(&frame.buffers, self.offset)?;
+        self.out.sync_data()?;
+        if let Some(ahead) = ahead {
+            ahead.advance(end, len, count);
+        }
+        Ok(())
     }
 
     /// Takes no more frames. Called when that is noted everywhere: from now on the file may be
@@ -353,7 +381,7 @@ impl Committer {
         };
         let records = batch.iter().flat_map(|group| &group.records);
         let views = records.map(|record| (record.kind, &record.key, &record.payload));
-        let frame = encode_frame(
+        let mut frame = encode_frame(
             Seed::new(&self.shared.options.owner, active.file.id),
             place,
             views,
@@ -378,10 +406,7 @@ impl Committer {
         };
         let compacted = bytes_of_compaction(&batch, frame.disk_len);
         let written = active
-            .out
-            .write_all_vectored_at(&frame.buffers, active.offset);
-        let written = written
-            .and_then(|()| active.out.sync_data())
+            .write(&mut frame)
             .map_err(LogError::io("write log frame"));
         // Finish the roll after a failed frame, too: footer and inventory entry may be on the disk.
         let noted = self.finish_change();

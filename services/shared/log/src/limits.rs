@@ -9,6 +9,12 @@ cstore_types::limits! {
     /// Most buffers of one vectored write (IOV_MAX on Linux). A frame with more takes several
     /// writes.
     pub(crate) count MAX_WRITE_BUFFERS: usize = 1_024;
+    /// Most zeros that are written behind a small frame, where the next ones come: their syncs then
+    /// need no change of the file system's journal. At most as many as the small frames in a row have
+    /// bytes.
+    pub(crate) bytes ZERO_AHEAD_BYTES: u64 = 512 << 10;
+    /// Longest frame that has zeros written behind it.
+    pub(crate) bytes ZERO_AHEAD_FRAME_BYTES: u64 = 64 << 10;
     /// Attempts to read the same bytes at an open. If the last one fails with an error of the medium,
     /// the bytes count as damaged.
     pub(crate) count READ_ATTEMPTS: usize = 2;

@@ -22,7 +22,7 @@ use crate::types::{Done, FileInfo, Location, Observer, Options, Record, Urgency}
 pub struct Log {
     shared: Arc<Shared>,
     hands: Mutex<Option<Hands>>,
-    /// True if callers do the writing: never outside of a simulation.
+    /// True if callers do the writing.
     by_callers: bool,
 }
 
@@ -63,7 +63,7 @@ impl Log {
             recovered.report.epoch,
         );
         committer.prepare_next();
-        let by_callers = disk.has_one_thread();
+        let by_callers = disk.has_one_thread() || shared.options.callers_write;
         let hands = if by_callers {
             committer.publish_free();
             Hands::Callers(Box::new(committer))

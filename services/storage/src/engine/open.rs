@@ -370,6 +370,7 @@ fn log_options(
         }),
         inventory: Some(survey.inventory.clone()),
         absent_seqs: survey.absent_seqs(),
+        callers_write: false,
         is_held: superblock.is_held() || survey.is_in_doubt(),
     }
 }

@@ -92,6 +92,7 @@ async fn i4_sealing_without_the_presence_check_is_caught() {
         floor_bytes: 0,
         ready_files: 0,
         open_files: 2,
+        callers_write: false,
         max_frame_bytes: 1 << 20,
         max_queue_bytes: 1 << 20,
         least_seq: 0,

@@ -541,6 +541,7 @@ fn log_options(owner: [u8; 16], options: &SledOptions) -> Options {
         epoch: None,
         inventory: None,
         absent_seqs: Vec::new(),
+        callers_write: true,
         is_held: false,
     }
 }

@@ -447,6 +447,7 @@ pub(super) fn log_of(folder: &Folder, owner: [u8; 16]) -> Log {
         epoch: None,
         inventory: None,
         absent_seqs: Vec::new(),
+        callers_write: true,
         is_held: false,
     };
     Log::open(disk, options, &mut |_| ()).unwrap().0

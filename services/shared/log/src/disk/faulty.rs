@@ -558,6 +558,10 @@ impl DiskFile for FaultyFile {
         })
     }
 
+    fn is_allocated(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.with(Verb::Sync, |inode, fault| {
             if fault == Some(Fault::Skip) {

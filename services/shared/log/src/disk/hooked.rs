@@ -141,6 +141,10 @@ impl DiskFile for HookedDisk<Arc<dyn DiskFile>> {
         self.inner.set_len(len)
     }
 
+    fn is_allocated(&self) -> io::Result<bool> {
+        self.inner.is_allocated()
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         (self.hook)(Verb::Sync)?;
         self.inner.sync_data()

@@ -208,6 +208,15 @@ pub trait DiskFile: Send + Sync + Debug {
     /// The system's.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Returns true if the space of the whole file is allocated. A write to it takes no more space
+    /// then.
+    ///
+    /// # Errors
+    /// The system's.
+    fn is_allocated(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Makes all writes before it durable, with the length (`fdatasync`).
     ///
     /// # Errors

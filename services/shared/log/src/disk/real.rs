@@ -65,6 +65,8 @@ impl RealDisk {
     }
 }
 
+/// Unit of `st_blocks` in bytes (POSIX `stat`, as Linux counts).
+const SECTOR: u64 = 512;
 /// Mode of a folder that only its owner may read.
 const OWNER_ONLY: u32 = 0o700;
 
@@ -232,6 +234,12 @@ impl DiskFile for RealFile {
         self.file.set_len(len)
     }
 
+    /// Counts the blocks of the file: a preallocation that the file system does not have leaves none.
+    fn is_allocated(&self) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        Ok(metadata.blocks() * SECTOR >= metadata.len())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -254,6 +262,19 @@ mod tests {
         let mut found = vec![0; expected.len()];
         file.read_exact_at(&mut found, 7).unwrap();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_file_is_allocated_unless_it_has_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path()).unwrap();
+        let file = disk.create("a", 1 << 20).unwrap();
+        if !file.is_allocated().unwrap() {
+            println!("SKIP: this file system cannot allocate space");
+            return;
+        }
+        file.set_len(2 << 20).unwrap();
+        assert!(!file.is_allocated().unwrap());
     }
 
     #[test]

@@ -35,6 +35,7 @@ fn options() -> Options {
         floor_bytes: 0,
         ready_files: 0,
         open_files: 2,
+        callers_write: false,
         max_frame_bytes: 128 << 10,
         max_queue_bytes: 8 << 20,
         least_seq: 0,

@@ -31,6 +31,7 @@ pub(crate) fn options() -> Options {
         epoch: None,
         inventory: None,
         absent_seqs: Vec::new(),
+        callers_write: false,
         is_held: false,
     }
 }

@@ -322,24 +322,14 @@ impl Committer {
     /// others. What the active file has left is lost when the frame goes to the next one, unless
     /// the file will be cut.
     fn admit(&self, sums: Sums, urgency: Urgency, into_active: bool) -> Result<(), LogError> {
-        let (files, left) = self.shared.files.room_and_left(urgency);
-        if left == 0 {
-            return Ok(());
-        }
         let active = self
             .active
             .as_ref()
             .filter(|active| into_active || active.wastes_much());
-        let room = files + active.map_or(0, Active::free);
         let footer = footer_bytes(sums.records, sums.key_bytes);
         let needed = sums.frame_bytes() + if into_active { 0 } else { BLOCK + footer };
-        if room < needed + left {
-            return Err(LogError::Full {
-                needed,
-                free: room.saturating_sub(left),
-            });
-        }
-        Ok(())
+        let active_free = active.map_or(0, Active::free);
+        self.shared.files.admit(needed, active_free, urgency)
     }
 
     /// Seals the file so that a stop does not keep preallocated space.

@@ -171,11 +171,45 @@ impl Files {
     /// Returns the bytes that groups of this urgency can still append, in the active file or in new
     /// ones.
     pub(crate) fn free(&self, urgency: Urgency) -> u64 {
-        let fs_free = self.fs_free(urgency);
+        self.free_with(urgency, self.fs_free(urgency))
+    }
+
+    /// Returns true if groups of this urgency can still append `bytes`. Measures the file system only
+    /// if the files that are allocated do not suffice.
+    pub(crate) fn has_free(&self, bytes: u64, urgency: Urgency) -> bool {
+        self.free_with(urgency, 0) >= bytes || self.free(urgency) >= bytes
+    }
+
+    /// Returns the bytes that groups of this urgency can still append if new files may take `fs_free`
+    /// bytes of the file system.
+    fn free_with(&self, urgency: Urgency, fs_free: u64) -> u64 {
         let inner = self.inner.lock();
         let left = self.left_by(&inner, urgency);
         let room = self.room_beside(&inner, fs_free, left) + inner.active_free + inner.making;
         room.saturating_sub(left)
+    }
+
+    /// Checks that a group of this urgency that needs `needed` bytes, of which the active file has
+    /// `active_free`, leaves the room that it has to leave to others. Measures the file system only if
+    /// the files that are allocated do not suffice.
+    ///
+    /// # Errors
+    /// [`LogError::Full`].
+    pub(crate) fn admit(
+        &self,
+        needed: u64,
+        active_free: u64,
+        urgency: Urgency,
+    ) -> Result<(), LogError> {
+        let lacks = |fs_free: u64| {
+            let inner = self.inner.lock();
+            let left = self.left_by(&inner, urgency);
+            let room = self.room_beside(&inner, fs_free, left) + active_free;
+            let lacks = left > 0 && room < needed + left;
+            lacks.then(|| room.saturating_sub(left))
+        };
+        let lacking = lacks(0).and_then(|_| lacks(self.fs_free(urgency)));
+        lacking.map_or(Ok(()), |free| Err(LogError::Full { needed, free }))
     }
 
     /// Returns the bytes that new files may still take from the file system for groups of
@@ -189,12 +223,12 @@ impl Files {
         self.disk.file_system()
     }
 
-    /// Room for new files, and how much of all room a group of this urgency leaves to others.
-    pub(crate) fn room_and_left(&self, urgency: Urgency) -> (u64, u64) {
-        let fs_free = self.fs_free(urgency);
+    /// Returns the bytes that new files may take for groups of compaction.
+    pub(crate) fn room_for_compaction(&self) -> u64 {
+        let fs_free = self.fs_free(Urgency::Compaction);
         let inner = self.inner.lock();
-        let left = self.left_by(&inner, urgency);
-        (self.room_beside(&inner, fs_free, left), left)
+        let left = self.left_by(&inner, Urgency::Compaction);
+        self.room_beside(&inner, fs_free, left)
     }
 
     /// Returns the room for new files of which `left` bytes are left to others. In a log without files

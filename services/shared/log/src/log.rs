@@ -223,6 +223,11 @@ impl Log {
         self.shared.files.free(urgency)
     }
 
+    /// Returns true if [`Self::free_bytes`] are at least `bytes`. Cheaper than that, as a rule.
+    pub fn has_free(&self, bytes: u64, urgency: Urgency) -> bool {
+        self.shared.files.has_free(bytes, urgency)
+    }
+
     /// The part of the reserve that only compaction may use, when it has taken nothing of it.
     pub fn compaction_bytes(&self) -> u64 {
         self.shared.options.compaction_bytes

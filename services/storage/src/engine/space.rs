@@ -130,7 +130,14 @@ impl SpaceLedger {
 
     /// Returns true if records of `needed` bytes fit as the disk is now.
     pub(super) fn fits(&self, needed: u64) -> bool {
-        needed == 0 || self.space().free >= self.geometry.bytes_with_overhead(needed)
+        needed == 0 || self.has_free(needed, *self.reserved.lock())
+    }
+
+    /// Returns true if records of `needed` bytes fit beside `reserved` bytes.
+    fn has_free(&self, needed: u64, reserved: u64) -> bool {
+        let bytes = self.geometry.bytes_with_overhead(needed);
+        self.log
+            .has_free(bytes.saturating_add(reserved), Urgency::Normal)
     }
 
     /// Reserves space for records of `needed` bytes and the overhead of `n_groups` groups, if
@@ -140,14 +147,11 @@ impl SpaceLedger {
     /// [`EngineError::Full`]; nothing is reserved then.
     pub(super) fn reserve(&self, needed: u64, n_groups: u64) -> Result<Reservation, EngineError> {
         let mut reserved = self.reserved.lock();
-        let free = self
-            .log
-            .free_bytes(Urgency::Normal)
-            .saturating_sub(*reserved);
-        if needed > 0 && free < self.geometry.bytes_with_overhead(needed) {
+        if needed > 0 && !self.has_free(needed, *reserved) {
+            let free = self.log.free_bytes(Urgency::Normal);
             return Err(EngineError::Full {
                 needed,
-                free,
+                free: free.saturating_sub(*reserved),
                 hold: None,
             });
         }

@@ -13,7 +13,7 @@ use crate::error::LogError;
 use crate::file::LogFile;
 use crate::format::{BLOCK, FramePlace, Seed, encode_footer, footer_bytes, frame_crc};
 use crate::queue::Shared;
-use crate::types::{FileInfo, FileState, Urgency};
+use crate::types::{FileInfo, FileState};
 
 /// The footer of a file that is about to be sealed.
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ impl Committer {
 
     /// Returns true if a new file of so many bytes fits when the active one is cut.
     fn has_room_behind(&self, needed: u64) -> bool {
-        let (files, _) = self.shared.files.room_and_left(Urgency::Compaction);
+        let files = self.shared.files.room_for_compaction();
         let cut = self.active.as_ref().filter(|active| active.wastes_much());
         cut.is_some_and(|active| files + active.free() >= needed)
     }

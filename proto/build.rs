@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         descriptors.encode_to_vec(),
     )?;
     tonic_prost_build::configure()
+        .codec_path("crate::codec::MessageCodec")
         .bytes(".")
         .btree_map(".")
         .compile_fds(descriptors)?;

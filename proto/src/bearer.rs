@@ -9,6 +9,7 @@
 //! opens one method for two minutes at most, clocks that differ included; TLS is what keeps it from
 //! being overheard.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cstore_types::{Caller, ClusterSecret, RpcKey};
@@ -19,6 +20,11 @@ use sha2::Sha256;
 const LIFETIME: i64 = 60;
 /// Clocks of two nodes may differ by so many seconds.
 const SKEW: i64 = 60;
+
+/// Length of an HMAC-SHA256.
+const PROOF_BYTES: usize = 32;
+/// Length that no bearer of a node exceeds: allocated at once.
+const BEARER_BYTES: usize = 96;
 
 /// Scope of an operator's bearer.
 const ANY: &str = "*";
@@ -76,7 +82,13 @@ impl Signer {
         let proof = mac(&self.key, self.caller, path, expiry)
             .finalize()
             .into_bytes();
-        format!("{}.{expiry}.{}", self.caller, hex::encode(proof))
+        let mut digits = [0; 2 * PROOF_BYTES];
+        let mut bearer = String::with_capacity(BEARER_BYTES);
+        // Neither fails: the lengths fit, and a string takes what is written.
+        let _ = hex::encode_to_slice(proof, &mut digits);
+        let _ = write!(bearer, "{}.{expiry}.", self.caller);
+        bearer.extend(digits.map(char::from));
+        bearer
     }
 }
 
@@ -109,9 +121,10 @@ impl Verifier {
             .next()
             .and_then(|text| text.parse().ok())
             .ok_or(BearerError::Unreadable)?;
-        let proof = parts
+        let mut proof = [0; PROOF_BYTES];
+        parts
             .next()
-            .and_then(|text| hex::decode(text).ok())
+            .and_then(|text| hex::decode_to_slice(text, &mut proof).ok())
             .ok_or(BearerError::Unreadable)?;
         let (_, key) = self
             .0

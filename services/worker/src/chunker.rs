@@ -7,6 +7,9 @@ use cstore_types::Chunking;
 #[derive(Debug)]
 pub(crate) struct Chunker {
     size: usize,
+    /// Bytes of the next block, if they are in one chunk.
+    held: Bytes,
+    /// Bytes of the next block, if they came in several chunks.
     partial: BytesMut,
 }
 
@@ -15,6 +18,7 @@ impl Chunker {
         let Chunking::Fixed(size) = chunking;
         Self {
             size: size as usize,
+            held: Bytes::new(),
             partial: BytesMut::new(),
         }
     }
@@ -22,6 +26,14 @@ impl Chunker {
     /// Takes the next bytes and hands out every block that is whole. A block inside of one chunk is
     /// a slice of it; one that straddles two is copied once.
     pub(crate) fn push(&mut self, mut chunk: Bytes, block: &mut impl FnMut(Bytes)) {
+        if chunk.is_empty() {
+            return;
+        }
+        if !self.held.is_empty() {
+            self.partial.reserve(self.size);
+            self.partial
+                .extend_from_slice(&std::mem::take(&mut self.held));
+        }
         if !self.partial.is_empty() {
             let missing = self.size - self.partial.len();
             self.partial
@@ -34,15 +46,14 @@ impl Chunker {
         while chunk.len() >= self.size {
             block(chunk.split_to(self.size));
         }
-        if !chunk.is_empty() {
-            self.partial.reserve(self.size);
-            self.partial.extend_from_slice(&chunk);
-        }
+        self.held = chunk;
     }
 
     /// The last, shorter block, if there is one.
     pub(crate) fn finish(&mut self) -> Option<Bytes> {
-        (!self.partial.is_empty()).then(|| std::mem::take(&mut self.partial).freeze())
+        let held = std::mem::take(&mut self.held);
+        let partial = std::mem::take(&mut self.partial).freeze();
+        [held, partial].into_iter().find(|block| !block.is_empty())
     }
 }
 

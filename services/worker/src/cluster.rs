@@ -24,7 +24,7 @@ use crate::limits::{HANDSHAKE_DEADLINE, PROGRESS_DEADLINE};
 /// Addresses of the storage nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
-    pub(crate) placement: Option<Placement>,
+    pub(crate) placement: Option<Arc<Placement>>,
     pub(crate) addrs: HashMap<NodeId, String>,
 }
 
@@ -94,7 +94,7 @@ impl Stores {
     }
 
     /// The map that is known now.
-    pub(crate) fn placement(&self) -> Result<Placement, Fault> {
+    pub(crate) fn placement(&self) -> Result<Arc<Placement>, Fault> {
         let missing = || Fault::new(ErrorCode::Unavailable, "placement map is not known yet");
         self.inner
             .view
@@ -237,7 +237,7 @@ impl Route {
     pub(crate) fn new(stores: &Stores) -> Result<Self, Fault> {
         Ok(Self {
             stores: stores.clone(),
-            placement: Arc::new(stores.placement()?),
+            placement: stores.placement()?,
         })
     }
 

@@ -2,6 +2,7 @@
 //! master streams.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cstore_mesh::member::{Member, Occasion, Report, ViewObserver};
@@ -27,7 +28,10 @@ impl ViewObserver for ViewPublisher {
         let known = known.filter(|known| Some(placement_map(known)) == found.map);
         let placement = match known {
             Some(known) => Ok(Some(known)),
-            None => found.map.as_ref().map(placement).transpose(),
+            None => {
+                let map = found.map.as_ref();
+                map.map(|map| placement(map).map(Arc::new)).transpose()
+            }
         };
         let placement = match placement {
             Ok(placement) => placement,

@@ -223,8 +223,9 @@ pub(crate) enum StoreState {
     Away,
 }
 
+/// Begins a value, with room for most records of files.
 fn writer(version: u8) -> FieldWriter {
-    FieldWriter::default().u8(version)
+    FieldWriter::with_capacity(192).u8(version)
 }
 
 fn write_stores(writer: FieldWriter, stores: &[StoreUuid]) -> FieldWriter {

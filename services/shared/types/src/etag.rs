@@ -45,7 +45,11 @@ pub struct ETag {
 
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", hex::encode(self.md5), self.blocks)
+        let mut digits = [0; 32];
+        // The lengths fit, and the digits are ASCII.
+        hex::encode_to_slice(self.md5, &mut digits).map_err(|_| fmt::Error)?;
+        let digits = std::str::from_utf8(&digits).map_err(|_| fmt::Error)?;
+        write!(f, "{digits}-{}", self.blocks)
     }
 }
 
@@ -64,9 +68,22 @@ impl FromStr for ETag {
             })
         });
         parsed
-            .filter(|etag| etag.to_string() == text)
+            .filter(|_| is_canonical(text))
             .ok_or_else(|| ETagError(text.chars().take(MAX_ETAG_SHOWN).collect()))
     }
+}
+
+/// Returns true if a text of hexadecimal digits, '-' and a number spells them as an ETag displays:
+/// in lower case, without a sign and without zeros in front.
+fn is_canonical(text: &str) -> bool {
+    let is_lower = |byte: u8| !byte.is_ascii_uppercase();
+    let is_plain = |number: &str| {
+        number == "0" || number.starts_with(|first: char| matches!(first, '1'..='9'))
+    };
+    text.bytes().all(is_lower)
+        && text
+            .split_once('-')
+            .is_some_and(|(_, blocks)| is_plain(blocks))
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl Cluster {
             )
         });
         let (view, receiver) = watch::channel(View {
-            placement: Some(placement),
+            placement: Some(Arc::new(placement)),
             addrs,
         });
         let membership = Membership {

@@ -110,19 +110,23 @@ pub(crate) fn stored(
     Ok(response)
 }
 
+/// Bytes of a buffer that fits the JSON about one file.
+const USUAL_BODY: usize = 512;
+
 /// A JSON answer that no cache keeps.
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, ApiError> {
-    let body = serde_json::to_vec(body).map_err(internal)?;
+    let mut text = Vec::with_capacity(USUAL_BODY);
+    serde_json::to_writer(&mut text, body).map_err(internal)?;
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    Ok((status, headers, body).into_response())
+    Ok((status, headers, text).into_response())
 }
 
 /// An ETag as it stands in a header.
 pub(crate) fn quoted(etag: &str) -> Result<HeaderValue, ApiError> {
-    HeaderValue::try_from(format!("\"{etag}\"")).map_err(internal)
+    HeaderValue::try_from(["\"", etag, "\""].concat()).map_err(internal)
 }
 
 /// An answer of the master or a worker that lacks its file.

@@ -32,6 +32,7 @@ fn options(frames: u64) -> Options {
         floor_bytes: 0,
         ready_files: 0,
         open_files: 256,
+        callers_write: false,
         // A frame holds one group then.
         max_frame_bytes: 1,
         max_queue_bytes: 64 << 20,

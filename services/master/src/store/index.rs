@@ -21,6 +21,7 @@
 //! Why not a `sled::Batch`: each one makes sled write and sync its buffer at once, beside the sync of
 //! the log that a commit waits for.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::keys::STORES;
 use super::{DamageKind, Link, MetaError, Position, Versioned};
 use crate::limits::{INDEX_FLUSH_INTERVAL, INDEX_OPEN_PAUSE, INDEX_OPEN_TRIES};
 
@@ -345,7 +347,7 @@ impl Index {
     /// [`MetaError::Index`]; a part may have been applied then, and no batch counts as applied. The
     /// index MUST NOT be used any more: the next open replays the batches.
     pub(super) fn apply(&self, staged: Staged) -> Result<(), MetaError> {
-        let Staged { changes, last } = staged;
+        let Staged { changes, last, .. } = staged;
         let _no_readers = self.applying.write();
         for (key, value) in changes {
             match value {
@@ -379,6 +381,9 @@ impl Index {
 pub(super) struct Staged {
     /// Keys with their new values as stored, `None` for removed ones, in the order of the log.
     changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Record of a store, which nearly each batch of a group changes: only its last value is applied.
+    /// Its place in `changes`, by key.
+    stores: HashMap<Vec<u8>, usize>,
     last: (Position, Link),
 }
 
@@ -386,6 +391,14 @@ impl Staged {
     /// Adds one change of the batch at `position`; positions MUST NOT decrease.
     pub(super) fn stage(&mut self, key: &[u8], value: Option<&[u8]>, position: Position) {
         let value = value.map(|value| stored(key, position, value));
+        let next = self.changes.len();
+        if key.first() == Some(&STORES) {
+            let place = *self.stores.entry(key.to_vec()).or_insert(next);
+            if let Some((_, earlier)) = self.changes.get_mut(place) {
+                *earlier = value;
+                return;
+            }
+        }
         self.changes.push((key.to_vec(), value));
     }
 

@@ -82,17 +82,16 @@ pub(crate) const LIVES: u8 = b'y';
 pub(crate) const ERA: &[u8] = b"e";
 
 pub(crate) fn name_key(tenant: &Tenant, name: &FileName) -> Vec<u8> {
-    let mut key = names_prefix(tenant);
-    key.extend(name.as_str().as_bytes());
-    key
+    names_key(tenant, name.as_str().as_bytes())
 }
 
 /// Returns the prefix of all names of a tenant. A tenant has no NUL, so tenants do not mix.
 pub(crate) fn names_prefix(tenant: &Tenant) -> Vec<u8> {
-    let mut key = vec![NAMES];
-    key.extend(tenant.as_str().as_bytes());
-    key.push(0);
-    key
+    names_key(tenant, b"")
+}
+
+fn names_key(tenant: &Tenant, rest: &[u8]) -> Vec<u8> {
+    [&[NAMES], tenant.as_str().as_bytes(), b"\0", rest].concat()
 }
 
 /// Returns the tenant of a name's key.
@@ -123,9 +122,7 @@ pub(crate) fn store_key(store: StoreUuid) -> Vec<u8> {
 }
 
 fn tagged(tag: u8, bytes: &[u8; 16]) -> Vec<u8> {
-    let mut key = vec![tag];
-    key.extend(bytes);
-    key
+    [&[tag], &bytes[..]].concat()
 }
 
 /// Returns the 16 bytes behind a key's tag.

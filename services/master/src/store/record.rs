@@ -31,6 +31,10 @@ const CRC_AT: usize = 4;
 const LINK_AT: usize = 8;
 /// Start of what the link is computed over.
 const CHANGES_AT: usize = 16;
+/// Bytes of the number of changes.
+const COUNT: usize = 4;
+/// Bytes of a change before its key.
+const CHANGE_HEAD: usize = 9;
 
 /// A change as the log has it: the key, and the value or `None` for a deletion.
 pub(super) type ResolvedChange = (Vec<u8>, Option<Vec<u8>>);
@@ -49,9 +53,14 @@ pub(super) struct Decoded {
 pub(super) fn encode<'a>(
     position: Position,
     before: Link,
-    changes: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    changes: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
 ) -> (Vec<u8>, Link) {
-    let mut out = vec![VERSION, 0, 0, 0, 0, 0, 0, 0];
+    let bytes_of = |(key, value): (&[u8], Option<&[u8]>)| {
+        CHANGE_HEAD + key.len() + value.map_or(0, <[u8]>::len)
+    };
+    let capacity = CHANGES_AT + COUNT + changes.clone().map(bytes_of).sum::<usize>();
+    let mut out = Vec::with_capacity(capacity);
+    out.extend([VERSION, 0, 0, 0, 0, 0, 0, 0]);
     out.extend(before.to_le_bytes());
     out.extend((changes.len() as u32).to_le_bytes());
     for (key, value) in changes {

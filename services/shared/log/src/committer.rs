@@ -21,7 +21,8 @@ use crate::disk::DiskFile;
 use crate::error::LogError;
 use crate::file::{LogFile, NewFile};
 use crate::format::{
-    BLOCK, EncodedFrame, Entry, FramePlace, Seed, encode_frame, footer_bytes, frame_bytes,
+    BLOCK, Directory, EncodedFrame, Entry, FramePlace, Seed, encode_frame, footer_bytes,
+    frame_bytes,
 };
 use crate::queue::{Group, Shared, Stop};
 use crate::recovery::next_seq;
@@ -59,8 +60,7 @@ pub(crate) struct Active {
     /// The file, open for as long as it takes frames.
     pub(crate) out: Arc<dyn DiskFile>,
     pub(crate) offset: u64,
-    entries: Vec<Entry>,
-    key_bytes: usize,
+    entries: Directory,
     /// `None` if the file system does not allocate space: zeros would take space that the frames may
     /// never need.
     zero_ahead: Option<ZeroAhead>,
@@ -74,22 +74,20 @@ impl Active {
             file,
             out,
             offset: BLOCK,
-            entries: Vec::new(),
-            key_bytes: 0,
+            entries: Directory::default(),
             zero_ahead: is_allocated.then(ZeroAhead::default),
         }
     }
 
     /// Records so far.
-    pub(crate) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &Directory {
         &self.entries
     }
 
     /// Counts a frame that was written and synced.
-    pub(crate) fn advance(&mut self, seq: u64, entries: Vec<Entry>, disk_len: u64) {
+    pub(crate) fn advance(&mut self, seq: u64, entries: &[Entry], disk_len: u64) {
         self.offset += disk_len;
-        self.key_bytes += entries.iter().map(|entry| entry.key.len()).sum::<usize>();
-        self.entries.extend(entries);
+        entries.iter().for_each(|entry| self.entries.push(entry));
         let mut info = self.file.info.lock();
         info.used = self.offset;
         info.records = self.entries.len() as u64;
@@ -126,7 +124,7 @@ impl Active {
     fn fits(&self, sums: Sums) -> bool {
         let footer = footer_bytes(
             self.entries.len() + sums.records,
-            self.key_bytes + sums.key_bytes,
+            self.entries.key_bytes() + sums.key_bytes,
         );
         self.offset + sums.frame_bytes() + footer <= self.file.info.lock().size
     }
@@ -137,7 +135,7 @@ impl Active {
     }
 
     fn free(&self) -> u64 {
-        let footer = footer_bytes(self.entries.len(), self.key_bytes);
+        let footer = footer_bytes(self.entries.len(), self.entries.key_bytes());
         self.file
             .info
             .lock()
@@ -159,6 +157,8 @@ pub(crate) struct Committer {
     preparing: Option<JoinHandle<()>>,
     /// Change to the active file, until its first frame is written.
     change: Option<FileChange>,
+    /// Empty queue whose memory the next turn uses again.
+    taken: VecDeque<Group>,
 }
 
 impl Drop for Committer {
@@ -186,6 +186,7 @@ impl Committer {
             epoch,
             preparing: None,
             change: None,
+            taken: VecDeque::new(),
         }
     }
 
@@ -209,7 +210,8 @@ impl Committer {
         let (groups, stop) = {
             let mut queue = self.shared.queue.lock();
             queue.bytes = 0;
-            (std::mem::take(&mut queue.groups), queue.stop)
+            let empty = std::mem::take(&mut self.taken);
+            (std::mem::replace(&mut queue.groups, empty), queue.stop)
         };
         if stop == Stop::Abandon {
             groups
@@ -220,19 +222,21 @@ impl Committer {
         if groups.is_empty() && stop == Stop::Close {
             return Some(self.finish());
         }
-        self.write_all(groups);
+        self.taken = self.write_all(groups);
         None
     }
 
     /// Writes groups as few frames as bounds allow. A panic, which would be a defect, poisons the
     /// log like a failed sync: whether the frame is on the disk is unknown then.
-    fn write_all(&mut self, mut groups: VecDeque<Group>) {
+    ///
+    /// Returns the empty queue.
+    fn write_all(&mut self, mut groups: VecDeque<Group>) -> VecDeque<Group> {
         while !groups.is_empty() {
             if let Some(why) = self.shared.poisoned.lock().clone() {
                 for group in groups.drain(..) {
                     group.fail(LogError::Poisoned(why.clone()));
                 }
-                return;
+                return groups;
             }
             match self.prepare(&groups) {
                 Ok(count) => {
@@ -256,6 +260,7 @@ impl Committer {
         if self.shared.files.takes_real_time() {
             self.prepare_next();
         }
+        groups
     }
 
     /// Preallocates spare files and writes the header of the next one, on a thread of its own if
@@ -413,7 +418,7 @@ impl Committer {
         let Some(active) = &mut self.active else {
             return;
         };
-        active.advance(seq, frame.entries, frame.disk_len);
+        active.advance(seq, &frame.entries, frame.disk_len);
         self.last_seq = seq;
         self.shared.durable_seq.store(seq, Ordering::Release);
         // Before the callers are told: they look at once whether there is room for more.

@@ -16,11 +16,13 @@
 //! A footer is a frame without payloads that ends where its file ends. It takes no frame_seq of its
 //! own: it repeats that of the last frame.
 
+mod directory;
 mod header;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cstore_types::codec::{CodecError, Fields};
 
+pub(crate) use directory::Directory;
 use header::VERSION;
 pub(crate) use header::{FileHeader, header_crc};
 pub use header::{HeaderFacts, header_facts};
@@ -57,6 +59,11 @@ pub fn parse_file_name(name: &str) -> Option<u32> {
 const fn align(len: u64) -> u64 {
     len.div_ceil(BLOCK) * BLOCK
 }
+
+/// Source of the bytes between the end of a frame and that of its block.
+const PADDING: &[u8] = &[0; BLOCK as usize];
+/// Buffers of a write beside the payloads: head, padding, zeros behind the frame.
+const OTHER_BUFFERS: usize = 12;
 
 /// Bytes that a frame of `records` takes on disk, with `key_bytes` of keys and `payload_bytes` of
 /// payloads.
@@ -232,7 +239,10 @@ pub(crate) fn encode_frame<'a>(
     place: FramePlace,
     records: impl Iterator<Item = (u8, &'a Bytes, &'a Bytes)> + Clone,
 ) -> EncodedFrame {
-    let mut directory = BytesMut::new();
+    let (count, key_bytes) = records.clone().fold((0, 0), |(count, bytes), (_, key, _)| {
+        (count + 1, bytes + key.len())
+    });
+    let mut directory = BytesMut::with_capacity(count * ENTRY + key_bytes);
     let mut payload_len = 0u32;
     for (kind, key, payload) in records.clone() {
         directory.put_u8(kind);
@@ -242,8 +252,8 @@ pub(crate) fn encode_frame<'a>(
         payload_len += payload.len() as u32;
     }
     let mut offset = place.offset as u32 + (FRAME_HEADER + directory.len()) as u32;
-    let mut entries = Vec::new();
-    let mut payloads = Vec::new();
+    let mut entries = Vec::with_capacity(count);
+    let mut payloads = Vec::with_capacity(count);
     for (kind, key, payload) in records {
         entries.push(Entry {
             kind,
@@ -275,11 +285,12 @@ pub(crate) fn encode_frame<'a>(
     let mut head = BytesMut::with_capacity(FRAME_HEADER + directory.len());
     head.put_slice(&header.encode());
     head.put_slice(&directory);
-    let mut buffers = vec![head.freeze()];
+    let mut buffers = Vec::with_capacity(payloads.len() + OTHER_BUFFERS);
+    buffers.push(head.freeze());
     buffers.append(&mut payloads);
     let padding = header.disk_len() - header.content_len();
     if padding > 0 {
-        buffers.push(Bytes::from(vec![0; padding as usize]));
+        buffers.push(Bytes::from_static(&PADDING[..padding as usize]));
     }
     EncodedFrame {
         buffers,
@@ -290,21 +301,27 @@ pub(crate) fn encode_frame<'a>(
 
 /// Encodes the footer over `entries`; `place.offset` is where it starts, and it ends where the file
 /// ends.
-pub(crate) fn encode_footer(seed: Seed, place: FramePlace, entries: &[Entry]) -> Bytes {
+pub(crate) fn encode_footer<'a>(
+    seed: Seed,
+    place: FramePlace,
+    entries: impl Iterator<Item = EntryRef<'a>>,
+) -> Bytes {
     let mut directory = BytesMut::new();
+    let mut records = 0;
     for entry in entries {
+        records += 1;
         directory.put_u8(entry.kind);
         directory.put_u8(entry.key.len() as u8);
         directory.put_u32_le(entry.len);
         directory.put_u32_le(entry.offset);
         directory.put_u32_le(u32::try_from(place.seq - entry.seq).unwrap_or(u32::MAX));
-        directory.put_slice(&entry.key);
+        directory.put_slice(entry.key);
     }
     let mut header = FrameHeader {
         file: place.file,
         seq: place.seq,
         durable_seq: place.durable_seq,
-        records: entries.len() as u32,
+        records,
         footer: true,
         directory_len: directory.len() as u32,
         payload_len: 0,
@@ -517,7 +534,7 @@ mod tests {
     fn a_footer_is_found_from_the_end_and_repeats_the_directory() {
         let entries = frame().entries;
         let seed = Seed::new(&OWNER, 3);
-        let footer = encode_footer(seed, place(), &entries);
+        let footer = encode_footer(seed, place(), entries.iter().map(Entry::as_ref));
         assert_eq!(footer.len() as u64, footer_bytes(1, 3));
         let len = decode_trailer(seed, footer.last_chunk().unwrap()).unwrap();
         assert_eq!(len, footer.len() as u64);

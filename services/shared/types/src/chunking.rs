@@ -1,6 +1,7 @@
 //! How a file is cut into blocks. Written as `fixed:65536`; `fastcdc` will join it.
 
 use std::fmt;
+use std::io::Write as _;
 use std::str::FromStr;
 
 use crate::limits::MAX_BLOCK_BYTES;
@@ -41,10 +42,20 @@ impl Chunking {
     }
 }
 
+/// Length of the longest text of a chunking: the name and a number of 32 bits.
+const MAX_TEXT: usize = 6 + 10;
+
 impl fmt::Display for Chunking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed(size) => write!(f, "fixed:{size}"),
+            Self::Fixed(size) => {
+                // Written in one piece, so that a string is allocated once.
+                let mut text = [0; MAX_TEXT];
+                let mut unused = &mut text[..];
+                write!(unused, "fixed:{size}").map_err(|_| fmt::Error)?;
+                let len = MAX_TEXT - unused.len();
+                f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
+            }
         }
     }
 }

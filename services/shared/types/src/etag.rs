@@ -1,6 +1,7 @@
 //! ETag of a file: `hex(MD5 of the concatenated block MD5s)-N`, the well-known multipart form.
 
 use std::fmt;
+use std::io::Write as _;
 use std::str::FromStr;
 
 use md5::{Digest, Md5};
@@ -31,6 +32,9 @@ impl ETagBuilder {
     }
 }
 
+/// Length of the longest ETag: 32 digits, a dash, the number of blocks.
+const MAX_TEXT: usize = 32 + 1 + 20;
+
 /// A text that is not an ETag of C-Store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an etag is 32 lower-case hexadecimal digits, '-' and a number of blocks, found {0:?}")]
@@ -45,11 +49,14 @@ pub struct ETag {
 
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [0; 32];
-        // The lengths fit, and the digits are ASCII.
-        hex::encode_to_slice(self.md5, &mut digits).map_err(|_| fmt::Error)?;
-        let digits = std::str::from_utf8(&digits).map_err(|_| fmt::Error)?;
-        write!(f, "{digits}-{}", self.blocks)
+        // Written in one piece, so that a string is allocated once.
+        let mut text = [0; MAX_TEXT];
+        let (digits, rest) = text.split_at_mut(2 * self.md5.len());
+        hex::encode_to_slice(self.md5, digits).map_err(|_| fmt::Error)?;
+        let mut unused = &mut *rest;
+        write!(unused, "-{}", self.blocks).map_err(|_| fmt::Error)?;
+        let len = MAX_TEXT - unused.len();
+        f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
     }
 }
 

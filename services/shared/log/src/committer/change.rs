@@ -184,7 +184,7 @@ impl Committer {
 
     pub(super) fn plan_seal(&self, active: &Active, cut: bool) -> Seal {
         let mut info = active.file.info.lock().clone();
-        let len = footer_bytes(active.entries.len(), active.key_bytes);
+        let len = footer_bytes(active.entries.len(), active.entries.key_bytes());
         let offset = if cut { active.offset } else { info.size - len };
         let place = FramePlace {
             file: info.id,
@@ -193,7 +193,7 @@ impl Committer {
             durable_seq: self.durable_seq(),
         };
         let seed = Seed::new(&self.shared.options.owner, info.id);
-        let footer = encode_footer(seed, place, &active.entries);
+        let footer = encode_footer(seed, place, active.entries.iter());
 
         info.size = offset + len;
         info.state = FileState::Sealed;

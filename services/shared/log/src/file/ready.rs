@@ -197,18 +197,30 @@ impl Files {
         };
         let header = self.header(id, len, durable_seq);
         let bytes = header.encode();
-        let write = || {
-            let out = self.disk.open(&name)?;
-            out.write_all_vectored_at(std::slice::from_ref(&bytes), 0)?;
-            out.sync_data()?;
-            Ok::<_, std::io::Error>(out)
+        let failed = |error: std::io::Error| {
+            tracing::debug!(%error, "the next file of the log cannot be prepared");
+            self.inner.lock().has_failed_to_prepare = true;
         };
-        match write() {
-            Ok(out) => turn.prepared = Some(Prepared { header, bytes, out }),
+        let out = match self.disk.open(&name) {
+            Ok(out) => out,
+            Err(error) => return failed(error),
+        };
+        let written = out.write_all_vectored_at(std::slice::from_ref(&bytes), 0);
+        match written.and_then(|()| out.sync_data()) {
+            Ok(()) => turn.prepared = Some(Prepared { header, bytes, out }),
             Err(error) => {
-                tracing::debug!(%error, "the next file of the log cannot be prepared");
-                self.inner.lock().has_failed_to_prepare = true;
+                failed(error);
+                self.give_up_spare(&name, len);
             }
+        }
+    }
+
+    /// Removes a spare whose write or sync has failed. What the disk has of it is unknown, its length
+    /// included, and a later sync does not tell.
+    fn give_up_spare(&self, name: &str, len: u64) {
+        self.inner.lock().spares.retain(|spare| spare.name != name);
+        if self.disk.remove(name).is_ok() {
+            self.inner.lock().allocated -= len;
         }
     }
 
@@ -220,7 +232,13 @@ impl Files {
     pub(crate) fn adopt_ready(&self, names: &[String], others: u64) -> Result<(), LogError> {
         for name in names {
             let io = LogError::io("take files that are ready");
-            let len = match self.disk.open(name).and_then(|file| file.size()) {
+            // The length is set again: the sync of the earlier process may have failed, and the next
+            // one is to cover it.
+            let sized = |file: Arc<dyn DiskFile>| {
+                let len = file.size()?;
+                file.set_len(len).map(|()| len)
+            };
+            let len = match self.disk.open(name).and_then(sized) {
                 Ok(len) => len,
                 // Nothing of the log lies there.
                 Err(error) if damage_of(&error).is_some() => {

@@ -7,7 +7,7 @@ use super::Standing;
 use super::found::{Found, io_error};
 use super::walk::{entries_of, read_whole_footer, read_whole_frame};
 use crate::error::LogError;
-use crate::format::{FileHeader, FramePlace, Seed, encode_footer, frame_crc, header_crc};
+use crate::format::{Entry, FileHeader, FramePlace, Seed, encode_footer, frame_crc, header_crc};
 use crate::types::Options;
 
 /// Writes the footer of a file anew of which the inventory says how it was. Only one that comes out
@@ -35,7 +35,7 @@ pub(super) fn renew_lost_footer(file: &mut Found, options: &Options) -> Result<(
         seq: last,
         durable_seq: last,
     };
-    let footer = encode_footer(seed, place, &entries);
+    let footer = encode_footer(seed, place, entries.iter().map(Entry::as_ref));
     let offset = figures.size.checked_sub(footer.len() as u64);
     let Some(offset) = offset.filter(|offset| *offset >= file.end) else {
         return Ok(());

@@ -41,7 +41,7 @@ use crate::committer::Active;
 use crate::disk::Disk;
 use crate::error::LogError;
 use crate::file::Files;
-use crate::format::{Damage, Entry, EntryRef, KIND_SUPERSEDES, Seed};
+use crate::format::{Damage, Directory, Entry, EntryRef, KIND_SUPERSEDES, Seed};
 use crate::types::{Location, Options};
 use found::{Found, io_error, read_files};
 use heal::{renew_frames, renew_header, renew_lost_footer};
@@ -334,7 +334,7 @@ fn begin_epoch(
 /// copied.
 fn deliver(
     found: &[Found],
-    copied: Option<(u32, &[Entry])>,
+    copied: Option<(u32, &Directory)>,
     options: &Options,
     visit: &mut dyn FnMut(RecoveredRecord<'_>),
     report: &mut RecoveryReport,
@@ -394,8 +394,8 @@ fn deliver(
     }
     let is_copied = copied.is_some();
     if let Some((file, entries)) = copied {
-        for entry in entries {
-            show(file, entry.as_ref(), (Standing::Verified, None));
+        for entry in entries.iter() {
+            show(file, entry, (Standing::Verified, None));
         }
     }
     report.files = files.len() + usize::from(is_copied);

@@ -159,7 +159,7 @@ pub(super) fn copy_frame(
         .write_all_vectored_at(&encoded.buffers, BLOCK)
         .map_err(&io)?;
     active.out.sync_data().map_err(&io)?;
-    active.advance(seq, encoded.entries, encoded.disk_len);
+    active.advance(seq, &encoded.entries, encoded.disk_len);
     Ok(active)
 }
 

@@ -25,6 +25,7 @@ mod absent;
 mod blocks;
 mod files;
 mod moves;
+mod parts;
 mod pins;
 mod records;
 mod releases;
@@ -33,6 +34,7 @@ mod totals;
 mod unverified;
 mod verdicts;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use absent::AbsentTable;
 use blocks::{Block, BlockTable, MAX_REFS};
 use files::FileTable;
 pub(crate) use files::FileUse;
+use parts::Parts;
 use pins::PinTable;
 pub(crate) use pins::PinTicket;
 use records::{BLOCK_KEY, RELEASE_KEY, SET_KEY};
@@ -71,7 +74,7 @@ pub(crate) const ORPHANS: SessionId = SessionId::from_bytes([0; 16]);
 pub(crate) struct Index {
     blocks: BlockTable,
     /// A tree: pages of it can be visited, and growth moves no other entries.
-    refsets: BTreeMap<SessionId, HashMap<PartNo, RefSet>>,
+    refsets: BTreeMap<SessionId, Parts>,
     releases: Releases,
     pins: PinTable,
     files: FileTable,
@@ -116,19 +119,19 @@ impl Index {
     }
 
     pub(crate) fn refset(&self, session: SessionId, part: PartNo) -> Option<RefSet> {
-        self.refsets.get(&session)?.get(&part).copied()
+        self.refsets.get(&session)?.get(part).copied()
     }
 
     pub(crate) fn parts(&self, session: SessionId) -> Vec<(PartNo, RefSet)> {
-        let parts = self.refsets.get(&session).into_iter().flatten();
-        parts.map(|(part, set)| (*part, *set)).collect()
+        let parts = self.refsets.get(&session);
+        parts.into_iter().flat_map(Parts::iter).collect()
     }
 
     /// Returns all reference sets, for an open.
     pub(crate) fn all_sets(&self) -> Vec<(SessionId, PartNo, RefSet)> {
         let sessions = self.refsets.iter();
         let sets = sessions
-            .flat_map(|(session, parts)| parts.iter().map(|(part, set)| (*session, *part, *set)));
+            .flat_map(|(session, parts)| parts.iter().map(|(part, set)| (*session, part, set)));
         sets.collect()
     }
 
@@ -340,7 +343,14 @@ impl Index {
     pub(crate) fn insert_refset(&mut self, session: SessionId, part: PartNo, set: RefSet) {
         self.files.add(set.location, SET_KEY);
         self.totals.add_set(&set);
-        if let Some(old) = self.refsets.entry(session).or_default().insert(part, set) {
+        let old = match self.refsets.entry(session) {
+            Entry::Vacant(none) => {
+                none.insert(Parts::One(part, set));
+                None
+            }
+            Entry::Occupied(mut parts) => parts.get_mut().insert(part, set),
+        };
+        if let Some(old) = old {
             // At recovery: the set was moved. Its old copy is dead, but comes back if only that
             // file is left.
             self.totals.remove_set(&old);
@@ -363,12 +373,8 @@ impl Index {
         session: SessionId,
         location: Location,
     ) -> Vec<(PartNo, RefSet)> {
-        let parts: Vec<(PartNo, RefSet)> = self
-            .refsets
-            .remove(&session)
-            .into_iter()
-            .flatten()
-            .collect();
+        let parts = self.refsets.remove(&session);
+        let parts: Vec<(PartNo, RefSet)> = parts.iter().flat_map(Parts::iter).collect();
         let mut graves: HashSet<u32> = parts.iter().map(|(_, set)| set.location.file).collect();
         graves.extend(self.take_stale_sets(session));
         for (_, set) in &parts {

@@ -60,7 +60,7 @@ impl Index {
                 if let Some(set) = self
                     .refsets
                     .get_mut(session)
-                    .and_then(|parts| parts.get_mut(part))
+                    .and_then(|parts| parts.get_mut(*part))
                 {
                     set.location = to;
                 }

@@ -1,11 +1,11 @@
 //! The trace of a request: continued from its headers, named in its answer.
 
 use axum::extract::Request;
+use cstore_node::telemetry::continue_trace;
 use http::HeaderName;
 use opentelemetry::global;
 use opentelemetry_http::HeaderExtractor;
 use tracing::{Span, field};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Header of every answer with the trace id of its request.
 pub(super) const TRACE_HEADER: HeaderName = HeaderName::from_static("x-cstore-trace-id");
@@ -20,7 +20,7 @@ pub(crate) struct TraceId(pub(crate) String);
 pub(super) fn span(request: &Request, route: &str) -> Span {
     let span = tracing::info_span!(
         "request",
-        otel.name = %format!("{} {route}", request.method()),
+        otel.name = %format_args!("{} {route}", request.method()),
         otel.kind = "server",
         otel.status_code = field::Empty,
         http.request.method = %request.method(),
@@ -31,7 +31,6 @@ pub(super) fn span(request: &Request, route: &str) -> Span {
     let parent = global::get_text_map_propagator(|propagator| {
         propagator.extract(&HeaderExtractor(request.headers()))
     });
-    // It fails only when nobody listens to spans, and then there is nothing to join.
-    let _ = span.set_parent(parent);
+    continue_trace(&span, parent);
     span
 }

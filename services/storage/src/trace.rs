@@ -1,9 +1,9 @@
 //! Server spans of frames, under the trace context that travels in them.
 
+use cstore_node::telemetry::continue_trace;
 use cstore_wire::{Context, Request, TraceField};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The span of one request other than GetBlocks.
 pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
@@ -19,12 +19,11 @@ pub(crate) fn request_span(context: &Context, request: &Request) -> Span {
         Request::GetBlocks { ids } => (ids.len(), None),
         Request::Usage { .. } | Request::Ping | Request::Goodbye => (0, None),
     };
-    let name = format!("{:?}", request.opcode());
     let span = tracing::debug_span!(
         // A worker of the same process calls in a span of its own.
         parent: None,
         "frame",
-        otel.name = name,
+        otel.name = ?request.opcode(),
         otel.kind = "server",
         rpc.system.name = "cstore.block",
         cstore.peer = %context.peer,
@@ -61,7 +60,7 @@ fn adopt(span: &Span, trace: Option<TraceField>) {
         TraceState::default(),
     );
     if remote.is_valid() {
-        // Refused only when no OpenTelemetry layer is installed; then there is nothing to adopt.
-        let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(remote));
+        let parent = opentelemetry::Context::new().with_remote_span_context(remote);
+        continue_trace(span, parent);
     }
 }

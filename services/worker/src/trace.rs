@@ -1,6 +1,7 @@
 //! Traces of transfers: client spans of frames, the trace field that carries them, sums of a
 //! stream.
 
+use cstore_node::telemetry::context_of;
 use cstore_proto::v1;
 use cstore_wire::TraceField;
 use opentelemetry::trace::TraceContextExt;
@@ -49,7 +50,7 @@ fn number(value: u64) -> i64 {
 
 /// Trace context of a span as it travels in a frame; none when there is no trace.
 pub(crate) fn field(span: &Span) -> Option<TraceField> {
-    let mut context = span.context();
+    let mut context = context_of(span);
     if !context.span().span_context().is_valid() {
         // Without a collector a batch has no span of its own: the request that is served has.
         context = opentelemetry::Context::current();

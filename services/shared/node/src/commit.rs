@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use crate::telemetry::context_of;
+
 /// The commits of one log.
 #[derive(Debug, Default)]
 pub struct CommitSpans {
@@ -24,7 +26,7 @@ impl CommitSpans {
 
     /// Says what landed.
     pub fn landed(&self, span: &Span, frame: CommitFacts) {
-        let context = span.context();
+        let context = context_of(span);
         let own = context.span().span_context().clone();
         if !own.is_sampled() {
             return;

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::process::Command;
 
 use cstore_node::Env;
-use cstore_node::telemetry::{TelemetryConfig, TelemetryError, current_trace_id, init, role_span};
+use cstore_node::telemetry::{
+    TelemetryConfig, TelemetryError, context_of, continue_trace, current_trace_id, init, role_span,
+};
 use opentelemetry::Context;
+use opentelemetry::trace::TraceContextExt;
 
 #[tokio::test]
 async fn telemetry_starts_once_and_gives_ids_and_a_propagator_without_any_collector() {
@@ -35,6 +38,21 @@ async fn telemetry_starts_once_and_gives_ids_and_a_propagator_without_any_collec
     let call = tracing::debug_span!(target: "cstore_test", "call").entered();
     assert!(call.is_disabled(), "nobody would get it");
     assert_eq!(current_trace_id().as_ref(), Some(&id));
+
+    // Another role continues the trace under the header that came with the call.
+    let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
+        propagator.extract_with_context(&Context::new(), &carrier)
+    });
+    let remote = tracing::debug_span!(target: "cstore_test", parent: None, "grpc");
+    continue_trace(&remote, parent.clone());
+    let (context, served_context) = (context_of(&remote), context_of(&served));
+    let (remote_span, served_span, parent_span) =
+        (context.span(), served_context.span(), parent.span());
+    let ids = remote_span.span_context();
+    assert_eq!(ids.trace_id().to_string(), id);
+    assert!(ids.is_sampled());
+    assert_ne!(ids.span_id(), parent_span.span_context().span_id());
+    assert_ne!(ids.span_id(), served_span.span_context().span_id());
 
     telemetry.shutdown().await;
 }

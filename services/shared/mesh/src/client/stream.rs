@@ -15,6 +15,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
 use crate::telemetry::metrics::ServiceMetrics;
+use crate::telemetry::status::grpc_status;
 use crate::telemetry::{methods, trace};
 
 #[derive(Debug, Clone)]
@@ -65,9 +66,7 @@ where
         Box::pin(async move {
             let result = calling.await;
             let code = match &result {
-                Ok(response) => {
-                    Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code())
-                }
+                Ok(response) => grpc_status(response.headers()).unwrap_or(Code::Ok),
                 Err(status) => status.code(),
             };
             metrics.attempt(method, code);
@@ -94,10 +93,7 @@ impl http_body::Body for Spanned {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let code = match &frame {
-            Some(Ok(frame)) => frame
-                .trailers_ref()
-                .and_then(Status::from_header_map)
-                .map(|s| s.code()),
+            Some(Ok(frame)) => frame.trailers_ref().and_then(grpc_status),
             Some(Err(status)) => Some(status.code()),
             None => None,
         };

@@ -25,6 +25,7 @@ use tower::ServiceExt;
 use crate::endpoints::discovery::Class;
 use crate::endpoints::outlier::Outlier;
 use crate::limits::UNANSWERED_FAULT;
+use crate::telemetry::status::grpc_status;
 use crate::transport::channel::GrpcChannel;
 use crate::transport::io::Target;
 
@@ -129,8 +130,8 @@ pub(crate) fn call(
                 work.answered = true;
                 // A refusal comes with its status in the head; otherwise the status ends the
                 // stream.
-                if let Some(status) = Status::from_header_map(response.headers()) {
-                    work.judge(status.code());
+                if let Some(code) = grpc_status(response.headers()) {
+                    work.judge(code);
                 }
                 Ok(response.map(|body| Body::new(Watched { body, work })))
             }
@@ -208,8 +209,8 @@ impl http_body::Body for Watched {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    self.work.judge(status.code());
+                if let Some(code) = frame.trailers_ref().and_then(grpc_status) {
+                    self.work.judge(code);
                 }
             }
             Some(Err(status)) => self.work.judge(status.code()),

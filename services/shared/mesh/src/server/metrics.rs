@@ -7,10 +7,11 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Code;
 use tower::{Layer, Service};
 
 use crate::telemetry::metrics::MeshMetrics;
+use crate::telemetry::status::grpc_status;
 use crate::telemetry::{methods, trace};
 
 #[derive(Debug, Clone)]
@@ -78,9 +79,7 @@ where
             let result = answering.await;
             drop(in_flight);
             let code = match &result {
-                Ok(response) => {
-                    Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code())
-                }
+                Ok(response) => grpc_status(response.headers()).unwrap_or(Code::Ok),
                 Err(_) => Code::Unknown,
             };
             let took = begun.elapsed();

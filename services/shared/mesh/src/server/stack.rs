@@ -33,6 +33,7 @@ use crate::server::metrics::ServerMetricsLayer;
 use crate::server::rescue::RescueLayer;
 use crate::server::timeout::GrpcTimeoutLayer;
 use crate::telemetry::metrics::MeshMetrics;
+use crate::telemetry::status::grpc_status;
 use crate::telemetry::trace::{self, server_span};
 use crate::transport::dial::tcp_incoming;
 use crate::transport::io::BoxIo;
@@ -282,15 +283,15 @@ impl GrpcServer {
 
 /// Records the status of a refusal, which is in the head of the answer.
 fn ended<B>(answer: &Response<B>, _: Duration, span: &tracing::Span) {
-    if let Some(status) = Status::from_header_map(answer.headers()) {
-        trace::record(span, status.code());
+    if let Some(code) = grpc_status(answer.headers()) {
+        trace::record(span, code);
     }
 }
 
 /// Records the status of a streamed answer, which is in its trailers.
 fn streamed(trailers: Option<&http::HeaderMap>, _: Duration, span: &tracing::Span) {
-    if let Some(status) = trailers.and_then(Status::from_header_map) {
-        trace::record(span, status.code());
+    if let Some(code) = trailers.and_then(grpc_status) {
+        trace::record(span, code);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::task::{Context, Poll};
 
+use cstore_node::telemetry::continue_trace;
 use http::Request;
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use tonic::Code;
 use tower::{Layer, Service};
 use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Writes the trace context of the request that is served into every call.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,6 @@ pub(crate) fn server_span<B>(request: &Request<B>) -> Span {
     let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
         propagator.extract(&HeaderExtractor(request.headers()))
     });
-    // Refused only when no OpenTelemetry layer is installed; then there is nothing to continue.
-    let _ = span.set_parent(parent);
+    continue_trace(&span, parent);
     span
 }

@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use cstore_log::Disk;
+use cstore_log::{Disk, Gather};
 use cstore_node::commit::CommitSpans;
 use cstore_node::metrics::CommitMetrics;
 use cstore_types::history::Point;
@@ -20,6 +19,7 @@ use super::batch::Batch;
 use super::checkpoint::{Checkpoint, LogFiles, Walk};
 use super::index::Index;
 use super::lives::{History, Lives};
+use super::queue::JobQueue;
 use super::recovery::{self, OpenLog, Recovered, Survey};
 use super::room::{Room, SharedGauge, by_statvfs};
 use super::scratch::Scratch;
@@ -73,7 +73,7 @@ pub(crate) struct SledMeta {
 /// How the writer runs.
 #[derive(Debug)]
 enum WriterMode {
-    Thread(SyncSender<Job>, JoinHandle<Result<(), MetaError>>),
+    Thread(Arc<JobQueue>, JoinHandle<Result<(), MetaError>>),
     /// Each caller in turn, on a disk that has one thread only.
     Callers(Box<Writer>),
     Closed,
@@ -185,6 +185,7 @@ impl SledMeta {
             checkpointing: None,
             abandoned: abandoned.clone(),
             by_callers,
+            gather: Gather::default(),
         };
         let mode = if by_callers {
             WriterMode::Callers(Box::new(writer))
@@ -217,10 +218,7 @@ impl SledMeta {
         let (answer, outcome) = oneshot::channel();
         let job = Job { batch, answer };
         match &mut *self.writer.lock() {
-            WriterMode::Thread(queue, _) => queue.try_send(job).map_err(|error| match error {
-                TrySendError::Full(_) => MetaError::Busy,
-                TrySendError::Disconnected(_) => MetaError::Closed,
-            })?,
+            WriterMode::Thread(queue, _) => queue.push(job)?,
             WriterMode::Callers(writer) => writer.turn(vec![job]),
             WriterMode::Closed => return Err(MetaError::Closed),
         }
@@ -305,10 +303,12 @@ fn feed(index: &Index, observer: &dyn Observer) -> Result<(), MetaError> {
 }
 
 fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
-    let (sender, receiver) = sync_channel(WRITER_QUEUE);
+    let queue = Arc::new(JobQueue::new(WRITER_QUEUE));
+    let taken = queue.clone();
     let state = writer.published.state.clone();
     let run = move || {
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&receiver)));
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&taken)));
+        taken.close();
         ran.unwrap_or_else(|_| {
             // A defect. Whether the last group is applied everywhere is unknown, so nothing may
             // follow it.
@@ -320,7 +320,7 @@ fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
         .name("metadata-writer".to_owned())
         .spawn(run)
         .map_err(MetaError::io("start the metadata writer"))?;
-    Ok(WriterMode::Thread(sender, thread))
+    Ok(WriterMode::Thread(queue, thread))
 }
 
 #[async_trait]
@@ -399,8 +399,8 @@ impl MetaStore for SledMeta {
         let mode = std::mem::replace(&mut *self.writer.lock(), WriterMode::Closed);
         match mode {
             WriterMode::Thread(queue, thread) => {
-                // Without a sender the thread writes what waits and ends.
-                drop(queue);
+                // The thread writes what waits and ends.
+                queue.close();
                 let joined = tokio::task::spawn_blocking(move || thread.join()).await;
                 joined
                     .ok()
@@ -418,7 +418,7 @@ impl Drop for SledMeta {
         self.abandoned.store(true, Ordering::Relaxed);
         let mode = std::mem::replace(self.writer.get_mut(), WriterMode::Closed);
         if let WriterMode::Thread(queue, thread) = mode {
-            drop(queue);
+            queue.close();
             let _ = thread.join();
         }
     }

@@ -33,6 +33,7 @@ pub(crate) mod keys;
 mod links;
 mod lives;
 mod publication;
+mod queue;
 mod read_only;
 mod record;
 mod recovery;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use cstore_log::{Log, LogError, Record, Urgency};
+use cstore_log::{Gather, Log, LogError, Record, Urgency};
 use cstore_types::history::Life;
 use cstore_types::{CommitFacts, error_chain};
 use tokio::sync::{oneshot, watch};
@@ -17,6 +17,7 @@ use super::group::{Accepted, AppliedChange, Overlay};
 use super::index::{Index, Staged, stored};
 use super::keys::{self, StoreRecord};
 use super::lives::Lives;
+use super::queue::{JobQueue, Taken};
 use super::record::KIND_BATCH;
 use super::room::{BallastUse, Headroom, Room};
 use super::snapshot_schedule::{RunningCheckpoint, SnapshotSchedule};
@@ -78,6 +79,7 @@ pub(super) struct Writer {
     pub(super) abandoned: Arc<AtomicBool>,
     /// True if checkpoints run on the caller's thread: on a disk that has one thread only.
     pub(super) by_callers: bool,
+    pub(super) gather: Gather,
 }
 
 impl Writer {
@@ -89,33 +91,28 @@ impl Writer {
         &self.checkpoint.files
     }
 
-    /// Works until the queue's senders are gone, then closes.
-    pub(super) fn run(mut self, queue: &Receiver<Job>) -> Result<(), MetaError> {
-        while let Some(first) = self.next_job(queue) {
-            let mut jobs = vec![first];
-            while jobs.len() < MAX_GROUP
-                && let Ok(job) = queue.try_recv()
-            {
-                jobs.push(job);
-            }
+    /// Works until the queue is closed, then closes.
+    pub(super) fn run(mut self, queue: &JobQueue) -> Result<(), MetaError> {
+        while let Some(jobs) = self.next_jobs(queue) {
             self.turn(jobs);
         }
         self.close()
     }
 
-    /// Waits for the next job; returns `None` when the queue's senders are gone. Maintains the room
-    /// for some seconds after the last job, because sled writes and truncates its file in background.
-    fn next_job(&mut self, queue: &Receiver<Job>) -> Option<Job> {
+    /// Waits for the next jobs; returns `None` when the queue is closed. Maintains the room for some
+    /// seconds after the last job, because sled writes and truncates its file in background.
+    fn next_jobs(&mut self, queue: &JobQueue) -> Option<Vec<Job>> {
         let mut checks = 0;
-        while checks < HOLD_CHECKS || self.checkpointing.is_some() {
+        loop {
+            let maintains = checks < HOLD_CHECKS || self.checkpointing.is_some();
             checks += 1;
-            match queue.recv_timeout(HOLD_INTERVAL) {
-                Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Timeout) => self.maintain_room(),
-                Err(RecvTimeoutError::Disconnected) => return None,
+            let patience = maintains.then_some(HOLD_INTERVAL);
+            match queue.take(MAX_GROUP, &self.gather, patience) {
+                Taken::Jobs(jobs) => return Some(jobs),
+                Taken::Idle => self.maintain_room(),
+                Taken::Closed => return None,
             }
         }
-        queue.recv().ok()
     }
 
     /// Finishes a checkpoint that has ended, and measures the room again if space of the ballast or of
@@ -433,6 +430,7 @@ impl Writer {
         };
         self.log.append(records, urgency, Box::new(done));
         let landed = landed.recv().unwrap_or(Err(LogError::Closed))?;
+        self.gather.note(landed.1.records, landed.1.took);
         self.schedule.add(landed.1.bytes, payloads);
         Ok(landed)
     }

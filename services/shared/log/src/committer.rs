@@ -24,6 +24,7 @@ use crate::format::{
     BLOCK, Directory, EncodedFrame, Entry, FramePlace, Seed, encode_frame, footer_bytes,
     frame_bytes,
 };
+use crate::gather::Gather;
 use crate::queue::{Group, Shared, Stop};
 use crate::recovery::next_seq;
 use crate::types::{Committed, FileInfo, FileState, Location, Urgency};
@@ -159,6 +160,9 @@ pub(crate) struct Committer {
     change: Option<FileChange>,
     /// Empty queue whose memory the next turn uses again.
     taken: VecDeque<Group>,
+    gather: Gather,
+    /// Duration of the last write and sync of a frame.
+    took: Duration,
 }
 
 impl Drop for Committer {
@@ -187,6 +191,8 @@ impl Committer {
             preparing: None,
             change: None,
             taken: VecDeque::new(),
+            gather: Gather::default(),
+            took: Duration::ZERO,
         }
     }
 
@@ -197,6 +203,15 @@ impl Committer {
                 let mut queue = self.shared.queue.lock();
                 while queue.groups.is_empty() && queue.stop == Stop::No {
                     self.shared.wake.wait(&mut queue);
+                }
+                if let Some((wanted, longest)) = self.gather.plan()
+                    && queue.stop == Stop::No
+                {
+                    queue.wanted = wanted;
+                    if !queue.is_enough(self.shared.options.max_frame_bytes) {
+                        self.shared.wake.wait_for(&mut queue, longest);
+                    }
+                    queue.wanted = 0;
                 }
             }
             if let Some(end) = self.turn() {
@@ -222,7 +237,9 @@ impl Committer {
         if groups.is_empty() && stop == Stop::Close {
             return Some(self.finish());
         }
+        let count = groups.len();
         self.taken = self.write_all(groups);
+        self.gather.note(count, self.took);
         None
     }
 
@@ -414,6 +431,7 @@ impl Committer {
             return;
         }
         facts.took = begun.elapsed();
+        self.took = facts.took;
         self.shared.observer.tell(&facts);
         let Some(active) = &mut self.active else {
             return;

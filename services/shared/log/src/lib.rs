@@ -30,6 +30,7 @@ mod disk;
 mod error;
 mod file;
 mod format;
+mod gather;
 #[cfg(feature = "faulty")]
 pub mod golden;
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use error::LogError;
 pub use format::{
     Damage, HeaderFacts, MAX_KEY, file_name, frame_bytes, header_facts, parse_file_name,
 };
+pub use gather::Gather;
 pub use inventory::{Inventory, SealedFigures};
 pub use log::Log;
 pub use recovery::{

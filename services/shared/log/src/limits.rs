@@ -1,5 +1,7 @@
 //! Limits of the log that do not depend on its options.
 
+use std::time::Duration;
+
 cstore_types::limits! {
     /// Recycled files that are kept for the next segment. More are removed.
     pub(crate) count MAX_SPARE_FILES: usize = 2;
@@ -15,6 +17,10 @@ cstore_types::limits! {
     pub(crate) bytes ZERO_AHEAD_BYTES: u64 = 512 << 10;
     /// Longest frame that has zeros written behind it.
     pub(crate) bytes ZERO_AHEAD_FRAME_BYTES: u64 = 64 << 10;
+    /// Least groups of the frames before for which the next frame waits for others.
+    pub(crate) count GATHER_LEAST: usize = 4;
+    /// Longest wait of a frame for more groups. Twice the last sync, if that is less.
+    pub(crate) time MAX_GATHER: Duration = Duration::from_micros(500);
     /// Attempts to read the same bytes at an open. If the last one fails with an error of the medium,
     /// the bytes count as damaged.
     pub(crate) count READ_ATTEMPTS: usize = 2;

@@ -92,6 +92,7 @@ impl Log {
             return done(Err(error));
         }
         let group = Group::new(records, urgency, done);
+        let mut is_enough = true;
         let refused = {
             let mut queue = self.shared.queue.lock();
             if queue.stop != Stop::No {
@@ -104,6 +105,7 @@ impl Log {
                 Some((group, LogError::Busy))
             } else {
                 queue.push(group);
+                is_enough = queue.is_enough(self.shared.options.max_frame_bytes);
                 None
             }
         };
@@ -117,9 +119,10 @@ impl Log {
                     committer.turn();
                 }
             }
-            None => {
+            None if is_enough => {
                 self.shared.wake.notify_one();
             }
+            None => {}
         }
     }
 

@@ -31,12 +31,19 @@ pub(crate) struct Queue {
     pub(crate) groups: VecDeque<Group>,
     pub(crate) bytes: usize,
     pub(crate) stop: Stop,
+    /// Number of groups for which the committer is woken.
+    pub(crate) wanted: usize,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, group: Group) {
         self.bytes += group.bytes();
         self.groups.push_back(group);
+    }
+
+    /// Returns true if there is enough for a frame.
+    pub(crate) fn is_enough(&self, max_frame_bytes: usize) -> bool {
+        self.groups.len() >= self.wanted || self.bytes >= max_frame_bytes
     }
 }
 

@@ -137,7 +137,7 @@ cstore_types::limits! {
     pub(crate) count REPLAY_GROUP: usize = 256;
 
     /// Memory that the index caches in. The rest is read from its files.
-    pub(crate) bytes INDEX_CACHE_BYTES: u64 = 64 << 20;
+    pub(crate) bytes INDEX_CACHE_BYTES: u64 = 16 << 20;
     /// Times that an index that does not open for an error of the system is tried again. Then the
     /// start is refused.
     pub(crate) count INDEX_OPEN_TRIES: u32 = 100;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cstore_log::{Disk, Gather};
@@ -186,6 +187,7 @@ impl SledMeta {
             abandoned: abandoned.clone(),
             by_callers,
             gather: Gather::default(),
+            took: Duration::ZERO,
         };
         let mode = if by_callers {
             WriterMode::Callers(Box::new(writer))
@@ -308,13 +310,14 @@ fn on_a_thread(writer: Writer) -> Result<WriterMode, MetaError> {
     let state = writer.published.state.clone();
     let run = move || {
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&taken)));
-        taken.close();
-        ran.unwrap_or_else(|_| {
+        let ran = ran.unwrap_or_else(|_| {
             // A defect. Whether the last group is applied everywhere is unknown, so nothing may
             // follow it.
             writer::end(&state, MetaError::Closed);
             Err(MetaError::Closed)
-        })
+        });
+        taken.abandon();
+        ran
     };
     let thread = std::thread::Builder::new()
         .name("metadata-writer".to_owned())

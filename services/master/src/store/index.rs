@@ -10,7 +10,8 @@
 //! the next open makes the whole index anew.
 //!
 //! Invariants
-//! * Changes reach sled in the order of the log, [`APPLIED`] AFTER those that it covers. sled recovers
+//! * Changes reach sled in the order of the log, [`APPLIED`] AFTER those that it covers; only of the
+//!   record of a store a group applies the last value alone. sled recovers
 //!   a prefix of its own log, so after a kill every batch up to `APPLIED` is there. Parts of later
 //!   batches may be there as well; replaying them again changes nothing.
 //!   If the log has lost such a batch as well, a read-only master may show a part of it: its new values
@@ -381,8 +382,9 @@ impl Index {
 pub(super) struct Staged {
     /// Keys with their new values as stored, `None` for removed ones, in the order of the log.
     changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Record of a store, which nearly each batch of a group changes: only its last value is applied.
-    /// Its place in `changes`, by key.
+    /// Places in `changes` of the records of stores, by key. Nearly each batch raises the seal of a
+    /// store: a later value replaces the earlier one in its place. After a kill in the middle the
+    /// group is replayed whole.
     stores: HashMap<Vec<u8>, usize>,
     last: (Position, Link),
 }

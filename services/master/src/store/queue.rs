@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::MetaError;
 use super::writer::Job;
 
-/// Jobs in the order of their proposal, at most a bound of them.
+/// Bounded queue of jobs in the order of their proposal.
 #[derive(Debug)]
 pub(super) struct JobQueue {
     bound: usize,
@@ -25,9 +25,9 @@ struct Waiting {
     is_closed: bool,
 }
 
-/// What the writer finds in its queue.
+/// Result of a look into the queue.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(super) enum Found {
     Jobs(Vec<Job>),
     /// No job came in the time that was given.
     Idle,
@@ -73,13 +73,20 @@ impl JobQueue {
         self.changed.notify_one();
     }
 
-    /// Waits for jobs, for `patience` if there is one, and takes up to `most` of them. Once there is
-    /// one it waits for more as `gather` says.
-    pub(super) fn take(&self, most: usize, gather: &Gather, patience: Option<Duration>) -> Taken {
+    /// Refuses jobs from now on, and drops those that wait: their callers see that the writer is gone.
+    pub(super) fn abandon(&self) {
+        self.close();
+        let jobs = std::mem::take(&mut self.waiting.lock().jobs);
+        drop(jobs);
+    }
+
+    /// Takes up to `most` jobs. Waits for the first one, for `patience` if it is given, and then for
+    /// others as long as `gather` plans.
+    pub(super) fn take(&self, most: usize, gather: &Gather, patience: Option<Duration>) -> Found {
         let mut waiting = self.waiting.lock();
         while waiting.jobs.is_empty() {
             if waiting.is_closed {
-                return Taken::Closed;
+                return Found::Closed;
             }
             match patience {
                 None => self.changed.wait(&mut waiting),
@@ -88,7 +95,7 @@ impl JobQueue {
                         && waiting.jobs.is_empty()
                         && !waiting.is_closed
                     {
-                        return Taken::Idle;
+                        return Found::Idle;
                     }
                 }
             }
@@ -102,7 +109,7 @@ impl JobQueue {
             }
         }
         let count = waiting.jobs.len().min(most);
-        Taken::Jobs(waiting.jobs.drain(..count).collect())
+        Found::Jobs(waiting.jobs.drain(..count).collect())
     }
 }
 
@@ -126,8 +133,8 @@ mod tests {
 
     fn taken(queue: &JobQueue, most: usize, gather: &Gather) -> usize {
         match queue.take(most, gather, Some(Duration::ZERO)) {
-            Taken::Jobs(jobs) => jobs.len(),
-            Taken::Idle | Taken::Closed => 0,
+            Found::Jobs(jobs) => jobs.len(),
+            Found::Idle | Found::Closed => 0,
         }
     }
 
@@ -142,13 +149,27 @@ mod tests {
         assert!(matches!(queue.push(job()), Err(MetaError::Closed)));
         assert_eq!(taken(&queue, 5, &Gather::default()), 1);
         let found = queue.take(5, &Gather::default(), None);
-        assert!(matches!(found, Taken::Closed));
+        assert!(matches!(found, Found::Closed));
+    }
+
+    #[test]
+    fn callers_of_an_abandoned_queue_see_that_the_writer_is_gone() {
+        let queue = JobQueue::new(2);
+        let (answer, mut outcome) = oneshot::channel();
+        let batch = Batch::default();
+        queue.push(Job { batch, answer }).unwrap();
+        queue.abandon();
+        assert!(matches!(
+            outcome.try_recv(),
+            Err(oneshot::error::TryRecvError::Closed)
+        ));
+        assert!(matches!(queue.push(job()), Err(MetaError::Closed)));
     }
 
     #[test]
     fn an_empty_queue_is_idle_after_the_time_that_is_given() {
         let found = JobQueue::new(1).take(1, &Gather::default(), Some(Duration::ZERO));
-        assert!(matches!(found, Taken::Idle));
+        assert!(matches!(found, Found::Idle));
     }
 
     #[test]

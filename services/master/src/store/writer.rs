@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_log::{Gather, Log, LogError, Record, Urgency};
@@ -17,7 +18,7 @@ use super::group::{Accepted, AppliedChange, Overlay};
 use super::index::{Index, Staged, stored};
 use super::keys::{self, StoreRecord};
 use super::lives::Lives;
-use super::queue::{JobQueue, Taken};
+use super::queue::{Found, JobQueue};
 use super::record::KIND_BATCH;
 use super::room::{BallastUse, Headroom, Room};
 use super::snapshot_schedule::{RunningCheckpoint, SnapshotSchedule};
@@ -80,6 +81,8 @@ pub(super) struct Writer {
     /// True if checkpoints run on the caller's thread: on a disk that has one thread only.
     pub(super) by_callers: bool,
     pub(super) gather: Gather,
+    /// Duration of the last write and sync of the log.
+    pub(super) took: Duration,
 }
 
 impl Writer {
@@ -108,9 +111,12 @@ impl Writer {
             checks += 1;
             let patience = maintains.then_some(HOLD_INTERVAL);
             match queue.take(MAX_GROUP, &self.gather, patience) {
-                Taken::Jobs(jobs) => return Some(jobs),
-                Taken::Idle => self.maintain_room(),
-                Taken::Closed => return None,
+                Found::Jobs(jobs) => {
+                    self.gather.note(jobs.len(), self.took);
+                    return Some(jobs);
+                }
+                Found::Idle => self.maintain_room(),
+                Found::Closed => return None,
             }
         }
     }
@@ -430,7 +436,7 @@ impl Writer {
         };
         self.log.append(records, urgency, Box::new(done));
         let landed = landed.recv().unwrap_or(Err(LogError::Closed))?;
-        self.gather.note(landed.1.records, landed.1.took);
+        self.took = landed.1.took;
         self.schedule.add(landed.1.bytes, payloads);
         Ok(landed)
     }

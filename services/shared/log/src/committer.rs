@@ -1,7 +1,8 @@
 //! The one thread that writes: it takes all that waits, builds a frame, syncs once and tells the
 //! callers.
 //!
-//! There is no timer: while one sync runs the next batch collects.
+//! While one sync runs the next batch collects. Where many callers commit at once it collects a little
+//! longer, see [`Gather`].
 
 mod change;
 mod zeros;
@@ -62,21 +63,26 @@ pub(crate) struct Active {
     pub(crate) out: Arc<dyn DiskFile>,
     pub(crate) offset: u64,
     entries: Directory,
-    /// `None` if the file system does not allocate space: zeros would take space that the frames may
-    /// never need.
+    /// `None` if zeros would take space or save nothing: the file system does not allocate it, or copies
+    /// on write, or the file is recycled.
     zero_ahead: Option<ZeroAhead>,
 }
 
 impl Active {
     /// A new file, nothing in it.
-    pub(crate) fn new((file, out): NewFile) -> Self {
-        let is_allocated = out.is_allocated().unwrap_or(false);
+    pub(crate) fn new(new: NewFile) -> Self {
+        let NewFile {
+            file,
+            out,
+            is_recycled,
+        } = new;
+        let has_zeros = !is_recycled && out.is_overwritten_in_place().unwrap_or(false);
         Self {
             file,
             out,
             offset: BLOCK,
             entries: Directory::default(),
-            zero_ahead: is_allocated.then(ZeroAhead::default),
+            zero_ahead: has_zeros.then(ZeroAhead::default),
         }
     }
 
@@ -145,7 +151,7 @@ impl Active {
     }
 }
 
-/// Writes frames; lives on its own thread, or with its callers on a disk that has one thread only.
+/// Writes frames; lives on its own thread, or with its callers if they write themselves.
 #[derive(Debug)]
 pub(crate) struct Committer {
     shared: Arc<Shared>,

@@ -40,7 +40,13 @@ pub(crate) struct Acquired {
 }
 
 /// A file that was made, and the handle that frames are written through.
-pub(crate) type NewFile = (Arc<LogFile>, Arc<dyn DiskFile>);
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    pub(crate) file: Arc<LogFile>,
+    pub(crate) out: Arc<dyn DiskFile>,
+    /// The file has the content of an earlier one: its blocks were written before.
+    pub(crate) is_recycled: bool,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -382,7 +388,11 @@ impl Files {
         });
         inner.files.insert(id, file.clone());
         inner.newest = id;
-        (file, out)
+        NewFile {
+            file,
+            out,
+            is_recycled: false,
+        }
     }
 
     fn superblock_seq(&self) -> u64 {
@@ -428,7 +438,11 @@ impl Files {
             LogError::io("recycle log file")(error)
         })?;
         self.sync_folder("sync folder of recycled log file")?;
-        Ok(self.insert(id, handle, spare.len, &header))
+        let file = self.insert(id, handle, spare.len, &header);
+        Ok(NewFile {
+            is_recycled: spare.is_recycled(),
+            ..file
+        })
     }
 
     /// Makes the names of new files durable.

@@ -2,35 +2,35 @@
 //!
 //! A sync costs processor time, and it is often over before the next group comes. Where many callers
 //! commit at once that ends in a sync for each of them, on processors that they all wait for. So the
-//! next frame waits for as many groups as the frames before had, but not longer than twice a sync. A
-//! few callers never wait: their frames have less than [`GATHER_LEAST`] groups.
+//! next frame waits for as many groups as frames had of late, but not longer than twice a sync. The
+//! number falls by one with each smaller frame. A few callers never wait: their frames have less than
+//! [`GATHER_LEAST`] groups.
 //!
-//! The same idea as `commit_delay` and `commit_siblings` of PostgreSQL, measured instead of set.
+//! PostgreSQL has `commit_delay` and `commit_siblings` for the same purpose; here both are measured.
 
 use std::time::Duration;
 
 use crate::limits::{GATHER_LEAST, MAX_GATHER};
 
-/// Number of groups that the next frame is expected to have, from those before it.
+/// Measurements from which the wait of the next frame follows.
 #[derive(Debug, Clone, Default)]
 pub struct Gather {
     expected: usize,
-    /// Duration of the last write and sync.
-    took: Duration,
+    last_sync: Duration,
 }
 
 impl Gather {
     /// Returns the number of groups to wait for, and the longest wait; `None` if the next frame is to
     /// be written at once.
     pub fn plan(&self) -> Option<(usize, Duration)> {
-        let is_worth = self.expected >= GATHER_LEAST;
-        is_worth.then(|| (self.expected, (2 * self.took).min(MAX_GATHER)))
+        let are_many = self.expected >= GATHER_LEAST;
+        are_many.then(|| (self.expected, (2 * self.last_sync).min(MAX_GATHER)))
     }
 
-    /// Counts a turn of the writer that had so many groups, whose last frame took so long.
-    pub fn note(&mut self, groups: usize, took: Duration) {
+    /// Notes that a turn of the writer had `groups` groups, and the duration of the last sync.
+    pub fn note(&mut self, groups: usize, last_sync: Duration) {
         self.expected = groups.max(self.expected.saturating_sub(1));
-        self.took = took;
+        self.last_sync = last_sync;
     }
 }
 

@@ -15,11 +15,13 @@ cstore_types::limits! {
     /// need no change of the file system's journal. At most as many as the small frames in a row have
     /// bytes.
     pub(crate) bytes ZERO_AHEAD_BYTES: u64 = 512 << 10;
-    /// Longest frame that has zeros written behind it.
+    /// Longest frame that has zeros behind it. The journal is a small part of the sync of a longer one.
     pub(crate) bytes ZERO_AHEAD_FRAME_BYTES: u64 = 64 << 10;
-    /// Least groups of the frames before for which the next frame waits for others.
+    /// Least number of expected groups for which a frame waits. Fewer callers would wait longer than a
+    /// shared sync saves.
     pub(crate) count GATHER_LEAST: usize = 4;
-    /// Longest wait of a frame for more groups. Twice the last sync, if that is less.
+    /// Longest wait of a frame for more groups, also if a sync takes longer: its duration collects them
+    /// then.
     pub(crate) time MAX_GATHER: Duration = Duration::from_micros(500);
     /// Attempts to read the same bytes at an open. If the last one fails with an error of the medium,
     /// the bytes count as damaged.

@@ -22,7 +22,7 @@ use crate::types::{Done, FileInfo, Location, Observer, Options, Record, Urgency}
 pub struct Log {
     shared: Arc<Shared>,
     hands: Mutex<Option<Hands>>,
-    /// True if callers do the writing.
+    /// True if callers write their groups themselves.
     by_callers: bool,
 }
 
@@ -226,7 +226,8 @@ impl Log {
         self.shared.files.free(urgency)
     }
 
-    /// Returns true if [`Self::free_bytes`] are at least `bytes`. Cheaper than that, as a rule.
+    /// Returns true if [`Self::free_bytes`] are at least `bytes`. Measures the file system only if the
+    /// allocated files do not suffice.
     pub fn has_free(&self, bytes: u64, urgency: Urgency) -> bool {
         self.shared.files.has_free(bytes, urgency)
     }

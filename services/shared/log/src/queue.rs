@@ -31,7 +31,7 @@ pub(crate) struct Queue {
     pub(crate) groups: VecDeque<Group>,
     pub(crate) bytes: usize,
     pub(crate) stop: Stop,
-    /// Number of groups for which the committer is woken.
+    /// Number of groups for which the committer is woken; 0 wakes it for each.
     pub(crate) wanted: usize,
 }
 
@@ -41,7 +41,7 @@ impl Queue {
         self.groups.push_back(group);
     }
 
-    /// Returns true if there is enough for a frame.
+    /// Returns true if the committer is to be woken: as many groups wait as it wants, or a full frame.
     pub(crate) fn is_enough(&self, max_frame_bytes: usize) -> bool {
         self.groups.len() >= self.wanted || self.bytes >= max_frame_bytes
     }

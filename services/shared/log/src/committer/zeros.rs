@@ -9,9 +9,10 @@
 //! Zeros cost the bandwidth of the disk. A frame has at most as many zeros behind it as the small
 //! frames in a row have bytes, so that all zeros are at most twice the bytes of the small frames,
 //! whatever the order of small and large ones. Large frames have none: one note in the journal covers
-//! many bytes.
+//! many bytes. Recycled files have none, because their blocks were written before.
 //!
-//! A reader sees what it saw before: a block that was allocated and never written reads as zeros.
+//! A block that was allocated and never written reads as zeros, too. Only a medium that cannot read a
+//! block of zeros makes a difference: it may have been a frame, so the end of the file is in doubt.
 
 use bytes::Bytes;
 
@@ -25,7 +26,7 @@ const ZEROS: &[u8] = &[0; 64 << 10];
 pub(super) struct ZeroAhead {
     /// Offset up to which the file is written.
     until: u64,
-    /// Bytes of small frames in a row.
+    /// Bytes of small frames since the last large one.
     run: u64,
 }
 

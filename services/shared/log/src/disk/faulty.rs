@@ -558,7 +558,7 @@ impl DiskFile for FaultyFile {
         })
     }
 
-    fn is_allocated(&self) -> io::Result<bool> {
+    fn is_overwritten_in_place(&self) -> io::Result<bool> {
         Ok(true)
     }
 

@@ -141,8 +141,8 @@ impl DiskFile for HookedDisk<Arc<dyn DiskFile>> {
         self.inner.set_len(len)
     }
 
-    fn is_allocated(&self) -> io::Result<bool> {
-        self.inner.is_allocated()
+    fn is_overwritten_in_place(&self) -> io::Result<bool> {
+        self.inner.is_overwritten_in_place()
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -208,12 +208,12 @@ pub trait DiskFile: Send + Sync + Debug {
     /// The system's.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Returns true if the space of the whole file is allocated. A write to it takes no more space
-    /// then.
+    /// Returns true if the space of the whole file is allocated, and a block that is written again
+    /// stays where it is. Copy-on-write file systems take new space for each write.
     ///
     /// # Errors
     /// The system's.
-    fn is_allocated(&self) -> io::Result<bool> {
+    fn is_overwritten_in_place(&self) -> io::Result<bool> {
         Ok(false)
     }
 

@@ -4,6 +4,7 @@
 //! made ─▶ idle ─▶ being prepared ─▶ prepared: its header is durable, under a name that is not of the log
 //!           ▲                           │ the next file of the log: its name is all that is left to do
 //!           └──── header out of date ◀──┘ another file came first, or the owner's superblock went on
+//!                 a file whose header cannot be written or synced is removed
 //! ```
 
 use std::sync::Arc;
@@ -56,6 +57,11 @@ impl Spare {
             len,
             state: State::Idle,
         }
+    }
+
+    /// Returns true if the spare was a file of the log.
+    pub(super) fn is_recycled(&self) -> bool {
+        self.name.ends_with(SPARE)
     }
 
     pub(super) const fn is_preparing(&self) -> bool {
@@ -146,7 +152,11 @@ impl Files {
             }
             return Err(LogError::io("name log file")(error));
         }
-        Ok(self.insert(id, prepared.out, spare.len, &prepared.bytes))
+        let file = self.insert(id, prepared.out, spare.len, &prepared.bytes);
+        Ok(NewFile {
+            is_recycled: spare.is_recycled(),
+            ..file
+        })
     }
 
     /// Returns true if a file can be made ready or prepared now.
@@ -174,8 +184,8 @@ impl Files {
         at.filter(|_| !has_prepared)
     }
 
-    /// Writes the header of the next file, so that the change to it costs little. What fails is done
-    /// when the file is taken.
+    /// Writes the header of the next file, so that the change to it costs little. A file that cannot
+    /// be opened is prepared when it is taken.
     pub(crate) fn prepare(&self, durable_seq: u64) {
         let (name, len, id) = {
             let mut inner = self.inner.lock();
@@ -210,14 +220,14 @@ impl Files {
             Ok(()) => turn.prepared = Some(Prepared { header, bytes, out }),
             Err(error) => {
                 failed(error);
-                self.give_up_spare(&name, len);
+                self.remove_failed_spare(&name, len);
             }
         }
     }
 
-    /// Removes a spare whose write or sync has failed. What the disk has of it is unknown, its length
-    /// included, and a later sync does not tell.
-    fn give_up_spare(&self, name: &str, len: u64) {
+    /// Removes a spare whose write or sync has failed. Its length may not be durable, and a later sync
+    /// that succeeds does not prove it.
+    fn remove_failed_spare(&self, name: &str, len: u64) {
         self.inner.lock().spares.retain(|spare| spare.name != name);
         if self.disk.remove(name).is_ok() {
             self.inner.lock().allocated -= len;
@@ -232,8 +242,8 @@ impl Files {
     pub(crate) fn adopt_ready(&self, names: &[String], others: u64) -> Result<(), LogError> {
         for name in names {
             let io = LogError::io("take files that are ready");
-            // The length is set again: the sync of the earlier process may have failed, and the next
-            // one is to cover it.
+            // The length is written again, so that the sync of the header covers it: the sync of an
+            // earlier process may have failed.
             let sized = |file: Arc<dyn DiskFile>| {
                 let len = file.size()?;
                 file.set_len(len).map(|()| len)

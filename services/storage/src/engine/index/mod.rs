@@ -344,8 +344,8 @@ impl Index {
         self.files.add(set.location, SET_KEY);
         self.totals.add_set(&set);
         let old = match self.refsets.entry(session) {
-            Entry::Vacant(none) => {
-                none.insert(Parts::One(part, set));
+            Entry::Vacant(session) => {
+                session.insert(Parts::One(part, set));
                 None
             }
             Entry::Occupied(mut parts) => parts.get_mut().insert(part, set),

@@ -6,7 +6,7 @@ use cstore_types::PartNo;
 
 use super::records::RefSet;
 
-/// At least one set. Most files have one part only, which takes no memory of its own.
+/// Sets of at least one part. The set of a session with one part, as most are, has no map.
 #[derive(Debug)]
 pub(super) enum Parts {
     One(PartNo, RefSet),

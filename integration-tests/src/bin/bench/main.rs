@@ -64,10 +64,10 @@ fn main() -> ExitCode {
     let mut results = run(&plan);
     if plan.memory {
         for contestant in &plan.contestants {
-            println!("peak memory of {}", contestant.name());
+            println!("memory of {}", contestant.name());
             let servers = contestant.start();
             results
-                .peaks
+                .memory
                 .push(memory::measure(&servers, plan.mib << 20));
         }
     }

@@ -1,4 +1,4 @@
-//! Peak memory of a contestant that has many names and many bytes.
+//! Memory of a contestant that has many names and many bytes.
 
 use crate::content::File;
 use crate::load::{Load, Request};
@@ -9,9 +9,17 @@ const NAMES: usize = 60_000;
 /// Large files.
 const LARGE: usize = 10;
 
-/// Returns the sum of the servers' peaks of resident memory in MB after 60,000 names and 10 large
-/// files, put to a new store and read once.
-pub(crate) fn measure(servers: &Servers, large: u64) -> f64 {
+/// Resident memory in MB, summed up over the servers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) peak: f64,
+    /// Memory after the last reply.
+    pub(crate) after: f64,
+}
+
+/// Returns the memory of the servers after 60,000 names and 10 large files, put to a new store and
+/// read once.
+pub(crate) fn measure(servers: &Servers, large: u64) -> Memory {
     let steps = [("names", NAMES, 32, 4 << 10), ("bulk", LARGE, 2, large)];
     for (group, count, clients, size) in steps {
         for is_put in [true, false] {
@@ -33,5 +41,8 @@ pub(crate) fn measure(servers: &Servers, large: u64) -> f64 {
             });
         }
     }
-    servers.peak_rss_mb()
+    Memory {
+        peak: servers.peak_rss_mb(),
+        after: servers.rss_mb(),
+    }
 }

@@ -140,15 +140,24 @@ impl Servers {
 
     /// Returns the sum of the processes' peaks of resident memory, in MB of 1,000,000 bytes.
     pub(crate) fn peak_rss_mb(&self) -> f64 {
-        let peak = |child: &Child| {
+        self.sum_of_status("VmHWM:")
+    }
+
+    /// Returns the sum of the processes' resident memory now, in MB of 1,000,000 bytes.
+    pub(crate) fn rss_mb(&self) -> f64 {
+        self.sum_of_status("VmRSS:")
+    }
+
+    fn sum_of_status(&self, field: &str) -> f64 {
+        let value = |child: &Child| {
             let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-            let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+            let line = status.lines().find(|line| line.starts_with(field));
             let kib: f64 = line
                 .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
                 .unwrap();
             kib * 1_024.0 / 1e6
         };
-        self.children.iter().map(peak).sum()
+        self.children.iter().map(value).sum()
     }
 }
 

@@ -100,7 +100,7 @@ fn markdown(plan: &Plan, results: &Results) -> String {
             .unwrap();
         }
     }
-    let mut peak_row = |title: &str, peaks: &[f64]| {
+    let mut memory_row = |title: &str, unit: &str, peaks: &[f64]| {
         if peaks.is_empty() {
             return;
         }
@@ -109,10 +109,16 @@ fn markdown(plan: &Plan, results: &Results) -> String {
             ratio_cell(Some(peaks[*judged] / peaks[*rival]), false)
         };
         let cells: Vec<String> = medians.chain(plan.pairs.iter().map(ratio)).collect();
-        writeln!(out, "| {title} | peak RSS MB | {} |", cells.join(" | ")).unwrap();
+        writeln!(out, "| {title} | {unit} | {} |", cells.join(" | ")).unwrap();
     };
-    peak_row("all rows above", &results.loaded_peaks);
-    peak_row(&memory_title(plan), &results.peaks);
+    memory_row("all rows above", "peak RSS MB", &results.loaded_peaks);
+    let (peaks, after): (Vec<f64>, Vec<f64>) = results
+        .memory
+        .iter()
+        .map(|memory| (memory.peak, memory.after))
+        .unzip();
+    memory_row(&memory_title(plan), "peak RSS MB", &peaks);
+    memory_row("", "RSS MB after it", &after);
 
     writeln!(out, "\n{}", legend(plan, results)).unwrap();
     out
@@ -191,7 +197,10 @@ fn json(plan: &Plan, results: &Results) -> Value {
         "disk_limits": limits,
         "rows": plan.rows.iter().map(|row| row_json(plan, results, *row)).collect::<Vec<_>>(),
         "peak_rss_mb_of_all_rows": results.loaded_peaks,
-        "peak_rss_mb_of_60000_names_and_10_large_files": results.peaks,
+        "peak_rss_mb_of_60000_names_and_10_large_files":
+            results.memory.iter().map(|memory| memory.peak).collect::<Vec<_>>(),
+        "rss_mb_after_60000_names_and_10_large_files":
+            results.memory.iter().map(|memory| memory.after).collect::<Vec<_>>(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::disk::Limits;
 use crate::machine::Machine;
+use crate::memory::Memory;
 use crate::processes::Servers;
 use crate::rows::{Figure, Measured, Row};
 
@@ -27,9 +28,8 @@ pub(crate) struct Results {
     pub(crate) others: f64,
     /// Peak memory in MB of each contestant after the rows.
     pub(crate) loaded_peaks: Vec<f64>,
-    /// Peak memory in MB of each contestant after 60,000 names and 10 large files. Empty if it was
-    /// not asked for.
-    pub(crate) peaks: Vec<f64>,
+    /// Memory of each contestant after 60,000 names and 10 large files. Empty if it was not asked for.
+    pub(crate) memory: Vec<Memory>,
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -56,7 +56,7 @@ impl Results {
             values: Vec::new(),
             others: 0.0,
             loaded_peaks: Vec::new(),
-            peaks: Vec::new(),
+            memory: Vec::new(),
         }
     }
 

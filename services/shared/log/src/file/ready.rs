@@ -164,14 +164,18 @@ impl Files {
         if self.options.ready_files == 0 {
             return false;
         }
-        let fs_free = self.fs_free(Urgency::Compaction);
-        let inner = self.inner.lock();
-        if inner.has_failed_to_prepare {
-            return false;
+        {
+            let inner = self.inner.lock();
+            if inner.has_failed_to_prepare {
+                return false;
+            }
+            let is_stocked = inner.spares.len() >= self.options.ready_files;
+            if is_stocked || self.to_prepare(&inner).is_some() {
+                return self.to_prepare(&inner).is_some();
+            }
         }
-        let is_stocked = inner.spares.len() >= self.options.ready_files;
-        let can_make = !is_stocked && self.new_room(&inner, fs_free) >= self.options.file_bytes;
-        can_make || self.to_prepare(&inner).is_some()
+        let fs_free = self.fs_free(Urgency::Compaction);
+        self.new_room(&self.inner.lock(), fs_free) >= self.options.file_bytes
     }
 
     /// Returns the place of the spare to prepare; `None` if one is prepared, or there is none.

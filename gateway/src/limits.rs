@@ -64,9 +64,12 @@ cstore_types::limits! {
     /// Tickets that one upload asks for to find a worker that can be reached. Then it is tried with
     /// the last one.
     pub(crate) count MAX_UPLOAD_TICKETS: u32 = 4;
-    /// Tickets for small uploads that one call to the master gets. The next call follows when they
-    /// are used up.
+    /// Tickets for small uploads that one call to the master gets.
     pub(crate) count TICKET_BATCH: u32 = 32;
+    /// Tickets of a tenant in stock below which the next batch is fetched.
+    pub(crate) count MIN_STOCKED_TICKETS: usize = 8;
+    /// Batches of tickets that a request waits for while others use them up.
+    pub(crate) count MAX_TICKET_FETCHES: usize = 64;
     /// Age of a ticket in stock after which it is dropped.
     pub(crate) time MAX_TICKET_AGE: Duration = Duration::from_secs(30);
     /// Most tenants with tickets in stock. The stock of all is dropped for another one.

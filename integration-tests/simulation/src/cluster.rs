@@ -14,6 +14,10 @@ use cstore_node::clock::Clock;
 use cstore_node::{ByteSize, HostPort, Shutdown};
 use cstore_testkit::secret;
 use cstore_types::{Chunking, NodeId, error_chain};
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, try_join_all};
+use rand::RngExt;
+use rand::rngs::StdRng;
 use turmoil::Sim;
 
 use crate::book::Book;
@@ -45,14 +49,34 @@ impl Clock for SimulatedClock {
     }
 }
 
-/// Names of all nodes, the master first.
-pub(crate) fn nodes() -> Vec<String> {
-    let workers = (1..=WORKERS).map(|n| format!("worker-{n}"));
-    let storages = (1..=STORAGES).map(|n| format!("storage-{n}"));
-    std::iter::once("master".to_owned())
-        .chain(workers)
-        .chain(storages)
-        .collect()
+/// How roles are spread over the nodes of the simulated network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// A node for each role.
+    Apart,
+    /// One node with all roles, as `cstore dev` has them. Its network name is that of the master.
+    OneProcess,
+}
+
+/// Node of the master.
+const MASTER: &str = "master";
+
+fn worker_name(n: usize) -> String {
+    format!("worker-{n}")
+}
+
+fn storage_name(n: usize) -> String {
+    format!("storage-{n}")
+}
+
+/// Returns the names of all nodes of the network, the master first.
+pub(crate) fn nodes(setup: Setup) -> Vec<String> {
+    let mut nodes = vec![MASTER.to_owned()];
+    if setup == Setup::Apart {
+        nodes.extend((1..=WORKERS).map(worker_name));
+        nodes.extend((1..=STORAGES).map(storage_name));
+    }
+    nodes
 }
 
 /// A disk and how it comes back from crashes.
@@ -101,163 +125,213 @@ fn ended(
     Ok(())
 }
 
-/// Puts the master on the network and answers its address.
-pub(crate) fn add_master(
+/// Where a role is reached, and how it reaches others.
+#[derive(Clone)]
+struct Door {
+    host: String,
+    port: u16,
+    dial: Dial,
+    /// Roles of the same process.
+    local: LocalServers,
+}
+
+impl Door {
+    /// Returns the door of a role on the simulated node `node`.
+    fn of(node: &str, port: u16, resets: &Resets, local: &LocalServers) -> Self {
+        Self {
+            host: turmoil::lookup(node).to_string(),
+            port,
+            dial: resets.dial(node),
+            local: local.clone(),
+        }
+    }
+
+    async fn io(&self) -> std::io::Result<RoleIo> {
+        let io = RoleIo {
+            addr: format!("{}:{}", self.host, self.port),
+            incoming: io::listen(self.port).await?,
+            dial_frames: self.dial.clone(),
+            dial: self.dial.clone(),
+        };
+        Ok(io.within(self.local.clone()))
+    }
+}
+
+/// Puts the nodes on the network and returns the address of the master.
+pub(crate) fn add(
     sim: &mut Sim<'_>,
+    setup: Setup,
     dir: PathBuf,
-    seed: u64,
+    rng: &mut StdRng,
+    resets: &Resets,
     book: &Rc<RefCell<Book>>,
 ) -> IpAddr {
-    let (platter, book) = (Platter::new(seed), book.clone());
-    sim.host("master", move || {
-        let (dir, platter, book) = (dir.clone(), platter.clone(), book.clone());
-        async move {
-            // The index is what may be lost at any time; without it the next life replays the log.
-            let _ = std::fs::remove_dir_all(dir.join("index"));
-            let config = cstore_master::Config {
-                tls: None,
-                local: LocalServers::default(),
-                dir,
-                chunking: Chunking::fixed(BLOCK as u64)?,
-                storage_nodes: STORAGES,
-                heartbeat: HEARTBEAT,
-                release_delay: Duration::ZERO,
-                drain_timeout: Duration::from_secs(10),
-                ticket_ttl: TICKET_TTL,
-                snapshot_bytes: ByteSize::from_mib(64),
-                reflection: false,
-            };
-            // The master calls nobody.
-            let io = RoleIo {
-                addr: format!("master:{MASTER_PORT}"),
-                incoming: io::listen(MASTER_PORT).await?,
-                dial: Dial::tcp(),
-                dial_frames: Dial::tcp(),
-            };
-            let run = cstore_master::run_over(
-                config,
-                secret(),
-                io,
-                Some(cstore_master::Simulated {
-                    log: platter.next_life(),
-                    clock: Arc::new(SimulatedClock),
-                }),
-                Readiness::new(&[]),
-                RoleMetrics::default(),
-                Shutdown::new(),
-            );
-            ended(&book, "master", Box::pin(run).await)
-        }
+    let log = Platter::new(rng.random());
+    let disks: Vec<Platter> = (0..STORAGES).map(|_| Platter::new(rng.random())).collect();
+    match setup {
+        Setup::Apart => add_apart(sim, dir, &log, &disks, resets, book),
+        Setup::OneProcess => add_process(sim, dir, log, disks, resets, book),
+    }
+    sim.lookup(MASTER)
+}
+
+/// Each role is a node of its own.
+fn add_apart(
+    sim: &mut Sim<'_>,
+    dir: PathBuf,
+    log: &Platter,
+    disks: &[Platter],
+    resets: &Resets,
+    book: &Rc<RefCell<Book>>,
+) {
+    let door = {
+        let resets = resets.clone();
+        move |node: &str, port| Door::of(node, port, &resets, &LocalServers::default())
+    };
+    let (own, log, to) = (book.clone(), log.clone(), door.clone());
+    sim.host(MASTER, move || {
+        let door = to(MASTER, MASTER_PORT);
+        master(dir.clone(), log.clone(), door, own.clone())
     });
-    sim.lookup("master")
+    for n in 1..=WORKERS {
+        let (own, to) = (book.clone(), door.clone());
+        sim.host(worker_name(n), move || {
+            worker(n, to(&worker_name(n), WORKER_PORT), own.clone())
+        });
+    }
+    for (n, disk) in (1..).zip(disks.iter().cloned()) {
+        let (own, to) = (book.clone(), door.clone());
+        sim.host(storage_name(n), move || {
+            let door = to(&storage_name(n), STORAGE_PORT);
+            storage(n, disk.clone(), door, own.clone())
+        });
+    }
+}
+
+/// All roles are one process, which calls itself without a network.
+fn add_process(
+    sim: &mut Sim<'_>,
+    dir: PathBuf,
+    log: Platter,
+    disks: Vec<Platter>,
+    resets: &Resets,
+    book: &Rc<RefCell<Book>>,
+) {
+    let (resets, book) = (resets.clone(), book.clone());
+    sim.host(MASTER, move || {
+        // A list for each life of the process.
+        let local = LocalServers::default();
+        let door = |port| Door::of(MASTER, port, &resets, &local);
+        let mut roles: Vec<LocalBoxFuture<'static, turmoil::Result>> = Vec::new();
+        let of_master = master(dir.clone(), log.clone(), door(MASTER_PORT), book.clone());
+        roles.push(of_master.boxed_local());
+        for n in 1..=WORKERS {
+            let port = WORKER_PORT + n as u16;
+            roles.push(worker(n, door(port), book.clone()).boxed_local());
+        }
+        for (n, disk) in (1..).zip(&disks) {
+            let port = STORAGE_PORT + n as u16;
+            roles.push(storage(n, disk.clone(), door(port), book.clone()).boxed_local());
+        }
+        async move { try_join_all(roles).await.map(drop) }
+    });
+}
+
+async fn master(
+    dir: PathBuf,
+    log: Platter,
+    door: Door,
+    book: Rc<RefCell<Book>>,
+) -> turmoil::Result {
+    // The index is what may be lost at any time; without it the next life replays the log.
+    let _ = std::fs::remove_dir_all(dir.join("index"));
+    let config = cstore_master::Config {
+        tls: None,
+        local: door.local.clone(),
+        dir,
+        chunking: Chunking::fixed(BLOCK as u64)?,
+        storage_nodes: STORAGES,
+        heartbeat: HEARTBEAT,
+        release_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(10),
+        ticket_ttl: TICKET_TTL,
+        snapshot_bytes: ByteSize::from_mib(64),
+        reflection: false,
+    };
+    let run = cstore_master::run_over(
+        config,
+        secret(),
+        door.io().await?,
+        Some(cstore_master::Simulated {
+            log: log.next_life(),
+            clock: Arc::new(SimulatedClock),
+        }),
+        Readiness::new(&[]),
+        RoleMetrics::default(),
+        Shutdown::new(),
+    );
+    ended(&book, MASTER, Box::pin(run).await)
 }
 
 pub(crate) fn master_addr(master: IpAddr) -> HostPort {
     HostPort::new(master.to_string(), MASTER_PORT)
 }
 
-pub(crate) fn add_worker(
-    sim: &mut Sim<'_>,
-    n: usize,
-    master: IpAddr,
-    resets: &Resets,
-    book: &Rc<RefCell<Book>>,
-) {
-    let (name, book, resets) = (format!("worker-{n}"), book.clone(), resets.clone());
-    sim.host(name.clone(), move || {
-        let (name, book, dial) = (name.clone(), book.clone(), resets.dial(&name));
-        async move {
-            let config = cstore_worker::Config {
-                tls: None,
-                local: LocalServers::default(),
-                node: NodeId::new(name.as_str())?,
-                master: master_addr(master),
-                advertise_host: turmoil::lookup(name.as_str()).to_string(),
-                retry_step: RETRY_STEP,
-                drain_timeout: Duration::from_secs(10),
-                memory_budget: ByteSize::from_mib(16),
-                reflection: false,
-            };
-            let addr = format!("{}:{WORKER_PORT}", config.advertise_host);
-            let incoming = io::listen(WORKER_PORT).await?;
-            let io = RoleIo {
-                addr,
-                incoming,
-                dial_frames: dial.clone(),
-                dial,
-            };
-            let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
-            let run = cstore_worker::run_over(
-                config,
-                secret(),
-                io,
-                Arc::new(SimulatedClock),
-                readiness,
-                metrics,
-                Shutdown::new(),
-            );
-            ended(&book, &name, Box::pin(run).await)
-        }
-    });
+async fn worker(n: usize, door: Door, book: Rc<RefCell<Book>>) -> turmoil::Result {
+    let name = worker_name(n);
+    let config = cstore_worker::Config {
+        tls: None,
+        local: door.local.clone(),
+        node: NodeId::new(name.as_str())?,
+        master: master_addr(turmoil::lookup(MASTER)),
+        advertise_host: door.host.clone(),
+        retry_step: RETRY_STEP,
+        drain_timeout: Duration::from_secs(10),
+        memory_budget: ByteSize::from_mib(16),
+        reflection: false,
+    };
+    let run = cstore_worker::run_over(
+        config,
+        secret(),
+        door.io().await?,
+        Arc::new(SimulatedClock),
+        Readiness::new(&[]),
+        RoleMetrics::default(),
+        Shutdown::new(),
+    );
+    ended(&book, &name, Box::pin(run).await)
 }
 
-pub(crate) fn add_storage(
-    sim: &mut Sim<'_>,
-    n: usize,
-    master: IpAddr,
-    seed: u64,
-    resets: &Resets,
-    book: &Rc<RefCell<Book>>,
-) {
-    let (name, book, resets) = (format!("storage-{n}"), book.clone(), resets.clone());
-    let platter = Platter::new(seed);
-    sim.host(name.clone(), move || {
-        let (name, book, platter, dial) = (
-            name.clone(),
-            book.clone(),
-            platter.clone(),
-            resets.dial(&name),
-        );
-        async move {
-            let config = cstore_storage::Config {
-                has_new_name: false,
-                tls: None,
-                local: LocalServers::default(),
-                disk: PathBuf::from(&name),
-                node: NodeId::new(name.as_str())?,
-                master: master_addr(master),
-                advertise_host: turmoil::lookup(name.as_str()).to_string(),
-                failure_domain: String::new(),
-                capacity: cstore_storage::MIN_FS_SIZE,
-                is_capacity_default: false,
-                block_size: ByteSize::new(BLOCK as u64),
-                fresh_start: false,
-                erase: None,
-                retry_step: RETRY_STEP,
-                drain_timeout: Duration::from_secs(10),
-                max_connections: 64,
-                open_files: 4,
-            };
-            let addr = format!("{}:{STORAGE_PORT}", config.advertise_host);
-            let incoming = io::listen(STORAGE_PORT).await?;
-            let io = RoleIo {
-                addr,
-                incoming,
-                dial_frames: dial.clone(),
-                dial,
-            };
-            let (readiness, metrics) = (Readiness::new(&[]), RoleMetrics::default());
-            let disk = platter.next_life();
-            let run = cstore_storage::run_over(
-                config,
-                secret(),
-                io,
-                disk,
-                readiness,
-                metrics,
-                Shutdown::new(),
-            );
-            ended(&book, &name, Box::pin(run).await)
-        }
-    });
+async fn storage(n: usize, disk: Platter, door: Door, book: Rc<RefCell<Book>>) -> turmoil::Result {
+    let name = storage_name(n);
+    let config = cstore_storage::Config {
+        has_new_name: false,
+        tls: None,
+        local: door.local.clone(),
+        disk: PathBuf::from(&name),
+        node: NodeId::new(name.as_str())?,
+        master: master_addr(turmoil::lookup(MASTER)),
+        advertise_host: door.host.clone(),
+        failure_domain: String::new(),
+        capacity: cstore_storage::MIN_FS_SIZE,
+        is_capacity_default: false,
+        block_size: ByteSize::new(BLOCK as u64),
+        fresh_start: false,
+        erase: None,
+        retry_step: RETRY_STEP,
+        drain_timeout: Duration::from_secs(10),
+        max_connections: 64,
+        open_files: 4,
+    };
+    let io = door.io().await?;
+    let run = cstore_storage::run_over(
+        config,
+        secret(),
+        io,
+        disk.next_life(),
+        Readiness::new(&[]),
+        RoleMetrics::default(),
+        Shutdown::new(),
+    );
+    ended(&book, &name, Box::pin(run).await)
 }

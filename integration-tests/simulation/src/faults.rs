@@ -11,7 +11,6 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use turmoil::Sim;
 
-use crate::cluster;
 use crate::io::Resets;
 
 /// Faults strike within this time.
@@ -37,8 +36,7 @@ enum Fault {
 }
 
 impl Fault {
-    fn random(rng: &mut StdRng, clients: &[String]) -> Self {
-        let nodes = cluster::nodes();
+    fn random(rng: &mut StdRng, nodes: &[String], clients: &[String]) -> Self {
         let any = |rng: &mut StdRng| nodes.choose(rng).expect("there are nodes").clone();
         match rng.random_range(0..10) {
             0 | 1 => Self::Crash(any(rng)),
@@ -156,6 +154,7 @@ impl Plan {
     /// Plans random faults from `start` on.
     pub(crate) fn random(
         rng: &mut StdRng,
+        nodes: &[String],
         clients: &[String],
         start: Duration,
         cut_off: CutOff,
@@ -165,7 +164,7 @@ impl Plan {
         let ms = Duration::from_millis;
         let fault = |rng: &mut StdRng| {
             let begin = start + ms(rng.random_range(0..FAULTS.as_millis() as u64 * 4 / 5));
-            let fault = Fault::random(rng, clients);
+            let fault = Fault::random(rng, nodes, clients);
             let longest = if matches!(fault, Fault::LoseAnswers(..)) {
                 MOMENT_MS
             } else {

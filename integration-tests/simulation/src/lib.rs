@@ -18,4 +18,5 @@ mod faults;
 mod io;
 mod run;
 
+pub use cluster::Setup;
 pub use run::{Outcome, run};

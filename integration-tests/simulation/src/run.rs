@@ -12,7 +12,7 @@ use turmoil::Builder;
 
 use crate::book::Book;
 use crate::client::{Client, Progress, Shared};
-use crate::cluster;
+use crate::cluster::{self, Setup};
 use crate::faults::{CutOff, Plan};
 use crate::io::Resets;
 
@@ -41,7 +41,7 @@ pub struct Outcome {
 ///
 /// # Panics
 /// When the machine gives no temporary folder.
-pub fn run(seed: u64) -> Outcome {
+pub fn run(seed: u64, setup: Setup) -> Outcome {
     let dir = folder();
     let mut rng = StdRng::seed_from_u64(seed);
     cstore_types::seed_identities(rng.random());
@@ -62,20 +62,9 @@ pub fn run(seed: u64) -> Outcome {
         resets: Resets::default(),
         clients: CLIENTS,
     };
-    let master = cluster::add_master(&mut sim, dir.path().into(), rng.random(), &shared.book);
-    for n in 1..=cluster::WORKERS {
-        cluster::add_worker(&mut sim, n, master, &shared.resets, &shared.book);
-    }
-    for n in 1..=cluster::STORAGES {
-        cluster::add_storage(
-            &mut sim,
-            n,
-            master,
-            rng.random(),
-            &shared.resets,
-            &shared.book,
-        );
-    }
+    let (resets, book) = (&shared.resets, &shared.book);
+    let dir_of_master = dir.path().into();
+    let master = cluster::add(&mut sim, setup, dir_of_master, &mut rng, resets, book);
     let clients: Vec<String> = (1..=CLIENTS).map(|n| format!("client-{n}")).collect();
     for id in &clients {
         let (own, rng, shared) = (
@@ -89,7 +78,7 @@ pub fn run(seed: u64) -> Outcome {
     }
     // One latency for each link, so that what is sent in one moment does not draw for the order of
     // its arrival.
-    let everyone: Vec<String> = cluster::nodes()
+    let everyone: Vec<String> = cluster::nodes(setup)
         .into_iter()
         .chain(clients.iter().cloned())
         .collect();
@@ -102,7 +91,7 @@ pub fn run(seed: u64) -> Outcome {
             );
         }
     }
-    drive(&mut sim, &mut rng, &clients, &shared);
+    drive(&mut sim, setup, &mut rng, &clients, &shared);
     let simulated = sim.elapsed();
     drop(sim);
     let book = shared.book.borrow();
@@ -124,7 +113,13 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// Steps until the clients are done or something must not be.
-fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], shared: &Shared) {
+fn drive(
+    sim: &mut turmoil::Sim<'_>,
+    setup: Setup,
+    rng: &mut StdRng,
+    clients: &[String],
+    shared: &Shared,
+) {
     let Shared {
         book,
         progress,
@@ -149,6 +144,7 @@ fn drive(sim: &mut turmoil::Sim<'_>, rng: &mut StdRng, clients: &[String], share
                 let start = sim.elapsed();
                 plan = Some(Plan::random(
                     rng,
+                    &cluster::nodes(setup),
                     clients,
                     start,
                     cut_off.clone(),

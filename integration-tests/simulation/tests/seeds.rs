@@ -6,12 +6,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cstore_simulation::{Outcome, run};
+use cstore_simulation::{Outcome, Setup, run};
 use cstore_testkit::{seed, seed_and_cases};
 
 /// Runs one seed on a thread of its own, so that nothing is left over from the seed before.
-fn run_alone(seed: u64) -> Outcome {
-    std::thread::spawn(move || run(seed)).join().unwrap()
+fn run_alone(seed: u64, setup: Setup) -> Outcome {
+    std::thread::spawn(move || run(seed, setup)).join().unwrap()
 }
 
 /// Sums over many runs.
@@ -25,7 +25,7 @@ struct Sums {
 }
 
 /// Runs seeds on all cores until one is violated. Returns that one, and the sums.
-fn first_violated(seeds: std::ops::Range<u64>) -> (Option<(u64, Outcome)>, Sums) {
+fn first_violated(seeds: std::ops::Range<u64>, setup: Setup) -> (Option<(u64, Outcome)>, Sums) {
     let (next, shared) = (
         AtomicU64::new(seeds.start),
         Mutex::new((None, Sums::default())),
@@ -39,7 +39,7 @@ fn first_violated(seeds: std::ops::Range<u64>) -> (Option<(u64, Outcome)>, Sums)
                     if seed >= seeds.end {
                         return;
                     }
-                    let outcome = run_alone(seed);
+                    let outcome = run_alone(seed, setup);
                     let (found, sums) = &mut *shared.lock().unwrap();
                     sums.seeds += 1;
                     sums.acknowledged += outcome.acknowledged;
@@ -66,10 +66,20 @@ fn show(seed: u64, outcome: &Outcome) -> String {
 
 #[test]
 fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
-    let (first, cases) = seed_and_cases(1, 500);
+    println!("{}", nothing_is_lost(Setup::Apart, 500));
+}
+
+#[test]
+fn i12_nothing_acknowledged_is_lost_by_one_process_with_all_roles() {
+    println!("{}", nothing_is_lost(Setup::OneProcess, 200));
+}
+
+/// Runs seeds and returns a summary. Panics with the trace of the first one that is violated.
+fn nothing_is_lost(setup: Setup, cases: u64) -> String {
+    let (first, cases) = seed_and_cases(1, cases);
     let start = tokio::time::Instant::now();
-    let (found, sums) = first_violated(first..first + cases);
-    println!("{sums:?} in {:?}", start.elapsed());
+    let (found, sums) = first_violated(first..first + cases, setup);
+    let took = start.elapsed();
     if let Some((seed, outcome)) = found {
         panic!("{}", show(seed, &outcome));
     }
@@ -77,14 +87,16 @@ fn i12_nothing_acknowledged_is_lost_and_everything_heals() {
         sums.acknowledged > 5 * cases,
         "the runs do too little: {sums:?}"
     );
+    format!("{setup:?}: {sums:?} in {took:?}")
 }
 
 /// A failing seed can be repeated: the traces name every call with its answer and its millisecond.
+/// Runs of one process can differ after a crash.
 #[test]
 fn the_same_seed_is_the_same_run() {
     let first = seed(1);
     for seed in first..first + 10 {
-        let (one, two) = (run_alone(seed), run_alone(seed));
+        let (one, two) = (run_alone(seed, Setup::Apart), run_alone(seed, Setup::Apart));
         let same = one
             .trace
             .iter()

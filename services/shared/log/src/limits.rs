@@ -22,7 +22,7 @@ cstore_types::limits! {
     pub(crate) count GATHER_LEAST: usize = 4;
     /// Longest wait of a frame for more groups, also if a sync takes longer: its duration collects them
     /// then.
-    pub(crate) time MAX_GATHER: Duration = Duration::from_micros(500);
+    pub(crate) time MAX_GATHER: Duration = Duration::from_millis(1);
     /// Attempts to read the same bytes at an open. If the last one fails with an error of the medium,
     /// the bytes count as damaged.
     pub(crate) count READ_ATTEMPTS: usize = 2;

@@ -43,17 +43,17 @@ impl Chunking {
 }
 
 /// Length of the longest text of a chunking: the name and a number of 32 bits.
-const MAX_TEXT: usize = 6 + 10;
+const TEXT_BYTES: usize = 6 + 10;
 
 impl fmt::Display for Chunking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(size) => {
                 // Written in one piece, so that a string is allocated once.
-                let mut text = [0; MAX_TEXT];
+                let mut text = [0; TEXT_BYTES];
                 let mut unused = &mut text[..];
                 write!(unused, "fixed:{size}").map_err(|_| fmt::Error)?;
-                let len = MAX_TEXT - unused.len();
+                let len = TEXT_BYTES - unused.len();
                 f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
             }
         }

@@ -33,7 +33,7 @@ impl ETagBuilder {
 }
 
 /// Length of the longest ETag: 32 digits, a dash, the number of blocks.
-const MAX_TEXT: usize = 32 + 1 + 20;
+const TEXT_BYTES: usize = 32 + 1 + 20;
 
 /// A text that is not an ETag of C-Store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,12 +50,12 @@ pub struct ETag {
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Written in one piece, so that a string is allocated once.
-        let mut text = [0; MAX_TEXT];
+        let mut text = [0; TEXT_BYTES];
         let (digits, rest) = text.split_at_mut(2 * self.md5.len());
         hex::encode_to_slice(self.md5, digits).map_err(|_| fmt::Error)?;
         let mut unused = &mut *rest;
         write!(unused, "-{}", self.blocks).map_err(|_| fmt::Error)?;
-        let len = MAX_TEXT - unused.len();
+        let len = TEXT_BYTES - unused.len();
         f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
     }
 }

@@ -81,6 +81,28 @@ fn i7_each_urgency_leaves_its_reserve_to_the_next() {
     assert!(log.allocated_bytes() <= 512 << 10);
 }
 
+/// What the allocated files do not have is asked of the file system, each time.
+#[test]
+fn i7_a_new_file_leaves_the_floor_of_the_file_system_to_others() {
+    let (faulty, disk) = memory();
+    let (total, floor) = (256 << 10, 128 << 10);
+    faulty.bound(total, 0);
+    let options = Options {
+        reserve_bytes: 4 << 10,
+        floor_bytes: floor,
+        ..options()
+    };
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    let fill = |urgency| while append(&log, "k", vec![1; 4_000], urgency).is_ok() {};
+    fill(Urgency::Normal);
+    let room = log.fs_room().unwrap();
+    assert!(room.free >= floor, "{room:?}");
+    assert!(!log.has_free(4_000, Urgency::Normal));
+    assert!(log.has_free(4_000, Urgency::Urgent));
+    fill(Urgency::Urgent);
+    assert!(log.fs_room().unwrap().free < floor);
+}
+
 #[test]
 fn i7_only_compaction_may_use_its_part_of_the_reserve() {
     let (_, disk) = memory();

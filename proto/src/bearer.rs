@@ -23,7 +23,7 @@ const SKEW: i64 = 60;
 
 /// Length of an HMAC-SHA256.
 const PROOF_BYTES: usize = 32;
-/// Capacity of a new bearer: no bearer of a node is longer.
+/// Capacity for a bearer: caller, expiry and proof need less.
 const BEARER_BYTES: usize = 96;
 
 /// Scope of an operator's bearer.
@@ -84,7 +84,7 @@ impl Signer {
             .into_bytes();
         let mut digits = [0; 2 * PROOF_BYTES];
         let mut bearer = String::with_capacity(BEARER_BYTES);
-        // Neither can fail: the lengths fit, and a string takes everything.
+        // The digits fit, and a write to a string cannot fail.
         let _ = hex::encode_to_slice(proof, &mut digits);
         let _ = write!(bearer, "{}.{expiry}.", self.caller);
         bearer.extend(digits.map(char::from));

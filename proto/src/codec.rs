@@ -1,7 +1,7 @@
-//! Codec of gRPC messages: protobuf, with buffers as small as the messages.
+//! Codec of gRPC messages: protobuf in buffers of the size of a message.
 //!
-//! The codec of `tonic_prost` begins each message with a buffer of 8 KiB, and lets it grow while the
-//! message is written. Most of our messages have some hundred bytes.
+//! The codec of `tonic_prost` allocates 8 KiB for each message and lets the buffer grow while it
+//! encodes. Most messages of C-Store have some hundred bytes.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// Codec for requests and answers of types `T` and `U`.
 #[derive(Debug, Clone)]
-pub struct MessageCodec<T, U>(PhantomData<(T, U)>);
+pub(crate) struct MessageCodec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for MessageCodec<T, U> {
     fn default() -> Self {
@@ -39,9 +39,9 @@ where
     }
 }
 
-/// Encoder that allocates the whole message at once.
+/// Encoder that reserves the length of a message before it encodes the message.
 #[derive(Debug, Clone)]
-pub struct MessageEncoder<T>(ProstEncoder<T>);
+pub(crate) struct MessageEncoder<T>(ProstEncoder<T>);
 
 impl<T: Message> Encoder for MessageEncoder<T> {
     type Item = T;
@@ -58,9 +58,9 @@ impl<T: Message> Encoder for MessageEncoder<T> {
 }
 
 fn buffer_settings() -> BufferSettings {
-    /// First buffer of a stream of messages, in bytes.
-    const FIRST_BUFFER: usize = 512;
-    /// Encoded bytes that a stream sends at once: the default of tonic.
-    const SENT_AT_ONCE: usize = 32 << 10;
-    BufferSettings::new(FIRST_BUFFER, SENT_AT_ONCE)
+    /// Bytes of the first buffer of a stream.
+    const BUFFER: usize = 512;
+    /// Encoded bytes from which a stream sends its buffer: the default of tonic.
+    const YIELD_THRESHOLD: usize = 32 << 10;
+    BufferSettings::new(BUFFER, YIELD_THRESHOLD)
 }

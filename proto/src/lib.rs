@@ -17,7 +17,6 @@ pub use access::{ACCESS, may_call};
 #[cfg(feature = "simulated")]
 pub use bearer::set_bearer_clock;
 pub use bearer::{BearerError, Signer, Verifier};
-pub use codec::{MessageCodec, MessageEncoder};
 pub use convert::{
     FieldError, FieldProblem, cluster_uuid, digest, file_name, metadata, node_id, placement,
     placement_map, session, session_usage, sha256, store_uuid, tenant, write_condition,

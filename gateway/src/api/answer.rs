@@ -110,7 +110,7 @@ pub(crate) fn stored(
     Ok(response)
 }
 
-/// Bytes of a buffer that fits the JSON about one file.
+/// Capacity for the JSON of one file.
 const USUAL_BODY: usize = 512;
 
 /// A JSON answer that no cache keeps.

@@ -1,8 +1,8 @@
 //! Tickets in stock for small files: one call to the master gets many, so that a small PUT costs
 //! two hops instead of three. They name no file; the name is judged when the upload commits.
 //!
-//! One task for each tenant fetches tickets, also if the request that began it is gone. It begins
-//! when few tickets are left, so that requests seldom wait for it.
+//! A task of the tenant fetches the next batch as soon as few tickets are left, so that requests seldom
+//! wait for the master. The task goes on if the request that started it is dropped.
 //!
 //! A ticket is dropped when it is older than [`MAX_TICKET_AGE`], far below the master's own limit,
 //! and when its worker is no longer ready or cannot be reached, or the master says that it writes
@@ -30,11 +30,10 @@ pub(crate) struct Tickets(Arc<Mutex<Stock>>);
 
 #[derive(Debug, Default)]
 struct Stock {
-    /// A ticket is good for its tenant only.
+    /// Tickets by tenant: a ticket is valid for one tenant only.
     tenants: HashMap<Tenant, Shelf>,
-    /// Number of times that all tickets were dropped. Tickets that were fetched meanwhile are dropped
-    /// as well.
-    drops: u64,
+    /// Counts the calls of [`Tickets::clear`]. A fetch that was running during one drops its tickets.
+    clears: u64,
 }
 
 #[derive(Debug, Default)]
@@ -43,14 +42,15 @@ struct Shelf {
     fetch: Option<Fetch>,
 }
 
-/// The result of a running fetch, `None` until it ends.
+/// Result of a fetch; `None` while the fetch is running.
 type Fetch = watch::Receiver<Option<Result<(), Status>>>;
 
 impl Tickets {
-    /// Returns a ticket for a worker that is `usable`; when the master names no such worker, for any.
+    /// Takes a ticket of a worker that is `usable`, or of any worker if a new batch has no such ticket.
     ///
     /// # Errors
-    /// The master's; `unavailable` if others have used up every batch that came.
+    /// The status of the master; `unavailable` if other requests took all tickets of
+    /// [`MAX_TICKET_FETCHES`] batches.
     pub(crate) async fn take(
         &self,
         master: &MasterClient,
@@ -61,12 +61,12 @@ impl Tickets {
         for _ in 0..MAX_TICKET_FETCHES {
             let mut fetch = {
                 let mut stock = self.0.lock();
-                let drops = stock.drops;
+                let clears = stock.clears;
                 let shelf = stock.shelf(tenant);
                 let ticket = shelf.take(&usable, has_waited);
                 let is_low = shelf.tickets.len() < MIN_STOCKED_TICKETS;
                 if is_low && !shelf.is_fetching() {
-                    shelf.fetch = Some(self.begin_to_fetch(master, tenant, drops));
+                    shelf.fetch = Some(self.begin_to_fetch(master, tenant, clears));
                 }
                 if let Some(ticket) = ticket {
                     return Ok(ticket);
@@ -74,7 +74,7 @@ impl Tickets {
                 shelf.fetch.clone()
             };
             if let Some(fetch) = &mut fetch {
-                // An error says that the task is gone: the next try begins another one.
+                // `wait_for` fails if the task is gone. The next round starts another task.
                 if let Ok(ended) = fetch.wait_for(Option::is_some).await
                     && let Some(Err(status)) = &*ended
                 {
@@ -91,21 +91,21 @@ impl Tickets {
     /// Drops all tickets in stock.
     pub(crate) fn clear(&self) {
         let mut stock = self.0.lock();
-        stock.drops += 1;
+        stock.clears += 1;
         for shelf in stock.tenants.values_mut() {
             shelf.tickets.clear();
         }
     }
 
-    fn begin_to_fetch(&self, master: &MasterClient, tenant: &Tenant, drops: u64) -> Fetch {
+    fn begin_to_fetch(&self, master: &MasterClient, tenant: &Tenant, clears: u64) -> Fetch {
         let (ended, fetch) = watch::channel(None);
         let (tickets, master, tenant) = (self.clone(), master.clone(), tenant.clone());
         let fetching = async move {
             let fetched = fetch_batch(&master, &tenant).await;
-            let result = tickets.0.lock().put(&tenant, fetched, drops);
+            let result = tickets.0.lock().put(&tenant, fetched, clears);
             ended.send_replace(Some(result));
         };
-        // Its call has a deadline, and ends also if nobody waits for it.
+        // Detached, because other requests wait for the result. The deadline of the call bounds the task.
         drop(spawn("fetch tickets", fetching));
         fetch
     }
@@ -126,7 +126,8 @@ async fn fetch_batch(master: &MasterClient, tenant: &Tenant) -> Result<Vec<v1::T
 }
 
 impl Stock {
-    /// Returns the shelf of a tenant. Drops those of all others if there are too many.
+    /// Returns the shelf of a tenant, adding it if it is missing. Drops all other shelves if there
+    /// would be more than [`MAX_STOCKED_TENANTS`].
     fn shelf(&mut self, tenant: &Tenant) -> &mut Shelf {
         if self.tenants.len() >= MAX_STOCKED_TENANTS && !self.tenants.contains_key(tenant) {
             self.tenants.clear();
@@ -134,15 +135,15 @@ impl Stock {
         self.tenants.entry(tenant.clone()).or_default()
     }
 
-    /// Ends the fetch of a tenant. Tickets are dropped if `drops` is not current any more, or the
-    /// tenant has no shelf.
+    /// Puts fetched tickets on the shelf of a tenant and ends the fetch. Drops the tickets if `clears` is
+    /// not current, or if the shelf is gone.
     fn put(
         &mut self,
         tenant: &Tenant,
         fetched: Result<Vec<v1::Ticket>, Status>,
-        drops: u64,
+        clears: u64,
     ) -> Result<(), Status> {
-        let is_current = drops == self.drops;
+        let is_current = clears == self.clears;
         let Some(shelf) = self.tenants.get_mut(tenant) else {
             return fetched.map(drop);
         };
@@ -155,8 +156,9 @@ impl Stock {
 }
 
 impl Shelf {
-    /// Takes a ticket for a worker that is `usable`, and drops those in front of it. If there is none
-    /// takes one of any worker if `or_any`, and otherwise drops all.
+    /// Removes the first ticket of a `usable` worker and returns it. Drops the tickets before it.
+    ///
+    /// If no ticket is of a usable worker, takes the first one if `or_any`, otherwise drops all.
     fn take(&mut self, usable: impl Fn(&str) -> bool, or_any: bool) -> Option<v1::Ticket> {
         let is_old = |(made, _): &(Instant, v1::Ticket)| made.elapsed() >= MAX_TICKET_AGE;
         while self.tickets.front().is_some_and(is_old) {
@@ -173,9 +175,9 @@ impl Shelf {
         self.tickets.pop_front().map(|(_, ticket)| ticket)
     }
 
-    /// Returns true if a task will put tickets here.
+    /// Returns true while a task fetches tickets for this shelf.
     fn is_fetching(&self) -> bool {
-        // The sender of a task that is gone is gone as well.
+        // The channel is closed when the task has ended, also by a panic.
         self.fetch
             .as_ref()
             .is_some_and(|fetch| fetch.has_changed().is_ok())
@@ -184,6 +186,13 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use cstore_testkit::fake::{FakeMaster, Reply};
+    use cstore_types::{Caller, ErrorCode};
+    use futures_util::future::{join, try_join_all};
+    use tonic::Code;
+
     use super::*;
 
     fn ticket(worker: &str) -> v1::Ticket {
@@ -216,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn any_worker_will_do_after_a_fetch_and_only_then() {
+    async fn tickets_of_any_worker_are_taken_if_allowed() {
         let (mut stock, tenant) = stock(&["a", "b"]);
         assert_eq!(take(&mut stock, &tenant, "c", true).unwrap(), "a");
         assert_eq!(take(&mut stock, &tenant, "c", false), None);
@@ -231,17 +240,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tickets_that_were_fetched_before_a_drop_are_dropped() {
+    async fn tickets_of_a_fetch_that_began_before_a_clear_are_dropped() {
         let tickets = Tickets::default();
         let tenant = Tenant::default();
-        let drops = {
+        let clears = {
             let mut stock = tickets.0.lock();
             stock.shelf(&tenant);
-            stock.drops
+            stock.clears
         };
         tickets.clear();
         let mut stock = tickets.0.lock();
-        stock.put(&tenant, Ok(vec![ticket("a")]), drops).unwrap();
+        stock.put(&tenant, Ok(vec![ticket("a")]), clears).unwrap();
         assert_eq!(take(&mut stock, &tenant, "a", true), None);
     }
 
@@ -253,6 +262,57 @@ mod tests {
         }
         assert!(stock.tenants.len() <= MAX_STOCKED_TENANTS);
         assert_eq!(take(&mut stock, &tenant, "a", true), None);
+    }
+
+    async fn take_one(tickets: &Tickets, master: &MasterClient) -> Result<v1::Ticket, Status> {
+        tickets.take(master, &Tenant::default(), |_| true).await
+    }
+
+    fn fetches(master: &FakeMaster) -> usize {
+        master.count::<v1::BeginUploadRequest>()
+    }
+
+    #[tokio::test]
+    async fn requests_at_an_empty_stock_share_one_fetch_also_if_the_first_is_dropped() {
+        let (fake, tickets) = (FakeMaster::default(), Tickets::default());
+        let master = fake.client_of(Caller::Gateway).await;
+        let mut first = Box::pin(take_one(&tickets, &master));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        drop(first);
+        let crowd = (0..20).map(|_| take_one(&tickets, &master));
+        let taken = try_join_all(crowd).await.unwrap();
+        let sessions: HashSet<_> = taken.into_iter().map(|ticket| ticket.body).collect();
+        assert_eq!((sessions.len(), fetches(&fake)), (20, 1));
+    }
+
+    #[tokio::test]
+    async fn the_next_batch_is_fetched_before_the_stock_is_empty() {
+        let (fake, tickets) = (FakeMaster::default(), Tickets::default());
+        let master = fake.client_of(Caller::Gateway).await;
+        let low = TICKET_BATCH as usize - MIN_STOCKED_TICKETS + 1;
+        for _ in 0..low {
+            take_one(&tickets, &master).await.unwrap();
+        }
+        let fetch = tickets.0.lock().shelf(&Tenant::default()).fetch.clone();
+        let mut fetch = fetch.expect("a fetch is running");
+        fetch.wait_for(Option::is_some).await.unwrap();
+        assert_eq!(fetches(&fake), 2);
+        let left = tickets.0.lock().shelf(&Tenant::default()).tickets.len();
+        assert_eq!(left, 2 * TICKET_BATCH as usize - low);
+    }
+
+    #[tokio::test]
+    async fn a_failed_fetch_fails_those_who_wait_and_the_next_one_tries_again() {
+        let (fake, tickets) = (FakeMaster::default(), Tickets::default());
+        let master = fake.client_of(Caller::Gateway).await;
+        let refusal = Reply::refuse(ErrorCode::InvalidArgument, "no");
+        fake.reply_next::<v1::BeginUploadRequest>([refusal]);
+        let both = join(take_one(&tickets, &master), take_one(&tickets, &master)).await;
+        for failed in [both.0, both.1] {
+            assert_eq!(failed.unwrap_err().code(), Code::InvalidArgument);
+        }
+        take_one(&tickets, &master).await.unwrap();
+        assert_eq!(fetches(&fake), 2);
     }
 
     #[test]

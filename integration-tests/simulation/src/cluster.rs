@@ -49,7 +49,7 @@ impl Clock for SimulatedClock {
     }
 }
 
-/// How roles are spread over the nodes of the simulated network.
+/// Distribution of the roles over the nodes of the simulated network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
     /// A node for each role.
@@ -125,13 +125,13 @@ fn ended(
     Ok(())
 }
 
-/// Where a role is reached, and how it reaches others.
+/// Address of a role, and its dialler.
 #[derive(Clone)]
 struct Door {
     host: String,
     port: u16,
     dial: Dial,
-    /// Roles of the same process.
+    /// Servers of the process.
     local: LocalServers,
 }
 
@@ -157,7 +157,7 @@ impl Door {
     }
 }
 
-/// Puts the nodes on the network and returns the address of the master.
+/// Adds all nodes to the network. Returns the address of the master.
 pub(crate) fn add(
     sim: &mut Sim<'_>,
     setup: Setup,
@@ -175,7 +175,7 @@ pub(crate) fn add(
     sim.lookup(MASTER)
 }
 
-/// Each role is a node of its own.
+/// Adds a node for each role.
 fn add_apart(
     sim: &mut Sim<'_>,
     dir: PathBuf,
@@ -208,7 +208,7 @@ fn add_apart(
     }
 }
 
-/// All roles are one process, which calls itself without a network.
+/// Adds one node whose roles call each other without the network.
 fn add_process(
     sim: &mut Sim<'_>,
     dir: PathBuf,
@@ -219,7 +219,7 @@ fn add_process(
 ) {
     let (resets, book) = (resets.clone(), book.clone());
     sim.host(MASTER, move || {
-        // A list for each life of the process.
+        // Each life of the process has its own list.
         let local = LocalServers::default();
         let door = |port| Door::of(MASTER, port, &resets, &local);
         let mut roles: Vec<LocalBoxFuture<'static, turmoil::Result>> = Vec::new();

@@ -385,9 +385,6 @@ fn one_file_of_one_crate_has_unsafe_code() {
     }
 }
 
-/// Dependencies that only generated code uses.
-const USED_BY_GENERATED_CODE: &[(&str, &str)] = &[("proto", "tonic-prost")];
-
 /// Returns the entries of all sections of a manifest whose headers end in `dependencies]`, with
 /// their sections.
 fn dependencies(manifest: &Path) -> Vec<(String, String)> {
@@ -461,8 +458,7 @@ fn every_dependency_is_used_and_says_what_for() {
                 "build-dependencies" => &build,
                 _ => &product,
             };
-            let is_used = names_crate(text, &name)
-                || USED_BY_GENERATED_CODE.contains(&(member, name.as_str()));
+            let is_used = names_crate(text, &name);
             assert!(is_used, "{member}: nothing uses {name} of [{section}]");
             used.insert(name);
         }

@@ -7,9 +7,9 @@ use cstore_types::Chunking;
 #[derive(Debug)]
 pub(crate) struct Chunker {
     size: usize,
-    /// Bytes of the next block, if they are in one chunk.
+    /// Bytes of the next block so far, as a slice of the last chunk.
     held: Bytes,
-    /// Bytes of the next block, if they came in several chunks.
+    /// Bytes of the next block so far, copied from several chunks. Empty while `held` is not.
     partial: BytesMut,
 }
 

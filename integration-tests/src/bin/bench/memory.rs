@@ -1,4 +1,4 @@
-//! Memory of a contestant that has many names and many bytes.
+//! Memory of a contestant that stores many names and many bytes.
 
 use crate::content::File;
 use crate::load::{Load, Request};

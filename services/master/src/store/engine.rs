@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use cstore_log::{Disk, Gather};
@@ -187,7 +186,6 @@ impl SledMeta {
             abandoned: abandoned.clone(),
             by_callers,
             gather: Gather::default(),
-            took: Duration::ZERO,
         };
         let mode = if by_callers {
             WriterMode::Callers(Box::new(writer))

@@ -10,10 +10,10 @@
 //! the next open makes the whole index anew.
 //!
 //! Invariants
-//! * Changes reach sled in the order of the log, [`APPLIED`] AFTER those that it covers; only of the
-//!   record of a store a group applies the last value alone. sled recovers
-//!   a prefix of its own log, so after a kill every batch up to `APPLIED` is there. Parts of later
-//!   batches may be there as well; replaying them again changes nothing.
+//! * Changes reach sled in the order of the log, [`APPLIED`] AFTER those that it covers. Of the record
+//!   of a store only the last value of a group is applied. sled recovers a prefix of its own log, so
+//!   after a kill every batch up to `APPLIED` is there. Parts of later batches may be there as well;
+//!   replaying them again changes nothing.
 //!   If the log has lost such a batch as well, a read-only master may show a part of it: its new values
 //!   are left out, but what they replaced is gone. Up to [`INDEX_FLUSH_INTERVAL`] of the newest batches
 //!   are in the log only.
@@ -393,13 +393,13 @@ impl Staged {
     /// Adds one change of the batch at `position`; positions MUST NOT decrease.
     pub(super) fn stage(&mut self, key: &[u8], value: Option<&[u8]>, position: Position) {
         let value = value.map(|value| stored(key, position, value));
-        let next = self.changes.len();
+        let place = self.stores.get(key);
+        if let Some((_, earlier)) = place.and_then(|place| self.changes.get_mut(*place)) {
+            *earlier = value;
+            return;
+        }
         if key.first() == Some(&STORES) {
-            let place = *self.stores.entry(key.to_vec()).or_insert(next);
-            if let Some((_, earlier)) = self.changes.get_mut(place) {
-                *earlier = value;
-                return;
-            }
+            self.stores.insert(key.to_vec(), self.changes.len());
         }
         self.changes.push((key.to_vec(), value));
     }

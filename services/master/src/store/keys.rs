@@ -220,7 +220,7 @@ pub(crate) enum StoreState {
     Away,
 }
 
-/// Begins a value, with room for most records of files.
+/// Begins a value. The capacity fits the records of most files.
 fn writer(version: u8) -> FieldWriter {
     FieldWriter::with_capacity(192).u8(version)
 }

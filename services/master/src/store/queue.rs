@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use cstore_log::Gather;
+use cstore_log::Wait;
 use parking_lot::{Condvar, Mutex};
 
 use super::MetaError;
@@ -20,7 +20,7 @@ pub(super) struct JobQueue {
 #[derive(Debug, Default)]
 struct Waiting {
     jobs: VecDeque<Job>,
-    /// Number of jobs for which the writer is woken.
+    /// Number of jobs for which the writer is woken; 0 wakes it for each.
     wanted: usize,
     is_closed: bool,
 }
@@ -80,33 +80,34 @@ impl JobQueue {
         drop(jobs);
     }
 
-    /// Takes up to `most` jobs. Waits for the first one, for `patience` if it is given, and then for
-    /// others as long as `gather` plans.
-    pub(super) fn take(&self, most: usize, gather: &Gather, patience: Option<Duration>) -> Found {
+    /// Takes up to `most` jobs. Waits for the first job, not longer than `patience` if that is given;
+    /// then waits for more jobs as `more` says.
+    pub(super) fn take(
+        &self,
+        most: usize,
+        more: Option<Wait>,
+        patience: Option<Duration>,
+    ) -> Found {
         let mut waiting = self.waiting.lock();
-        while waiting.jobs.is_empty() {
-            if waiting.is_closed {
-                return Found::Closed;
-            }
-            match patience {
-                None => self.changed.wait(&mut waiting),
-                Some(patience) => {
-                    if self.changed.wait_for(&mut waiting, patience).timed_out()
-                        && waiting.jobs.is_empty()
-                        && !waiting.is_closed
-                    {
-                        return Found::Idle;
-                    }
-                }
+        let is_idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.is_closed;
+        match patience {
+            None => self.changed.wait_while(&mut waiting, is_idle),
+            Some(patience) => {
+                let _ = self.changed.wait_while_for(&mut waiting, is_idle, patience);
             }
         }
-        if let Some((wanted, longest)) = gather.plan() {
-            let wanted = wanted.min(most);
-            if waiting.jobs.len() < wanted && !waiting.is_closed {
-                waiting.wanted = wanted;
-                self.changed.wait_for(&mut waiting, longest);
-                waiting.wanted = 0;
-            }
+        if waiting.jobs.is_empty() {
+            return match waiting.is_closed {
+                true => Found::Closed,
+                false => Found::Idle,
+            };
+        }
+        if let Some(Wait { groups, longest }) = more {
+            let wanted = groups.min(most);
+            waiting.wanted = wanted;
+            let lacks = |waiting: &mut Waiting| waiting.jobs.len() < wanted && !waiting.is_closed;
+            let _ = self.changed.wait_while_for(&mut waiting, lacks, longest);
+            waiting.wanted = 0;
         }
         let count = waiting.jobs.len().min(most);
         Found::Jobs(waiting.jobs.drain(..count).collect())
@@ -122,7 +123,12 @@ mod tests {
     use super::super::batch::Batch;
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    /// Nothing lasts so long: a test that waits for it hangs.
+    const LONG: Duration = Duration::from_secs(3_600);
+    const MORE: Option<Wait> = Some(Wait {
+        groups: 4,
+        longest: LONG,
+    });
 
     fn job() -> Job {
         Job {
@@ -131,30 +137,43 @@ mod tests {
         }
     }
 
-    fn taken(queue: &JobQueue, most: usize, gather: &Gather) -> usize {
-        match queue.take(most, gather, Some(Duration::ZERO)) {
+    fn queue_with(jobs: usize) -> Arc<JobQueue> {
+        let queue = JobQueue::new(4);
+        (0..jobs).for_each(|_| queue.push(job()).unwrap());
+        Arc::new(queue)
+    }
+
+    fn taken(queue: &JobQueue, most: usize, more: Option<Wait>) -> usize {
+        match queue.take(most, more, Some(Duration::ZERO)) {
             Found::Jobs(jobs) => jobs.len(),
             Found::Idle | Found::Closed => 0,
         }
     }
 
+    /// Takes jobs of a queue with one job while another thread does `act`.
+    fn taken_during(act: impl FnOnce(&JobQueue) + Send + 'static) -> usize {
+        let queue = queue_with(1);
+        let shared = queue.clone();
+        let other = std::thread::spawn(move || act(&shared));
+        let count = taken(&queue, 10, MORE);
+        other.join().unwrap();
+        count
+    }
+
     #[test]
     fn a_full_queue_is_busy_and_a_closed_one_gives_what_it_has() {
-        let queue = JobQueue::new(2);
-        queue.push(job()).unwrap();
-        queue.push(job()).unwrap();
+        let queue = queue_with(4);
         assert!(matches!(queue.push(job()), Err(MetaError::Busy)));
-        assert_eq!(taken(&queue, 1, &Gather::default()), 1);
+        assert_eq!(taken(&queue, 1, None), 1);
         queue.close();
         assert!(matches!(queue.push(job()), Err(MetaError::Closed)));
-        assert_eq!(taken(&queue, 5, &Gather::default()), 1);
-        let found = queue.take(5, &Gather::default(), None);
-        assert!(matches!(found, Found::Closed));
+        assert_eq!(taken(&queue, 5, MORE), 3);
+        assert!(matches!(queue.take(5, None, None), Found::Closed));
     }
 
     #[test]
     fn callers_of_an_abandoned_queue_see_that_the_writer_is_gone() {
-        let queue = JobQueue::new(2);
+        let queue = queue_with(0);
         let (answer, mut outcome) = oneshot::channel();
         let batch = Batch::default();
         queue.push(Job { batch, answer }).unwrap();
@@ -168,38 +187,28 @@ mod tests {
 
     #[test]
     fn an_empty_queue_is_idle_after_the_time_that_is_given() {
-        let found = JobQueue::new(1).take(1, &Gather::default(), Some(Duration::ZERO));
+        let found = queue_with(0).take(1, MORE, Some(Duration::ZERO));
         assert!(matches!(found, Found::Idle));
     }
 
     #[test]
-    fn a_take_waits_for_as_many_as_are_expected_and_for_no_more() {
-        let queue = Arc::new(JobQueue::new(100));
-        let mut gather = Gather::default();
-        // The longest wait would be seen as a hanging test.
-        gather.note(4, LONG);
-        queue.push(job()).unwrap();
-        let others = queue.clone();
-        let pushing = std::thread::spawn(move || {
-            for _ in 0..3 {
-                others.push(job()).unwrap();
-            }
-        });
-        let found = taken(&queue, 100, &gather);
-        pushing.join().unwrap();
-        assert!((1..=4).contains(&found), "{found}");
-        assert_eq!(found + taken(&queue, 100, &Gather::default()), 4);
+    fn a_take_waits_for_as_many_as_are_expected() {
+        let push_three = |queue: &JobQueue| (0..3).for_each(|_| queue.push(job()).unwrap());
+        assert_eq!(taken_during(push_three), 4);
     }
 
     #[test]
     fn a_take_that_expects_more_ends_when_the_queue_is_closed() {
-        let queue = Arc::new(JobQueue::new(100));
-        let mut gather = Gather::default();
-        gather.note(50, LONG);
-        queue.push(job()).unwrap();
-        let closing = queue.clone();
-        let closer = std::thread::spawn(move || closing.close());
-        assert_eq!(taken(&queue, 100, &gather), 1);
-        closer.join().unwrap();
+        assert_eq!(taken_during(JobQueue::close), 1);
+    }
+
+    #[test]
+    fn a_take_that_expects_more_ends_with_its_longest_wait_or_when_it_has_the_most_it_may_take() {
+        let short = Wait {
+            groups: 4,
+            longest: Duration::ZERO,
+        };
+        assert_eq!(taken(&queue_with(1), 10, Some(short)), 1);
+        assert_eq!(taken(&queue_with(2), 2, MORE), 2);
     }
 }

@@ -31,9 +31,9 @@ const CRC_AT: usize = 4;
 const LINK_AT: usize = 8;
 /// Start of what the link is computed over.
 const CHANGES_AT: usize = 16;
-/// Bytes of the number of changes.
+/// Bytes of the count of changes.
 const COUNT: usize = 4;
-/// Bytes of a change before its key.
+/// Bytes of a change without its key and value.
 const CHANGE_HEAD: usize = 9;
 
 /// A change as the log has it: the key, and the value or `None` for a deletion.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cstore_log::{Gather, Log, LogError, Record, Urgency};
@@ -81,8 +80,6 @@ pub(super) struct Writer {
     /// True if checkpoints run on the caller's thread: on a disk that has one thread only.
     pub(super) by_callers: bool,
     pub(super) gather: Gather,
-    /// Duration of the last write and sync of the log.
-    pub(super) took: Duration,
 }
 
 impl Writer {
@@ -94,7 +91,7 @@ impl Writer {
         &self.checkpoint.files
     }
 
-    /// Works until the queue is closed, then closes.
+    /// Commits the jobs of the queue until it is closed, then closes log and index.
     pub(super) fn run(mut self, queue: &JobQueue) -> Result<(), MetaError> {
         while let Some(jobs) = self.next_jobs(queue) {
             self.turn(jobs);
@@ -110,9 +107,9 @@ impl Writer {
             let maintains = checks < HOLD_CHECKS || self.checkpointing.is_some();
             checks += 1;
             let patience = maintains.then_some(HOLD_INTERVAL);
-            match queue.take(MAX_GROUP, &self.gather, patience) {
+            match queue.take(MAX_GROUP, self.gather.plan(), patience) {
                 Found::Jobs(jobs) => {
-                    self.gather.note(jobs.len(), self.took);
+                    self.gather.taken(jobs.len());
                     return Some(jobs);
                 }
                 Found::Idle => self.maintain_room(),
@@ -436,7 +433,7 @@ impl Writer {
         };
         self.log.append(records, urgency, Box::new(done));
         let landed = landed.recv().unwrap_or(Err(LogError::Closed))?;
-        self.took = landed.1.took;
+        self.gather.synced(landed.1.took);
         self.schedule.add(landed.1.bytes, payloads);
         Ok(landed)
     }

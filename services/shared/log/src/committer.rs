@@ -1,8 +1,7 @@
 //! The one thread that writes: it takes all that waits, builds a frame, syncs once and tells the
 //! callers.
 //!
-//! While one sync runs the next batch collects. Where many callers commit at once it collects a little
-//! longer, see [`Gather`].
+//! The next batch collects during a sync, and after it as [`Gather`] plans.
 
 mod change;
 mod zeros;
@@ -63,8 +62,8 @@ pub(crate) struct Active {
     pub(crate) out: Arc<dyn DiskFile>,
     pub(crate) offset: u64,
     entries: Directory,
-    /// `None` if zeros would take space or save nothing: the file system does not allocate it, or copies
-    /// on write, or the file is recycled.
+    /// `None` for a recycled file, whose blocks are written, and on a file system that copies on write or
+    /// does not allocate space, where zeros would take space.
     zero_ahead: Option<ZeroAhead>,
 }
 
@@ -101,7 +100,7 @@ impl Active {
         info.seqs = Some((info.seqs.map_or(seq, |(first, _)| first), seq));
     }
 
-    /// Writes a frame to the disk, with zeros behind it if they help the next frames.
+    /// Writes and syncs a frame, with the zeros that [`ZeroAhead`] puts behind it.
     fn write(&mut self, frame: &mut EncodedFrame) -> io::Result<()> {
         let (len, end) = (frame.disk_len, self.offset + frame.disk_len);
         let size = self.file.info.lock().size;
@@ -164,11 +163,9 @@ pub(crate) struct Committer {
     preparing: Option<JoinHandle<()>>,
     /// Change to the active file, until its first frame is written.
     change: Option<FileChange>,
-    /// Empty queue whose memory the next turn uses again.
-    taken: VecDeque<Group>,
+    /// Empty queue, kept for its capacity: the next turn exchanges it for the full one.
+    emptied: VecDeque<Group>,
     gather: Gather,
-    /// Duration of the last write and sync of a frame.
-    took: Duration,
 }
 
 impl Drop for Committer {
@@ -196,9 +193,8 @@ impl Committer {
             epoch,
             preparing: None,
             change: None,
-            taken: VecDeque::new(),
+            emptied: VecDeque::new(),
             gather: Gather::default(),
-            took: Duration::ZERO,
         }
     }
 
@@ -210,12 +206,12 @@ impl Committer {
                 while queue.groups.is_empty() && queue.stop == Stop::No {
                     self.shared.wake.wait(&mut queue);
                 }
-                if let Some((wanted, longest)) = self.gather.plan()
+                if let Some(wait) = self.gather.plan()
                     && queue.stop == Stop::No
                 {
-                    queue.wanted = wanted;
+                    queue.wanted = wait.groups;
                     if !queue.is_enough(self.shared.options.max_frame_bytes) {
-                        self.shared.wake.wait_for(&mut queue, longest);
+                        self.shared.wake.wait_for(&mut queue, wait.longest);
                     }
                     queue.wanted = 0;
                 }
@@ -231,7 +227,7 @@ impl Committer {
         let (groups, stop) = {
             let mut queue = self.shared.queue.lock();
             queue.bytes = 0;
-            let empty = std::mem::take(&mut self.taken);
+            let empty = std::mem::take(&mut self.emptied);
             (std::mem::replace(&mut queue.groups, empty), queue.stop)
         };
         if stop == Stop::Abandon {
@@ -243,9 +239,8 @@ impl Committer {
         if groups.is_empty() && stop == Stop::Close {
             return Some(self.finish());
         }
-        let count = groups.len();
-        self.taken = self.write_all(groups);
-        self.gather.note(count, self.took);
+        self.gather.taken(groups.len());
+        self.emptied = self.write_all(groups);
         None
     }
 
@@ -437,7 +432,7 @@ impl Committer {
             return;
         }
         facts.took = begun.elapsed();
-        self.took = facts.took;
+        self.gather.synced(facts.took);
         self.shared.observer.tell(&facts);
         let Some(active) = &mut self.active else {
             return;

@@ -44,7 +44,7 @@ pub(crate) struct Acquired {
 pub(crate) struct NewFile {
     pub(crate) file: Arc<LogFile>,
     pub(crate) out: Arc<dyn DiskFile>,
-    /// The file has the content of an earlier one: its blocks were written before.
+    /// True if the file has the content of a retired one, so that its blocks are written.
     pub(crate) is_recycled: bool,
 }
 
@@ -181,7 +181,7 @@ impl Files {
     }
 
     /// Returns true if groups of this urgency can still append `bytes`. Measures the file system only
-    /// if the files that are allocated do not suffice.
+    /// if the allocated files do not suffice.
     pub(crate) fn has_free(&self, bytes: u64, urgency: Urgency) -> bool {
         self.free_with(urgency, 0) >= bytes || self.free(urgency) >= bytes
     }
@@ -195,9 +195,9 @@ impl Files {
         room.saturating_sub(left)
     }
 
-    /// Checks that a group of this urgency that needs `needed` bytes, of which the active file has
-    /// `active_free`, leaves the room that it has to leave to others. Measures the file system only if
-    /// the files that are allocated do not suffice.
+    /// Checks that a group that takes `needed` bytes leaves the reserve of more urgent groups.
+    /// `active_free` bytes of the active file count as room. Measures the file system only if the
+    /// allocated files do not suffice.
     ///
     /// # Errors
     /// [`LogError::Full`].
@@ -207,15 +207,19 @@ impl Files {
         active_free: u64,
         urgency: Urgency,
     ) -> Result<(), LogError> {
-        let lacks = |fs_free: u64| {
+        let check = |fs_free: u64| {
             let inner = self.inner.lock();
             let left = self.left_by(&inner, urgency);
             let room = self.room_beside(&inner, fs_free, left) + active_free;
-            let lacks = left > 0 && room < needed + left;
-            lacks.then(|| room.saturating_sub(left))
+            match left == 0 || room >= needed + left {
+                true => Ok(()),
+                false => Err(LogError::Full {
+                    needed,
+                    free: room.saturating_sub(left),
+                }),
+            }
         };
-        let lacking = lacks(0).and_then(|_| lacks(self.fs_free(urgency)));
-        lacking.map_or(Ok(()), |free| Err(LogError::Full { needed, free }))
+        check(0).or_else(|_| check(self.fs_free(urgency)))
     }
 
     /// Returns the bytes that new files may still take from the file system for groups of
@@ -232,9 +236,7 @@ impl Files {
     /// Returns the bytes that new files may take for groups of compaction.
     pub(crate) fn room_for_compaction(&self) -> u64 {
         let fs_free = self.fs_free(Urgency::Compaction);
-        let inner = self.inner.lock();
-        let left = self.left_by(&inner, Urgency::Compaction);
-        self.room_beside(&inner, fs_free, left)
+        self.room_of(&self.inner.lock(), fs_free)
     }
 
     /// Returns the room for new files of which `left` bytes are left to others. In a log without files

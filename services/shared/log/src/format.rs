@@ -60,9 +60,10 @@ const fn align(len: u64) -> u64 {
     len.div_ceil(BLOCK) * BLOCK
 }
 
-/// Source of the bytes between the end of a frame and that of its block.
+/// Zeros from which the padding of a frame to whole blocks is taken.
 const PADDING: &[u8] = &[0; BLOCK as usize];
-/// Buffers of a write beside the payloads: head, padding, zeros behind the frame.
+/// Capacity for the buffers of a frame beside its payloads: head, padding, and the zeros that the
+/// committer adds.
 const OTHER_BUFFERS: usize = 12;
 
 /// Bytes that a frame of `records` takes on disk, with `key_bytes` of keys and `payload_bytes` of

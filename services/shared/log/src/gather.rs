@@ -1,10 +1,10 @@
-//! Waiting for more groups before a sync, while many callers commit at once.
+//! Wait of a frame for more groups, if many callers commit at once.
 //!
-//! A sync costs processor time, and it is often over before the next group comes. Where many callers
-//! commit at once that ends in a sync for each of them, on processors that they all wait for. So the
-//! next frame waits for as many groups as frames had of late, but not longer than twice a sync. The
-//! number falls by one with each smaller frame. A few callers never wait: their frames have less than
-//! [`GATHER_LEAST`] groups.
+//! A sync takes processor time, and a fast disk ends it before the next group arrives. With many
+//! callers on few processors nearly each group then has a sync of its own, which slows all callers
+//! down. So a frame waits for as many groups as the last frames had, at most for two syncs. The
+//! expected number decreases by one with each smaller frame. Frames of fewer than [`GATHER_LEAST`]
+//! groups do not wait.
 //!
 //! PostgreSQL has `commit_delay` and `commit_siblings` for the same purpose; here both are measured.
 
@@ -12,25 +12,40 @@ use std::time::Duration;
 
 use crate::limits::{GATHER_LEAST, MAX_GATHER};
 
-/// Measurements from which the wait of the next frame follows.
+/// Measured group sizes and sync durations, from which the next wait is planned.
 #[derive(Debug, Clone, Default)]
 pub struct Gather {
     expected: usize,
     last_sync: Duration,
 }
 
+/// A wait of the next frame for more groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// Number of groups that ends the wait.
+    pub groups: usize,
+    /// Longest wait, counted from the first group.
+    pub longest: Duration,
+}
+
 impl Gather {
-    /// Returns the number of groups to wait for, and the longest wait; `None` if the next frame is to
-    /// be written at once.
-    pub fn plan(&self) -> Option<(usize, Duration)> {
-        let are_many = self.expected >= GATHER_LEAST;
-        are_many.then(|| (self.expected, (2 * self.last_sync).min(MAX_GATHER)))
+    /// Returns the wait of the next frame; `None` if the frame is to be written at once.
+    pub fn plan(&self) -> Option<Wait> {
+        let has_many = self.expected >= GATHER_LEAST;
+        has_many.then(|| Wait {
+            groups: self.expected,
+            longest: (2 * self.last_sync).min(MAX_GATHER),
+        })
     }
 
-    /// Notes that a turn of the writer had `groups` groups, and the duration of the last sync.
-    pub fn note(&mut self, groups: usize, last_sync: Duration) {
+    /// Records the number of groups that the writer took at once.
+    pub fn taken(&mut self, groups: usize) {
         self.expected = groups.max(self.expected.saturating_sub(1));
-        self.last_sync = last_sync;
+    }
+
+    /// Records the duration of a write and its sync.
+    pub fn synced(&mut self, took: Duration) {
+        self.last_sync = took;
     }
 }
 
@@ -40,10 +55,15 @@ mod tests {
 
     const SYNC: Duration = Duration::from_micros(100);
 
-    fn after(turns: &[usize], took: Duration) -> Option<(usize, Duration)> {
+    fn after(turns: &[usize], took: Duration) -> Option<Wait> {
         let mut gather = Gather::default();
-        turns.iter().for_each(|groups| gather.note(*groups, took));
+        gather.synced(took);
+        turns.iter().for_each(|groups| gather.taken(*groups));
         gather.plan()
+    }
+
+    fn wait(groups: usize, longest: Duration) -> Option<Wait> {
+        Some(Wait { groups, longest })
     }
 
     #[test]
@@ -55,17 +75,17 @@ mod tests {
 
     #[test]
     fn as_many_groups_are_expected_as_there_were_of_late() {
-        assert_eq!(after(&[4], SYNC), Some((4, 2 * SYNC)));
-        assert_eq!(after(&[9, 2, 3], SYNC), Some((7, 2 * SYNC)));
+        assert_eq!(after(&[4], SYNC), wait(4, 2 * SYNC));
+        assert_eq!(after(&[9, 2, 3], SYNC), wait(7, 2 * SYNC));
     }
 
     #[test]
     fn a_lone_caller_waits_a_bounded_number_of_times_after_many() {
         let mut gather = Gather::default();
-        gather.note(10, SYNC);
+        gather.taken(10);
         let mut waits = 0;
         while gather.plan().is_some() && waits < 100 {
-            gather.note(1, SYNC);
+            gather.taken(1);
             waits += 1;
         }
         assert_eq!(waits, 10 - GATHER_LEAST + 1);
@@ -74,6 +94,6 @@ mod tests {
     #[test]
     fn a_slow_disk_is_not_made_slower_by_much() {
         let slow = Duration::from_millis(20);
-        assert_eq!(after(&[50], slow), Some((50, MAX_GATHER)));
+        assert_eq!(after(&[50], slow), wait(50, MAX_GATHER));
     }
 }

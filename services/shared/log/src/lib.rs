@@ -52,7 +52,7 @@ pub use error::LogError;
 pub use format::{
     Damage, HeaderFacts, MAX_KEY, file_name, frame_bytes, header_facts, parse_file_name,
 };
-pub use gather::Gather;
+pub use gather::{Gather, Wait};
 pub use inventory::{Inventory, SealedFigures};
 pub use log::Log;
 pub use recovery::{

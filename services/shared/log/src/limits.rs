@@ -11,17 +11,15 @@ cstore_types::limits! {
     /// Most buffers of one vectored write (IOV_MAX on Linux). A frame with more takes several
     /// writes.
     pub(crate) count MAX_WRITE_BUFFERS: usize = 1_024;
-    /// Most zeros that are written behind a small frame, where the next ones come: their syncs then
-    /// need no change of the file system's journal. At most as many as the small frames in a row have
-    /// bytes.
+    /// Most bytes of zeros behind a small frame. The next frames overwrite them, and their syncs wait
+    /// for no journal. Fewer behind the first small frames in a row: as many as these have bytes.
     pub(crate) bytes ZERO_AHEAD_BYTES: u64 = 512 << 10;
-    /// Longest frame that has zeros behind it. The journal is a small part of the sync of a longer one.
+    /// Longest frame with zeros behind it. The journal is a small part of the sync of longer frames.
     pub(crate) bytes ZERO_AHEAD_FRAME_BYTES: u64 = 64 << 10;
-    /// Least number of expected groups for which a frame waits. Fewer callers would wait longer than a
-    /// shared sync saves.
+    /// Least number of expected groups for which a frame waits. With fewer callers the wait takes more
+    /// time than a shared sync saves.
     pub(crate) count GATHER_LEAST: usize = 4;
-    /// Longest wait of a frame for more groups, also if a sync takes longer: its duration collects them
-    /// then.
+    /// Longest wait of a frame for more groups. During a sync that takes longer groups collect anyway.
     pub(crate) time MAX_GATHER: Duration = Duration::from_millis(1);
     /// Attempts to read the same bytes at an open. If the last one fails with an error of the medium,
     /// the bytes count as damaged.

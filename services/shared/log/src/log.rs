@@ -92,7 +92,7 @@ impl Log {
             return done(Err(error));
         }
         let group = Group::new(records, urgency, done);
-        let mut is_enough = true;
+        let mut wakes = false;
         let refused = {
             let mut queue = self.shared.queue.lock();
             if queue.stop != Stop::No {
@@ -105,7 +105,7 @@ impl Log {
                 Some((group, LogError::Busy))
             } else {
                 queue.push(group);
-                is_enough = queue.is_enough(self.shared.options.max_frame_bytes);
+                wakes = queue.is_enough(self.shared.options.max_frame_bytes);
                 None
             }
         };
@@ -119,10 +119,11 @@ impl Log {
                     committer.turn();
                 }
             }
-            None if is_enough => {
-                self.shared.wake.notify_one();
+            None => {
+                if wakes {
+                    self.shared.wake.notify_one();
+                }
             }
-            None => {}
         }
     }
 

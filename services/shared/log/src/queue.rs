@@ -41,7 +41,7 @@ impl Queue {
         self.groups.push_back(group);
     }
 
-    /// Returns true if the committer is to be woken: as many groups wait as it wants, or a full frame.
+    /// Returns true if the committer is to be woken: `wanted` groups wait, or the bytes of a full frame.
     pub(crate) fn is_enough(&self, max_frame_bytes: usize) -> bool {
         self.groups.len() >= self.wanted || self.bytes >= max_frame_bytes
     }

@@ -48,9 +48,9 @@ pub struct Options {
     /// Sequences, first and last, that files may have which are not there. Frames among them are not
     /// missed at the ends of others.
     pub absent_seqs: Vec<(u64, u64)>,
-    /// An append writes its group on the thread of the caller, and returns when the outcome is known.
-    /// Only one thread MUST append then: groups never share a frame. Without this a thread of the log
-    /// writes, and groups that wait for it share frames.
+    /// True if an append writes and syncs its group on the thread of the caller, before it returns.
+    /// Groups do not share frames then, so this is for an owner with one appending thread. If false, a
+    /// thread of the log writes, and groups that wait for it share a frame.
     pub callers_write: bool,
     /// Something is in doubt: files that hold a part of the sequences may be missing, and nothing
     /// that lies in the folder is removed at the open, leftovers included. The same holds for an

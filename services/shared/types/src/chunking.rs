@@ -1,8 +1,9 @@
 //! How a file is cut into blocks. Written as `fixed:65536`; `fastcdc` will join it.
 
-use std::fmt;
-use std::io::Write as _;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
+
+use arrayvec::ArrayString;
 
 use crate::limits::MAX_BLOCK_BYTES;
 
@@ -42,19 +43,17 @@ impl Chunking {
     }
 }
 
-/// Length of the longest text of a chunking: the name and a number of 32 bits.
+/// Bytes of the longest text of a chunking: its name and a number of 32 bits.
 const TEXT_BYTES: usize = 6 + 10;
 
 impl fmt::Display for Chunking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(size) => {
-                // Written in one piece, so that a string is allocated once.
-                let mut text = [0; TEXT_BYTES];
-                let mut unused = &mut text[..];
-                write!(unused, "fixed:{size}").map_err(|_| fmt::Error)?;
-                let len = TEXT_BYTES - unused.len();
-                f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
+                // One write lets `to_string` allocate once.
+                let mut text = ArrayString::<TEXT_BYTES>::new();
+                write!(text, "fixed:{size}")?;
+                f.write_str(&text)
             }
         }
     }

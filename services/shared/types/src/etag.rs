@@ -1,9 +1,9 @@
 //! ETag of a file: `hex(MD5 of the concatenated block MD5s)-N`, the well-known multipart form.
 
-use std::fmt;
-use std::io::Write as _;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
+use arrayvec::ArrayString;
 use md5::{Digest, Md5};
 
 use crate::block_id::BlockId;
@@ -32,7 +32,7 @@ impl ETagBuilder {
     }
 }
 
-/// Length of the longest ETag: 32 digits, a dash, the number of blocks.
+/// Bytes of the longest ETag: 32 digits, a dash, a number of 64 bits.
 const TEXT_BYTES: usize = 32 + 1 + 20;
 
 /// A text that is not an ETag of C-Store.
@@ -47,16 +47,19 @@ pub struct ETag {
     blocks: u64,
 }
 
+impl ETag {
+    fn text(&self) -> ArrayString<TEXT_BYTES> {
+        let mut text = ArrayString::new();
+        let digits = u128::from_be_bytes(self.md5);
+        // Every ETag fits.
+        let _ = write!(text, "{digits:032x}-{}", self.blocks);
+        text
+    }
+}
+
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Written in one piece, so that a string is allocated once.
-        let mut text = [0; TEXT_BYTES];
-        let (digits, rest) = text.split_at_mut(2 * self.md5.len());
-        hex::encode_to_slice(self.md5, digits).map_err(|_| fmt::Error)?;
-        let mut unused = &mut *rest;
-        write!(unused, "-{}", self.blocks).map_err(|_| fmt::Error)?;
-        let len = TEXT_BYTES - unused.len();
-        f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
+        f.write_str(&self.text())
     }
 }
 
@@ -75,22 +78,9 @@ impl FromStr for ETag {
             })
         });
         parsed
-            .filter(|_| is_canonical(text))
+            .filter(|etag| *etag.text() == *text)
             .ok_or_else(|| ETagError(text.chars().take(MAX_ETAG_SHOWN).collect()))
     }
-}
-
-/// Returns true if a text of hexadecimal digits, '-' and a number spells them as an ETag displays:
-/// in lower case, without a sign and without zeros in front.
-fn is_canonical(text: &str) -> bool {
-    let is_lower = |byte: u8| !byte.is_ascii_uppercase();
-    let is_plain = |number: &str| {
-        number == "0" || number.starts_with(|first: char| matches!(first, '1'..='9'))
-    };
-    text.bytes().all(is_lower)
-        && text
-            .split_once('-')
-            .is_some_and(|(_, blocks)| is_plain(blocks))
 }
 
 #[cfg(test)]

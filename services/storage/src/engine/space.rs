@@ -130,10 +130,11 @@ impl SpaceLedger {
 
     /// Returns true if records of `needed` bytes fit as the disk is now.
     pub(super) fn fits(&self, needed: u64) -> bool {
-        needed == 0 || self.has_free(needed, *self.reserved.lock())
+        let reserved = *self.reserved.lock();
+        needed == 0 || self.has_free(needed, reserved)
     }
 
-    /// Returns true if records of `needed` bytes fit beside `reserved` bytes.
+    /// Returns true if records of `needed` bytes fit while `reserved` bytes are reserved.
     fn has_free(&self, needed: u64, reserved: u64) -> bool {
         let bytes = self.geometry.bytes_with_overhead(needed);
         self.log

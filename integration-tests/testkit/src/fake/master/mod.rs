@@ -75,10 +75,15 @@ impl FakeMaster {
 
     /// Serves over pipes until the runtime ends. Returns a client that calls as a worker.
     pub async fn client(&self) -> MasterClient {
-        let signer = Signer::new(&secret(), Caller::Worker);
+        self.client_of(Caller::Worker).await
+    }
+
+    /// Serves over pipes until the runtime ends. Returns a client that calls as `caller`.
+    pub async fn client_of(&self, caller: Caller) -> MasterClient {
+        let signer = Signer::new(&secret(), caller);
         let options = ClientOptions {
             dial: self.dial().await,
-            ..ClientOptions::new("worker", signer, MeshMetrics::default())
+            ..ClientOptions::new("test", signer, MeshMetrics::default())
         };
         connect_master("127.0.0.1:1", &options).unwrap()
     }

@@ -1,30 +1,31 @@
 //! Zeros behind the frames of the active file.
 //!
-//! The space of a new file is allocated, but none of its blocks is written. The file system notes in
-//! its journal that a block is written from then on, so that a sync of a first write waits for the
-//! journal too. A sync of a block that was written before waits for the block only: half the time and
-//! half the processor time on ext4. A small frame is therefore written with zeros behind it, in the
-//! same write and sync, and the next frames replace the zeros.
+//! The space of a new file is allocated, but its blocks are unwritten extents. The first write of a
+//! block changes the metadata of the file system, so the sync waits for the journal as well. The sync
+//! of a block that was written before waits for the block only: half the time and half the processor
+//! time on ext4. A small frame is therefore written with zeros behind it, in the same write and sync,
+//! and the next frames overwrite the zeros. See ADR 22.
 //!
-//! Zeros cost the bandwidth of the disk. A frame has at most as many zeros behind it as the small
-//! frames in a row have bytes, so that all zeros are at most twice the bytes of the small frames,
-//! whatever the order of small and large ones. Large frames have none: one note in the journal covers
-//! many bytes. Recycled files have none, because their blocks were written before.
+//! Zeros cost bandwidth of the disk. The zeros behind a frame have at most as many bytes as the small
+//! frames in a row, so all zeros together have at most twice the bytes of the small frames, in any
+//! order of small and large frames. Large frames have no zeros: one change of metadata covers many
+//! bytes. Recycled files have no zeros: their blocks are written.
 //!
-//! A block that was allocated and never written reads as zeros, too. Only a medium that cannot read a
-//! block of zeros makes a difference: it may have been a frame, so the end of the file is in doubt.
+//! An unwritten block reads as zeros, too, so recovery finds the same bytes. One error differs: if the
+//! medium cannot read a block of zeros behind the last frame, the block may have been a frame, and the
+//! end of the file is in doubt.
 
 use bytes::Bytes;
 
 use crate::limits::{ZERO_AHEAD_BYTES, ZERO_AHEAD_FRAME_BYTES};
 
-/// Source of zeros for the buffers of a write.
+/// Zeros that the buffers of a write share.
 const ZEROS: &[u8] = &[0; 64 << 10];
 
-/// Zeros of one active file.
+/// Position and size of the zeros in the active file.
 #[derive(Debug, Default)]
 pub(super) struct ZeroAhead {
-    /// Offset up to which the file is written.
+    /// End of the written part of the file.
     until: u64,
     /// Bytes of small frames since the last large one.
     run: u64,
@@ -42,7 +43,7 @@ impl ZeroAhead {
             .min(size.saturating_sub(end))
     }
 
-    /// Counts a frame of `len` bytes that ends at offset `end`, written with `zeros` zeros behind it.
+    /// Records a frame of `len` bytes that ends at offset `end`, written with `zeros` zeros behind it.
     pub(super) fn advance(&mut self, end: u64, len: u64, zeros: u64) {
         self.until = self.until.max(end + zeros);
         self.run = match len > ZERO_AHEAD_FRAME_BYTES {

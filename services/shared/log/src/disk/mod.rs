@@ -208,8 +208,8 @@ pub trait DiskFile: Send + Sync + Debug {
     /// The system's.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Returns true if the space of the whole file is allocated, and a block that is written again
-    /// stays where it is. Copy-on-write file systems take new space for each write.
+    /// Returns true if the whole file is allocated and writes overwrite its blocks in place. A file
+    /// system that copies on write takes new space for each write.
     ///
     /// # Errors
     /// The system's.

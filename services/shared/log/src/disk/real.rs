@@ -236,8 +236,7 @@ impl DiskFile for RealFile {
         self.file.set_len(len)
     }
 
-    /// Knows the file systems that keep blocks in place, and counts the blocks of the file: it has
-    /// holes if the file system could not allocate space.
+    /// Returns true on a file system of [`IN_PLACE`] if the file has no holes.
     fn is_overwritten_in_place(&self) -> io::Result<bool> {
         let kind = rustix::fs::fstatfs(&self.file)?.f_type;
         let metadata = self.file.metadata()?;

@@ -59,7 +59,7 @@ impl Spare {
         }
     }
 
-    /// Returns true if the spare was a file of the log.
+    /// Returns true if the spare is a retired file of the log.
     pub(super) fn is_recycled(&self) -> bool {
         self.name.ends_with(SPARE)
     }
@@ -169,9 +169,9 @@ impl Files {
             if inner.has_failed_to_prepare {
                 return false;
             }
-            let is_stocked = inner.spares.len() >= self.options.ready_files;
-            if is_stocked || self.to_prepare(&inner).is_some() {
-                return self.to_prepare(&inner).is_some();
+            let has_idle = self.to_prepare(&inner).is_some();
+            if has_idle || inner.spares.len() >= self.options.ready_files {
+                return has_idle;
             }
         }
         let fs_free = self.fs_free(Urgency::Compaction);
@@ -246,8 +246,8 @@ impl Files {
     pub(crate) fn adopt_ready(&self, names: &[String], others: u64) -> Result<(), LogError> {
         for name in names {
             let io = LogError::io("take files that are ready");
-            // The length is written again, so that the sync of the header covers it: the sync of an
-            // earlier process may have failed.
+            // Sets the length again, so that the next sync of the file covers it: the sync of the
+            // process that made the file may have failed.
             let sized = |file: Arc<dyn DiskFile>| {
                 let len = file.size()?;
                 file.set_len(len).map(|()| len)

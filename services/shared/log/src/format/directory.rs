@@ -1,4 +1,4 @@
-//! Directory of an active file, which the footer of the file repeats.
+//! Directory of the active file. The footer repeats it.
 
 use super::{Entry, EntryRef};
 
@@ -6,7 +6,7 @@ use super::{Entry, EntryRef};
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     rows: Vec<Row>,
-    /// Keys of all rows, one behind the other.
+    /// Concatenated keys of all rows.
     keys: Vec<u8>,
 }
 

@@ -6,11 +6,11 @@ use std::sync::mpsc::sync_channel;
 use bytes::Bytes;
 use cstore_log::{
     Disk, Fault, FaultyDisk, FileState, Location, Log, LogError, NextEpoch, Options, RealDisk,
-    Record, Urgency, Verb,
+    Record, Urgency, Verb, file_name,
 };
 use cstore_types::error_chain;
 
-use crate::fixture::{EIGHTH, append, full_files, memory, open, options};
+use crate::fixture::{EIGHTH, append, full_files, is_zeroed, memory, open, options};
 
 #[test]
 fn records_come_back_from_a_real_folder_after_a_stop_and_after_none() {
@@ -385,4 +385,45 @@ fn i12_a_crashed_file_that_is_put_back_uncut_has_lost_nothing() {
     // The last frame of the file was unproven: the open of epoch 2 has copied the frame, and only
     // the copy counts.
     assert_eq!(seen.concat(), b"abcde");
+}
+
+#[test]
+fn zeros_lie_behind_small_frames_and_not_behind_large_ones() {
+    const BLOCK: u64 = 4_096;
+    let (faulty, disk) = memory();
+    let options = Options {
+        file_bytes: 1 << 20,
+        max_bytes: 8 << 20,
+        ..options()
+    };
+    let (log, _) = Log::open(disk, options, &mut |_| {}).unwrap();
+    let put = |len| append(&log, "k", vec![1; len], Urgency::Normal).unwrap();
+    let small = || assert_eq!(put(1).len, 1);
+    let large = || assert_eq!(put(100_000).len, 100_000);
+    // Frames of a block each; behind the third lie as many zeros as the three have bytes.
+    let file = put(1).file;
+    put(1);
+    assert!(is_zeroed(&faulty, file, 6 * BLOCK, small));
+    assert!(!is_zeroed(&faulty, file, 40 * BLOCK, large));
+    // The run of small frames begins again: one block.
+    let next = u64::from(put(1).offset) / BLOCK + 2;
+    assert!(!is_zeroed(&faulty, file, (next + 4) * BLOCK, small));
+}
+
+#[test]
+fn a_recycled_file_keeps_its_content_behind_the_frames() {
+    let (faulty, disk) = memory();
+    let (log, ..) = open(&disk).unwrap();
+    let [retired, _] = full_files(&log);
+    log.retire(retired.file).unwrap();
+    let files = || log.files().len();
+    let before = files();
+    let mut last = retired;
+    while files() == before {
+        last = append(&log, "k", vec![2; EIGHTH], Urgency::Normal).unwrap();
+    }
+    let handle = Disk::open(&faulty, &file_name(last.file)).unwrap();
+    let mut behind = [0; EIGHTH];
+    handle.read_exact_at(&mut behind, 12 << 10).unwrap();
+    assert!(behind.contains(&1), "the payloads of the retired file");
 }

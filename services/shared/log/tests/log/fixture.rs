@@ -11,7 +11,7 @@ use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 use cstore_log::{
-    Disk, FaultyDisk, Location, Log, LogError, Options, Record, RecoveryReport, Urgency,
+    Disk, FaultyDisk, Location, Log, LogError, Options, Record, RecoveryReport, Urgency, file_name,
 };
 
 pub(crate) fn options() -> Options {
@@ -101,4 +101,15 @@ pub(crate) fn full_files(log: &Log) -> [Location; 2] {
         .map(|_| append(log, "k", vec![1; EIGHTH], Urgency::Normal).unwrap())
         .collect();
     [kept[0], kept[7]]
+}
+
+/// Flips a byte of a file, does `act`, and returns true if the byte is zero then.
+pub(crate) fn is_zeroed(faulty: &FaultyDisk, file: u32, offset: u64, act: impl FnOnce()) -> bool {
+    let name = file_name(file);
+    faulty.rot(&name, offset, 0xFF).unwrap();
+    act();
+    let mut byte = [1];
+    let handle = Disk::open(faulty, &name).unwrap();
+    handle.read_exact_at(&mut byte, offset).unwrap();
+    byte == [0]
 }

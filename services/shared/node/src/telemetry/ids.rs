@@ -172,10 +172,17 @@ mod tests {
     use super::{
         super::{
             context_of, continue_trace, current_trace_id, role_span,
-            tests::{BOTH_KINDS, logged},
+            tests::{BOTH_KINDS, LayerKind, logged},
         },
         *,
     };
+
+    /// Calls `act` under the stack of layers without a collector, then under that with one.
+    fn on_both_stacks(act: impl Fn(LayerKind)) {
+        for kind in BOTH_KINDS {
+            logged(kind, [], || act(kind));
+        }
+    }
 
     fn remote(flags: TraceFlags) -> Context {
         let (trace, span) = (TraceId::from_bytes([7; 16]), SpanId::from_bytes([9; 8]));
@@ -202,40 +209,36 @@ mod tests {
 
     #[test]
     fn a_span_is_current_with_its_own_ids_while_it_is_entered() {
-        for kind in BOTH_KINDS {
-            logged(kind, [], || {
-                let span = request();
-                let ids = ids_of(&span);
-                assert!(ids.is_valid() && ids.is_sampled() && !ids.is_remote());
-                for _ in 0..2 {
-                    assert_eq!(span.in_scope(current), ids, "{kind:?}");
-                    assert!(!current().is_valid(), "{kind:?}");
-                }
-            });
-        }
+        on_both_stacks(|kind| {
+            let span = request();
+            let ids = ids_of(&span);
+            assert!(ids.is_valid() && ids.is_sampled() && !ids.is_remote());
+            for _ in 0..2 {
+                assert_eq!(span.in_scope(current), ids, "{kind:?}");
+                assert!(!current().is_valid(), "{kind:?}");
+            }
+        });
     }
 
     #[test]
     fn a_child_has_the_trace_of_its_parent_and_a_span_id_of_its_own() {
-        for kind in BOTH_KINDS {
-            logged(kind, [], || {
-                let parent = request();
-                let explicit = tracing::debug_span!(parent: &parent, "grpc");
-                let entered = parent.enter();
-                let contextual = tracing::debug_span!("grpc");
-                let root = tracing::debug_span!(parent: None, "grpc");
-                drop(entered);
+        on_both_stacks(|kind| {
+            let parent = request();
+            let explicit = tracing::debug_span!(parent: &parent, "grpc");
+            let entered = parent.enter();
+            let contextual = tracing::debug_span!("grpc");
+            let root = tracing::debug_span!(parent: None, "grpc");
+            drop(entered);
 
-                let parent = ids_of(&parent);
-                for child in [ids_of(&explicit), ids_of(&contextual)] {
-                    assert_eq!(child.trace_id(), parent.trace_id(), "{kind:?}");
-                    assert_ne!(child.span_id(), parent.span_id(), "{kind:?}");
-                    assert_eq!(child.trace_flags(), parent.trace_flags(), "{kind:?}");
-                }
-                assert_ne!(ids_of(&explicit).span_id(), ids_of(&contextual).span_id());
-                assert_ne!(ids_of(&root).trace_id(), parent.trace_id(), "{kind:?}");
-            });
-        }
+            let parent = ids_of(&parent);
+            for child in [ids_of(&explicit), ids_of(&contextual)] {
+                assert_eq!(child.trace_id(), parent.trace_id(), "{kind:?}");
+                assert_ne!(child.span_id(), parent.span_id(), "{kind:?}");
+                assert_eq!(child.trace_flags(), parent.trace_flags(), "{kind:?}");
+            }
+            assert_ne!(ids_of(&explicit).span_id(), ids_of(&contextual).span_id());
+            assert_ne!(ids_of(&root).trace_id(), parent.trace_id(), "{kind:?}");
+        });
     }
 
     #[test]
@@ -259,14 +262,12 @@ mod tests {
 
     #[test]
     fn a_span_that_has_its_ids_keeps_them() {
-        for kind in BOTH_KINDS {
-            logged(kind, [], || {
-                let span = request();
-                let ids = ids_of(&span);
-                continue_trace(&span, remote(TraceFlags::SAMPLED));
-                assert_eq!(ids_of(&span), ids, "{kind:?}");
-            });
-        }
+        on_both_stacks(|kind| {
+            let span = request();
+            let ids = ids_of(&span);
+            continue_trace(&span, remote(TraceFlags::SAMPLED));
+            assert_eq!(ids_of(&span), ids, "{kind:?}");
+        });
     }
 
     #[test]
@@ -311,83 +312,77 @@ mod tests {
 
     #[test]
     fn spans_are_exited_in_any_order() {
-        for kind in BOTH_KINDS {
-            logged(kind, [], || {
-                let spans = [request(), request(), request()];
-                let ids = spans.each_ref().map(ids_of);
-                let [first, second, third] = spans.each_ref().map(Span::enter);
-                assert_eq!(current(), ids[2], "{kind:?}");
-                drop(second);
-                assert_eq!(current(), ids[2], "{kind:?}");
-                drop(third);
-                assert_eq!(current(), ids[0], "{kind:?}");
-                let again = spans[0].enter();
-                drop(first);
-                assert_eq!(current(), ids[0], "{kind:?}");
-                drop(again);
-                assert!(!current().is_valid(), "{kind:?}");
-            });
-        }
+        on_both_stacks(|kind| {
+            let spans = [request(), request(), request()];
+            let ids = spans.each_ref().map(ids_of);
+            let [first, second, third] = spans.each_ref().map(Span::enter);
+            assert_eq!(current(), ids[2], "{kind:?}");
+            drop(second);
+            assert_eq!(current(), ids[2], "{kind:?}");
+            drop(third);
+            assert_eq!(current(), ids[0], "{kind:?}");
+            let again = spans[0].enter();
+            drop(first);
+            assert_eq!(current(), ids[0], "{kind:?}");
+            drop(again);
+            assert!(!current().is_valid(), "{kind:?}");
+        });
     }
 
     #[test]
     fn a_panic_leaves_no_ids_behind() {
-        for kind in BOTH_KINDS {
-            logged(kind, [], || {
-                let outer = request();
-                let _entered = outer.enter();
-                let caught = catch_unwind(AssertUnwindSafe(|| {
-                    let _inner = request().entered();
-                    let _innermost = request().entered();
-                    std::panic::resume_unwind(Box::new("on purpose"));
-                }));
-                assert!(caught.is_err());
-                assert_eq!(current(), ids_of(&outer), "{kind:?}");
-            });
-        }
+        on_both_stacks(|kind| {
+            let outer = request();
+            let _entered = outer.enter();
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                let _inner = request().entered();
+                let _innermost = request().entered();
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }));
+            assert!(caught.is_err());
+            assert_eq!(current(), ids_of(&outer), "{kind:?}");
+        });
     }
 
     #[test]
     fn a_future_that_moves_between_threads_keeps_its_ids() {
-        for kind in BOTH_KINDS {
-            logged(kind, [], || {
-                let span = request();
-                let ids = ids_of(&span);
-                let work = async {
-                    let mut seen = Vec::new();
-                    for _ in 0..3 {
-                        seen.push(current());
-                        let mut is_second = false;
-                        std::future::poll_fn(|_| {
-                            let poll = if is_second {
-                                Poll::Ready(())
-                            } else {
-                                Poll::Pending
-                            };
-                            is_second = true;
-                            poll
-                        })
-                        .await;
-                    }
-                    seen
-                };
-                let mut work = Box::pin(work.instrument(span));
-                let seen = loop {
-                    let poll_once = || {
-                        let poll = work
-                            .as_mut()
-                            .poll(&mut TaskContext::from_waker(Waker::noop()));
-                        assert!(!current().is_valid(), "{kind:?}");
+        on_both_stacks(|kind| {
+            let span = request();
+            let ids = ids_of(&span);
+            let work = async {
+                let mut seen = Vec::new();
+                for _ in 0..3 {
+                    seen.push(current());
+                    let mut is_second = false;
+                    std::future::poll_fn(|_| {
+                        let poll = if is_second {
+                            Poll::Ready(())
+                        } else {
+                            Poll::Pending
+                        };
+                        is_second = true;
                         poll
-                    };
-                    let poll = std::thread::scope(|scope| scope.spawn(poll_once).join());
-                    if let Poll::Ready(seen) = poll.unwrap() {
-                        break seen;
-                    }
+                    })
+                    .await;
+                }
+                seen
+            };
+            let mut work = Box::pin(work.instrument(span));
+            let seen = loop {
+                let poll_once = || {
+                    let poll = work
+                        .as_mut()
+                        .poll(&mut TaskContext::from_waker(Waker::noop()));
+                    assert!(!current().is_valid(), "{kind:?}");
+                    poll
                 };
-                assert_eq!(seen, [ids.clone(), ids.clone(), ids], "{kind:?}");
-            });
-        }
+                let poll = std::thread::scope(|scope| scope.spawn(poll_once).join());
+                if let Poll::Ready(seen) = poll.unwrap() {
+                    break seen;
+                }
+            };
+            assert_eq!(seen, [ids.clone(), ids.clone(), ids], "{kind:?}");
+        });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use cstore_types::PartNo;
 
 use super::records::RefSet;
 
-/// Sets of at least one part. The set of a session with one part, as most are, has no map.
+/// Sets of one or more parts. Most sessions have one part, which needs no map.
 #[derive(Debug)]
 pub(super) enum Parts {
     One(PartNo, RefSet),

@@ -167,7 +167,14 @@ mod tests {
     };
 
     use opentelemetry::trace::{SpanId, TraceId, TraceState};
-    use tracing::{Instrument, Level};
+    use tracing::{
+        Instrument, Level, Metadata,
+        callsite::{Callsite, Identifier},
+        dispatcher,
+        field::FieldSet,
+        metadata::Kind,
+        subscriber::Interest,
+    };
 
     use super::{
         super::{
@@ -409,14 +416,38 @@ mod tests {
         });
     }
 
+    /// Returns true if the current subscriber never takes a span or an event of this kind.
+    ///
+    /// The subscriber itself is asked: `event_enabled!` is true as well if a subscriber of another
+    /// thread takes the event.
+    fn is_never_taken(kind: Kind, target: &'static str, level: Level) -> bool {
+        struct Site;
+        impl Callsite for Site {
+            fn set_interest(&self, _: Interest) {}
+            fn metadata(&self) -> &Metadata<'_> {
+                unreachable!("a callsite that is not registered is only compared")
+            }
+        }
+        let fields = FieldSet::new(&[], Identifier(&Site));
+        let metadata = Metadata::new("test", target, level, None, None, None, fields, kind);
+        let metadata: &'static _ = Box::leak(Box::new(metadata));
+        dispatcher::get_default(|current| current.register_callsite(metadata).is_never())
+    }
+
     #[test]
     fn events_are_for_the_log_only() {
+        let cases = [
+            (Kind::EVENT, "cstore", Level::ERROR, false),
+            (Kind::EVENT, "cstore", Level::INFO, true),
+            (Kind::EVENT, "sled", Level::DEBUG, true),
+            (Kind::SPAN, "h2", Level::INFO, true),
+            (Kind::SPAN, "cstore", Level::DEBUG, false),
+        ];
         logged(BOTH_KINDS[0], [("LOG_LEVEL", "ERROR")], || {
-            assert!(tracing::enabled!(Level::ERROR));
-            assert!(!tracing::event_enabled!(Level::INFO));
-            assert!(!tracing::event_enabled!(target: "sled", Level::DEBUG));
-            assert!(!tracing::span_enabled!(target: "h2", Level::INFO));
-            assert!(tracing::span_enabled!(Level::DEBUG));
+            for (kind, target, level, is_never) in cases {
+                let name = format!("{kind:?} {target} {level}");
+                assert_eq!(is_never_taken(kind, target, level), is_never, "{name}");
+            }
         });
     }
 }

@@ -330,9 +330,11 @@ fn the_document_of_errors_has_the_renderings_of_every_code() {
     }
 }
 
-/// The crate that may have unsafe code, and the one file of it that may.
-const CRATE_WITH_UNSAFE: &str = "services/shared/lanes";
-const FILE_WITH_UNSAFE: &str = "services/shared/lanes/src/backend.rs";
+/// The crates that may have unsafe code, each with the one file of it that may.
+const CRATES_WITH_UNSAFE: [(&str, &str); 2] = [
+    ("services/shared/heap", "src/lib.rs"),
+    ("services/shared/lanes", "src/backend.rs"),
+];
 
 /// Returns the lines of one section of a manifest, without comments and empty lines.
 fn section(manifest: &str, header: &str) -> Vec<String> {
@@ -344,15 +346,15 @@ fn section(manifest: &str, header: &str) -> Vec<String> {
         .collect()
 }
 
-/// Every crate has the lints of the workspace, which forbid unsafe code. One has a copy of them, in
+/// Every crate has the lints of the workspace, which forbid unsafe code. Two have a copy of them, in
 /// which unsafe code is denied instead, so that one file can allow it.
 #[test]
-fn one_file_of_one_crate_has_unsafe_code() {
+fn one_file_of_two_crates_has_unsafe_code() {
     let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
     for member in members(&workspace) {
         let path = root().join(member).join("Cargo.toml");
         let manifest = std::fs::read_to_string(path).unwrap();
-        if member != CRATE_WITH_UNSAFE {
+        if !CRATES_WITH_UNSAFE.iter().any(|(name, _)| *name == member) {
             assert_eq!(
                 section(&manifest, "[lints]"),
                 ["workspace = true"],
@@ -375,13 +377,16 @@ fn one_file_of_one_crate_has_unsafe_code() {
     }
 
     // The compiler checks the other crates.
-    let mut found = Vec::new();
-    sources(&root().join(CRATE_WITH_UNSAFE), &mut found);
-    for path in found {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let allows = text.matches("unsafe_code").count();
-        let expected = usize::from(path == root().join(FILE_WITH_UNSAFE));
-        assert_eq!(allows, expected, "{}", path.display());
+    for (name, allowed) in CRATES_WITH_UNSAFE {
+        let folder = root().join(name);
+        let mut found = Vec::new();
+        sources(&folder, &mut found);
+        for path in found {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let allows = text.matches("unsafe_code").count();
+            let expected = usize::from(path == folder.join(allowed));
+            assert_eq!(allows, expected, "{}", path.display());
+        }
     }
 }
 

@@ -38,6 +38,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+use cstore_heap::HeapBounds;
 use cstore_node::Source;
 
 use crate::args::{Admin, Args, Command, Hold, Kept, NodeCommand};
@@ -45,6 +46,7 @@ use crate::exit::Failure;
 
 /// Runs one command line in one environment, to its end.
 pub fn main_with(args: impl IntoIterator<Item = OsString>, env: &dyn Source) -> ExitCode {
+    bound_the_heap(env);
     let args: Vec<OsString> = args.into_iter().collect();
     let args = match Args::try_parse_from(&args) {
         Ok(args) => args,
@@ -60,6 +62,24 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, env: &dyn Source) -> 
             failure.tell(args.command.json());
             failure.exit()
         }
+    }
+}
+
+/// Fixes the bounds of the allocator, unless the environment sets some. MUST be called before
+/// threads are started.
+fn bound_the_heap(env: &dyn Source) {
+    /// Variables by which users of glibc set its bounds, see mallopt(3) and the manual's chapter on
+    /// tunables.
+    const VARIABLES: [&str; 3] = [
+        "GLIBC_TUNABLES",
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+    ];
+    if VARIABLES.iter().all(|name| env.get(name).is_none()) {
+        cstore_heap::set_bounds(HeapBounds {
+            mapped_from: limits::MAPPED_BUFFER,
+            trimmed_from: limits::ARENA_TRIM,
+        });
     }
 }
 

@@ -3,6 +3,11 @@
 use std::time::Duration;
 
 cstore_types::limits! {
+    /// Bytes from which a buffer is mapped on its own, and returned to the system when it is freed.
+    /// Smaller ones come from arenas. With glibc only.
+    pub(crate) bytes MAPPED_BUFFER: u32 = 1 << 20;
+    /// Free bytes at the end of an arena from which they are returned to the system. With glibc only.
+    pub(crate) bytes ARENA_TRIM: u32 = 2 << 20;
     /// Most nodes of one kind that `cstore dev` starts. More are refused.
     pub(crate) count MAX_DEV_NODES: u16 = 16;
     /// Descriptors that a process needs for itself: standard streams, ports, telemetry, certificates.

@@ -13,9 +13,10 @@ cstore_types::limits! {
     /// push back. A smaller window would be used up by streams whose readers pause, and no other
     /// call over the connection would get its answer.
     pub(crate) bytes CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-    /// Largest HTTP/2 frame that either side takes. Longer data is cut into several. With the 16 KiB
-    /// of HTTP/2 a download takes sixteen times as many system calls.
-    pub(crate) bytes MAX_H2_FRAME: u32 = 256 << 10;
+    /// Largest HTTP/2 frame that either side takes: a message with 256 KiB of a file. Longer data is
+    /// cut into several. With the 16 KiB of HTTP/2 a download takes sixteen times as many system
+    /// calls.
+    pub(crate) bytes MAX_H2_FRAME: u32 = 257 << 10;
 
     /// Default bound of a call with all its attempts. Beyond it the call fails with
     /// DEADLINE_EXCEEDED.

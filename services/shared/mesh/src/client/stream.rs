@@ -17,6 +17,7 @@ use tracing::{Instrument, Span};
 use crate::telemetry::metrics::ServiceMetrics;
 use crate::telemetry::status::grpc_status;
 use crate::telemetry::{methods, trace};
+use crate::transport::head_first::HeadFirst;
 
 #[derive(Debug, Clone)]
 pub(crate) struct StreamLayer(ServiceMetrics);
@@ -72,14 +73,19 @@ where
             metrics.attempt(method, code);
             metrics.call(method, code, begun.elapsed());
             trace::record(&span, code);
-            result.map(|answer| answer.map(|body| Body::new(Spanned { body, span })))
+            result.map(|answer| {
+                answer.map(|body| {
+                    let body = HeadFirst::new(body);
+                    Body::new(Spanned { body, span })
+                })
+            })
         })
     }
 }
 
 /// The body of an answer, in the span of its call.
 struct Spanned {
-    body: Body,
+    body: HeadFirst,
     span: Span,
 }
 

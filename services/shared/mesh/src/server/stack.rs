@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cstore_proto::Verifier;
 use futures_util::{Stream, StreamExt};
-use http::Response;
+use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -17,7 +17,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
-use tower::util::MapResponseLayer;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
@@ -36,6 +36,7 @@ use crate::telemetry::metrics::MeshMetrics;
 use crate::telemetry::status::grpc_status;
 use crate::telemetry::trace::{self, server_span};
 use crate::transport::dial::tcp_incoming;
+use crate::transport::head_first::HeadFirst;
 use crate::transport::io::BoxIo;
 use crate::transport::local::LocalServers;
 use crate::transport::local_grpc::{PublishedGrpc, ServerStack};
@@ -234,18 +235,11 @@ impl GrpcServer {
         });
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let server = Server::builder()
-            .max_frame_size(MAX_H2_FRAME)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS)
-            // Callers hang up on many downloads at once when their clients do: no reason to cut the
-            // other streams off.
-            .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
-            .http2_keepalive_interval(Some(SERVER_PING_AFTER))
-            .http2_keepalive_timeout(Some(SERVER_PING_TIMEOUT))
-            .max_connection_age(CONNECTION_AGE)
+        let server = http2()
             .layer(layers)
+            .layer(MapRequestLayer::new(|request: Request<Body>| {
+                request.map(|body| Body::new(HeadFirst::new(body)))
+            }))
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(incoming.map(|io| io.map(Accepted)), async move {
                 stopped.cancelled().await;
@@ -279,6 +273,21 @@ impl GrpcServer {
             }
         }
     }
+}
+
+/// Returns a builder of a server with our bounds of connections.
+fn http2() -> Server {
+    Server::builder()
+        .max_frame_size(MAX_H2_FRAME)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        // Callers hang up on many downloads at once when their clients do: no reason to cut the
+        // other streams off.
+        .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
+        .http2_keepalive_interval(Some(SERVER_PING_AFTER))
+        .http2_keepalive_timeout(Some(SERVER_PING_TIMEOUT))
+        .max_connection_age(CONNECTION_AGE)
 }
 
 /// Records the status of a refusal, which is in the head of the answer.

@@ -31,6 +31,7 @@ use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+use crate::transport::head_first::HeadFirst;
 use crate::transport::local::{LocalServers, Publication};
 
 /// The layers of a server and the services behind them.
@@ -59,6 +60,7 @@ impl LocalGrpc {
         let reset = Arc::new(Reset::default());
         let request = request.map(|body| {
             let reset = reset.clone();
+            let body = HeadFirst::new(body);
             Body::new(RequestBody { body, reset })
         });
         let reset = ResetOnDrop(reset);
@@ -145,7 +147,7 @@ impl Drop for ResetOnDrop {
 
 /// The body of a request. Fails when its call has ended.
 struct RequestBody {
-    body: Body,
+    body: HeadFirst,
     reset: Arc<Reset>,
 }
 

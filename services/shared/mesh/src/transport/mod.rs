@@ -3,6 +3,7 @@
 pub(crate) mod channel;
 pub(crate) mod credentials;
 pub(crate) mod dial;
+pub(crate) mod head_first;
 pub(crate) mod io;
 pub(crate) mod local;
 pub(crate) mod local_grpc;

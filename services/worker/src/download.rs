@@ -19,8 +19,8 @@ use crate::budget::{Budget, Hold};
 use crate::cluster::Route;
 use crate::fetch::{Window, fetch};
 use crate::limits::{
-    CHUNK_BYTES, FIRST_WINDOW, MAX_WINDOW, MIN_WINDOW, QUICK_READER, SLOW_READER, WINDOW_BLOCKS,
-    WINDOW_PATIENCE,
+    CHUNK_BYTES, FIRST_WINDOW, MAX_WINDOW, MIN_WINDOW, QUICK_READER, SECOND_WINDOW, SLOW_READER,
+    WINDOW_BLOCKS, WINDOW_PATIENCE,
 };
 use crate::recipe_walk::RecipeWalk;
 
@@ -85,9 +85,13 @@ impl Part<'_> {
     /// Sends until the end of the range, or until the reader pauses.
     async fn send_all(&self, is_first: bool) -> Result<Sent, Fault> {
         let mut walk = RecipeWalk::new(self.root, self.range.clone());
-        let (mut size, mut bytes) = (if is_first { FIRST_WINDOW } else { MIN_WINDOW }, 0);
-        let mut next = Some(self.fetch(&mut walk, size, is_first).await?);
-        size = size.min(self.max_window());
+        let (first, second) = if is_first {
+            (FIRST_WINDOW, SECOND_WINDOW)
+        } else {
+            (MIN_WINDOW, MIN_WINDOW)
+        };
+        let (mut size, mut bytes) = (second.min(self.max_window()), 0);
+        let mut next = Some(self.fetch(&mut walk, first, is_first).await?);
         while let Some((window, hold)) = next.take().filter(|(window, _)| !window.is_empty()) {
             let begun = Instant::now();
             let send = async {

@@ -3,8 +3,8 @@
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-run: ## build and start the whole system on 127.0.0.1, data in ./data
-	cargo run --release -- dev
+run: ## build and start the whole system on 127.0.0.1, data in ./data; settings of .env
+	@deploy/with-env.sh cargo run --release -- dev
 
 test: ## everything that must hold: format, lints, tests, documentation, image, Compose, chart
 	bash .ci/test

@@ -52,11 +52,7 @@ pub struct Config {
 impl Config {
     /// Returns true if only this machine can reach the gateway.
     pub(crate) fn is_local(&self) -> bool {
-        let host = self.listen_host.as_str();
-        host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
+        cstore_node::listen::is_loopback(&self.listen_host)
     }
 
     /// Reads the variables; mistakes stay in `env` until its `finish`.

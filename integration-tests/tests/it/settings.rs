@@ -76,6 +76,17 @@ fn listed() -> BTreeMap<String, String> {
 /// Returns the settings that each role would run with if nothing is set. The role ends because its
 /// port is taken.
 fn defaults() -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (role, _) in ROLES {
+        for (name, values) in defaults_of(role) {
+            found.entry(name).or_default().extend(values);
+        }
+    }
+    found
+}
+
+/// The same of one role; nothing for the commands of all roles.
+fn defaults_of(role: &str) -> BTreeMap<String, BTreeSet<String>> {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
     std::fs::write(&secret, ClusterSecret::generate().unwrap().expose()).unwrap();
@@ -85,7 +96,7 @@ fn defaults() -> BTreeMap<String, BTreeSet<String>> {
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (role, port) in ROLES {
+    for (role, port) in ROLES.into_iter().filter(|(name, _)| *name == role) {
         let mut command = Command::new(PROGRAM);
         command
             .arg(role)
@@ -163,6 +174,43 @@ fn env_lists_every_variable_of_the_program_with_its_default() {
             defaults.contains_key(name) || set.contains(name.as_str()),
             "nothing reads {name} of .env"
         );
+    }
+}
+
+#[test]
+fn every_setting_is_a_flag_whose_help_has_its_variable_and_default() {
+    for (role, _) in ROLES.into_iter().chain([("dev", ""), ("serve", "")]) {
+        let output = Command::new(PROGRAM)
+            .args([role, "--help"])
+            .output()
+            .unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        // Long lines are wrapped.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (name, values) in defaults_of(role) {
+            let flag = name.trim_start_matches("CSTORE_").to_lowercase();
+            let flag = format!("--{} <VALUE>", flag.replace('_', "-"));
+            assert!(help.contains(&flag), "{role} has no {flag}");
+            let (_, rest) = help.split_once(&flag).unwrap();
+            let told = rest.split(']').next().unwrap();
+            assert!(
+                told.contains(&format!("variable: {name}")),
+                "{role}: {told}"
+            );
+            let described = DESCRIBED.iter().any(|(described, _)| *described == name);
+            // Its default is that of the sampler.
+            let is_argument = name == "OTEL_TRACES_SAMPLER_ARG";
+            // LOG_LEVEL is set by this test.
+            if described || is_argument || name == "CSTORE_NODE_ID" {
+                continue;
+            }
+            for value in values {
+                let value = plain(&value);
+                let is_told =
+                    told.contains(&value) && (told.contains("default: ") || value.is_empty());
+                assert!(is_told, "{role}: {told} lacks {value:?}");
+            }
+        }
     }
 }
 

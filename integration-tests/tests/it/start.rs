@@ -1,7 +1,9 @@
-//! Starts that cannot be: every mistake at once, status 64, nothing touched.
+//! Starts: every mistake at once, status 64, nothing touched; and what `cstore serve` prints.
 
-use std::net::TcpListener;
-use std::process::Command;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::PROGRAM;
 
@@ -27,6 +29,144 @@ fn i10_every_mistake_of_the_configuration_is_said_at_once() {
         !dir.path().join("master").try_exists().unwrap(),
         "nothing was made"
     );
+}
+
+#[test]
+fn a_misspelt_setting_is_refused_by_every_role_with_the_nearest_name() {
+    for role in ["serve", "dev", "gateway", "master", "worker", "storage"] {
+        let output = Command::new(PROGRAM)
+            .arg(role)
+            .env_clear()
+            .env("CSTORE_DATADIR", "x")
+            .env("GATEWAY_PORT", "eighty")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{role}: {said}");
+        assert!(
+            said.contains("the nearest is CSTORE_DATA_DIR"),
+            "{role}: {said}"
+        );
+    }
+}
+
+#[test]
+fn i13_dev_without_tokens_is_reached_from_this_machine_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(PROGRAM)
+        .args(["dev", "--listen-host", "0.0.0.0", "--data"])
+        .arg(dir.path())
+        .env_clear()
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(
+        said.contains("CSTORE_LISTEN_HOST: found \"0.0.0.0\""),
+        "{said}"
+    );
+}
+
+/// A `cstore serve` that is ended when it is dropped.
+struct Serving {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Serving {
+    /// Starts it on free ports; its data are in `dir`.
+    fn start(dir: &Path) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-port",
+                "0",
+                "--data",
+            ])
+            .arg(dir)
+            .env_clear()
+            .envs(["MASTER_PORT", "STORAGE_PORT", "WORKER_PORT"].map(|key| (key, "0")))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().unwrap().unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns the status of a PUT of a small file.
+fn put(addr: &str, token: Option<&str>) -> u16 {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let bearer = token
+        .map(|token| format!("Authorization: Bearer {token}\r\n"))
+        .unwrap_or_default();
+    let head = format!("PUT /api/files/a?overwrite=true HTTP/1.1\r\nHost: {addr}\r\n{bearer}");
+    let request = format!("{head}Content-Length: 2\r\nConnection: close\r\n\r\nhi");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn i13_serve_demands_a_token_and_prints_the_first_one_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let addr_of = |line: &str| {
+        let (_, rest) = line.split_once("C-Store is ready at http://").unwrap();
+        rest.split([',', ';']).next().unwrap().to_owned()
+    };
+
+    let mut serving = Serving::start(dir.path());
+    assert!(serving.line().starts_with("The first API token"));
+    let token = serving.line();
+    assert!(token.starts_with("cst_"), "{token}");
+    let addr = addr_of(&serving.line());
+    assert_eq!(put(&addr, None), 401);
+    assert_eq!(put(&addr, Some(&token)), 201);
+    drop(serving);
+
+    // After a kill the token is there, and no other one is made.
+    let mut serving = Serving::start(dir.path());
+    let addr = addr_of(&serving.line());
+    assert_eq!(put(&addr, Some(&token)), 200);
+}
+
+#[test]
+fn the_unit_of_systemd_is_valid() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/cstore.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("cstore.service");
+    let unit = unit.replace("/usr/local/bin/cstore", PROGRAM);
+    std::fs::write(&copy, unit).unwrap();
+    let verified = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&copy)
+        .output();
+    match verified {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("SKIP the unit of systemd: systemd-analyze is not on this machine");
+        }
+        verified => {
+            let verified = verified.unwrap();
+            let told = String::from_utf8_lossy(&verified.stderr);
+            assert!(verified.status.success() && told.is_empty(), "{told}");
+        }
+    }
 }
 
 #[test]

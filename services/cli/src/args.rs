@@ -1,5 +1,5 @@
-//! The command line. Settings are variables of the environment; flags are for what one types by
-//! hand.
+//! The command line. Settings of the roles are flags by [`crate::settings`], and variables of the
+//! environment.
 
 pub(crate) mod files;
 
@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cstore_gateway::tokens::Rights;
-use cstore_node::ByteSize;
+use cstore_node::{ByteSize, HostPort};
 use cstore_types::{SessionId, StoreUuid, Tenant, TenantError};
 
 use crate::exit::STATUSES;
 use crate::limits::{MAX_DEV_NODES, MAX_TOKEN_LIFE};
+use crate::settings::{OfAllRoles, OfGateway, OfMaster, OfStorage, OfWorker, Settings};
 
 /// Distributed, deduplicating, content-addressed object store.
 #[derive(Debug, Parser)]
@@ -23,16 +24,18 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// All roles in one process on 127.0.0.1, data in ./data.
+    /// All roles in one process, for real use: requests need API tokens, and the first one is made.
+    Serve(Serve),
+    /// All roles in one process, to try and to develop: on 127.0.0.1, without tokens.
     Dev(Dev),
     /// The public door: REST over HTTP.
-    Gateway,
+    Gateway(Settings<OfGateway>),
     /// Names, upload sessions, membership, placement.
-    Master,
+    Master(Settings<OfMaster>),
     /// Moves data between gRPC streams and storage nodes.
-    Worker,
+    Worker(Settings<OfWorker>),
     /// One virtual disk of fixed capacity.
-    Storage,
+    Storage(Settings<OfStorage>),
     /// Uploads files, folders or stdin.
     Put(files::Put),
     /// Downloads a file or a folder, and goes on where it was interrupted.
@@ -128,6 +131,15 @@ pub(crate) enum Shell {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// Address to listen on for clients, host:port, instead of --listen-host and --gateway-port
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["CSTORE_LISTEN_HOST", "GATEWAY_PORT"])]
+    pub(crate) listen: Option<HostPort>,
+    #[command(flatten)]
+    pub(crate) settings: Settings<OfAllRoles>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Dev {
     /// How many workers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEV_NODES)))]
@@ -136,6 +148,8 @@ pub(crate) struct Dev {
     /// [default: 1, later as found]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEV_NODES)))]
     pub(crate) storages: Option<u16>,
+    #[command(flatten)]
+    pub(crate) settings: Settings<OfAllRoles>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,11 @@
-//! `cstore dev`: all roles in one process. They call each other directly; their ports on 127.0.0.1
-//! are open for clients and grpcurl.
+//! `cstore serve` and `cstore dev`: all roles in one process. They call each other directly; their
+//! inner ports are open on 127.0.0.1, for grpcurl.
+//!
+//! | | `serve` | `dev` |
+//! |---|---|---|
+//! | requests without a token | refused; the first start makes a token | served, on loopback only |
+//! | capacity of the disk | the size of its file system | 10 GiB |
+//! | admin port | 9100 | 9100 if it is free |
 //!
 //! Everything that it keeps is under `CSTORE_DATA_DIR`: the secret, the master's metadata and one
 //! directory a storage node (`storage-1`, `storage-2`, …). Each role is configured through the same
@@ -26,30 +32,58 @@ use crate::exit::Failure;
 use crate::open_files;
 use crate::process::{self, Running};
 use crate::role::{Plan, Role};
-use crate::{secret, tls};
-use layout::{HOST, Layout, Member};
+use crate::{secret, settings, tls, token};
+use layout::{HOST, Layout, Member, Nodes, Purpose};
 use lives::Lives;
 
-/// Runs the whole system until a signal.
+/// Runs the whole system for real use until a signal.
+pub(crate) fn serve(options: &args::Serve, source: &dyn Source) -> Result<(), Failure> {
+    let source = options.settings.over(source);
+    let listen = options.listen.as_ref().map(|listen| {
+        [
+            ("CSTORE_LISTEN_HOST", listen.host.clone()),
+            (Role::Gateway.port().0, listen.port.to_string()),
+        ]
+    });
+    let source = settings::lay(listen.as_ref().map_or(&[], |pairs| pairs), &source);
+    let nodes = Nodes {
+        workers: 1,
+        storages: None,
+    };
+    run_all(Purpose::Serve, nodes, &source)
+}
+
+/// Runs the whole system for trying it until a signal.
 pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failure> {
+    let nodes = Nodes {
+        workers: options.workers,
+        storages: options.storages,
+    };
+    run_all(Purpose::Dev, nodes, &options.settings.over(source))
+}
+
+fn run_all(purpose: Purpose, nodes: Nodes, source: &dyn Source) -> Result<(), Failure> {
     let mut env = Env::new(source);
+    settings::refuse_unknown(&mut env, source);
     let telemetry = TelemetryConfig::from_env(&mut env);
-    let admin_port = env.optional::<u16>(
-        process::ADMIN_PORT,
-        "a port from 0 to 65535, where 0 means a free one",
-    );
+    let admin_port = env.port(process::ADMIN_PORT, Role::Gateway.admin_port());
+    let needs_admin_port = purpose == Purpose::Serve || !env.is_default(process::ADMIN_PORT);
     let secret_path = secret::path(&mut env);
+    let tokens_path = cstore_gateway::tokens_file(&mut env);
     let drain = cstore_node::shutdown::drain_timeout(&mut env);
-    let layout = Layout::new(options, &mut env)?;
+    let layout = Layout::new(purpose, nodes, &mut env)?;
     let tls = tls::read(&mut env);
     check(&env, &layout, source)?;
     let share = share(&layout, source)?;
     let secret = secret::read_or_generate(&secret_path).map_err(Failure::usage)?;
-    process::run("dev", &telemetry, |shutdown| async move {
+    process::run(purpose.name(), &telemetry, |shutdown| async move {
         process::log_configuration(&env);
         let members = bind(&layout).await?;
+        if purpose == Purpose::Serve && !layout.is_anonymous {
+            token::print_first(&tokens_path)?;
+        }
         let gateway = Readiness::new(&[]);
-        let metrics = RoleMetrics::new(metrics::registry("dev"));
+        let metrics = RoleMetrics::new(metrics::registry(purpose.name()));
         let roles = start(
             &layout,
             members,
@@ -59,15 +93,17 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
             &metrics,
         )?;
         let admin_stop = Shutdown::new();
-        if let Some(port) = admin_port {
-            process::admin(
-                HOST,
-                port,
-                gateway.clone(),
-                roles.registries,
-                admin_stop.clone(),
-            )
-            .await?;
+        let opened = process::admin(
+            &layout.listen_host,
+            admin_port,
+            gateway.clone(),
+            roles.registries,
+            admin_stop.clone(),
+        );
+        match opened.await {
+            Err(failure) if needs_admin_port => return Err(failure),
+            Err(failure) => tracing::info!(%failure, "no admin port is open"),
+            Ok(()) => {}
         }
         let greeting =
             cstore_node::shutdown::spawn("greeting", ready::greet(gateway, roles.greeting));
@@ -117,9 +153,13 @@ fn share(layout: &Layout, source: &dyn Source) -> Result<u64, Failure> {
 async fn bind(layout: &Layout) -> Result<Vec<(Member, TcpListener)>, Failure> {
     let mut bound = Vec::new();
     for mut member in layout.members() {
-        let listener = listen::bind(member.role.port().0, HOST, member.port)
-            .await
-            .map_err(Failure::usage)?;
+        let listener = listen::bind(
+            member.role.port().0,
+            layout.host_of(member.role),
+            member.port,
+        )
+        .await
+        .map_err(Failure::usage)?;
         member.port = listener.local_addr().map_err(Failure::failed)?.port();
         bound.push((member, listener));
     }
@@ -183,7 +223,7 @@ fn start(
         }
         let lives = Lives {
             plan,
-            addr: (HOST, member.port),
+            addr: (layout.host_of(member.role).to_owned(), member.port),
             node: member.id.clone(),
             secret: secret.clone(),
             readiness,
@@ -194,9 +234,11 @@ fn start(
         running.push(Running::start(member.role.name(), member.id, stop, work));
     }
     let greeting = ready::Greeting {
+        listen_host: layout.listen_host.clone(),
         gateway_port,
         master_port,
         data_dir: layout.data_dir.clone(),
+        is_anonymous: layout.is_anonymous,
     };
     Ok(Started {
         running,

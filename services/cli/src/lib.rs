@@ -30,6 +30,7 @@ mod process;
 mod rescue;
 mod role;
 mod secret;
+mod settings;
 mod smoke;
 mod tls;
 mod token;
@@ -88,11 +89,12 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         return files::run(command, door, env);
     }
     match command {
+        Command::Serve(options) => dev::serve(options, env),
         Command::Dev(options) => dev::run(options, env),
-        Command::Gateway => role::run(role::Role::Gateway, env),
-        Command::Master => role::run(role::Role::Master, env),
-        Command::Worker => role::run(role::Role::Worker, env),
-        Command::Storage => role::run(role::Role::Storage, env),
+        Command::Gateway(settings) => role::run(role::Role::Gateway, &settings.over(env)),
+        Command::Master(settings) => role::run(role::Role::Master, &settings.over(env)),
+        Command::Worker(settings) => role::run(role::Role::Worker, &settings.over(env)),
+        Command::Storage(settings) => role::run(role::Role::Storage, &settings.over(env)),
         Command::Completions { shell } => help::completions(*shell),
         Command::Man { command } => help::man(command),
         Command::Health { addr } => health::run(addr.as_deref(), env),

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use crate::exit::Failure;
 use crate::open_files::{self, GATEWAY_SHARES, STORAGE_SHARES, bound};
 use crate::process::{self, Running};
-use crate::{secret, tls};
+use crate::{secret, settings, tls};
 
 /// The parts of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,7 +45,7 @@ impl Role {
         }
     }
 
-    const fn admin_port(self) -> u16 {
+    pub(crate) const fn admin_port(self) -> u16 {
         match self {
             Self::Gateway => 9_100,
             Self::Master => 9_101,
@@ -212,6 +212,7 @@ impl Plan {
 /// Runs one role until a signal.
 pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
     let mut env = Env::new(source);
+    settings::refuse_unknown(&mut env, source);
     let mut plan = Plan::from_env(role, &mut env);
     plan.secure(tls::read(&mut env));
     let telemetry = TelemetryConfig::from_env(&mut env);

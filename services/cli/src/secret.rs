@@ -64,10 +64,30 @@ pub(crate) fn read_or_generate(path: &Path) -> Result<ClusterSecret> {
         .try_exists()
         .with_context(|| format!("cannot look for {}", path.display()))?
     {
-        generate(path)
-            .with_context(|| format!("cannot make a cluster secret at {}", path.display()))?;
+        generate(path).map_err(|error| {
+            let text = format!("cannot make a cluster secret at {}", path.display());
+            match owner_hint(path, &error) {
+                Some(hint) => error.context(format!("{text}; {hint}")),
+                None => error.context(text),
+            }
+        })?;
     }
     read(path)
+}
+
+/// Returns how to make the folder of `path` writable, if that is what `error` is about.
+fn owner_hint(path: &Path, error: &anyhow::Error) -> Option<String> {
+    let kind = error.downcast_ref::<std::io::Error>()?.kind();
+    if kind != ErrorKind::PermissionDenied {
+        return None;
+    }
+    let user = rustix::process::geteuid();
+    let folder = path.ancestors().skip(1).find(|folder| folder.is_dir())?;
+    Some(format!(
+        "this process runs as user {user}: run chown {user} {folder}, or start it as the owner of the folder",
+        user = user.as_raw(),
+        folder = folder.display(),
+    ))
 }
 
 fn generate(path: &Path) -> Result<()> {

@@ -15,6 +15,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use cstore_gateway::tokens::{self, Entry, Token, TokenFileError, TokenSet};
 use cstore_node::{Env, Source};
 
+use cstore_gateway::tokens::Rights;
+use cstore_types::Tenant;
+
 use crate::args;
 use crate::exit::Failure;
 
@@ -52,6 +55,31 @@ fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
     // The token is out: a closed stderr changes nothing.
     let _ = writeln!(std::io::stderr().lock(), "{told}");
     Ok(())
+}
+
+/// Makes a token of the default tenant with all rights and prints it, if the file has none yet.
+pub(crate) fn print_first(path: &Path) -> Result<(), Failure> {
+    let set = load(path)
+        .and_then(|text| parse(path, &text))
+        .map_err(Failure::usage)?;
+    if set.entries().next().is_some() {
+        return Ok(());
+    }
+    let options = args::NewToken {
+        tenant: Tenant::default(),
+        rights: Rights::ALL,
+        expires: None,
+    };
+    let (token, _) = add(&options, path).map_err(Failure::usage)?;
+    let text = format!(
+        "The first API token, with all rights, shown this once (its hash is in {}):\n  {}\n",
+        path.display(),
+        token.expose()
+    );
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Failure::output)
 }
 
 fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {

@@ -16,6 +16,9 @@ use crate::limits::MAX_OPEN_SEGMENTS;
 /// Smallest disk that holds a few segments and its reserve.
 pub const MIN_FS_SIZE: ByteSize = ByteSize::from_mib(6);
 
+/// Largest disk.
+pub const LARGEST_FS_SIZE: ByteSize = ByteSize::from_gib(64 << 10);
+
 /// A storage node's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -66,7 +69,7 @@ impl Config {
         let capacity = env.bytes(
             "FS_SIZE",
             ByteSize::from_gib(10),
-            MIN_FS_SIZE..=ByteSize::from_gib(64 << 10),
+            MIN_FS_SIZE..=LARGEST_FS_SIZE,
         );
         let node = known.unwrap_or_else(|| env.random_node_id("storage"));
         Self {

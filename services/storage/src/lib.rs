@@ -20,7 +20,7 @@ mod server;
 mod sweeper;
 mod trace;
 
-pub use config::{Config, MIN_FS_SIZE};
+pub use config::{Config, LARGEST_FS_SIZE, MIN_FS_SIZE};
 pub use cstore_log::limits::LIMITS as LOG_LIMITS;
 pub use cstore_wire::limits::LIMITS as WIRE_LIMITS;
 pub use engine::{EngineError, OpenError};

@@ -1,21 +1,55 @@
-//! Members of `cstore dev`: their roles, their ports, and the variables laid over the environment.
+//! Members of a process with all roles: their ports, and the variables laid over the environment.
 
 use std::path::{Path, PathBuf};
 
-use cstore_node::{Env, Source};
+use cstore_node::listen::is_loopback;
+use cstore_node::{ByteSize, Env, Source};
+use cstore_storage::{LARGEST_FS_SIZE, MIN_FS_SIZE};
 
-use crate::args;
 use crate::exit::Failure;
 use crate::limits::MAX_DEV_NODES;
 use crate::role::Role;
 
-/// Loopback only: nobody else may reach a system that lets everybody do everything.
+/// Address of the inner ports. Roles of this process call each other without them, and the secret of
+/// the cluster guards them.
 pub(super) const HOST: &str = "127.0.0.1";
+
+/// Use of a process with all roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// `cstore serve`: requests need a token.
+    Serve,
+    /// `cstore dev`: requests need none, unless a token file is named.
+    Dev,
+}
+
+impl Purpose {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Dev => "dev",
+        }
+    }
+}
+
+/// Numbers of nodes that were asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Nodes {
+    pub(super) workers: u16,
+    /// `None` for as many as hold data, or one.
+    pub(super) storages: Option<u16>,
+}
 
 /// The members and what they share.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) data_dir: PathBuf,
+    /// Address of the gateway and of the admin port.
+    pub(super) listen_host: String,
+    /// Requests without a token are served.
+    pub(super) is_anonymous: bool,
+    /// Capacity of a storage node if FS_SIZE is not set. `None` for the default.
+    capacity: Option<ByteSize>,
     workers: u16,
     storages: u16,
     ports: [(Role, u16); 4],
@@ -37,10 +71,10 @@ impl Layout {
     /// # Errors
     /// When fewer storage nodes are asked for than hold data: the rest of the data would be
     /// missing.
-    pub(super) fn new(options: &args::Dev, env: &mut Env<'_>) -> Result<Self, Failure> {
+    pub(super) fn new(purpose: Purpose, nodes: Nodes, env: &mut Env<'_>) -> Result<Self, Failure> {
         let data_dir = env.path("CSTORE_DATA_DIR", "./data");
         let found = storages_in(&data_dir);
-        let storages = options.storages.unwrap_or_else(|| found.max(1));
+        let storages = nodes.storages.unwrap_or_else(|| found.max(1));
         if found != 0 && storages != found {
             return Err(Failure::Usage(format!(
                 "--storages {storages}: the data in {} is spread over {found} storage nodes",
@@ -51,9 +85,15 @@ impl Layout {
             let (variable, default) = role.port();
             (role, env.port(variable, default))
         });
+        let listen_host = env.string("CSTORE_LISTEN_HOST", HOST);
         let layout = Self {
+            is_anonymous: is_anonymous(purpose, &listen_host, env),
+            listen_host,
+            capacity: (purpose == Purpose::Serve)
+                .then(|| capacity(&data_dir, storages))
+                .flatten(),
             data_dir,
-            workers: options.workers,
+            workers: nodes.workers,
             storages,
             ports,
         };
@@ -98,22 +138,30 @@ impl Layout {
         master_port: u16,
     ) -> Vec<(String, String)> {
         let mut pairs = vec![
-            ("CSTORE_LISTEN_HOST", HOST.to_owned()),
+            ("CSTORE_LISTEN_HOST", self.host_of(member.role).to_owned()),
             ("CSTORE_ADVERTISE_HOST", HOST.to_owned()),
             ("CSTORE_MASTER_ADDR", format!("{HOST}:{master_port}")),
             ("CSTORE_STORAGE_NODES", self.storages.to_string()),
             ("CSTORE_NODE_ID", member.id.clone()),
             (member.role.port().0, port.to_string()),
         ];
-        // A user who names a token file wants a gateway that demands tokens.
-        let unset = |key| source.get(key).is_none_or(|value| value.trim().is_empty());
-        if unset("CSTORE_ANONYMOUS") && unset("CSTORE_API_TOKENS_FILE") {
-            pairs.push(("CSTORE_ANONYMOUS", "true".to_owned()));
+        pairs.push(("CSTORE_ANONYMOUS", self.is_anonymous.to_string()));
+        let is_unset = |key| source.get(key).is_none_or(|value| value.trim().is_empty());
+        if let Some(capacity) = self.capacity.filter(|_| is_unset("FS_SIZE")) {
+            pairs.push(("FS_SIZE", capacity.to_string()));
         }
         pairs
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value))
             .collect()
+    }
+
+    /// Returns the address that a role listens on.
+    pub(super) fn host_of(&self, role: Role) -> &str {
+        match role {
+            Role::Gateway => &self.listen_host,
+            Role::Master | Role::Worker | Role::Storage => HOST,
+        }
     }
 
     fn port(&self, role: Role) -> u16 {
@@ -132,6 +180,33 @@ impl Layout {
     }
 }
 
+/// Returns true if requests without a token are served. Notes a mistake if others than this machine
+/// could send them.
+fn is_anonymous(purpose: Purpose, listen_host: &str, env: &mut Env<'_>) -> bool {
+    // A user who names a token file wants a gateway that demands tokens.
+    let has_token_file = env.optional_path("CSTORE_API_TOKENS_FILE").is_some();
+    let default = purpose == Purpose::Dev && !has_token_file;
+    let is_anonymous = env.boolean("CSTORE_ANONYMOUS", default);
+    if is_anonymous && !is_loopback(listen_host) {
+        env.refuse(
+            "CSTORE_LISTEN_HOST",
+            "an address of this machine only, such as 127.0.0.1, while requests need no token; \
+             `cstore serve` demands tokens, and so does CSTORE_ANONYMOUS=FALSE",
+        );
+    }
+    is_anonymous
+}
+
+/// Returns the size of the file system under `data_dir`, divided by the storage nodes on it. `None`
+/// if the system does not say.
+fn capacity(data_dir: &Path, storages: u16) -> Option<ByteSize> {
+    let folder = data_dir.ancestors().find(|folder| folder.is_dir());
+    // A relative path without a folder lies in the current one.
+    let found = rustix::fs::statvfs(folder.unwrap_or_else(|| Path::new("."))).ok()?;
+    let bytes = found.f_blocks.saturating_mul(found.f_frsize) / u64::from(storages.max(1));
+    Some(ByteSize::new(bytes).clamp(MIN_FS_SIZE, LARGEST_FS_SIZE))
+}
+
 /// Returns the number of storage nodes that have left a directory.
 fn storages_in(data_dir: &Path) -> u16 {
     (1..=MAX_DEV_NODES)
@@ -144,18 +219,85 @@ fn storages_in(data_dir: &Path) -> u16 {
 mod tests {
     use super::*;
 
-    fn layout(options: args::Dev, pairs: &[(&str, &str)]) -> (Result<Layout, Failure>, bool) {
+    fn layout(nodes: Nodes, pairs: &[(&str, &str)]) -> (Result<Layout, Failure>, bool) {
         let source: std::collections::BTreeMap<String, String> = pairs
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         let mut env = Env::new(&source);
-        let layout = Layout::new(&options, &mut env);
+        let layout = Layout::new(Purpose::Dev, nodes, &mut env);
         (layout, env.finish().is_ok())
     }
 
-    fn options(workers: u16, storages: Option<u16>) -> args::Dev {
-        args::Dev { workers, storages }
+    const fn options(workers: u16, storages: Option<u16>) -> Nodes {
+        Nodes { workers, storages }
+    }
+
+    #[test]
+    fn only_this_machine_may_send_requests_without_a_token() {
+        let cases = [
+            (Purpose::Dev, vec![], true, true),
+            (
+                Purpose::Dev,
+                vec![("CSTORE_LISTEN_HOST", "0.0.0.0")],
+                true,
+                false,
+            ),
+            (
+                Purpose::Dev,
+                vec![("CSTORE_LISTEN_HOST", "::1")],
+                true,
+                true,
+            ),
+            (
+                Purpose::Dev,
+                vec![
+                    ("CSTORE_LISTEN_HOST", "0.0.0.0"),
+                    ("CSTORE_ANONYMOUS", "FALSE"),
+                ],
+                false,
+                true,
+            ),
+            (
+                Purpose::Dev,
+                vec![("CSTORE_API_TOKENS_FILE", "t")],
+                false,
+                true,
+            ),
+            (Purpose::Serve, vec![], false, true),
+            (
+                Purpose::Serve,
+                vec![("CSTORE_LISTEN_HOST", "::")],
+                false,
+                true,
+            ),
+            (
+                Purpose::Serve,
+                vec![("CSTORE_LISTEN_HOST", "::"), ("CSTORE_ANONYMOUS", "TRUE")],
+                true,
+                false,
+            ),
+        ];
+        for (purpose, mut pairs, is_anonymous, is_valid) in cases {
+            pairs.push(("CSTORE_DATA_DIR", "/nonexistent"));
+            let source: std::collections::BTreeMap<String, String> = pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            let mut env = Env::new(&source);
+            let layout = Layout::new(purpose, options(1, None), &mut env).unwrap();
+            assert_eq!(layout.is_anonymous, is_anonymous, "{purpose:?} {pairs:?}");
+            assert_eq!(env.finish().is_ok(), is_valid, "{purpose:?} {pairs:?}");
+            assert_eq!(layout.host_of(Role::Master), HOST);
+        }
+    }
+
+    #[test]
+    fn the_capacity_of_serve_is_that_of_the_file_system() {
+        let found = capacity(Path::new("/nonexistent/data"), 1).unwrap();
+        let half = capacity(Path::new("/nonexistent/data"), 2).unwrap();
+        assert!(found > half && half >= MIN_FS_SIZE, "{found} {half}");
+        assert!(capacity(Path::new("data"), 1).is_some());
     }
 
     #[test]

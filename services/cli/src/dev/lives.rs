@@ -19,7 +19,7 @@ use crate::role::{Plan, is_healed_by_a_start, may_pass};
 pub(super) struct Lives {
     pub(super) plan: Plan,
     /// Host and port, the same ones in each life.
-    pub(super) addr: (&'static str, u16),
+    pub(super) addr: (String, u16),
     pub(super) node: String,
     pub(super) secret: ClusterSecret,
     pub(super) readiness: Readiness,
@@ -59,7 +59,7 @@ impl Lives {
     }
 
     async fn live(&self, listener: Option<TcpListener>, stop: Shutdown) -> anyhow::Result<()> {
-        let (host, port) = self.addr;
+        let (host, port) = (self.addr.0.as_str(), self.addr.1);
         let listener = match listener {
             Some(listener) => listener,
             None => listen::bind(self.plan.role().port().0, host, port).await?,

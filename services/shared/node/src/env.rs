@@ -34,6 +34,9 @@ pub struct Env<'a> {
 /// Where variables come from: the process, or a map in a test.
 pub trait Source {
     fn get(&self, key: &str) -> Option<String>;
+
+    /// Returns the names of all variables.
+    fn names(&self) -> Vec<String>;
 }
 
 impl<'a> Env<'a> {
@@ -310,8 +313,16 @@ impl<'a> Env<'a> {
         flag.or_else(|| self.source.get(key).and_then(clean))
     }
 
+    /// Notes that a variable is set that nothing reads.
+    pub fn refuse_unknown(&mut self, key: &str, nearest: Option<&str>) {
+        self.mistakes.push(Mistake::Unknown {
+            variable: key.to_owned(),
+            nearest: nearest.map(str::to_owned),
+        });
+    }
+
     fn mistake(&mut self, key: &str, found: Option<String>, allowed: &str) {
-        self.mistakes.push(Mistake {
+        self.mistakes.push(Mistake::Value {
             variable: key.to_owned(),
             found,
             allowed: allowed.to_owned(),
@@ -333,31 +344,53 @@ impl fmt::Debug for Env<'_> {
 pub struct ConfigErrors(Vec<Mistake>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mistake {
-    variable: String,
-    found: Option<String>,
-    allowed: String,
+enum Mistake {
+    /// A value that is not allowed, or is missing.
+    Value {
+        variable: String,
+        found: Option<String>,
+        allowed: String,
+    },
+    /// A variable that nothing reads.
+    Unknown {
+        variable: String,
+        nearest: Option<String>,
+    },
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value {
+                variable,
+                found: Some(found),
+                allowed,
+            } => write!(f, "{variable}: found {found:?}, allowed is {allowed}"),
+            Self::Value {
+                variable,
+                found: None,
+                allowed,
+            } => write!(f, "{variable}: is not set, allowed is {allowed}"),
+            Self::Unknown {
+                variable,
+                nearest: Some(nearest),
+            } => write!(
+                f,
+                "{variable}: there is no such setting; the nearest is {nearest}"
+            ),
+            Self::Unknown {
+                variable,
+                nearest: None,
+            } => write!(f, "{variable}: there is no such setting"),
+        }
+    }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (
-            at,
-            Mistake {
-                variable,
-                found,
-                allowed,
-            },
-        ) in self.0.iter().enumerate()
-        {
+        for (at, mistake) in self.0.iter().enumerate() {
             let line_end = if at == 0 { "" } else { "\n" };
-            match found {
-                Some(found) => write!(
-                    f,
-                    "{line_end}{variable}: found {found:?}, allowed is {allowed}"
-                )?,
-                None => write!(f, "{line_end}{variable}: is not set, allowed is {allowed}")?,
-            }
+            write!(f, "{line_end}{mistake}")?;
         }
         Ok(())
     }
@@ -392,17 +425,29 @@ impl Source for ProcessEnv {
     fn get(&self, key: &str) -> Option<String> {
         self.0.get(key).cloned()
     }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
 }
 
 impl Source for BTreeMap<String, String> {
     fn get(&self, key: &str) -> Option<String> {
         BTreeMap::get(self, key).cloned()
     }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
 }
 
 impl Source for HashMap<String, String> {
     fn get(&self, key: &str) -> Option<String> {
         HashMap::get(self, key).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
     }
 }
 
@@ -411,6 +456,10 @@ impl<const N: usize> Source for [(&str, &str); N] {
         self.iter()
             .find(|(name, _)| *name == key)
             .map(|(_, value)| (*value).to_owned())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.iter().map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 

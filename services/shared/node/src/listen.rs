@@ -69,6 +69,12 @@ pub async fn bind(variable: &str, host: &str, port: u16) -> Result<TcpListener, 
     })
 }
 
+/// Returns true if only this machine can reach a listener on `host`.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// The bounds of one accept loop.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptLimits {

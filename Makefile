@@ -1,4 +1,4 @@
-.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos kills damage full-fs bench open-bench roll-bench lanes-bench lanes-proof lanes-sanitized image helm-test helm-live trace-demo data-fixture fmt clippy
+.PHONY: help run test flaky mutants mutation model up up-obs down logs ps reset demo stress chaos kills damage full-fs bench open-bench roll-bench lanes-bench lanes-proof lanes-sanitized image dist helm-test helm-live trace-demo data-fixture fmt clippy
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -80,6 +80,9 @@ lanes-proof: ## compare MD5 in lanes with md-5 for a million random blocks; CSTO
 
 lanes-sanitized: ## the tests of MD5 in lanes with AddressSanitizer
 	@.ci/lanes-sanitized
+
+dist: ## statically linked programs of this machine's toolchain, with checksums, in dist/
+	@deploy/dist.sh
 
 image: ## build the container image cstore:dev (CSTORE_IMAGE)
 	@deploy/image.sh

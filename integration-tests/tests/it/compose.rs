@@ -376,6 +376,76 @@ fn a_system_of_containers_is_hardened_and_loses_nothing() {
     );
 }
 
+/// A container that is removed with its volume when it is dropped.
+struct Container {
+    name: String,
+    port: u16,
+}
+
+impl Container {
+    fn start(name: &str, image: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let (publish, volume) = (format!("127.0.0.1:{port}:8000"), format!("{name}:/data"));
+        docker(&[
+            "run", "-d", "--name", name, "-p", &publish, "-v", &volume, image,
+        ]);
+        let name = name.to_owned();
+        Self { name, port }
+    }
+
+    /// Waits until the program is ready, and returns what it has printed on stdout.
+    fn ready(&self) -> String {
+        until_blocking("C-Store to be ready in the container", || {
+            Some(docker(&["logs", &self.name])).filter(|told| told.contains("C-Store is ready"))
+        })
+    }
+
+    fn request(&self, method: &str, token: Option<&str>, body: &[u8]) -> Answer {
+        let mut client = Client::connect(&format!("127.0.0.1:{}", self.port)).unwrap();
+        let bearer = token.map(|token| format!("authorization: Bearer {token}\r\n"));
+        let headers = bearer.unwrap_or_default();
+        client.call(method, "/api/files/a", &headers, body).unwrap()
+    }
+
+    fn remove(&self) {
+        docker(&["rm", "-f", &self.name]);
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let remove = |args: &[&str]| drop(Command::new("docker").args(args).output());
+        remove(&["rm", "-f", &self.name]);
+        remove(&["volume", "rm", "-f", &self.name]);
+    }
+}
+
+#[test]
+fn i13_the_image_serves_by_default_with_a_token_and_keeps_its_volume() {
+    let Some(system) = Installation::new() else {
+        return;
+    };
+    let name = format!("{}-alone", system.project);
+    let container = Container::start(&name, &system.image);
+    let told = container.ready();
+    let token = told
+        .split_whitespace()
+        .find(|word| word.starts_with("cst_"))
+        .unwrap();
+    let body = random(100_000, 2);
+    assert_eq!(container.request("PUT", None, &body).status, 401);
+    assert_eq!(container.request("PUT", Some(token), &body).status, 201);
+
+    container.remove();
+    let container = Container::start(&name, &system.image);
+    let told = container.ready();
+    assert!(!told.contains("cst_"), "{told}");
+    let got = container.request("GET", Some(token), b"");
+    assert!(got.status == 200 && got.body == body);
+}
+
 #[test]
 fn a_wrong_setting_ends_the_start_and_is_told() {
     let Some(system) = Installation::new() else {

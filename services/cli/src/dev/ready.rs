@@ -52,25 +52,19 @@ impl Greeting {
             is_anonymous,
         } = self;
         // An address for all networks is none that a client can dial.
-        let dialled = match listen_host.as_str() {
-            "0.0.0.0" | "::" => HOST,
-            host => host,
+        let (dialled, reach) = match listen_host.as_str() {
+            "0.0.0.0" | "::" => (HOST, ", and at all other addresses of this machine"),
+            host if *is_anonymous || !is_loopback(host) => (host, ""),
+            host => (
+                host,
+                ", from this machine only (--listen 0.0.0.0:8000 for others)",
+            ),
         };
         let url = format!("http://{}", HostPort::new(dialled, *gateway_port));
-        let reach = if is_loopback(listen_host) {
-            "from this machine only; --listen 0.0.0.0:8000 for others".to_owned()
-        } else {
-            format!("and at all addresses of {listen_host}")
-        };
         let token = if *is_anonymous {
             ""
         } else {
             "-H \"authorization: Bearer $CSTORE_TOKEN\" "
-        };
-        let reach = if *is_anonymous {
-            String::new()
-        } else {
-            format!(", {reach}")
         };
         let data = data_dir.display();
         format!(

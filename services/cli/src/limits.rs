@@ -19,10 +19,10 @@ cstore_types::limits! {
     /// Least descriptors for connections of clients and open segments. A process that may not have
     /// them does not start.
     pub(crate) count MIN_SHARED_DESCRIPTORS: u64 = 16;
-    /// Time after which `cstore dev` says what it waits for, while it is not ready.
+    /// Time after which a process with all roles says what it waits for, while it is not ready.
     pub(crate) time READY_PATIENCE: Duration = Duration::from_secs(10);
-    /// First pause before a role of `cstore dev` whose disk failed is started again. Grows with each
-    /// failure, up to twelve times as long.
+    /// First pause before a role of a process with all roles is started again after its disk failed.
+    /// Grows with each failure, up to twelve times as long.
     pub(crate) time RESTART_STEP: Duration = Duration::from_secs(1);
     /// Life of a role after which the pauses before its starts are short again.
     pub(crate) time SETTLED_LIFE: Duration = Duration::from_secs(60);

@@ -37,8 +37,9 @@ build() { # target, linker, name of the architecture
   made+=("$name.tar.gz")
 }
 
-build x86_64-unknown-linux-gnu cc amd64
-build aarch64-unknown-linux-gnu aarch64-linux-gnu-gcc arm64
+linker() { [ "$(uname -m)" = "$1" ] && echo cc || echo "$1-linux-gnu-gcc"; }
+build x86_64-unknown-linux-gnu "$(linker x86_64)" amd64
+build aarch64-unknown-linux-gnu "$(linker aarch64)" arm64
 rm -rf "$out/completions"
 [ "${#made[@]}" -gt 0 ] || { echo "dist: nothing could be built" >&2; exit 69; }
 (cd "$out" && sha256sum "${made[@]}" >SHA256SUMS)

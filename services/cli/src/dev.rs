@@ -7,10 +7,10 @@
 //! | capacity of the disk | the size of its file system | 10 GiB |
 //! | admin port | 9100 | 9100 if it is free |
 //!
-//! Everything that it keeps is under `CSTORE_DATA_DIR`: the secret, the master's metadata and one
-//! directory a storage node (`storage-1`, `storage-2`, …). Each role is configured through the same
-//! variables as when it runs alone; what differs between the roles of one process is laid over
-//! them.
+//! All data of the process is under `CSTORE_DATA_DIR`: the secret, the API tokens, the master's
+//! metadata and one folder a storage node (`storage-1`, `storage-2`, …). Each role is configured
+//! through the same variables as when it runs alone; variables that differ between the roles of one
+//! process are overridden.
 
 mod layout;
 mod lives;
@@ -39,6 +39,7 @@ use lives::Lives;
 /// Runs the whole system for real use until a signal.
 pub(crate) fn serve(options: &args::Serve, source: &dyn Source) -> Result<(), Failure> {
     let source = options.settings.over(source);
+    let admin_host = admin_host(&source);
     let listen = options.listen.as_ref().map(|listen| {
         [
             ("CSTORE_LISTEN_HOST", listen.host.clone()),
@@ -50,7 +51,7 @@ pub(crate) fn serve(options: &args::Serve, source: &dyn Source) -> Result<(), Fa
         workers: 1,
         storages: None,
     };
-    run_all(Purpose::Serve, nodes, &source)
+    run_all(Purpose::Serve, nodes, &admin_host, &source)
 }
 
 /// Runs the whole system for trying it until a signal.
@@ -59,10 +60,21 @@ pub(crate) fn run(options: &args::Dev, source: &dyn Source) -> Result<(), Failur
         workers: options.workers,
         storages: options.storages,
     };
-    run_all(Purpose::Dev, nodes, &options.settings.over(source))
+    let source = options.settings.over(source);
+    run_all(Purpose::Dev, nodes, &admin_host(&source), &source)
 }
 
-fn run_all(purpose: Purpose, nodes: Nodes, source: &dyn Source) -> Result<(), Failure> {
+/// Returns the address of the admin port, which `--listen` does not change: metrics need no token.
+fn admin_host(source: &dyn Source) -> String {
+    Env::new(source).string("CSTORE_LISTEN_HOST", HOST)
+}
+
+fn run_all(
+    purpose: Purpose,
+    nodes: Nodes,
+    admin_host: &str,
+    source: &dyn Source,
+) -> Result<(), Failure> {
     let mut env = Env::new(source);
     settings::refuse_unknown(&mut env, source);
     let telemetry = TelemetryConfig::from_env(&mut env);
@@ -79,6 +91,14 @@ fn run_all(purpose: Purpose, nodes: Nodes, source: &dyn Source) -> Result<(), Fa
     process::run(purpose.name(), &telemetry, |shutdown| async move {
         process::log_configuration(&env);
         let members = bind(&layout).await?;
+        let admin_listener = match process::bind_admin(admin_host, admin_port).await {
+            Ok(listener) => Some(listener),
+            Err(failure) if needs_admin_port => return Err(failure),
+            Err(failure) => {
+                tracing::info!(%failure, "no admin port is open");
+                None
+            }
+        };
         if purpose == Purpose::Serve && !layout.is_anonymous {
             token::print_first(&tokens_path)?;
         }
@@ -93,17 +113,9 @@ fn run_all(purpose: Purpose, nodes: Nodes, source: &dyn Source) -> Result<(), Fa
             &metrics,
         )?;
         let admin_stop = Shutdown::new();
-        let opened = process::admin(
-            &layout.listen_host,
-            admin_port,
-            gateway.clone(),
-            roles.registries,
-            admin_stop.clone(),
-        );
-        match opened.await {
-            Err(failure) if needs_admin_port => return Err(failure),
-            Err(failure) => tracing::info!(%failure, "no admin port is open"),
-            Ok(()) => {}
+        if let Some(listener) = admin_listener {
+            let (readiness, stop) = (gateway.clone(), admin_stop.clone());
+            process::serve_admin(listener, readiness, roles.registries, stop);
         }
         let greeting =
             cstore_node::shutdown::spawn("greeting", ready::greet(gateway, roles.greeting));
@@ -114,7 +126,7 @@ fn run_all(purpose: Purpose, nodes: Nodes, source: &dyn Source) -> Result<(), Fa
     })
 }
 
-/// All mistakes of all roles at once, before anything is touched.
+/// Reports the mistakes of all roles together. MUST be called BEFORE files or ports are opened.
 fn check(env: &Env<'_>, layout: &Layout, source: &dyn Source) -> Result<(), Failure> {
     let mut lines = String::new();
     let mut note = |found: Result<(), ConfigErrors>| {
@@ -124,8 +136,7 @@ fn check(env: &Env<'_>, layout: &Layout, source: &dyn Source) -> Result<(), Fail
     };
     note(env.finish());
     for member in layout.members() {
-        let mut env =
-            Env::new(source).with_overrides(layout.overrides(&member, source, member.port, 0));
+        let mut env = Env::new(source).with_overrides(layout.overrides(&member, member.port, 0));
         drop(Plan::from_env(member.role, &mut env));
         note(env.finish());
     }
@@ -140,8 +151,7 @@ fn check(env: &Env<'_>, layout: &Layout, source: &dyn Source) -> Result<(), Fail
 fn share(layout: &Layout, source: &dyn Source) -> Result<u64, Failure> {
     let (mut roles, mut shares) = (0, 0);
     for member in layout.members() {
-        let mut env =
-            Env::new(source).with_overrides(layout.overrides(&member, source, member.port, 0));
+        let mut env = Env::new(source).with_overrides(layout.overrides(&member, member.port, 0));
         roles += 1;
         shares += Plan::from_env(member.role, &mut env).shares();
     }
@@ -195,13 +205,10 @@ fn start(
     let (mut running, mut seen) = (Vec::new(), HashSet::new());
     let registries = Registries::from(metrics.registry.clone());
     for (member, listener) in members {
-        let mut env = Env::new(source).with_overrides(layout.overrides(
-            &member,
-            source,
-            member.port,
-            master_port,
-        ));
+        let mut env =
+            Env::new(source).with_overrides(layout.overrides(&member, member.port, master_port));
         let mut plan = Plan::from_env(member.role, &mut env);
+        plan.set_default_capacity(layout.default_capacity(&member));
         plan.secure(tls.cloned());
         plan.join(&local);
         env.finish().map_err(Failure::usage)?;
@@ -239,6 +246,7 @@ fn start(
         master_port,
         data_dir: layout.data_dir.clone(),
         is_anonymous: layout.is_anonymous,
+        has_listen_flag: layout.purpose == Purpose::Serve,
     };
     Ok(Started {
         running,

@@ -16,6 +16,7 @@ use cstore_node::shutdown::{on_signal, spawn};
 use cstore_node::telemetry::{self, TelemetryConfig};
 use cstore_node::{Env, Shutdown, listen};
 use futures_util::future::{BoxFuture, select_all};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -142,17 +143,19 @@ pub(crate) async fn supervise(
     outcome
 }
 
+/// Opens the admin port.
+pub(crate) async fn bind_admin(host: &str, port: u16) -> Result<TcpListener, Failure> {
+    let bound = listen::bind(ADMIN_PORT, host, port).await;
+    bound.map_err(Failure::usage)
+}
+
 /// Serves the admin port until `stop`, which comes last.
-pub(crate) async fn admin(
-    host: &str,
-    port: u16,
+pub(crate) fn serve_admin(
+    listener: TcpListener,
     readiness: Readiness,
     registries: Registries,
     stop: Shutdown,
-) -> Result<(), Failure> {
-    let listener = listen::bind(ADMIN_PORT, host, port)
-        .await
-        .map_err(Failure::usage)?;
+) {
     if let Ok(addr) = listener.local_addr() {
         tracing::info!(%addr, "admin port is open");
     }
@@ -160,7 +163,6 @@ pub(crate) async fn admin(
         "admin",
         admin::run(listener, readiness, registries, stop),
     ));
-    Ok(())
 }
 
 /// The configuration in the log: what was set at INFO, what is default at DEBUG.

@@ -5,7 +5,7 @@ use cstore_mesh::{LocalServers, RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
 use cstore_node::shutdown::{drain_delay, drain_timeout};
 use cstore_node::telemetry::TelemetryConfig;
-use cstore_node::{Env, Shutdown, Source, listen, metrics};
+use cstore_node::{ByteSize, Env, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -166,6 +166,15 @@ impl Plan {
         }
     }
 
+    /// Sets the capacity of a storage node whose FS_SIZE is not set.
+    pub(crate) fn set_default_capacity(&mut self, capacity: Option<ByteSize>) {
+        if let (Self::Storage(config), Some(capacity)) = (self, capacity)
+            && config.is_capacity_default
+        {
+            config.capacity = capacity;
+        }
+    }
+
     /// Takes back the permission to format and erase a disk. It is for the first life of a process: what
     /// later ones find was acknowledged since.
     pub(crate) fn keep_data(&mut self) {
@@ -239,6 +248,7 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         let listener = listen::bind(variable, &host, port)
             .await
             .map_err(Failure::usage)?;
+        let admin_listener = process::bind_admin(&host, admin_port).await?;
         let addr = listener.local_addr().map_err(Failure::failed)?;
         tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = Readiness::new(&[]);
@@ -253,14 +263,12 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
             stop.clone(),
         );
         let admin_stop = Shutdown::new();
-        process::admin(
-            &host,
-            admin_port,
+        process::serve_admin(
+            admin_listener,
             readiness,
             metrics.registry.into(),
             admin_stop.clone(),
-        )
-        .await?;
+        );
         let ended = process::supervise(
             vec![Running::start(
                 role.name(),

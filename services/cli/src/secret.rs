@@ -1,7 +1,7 @@
 //! The secret of the cluster: a file that only its owner can read.
 //!
-//! Separate roles refuse to start without it; only `cstore dev` makes one, once, in its data
-//! directory.
+//! Separate roles refuse to start without the file. `cstore serve` and `cstore dev` create it at
+//! their first start, in the data folder.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use crate::limits::MAX_SECRET_FILE;
 
 const VARIABLE: &str = "CSTORE_CLUSTER_SECRET_FILE";
 
-/// Where the secret is: `CSTORE_CLUSTER_SECRET_FILE`, or `cluster-secret` in `CSTORE_DATA_DIR`.
+/// Returns the path of the secret: `CSTORE_CLUSTER_SECRET_FILE`, or `cluster-secret` in `CSTORE_DATA_DIR`.
 pub(crate) fn path(env: &mut Env<'_>) -> PathBuf {
     let data = env.path("CSTORE_DATA_DIR", "./data");
     env.optional_path(VARIABLE)

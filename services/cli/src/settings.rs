@@ -1,7 +1,7 @@
 //! Settings of the roles: each is a variable of the environment and a flag, which wins.
 //!
-//! The table is for the flags, for their help, and for names that no role reads: a misspelt name
-//! would be a setting that silently does nothing.
+//! The table defines the flags and their help, and detects misspelt names: otherwise a misspelt
+//! variable would have no effect and no message.
 
 mod table;
 
@@ -146,7 +146,7 @@ impl Source for WithFlags<'_> {
     }
 }
 
-/// Notes a mistake for each variable that looks like a setting and is none.
+/// Reports each variable that resembles a setting but is unknown.
 pub(crate) fn refuse_unknown(env: &mut Env<'_>, source: &dyn Source) {
     for name in source.names() {
         if is_known(&name) || is_service_link(&name, source) {
@@ -186,11 +186,11 @@ fn nearest(name: &str) -> Option<&'static str> {
     (near <= found.len() / 3).then_some(found)
 }
 
-/// Returns true if a name without the prefix `CSTORE_` is `known` with a letter or two wrong. Other
-/// programs have names that are less near.
+/// Returns true if a name without the prefix `CSTORE_` is `known` with one letter wrong, or two
+/// exchanged. Names of other programs may be as near as two letters, such as `GATEWAY_HOST`.
 fn is_typo(name: &str, known: &str) -> bool {
     let first = |name: &str| name.split('_').next().map(str::to_owned);
-    !known.starts_with("OTEL_") && first(name) == first(known) && distance(name, known) <= 2
+    !known.starts_with("OTEL_") && first(name) == first(known) && distance(name, known) <= 1
 }
 
 #[cfg(test)]
@@ -231,6 +231,10 @@ mod tests {
             ("LOG_LEVEL", "INFO"),
             ("LOGLEVEL", "INFO"),
             ("BLOCKSIZE", "1"),
+            ("GATEWAY_HOST", "example.com"),
+            ("STORAGE_ROOT", "/srv"),
+            ("WORKER_POOL", "4"),
+            ("MASTER_POD", "0"),
             ("OTEL_TRACES_EXPORTER", "otlp"),
             ("CSTORE_IMAGE", "x"),
             ("CSTORE_GATEWAY_PORT", "tcp://10.0.0.1:8000"),

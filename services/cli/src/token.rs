@@ -57,29 +57,39 @@ fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a token of the default tenant with all rights and prints it, if the file has none yet.
+/// Makes a token of the default tenant with all rights and prints it, if there is no token file yet.
+///
+/// A file without tokens is left as it is: its last token was revoked.
 pub(crate) fn print_first(path: &Path) -> Result<(), Failure> {
-    let set = load(path)
-        .and_then(|text| parse(path, &text))
-        .map_err(Failure::usage)?;
-    if set.entries().next().is_some() {
+    let token =
+        Token::generate().map_err(|error| Failure::usage(anyhow!("no random numbers: {error}")))?;
+    let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None).map_err(Failure::usage)?;
+    let mut is_first = false;
+    // Under the lock of the folder, so that of two starts at once one makes the token.
+    edit(path, |text| {
+        is_first = text == HEADER;
+        if is_first {
+            Ok(format!("{text}{entry}\n"))
+        } else {
+            Ok(text.to_owned())
+        }
+    })
+    .map_err(Failure::usage)?;
+    if !is_first {
         return Ok(());
     }
-    let options = args::NewToken {
-        tenant: Tenant::default(),
-        rights: Rights::ALL,
-        expires: None,
-    };
-    let (token, _) = add(&options, path).map_err(Failure::usage)?;
     let text = format!(
         "The first API token, with all rights, shown this once (its hash is in {}):\n  {}\n",
         path.display(),
         token.expose()
     );
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(Failure::output)
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if printed.is_err() {
+        // Nobody has seen the token: the next start makes another one.
+        let _ = std::fs::remove_file(path);
+    }
+    printed.map_err(Failure::output)
 }
 
 fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {

@@ -7,7 +7,7 @@ use cstore_mesh::{LocalServers, Tls};
 use cstore_node::env::Env;
 use cstore_node::size::ByteSize;
 use cstore_types::Chunking;
-use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_STORAGE_NODES};
+use cstore_types::limits::{MAX_BLOCK_BYTES, MAX_STORAGE_NODES, MIN_BLOCK_SIZE};
 
 use crate::domain::Limits;
 
@@ -47,7 +47,7 @@ impl Config {
         let block_size = env.bytes(
             "BLOCK_SIZE",
             ByteSize::from_kib(64),
-            ByteSize::new(1)..=ByteSize::new(MAX_BLOCK_BYTES as u64),
+            ByteSize::new(MIN_BLOCK_SIZE as u64)..=ByteSize::new(MAX_BLOCK_BYTES as u64),
         );
         let storage_nodes = env.number("CSTORE_STORAGE_NODES", 1, 1..=MAX_STORAGE_NODES as u64);
         Self {

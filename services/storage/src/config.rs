@@ -7,7 +7,7 @@ use cstore_mesh::{LocalServers, Tls};
 use cstore_node::env::{Env, HostPort};
 use cstore_node::limits::DEFAULT_RETRY_STEP;
 use cstore_node::size::ByteSize;
-use cstore_types::limits::MAX_BLOCK_BYTES;
+use cstore_types::limits::{MAX_BLOCK_BYTES, MIN_BLOCK_SIZE};
 use cstore_types::{NodeId, StoreUuid};
 
 use crate::engine::{INVENTORY_FILE, SEGMENTS_DIR, SUPERBLOCK_FILE};
@@ -82,7 +82,7 @@ impl Config {
             block_size: env.bytes(
                 "BLOCK_SIZE",
                 ByteSize::from_kib(64),
-                ByteSize::new(1)..=ByteSize::new(MAX_BLOCK_BYTES as u64),
+                ByteSize::new(MIN_BLOCK_SIZE as u64)..=ByteSize::new(MAX_BLOCK_BYTES as u64),
             ),
             fresh_start: env.boolean("FRESH_START", false),
             erase: env.optional(

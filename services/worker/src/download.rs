@@ -92,6 +92,7 @@ impl Part<'_> {
         };
         let (mut size, mut bytes) = (second.min(self.max_window()), 0);
         let mut next = Some(self.fetch(&mut walk, first, is_first).await?);
+        let mut sends_first = is_first;
         while let Some((window, hold)) = next.take().filter(|(window, _)| !window.is_empty()) {
             let begun = Instant::now();
             let send = async {
@@ -107,7 +108,11 @@ impl Part<'_> {
                     paused: true,
                 });
             };
-            size = next_size(size, begun.elapsed()).min(self.max_window());
+            // The first window fits into the buffers of the stream, so its time says nothing about the
+            // reader.
+            if !std::mem::take(&mut sends_first) {
+                size = next_size(size, begun.elapsed()).min(self.max_window());
+            }
             next = Some(ahead);
         }
         Ok(Sent {

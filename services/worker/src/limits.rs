@@ -75,7 +75,7 @@ cstore_types::limits! {
     /// Bytes that a download fetches first. What goes wrong with them is an error before the first
     /// byte; what is missing later breaks the download off.
     pub(crate) bytes FIRST_WINDOW: u64 = 256 << 10;
-    /// Bytes that a download fetches while it sends the first ones.
+    /// Bytes that a download fetches while `FIRST_WINDOW` is sent.
     pub(crate) bytes SECOND_WINDOW: u64 = 1 << 20;
     /// Most bytes that a download fetches together. It fetches more when they are sent.
     pub(crate) bytes MAX_WINDOW: u64 = 2 << 20;

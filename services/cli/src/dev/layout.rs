@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cstore_node::listen::is_loopback;
-use cstore_node::{ByteSize, Env, Source};
+use cstore_node::{ByteSize, Env};
 use cstore_storage::{LARGEST_FS_SIZE, MIN_FS_SIZE};
 
 use crate::exit::Failure;
@@ -48,8 +48,7 @@ pub(super) struct Layout {
     pub(super) listen_host: String,
     /// Requests without a token are served.
     pub(super) is_anonymous: bool,
-    /// Capacity of a storage node if FS_SIZE is not set. `None` for the default.
-    capacity: Option<ByteSize>,
+    pub(super) purpose: Purpose,
     workers: u16,
     storages: u16,
     ports: [(Role, u16); 4],
@@ -89,9 +88,7 @@ impl Layout {
         let layout = Self {
             is_anonymous: is_anonymous(purpose, &listen_host, env),
             listen_host,
-            capacity: (purpose == Purpose::Serve)
-                .then(|| capacity(&data_dir, storages))
-                .flatten(),
+            purpose,
             data_dir,
             workers: nodes.workers,
             storages,
@@ -133,7 +130,6 @@ impl Layout {
     pub(super) fn overrides(
         &self,
         member: &Member,
-        source: &dyn Source,
         port: u16,
         master_port: u16,
     ) -> Vec<(String, String)> {
@@ -146,14 +142,16 @@ impl Layout {
             (member.role.port().0, port.to_string()),
         ];
         pairs.push(("CSTORE_ANONYMOUS", self.is_anonymous.to_string()));
-        let is_unset = |key| source.get(key).is_none_or(|value| value.trim().is_empty());
-        if let Some(capacity) = self.capacity.filter(|_| is_unset("FS_SIZE")) {
-            pairs.push(("FS_SIZE", capacity.to_string()));
-        }
         pairs
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value))
             .collect()
+    }
+
+    /// Returns the capacity of a storage node if FS_SIZE is not set. `None` for the default.
+    pub(super) fn default_capacity(&self, member: &Member) -> Option<ByteSize> {
+        let is_storage = member.role == Role::Storage && self.purpose == Purpose::Serve;
+        is_storage.then(|| capacity(&self.data_dir.join(&member.id), self.storages))?
     }
 
     /// Returns the address that a role listens on.
@@ -197,14 +195,14 @@ fn is_anonymous(purpose: Purpose, listen_host: &str, env: &mut Env<'_>) -> bool 
     is_anonymous
 }
 
-/// Returns the size of the file system under `data_dir`, divided by the storage nodes on it. `None`
-/// if the system does not say.
-fn capacity(data_dir: &Path, storages: u16) -> Option<ByteSize> {
-    let folder = data_dir.ancestors().find(|folder| folder.is_dir());
+/// Returns the size of the file system under `disk`, divided by the number of storage nodes. `None`
+/// if the file system does not state a size.
+fn capacity(disk: &Path, storages: u16) -> Option<ByteSize> {
+    let folder = disk.ancestors().find(|folder| folder.is_dir());
     // A relative path without a folder lies in the current one.
     let found = rustix::fs::statvfs(folder.unwrap_or_else(|| Path::new("."))).ok()?;
     let bytes = found.f_blocks.saturating_mul(found.f_frsize) / u64::from(storages.max(1));
-    Some(ByteSize::new(bytes).clamp(MIN_FS_SIZE, LARGEST_FS_SIZE))
+    (bytes != 0).then(|| ByteSize::new(bytes).clamp(MIN_FS_SIZE, LARGEST_FS_SIZE))
 }
 
 /// Returns the number of storage nodes that have left a directory.
@@ -296,7 +294,7 @@ mod tests {
     fn the_capacity_of_serve_is_that_of_the_file_system() {
         let found = capacity(Path::new("/nonexistent/data"), 1).unwrap();
         let half = capacity(Path::new("/nonexistent/data"), 2).unwrap();
-        assert!(found > half && half >= MIN_FS_SIZE, "{found} {half}");
+        assert!(found >= half && half >= MIN_FS_SIZE, "{found} {half}");
         assert!(capacity(Path::new("data"), 1).is_some());
     }
 

@@ -20,10 +20,12 @@ pub(super) struct Greeting {
     pub(super) data_dir: PathBuf,
     /// Requests need no token.
     pub(super) is_anonymous: bool,
+    /// The command has the flag `--listen`.
+    pub(super) has_listen_flag: bool,
 }
 
-/// Prints the message once an upload would succeed; until then the log says from time to time what
-/// is missing.
+/// Prints the message once uploads succeed. Until then it logs the missing parts every
+/// [`READY_PATIENCE`].
 pub(super) async fn greet(gateway: Readiness, greeting: Greeting) {
     while tokio::time::timeout(READY_PATIENCE, gateway.wait_ready())
         .await
@@ -50,15 +52,16 @@ impl Greeting {
             master_port,
             data_dir,
             is_anonymous,
+            has_listen_flag,
         } = self;
-        // An address for all networks is none that a client can dial.
+        // Clients cannot dial a wildcard address.
         let (dialled, reach) = match listen_host.as_str() {
             "0.0.0.0" | "::" => (HOST, ", and at all other addresses of this machine"),
-            host if *is_anonymous || !is_loopback(host) => (host, ""),
-            host => (
+            host if *has_listen_flag && is_loopback(host) => (
                 host,
                 ", from this machine only (--listen 0.0.0.0:8000 for others)",
             ),
+            host => (host, ""),
         };
         let url = format!("http://{}", HostPort::new(dialled, *gateway_port));
         let token = if *is_anonymous {
@@ -66,10 +69,10 @@ impl Greeting {
         } else {
             "-H \"authorization: Bearer $CSTORE_TOKEN\" "
         };
-        let data = data_dir.display();
+        let data = quoted(&data_dir.display().to_string());
         format!(
             "C-Store is ready at {url}{reach}; data in {data}\n  \
-             curl {token}-T Cargo.toml {url}/api/files/Cargo.toml\n  \
+             echo hello | curl {token}-T - {url}/api/files/hello.txt\n  \
              grpcurl -plaintext -H \"authorization: Bearer $(CSTORE_DATA_DIR={data} {program} admin bearer)\" \
              {HOST}:{master_port} cstore.v1.Namespace/ListFiles\n"
         )
@@ -80,15 +83,53 @@ impl Greeting {
 fn program() -> String {
     let path = std::env::current_exe().ok();
     let path = path.as_deref().and_then(std::path::Path::to_str);
-    // A path that a shell would split is not worth the quotes.
-    path.filter(|path| !path.contains(|c: char| c.is_whitespace() || "'\"$`\\".contains(c)))
-        .unwrap_or("cstore")
-        .to_owned()
+    quoted(path.unwrap_or("cstore"))
+}
+
+/// Returns `text` as one word of a shell.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_a_shell_are_quoted_where_needed() {
+        assert_eq!(quoted("./data"), "./data");
+        assert_eq!(quoted("/my data/it's"), "'/my data/it'\\''s'");
+    }
+
+    #[test]
+    fn other_machines_are_named_where_they_can_come_in() {
+        let text = |listen_host: &str| {
+            let greeting = Greeting {
+                listen_host: listen_host.to_owned(),
+                gateway_port: 1,
+                master_port: 2,
+                data_dir: PathBuf::from("/data"),
+                is_anonymous: false,
+                has_listen_flag: true,
+            };
+            greeting.text("cstore")
+        };
+        assert!(text("127.0.0.1").contains("from this machine only"));
+        let all = text("0.0.0.0");
+        assert!(
+            all.contains("http://127.0.0.1:1, and at all other addresses"),
+            "{all}"
+        );
+        let one = text("10.0.0.5");
+        assert!(
+            one.starts_with("C-Store is ready at http://10.0.0.5:1; data in /data"),
+            "{one}"
+        );
+    }
 
     #[test]
     fn the_first_line_has_the_url_and_the_others_can_be_pasted() {
@@ -98,6 +139,7 @@ mod tests {
             master_port: 4_100,
             data_dir: PathBuf::from("./data"),
             is_anonymous: true,
+            has_listen_flag: false,
         };
         let text = greeting.text("cstore");
         let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
@@ -106,7 +148,7 @@ mod tests {
             "C-Store is ready at http://127.0.0.1:8000; data in ./data"
         );
         assert!(
-            lines[1].starts_with("curl ") && lines[2].starts_with("grpcurl "),
+            lines[1].contains("| curl -T - ") && lines[2].starts_with("grpcurl "),
             "{text}"
         );
         assert!(

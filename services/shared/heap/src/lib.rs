@@ -17,7 +17,8 @@ pub struct HeapBounds {
 }
 
 /// Fixes the bounds of the allocator for the rest of the process. Returns false if the allocator
-/// does not have such bounds: with another C library than glibc.
+/// does not have such bounds, with another C library than glibc, or if a value is out of range; the
+/// first bound may be set then.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code, reason = "libc declares mallopt only as unsafe")]
 pub fn set_bounds(bounds: HeapBounds) -> bool {
@@ -54,9 +55,9 @@ mod tests {
         pages * 4_096
     }
 
-    /// Returns the resident memory after 64 buffers of 512 KiB were allocated and freed.
+    /// Returns the resident memory after 48 buffers of 512 KiB were allocated and freed.
     fn resident_after_buffers() -> usize {
-        let buffers: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 512 << 10]).collect();
+        let buffers: Vec<Vec<u8>> = (0..48).map(|_| vec![1; 512 << 10]).collect();
         drop(std::hint::black_box(buffers));
         resident()
     }
@@ -64,10 +65,18 @@ mod tests {
     /// One test, because the bounds are those of the process.
     #[test]
     fn freed_buffers_go_back_to_the_system_although_a_larger_one_was_freed_before() {
+        let is_set = |(name, _): (std::ffi::OsString, _)| {
+            let name = name.to_string_lossy();
+            name == "GLIBC_TUNABLES" || name == "LD_PRELOAD" || name.starts_with("MALLOC_")
+        };
+        if std::env::vars_os().any(is_set) {
+            println!("SKIP heap: the environment sets the allocator or its bounds");
+            return;
+        }
         let before = resident();
         drop(std::hint::black_box(vec![1_u8; 16 << 20]));
         let unbounded = resident_after_buffers() - before;
-        assert!(unbounded > 30 << 20, "{unbounded} bytes without bounds");
+        assert!(unbounded > 20 << 20, "{unbounded} bytes without bounds");
         let bounds = HeapBounds {
             mapped_from: 1 << 20,
             trimmed_from: 2 << 20,

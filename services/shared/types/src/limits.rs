@@ -4,6 +4,9 @@ crate::limits! {
     /// Largest block; the smallest has one byte. A larger BLOCK_SIZE is refused at the start, a
     /// larger block is a broken frame or file.
     pub bytes MAX_BLOCK_BYTES: usize = 4 << 20;
+    /// Smallest BLOCK_SIZE; the last block of a file may be shorter. A block takes about 170 bytes
+    /// beside its own. A smaller setting is refused at the start.
+    pub bytes MIN_BLOCK_SIZE: usize = 64;
     /// Most block ids in one frame, seal or reference set. A file with more blocks is sealed in
     /// parts; a frame with more is refused.
     pub count MAX_IDS: usize = 8_192;

@@ -117,10 +117,16 @@ fn open_as(
             (rebuilt, true)
         }
     };
-    match is_rebuilt && options.is_capacity_default {
-        true => opening.recover_with_assumed_size(found),
-        false => Ok(opening.recover(found, is_rebuilt, options.capacity)?.0),
+    if options.is_capacity_default && is_rebuilt {
+        return opening.recover_with_assumed_size(found);
     }
+    // A default MUST NOT make a disk smaller, otherwise it may not open any more.
+    let capacity = if options.is_capacity_default {
+        options.capacity.max(found.capacity)
+    } else {
+        options.capacity
+    };
+    Ok(opening.recover(found, is_rebuilt, capacity)?.0)
 }
 
 /// Opens a disk to look at it, for the identity that it has: without the cluster's key if that is

@@ -27,7 +27,7 @@ const WHOLE: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct HeadFirst {
     body: Body,
-    /// What follows the head that was yielded last.
+    /// Rest of the frame whose head was yielded last.
     rest: Option<Bytes>,
 }
 

@@ -24,8 +24,8 @@ use crate::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
 pub struct DiskOptions {
     /// FS_SIZE in bytes.
     pub capacity: u64,
-    /// FS_SIZE is not set, and `capacity` is its default. A disk whose superblock is lost is opened
-    /// with a larger size if what lies there needs it.
+    /// FS_SIZE is not set, and `capacity` is its default. A disk that was larger keeps its size. A
+    /// disk whose superblock is lost is opened with a larger size if what lies there needs it.
     pub is_capacity_default: bool,
     /// BLOCK_SIZE in bytes, recorded at format.
     pub block_size: u64,

@@ -176,6 +176,13 @@ impl Failure {
         Self::Client(Box::new(trouble))
     }
 
+    /// Replaces the message, such as one that says no more than an HTTP status.
+    pub(crate) fn saying(self, message: String) -> Self {
+        let mut trouble = self.trouble();
+        trouble.message = message;
+        Self::Client(Box::new(trouble))
+    }
+
     /// Adds a reason to the message.
     pub(crate) fn because(self, why: &str) -> Self {
         let mut trouble = self.trouble();

@@ -106,8 +106,28 @@ pub(crate) struct Ls {
     /// Ends after so many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
+    /// Order: by name, the largest first or the newest first; folders have neither size nor time and
+    /// are last
+    #[arg(
+        long,
+        value_name = "KEY",
+        default_value = "name",
+        hide_default_value = true
+    )]
+    pub(crate) sort: SortKey,
+    /// Reverses the order
+    #[arg(long)]
+    pub(crate) reverse: bool,
     #[command(flatten)]
     pub(crate) door: Door,
+}
+
+/// Order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SortKey {
+    Name,
+    Size,
+    Time,
 }
 
 #[derive(Debug, clap::Args)]

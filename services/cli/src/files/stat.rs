@@ -34,7 +34,7 @@ pub(super) async fn run(session: &Session, options: &Stat) -> Result<(), Failure
 }
 
 async fn look(session: &Session, name: &str) -> Result<Told, Failure> {
-    let answer = session.ask(|| session.gateway.head(name)).await?;
+    let answer = session.head(name).await?;
     let Known { size, etag, sha256 } = Known::from_headers(&answer.headers, None)?;
     let text = |key| header(&answer.headers, key).unwrap_or_default().to_owned();
     let meta = answer.headers.iter().filter_map(|(key, value)| {

@@ -140,12 +140,18 @@ pub(crate) struct Stat {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rm {
-    /// Files, or with --recursive folders (/ is all)
+    /// Files, or with --recursive folders (/ is all, and needs --all)
     #[arg(required = true)]
     pub(crate) name: Vec<String>,
     /// All files below the folders
     #[arg(long, short)]
     pub(crate) recursive: bool,
+    /// Together with /: removes every file of the store
+    #[arg(long, requires = "recursive")]
+    pub(crate) all: bool,
+    /// Does not ask, whatever the number of files
+    #[arg(long, short)]
+    pub(crate) yes: bool,
     /// Removes nothing and says what would go, and what space would come back
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,

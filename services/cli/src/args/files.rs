@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use cstore_types::limits::MAX_CONTENT_TYPE_BYTES;
 
+use crate::files::pattern::Pattern;
 use crate::limits::{MAX_JOBS, MAX_RETRIES};
 
 /// Which gateway, who asks, and how it is told.
@@ -49,6 +50,13 @@ pub(crate) struct Put {
     /// Reads through symbolic links inside of folders, which are refused otherwise
     #[arg(long, short = 'L', requires = "recursive")]
     pub(crate) follow: bool,
+    /// Leaves symbolic links inside of folders out, which are refused otherwise
+    #[arg(long, requires = "recursive", conflicts_with = "follow")]
+    pub(crate) skip_links: bool,
+    /// Leaves files and folders out, such as '*.log', .git/ or 'build/*.o'; may be given several
+    /// times
+    #[arg(long, value_name = "GLOB", value_parser = Pattern::new, requires = "recursive")]
+    pub(crate) exclude: Vec<Pattern>,
     /// Replaces files that are there
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -80,6 +88,10 @@ pub(crate) struct Get {
     /// All files below the folder
     #[arg(long, short)]
     pub(crate) recursive: bool,
+    /// Leaves files and folders out, such as '*.log', .git/ or 'build/*.o'; may be given several
+    /// times
+    #[arg(long, value_name = "GLOB", value_parser = Pattern::new, requires = "recursive")]
+    pub(crate) exclude: Vec<Pattern>,
     /// Replaces files of this machine; equal ones are left alone anyway
     #[arg(long, short)]
     pub(crate) force: bool,

@@ -44,7 +44,7 @@ pub(crate) struct Gateway {
     timeout: Duration,
     /// Longest wait for the beginning of an answer.
     first_byte: Duration,
-    /// Where outages are told. `None` if nobody wants to know.
+    /// Prints a line when the gateway does not answer. `None` for commands without such lines.
     notice: Option<OutageNotice>,
 }
 
@@ -109,7 +109,7 @@ impl Gateway {
         Self { first_byte, ..self }
     }
 
-    /// Returns the same gateway, whose outages are told.
+    /// Returns the same gateway, which prints its outages with `notice`.
     pub(crate) fn telling(self, notice: Option<OutageNotice>) -> Self {
         Self { notice, ..self }
     }

@@ -306,7 +306,7 @@ fn name_what_is_missing(error: &mut clap::Error) {
         _ => return,
     };
     if error.kind() == ErrorKind::MissingRequiredArgument && missing == [source] {
-        let destination = "<DEST>: the new name, or with a / behind the folder that it goes into";
+        let destination = "<DEST>: the new name, or a folder with a trailing /";
         let destination = ContextValue::Strings(vec![destination.to_owned()]);
         error.insert(ContextKind::InvalidArg, destination);
     }

@@ -149,6 +149,12 @@ impl Session {
 
     /// Returns the failure to find `name`, with a hint if it is a folder.
     async fn hint(&self, name: &str, failure: Failure) -> Failure {
+        let of_folder = "it is a folder, which --recursive takes";
+        self.hint_at_folder(name, failure, of_folder).await
+    }
+
+    /// Like [`Self::hint`], with the hint for a folder in the words of the command.
+    async fn hint_at_folder(&self, name: &str, failure: Failure, of_folder: &str) -> Failure {
         if failure.end() != End::NotFound {
             return failure;
         }
@@ -167,7 +173,7 @@ impl Session {
                 .is_some_and(|files| !files.is_empty())
         });
         if is_folder {
-            failure.because("it is a folder, which --recursive takes")
+            failure.because(of_folder)
         } else if let Some((folder, _)) = name.split_once(['*', '?', '[']) {
             let folder = folder.rfind('/').map_or("/", |end| &folder[..=end]);
             failure.because(&format!(

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Invariant: one line per outage. An answer of the gateway ends the outage.
 #[derive(Clone)]
 pub(crate) struct OutageNotice {
-    is_told: Arc<AtomicBool>,
+    is_printed: Arc<AtomicBool>,
     print: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -17,28 +17,28 @@ impl OutageNotice {
     /// Makes a notice that is printed by `print`.
     pub(crate) fn new(print: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self {
-            is_told: Arc::default(),
+            is_printed: Arc::default(),
             print: Arc::new(print),
         }
     }
 
     /// Prints the line, unless one was printed in this outage.
     pub(crate) fn tell(&self, line: &str) {
-        if !self.is_told.swap(true, Ordering::Relaxed) {
+        if !self.is_printed.swap(true, Ordering::Relaxed) {
             (self.print)(line);
         }
     }
 
     /// Ends the outage.
     pub(crate) fn answered(&self) {
-        self.is_told.store(false, Ordering::Relaxed);
+        self.is_printed.store(false, Ordering::Relaxed);
     }
 }
 
 impl fmt::Debug for OutageNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OutageNotice")
-            .field("is_told", &self.is_told)
+            .field("is_printed", &self.is_printed)
             .finish_non_exhaustive()
     }
 }

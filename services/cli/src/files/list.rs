@@ -183,7 +183,7 @@ pub(super) async fn run(session: &Session, options: &Ls) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Returns the failure of a list that is empty. An empty store is none.
+/// Returns the failure of a list that is empty although a prefix was given.
 fn nothing(prefix: &str) -> Failure {
     let hint = match prefix.contains(['*', '?', '[']) {
         true => "; patterns are not expanded",

@@ -111,7 +111,7 @@ impl Out {
         }
     }
 
-    /// Returns how outages of the gateway are told. `None` if there is nobody to tell.
+    /// Returns the printer of outages of the gateway. `None` with `--json` and `--quiet`.
     pub(super) fn outage_notice(&self) -> Option<OutageNotice> {
         let bar = self.bar.clone();
         self.is_for_people().then(|| {

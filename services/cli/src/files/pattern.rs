@@ -8,7 +8,7 @@ use globset::{GlobBuilder, GlobMatcher};
 /// folders, `[ab]` for one of some characters, `{a,b}` for one of some texts.
 ///
 /// Without a `/` inside it is about the last part of a path, wherever that is; with one it is about
-/// the whole path below the folder that is copied. A `/` behind makes it a pattern for folders. A
+/// the whole path below the folder that is copied. A trailing `/` makes it a pattern for folders. A
 /// folder is left out with everything in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {

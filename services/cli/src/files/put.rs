@@ -98,7 +98,8 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
 
 /// Returns the line for people about one file.
 fn line(stored: &Stored) -> String {
-    // An unchanged file was not sent; named tenants are not told what others have.
+    // Missing for an unchanged file, which was not sent, and for named tenants: the number would reveal
+    // what others have.
     let new = match stored.new_bytes {
         Some(new) => format!(", {} new", human(new)),
         None => String::new(),

@@ -27,9 +27,14 @@ struct Told {
 
 pub(super) async fn run(session: &Session, options: &Stat) -> Result<(), Failure> {
     let name = name(&options.name)?.to_string();
-    let told = look(session, &name)
-        .await
-        .map_err(|failure| failure.of(&name))?;
+    let told = match look(session, &name).await {
+        Ok(told) => told,
+        Err(failure) => {
+            let of_folder = "it is a folder; `ls -l` lists its files, `du` sums them up";
+            let failure = session.hint_at_folder(&name, failure, of_folder).await;
+            return Err(failure.of(&name));
+        }
+    };
     session.out.show(&told, || text(&told))
 }
 

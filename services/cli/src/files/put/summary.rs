@@ -151,7 +151,7 @@ mod tests {
         ];
         assert_eq!(summary.lines(false), expected);
 
-        // A tenant who is not told of one file is not told of all.
+        // Without the new bytes of one file there is no sum.
         summary.add(&stored("created", 0, None));
         assert!(summary.lines(false)[0].ends_with("1.00 GiB, 3.1 s"));
     }

@@ -33,8 +33,8 @@ pub(super) async fn ask(session: &Session, prefixes: &[String]) -> Result<(), Fa
     }
 
     let question = question(prefixes, &loss);
-    // Stdin blocks. If a signal ends the command, the thread is left behind, so it MUST NOT hold the
-    // lock of stderr while it waits; otherwise the end could not be told.
+    // Reading stdin blocks. If a signal ends the command, the thread keeps waiting, so the thread
+    // MUST NOT hold the lock of stderr; otherwise the message about the signal would wait as well.
     let asked = tokio::task::spawn_blocking(move || {
         is_agreed(
             &question,
@@ -127,7 +127,7 @@ fn is_agreed(
     output.flush()?;
     let mut answer = String::new();
     if input.read_line(&mut answer)? == 0 {
-        // The end of the input leaves the cursor behind the question.
+        // At the end of the input the cursor stays on the line of the question.
         writeln!(output)?;
     }
     let answer = answer.trim().to_lowercase();

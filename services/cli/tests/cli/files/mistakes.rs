@@ -7,7 +7,7 @@ use std::process::Stdio;
 use cstore_testkit::nobody;
 
 use crate::files::fake::{Fake, Reply, Request};
-use crate::files::run::{command, cstore, lines, said, status, text};
+use crate::files::run::{command, cstore, files_in, lines, said, status, text};
 
 /// A store with the files `a/x` and `b`.
 fn two_files(request: &Request) -> Reply {
@@ -114,6 +114,11 @@ fn a_mistake_is_told_with_what_helps() {
             &["stat", "nosuch"],
             3,
             "cstore: nosuch: there is no file \"nosuch\"",
+        ),
+        (
+            &["stat", "a"],
+            3,
+            "there is no file \"a\": it is a folder; `ls -l` lists",
         ),
         (
             &["ls", "nosuch/"],
@@ -304,4 +309,33 @@ fn a_folder_ends_with_totals_and_what_was_left_out() {
         told.contains("-> a  1.00 MiB  created, 1.00 MiB new, ") && told.lines().count() == 1,
         "{told}"
     );
+}
+
+#[test]
+fn a_folder_comes_back_without_what_is_excluded() {
+    let fake = Fake::start(|request| {
+        if request.path.starts_with("/api/files?") {
+            let names = ["d/a", "d/b.log", "d/.git/x", "d/sub/c.log", "d/sub/e"];
+            let files = names.map(|name| serde_json::json!({"name": name, "size": 1, "etag": "e"}));
+            let page = serde_json::json!({"files": files, "prefixes": []});
+            return Reply::new(200, page.to_string());
+        }
+        Reply::file(request, b"x", "e-1")
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let dest = dir.path().join("back");
+    let args = [
+        "get",
+        "-r",
+        "d",
+        text(&dest),
+        "--exclude",
+        "*.log",
+        "--exclude",
+        ".git/",
+    ];
+    let output = cstore(&fake, &args);
+    assert_eq!(status(&output), 0, "{}", said(&output));
+    assert_eq!(files_in(&dest), ["a", "sub"]);
+    assert_eq!(files_in(&dest.join("sub")), ["e"]);
 }

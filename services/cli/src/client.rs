@@ -280,8 +280,8 @@ impl Gateway {
                 if is_still() {
                     let url = self.url().trim_end_matches('/');
                     notice.tell(&format!(
-                        "{url} has not answered for {} ms (still waiting); CSTORE_URL or --url says where the gateway is",
-                        SILENCE_NOTICE.as_millis()
+                        "{url} has not answered for {:.1} s (still waiting); CSTORE_URL or --url says where the gateway is",
+                        SILENCE_NOTICE.as_secs_f64()
                     ));
                 }
                 answer.await

@@ -199,7 +199,7 @@ fn a_gateway_that_is_away_is_told_before_the_end_and_where_to_look() {
     assert_eq!(
         line,
         format!(
-            "cstore: {url} has not answered for 1500 ms (still waiting); CSTORE_URL or --url says where the gateway is\n"
+            "cstore: {url} has not answered for 1.5 s (still waiting); CSTORE_URL or --url says where the gateway is\n"
         )
     );
 }

@@ -340,3 +340,43 @@ fn i13_a_token_opens_its_own_names_and_a_wrong_one_ends_with_5() {
     assert_eq!(status(&cluster, &["ls"]), Some(5));
     cluster.audit(&[]);
 }
+
+#[test]
+fn mistakes_in_front_of_a_real_system_are_told_with_what_helps() {
+    let cluster = Cluster::builder(PROGRAM).dev().start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f");
+    std::fs::write(&file, random(300_000, 9)).unwrap();
+    let first = said(&run(&cluster, &["put", text(&file), "d/one"]));
+    assert!(first.contains("created, 293 KiB new, "), "{first}");
+    // The store has the bytes already: that is what it is for.
+    let second = said(&run(&cluster, &["put", text(&file), "d/two"]));
+    assert!(second.contains("created, 0 B new, "), "{second}");
+
+    let all = run(&cluster, &["rm", "-r", "/"]);
+    assert!(
+        all.status.code() == Some(64) && said(&all).contains("--all"),
+        "{}",
+        said(&all)
+    );
+    assert_eq!(status(&cluster, &["ls", "nosuch/"]), Some(3));
+    assert_eq!(good(&cluster, &["ls", "-r"]).len(), 2);
+    let sorted = good(&cluster, &["ls", "-r", "--sort", "time", "--reverse"]);
+    assert_eq!(sorted[0]["name"], "d/one");
+
+    let into = format!("{}/", text(&dir.path().join("new")));
+    let alone = said(&run(&cluster, &["get", "nosuch"]));
+    let below = said(&run(&cluster, &["get", "nosuch", &into]));
+    let without_trace = |told: &str| told.split(" (trace").next().map(str::to_owned);
+    assert_eq!(without_trace(&alone), without_trace(&below));
+
+    let health = run(&cluster, &["health", "--addr", &cluster.gateway]);
+    assert!(
+        health.status.code() == Some(1) && said(&health).contains("is no admin port"),
+        "{}",
+        said(&health)
+    );
+    assert_eq!(good(&cluster, &["rm", "-r", "/", "--all"]).len(), 2);
+    assert_eq!(status(&cluster, &["ls"]), Some(0));
+    cluster.audit(&[]);
+}

@@ -1,16 +1,20 @@
 //! One GET of a role's admin port, for commands that have no need of a client.
 
+use std::io::ErrorKind;
+
 use cstore_node::HostPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::exit::Failure;
 use crate::limits::{ADMIN_PORT_TIMEOUT, MAX_ADMIN_ANSWER};
+use crate::process::ADMIN_PORT;
 
-/// An answer: whether it is 200, and its body.
+/// An answer, which may be of another server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    pub(crate) ok: bool,
+    /// HTTP status. `None` if the answer is not HTTP.
+    pub(crate) status: Option<u16>,
     pub(crate) body: String,
 }
 
@@ -27,6 +31,12 @@ pub(crate) fn get(addr: &HostPort, path: &str) -> Result<Answer, Failure> {
         runtime.block_on(async { tokio::time::timeout(ADMIN_PORT_TIMEOUT, ask(addr, path)).await });
     match asked {
         Err(_) => Err(Failure::Failed(format!("{addr} did not answer in time"))),
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+            Err(Failure::Failed(format!(
+                "cannot ask {addr}: connection refused; is the role running, with this {ADMIN_PORT}? \
+                 `cstore dev` opens an admin port only if {ADMIN_PORT} is set"
+            )))
+        }
         Ok(Err(error)) => Err(Failure::Failed(format!("cannot ask {addr}: {error}"))),
         Ok(Ok(text)) => Ok(answer(&text)),
     }
@@ -49,11 +59,12 @@ async fn ask(addr: &HostPort, path: &str) -> std::io::Result<String> {
 fn answer(text: &str) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     let mut status = head.split([' ', '\r']);
-    let http = status
+    let is_http = status
         .next()
         .is_some_and(|version| version.starts_with("HTTP/1."));
+    let status = status.next().filter(|_| is_http);
     Answer {
-        ok: http && status.next() == Some("200"),
+        status: status.and_then(|status| status.parse().ok()),
         body: body.trim().to_owned(),
     }
 }
@@ -63,16 +74,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_200_is_ok() {
-        assert!(answer("HTTP/1.0 200 OK\r\n\r\n[]").ok);
+    fn only_http_has_a_status() {
+        assert_eq!(answer("HTTP/1.0 200 OK\r\n\r\n[]").status, Some(200));
         assert_eq!(
             answer("HTTP/1.0 503 Busy\r\nA: b\r\n\r\nwhy\n"),
             Answer {
-                ok: false,
+                status: Some(503),
                 body: "why".to_owned()
             }
         );
-        assert!(!answer("200").ok);
-        assert!(!answer("").ok);
+        for other in ["200", "", "SSH-2.0 200", "HTTP/1.1 x"] {
+            assert_eq!(answer(other).status, None, "{other:?}");
+        }
     }
 }

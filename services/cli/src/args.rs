@@ -402,9 +402,14 @@ pub(crate) struct NewToken {
 
 /// A life that ends at a time which can be written down.
 fn life(text: &str) -> Result<humantime::Duration, String> {
-    let life: humantime::Duration = text
-        .parse()
-        .map_err(|error: humantime::DurationError| error.to_string())?;
+    let life: humantime::Duration =
+        text.parse()
+            .map_err(|error: humantime::DurationError| match text {
+                "never" | "none" | "0" => {
+                    "leave --expires away: a token without it lives for ever".to_owned()
+                }
+                _ => format!("{error}; allowed are times such as 12h or 30d"),
+            })?;
     if *life > MAX_TOKEN_LIFE {
         return Err("allowed is at most 100y; without --expires a token lives for ever".to_owned());
     }

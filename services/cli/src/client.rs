@@ -3,6 +3,7 @@
 mod again;
 mod answer;
 mod lost;
+mod notice;
 mod transfer;
 
 use std::time::Duration;
@@ -16,9 +17,10 @@ use tokio::time::{Instant, timeout};
 pub(crate) use self::again::{Again, Wait};
 pub(crate) use self::answer::{Answer, header, stranger};
 pub(crate) use self::lost::Lost;
+pub(crate) use self::notice::OutageNotice;
 pub(crate) use self::transfer::{Download, Meter, Opened};
 use crate::exit::Failure;
-use crate::limits::{CONNECT_TIMEOUT, CONNECTION_IDLE};
+use crate::limits::{CONNECT_TIMEOUT, CONNECTION_IDLE, SILENCE_NOTICE};
 
 /// Variable with the URL of the gateway.
 pub(crate) const URL: &str = "CSTORE_URL";
@@ -42,6 +44,8 @@ pub(crate) struct Gateway {
     timeout: Duration,
     /// Longest wait for the beginning of an answer.
     first_byte: Duration,
+    /// Prints a line when the gateway does not answer. `None` for commands without such lines.
+    notice: Option<OutageNotice>,
 }
 
 impl Gateway {
@@ -96,12 +100,25 @@ impl Gateway {
             token,
             timeout,
             first_byte: timeout,
+            notice: None,
         })
     }
 
     /// Returns the same gateway with another bound on the wait for the beginning of an answer.
     pub(crate) fn answering_within(self, first_byte: Duration) -> Self {
         Self { first_byte, ..self }
+    }
+
+    /// Returns the same gateway, which prints its outages with `notice`.
+    pub(crate) fn telling(self, notice: Option<OutageNotice>) -> Self {
+        Self { notice, ..self }
+    }
+
+    /// Tells that a request to the gateway is tried again, and why. One line per outage.
+    pub(crate) fn tell_retry(&self, why: &impl std::fmt::Display) {
+        if let Some(notice) = &self.notice {
+            notice.tell(&format!("{why} (trying again)"));
+        }
     }
 
     /// Returns the same gateway with another token.
@@ -238,10 +255,42 @@ impl Gateway {
     ) -> Result<Answer, Lost> {
         let begun = Instant::now();
         let request = with(self.request(method, path)?).timeout(self.timeout);
-        let response = timeout(self.first_byte, request.send())
+        let sent = timeout(self.first_byte, request.send());
+        let response = self
+            .watched(sent, || true)
             .await
             .map_err(|_| Lost::Timeout)?;
         Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
+    }
+
+    /// Awaits `answer`, and tells the user if it takes longer than [`SILENCE_NOTICE`] and nothing
+    /// moves.
+    async fn watched<T, E>(
+        &self,
+        answer: impl Future<Output = Result<Result<T, reqwest::Error>, E>>,
+        is_still: impl Fn() -> bool,
+    ) -> Result<Result<T, reqwest::Error>, E> {
+        let Some(notice) = &self.notice else {
+            return answer.await;
+        };
+        tokio::pin!(answer);
+        let ended = match timeout(SILENCE_NOTICE, &mut answer).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                if is_still() {
+                    let url = self.url().trim_end_matches('/');
+                    notice.tell(&format!(
+                        "{url} has not answered for {:.1} s (still waiting); CSTORE_URL or --url says where the gateway is",
+                        SILENCE_NOTICE.as_secs_f64()
+                    ));
+                }
+                answer.await
+            }
+        };
+        if matches!(ended, Ok(Ok(_))) {
+            notice.answered();
+        }
+        ended
     }
 
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Lost> {

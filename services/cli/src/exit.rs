@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use cstore_types::error_chain;
 use serde::Serialize;
 
@@ -175,6 +176,13 @@ impl Failure {
         Self::Client(Box::new(trouble))
     }
 
+    /// Replaces the message, such as one that says no more than an HTTP status.
+    pub(crate) fn saying(self, message: String) -> Self {
+        let mut trouble = self.trouble();
+        trouble.message = message;
+        Self::Client(Box::new(trouble))
+    }
+
     /// Adds a reason to the message.
     pub(crate) fn because(self, why: &str) -> Self {
         let mut trouble = self.trouble();
@@ -273,7 +281,8 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// Prints the message of clap and returns the status. Help and version are not failures. With
 /// `json` a mistake is a line of JSON, like others.
-pub(crate) fn arguments(error: &clap::Error, json: bool) -> ExitCode {
+pub(crate) fn arguments(mut error: clap::Error, json: bool) -> ExitCode {
+    name_what_is_missing(&mut error);
     if !error.use_stderr() {
         let _ = error.print();
         return ExitCode::SUCCESS;
@@ -288,9 +297,38 @@ pub(crate) fn arguments(error: &clap::Error, json: bool) -> ExitCode {
     ExitCode::from(End::Usage as u8)
 }
 
+/// Corrects which argument of `put` is missing: the parser takes one path alone for the
+/// destination, and people take it for the source.
+fn name_what_is_missing(error: &mut clap::Error) {
+    let source = "<SRC>...";
+    let missing = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing)) => missing.as_slice(),
+        _ => return,
+    };
+    if error.kind() == ErrorKind::MissingRequiredArgument && missing == [source] {
+        let destination = "<DEST>: the new name, or a folder with a trailing /";
+        let destination = ContextValue::Strings(vec![destination.to_owned()]);
+        error.insert(ContextKind::InvalidArg, destination);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_put_without_a_destination_lacks_the_destination() {
+        use clap::Parser;
+        for (args, missing) in [
+            (&["cstore", "put", "a.jpg"][..], "\n  <DEST>: the new name"),
+            (&["cstore", "put"], "\n  <SRC>...\n"),
+        ] {
+            let mut error = crate::args::Args::try_parse_from(args).unwrap_err();
+            name_what_is_missing(&mut error);
+            let said = error.render().to_string();
+            assert!(said.contains(missing), "{said}");
+        }
+    }
 
     #[test]
     fn every_mistake_is_said_and_none_twice() {

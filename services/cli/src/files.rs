@@ -11,7 +11,9 @@ mod get;
 mod known;
 mod list;
 mod many;
+mod names;
 pub(crate) mod out;
+pub(crate) mod pattern;
 mod put;
 mod remove;
 mod second;
@@ -24,13 +26,13 @@ use std::path::Path;
 
 use cstore_node::shutdown::on_signal;
 use cstore_node::{Shutdown, Source};
-use cstore_types::FileName;
 use rustix::fs::OFlags;
 
+use self::names::{folder, name, prefix, target};
 use self::out::Out;
 use crate::args::Command;
 use crate::args::files::Door;
-use crate::client::{Again, Answer, Gateway, Lost, TOKEN, is_token};
+use crate::client::{Again, Answer, Gateway, Lost, TOKEN, Wait, is_token};
 use crate::exit::{End, Failure};
 use crate::limits::{ANSWER_TIMEOUT, FILE_THREADS_TIMEOUT, FIRST_BYTE_TIMEOUT, MAX_TOKEN_FILE};
 
@@ -48,10 +50,11 @@ pub(crate) fn run(command: &Command, door: &Door, source: &dyn Source) -> Result
     if let Some(path) = &door.token_file {
         gateway = gateway.with_token(&token(path)?);
     }
+    let out = Out::new(door.json, door.quiet);
     let session = Session {
-        gateway,
+        gateway: gateway.telling(out.outage_notice()),
         retries: door.retries,
-        out: Out::new(door.json, door.quiet),
+        out,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -118,14 +121,40 @@ impl Session {
                 Ok(answer) => return Err(answer.failure()),
                 Err(lost) => (self.lost(lost), lost.wait()),
             };
-            if !again.pause(wait).await {
+            if !self.pause(&mut again, &failure, wait).await {
                 return Err(failure);
             }
         }
     }
 
+    /// Asks for the headers of a file.
+    async fn head(&self, name: &str) -> Result<Answer, Failure> {
+        self.ask(|| self.gateway.head(name))
+            .await
+            .map_err(|failure| match failure.end() {
+                // An answer to HEAD has no body that could say so.
+                End::NotFound => failure.saying(format!("there is no file {name:?}")),
+                _ => failure,
+            })
+    }
+
+    /// Waits until the next try may begin, and tells the user why if that takes long. Returns false
+    /// without a wait if no try is left.
+    async fn pause(&self, again: &mut Again, failure: &Failure, wait: Wait) -> bool {
+        if again.is_telling(wait) {
+            self.gateway.tell_retry(failure);
+        }
+        again.pause(wait).await
+    }
+
     /// Returns the failure to find `name`, with a hint if it is a folder.
     async fn hint(&self, name: &str, failure: Failure) -> Failure {
+        let of_folder = "it is a folder, which --recursive takes";
+        self.hint_at_folder(name, failure, of_folder).await
+    }
+
+    /// Like [`Self::hint`], with the hint for a folder in the words of the command.
+    async fn hint_at_folder(&self, name: &str, failure: Failure, of_folder: &str) -> Failure {
         if failure.end() != End::NotFound {
             return failure;
         }
@@ -144,39 +173,15 @@ impl Session {
                 .is_some_and(|files| !files.is_empty())
         });
         if is_folder {
-            failure.because("it is a folder, which --recursive takes")
+            failure.because(of_folder)
+        } else if let Some((folder, _)) = name.split_once(['*', '?', '[']) {
+            let folder = folder.rfind('/').map_or("/", |end| &folder[..=end]);
+            failure.because(&format!(
+                "patterns are not expanded; --recursive takes all files of a folder, here {folder:?}"
+            ))
         } else {
             failure
         }
-    }
-}
-
-/// Returns the prefix of the names that are listed; `/` alone is the folder of everything, and no
-/// name begins with it.
-fn all_of(prefix: &str) -> &str {
-    if prefix == "/" { "" } else { prefix }
-}
-
-/// Parses a name that a user has typed.
-fn name(text: &str) -> Result<FileName, Failure> {
-    FileName::new(text).map_err(|error| Failure::Usage(format!("{text:?}: {error}")))
-}
-
-/// Returns the prefix of all names of a folder; `/` is the folder of everything.
-fn folder(text: &str) -> Result<String, Failure> {
-    match text.strip_suffix('/').unwrap_or(text) {
-        "" if text == "/" => Ok(String::new()),
-        folder => Ok(format!("{}/", name(folder)?)),
-    }
-}
-
-/// Returns the name for a file whose last part is `last`: `dest` itself, or below the folder
-/// `dest`.
-fn target(dest: &str, last: &str) -> Result<FileName, Failure> {
-    if dest.ends_with('/') {
-        name(&format!("{}{last}", folder(dest)?))
-    } else {
-        name(dest)
     }
 }
 
@@ -217,22 +222,6 @@ fn flags(flags: OFlags) -> i32 {
 mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, Mode};
-
-    #[test]
-    fn a_slash_behind_makes_a_folder() {
-        let found = |dest| target(dest, "a.txt").ok().map(|name| name.to_string());
-        assert_eq!(found("b"), Some("b".to_owned()));
-        assert_eq!(found("b/"), Some("b/a.txt".to_owned()));
-        assert_eq!(found("/"), Some("a.txt".to_owned()));
-        for bad in ["", "/b", "b//", "../", ".."] {
-            assert_eq!(found(bad), None, "{bad:?}");
-        }
-        assert_eq!(
-            (folder("/").ok(), folder("a/b").ok()),
-            (Some(String::new()), Some("a/b/".to_owned()))
-        );
-        assert!(folder("").is_err() && folder("//").is_err());
-    }
 
     #[test]
     fn i13_a_token_file_that_others_can_read_is_refused() {

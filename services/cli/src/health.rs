@@ -4,14 +4,17 @@
 use std::io::Write;
 
 use cstore_node::{Env, HostPort, Source};
+use serde_json::Value;
 
+use crate::admin_port;
+use crate::admin_port::Answer;
 use crate::exit::Failure;
-use crate::{admin_port, process};
+use crate::process::ADMIN_PORT;
 
 /// Fails with the reasons that the role gives.
 pub(crate) fn run(addr: Option<&str>, source: &dyn Source) -> Result<(), Failure> {
     let mut env = Env::new(source);
-    let port = env.port(process::ADMIN_PORT, 9_100);
+    let port = env.port(ADMIN_PORT, 9_100);
     env.finish().map_err(Failure::usage)?;
     let addr = match addr {
         None => HostPort::new("127.0.0.1", port),
@@ -20,8 +23,55 @@ pub(crate) fn run(addr: Option<&str>, source: &dyn Source) -> Result<(), Failure
             .map_err(|_| Failure::Usage("--addr must be host:port".to_owned()))?,
     };
     let answer = admin_port::get(&addr, "/ready")?;
-    if !answer.ok {
-        return Err(Failure::Failed(format!("not ready: {}", answer.body)));
-    }
+    judge(&addr, &answer)?;
     writeln!(std::io::stdout().lock(), "ready").map_err(Failure::output)
+}
+
+/// Fails unless the answer is that of an admin port whose role is ready. An admin port lists parts
+/// of its role in a JSON array; other servers send something else.
+fn judge(addr: &HostPort, answer: &Answer) -> Result<(), Failure> {
+    let is_list = serde_json::from_str::<Vec<Value>>(&answer.body).is_ok();
+    match answer.status {
+        Some(200) if is_list => Ok(()),
+        Some(503) if is_list => Err(Failure::Failed(format!("not ready: {}", answer.body))),
+        status => {
+            let found = status.map_or_else(
+                || "no HTTP".to_owned(),
+                |status| format!("{status} to /ready"),
+            );
+            Err(Failure::Failed(format!(
+                "{addr} is no admin port of a role: it answers {found}; {ADMIN_PORT} or --addr says where the admin port is"
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_port_is_told_from_a_role_that_is_not_ready() {
+        let addr = HostPort::new("h", 1);
+        let said = |status, body: &str| {
+            let body = body.to_owned();
+            judge(&addr, &Answer { status, body }).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(said(Some(200), "[]"), Ok(()));
+        let reasons = r#"[{"part":"master","reason":"not reached"}]"#;
+        assert_eq!(
+            said(Some(503), reasons),
+            Err(format!("not ready: {reasons}"))
+        );
+        for (status, body, found) in [
+            (Some(404), r#"{"code":"not_found"}"#, "404 to /ready"),
+            (Some(200), "<html>", "200 to /ready"),
+            (None, "", "no HTTP"),
+        ] {
+            let expected = format!(
+                "h:1 is no admin port of a role: it answers {found}; CSTORE_ADMIN_PORT or --addr says where the admin port is"
+            );
+            assert_eq!(said(status, body), Err(expected));
+        }
+    }
 }

@@ -54,7 +54,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, env: &dyn Source) -> 
         Err(error) => {
             // Arguments that could not be parsed may still contain --json.
             let flags = args.iter().take_while(|arg| *arg != "--");
-            return exit::arguments(&error, flags.into_iter().any(|arg| arg == "--json"));
+            return exit::arguments(error, flags.into_iter().any(|arg| arg == "--json"));
         }
     };
     match run(&args.command, env) {

@@ -67,6 +67,8 @@ cstore_types::limits! {
     pub(crate) time ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
     /// Longest wait for the beginning of an answer. The request fails then.
     pub(crate) time FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
+    /// Time without an answer after which a command tells its user that it waits for the gateway.
+    pub(crate) time SILENCE_NOTICE: Duration = Duration::from_millis(1_500);
     /// Time without progress after which a transfer is broken off. A gateway may need 90 s from the
     /// last byte of an upload to its answer.
     pub(crate) time STALL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -93,6 +95,11 @@ cstore_types::limits! {
     pub(crate) count HOPELESS_FAILURES: usize = 4;
     /// Names that one request of a list asks for. More take several requests.
     pub(crate) count LIST_PAGE: u64 = 1_000;
+    /// Most names that `cstore ls` holds to sort them. It fails if there are more.
+    pub(crate) count MAX_SORTED_NAMES: usize = 250_000;
+    /// Files up to which `cstore rm -r` on a terminal does not ask. For more it asks, unless --yes
+    /// is given.
+    pub(crate) count UNASKED_REMOVALS: u64 = 100;
     /// Size from which `cstore put` asks whether the name is taken before it sends the file. A
     /// smaller file is sent at once.
     pub(crate) bytes ASK_BEFORE_PUT: u64 = 1 << 20;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use cstore_types::limits::MAX_CONTENT_TYPE_BYTES;
 
+use crate::files::pattern::Pattern;
 use crate::limits::{MAX_JOBS, MAX_RETRIES};
 
 /// Which gateway, who asks, and how it is told.
@@ -49,6 +50,13 @@ pub(crate) struct Put {
     /// Reads through symbolic links inside of folders, which are refused otherwise
     #[arg(long, short = 'L', requires = "recursive")]
     pub(crate) follow: bool,
+    /// Leaves symbolic links inside of folders out, which are refused otherwise
+    #[arg(long, requires = "recursive", conflicts_with = "follow")]
+    pub(crate) skip_links: bool,
+    /// Leaves files and folders out, such as '*.log', .git/ or 'build/*.o'; may be given several
+    /// times
+    #[arg(long, value_name = "GLOB", value_parser = Pattern::new, requires = "recursive")]
+    pub(crate) exclude: Vec<Pattern>,
     /// Replaces files that are there
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -80,6 +88,10 @@ pub(crate) struct Get {
     /// All files below the folder
     #[arg(long, short)]
     pub(crate) recursive: bool,
+    /// Leaves files and folders out, such as '*.log', .git/ or 'build/*.o'; may be given several
+    /// times
+    #[arg(long, value_name = "GLOB", value_parser = Pattern::new, requires = "recursive")]
+    pub(crate) exclude: Vec<Pattern>,
     /// Replaces files of this machine; equal ones are left alone anyway
     #[arg(long, short)]
     pub(crate) force: bool,
@@ -106,8 +118,28 @@ pub(crate) struct Ls {
     /// Ends after so many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
+    /// Order: by name, the largest first or the newest first; folders have neither size nor time and
+    /// are last
+    #[arg(
+        long,
+        value_name = "KEY",
+        default_value = "name",
+        hide_default_value = true
+    )]
+    pub(crate) sort: SortKey,
+    /// Reverses the order
+    #[arg(long)]
+    pub(crate) reverse: bool,
     #[command(flatten)]
     pub(crate) door: Door,
+}
+
+/// Order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SortKey {
+    Name,
+    Size,
+    Time,
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,12 +152,18 @@ pub(crate) struct Stat {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rm {
-    /// Files, or with --recursive folders (/ is all)
+    /// Files, or with --recursive folders (/ is all, and needs --all)
     #[arg(required = true)]
     pub(crate) name: Vec<String>,
     /// All files below the folders
     #[arg(long, short)]
     pub(crate) recursive: bool,
+    /// Together with /: removes every file of the store
+    #[arg(long, requires = "recursive")]
+    pub(crate) all: bool,
+    /// Does not ask, whatever the number of files
+    #[arg(long, short)]
+    pub(crate) yes: bool,
     /// Removes nothing and says what would go, and what space would come back
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::limits::{AWAY_PAUSE, MAX_RETRY_PAUSE, RETRY_PAUSE};
+use crate::limits::{AWAY_PAUSE, MAX_RETRY_PAUSE, RETRY_PAUSE, SILENCE_NOTICE};
 
 /// Time before a request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,18 @@ pub(crate) struct Again {
 impl Again {
     pub(crate) fn new(retries: u32) -> Self {
         Self { retries, used: 0 }
+    }
+
+    /// Returns true if the next pause is long enough to tell the user about it: the gateway is away,
+    /// asks for a pause, or has failed several times.
+    pub(crate) fn is_telling(&self, wait: Wait) -> bool {
+        let is_long = match wait {
+            Wait::Away => true,
+            Wait::Wished(pause) => pause >= SILENCE_NOTICE,
+            Wait::Usual => self.used >= 2,
+            Wait::Never => false,
+        };
+        is_long && self.used < self.retries
     }
 
     /// Waits until the next try may begin. Returns false without a wait if no try is left.
@@ -94,6 +106,19 @@ mod tests {
                 && begun.elapsed() - last >= Duration::from_secs(9)
         );
         assert!(!again.pause(Wait::Never).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_told_if_a_user_would_notice_it() {
+        let mut again = Again::new(4);
+        assert!(again.is_telling(Wait::Away));
+        assert!(again.is_telling(Wait::Wished(SILENCE_NOTICE)));
+        assert!(!again.is_telling(Wait::Wished(Duration::ZERO)));
+        assert!(!again.is_telling(Wait::Usual) && !again.is_telling(Wait::Never));
+        // By then a gateway that breaks connections has done so for more than half a second.
+        assert!(again.pause(Wait::Usual).await && again.pause(Wait::Usual).await);
+        assert!(again.is_telling(Wait::Usual));
+        assert!(!Again::new(0).is_telling(Wait::Away), "nothing is repeated");
     }
 
     #[tokio::test(start_paused = true)]

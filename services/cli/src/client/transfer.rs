@@ -1,10 +1,12 @@
 //! Bodies that are not kept in memory: they flow, and whoever stops flowing for too long is given
 //! up.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use reqwest::header::HeaderMap;
 use reqwest::{Body, Method, Response};
 use tokio::time::{Instant, sleep, timeout};
@@ -71,7 +73,9 @@ impl Gateway {
     pub(crate) async fn open(&self, name: &str, headers: HeaderMap) -> Result<Opened, Lost> {
         let begun = Instant::now();
         let request = self.request(Method::GET, &file(name))?.headers(headers);
-        let response = timeout(STALL_TIMEOUT, request.send())
+        let sent = timeout(STALL_TIMEOUT, request.send());
+        let response = self
+            .watched(sent, || true)
             .await
             .map_err(|_| Lost::Timeout)?;
         let response = response.map_err(|error| Lost::from(&error))?;
@@ -102,7 +106,10 @@ impl Gateway {
         let query = if overwrite { "?overwrite=true" } else { "" };
         let request = self.request(Method::PUT, &format!("{}{query}", file(name)))?;
         let sent = async {
-            let response = request.headers(headers).body(body).send().await;
+            let response = request.headers(headers).body(body).send();
+            let response = response.map(Ok::<_, Infallible>);
+            // A body that was begun has found its gateway, which answers after the last byte.
+            let Ok(response) = self.watched(response, || meter.total() == 0).await;
             Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
         };
         tokio::select! {

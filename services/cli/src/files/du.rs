@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use serde::{Deserialize, Serialize};
 
 use super::out::human;
-use super::{Session, all_of};
+use super::{Session, prefix};
 use crate::args::files::Du;
 use crate::exit::{Failure, printable};
 
@@ -31,7 +31,7 @@ impl Usage {
 }
 
 pub(super) async fn run(session: &Session, options: &Du) -> Result<(), Failure> {
-    let usage = Usage::ask(session, all_of(&options.prefix)).await;
+    let usage = Usage::ask(session, prefix(&options.prefix)?).await;
     let usage = usage.map_err(|failure| failure.of(&options.prefix))?;
     let people = options.human || (!options.bytes && std::io::stdout().is_terminal());
     session.out.show(&usage, || table(&usage, people))

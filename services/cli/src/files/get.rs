@@ -29,6 +29,7 @@ use super::known::Known;
 use super::list::Names;
 use super::many::each;
 use super::out::human;
+use super::pattern::is_file_excluded;
 use super::{Session, folder, name};
 use crate::args::files::Get;
 use crate::client::{Download, Opened, Wait, header, quoted, stranger};
@@ -118,8 +119,12 @@ async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
     place::check_root(&root)?;
     let (root, prefix) = (root.as_path(), prefix.as_str());
     let names = stream::unfold(Names::below(session, prefix), |mut names| async {
-        let next = names.next().await?;
-        Some((next.map(|(name, _)| name), names))
+        loop {
+            let next = names.next().await?;
+            if !matches!(&next, Ok((name, _)) if is_left_out(options, prefix, name)) {
+                return Some((next.map(|(name, _)| name), names));
+            }
+        }
     });
     let work = |name: String| async move {
         let path = place::below(root, prefix, &name).map_err(|failure| failure.of(&name))?;
@@ -135,6 +140,12 @@ async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Returns true if `--exclude` leaves the file out.
+fn is_left_out(options: &Get, prefix: &str, name: &str) -> bool {
+    let relative = name.strip_prefix(prefix).unwrap_or(name);
+    is_file_excluded(&options.exclude, Path::new(relative))
 }
 
 async fn one(session: &Session, options: &Get, name: &str, path: &Path) -> Result<(), Failure> {
@@ -236,7 +247,7 @@ async fn fetch(session: &Session, options: &Get, name: &str, path: &Path) -> Res
         match tried {
             Tried::Whole => break,
             Tried::Again(failure, wait) => {
-                if !again.pause(wait).await {
+                if !session.pause(&mut again, &failure, wait).await {
                     part.keep().await?;
                     return Err(failure);
                 }

@@ -33,7 +33,7 @@ impl Known {
     }
 
     pub(super) async fn ask(session: &Session, name: &str) -> Result<Self, Failure> {
-        let answer = session.ask(|| session.gateway.head(name)).await?;
+        let answer = session.head(name).await?;
         Self::from_headers(&answer.headers, None)
     }
 }

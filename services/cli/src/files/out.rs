@@ -6,7 +6,8 @@ use std::io::{IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::exit::Failure;
+use crate::client::OutageNotice;
+use crate::exit::{Failure, printable};
 
 const BAR: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}  {msg}";
 
@@ -65,7 +66,7 @@ impl Out {
     /// Shows the name of the current file.
     pub(super) fn at(&self, name: &str) {
         if !self.bar.is_hidden() {
-            self.bar.set_message(crate::exit::printable(name));
+            self.bar.set_message(printable(name));
         }
     }
 
@@ -102,9 +103,42 @@ impl Out {
         }
     }
 
+    /// Prints a line for people on stderr, beside results and failures. Programs that read JSON get
+    /// none, since on stderr they expect failures only.
+    pub(super) fn note(&self, line: &str) {
+        if self.is_for_people() {
+            self.bar.suspend(|| note(line));
+        }
+    }
+
+    /// Returns the printer of outages of the gateway. `None` with `--json` and `--quiet`.
+    pub(super) fn outage_notice(&self) -> Option<OutageNotice> {
+        let bar = self.bar.clone();
+        self.is_for_people().then(|| {
+            OutageNotice::new(move |line| bar.suspend(|| note(&format!("cstore: {line}"))))
+        })
+    }
+
+    fn is_for_people(&self) -> bool {
+        !self.json && !self.quiet
+    }
+
     /// Prints a failure while the command goes on with other files.
     pub(super) fn tell(&self, failure: &Failure) {
         self.bar.suspend(|| failure.tell(self.json));
+    }
+}
+
+/// Writes a line on stderr. A closed stderr changes nothing.
+fn note(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(line));
+}
+
+/// Formats a number of things, whose plural ends in s.
+pub(crate) fn number(count: u64, thing: &str) -> String {
+    match count {
+        1 => format!("1 {thing}"),
+        _ => format!("{count} {thing}s"),
     }
 }
 

@@ -13,6 +13,7 @@
 //! again.
 
 mod body;
+mod summary;
 mod walk;
 
 use std::path::Path;
@@ -23,6 +24,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use self::body::{Source, Upload};
+use self::summary::Summary;
 use self::walk::Item;
 use super::Session;
 use super::digest::{self, Same};
@@ -62,7 +64,9 @@ struct Said {
 
 pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure> {
     check(options)?;
-    let items = walk::items(options)?;
+    let summary = &Summary::begin();
+    let items = walk::items(options, summary)?;
+    let is_one = options.src.len() == 1 && !options.recursive;
     session.out.progress();
     let work = |item: Item| async move {
         let name = item.name.to_string();
@@ -74,24 +78,39 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
         .run()
         .await
         .map_err(|failure| failure.of(&name))?;
-        let text = || {
-            let (source, name) = (printable(&stored.source), printable(&stored.name));
-            format!(
-                "{source} -> {name}  {}  {}",
-                human(stored.size),
-                stored.status
-            )
-        };
+        summary.add(&stored);
+        let time = is_one.then(|| format!(", {}", summary.time()));
+        let text = || format!("{}{}", line(&stored), time.unwrap_or_default());
         session.out.done(&stored, text)
     };
-    let done = each(session, options.jobs.jobs, stream::iter(items), work).await?;
-    if done == 0 {
+    let ended = each(session, options.jobs.jobs, stream::iter(items), work).await;
+    for line in summary.lines(is_one) {
+        session.out.note(&line);
+    }
+    if ended? == 0 {
         return Err(Failure::client(
             End::NotFound,
             "there is no file in what is to be uploaded",
         ));
     }
     Ok(())
+}
+
+/// Returns the line for people about one file.
+fn line(stored: &Stored) -> String {
+    // Missing for an unchanged file, which was not sent, and for named tenants: the number would reveal
+    // what others have.
+    let new = match stored.new_bytes {
+        Some(new) => format!(", {} new", human(new)),
+        None => String::new(),
+    };
+    format!(
+        "{} -> {}  {}  {}{new}",
+        printable(&stored.source),
+        printable(&stored.name),
+        human(stored.size),
+        stored.status,
+    )
 }
 
 /// Checks the options that concern all files, once and before any of them is uploaded.
@@ -162,7 +181,7 @@ impl Task<'_> {
             {
                 Tried::Stored(stored) => return Ok(stored),
                 Tried::Again(failure, wait) => {
-                    if !again.pause(wait).await {
+                    if !self.session.pause(&mut again, &failure, wait).await {
                         return Err(failure);
                     }
                 }

@@ -1,8 +1,12 @@
 //! `cstore rm`: files go, or it is said what would go.
 //!
+//! The folder of everything goes only with `--all`, and many files only after a question on a terminal.
+//!
 //! A removal whose answer was lost is asked for again; that the file is not there then is what was
 //! wished. With `--if-match` it is not: there the name may have been written anew, so its loss is
 //! told.
+
+mod confirm;
 
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -46,14 +50,9 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
         return Err(Failure::Usage("--if-match is for one file".to_owned()));
     }
     // Names are checked before anything is removed.
-    let mut wanted = Vec::new();
-    for text in &options.name {
-        wanted.push(if options.recursive {
-            folder(text)?
-        } else {
-            name(text)?.to_string()
-        });
-    }
+    let wanted = wanted(options)?;
+    let names = stream::iter(wanted.clone()).map(Ok);
+    let jobs = options.jobs.jobs;
     if options.dry_run {
         let work = |name: String| async move {
             match would(session, options, &name).await {
@@ -62,14 +61,11 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
                 Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
             }
         };
-        return each(
-            session,
-            options.jobs.jobs,
-            stream::iter(wanted).map(Ok),
-            work,
-        )
-        .await
-        .map(drop);
+        return each(session, jobs, names, work).await.map(drop);
+    }
+
+    if options.recursive && !options.yes {
+        confirm::ask(session, &wanted).await?;
     }
     let work = |name: String| async move {
         if let Err(failure) = remove(session, options, &name).await {
@@ -89,19 +85,45 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
             .done(&done, || format!("{}  removed", printable(&name)))
     };
     if !options.recursive {
-        return each(
-            session,
-            options.jobs.jobs,
-            stream::iter(wanted).map(Ok),
-            work,
-        )
-        .await
-        .map(drop);
+        return each(session, jobs, names, work).await.map(drop);
     }
     let names = stream::iter(&wanted).flat_map(|prefix| all_below(session, prefix).boxed());
-    each(session, options.jobs.jobs, names, work)
-        .await
-        .map(drop)
+    each(session, jobs, names, work).await.map(drop)
+}
+
+/// Returns the names of the command line; with `--recursive` the prefixes of folders.
+///
+/// # Errors
+/// If a name is mistyped, or is the folder of everything without `--all`. An empty variable of a
+/// shell turns `"$DIR/"` into that folder, and `"$DIR"` into no name at all.
+fn wanted(options: &Rm) -> Result<Vec<String>, Failure> {
+    let mut wanted = Vec::new();
+    for text in &options.name {
+        let name = match text.as_str() {
+            "" => {
+                let hint = match options.recursive {
+                    true => "; to remove every file, write / and --all",
+                    false => "",
+                };
+                return Err(Failure::Usage(format!(
+                    "\"\": an empty name, perhaps of an empty variable{hint}"
+                )));
+            }
+            "/" if options.recursive && !options.all && !options.dry_run => {
+                let message = "\"/\" is every file of the store, perhaps of an empty variable as in \"$DIR/\"; \
+                     if every file shall go, add --all; --dry-run says what would go";
+                return Err(Failure::Usage(message.to_owned()));
+            }
+            _ if options.recursive => folder(text)?,
+            _ => name(text)?.to_string(),
+        };
+        wanted.push(name);
+    }
+    if options.all && !wanted.iter().any(String::is_empty) {
+        let message = "--all removes every file and goes together with /; folders need no --all";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    Ok(wanted)
 }
 
 /// Returns all names of a folder. A folder without names is a failure of its own, whatever the
@@ -154,7 +176,7 @@ async fn remove(session: &Session, options: &Rm, name: &str) -> Result<(), Failu
                 (session.lost(lost), lost.wait())
             }
         };
-        if !again.pause(wait).await {
+        if !session.pause(&mut again, &failure, wait).await {
             return Err(failure);
         }
     }

@@ -76,7 +76,7 @@ async fn ask(
             Err(lost) if lost.never_left() => (session.lost(lost), lost.wait()),
             Err(lost) => return Err(session.unknown(lost)),
         };
-        if !again.pause(wait).await {
+        if !session.pause(&mut again, &failure, wait).await {
             return Err(failure);
         }
     }

@@ -27,14 +27,19 @@ struct Told {
 
 pub(super) async fn run(session: &Session, options: &Stat) -> Result<(), Failure> {
     let name = name(&options.name)?.to_string();
-    let told = look(session, &name)
-        .await
-        .map_err(|failure| failure.of(&name))?;
+    let told = match look(session, &name).await {
+        Ok(told) => told,
+        Err(failure) => {
+            let of_folder = "it is a folder; `ls -l` lists its files, `du` sums them up";
+            let failure = session.hint_at_folder(&name, failure, of_folder).await;
+            return Err(failure.of(&name));
+        }
+    };
     session.out.show(&told, || text(&told))
 }
 
 async fn look(session: &Session, name: &str) -> Result<Told, Failure> {
-    let answer = session.ask(|| session.gateway.head(name)).await?;
+    let answer = session.head(name).await?;
     let Known { size, etag, sha256 } = Known::from_headers(&answer.headers, None)?;
     let text = |key| header(&answer.headers, key).unwrap_or_default().to_owned();
     let meta = answer.headers.iter().filter_map(|(key, value)| {

@@ -370,3 +370,43 @@ fn a_token_cannot_be_told_to_outlive_the_calendar() {
     assert!(stderr(&create("10000y")).contains("at most 100y"));
     assert_eq!(create("100y").status.code(), Some(0));
 }
+
+#[test]
+fn an_admin_port_that_is_not_there_is_told_with_the_reason_of_dev() {
+    let (free, _held) = nobody();
+    let addr = free.to_string();
+    for args in [
+        &["health", "--addr", &addr][..],
+        &["admin", "gc", "--addr", &addr],
+    ] {
+        let output = cstore(args, &[]);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let hint = "`cstore dev` opens an admin port only if CSTORE_ADMIN_PORT is set";
+        assert!(
+            stderr(&output).contains(hint),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_token_that_never_expires_has_no_flag_for_it() {
+    let args = [
+        "admin",
+        "token",
+        "create",
+        "--tenant",
+        "a",
+        "--rights",
+        "read",
+        "--expires",
+        "never",
+    ];
+    let output = cstore(&args, &[]);
+    assert!(
+        output.status.code() == Some(64) && stderr(&output).contains("leave --expires away"),
+        "{}",
+        stderr(&output)
+    );
+}

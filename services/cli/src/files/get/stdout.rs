@@ -45,7 +45,7 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
         match tried {
             Tried::Whole => return stdout.flush().await.map_err(Failure::output),
             Tried::Again(failure, wait) => {
-                if !again.pause(wait).await {
+                if !session.pause(&mut again, &failure, wait).await {
                     return Err(failure.of(&name));
                 }
             }

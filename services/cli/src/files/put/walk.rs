@@ -8,9 +8,11 @@ use cstore_types::FileName;
 use walkdir::{DirEntry, WalkDir};
 
 use super::body::{Source, unreadable};
+use super::summary::Summary;
 use crate::args::files::Put;
 use crate::exit::Failure;
 use crate::files::get::is_reserved;
+use crate::files::pattern::is_excluded;
 use crate::files::{folder, name, target};
 
 /// One file to upload.
@@ -23,8 +25,11 @@ pub(super) struct Item {
 type Items<'a> = Box<dyn Iterator<Item = Result<Item, Failure>> + 'a>;
 
 /// All files of the command line. What is wrong with the command line itself is said before any of
-/// them moves.
-pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, Failure>>, Failure> {
+/// them moves. What is left out is counted in the summary.
+pub(super) fn items<'a>(
+    options: &'a Put,
+    summary: &'a Summary,
+) -> Result<impl Iterator<Item = Result<Item, Failure>> + use<'a>, Failure> {
     let into = options.dest.ends_with('/');
     if options.src.len() > 1 && !into {
         return Err(Failure::Usage(format!(
@@ -52,7 +57,7 @@ pub(super) fn items(options: &Put) -> Result<impl Iterator<Item = Result<Item, F
             };
             sources.push(Box::new(std::iter::once(Ok(item))));
         } else if path.is_dir() {
-            sources.push(Box::new(below(path, options)?));
+            sources.push(Box::new(below(path, options, summary)?));
         } else {
             let item = last(path).and_then(|last| {
                 Ok(Item {
@@ -86,7 +91,8 @@ fn refuse_twins(options: &Put) -> Result<(), Failure> {
 /// The files of a folder.
 fn below<'a>(
     root: &'a Path,
-    options: &Put,
+    options: &'a Put,
+    summary: &'a Summary,
 ) -> Result<impl Iterator<Item = Result<Item, Failure>> + use<'a>, Failure> {
     if !options.recursive {
         return Err(Failure::Usage(format!(
@@ -100,13 +106,43 @@ fn below<'a>(
         (true, None) => folder(&options.dest)?,
         (false, _) => folder(&format!("{}/", options.dest))?,
     };
-    let follow = options.follow;
     // The names of one folder are held, for the order; those of all folders are not.
-    let walk = WalkDir::new(root).follow_links(follow).sort_by_file_name();
-    Ok(walk.into_iter().filter_map(move |found| match found {
-        Ok(entry) if entry.depth() == 0 || entry.file_type().is_dir() => None,
-        Ok(entry) => Some(item(root, &prefix, &entry)),
-        Err(error) => Some(Err(unwalkable(root, &prefix, &error))),
+    let walk = WalkDir::new(root)
+        .follow_links(options.follow)
+        .sort_by_file_name();
+    let walk = walk.into_iter().filter_entry(move |entry| {
+        let relative = entry
+            .path()
+            .strip_prefix(root)
+            .unwrap_or_else(|_| entry.path());
+        entry.depth() == 0 || !is_excluded(&options.exclude, relative, entry.file_type().is_dir())
+    });
+
+    // A folder is followed by its entries, which are deeper; an empty one by something else.
+    let mut last_folder = None;
+    let entries = walk.map(Some).chain(std::iter::once(None));
+    Ok(entries.filter_map(move |found| {
+        let depth = match &found {
+            Some(Ok(entry)) => entry.depth(),
+            // A folder that cannot be read is not known to be empty.
+            Some(Err(_)) => usize::MAX,
+            None => 0,
+        };
+        if last_folder.take().is_some_and(|folder| depth <= folder) {
+            summary.add_empty_folder();
+        }
+        match found? {
+            Ok(entry) if entry.depth() == 0 || entry.file_type().is_dir() => {
+                last_folder = Some(entry.depth());
+                None
+            }
+            Ok(entry) if entry.path_is_symlink() && options.skip_links => {
+                summary.add_skipped_link();
+                None
+            }
+            Ok(entry) => Some(item(root, &prefix, &entry)),
+            Err(error) => Some(Err(unwalkable(root, &prefix, &error))),
+        }
     }))
 }
 
@@ -144,7 +180,7 @@ fn ordinary(root: &Path, prefix: &str, entry: &DirEntry) -> Result<Item, Failure
     let kind = entry.file_type();
     if kind.is_symlink() {
         let message = format!(
-            "{} is a symbolic link; --follow reads through it",
+            "{} is a symbolic link; --follow reads through it, --skip-links leaves it out",
             path.display()
         );
         return Err(Failure::Failed(message));
@@ -202,7 +238,8 @@ mod tests {
 
     fn names(args: &[&str]) -> Result<Vec<String>, String> {
         let options = put(args);
-        let all = items(&options).map_err(|failure| failure.to_string())?;
+        let summary = Summary::begin();
+        let all = items(&options, &summary).map_err(|failure| failure.to_string())?;
         all.map(|item| {
             Ok(item
                 .map_err(|failure| failure.to_string())?
@@ -264,6 +301,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        for folder in ["a/empty", "full/.git/refs", "z"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for file in ["b.log", "b.txt", "full/c.log", "full/.git/d", "full/e"] {
+            std::fs::write(root.join(file), file).unwrap();
+        }
+        std::os::unix::fs::symlink("b", root.join("link")).unwrap();
+        let root = root.to_str().unwrap();
+        for (more, found, left_out) in [
+            (
+                &["--exclude", "z"][..],
+                "x/b.log x/b.txt x/full/.git/d x/full/c.log x/full/e",
+                &["2 empty folders are not kept"][..],
+            ),
+            (
+                &["--exclude", "*.log", "--exclude", "full/.git/"],
+                "x/b.txt x/full/e",
+                &["2 empty folders are not kept"],
+            ),
+            (
+                &[
+                    "--exclude=full/e",
+                    "--exclude=/b.*",
+                    "--exclude=refs",
+                    "--exclude=a",
+                ],
+                "x/full/.git/d x/full/c.log",
+                &["1 empty folder is not kept"],
+            ),
+        ] {
+            let options = put(&[&["-r", root, "x", "--skip-links"], more].concat());
+            let summary = Summary::begin();
+            let names = items(&options, &summary).unwrap();
+            let names: Vec<String> = names.map(|item| item.unwrap().name.to_string()).collect();
+            assert_eq!(names.join(" "), found, "{more:?}");
+            let left_out = [left_out, &["1 symbolic link was skipped"]].concat();
+            assert_eq!(summary.lines(false), left_out, "{more:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_ordinary_file_is_told_and_not_left_out_in_silence() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
@@ -274,7 +355,8 @@ mod tests {
         let root = root.to_str().unwrap();
         let told = |args: &[&str]| {
             let options = put(args);
-            let all = items(&options).unwrap().map(|item| match item {
+            let summary = Summary::begin();
+            let all = items(&options, &summary).unwrap().map(|item| match item {
                 Ok(item) => item.name.to_string(),
                 Err(failure) => failure.to_string(),
             });

@@ -7,6 +7,7 @@
 
 mod fake;
 mod get;
+mod mistakes;
 mod others;
 mod parts;
 mod put;

@@ -59,7 +59,7 @@ fn every_refusal_has_its_status_and_its_line_of_json() {
     let fake = Fake::start(|_| Reply::new(404, ""));
     assert_eq!(
         said(&cstore(&fake, &["stat", "a"])),
-        "cstore: a: 404 Not Found (trace t-0)\n"
+        "cstore: a: there is no file \"a\" (trace t-0)\n"
     );
 }
 

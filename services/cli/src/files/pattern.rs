@@ -1,0 +1,102 @@
+//! Patterns of `--exclude`.
+
+use std::path::Path;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+/// A pattern for files and folders: `*` and `?` stand for characters other than `/`, `**` for
+/// folders, `[ab]` for one of some characters, `{a,b}` for one of some texts.
+///
+/// Without a `/` inside it is about the last part of a path, wherever that is; with one it is about
+/// the whole path below the folder that is copied. A trailing `/` makes it a pattern for folders. A
+/// folder is left out with everything in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    matcher: GlobMatcher,
+    is_of_path: bool,
+    is_of_folder: bool,
+}
+
+impl Pattern {
+    /// Parses a pattern.
+    ///
+    /// # Errors
+    /// The rule that `text` breaks.
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
+        let (inner, is_of_folder) = match text.strip_suffix('/') {
+            Some(inner) => (inner, true),
+            None => (text, false),
+        };
+        let path = inner.strip_prefix('/').unwrap_or(inner);
+        if path.is_empty() {
+            return Err("must be a pattern such as *.log, .git/ or build/*.o".to_owned());
+        }
+        let glob = GlobBuilder::new(path)
+            .literal_separator(true)
+            .build()
+            .map_err(|error| error.kind().to_string())?;
+        Ok(Self {
+            matcher: glob.compile_matcher(),
+            is_of_path: inner.contains('/'),
+            is_of_folder,
+        })
+    }
+
+    fn is_match(&self, relative: &Path, is_folder: bool) -> bool {
+        if self.is_of_folder && !is_folder {
+            return false;
+        }
+        match (self.is_of_path, relative.file_name()) {
+            (false, Some(last)) => self.matcher.is_match(last),
+            _ => self.matcher.is_match(relative),
+        }
+    }
+}
+
+/// Returns true if a pattern excludes the file or folder at the path `relative` itself.
+pub(super) fn is_excluded(patterns: &[Pattern], relative: &Path, is_folder: bool) -> bool {
+    patterns
+        .iter()
+        .any(|pattern| pattern.is_match(relative, is_folder))
+}
+
+/// Returns true if a pattern excludes the file at the path `relative`, or a folder above it.
+pub(super) fn is_file_excluded(patterns: &[Pattern], relative: &Path) -> bool {
+    let mut above = relative.ancestors().skip(1);
+    is_excluded(patterns, relative, false)
+        || above.any(|folder| !folder.as_os_str().is_empty() && is_excluded(patterns, folder, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_about_last_parts_paths_and_folders() {
+        for (pattern, path, excluded) in [
+            ("*.log", "a/b.log", true),
+            ("*.log", "b.log.txt", false),
+            ("*.log", "a.log/b", true),
+            (".git/", "a/.git/refs/x", true),
+            (".git/", "a/.git", false),
+            ("/b", "b", true),
+            ("/b", "a/b", false),
+            ("a/*", "a/b", true),
+            ("a/*", "a/b/c", true),
+            ("a/*.o", "a/b/c.o", false),
+            ("a/**/*.o", "a/b/c.o", true),
+            ("[ab]?", "b1", true),
+            ("{x,y}", "y", true),
+        ] {
+            let patterns = [Pattern::new(pattern).unwrap()];
+            assert_eq!(
+                is_file_excluded(&patterns, Path::new(path)),
+                excluded,
+                "{pattern} {path}"
+            );
+        }
+        for bad in ["", "/", "[a", "{a"] {
+            assert!(Pattern::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -34,7 +34,7 @@ pub(crate) fn get(addr: &HostPort, path: &str) -> Result<Answer, Failure> {
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
             Err(Failure::Failed(format!(
                 "cannot ask {addr}: connection refused; is the role running, with this {ADMIN_PORT}? \
-                 `cstore dev` opens an admin port only if {ADMIN_PORT} is set"
+                 `cstore dev` goes without an admin port if 9100 is taken and {ADMIN_PORT} is not set"
             )))
         }
         Ok(Err(error)) => Err(Failure::Failed(format!("cannot ask {addr}: {error}"))),

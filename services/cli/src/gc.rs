@@ -2,6 +2,7 @@
 //! done and could do. From the metrics of its admin port; compaction itself runs by itself.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
 
 use cstore_node::{Env, HostPort, Source};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::exit::{End, Failure};
 use crate::files::out::human;
 use crate::limits::GC_WATCH_PAUSE;
 use crate::process::ADMIN_PORT;
+use crate::role::Role;
 
 /// Default admin port of a storage node.
 const STORAGE_PORT: u16 = 9_103;
@@ -61,6 +63,14 @@ fn nodes(addrs: &[String], source: &dyn Source) -> Result<Vec<HostPort>, Failure
     let mut env = Env::new(source);
     let port = env.port(ADMIN_PORT, STORAGE_PORT);
     env.finish().map_err(Failure::usage)?;
+    let is_open = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+    // A process with all roles has one admin port, that of a gateway.
+    let shared = Role::Gateway.admin_port();
+    let port = if env.is_default(ADMIN_PORT) && !is_open(port) && is_open(shared) {
+        shared
+    } else {
+        port
+    };
     if addrs.is_empty() {
         return Ok(vec![HostPort::new("127.0.0.1", port)]);
     }

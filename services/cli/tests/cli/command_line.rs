@@ -381,7 +381,7 @@ fn an_admin_port_that_is_not_there_is_told_with_the_reason_of_dev() {
     ] {
         let output = cstore(args, &[]);
         assert_eq!(output.status.code(), Some(1), "{args:?}");
-        let hint = "`cstore dev` opens an admin port only if CSTORE_ADMIN_PORT is set";
+        let hint = "`cstore dev` goes without an admin port if 9100 is taken";
         assert!(
             stderr(&output).contains(hint),
             "{args:?}: {}",

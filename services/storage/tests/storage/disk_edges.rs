@@ -514,3 +514,33 @@ async fn i12_a_lost_superblock_without_fs_size_leaves_room_for_what_lies_there()
         assert_eq!(engine.read_block(&block.id).unwrap(), block.bytes, "{n}");
     }
 }
+
+#[tokio::test]
+async fn i1_a_size_that_nobody_has_set_makes_no_disk_smaller() {
+    let disk = FaultyDisk::new();
+    let engine = open_memory(&disk, 4 * CAPACITY).unwrap();
+    let larger = engine.compactor().space().capacity;
+    for n in 0..120 {
+        store(&engine, n, 100_000).await.unwrap();
+    }
+    engine.close().unwrap();
+    drop(engine);
+
+    let open_with = |is_capacity_default, capacity| {
+        let options = DiskOptions {
+            is_capacity_default,
+            ..options(capacity)
+        };
+        Engine::open(Arc::new(disk.clone()), "memory", &identity(), &options)
+    };
+    let refused = open_with(false, CAPACITY).unwrap_err();
+    assert!(matches!(refused, OpenError::TooSmall { .. }), "{refused:?}");
+    let engine = open_with(true, CAPACITY).unwrap();
+    assert_eq!(engine.compactor().space().capacity, larger);
+    engine.close().unwrap();
+    drop(engine);
+
+    // A larger default is taken.
+    let engine = open_with(true, 8 * CAPACITY).unwrap();
+    assert!(engine.compactor().space().capacity > larger);
+}

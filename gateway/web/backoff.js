@@ -1,4 +1,4 @@
-// Pauses between tries while the gateway does not take files: 1, 2, 4, 8, 16 and then 30 seconds, for as long as it takes.
+// Pauses between tries while the gateway does not take files: 1, 2, 4, 8, 16 and then always 30 seconds.
 
 const FIRST_S = 1;
 const MOST_S = 30;
@@ -43,7 +43,7 @@ export class Backoff {
     this.#resume();
   }
 
-  // The gateway takes files again: the next pause is short.
+  // Ends the pause after a success. The next one is short again.
   reset() {
     this.#next = FIRST_S;
     this.failure = null;

@@ -7,7 +7,7 @@ import { bytes, count, date, number, percent, time } from "./format.js";
 import { bar, labelled, ring } from "./pictures.js";
 
 const EVERY_MS = 10_000;
-// While there is no answer: whoever waits for the gateway waits for this as well.
+// Interval while the gateway is away. Uploads that are paused go on after the first response.
 const AWAY_MS = 2_000;
 // Free bytes below which a disk takes no uploads, as the master judges.
 const FULL_BYTES = 16 * 1024;
@@ -31,7 +31,7 @@ export function start() {
   });
 }
 
-// Takes the failure of an upload: a full store is shown at once, and until it has more free bytes again.
+// Takes the failure of an upload. If a node was full, it is shown as full until it has more free bytes again.
 export function uploadFailed(failure) {
   const id = /storage node (\S+) is full/.exec(failure.message ?? "")?.[1];
   if (failure.code !== "full" || id === undefined || refused.has(id)) return;
@@ -54,13 +54,13 @@ async function draw(id, path, picture) {
     found = picture(await get(path));
     if (id === "nodes") at("nodes-card").hidden = false;
   } catch (failure) {
-    // The nodes are for the operator: whoever may not see them is not told of them either.
+    // Without the right to see the nodes their card is left out.
     const hidden = failure.status === 403 || failure.status === 401;
     if (id === "nodes") {
       at("nodes-card").hidden = hidden;
       health(isAway() ? "away" : "unknown", hidden ? "" : isAway() ? "No answer" : "State unknown");
     }
-    const words = hidden ? "Not shown with these rights." : isAway() ? "Shown again when the gateway answers." : describe(failure);
+    const words = failure.status === 401 ? "Sign in to see this." : hidden ? "Not shown with these rights." : isAway() ? "Shown again when the gateway answers." : describe(failure);
     found = [el("p", { class: "empty" }, words)];
   }
   at(id).replaceChildren(...found);
@@ -112,7 +112,7 @@ function nodes(cluster) {
 const share = (node) => percent(node.capacity_bytes - node.free_bytes, node.capacity_bytes);
 const doubts = (node) => (node.doubts ?? []).filter((doubt) => !doubt.accepted);
 
-// The worst that is true of a node.
+// Returns the worst state that a node is in.
 function stateOf(node) {
   if (node.state === "lost") return "lost";
   // A disk frees nothing while something is in doubt.

@@ -1,4 +1,4 @@
-// Contact with the gateway, as all requests of the page see it: the last one was answered, or it was not.
+// Contact with the gateway: whether the last request of the page got a response from it.
 
 const listeners = new Set();
 let away = false;
@@ -8,7 +8,7 @@ export const isAway = () => away;
 // Calls `listener(away)` each time that contact is lost or comes back.
 export const onContact = (listener) => listeners.add(listener);
 
-// Takes the status of a request: 0 when there was no answer. 502 and 504 are answers of what stands before the gateway.
+// Takes the status of a response, 0 if there was none. 502 and 504 come from a proxy before the gateway.
 export function heard(status) {
   const now = status === 0 || status === 502 || status === 504;
   if (now === away) return;

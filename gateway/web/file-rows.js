@@ -10,7 +10,8 @@ import { rename } from "./rename.js";
 import { copyLink } from "./share.js";
 import { may } from "./who.js";
 
-// Types that browsers show by themselves. A PDF is not among them: files are served into a sandbox, which has no viewer.
+// Types that browsers show by themselves. PDF is left out: files are served with a sandbox policy, under which browsers do
+// not start their viewer.
 const SHOWN = /^(image|text|audio|video)\/|^application\/json\b/;
 
 export function folderRow(prefix) {
@@ -20,7 +21,7 @@ export function folderRow(prefix) {
     el("td", { class: "number" }), el("td", { class: "when" }), el("td", { class: "actions" }));
 }
 
-// `changed(promise)` is called with a change of the file, which answers whether it was made.
+// Calls `changed(promise)` when the user changes the file. The promise resolves to whether it was changed.
 export function fileRow(file, changed) {
   const name = base(file.name);
   const button = (picture, label, act) => el("button", {
@@ -50,8 +51,8 @@ function when(milliseconds) {
   return el("time", { datetime: new Date(milliseconds).toISOString(), title: `${day}, ${clock}` }, day, el("span", { class: "clock" }, `, ${clock}`));
 }
 
-// Opens what a browser can show, in a tab of its own, so that uploads go on in this one; all else is downloaded. A link
-// cannot send a token: with one, everything is downloaded.
+// Returns the link of a name. It opens what a browser can show in a new tab, so that uploads go on in this one, and
+// downloads everything else. A link cannot send a token, so with a token it always downloads.
 function nameLink(file, name) {
   const isShown = token() === "" && SHOWN.test(file.content_type ?? "");
   const words = [icon("file"), el("span", { class: "name" }, name), el("span", { class: "unseen" }, isShown ? " opens in a new tab" : " is downloaded")];

@@ -9,7 +9,7 @@ import { icon } from "./icons.js";
 import { base, folderOfHash, hashOfFolder } from "./names.js";
 import * as title from "./title.js";
 
-// Entries of the first page, which is to be seen soon, and of each further one: the most that a gateway gives.
+// Entries of the first page, which must be seen soon, and of each further one, the most that a gateway gives.
 const FIRST = 200;
 const PAGE = 1000;
 // Entries up to which scrolling fetches more by itself. Beyond it the button does.
@@ -24,9 +24,9 @@ const entries = (list) => list.files.length + list.prefixes.length;
 
 let folder = "";
 let shown = nothing();
-// Rows that are drawn, by what they show: drawing 3,000 anew after each upload would take longer than the upload.
+// Rows that are drawn, by what they show. They are kept, because making 3,000 anew after each upload takes too long.
 let rows = new Map();
-// Answers of an older question are not shown.
+// Number of the last request for a list. Responses to older requests are not shown.
 let asked = 0;
 let again = 0;
 let onChange = () => {};
@@ -47,7 +47,8 @@ export function start(changed) {
   enter(false);
 }
 
-// `moved`: the user went to another folder, and what had the focus is gone.
+// Shows the folder of the address bar. `moved` is true if the user came from another folder: the element that had the
+// focus is gone then.
 function enter(moved) {
   const wanted = folderOfHash(location.hash);
   if (wanted === null) return;
@@ -67,7 +68,7 @@ function enter(moved) {
   refresh();
 }
 
-// The same again, as much of it as was there. Answers whether it is shown.
+// Fetches the list again, with as many entries as are shown. Resolves to whether it is shown.
 export function refresh() {
   const wanted = Math.max(FIRST, entries(shown));
   return load(async (isOurs) => {
@@ -109,7 +110,7 @@ async function append(list, limit) {
   list.next = page.next_page_token ?? "";
 }
 
-// Shows the list that `fetched` answers. `isOurs()` is false once somebody asks for another one.
+// Shows the list that `fetched` resolves to. Its argument returns false once a newer list was asked for.
 async function load(fetched) {
   asked += 1;
   const mine = asked;
@@ -137,7 +138,7 @@ async function load(fetched) {
 }
 
 function failed(failure) {
-  // Whoever has no token, or one that may only upload, has made no mistake.
+  // No token, or one that may only upload, is no failure: the place of the list says so.
   const isRefused = failure.status === 403 || (failure.status === 401 && token() === "");
   if (isRefused) empty(failure.status === 403 ? "This token may not list files." : "Sign in to see the files.");
   else show(WHAT, failure);
@@ -163,7 +164,7 @@ function draw() {
   const none = entries(shown) === 0;
   empty(none ? (folder === "" ? "Nothing is stored yet. Drop some files above." : "This folder is empty.") : "");
   if (focused === undefined || document.activeElement?.dataset?.key === focused) return;
-  // The list is drawn anew: who was at a row is again, and at the folder's name when the row is gone.
+  // Moving the rows took the focus: it returns to its row, or to the folder's name if the row is gone.
   const same = [...document.querySelectorAll("[data-key]")].find((element) => element.dataset.key === focused);
   (same ?? current()).focus({ preventScroll: same !== undefined });
 }

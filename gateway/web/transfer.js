@@ -3,7 +3,7 @@ import { authorization, call, Failure, renewed, token } from "./api.js";
 import { heard } from "./contact.js";
 import { filePath } from "./names.js";
 
-// The upload's own id is kept with the file, so that after a broken connection the page can see whether it was stored.
+// Metadata with the id of the upload. After a broken connection the page sees by it whether the file was stored.
 const ID = "x-cstore-meta-upload-id";
 
 export function newId() {
@@ -29,7 +29,7 @@ export async function put(item, { overwrite = false, progress, signal }) {
   }
 }
 
-// Whether the file that has the item's name is the item's, by the id that was sent with it.
+// Resolves to whether the stored file of the item's name came from this item, by the id that was sent with it.
 export async function isStored(item, signal) {
   try {
     const answer = await call("HEAD", filePath(item.name), { signal });
@@ -41,7 +41,7 @@ export async function isStored(item, signal) {
   }
 }
 
-// A browser calls it a network error too when the file itself changed or is gone.
+// Throws if the file changed on the disk or is gone: browsers report that as a network error, too.
 async function checkReadable(file) {
   await file.slice(0, 1).arrayBuffer().catch(() => {
     throw new Failure({ code: "unreadable", message: "this file cannot be read any more: it was changed, moved or removed on your disk" });

@@ -8,10 +8,10 @@ import { onContact } from "./contact.js";
 import { isStored, newId, put } from "./transfer.js";
 
 const PARALLEL = 3;
-// Times that the connection may break while one file is sent, although the gateway answered just before. Beyond it the
-// file is the trouble, and the others must not wait for it.
+// Most broken connections while one file is sent, each after the gateway answered another request. Beyond it the file
+// fails, because the cause is probably the file or a proxy's limit, and the other files must not wait for it.
 const MOST_BREAKS = 10;
-// Bytes that each file counts more in the bar, so that empty ones are seen in it.
+// Bytes that are added to the size of each file in the bar, so that empty files show in it.
 const EACH = 4096;
 
 const nothing = () => ({ files: 0, bytes: 0, done: 0, failed: 0, left: 0, weight: 0, stored: 0, doneWeight: 0, failedWeight: 0 });
@@ -25,12 +25,12 @@ export class Transfers extends EventTarget {
   #backoff = new Backoff(() => this.#next());
   // Items that failed.
   failed = new Set();
-  // Of the uploads since there was nothing to do and nothing had failed, or since `clear`.
+  // Totals of the uploads since `clear`, or since the first drop after uploads of which none failed.
   total = nothing();
 
   constructor() {
     super();
-    // Other parts of the page may find the gateway first.
+    // Another part of the page may notice first that the gateway is back.
     onContact((away) => { if (!away) this.#backoff.end(); });
   }
 

@@ -26,8 +26,8 @@ let wasPaused = false;
 let onStored = async () => {};
 let onFailed = () => {};
 
-// `folder` answers where uploads go. `stored` is called after something was stored, at most once a second, `failed` with
-// each failure.
+// `folder()` returns the folder of new uploads. `stored()` is called after files were stored, at most once a second, and
+// `failed(failure)` for each file that failed.
 export function start(folder, stored, failed) {
   onStored = stored;
   onFailed = failed;
@@ -86,6 +86,7 @@ function add(found, folder) {
     return;
   }
   at("transfers").hidden = false;
+  at("transfers").closest("section").hidden = false;
   say(`Uploading ${count(found.length, "file")}`);
   const starts = !transfers.active;
   transfers.add(found.map(({ file, path }) => ({ file, name: folder + path })));
@@ -101,7 +102,7 @@ function retry(items) {
   draw();
 }
 
-// The rate is of what is sent from now on.
+// Starts to measure the rate anew.
 function begin() {
   told = 0;
   began = { at: performance.now(), sent: transfers.sent };

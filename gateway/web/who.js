@@ -5,13 +5,13 @@ import { useViewer } from "./trace.js";
 
 const ALL = ["read", "write", "delete"];
 
-// Everything until the gateway has told: it refuses what it must.
+// All rights until the gateway has named them: it refuses what is not allowed anyway.
 let rights = new Set(ALL);
 let isNeeded = false;
 
 export const may = (right) => rights.has(right);
 
-// Asks the gateway. Answers whether rights have changed.
+// Asks the gateway. Resolves to whether the rights have changed.
 export async function learn() {
   const before = [...rights].join();
   try {
@@ -21,20 +21,23 @@ export async function learn() {
     isNeeded = told.sign_in !== false;
     name(told.tenant ?? "");
   } catch (failure) {
-    // Who may not read is not told what else he may.
+    // This route needs the right to read, so the other rights are unknown.
     if (failure.status === 403) rights = new Set(["write", "delete"]);
+    if (failure.status === 401) rights = new Set();
     if (failure.status === 401 || failure.status === 403) isNeeded = true;
     name("");
   }
   showSignIn();
-  at("drop").closest("section").hidden = !may("write");
+  at("drop").hidden = !may("write");
+  // Uploads that were made before stay in sight.
+  at("drop").closest("section").hidden = !may("write") && at("transfers").hidden;
   return [...rights].join() !== before;
 }
 
 export function showSignIn() {
   const isIn = token() !== "";
   at("signin").textContent = isIn ? "Sign out" : "Sign in";
-  // Nobody is asked to sign in where no token is needed and none exists.
+  // Without a need for tokens, and without any, nobody can sign in.
   at("signin").hidden = !isIn && !isNeeded;
 }
 
@@ -42,6 +45,6 @@ function name(tenant) {
   const isIn = token() !== "";
   at("who").hidden = !isIn;
   const missing = ALL.filter((right) => !may(right));
-  const limits = missing.length === 0 ? "" : `, may only ${[...rights].join(" and ")}`;
+  const limits = missing.length === 0 || rights.size === 0 ? "" : `, may only ${[...rights].join(" and ")}`;
   at("who").textContent = isIn ? `${tenant === "" ? "Signed in" : tenant}${limits}` : "";
 }

@@ -79,7 +79,7 @@ function savings(stats) {
   const most = Math.max(logical, stats.unique_bytes, stats.physical_bytes);
   return [
     el("div", { class: "savings-head" }, ring(saved, logical, "saved"),
-      el("div", {}, el("p", { class: "large" }, `${stats.dedup_ratio.toFixed(2)} : 1`), el("p", { class: "hint" }, `${bytes(saved)} saved: equal contents are stored once`))),
+      el("div", {}, el("p", { class: "large" }, stats.files > 0 ? `${stats.dedup_ratio.toFixed(2)} : 1` : "No files"), el("p", { class: "hint" }, `${bytes(saved)} saved: equal contents are stored once`))),
     labelled(own ? "In files" : "In files of all tenants", bytes(logical), logical, most, "logical"),
     labelled("Distinct", bytes(stats.unique_bytes), stats.unique_bytes, most, "unique"),
     labelled("On disks", bytes(stats.physical_bytes), stats.physical_bytes, most, "physical"),

@@ -1,4 +1,5 @@
-// Contact with the gateway: whether the last request of the page got a response from it.
+// Contact with the gateway: whether the last small request of the page got a response from it. Uploads do not count: the
+// cause of a broken one may be its file, or a proxy's limit, and it would be sent again at once.
 
 const listeners = new Set();
 let away = false;

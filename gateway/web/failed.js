@@ -11,6 +11,7 @@ const REASONS = 5;
 export async function showFailed(items) {
   const list = el("textarea", { id: "failed-names", readonly: true, rows: 10, spellcheck: "false", "data-first": true });
   list.value = items.map((item) => item.name).join("\n");
+  list.setSelectionRange(0, 0);
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(list.value);

@@ -10,8 +10,8 @@ import { rename } from "./rename.js";
 import { copyLink } from "./share.js";
 import { may } from "./who.js";
 
-// Types that browsers show by themselves. PDF is left out: files are served with a sandbox policy, under which browsers do
-// not start their viewer.
+// Types that browsers show by themselves. PDF is left out: files are served with a sandbox policy, under which Chromium does
+// not start its viewer.
 const SHOWN = /^(image|text|audio|video)\/|^application\/json\b/;
 
 export function folderRow(prefix) {

@@ -1,6 +1,5 @@
 // One upload. XMLHttpRequest, because fetch does not tell how much of a body was sent.
 import { authorization, call, Failure, renewed, token } from "./api.js";
-import { heard } from "./contact.js";
 import { filePath } from "./names.js";
 
 // Metadata with the id of the upload. After a broken connection the page sees by it whether the file was stored.
@@ -20,10 +19,7 @@ export async function put(item, { overwrite = false, progress, signal }) {
     } catch (failure) {
       progress(0);
       if (failure.status === 401 && (await renewed(failure, used))) continue;
-      if (failure.code === "network") {
-        await checkReadable(item.file);
-        heard(0);
-      }
+      if (failure.code === "network") await checkReadable(item.file);
       throw failure;
     }
   }
@@ -63,7 +59,6 @@ function once({ file, name, id }, overwrite, shown, progress, signal) {
     request.setRequestHeader(ID, id);
     request.upload.addEventListener("progress", (event) => progress(event.loaded));
     request.addEventListener("load", () => {
-      heard(request.status);
       if (request.status === 200 || request.status === 201) resolve(answerOf(request));
       else reject(Failure.ofAnswer(request.status, request.responseText, (key) => request.getResponseHeader(key)));
     });

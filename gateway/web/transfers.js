@@ -2,6 +2,7 @@
 //
 // While the gateway does not take files the whole queue pauses, and what was in flight waits again. Everything that failed
 // stays here until it is tried again or cleared, however many rows are shown.
+import { Failure } from "./api.js";
 import { Backoff } from "./backoff.js";
 import { decide, free, taken } from "./conflict.js";
 import { onContact } from "./contact.js";
@@ -157,7 +158,8 @@ export class Transfers extends EventTarget {
       } catch (failure) {
         if (failure.isOutage) {
           item.isUncertain = true;
-          if (failure.status === 0) item.breaks += 1;
+          // 503 comes from the gateway itself.
+          if (failure.status !== 503) item.breaks += 1;
         }
         // Somebody took the name in the meantime.
         if (failure.status !== 409 || item.overwrite) throw failure;
@@ -167,7 +169,8 @@ export class Transfers extends EventTarget {
   }
 
   #failed(item, failure) {
-    if (failure.isOutage && item.breaks < MOST_BREAKS && !item.stop.signal.aborted) {
+    const isBroken = failure.isOutage && item.breaks >= MOST_BREAKS;
+    if (failure.isOutage && !isBroken && !item.stop.signal.aborted) {
       this.#running.delete(item);
       Object.assign(item, { state: "waiting", sent: 0 });
       // Last, so that one file that always fails in this way does not keep the others from being stored.
@@ -180,7 +183,7 @@ export class Transfers extends EventTarget {
     if (failure.status === 401) {
       for (const other of this.#waiting.splice(0)) this.#record(Object.assign(other, { failure }), "failed");
     }
-    item.failure = failure;
+    item.failure = isBroken ? new Failure({ code: "broken", message: `the connection broke ${MOST_BREAKS} times while this file was sent` }) : failure;
     this.#settle(item, failure.name === "AbortError" ? "cancelled" : "failed");
   }
 

@@ -1,5 +1,6 @@
 // Uploads on the page: where they come from, how far they are, what became of all of them.
-import { at, el, say } from "./dom.js";
+import { isAway } from "./contact.js";
+import { at, say } from "./dom.js";
 import { AT_MOST, ofDrop, ofInput } from "./drop.js";
 import { showFailed } from "./failed.js";
 import { show } from "./failure.js";
@@ -190,7 +191,7 @@ function drawPause() {
   const { pause: paused } = transfers;
   at("pause").hidden = paused === null;
   if (paused !== null) {
-    const what = paused.failure.status === 503 ? `The gateway takes no files now (${paused.failure.message})` : "Gateway away";
+    const what = paused.failure.status === 503 ? `The gateway takes no files now (${paused.failure.message})` : isAway() ? "Gateway away" : "Connection broken";
     at("pause-text").textContent = `${what}, trying again ${paused.seconds > 0 ? `in ${paused.seconds} s` : "now"}. All files wait, none is lost.`;
     at("try-now").hidden = paused.seconds === 0;
     clearTimeout(tick);

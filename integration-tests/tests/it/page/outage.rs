@@ -176,3 +176,32 @@ fn a_lost_storage_node_is_red_and_uploads_wait_for_it() {
     assert_eq!(stored(&cluster, "later.txt"), (200, b"later".to_vec()));
     browser.until("document.getElementById('health').dataset.state === 'ready'");
 }
+
+#[test]
+fn an_upload_whose_answer_was_lost_is_found_and_nobody_is_asked() {
+    let Some(mut browser) = Browser::start_or_skip("a lost answer on the web page") else {
+        return;
+    };
+    let cluster = Cluster::builder(PROGRAM).dev().start();
+    let desk = Desk::new();
+    browser.look(1280, 1000, "light");
+    browser.open(&format!("http://{}/", cluster.gateway));
+    browser.until("document.getElementById('health').dataset.state === 'ready'");
+    // The first upload is stored, and the page sees a connection that broke.
+    browser.eval(
+        "window.uploads = 0; window.realOpen = XMLHttpRequest.prototype.open; \
+         XMLHttpRequest.prototype.open = function (...of) { uploads += 1; \
+             if (uploads === 1) this.addEventListener('load', (event) => { event.stopImmediatePropagation(); this.dispatchEvent(new Event('error')); }); \
+             return realOpen.apply(this, of); }; 0",
+    );
+    drop_on(&mut browser, &[desk.file("once.txt", b"once")]);
+    browser
+        .until("document.getElementById('pause-text').textContent.startsWith('Connection broken')");
+    idle(&mut browser, "1 of 1 file stored");
+    assert_eq!(browser.eval("uploads"), 1);
+    assert_eq!(
+        browser.eval("document.querySelectorAll('dialog').length"),
+        0
+    );
+    assert_eq!(stored(&cluster, "once.txt"), (200, b"once".to_vec()));
+}

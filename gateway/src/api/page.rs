@@ -43,7 +43,7 @@ struct PageConfig<'a> {
     jaeger_url: Option<&'a str>,
     /// Tenant of the request.
     #[schema(example = "default")]
-    tenant: &'a str,
+    tenant: String,
     /// Rights of the request: `read`, `write` and `delete`. The page does not offer what is not among them.
     #[schema(value_type = Vec<String>)]
     rights: Vec<&'static str>,
@@ -64,7 +64,7 @@ pub(crate) async fn told(
     Query::only(query.as_deref(), &[])?;
     let config = PageConfig {
         jaeger_url: app.config.jaeger_ui.as_ref().map(|url| url.as_str()),
-        tenant: access.tenant.as_str(),
+        tenant: access.tenant.to_string(),
         rights: access.rights(),
         sign_in: !app.auth.anonymous || !app.auth.tokens.is_empty(),
     };

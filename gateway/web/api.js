@@ -1,8 +1,11 @@
 // Requests to the gateway, with the user's token, and their failures in one shape.
+import { heard } from "./contact.js";
 
 const TOKEN = "cstore-token";
+// Time within which a request for JSON is answered. Beyond it the gateway counts as away.
+const ANSWER_MS = 60_000;
 
-// A request that did not succeed: `code` is one of the 14 words of the API, or "network".
+// A request that did not succeed: `code` is one of the words of docs/errors.md, "network" or a word of this page.
 export class Failure extends Error {
   constructor({ status = 0, code, message, traceId = "", retryAfter = 0 }) {
     super(message);
@@ -27,7 +30,12 @@ export class Failure extends Error {
   }
 
   static ofNetwork() {
-    return new Failure({ code: "network", message: "the connection broke before there was an answer; is the gateway there?" });
+    return new Failure({ code: "network", message: "no answer from the gateway" });
+  }
+
+  // Failures of the gateway or of what it needs, not of the request: the same request may succeed later.
+  get isOutage() {
+    return this.code === "network" || (this.status >= 502 && this.status <= 504);
   }
 }
 
@@ -59,8 +67,9 @@ export async function renewed(failure, used) {
   return asking;
 }
 
-// The answer, when it is a good one.
-export async function call(method, path, { query = {}, headers = {}, json, signal } = {}) {
+// The answer, when it is a good one. `within` bounds each try, in milliseconds; the time in which the user types a token
+// does not count.
+export async function call(method, path, { query = {}, headers = {}, json, signal, within } = {}) {
   const search = new URLSearchParams(query).toString();
   const body = json === undefined ? undefined : JSON.stringify(json);
   for (;;) {
@@ -68,18 +77,23 @@ export async function call(method, path, { query = {}, headers = {}, json, signa
     const sent = { ...headers, ...authorization(used) };
     if (body !== undefined) sent["content-type"] = "application/json";
     const url = search === "" ? path : `${path}?${search}`;
-    const answer = await fetch(url, { method, headers: sent, body, signal }).catch((error) => {
-      throw error.name === "AbortError" ? error : Failure.ofNetwork();
+    const signals = [signal, within && AbortSignal.timeout(within)].filter(Boolean);
+    const answer = await fetch(url, { method, headers: sent, body, signal: AbortSignal.any(signals) }).catch((error) => {
+      if (error.name === "AbortError") throw error;
+      heard(0);
+      throw Failure.ofNetwork();
     });
+    heard(answer.status);
     if (answer.ok) return answer;
     const failure = Failure.ofAnswer(answer.status, await answer.text().catch(() => ""), (name) => answer.headers.get(name));
     if (answer.status !== 401 || !(await renewed(failure, used))) throw failure;
   }
 }
 
+// The JSON of an answer.
 export async function get(path, options) {
-  const answer = await call("GET", path, options);
-  return answer.json().catch(() => {
-    throw Failure.ofNetwork();
+  const answer = await call("GET", path, { ...options, within: ANSWER_MS });
+  return answer.json().catch((error) => {
+    throw error.name === "AbortError" ? error : Failure.ofNetwork();
   });
 }

@@ -1,27 +1,22 @@
 // The page: its parts, and who tells whom that something has changed.
-import { get } from "./api.js";
 import * as cluster from "./cluster.js";
 import * as files from "./files.js";
 import * as signin from "./signin.js";
-import { useViewer } from "./trace.js";
 import * as uploads from "./uploads.js";
+import { learn } from "./who.js";
 
-async function learn() {
-  // Without it trace ids are no links, and all else works.
-  const told = await get("/api/page").catch(() => ({}));
-  useViewer(told.jaeger_url);
+async function ask() {
+  // Rows are drawn with the buttons of what is allowed.
+  if (await learn()) files.redraw();
 }
 
 signin.start(() => {
-  learn();
+  ask();
   files.refresh();
   cluster.refresh();
 });
-uploads.start(files.currentFolder, () => {
-  files.refresh();
-  cluster.refresh();
-});
+uploads.start(files.currentFolder, () => Promise.all([files.refresh(), cluster.refresh()]), cluster.uploadFailed);
 files.start(cluster.refresh);
 cluster.start();
 cluster.refresh();
-learn();
+ask();

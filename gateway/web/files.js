@@ -1,23 +1,32 @@
-// The list of one folder: folders first, then files in the order of their bytes, a page at a time.
-import { get } from "./api.js";
+// The list of one folder: folders first, then files in the order of their bytes. More are fetched as the user scrolls.
+import { get, token } from "./api.js";
+import { onContact } from "./contact.js";
 import { at, el, say } from "./dom.js";
-import { prepare } from "./download.js";
 import { settled, show } from "./failure.js";
-import { bytes, count, date } from "./format.js";
+import { fileRow, folderRow } from "./file-rows.js";
+import { count } from "./format.js";
 import { icon } from "./icons.js";
 import { base, folderOfHash, hashOfFolder } from "./names.js";
-import { remove } from "./remove.js";
-import { rename } from "./rename.js";
-import { copyLink } from "./share.js";
+import * as title from "./title.js";
 
-const PAGE = 200;
-const MOST = 1000;
+// Entries of the first page, which must be seen soon, and of each further one, the most that a gateway gives.
+const FIRST = 200;
+const PAGE = 1000;
+// Entries up to which scrolling fetches more by itself. Beyond it the button does.
+const BY_ITSELF = 10_000;
+// Pixels below the window at which more is fetched, so that nobody waits at the end of the list.
+const AHEAD = 1500;
 const AGAIN_MS = 3_000;
 const WHAT = "The list of files";
 
+const nothing = () => ({ files: [], prefixes: [], next: "" });
+const entries = (list) => list.files.length + list.prefixes.length;
+
 let folder = "";
-let shown = { files: [], prefixes: [], next: "" };
-// Answers of an older question are not shown.
+let shown = nothing();
+// Rows that are drawn, by what they show. They are kept, because making 3,000 anew after each upload takes too long.
+let rows = new Map();
+// Number of the last request for a list. Responses to older requests are not shown.
 let asked = 0;
 let again = 0;
 let onChange = () => {};
@@ -27,112 +36,137 @@ export const currentFolder = () => folder;
 // `changed` is called after this list has changed what is stored.
 export function start(changed) {
   onChange = changed;
-  window.addEventListener("hashchange", enter);
+  window.addEventListener("hashchange", () => enter(true));
   at("more").addEventListener("click", more);
   at("refresh").addEventListener("click", async () => {
     if (await refresh()) say(`${count(shown.files.length, "file")} in the list`);
     onChange();
   });
-  enter();
+  new IntersectionObserver(moreByItself, { rootMargin: `${AHEAD}px` }).observe(at("more").parentElement);
+  onContact((away) => { if (!away && again !== 0) refresh(); });
+  enter(false);
 }
 
-function enter() {
+// Shows the folder of the address bar. `moved` is true if the user came from another folder: the element that had the
+// focus is gone then.
+function enter(moved) {
   const wanted = folderOfHash(location.hash);
   if (wanted === null) return;
   folder = wanted;
-  at("target").textContent = folder === "" ? "the top folder" : folder;
-  document.title = folder === "" ? "C-Store" : `${folder} - C-Store`;
-  shown = { files: [], prefixes: [], next: "" };
+  at("target").textContent = folder === "" ? "All files" : folder;
+  title.ofFolder(folder);
+  shown = nothing();
+  rows = new Map();
   at("list").replaceChildren();
   crumbs();
+  if (moved) {
+    current().focus();
+    say(folder === "" ? "All files" : `Folder ${base(folder)}`);
+  }
   empty("Loading");
+  at("more").hidden = true;
   refresh();
 }
 
-// The same again, as much of it as was there. Answers whether it is shown.
+// Fetches the list again, with as many entries as are shown. Resolves to whether it is shown.
 export function refresh() {
-  const limit = Math.min(MOST, Math.max(PAGE, shown.files.length + shown.prefixes.length));
-  return load({ limit }, (page) => {
-    shown = { files: page.files, prefixes: page.prefixes, next: page.next_page_token ?? "" };
+  const wanted = Math.max(FIRST, entries(shown));
+  return load(async (isOurs) => {
+    const list = nothing();
+    do {
+      await append(list, Math.min(PAGE, wanted - entries(list)));
+    } while (isOurs() && list.next !== "" && entries(list) < wanted);
+    return list;
   });
 }
 
-function more() {
-  return load({ limit: PAGE, page_token: shown.next }, (page) => {
-    shown.files = shown.files.concat(page.files);
-    shown.prefixes = shown.prefixes.concat(page.prefixes);
-    shown.next = page.next_page_token ?? "";
-    say(`${count(shown.files.length, "file")} in the list`);
-  });
+// Draws the rows anew, with the buttons that are allowed now.
+export function redraw() {
+  rows = new Map();
+  if (entries(shown) > 0) draw();
 }
 
-async function load(query, take) {
+async function more() {
+  const list = { files: [...shown.files], prefixes: [...shown.prefixes], next: shown.next };
+  const isThere = await load(async () => {
+    await append(list, PAGE);
+    return list;
+  });
+  if (isThere) say(`${count(shown.files.length, "file")} in the list`);
+}
+
+function moreByItself() {
+  const isBusy = at("list").closest("table").getAttribute("aria-busy") === "true";
+  if (isBusy || again !== 0 || shown.next === "" || entries(shown) >= BY_ITSELF) return;
+  if (at("more").getBoundingClientRect().top < window.innerHeight + AHEAD) more();
+}
+
+async function append(list, limit) {
+  const query = { delimiter: "/", prefix: folder, limit: Math.max(1, limit) };
+  if (list.next !== "") query.page_token = list.next;
+  const page = await get("/api/files", { query });
+  list.files.push(...page.files);
+  list.prefixes.push(...page.prefixes);
+  list.next = page.next_page_token ?? "";
+}
+
+// Shows the list that `fetched` resolves to. Its argument returns false once a newer list was asked for.
+async function load(fetched) {
   asked += 1;
   const mine = asked;
   clearTimeout(again);
+  again = 0;
   const table = at("list").closest("table");
   table.setAttribute("aria-busy", "true");
   try {
-    const page = await get("/api/files", { query: { delimiter: "/", prefix: folder, ...query } });
+    const list = await fetched(() => mine === asked);
     if (mine !== asked) return false;
-    take(page);
+    shown = list;
     settled(WHAT);
     draw();
     return true;
   } catch (failure) {
     if (mine !== asked) return false;
-    show(WHAT, failure);
-    if (shown.files.length + shown.prefixes.length === 0) empty("The list is not there. Refresh tries again.");
-    // A gateway that is away or starting comes back, and then nobody should have to ask for the list.
-    if (failure.status === 0 || failure.status === 503) again = setTimeout(refresh, AGAIN_MS);
+    failed(failure);
     return false;
   } finally {
-    if (mine === asked) table.setAttribute("aria-busy", "false");
+    if (mine === asked) {
+      table.setAttribute("aria-busy", "false");
+      moreByItself();
+    }
   }
+}
+
+function failed(failure) {
+  // No token, or one that may only upload, is no failure: the place of the list says so.
+  const isRefused = failure.status === 403 || (failure.status === 401 && token() === "");
+  if (isRefused) empty(failure.status === 403 ? "This token may not list files." : "Sign in to see the files.");
+  else show(WHAT, failure);
+  // A gateway that is away or starting comes back, and then nobody should have to ask for the list.
+  const comesBack = failure.isOutage;
+  if (comesBack) again = setTimeout(refresh, AGAIN_MS);
+  if (!isRefused && entries(shown) === 0) empty(comesBack ? "The list is shown as soon as the gateway answers." : "The list could not be loaded.");
 }
 
 function draw() {
   const focused = document.activeElement?.dataset?.key;
-  at("list").replaceChildren(...shown.prefixes.map(folderRow), ...shown.files.map(fileRow));
+  const before = rows;
+  rows = new Map();
+  const row = (key, made) => {
+    const drawn = before.get(key) ?? made();
+    rows.set(key, drawn);
+    return drawn;
+  };
+  at("list").replaceChildren(
+    ...shown.prefixes.map((prefix) => row(`/${prefix}`, () => folderRow(prefix))),
+    ...shown.files.map((file) => row(`${file.name}\n${file.etag}\n${file.modified_ms}`, () => fileRow(file, afterwards))));
   at("more").hidden = shown.next === "";
-  const none = shown.files.length + shown.prefixes.length === 0;
+  const none = entries(shown) === 0;
   empty(none ? (folder === "" ? "Nothing is stored yet. Drop some files above." : "This folder is empty.") : "");
-  if (focused === undefined) return;
-  // The list is drawn anew: who was at a row is again, and at the head of the list when the row is gone.
+  if (focused === undefined || document.activeElement?.dataset?.key === focused) return;
+  // Moving the rows took the focus: it returns to its row, or to the folder's name if the row is gone.
   const same = [...document.querySelectorAll("[data-key]")].find((element) => element.dataset.key === focused);
-  (same ?? at("files-title")).focus();
-}
-
-function folderRow(prefix) {
-  const name = base(prefix);
-  return el("tr", {},
-    el("th", { scope: "row", class: "name-cell" },
-      el("a", { href: hashOfFolder(prefix), "data-key": `open ${prefix}` }, icon("folder"), el("span", { class: "name" }, name), el("span", { class: "unseen" }, " folder"))),
-    el("td", { class: "number" }), el("td", {}), el("td", {}));
-}
-
-function fileRow(file) {
-  const name = base(file.name);
-  const button = (picture, label, act) => el("button", {
-    type: "button", class: "quiet icon-only", title: label, "aria-label": `${label} ${name}`, "data-key": `${label} ${file.name}`,
-    on: { click: act },
-  }, icon(picture));
-  const link = el("a", { class: "button quiet icon-only", title: "Download", "aria-label": `Download ${name}`, "data-key": `Download ${file.name}` }, icon("download"));
-  prepare(link, file);
-  const copy = button("link", "Copy link to", async () => {
-    if (await copyLink(file)) {
-      copy.dataset.done = "";
-      setTimeout(() => delete copy.dataset.done, 1500);
-    }
-  });
-  return el("tr", { class: "file" },
-    el("th", { scope: "row", class: "name-cell", title: file.name }, icon("file"), el("span", { class: "name" }, name)),
-    el("td", { class: "number" }, bytes(file.size)),
-    el("td", { class: "when" }, el("time", { datetime: new Date(file.modified_ms).toISOString() }, date(file.modified_ms))),
-    el("td", { class: "actions" },
-      el("div", {}, link, copy,
-        button("rename", "Rename", () => afterwards(rename(file))),
-        button("remove", "Delete", () => afterwards(remove(file))))));
+  (same ?? current()).focus({ preventScroll: same !== undefined });
 }
 
 async function afterwards(change) {
@@ -141,9 +175,12 @@ async function afterwards(change) {
   onChange();
 }
 
+// The link of the folder that is shown.
+const current = () => at("crumbs").querySelector("[aria-current]");
+
 function crumbs() {
   const segments = folder.split("/").filter((segment) => segment !== "");
-  const steps = [el("a", { href: "#/", "aria-current": segments.length === 0 ? "page" : null }, "Top")];
+  const steps = [el("a", { href: "#/", "aria-current": segments.length === 0 ? "page" : null }, icon("home"), "All files")];
   segments.forEach((segment, index) => {
     const path = `${segments.slice(0, index + 1).join("/")}/`;
     steps.push(el("a", { href: hashOfFolder(path), "aria-current": index === segments.length - 1 ? "page" : null }, segment));

@@ -1,7 +1,8 @@
 // Numbers and dates as people read them.
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-const dates = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const dates = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+const times = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const numbers = new Intl.NumberFormat();
 
 export function bytes(count) {
@@ -20,6 +21,8 @@ export const number = (value) => numbers.format(value);
 export const count = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 
 export const date = (milliseconds) => dates.format(new Date(milliseconds));
+
+export const time = (milliseconds) => times.format(new Date(milliseconds));
 
 // Never 100 while something is missing, never 0 while there is something.
 export function percent(part, whole) {

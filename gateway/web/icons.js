@@ -3,6 +3,7 @@ import { svg } from "./dom.js";
 
 const PATHS = {
   file: "M6 2h8l4 4v16H6zM14 2v5h4",
+  home: "M4 11 12 4l8 7M6 10v10h12V10M10 20v-6h4v6",
   folder: "M3 5h6l2 3h10v11H3z",
   download: "M12 3v12m-5-5 5 5 5-5M4 20h16",
   link: "M10 14a4 4 0 0 0 6 0l3-3a4.2 4.2 0 0 0-6-6l-1 1m2 4a4 4 0 0 0-6 0l-3 3a4.2 4.2 0 0 0 6 6l1-1",

@@ -33,3 +33,17 @@ export function ring(part, whole, caption) {
     svg("text", { x: 50, y: 53, "text-anchor": "middle", class: "ring-number" }, `${share}%`),
     svg("text", { x: 50, y: 66, "text-anchor": "middle", class: "ring-caption" }, caption));
 }
+
+// Draws the shares of what is done and what failed, each from 0 to 1, into a bar of progress.
+export function drawShares(element, done, failed) {
+  if (element.firstChild === null) {
+    element.append(svg("svg", { class: "shares", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("rect", { class: "part done", height: 10 }), svg("rect", { class: "part failed", height: 10 })));
+  }
+  const [stored, lost] = element.querySelectorAll("rect");
+  stored.setAttribute("width", (done * 100).toFixed(2));
+  lost.setAttribute("x", (done * 100).toFixed(2));
+  lost.setAttribute("width", (failed * 100).toFixed(2));
+  element.setAttribute("aria-valuenow", (Math.min(1, done + failed) * 100).toFixed(1));
+  element.setAttribute("aria-valuetext", `${percent(done, 1)} percent done${failed > 0 ? `, ${percent(failed, 1)} percent failed` : ""}`);
+}

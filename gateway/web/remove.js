@@ -30,9 +30,9 @@ async function explain(file, preview, signal) {
     preview.replaceChildren(...told(await get(filePath(file.name), { query: { explain: "freed" }, signal })));
   } catch (failure) {
     if (failure.name === "AbortError") return;
-    // Named tenants are not told what they share with others; they may delete nevertheless.
+    // Named tenants must not learn what they share with others; they may delete nevertheless.
     const text = failure.status === 403
-      ? el("p", {}, `The file has ${bytes(file.size)}. What it shares with others is told to the operator only.`)
+      ? el("p", {}, `The file has ${bytes(file.size)}. Only operators see how much of it other files use too.`)
       : el("p", {}, "What this would free is not known: ", describe(failure));
     preview.replaceChildren(text);
   }

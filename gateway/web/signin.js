@@ -3,6 +3,7 @@ import { keepToken, onUnauthenticated, token } from "./api.js";
 import { askNow } from "./dialog.js";
 import { at, el, say } from "./dom.js";
 import { describe } from "./failure.js";
+import { showSignIn } from "./who.js";
 
 // `reload` is called when another token is there.
 export function start(reload) {
@@ -14,10 +15,10 @@ export function start(reload) {
     } else if (!(await enter(null))) {
       return;
     }
-    showState();
+    showSignIn();
     reload();
   });
-  showState();
+  showSignIn();
 }
 
 // It may be a dialog that needs the token, so this does not wait for its end.
@@ -28,7 +29,8 @@ async function enter(failure) {
     "aria-describedby": "token-hint",
   });
   const content = [
-    failure === null ? null : el("p", {}, describe(failure)),
+    failure === null || (had === "" && failure.status === 401)
+      ? el("p", {}, "This gateway asks for an API token.") : el("p", {}, describe(failure)),
     el("label", { for: "token" }, "API token"), input,
     el("p", { id: "token-hint", class: "hint" },
       "It begins with cst_ and comes from ", el("code", {}, "cstore admin token create"), ". This tab keeps it until it is closed."),
@@ -40,10 +42,6 @@ async function enter(failure) {
   if (answer === null || (answer === "token" && given === "")) return false;
   // Characters that no token has cannot stand in a header.
   keepToken(given.replace(/[^\x21-\x7e]/g, ""));
-  showState();
+  showSignIn();
   return true;
-}
-
-function showState() {
-  at("signin").textContent = token() === "" ? "Sign in" : "Sign out";
 }

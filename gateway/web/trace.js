@@ -7,6 +7,9 @@ export function useViewer(url) {
   viewer = typeof url === "string" && /^https?:/.test(url) ? url : null;
 }
 
+// Whether a trace can be looked at. Without it only failures show their ids, to ask an operator with.
+export const hasViewer = () => viewer !== null;
+
 export function trace(id) {
   if (!/^[0-9a-f]{32}$/.test(id) || /^0+$/.test(id)) return null;
   const short = `trace ${id.slice(0, 8)}`;

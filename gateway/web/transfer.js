@@ -1,27 +1,50 @@
 // One upload. XMLHttpRequest, because fetch does not tell how much of a body was sent.
-import { authorization, Failure, renewed, token } from "./api.js";
+import { authorization, call, Failure, renewed, token } from "./api.js";
 import { filePath } from "./names.js";
 
-const TRIES = 3;
-const PAUSE_S = 10;
+// Metadata with the id of the upload. After a broken connection the page sees by it whether the file was stored.
+const ID = "x-cstore-meta-upload-id";
+
+export function newId() {
+  const random = crypto.getRandomValues(new Uint8Array(12));
+  return [...random].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 // The gateway's answer. `progress(sent)` is called with bytes; a signal that fires stops it at once.
-export async function put(file, name, { overwrite = false, progress, signal }) {
-  for (let attempt = 1; ; attempt += 1) {
+export async function put(item, { overwrite = false, progress, signal }) {
+  for (;;) {
     const used = token();
     try {
-      return await once(file, name, overwrite, used, progress, signal);
+      return await once(item, overwrite, used, progress, signal);
     } catch (failure) {
       progress(0);
       if (failure.status === 401 && (await renewed(failure, used))) continue;
-      const busy = failure.status === 503 && attempt < TRIES;
-      if (!busy) throw failure;
-      await pause(Math.min(PAUSE_S, failure.retryAfter || 1), signal);
+      if (failure.code === "network") await checkReadable(item.file);
+      throw failure;
     }
   }
 }
 
-function once(file, name, overwrite, shown, progress, signal) {
+// Resolves to whether the stored file of the item's name came from this item, by the id that was sent with it.
+export async function isStored(item, signal) {
+  try {
+    const answer = await call("HEAD", filePath(item.name), { signal });
+    return answer.headers.get(ID) === item.id;
+  } catch (failure) {
+    // Without the right to read this is not known.
+    if (failure.status === 404 || failure.status === 403) return false;
+    throw failure;
+  }
+}
+
+// Throws if the file changed on the disk or is gone: browsers report that as a network error, too.
+async function checkReadable(file) {
+  await file.slice(0, 1).arrayBuffer().catch(() => {
+    throw new Failure({ code: "unreadable", message: "this file cannot be read any more: it was changed, moved or removed on your disk" });
+  });
+}
+
+function once({ file, name, id }, overwrite, shown, progress, signal) {
   return new Promise((resolve, reject) => {
     const stopped = () => new DOMException("cancelled", "AbortError");
     if (signal.aborted) {
@@ -33,6 +56,7 @@ function once(file, name, overwrite, shown, progress, signal) {
     request.open("PUT", filePath(name) + (overwrite ? "?overwrite=true" : ""));
     for (const [key, value] of Object.entries(authorization(shown))) request.setRequestHeader(key, value);
     request.setRequestHeader("content-type", file.type || "application/octet-stream");
+    request.setRequestHeader(ID, id);
     request.upload.addEventListener("progress", (event) => progress(event.loaded));
     request.addEventListener("load", () => {
       if (request.status === 200 || request.status === 201) resolve(answerOf(request));
@@ -52,14 +76,4 @@ function answerOf(request) {
   } catch {
     return {};
   }
-}
-
-function pause(seconds, signal) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, seconds * 1000);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      reject(new DOMException("cancelled", "AbortError"));
-    }, { once: true });
-  });
 }

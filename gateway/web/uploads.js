@@ -1,27 +1,37 @@
-// Uploads on the page: where they come from, how far they are, what became of each.
-import { at, el, say } from "./dom.js";
+// Uploads on the page: where they come from, how far they are, what became of all of them.
+import { isAway } from "./contact.js";
+import { at, say } from "./dom.js";
 import { AT_MOST, ofDrop, ofInput } from "./drop.js";
-import { describe, show } from "./failure.js";
-import { bytes, count, percent } from "./format.js";
-import { icon } from "./icons.js";
-import { trace } from "./trace.js";
+import { showFailed } from "./failed.js";
+import { show } from "./failure.js";
+import { bytes, count, number, percent } from "./format.js";
+import { drawShares } from "./pictures.js";
+import * as title from "./title.js";
 import { Transfers } from "./transfers.js";
+import * as rows from "./upload-rows.js";
 
-// Rows of what has ended; older ones make room.
-const ROWS = 100;
+// Least time between two calls of `stored`; a call that takes long is made less often.
 const REFRESH_MS = 1_000;
+const REFRESH_SHARE = 5;
+// Time between two looks at the seconds of a pause.
+const TICK_MS = 250;
 
 const transfers = new Transfers();
-const rows = new Map();
 let drawing = false;
 let told = 0;
-let refreshing = 0;
-let began = 0;
-let onStored = () => {};
+let refreshing = false;
+let isNew = false;
+let tick = 0;
+let began = { at: 0, sent: 0 };
+let wasPaused = false;
+let onStored = async () => {};
+let onFailed = () => {};
 
-// `stored` is called after something was stored, at most once a second; `folder` answers where uploads go.
-export function start(folder, stored) {
+// `folder()` returns the folder of new uploads. `stored()` is called after files were stored, at most once a second, and
+// `failed(failure)` for each file that failed.
+export function start(folder, stored, failed) {
   onStored = stored;
+  onFailed = failed;
   const take = (found) => add(found, folder());
   for (const [button, input] of [["choose-files", "file-input"], ["choose-folder", "folder-input"]]) {
     at(button).addEventListener("click", () => at(input).click());
@@ -32,12 +42,19 @@ export function start(folder, stored) {
   }
   listenForDrops(take);
   at("cancel-all").addEventListener("click", () => transfers.cancelAll());
-  at("retry-all").addEventListener("click", retryAll);
+  at("retry-all").addEventListener("click", () => retry(transfers.retriable));
+  at("failed-list").addEventListener("click", () => showFailed([...transfers.failed]));
+  at("try-now").addEventListener("click", () => transfers.tryNow());
   at("clear").addEventListener("click", clear);
-  transfers.addEventListener("started", ({ item }) => begin(item));
+  transfers.addEventListener("started", ({ item }) => {
+    rows.begin(item, () => transfers.cancel(item));
+    draw();
+  });
   transfers.addEventListener("progress", ({ item }) => { item.moved = true; draw(); });
-  transfers.addEventListener("settled", ({ item }) => end(item));
+  transfers.addEventListener("postponed", ({ item }) => { rows.drop(item); draw(); });
+  transfers.addEventListener("settled", ({ item }) => settle(item));
   transfers.addEventListener("idle", idle);
+  window.addEventListener("online", () => transfers.tryNow());
   window.addEventListener("beforeunload", (event) => { if (transfers.active) event.preventDefault(); });
 }
 
@@ -70,108 +87,72 @@ function add(found, folder) {
     return;
   }
   at("transfers").hidden = false;
-  if (!transfers.active) {
-    told = 0;
-    began = performance.now();
-  }
+  at("transfers").closest("section").hidden = false;
   say(`Uploading ${count(found.length, "file")}`);
+  const starts = !transfers.active;
   transfers.add(found.map(({ file, path }) => ({ file, name: folder + path })));
+  if (starts) begin();
   draw();
 }
 
-function begin(item) {
-  const bar = el("progress", { max: Math.max(1, item.size), value: 0, "aria-label": `Progress of ${item.name}` });
-  const text = el("span", { class: "transfer-state" }, "0%");
-  const name = el("span", { class: "name", title: item.name }, item.name);
-  const cancel = el("button", { type: "button", class: "quiet icon-only", "aria-label": `Cancel ${item.name}`, on: { click: () => transfers.cancel(item) } }, icon("close"));
-  const row = el("li", { "data-state": "running" }, name, text, cancel, bar);
-  rows.set(item, { row, bar, text, name, cancel });
-  at("transfer-list").prepend(row);
+function retry(items) {
+  const starts = !transfers.active;
+  items.forEach(rows.drop);
+  transfers.retry(items);
+  if (starts) begin();
   draw();
 }
 
-function end(item) {
-  const parts = rows.get(item);
-  if (parts) {
-    const { row, bar, text, name, cancel } = parts;
-    const focused = document.activeElement === cancel;
-    row.dataset.state = item.state;
-    name.textContent = item.name;
-    text.replaceChildren(...outcome(item));
-    bar.remove();
-    cancel.remove();
-    if (item.state === "failed" && item.file !== null) row.append(retryButton(item));
-    if (focused) (row.querySelector("button") ?? at("total-text")).focus();
-  }
-  trim();
+// Starts to measure the rate anew.
+function begin() {
+  told = 0;
+  began = { at: performance.now(), sent: transfers.sent };
+}
+
+function settle(item) {
+  rows.end(item, () => retry([item]));
   if (item.state === "done") storedSoon();
+  if (item.state === "failed") onFailed(item.failure);
   draw();
-}
-
-function retryButton(item) {
-  return el("button", { type: "button", class: "quiet", "aria-label": `Try ${item.name} again`, on: { click: () => retry(item) } }, "Try again");
-}
-
-function outcome(item) {
-  if (item.state === "failed") return [describe(item.failure)];
-  if (item.state !== "done") return [item.state];
-  const { size = item.size, new_bytes: fresh, trace_id: id = "" } = item.answer;
-  // Who may not know what others have stored is not told.
-  const shared = typeof fresh === "number" ? size - fresh : 0;
-  const already = shared <= 0 ? "" : `, ${fresh === 0 ? "all" : bytes(shared)} of it there already`;
-  return [`${bytes(size)} stored${already} `, trace(id)].filter(Boolean);
-}
-
-function retry(item) {
-  rows.get(item)?.row.remove();
-  rows.delete(item);
-  transfers.again(item);
-}
-
-function retryAll() {
-  for (const item of [...rows.keys()].filter((item) => item.state === "failed" && item.file !== null)) retry(item);
 }
 
 function clear() {
-  for (const [item, { row }] of rows) {
-    if (item.state === "running") continue;
-    row.remove();
-    rows.delete(item);
-  }
-  if (rows.size === 0) {
-    at("transfers").hidden = true;
-    at("choose-files").focus();
-  }
+  transfers.clear();
+  rows.dropEnded();
+  at("transfers").hidden = true;
+  at("choose-files").focus();
 }
 
-// What failed is kept longest.
-function trim() {
-  const ended = [...rows.keys()].filter((item) => item.state !== "running");
-  const order = [...ended.filter((item) => item.state !== "failed"), ...ended.filter((item) => item.state === "failed")];
-  for (const item of order.slice(0, Math.max(0, ended.length - ROWS))) {
-    rows.get(item).row.remove();
-    rows.delete(item);
+async function storedSoon() {
+  isNew = true;
+  if (refreshing) return;
+  refreshing = true;
+  while (isNew) {
+    await pause(REFRESH_MS);
+    isNew = false;
+    const from = performance.now();
+    await onStored();
+    await pause((performance.now() - from) * REFRESH_SHARE);
   }
+  refreshing = false;
 }
 
-function storedSoon() {
-  refreshing ||= setTimeout(() => {
-    refreshing = 0;
-    onStored();
-  }, REFRESH_MS);
-}
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function idle() {
-  const { files, done, failed, left } = transfers.total;
-  if (files === 0) return;
-  const parts = [`${count(done, "file")} stored`];
-  if (failed > 0) parts.push(`${failed} failed`);
-  if (left > 0) parts.push(`${left} left out`);
-  say(parts.join(", "));
+  if (transfers.total.files === 0) return;
+  say(summary(transfers.total));
   draw();
 }
 
-// Once a frame at most, however many events there are.
+function summary({ files, done, failed, left }) {
+  const parts = [`${number(done)} of ${count(files, "file")} stored`];
+  if (failed > 0) parts.push(`${number(failed)} failed`);
+  if (left > 0) parts.push(`${number(left)} left out`);
+  return parts.join(", ");
+}
+
+// Once in 50 ms at most, however many events there are.
 function draw() {
   if (drawing) return;
   drawing = true;
@@ -182,30 +163,43 @@ function draw() {
 }
 
 function drawNow() {
-  const { files, bytes: all, done, failed, left } = transfers.total;
-  for (const [item, { bar, text }] of rows) {
-    if (item.state !== "running" || !item.moved) continue;
-    bar.value = Math.min(item.sent, item.size);
-    // All sent is not yet all stored: the gateway answers when it is on disk.
-    text.textContent = item.sent >= item.size ? "storing" : `${percent(item.sent, item.size)}%`;
+  rows.draw();
+  const { total, sent, active, failed } = transfers;
+  const { done, failed: lost } = transfers.shares;
+  drawShares(at("total"), done, lost);
+  at("total").dataset.outcome = active ? "running" : failed.size > 0 ? "failed" : "ended";
+  const parts = [summary(total)];
+  if (active) {
+    const rate = Math.max(0, sent - began.sent) / Math.max(0.1, (performance.now() - began.at) / 1000);
+    parts.push(`${bytes(sent)} of ${bytes(total.bytes)}`);
+    if (transfers.pause === null) parts.push(`${bytes(rate)}/s`);
   }
-  const sent = transfers.sent;
-  at("total").max = Math.max(1, all);
-  at("total").value = transfers.active ? sent : Math.max(1, all);
-  const ended = done + failed + left;
-  const parts = [`${ended} of ${count(files, "file")}`];
-  if (transfers.active) parts.push(`${bytes(sent)} of ${bytes(all)}`, `${bytes(sent / Math.max(0.1, (performance.now() - began) / 1000))}/s`);
-  else parts.push(`${done} stored`);
-  if (failed > 0) parts.push(`${failed} failed`);
-  if (left > 0 && !transfers.active) parts.push(`${left} left out`);
   at("total-text").textContent = parts.join(", ");
-  at("cancel-all").hidden = !transfers.active;
-  at("clear").hidden = transfers.active;
-  const shown = [...rows.keys()].filter((item) => item.state === "failed").length;
-  at("retry-all").hidden = transfers.active || shown === 0;
-  at("more-failed").hidden = failed <= shown;
-  at("more-failed").textContent = `${count(Math.max(0, failed - shown), "more upload")} failed and had no room here.`;
-  announce(percent(sent, all));
+  title.progress(active ? percent(done, 1) : null);
+  at("cancel-all").hidden = !active;
+  at("clear").hidden = active;
+  at("failed-list").hidden = failed.size === 0;
+  at("retry-all").hidden = transfers.retriable.length === 0;
+  const hidden = failed.size - rows.failedShown();
+  at("more-failed").hidden = hidden <= 0;
+  at("more-failed").textContent = `${count(Math.max(0, hidden), "more upload")} failed; the list of names has all of them.`;
+  drawPause();
+  announce(percent(done, 1));
+}
+
+function drawPause() {
+  const { pause: paused } = transfers;
+  at("pause").hidden = paused === null;
+  if (paused !== null) {
+    const what = paused.failure.status === 503 ? `The gateway takes no files now (${paused.failure.message})` : isAway() ? "Gateway away" : "Connection broken";
+    at("pause-text").textContent = `${what}, trying again ${paused.seconds > 0 ? `in ${paused.seconds} s` : "now"}. All files wait, none is lost.`;
+    at("try-now").hidden = paused.seconds === 0;
+    clearTimeout(tick);
+    tick = setTimeout(draw, TICK_MS);
+  }
+  // Seconds are shown, not said.
+  if ((paused !== null) !== wasPaused) say(wasPaused ? "Uploads go on" : "Uploads pause: the gateway does not take files. They go on by themselves.");
+  wasPaused = paused !== null;
 }
 
 // Quarters are told aloud; each percent would talk without end.

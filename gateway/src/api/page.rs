@@ -41,6 +41,14 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 struct PageConfig<'a> {
     /// Where traces are shown: `{jaeger_url}/trace/{trace id}`. Missing if nowhere.
     jaeger_url: Option<&'a str>,
+    /// Tenant of the request.
+    #[schema(example = "default")]
+    tenant: String,
+    /// Rights of the request: `read`, `write` and `delete`. The page does not offer what is not among them.
+    #[schema(value_type = Vec<String>)]
+    rights: Vec<&'static str>,
+    /// False if nobody can sign in and nobody needs to: no token is asked for, and there is none.
+    sign_in: bool,
 }
 
 /// Returns the settings of the web page.
@@ -50,12 +58,17 @@ struct PageConfig<'a> {
 )]
 pub(crate) async fn told(
     State(app): State<Shared>,
-    Extension(_): Extension<Access>,
+    Extension(access): Extension<Access>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     Query::only(query.as_deref(), &[])?;
-    let jaeger_url = app.config.jaeger_ui.as_ref().map(|url| url.as_str());
-    answer::json(StatusCode::OK, &PageConfig { jaeger_url })
+    let config = PageConfig {
+        jaeger_url: app.config.jaeger_ui.as_ref().map(|url| url.as_str()),
+        tenant: access.tenant.to_string(),
+        rights: access.rights(),
+        sign_in: !app.auth.anonymous || !app.auth.tokens.is_empty(),
+    };
+    answer::json(StatusCode::OK, &config)
 }
 
 /// Serves the page to clients that ask for HTML, and a text to all others.

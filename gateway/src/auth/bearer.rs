@@ -48,6 +48,14 @@ impl Access {
         Err(ApiError::new(ErrorCode::PermissionDenied, text))
     }
 
+    /// Returns the words for the rights.
+    pub(crate) fn rights(&self) -> Vec<&'static str> {
+        let all = Right::ALL.into_iter();
+        all.filter(|right| self.rights.has(*right))
+            .map(Right::as_str)
+            .collect()
+    }
+
     /// Returns the tenant as the inner services expect it.
     pub(crate) fn tenant(&self) -> String {
         self.tenant.as_str().to_owned()

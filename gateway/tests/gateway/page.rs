@@ -154,6 +154,19 @@ async fn i13_the_page_is_open_and_what_it_is_told_is_not() {
 }
 
 #[tokio::test]
+async fn the_page_learns_who_its_user_is_and_what_he_may() {
+    let open = start().await;
+    let told = get(&open, "/api/page", "").await.json();
+    assert_eq!(told["tenant"], "default");
+    assert_eq!(
+        told["rights"],
+        serde_json::json!(["read", "write", "delete"])
+    );
+    // No token is asked for, and there is none.
+    assert_eq!(told["sign_in"], false);
+}
+
+#[tokio::test]
 async fn the_page_learns_where_traces_are_looked_at() {
     let setup = start().await;
     assert!(get(&setup, "/api/page", "").await.json()["jaeger_url"].is_null());

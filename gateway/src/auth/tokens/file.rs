@@ -94,6 +94,11 @@ impl TokenFile {
         self.tokens.read().find(token, SystemTime::now()).cloned()
     }
 
+    /// Returns true if the file has no token, valid or not.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tokens.read().len() == 0
+    }
+
     /// Follows the file until the shutdown.
     pub(crate) async fn follow(self: Arc<Self>, shutdown: Shutdown) {
         let mut ticks = tokio::time::interval(TOKENS_INTERVAL);

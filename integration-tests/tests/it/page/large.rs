@@ -59,7 +59,7 @@ fn a_file_of_any_size_goes_up_and_comes_down() {
     until_within("the upload", slow, || {
         let text = browser.eval("document.getElementById('total-text').textContent");
         text.as_str()
-            .is_some_and(|text| text.contains("1 stored"))
+            .is_some_and(|text| text.contains("1 of 1 file stored"))
             .then_some(())
     });
     press(&mut browser, "large.bin", "Download");

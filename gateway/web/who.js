@@ -1,0 +1,50 @@
+// Who uses the page and with which rights, as the gateway tells it. What is not allowed is not offered.
+import { get, token } from "./api.js";
+import { at } from "./dom.js";
+import { useViewer } from "./trace.js";
+
+const ALL = ["read", "write", "delete"];
+
+// All rights until the gateway has named them: it refuses what is not allowed anyway.
+let rights = new Set(ALL);
+let isNeeded = false;
+
+export const may = (right) => rights.has(right);
+
+// Asks the gateway. Resolves to whether the rights have changed.
+export async function learn() {
+  const before = [...rights].join();
+  try {
+    const told = await get("/api/page");
+    useViewer(told.jaeger_url);
+    rights = new Set(told.rights ?? ALL);
+    isNeeded = told.sign_in !== false;
+    name(told.tenant ?? "");
+  } catch (failure) {
+    // This route needs the right to read, so the other rights are unknown.
+    if (failure.status === 403) rights = new Set(["write", "delete"]);
+    if (failure.status === 401) rights = new Set();
+    if (failure.status === 401 || failure.status === 403) isNeeded = true;
+    name("");
+  }
+  showSignIn();
+  at("drop").hidden = !may("write");
+  // Uploads that were made before stay in sight.
+  at("drop").closest("section").hidden = !may("write") && at("transfers").hidden;
+  return [...rights].join() !== before;
+}
+
+export function showSignIn() {
+  const isIn = token() !== "";
+  at("signin").textContent = isIn ? "Sign out" : "Sign in";
+  // Without a need for tokens, and without any, nobody can sign in.
+  at("signin").hidden = !isIn && !isNeeded;
+}
+
+function name(tenant) {
+  const isIn = token() !== "";
+  at("who").hidden = !isIn;
+  const missing = ALL.filter((right) => !may(right));
+  const limits = missing.length === 0 || rights.size === 0 ? "" : `, may only ${[...rights].join(" and ")}`;
+  at("who").textContent = isIn ? `${tenant === "" ? "Signed in" : tenant}${limits}` : "";
+}

@@ -67,7 +67,7 @@ pub(crate) fn print_first(path: &Path) -> Result<(), Failure> {
     let mut is_first = false;
     // Under the lock of the folder, so that of two starts at once one makes the token.
     edit(path, |text| {
-        is_first = text == HEADER;
+        is_first = !path.try_exists()?;
         if is_first {
             Ok(format!("{text}{entry}\n"))
         } else {

@@ -87,6 +87,20 @@ mod tests {
     use crate::auth::route_rights::ROUTES;
     use std::collections::BTreeSet;
 
+    /// Two types of one name would silently share the schema of one of them.
+    #[test]
+    fn pages_of_names_and_settings_of_the_page_have_schemas_of_their_own() {
+        let document: serde_json::Value = serde_json::from_slice(&document()).unwrap();
+        let properties = |path: &str| {
+            let content = &document["paths"][path]["get"]["responses"]["200"]["content"];
+            let schema = content["application/json"]["schema"]["$ref"].as_str();
+            let name = schema.and_then(|name| name.rsplit('/').next()).unwrap();
+            document["components"]["schemas"][name]["properties"].clone()
+        };
+        assert!(properties("/api/files")["files"].is_object());
+        assert!(properties("/api/page")["rights"].is_object());
+    }
+
     #[test]
     fn every_route_is_described_and_nothing_else_is() {
         let document: serde_json::Value = serde_json::from_slice(&document()).unwrap();

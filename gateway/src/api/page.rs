@@ -37,7 +37,7 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 
 /// Settings that a gateway gives to its web page.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Page)]
+#[schema(as = PageConfig)]
 struct PageConfig<'a> {
     /// Where traces are shown: `{jaeger_url}/trace/{trace id}`. Missing if nowhere.
     jaeger_url: Option<&'a str>,

@@ -50,7 +50,8 @@ fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
         .map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
     let (id, tenant, rights) = (entry.id(), entry.tenant(), entry.rights());
     let told = format!(
-        "token {id} of tenant {tenant} may {rights} {until}; it is shown this once and kept nowhere"
+        "token {id} of tenant {tenant} may {rights} {until}; it is shown this once, its hash is in {}",
+        path.display()
     );
     // The token is out: a closed stderr changes nothing.
     let _ = writeln!(std::io::stderr().lock(), "{told}");

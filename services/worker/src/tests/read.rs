@@ -216,7 +216,8 @@ async fn a_reply_that_does_not_fit_the_blocks_asked_for_sends_no_byte() {
 
 #[tokio::test(start_paused = true)]
 async fn blocks_are_fetched_again_when_a_connection_breaks_but_three_times_at_most() {
-    let body = body(500_000);
+    // One window, so that each try is one request.
+    let body = body(200_000);
     let unavailable = ReadReply::RefuseBlocks(ErrorCode::Unavailable);
     for reply in [ReadReply::Disconnect, unavailable] {
         let (cluster, root) = cluster_with(1, BLOCK, &body).await;

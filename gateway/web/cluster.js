@@ -67,7 +67,7 @@ async function draw(id, path, picture) {
 }
 
 function savings(stats) {
-  // What sharing saves is not told to tenants.
+  // The gateway does not tell tenants how much space sharing saves.
   const isTenant = stats.unique_bytes === undefined;
   at("savings-title").textContent = isTenant ? "Your files" : "What is saved";
   if (isTenant) return [el("p", {}, el("strong", {}, bytes(stats.logical_bytes)), ` in ${count(stats.files, "file")}`)];

@@ -7,7 +7,7 @@ export function useViewer(url) {
   viewer = typeof url === "string" && /^https?:/.test(url) ? url : null;
 }
 
-// Whether a trace can be looked at. Without it only failures show their ids, to ask an operator with.
+// True if traces have links. Otherwise only failures show their trace ids, which operators can look up.
 export const hasViewer = () => viewer !== null;
 
 export function trace(id) {

@@ -70,7 +70,7 @@ function outcome(item) {
   if (item.state === "failed") return [describe(item.failure)];
   if (item.state !== "done") return [item.state];
   const { size = item.size, new_bytes: fresh, trace_id: id = "" } = item.answer;
-  // Who may not know what others have stored is not told.
+  // Tenants other than the default one do not learn which bytes others have stored.
   const shared = typeof fresh === "number" ? size - fresh : 0;
   const already = shared <= 0 ? "" : `, ${fresh === 0 ? "all" : bytes(shared)} of it there already`;
   return [`${bytes(size)} stored${already} `, hasViewer() ? trace(id) : null].filter(Boolean);

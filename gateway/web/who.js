@@ -1,4 +1,4 @@
-// Who uses the page and with which rights, as the gateway tells it. What is not allowed is not offered.
+// Tenant and rights of the user, from the gateway. The page offers only actions that these rights allow.
 import { get, token } from "./api.js";
 import { at } from "./dom.js";
 import { useViewer } from "./trace.js";

@@ -47,7 +47,7 @@ struct PageConfig<'a> {
     /// Rights of the request: `read`, `write` and `delete`. The page does not offer what is not among them.
     #[schema(value_type = Vec<String>)]
     rights: Vec<&'static str>,
-    /// False if nobody can sign in and nobody needs to: no token is asked for, and there is none.
+    /// True if users can sign in: requests need a token, or the gateway has tokens.
     sign_in: bool,
 }
 

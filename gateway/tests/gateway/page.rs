@@ -162,7 +162,7 @@ async fn the_page_learns_who_its_user_is_and_what_he_may() {
         told["rights"],
         serde_json::json!(["read", "write", "delete"])
     );
-    // No token is asked for, and there is none.
+    // Requests need no token, and the gateway has no tokens.
     assert_eq!(told["sign_in"], false);
 }
 

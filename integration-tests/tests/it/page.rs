@@ -152,7 +152,7 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
     browser
         .until("document.getElementById('empty').textContent.startsWith('Nothing is stored yet')");
     browser.until("document.getElementById('health').dataset.state === 'ready'");
-    // Nobody needs a token here, and there is none.
+    // Requests need no token, and the gateway has no tokens.
     assert_eq!(
         browser.eval("document.getElementById('signin').hidden"),
         true
@@ -358,7 +358,8 @@ fn a_taken_name_is_asked_about_and_an_upload_can_be_cancelled() {
     browser.until("!document.querySelector('dialog[open]')");
     browser.until("!!document.querySelector('#list a[href=\"#/d/e/\"]')");
     assert_eq!(stored(&cluster, "d/e/<i>.txt"), (200, b"third".to_vec()));
-    // Its row is gone, so the focus is at the folder. By keys into another one, it is there again.
+    // The row of the removed file is gone, so the focus moves to the folder, and again after a step into
+    // another folder by keys.
     browser.until("document.activeElement.getAttribute('aria-current') === 'page'");
     browser.eval("document.querySelector('#list a[href=\"#/d/e/\"]').focus(); 0");
     browser.press("Enter");

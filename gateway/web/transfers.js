@@ -1,7 +1,7 @@
 // The queue of uploads: three at a time, each with its state. It knows nothing of the page.
 //
-// While the gateway does not take files the whole queue pauses, and what was in flight waits again. Everything that failed
-// stays here until it is tried again or cleared, however many rows are shown.
+// While the gateway does not take files the whole queue pauses, and files in flight wait again. Failed files stay in
+// `failed` until they are retried or cleared, whether or not they have a row.
 import { Failure } from "./api.js";
 import { Backoff } from "./backoff.js";
 import { decide, free, taken } from "./conflict.js";
@@ -52,7 +52,7 @@ export class Transfers extends EventTarget {
     return sent;
   }
 
-  // Shares of the bar: {done, failed}, both from 0 to 1. Done has what is sent, too.
+  // Shares of the bar: {done, failed}, both from 0 to 1. `done` includes bytes that were sent and not acknowledged yet.
   get shares() {
     const { weight: all, doneWeight, failedWeight } = this.total;
     let done = doneWeight;

@@ -1,4 +1,4 @@
-// Uploads on the page: where they come from, how far they are, what became of all of them.
+// Uploads on the page: drops and chosen files, progress, results.
 import { isAway } from "./contact.js";
 import { at, say } from "./dom.js";
 import { AT_MOST, ofDrop, ofInput } from "./drop.js";
@@ -152,7 +152,7 @@ function summary({ files, done, failed, left }) {
   return parts.join(", ");
 }
 
-// Once in 50 ms at most, however many events there are.
+// Redraws at most once in 50 ms.
 function draw() {
   if (drawing) return;
   drawing = true;
@@ -197,7 +197,7 @@ function drawPause() {
     clearTimeout(tick);
     tick = setTimeout(draw, TICK_MS);
   }
-  // Seconds are shown, not said.
+  // Screen readers hear the begin and the end of a pause, not each second.
   if ((paused !== null) !== wasPaused) say(wasPaused ? "Uploads go on" : "Uploads pause: the gateway does not take files. They go on by themselves.");
   wasPaused = paused !== null;
 }

@@ -87,7 +87,7 @@ mod tests {
     use crate::auth::route_rights::ROUTES;
     use std::collections::BTreeSet;
 
-    /// Two types of one name would silently share the schema of one of them.
+    /// utoipa merges two schemas of one name without an error.
     #[test]
     fn pages_of_names_and_settings_of_the_page_have_schemas_of_their_own() {
         let document: serde_json::Value = serde_json::from_slice(&document()).unwrap();

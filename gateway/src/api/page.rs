@@ -44,7 +44,7 @@ struct PageConfig<'a> {
     /// Tenant of the request.
     #[schema(example = "default")]
     tenant: String,
-    /// Rights of the request: `read`, `write` and `delete`. The page does not offer what is not among them.
+    /// Rights of the request: `read`, `write` and `delete`. The page offers only what they allow.
     #[schema(value_type = Vec<String>)]
     rights: Vec<&'static str>,
     /// True if users can sign in: requests need a token, or the gateway has tokens.

@@ -48,7 +48,7 @@ impl Access {
         Err(ApiError::new(ErrorCode::PermissionDenied, text))
     }
 
-    /// Returns the words for the rights.
+    /// Returns the names of the rights.
     pub(crate) fn rights(&self) -> Vec<&'static str> {
         let all = Right::ALL.into_iter();
         all.filter(|right| self.rights.has(*right))

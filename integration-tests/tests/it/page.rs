@@ -240,7 +240,7 @@ fn a_browser_uploads_by_drop_lists_downloads_and_removes() {
     browser.until(&format!("!{}", row("photo-12.raw")));
     assert_eq!(stored(&cluster, "photo-12.raw").0, 404);
 
-    // A name opens what a browser can show in a tab of its own, and downloads everything else.
+    // A click on a name opens a file that the browser can show in a new tab, and downloads others.
     let link =
         |name: &str, what: &str| format!("{}.querySelector('.name-cell a').{what}", row(name));
     assert_eq!(browser.eval(&link(HOSTILE[3], "target")), "_blank");

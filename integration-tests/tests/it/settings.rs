@@ -85,7 +85,7 @@ fn defaults() -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// The same of one role.
+/// Returns the settings that one role would run with if nothing is set.
 fn defaults_of(role: &str) -> BTreeMap<String, BTreeSet<String>> {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
@@ -187,7 +187,7 @@ fn every_setting_is_a_flag_whose_help_has_its_variable_and_default() {
         let help = String::from_utf8(output.stdout).unwrap();
         // Long lines are wrapped.
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        // The commands of all roles have the settings of all.
+        // `dev` and `serve` have the settings of all roles.
         let settings = match role {
             "dev" | "serve" => defaults(),
             role => defaults_of(role),
@@ -204,7 +204,7 @@ fn every_setting_is_a_flag_whose_help_has_its_variable_and_default() {
                 "{role}: {told}"
             );
             let described = DESCRIBED.iter().any(|(described, _)| *described == name);
-            // Its default is that of the sampler.
+            // The default of OTEL_TRACES_SAMPLER_ARG depends on the sampler.
             let is_argument = name == "OTEL_TRACES_SAMPLER_ARG";
             if described || is_argument || name == "CSTORE_NODE_ID" {
                 continue;

@@ -349,7 +349,7 @@ fn mistakes_in_front_of_a_real_system_are_told_with_what_helps() {
     std::fs::write(&file, random(300_000, 9)).unwrap();
     let first = said(&run(&cluster, &["put", text(&file), "d/one"]));
     assert!(first.contains("created, 293 KiB new, "), "{first}");
-    // The store has the bytes already: that is what it is for.
+    // The store has the bytes already, so none of them is new.
     let second = said(&run(&cluster, &["put", text(&file), "d/two"]));
     assert!(second.contains("created, 0 B new, "), "{second}");
 

@@ -145,7 +145,7 @@ fn i13_serve_demands_a_token_and_prints_the_first_one_once() {
     assert_eq!(status, 201);
     drop(serving);
 
-    // After a kill the token is there, and no other one is made.
+    // After a kill the token is still valid, and no second token is made.
     let mut serving = Serving::start(dir.path());
     let addr = addr_of(&serving.line());
     let status = until_blocking("an answer other than busy", || {
@@ -154,7 +154,7 @@ fn i13_serve_demands_a_token_and_prints_the_first_one_once() {
     assert_eq!(status, 200);
     drop(serving);
 
-    // The last token was revoked: the next start makes no other one.
+    // After the last token was revoked the next start makes no new one.
     let tokens = dir.path().join("api-tokens");
     let text = std::fs::read_to_string(&tokens).unwrap();
     let kept: String = text.lines().filter(|line| line.starts_with('#')).collect();

@@ -10,7 +10,7 @@ use crate::exit::Failure;
 use crate::limits::{ADMIN_PORT_TIMEOUT, MAX_ADMIN_ANSWER};
 use crate::process::ADMIN_PORT;
 
-/// An answer, which may be of another server.
+/// A response, which may come from a server that is no admin port.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// HTTP status. `None` if the answer is not HTTP.

@@ -100,7 +100,7 @@ fn run_all(
             }
         };
         if purpose == Purpose::Serve && !layout.is_anonymous {
-            token::print_first(&tokens_path)?;
+            token::print_first(&tokens_path, &mut std::io::stdout().lock())?;
         }
         let gateway = Readiness::new(&[]);
         let metrics = RoleMetrics::new(metrics::registry(purpose.name()));

@@ -132,7 +132,7 @@ impl Session {
         self.ask(|| self.gateway.head(name))
             .await
             .map_err(|failure| match failure.end() {
-                // An answer to HEAD has no body that could say so.
+                // A response to HEAD has no body with a message.
                 End::NotFound => failure.saying(format!("there is no file {name:?}")),
                 _ => failure,
             })

@@ -60,37 +60,32 @@ fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
 
 /// Makes a token of the default tenant with all rights and prints it, if there is no token file yet.
 ///
-/// A file without tokens is left as it is: its last token was revoked.
-pub(crate) fn print_first(path: &Path) -> Result<(), Failure> {
+/// An existing file is neither read nor written: it may be read-only, its disk may be full, and a
+/// file without tokens had tokens that were revoked.
+pub(crate) fn print_first(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    if path.try_exists().map_err(Failure::usage)? {
+        return Ok(());
+    }
     let token =
         Token::generate().map_err(|error| Failure::usage(anyhow!("no random numbers: {error}")))?;
     let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None).map_err(Failure::usage)?;
-    let mut is_first = false;
-    // Under the lock of the folder, so that of two starts at once one makes the token.
-    edit(path, |text| {
-        is_first = !path.try_exists()?;
-        if is_first {
-            Ok(format!("{text}{entry}\n"))
-        } else {
-            Ok(text.to_owned())
-        }
-    })
-    .map_err(Failure::usage)?;
-    if !is_first {
-        return Ok(());
-    }
-    let text = format!(
+    let shown = format!(
         "The first API token, with all rights, shown this once (its hash is in {}):\n  {}\n",
         path.display(),
         token.expose()
     );
-    let mut out = std::io::stdout().lock();
-    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    if printed.is_err() {
-        // Nobody has seen the token: the next start makes another one.
-        let _ = std::fs::remove_file(path);
-    }
-    printed.map_err(Failure::output)
+    let made = edit(path, |text| {
+        // Another start may have made the file before this one got the lock.
+        if path.try_exists()? {
+            return Ok(None);
+        }
+        // Printed BEFORE the file is written, otherwise a token that nobody has seen would be the
+        // first one.
+        let printed = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
+        printed.context("cannot print the first API token")?;
+        Ok(Some(format!("{text}{entry}\n")))
+    });
+    made.map_err(Failure::usage)
 }
 
 fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {
@@ -111,7 +106,7 @@ fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {
         } else {
             "\n"
         };
-        Ok(format!("{text}{line_end}{entry}\n"))
+        Ok(Some(format!("{text}{line_end}{entry}\n")))
     })?;
     Ok((token, entry))
 }
@@ -143,7 +138,8 @@ fn revoke(id: &str, path: &Path) -> Result<()> {
         if gone.is_empty() {
             bail!("there is no token {id} in {}", path.display());
         }
-        Ok(kept.into_iter().map(|line| format!("{line}\n")).collect())
+        let kept = kept.into_iter().map(|line| format!("{line}\n"));
+        Ok(Some(kept.collect()))
     })
 }
 
@@ -162,9 +158,9 @@ fn parse(path: &Path, text: &str) -> Result<TokenSet> {
     TokenSet::parse(text).with_context(|| format!("API tokens in {}", path.display()))
 }
 
-/// Replaces the file by what `change` makes of it. What is broken before or afterwards is not
-/// written.
-fn edit(path: &Path, change: impl FnOnce(&str) -> Result<String>) -> Result<()> {
+/// Replaces the contents of the file by those that `change` returns, or leaves the file as it is if
+/// `change` returns `None`. A file that is broken before or after the change is not written.
+fn edit(path: &Path, change: impl FnOnce(&str) -> Result<Option<String>>) -> Result<()> {
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -176,7 +172,9 @@ fn edit(path: &Path, change: impl FnOnce(&str) -> Result<String>) -> Result<()> 
         .with_context(|| format!("cannot lock {}", dir.display()))?;
     let before = load(path)?;
     parse(path, &before)?;
-    let after = change(&before)?;
+    let Some(after) = change(&before)? else {
+        return Ok(());
+    };
     parse(path, &after)?;
     let draft = dir.join(format!(".api-tokens.{}", std::process::id()));
     let written =
@@ -220,13 +218,11 @@ fn write(draft: &Path, path: &Path, text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cstore_gateway::tokens::Rights;
-    use cstore_types::Tenant;
 
     fn add(path: &Path) -> Result<String> {
         let token = Token::generate().unwrap();
         let entry = Entry::new(&token, Tenant::default(), Rights::ALL, None)?;
-        edit(path, |text| Ok(format!("{text}{entry}\n")))?;
+        edit(path, |text| Ok(Some(format!("{text}{entry}\n"))))?;
         Ok(token.id().to_owned())
     }
 
@@ -262,7 +258,10 @@ mod tests {
         let path = dir.path().join("api-tokens");
         let (first, second) = (add(&path).unwrap(), add(&path).unwrap());
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        edit(&path, |text| Ok(format!("{text}# of the backup job\n"))).unwrap();
+        edit(&path, |text| {
+            Ok(Some(format!("{text}# of the backup job\n")))
+        })
+        .unwrap();
         revoke(&first, &path).unwrap();
         let text = load(&path).unwrap();
         assert!(text.starts_with(HEADER) && text.contains("# of the backup job"));
@@ -274,6 +273,35 @@ mod tests {
                 .to_string()
                 .contains("there is no token")
         );
+    }
+
+    #[test]
+    fn the_first_token_is_printed_before_it_is_kept_and_only_without_a_file() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-tokens");
+        assert!(print_first(&path, &mut Closed).is_err());
+        assert!(!path.try_exists().unwrap());
+
+        let mut shown = Vec::new();
+        print_first(&path, &mut shown).unwrap();
+        let shown = String::from_utf8(shown).unwrap();
+        let set = TokenSet::parse(&load(&path).unwrap()).unwrap();
+        let id = set.entries().next().unwrap().id();
+        assert!(shown.contains(&format!("cst_{id}_")), "{shown}");
+
+        // Neither read nor written, whatever it holds.
+        std::fs::write(&path, "broken").unwrap();
+        print_first(&path, &mut Closed).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "broken");
     }
 
     #[test]

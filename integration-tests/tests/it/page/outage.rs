@@ -36,7 +36,7 @@ fn a_drop_of_1000_files_outlives_a_gateway_that_is_away_and_needs_no_hand() {
     browser.look(1280, 1000, "light");
     browser.open(&format!("http://{}/#/drop/", cluster.gateway));
     browser.until("document.getElementById('health').dataset.state === 'ready'");
-    // Numbers of stored and of all files each time they are drawn, and whether anything asked the user.
+    // Records the text with the numbers of files at each redraw, and counts the dialogs that open.
     browser.eval(
         "window.totals = []; window.questions = 0; \
          new MutationObserver(() => totals.push(document.getElementById('total-text').textContent.match(/[\\d,]+/g).slice(0, 2) \
@@ -139,7 +139,7 @@ fn every_upload_that_failed_stays_known_and_is_tried_again() {
     browser.screenshot(&pictures().join("failed-names.png"));
     answer(&mut browser, "Close");
 
-    // Once more in vain: nothing is forgotten.
+    // The retry fails as well, and all failed files are still listed.
     browser.click("#retry-all");
     browser.until("document.getElementById('cancel-all').hidden === false");
     browser.until("document.getElementById('cancel-all').hidden");

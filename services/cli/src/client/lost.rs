@@ -63,7 +63,7 @@ impl Lost {
         }
     }
 
-    /// Returns what a user can do about it.
+    /// Returns a hint for the user, to follow the message.
     fn hint(self) -> &'static str {
         match self {
             Self::Refused | Self::Connect => {
@@ -98,7 +98,7 @@ impl Lost {
     }
 }
 
-/// Returns the cause of an error. An I/O error shows what it was made of as itself, and not as its
+/// Returns the cause of an error. An I/O error that wraps another error does not return it as its
 /// source.
 fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     let io = error.downcast_ref::<std::io::Error>();
@@ -130,7 +130,7 @@ impl From<&reqwest::Error> for Lost {
             });
             // The connector has no type for it that others could see.
             lookup |= found.to_string().contains("dns error");
-            // Nor has the parser of answers. A gRPC port sends frames of HTTP/2 instead of a status,
+            // The parser of responses has no public type either. A gRPC port sends frames of HTTP/2 instead of a status,
             // before or after it has seen the request.
             let parser = ["invalid HTTP version", "unexpected message from connection"];
             is_http &= !parser.iter().any(|text| found.to_string().contains(text));
@@ -152,7 +152,7 @@ impl From<&reqwest::Error> for Lost {
         } else if lookup {
             Self::Lookup
         } else if error.is_connect() && is_broken {
-            // A connection that was made and then broke; only the handshake is a part of connecting.
+            // The TCP connection was established and then broke, so the TLS handshake failed.
             Self::Handshake
         } else if error.is_connect() {
             Self::Connect

@@ -108,7 +108,7 @@ impl Gateway {
         let sent = async {
             let response = request.headers(headers).body(body).send();
             let response = response.map(Ok::<_, Infallible>);
-            // A body that was begun has found its gateway, which answers after the last byte.
+            // While a body is sent the gateway is there: it responds after the last byte.
             let Ok(response) = self.watched(response, || meter.total() == 0).await;
             Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
         };

@@ -32,7 +32,7 @@ impl Purpose {
     }
 }
 
-/// Numbers of nodes that were asked for.
+/// Requested numbers of nodes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Nodes {
     pub(super) workers: u16,

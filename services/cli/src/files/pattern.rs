@@ -7,9 +7,9 @@ use globset::{GlobBuilder, GlobMatcher};
 /// A pattern for files and folders: `*` and `?` stand for characters other than `/`, `**` for
 /// folders, `[ab]` for one of some characters, `{a,b}` for one of some texts.
 ///
-/// Without a `/` inside it is about the last part of a path, wherever that is; with one it is about
-/// the whole path below the folder that is copied. A trailing `/` makes it a pattern for folders. A
-/// folder is left out with everything in it.
+/// A pattern without a `/` inside matches the last part of a path at any depth; one with a `/` matches
+/// the whole path below the folder that is copied. A pattern with a trailing `/` matches folders only.
+/// An excluded folder is skipped with all its contents.
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     matcher: GlobMatcher,

@@ -62,7 +62,7 @@ mod tests {
         resident()
     }
 
-    /// One test, because the bounds are those of the process.
+    /// A single test, because the bounds apply to the whole process.
     #[test]
     fn freed_buffers_go_back_to_the_system_although_a_larger_one_was_freed_before() {
         let is_set = |(name, _): (std::ffi::OsString, _)| {

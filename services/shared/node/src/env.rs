@@ -313,7 +313,7 @@ impl<'a> Env<'a> {
         flag.or_else(|| self.source.get(key).and_then(clean))
     }
 
-    /// Notes that a variable is set that nothing reads.
+    /// Reports a variable that is set but never read.
     pub fn refuse_unknown(&mut self, key: &str, nearest: Option<&str>) {
         self.mistakes.push(Mistake::Unknown {
             variable: key.to_owned(),

@@ -1,4 +1,4 @@
-//! What `cstore put` has done in all, and what it has left out.
+//! Totals of `cstore put`, and numbers of entries that it skipped.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Summary {
         self.totals.lock().links += 1;
     }
 
-    /// Returns the time since the begin, for people.
+    /// Returns the elapsed time as text for people.
     pub(super) fn time(&self) -> String {
         seconds(self.begun.elapsed())
     }
@@ -151,7 +151,7 @@ mod tests {
         ];
         assert_eq!(summary.lines(false), expected);
 
-        // Without the new bytes of one file there is no sum.
+        // If the new bytes of one file are unknown, so is the sum.
         summary.add(&stored("created", 0, None));
         assert!(summary.lines(false)[0].ends_with("1.00 GiB, 3.1 s"));
     }

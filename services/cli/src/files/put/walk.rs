@@ -24,8 +24,8 @@ pub(super) struct Item {
 
 type Items<'a> = Box<dyn Iterator<Item = Result<Item, Failure>> + 'a>;
 
-/// All files of the command line. What is wrong with the command line itself is said before any of
-/// them moves. What is left out is counted in the summary.
+/// Returns all files of the command line. Mistakes of the command line are errors before any file is
+/// sent. Skipped entries are counted in the summary.
 pub(super) fn items<'a>(
     options: &'a Put,
     summary: &'a Summary,

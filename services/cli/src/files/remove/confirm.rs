@@ -10,7 +10,7 @@ use crate::files::list::Names;
 use crate::files::out::human;
 use crate::limits::UNASKED_REMOVALS;
 
-/// What a removal of folders takes.
+/// Files and bytes that a removal of folders deletes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Loss {
     files: u64,
@@ -78,8 +78,8 @@ async fn count(session: &Session, prefixes: &[String]) -> Result<Loss, Failure> 
                 bytes: usage.logical_bytes,
                 freed: Some(usage.freed_bytes),
             },
-            // The gateway says what space comes back for a bounded number of files, and not to every
-            // tenant. Their names it tells.
+            // The gateway computes freed space for a bounded number of files only, and not for every
+            // tenant. A list of names has no such bounds.
             Err(_) => listed(session, prefix).await?,
         };
         sum.files += loss.files;

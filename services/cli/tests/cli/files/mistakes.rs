@@ -182,7 +182,7 @@ fn a_gateway_that_is_away_is_told_before_the_end_and_where_to_look() {
         "nothing is tried again"
     );
 
-    // It takes connections and says nothing.
+    // This server accepts connections and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let mut child = command(&url, &["ls"])
@@ -302,7 +302,7 @@ fn a_folder_ends_with_totals_and_what_was_left_out() {
         status(&output) == 2 && told.contains("--skip-links") && told.contains("2 files, 2.00 MiB"),
         "{told}"
     );
-    // One file has all on its own line.
+    // For one file its own line has the totals.
     let output = cstore(&fake, &["put", text(&root.join("a")), "a"]);
     let told = said(&output);
     assert!(

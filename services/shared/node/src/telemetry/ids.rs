@@ -418,7 +418,7 @@ mod tests {
 
     /// Returns true if the current subscriber never takes a span or an event of this kind.
     ///
-    /// The subscriber itself is asked: `event_enabled!` is true as well if a subscriber of another
+    /// Queries the subscriber itself: `event_enabled!` is true as well if a subscriber of another
     /// thread takes the event.
     fn is_never_taken(kind: Kind, target: &'static str, level: Level) -> bool {
         struct Site;

@@ -117,15 +117,18 @@ function stateOf(node) {
   if (node.state === "lost") return "lost";
   // A disk frees nothing while something is in doubt.
   if (node.state === "suspect" || doubts(node).length > 0) return "hold";
-  if (node.capacity_bytes > 0 && (node.free_bytes < FULL_BYTES || refused.has(node.node_id))) return "full";
+  // A disk that is not open yet has no segments, and reports no free bytes.
+  const isOpen = node.state !== "not_ready" || node.allocated_bytes > 0;
+  if (isOpen && node.capacity_bytes > 0 && (node.free_bytes < FULL_BYTES || refused.has(node.node_id))) return "full";
   if (node.state === "not_ready") return "waiting";
   if (node.state !== "ready") return "unknown";
   return node.capacity_bytes > 0 && share(node) >= NEARLY_FULL ? "nearly" : "ready";
 }
 
 function row(node, state) {
-  const used = node.capacity_bytes - node.free_bytes;
-  const fill = `${bytes(used)} of ${bytes(node.capacity_bytes)}`;
+  const fill = `${bytes(node.physical_bytes)} of data, ${bytes(node.free_bytes)} free of ${bytes(node.capacity_bytes)}`;
+  // Room that no upload gets: the reserve of compaction, and dead space until it is compacted.
+  const kept = Math.max(0, node.capacity_bytes - node.free_bytes - node.physical_bytes);
   const seen = Date.parse(node.last_seen) || 0;
   const since = `Not heard of since ${date(seen)}, ${time(seen)}.`;
   const harm = node.in_map ? " Files with data on it cannot be read, and nothing can be uploaded." : "";
@@ -137,8 +140,11 @@ function row(node, state) {
       el("span", { class: "pill small", "data-state": state }, WORDS[state])),
     reason === "" ? null : el("p", { class: "hint" }, reason),
     ...doubts(node).map((doubt) => el("p", { class: "hint" }, `On hold, nothing is freed: ${doubt.detail} (doubt ${doubt.number})`)),
-    node.capacity_bytes > 0 ? bar(used, node.capacity_bytes, kind, `${node.node_id} holds ${fill}`) : null,
-    node.capacity_bytes > 0 ? el("p", { class: "hint" }, `${fill}, ${share(node)}%`) : null);
+    ...(node.capacity_bytes > 0 && node.allocated_bytes > 0 ? [
+      bar(node.physical_bytes, node.capacity_bytes, kind, `${node.node_id}: ${fill}`, kept),
+      el("p", { class: "hint" }, fill),
+      el("p", { class: "hint" }, `${bytes(kept)} kept for compaction. Its files take ${bytes(node.allocated_bytes)} of the file system, allocated in advance.`),
+    ] : []));
 }
 
 function health(state, text) {

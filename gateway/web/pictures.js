@@ -5,13 +5,14 @@ import { percent } from "./format.js";
 const RADIUS = 42;
 const ROUND = 2 * Math.PI * RADIUS;
 
-// A part of a whole, as a bar of full width. `kind` picks the colour.
-export function bar(part, whole, kind, label) {
-  const share = whole > 0 ? Math.min(100, (part / whole) * 100) : 0;
-  // A part that is there is seen.
-  const width = part > 0 ? Math.max(1, share) : 0;
+// A part of a whole, as a bar of full width. `kind` picks the colour. `kept` is drawn paler, after the part.
+export function bar(part, whole, kind, label, kept = 0) {
+  const percentOf = (value) => (whole > 0 ? Math.min(100, (value / whole) * 100) : 0);
+  // A part above 0 is always visible.
+  const width = part > 0 ? Math.max(1, percentOf(part)) : 0;
   return svg("svg", { class: `bar-picture ${kind}`, viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": label },
     svg("rect", { class: "track", width: 100, height: 10 }),
+    kept > 0 ? svg("rect", { class: "kept", x: width.toFixed(2), width: Math.min(100 - width, percentOf(kept)).toFixed(2), height: 10 }) : null,
     svg("rect", { class: "part", width: width.toFixed(2), height: 10 }));
 }
 

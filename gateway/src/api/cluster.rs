@@ -41,6 +41,11 @@ struct Node {
     in_map: bool,
     capacity_bytes: u64,
     free_bytes: u64,
+    /// Live blocks with their overhead. The rest of what is not free is kept for compaction.
+    physical_bytes: u64,
+    /// Size of the files in which the blocks lie, with room that is allocated in advance; 0 if the
+    /// node does not report it.
+    allocated_bytes: u64,
     /// Reasons why data may be missing on the disk. The disk frees nothing while one of them is not
     /// accepted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -94,6 +99,8 @@ impl From<v1::Node> for Node {
             in_map: node.in_map,
             capacity_bytes: node.capacity_bytes,
             free_bytes: node.free_bytes,
+            physical_bytes: node.physical_bytes,
+            allocated_bytes: node.allocated_bytes,
             doubts: node.doubts.into_iter().map(Doubt::from).collect(),
         }
     }

@@ -163,7 +163,18 @@ fn i12_nodes_show_their_state_fill_and_why_they_are_not_ready() {
         let seen = node(&cluster, "storage-1")?;
         (seen["free_bytes"].as_u64()? < seen["capacity_bytes"].as_u64()?).then_some(seen)
     });
-    assert_eq!(storage["capacity_bytes"], 256 << 20, "{storage}");
+    let [capacity, free, physical, allocated] = [
+        "capacity_bytes",
+        "free_bytes",
+        "physical_bytes",
+        "allocated_bytes",
+    ]
+    .map(|field| storage[field].as_u64().unwrap());
+    assert_eq!(capacity, 256 << 20, "{storage}");
+    assert!(
+        physical > 0 && physical <= allocated && physical <= capacity - free,
+        "{storage}"
+    );
     cluster.kill("storage-2");
     let lost = await_state(&cluster, "storage-2", "lost");
     assert!(

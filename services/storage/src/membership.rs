@@ -368,6 +368,7 @@ pub(crate) fn report(engine: &Engine) -> v1::StorageReport {
             free_bytes: room.free,
             growth_bytes: room.growth,
         }),
+        allocated_bytes: space.allocated,
     }
 }
 

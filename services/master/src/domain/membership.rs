@@ -64,6 +64,8 @@ pub(crate) struct DiskTotals {
     pub(crate) unique_bytes: u64,
     /// Live blocks with their overhead.
     pub(crate) physical_bytes: u64,
+    /// Size of the segment files; 0 from a node that does not report it.
+    pub(crate) allocated_bytes: u64,
     /// Distinct live blocks.
     pub(crate) blocks: u64,
 }
@@ -75,6 +77,7 @@ impl std::ops::AddAssign<&Self> for DiskTotals {
         self.free_bytes = self.free_bytes.saturating_add(other.free_bytes);
         self.unique_bytes = self.unique_bytes.saturating_add(other.unique_bytes);
         self.physical_bytes = self.physical_bytes.saturating_add(other.physical_bytes);
+        self.allocated_bytes = self.allocated_bytes.saturating_add(other.allocated_bytes);
         self.blocks = self.blocks.saturating_add(other.blocks);
     }
 }

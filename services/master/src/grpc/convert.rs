@@ -71,6 +71,8 @@ impl From<NodeView> for v1::Node {
             free_bytes: totals.free_bytes,
             doubts: node.doubts.into_iter().map(v1::Doubt::from).collect(),
             max_small_bytes: node.max_small_bytes,
+            physical_bytes: totals.physical_bytes,
+            allocated_bytes: totals.allocated_bytes,
         }
     }
 }
@@ -131,6 +133,7 @@ pub(super) fn disk_report(report: &v1::StorageReport) -> Result<DiskReport, Fiel
         free_bytes: report.free_bytes,
         unique_bytes: report.unique_bytes,
         physical_bytes: report.physical_bytes,
+        allocated_bytes: report.allocated_bytes,
         blocks: report.blocks,
     };
     Ok(DiskReport {

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use cstore_types::{ErrorCode, Fault, error_chain};
+use cstore_types::{ErrorCode, Fault};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 const DOMAIN: &str = "cstore";
 
-/// Makes a status whose ErrorInfo carries the code's name, so that the receiver gets back all 14
-/// codes.
+/// Makes a status whose ErrorInfo carries the code's name, so that the receiver gets back every
+/// code.
 pub fn status(code: ErrorCode, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(code.as_str(), DOMAIN, []);
     Status::with_error_details(Code::from_i32(code.grpc_code()), message, details)
@@ -50,11 +50,31 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
 /// Makes the status that tells a peer about `fault`: its code, its message with the texts of all
 /// causes, its delay.
 pub fn to_status(fault: Fault) -> Status {
-    let text = error_chain(&fault).to_string();
+    let text = text_for_peer(&fault);
     match fault.retry_after {
         Some(delay) => status_with_retry(fault.code, text, delay),
         None => status(fault.code, text),
     }
+}
+
+/// Returns the message of `fault` with the texts of its causes. A [`Status`] among them adds only its
+/// message, which the fault that was made of it repeats: its `Display` is a dump of code, message and
+/// metadata.
+fn text_for_peer(fault: &Fault) -> String {
+    let mut text = fault.to_string();
+    let mut cause = std::error::Error::source(fault);
+    while let Some(error) = cause {
+        let next = match error.downcast_ref::<Status>() {
+            Some(status) => status.message().to_owned(),
+            None => error.to_string(),
+        };
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Reads the fault that a peer reported. The status stays as its source.
@@ -111,6 +131,20 @@ mod tests {
         let busy =
             Fault::new(ErrorCode::Overloaded, "busy").retry_after(Duration::from_millis(100));
         assert_eq!(from_status(to_status(busy.clone())), busy);
+    }
+
+    #[test]
+    fn a_fault_that_is_passed_on_says_once_what_it_says() {
+        let taken = Fault::new(ErrorCode::AlreadyExists, "there is already a file \"a\"");
+        let received = from_status(to_status(taken.clone()));
+        let passed_on = from_status(to_status(received.clone()));
+        assert_eq!(passed_on, taken);
+        let with_context =
+            Fault::new(ErrorCode::AlreadyExists, "commit upload").with_source(received);
+        assert_eq!(
+            to_status(with_context).message(),
+            "commit upload: there is already a file \"a\""
+        );
     }
 
     #[test]

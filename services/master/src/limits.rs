@@ -35,6 +35,9 @@ cstore_types::limits! {
     /// Times that a decision is made again because another change came first. Then the request is
     /// refused as overloaded.
     pub(crate) count MAX_DECISIONS: usize = 64;
+    /// Turns that changes of names share, so that changes of one file wait for each other instead of
+    /// conflicting. With fewer, changes of different files wait for each other more often.
+    pub(crate) count SESSION_TURNS: usize = 1_024;
     /// Most open uploads whose progress is remembered. More count as open, without a clock that
     /// ends them.
     pub(crate) count MAX_OPEN_SESSIONS: usize = 100_000;

@@ -24,6 +24,7 @@ mod seals;
 mod selection;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod uploads;
 mod usage;
 

@@ -1,8 +1,11 @@
 //! Names: look up, delete, rename, copy. Each change is one batch.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cstore_types::{ErrorCode, Fault, FileMeta, FileName, NamedFile, SessionId, Tenant};
 
+use super::turns::{SessionTurns, Turn};
 use super::{Context, millis};
 use crate::limits::MAX_DECISIONS;
 use crate::store::keys::{
@@ -52,15 +55,24 @@ enum OldName {
 #[derive(Debug, Clone)]
 pub(crate) struct Namespace {
     context: Context,
+    turns: Arc<SessionTurns>,
 }
 
 impl Namespace {
     pub(crate) fn new(context: Context) -> Self {
-        Self { context }
+        Self {
+            context,
+            turns: Arc::default(),
+        }
     }
 
     pub(super) fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// Waits for the turn to change the names of `session`, see [`SessionTurns::take`].
+    pub(super) async fn take_turn(&self, turn: &mut Option<Turn>, session: SessionId) {
+        self.turns.take(turn, session).await;
     }
 
     pub(super) async fn find(
@@ -140,9 +152,11 @@ impl Namespace {
         etag: &str,
     ) -> Result<(), Fault> {
         self.context.check_writable()?;
+        let mut turn = None;
         for _ in 0..MAX_DECISIONS {
             let found = self.must_find(tenant, name).await?;
             check_etag(&found.record.meta, etag)?;
+            self.take_turn(&mut turn, found.record.session).await;
 
             let mut batch = Batch::default();
             batch.delete(keys::name_key(tenant, name));
@@ -180,14 +194,19 @@ impl Namespace {
             tenant, from, to, ..
         } = request;
         self.context.check_writable()?;
+        let mut turn = None;
         for _ in 0..MAX_DECISIONS {
             let found = self.source_of(request).await?;
             if from == to {
+                if !request.overwrite {
+                    return Err(taken(to));
+                }
                 return Ok(NamedFile {
                     name: to.clone(),
                     meta: found.record.meta,
                 });
             }
+            self.take_turn(&mut turn, found.record.session).await;
 
             let mut batch = Batch::default();
             batch.require_version(keys::name_key(tenant, from), found.version);

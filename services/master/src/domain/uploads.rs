@@ -207,6 +207,7 @@ impl Uploads {
         self.context.check_writable()?;
         check_recipe(commit)?;
         self.check_origin(&commit.claims)?;
+        let mut turn = None;
         for _ in 0..MAX_DECISIONS {
             match self.releases.verdict(commit.claims.session).await? {
                 Verdict::Open => {}
@@ -240,6 +241,12 @@ impl Uploads {
                     // own file.
                     _ => continue,
                 }
+            }
+            if let Some(old) = &found {
+                // BEFORE the guard below is taken: it keeps others waiting, too.
+                self.namespace
+                    .take_turn(&mut turn, old.record.session)
+                    .await;
             }
             // Until the batch is durable no disk may take back what it is judged by.
             let told = self.members.told().await;

@@ -93,6 +93,71 @@ async fn copies_and_renames_count_the_names_of_a_session_and_end_it_with_the_las
     );
 }
 
+/// All names of a file count in one record. Without turns most of these changes run out of tries.
+#[tokio::test]
+async fn copies_and_removals_of_one_file_at_once_refuse_none() {
+    const N_COPIES: usize = 400;
+
+    let fixture = Fixture::new().await;
+    let namespace = &fixture.master.namespace;
+    fixture.publish(1, "a").await;
+    let names: Vec<String> = (0..N_COPIES).map(|n| format!("copy-{n}")).collect();
+    let copies = names.iter().map(|to| async move {
+        let request = Fixture::second_name("a", to);
+        namespace.copy_file(&request).await.map(drop)
+    });
+    for copied in futures_util::future::join_all(copies).await {
+        copied.unwrap();
+    }
+    fixture.check("a file with many names").await;
+
+    let changes = names.iter().enumerate().map(|(n, from)| {
+        let fixture = &fixture;
+        async move {
+            if n % 2 == 0 {
+                return fixture.delete(from).await;
+            }
+            let request = Fixture::second_name(from, &format!("again-{n}"));
+            namespace.copy_file(&request).await.map(drop)
+        }
+    });
+    for changed in futures_util::future::join_all(changes).await {
+        changed.unwrap();
+    }
+    fixture.check("a file with other names").await;
+    assert_eq!(
+        fixture.master.context.derived.usage.total().files,
+        N_COPIES as u64 + 1
+    );
+}
+
+#[tokio::test]
+async fn a_name_is_taken_also_for_its_own_file() {
+    let fixture = Fixture::new().await;
+    let namespace = &fixture.master.namespace;
+    fixture.publish(1, "a").await;
+    let onto_itself = Fixture::second_name("a", "a");
+    let kept = CopyOrRename {
+        overwrite: false,
+        ..Fixture::second_name("a", "a")
+    };
+    assert_eq!(
+        code(namespace.copy_file(&kept).await),
+        ErrorCode::AlreadyExists
+    );
+    assert_eq!(
+        code(namespace.rename_file(&kept).await),
+        ErrorCode::AlreadyExists
+    );
+    for changed in [
+        namespace.copy_file(&onto_itself).await,
+        namespace.rename_file(&onto_itself).await,
+    ] {
+        assert_eq!(changed.unwrap().meta.version, 1);
+    }
+    fixture.check("a file over itself").await;
+}
+
 #[tokio::test]
 async fn a_file_under_another_name_counts_as_modified_when_it_got_the_name() {
     let fixture = Fixture::new().await;

@@ -36,7 +36,9 @@ impl ApiError {
         let status =
             StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after = match code {
-            ErrorCode::Overloaded | ErrorCode::Unavailable => Some(DEFAULT_RETRY_AFTER),
+            ErrorCode::Overloaded | ErrorCode::RateLimited | ErrorCode::Unavailable => {
+                Some(DEFAULT_RETRY_AFTER)
+            }
             ErrorCode::StorageHold | ErrorCode::MetadataOlder => Some(DOUBT_RETRY_AFTER),
             _ => None,
         };
@@ -149,7 +151,9 @@ impl ApiError {
         if matches!(self.code, ErrorCode::Internal | ErrorCode::DataLoss) {
             tracing::error!(code = %self.code, message = %self.message, "request failed");
         }
-        let body = serde_json::to_vec(&self.problem(trace_id)).unwrap_or_default();
+        let mut body = serde_json::to_vec(&self.problem(trace_id)).unwrap_or_default();
+        // So that the prompt of a shell does not stand behind the answer.
+        body.push(b'\n');
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -247,7 +251,7 @@ mod tests {
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
             let challenged = response.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(challenged, code == ErrorCode::Unauthenticated, "{code}");
-            let retried = code.http_status() == 503;
+            let retried = matches!(code.http_status(), 429 | 503);
             assert_eq!(
                 response.headers().contains_key(RETRY_AFTER),
                 retried,

@@ -23,17 +23,31 @@ cstore_types::limits! {
     /// Time over which the waiting for a slow client is measured against CSTORE_MIN_RATE, so that a
     /// client may pause for a while. A client that was slower over it is disconnected.
     pub(crate) time PACE_WINDOW: Duration = Duration::from_secs(30);
-    /// Time for which a refused upload is read on, so that the client sees the answer and not a
-    /// reset. Then the connection is closed.
-    pub(crate) time DRAIN_TIME: Duration = Duration::from_secs(2);
-    /// Bytes of a refused upload that are read on. Then the connection is closed.
-    pub(crate) bytes DRAIN_BYTES: usize = 1 << 20;
+    /// Longest time for which a client that was answered before it had sent everything is read on,
+    /// so that it sees the answer and not a reset. Then the connection is closed.
+    pub(crate) time LINGER_TIME: Duration = Duration::from_secs(300);
+    /// Longest silence of such a client. Then the connection is closed.
+    pub(crate) time LINGER_SILENCE: Duration = Duration::from_secs(5);
+    /// Bytes a second that are read from such a client at most. It is slowed beyond them.
+    pub(crate) bytes LINGER_RATE: u64 = 64 << 20;
+    /// Bytes that are read at a time from such a client, and dropped.
+    pub(crate) bytes LINGER_BUFFER: usize = 16 << 10;
+    /// Most connections at a time that were answered 503 without being admitted, and are read on.
+    /// More are closed at once, and may lose the answer.
+    pub(crate) count MAX_REFUSED_LINGERING: usize = 64;
+    /// Longest body of a request that has no use for one, such as GET, that is read and dropped to
+    /// keep the connection. A longer one is left, and the connection is closed after the answer.
+    pub(crate) bytes DROPPED_BODY: u64 = 16 << 10;
+    /// Longest wait for such a body. Then the connection is closed after the answer.
+    pub(crate) time DROPPED_BODY_TIME: Duration = Duration::from_secs(1);
     /// Retry-After of refusals as overloaded or unavailable that name no time themselves. Clients
     /// should try again after it.
     pub(crate) time DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
     /// Retry-After of refusals because a disk or the metadata is in doubt. Clients should try again
     /// after it, although a person may have to look first.
     pub(crate) time DOUBT_RETRY_AFTER: Duration = Duration::from_secs(30);
+    /// Characters of an unknown parameter that a refusal repeats. The rest is left out.
+    pub(crate) count SHOWN_KEY: usize = 64;
     /// Longest body of a copy or rename. A longer one is refused with 413.
     pub(crate) bytes MAX_COPY_BODY: usize = 8 << 10;
 

@@ -117,6 +117,8 @@ const USUAL_BODY: usize = 512;
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, ApiError> {
     let mut text = Vec::with_capacity(USUAL_BODY);
     serde_json::to_writer(&mut text, body).map_err(internal)?;
+    // So that the prompt of a shell does not stand behind the answer.
+    text.push(b'\n');
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),

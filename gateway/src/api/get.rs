@@ -23,7 +23,7 @@ use crate::auth::bearer::Access;
 use crate::error::ApiError;
 use crate::http::condition::{self, Read};
 use crate::http::content::DEFAULT_TYPE;
-use crate::http::date::http_date;
+use crate::http::date::last_modified;
 use crate::http::digest;
 use crate::http::metadata;
 use crate::http::name;
@@ -172,7 +172,7 @@ async fn answer(
     let found = app.master.get_file(wanted_file).await?;
     let file = found.file.ok_or_else(answer::no_file)?;
     let mut headers = describe(&file)?;
-    match condition::read(&request.headers, &file.etag, file.modified_ms)? {
+    match condition::read(&request.headers, &file.etag, file.modified_ms) {
         Read::Send => {}
         Read::NotModified => {
             headers.remove(CONTENT_TYPE);
@@ -242,7 +242,7 @@ fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {
     };
     let mut headers = HeaderMap::new();
     headers.insert(ETAG, answer::quoted(&file.etag)?);
-    headers.insert(LAST_MODIFIED, value(http_date(file.modified_ms))?);
+    headers.insert(LAST_MODIFIED, value(last_modified(file.modified_ms))?);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(CONTENT_TYPE, value(kind.to_owned())?);
@@ -256,11 +256,21 @@ fn describe(file: &v1::FileInfo) -> Result<HeaderMap, ApiError> {
     Ok(headers)
 }
 
-/// The last segment of the name as the name to save under (RFC 6266, RFC 8187).
+/// Returns the last segment of the name as the name to save under. `filename` stands first, for
+/// clients that do not know `filename*` (RFC 6266 §4.3, appendix D; RFC 8187).
 fn attachment(name: &str) -> Result<HeaderValue, ApiError> {
     let last = name.rsplit('/').next().unwrap_or(name);
+    // A quoted string may not hold quotes and backslashes unescaped, and some clients decode %.
+    let ascii: String = last
+        .chars()
+        .map(|char| match char {
+            '"' | '\\' | '%' => '_',
+            ' '..='~' => char,
+            _ => '_',
+        })
+        .collect();
     value(format!(
-        "attachment; filename*=UTF-8''{}",
+        "attachment; filename=\"{ascii}\"; filename*=UTF-8''{}",
         utf8_percent_encode(last, NON_ALPHANUMERIC)
     ))
 }

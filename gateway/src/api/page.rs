@@ -23,7 +23,7 @@ use crate::api::{answer, index};
 use crate::app::Shared;
 use crate::auth::bearer::Access;
 use crate::error::ApiError;
-use crate::http::condition;
+use crate::http::etag_list::EtagList;
 use crate::http::query::Query;
 
 /// Content security policy of the page: resources of this origin only, nothing inline, nothing in a
@@ -119,11 +119,9 @@ fn takes_html(headers: &HeaderMap) -> bool {
 /// The parts belong together, so a browser asks each time whether they have changed; the answer is
 /// nearly always 304.
 fn serve(asset: &'static Asset, asked: &HeaderMap) -> Result<Response, ApiError> {
-    let known = asked
-        .get(IF_NONE_MATCH)
-        .and_then(|value| value.to_str().ok());
+    let known = EtagList::from_headers(asked, &IF_NONE_MATCH);
     let tag = asset.etag.to_str().unwrap_or_default().trim_matches('"');
-    let same = known.is_some_and(|known| condition::matches(known, tag, true));
+    let same = known.is_some_and(|known| known.matches_weakly(tag));
     let mut response = Response::new(if same {
         Body::empty()
     } else {

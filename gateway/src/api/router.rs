@@ -60,7 +60,12 @@ pub(crate) fn router(app: Shared) -> Router {
 
 /// Refuses what may not come in, or cannot be served yet, before any body is read.
 async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
-    if let Err(refused) = head::check(request.version(), request.uri(), request.headers()) {
+    if let Err(refused) = head::check(
+        request.method(),
+        request.version(),
+        request.uri(),
+        request.headers(),
+    ) {
         return refused.closing().into_response();
     }
     if request.uri().path().starts_with("/api/") {

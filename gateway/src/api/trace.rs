@@ -1,10 +1,9 @@
 //! The trace of a request: continued from its headers, named in its answer.
 
 use axum::extract::Request;
+use cstore_mesh::context_from;
 use cstore_node::telemetry::continue_trace;
 use http::HeaderName;
-use opentelemetry::global;
-use opentelemetry_http::HeaderExtractor;
 use tracing::{Span, field};
 
 /// Header of every answer with the trace id of its request.
@@ -28,9 +27,6 @@ pub(super) fn span(request: &Request, route: &str) -> Span {
         url.path = request.uri().path(),
         http.response.status_code = field::Empty,
     );
-    let parent = global::get_text_map_propagator(|propagator| {
-        propagator.extract(&HeaderExtractor(request.headers()))
-    });
-    continue_trace(&span, parent);
+    continue_trace(&span, context_from(request.headers()));
     span
 }

@@ -14,6 +14,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Method, Uri};
 
 use crate::error::ApiError;
+use crate::http::host;
 
 /// Judges a request that came without a token. `is_local`: the gateway is for this machine only.
 ///
@@ -44,16 +45,22 @@ pub(crate) fn check(
     if text(headers, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
         return refuse("a page of another site may not change anything without a token");
     }
-    let Some(origin) = text(headers, ORIGIN.as_str()) else {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let Some(origin) = origins.next() else {
         return Ok(());
     };
-    let by = origin
-        .split_once("://")
-        .and_then(|(_, authority)| authority.parse::<Authority>().ok());
-    match (by, host) {
-        (Some(by), Some(host)) if by == host => Ok(()),
-        _ => refuse("a page of another origin may not change anything without a token"),
+    let is_same = origins.next().is_none()
+        && origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"))
+            .and_then(|(scheme, by)| Some((scheme, by.parse::<Authority>().ok()?)))
+            .zip(host)
+            .is_some_and(|((scheme, by), host)| host::is_same(scheme, &by, &host));
+    if is_same {
+        return Ok(());
     }
+    refuse("a page of another origin may not change anything without a token")
 }
 
 fn refuse(text: &str) -> Result<(), ApiError> {
@@ -104,6 +111,32 @@ mod tests {
             ),
             (&[host, ("origin", "http://127.0.0.1:8000")], true),
             (&[host, ("origin", "http://127.0.0.1:9000")], false),
+            (
+                &[("host", "localhost:80"), ("origin", "http://localhost")],
+                true,
+            ),
+            (
+                &[("host", "localhost"), ("origin", "http://localhost:80")],
+                true,
+            ),
+            (&[("host", "[::1]"), ("origin", "http://[::1]:80")], true),
+            (
+                &[("host", "localhost:443"), ("origin", "https://localhost")],
+                true,
+            ),
+            (
+                &[("host", "localhost:443"), ("origin", "http://localhost")],
+                false,
+            ),
+            (&[("host", "localhost"), ("origin", "localhost")], false),
+            (
+                &[
+                    host,
+                    ("origin", "http://127.0.0.1:8000"),
+                    ("origin", "http://evil.example"),
+                ],
+                false,
+            ),
             (&[host, ("origin", "http://evil.example")], false),
             (&[host, ("origin", "null")], false),
             (&[host, ("sec-fetch-site", "cross-site")], false),

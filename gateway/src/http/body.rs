@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::http::pace::Pace;
-use crate::limits::{DRAIN_BYTES, DRAIN_TIME};
 
 /// Bytes of a file on their way in.
 pub(crate) trait Source: Send {
@@ -66,21 +65,7 @@ impl Incoming {
         whole(self, limit).await
     }
 
-    /// Reads a bounded rest of a body that nobody wants.
-    pub(crate) async fn drain(mut self) {
-        let reading = async {
-            let mut left = DRAIN_BYTES;
-            while let Ok(Some(chunk)) = self.chunk().await {
-                match left.checked_sub(chunk.len()) {
-                    Some(rest) => left = rest,
-                    None => break,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
-    }
-
-    /// Returns true if nothing is left to drain.
+    /// Returns true if the body was read to its end, or broke off.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended
     }
@@ -133,17 +118,13 @@ impl Source for Incoming {
     }
 }
 
-/// Returns the error of a refused upload. If the client may still be sending, a task reads a
-/// bounded rest of `body`, so that the answer is not lost in a reset, and the connection closes
-/// after the answer.
+/// Returns the error of a refused upload. If the client may still be sending, the connection closes
+/// after the answer; the listener reads the rest (see [`crate::listener::linger`]), so that a reset
+/// does not take the answer from the client.
 pub(crate) fn refuse(error: ApiError, body: Incoming) -> ApiError {
     if body.is_ended() {
         return error;
     }
-    drop(cstore_node::shutdown::spawn(
-        "drain a refused body",
-        body.drain(),
-    ));
     error.closing()
 }
 
@@ -304,21 +285,5 @@ mod tests {
         };
         assert!(format!("{error:?}").contains("too slowly"), "{error:?}");
         assert_eq!(started.elapsed(), Duration::from_secs(30));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn draining_ends_by_bytes_and_by_time() {
-        let endless = Body::from_stream(stream::repeat_with(|| {
-            Ok::<_, std::io::Error>(Bytes::from_static(&[0; 65_536]))
-        }));
-        Incoming::new(Version::HTTP_11, endless, Duration::from_secs(60), 0)
-            .drain()
-            .await;
-        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        let started = tokio::time::Instant::now();
-        Incoming::new(Version::HTTP_11, silent, Duration::from_secs(60), 0)
-            .drain()
-            .await;
-        assert_eq!(started.elapsed(), DRAIN_TIME);
     }
 }

@@ -7,6 +7,7 @@ use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UN
 
 use crate::error::ApiError;
 use crate::http::date;
+use crate::http::etag_list::EtagList;
 
 /// A condition of a write, with the header that stated it.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,22 +22,23 @@ impl StatedCondition {
     /// and wins.
     pub(crate) fn from_headers(headers: &HeaderMap, overwrite: bool) -> Result<Self, ApiError> {
         refuse_dates(headers)?;
-        let (explicit_absent, condition) =
-            match (text(headers, IF_NONE_MATCH)?, text(headers, IF_MATCH)?) {
-                (Some(_), Some(_)) => {
-                    return Err(ApiError::invalid(
-                        "send If-Match or If-None-Match, not both",
-                    ));
-                }
-                (Some("*"), None) => (true, WriteCondition::Absent),
-                (Some(_), None) => {
-                    return Err(ApiError::invalid("If-None-Match of a write must be *"));
-                }
-                (None, Some("*")) => (false, WriteCondition::Exists),
-                (None, Some(tag)) => (false, WriteCondition::EtagEquals(one_tag(tag)?.to_owned())),
-                (None, None) if overwrite => (false, WriteCondition::Any),
-                (None, None) => (false, WriteCondition::Absent),
-            };
+        let none_match = EtagList::from_headers(headers, &IF_NONE_MATCH);
+        let must_match = EtagList::from_headers(headers, &IF_MATCH);
+        let (explicit_absent, condition) = match (none_match, must_match) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid(
+                    "send If-Match or If-None-Match, not both",
+                ));
+            }
+            (Some(list), None) if list.is_any() => (true, WriteCondition::Absent),
+            (Some(_), None) => {
+                return Err(ApiError::invalid("If-None-Match of a write must be *"));
+            }
+            (None, Some(list)) if list.is_any() => (false, WriteCondition::Exists),
+            (None, Some(list)) => (false, WriteCondition::EtagEquals(one_tag(&list)?)),
+            (None, None) if overwrite => (false, WriteCondition::Any),
+            (None, None) => (false, WriteCondition::Absent),
+        };
         Ok(Self {
             condition,
             explicit_absent,
@@ -61,9 +63,9 @@ pub(crate) fn etag_of_source(headers: &HeaderMap) -> Result<String, ApiError> {
             "header if-none-match is for reads and uploads; here send If-Match, and say overwrite in the body",
         ));
     }
-    match text(headers, IF_MATCH)? {
-        None | Some("*") => Ok(String::new()),
-        Some(tag) => Ok(one_tag(tag)?.to_owned()),
+    match EtagList::from_headers(headers, &IF_MATCH) {
+        Some(list) if !list.is_any() => one_tag(&list),
+        _ => Ok(String::new()),
     }
 }
 
@@ -91,44 +93,33 @@ pub(crate) enum Read {
 
 /// Judges the conditions of a read of a file with this ETag, in the order of RFC 9110 §13.2.2: a
 /// date counts only if the request has no condition by ETag, and a date that cannot be parsed is
-/// ignored.
-pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Result<Read, ApiError> {
+/// ignored. Malformed members of a list match nothing.
+pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Read {
     let modified = date::moment(modified_ms);
-    let since = |name| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .and_then(date::parse)
-    };
-    let holds = match text(headers, IF_MATCH)? {
-        Some(list) => matches(list, etag, false),
+    let since = |name| single_date(headers, &name);
+    let holds = match EtagList::from_headers(headers, &IF_MATCH) {
+        Some(list) => list.matches_strongly(etag),
         None => since(IF_UNMODIFIED_SINCE).is_none_or(|date| modified <= date),
     };
     if !holds {
-        return Ok(Read::Failed);
+        return Read::Failed;
     }
-    let known = match text(headers, IF_NONE_MATCH)? {
-        Some(list) => matches(list, etag, true),
+    let known = match EtagList::from_headers(headers, &IF_NONE_MATCH) {
+        Some(list) => list.matches_weakly(etag),
         None => since(IF_MODIFIED_SINCE).is_some_and(|date| modified <= date),
     };
-    Ok(if known { Read::NotModified } else { Read::Send })
+    if known { Read::NotModified } else { Read::Send }
 }
 
-/// Returns true if a list of ETags, or `*`, has this one. Weak tags count only where the standard
-/// compares weakly.
-pub(crate) fn matches(list: &str, etag: &str, weak: bool) -> bool {
-    list.trim() == "*"
-        || list.split(',').map(str::trim).any(|tag| {
-            let strong = if weak {
-                tag.strip_prefix("W/").unwrap_or(tag)
-            } else {
-                tag
-            };
-            strong
-                .strip_prefix('"')
-                .and_then(|tag| tag.strip_suffix('"'))
-                == Some(etag)
-        })
+/// Returns the date of a header that is sent once. RFC 9110 §13.1.3: a field value with two dates is
+/// no valid date, and is ignored.
+fn single_date(headers: &HeaderMap, name: &HeaderName) -> Option<std::time::SystemTime> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    date::parse(value.to_str().ok()?)
 }
 
 /// Returns true if the text is the file's ETag and nothing else, by the strong comparison.
@@ -139,23 +130,14 @@ pub(crate) fn is_tag(text: &str, etag: &str) -> bool {
         == Some(etag)
 }
 
-fn one_tag(text: &str) -> Result<&str, ApiError> {
-    text.strip_prefix('"')
-        .and_then(|tag| tag.strip_suffix('"'))
-        .filter(|tag| !tag.is_empty() && !tag.contains('"'))
-        .ok_or_else(|| ApiError::invalid("If-Match must be * or one strong ETag in quotes"))
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, ApiError> {
-    let mut values = headers.get_all(&name).iter();
-    let first = values.next().map(|value| value.to_str().map(str::trim));
-    match (first, values.next()) {
-        (None, _) => Ok(None),
-        (Some(Ok(text)), None) => Ok(Some(text)),
-        _ => Err(ApiError::invalid(format!(
-            "header {name} must be sent once, in ASCII"
-        ))),
-    }
+/// Returns the only ETag of an `If-Match`. Bytes that are not UTF-8 are replaced: no file has such an
+/// ETag, so the condition fails in any case.
+fn one_tag(list: &EtagList) -> Result<String, ApiError> {
+    list.only_strong()
+        .map(|tag| String::from_utf8_lossy(tag).into_owned())
+        .ok_or_else(|| {
+            ApiError::invalid("If-Match of a change must be * or one strong ETag in quotes")
+        })
 }
 
 #[cfg(test)]
@@ -178,7 +160,7 @@ mod tests {
     #[test]
     fn the_conditions_of_a_write() {
         let tag = |text: &str| Some(WriteCondition::EtagEquals(text.to_owned()));
-        let cases: [(Pairs, bool, Option<WriteCondition>); 14] = [
+        let cases: [(Pairs, bool, Option<WriteCondition>); 16] = [
             (&[], false, Some(WriteCondition::Absent)),
             (&[], true, Some(WriteCondition::Any)),
             (&[(IF_NONE_MATCH, "*")], false, Some(WriteCondition::Absent)),
@@ -186,6 +168,9 @@ mod tests {
             (&[(IF_MATCH, "*")], false, Some(WriteCondition::Exists)),
             (&[(IF_MATCH, "\"a-1\"")], false, tag("a-1")),
             (&[(IF_MATCH, "\"a-1\"")], true, tag("a-1")),
+            // Empty members of a list are ignored (RFC 9110 §5.6.1.2).
+            (&[(IF_MATCH, "\"a-1\",")], false, tag("a-1")),
+            (&[(IF_MATCH, "\"a\""), (IF_MATCH, "\"b\"")], false, None),
             (&[(IF_MATCH, "a-1")], false, None),
             (&[(IF_MATCH, "W/\"a-1\"")], false, None),
             (&[(IF_MATCH, "\"a\", \"b\"")], false, None),
@@ -213,12 +198,26 @@ mod tests {
 
     #[test]
     fn the_conditions_of_a_read() {
-        let cases: [(Pairs, Read); 17] = [
+        let cases: [(Pairs, Read); 23] = [
             (&[], Read::Send),
             (&[(IF_NONE_MATCH, "\"e-1\"")], Read::NotModified),
             (&[(IF_NONE_MATCH, "W/\"e-1\"")], Read::NotModified),
             (&[(IF_NONE_MATCH, "\"x\", \"e-1\"")], Read::NotModified),
             (&[(IF_NONE_MATCH, "*")], Read::NotModified),
+            // Several lines of a list are one list (RFC 9110 §5.3).
+            (
+                &[(IF_NONE_MATCH, "\"x\""), (IF_NONE_MATCH, "\"e-1\"")],
+                Read::NotModified,
+            ),
+            (&[(IF_MATCH, "\"x\""), (IF_MATCH, "\"e-1\"")], Read::Send),
+            (&[(IF_MATCH, "\"x\""), (IF_MATCH, "\"y\"")], Read::Failed),
+            // An ETag may have bytes beyond ASCII (obs-text, RFC 9110 §8.8.3).
+            (&[(IF_NONE_MATCH, "\"é\"")], Read::Send),
+            (&[(IF_MATCH, "\"é\", \"e-1\"")], Read::Send),
+            (
+                &[(IF_MODIFIED_SINCE, AT), (IF_MODIFIED_SINCE, AT)],
+                Read::Send,
+            ),
             (&[(IF_NONE_MATCH, "\"x\"")], Read::Send),
             (&[(IF_MATCH, "\"x\"")], Read::Failed),
             (&[(IF_MATCH, "W/\"e-1\"")], Read::Failed),
@@ -244,7 +243,7 @@ mod tests {
         for (pairs, expected) in cases {
             assert_eq!(
                 read(&headers(pairs), "e-1", 784_111_777_500),
-                Ok(expected),
+                expected,
                 "{pairs:?}"
             );
         }

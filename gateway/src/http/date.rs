@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cstore_node::clock::{Clock, SystemClock};
+
 /// The last moment that the format can write, the end of the year 9999, in seconds.
 const LAST: u64 = 253_402_300_799;
 
@@ -9,6 +11,12 @@ const LAST: u64 = 253_402_300_799;
 /// inside.
 pub(crate) fn http_date(unix_ms: i64) -> String {
     httpdate::fmt_http_date(moment(unix_ms))
+}
+
+/// Returns a `Last-Modified`, which is never later than now (RFC 9110 §8.8.2.1): the clock may have
+/// been set back since the file was written.
+pub(crate) fn last_modified(unix_ms: i64) -> String {
+    http_date(unix_ms.min(SystemClock.now_ms()))
 }
 
 /// A date in one of the three forms that HTTP knows.
@@ -41,5 +49,14 @@ mod tests {
             assert_eq!(parse(text), Some(moment(unix_ms)));
         }
         assert_eq!(parse("yesterday"), None);
+    }
+
+    #[test]
+    fn last_modified_is_never_later_than_now() {
+        let now = SystemClock.now_ms();
+        let shown = |unix_ms| parse(&last_modified(unix_ms)).unwrap();
+        let in_a_year = shown(now + 365 * 24 * 3_600_000);
+        assert!(in_a_year >= moment(now) && in_a_year <= moment(SystemClock.now_ms()));
+        assert_eq!(shown(784_111_777_000), moment(784_111_777_000));
     }
 }

@@ -27,8 +27,8 @@ pub(crate) fn parse(value: &str) -> Result<Disposition, ApiError> {
     let mut extended = None;
     for (key, value) in parameters {
         let before = match key.as_str() {
-            "name" => found.name.replace(value),
-            "filename" => found.filename.replace(value),
+            "name" => found.name.replace(decode_form(&value)),
+            "filename" => found.filename.replace(decode_form(&value)),
             "filename*" => extended.replace(decode_extended(&value).ok_or_else(wrong)?),
             _ => None,
         };
@@ -95,6 +95,29 @@ fn unquote(text: &str) -> Option<(String, &str)> {
     None
 }
 
+/// Decodes `%22`, `%0D` and `%0A`, which stand for a quote and line ends in names of forms (HTML
+/// Standard, multipart/form-data encoding algorithm). Every other `%` is part of the name.
+fn decode_form(value: &str) -> String {
+    let mut decoded = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some(at) = rest.find('%') {
+        let (before, escape) = rest.split_at(at);
+        decoded.push_str(before);
+        let char = match escape.get(1..3) {
+            Some("22") => Some('"'),
+            Some("0D" | "0d") => Some('\r'),
+            Some("0A" | "0a") => Some('\n'),
+            _ => None,
+        };
+        decoded.push(char.unwrap_or('%'));
+        rest = escape
+            .get(if char.is_some() { 3 } else { 1 }..)
+            .unwrap_or_default();
+    }
+    decoded.push_str(rest);
+    decoded
+}
+
 /// `UTF-8'language'percent-encoded`.
 fn decode_extended(value: &str) -> Option<String> {
     let mut pieces = value.splitn(3, '\'');
@@ -147,6 +170,16 @@ mod tests {
                 r#"form-data; name="file"; filename="100%25""#,
                 Some("file"),
                 Some("100%25"),
+            ),
+            (
+                r#"form-data; name="file"; filename="a%22b%0D%0a%25%2%ü%.txt""#,
+                Some("file"),
+                Some("a\"b\r\n%25%2%ü%.txt"),
+            ),
+            (
+                r#"form-data; name="file"; filename*=UTF-8''a%2522b"#,
+                Some("file"),
+                Some("a%22b"),
             ),
             (r#"form-data; name="file""#, Some("file"), None),
             ("form-data", None, None),

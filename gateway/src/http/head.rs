@@ -3,18 +3,36 @@
 //! malformed lengths, white space before a colon, folded lines and codings that do not end in
 //! chunked; a length beside chunked ends the connection.
 
-use http::header::{HOST, TRANSFER_ENCODING};
+use cstore_types::ErrorCode;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{HeaderMap, Uri, Version};
+use http::{HeaderMap, Method, Uri, Version};
 
 use crate::error::ApiError;
+use crate::http::host;
 
+/// Checks host, transfer coding and length of a request.
+///
 /// # Errors
-/// `invalid_argument`.
-pub(crate) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+/// `invalid_argument`; `length_required` for a body over HTTP/1.0 without a length. There the end of
+/// the connection would be the end of the body, so hyper takes it for empty (RFC 9112 §6.3) and a
+/// client's data would be dropped.
+pub(crate) fn check(
+    method: &Method,
+    version: Version,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), ApiError> {
     check_host(version, uri, headers)?;
     if version > Version::HTTP_11 {
         return Ok(());
+    }
+    let has_body = [Method::PUT, Method::POST, Method::PATCH].contains(method);
+    if has_body && version < Version::HTTP_11 && !headers.contains_key(CONTENT_LENGTH) {
+        return Err(ApiError::new(
+            ErrorCode::LengthRequired,
+            "a body over HTTP/1.0 needs a Content-Length; HTTP/1.1 may send it chunked",
+        ));
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let only_chunked = match (codings.next(), codings.next()) {
@@ -48,8 +66,12 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Ap
         ));
     }
     if let Some(authority) = uri.authority() {
-        let differs =
-            version > Version::HTTP_11 && named.is_some_and(|host| host != authority.as_str());
+        let scheme = uri.scheme_str().unwrap_or("http");
+        let is_named = |named: &str| {
+            let named = named.parse::<Authority>();
+            named.is_ok_and(|named| host::is_same(scheme, &named, authority))
+        };
+        let differs = version > Version::HTTP_11 && named.is_some_and(|named| !is_named(named));
         if differs || !is_host(authority.as_str()) {
             return Err(ApiError::invalid(
                 "the authority of a request must be a host, and that of header host",
@@ -96,7 +118,13 @@ mod tests {
         ] {
             let headers = [(HOST, fine.parse().unwrap())].into_iter().collect();
             assert!(
-                check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_ok(),
+                check(
+                    &Method::GET,
+                    Version::HTTP_11,
+                    &Uri::from_static("/"),
+                    &headers
+                )
+                .is_ok(),
                 "{fine}"
             );
         }
@@ -105,7 +133,13 @@ mod tests {
         ] {
             let headers = [(HOST, wrong.parse().unwrap())].into_iter().collect();
             assert!(
-                check(Version::HTTP_11, &Uri::from_static("/"), &headers).is_err(),
+                check(
+                    &Method::GET,
+                    Version::HTTP_11,
+                    &Uri::from_static("/"),
+                    &headers
+                )
+                .is_err(),
                 "{wrong}"
             );
         }
@@ -114,11 +148,40 @@ mod tests {
                 .iter()
                 .map(|host| (HOST, host.parse().unwrap()))
                 .collect();
-            check(Version::HTTP_2, &Uri::from_static(uri), &headers).is_ok()
+            check(
+                &Method::GET,
+                Version::HTTP_2,
+                &Uri::from_static(uri),
+                &headers,
+            )
+            .is_ok()
         };
         assert!(of("http://x/", &[]) && of("http://x/", &["x"]));
+        assert!(of("http://x/", &["x:80"]) && of("http://x:80/", &["X"]));
+        assert!(!of("http://x/", &["x:8000"]));
         assert!(
             !of("http://x/", &["y"]) && !of("http://x/", &["x", "x"]) && !of("http://u@x/", &[])
         );
+    }
+
+    #[test]
+    fn a_body_over_http_1_0_needs_a_length() {
+        let judge = |method: Method, version, pairs: &[(http::HeaderName, &str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+                .collect();
+            check(&method, version, &Uri::from_static("/"), &headers)
+                .err()
+                .map(|error| error.code())
+        };
+        let missing = Some(ErrorCode::LengthRequired);
+        assert_eq!(judge(Method::PUT, Version::HTTP_10, &[]), missing);
+        assert_eq!(judge(Method::POST, Version::HTTP_10, &[]), missing);
+        assert_eq!(judge(Method::GET, Version::HTTP_10, &[]), None);
+        let length = [(CONTENT_LENGTH, "0")];
+        assert_eq!(judge(Method::PUT, Version::HTTP_10, &length), None);
+        let host = [(HOST, "x")];
+        assert_eq!(judge(Method::PUT, Version::HTTP_11, &host), None);
     }
 }

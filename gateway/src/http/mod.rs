@@ -7,9 +7,11 @@ pub(crate) mod content;
 pub(crate) mod date;
 pub(crate) mod digest;
 mod disposition;
+pub(crate) mod etag_list;
 #[cfg(test)]
 mod fuzz;
 pub(crate) mod head;
+pub(crate) mod host;
 pub(crate) mod metadata;
 pub(crate) mod multipart;
 pub(crate) mod name;

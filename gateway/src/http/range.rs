@@ -27,13 +27,16 @@ fn single(text: &str, size: u64) -> Option<Wanted> {
     }
     let (first, last) = spec.trim().split_once('-')?;
     if first.is_empty() {
-        let count = number(last)?.min(size);
-        return Some(match size.checked_sub(count) {
-            Some(first) if count > 0 => Wanted::Part {
-                first,
-                last: size - 1,
+        let count = number(last)?;
+        return Some(match size.checked_sub(1) {
+            _ if count == 0 => Wanted::Unsatisfiable,
+            // A suffix that is longer than the file stands for the whole file (RFC 9110 §14.1.2), and
+            // no Content-Range can state a range of no bytes.
+            None => Wanted::Whole,
+            Some(last) => Wanted::Part {
+                first: size.saturating_sub(count),
+                last,
             },
-            _ => Wanted::Unsatisfiable,
         });
     }
     let first = number(first)?;
@@ -96,7 +99,8 @@ mod tests {
         }
         assert_eq!(wanted(None, 10), Wanted::Whole);
         assert_eq!(wanted(Some("bytes=0-"), 0), Wanted::Unsatisfiable);
-        assert_eq!(wanted(Some("bytes=-1"), 0), Wanted::Unsatisfiable);
+        assert_eq!(wanted(Some("bytes=-1"), 0), Wanted::Whole);
+        assert_eq!(wanted(Some("bytes=-0"), 0), Wanted::Unsatisfiable);
     }
 
     #[test]
@@ -126,6 +130,7 @@ mod tests {
         let found: Vec<u64> = match wanted(Some(text), size) {
             Wanted::Part { first, last } => (first..=last).collect(),
             Wanted::Unsatisfiable => Vec::new(),
+            Wanted::Whole if size == 0 => Vec::new(),
             Wanted::Whole => panic!("{text} of {size} is a range"),
         };
         assert_eq!(found, model, "{text} of {size}");

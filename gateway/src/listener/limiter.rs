@@ -82,6 +82,8 @@ pub(crate) struct Slot {
     /// taken them.
     is_sending: Arc<AtomicBool>,
     sent: Notify,
+    /// The last request left a part of its body unread.
+    has_unread: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -146,6 +148,7 @@ impl ConnectionLimiter {
             eviction,
             is_sending,
             sent: Notify::new(),
+            has_unread: AtomicBool::new(false),
         };
         Ok((Arc::new(slot), n_evicted))
     }
@@ -232,7 +235,18 @@ impl Slot {
             return false;
         }
         state.requests += 1;
+        self.has_unread.store(false, Ordering::Relaxed);
         true
+    }
+
+    /// Notes that a request leaves a part of its body unread, which the client may still be sending.
+    pub(crate) fn note_unread(&self) {
+        self.has_unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if the last request left a part of its body unread.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.has_unread.load(Ordering::Relaxed)
     }
 
     /// Marks the end of a request: its answer is sent, or will never be.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | connects and says nothing, or half a head | `CSTORE_HEADER_TIMEOUT_MS`; evicted sooner if a limit is reached |
 //! | keeps a connection without a request | the same over HTTP/1.1; over HTTP/2 it must answer pings |
+//! | goes on sending after its answer | [`crate::listener::linger`] |
 //! | sends a body, or takes an answer, not at all | `CSTORE_IDLE_TIMEOUT_MS`; over HTTP/2 its stream is reset, see [`crate::listener::stall`] |
 //! | … byte by byte | `CSTORE_MIN_RATE`, over 30 s of waiting |
 //! | opens many connections | `CSTORE_MAX_CONNECTIONS`, `CSTORE_MAX_CONNECTIONS_PER_ADDRESS`, see [`crate::listener::limiter`] |
@@ -15,28 +16,33 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
 use cstore_node::listen::{pause_after, set_nodelay};
 use cstore_node::{Shutdown, TaskGroup};
+use futures_util::StreamExt;
+use http::Method;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use crate::app::Shared;
 use crate::config::Config;
 use crate::limits::{
-    H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_STREAM_WINDOW, MAX_H2_STREAMS, MAX_HEAD_BYTES,
-    MAX_HEADERS, READ_BUFFER,
+    DROPPED_BODY, DROPPED_BODY_TIME, H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_STREAM_WINDOW,
+    MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_REFUSED_LINGERING, READ_BUFFER,
 };
 use crate::listener::limiter::{ConnectionLimiter, LimitReached, Limits, Slot};
+use crate::listener::linger::{SocketReturn, linger, linger_briefly};
 use crate::listener::slot_body::SlotBody;
 use crate::listener::stall::Watched;
-use crate::listener::timed_io::TimedIo;
+use crate::listener::timed_io::{Deadlines, TimedIo};
+use crate::listener::unread_body::UnreadBody;
 
 /// Answer to a connection that is not admitted. It fits every socket buffer, so it is sent without
 /// waiting.
@@ -51,6 +57,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
     };
     let host = Host {
         limiter: ConnectionLimiter::new(limits),
+        refused_lingering: Arc::new(Semaphore::new(MAX_REFUSED_LINGERING)),
         builder: builder(&app.config),
         router,
         app: app.clone(),
@@ -75,6 +82,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
 #[derive(Clone)]
 struct Host {
     limiter: ConnectionLimiter,
+    /// Bounds the connections that are not admitted and read on.
+    refused_lingering: Arc<Semaphore>,
     builder: auto::Builder<Watched>,
     router: Router,
     app: Shared,
@@ -89,7 +98,7 @@ impl Host {
                 Ok((stream, peer)) => {
                     failures = 0;
                     set_nodelay(&stream);
-                    if let Some(slot) = self.admit(&stream, peer.ip()).await {
+                    if let Some((stream, slot)) = self.admit(stream, peer.ip()).await {
                         let host = self.clone();
                         group.spawn("connection", host.attend(stream, slot));
                     }
@@ -110,35 +119,73 @@ impl Host {
     /// Returns the slot of a connection, `None` if all connections of its address are busy. If all
     /// connections of the gateway are busy, this one waits, and those after it wait in the kernel's
     /// bounded queue.
-    async fn admit(&self, stream: &TcpStream, address: std::net::IpAddr) -> Option<Arc<Slot>> {
+    async fn admit(
+        &self,
+        stream: TcpStream,
+        address: std::net::IpAddr,
+    ) -> Option<(TcpStream, Arc<Slot>)> {
         loop {
             match self.limiter.admit(address) {
                 Ok((slot, n_evicted)) => {
                     self.app.metrics.sent_away(n_evicted);
-                    return Some(slot);
+                    return Some((stream, slot));
                 }
                 Err(LimitReached::Total) => self.limiter.changed().await,
                 Err(LimitReached::Address) => {
                     self.app.metrics.refused_address();
                     tracing::debug!(%address, "all connections of this address are busy");
-                    let _ = stream.try_write(NO_ROOM);
+                    self.refuse(stream);
                     return None;
                 }
             }
         }
     }
 
+    /// Answers a connection that is not admitted, and closes it.
+    fn refuse(&self, stream: TcpStream) {
+        let _ = stream.try_write(NO_ROOM);
+        if let Ok(permit) = self.refused_lingering.clone().try_acquire_owned() {
+            drop(cstore_node::shutdown::spawn(
+                "refused connection",
+                async move {
+                    linger_briefly(stream).await;
+                    drop(permit);
+                },
+            ));
+        }
+    }
+
     async fn attend(self, stream: TcpStream, slot: Arc<Slot>) {
         let counted = self.app.metrics.connection();
+        let min_rate = self.app.config.min_rate;
+        let socket = SocketReturn::default();
+        if self.serve_client(stream, &slot, &socket).await
+            && let Some(stream) = socket.take()
+        {
+            tokio::select! {
+                () = linger(stream, min_rate) => {}
+                () = slot.evicted() => {}
+            }
+        }
+        drop(counted);
+    }
+
+    /// Serves one client until its connection ends or is evicted, then leaves the socket at
+    /// `socket`. Returns true if the client may still be sending.
+    async fn serve_client(
+        &self,
+        stream: TcpStream,
+        slot: &Arc<Slot>,
+        socket: &SocketReturn,
+    ) -> bool {
         let config = &self.app.config;
-        let io = TimedIo::new(
-            stream,
-            slot.clone(),
-            config.header_timeout,
-            config.idle_timeout,
-            config.min_rate,
-        );
-        let connection = self.connection(io, &slot);
+        let deadlines = Deadlines {
+            first: config.header_timeout,
+            idle: config.idle_timeout,
+            min_rate: config.min_rate,
+        };
+        let io = TimedIo::new(stream, slot.clone(), socket.clone(), deadlines);
+        let connection = self.connection(io, slot);
         tokio::pin!(connection);
         let mut ended = tokio::select! {
             ended = &mut connection => Some(ended),
@@ -154,10 +201,16 @@ impl Host {
                 ended = &mut connection => Some(ended),
             };
         }
-        if let Some(Err(error)) = ended {
-            tracing::debug!(error, "a connection ended badly");
+        match ended {
+            // An evicted connection makes room now.
+            None => false,
+            Some(Ok(())) => slot.has_unread(),
+            Some(Err(error)) => {
+                tracing::debug!(error, "a connection ended badly");
+                // hyper answers a malformed head and ends with an error.
+                true
+            }
         }
-        drop(counted);
     }
 
     /// One connection: after the shutdown it finishes the request that runs and takes no other.
@@ -195,10 +248,34 @@ async fn answer(
         // The connection is about to be dropped.
         return std::future::pending().await;
     }
-    let in_flight = RequestInFlight(slot);
-    let request: Request = request.map(Body::new);
+    let in_flight = RequestInFlight(slot.clone());
+    let request = request.map(|body| UnreadBody::new(body, slot));
+    let request: Request = match *request.method() {
+        // A body has no meaning here (RFC 9110 §9.3). Dropped before the answer is made, it takes no
+        // memory while the answer is on its way.
+        Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS => {
+            let (head, body) = request.into_parts();
+            drop_body(body).await;
+            Request::from_parts(head, Body::empty())
+        }
+        _ => request.map(Body::new),
+    };
     let Ok(response) = router.oneshot(request).await;
     Ok(response.map(|body| Body::new(SlotBody::new(body, in_flight))))
+}
+
+/// Reads a short body to its end, so that the connection can be kept, and drops it.
+async fn drop_body(body: UnreadBody) {
+    let is_short = body
+        .size_hint()
+        .upper()
+        .is_some_and(|bytes| bytes <= DROPPED_BODY);
+    if body.is_end_stream() || !is_short {
+        return;
+    }
+    let mut data = Body::new(body).into_data_stream();
+    let reading = async { while let Some(Ok(_)) = data.next().await {} };
+    let _: Result<(), _> = tokio::time::timeout(DROPPED_BODY_TIME, reading).await;
 }
 
 fn builder(config: &Config) -> auto::Builder<Watched> {

@@ -14,14 +14,29 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::http::pace::Pace;
 use crate::listener::limiter::Slot;
+use crate::listener::linger::SocketReturn;
 
 /// The preface of HTTP/2; what is longer has been told apart from HTTP/1.
 const PREFACE: usize = 24;
 
+/// Bounds of a client's slowness.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// Longest wait for the first bytes.
+    pub(crate) first: Duration,
+    /// Longest wait for the client to take bytes.
+    pub(crate) idle: Duration,
+    /// Bytes a second that the client must take while bytes wait for it.
+    pub(crate) min_rate: u64,
+}
+
 /// Fails with `TimedOut` when a deadline passes.
 #[derive(Debug)]
 pub(crate) struct TimedIo {
-    stream: TcpStream,
+    /// `None` only while it is dropped.
+    stream: Option<TcpStream>,
+    /// Takes the socket when this is dropped.
+    socket_return: SocketReturn,
     /// Records whether bytes wait to be sent.
     slot: Arc<Slot>,
     /// Bytes of the preface that have not come; 0 when the deadline no longer counts.
@@ -35,15 +50,22 @@ pub(crate) struct TimedIo {
 }
 
 impl TimedIo {
+    /// Makes the socket of a client that must send its first bytes within `first`, may pause for
+    /// `idle`, and must take `min_rate` bytes a second while bytes wait for it. When it is dropped,
+    /// the socket is left at `socket_return`.
     pub(crate) fn new(
         stream: TcpStream,
         slot: Arc<Slot>,
-        first: Duration,
-        idle: Duration,
-        min_rate: u64,
+        socket_return: SocketReturn,
+        Deadlines {
+            first,
+            idle,
+            min_rate,
+        }: Deadlines,
     ) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
+            socket_return,
             slot,
             preface: PREFACE,
             first: Box::pin(sleep(first)),
@@ -52,6 +74,11 @@ impl TimedIo {
             idle,
             pace: Pace::new(min_rate),
         }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let stream = self.stream.as_mut().map(Pin::new);
+        stream.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Judges an attempt to write: progress resets the deadline, standing still starts it.
@@ -89,7 +116,7 @@ impl AsyncRead for TimedIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let attempt = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let attempt = self.stream()?.poll_read(context, buffer);
         if attempt.is_ready() {
             self.preface = self.preface.saturating_sub(buffer.filled().len() - before);
         } else if self.preface > 0 && self.first.as_mut().poll(context).is_ready() {
@@ -105,7 +132,7 @@ impl AsyncWrite for TimedIo {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let attempt = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let attempt = self.stream()?.poll_write(context, bytes);
         self.timed(context, attempt)
     }
 
@@ -114,19 +141,33 @@ impl AsyncWrite for TimedIo {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let attempt = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        let attempt = self.stream()?.poll_write_vectored(context, bytes);
         self.timed(context, attempt)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream
+            .as_ref()
+            .is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.stream()?.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        self.stream()?.poll_shutdown(context)
+    }
+}
+
+impl Drop for TimedIo {
+    fn drop(&mut self) {
+        if self.write_pending.is_some() {
+            // Nothing more is sent, so nothing keeps the connection from being evicted.
+            self.slot.set_sending(false);
+        }
+        if let Some(stream) = self.stream.take() {
+            self.socket_return.put(stream);
+        }
     }
 }

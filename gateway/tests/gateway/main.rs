@@ -5,6 +5,7 @@
     reason = "a helper of a test fails as the test does"
 )]
 
+mod answers;
 mod h2;
 mod hostile;
 mod http;

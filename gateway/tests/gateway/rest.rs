@@ -192,7 +192,7 @@ async fn a_file_is_read_whole_in_part_and_conditionally() {
     let saved = get(&setup, "/api/download/d/a%20b.txt", "").await;
     assert_eq!(
         saved.header("content-disposition"),
-        Some("attachment; filename*=UTF-8''a%20b%2Etxt")
+        Some("attachment; filename=\"a b.txt\"; filename*=UTF-8''a%20b%2Etxt")
     );
 }
 

@@ -51,6 +51,7 @@ pub use limits::MAX_MESSAGE_BYTES;
 pub use server::stack::{GrpcServer, HealthHandle, ServerOptions};
 pub use telemetry::exemplar;
 pub use telemetry::metrics::{MeshMetrics, RoleMetrics};
+pub use telemetry::trace::context_from;
 pub use transport::channel::{ClientOptions, GrpcChannel};
 pub use transport::dial::{Dial, secured_incoming, tcp_incoming};
 pub use transport::io::{BoxIo, Io, Target};

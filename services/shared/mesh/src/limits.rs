@@ -17,6 +17,14 @@ cstore_types::limits! {
     /// cut into several. With the 16 KiB of HTTP/2 a download takes sixteen times as many system
     /// calls.
     pub(crate) bytes MAX_H2_FRAME: u32 = 257 << 10;
+    /// Most bytes of all headers of a call. A call with more is refused with 431.
+    pub(crate) bytes MAX_CALL_HEAD: u32 = 32 << 10;
+    /// Longest trace state that is carried on. Members that do not fit are left out; W3C Trace
+    /// Context asks for at least 512 characters.
+    pub(crate) bytes MAX_TRACE_STATE: usize = 512;
+    /// Length of a member of the trace state beyond which it is the first to be left out, as W3C
+    /// Trace Context recommends.
+    pub(crate) bytes LONG_TRACE_STATE_MEMBER: usize = 128;
 
     /// Default bound of a call with all its attempts. Beyond it the call fails with
     /// DEADLINE_EXCEEDED.

@@ -25,6 +25,10 @@ pub enum ErrorCode {
     Full,
     /// Too much work at once; retry later.
     Overloaded,
+    /// The caller itself uses more than its share; retry later, and more slowly.
+    RateLimited,
+    /// The request does not state how long its body is.
+    LengthRequired,
     /// A part of the cluster cannot be reached; retry later.
     Unavailable,
     /// A storage disk is in doubt and does not do this now; retry after the right disk or master is
@@ -43,7 +47,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for tables and tests.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NotFound,
         Self::AlreadyExists,
         Self::PreconditionFailed,
@@ -54,6 +58,8 @@ impl ErrorCode {
         Self::TooLarge,
         Self::Full,
         Self::Overloaded,
+        Self::RateLimited,
+        Self::LengthRequired,
         Self::Unavailable,
         Self::StorageHold,
         Self::MetadataOlder,
@@ -75,6 +81,8 @@ impl ErrorCode {
             Self::TooLarge => "too_large",
             Self::Full => "full",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate_limited",
+            Self::LengthRequired => "length_required",
             Self::Unavailable => "unavailable",
             Self::StorageHold => "storage_hold",
             Self::MetadataOlder => "metadata_older",
@@ -89,7 +97,7 @@ impl ErrorCode {
         Self::ALL.into_iter().find(|code| code.as_str() == name)
     }
 
-    /// HTTP status (RFC 9110; 507 from RFC 4918).
+    /// HTTP status (RFC 9110; 429 from RFC 6585, 507 from RFC 4918).
     pub const fn http_status(self) -> u16 {
         match self {
             Self::NotFound => 404,
@@ -100,6 +108,8 @@ impl ErrorCode {
             Self::Unauthenticated => 401,
             Self::PermissionDenied => 403,
             Self::TooLarge => 413,
+            Self::LengthRequired => 411,
+            Self::RateLimited => 429,
             Self::Full => 507,
             Self::Overloaded | Self::Unavailable | Self::StorageHold | Self::MetadataOlder => 503,
             Self::Deadline => 504,
@@ -113,11 +123,11 @@ impl ErrorCode {
             Self::NotFound => 5,
             Self::AlreadyExists => 6,
             Self::PreconditionFailed => 9,
-            Self::InvalidArgument | Self::TooLarge => 3,
+            Self::InvalidArgument | Self::TooLarge | Self::LengthRequired => 3,
             Self::RangeNotSatisfiable => 11,
             Self::Unauthenticated => 16,
             Self::PermissionDenied => 7,
-            Self::Full => 8,
+            Self::Full | Self::RateLimited => 8,
             Self::Overloaded | Self::Unavailable | Self::StorageHold | Self::MetadataOlder => 14,
             Self::Deadline => 4,
             Self::DataLoss => 15,
@@ -163,6 +173,8 @@ impl ErrorCode {
             Self::Internal => 14,
             Self::StorageHold => 15,
             Self::MetadataOlder => 16,
+            Self::RateLimited => 17,
+            Self::LengthRequired => 18,
         }
     }
 
@@ -170,6 +182,8 @@ impl ErrorCode {
     pub const fn for_earlier_peers(self) -> Self {
         match self {
             Self::StorageHold | Self::MetadataOlder => Self::Unavailable,
+            Self::RateLimited => Self::Overloaded,
+            Self::LengthRequired => Self::InvalidArgument,
             known => known,
         }
     }
@@ -184,6 +198,7 @@ impl ErrorCode {
         matches!(
             self,
             Self::Overloaded
+                | Self::RateLimited
                 | Self::Unavailable
                 | Self::StorageHold
                 | Self::MetadataOlder
@@ -207,7 +222,7 @@ mod tests {
     fn names_and_wire_bytes_are_distinct_and_round_trip() {
         let names: HashSet<_> = ErrorCode::ALL.map(ErrorCode::as_str).into();
         let bytes: HashSet<_> = ErrorCode::ALL.map(ErrorCode::wire_byte).into();
-        assert_eq!((names.len(), bytes.len()), (16, 16));
+        assert_eq!((names.len(), bytes.len()), (18, 18));
         for code in ErrorCode::ALL {
             assert_eq!(ErrorCode::from_name(code.as_str()), Some(code));
             assert_eq!(ErrorCode::from_wire_byte(code.wire_byte()), Some(code));
@@ -218,6 +233,11 @@ mod tests {
     #[test]
     fn a_grpc_code_without_details_keeps_its_http_class() {
         for code in ErrorCode::ALL {
+            if code == ErrorCode::RateLimited {
+                // RESOURCE_EXHAUSTED is also the code of a full store, which is not retried: a
+                // caller that cannot tell them apart must not repeat a request for ever.
+                continue;
+            }
             let back = ErrorCode::from_grpc_code(code.grpc_code());
             assert_eq!(back.http_status() / 100, code.http_status() / 100, "{code}");
         }

@@ -24,8 +24,8 @@ use tower_http::trace::TraceLayer;
 
 use crate::error::MeshError;
 use crate::limits::{
-    CONNECTION_AGE, CONNECTION_WINDOW, LEAVING_NOTICE, MAX_CALLS, MAX_H2_FRAME, MAX_STREAMS,
-    SERVER_PING_AFTER, SERVER_PING_TIMEOUT, STREAM_WINDOW,
+    CONNECTION_AGE, CONNECTION_WINDOW, LEAVING_NOTICE, MAX_CALL_HEAD, MAX_CALLS, MAX_H2_FRAME,
+    MAX_STREAMS, SERVER_PING_AFTER, SERVER_PING_TIMEOUT, STREAM_WINDOW,
 };
 use crate::server::accepted::Accepted;
 use crate::server::auth::RequireCredentialsLayer;
@@ -279,6 +279,7 @@ impl GrpcServer {
 fn http2() -> Server {
     Server::builder()
         .max_frame_size(MAX_H2_FRAME)
+        .http2_max_header_list_size(MAX_CALL_HEAD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)

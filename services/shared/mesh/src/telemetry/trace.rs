@@ -1,13 +1,19 @@
-//! W3C trace context in gRPC metadata, both ways.
+//! W3C trace context in the headers of HTTP requests and gRPC calls, both ways.
 
 use std::task::{Context, Poll};
 
 use cstore_node::telemetry::continue_trace;
-use http::Request;
-use opentelemetry_http::{HeaderExtractor, HeaderInjector};
+use http::{HeaderMap, Request};
+use opentelemetry::Context as TraceContext;
+use opentelemetry::propagation::Extractor;
+use opentelemetry_http::HeaderInjector;
 use tonic::Code;
 use tower::{Layer, Service};
 use tracing::Span;
+
+use crate::limits::{LONG_TRACE_STATE_MEMBER, MAX_TRACE_STATE};
+
+const TRACE_STATE: &str = "tracestate";
 
 /// Writes the trace context of the request that is served into every call.
 #[derive(Debug, Clone, Copy)]
@@ -106,9 +112,100 @@ pub(crate) fn server_span<B>(request: &Request<B>) -> Span {
         rpc.method = path,
         rpc.response.status_code = tracing::field::Empty,
     );
-    let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
-        propagator.extract(&HeaderExtractor(request.headers()))
-    });
-    continue_trace(&span, parent);
+    continue_trace(&span, context_from(request.headers()));
     span
+}
+
+/// Returns the trace context that a request carries, with a trace state that every inner call can
+/// carry on.
+pub fn context_from(headers: &HeaderMap) -> TraceContext {
+    let carried = CarriedContext {
+        headers,
+        state: trace_state(headers),
+    };
+    opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&carried))
+}
+
+/// The headers of a request, with the trace state in its place.
+struct CarriedContext<'a> {
+    headers: &'a HeaderMap,
+    state: Option<String>,
+}
+
+impl Extractor for CarriedContext<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        if key.eq_ignore_ascii_case(TRACE_STATE) {
+            return self.state.as_deref();
+        }
+        self.headers.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.headers.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+/// Joins the lines of `tracestate` (W3C Trace Context §3.3.1.1) and cuts whole members until at most
+/// [`MAX_TRACE_STATE`] bytes are left: long members first, then from the end (§3.3.1.5). A longer one
+/// would not fit the headers of a call to the master. `None` if there is none, or it is not ASCII.
+fn trace_state(headers: &HeaderMap) -> Option<String> {
+    let mut members: Vec<&str> = Vec::new();
+    for line in headers.get_all(TRACE_STATE) {
+        let line = line.to_str().ok()?;
+        let given = line.split(',').map(str::trim);
+        members.extend(given.filter(|member| !member.is_empty()));
+    }
+    let length = |members: &[&str]| members.iter().map(|member| member.len() + 1).sum::<usize>();
+    if length(&members) > MAX_TRACE_STATE + 1 {
+        members.retain(|member| member.len() <= LONG_TRACE_STATE_MEMBER);
+    }
+    let mut kept = 0;
+    let n_fitting = members.iter().take_while(|member| {
+        kept += member.len() + 1;
+        kept <= MAX_TRACE_STATE + 1
+    });
+    let n_fitting = n_fitting.count();
+    members.truncate(n_fitting);
+    (!members.is_empty()).then(|| members.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state_of(lines: &[&str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(TRACE_STATE, line.parse().unwrap());
+        }
+        trace_state(&headers)
+    }
+
+    #[test]
+    fn lines_are_joined_and_what_fits_stays_as_it_is() {
+        assert_eq!(state_of(&[]), None);
+        assert_eq!(state_of(&["", " ,, "]), None);
+        assert_eq!(state_of(&["a=1,b=2"]).as_deref(), Some("a=1,b=2"));
+        assert_eq!(
+            state_of(&["a=1", " b=2 ,", "c=3"]).as_deref(),
+            Some("a=1,b=2,c=3")
+        );
+        let full = format!("a={}", "x".repeat(MAX_TRACE_STATE - 2));
+        assert_eq!(state_of(&[&full]).as_deref(), Some(full.as_str()));
+    }
+
+    #[test]
+    fn too_much_is_cut_in_whole_members_long_ones_first() {
+        let long = format!("long={}", "x".repeat(300));
+        let short: Vec<String> = (0..60).map(|n| format!("m{n:02}=0123456789")).collect();
+        let mut all = vec![long.as_str()];
+        all.extend(short.iter().map(String::as_str));
+        let kept = state_of(&[&all.join(",")]).unwrap();
+        assert!(kept.len() <= MAX_TRACE_STATE, "{}", kept.len());
+        assert!(kept.len() > MAX_TRACE_STATE - 15, "{}", kept.len());
+        assert_eq!(kept, short.join(",")[..kept.len()]);
+        // 32 members of 256 + 250 characters, which the standard allows.
+        let member = format!("{}={}", "k".repeat(256), "v".repeat(250));
+        assert_eq!(state_of(&[&vec![member; 32].join(",")]), None);
+    }
 }

@@ -41,7 +41,15 @@ up() {
     exit 1
   fi
   echo "compose: ready at http://127.0.0.1:$(port gateway 8000); gRPC of the master at 127.0.0.1:$(port master 4100)"
-  echo "  curl -T README.md http://127.0.0.1:$(port gateway 8000)/api/files/README.md"
+  local token=
+  case "$(compose exec -T gateway printenv CSTORE_ANONYMOUS 2>/dev/null || true)" in
+    [Tt]* | 1) ;;
+    *)
+      echo "  requests need a token: export CSTORE_TOKEN=\$(deploy/compose.sh exec -T gateway cstore admin token create)"
+      token='-H "authorization: Bearer $CSTORE_TOKEN" '
+      ;;
+  esac
+  echo "  curl ${token}-T README.md http://127.0.0.1:$(port gateway 8000)/api/files/README.md"
   for service in jaeger:16686 prometheus:9090 grafana:3000; do
     at=$(port "${service%:*}" "${service#*:}")
     [ -z "$at" ] || echo "  ${service%:*} http://127.0.0.1:$at"
@@ -50,7 +58,8 @@ up() {
 
 # What is not as it should be, and what it said last.
 explain() {
-  echo "compose: not everything became healthy"
+  echo "compose: not everything became healthy. If a port is taken, choose others: GATEWAY_PORT, MASTER_PORT, JAEGER_PORT,"
+  echo "PROMETHEUS_PORT and GRAFANA_PORT in .env"
   compose ps -a --format '{{.Service}} {{.State}} {{.Health}}' | while read -r service state health; do
     case "$state $health" in "running healthy" | "running ") continue ;; esac
     echo "-- $service is $state $health"
@@ -69,8 +78,9 @@ reset() {
   fi
   if [ "${FORCE:-}" != 1 ]; then
     echo "This removes every file that was stored: ${volumes//$'\n'/ } and the cluster's secret."
-    read -r -p "Type yes to go on: " answer || answer=
-    [ "$answer" = yes ] || { echo "compose: nothing was removed"; exit 1; }
+    printf 'Type y or yes to go on (FORCE=1 does not ask): '
+    read -r answer || answer=
+    case "$answer" in y | Y | yes) ;; *) echo "compose: nothing was removed"; exit 1 ;; esac
   fi
   compose down --volumes --remove-orphans >/dev/null 2>&1
   rm -f "$secrets/cluster-secret"

@@ -127,7 +127,7 @@ function row(node, state) {
   const used = node.capacity_bytes - node.free_bytes;
   const fill = `${bytes(used)} of ${bytes(node.capacity_bytes)}`;
   const seen = Date.parse(node.last_seen) || 0;
-  const since = `Not heard of since ${date(seen)}, ${time(seen)}.`;
+  const since = `Last seen ${date(seen)}, ${time(seen)}.`;
   const harm = node.in_map ? " Files with data on it cannot be read, and nothing can be uploaded." : "";
   const reason = state === "lost" ? since + harm : node.reason;
   const kind = { lost: "lost", full: "full", nearly: "nearly" }[state] ?? "fill";

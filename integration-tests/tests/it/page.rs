@@ -1,9 +1,11 @@
 //! The web page in a real browser, in front of a real cluster: what a person does, by mouse and
 //! keys.
 
+mod axe;
 mod large;
 mod outage;
 mod panel;
+mod pictures;
 mod signin;
 
 use std::path::{Path, PathBuf};

@@ -121,10 +121,11 @@ fn i13_a_token_that_may_only_write_uploads_and_sees_no_list() {
     browser.until("document.getElementById('empty').textContent === 'This token may store files, but not list them.'");
     browser.until("document.getElementById('drop').checkVisibility()");
     browser.screenshot(&pictures().join("write-only.png"));
-    // Records the requests whose answer is known before.
+    // Counts lists, which would be refused, looks at the cluster, and dialogs.
     browser.eval(
-        "window.lists = 0; window.questions = 0; window.realFetch = fetch; \
-         window.fetch = (...of) => { lists += String(of[0]).startsWith('/api/files?'); return realFetch(...of); }; \
+        "window.lists = 0; window.looks = 0; window.questions = 0; window.realFetch = fetch; \
+         window.fetch = (...of) => { lists += String(of[0]).startsWith('/api/files?'); \
+             looks += of[0] === '/api/stats'; return realFetch(...of); }; \
          new MutationObserver(() => { questions += document.querySelectorAll('dialog').length; }) \
              .observe(document.body, {childList: true}); 0",
     );
@@ -136,6 +137,9 @@ fn i13_a_token_that_may_only_write_uploads_and_sees_no_list() {
     answer(&mut browser, "Keep both");
     idle(&mut browser, "2 of 2 files stored");
     assert_eq!(browser.eval("questions"), 1);
+    // Both are made anew after uploads.
+    browser.eval("looks = 0; 0");
+    browser.until("looks > 0");
     assert_eq!(browser.eval("lists"), 0);
     for (name, bytes) in [
         ("new.txt", "new"),

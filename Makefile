@@ -42,8 +42,8 @@ reset: ## stop it and remove all data; asks, unless FORCE=1
 demo: ## store the same bytes twice, show what was saved and the trace
 	@deploy/demo.sh
 
-page-test: ## the web page in a headless Chromium, where there is one
-	CSTORE_BROWSER=1 cargo test -p cstore-integration-tests --test it page::
+page-test: ## the web page in a headless Chromium, where there is one; pictures of it in target/page
+	CSTORE_BROWSER=1 CSTORE_AXE="$$(.ci/axe)" cargo test -p cstore-integration-tests --test it page::
 
 stress: ## 50 clients at once, twice, every file read back
 	cargo test -p cstore-integration-tests --test it stress_

@@ -23,7 +23,7 @@ export class Failure extends Error {
     return new Failure({
       status,
       code: String(body.code ?? body.error?.code ?? `http_${status}`),
-      message: String(body.detail ?? body.error?.message ?? `the answer was ${status}`),
+      message: String(body.detail ?? body.error?.message ?? `the gateway, or a proxy before it, answered with status ${status}`),
       traceId: String(body.trace_id ?? body.error?.trace_id ?? header("x-cstore-trace-id") ?? ""),
       retryAfter: Math.min(30, Number(header("retry-after")) || 0),
     });
@@ -39,17 +39,34 @@ export class Failure extends Error {
   }
 }
 
-// The token lives as long as this tab, and is sent nowhere but to this gateway.
-export const token = () => sessionStorage.getItem(TOKEN) ?? "";
+// Returns the token of this tab, or else the one that was kept on this computer. It is sent nowhere but to this gateway.
+export const token = () => sessionStorage.getItem(TOKEN) ?? localStorage.getItem(TOKEN) ?? "";
 
-export function keepToken(value) {
-  if (value === "") sessionStorage.removeItem(TOKEN);
-  else sessionStorage.setItem(TOKEN, value);
+// True if the token that is used stays when the tab is closed.
+export const isKept = () => sessionStorage.getItem(TOKEN) === null && localStorage.getItem(TOKEN) !== null;
+
+// Keeps a token on this computer if `stays`, otherwise until this tab is closed. The earlier one is forgotten in both
+// places. An empty token signs out.
+export function keepToken(value, stays = false) {
+  const keep = (storage, given) => (given === "" ? storage.removeItem(TOKEN) : storage.setItem(TOKEN, given));
+  declined = null;
+  keep(localStorage, stays ? value : "");
+  keep(sessionStorage, stays ? "" : value);
+}
+
+// Calls `listener` each time that another tab has changed the token that this tab uses.
+export function onTokenOfOtherTab(listener) {
+  window.addEventListener("storage", ({ storageArea, key }) => {
+    const isOurs = storageArea === localStorage && (key === TOKEN || key === null);
+    if (isOurs && sessionStorage.getItem(TOKEN) === null) listener();
+  });
 }
 
 export const authorization = (shown) => (shown === "" ? {} : { authorization: `Bearer ${shown}` });
 
 let asking = null;
+// The token with which the user did not want to sign in again. Requests that the page repeats by itself ask no second time.
+let declined = null;
 let askForToken = async () => false;
 
 // `ask(failure)` asks the user for another token and answers whether there is one.
@@ -61,10 +78,13 @@ export function onUnauthenticated(ask) {
 // user is asked once.
 export async function renewed(failure, used) {
   if (token() !== used) return true;
+  if (declined === used) return false;
   asking ??= askForToken(failure).finally(() => {
     asking = null;
   });
-  return asking;
+  const isThere = await asking;
+  if (!isThere) declined = used;
+  return isThere;
 }
 
 // The answer, when it is a good one. `within` bounds each try, in milliseconds; the time in which the user types a token

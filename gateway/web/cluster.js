@@ -130,7 +130,7 @@ function row(node, state) {
   // Room that no upload gets: the reserve of compaction, and dead space until it is compacted.
   const kept = Math.max(0, node.capacity_bytes - node.free_bytes - node.physical_bytes);
   const seen = Date.parse(node.last_seen) || 0;
-  const since = `Not heard of since ${date(seen)}, ${time(seen)}.`;
+  const since = `Last seen ${date(seen)}, ${time(seen)}.`;
   const harm = node.in_map ? " Files with data on it cannot be read, and nothing can be uploaded." : "";
   const reason = state === "lost" ? since + harm : node.reason;
   const kind = { lost: "lost", full: "full", nearly: "nearly" }[state] ?? "fill";

@@ -3,12 +3,17 @@ import { get } from "./api.js";
 import { ask } from "./dialog.js";
 import { el } from "./dom.js";
 import { numbered } from "./names.js";
+import { may } from "./who.js";
 
 const NUMBERS = 100;
 
-// Whether there is a file of this name. Asked before the bytes are sent, which would be for nothing. Who may not read is
-// told by the upload itself.
+// Resolves to whether there is a file of this name. Called BEFORE its bytes are sent: those of a refused upload are wasted.
+// Without the right to read only the upload itself shows a taken name, so this resolves to false if the gateway responds.
 export async function taken(name, signal) {
+  if (!may("read")) {
+    await get("/api/page", { signal });
+    return false;
+  }
   try {
     const page = await get("/api/files", { query: { prefix: name, limit: "1" }, signal });
     // Names come in the order of their bytes, so the name itself comes before all that begin with it.
@@ -19,11 +24,11 @@ export async function taken(name, signal) {
   }
 }
 
-// A name beside the taken one. null when a hundred of them are taken as well.
-export async function free(name, signal) {
-  for (let n = 2; n <= NUMBERS; n += 1) {
+// Resolves to a name beside the taken one, with a number from `first` on: {name, number}. null if all numbers are taken.
+export async function free(name, signal, first = 2) {
+  for (let n = first; n <= NUMBERS; n += 1) {
     const other = numbered(name, n);
-    if (!(await taken(other, signal))) return other;
+    if (!(await taken(other, signal))) return { name: other, number: n };
   }
   return null;
 }

@@ -1,6 +1,6 @@
 // What was dropped or chosen, as files with their paths; folders are walked.
 
-// Files of one drop or choice; what is over this is left out and told.
+// Files of one drop or choice; those beyond it are left out, and the page says so.
 export const AT_MOST = 10_000;
 
 // {file, path} of a drop. The entries must be taken at once: the browser forgets them when the event is over.

@@ -1,24 +1,47 @@
 // Rows of the list: folders, and files with what can be done with them.
-import { token } from "./api.js";
-import { el } from "./dom.js";
+import { get, token } from "./api.js";
+import { el, say } from "./dom.js";
 import { prepare } from "./download.js";
-import { bytes, date, time } from "./format.js";
+import { show } from "./failure.js";
+import { bytes, count, date, time } from "./format.js";
 import { icon } from "./icons.js";
 import { base, filePath, hashOfFolder } from "./names.js";
 import { remove } from "./remove.js";
 import { rename } from "./rename.js";
 import { copyLink } from "./share.js";
-import { may } from "./who.js";
+import { may, seesCluster } from "./who.js";
 
-// Types that browsers show by themselves. PDF is left out: files are served with a sandbox policy, under which Chromium does
-// not start its viewer.
-const SHOWN = /^(image|text|audio|video)\/|^application\/json\b/;
+// Types that browsers show by themselves.
+const SHOWN = /^(image|text|audio|video)\/|^application\/(json|pdf)\b/;
 
+// Returns the row of a folder. Its size is counted when the user asks for it: the gateway has to look at each of its files.
 export function folderRow(prefix) {
+  const name = base(prefix);
+  const files = el("td", { class: "when" });
+  const size = el("button", { type: "button", class: "quiet size", title: "Count the files in this folder", "aria-label": `Size of ${name}`, "data-key": `Size ${prefix}` }, "Size");
+  size.addEventListener("click", () => countFolder(prefix, size, files));
   return el("tr", { class: "folder" },
     el("th", { scope: "row", class: "name-cell" },
-      el("a", { href: hashOfFolder(prefix), "data-key": `open ${prefix}` }, icon("folder"), el("span", { class: "name" }, base(prefix)), el("span", { class: "unseen" }, " folder"))),
-    el("td", { class: "number" }), el("td", { class: "when" }), el("td", { class: "actions" }));
+      el("a", { href: hashOfFolder(prefix), "data-key": `open ${prefix}` }, icon("folder"), el("span", { class: "name" }, name), el("span", { class: "unseen" }, " folder"))),
+    el("td", { class: "number" }, seesCluster() ? size : null), files, el("td", { class: "actions" }));
+}
+
+async function countFolder(prefix, size, files) {
+  // A disabled button would lose the focus.
+  if (size.getAttribute("aria-busy") === "true") return;
+  size.setAttribute("aria-busy", "true");
+  try {
+    const found = await get("/api/usage", { query: { prefix } });
+    size.textContent = bytes(found.logical_bytes);
+    size.title = `Counted at ${time(Date.now())}. Press to count again`;
+    size.setAttribute("aria-label", `${size.textContent} in ${base(prefix)}, count again`);
+    files.textContent = count(found.files, "file");
+    say(`${base(prefix)}: ${files.textContent}, ${size.textContent}`);
+  } catch (failure) {
+    show(`Size of ${base(prefix)}`, failure);
+  } finally {
+    size.removeAttribute("aria-busy");
+  }
 }
 
 // Calls `changed(promise)` when the user changes the file. The promise resolves to whether it was changed.

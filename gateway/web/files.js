@@ -8,6 +8,7 @@ import { count } from "./format.js";
 import { icon } from "./icons.js";
 import { base, folderOfHash, hashOfFolder } from "./names.js";
 import * as title from "./title.js";
+import { may } from "./who.js";
 
 // Entries of the first page, which must be seen soon, and of each further one, the most that a gateway gives.
 const FIRST = 200;
@@ -69,7 +70,11 @@ function enter(moved) {
 }
 
 // Fetches the list again, with as many entries as are shown. Resolves to whether it is shown.
-export function refresh() {
+export async function refresh() {
+  if (!may("read")) {
+    forget();
+    return false;
+  }
   const wanted = Math.max(FIRST, entries(shown));
   return load(async (isOurs) => {
     const list = nothing();
@@ -81,10 +86,28 @@ export function refresh() {
 }
 
 // Draws the rows anew, with the buttons that are allowed now.
-export function redraw() {
+export function rightsChanged() {
   rows = new Map();
-  if (entries(shown) > 0) draw();
+  at("refresh").hidden = !may("read");
+  if (may("read") && entries(shown) > 0) draw();
+  // A request that runs shows its list with the new rights.
+  else if (!may("read") || !isBusy()) refresh();
 }
+
+// Removes all rows: their user has signed out, or may not list.
+export function forget() {
+  asked += 1;
+  clearTimeout(again);
+  again = 0;
+  shown = nothing();
+  rows = new Map();
+  at("list").replaceChildren();
+  at("list").closest("table").setAttribute("aria-busy", "false");
+  at("more").hidden = true;
+  empty(refused());
+}
+
+const refused = () => (token() === "" ? "Sign in to see the files." : may("write") ? "This token may store files, but not list them." : "This token may not list files.");
 
 async function more() {
   const list = { files: [...shown.files], prefixes: [...shown.prefixes], next: shown.next };
@@ -95,9 +118,10 @@ async function more() {
   if (isThere) say(`${count(shown.files.length, "file")} in the list`);
 }
 
+const isBusy = () => at("list").closest("table").getAttribute("aria-busy") === "true";
+
 function moreByItself() {
-  const isBusy = at("list").closest("table").getAttribute("aria-busy") === "true";
-  if (isBusy || again !== 0 || shown.next === "" || entries(shown) >= BY_ITSELF) return;
+  if (isBusy() || again !== 0 || shown.next === "" || entries(shown) >= BY_ITSELF) return;
   if (at("more").getBoundingClientRect().top < window.innerHeight + AHEAD) more();
 }
 
@@ -140,7 +164,7 @@ async function load(fetched) {
 function failed(failure) {
   // No token, or one that may only upload, is no failure: the place of the list says so.
   const isRefused = failure.status === 403 || (failure.status === 401 && token() === "");
-  if (isRefused) empty(failure.status === 403 ? "This token may not list files." : "Sign in to see the files.");
+  if (isRefused) empty(refused());
   else show(WHAT, failure);
   // A gateway that is away or starting comes back, and then nobody should have to ask for the list.
   const comesBack = failure.isOutage;
@@ -162,6 +186,7 @@ function draw() {
     ...shown.files.map((file) => row(`${file.name}\n${file.etag}\n${file.modified_ms}`, () => fileRow(file, afterwards))));
   at("more").hidden = shown.next === "";
   const none = entries(shown) === 0;
+  at("drop").classList.toggle("tall", none && folder === "");
   empty(none ? (folder === "" ? "Nothing is stored yet. Drop some files above." : "This folder is empty.") : "");
   if (focused === undefined || document.activeElement?.dataset?.key === focused) return;
   // Moving the rows took the focus: it returns to its row, or to the folder's name if the row is gone.

@@ -10,7 +10,7 @@ import { bar } from "./pictures.js";
 
 // Answers whether the file is gone.
 export async function remove(file) {
-  const preview = el("div", { class: "preview", role: "status" }, el("p", {}, "Looking what this would free"));
+  const preview = el("div", { class: "preview", role: "status" }, el("p", {}, "Counting what this would free"));
   const look = new AbortController();
   explain(file, preview, look.signal);
   const act = () => change("DELETE", filePath(file.name), file);
@@ -41,7 +41,7 @@ async function explain(file, preview, signal) {
 function told(freed) {
   if (freed.other_names > 0) {
     return [
-      el("p", {}, el("strong", {}, "This frees nothing."), ` ${count(freed.other_names, "other name")} ${freed.other_names === 1 ? "stands" : "stand"} for the same stored file.`),
+      el("p", {}, el("strong", {}, "This frees nothing."), ` ${count(freed.other_names, "other name")} ${freed.other_names === 1 ? "has" : "have"} the same stored file.`),
     ];
   }
   const parts = [

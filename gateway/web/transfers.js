@@ -136,6 +136,9 @@ export class Transfers extends EventTarget {
     if (item.file === null) throw new Error("this file cannot be opened");
     const { signal } = item.stop;
     let conflict = await taken(item.name, signal);
+    const wanted = item.name;
+    // Number of the last name that "keep both" has tried, 0 before.
+    let tried = 0;
     for (;;) {
       // A connection that broke does not say whether the file was stored before.
       if (conflict && item.isUncertain && (await isStored(item, signal))) {
@@ -143,11 +146,17 @@ export class Transfers extends EventTarget {
         return "done";
       }
       if (conflict && !item.overwrite) {
-        const decision = await decide(item.name, item.batch, signal);
+        // The next name may be taken as well, which without the right to read only its upload shows.
+        const decision = tried > 0 ? "both" : await decide(wanted, item.batch, signal);
         if (signal.aborted) return "cancelled";
         if (decision === "skip") return "skipped";
         item.overwrite = decision === "overwrite";
-        if (decision === "both") item.name = (await free(item.name, signal)) ?? item.name;
+        if (decision === "both") {
+          const other = await free(wanted, signal, Math.max(2, tried + 1));
+          if (other === null) throw new Failure({ status: 409, code: "already_exists", message: "all names beside this one are taken" });
+          item.name = other.name;
+          tried = other.number;
+        }
       }
       try {
         item.answer = await put(item, {

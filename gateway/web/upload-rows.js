@@ -36,7 +36,7 @@ export function end(item, retry) {
     if (item.state === "failed" && item.file !== null) {
       row.append(el("button", { type: "button", class: "quiet", "aria-label": `Try again: ${item.name}`, on: { click: retry } }, "Try again"));
     }
-    if (focused) (row.querySelector("button") ?? at("total-text")).focus();
+    if (focused) (row.querySelector("button") ?? at("fold")).focus();
   }
   trim();
 }
@@ -72,7 +72,7 @@ function outcome(item) {
   const { size = item.size, new_bytes: fresh, trace_id: id = "" } = item.answer;
   // Tenants other than the default one do not learn which bytes others have stored.
   const shared = typeof fresh === "number" ? size - fresh : 0;
-  const already = shared <= 0 ? "" : `, ${fresh === 0 ? "all" : bytes(shared)} of it there already`;
+  const already = shared <= 0 ? "" : `, ${fresh === 0 ? "all" : bytes(shared)} of it was stored before`;
   return [`${bytes(size)} stored${already} `, hasViewer() ? trace(id) : null].filter(Boolean);
 }
 

@@ -4,11 +4,13 @@ import { at, say } from "./dom.js";
 import { AT_MOST, ofDrop, ofInput } from "./drop.js";
 import { showFailed } from "./failed.js";
 import { show } from "./failure.js";
+import { icon } from "./icons.js";
 import { bytes, count, number, percent } from "./format.js";
 import { drawShares } from "./pictures.js";
 import * as title from "./title.js";
 import { Transfers } from "./transfers.js";
 import * as rows from "./upload-rows.js";
+import { may } from "./who.js";
 
 // Least time between two calls of `stored`; a call that takes long is made less often.
 const REFRESH_MS = 1_000;
@@ -45,7 +47,12 @@ export function start(folder, stored, failed) {
   at("retry-all").addEventListener("click", () => retry(transfers.retriable));
   at("failed-list").addEventListener("click", () => showFailed([...transfers.failed]));
   at("try-now").addEventListener("click", () => transfers.tryNow());
-  at("clear").addEventListener("click", clear);
+  at("clear").addEventListener("click", () => {
+    clear();
+    at("choose-files").focus();
+  });
+  at("fold").append(icon("fold"));
+  at("fold").addEventListener("click", () => fold(at("fold").getAttribute("aria-expanded") === "true"));
   transfers.addEventListener("started", ({ item }) => {
     rows.begin(item, () => transfers.cancel(item));
     draw();
@@ -77,7 +84,23 @@ function listenForDrops(take) {
   });
 }
 
+// Shows one line of the uploads, or each of them.
+function fold(isFolded) {
+  at("fold").setAttribute("aria-expanded", String(!isFolded));
+  at("transfers").classList.toggle("folded", isFolded);
+  at("transfer-rows").hidden = isFolded;
+}
+
+// Removes the names of uploads that have ended: their user has signed out. Those that run ask for a token.
+export function forget() {
+  if (!transfers.active) clear();
+}
+
 function add(found, folder) {
+  if (!may("write") && document.body.dataset.locked === undefined) {
+    show("Upload", { code: "permission_denied", message: "this token may not store files" });
+    return;
+  }
   if (found.length > AT_MOST) {
     show("Upload", { code: "too_many", message: `at most ${count(AT_MOST, "file")} at a time; those over it were left out` });
     found.length = AT_MOST;
@@ -120,7 +143,6 @@ function clear() {
   transfers.clear();
   rows.dropEnded();
   at("transfers").hidden = true;
-  at("choose-files").focus();
 }
 
 async function storedSoon() {

@@ -173,6 +173,40 @@ impl Browser {
         self.until("document.readyState === 'complete'");
     }
 
+    /// Opens a URL in another tab, waits until its modules have run, and talks to that tab from now
+    /// on. Returns the session of the tab before, for [`Browser::switch`].
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn open_tab(&mut self, url: &str) -> String {
+        let made = self.call("Target.createTarget", json!({"url": "about:blank"}));
+        let wanted = json!({"targetId": made["targetId"], "flatten": true});
+        let attached = self.call("Target.attachToTarget", wanted);
+        let session = attached["sessionId"].as_str().expect("a session");
+        let before = self.switch(session.to_owned());
+        for domain in ["Page", "Runtime", "Log", "DOM", "Network"] {
+            self.call(&format!("{domain}.enable"), json!({}));
+        }
+        self.open(url);
+        before
+    }
+
+    /// Talks to the tab of another session from now on. Returns the session before.
+    pub fn switch(&mut self, session: String) -> String {
+        let before = std::mem::replace(&mut self.session, session);
+        self.call("Page.bringToFront", json!({}));
+        before
+    }
+
+    /// Returns the URLs of all pages and frames that the browser has open.
+    pub fn targets(&mut self) -> Vec<String> {
+        let found = self.call("Target.getTargets", json!({}));
+        let targets = found["targetInfos"].as_array().expect("targets").iter();
+        targets
+            .filter_map(|target| target["url"].as_str().map(str::to_owned))
+            .collect()
+    }
+
     /// Returns the value of an expression in the page; promises are awaited.
     ///
     /// # Panics

@@ -51,7 +51,7 @@ struct PageConfig<'a> {
     sign_in: bool,
 }
 
-/// Returns the settings of the web page.
+/// Returns the settings of the web page. Every valid token is enough.
 #[utoipa::path(
     get, path = "/api/page", tag = "cluster",
     responses((status = 200, description = "Settings", body = PageConfig<'_>), Refused)

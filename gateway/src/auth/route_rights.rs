@@ -16,7 +16,7 @@ pub struct Route {
     pub path: &'static str,
     /// Suffix of the path of a POST to a file, such as `:copy`. Empty for other routes.
     pub verb: &'static str,
-    /// Rights that a token needs, all of them.
+    /// Rights that a token needs, all of them. Empty if every valid token is enough.
     pub rights: &'static [Right],
     /// True if the answer is about the whole cluster: only the default tenant gets it.
     pub whole_cluster: bool,
@@ -54,7 +54,8 @@ pub const ROUTES: &[Route] = &[
     },
     route("GET", "/api/download/{*name}", &[Read]),
     route("GET", "/api/stats", &[Read]),
-    route("GET", "/api/page", &[Read]),
+    // The page asks for the rights of its token here, so the route must demand no right itself.
+    route("GET", "/api/page", &[]),
     Route {
         whole_cluster: true,
         ..route("GET", "/api/usage", &[Read])

@@ -1,5 +1,11 @@
 //! The web page as it is served: types, caching, and what a browser is told to refuse.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+use cstore_gateway::tokens::{Entry, Right, Rights, Token};
+use cstore_types::Tenant;
+
 use crate::http::{Answer, send};
 use crate::rest::get;
 use crate::setup::{start, start_with};
@@ -164,6 +170,52 @@ async fn the_page_learns_who_its_user_is_and_what_he_may() {
     );
     // Requests need no token, and the gateway has no tokens.
     assert_eq!(told["sign_in"], false);
+}
+
+#[tokio::test]
+async fn i13_every_valid_token_learns_its_rights_and_no_other_token_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api-tokens");
+    let entries: Vec<(Token, Right)> = Right::ALL
+        .into_iter()
+        .map(|right| (Token::generate().unwrap(), right))
+        .collect();
+    let lines: String = entries
+        .iter()
+        .map(|(token, right)| {
+            let acme = Tenant::new("acme").unwrap();
+            let entry = Entry::new(token, acme, Rights::of(&[*right]), None).unwrap();
+            format!("{entry}\n")
+        })
+        .collect();
+    std::fs::write(&path, lines).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let setup = start_with(|config| {
+        config.anonymous = false;
+        config.tokens_file = path;
+    })
+    .await;
+    let bearer = |token: &Token| format!("Authorization: Bearer {}\r\n", token.expose());
+
+    // Tokens are judged before the gateway is ready.
+    let first = bearer(&entries[0].0);
+    while get(&setup, "/api/page", &first).await.status == 503 {
+        tokio::task::yield_now().await;
+    }
+
+    for (token, right) in &entries {
+        let answer = get(&setup, "/api/page", &bearer(token)).await;
+        assert_eq!(answer.status, 200, "{right:?}");
+        let told = answer.json();
+        assert_eq!(told["tenant"], "acme");
+        assert_eq!(told["rights"], serde_json::json!([right.as_str()]));
+        assert_eq!(told["sign_in"], true);
+        // Every other route still demands its right.
+        let list = get(&setup, "/api/files", &bearer(token)).await;
+        assert_eq!(list.status == 403, *right != Right::Read, "{right:?}");
+    }
+    let stranger = bearer(&Token::generate().unwrap());
+    assert_eq!(get(&setup, "/api/page", &stranger).await.status, 401);
 }
 
 #[tokio::test]

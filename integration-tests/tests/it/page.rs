@@ -1,15 +1,19 @@
 //! The web page in a real browser, in front of a real cluster: what a person does, by mouse and
 //! keys.
 
+mod axe;
 mod large;
 mod outage;
+mod panel;
+mod pictures;
+mod signin;
 
 use std::path::{Path, PathBuf};
 
 use cstore_gateway::tokens::Token;
 use cstore_integration_tests::browser::Browser;
 use cstore_integration_tests::cluster::Cluster;
-use cstore_integration_tests::http::Client;
+use cstore_integration_tests::http::{Answer, Client};
 use cstore_testkit::{random, until_blocking};
 
 use crate::PROGRAM;
@@ -68,6 +72,18 @@ fn encoded(name: &str) -> String {
 fn stored(cluster: &Cluster, name: &str) -> (u16, Vec<u8>) {
     let answer = cluster.fetch(&format!("/api/files/{}", encoded(name)));
     (answer.status, answer.body)
+}
+
+/// Sends a request with a token.
+fn ask_as(cluster: &Cluster, token: &str, method: &str, name: &str, body: &[u8]) -> Answer {
+    let header = format!("authorization: Bearer {token}\r\n");
+    let path = format!("/api/files/{}", encoded(name));
+    let mut client = Client::connect(&cluster.gateway).unwrap();
+    client.call(method, &path, &header, body).unwrap()
+}
+
+fn put_as(cluster: &Cluster, token: &str, name: &str, body: &[u8]) {
+    assert_eq!(ask_as(cluster, token, "PUT", name, body).status, 201);
 }
 
 fn row(name: &str) -> String {
@@ -553,13 +569,8 @@ fn i13_the_page_offers_only_what_a_token_may_do() {
     let (all, reads) = (create("read,write,delete"), create("read"));
     let lines = std::fs::read_to_string(cluster.dir().join("api-tokens")).unwrap();
     let cluster = closed(cluster, &lines, &all);
-    let put = Client::connect(&cluster.gateway).unwrap().call(
-        "PUT",
-        "/api/files/theirs.txt",
-        &format!("authorization: Bearer {all}\r\n"),
-        b"theirs",
-    );
-    assert_eq!(put.unwrap().status, 201);
+    put_as(&cluster, &all, "theirs.txt", b"theirs");
+    put_as(&cluster, &all, "folder/theirs.txt", b"theirs");
 
     browser.look(1280, 800, "light");
     browser.open(&format!("http://{}/", cluster.gateway));
@@ -579,5 +590,10 @@ fn i13_the_page_offers_only_what_a_token_may_do() {
     browser.press("Enter");
     browser.until("document.getElementById('who').textContent === 'acme'");
     browser.until(&format!("{offered} === 'Download,Copy,Rename,Delete'"));
+    // A tenant is not shown what the files of a folder use.
+    assert_eq!(
+        browser.eval("document.querySelectorAll('#list .folder .size').length"),
+        0
+    );
     browser.until("!document.getElementById('drop').closest('section').hidden");
 }

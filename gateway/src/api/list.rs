@@ -31,7 +31,7 @@ pub(crate) struct Page {
     get, path = "/api/files", tag = "files",
     params(
         ("prefix" = Option<String>, Query, description = "Only names that begin with it"),
-        ("delimiter" = Option<String>, Query, description = "One character: names are rolled up to the first one behind the prefix"),
+        ("delimiter" = Option<String>, Query, description = "Text such as /: names are rolled up to its first place after the prefix"),
         ("limit" = Option<u32>, Query, description = "1 to 1,000 entries", minimum = 1, maximum = 1000),
         ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
     ),

@@ -324,11 +324,11 @@ pub(super) fn headers() -> Vec<Case> {
             "1 to 1000",
         ),
         case(
-            "a delimiter of two characters",
-            "GET /api/files?delimiter=ab",
+            "a delimiter of 1,025 bytes",
+            &format!("GET /api/files?delimiter={}", "x".repeat(1_025)),
             b"",
             400,
-            "one character",
+            "at most 1024 bytes",
         ),
         case(
             "a page token of another list",

@@ -1,10 +1,13 @@
 //! Lists of files, page by page, with folders rolled up.
 
+use std::sync::Arc;
+
 use cstore_types::limits::{MAX_NAME_BYTES, MAX_PAGE_SIZE};
 use cstore_types::{Fault, FileMeta, Tenant};
 
 use super::Namespace;
 use crate::limits::SCANNED_NAMES;
+use crate::store::SkipAfter;
 use crate::store::keys::{self, FileRecord};
 
 /// A request for one page of names.
@@ -12,7 +15,8 @@ use crate::store::keys::{self, FileRecord};
 pub(crate) struct ListQuery {
     pub(crate) tenant: Tenant,
     pub(crate) prefix: String,
-    pub(crate) delimiter: Option<char>,
+    /// Text that ends a folder; empty for none.
+    pub(crate) delimiter: String,
     pub(crate) page_size: usize,
     pub(crate) page_token: String,
 }
@@ -45,10 +49,11 @@ impl ListQuery {
         page_token: String,
     ) -> Result<Self, Fault> {
         let invalid = |text: String| Err(Fault::invalid(text));
-        let mut characters = delimiter.chars();
-        let delimiter = characters.next();
-        if characters.next().is_some() {
-            return invalid("delimiter must be empty or one character".to_owned());
+        if delimiter.len() > MAX_NAME_BYTES {
+            return invalid(format!(
+                "delimiter must have at most {MAX_NAME_BYTES} bytes, found {}",
+                delimiter.len()
+            ));
         }
         if prefix.len() > MAX_NAME_BYTES {
             return invalid(format!(
@@ -69,7 +74,7 @@ impl ListQuery {
         Ok(Self {
             tenant,
             prefix,
-            delimiter,
+            delimiter: delimiter.to_owned(),
             page_size,
             page_token,
         })
@@ -77,15 +82,20 @@ impl ListQuery {
 
     /// Returns a checksum that binds a token to the query that it continues.
     fn check_value(&self) -> u32 {
-        let parts = [self.tenant.as_str(), "\0", &self.prefix, "\0"];
-        let crc = parts
+        let parts = [
+            self.tenant.as_str(),
+            "\0",
+            &self.prefix,
+            "\0",
+            &self.delimiter,
+        ];
+        parts
             .iter()
-            .fold(0, |crc, part| crc32c::crc32c_append(crc, part.as_bytes()));
-        crc32c::crc32c_append(crc, &self.delimiter.map_or(0, u32::from).to_le_bytes())
+            .fold(0, |crc, part| crc32c::crc32c_append(crc, part.as_bytes()))
     }
 
     fn token(&self, after: &[u8]) -> String {
-        format!("1-{:08x}-{}", self.check_value(), hex::encode(after))
+        format!("2-{:08x}-{}", self.check_value(), hex::encode(after))
     }
 
     /// Returns the key after which the page begins.
@@ -96,7 +106,7 @@ impl ListQuery {
         let invalid = || Fault::invalid("page token does not belong to this list");
         let rest = self
             .page_token
-            .strip_prefix(&format!("1-{:08x}-", self.check_value()))
+            .strip_prefix(&format!("2-{:08x}-", self.check_value()))
             .ok_or_else(invalid)?;
         let after = hex::decode(rest).map_err(|_| invalid())?;
         if after.starts_with(&keys::names_prefix(&self.tenant)) {
@@ -116,51 +126,78 @@ impl Namespace {
         let names = keys::names_prefix(&query.tenant);
         let mut range = names.clone();
         range.extend(query.prefix.as_bytes());
+        let folders = Arc::new(Folders {
+            names_at: names.len(),
+            prefix_len: query.prefix.len(),
+            delimiter: query.delimiter.clone(),
+        });
+        let skip: SkipAfter = {
+            let folders = folders.clone();
+            Arc::new(move |key| folders.end_of(key))
+        };
+
         let mut after = query.after()?;
         let mut page = Page::default();
         loop {
-            let found = self
-                .context()
-                .store
-                .scan(&range, after.as_deref(), SCANNED_NAMES)
+            let listed = page.files.len() + page.prefixes.len();
+            // One more than the page takes says whether another page follows.
+            let wanted = (query.page_size + 1 - listed).min(SCANNED_NAMES);
+            let store = &self.context().store;
+            let found = store
+                .scan_skipping(&range, after.as_deref(), wanted, Some(skip.clone()))
                 .await?;
-            let complete = found.len() < SCANNED_NAMES;
-            let mut skipped = false;
+            let is_complete = found.len() < wanted;
             for (key, value) in found {
                 if page.files.len() + page.prefixes.len() == query.page_size {
                     page.next_page_token = query.token(after.as_deref().unwrap_or_default());
                     return Ok(page);
                 }
-                let name = String::from_utf8_lossy(key.get(names.len()..).unwrap_or_default())
-                    .into_owned();
-                if let Some(folder) = roll_up(&name, query) {
-                    // The next key that can be listed lies after everything in this folder.
-                    let mut last = names.clone();
-                    last.extend(folder.as_bytes());
-                    last.push(0xff);
-                    page.prefixes.push(folder);
-                    after = Some(last);
-                    skipped = true;
-                    break;
+                let name = String::from_utf8_lossy(key.get(names.len()..).unwrap_or_default());
+                if let Some(folder) = folders.of(&name) {
+                    page.prefixes.push(folder.to_owned());
+                    after = folders.end_of(&key).or(Some(key));
+                    continue;
                 }
                 page.files.push(ListedFile {
-                    name,
+                    name: name.into_owned(),
                     meta: FileRecord::decode(&value.value)?.meta,
                 });
                 after = Some(key);
             }
-            if complete && !skipped {
+            if is_complete {
                 return Ok(page);
             }
         }
     }
 }
 
-/// Returns the folder that stands for a name: its text up to the first delimiter after the prefix.
-fn roll_up(name: &str, query: &ListQuery) -> Option<String> {
-    let rest = name.get(query.prefix.len()..)?;
-    let delimiter = query.delimiter?;
-    let at = rest.find(delimiter)?;
-    name.get(..query.prefix.len() + at + delimiter.len_utf8())
-        .map(str::to_owned)
+/// The folders of a list: names are rolled up to the first delimiter after the prefix.
+#[derive(Debug)]
+struct Folders {
+    /// Bytes of a key before the name.
+    names_at: usize,
+    prefix_len: usize,
+    /// Empty if nothing is rolled up.
+    delimiter: String,
+}
+
+impl Folders {
+    /// Returns the folder that stands for a name, with its delimiter at the end.
+    fn of<'a>(&self, name: &'a str) -> Option<&'a str> {
+        if self.delimiter.is_empty() {
+            return None;
+        }
+        let rest = name.get(self.prefix_len..)?;
+        let at = rest.find(&self.delimiter)?;
+        name.get(..self.prefix_len + at + self.delimiter.len())
+    }
+
+    /// Returns the place after all keys of the folder that `key` is in. No name has a byte 0xff.
+    fn end_of(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let name = std::str::from_utf8(key.get(self.names_at..)?).ok()?;
+        let folder = self.of(name)?;
+        let mut end = key.get(..self.names_at + folder.len())?.to_vec();
+        end.push(0xff);
+        Some(end)
+    }
 }

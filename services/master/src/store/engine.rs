@@ -26,7 +26,9 @@ use super::scratch::Scratch;
 use super::snapshot;
 use super::snapshot_schedule::SnapshotSchedule;
 use super::writer::{self, Job, Outcome, Published, Writer};
-use super::{Change, Link, MetaError, MetaStore, Observer, Position, Versioned, WriterState};
+use super::{
+    Change, Link, MetaError, MetaStore, Observer, Position, SkipAfter, Versioned, WriterState,
+};
 use crate::limits::{
     FILES_AT_OPEN, INDEX_CACHE_BYTES, LOG_FILE_BYTES, MAX_LOG_BYTES, MIN_LOG_FILE_BYTES,
     WRITER_QUEUE,
@@ -349,13 +351,20 @@ impl MetaStore for SledMeta {
         self.checked(self.index.get(key))
     }
 
-    async fn scan(
+    async fn scan_skipping(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        skip: Option<SkipAfter>,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        self.checked(self.index.scan(prefix, after, limit))
+        let index = self.index.clone();
+        let (prefix, after) = (prefix.to_vec(), after.map(<[u8]>::to_vec));
+        let scanning = cstore_node::blocking(move || {
+            index.scan(&prefix, after.as_deref(), limit, skip.as_ref())
+        });
+        let scanned = scanning.await.map_err(|_| MetaError::Closed)?;
+        self.checked(scanned)
     }
 
     fn position(&self) -> Position {

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::keys::STORES;
-use super::{DamageKind, Link, MetaError, Position, Versioned};
+use super::{DamageKind, Link, MetaError, Position, SkipAfter, Versioned};
 use crate::limits::{INDEX_FLUSH_INTERVAL, INDEX_OPEN_PAUSE, INDEX_OPEN_TRIES};
 
 const APPLIED: &[u8] = b"\0applied";
@@ -206,14 +206,15 @@ impl Index {
     }
 
     /// Returns up to `limit` pairs in key order, whose keys begin with `prefix` and are greater
-    /// than `after`.
+    /// than `after`. Goes on after the key that `skip` returns for a pair.
     pub(super) fn scan(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        skip: Option<&SkipAfter>,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        self.scan_pairs(prefix, after, limit, None)
+        self.scan_pairs(prefix, after, limit, skip, None)
     }
 
     /// Returns pairs like [`Self::scan`], without those whose values are damaged or from behind the
@@ -223,9 +224,10 @@ impl Index {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        skip: Option<&SkipAfter>,
         newest: Position,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        self.scan_pairs(prefix, after, limit, Some(newest))
+        self.scan_pairs(prefix, after, limit, skip, Some(newest))
     }
 
     fn scan_pairs(
@@ -233,31 +235,42 @@ impl Index {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        skip: Option<&SkipAfter>,
         readable_upto: Option<Position>,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        let start = match after {
+        let mut start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after.to_vec()),
             _ if prefix.is_empty() => Bound::Included(vec![OWN + 1]),
             _ => Bound::Included(prefix.to_vec()),
         };
         let mut pairs = Vec::new();
         let _whole_groups = self.applying.read();
-        for item in self.db.range((start, Bound::Unbounded)) {
-            if pairs.len() == limit {
-                break;
+        'seek: loop {
+            for item in self.db.range((start, Bound::Unbounded)) {
+                if pairs.len() == limit {
+                    return Ok(pairs);
+                }
+                let (key, value) = item.map_err(MetaError::Index)?;
+                if !key.starts_with(prefix) {
+                    return Ok(pairs);
+                }
+                match self.verified(&key, &value) {
+                    Ok(value) if readable_upto.is_some_and(|newest| value.version > newest) => {
+                        continue;
+                    }
+                    Ok(value) => pairs.push((key.to_vec(), value)),
+                    Err(_) if readable_upto.is_some() => continue,
+                    Err(error) => return Err(error),
+                }
+                // A place before the key would make the scan go round in circles.
+                let place = skip.and_then(|skip| skip(&key));
+                if let Some(place) = place.filter(|place| place.as_slice() > &*key) {
+                    start = Bound::Excluded(place);
+                    continue 'seek;
+                }
             }
-            let (key, value) = item.map_err(MetaError::Index)?;
-            if !key.starts_with(prefix) {
-                break;
-            }
-            match self.verified(&key, &value) {
-                Ok(value) if readable_upto.is_some_and(|newest| value.version > newest) => {}
-                Ok(value) => pairs.push((key.to_vec(), value)),
-                Err(_) if readable_upto.is_some() => {}
-                Err(error) => return Err(error),
-            }
+            return Ok(pairs);
         }
-        Ok(pairs)
     }
 
     /// Returns pairs as stored, not verified, in key order after `after`, without the index's own
@@ -564,7 +577,7 @@ mod tests {
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| (2..=GROUPS).for_each(apply));
             while !writing.is_finished() {
-                let pairs = index.scan(b"n", None, keys.len()).unwrap();
+                let pairs = index.scan(b"n", None, keys.len(), None).unwrap();
                 let first = pairs[0].1.version;
                 assert!(pairs.iter().all(|(_, value)| value.version == first));
                 // The first key is written first: whoever has seen it must see the last one, too.
@@ -596,7 +609,7 @@ mod tests {
         index.mark_in_use().unwrap();
         let is_value = |error| matches!(error, MetaError::Damaged(DamageKind::Value { .. }));
         assert!(is_value(index.get(b"nb").unwrap_err()));
-        assert!(is_value(index.scan(b"n", None, 9).unwrap_err()));
+        assert!(is_value(index.scan(b"n", None, 9, None).unwrap_err()));
         assert!(is_value(index.for_each(&mut |_, _| Ok(())).unwrap_err()));
         index.close().unwrap();
         drop(index);

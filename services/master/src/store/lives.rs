@@ -84,7 +84,7 @@ impl Lives {
     /// # Errors
     /// [`MetaError::Damaged`] if a record cannot be decoded; those of the index.
     pub(super) fn read(index: &Index, links: Links) -> Result<Self, MetaError> {
-        let found = index.scan(&[keys::LIVES], None, MAX_LIVES + 1)?;
+        let found = index.scan(&[keys::LIVES], None, MAX_LIVES + 1, None)?;
         let lives = found
             .iter()
             .map(|(key, value)| keys::decode_life(key, &value.value));
@@ -98,7 +98,7 @@ impl Lives {
     /// Those of the index.
     pub(super) fn read_readable(index: &Index, links: Links) -> Result<Self, MetaError> {
         let newest = links.newest();
-        let found = index.scan_readable(&[keys::LIVES], None, MAX_LIVES + 1, newest)?;
+        let found = index.scan_readable(&[keys::LIVES], None, MAX_LIVES + 1, None, newest)?;
         let lives = found.iter().filter_map(|(key, value)| {
             let life = keys::decode_life(key, &value.value);
             life.ok()

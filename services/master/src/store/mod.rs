@@ -79,6 +79,9 @@ pub(crate) struct Versioned {
     pub(crate) value: Vec<u8>,
 }
 
+/// Maps the key of a pair to the key after which a scan goes on; `None` for the next key.
+pub(crate) type SkipAfter = Arc<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
 /// One change of one key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Change<'a> {
@@ -159,6 +162,19 @@ pub(crate) trait MetaStore: Send + Sync + std::fmt::Debug {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
+        self.scan_skipping(prefix, after, limit, None).await
+    }
+
+    /// Like [`Self::scan`], but goes on after the key that `skip` returns for a pair, so that a pair
+    /// can stand for all keys up to there. Reads on a thread for blocking work, because a cold index
+    /// reads from the disk.
+    async fn scan_skipping(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        skip: Option<SkipAfter>,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError>;
 
     /// Returns the position of the last durable batch.

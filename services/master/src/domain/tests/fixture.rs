@@ -114,14 +114,15 @@ impl MetaStore for SlowStore {
         result
     }
 
-    async fn scan(
+    async fn scan_skipping(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        skip: Option<crate::store::SkipAfter>,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
         suspend().await;
-        self.inner.scan(prefix, after, limit).await
+        self.inner.scan_skipping(prefix, after, limit, skip).await
     }
 
     fn position(&self) -> Position {

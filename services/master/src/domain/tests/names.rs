@@ -1,9 +1,11 @@
 //! Names: conditions by ETag, copies and renames, lists, selections, answers that carry their
 //! position.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use cstore_types::{ErrorCode, SessionUsage};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::super::*;
 use super::fixture::*;
@@ -196,58 +198,83 @@ async fn an_answer_carries_a_position_that_is_not_before_what_it_rests_on() {
 }
 
 /// All pages of a list, with folders among the names.
+/// Lists all pages. Checks that each has at most `page_size` entries, in order, all after those of the
+/// page before.
 async fn list(fixture: &Fixture, prefix: &str, delimiter: &str, page_size: u32) -> Vec<String> {
-    let mut names = Vec::new();
+    let mut names: Vec<String> = Vec::new();
     let mut token = String::new();
     loop {
         let query =
             ListQuery::new(tenant(), prefix.to_owned(), delimiter, page_size, token).unwrap();
         let page = fixture.master.namespace.list_files(&query).await.unwrap();
-        names.extend(page.files.into_iter().map(|file| file.name));
-        names.extend(page.prefixes);
+        let mut entries: Vec<String> = page.files.into_iter().map(|file| file.name).collect();
+        assert!(entries.is_sorted() && page.prefixes.is_sorted());
+        entries.extend(page.prefixes);
+        entries.sort();
+        assert!(entries.len() <= page_size as usize);
+        assert!(names.last() < entries.first() || entries.is_empty());
+        names.extend(entries);
         if page.next_page_token.is_empty() {
-            names.sort();
             return names;
         }
         token = page.next_page_token;
     }
 }
 
+/// Returns what a list without pages shows.
+fn expected_list(model: &BTreeSet<String>, prefix: &str, delimiter: &str) -> Vec<String> {
+    let roll = |name: &String| match name[prefix.len()..].find(delimiter) {
+        Some(i) if !delimiter.is_empty() => name[..prefix.len() + i + delimiter.len()].to_owned(),
+        _ => name.clone(),
+    };
+    let matching = model.iter().filter(|name| name.starts_with(prefix));
+    let entries: BTreeSet<String> = matching.map(roll).collect();
+    entries.into_iter().collect()
+}
+
+fn random_text(rng: &mut StdRng, longest: usize) -> String {
+    const PARTS: [&str; 7] = ["a", "b", "/", "-", "ü", "🦀", "\u{10ffff}"];
+    let n_parts = rng.random_range(0..=longest);
+    (0..n_parts)
+        .map(|_| PARTS[rng.random_range(0..PARTS.len())])
+        .collect()
+}
+
+/// Lists of random names, prefixes, delimiters and page sizes equal a sorted set.
+/// `CSTORE_CASES=100000` makes the long run.
 #[tokio::test]
-async fn lists_equal_a_sorted_map_for_every_prefix_delimiter_and_page_size() {
-    let fixture = Fixture::new().await;
-    let names = [
-        "a", "a/b", "a/b/c", "a/d", "b", "b/", "ba/1", "ba/2", "ü/x", "z",
-    ];
-    let mut model = BTreeMap::new();
-    for (n, name) in names.iter().enumerate() {
-        if cstore_types::FileName::new(*name).is_ok() {
-            fixture.publish(n as u8 + 1, name).await;
-            model.insert((*name).to_owned(), ());
-        }
-    }
-    for prefix in ["", "a", "a/", "b", "ü", "none"] {
-        for delimiter in ["", "/", "b"] {
-            let roll = |name: &String| match name[prefix.len()..].find(delimiter) {
-                Some(i) if !delimiter.is_empty() => {
-                    name[..prefix.len() + i + delimiter.len()].to_owned()
-                }
-                _ => name.clone(),
-            };
-            let mut expected: Vec<String> = model
-                .keys()
-                .filter(|name| name.starts_with(prefix))
-                .map(roll)
-                .collect();
-            expected.sort();
-            expected.dedup();
-            for page_size in [1, 2, 3, 100] {
-                let found = list(&fixture, prefix, delimiter, page_size).await;
-                assert_eq!(
-                    found, expected,
-                    "prefix {prefix:?}, delimiter {delimiter:?}, {page_size} a page"
-                );
+async fn lists_equal_a_sorted_set_for_every_prefix_delimiter_and_page_size() {
+    const LISTS_OF_A_STORE: u64 = 500;
+
+    let (seed, cases) = cstore_testkit::seed_and_cases(20_261_127, 20_000);
+    println!("CSTORE_SEED={seed} CSTORE_CASES={cases}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut n_lists = 0;
+    while n_lists < cases {
+        let fixture = Fixture::new().await;
+        fixture.publish(1, "a").await;
+        let mut model = BTreeSet::from(["a".to_owned()]);
+        // Sometimes more names than the index reads at a time.
+        let n_names = if rng.random_bool(0.2) { 700 } else { 60 };
+        for _ in 0..n_names {
+            let name = random_text(&mut rng, 9);
+            if cstore_types::FileName::new(name.as_str()).is_ok() && name != "a" {
+                let request = Fixture::second_name("a", &name);
+                fixture.master.namespace.copy_file(&request).await.unwrap();
+                model.insert(name);
             }
+        }
+        for _ in 0..LISTS_OF_A_STORE.min(cases - n_lists) {
+            let prefix = random_text(&mut rng, 3);
+            let delimiter = random_text(&mut rng, 2);
+            let page_size = [1, 2, 3, 7, 100, 255, 256, 257, 1_000][rng.random_range(0..9)];
+            let found = list(&fixture, &prefix, &delimiter, page_size).await;
+            assert_eq!(
+                found,
+                expected_list(&model, &prefix, &delimiter),
+                "prefix {prefix:?}, delimiter {delimiter:?}, {page_size} a page"
+            );
+            n_lists += 1;
         }
     }
 }
@@ -272,7 +299,8 @@ async fn a_page_token_of_another_list_is_refused() {
         .list_files(&query("b", page.next_page_token))
         .await;
     assert_eq!(code(foreign), ErrorCode::InvalidArgument);
-    assert!(ListQuery::new(tenant(), String::new(), "ab", 1, String::new()).is_err());
+    let long = "/".repeat(1_025);
+    assert!(ListQuery::new(tenant(), String::new(), &long, 1, String::new()).is_err());
     assert!(ListQuery::new(tenant(), String::new(), "", 1_001, String::new()).is_err());
 }
 

@@ -27,8 +27,8 @@ use super::lives::{History, Lives};
 use super::room::{SharedGauge, by_statvfs};
 use super::scratch::Scratch;
 use super::{
-    Batch, Change, DamageKind, Link, MetaError, MetaStore, Observer, Position, Versioned,
-    WriterState,
+    Batch, Change, DamageKind, Link, MetaError, MetaStore, Observer, Position, SkipAfter,
+    Versioned, WriterState,
 };
 use crate::limits::MAX_LOGGED_DAMAGED;
 pub(super) use remains::{Folder, Remains};
@@ -162,16 +162,19 @@ impl MetaStore for ReadOnlyMeta {
         }
     }
 
-    async fn scan(
+    async fn scan_skipping(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        skip: Option<SkipAfter>,
     ) -> Result<Vec<(Vec<u8>, Versioned)>, MetaError> {
-        let newest = self.position();
-        self.remains
-            .index
-            .scan_readable(prefix, after, limit, newest)
+        let (newest, index) = (self.position(), self.remains.index.clone());
+        let (prefix, after) = (prefix.to_vec(), after.map(<[u8]>::to_vec));
+        let scanning = cstore_node::blocking(move || {
+            index.scan_readable(&prefix, after.as_deref(), limit, skip.as_ref(), newest)
+        });
+        scanning.await.map_err(|_| MetaError::Closed)?
     }
 
     fn position(&self) -> Position {

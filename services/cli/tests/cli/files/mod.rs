@@ -5,8 +5,9 @@
     reason = "a helper of a test fails as the test does"
 )]
 
-mod fake;
+pub(crate) mod fake;
 mod get;
+mod globs;
 mod mistakes;
 mod others;
 mod parts;

@@ -12,4 +12,5 @@ mod mistakes;
 mod others;
 mod parts;
 mod put;
+mod question;
 mod run;

@@ -80,7 +80,7 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
             (false, ended)
         }
         Selection::Pattern { glob, .. } => {
-            let root = options.dest.as_deref().unwrap_or(Path::new("."));
+            let root = options.dest.as_deref().unwrap_or_else(|| Path::new("."));
             let ended = many(session, options, summary, &selection, glob.root(), root).await;
             (false, ended)
         }

@@ -1,6 +1,6 @@
 //! Files that an argument stands for: one file, a folder, or what a pattern matches.
 //!
-//! A name that exists wins over the pattern of the same text, since names may contain `*`. Names
+//! A name that exists takes precedence over the pattern of the same text, since names may contain `*`. Names
 //! come from the gateway page by page, so memory does not grow with them.
 
 use futures_util::stream::{self, BoxStream};

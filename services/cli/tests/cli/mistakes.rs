@@ -16,6 +16,9 @@ use cstore_testkit::{SECRET, nobody};
 
 use crate::files::fake::{Fake, Reply};
 
+/// Alert of TLS 1.2 and later: unexpected message.
+const TLS_ALERT: &[u8] = &[0x15, 3, 3, 0, 2, 2, 10];
+
 /// A mistake, and what has to come of it.
 struct Mistake {
     /// The command line, with variables before it, as a user types it.
@@ -39,7 +42,7 @@ fn run(line: &str, dir: &Path) -> Output {
     command.args(words).output().unwrap()
 }
 
-/// A port that answers each connection with these bytes, until the test process ends.
+/// A port that sends these bytes to each connection, until the test process ends.
 fn port_with(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -209,12 +212,9 @@ fn of_names(url: &str) -> Vec<Mistake> {
 }
 
 /// Mistakes in addresses: each port speaks another protocol than the one that is needed.
-fn of_ports(served: &Served, hole: &BlackHole) -> Vec<Mistake> {
+fn of_urls(served: &Served, hole: &BlackHole, free: &str) -> Vec<Mistake> {
     let (gateway, master) = (&served.gateway, &served.master);
-    let (free, held) = nobody();
-    // The port stays without a listener until the end of the test process.
-    std::mem::forget(held);
-    let tls = port_with(&[0x15, 3, 3, 0, 2, 2, 10]);
+    let tls = port_with(TLS_ALERT);
     let web =
         port_with(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     let admin = port_with(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]");
@@ -276,6 +276,14 @@ fn of_ports(served: &Served, hole: &BlackHole) -> Vec<Mistake> {
             5,
             "CSTORE_TOKEN",
         ),
+    ]
+}
+
+/// Mistakes in addresses of the commands for operators.
+fn of_addresses(served: &Served, free: &str) -> Vec<Mistake> {
+    let (gateway, master) = (&served.gateway, &served.master);
+    let tls = port_with(TLS_ALERT);
+    vec![
         mistake(
             format!("cstore health --addr {gateway}"),
             1,
@@ -428,7 +436,9 @@ fn each_mistake_has_its_status_and_says_what_helps() {
 
     let mut mistakes = of_names(&empty.url);
     let hole = BlackHole::dig();
-    mistakes.extend(of_ports(&served, &hole));
+    let (free, _held) = nobody();
+    mistakes.extend(of_urls(&served, &hole, &free));
+    mistakes.extend(of_addresses(&served, &free));
     mistakes.extend(of_starts(&served, &served_data));
     let mut wrong = Vec::new();
     println!("| mistake | exit code | message |\n|---|---|---|");

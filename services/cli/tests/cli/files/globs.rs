@@ -84,7 +84,10 @@ fn page(names: &BTreeSet<String>, query: &str) -> Value {
         .iter()
         .map(|name| json!({"name": name, "size": 1, "etag": "e-1"}))
         .collect();
-    let next = rest.next().and(shown.last().cloned()).unwrap_or_default();
+    let next = rest
+        .next()
+        .and_then(|_| shown.last().cloned())
+        .unwrap_or_default();
     json!({"files": files, "prefixes": folders, "next_page_token": next})
 }
 
@@ -263,7 +266,7 @@ fn rm_removes_what_a_pattern_matches_and_nothing_else() {
 }
 
 #[test]
-fn a_name_that_exists_wins_over_the_pattern() {
+fn a_name_that_exists_takes_precedence_over_the_pattern() {
     let names = ["*", "a1", "a*", "b/*/x", "b/1/x"];
     for (args, gone) in [
         (&["*"][..], &["*"][..]),

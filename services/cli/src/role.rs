@@ -267,7 +267,9 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
     let tls = tls::read(&mut env);
     let is_tls = tls.is_some();
     plan.secure(tls);
-    let master = env.host_port("CSTORE_MASTER_ADDR", HostPort::new("127.0.0.1", 4_100));
+    let default_master = HostPort::new("127.0.0.1", 4_100);
+    let master =
+        (role != Role::Master).then(|| env.host_port("CSTORE_MASTER_ADDR", default_master));
     let telemetry = TelemetryConfig::from_env(&mut env);
     let host = env.string("CSTORE_LISTEN_HOST", "127.0.0.1");
     let (variable, default) = role.port();
@@ -308,7 +310,7 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
             metrics.clone(),
             stop.clone(),
         );
-        let looking = (role != Role::Master).then(|| {
+        let looking = master.map(|master| {
             let looking = look_at_master(master, is_tls, readiness.clone());
             spawn("look at the master", looking)
         });

@@ -36,7 +36,7 @@ fn said(output: &Output) -> String {
     )
 }
 
-/// Runs a command that must succeed. Returns its output, a value a line.
+/// Runs a command that must succeed. Returns its output, a value a line, without the summary.
 fn good(cluster: &Cluster, args: &[&str]) -> Vec<Value> {
     let output = run(cluster, &[args, &["--json"]].concat());
     assert!(
@@ -49,6 +49,7 @@ fn good(cluster: &Cluster, args: &[&str]) -> Vec<Value> {
     lines
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &Value| line["status"] != "summary")
         .collect()
 }
 

@@ -24,25 +24,26 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// All roles in one process, for real use: requests need API tokens, and the first one is made.
+    /// Runs all roles in one process, for real use: requests need API tokens, and the first start
+    /// makes one.
     Serve(Serve),
-    /// All roles in one process, to try and to develop: on 127.0.0.1, without tokens.
+    /// Runs all roles in one process, to try and to develop: on 127.0.0.1, without tokens.
     Dev(Dev),
-    /// The public door: REST over HTTP.
+    /// Serves the REST interface over HTTP: the only public role.
     Gateway(Settings<OfGateway>),
-    /// Names, upload sessions, membership, placement.
+    /// Keeps names, upload sessions, members and the placement of blocks.
     Master(Settings<OfMaster>),
     /// Moves data between gRPC streams and storage nodes.
     Worker(Settings<OfWorker>),
-    /// One virtual disk of fixed capacity.
+    /// Stores blocks on one virtual disk of fixed capacity.
     Storage(Settings<OfStorage>),
     /// Uploads files, folders or stdin.
     Put(files::Put),
-    /// Downloads a file or a folder, and goes on where it was interrupted.
+    /// Downloads a file or a folder, and resumes an interrupted download.
     Get(files::Get),
     /// Lists names.
     Ls(files::Ls),
-    /// Says what is known of a file.
+    /// Prints size, ETag, type, time and metadata of a file.
     Stat(files::Stat),
     /// Removes files.
     Rm(files::Rm),
@@ -50,23 +51,23 @@ pub(crate) enum Command {
     Cp(files::Name),
     /// Renames a file.
     Mv(files::Name),
-    /// Says what files use: their own sizes, what is stored, what others share, what a removal
-    /// would free.
+    /// Prints the space that files use: their sizes, their distinct blocks, the blocks that other
+    /// files use too, and what a removal would free.
     Du(files::Du),
-    /// Ends with 0 when a role is ready, else with 1 and the reasons.
+    /// Reports whether a role is ready: ends with 0, or with 1 and the reasons.
     Health {
         /// Admin port of the role, host:port [default: CSTORE_ADMIN_PORT on this machine]
         #[arg(long)]
         addr: Option<String>,
     },
-    /// Proves a running installation as a client of its gateway (CSTORE_URL, CSTORE_TOKEN).
+    /// Tests a running installation as a client of its gateway (CSTORE_URL, CSTORE_TOKEN).
     Smoke(Smoke),
-    /// For operators.
+    /// Commands for operators.
     Admin {
         #[command(subcommand)]
         command: Admin,
     },
-    /// Prints what completes commands and flags in a shell.
+    /// Prints the script by which a shell completes commands and flags.
     Completions {
         /// The shell
         shell: Shell,
@@ -141,11 +142,11 @@ pub(crate) struct Serve {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Dev {
-    /// How many workers
+    /// Number of workers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEV_NODES)))]
     pub(crate) workers: u16,
-    /// How many storage nodes; fixed at the first start, because blocks are spread over them
-    /// [default: 1, later as found]
+    /// Number of storage nodes; fixed at the first start, because blocks are spread over them
+    /// [default: 1, later that of the first start]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEV_NODES)))]
     pub(crate) storages: Option<u16>,
     #[command(flatten)]
@@ -157,19 +158,19 @@ pub(crate) struct Smoke {
     /// The gateway [default: CSTORE_URL, or http://127.0.0.1:8000]
     #[arg(long)]
     pub(crate) url: Option<String>,
-    /// How long to wait for the gateway
+    /// Longest wait for the gateway
     #[arg(long, default_value = "30s")]
     pub(crate) wait: humantime::Duration,
-    /// Uploads, reads and deletes for a while, then reads back what was acknowledged
+    /// Uploads, reads and deletes for a while, then reads back the acknowledged files
     #[arg(long, conflicts_with = "check")]
     pub(crate) load: bool,
-    /// Reads back what a load left with --keep
+    /// Reads back the files of a load with --keep
     #[arg(long)]
     pub(crate) check: bool,
     /// Names begin with this [default: smoke- and a random number]
     #[arg(long)]
     pub(crate) prefix: Option<String>,
-    /// How long the load lasts
+    /// Duration of the load
     #[arg(long = "for", default_value = "30s", requires = "load")]
     pub(crate) duration: humantime::Duration,
     /// Clients at a time
@@ -178,10 +179,10 @@ pub(crate) struct Smoke {
     /// Largest file of the load
     #[arg(long, default_value = "1MiB")]
     pub(crate) size_max: ByteSize,
-    /// Requests per second of all clients of the load together [default: as many as go]
+    /// Requests per second of all clients of the load together [default: no bound]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
-    /// Leaves the files of the load there
+    /// Keeps the files of the load
     #[arg(long)]
     pub(crate) keep: bool,
     /// File with the names that were acknowledged: written by --load --keep, demanded by --check
@@ -190,13 +191,13 @@ pub(crate) struct Smoke {
     /// Files that --check must find
     #[arg(long, requires = "check")]
     pub(crate) expect: Option<usize>,
-    /// How long the system may take to answer when files are read back
+    /// Longest wait for the system when files are read back
     #[arg(long, default_value = "120s")]
     pub(crate) settle: humantime::Duration,
-    /// A failed request of the load is a failure, too
+    /// Fails if one request of the load fails
     #[arg(long)]
     pub(crate) strict: bool,
-    /// The result of the load as one line of JSON
+    /// Prints the result of the load as one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -206,8 +207,8 @@ pub(crate) struct Certs {
     /// Folder of the CA (ca.pem, ca-key.pem); each node gets a folder below it
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Certificate of a CA that is kept elsewhere, PEM [default: ca.pem in --out, made when it is
-    /// not there]
+    /// Certificate of a CA that is kept elsewhere, PEM [default: ca.pem in --out, created if it
+    /// is missing]
     #[arg(long, requires = "ca_key")]
     pub(crate) ca: Option<PathBuf>,
     /// Its key, PEM (PKCS#8)
@@ -222,7 +223,7 @@ pub(crate) struct Certs {
     /// Days that the node's certificate is valid
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub(crate) days: u16,
-    /// Replace a certificate that is there
+    /// Replaces an existing certificate
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -231,49 +232,49 @@ pub(crate) struct Certs {
 pub(crate) enum Admin {
     /// Prints a bearer for grpcurl, signed with the cluster secret.
     Bearer {
-        /// How long it lives, such as 90m, 12h, 7d
+        /// Lifetime, such as 90m, 12h or 7d, at most 30d
         #[arg(long, default_value = "12h")]
         ttl: humantime::Duration,
     },
-    /// Tokens of the REST API.
+    /// Makes, lists and revokes tokens of the REST API.
     Token {
         #[command(subcommand)]
         command: Token,
     },
     /// Makes certificates for the inner ports: a CA, once, and one folder for each node.
     Certs(Certs),
-    /// Says how far the space of storage nodes has come back, and what compaction does.
+    /// Prints how much space of storage nodes was reclaimed, and what compaction does.
     Gc {
         /// Admin ports of storage nodes, host:port [default: CSTORE_ADMIN_PORT on this machine, or
         /// 9103]
         #[arg(long = "addr", value_name = "ADDR")]
         addrs: Vec<String>,
-        /// One line of JSON a node
+        /// Prints one line of JSON a node
         #[arg(long)]
         json: bool,
-        /// Again every two seconds, until it is interrupted
+        /// Prints again every two seconds, until interrupted
         #[arg(long)]
         watch: bool,
     },
-    /// What is in doubt on storage disks: while a doubt is open, its disk frees nothing.
+    /// Lists and accepts doubts about storage disks: while a doubt is open, its disk frees nothing.
     Hold {
         #[command(subcommand)]
         command: Hold,
     },
-    /// Uploads of a history of the metadata that was given up: their blocks stay until they are
-    /// dropped.
+    /// Lists and drops uploads of an abandoned history of the metadata: their blocks stay until they
+    /// are dropped.
     Kept {
         #[command(subcommand)]
         command: Kept,
     },
-    /// Storage nodes that are away, or whose disk is lost.
+    /// Decides about storage nodes that are away or have lost their disk.
     Node {
         #[command(subcommand)]
         command: NodeCommand,
     },
     /// Prints the limits of all parts that are no settings, and what happens when they are met.
     Limits {
-        /// One line of JSON a limit
+        /// Prints one line of JSON a limit
         #[arg(long)]
         json: bool,
     },
@@ -283,21 +284,21 @@ pub(crate) enum Admin {
         /// The folder of the master's CSTORE_DATA_DIR [default: CSTORE_DATA_DIR, or ./data]
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
-        /// The file, which must not be there yet
+        /// The new file, which must not exist
         file: PathBuf,
-        /// One line of JSON for each damaged value that is left out, and one for the file
+        /// Prints one line of JSON for each damaged value that is left out, and one for the file
         #[arg(long)]
         json: bool,
     },
-    /// Says what a folder of a storage disk or of a master holds, whether it is whole, and what a
-    /// start would do, without changing it.
+    /// Verifies the folder of a storage disk or of a master and prints what a start would do, without
+    /// changing the folder.
     Inspect {
         /// The folder of a disk or of a master, or one that has such folders
         dir: PathBuf,
-        /// Payloads that are read
+        /// Payloads that are read: of all blocks, of a sample of them, or of none
         #[arg(long, value_enum, default_value = "all")]
         payloads: Payloads,
-        /// One line of JSON a part
+        /// Prints one line of JSON a part
         #[arg(long)]
         json: bool,
     },
@@ -305,18 +306,18 @@ pub(crate) enum Admin {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Lets space come back although a storage node was not heard since the master started, until
-    /// the node is back.
+    /// Lets space be reclaimed although a storage node has not reported since the master started,
+    /// until the node is back.
     Away {
         /// The storage node
         node: String,
     },
-    /// Gives up the disk of a storage node for good, so that the node may come with another one.
-    /// Blocks that were on it are lost.
+    /// Abandons the disk of a storage node for good, so that the node may come with another one. The
+    /// blocks on it are lost.
     Replace {
         /// The storage node
         node: String,
-        /// The uuid of the disk that is lost, as the refusal of the new one names it
+        /// Uuid of the lost disk, as the refusal of the new disk names it
         #[arg(long, value_name = "UUID")]
         lost: StoreUuid,
     },
@@ -326,11 +327,11 @@ pub(crate) enum NodeCommand {
 pub(crate) enum Hold {
     /// Prints the doubts of all storage nodes, accepted ones among them.
     List {
-        /// One line of JSON a doubt
+        /// Prints one line of JSON a doubt
         #[arg(long)]
         json: bool,
     },
-    /// Goes on without what is missing, for good. Files that need it stay damaged.
+    /// Continues without the missing data, for good. Files that need these data stay damaged.
     Accept {
         /// The storage node
         node: String,
@@ -344,16 +345,16 @@ pub(crate) enum Kept {
     /// Prints the uploads that are kept: storage nodes hold blocks of them, and this master knows no
     /// file of them.
     List {
-        /// One line of JSON an upload
+        /// Prints one line of JSON an upload
         #[arg(long)]
         json: bool,
     },
-    /// Lets the blocks of uploads go, for good.
+    /// Frees the blocks of uploads, for good.
     Drop {
         /// The uploads, as `cstore admin kept list` shows them
         #[arg(value_name = "UPLOAD", required_unless_present = "all")]
         uploads: Vec<SessionId>,
-        /// All that are kept now
+        /// Drops all uploads that are kept now
         #[arg(long, conflicts_with = "uploads")]
         all: bool,
     },
@@ -369,13 +370,13 @@ pub(crate) enum Token {
         #[arg(long)]
         file: Option<PathBuf>,
     },
-    /// Says what is known of each token.
+    /// Lists tokens: id, tenant, rights and expiry.
     List {
         /// The token file [default: CSTORE_API_TOKENS_FILE, or api-tokens in CSTORE_DATA_DIR]
         #[arg(long)]
         file: Option<PathBuf>,
     },
-    /// Takes a token out of the file; gateways follow within a second.
+    /// Removes a token from the file; gateways follow within a second.
     Revoke {
         /// The token's id, the part behind cst_
         id: String,
@@ -388,14 +389,14 @@ pub(crate) enum Token {
 /// What a new token is good for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NewToken {
-    /// Whose names it opens: 1 to 64 of a-z, 0-9 and -; `default` is the tenant of requests without
-    /// a token
+    /// Tenant whose names the token opens: 1 to 64 of a-z, 0-9 and -; `default` is the tenant of
+    /// requests without a token
     #[arg(long, value_parser = tenant)]
     pub(crate) tenant: Tenant,
-    /// What it allows
+    /// Rights of the token: read, write, delete
     #[arg(long, default_value = "read,write,delete")]
     pub(crate) rights: Rights,
-    /// How long it lives, such as 12h or 30d, at most 100 years [default: for ever]
+    /// Lifetime, such as 12h or 30d, at most 100 years [default: for ever]
     #[arg(long, value_parser = life)]
     pub(crate) expires: Option<humantime::Duration>,
 }

@@ -21,6 +21,7 @@ pub(crate) use self::notice::OutageNotice;
 pub(crate) use self::transfer::{Download, Meter, Opened};
 use crate::exit::Failure;
 use crate::limits::{CONNECT_TIMEOUT, CONNECTION_IDLE, SILENCE_NOTICE};
+use crate::probe::{self, Speaker};
 
 /// Variable with the URL of the gateway.
 pub(crate) const URL: &str = "CSTORE_URL";
@@ -260,7 +261,46 @@ impl Gateway {
             .watched(sent, || true)
             .await
             .map_err(|_| Lost::Timeout)?;
-        Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
+        self.read(response, begun).await
+    }
+
+    /// Reads an answer whole. If another server than a gateway has sent it, looks at the port to say
+    /// what it is.
+    async fn read(
+        &self,
+        response: Result<reqwest::Response, reqwest::Error>,
+        begun: Instant,
+    ) -> Result<Answer, Lost> {
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return Err(self.looked_at(Lost::from(&error)).await),
+        };
+        let mut answer = Answer::read(response, begun).await?;
+        if !answer.is_gateways() {
+            answer.speaker = self.look().await;
+        }
+        Ok(answer)
+    }
+
+    /// Replaces the finding that a port does not speak HTTP by what it speaks.
+    async fn looked_at(&self, lost: Lost) -> Lost {
+        match lost {
+            Lost::NoHttp => match self.look().await {
+                None | Some(Speaker::Gateway | Speaker::Http) => lost,
+                Some(speaker) => Lost::Speaks(speaker),
+            },
+            _ => lost,
+        }
+    }
+
+    /// Looks at the port of the gateway. `None` over TLS, behind which the program does not look.
+    async fn look(&self) -> Option<Speaker> {
+        let (host, port) = (self.base.host_str()?, self.base.port_or_known_default()?);
+        let host = host.trim_matches(['[', ']']);
+        match self.base.scheme() {
+            "http" => probe::look(host, port).await,
+            _ => None,
+        }
     }
 
     /// Awaits `answer`, and tells the user if it takes longer than [`SILENCE_NOTICE`] and nothing

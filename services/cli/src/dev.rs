@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 use crate::args;
 use crate::exit::Failure;
 use crate::open_files;
+use crate::paths::{DATA, PickedPath};
 use crate::process::{self, Running};
 use crate::role::{Plan, Role};
 use crate::{secret, settings, tls, token};
@@ -82,6 +83,12 @@ fn run_all(
     let needs_admin_port = purpose == Purpose::Serve || !env.is_default(process::ADMIN_PORT);
     let secret_path = secret::path(&mut env);
     let tokens_path = cstore_gateway::tokens_file(&mut env);
+    let data = env.path(DATA, "./data");
+    let paths = [
+        PickedPath::data(&data, "--data", source),
+        PickedPath::secret(&secret_path, "--cluster-secret-file", source),
+        PickedPath::tokens(&tokens_path, "--api-tokens-file", source),
+    ];
     let drain = cstore_node::shutdown::drain_timeout(&mut env);
     let layout = Layout::new(purpose, nodes, &mut env)?;
     let tls = tls::read(&mut env);
@@ -90,6 +97,7 @@ fn run_all(
     let secret = secret::read_or_generate(&secret_path).map_err(Failure::usage)?;
     process::run(purpose.name(), &telemetry, |shutdown| async move {
         process::log_configuration(&env);
+        paths.iter().for_each(PickedPath::log);
         let members = bind(&layout).await?;
         let admin_listener = match process::bind_admin(admin_host, admin_port).await {
             Ok(listener) => Some(listener),

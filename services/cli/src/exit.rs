@@ -53,7 +53,7 @@ pub(crate) const STATUSES: &str = "\
 Exit status:
     0  done
     1  failed: a file of this machine, a wrong answer, a defect
-    2  partial: of several files some were done and some were not; each that was not is told
+    2  partial: of several files some were done and some were not; each failure is printed
     3  not found: the name is not there; no C-Store folder is there
     4  conflict: the name is taken, a condition does not hold, or a file of this machine is in the way
     5  denied: no valid token, or one without the right

@@ -8,6 +8,7 @@
 mod digest;
 mod du;
 mod get;
+pub(crate) mod glob;
 mod known;
 mod list;
 mod many;
@@ -17,7 +18,9 @@ pub(crate) mod pattern;
 mod put;
 mod remove;
 mod second;
+mod select;
 mod stat;
+mod summary;
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -174,11 +177,8 @@ impl Session {
         });
         if is_folder {
             failure.because(of_folder)
-        } else if let Some((folder, _)) = name.split_once(['*', '?', '[']) {
-            let folder = folder.rfind('/').map_or("/", |end| &folder[..=end]);
-            failure.because(&format!(
-                "patterns are not expanded; --recursive takes all files of a folder, here {folder:?}"
-            ))
+        } else if glob::has_wildcards(name) {
+            failure.because("it is taken as it is written; `ls` lists what a pattern matches")
         } else {
             failure
         }

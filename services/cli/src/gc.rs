@@ -7,10 +7,11 @@ use std::net::{Ipv4Addr, TcpStream};
 use cstore_node::{Env, HostPort, Source};
 use serde::Serialize;
 
-use crate::admin_port;
+use crate::admin_port::{self, Answer, WANTED};
 use crate::exit::{End, Failure};
 use crate::files::out::human;
 use crate::limits::GC_WATCH_PAUSE;
+use crate::probe::Speaker;
 use crate::process::ADMIN_PORT;
 use crate::role::Role;
 
@@ -89,8 +90,8 @@ fn nodes(addrs: &[String], source: &dyn Source) -> Result<Vec<HostPort>, Failure
 fn look(addrs: &[HostPort], json: bool) -> Result<(), Failure> {
     let mut failed = Vec::new();
     for addr in addrs {
-        let found = admin_port::get(addr, "/metrics")
-            .and_then(|answer| read(&addr.to_string(), &answer.body));
+        let found =
+            admin_port::get(addr, "/metrics").and_then(|answer| read(&addr.to_string(), &answer));
         let progress = match found {
             Ok(progress) => progress,
             Err(failure) => {
@@ -126,15 +127,21 @@ fn look(addrs: &[HostPort], json: bool) -> Result<(), Failure> {
     }
 }
 
-fn read(node: &str, metrics: &str) -> Result<Progress, Failure> {
+fn read(node: &str, answer: &Answer) -> Result<Progress, Failure> {
     let value = |name: &str| {
-        let line = metrics
+        let line = answer
+            .body
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let number = line.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
         number.ok_or_else(|| {
+            let why = match answer.speaker {
+                // Metrics are HTTP like any other.
+                Speaker::Http => format!("it has no metric {name}"),
+                other => other.what().to_owned(),
+            };
             Failure::Failed(format!(
-                "{node} is not the admin port of a storage node: it has no metric {name}"
+                "{node} is not the admin port of a storage node: {why}; {WANTED}"
             ))
         })
     };
@@ -191,11 +198,12 @@ mod tests {
 
     #[test]
     fn a_port_of_another_role_is_told_from_a_storage_node() {
-        let refused = read(
-            "h:1",
-            "# TYPE cstore_master_files gauge\ncstore_master_files 1\n",
-        )
-        .unwrap_err();
+        let answer = Answer {
+            status: Some(200),
+            body: "# TYPE cstore_master_files gauge\ncstore_master_files 1\n".to_owned(),
+            speaker: Speaker::Http,
+        };
+        let refused = read("h:1", &answer).unwrap_err();
         assert!(
             format!("{refused:?}").contains("not the admin port of a storage node"),
             "{refused:?}"

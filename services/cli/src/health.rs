@@ -7,7 +7,7 @@ use cstore_node::{Env, HostPort, Source};
 use serde_json::Value;
 
 use crate::admin_port;
-use crate::admin_port::Answer;
+use crate::admin_port::{Answer, WANTED};
 use crate::exit::Failure;
 use crate::process::ADMIN_PORT;
 
@@ -34,44 +34,59 @@ fn judge(addr: &HostPort, answer: &Answer) -> Result<(), Failure> {
     match answer.status {
         Some(200) if is_list => Ok(()),
         Some(503) if is_list => Err(Failure::Failed(format!("not ready: {}", answer.body))),
-        status => {
-            let found = status.map_or_else(
-                || "no HTTP".to_owned(),
-                |status| format!("{status} to /ready"),
-            );
-            Err(Failure::Failed(format!(
-                "{addr} is no admin port of a role: it answers {found}; {ADMIN_PORT} or --addr says where the admin port is"
-            )))
-        }
+        Some(status) => Err(Failure::Failed(format!(
+            "{addr} is no admin port, with {status} to /ready: {}; {WANTED}",
+            answer.speaker.what()
+        ))),
+        None => Err(Failure::Failed(format!(
+            "{addr} is no admin port: {}; {WANTED}",
+            answer.speaker.what()
+        ))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::Speaker;
 
     #[test]
     fn another_port_is_told_from_a_role_that_is_not_ready() {
         let addr = HostPort::new("h", 1);
-        let said = |status, body: &str| {
+        let said = |status, body: &str, speaker| {
             let body = body.to_owned();
-            judge(&addr, &Answer { status, body }).map_err(|failure| failure.to_string())
+            let answer = Answer {
+                status,
+                body,
+                speaker,
+            };
+            judge(&addr, &answer).map_err(|failure| failure.to_string())
         };
-        assert_eq!(said(Some(200), "[]"), Ok(()));
+        assert_eq!(said(Some(200), "[]", Speaker::Admin), Ok(()));
         let reasons = r#"[{"part":"master","reason":"not reached"}]"#;
         assert_eq!(
-            said(Some(503), reasons),
+            said(Some(503), reasons, Speaker::Admin),
             Err(format!("not ready: {reasons}"))
         );
-        for (status, body, found) in [
-            (Some(404), r#"{"code":"not_found"}"#, "404 to /ready"),
-            (Some(200), "<html>", "200 to /ready"),
-            (None, "", "no HTTP"),
+        for (status, speaker, found) in [
+            (
+                Some(404),
+                Speaker::Gateway,
+                ", with 404 to /ready: this is the REST port of a gateway; ",
+            ),
+            (
+                Some(200),
+                Speaker::Http,
+                "the HTTP port of another program; ",
+            ),
+            (
+                None,
+                Speaker::Grpc,
+                "h:1 is no admin port: this port speaks gRPC, not HTTP",
+            ),
         ] {
-            let expected = format!(
-                "h:1 is no admin port of a role: it answers {found}; CSTORE_ADMIN_PORT or --addr says where the admin port is"
-            );
-            assert_eq!(said(status, body), Err(expected));
+            let said = said(status, "<html>", speaker).unwrap_err();
+            assert!(said.contains(found) && said.ends_with(WANTED), "{said}");
         }
     }
 }

@@ -26,6 +26,8 @@ mod limits;
 mod master;
 mod node;
 mod open_files;
+mod paths;
+mod probe;
 mod process;
 mod rescue;
 mod role;

@@ -21,6 +21,9 @@ cstore_types::limits! {
     pub(crate) count MIN_SHARED_DESCRIPTORS: u64 = 16;
     /// Time after which a process with all roles says what it waits for, while it is not ready.
     pub(crate) time READY_PATIENCE: Duration = Duration::from_secs(10);
+    /// Time after which a role that is not ready looks whether a master is at CSTORE_MASTER_ADDR. It
+    /// warns then if it is something else.
+    pub(crate) time MASTER_PATIENCE: Duration = Duration::from_secs(3);
     /// First pause before a role of a process with all roles is started again after its disk failed.
     /// Grows with each failure, up to twelve times as long.
     pub(crate) time RESTART_STEP: Duration = Duration::from_secs(1);
@@ -56,6 +59,10 @@ cstore_types::limits! {
     /// Pause between two looks of `cstore admin gc --watch`. It looks again then.
     pub(crate) time GC_WATCH_PAUSE: Duration = Duration::from_secs(2);
 
+    /// Longest look at a port that is no gateway's. What came until then says which protocol it speaks.
+    pub(crate) time PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+    /// Most bytes of a port that are looked at. More are not read.
+    pub(crate) bytes MAX_PROBE_BYTES: u64 = 4 << 10;
     /// Longest wait for a connection to the gateway. The request counts as not sent then, and is
     /// repeated.
     pub(crate) time CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

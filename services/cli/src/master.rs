@@ -7,13 +7,33 @@ use cstore_proto::{Caller, Signer};
 use cstore_types::ErrorCode;
 
 use crate::exit::{End, Failure};
-use crate::{secret, tls};
+use crate::paths::PickedPath;
+use crate::{probe, secret, tls};
 
 /// Connection to the master of this machine's settings.
 #[derive(Debug)]
 struct Door {
     master: HostPort,
     options: ClientOptions,
+    /// True if the inner ports of the cluster speak TLS.
+    is_tls: bool,
+}
+
+impl Door {
+    /// Replaces a failure by what the port of the master is, if it is another one's.
+    async fn looked_at(&self, failure: Failure) -> Failure {
+        match probe::other_than_master(&self.master, self.is_tls).await {
+            Some(what) => Failure::Failed(format!(
+                "{} is no master: {what}; CSTORE_MASTER_ADDR wants the master's port, 4100 by default",
+                self.master
+            )),
+            None if failure.end() == End::Unavailable => failure.because(&format!(
+                "is the master at {} running? CSTORE_MASTER_ADDR says where it is",
+                self.master
+            )),
+            None => failure,
+        }
+    }
 }
 
 /// Runs a command against the master, in a runtime of its own.
@@ -28,7 +48,11 @@ pub(crate) fn run(
         .map_err(Failure::failed)?;
     runtime.block_on(async {
         let master = connect_master(&door.master.to_string(), &door.options);
-        command(master.map_err(Failure::failed)?).await
+        let ended = command(master.map_err(Failure::failed)?).await;
+        match ended {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(door.looked_at(failure).await),
+        }
     })
 }
 
@@ -39,11 +63,13 @@ fn door(source: &dyn Source) -> Result<Door, Failure> {
     let tls = tls::read(&mut env);
     env.finish().map_err(Failure::usage)?;
 
+    PickedPath::secret(&path, "", source).tell();
     let secret = secret::read(&path).map_err(Failure::usage)?;
     let signer = Signer::new(&secret, Caller::Operator);
     let options = ClientOptions::new("cli", signer, MeshMetrics::default());
     let dial = Dial::secured(tls.as_ref(), Protocol::Grpc);
     Ok(Door {
+        is_tls: tls.is_some(),
         master,
         options: ClientOptions { dial, ..options },
     })

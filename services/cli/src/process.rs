@@ -20,9 +20,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-use crate::exit::Failure;
+use crate::exit::{End, Failure};
 use crate::limits::{ROLE_THREADS_TIMEOUT, STOP_MARGIN};
 use crate::open_files;
+use crate::role::is_started_twice;
 
 /// Variable of the port that tells about a process.
 pub(crate) const ADMIN_PORT: &str = "CSTORE_ADMIN_PORT";
@@ -47,7 +48,10 @@ where
         let shutdown = Shutdown::new();
         let signals = on_signal(shutdown.clone()).map_err(Failure::failed)?;
         let ended = body(shutdown).await;
-        if let Err(failure) = &ended {
+        // A wrong start is reported on stderr only, and so once.
+        if let Err(failure) = &ended
+            && failure.end() != End::Usage
+        {
             tracing::error!(%failure, "ending");
         }
         telemetry.shutdown().await;
@@ -116,6 +120,10 @@ pub(crate) async fn supervise(
             // It may be quicker to end than this task is to notice the wish.
             Ok(Ok(())) if shutdown.is_triggered() => Ok(()),
             Ok(Ok(())) => Err(Failure::Failed(format!("{} ended by itself", role.name))),
+            Ok(Err(error)) if is_started_twice(&error) => Err(Failure::Usage(format!(
+                "{}; CSTORE_DATA_DIR or --data sets another folder",
+                Failure::failed(error.context(role.name))
+            ))),
             Ok(Err(error)) => Err(Failure::failed(error.context(role.name))),
             Err(panic) => Err(Failure::failed(
                 anyhow::Error::new(panic).context(role.name),

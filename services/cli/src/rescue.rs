@@ -9,6 +9,7 @@ use cstore_node::{Env, Source};
 use serde_json::{Value, json};
 
 use crate::exit::{End, Failure, printable};
+use crate::paths::PickedPath;
 
 /// Rescues the metadata below the data folder `data` to `file`, and says what is in it, what is not
 /// and what to do with it.
@@ -21,6 +22,9 @@ pub(crate) fn run(
     let mut env = Env::new(source);
     let default = env.path("CSTORE_DATA_DIR", "./data");
     env.finish().map_err(Failure::usage)?;
+    if data.is_none() {
+        PickedPath::data(&default, "--data", source).tell();
+    }
     let folder = data.map_or(default, Path::to_path_buf).join("master");
 
     let mut left_out = Ok(0_u64);

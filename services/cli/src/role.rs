@@ -3,18 +3,20 @@
 use anyhow::Error;
 use cstore_mesh::{LocalServers, RoleMetrics, Tls};
 use cstore_node::admin::Readiness;
-use cstore_node::shutdown::{drain_delay, drain_timeout};
+use cstore_node::shutdown::{drain_delay, drain_timeout, spawn};
 use cstore_node::telemetry::TelemetryConfig;
-use cstore_node::{ByteSize, Env, Shutdown, Source, listen, metrics};
+use cstore_node::{ByteSize, Env, HostPort, Shutdown, Source, listen, metrics};
 use cstore_types::ClusterSecret;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 
 use crate::exit::Failure;
+use crate::limits::MASTER_PATIENCE;
 use crate::open_files::{self, GATEWAY_SHARES, STORAGE_SHARES, bound};
+use crate::paths::{DATA, PickedPath};
 use crate::process::{self, Running};
-use crate::{secret, settings, tls};
+use crate::{probe, secret, settings, tls};
 
 /// The parts of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -218,18 +220,63 @@ impl Plan {
     }
 }
 
+/// Returns the paths that a role uses.
+fn picked_paths(role: Role, env: &mut Env<'_>, source: &dyn Source) -> Vec<PickedPath> {
+    let mut paths = Vec::new();
+    if matches!(role, Role::Master | Role::Storage) {
+        let data = env.path(DATA, "./data");
+        paths.push(PickedPath::data(&data, "--data", source));
+    }
+    let secret = secret::path(env);
+    paths.push(PickedPath::secret(&secret, "--cluster-secret-file", source));
+    if role == Role::Gateway {
+        let tokens = cstore_gateway::tokens_file(env);
+        paths.push(PickedPath::tokens(&tokens, "--api-tokens-file", source));
+    }
+    paths
+}
+
+/// Warns if the port at the address of the master is another one's. Looks at it only if the role is
+/// not ready after [`MASTER_PATIENCE`].
+async fn look_at_master(master: HostPort, is_tls: bool, readiness: Readiness) {
+    tokio::time::sleep(MASTER_PATIENCE).await;
+    if readiness.is_ready() {
+        return;
+    }
+    if let Some(found) = probe::other_than_master(&master, is_tls).await {
+        tracing::warn!(%master, found, "CSTORE_MASTER_ADDR leads to no master");
+    }
+}
+
+/// Returns true for the error of a role that was started on a folder that another process has.
+pub(crate) fn is_started_twice(error: &Error) -> bool {
+    use cstore_master::RunError as Master;
+    use cstore_storage::{OpenError, RunError as Storage};
+    matches!(error.downcast_ref(), Some(Master::InUse(_)))
+        || matches!(
+            error.downcast_ref(),
+            Some(Storage::Open(OpenError::InUse(_)))
+        )
+}
+
 /// Runs one role until a signal.
 pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
     let mut env = Env::new(source);
     settings::refuse_unknown(&mut env, source);
     let mut plan = Plan::from_env(role, &mut env);
-    plan.secure(tls::read(&mut env));
+    let tls = tls::read(&mut env);
+    let is_tls = tls.is_some();
+    plan.secure(tls);
+    let default_master = HostPort::new("127.0.0.1", 4_100);
+    let master =
+        (role != Role::Master).then(|| env.host_port("CSTORE_MASTER_ADDR", default_master));
     let telemetry = TelemetryConfig::from_env(&mut env);
     let host = env.string("CSTORE_LISTEN_HOST", "127.0.0.1");
     let (variable, default) = role.port();
     let port = env.port(variable, default);
     let admin_port = env.port(process::ADMIN_PORT, role.admin_port());
     let (drain, delay) = (drain_timeout(&mut env), drain_delay(&mut env));
+    let paths = picked_paths(role, &mut env, source);
     let secret = secret::read(&secret::path(&mut env));
     let secret = match (env.finish(), secret) {
         (Ok(()), Ok(secret)) => secret,
@@ -242,6 +289,7 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
     let bounded = plan.bound(open_files::share(open_files::raise(), 1, plan.shares())?);
     process::run(role.name(), &telemetry, |shutdown| async move {
         process::log_configuration(&env);
+        paths.iter().for_each(PickedPath::log);
         if let Some(warning) = bounded {
             tracing::warn!("{warning}");
         }
@@ -262,6 +310,10 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
             metrics.clone(),
             stop.clone(),
         );
+        let looking = master.map(|master| {
+            let looking = look_at_master(master, is_tls, readiness.clone());
+            spawn("look at the master", looking)
+        });
         let admin_stop = Shutdown::new();
         process::serve_admin(
             admin_listener,
@@ -280,6 +332,9 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
             shutdown,
         )
         .await;
+        if let Some(looking) = looking {
+            looking.abort();
+        }
         admin_stop.trigger();
         ended
     })

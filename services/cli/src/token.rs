@@ -20,6 +20,7 @@ use cstore_types::Tenant;
 
 use crate::args;
 use crate::exit::Failure;
+use crate::paths::PickedPath;
 
 const HEADER: &str =
     "# API tokens of a C-Store gateway, by their hashes; made by `cstore admin token create`.\n";
@@ -39,6 +40,9 @@ fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
     let mut env = Env::new(source);
     let found = cstore_gateway::tokens_file(&mut env);
     env.finish().map_err(Failure::usage)?;
+    if given.is_none() {
+        PickedPath::tokens(&found, "--file", source).tell();
+    }
     Ok(given.map_or(found, Path::to_path_buf))
 }
 

@@ -20,10 +20,10 @@ pub(crate) struct Door {
     /// Results on stdout as JSON, one object a line, and errors on stderr likewise
     #[arg(long)]
     pub(crate) json: bool,
-    /// Says nothing but errors, and draws no progress
+    /// Prints errors and requested output only, and draws no progress
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// How often a request is repeated, where that is safe
+    /// Repeats of a request that failed, where a repeat is safe
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=MAX_RETRIES))]
     pub(crate) retries: u32,
 }
@@ -36,6 +36,14 @@ pub(crate) struct Jobs {
     pub(crate) jobs: usize,
 }
 
+/// Whether names are patterns.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Expand {
+    /// Takes names as they are written: * ? [ and { are ordinary characters
+    #[arg(long)]
+    pub(crate) no_glob: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Put {
     /// Files, with --recursive also folders, or - for stdin
@@ -44,7 +52,7 @@ pub(crate) struct Put {
     /// The new name; one that ends in / is a folder, into which everything goes under its own last
     /// name
     pub(crate) dest: String,
-    /// Folders with all files below them; permissions and empty folders are not kept
+    /// Uploads folders with all files below them; permissions and empty folders are not kept
     #[arg(long, short)]
     pub(crate) recursive: bool,
     /// Reads through symbolic links inside of folders, which are refused otherwise
@@ -66,7 +74,7 @@ pub(crate) struct Put {
     /// Content type [default: guessed from the extension]
     #[arg(long, value_name = "TYPE", value_parser = content_type)]
     pub(crate) content_type: Option<String>,
-    /// Noted beside the file, may be given several times
+    /// Metadata of the file; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) meta: Vec<(String, String)>,
     /// Reads each file twice and lets the gateway check its SHA-256, which it then keeps; not of
@@ -81,23 +89,26 @@ pub(crate) struct Put {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Get {
-    /// A file, or with --recursive a folder (/ is all)
+    /// A file, with --recursive a folder (/ is all), or a quoted pattern such as 'photos/*.jpg'
     pub(crate) name: String,
-    /// Where to [default: the last part of the name, here]; a folder keeps that name, - is stdout
+    /// Where to [default: the last part of the name, here]; a folder keeps that name, - is stdout. Of
+    /// a pattern it is the folder, which is made if it is missing
     pub(crate) dest: Option<PathBuf>,
-    /// All files below the folder
+    /// Downloads all files below the folder
     #[arg(long, short)]
     pub(crate) recursive: bool,
     /// Leaves files and folders out, such as '*.log', .git/ or 'build/*.o'; may be given several
     /// times
     #[arg(long, value_name = "GLOB", value_parser = Pattern::new, requires = "recursive")]
     pub(crate) exclude: Vec<Pattern>,
-    /// Replaces files of this machine; equal ones are left alone anyway
+    /// Replaces files of this machine; equal files are left as they are
     #[arg(long, short)]
     pub(crate) force: bool,
     /// Reads what was received again and compares it with the digests that the gateway knows
     #[arg(long)]
     pub(crate) verify: bool,
+    #[command(flatten)]
+    pub(crate) expand: Expand,
     #[command(flatten)]
     pub(crate) jobs: Jobs,
     #[command(flatten)]
@@ -106,16 +117,17 @@ pub(crate) struct Get {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Ls {
-    /// Names that begin with this [default: all]
+    /// Names that begin with this, or that match a quoted pattern such as 'photos/*.jpg' [default:
+    /// all]
     #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Also what is in folders
+    /// Lists the files in folders as well
     #[arg(long, short)]
     pub(crate) recursive: bool,
-    /// With size, time, ETag and type
+    /// Prints size, time, ETag and type as well
     #[arg(long, short)]
     pub(crate) long: bool,
-    /// Ends after so many
+    /// Prints at most N lines
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
     /// Order: by name, the largest first or the newest first; folders have neither size nor time and
@@ -130,6 +142,8 @@ pub(crate) struct Ls {
     /// Reverses the order
     #[arg(long)]
     pub(crate) reverse: bool,
+    #[command(flatten)]
+    pub(crate) expand: Expand,
     #[command(flatten)]
     pub(crate) door: Door,
 }
@@ -152,24 +166,27 @@ pub(crate) struct Stat {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rm {
-    /// Files, or with --recursive folders (/ is all, and needs --all)
+    /// Files, with --recursive folders (/ is all, and needs --all), or quoted patterns such as
+    /// 'tmp/*.log'
     #[arg(required = true)]
     pub(crate) name: Vec<String>,
-    /// All files below the folders
+    /// Removes all files below the folders
     #[arg(long, short)]
     pub(crate) recursive: bool,
-    /// Together with /: removes every file of the store
-    #[arg(long, requires = "recursive")]
+    /// Together with /, or with a pattern that spares nothing such as '*': removes every file
+    #[arg(long)]
     pub(crate) all: bool,
     /// Does not ask, whatever the number of files
     #[arg(long, short)]
     pub(crate) yes: bool,
-    /// Removes nothing and says what would go, and what space would come back
+    /// Removes nothing; prints which files would go and how much space that would free
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
     /// Removes only the file with this ETag
     #[arg(long, value_name = "ETAG", value_parser = etag, conflicts_with_all = ["recursive", "dry_run"])]
     pub(crate) if_match: Option<String>,
+    #[command(flatten)]
+    pub(crate) expand: Expand,
     #[command(flatten)]
     pub(crate) jobs: Jobs,
     #[command(flatten)]
@@ -187,7 +204,7 @@ pub(crate) struct Name {
     /// Replaces a file that is there
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Only while the file has this ETag
+    /// Copies or renames only while the file has this ETag
     #[arg(long, value_name = "ETAG", value_parser = etag)]
     pub(crate) if_match: Option<String>,
     #[command(flatten)]

@@ -10,9 +10,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::again::Wait;
-use super::lost::Lost;
+use super::lost::{Lost, WANTED};
 use crate::exit::{End, Failure, Trouble};
 use crate::limits::{MAX_ANSWER_BYTES, MAX_RETRY_AFTER};
+use crate::probe::Speaker;
 
 /// An answer with its whole body.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Answer {
     pub(crate) content_range: Option<String>,
     pub(crate) body: Bytes,
     pub(crate) took: Duration,
+    /// What the port is, if a server that is no gateway has sent the answer and was looked at.
+    pub(super) speaker: Option<Speaker>,
 }
 
 /// Returns the value of a header that is text.
@@ -57,6 +60,7 @@ impl Answer {
             body: body.freeze(),
             took: begun.elapsed(),
             headers,
+            speaker: None,
         })
     }
 
@@ -122,11 +126,19 @@ impl Answer {
             end(self.status)
         };
         if !self.is_gateways() && !matches!(end, End::Denied | End::Unavailable | End::Full) {
-            return stranger(&self.status.to_string());
+            return match self.speaker {
+                Some(Speaker::Admin) => {
+                    Failure::Failed(format!("{}, not a gateway{WANTED}", Speaker::Admin.what()))
+                }
+                _ => stranger(&self.status.to_string()),
+            };
         }
         let trace_id = Some(self.trace_id.clone()).filter(|id| !id.is_empty());
         let concerns_all = matches!(end, End::Unavailable | End::Denied | End::Full);
-        let (code, message) = (self.code(), self.told());
+        let (code, mut message) = (self.code(), self.told());
+        if self.status == StatusCode::UNAUTHORIZED {
+            message.push_str("; CSTORE_TOKEN or --token-file takes the token");
+        }
         Failure::Client(Box::new(Trouble {
             end,
             concerns_all,
@@ -140,7 +152,7 @@ impl Answer {
     /// A gateway names the trace in every answer. What any other server says of a name means
     /// nothing; that it is busy or wants to know who asks can be the word of a proxy in front of a
     /// gateway.
-    fn is_gateways(&self) -> bool {
+    pub(super) fn is_gateways(&self) -> bool {
         !self.trace_id.is_empty()
     }
 
@@ -171,7 +183,7 @@ impl Answer {
 /// Returns the failure for an answer that comes from no gateway.
 pub(crate) fn stranger(what: &str) -> Failure {
     Failure::Failed(format!(
-        "{what}, and no x-cstore-trace-id: that is no C-Store gateway"
+        "{what}, and no x-cstore-trace-id: that is no C-Store gateway{WANTED}"
     ))
 }
 
@@ -198,6 +210,7 @@ mod tests {
             content_range: None,
             body: Bytes::from(body.to_owned()),
             took: Duration::ZERO,
+            speaker: None,
         }
     }
 

@@ -5,6 +5,11 @@ use std::io::ErrorKind;
 
 use super::again::Wait;
 use crate::exit::{End, Failure};
+use crate::limits::CONNECT_TIMEOUT;
+use crate::probe::Speaker;
+
+/// Hint at the port that a command needs, to follow what was found.
+pub(super) const WANTED: &str = "; CSTORE_URL or --url wants the gateway's port, 8000 by default";
 
 /// Why there is no answer. A request that met this may have been carried out, unless it never left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -25,6 +30,11 @@ pub(crate) enum Lost {
     Certificate,
     #[error("the port does not speak HTTP/1.1, so it is no gateway's")]
     NoHttp,
+    /// Like [`Self::NoHttp`], after a look at the port.
+    #[error("{}", .0.what())]
+    Speaks(Speaker),
+    #[error("no connection within {} s: nothing responds at this address", CONNECT_TIMEOUT.as_secs())]
+    Silent,
     #[error("the request cannot be put together")]
     Impossible,
     #[error("no answer in time")]
@@ -45,21 +55,29 @@ impl Lost {
             Self::Refused
                 | Self::Lookup
                 | Self::Connect
+                | Self::Silent
                 | Self::NoTls
                 | Self::Handshake
                 | Self::Certificate
                 | Self::Impossible
+                | Self::NoHttp
+                | Self::Speaks(_)
         )
     }
 
     /// When the same may be asked again.
     pub(crate) fn wait(self) -> Wait {
         match self {
-            Self::Refused | Self::Lookup | Self::Connect | Self::Handshake => Wait::Away,
-            Self::Timeout | Self::CutShort | Self::Connection => Wait::Usual,
-            Self::NoTls | Self::Certificate | Self::NoHttp | Self::Impossible | Self::TooLong => {
-                Wait::Never
+            Self::Refused | Self::Lookup | Self::Connect | Self::Silent | Self::Handshake => {
+                Wait::Away
             }
+            Self::Timeout | Self::CutShort | Self::Connection => Wait::Usual,
+            Self::NoTls
+            | Self::Certificate
+            | Self::NoHttp
+            | Self::Speaks(_)
+            | Self::Impossible
+            | Self::TooLong => Wait::Never,
         }
     }
 
@@ -70,6 +88,10 @@ impl Lost {
                 "; is it running? CSTORE_URL or --url says where the gateway is"
             }
             Self::Lookup => "; CSTORE_URL or --url says where the gateway is",
+            Self::Silent => {
+                "; is a firewall in between? CSTORE_URL or --url says where the gateway is"
+            }
+            Self::Speaks(_) => WANTED,
             Self::NoTls | Self::Handshake => {
                 "; is its URL http:// and not https://? CSTORE_URL or --url says where the gateway is"
             }
@@ -151,6 +173,8 @@ impl From<&reqwest::Error> for Lost {
             Self::Refused
         } else if lookup {
             Self::Lookup
+        } else if error.is_connect() && error.is_timeout() {
+            Self::Silent
         } else if error.is_connect() && is_broken {
             // The TCP connection was established and then broke, so the TLS handshake failed.
             Self::Handshake

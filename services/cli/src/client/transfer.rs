@@ -78,10 +78,13 @@ impl Gateway {
             .watched(sent, || true)
             .await
             .map_err(|_| Lost::Timeout)?;
-        let response = response.map_err(|error| Lost::from(&error))?;
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return Err(self.looked_at(Lost::from(&error)).await),
+        };
         let partial = response.status().as_u16() == 206;
         if !partial && response.status().as_u16() != 200 {
-            let answer = timeout(STALL_TIMEOUT, Answer::read(response, begun)).await;
+            let answer = timeout(STALL_TIMEOUT, self.read(Ok(response), begun)).await;
             return Ok(Opened::Answer(answer.map_err(|_| Lost::Timeout)??));
         }
         let (headers, length) = (response.headers().clone(), response.content_length());
@@ -110,7 +113,7 @@ impl Gateway {
             let response = response.map(Ok::<_, Infallible>);
             // While a body is sent the gateway is there: it responds after the last byte.
             let Ok(response) = self.watched(response, || meter.total() == 0).await;
-            Answer::read(response.map_err(|error| Lost::from(&error))?, begun).await
+            self.read(response, begun).await
         };
         tokio::select! {
             answer = sent => answer,

@@ -7,6 +7,7 @@ use cstore_node::{ByteSize, Env};
 use cstore_storage::{LARGEST_FS_SIZE, MIN_FS_SIZE};
 
 use crate::exit::Failure;
+use crate::files::out::number;
 use crate::limits::MAX_DEV_NODES;
 use crate::role::Role;
 
@@ -76,8 +77,9 @@ impl Layout {
         let storages = nodes.storages.unwrap_or_else(|| found.max(1));
         if found != 0 && storages != found {
             return Err(Failure::Usage(format!(
-                "--storages {storages}: the data in {} is spread over {found} storage nodes",
-                data_dir.display()
+                "--storages {storages}: the data in {} is spread over {}",
+                data_dir.display(),
+                number(u64::from(found), "storage node")
             )));
         }
         let ports = [Role::Gateway, Role::Worker, Role::Master, Role::Storage].map(|role| {

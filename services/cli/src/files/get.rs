@@ -18,19 +18,20 @@ mod stdout;
 
 use std::path::{Path, PathBuf};
 
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use serde::Serialize;
 
 use self::part::Part;
 pub(super) use self::part::is_reserved;
+use super::Session;
 use super::digest::{self, Same};
 use super::known::Known;
-use super::list::Names;
 use super::many::each;
 use super::out::human;
 use super::pattern::is_file_excluded;
-use super::{Session, folder, name};
+use super::select::Selection;
+use super::summary::{FileTotals, Summary};
 use crate::args::files::Get;
 use crate::client::{Download, Opened, Wait, header, quoted, stranger};
 use crate::exit::{End, Failure, printable};
@@ -62,15 +63,42 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
         return stdout::run(session, options).await;
     }
     session.out.progress();
-    if options.recursive {
-        return whole_folder(session, options).await;
-    }
-    let name = name(&options.name)?.to_string();
-    let last = name.rsplit('/').next().unwrap_or(&name);
+    let expand = options.expand;
+    let selection = Selection::of(session, &options.name, options.recursive, expand).await?;
+    let summary = &Summary::begin("get");
+    let (is_one, ended) = match &selection {
+        Selection::File(name) => {
+            let ended = one_file(session, options, summary, name).await;
+            if ended.is_err() {
+                summary.add_failure();
+            }
+            (true, ended)
+        }
+        Selection::Folder(prefix) => {
+            let root = folder_root(options, prefix);
+            let ended = many(session, options, summary, &selection, prefix, &root).await;
+            (false, ended)
+        }
+        Selection::Pattern { glob, .. } => {
+            let root = options.dest.as_deref().unwrap_or_else(|| Path::new("."));
+            let ended = many(session, options, summary, &selection, glob.root(), root).await;
+            (false, ended)
+        }
+    };
+    summary.close(session, is_one, ended)
+}
+
+async fn one_file(
+    session: &Session,
+    options: &Get,
+    summary: &Summary,
+    name: &str,
+) -> Result<(), Failure> {
+    let last = name.rsplit('/').next().unwrap_or(name);
     let path = match &options.dest {
         None => PathBuf::from(last),
         Some(dest) if is_folder(dest) => {
-            make(session, &name, dest).await?;
+            make(session, name, dest).await?;
             dest.join(last)
         }
         Some(dest) if dest.is_dir() => dest.join(last),
@@ -81,11 +109,11 @@ pub(super) async fn run(session: &Session, options: &Get) -> Result<(), Failure>
         .and_then(|last| last.to_str())
         .is_some_and(is_reserved)
     {
-        return Err(place::reserved().of(&name));
+        return Err(place::reserved().of(name));
     }
-    match one(session, options, &name, &path).await {
+    match one(session, options, summary, name, &path).await {
         Ok(()) => Ok(()),
-        Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
+        Err(failure) => Err(session.hint(name, failure).await.of(name)),
     }
 }
 
@@ -104,40 +132,44 @@ fn is_folder(dest: &Path) -> bool {
     dest.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
-async fn whole_folder(session: &Session, options: &Get) -> Result<(), Failure> {
-    let prefix = folder(&options.name)?;
-    let last = prefix
-        .trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or_default();
-    let root = match &options.dest {
+/// Returns the folder of this machine that the folder of the gateway becomes.
+fn folder_root(options: &Get, prefix: &str) -> PathBuf {
+    let last = prefix.trim_end_matches('/').rsplit('/').next();
+    let last = last.unwrap_or_default();
+    match &options.dest {
         None => Path::new(".").join(last),
         Some(dest) if is_folder(dest) => dest.join(last),
         Some(dest) => dest.clone(),
-    };
-    place::check_root(&root)?;
-    let (root, prefix) = (root.as_path(), prefix.as_str());
-    let names = stream::unfold(Names::below(session, prefix), |mut names| async {
-        loop {
-            let next = names.next().await?;
-            if !matches!(&next, Ok((name, _)) if is_left_out(options, prefix, name)) {
-                return Some((next.map(|(name, _)| name), names));
-            }
+    }
+}
+
+/// Downloads the files of a folder or a pattern. `prefix` is cut off their names, and the rest is the
+/// path below `root`.
+async fn many(
+    session: &Session,
+    options: &Get,
+    summary: &Summary,
+    selection: &Selection,
+    prefix: &str,
+    root: &Path,
+) -> Result<(), Failure> {
+    place::check_root(root)?;
+    let names = selection.names(session).filter_map(|next| async move {
+        match next {
+            Ok((name, _)) if is_left_out(options, prefix, &name) => None,
+            next => Some(next.map(|(name, _)| name)),
         }
     });
     let work = |name: String| async move {
         let path = place::below(root, prefix, &name).map_err(|failure| failure.of(&name))?;
-        one(session, options, &name, &path)
+        one(session, options, summary, &name, &path)
             .await
             .map_err(|failure| failure.of(&name))
     };
-    let done = each(session, options.jobs.jobs, names.boxed(), work).await?;
+    let done = each(session, summary, options.jobs.jobs, names.boxed(), work).await?;
     if done == 0 {
-        return Err(Failure::client(
-            End::NotFound,
-            format!("there is no file below {prefix:?}"),
-        ));
+        let message = "every file is left out by --exclude";
+        return Err(Failure::client(End::NotFound, message).of(selection.text()));
     }
     Ok(())
 }
@@ -148,7 +180,13 @@ fn is_left_out(options: &Get, prefix: &str, name: &str) -> bool {
     is_file_excluded(&options.exclude, Path::new(relative))
 }
 
-async fn one(session: &Session, options: &Get, name: &str, path: &Path) -> Result<(), Failure> {
+async fn one(
+    session: &Session,
+    options: &Get,
+    summary: &Summary,
+    name: &str,
+    path: &Path,
+) -> Result<(), Failure> {
     session.out.at(name);
     let got = if let Some(known) = in_the_way(session, options, name, path).await? {
         // The bytes that are here were read and compared.
@@ -170,6 +208,11 @@ async fn one(session: &Session, options: &Get, name: &str, path: &Path) -> Resul
             got.status
         )
     };
+    summary.add(FileTotals {
+        is_unchanged: got.status == "unchanged",
+        size: Some(got.size),
+        new_bytes: None,
+    });
     session.out.done(&got, text)
 }
 

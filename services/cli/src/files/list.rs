@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
 
+use super::glob::{Glob, folders_of};
 use super::out::human;
 use super::{Session, prefix};
 use crate::args::files::{Ls, SortKey};
@@ -142,23 +143,25 @@ fn terminal_width() -> Option<u16> {
 }
 
 pub(super) async fn run(session: &Session, options: &Ls) -> Result<(), Failure> {
-    let delimiter = if options.recursive { "" } else { "/" };
+    let choice = Choice::of(session, options).await?;
     let columns = options.long.then(|| Columns::fitting(terminal_width()));
     let is_in_order = options.sort == SortKey::Name && !options.reverse;
     let limit = options.limit.unwrap_or(u64::MAX);
     let mut shown = 0;
     let mut held = Vec::new();
-    let mut pages = Pages::new(session, prefix(&options.prefix)?, delimiter);
+    let mut last = String::new();
+    let mut pages = Pages::new(session, choice.prefix(), choice.delimiter());
     while shown < limit
         && let Some(page) = pages
-            .next(if is_in_order {
-                limit - shown
-            } else {
-                LIST_PAGE
+            .next(match (is_in_order, &choice.glob) {
+                (true, None) => limit - shown,
+                _ => LIST_PAGE,
             })
             .await?
     {
         let mut lines = page.lines();
+        lines.sort_by(|one, other| one.order(other, SortKey::Name));
+        let mut lines = choice.lines(lines, &mut last);
         if !is_in_order {
             held.append(&mut lines);
             if held.len() > MAX_SORTED_NAMES {
@@ -168,7 +171,6 @@ pub(super) async fn run(session: &Session, options: &Ls) -> Result<(), Failure> 
             }
             continue;
         }
-        lines.sort_by(|one, other| one.order(other, SortKey::Name));
         shown += show(session, &lines, columns, limit - shown)?;
     }
     held.sort_by(|one, other| one.order(other, options.sort));
@@ -177,19 +179,86 @@ pub(super) async fn run(session: &Session, options: &Ls) -> Result<(), Failure> 
     }
     shown += show(session, &held, columns, limit - shown)?;
 
-    if shown == 0 && !prefix(&options.prefix)?.is_empty() {
-        return Err(nothing(&options.prefix));
+    match &choice.glob {
+        _ if shown > 0 => Ok(()),
+        Some(glob) => Err(super::select::no_match(glob, false)),
+        None if choice.prefix().is_empty() => Ok(()),
+        None => Err(nothing(&options.prefix)),
     }
-    Ok(())
+}
+
+/// Names that a list shows: those with a prefix, or those that a pattern matches.
+struct Choice<'a> {
+    prefix: &'a str,
+    glob: Option<Glob>,
+    recursive: bool,
+}
+
+impl<'a> Choice<'a> {
+    /// Takes the argument as a pattern if it has wildcards and no name begins with it.
+    async fn of(session: &Session, options: &'a Ls) -> Result<Self, Failure> {
+        let prefix = prefix(&options.prefix)?;
+        let glob = match super::select::glob(prefix, options.expand) {
+            Some(glob) if !is_any_below(session, prefix).await? => Some(glob),
+            _ => None,
+        };
+        Ok(Self {
+            prefix,
+            glob,
+            recursive: options.recursive,
+        })
+    }
+
+    fn prefix(&self) -> &str {
+        self.glob.as_ref().map_or(self.prefix, Glob::prefix)
+    }
+
+    fn delimiter(&self) -> &'static str {
+        let is_of_one_folder = self.glob.as_ref().is_none_or(Glob::is_flat);
+        if is_of_one_folder && !self.recursive {
+            "/"
+        } else {
+            ""
+        }
+    }
+
+    /// Returns those of `lines` that are shown, with a line for each folder that the pattern
+    /// matches. `lines` MUST be in the order of names; `last` is the last name of the lines before.
+    fn lines(&self, lines: Vec<Line>, last: &mut String) -> Vec<Line> {
+        let Some(glob) = &self.glob else {
+            return lines;
+        };
+        let mut chosen = Vec::new();
+        for line in lines {
+            let name = line.name();
+            if self.recursive {
+                if glob.covers(name) {
+                    chosen.push(line);
+                }
+                continue;
+            }
+            // A name below a folder that the name before is in as well shows no folder again.
+            for folder in folders_of(name) {
+                let is_seen = last
+                    .strip_prefix(folder)
+                    .is_some_and(|rest| rest.starts_with('/'));
+                if !is_seen && glob.is_folder_match(folder) {
+                    let prefix = format!("{folder}/");
+                    chosen.push(Line::Folder { prefix });
+                }
+            }
+            name.clone_into(last);
+            if matches!(line, Line::File(_)) && glob.is_match(name) {
+                chosen.push(line);
+            }
+        }
+        chosen
+    }
 }
 
 /// Returns the failure of a list that is empty although a prefix was given.
 fn nothing(prefix: &str) -> Failure {
-    let hint = match prefix.contains(['*', '?', '[']) {
-        true => "; patterns are not expanded",
-        false => "",
-    };
-    let message = format!("there is no name that begins with {prefix:?}{hint}");
+    let message = format!("there is no name that begins with {prefix:?}");
     Failure::client(End::NotFound, message)
 }
 
@@ -254,30 +323,52 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// All names with a prefix, a page of them in memory.
+/// Entry of a list: a file with its size, or a folder that was not opened.
+#[derive(Debug)]
+pub(super) enum Entry {
+    File(String, u64),
+    Folder(String),
+}
+
+/// Names with a prefix, a page of them in memory.
 pub(super) struct Names<'a> {
     pages: Pages<'a>,
-    found: VecDeque<(String, u64)>,
+    found: VecDeque<Entry>,
     broken: bool,
 }
 
 impl<'a> Names<'a> {
+    /// Makes a list of all files whose names begin with `prefix`.
     pub(super) fn below(session: &'a Session, prefix: &'a str) -> Self {
+        Self::new(session, prefix, "")
+    }
+
+    /// Makes a list of the files and folders of one folder: names with a `/` behind `prefix` are
+    /// listed as their folder.
+    pub(super) fn of_one_folder(session: &'a Session, prefix: &'a str) -> Self {
+        Self::new(session, prefix, "/")
+    }
+
+    fn new(session: &'a Session, prefix: &'a str, delimiter: &'a str) -> Self {
         Self {
-            pages: Pages::new(session, prefix, ""),
+            pages: Pages::new(session, prefix, delimiter),
             found: VecDeque::new(),
             broken: false,
         }
     }
 
-    /// Returns the next name and its size. Returns `None` after a failure.
-    pub(super) async fn next(&mut self) -> Option<Result<(String, u64), Failure>> {
+    /// Returns the next file or folder. Returns `None` after a failure.
+    pub(super) async fn next_entry(&mut self) -> Option<Result<Entry, Failure>> {
         while self.found.is_empty() && !self.broken {
             match self.pages.next(LIST_PAGE).await {
                 Ok(None) => return None,
-                Ok(Some(page)) => self
-                    .found
-                    .extend(page.files.into_iter().map(|file| (file.name, file.size))),
+                Ok(Some(page)) => {
+                    let files = page.files.into_iter();
+                    self.found
+                        .extend(files.map(|file| Entry::File(file.name, file.size)));
+                    self.found
+                        .extend(page.prefixes.into_iter().map(Entry::Folder));
+                }
                 Err(failure) => {
                     self.broken = true;
                     return Some(Err(failure));
@@ -286,6 +377,17 @@ impl<'a> Names<'a> {
         }
         self.found.pop_front().map(Ok)
     }
+}
+
+/// Returns true if a name begins with `prefix`.
+pub(super) async fn is_any_below(session: &Session, prefix: &str) -> Result<bool, Failure> {
+    let mut pages = Pages::new(session, prefix, "");
+    while let Some(page) = pages.next(1).await? {
+        if !page.files.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

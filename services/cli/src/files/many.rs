@@ -6,13 +6,18 @@ use std::future::Future;
 use futures_util::{Stream, StreamExt, pin_mut};
 
 use super::Session;
+use super::summary::Summary;
 use crate::exit::{End, Failure};
 use crate::limits::HOPELESS_FAILURES;
 
 /// Works on all `items`, at most `jobs` at a time, and takes no more of them out of their stream
-/// than it works on. Answers the failure of a single one, or what became of all of them together.
+/// than it works on. Counts failures in `summary`. Returns the number of items that succeeded.
+///
+/// # Errors
+/// The failure of a single item, or the result of all of them together.
 pub(super) async fn each<T, F>(
     session: &Session,
+    summary: &Summary,
     jobs: usize,
     items: impl Stream<Item = Result<T, Failure>>,
     work: impl Fn(T) -> F,
@@ -30,7 +35,10 @@ where
         match ended {
             Ok(()) => tally.good(session),
             Err(failure) if failure.end() == End::BrokenPipe => return Err(failure),
-            Err(failure) => tally.bad(session, failure),
+            Err(failure) => {
+                summary.add_failure();
+                tally.bad(session, failure);
+            }
         }
         if tally.in_a_row >= HOPELESS_FAILURES {
             break;

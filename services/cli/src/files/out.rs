@@ -103,6 +103,15 @@ impl Out {
         }
     }
 
+    /// Prints the totals of a command for programs. People get them by [`Self::note`].
+    pub(super) fn summarize(&self, value: &impl Serialize) -> Result<(), Failure> {
+        if self.json {
+            self.show(value, String::new)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Prints a line for people on stderr, beside results and failures. Programs that read JSON get
     /// none, since on stderr they expect failures only.
     pub(super) fn note(&self, line: &str) {

@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use globset::{GlobBuilder, GlobMatcher};
+use super::glob::Glob;
 
-/// A pattern for files and folders: `*` and `?` stand for characters other than `/`, `**` for
-/// folders, `[ab]` for one of some characters, `{a,b}` for one of some texts.
+/// A [`Glob`] that leaves out files and folders.
 ///
 /// A pattern without a `/` inside matches the last part of a path at any depth; one with a `/` matches
 /// the whole path below the folder that is copied. A pattern with a trailing `/` matches folders only.
 /// An excluded folder is skipped with all its contents.
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
-    matcher: GlobMatcher,
+    glob: Glob,
     is_of_path: bool,
-    is_of_folder: bool,
 }
 
 impl Pattern {
@@ -23,33 +21,26 @@ impl Pattern {
     /// # Errors
     /// The rule that `text` breaks.
     pub(crate) fn new(text: &str) -> Result<Self, String> {
-        let (inner, is_of_folder) = match text.strip_suffix('/') {
-            Some(inner) => (inner, true),
-            None => (text, false),
-        };
-        let path = inner.strip_prefix('/').unwrap_or(inner);
-        if path.is_empty() {
+        let inner = text.strip_suffix('/').unwrap_or(text);
+        let path = text.strip_prefix('/').unwrap_or(text);
+        if matches!(path, "" | "/") {
             return Err("must be a pattern such as *.log, .git/ or build/*.o".to_owned());
         }
-        let glob = GlobBuilder::new(path)
-            .literal_separator(true)
-            .build()
-            .map_err(|error| error.kind().to_string())?;
         Ok(Self {
-            matcher: glob.compile_matcher(),
+            glob: Glob::new(path)?,
             is_of_path: inner.contains('/'),
-            is_of_folder,
         })
     }
 
     fn is_match(&self, relative: &Path, is_folder: bool) -> bool {
-        if self.is_of_folder && !is_folder {
+        if self.glob.is_of_folders() && !is_folder {
             return false;
         }
-        match (self.is_of_path, relative.file_name()) {
-            (false, Some(last)) => self.matcher.is_match(last),
-            _ => self.matcher.is_match(relative),
-        }
+        let compared = match relative.file_name() {
+            Some(last) if !self.is_of_path => last.to_string_lossy(),
+            _ => relative.to_string_lossy(),
+        };
+        self.glob.is_folder_match(&compared)
     }
 }
 

@@ -13,7 +13,6 @@
 //! again.
 
 mod body;
-mod summary;
 mod walk;
 
 use std::path::Path;
@@ -24,13 +23,13 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use self::body::{Source, Upload};
-use self::summary::Summary;
 use self::walk::Item;
 use super::Session;
 use super::digest::{self, Same};
 use super::known::Known;
 use super::many::each;
 use super::out::human;
+use super::summary::{FileTotals, Summary};
 use crate::args::files::Put;
 use crate::client::{Answer, Meter, Wait, quoted};
 use crate::exit::{End, Failure, printable};
@@ -64,7 +63,7 @@ struct Said {
 
 pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure> {
     check(options)?;
-    let summary = &Summary::begin();
+    let summary = &Summary::begin("put");
     let items = walk::items(options, summary)?;
     let is_one = options.src.len() == 1 && !options.recursive;
     session.out.progress();
@@ -78,16 +77,18 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
         .run()
         .await
         .map_err(|failure| failure.of(&name))?;
-        summary.add(&stored);
+        summary.add(FileTotals {
+            is_unchanged: stored.status == "unchanged",
+            size: Some(stored.size),
+            new_bytes: stored.new_bytes,
+        });
         let time = is_one.then(|| format!(", {}", summary.time()));
         let text = || format!("{}{}", line(&stored), time.unwrap_or_default());
         session.out.done(&stored, text)
     };
-    let ended = each(session, options.jobs.jobs, stream::iter(items), work).await;
-    for line in summary.lines(is_one) {
-        session.out.note(&line);
-    }
-    if ended? == 0 {
+    let items = stream::iter(items);
+    let ended = each(session, summary, options.jobs.jobs, items, work).await;
+    if summary.close(session, is_one, ended)? == 0 {
         return Err(Failure::client(
             End::NotFound,
             "there is no file in what is to be uploaded",

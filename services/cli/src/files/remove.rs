@@ -1,6 +1,7 @@
 //! `cstore rm`: files go, or it is said what would go.
 //!
 //! The folder of everything goes only with `--all`, and many files only after a question on a terminal.
+//! The same holds for patterns.
 //!
 //! A removal whose answer was lost is asked for again; that the file is not there then is what was
 //! wished. With `--if-match` it is not: there the name may have been written anew, so its loss is
@@ -8,15 +9,19 @@
 
 mod confirm;
 
-use futures_util::{Stream, StreamExt, stream};
+use std::future::ready;
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
 use super::du::Usage;
-use super::list::Names;
 use super::many::each;
 use super::out::human;
-use super::{Session, folder, name};
-use crate::args::files::Rm;
+use super::select::{Selection, glob, nothing_below};
+use super::summary::{FileTotals, Summary};
+use super::{Session, folder, name, prefix};
+use crate::args::files::{Expand, Rm};
 use crate::client::Answer;
 use crate::exit::{End, Failure, printable};
 
@@ -50,56 +55,64 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
         return Err(Failure::Usage("--if-match is for one file".to_owned()));
     }
     // Names are checked before anything is removed.
-    let wanted = wanted(options)?;
-    let names = stream::iter(wanted.clone()).map(Ok);
+    check(options)?;
+    let wanted = wanted(session, options).await?;
+    let is_of_names = wanted
+        .iter()
+        .all(|selection| matches!(selection, Selection::File(_)));
+    let mut summary = Summary::begin("rm");
+    summary.is_dry_run = options.dry_run;
     let jobs = options.jobs.jobs;
     if options.dry_run {
-        let work = |name: String| async move {
-            match would(session, options, &name).await {
-                Ok(()) => Ok(()),
-                Err(failure) if options.recursive => Err(failure.of(shown(&name))),
-                Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
-            }
-        };
-        return each(session, jobs, names, work).await.map(drop);
+        let items = stream::iter(0..wanted.len()).flat_map(|at| would_go(session, &wanted, at));
+        let work = |item: Item| explained(session, item, &summary);
+        let ended = each(session, &summary, jobs, items.boxed(), work).await;
+        let is_one = wanted.len() == 1 && !matches!(wanted[0], Selection::Pattern { .. });
+        return summary.close(session, is_one, ended).map(drop);
     }
 
-    if options.recursive && !options.yes {
+    if !is_of_names && !options.yes {
         confirm::ask(session, &wanted).await?;
     }
-    let work = |name: String| async move {
-        if let Err(failure) = remove(session, options, &name).await {
-            let failure = if options.recursive {
-                failure
-            } else {
-                session.hint(&name, failure).await
+    let found = have_files(session, &wanted).await?;
+    let work = |(name, size): (String, Option<u64>)| {
+        let summary = &summary;
+        async move {
+            if let Err(failure) = remove(session, options, &name).await {
+                // Names of a list are no folders.
+                let failure = match size {
+                    Some(_) => failure,
+                    None => session.hint(&name, failure).await,
+                };
+                return Err(failure.of(&name));
+            }
+            summary.add(FileTotals {
+                size,
+                ..FileTotals::default()
+            });
+            let done = Removed {
+                status: "removed",
+                name: &name,
             };
-            return Err(failure.of(&name));
+            session
+                .out
+                .done(&done, || format!("{}  removed", printable(&name)))
         }
-        let done = Removed {
-            status: "removed",
-            name: &name,
-        };
-        session
-            .out
-            .done(&done, || format!("{}  removed", printable(&name)))
     };
-    if !options.recursive {
-        return each(session, jobs, names, work).await.map(drop);
-    }
-    let names = stream::iter(&wanted).flat_map(|prefix| all_below(session, prefix).boxed());
-    each(session, jobs, names, work).await.map(drop)
+    let names =
+        stream::iter(0..wanted.len()).flat_map(|at| all_of(session, &wanted, at, found[at]));
+    let ended = each(session, &summary, jobs, names.boxed(), work).await;
+    summary.close(session, is_of_names, ended).map(drop)
 }
 
-/// Returns the names of the command line; with `--recursive` the prefixes of folders.
+/// Checks the names of the command line without a question to the gateway.
 ///
 /// # Errors
-/// If a name is mistyped, or is the folder of everything without `--all`. An empty variable of a
-/// shell turns `"$DIR/"` into that folder, and `"$DIR"` into no name at all.
-fn wanted(options: &Rm) -> Result<Vec<String>, Failure> {
-    let mut wanted = Vec::new();
+/// If a name is empty, or is the folder of everything without `--all`. An empty variable of a shell
+/// turns `"$DIR/"` into that folder, and `"$DIR"` into no name at all.
+fn check(options: &Rm) -> Result<(), Failure> {
     for text in &options.name {
-        let name = match text.as_str() {
+        match text.as_str() {
             "" => {
                 let hint = match options.recursive {
                     true => "; to remove every file, write / and --all",
@@ -114,38 +127,121 @@ fn wanted(options: &Rm) -> Result<Vec<String>, Failure> {
                      if every file shall go, add --all; --dry-run says what would go";
                 return Err(Failure::Usage(message.to_owned()));
             }
-            _ if options.recursive => folder(text)?,
-            _ => name(text)?.to_string(),
-        };
-        wanted.push(name);
+            _ if glob(text, options.expand).is_some() => {
+                prefix(text)?;
+            }
+            _ if options.recursive => drop(folder(text)?),
+            _ => drop(name(text)?),
+        }
     }
-    if options.all && !wanted.iter().any(String::is_empty) {
-        let message = "--all removes every file and goes together with /; folders need no --all";
-        return Err(Failure::Usage(message.to_owned()));
+    Ok(())
+}
+
+/// Returns what the names of the command line stand for.
+///
+/// # Errors
+/// If a pattern spares nothing and `--all` is missing, or the other way round.
+async fn wanted(session: &Session, options: &Rm) -> Result<Vec<Selection>, Failure> {
+    let is_literal = |text: &String| glob(text, options.expand).is_none();
+    if options.all
+        && options.name.iter().all(is_literal)
+        && !(options.recursive && options.name.iter().any(|name| name == "/"))
+    {
+        return Err(needless_all());
+    }
+    let mut wanted = Vec::new();
+    for text in &options.name {
+        // A condition is for one file, so its name is no pattern.
+        let no_glob = options.expand.no_glob || options.if_match.is_some();
+        let expand = Expand { no_glob };
+        let selection = Selection::of(session, text, options.recursive, expand).await?;
+        if selection.is_everything() && !options.all && !options.dry_run {
+            return Err(Failure::Usage(format!(
+                "{text:?} spares no file at the root of the store; if all of them shall go, add --all; \
+                 --dry-run says which would go"
+            )));
+        }
+        wanted.push(selection);
+    }
+    if options.all && !wanted.iter().any(Selection::is_everything) {
+        return Err(needless_all());
     }
     Ok(wanted)
 }
 
-/// Returns all names of a folder. A folder without names is a failure of its own, whatever the
-/// others have.
-fn all_below<'a>(
-    session: &'a Session,
-    prefix: &'a str,
-) -> impl Stream<Item = Result<String, Failure>> + use<'a> {
-    stream::unfold(
-        (Names::below(session, prefix), false),
-        move |(mut names, any)| async move {
-            match names.next().await {
-                Some(next) => Some((next.map(|(name, _)| name), (names, true))),
-                None if any => None,
-                None => Some((Err(nothing_below(prefix)), (names, true))),
-            }
-        },
-    )
+fn needless_all() -> Failure {
+    let message = "--all removes every file and goes together with / and --recursive, or with a \
+         pattern such as '*'; folders need no --all";
+    Failure::Usage(message.to_owned())
 }
 
-fn nothing_below(prefix: &str) -> Failure {
-    Failure::client(End::NotFound, "there is no file below it").of(shown(prefix))
+/// Returns for each of several folders and patterns whether it has files. MUST be called BEFORE
+/// anything is removed: otherwise a pattern whose files an argument before it has taken would look
+/// like a mistake.
+async fn have_files(session: &Session, wanted: &[Selection]) -> Result<Vec<bool>, Failure> {
+    let mut found = vec![false; wanted.len()];
+    for (selection, found) in wanted.iter().zip(&mut found).skip(1) {
+        if matches!(selection, Selection::File(_)) {
+            continue;
+        }
+        *found = match selection.names(session).next().await {
+            Some(Err(failure)) if failure.end() != End::NotFound => return Err(failure),
+            next => matches!(next, Some(Ok(_))),
+        };
+    }
+    Ok(found)
+}
+
+/// Returns the names of the argument at the index `at`, without those that arguments before it have
+/// taken. If `had_files`, it is no failure that no file is left.
+fn all_of<'a>(
+    session: &'a Session,
+    wanted: &'a [Selection],
+    at: usize,
+    had_files: bool,
+) -> BoxStream<'a, Result<(String, Option<u64>), Failure>> {
+    let names = wanted[at].names(session);
+    let is_new = move |next: &Result<(String, Option<u64>), Failure>| match next {
+        // A name that was typed twice is a mistake that is told.
+        Ok((name, Some(_))) => !wanted[..at].iter().any(|before| before.takes(name)),
+        Err(failure) => !(had_files && failure.end() == End::NotFound),
+        Ok(_) => true,
+    };
+    names.filter(move |next| ready(is_new(next))).boxed()
+}
+
+/// Something that a removal would delete as a whole.
+enum Item {
+    File(String),
+    /// Prefix of a folder's names.
+    Folder(String),
+}
+
+/// Returns what the argument at the index `at` would remove.
+fn would_go<'a>(
+    session: &'a Session,
+    wanted: &'a [Selection],
+    at: usize,
+) -> BoxStream<'a, Result<Item, Failure>> {
+    match &wanted[at] {
+        Selection::Folder(prefix) => stream::iter([Ok(Item::Folder(prefix.clone()))]).boxed(),
+        _ => all_of(session, wanted, at, false)
+            .map(|next| next.map(|(name, _)| Item::File(name)))
+            .boxed(),
+    }
+}
+
+async fn explained(session: &Session, item: Item, summary: &Summary) -> Result<(), Failure> {
+    match item {
+        Item::Folder(prefix) => {
+            let would = would(session, true, &prefix, summary).await;
+            would.map_err(|failure| failure.of(shown(&prefix)))
+        }
+        Item::File(name) => match would(session, false, &name, summary).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(session.hint(&name, failure).await.of(&name)),
+        },
+    }
 }
 
 /// Returns a folder as users type it.
@@ -182,8 +278,13 @@ async fn remove(session: &Session, options: &Rm, name: &str) -> Result<(), Failu
     }
 }
 
-async fn would(session: &Session, options: &Rm, name: &str) -> Result<(), Failure> {
-    let (files, logical_bytes, freed_bytes) = if options.recursive {
+async fn would(
+    session: &Session,
+    is_folder: bool,
+    name: &str,
+    summary: &Summary,
+) -> Result<(), Failure> {
+    let (files, logical_bytes, freed_bytes) = if is_folder {
         let usage = Usage::ask(session, name).await?;
         (usage.files, usage.logical_bytes, Some(usage.freed_bytes))
     } else {
@@ -200,8 +301,9 @@ async fn would(session: &Session, options: &Rm, name: &str) -> Result<(), Failur
         }
     };
     if files == 0 {
-        return Err(nothing_below(name));
+        return Err(nothing_below(shown(name)));
     }
+    summary.add_many(files, logical_bytes);
     let would = Would {
         status: "would_remove",
         name: name.to_owned(),
@@ -211,7 +313,7 @@ async fn would(session: &Session, options: &Rm, name: &str) -> Result<(), Failur
     };
     session.out.show(&would, || {
         let freed = freed_bytes.map_or_else(|| "it is not told how much".to_owned(), human);
-        let what = if options.recursive {
+        let what = if is_folder {
             format!("{files} files, ")
         } else {
             String::new()

@@ -3,3 +3,4 @@
 mod command_line;
 mod files;
 mod inspect;
+mod mistakes;

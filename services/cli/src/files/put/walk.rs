@@ -8,11 +8,11 @@ use cstore_types::FileName;
 use walkdir::{DirEntry, WalkDir};
 
 use super::body::{Source, unreadable};
-use super::summary::Summary;
 use crate::args::files::Put;
 use crate::exit::Failure;
 use crate::files::get::is_reserved;
 use crate::files::pattern::is_excluded;
+use crate::files::summary::Summary;
 use crate::files::{folder, name, target};
 
 /// One file to upload.
@@ -238,7 +238,7 @@ mod tests {
 
     fn names(args: &[&str]) -> Result<Vec<String>, String> {
         let options = put(args);
-        let summary = Summary::begin();
+        let summary = Summary::begin("put");
         let all = items(&options, &summary).map_err(|failure| failure.to_string())?;
         all.map(|item| {
             Ok(item
@@ -335,7 +335,7 @@ mod tests {
             ),
         ] {
             let options = put(&[&["-r", root, "x", "--skip-links"], more].concat());
-            let summary = Summary::begin();
+            let summary = Summary::begin("put");
             let names = items(&options, &summary).unwrap();
             let names: Vec<String> = names.map(|item| item.unwrap().name.to_string()).collect();
             assert_eq!(names.join(" "), found, "{more:?}");
@@ -355,7 +355,7 @@ mod tests {
         let root = root.to_str().unwrap();
         let told = |args: &[&str]| {
             let options = put(args);
-            let summary = Summary::begin();
+            let summary = Summary::begin("put");
             let all = items(&options, &summary).unwrap().map(|item| match item {
                 Ok(item) => item.name.to_string(),
                 Err(failure) => failure.to_string(),

@@ -2,15 +2,16 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use super::shown;
-use crate::exit::{Failure, printable};
+use futures_util::StreamExt;
+
+use crate::exit::{End, Failure, printable};
 use crate::files::Session;
 use crate::files::du::Usage;
-use crate::files::list::Names;
 use crate::files::out::human;
+use crate::files::select::Selection;
 use crate::limits::UNASKED_REMOVALS;
 
-/// Files and bytes that a removal of folders deletes.
+/// Files and bytes that a removal deletes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Loss {
     files: u64,
@@ -19,20 +20,20 @@ struct Loss {
     freed: Option<u64>,
 }
 
-/// Asks whether the files below the `prefixes` shall go, if there are many and a person can answer.
+/// Asks whether the files of folders and patterns shall go, if there are many and a person can answer.
 ///
 /// # Errors
 /// If the person says no, or the gateway does not say how many files there are.
-pub(super) async fn ask(session: &Session, prefixes: &[String]) -> Result<(), Failure> {
+pub(super) async fn ask(session: &Session, wanted: &[Selection]) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Ok(());
     }
-    let loss = count(session, prefixes).await?;
+    let loss = count(session, wanted).await?;
     if loss.files <= UNASKED_REMOVALS {
         return Ok(());
     }
 
-    let question = question(prefixes, &loss);
+    let question = question(wanted, &loss);
     // Reading stdin blocks. If a signal ends the command, the thread keeps waiting, so the thread
     // MUST NOT hold the lock of stderr; otherwise the message about the signal would wait as well.
     let asked = tokio::task::spawn_blocking(move || {
@@ -65,22 +66,26 @@ impl Drop for QuestionLine {
     }
 }
 
-/// Counts the files of all folders. A file in two of them counts twice.
-async fn count(session: &Session, prefixes: &[String]) -> Result<Loss, Failure> {
+/// Counts the files of all arguments. A file of two of them counts twice.
+async fn count(session: &Session, wanted: &[Selection]) -> Result<Loss, Failure> {
     let mut sum = Loss {
         freed: Some(0),
         ..Loss::default()
     };
-    for prefix in prefixes {
-        let loss = match Usage::ask(session, prefix).await {
-            Ok(usage) => Loss {
+    for selection in wanted {
+        let known = match selection {
+            // The gateway computes freed space for a bounded number of files only, and not for every
+            // tenant. A list of names has no such bounds.
+            Selection::Folder(prefix) => Usage::ask(session, prefix).await.ok(),
+            _ => None,
+        };
+        let loss = match known {
+            Some(usage) => Loss {
                 files: usage.files,
                 bytes: usage.logical_bytes,
                 freed: Some(usage.freed_bytes),
             },
-            // The gateway computes freed space for a bounded number of files only, and not for every
-            // tenant. A list of names has no such bounds.
-            Err(_) => listed(session, prefix).await?,
+            None => listed(session, selection).await?,
         };
         sum.files += loss.files;
         sum.bytes = sum.bytes.saturating_add(loss.bytes);
@@ -89,29 +94,35 @@ async fn count(session: &Session, prefixes: &[String]) -> Result<Loss, Failure> 
     Ok(sum)
 }
 
-async fn listed(session: &Session, prefix: &str) -> Result<Loss, Failure> {
-    let mut names = Names::below(session, prefix);
+async fn listed(session: &Session, selection: &Selection) -> Result<Loss, Failure> {
+    let mut names = selection.names(session);
     let mut loss = Loss::default();
     while let Some(next) = names.next().await {
-        let (_, size) = next?;
-        loss.files += 1;
-        loss.bytes = loss.bytes.saturating_add(size);
+        match next {
+            Ok((_, size)) => {
+                loss.files += 1;
+                loss.bytes = loss.bytes.saturating_add(size.unwrap_or_default());
+            }
+            // The removal reports arguments without a file.
+            Err(failure) if failure.end() == End::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
     }
     Ok(loss)
 }
 
-fn question(prefixes: &[String], loss: &Loss) -> String {
+fn question(wanted: &[Selection], loss: &Loss) -> String {
     let freed = match loss.freed {
         Some(freed) => format!(", would free {}", human(freed)),
         None => String::new(),
     };
-    let folders: Vec<String> = prefixes
+    let texts: Vec<String> = wanted
         .iter()
-        .map(|prefix| printable(shown(prefix)))
+        .map(|selection| printable(selection.text()))
         .collect();
     format!(
         "{}: {} files, {}{freed}. Remove them? [y/N] ",
-        folders.join(" "),
+        texts.join(" "),
         loss.files,
         human(loss.bytes)
     )
@@ -158,16 +169,17 @@ mod tests {
 
     #[test]
     fn the_question_has_the_numbers_of_a_dry_run() {
+        let folders = ["a/", ""].map(|prefix| Selection::Folder(prefix.to_owned()));
         let mut loss = Loss {
             files: 101,
             bytes: 3 << 30,
             freed: Some(1 << 20),
         };
         assert_eq!(
-            question(&["a/".to_owned(), String::new()], &loss),
+            question(&folders, &loss),
             "a/ /: 101 files, 3.00 GiB, would free 1.00 MiB. Remove them? [y/N] "
         );
         loss.freed = None;
-        assert!(question(&["a/".to_owned()], &loss).contains("3.00 GiB. Remove"));
+        assert!(question(&folders[..1], &loss).contains("3.00 GiB. Remove"));
     }
 }

@@ -5,10 +5,12 @@
     reason = "a helper of a test fails as the test does"
 )]
 
-mod fake;
+pub(crate) mod fake;
 mod get;
+mod globs;
 mod mistakes;
 mod others;
 mod parts;
 mod put;
+mod question;
 mod run;

@@ -41,9 +41,13 @@ fn every_refusal_has_its_status_and_its_line_of_json() {
         assert_eq!(status(&plain), expected);
         // 409 is about the new name, which is taken.
         let about = if http == 409 { "b" } else { "a" };
+        let hint = match http {
+            401 => "; CSTORE_TOKEN or --token-file takes the token",
+            _ => "",
+        };
         assert_eq!(
             said(&plain),
-            format!("cstore: {about}: said by a test (trace t-1)\n")
+            format!("cstore: {about}: said by a test{hint} (trace t-1)\n")
         );
     }
     let (free, _held) = nobody();

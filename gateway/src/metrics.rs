@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     connections: Gauge,
     sent_away: Counter,
     refused: Counter,
+    over_share: Counter,
     received: Counter,
     sent: Counter,
 }
@@ -46,6 +47,7 @@ impl Metrics {
             connections: Gauge::default(),
             sent_away: Counter::default(),
             refused: Counter::default(),
+            over_share: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
         };
@@ -77,8 +79,13 @@ impl Metrics {
         );
         registry.register(
             "connections_refused",
-            "Connections of addresses that had their share",
+            "Connections refused because all of their address or of the gateway were busy",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "requests_over_share",
+            "Requests refused because their address had its share of running requests",
+            metrics.over_share.clone(),
         );
         registry.register(
             "received_bytes",
@@ -105,6 +112,11 @@ impl Metrics {
 
     pub(crate) fn sent_away(&self, connections: usize) {
         self.sent_away.inc_by(connections as u64);
+    }
+
+    /// Counts a request whose address had its share of running requests.
+    pub(crate) fn over_share(&self) {
+        self.over_share.inc();
     }
 
     pub(crate) fn refused_address(&self) {

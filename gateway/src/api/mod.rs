@@ -16,6 +16,6 @@ mod put;
 mod responses;
 pub(crate) mod router;
 mod stats;
-mod trace;
+pub(crate) mod trace;
 mod upload;
 mod usage;

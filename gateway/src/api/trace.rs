@@ -9,7 +9,7 @@ use tracing::{Span, field};
 /// Header of every answer with the trace id of its request.
 pub(super) const TRACE_HEADER: HeaderName = HeaderName::from_static("x-cstore-trace-id");
 /// Trace id of a request that has no valid span.
-pub(super) const NO_TRACE: &str = "00000000000000000000000000000000";
+pub(crate) const NO_TRACE: &str = "00000000000000000000000000000000";
 
 /// Trace id of a request, 32 hexadecimal digits, for answers that carry it in their JSON.
 #[derive(Debug, Clone)]

@@ -1,6 +1,5 @@
 //! The sockets of clients: accepted, bounded in number and in time, served as HTTP/1.1 or HTTP/2.
 
-mod limiter;
 pub(crate) mod linger;
 pub(crate) mod server;
 mod slot_body;

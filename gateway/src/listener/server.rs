@@ -13,14 +13,20 @@
 //! | opens many streams of HTTP/2, or resets them | 128 at a time, hyper's bounds on resets |
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
+use cstore_node::connections::{
+    ConnectionLimiter, ConnectionLimits, LimitReached, NotBegun, RequestInFlight, Slot,
+};
 use cstore_node::listen::{pause_after, set_nodelay};
 use cstore_node::{Shutdown, TaskGroup};
+use cstore_types::ErrorCode;
 use futures_util::StreamExt;
 use http::Method;
 use hyper::body::Incoming;
@@ -28,16 +34,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 
+use crate::api::trace::NO_TRACE;
 use crate::app::Shared;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::limits::{
-    DROPPED_BODY, DROPPED_BODY_TIME, H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_STREAM_WINDOW,
-    MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_REFUSED_LINGERING, READ_BUFFER,
+    ADMISSION_PATIENCE, DROPPED_BODY, DROPPED_BODY_TIME, H2_CONNECTION_WINDOW, H2_PING_INTERVAL,
+    H2_STREAM_WINDOW, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_WAITING, READ_BUFFER,
 };
-use crate::listener::limiter::{ConnectionLimiter, LimitReached, Limits, Slot};
+
 use crate::listener::linger::{SocketReturn, linger, linger_briefly};
 use crate::listener::slot_body::SlotBody;
 use crate::listener::stall::Watched;
@@ -51,13 +59,13 @@ const NO_ROOM: &[u8] =
 
 /// Serves until the shutdown, then lets running requests end.
 pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, shutdown: Shutdown) {
-    let limits = Limits {
+    let limits = ConnectionLimits {
         total: app.config.max_connections,
         per_address: app.config.max_connections_per_address,
     };
     let host = Host {
         limiter: ConnectionLimiter::new(limits),
-        refused_lingering: Arc::new(Semaphore::new(MAX_REFUSED_LINGERING)),
+        waiting: Arc::new(Semaphore::new(MAX_WAITING)),
         builder: builder(&app.config),
         router,
         app: app.clone(),
@@ -82,8 +90,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
 #[derive(Clone)]
 struct Host {
     limiter: ConnectionLimiter,
-    /// Bounds the connections that are not admitted and read on.
-    refused_lingering: Arc<Semaphore>,
+    /// Bounds the connections that wait for a place, or were refused and are read on.
+    waiting: Arc<Semaphore>,
     builder: auto::Builder<Watched>,
     router: Router,
     app: Shared,
@@ -98,10 +106,7 @@ impl Host {
                 Ok((stream, peer)) => {
                     failures = 0;
                     set_nodelay(&stream);
-                    if let Some((stream, slot)) = self.admit(stream, peer.ip()).await {
-                        let host = self.clone();
-                        group.spawn("connection", host.attend(stream, slot));
-                    }
+                    self.receive(stream, peer.ip(), group);
                 }
                 Err(error) => {
                     failures += 1;
@@ -116,43 +121,57 @@ impl Host {
         }
     }
 
-    /// Returns the slot of a connection, `None` if all connections of its address are busy. If all
-    /// connections of the gateway are busy, this one waits, and those after it wait in the kernel's
-    /// bounded queue.
-    async fn admit(
-        &self,
-        stream: TcpStream,
-        address: std::net::IpAddr,
-    ) -> Option<(TcpStream, Arc<Slot>)> {
-        loop {
-            match self.limiter.admit(address) {
-                Ok((slot, n_evicted)) => {
-                    self.app.metrics.sent_away(n_evicted);
-                    return Some((stream, slot));
+    /// Serves a connection, or refuses it. The accept loop does not wait for a place: that is done by
+    /// the connection's own task, for at most [`ADMISSION_PATIENCE`], while few others do.
+    fn receive(&self, stream: TcpStream, address: IpAddr, group: &TaskGroup) {
+        let host = self.clone();
+        match self.admit(address) {
+            Ok(slot) => drop(group.spawn("connection", host.attend(stream, slot))),
+            Err(reached) => match self.waiting.clone().try_acquire_owned() {
+                Ok(place) => {
+                    let waiting = host.attend_later(stream, address, reached, place);
+                    drop(group.spawn("connection that waits", waiting));
                 }
-                Err(LimitReached::Total) => self.limiter.changed().await,
-                Err(LimitReached::Address) => {
-                    self.app.metrics.refused_address();
-                    tracing::debug!(%address, "all connections of this address are busy");
-                    self.refuse(stream);
-                    return None;
-                }
-            }
+                Err(_) => self.refuse(&stream, address, reached),
+            },
         }
     }
 
-    /// Answers a connection that is not admitted, and closes it.
-    fn refuse(&self, stream: TcpStream) {
-        let _ = stream.try_write(NO_ROOM);
-        if let Ok(permit) = self.refused_lingering.clone().try_acquire_owned() {
-            drop(cstore_node::shutdown::spawn(
-                "refused connection",
-                async move {
-                    linger_briefly(stream).await;
-                    drop(permit);
-                },
-            ));
+    fn admit(&self, address: IpAddr) -> Result<Arc<Slot>, LimitReached> {
+        let (slot, n_evicted) = self.limiter.admit(address)?;
+        self.app.metrics.sent_away(n_evicted);
+        Ok(slot)
+    }
+
+    /// Serves a connection as soon as another one ends or becomes idle, or refuses it after a while.
+    async fn attend_later(
+        self,
+        stream: TcpStream,
+        address: IpAddr,
+        reached: LimitReached,
+        place: OwnedSemaphorePermit,
+    ) {
+        let admission = async {
+            loop {
+                self.limiter.changed().await;
+                if let Ok(slot) = self.admit(address) {
+                    return slot;
+                }
+            }
+        };
+        if let Ok(slot) = tokio::time::timeout(ADMISSION_PATIENCE, admission).await {
+            drop(place);
+            return self.attend(stream, slot).await;
         }
+        self.refuse(&stream, address, reached);
+        linger_briefly(stream).await;
+    }
+
+    /// Answers a connection that is not admitted.
+    fn refuse(&self, stream: &TcpStream, address: IpAddr, reached: LimitReached) {
+        self.app.metrics.refused_address();
+        tracing::debug!(%address, ?reached, "all connections are busy");
+        let _ = stream.try_write(NO_ROOM);
     }
 
     async fn attend(self, stream: TcpStream, slot: Arc<Slot>) {
@@ -185,7 +204,8 @@ impl Host {
             min_rate: config.min_rate,
         };
         let io = TimedIo::new(stream, slot.clone(), socket.clone(), deadlines);
-        let connection = self.connection(io, slot);
+        let has_unread = Arc::<AtomicBool>::default();
+        let connection = self.connection(io, slot, &has_unread);
         tokio::pin!(connection);
         let mut ended = tokio::select! {
             ended = &mut connection => Some(ended),
@@ -204,7 +224,7 @@ impl Host {
         match ended {
             // An evicted connection makes room now.
             None => false,
-            Some(Ok(())) => slot.has_unread(),
+            Some(Ok(())) => has_unread.load(Ordering::Relaxed),
             Some(Err(error)) => {
                 tracing::debug!(error, "a connection ended badly");
                 // hyper answers a malformed head and ends with an error.
@@ -213,13 +233,51 @@ impl Host {
         }
     }
 
+    /// Answers one request. The connection is busy until the answer is sent or dropped.
+    async fn answer(
+        self,
+        begun: Result<RequestInFlight, NotBegun>,
+        has_unread: Arc<AtomicBool>,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Response, Infallible> {
+        let in_flight = match begun {
+            Ok(in_flight) => in_flight,
+            // The connection is about to be dropped.
+            Err(NotBegun::Evicted) => return std::future::pending().await,
+            Err(NotBegun::Share) => {
+                self.app.metrics.over_share();
+                return Ok(over_share());
+            }
+        };
+        has_unread.store(false, Ordering::Relaxed);
+        let request = request.map(|body| UnreadBody::new(body, has_unread));
+        let request: Request = match *request.method() {
+            // A body has no meaning here (RFC 9110 §9.3). Dropped before the answer is made, it takes no
+            // memory while the answer is on its way.
+            Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS => {
+                let (head, body) = request.into_parts();
+                drop_body(body).await;
+                Request::from_parts(head, Body::empty())
+            }
+            _ => request.map(Body::new),
+        };
+        let Ok(response) = self.router.oneshot(request).await;
+        Ok(response.map(|body| Body::new(SlotBody::new(body, in_flight))))
+    }
+
     /// One connection: after the shutdown it finishes the request that runs and takes no other.
     async fn connection(
         &self,
         io: TimedIo,
         slot: &Arc<Slot>,
+        has_unread: &Arc<AtomicBool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let service = service_fn(|request| answer(self.router.clone(), slot.clone(), request));
+        let service = service_fn(|request| {
+            // Begun here and not by the future: hyper may read the body BEFORE it polls the future,
+            // and bytes that come to an idle connection count as its head.
+            let begun = slot.begin();
+            self.clone().answer(begun, has_unread.clone(), request)
+        });
         let connection = self.builder.serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         tokio::select! {
@@ -230,38 +288,14 @@ impl Host {
     }
 }
 
-/// A request that runs. Keeps its slot busy until it is dropped.
-struct RequestInFlight(Arc<Slot>);
-
-impl Drop for RequestInFlight {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
-async fn answer(
-    router: Router,
-    slot: Arc<Slot>,
-    request: hyper::Request<Incoming>,
-) -> Result<Response, Infallible> {
-    if !slot.begin() {
-        // The connection is about to be dropped.
-        return std::future::pending().await;
-    }
-    let in_flight = RequestInFlight(slot.clone());
-    let request = request.map(|body| UnreadBody::new(body, slot));
-    let request: Request = match *request.method() {
-        // A body has no meaning here (RFC 9110 §9.3). Dropped before the answer is made, it takes no
-        // memory while the answer is on its way.
-        Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS => {
-            let (head, body) = request.into_parts();
-            drop_body(body).await;
-            Request::from_parts(head, Body::empty())
-        }
-        _ => request.map(Body::new),
-    };
-    let Ok(response) = router.oneshot(request).await;
-    Ok(response.map(|body| Body::new(SlotBody::new(body, in_flight))))
+/// Returns the answer to a request whose address has its share of requests. It has no trace: nothing
+/// of it is looked at.
+fn over_share() -> Response {
+    let error = ApiError::new(
+        ErrorCode::RateLimited,
+        "your address has its share of requests that run at once; wait until some have ended",
+    );
+    error.closing().render(NO_TRACE)
 }
 
 /// Reads a short body to its end, so that the connection can be kept, and drops it.

@@ -8,16 +8,25 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use cstore_node::connections::Slot;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::http::pace::Pace;
-use crate::listener::limiter::Slot;
+use crate::limits::MAX_HEAD_BYTES;
+
 use crate::listener::linger::SocketReturn;
 
 /// The preface of HTTP/2; what is longer has been told apart from HTTP/1.
 const PREFACE: usize = 24;
+
+/// First bytes of the preface. No method of HTTP/1.1 that is served begins so.
+const H2_START: &[u8] = b"PRI ";
+
+/// Answer to a head that is too long. It fits every socket buffer, so it is sent without waiting.
+const HEAD_TOO_LONG: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Bounds of a client's slowness.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +56,12 @@ pub(crate) struct TimedIo {
     write_pending: Option<Instant>,
     idle: Duration,
     pace: Pace,
+    /// Bytes that came since the last request began: a head of HTTP/1.1 that is not complete.
+    head: usize,
+    /// Requests that had begun when `head` was 0.
+    begun: u64,
+    /// First bytes of the connection, until [`H2_START`] could be told.
+    start: Vec<u8>,
 }
 
 impl TimedIo {
@@ -73,7 +88,33 @@ impl TimedIo {
             write_pending: None,
             idle,
             pace: Pace::new(min_rate),
+            head: 0,
+            begun: 0,
+            start: Vec::new(),
         }
+    }
+
+    /// Returns the bytes that may be read now; 0 if the head of an HTTP/1.1 request is too long.
+    ///
+    /// hyper would collect as much of a head as its read buffer holds, which is made for bodies.
+    fn allowance(&mut self) -> usize {
+        let is_h2 = self.start.starts_with(H2_START);
+        let (is_busy, begun) = self.slot.progress();
+        if begun != self.begun || is_busy {
+            // A request may begin and end between two reads.
+            self.begun = begun;
+            self.head = 0;
+        }
+        if is_h2 || is_busy {
+            return usize::MAX;
+        }
+        MAX_HEAD_BYTES.saturating_sub(self.head)
+    }
+
+    fn note_read(&mut self, bytes: &[u8]) {
+        self.head = self.head.saturating_add(bytes.len());
+        let missing = H2_START.len().saturating_sub(self.start.len());
+        self.start.extend(bytes.iter().take(missing));
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -115,10 +156,28 @@ impl AsyncRead for TimedIo {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let allowance = self.allowance();
+        if allowance == 0 {
+            let _ = self.stream()?.try_write(HEAD_TOO_LONG);
+            let text = "the head of a request is too long";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+
         let before = buffer.filled().len();
-        let attempt = self.stream()?.poll_read(context, buffer);
+        let attempt = if buffer.remaining() <= allowance {
+            self.stream()?.poll_read(context, buffer)
+        } else {
+            let mut limited = ReadBuf::new(buffer.initialize_unfilled_to(allowance));
+            let attempt = self.stream()?.poll_read(context, &mut limited);
+            let n_read = limited.filled().len();
+            buffer.advance(n_read);
+            attempt
+        };
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        let n_read = read.len();
+        self.note_read(read);
         if attempt.is_ready() {
-            self.preface = self.preface.saturating_sub(buffer.filled().len() - before);
+            self.preface = self.preface.saturating_sub(n_read);
         } else if self.preface > 0 && self.first.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -1,30 +1,30 @@
-//! The body of a request, which notes on the connection's slot if it is dropped before its end.
+//! The body of a request, which notes for its connection that it is dropped before its end.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use axum::body::{Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::listener::limiter::Slot;
-
 /// A body as hyper gives it.
 #[derive(Debug)]
 pub(crate) struct UnreadBody {
     body: Incoming,
-    slot: Arc<Slot>,
+    /// Set if the client may still be sending the rest.
+    has_unread: Arc<AtomicBool>,
     /// The end was read, or the body broke off.
     is_ended: bool,
 }
 
 impl UnreadBody {
-    pub(crate) fn new(body: Incoming, slot: Arc<Slot>) -> Self {
+    pub(crate) fn new(body: Incoming, has_unread: Arc<AtomicBool>) -> Self {
         let is_ended = body.is_end_stream();
         Self {
             body,
-            slot,
+            has_unread,
             is_ended,
         }
     }
@@ -59,7 +59,7 @@ impl HttpBody for UnreadBody {
 impl Drop for UnreadBody {
     fn drop(&mut self) {
         if !self.is_ended {
-            self.slot.note_unread();
+            self.has_unread.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -15,6 +15,7 @@ use cstore_node::{ByteSize, HostPort, Shutdown};
 use cstore_testkit::secret;
 use cstore_types::{Chunking, NodeId, error_chain};
 use futures_util::FutureExt;
+use futures_util::StreamExt;
 use futures_util::future::{LocalBoxFuture, try_join_all};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -149,7 +150,10 @@ impl Door {
     async fn io(&self) -> std::io::Result<RoleIo> {
         let io = RoleIo {
             addr: format!("{}:{}", self.host, self.port),
-            incoming: io::listen(self.port).await?,
+            incoming: io::listen(self.port)
+                .await?
+                .map(|io| io.map(Into::into))
+                .boxed(),
             dial_frames: self.dial.clone(),
             dial: self.dial.clone(),
         };
@@ -256,6 +260,7 @@ async fn master(
         drain_timeout: Duration::from_secs(10),
         ticket_ttl: TICKET_TTL,
         snapshot_bytes: ByteSize::from_mib(64),
+        max_connections: 1_024,
         reflection: false,
     };
     let run = cstore_master::run_over(
@@ -288,6 +293,7 @@ async fn worker(n: usize, door: Door, book: Rc<RefCell<Book>>) -> turmoil::Resul
         retry_step: RETRY_STEP,
         drain_timeout: Duration::from_secs(10),
         memory_budget: ByteSize::from_mib(16),
+        max_connections: 1_024,
         reflection: false,
     };
     let run = cstore_worker::run_over(

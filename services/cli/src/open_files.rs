@@ -6,6 +6,8 @@ use crate::limits::{MIN_SHARED_DESCRIPTORS, PROCESS_DESCRIPTORS, ROLE_DESCRIPTOR
 
 /// Shares of a gateway: connections of clients.
 pub(crate) const GATEWAY_SHARES: u64 = 4;
+/// Shares of a master or worker: connections of other roles.
+pub(crate) const GRPC_SHARES: u64 = 1;
 /// Shares of a storage node: connections of workers, and open segments.
 pub(crate) const STORAGE_SHARES: u64 = 4;
 

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::exit::Failure;
 use crate::limits::MASTER_PATIENCE;
-use crate::open_files::{self, GATEWAY_SHARES, STORAGE_SHARES, bound};
+use crate::open_files::{self, GATEWAY_SHARES, GRPC_SHARES, STORAGE_SHARES, bound};
 use crate::paths::{DATA, PickedPath};
 use crate::process::{self, Running};
 use crate::{probe, secret, settings, tls};
@@ -148,7 +148,7 @@ impl Plan {
         match self {
             Self::Gateway(_) => GATEWAY_SHARES,
             Self::Storage(_) => STORAGE_SHARES,
-            Self::Master(_) | Self::Worker(_) => 0,
+            Self::Master(_) | Self::Worker(_) => GRPC_SHARES,
         }
     }
 
@@ -164,7 +164,8 @@ impl Plan {
                 config.open_files = config.open_files.min(most);
                 bound(&mut config.max_connections, CONNECTIONS, half)
             }
-            Self::Master(_) | Self::Worker(_) => None,
+            Self::Master(config) => bound(&mut config.max_connections, CONNECTIONS, allowed),
+            Self::Worker(config) => bound(&mut config.max_connections, CONNECTIONS, allowed),
         }
     }
 

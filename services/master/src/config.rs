@@ -29,6 +29,8 @@ pub struct Config {
     /// CSTORE_SNAPSHOT_BYTES: log after which a snapshot is written; more if the last snapshot was
     /// larger.
     pub snapshot_bytes: ByteSize,
+    /// CSTORE_MAX_CONNECTIONS.
+    pub max_connections: u64,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
     /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
@@ -70,6 +72,7 @@ impl Config {
                 ByteSize::from_mib(64),
                 ByteSize::from_kib(64)..=ByteSize::from_gib(16),
             ),
+            max_connections: env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536),
             reflection: env.boolean("CSTORE_REFLECTION", true),
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use cstore_log::{Disk, LockGuard, RealDisk, probe, remove_probe};
 use cstore_mesh::{
-    GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, Protocol, RoleIo, RoleMetrics,
+    Admission, GrpcServer, HealthHandle, MAX_MESSAGE_BYTES, MeshError, RoleIo, RoleMetrics,
     ServerOptions,
 };
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::Backoff;
 use cstore_node::clock::{Clock, SystemClock};
+use cstore_node::connections::ConnectionLimits;
 use cstore_node::shutdown::{Shutdown, spawn};
 use cstore_proto::Verifier;
 use cstore_proto::v1::cluster_server::ClusterServer;
@@ -104,7 +105,14 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     let host = listener.local_addr()?.ip().to_string();
-    let io = RoleIo::over_tcp(&host, listener, config.tls.as_ref(), Protocol::Grpc)?
+    let admission = Admission {
+        role: "master",
+        limits: ConnectionLimits::halved(
+            usize::try_from(config.max_connections).unwrap_or(usize::MAX),
+        ),
+        metrics: metrics.mesh.clone(),
+    };
+    let io = RoleIo::grpc_over_tcp(&host, listener, config.tls.as_ref(), admission)?
         .within(config.local.clone());
     run_over(config, secret, io, None, readiness, metrics, shutdown).await
 }

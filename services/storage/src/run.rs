@@ -11,7 +11,7 @@ use cstore_log::{Disk, RealDisk};
 use cstore_mesh::member::{
     HeartbeatTrigger, Heartbeats, IdentityError, MasterLink, NodeProfile, connect_master,
 };
-use cstore_mesh::{BoxIo, ClientOptions, LocalServers, MeshError, Protocol, RoleIo, RoleMetrics};
+use cstore_mesh::{Accepted, ClientOptions, LocalServers, MeshError, RoleIo, RoleMetrics};
 use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::backoff::Backoff;
@@ -116,13 +116,8 @@ pub async fn run(
     };
     // The folder holds all blocks: close it to other users.
     let disk = RealDisk::open_private(&config.disk).map_err(failed)?;
-    let io = RoleIo::over_tcp(
-        &config.advertise_host,
-        listener,
-        config.tls.as_ref(),
-        Protocol::Frames,
-    )?
-    .within(config.local.clone());
+    let io = RoleIo::frames_over_tcp(&config.advertise_host, listener, config.tls.as_ref())?
+        .within(config.local.clone());
     let folder = config.disk.clone();
     let ended = run_over(config, secret, io, disk, readiness, metrics, shutdown).await;
     if let Err(RunError::Nameless { .. }) = ended {
@@ -383,7 +378,7 @@ async fn serve(
     secret: &ClusterSecret,
     identity: &Identity,
     (engine, metrics): (&Engine, FrameMetrics),
-    incoming: BoxStream<'static, std::io::Result<BoxIo>>,
+    incoming: BoxStream<'static, std::io::Result<Accepted>>,
     (local, addr): (&LocalServers, &str),
     shutdown: &Shutdown,
 ) {

@@ -21,6 +21,8 @@ pub struct Config {
     pub retry_step: Duration,
     /// CSTORE_MEMORY_BUDGET: bytes that all streams together may hold.
     pub memory_budget: ByteSize,
+    /// CSTORE_MAX_CONNECTIONS.
+    pub max_connections: u64,
     /// CSTORE_REFLECTION.
     pub reflection: bool,
     /// `CSTORE_DRAIN_TIMEOUT_MS`: for what runs when the role stops.
@@ -51,6 +53,7 @@ impl Config {
                 ByteSize::from_mib(256),
                 ByteSize::from_mib(16)..=ByteSize::from_gib(1_024),
             ),
+            max_connections: env.number("CSTORE_MAX_CONNECTIONS", 1_024, 1..=65_536),
             reflection: env.boolean("CSTORE_REFLECTION", true),
             drain_timeout: cstore_node::shutdown::drain_timeout(env),
             tls: None,

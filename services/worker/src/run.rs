@@ -7,12 +7,13 @@ use cstore_mesh::member::{
     follow_view,
 };
 use cstore_mesh::{
-    ClientOptions, Dial, GrpcServer, MAX_MESSAGE_BYTES, MeshError, MeshMetrics, Protocol, RoleIo,
+    Admission, ClientOptions, Dial, GrpcServer, MAX_MESSAGE_BYTES, MeshError, MeshMetrics, RoleIo,
     RoleMetrics, ServerOptions,
 };
 use cstore_node::TaskGroup;
 use cstore_node::admin::{PartState, Readiness};
 use cstore_node::clock::{Clock, SystemClock};
+use cstore_node::connections::ConnectionLimits;
 use cstore_node::shutdown::Shutdown;
 use cstore_proto::v1::transfer_server::TransferServer;
 use cstore_proto::{Caller, Signer, Verifier, v1};
@@ -55,11 +56,18 @@ pub async fn run(
     metrics: RoleMetrics,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let io = RoleIo::over_tcp(
+    let admission = Admission {
+        role: "worker",
+        limits: ConnectionLimits::halved(
+            usize::try_from(config.max_connections).unwrap_or(usize::MAX),
+        ),
+        metrics: metrics.mesh.clone(),
+    };
+    let io = RoleIo::grpc_over_tcp(
         &config.advertise_host,
         listener,
         config.tls.as_ref(),
-        Protocol::Grpc,
+        admission,
     )?
     .within(config.local.clone());
     run_over(

@@ -44,7 +44,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("CSTORE_TLS_CLIENT_AUTH", "tls-client-auth", "TRUE", ALL, "With TLS, whether callers need a certificate of the same CA"),
     setting("CSTORE_ANONYMOUS", "anonymous", "FALSE, but TRUE for dev without a token file", GATEWAY, "Whether requests without a token are served, as the default tenant"),
     setting("CSTORE_API_TOKENS_FILE", "api-tokens-file", "api-tokens in the data folder", GATEWAY, "File with the hashes of API tokens; must not be readable by all users"),
-    setting("CSTORE_MAX_CONNECTIONS", "max-connections", "1024", GATEWAY | STORAGE, "Most connections at a time; more wait"),
+    setting("CSTORE_MAX_CONNECTIONS", "max-connections", "1024", ALL, "Most connections at a time, as far as the limit of open files allows"),
     setting("CSTORE_MAX_CONNECTIONS_PER_ADDRESS", "max-connections-per-address", "512", GATEWAY, "Most connections of one client address; behind a proxy all clients have its address"),
     setting("CSTORE_MIN_RATE", "min-rate", "1024", GATEWAY, "Least rate of a client in bytes a second, measured over 30 s of waiting for it; 0 for none"),
     setting("CSTORE_HEADER_TIMEOUT_MS", "header-timeout-ms", "10000", GATEWAY, "Time for the head of a request"),

@@ -48,6 +48,8 @@ pub use error::MeshError;
 #[cfg(feature = "simulated")]
 pub use jitter::seed_chance;
 pub use limits::MAX_MESSAGE_BYTES;
+pub use server::accepted::Accepted;
+pub use server::admission::Admission;
 pub use server::stack::{GrpcServer, HealthHandle, ServerOptions};
 pub use telemetry::exemplar;
 pub use telemetry::metrics::{MeshMetrics, RoleMetrics};

@@ -99,6 +99,8 @@ cstore_types::limits! {
     /// Age at which a server asks a connection to end, so that callers spread over servers that
     /// came later. Running calls finish.
     pub(crate) time CONNECTION_AGE: Duration = Duration::from_secs(3_600);
+    /// Time in which a caller must send the preface of HTTP/2. A slower one is disconnected.
+    pub(crate) time PREFACE_DEADLINE: Duration = Duration::from_secs(5);
     /// Time of a TLS handshake. A slower caller is disconnected.
     pub(crate) time TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
     /// Most TLS handshakes at a time. More callers wait in the kernel's queue.

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod blocking;
 pub mod clock;
 pub mod commit;
+pub mod connections;
 pub mod env;
 mod exposition;
 pub mod limits;

@@ -29,6 +29,7 @@ use crate::limits::{
 };
 use crate::server::accepted::Accepted;
 use crate::server::auth::RequireCredentialsLayer;
+use crate::server::busy::BusyLayer;
 use crate::server::metrics::ServerMetricsLayer;
 use crate::server::rescue::RescueLayer;
 use crate::server::timeout::GrpcTimeoutLayer;
@@ -37,7 +38,6 @@ use crate::telemetry::status::grpc_status;
 use crate::telemetry::trace::{self, server_span};
 use crate::transport::dial::tcp_incoming;
 use crate::transport::head_first::HeadFirst;
-use crate::transport::io::BoxIo;
 use crate::transport::local::LocalServers;
 use crate::transport::local_grpc::{PublishedGrpc, ServerStack};
 
@@ -185,9 +185,9 @@ impl GrpcServer {
     ///
     /// # Errors
     /// [`MeshError::Serve`].
-    pub async fn serve_over(
+    pub async fn serve_over<C: Into<Accepted>>(
         self,
-        incoming: impl Stream<Item = std::io::Result<BoxIo>>,
+        incoming: impl Stream<Item = std::io::Result<C>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         let health = self.health();
@@ -236,12 +236,14 @@ impl GrpcServer {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let server = http2()
+            // Outermost, so that a connection is busy as long as its answer is on the way.
+            .layer(BusyLayer)
             .layer(layers)
             .layer(MapRequestLayer::new(|request: Request<Body>| {
                 request.map(|body| Body::new(HeadFirst::new(body)))
             }))
             .add_routes(self.routes)
-            .serve_with_incoming_shutdown(incoming.map(|io| io.map(Accepted)), async move {
+            .serve_with_incoming_shutdown(incoming.map(|io| io.map(Into::into)), async move {
                 stopped.cancelled().await;
             });
         let serving = async {

@@ -135,6 +135,8 @@ struct Families {
     served: Family<ServedCode, Counter>,
     served_seconds: Family<Served, TracedSeconds, fn() -> TracedSeconds>,
     in_flight: Family<RoleLabel, Gauge>,
+    evicted: Family<RoleLabel, Counter>,
+    refused: Family<RoleLabel, Counter>,
 }
 
 impl Default for Families {
@@ -150,6 +152,8 @@ impl Default for Families {
             served: Family::default(),
             served_seconds: Family::new_with_constructor(traced_seconds as fn() -> TracedSeconds),
             in_flight: Family::default(),
+            evicted: Family::default(),
+            refused: Family::default(),
         }
     }
 }
@@ -205,6 +209,16 @@ impl MeshMetrics {
             "Calls whose answer has no head yet",
             this.0.in_flight.clone(),
         );
+        r.register(
+            "mesh_connections_evicted",
+            "Connections without a call that made room for others",
+            this.0.evicted.clone(),
+        );
+        r.register(
+            "mesh_connections_refused",
+            "Connections refused because all of their address or of the port were busy",
+            this.0.refused.clone(),
+        );
         this
     }
 
@@ -242,6 +256,21 @@ impl MeshMetrics {
                 .get_or_create(&Served { role, method }),
             took.as_secs_f64(),
         );
+    }
+
+    pub(crate) fn evicted(&self, role: &'static str, connections: usize) {
+        let label = RoleLabel { role };
+        let evicted = self.0.evicted.get_or_create(&label);
+        evicted.inc_by(connections as u64);
+    }
+
+    /// Shows the count of refused connections before the first one.
+    pub(crate) fn no_refusal_yet(&self, role: &'static str) {
+        drop(self.0.refused.get_or_create(&RoleLabel { role }));
+    }
+
+    pub(crate) fn refused(&self, role: &'static str) {
+        self.0.refused.get_or_create(&RoleLabel { role }).inc();
     }
 
     pub(crate) fn in_flight(&self, role: &'static str) -> Gauge {

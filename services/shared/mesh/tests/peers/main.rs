@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+mod admission;
 mod faults;
 mod member;
 mod membership;

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cstore_mesh::{
-    CallBounds, Class, ClientOptions, Dial, Discovery, Endpoints, HealthHandle, LocalServers,
-    MasterClient, MeshMetrics, Service, Target,
+    Admission, CallBounds, Class, ClientOptions, Dial, Discovery, Endpoints, HealthHandle,
+    LocalServers, MasterClient, MeshMetrics, RoleIo, Service, Target,
 };
+use cstore_node::connections::ConnectionLimits;
 use cstore_proto::{Signer, v1};
 use cstore_testkit::fake::{FakeMaster, Reply, grpc_server};
 use cstore_testkit::{PATIENCE, secret};
@@ -73,6 +74,20 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) async fn start(network: &Network) -> Self {
+        Self::start_with(network, None).await
+    }
+
+    /// Starts a peer whose connections are admitted within `limits`, as those of a role are.
+    pub(crate) async fn start_limited(limits: ConnectionLimits) -> Self {
+        let admission = Admission {
+            role: "fake",
+            limits,
+            metrics: MeshMetrics::default(),
+        };
+        Self::start_with(&Network::default(), Some(admission)).await
+    }
+
+    async fn start_with(network: &Network, admission: Option<Admission>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let master = FakeMaster::default();
@@ -87,10 +102,17 @@ impl Peer {
         let (stop, stopped) = oneshot::channel();
         let mut serving = JoinSet::new();
         serving.spawn(async move {
-            server
-                .serve(listener, async { drop(stopped.await) })
-                .await
-                .unwrap();
+            let stopped = async { drop(stopped.await) };
+            match admission {
+                None => server.serve(listener, stopped).await.unwrap(),
+                Some(admission) => {
+                    let io = RoleIo::grpc_over_tcp("127.0.0.1", listener, None, admission);
+                    server
+                        .serve_over(io.unwrap().incoming, stopped)
+                        .await
+                        .unwrap();
+                }
+            }
         });
         Self {
             addr,

@@ -119,7 +119,7 @@ impl Tls {
     ///
     /// # Errors
     /// The caller's mistakes.
-    async fn accept(&self, stream: TcpStream, protocol: Protocol) -> io::Result<BoxIo> {
+    pub(crate) async fn accept(&self, stream: TcpStream, protocol: Protocol) -> io::Result<BoxIo> {
         let accepting = self.material().acceptor(protocol).accept(stream);
         Ok(Box::new(timeout(TLS_HANDSHAKE_DEADLINE, accepting).await??))
     }

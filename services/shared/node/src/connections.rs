@@ -11,6 +11,14 @@
 //! admit ──> idle ──begin──> busy ──end (the answer is sent)──> idle
 //!            └── evicted, when the total or the share of an address is reached
 //! ```
+//!
+//! # Shares
+//! A connection may become busy only while its address has fewer busy connections than places are
+//! left without one. One address alone gets half of the places, two get a third each, and a place is
+//! always left for an address that has none (the dynamic threshold of Choudhury and Hahne, "Dynamic
+//! Queue Length Thresholds for Shared-Memory Packet Switches", 1998, with α = 1). The rule does not
+//! count where one address may have all connections, as behind a proxy. IPv6 addresses of one /64
+//! are one address, because one client has as many as it likes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -20,20 +28,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Connections at a time.
+/// Bounds of the connections of one listener.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) total: usize,
-    pub(crate) per_address: usize,
+pub struct ConnectionLimits {
+    /// Connections at a time.
+    pub total: usize,
+    /// Connections of one address at a time.
+    pub per_address: usize,
 }
 
-/// The limiter of a gateway. Cheap to clone; clones share the connections.
+impl ConnectionLimits {
+    /// Returns limits for the inner ports, where one address has at most half of the connections.
+    #[must_use]
+    pub const fn halved(total: usize) -> Self {
+        let per_address = if total > 1 { total / 2 } else { 1 };
+        Self { total, per_address }
+    }
+}
+
+/// Admits the connections of one listener. Cheap to clone; clones share the connections.
 #[derive(Debug, Clone)]
-pub(crate) struct ConnectionLimiter(Arc<Inner>);
+pub struct ConnectionLimiter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    limits: Limits,
+    limits: ConnectionLimits,
     connections: Mutex<Connections>,
     /// Notified when a connection ends, becomes idle or has sent its answer.
     changes: Notify,
@@ -44,6 +63,8 @@ struct Connections {
     /// Connections that count. An evicted connection does not count, even before its task ends.
     total: usize,
     by_address: HashMap<IpAddr, usize>,
+    busy: usize,
+    busy_by_address: HashMap<IpAddr, usize>,
     /// Idle connections by ticket, longest idle first.
     idle: BTreeMap<u64, Idle>,
     last_ticket: u64,
@@ -64,16 +85,25 @@ impl Idle {
 
 /// The bound that keeps a connection out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LimitReached {
+pub enum LimitReached {
     /// All connections of its address are busy.
     Address,
     /// All connections are busy.
     Total,
 }
 
+/// The reason why a request must not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotBegun {
+    /// The connection was evicted, and is about to be closed.
+    Evicted,
+    /// Its address has its share of busy connections, see the module.
+    Share,
+}
+
 /// The slot of an admitted connection, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub struct Slot {
     limiter: ConnectionLimiter,
     address: IpAddr,
     state: Mutex<State>,
@@ -82,20 +112,22 @@ pub(crate) struct Slot {
     /// taken them.
     is_sending: Arc<AtomicBool>,
     sent: Notify,
-    /// The last request left a part of its body unread.
-    has_unread: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Requests that run.
     requests: usize,
+    /// Requests that have begun so far.
+    begun: u64,
     /// Ticket among the idle connections. Stale while requests run.
     ticket: u64,
 }
 
 impl ConnectionLimiter {
-    pub(crate) fn new(limits: Limits) -> Self {
+    /// Makes a limiter without connections.
+    #[must_use]
+    pub fn new(limits: ConnectionLimits) -> Self {
         Self(Arc::new(Inner {
             limits,
             connections: Mutex::default(),
@@ -109,7 +141,8 @@ impl ConnectionLimiter {
     /// # Errors
     /// [`LimitReached`] if all connections that count against the limit are busy. An eviction for
     /// the other limit is not undone.
-    pub(crate) fn admit(&self, address: IpAddr) -> Result<(Arc<Slot>, usize), LimitReached> {
+    pub fn admit(&self, address: IpAddr) -> Result<(Arc<Slot>, usize), LimitReached> {
+        let address = network_of(address);
         let mut connections = self.0.connections.lock();
         let mut n_evicted = 0;
 
@@ -139,6 +172,7 @@ impl ConnectionLimiter {
         let ticket = connections.insert_idle(address, &eviction, &is_sending);
         let state = Mutex::new(State {
             requests: 0,
+            begun: 0,
             ticket,
         });
         let slot = Slot {
@@ -148,14 +182,13 @@ impl ConnectionLimiter {
             eviction,
             is_sending,
             sent: Notify::new(),
-            has_unread: AtomicBool::new(false),
         };
         Ok((Arc::new(slot), n_evicted))
     }
 
     /// Evicts one idle connection, as when the process has no more file descriptors. Returns
     /// whether there was one.
-    pub(crate) fn evict_idle(&self) -> bool {
+    pub fn evict_idle(&self) -> bool {
         let mut connections = self.0.connections.lock();
         let oldest = connections.oldest_of_the_heaviest();
         oldest.map(|oldest| connections.evict(oldest)).is_some()
@@ -163,8 +196,28 @@ impl ConnectionLimiter {
 
     /// Returns when a connection has ended or may be evicted, so that [`Self::admit`] is worth
     /// another try.
-    pub(crate) async fn changed(&self) {
+    pub async fn changed(&self) {
         self.0.changes.notified().await;
+    }
+}
+
+fn decrement(counts: &mut HashMap<IpAddr, usize>, address: IpAddr) {
+    if let Some(count) = counts.get_mut(&address) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(&address);
+        }
+    }
+}
+
+/// Returns the address that counts for a client: that of its /64 for IPv6.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(network.into())
+        }
+        address => address,
     }
 }
 
@@ -216,52 +269,79 @@ impl Connections {
 
     fn release(&mut self, address: IpAddr) {
         self.total = self.total.saturating_sub(1);
-        if let Some(count) = self.by_address.get_mut(&address) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.by_address.remove(&address);
-            }
+        decrement(&mut self.by_address, address);
+    }
+
+    /// Returns true if another connection of `address` may become busy.
+    fn has_share(&self, address: IpAddr, limits: ConnectionLimits) -> bool {
+        if limits.per_address >= limits.total {
+            return true;
         }
+        let of_address = self.busy_by_address.get(&address).copied().unwrap_or(0);
+        of_address < limits.total.saturating_sub(self.busy)
+    }
+
+    fn end_busy(&mut self, address: IpAddr) {
+        self.busy = self.busy.saturating_sub(1);
+        decrement(&mut self.busy_by_address, address);
+    }
+}
+
+/// A request that runs. Keeps its connection busy until it is dropped.
+#[derive(Debug)]
+pub struct RequestInFlight(Arc<Slot>);
+
+impl Drop for RequestInFlight {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
 impl Slot {
-    /// Marks the begin of a request. Returns false if the connection was evicted: the request MUST
-    /// NOT run then.
-    pub(crate) fn begin(&self) -> bool {
+    /// Marks the begin of a request. It ends when the guard is dropped: its answer is sent, or will
+    /// never be.
+    ///
+    /// # Errors
+    /// [`NotBegun`]: the request MUST NOT run then. The connection stays as it is.
+    pub fn begin(self: &Arc<Self>) -> Result<RequestInFlight, NotBegun> {
         let mut connections = self.limiter.0.connections.lock();
         let mut state = self.state.lock();
-        if state.requests == 0 && connections.idle.remove(&state.ticket).is_none() {
-            return false;
+        if state.requests == 0 {
+            if !connections.idle.contains_key(&state.ticket) {
+                return Err(NotBegun::Evicted);
+            }
+            if !connections.has_share(self.address, self.limiter.0.limits) {
+                return Err(NotBegun::Share);
+            }
+            connections.idle.remove(&state.ticket);
+            connections.busy += 1;
+            *connections.busy_by_address.entry(self.address).or_default() += 1;
         }
         state.requests += 1;
-        self.has_unread.store(false, Ordering::Relaxed);
-        true
+        state.begun += 1;
+        Ok(RequestInFlight(self.clone()))
     }
 
-    /// Notes that a request leaves a part of its body unread, which the client may still be sending.
-    pub(crate) fn note_unread(&self) {
-        self.has_unread.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns true if the last request left a part of its body unread.
-    pub(crate) fn has_unread(&self) -> bool {
-        self.has_unread.load(Ordering::Relaxed)
-    }
-
-    /// Marks the end of a request: its answer is sent, or will never be.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         let mut connections = self.limiter.0.connections.lock();
         let mut state = self.state.lock();
         state.requests = state.requests.saturating_sub(1);
         if state.requests == 0 {
+            connections.end_busy(self.address);
             state.ticket = connections.insert_idle(self.address, &self.eviction, &self.is_sending);
             self.limiter.0.changes.notify_one();
         }
     }
 
+    /// Returns true while a request of the connection runs, and the number of requests that have
+    /// begun so far.
+    pub fn progress(&self) -> (bool, u64) {
+        let state = self.state.lock();
+        (state.requests > 0, state.begun)
+    }
+
     /// Sets whether bytes wait for the client to take them.
-    pub(crate) fn set_sending(&self, is_sending: bool) {
+    pub fn set_sending(&self, is_sending: bool) {
         self.is_sending.store(is_sending, Ordering::Relaxed);
         if !is_sending {
             self.sent.notify_one();
@@ -270,14 +350,14 @@ impl Slot {
     }
 
     /// Returns when no bytes wait for the client.
-    pub(crate) async fn all_sent(&self) {
+    pub async fn all_sent(&self) {
         while self.is_sending.load(Ordering::Relaxed) {
             self.sent.notified().await;
         }
     }
 
     /// Returns when the connection is evicted.
-    pub(crate) async fn evicted(&self) {
+    pub async fn evicted(&self) {
         self.eviction.notified().await;
     }
 }
@@ -286,6 +366,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut connections = self.limiter.0.connections.lock();
         let state = self.state.get_mut();
+        if state.requests > 0 {
+            connections.end_busy(self.address);
+        }
         // An evicted connection is not counted any more.
         if state.requests > 0 || connections.idle.remove(&state.ticket).is_some() {
             connections.release(self.address);
@@ -300,7 +383,7 @@ mod tests {
     use futures_util::FutureExt;
 
     fn limiter(total: usize, per_address: usize) -> ConnectionLimiter {
-        ConnectionLimiter::new(Limits { total, per_address })
+        ConnectionLimiter::new(ConnectionLimits { total, per_address })
     }
 
     fn from(last: u8) -> IpAddr {
@@ -315,13 +398,13 @@ mod tests {
     fn the_longest_idle_is_evicted_and_the_busy_stay() {
         let limiter = limiter(2, 2);
         let (busy, _) = limiter.admit(from(1)).unwrap();
-        assert!(busy.begin());
+        let running = busy.begin().unwrap();
         let (idle, _) = limiter.admit(from(1)).unwrap();
         let (newcomer, n_evicted) = limiter.admit(from(1)).unwrap();
         assert_eq!(n_evicted, 1);
         assert!(is_evicted(&idle) && !is_evicted(&busy) && !is_evicted(&newcomer));
-        assert!(!idle.begin(), "an evicted connection runs no request");
-        assert!(newcomer.begin());
+        assert_eq!(idle.begin().unwrap_err(), NotBegun::Evicted);
+        let _second = newcomer.begin().unwrap();
         assert_eq!(limiter.admit(from(1)).map(drop), Err(LimitReached::Address));
         drop(idle);
         assert_eq!(
@@ -329,7 +412,7 @@ mod tests {
             Err(LimitReached::Total),
             "it was not counted any more"
         );
-        busy.end();
+        drop(running);
         let (_, n_evicted) = limiter.admit(from(2)).unwrap();
         assert!(n_evicted == 1 && is_evicted(&busy));
     }
@@ -338,13 +421,13 @@ mod tests {
     fn a_connection_is_not_evicted_before_its_answer_is_sent() {
         let limiter = limiter(2, 2);
         let (sending, _) = limiter.admit(from(1)).unwrap();
-        assert!(sending.begin());
+        let running = sending.begin().unwrap();
         sending.set_sending(true);
-        sending.end();
+        drop(running);
         let (other, _) = limiter.admit(from(1)).unwrap();
         let (newcomer, _) = limiter.admit(from(1)).unwrap();
         assert!(is_evicted(&other) && !is_evicted(&sending));
-        assert!(newcomer.begin());
+        let _running = newcomer.begin().unwrap();
         assert_eq!(limiter.admit(from(1)).map(drop), Err(LimitReached::Address));
         assert!(sending.all_sent().now_or_never().is_none());
         sending.set_sending(false);
@@ -372,10 +455,11 @@ mod tests {
     fn a_slot_with_two_requests_is_idle_when_both_have_ended() {
         let limiter = limiter(1, 1);
         let (slot, _) = limiter.admit(from(1)).unwrap();
-        assert!(slot.begin() && slot.begin());
-        slot.end();
-        assert!(!limiter.evict_idle());
-        slot.end();
+        let (first, second) = (slot.begin().unwrap(), slot.begin().unwrap());
+        drop(first);
+        assert!(slot.progress() == (true, 2) && !limiter.evict_idle());
+        drop(second);
+        assert_eq!(slot.progress(), (false, 2));
         assert!(limiter.evict_idle() && is_evicted(&slot) && !limiter.evict_idle());
     }
 
@@ -383,15 +467,69 @@ mod tests {
     async fn a_change_is_notified_by_an_end_and_by_a_connection_that_becomes_idle() {
         let limiter = limiter(1, 1);
         let (slot, _) = limiter.admit(from(1)).unwrap();
-        assert!(slot.begin());
+        let running = slot.begin().unwrap();
         assert!(limiter.changed().now_or_never().is_none());
-        slot.end();
+        drop(running);
         limiter.changed().await;
-        assert!(slot.begin());
+        // The task of a request may outlive that of its connection.
+        let running = slot.begin().unwrap();
         drop(slot);
+        drop(running);
         limiter.changed().await;
         assert!(limiter.admit(from(1)).is_ok());
         let connections = limiter.0.connections.lock();
         assert!(connections.by_address.len() <= 1 && connections.total <= 1);
+        assert!(connections.busy == 0 && connections.busy_by_address.is_empty());
+    }
+
+    /// Makes connections of `address` busy until one is refused. Returns those that are.
+    fn fill(limiter: &ConnectionLimiter, address: IpAddr) -> Vec<RequestInFlight> {
+        let mut running = Vec::new();
+        while let Ok((slot, _)) = limiter.admit(address) {
+            match slot.begin() {
+                Ok(request) => running.push(request),
+                Err(why) => {
+                    assert_eq!(why, NotBegun::Share);
+                    break;
+                }
+            }
+        }
+        running
+    }
+
+    #[test]
+    fn whoever_fills_the_place_leaves_room_for_others() {
+        let limiter = limiter(100, 99);
+        let first = fill(&limiter, from(1));
+        assert_eq!(first.len(), 50);
+        let second = fill(&limiter, from(2));
+        assert_eq!(second.len(), 25);
+        let third = fill(&limiter, from(3));
+        assert!(third.len() >= 12, "{}", third.len());
+        // Requests that end are not replaced beyond the share, so all end up with equal ones.
+        drop(first);
+        let first = fill(&limiter, from(1));
+        assert!((25..=31).contains(&first.len()), "{}", first.len());
+        assert_eq!(fill(&limiter, from(4)).len(), 16);
+    }
+
+    #[test]
+    fn one_address_may_have_all_where_the_limits_say_so() {
+        let limiter = limiter(10, 10);
+        assert_eq!(fill(&limiter, from(1)).len(), 10);
+    }
+
+    #[test]
+    fn addresses_of_one_network_count_as_one() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let one = network_of(address("2001:db8:1:2::1"));
+        assert_eq!(one, network_of(address("2001:db8:1:2:ffff::9")));
+        assert_ne!(one, network_of(address("2001:db8:1:3::1")));
+        assert_eq!(network_of(address("::ffff:10.0.0.7")), from_v4(10, 0, 0, 7));
+        assert_ne!(network_of(from(1)), network_of(from(2)));
+    }
+
+    fn from_v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+        IpAddr::from([a, b, c, d])
     }
 }

@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::limits::MASTER_PATIENCE;
 use crate::open_files::{self, GATEWAY_SHARES, STORAGE_SHARES, bound};
 use crate::paths::{DATA, PickedPath};
-use crate::process::{self, Running};
+use crate::process::{self, Ports, Running};
 use crate::{probe, secret, settings, tls};
 
 /// The parts of the system.
@@ -293,10 +293,13 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         if let Some(warning) = bounded {
             tracing::warn!("{warning}");
         }
-        let listener = listen::bind(variable, &host, port)
-            .await
-            .map_err(Failure::usage)?;
-        let admin_listener = process::bind_admin(&host, admin_port).await?;
+        let mut ports = Ports::default();
+        let listener = ports.bind(variable, &host, port).await;
+        let admin_listener = ports.bind(process::ADMIN_PORT, &host, admin_port).await;
+        ports.check()?;
+        let (Some(listener), Some(admin_listener)) = (listener, admin_listener) else {
+            return Err(Failure::Failed("a port is not open".to_owned()));
+        };
         let addr = listener.local_addr().map_err(Failure::failed)?;
         tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = Readiness::new(&[]);

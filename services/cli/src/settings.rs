@@ -10,8 +10,9 @@ use std::marker::PhantomData;
 use clap::{Arg, ArgMatches, Command};
 use cstore_node::{Env, Source};
 
+use crate::exit::Failure;
 use crate::role::Role;
-use table::{EVERY_ROLE, OTHERS, Readers, SETTINGS};
+use table::{EVERY_ROLE, OF_CLIENTS, OTHERS, Readers, SETTINGS};
 
 /// A setting of at least one role.
 #[derive(Debug)]
@@ -159,8 +160,25 @@ pub(crate) fn refuse_unknown(env: &mut Env<'_>, source: &dyn Source) {
     }
 }
 
+/// Refuses variables that begin with `CSTORE_` and are unknown, for commands that run no role.
+///
+/// # Errors
+/// If there is such a variable: a misspelt `CSTORE_URL` would lead a command to another gateway.
+pub(crate) fn check_names(source: &dyn Source) -> Result<(), Failure> {
+    let mut env = Env::new(source);
+    for name in source.names() {
+        let is_ours = name.starts_with("CSTORE_");
+        if is_ours && !is_known(&name) && !is_service_link(&name, source) {
+            env.refuse_unknown(&name, nearest(&name));
+        }
+    }
+    env.finish().map_err(Failure::usage)
+}
+
 fn is_known(name: &str) -> bool {
-    SETTINGS.iter().any(|setting| setting.variable == name) || OTHERS.contains(&name)
+    SETTINGS.iter().any(|setting| setting.variable == name)
+        || OF_CLIENTS.contains(&name)
+        || OTHERS.contains(&name)
 }
 
 /// Returns true for a variable that Kubernetes or Docker sets for a service whose name begins like
@@ -179,7 +197,9 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// Returns the known name that is nearest to `name`, if it is near.
 fn nearest(name: &str) -> Option<&'static str> {
+    let of_clients = OF_CLIENTS.iter().copied();
     let known = SETTINGS.iter().map(|setting| setting.variable);
+    let known = known.chain(of_clients);
     let (near, found) = known
         .map(|known| (distance(name, known), known))
         .min_by_key(|(distance, _)| *distance)?;

@@ -301,7 +301,7 @@ fn of_addresses(served: &Served, free: &str) -> Vec<Mistake> {
         ),
         mistake(
             format!("cstore health --addr {free}"),
-            1,
+            6,
             "connection refused; is the role running",
         ),
         mistake(
@@ -341,6 +341,27 @@ fn of_starts(served: &Served, data: &Path) -> Vec<Mistake> {
             "GATEWAY_PORT",
         ),
         mistake("CSTORE_DATADIR=x cstore serve", 64, "CSTORE_DATA_DIR"),
+        mistake(
+            "CSTORE_URLL=x cstore ls",
+            64,
+            "CSTORE_URLL: there is no such setting; the nearest is CSTORE_URL",
+        ),
+        mistake(
+            "CSTORE_DATADIR=x cstore admin bearer",
+            64,
+            "CSTORE_DATA_DIR",
+        ),
+        mistake("CSTORE_TOKEN=wrong cstore ls", 64, "CSTORE_TOKEN: allowed"),
+        mistake(
+            "cstore serve --listen 0.0.0.0:8000 --anonymous TRUE",
+            64,
+            "CSTORE_ANONYMOUS: found \"TRUE\", allowed is FALSE",
+        ),
+        mistake(
+            "cstore admin hold list --data empty",
+            64,
+            "there is no cluster secret at empty/cluster-secret",
+        ),
         mistake("GATEWAY_PROT=1 cstore serve", 64, "GATEWAY_PORT"),
         mistake("BLOCK_SIZE=1 cstore serve", 64, "BLOCK_SIZE: found \"1\""),
         mistake("cstore serve --listen 8000", 64, "host:port"),
@@ -379,7 +400,7 @@ fn of_starts(served: &Served, data: &Path) -> Vec<Mistake> {
         mistake(
             "CSTORE_DATA_DIR=empty cstore admin bearer",
             64,
-            "there is no cluster secret at empty/cluster-secret; set CSTORE_CLUSTER_SECRET_FILE",
+            "there is no cluster secret at empty/cluster-secret; set CSTORE_DATA_DIR or --data",
         ),
     ]
 }

@@ -240,6 +240,11 @@ impl Gateway {
         .await
     }
 
+    /// Asks for the counters of the store.
+    pub(crate) async fn stats(&self) -> Result<Answer, Lost> {
+        self.call(Method::GET, "api/stats", |request| request).await
+    }
+
     /// Asks for the space that a removal would free.
     pub(crate) async fn explain(&self, name: &str) -> Result<Answer, Lost> {
         self.call(

@@ -190,6 +190,13 @@ impl Failure {
         Self::Client(Box::new(trouble))
     }
 
+    /// Adds what to do to the message.
+    pub(crate) fn with_advice(self, advice: &str) -> Self {
+        let mut trouble = self.trouble();
+        trouble.message = format!("{}; {advice}", trouble.message);
+        Self::Client(Box::new(trouble))
+    }
+
     pub(crate) fn end(&self) -> End {
         match self {
             Self::Usage(_) => End::Usage,

@@ -130,6 +130,25 @@ impl Session {
         }
     }
 
+    /// Tells people that the store still frees removed files: until then their blocks count as
+    /// those of other files.
+    async fn note_pending_releases(&self) {
+        if !self.out.is_for_people() {
+            return;
+        }
+        // Asked once: it is only a note. Named tenants do not see the number.
+        let answer = self.gateway.stats().await.ok();
+        let stats = answer
+            .filter(Answer::is_success)
+            .map(|answer| answer.json());
+        if stats.is_some_and(|stats| stats["pending_releases"].as_u64() > Some(0)) {
+            self.out.note(
+                "the store still frees files that were removed or refused lately and counts their blocks as shared: \
+                 a minute later more may be free",
+            );
+        }
+    }
+
     /// Asks for the headers of a file.
     async fn head(&self, name: &str) -> Result<Answer, Failure> {
         self.ask(|| self.gateway.head(name))

@@ -182,8 +182,13 @@ impl Ports {
         if self.mistakes.is_empty() {
             Ok(())
         } else {
-            Err(Failure::mistakes(&self.mistakes.join("\n")))
+            Err(self.failure())
         }
+    }
+
+    /// Returns the failure with all mistakes, one a line.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure::mistakes(&self.mistakes.join("\n"))
     }
 }
 

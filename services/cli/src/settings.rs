@@ -265,6 +265,29 @@ mod tests {
     }
 
     #[test]
+    fn a_client_refuses_misspelt_names_of_ours_and_no_others() {
+        let told = |name: &str| {
+            let source = std::collections::BTreeMap::from([(name.to_owned(), "x".to_owned())]);
+            check_names(&source).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(
+            told("CSTORE_TOKN").unwrap_err(),
+            "CSTORE_TOKN: there is no such setting; the nearest is CSTORE_TOKEN"
+        );
+        for fine in OF_CLIENTS.iter().chain(OTHERS) {
+            told(fine).unwrap();
+        }
+        for fine in [
+            "CSTORE_NODE_ID",
+            "GATEWAY_PROT",
+            "CSTORE_MASTER_SERVICE_HOST",
+            "PATH",
+        ] {
+            told(fine).unwrap();
+        }
+    }
+
+    #[test]
     fn flags_follow_the_names_of_their_variables() {
         for setting in SETTINGS {
             let name = setting.variable.trim_start_matches("CSTORE_");

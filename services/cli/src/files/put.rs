@@ -15,6 +15,7 @@
 mod body;
 mod walk;
 
+use std::cell::Cell;
 use std::path::Path;
 
 use cstore_types::UserMetadata;
@@ -73,6 +74,7 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
             session,
             options,
             item: &item,
+            may_be_stored: Cell::new(false),
         }
         .run()
         .await
@@ -137,6 +139,8 @@ struct Task<'a> {
     session: &'a Session,
     options: &'a Put,
     item: &'a Item,
+    /// True after a try that sent the file whole and lost the answer.
+    may_be_stored: Cell<bool>,
 }
 
 /// Outcome of a try.
@@ -183,7 +187,7 @@ impl Task<'_> {
                 Tried::Stored(stored) => return Ok(stored),
                 Tried::Again(failure, wait) => {
                     if !self.session.pause(&mut again, &failure, wait).await {
-                        return Err(failure);
+                        return Err(self.advised(failure));
                     }
                 }
             }
@@ -230,12 +234,38 @@ impl Task<'_> {
             }
             // A body that was sent without its end is never stored. A whole file may have been
             // stored, and then a second try could replace what somebody else has written since.
-            Err(lost) if self.repeats() && !(self.options.overwrite && ended.is_whole()) => {
-                Ok(Tried::Again(self.session.lost(lost), lost.wait()))
+            Err(lost) => {
+                if ended.is_whole() {
+                    self.may_be_stored.set(true);
+                }
+                let failure = self.session.lost(lost);
+                if self.repeats() && !(self.options.overwrite && ended.is_whole()) {
+                    Ok(Tried::Again(failure, lost.wait()))
+                } else {
+                    Err(self.advised(failure))
+                }
             }
-            Err(lost) if ended.is_whole() => Err(self.session.unknown(lost)),
-            Err(lost) => Err(self.session.lost(lost)),
         }
+    }
+
+    /// Adds to the failure of an unreachable gateway whether the file may have been stored, and what
+    /// to do then.
+    fn advised(&self, failure: Failure) -> Failure {
+        if failure.end() != End::Unavailable {
+            return failure;
+        }
+        let (is_new, is_file) = (self.must_be_new(), self.repeats());
+        let advice = match (self.may_be_stored.get(), is_new && is_file) {
+            (true, true) => {
+                "the file may have been stored; it is safe to run the command again, because the same bytes \
+                 count as unchanged"
+            }
+            (true, false) => {
+                "whether the file was stored is unknown: look with `cstore stat` before you run the command again"
+            }
+            (false, _) => "the file was not stored; it is safe to run the command again",
+        };
+        failure.with_advice(advice)
     }
 
     /// Returns true if the source can be read twice, which a file can.

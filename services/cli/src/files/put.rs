@@ -75,6 +75,7 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
             options,
             item: &item,
             may_be_stored: Cell::new(false),
+            is_lost: Cell::new(false),
         }
         .run()
         .await
@@ -141,6 +142,8 @@ struct Task<'a> {
     item: &'a Item,
     /// True after a try that sent the file whole and lost the answer.
     may_be_stored: Cell<bool>,
+    /// True if the last try had no response.
+    is_lost: Cell<bool>,
 }
 
 /// Outcome of a try.
@@ -226,15 +229,19 @@ impl Task<'_> {
                 self.taken(answer.failure()).await.map(Tried::Stored)
             }
             Ok(answer) if answer.is_busy() && self.repeats() => {
+                // A proxy may say so, which does not know what the gateway behind it has done.
+                self.is_lost.set(false);
                 Ok(Tried::Again(answer.failure(), answer.wait()))
             }
             Ok(answer) => Err(answer.failure()),
             Err(lost) if lost.never_left() => {
+                self.is_lost.set(true);
                 Ok(Tried::Again(self.session.lost(lost), lost.wait()))
             }
             // A body that was sent without its end is never stored. A whole file may have been
             // stored, and then a second try could replace what somebody else has written since.
             Err(lost) => {
+                self.is_lost.set(true);
                 if ended.is_whole() {
                     self.may_be_stored.set(true);
                 }
@@ -251,7 +258,8 @@ impl Task<'_> {
     /// Adds to the failure of an unreachable gateway whether the file may have been stored, and what
     /// to do then.
     fn advised(&self, failure: Failure) -> Failure {
-        if failure.end() != End::Unavailable {
+        let is_known = !self.is_lost.get() && !self.may_be_stored.get();
+        if is_known || failure.end() != End::Unavailable {
             return failure;
         }
         let (is_new, is_file) = (self.must_be_new(), self.repeats());

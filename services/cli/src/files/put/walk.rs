@@ -124,7 +124,7 @@ fn below<'a>(
             || !is_excluded(&options.exclude, relative, entry.file_type().is_dir());
         if !is_taken {
             // The first is the one that may be in the last folder.
-            leaves_out.set(leaves_out.get().or(Some(entry.depth())));
+            leaves_out.set(leaves_out.get().or_else(|| Some(entry.depth())));
         }
         is_taken
     });

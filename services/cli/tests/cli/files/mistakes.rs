@@ -486,6 +486,10 @@ fn a_lost_upload_says_whether_the_file_may_be_stored() {
         told.contains("whether the file was stored is unknown"),
         "{told}"
     );
+    // A proxy in front of a gateway says this, and knows nothing.
+    let busy = Fake::start(|_| Reply::problem(502, "unavailable"));
+    let told = put(&busy.url, &[]);
+    assert!(!told.contains("stored"), "{told}");
     let (free, _held) = nobody();
     let told = put(&format!("http://{free}"), &[]);
     assert!(

@@ -288,6 +288,31 @@ mod tests {
     }
 
     #[test]
+    fn every_variable_of_our_own_scripts_is_known() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut names = std::collections::BTreeSet::new();
+        let scripts = [
+            "Makefile",
+            ".env",
+            "deploy/compose.sh",
+            "deploy/compose.yaml",
+            "deploy/Dockerfile",
+        ];
+        for script in scripts {
+            let text = std::fs::read_to_string(root.join(script)).unwrap();
+            let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+            names.extend(
+                words
+                    .filter(|word| word.starts_with("CSTORE_"))
+                    .map(str::to_owned),
+            );
+        }
+        assert!(names.len() > 20, "{names:?}");
+        names.retain(|name| !is_known(name));
+        assert!(names.is_empty(), "clients refuse them: {names:?}");
+    }
+
+    #[test]
     fn flags_follow_the_names_of_their_variables() {
         for setting in SETTINGS {
             let name = setting.variable.trim_start_matches("CSTORE_");

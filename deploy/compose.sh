@@ -45,7 +45,7 @@ up() {
   case "$(compose exec -T gateway printenv CSTORE_ANONYMOUS 2>/dev/null || true)" in
     [Tt]* | 1) ;;
     *)
-      echo "  requests need a token: export CSTORE_TOKEN=\$(deploy/compose.sh exec -T gateway cstore admin token create)"
+      echo "  requests need a token: export CSTORE_TOKEN=\$(deploy/compose.sh exec -T gateway cstore admin token create --tenant default)"
       token='-H "authorization: Bearer $CSTORE_TOKEN" '
       ;;
   esac

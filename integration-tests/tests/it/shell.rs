@@ -334,7 +334,7 @@ fn i13_a_token_opens_its_own_names_and_a_wrong_one_ends_with_5() {
     );
     let would = with(&["rm", "-n", "a/secret.txt"]);
     assert!(
-        would.status.success() && said(&would).contains("not told"),
+        would.status.success() && said(&would).contains("shown to the default tenant only"),
         "{}",
         said(&would)
     );

@@ -43,7 +43,7 @@ fn a_round_passes_and_leaves_nothing_behind() {
     );
     cluster.kill("gateway");
     let output = smoke(&cluster, &["--wait", "300ms"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(6));
     assert!(
         out(&output).contains("not there after 300ms"),
         "{}",

@@ -19,7 +19,7 @@ pub(crate) fn bearer(ttl: Duration, source: &dyn Source) -> Result<(), Failure> 
     let mut env = Env::new(source);
     let path = secret::path(&mut env);
     env.finish().map_err(Failure::usage)?;
-    PickedPath::secret(&path, "", source).tell();
+    PickedPath::secret(&path, "--data", source).tell();
     let secret = secret::read(&path).map_err(Failure::usage)?;
     let bearer = Signer::new(&secret, Caller::Operator).for_ttl(ttl);
     writeln!(std::io::stdout().lock(), "{bearer}").map_err(Failure::output)

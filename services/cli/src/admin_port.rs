@@ -6,7 +6,7 @@ use cstore_node::HostPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::exit::Failure;
+use crate::exit::{End, Failure};
 use crate::limits::{ADMIN_PORT_TIMEOUT, MAX_ADMIN_ANSWER};
 use crate::probe::Speaker;
 use crate::process::ADMIN_PORT;
@@ -37,19 +37,21 @@ pub(crate) fn get(addr: &HostPort, path: &str) -> Result<Answer, Failure> {
     let asked =
         runtime.block_on(async { tokio::time::timeout(ADMIN_PORT_TIMEOUT, ask(addr, path)).await });
     match asked {
-        Err(_) => Err(Failure::Failed(format!(
+        Err(_) => Err(away(format!(
             "{addr} has not answered within {} s; {WANTED}",
             ADMIN_PORT_TIMEOUT.as_secs()
         ))),
-        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
-            Err(Failure::Failed(format!(
-                "cannot ask {addr}: connection refused; is the role running, with this {ADMIN_PORT}? \
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(away(format!(
+            "cannot ask {addr}: connection refused; is the role running, with this {ADMIN_PORT}? \
                  `cstore dev` goes without an admin port if 9100 is taken and {ADMIN_PORT} is not set"
-            )))
-        }
-        Ok(Err(error)) => Err(Failure::Failed(format!("cannot ask {addr}: {error}"))),
+        ))),
+        Ok(Err(error)) => Err(away(format!("cannot ask {addr}: {error}"))),
         Ok(Ok(bytes)) => Ok(answer(&bytes)),
     }
+}
+
+fn away(message: String) -> Failure {
+    Failure::client(End::Unavailable, message)
 }
 
 /// HTTP/1.0 has no chunks and ends with the connection: it needs no parser.

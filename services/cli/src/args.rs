@@ -12,6 +12,7 @@ use cstore_types::{SessionId, StoreUuid, Tenant, TenantError};
 
 use crate::exit::STATUSES;
 use crate::limits::{MAX_DEV_NODES, MAX_TOKEN_LIFE};
+use crate::paths::DATA;
 use crate::settings::{OfAllRoles, OfGateway, OfMaster, OfStorage, OfWorker, Settings};
 
 /// Distributed, deduplicating, content-addressed object store.
@@ -54,7 +55,7 @@ pub(crate) enum Command {
     /// Prints the space that files use: their sizes, their distinct blocks, the blocks that other
     /// files use too, and what a removal would free.
     Du(files::Du),
-    /// Reports whether a role is ready: ends with 0, or with 1 and the reasons.
+    /// Reports whether a role is ready: ends with 0, or with 6 and the reasons.
     Health {
         /// Admin port of the role, host:port [default: CSTORE_ADMIN_PORT on this machine]
         #[arg(long)]
@@ -91,9 +92,11 @@ impl Command {
                     | Admin::Rescue { json, .. }
                     | Admin::Hold {
                         command: Hold::List { json },
+                        ..
                     }
                     | Admin::Kept {
                         command: Kept::List { json },
+                        ..
                     },
             } => *json,
             _ => self.door().is_some_and(|door| door.json),
@@ -228,6 +231,21 @@ pub(crate) struct Certs {
     pub(crate) force: bool,
 }
 
+/// Data folder of a command for operators, as the roles take it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DataFolder {
+    /// Folder for all data, where the cluster secret and the API tokens are [default:
+    /// CSTORE_DATA_DIR, or ./data]
+    #[arg(
+        id = "data_folder",
+        long = "data-dir",
+        visible_alias = "data",
+        value_name = "DIR",
+        global = true
+    )]
+    dir: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admin {
     /// Prints a bearer for grpcurl, signed with the cluster secret.
@@ -235,9 +253,13 @@ pub(crate) enum Admin {
         /// Lifetime, such as 90m, 12h or 7d, at most 30d
         #[arg(long, default_value = "12h")]
         ttl: humantime::Duration,
+        #[command(flatten)]
+        data: DataFolder,
     },
     /// Makes, lists and revokes tokens of the REST API.
     Token {
+        #[command(flatten)]
+        data: DataFolder,
         #[command(subcommand)]
         command: Token,
     },
@@ -245,9 +267,9 @@ pub(crate) enum Admin {
     Certs(Certs),
     /// Prints how much space of storage nodes was reclaimed, and what compaction does.
     Gc {
-        /// Admin ports of storage nodes, host:port [default: CSTORE_ADMIN_PORT on this machine, or
-        /// 9103]
-        #[arg(long = "addr", value_name = "ADDR")]
+        /// Admin ports of storage nodes, host:port, separated by commas; may be given several times
+        /// [default: CSTORE_ADMIN_PORT on this machine, or 9103]
+        #[arg(long = "addr", value_name = "ADDR", value_delimiter = ',')]
         addrs: Vec<String>,
         /// Prints one line of JSON a node
         #[arg(long)]
@@ -258,17 +280,23 @@ pub(crate) enum Admin {
     },
     /// Lists and accepts doubts about storage disks: while a doubt is open, its disk frees nothing.
     Hold {
+        #[command(flatten)]
+        data: DataFolder,
         #[command(subcommand)]
         command: Hold,
     },
     /// Lists and drops uploads of an abandoned history of the metadata: their blocks stay until they
     /// are dropped.
     Kept {
+        #[command(flatten)]
+        data: DataFolder,
         #[command(subcommand)]
         command: Kept,
     },
     /// Decides about storage nodes that are away or have lost their disk.
     Node {
+        #[command(flatten)]
+        data: DataFolder,
         #[command(subcommand)]
         command: NodeCommand,
     },
@@ -282,7 +310,7 @@ pub(crate) enum Admin {
     /// master must be stopped; its folder is not changed.
     Rescue {
         /// The folder of the master's CSTORE_DATA_DIR [default: CSTORE_DATA_DIR, or ./data]
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, visible_alias = "data-dir", value_name = "DIR")]
         data: Option<PathBuf>,
         /// The new file, which must not exist
         file: PathBuf,
@@ -302,6 +330,26 @@ pub(crate) enum Admin {
         #[arg(long)]
         json: bool,
     },
+}
+
+impl Admin {
+    /// Returns the variable that `--data` stands for, if the flag is given.
+    pub(crate) fn data_folder(&self) -> Vec<(&'static str, String)> {
+        let folder = match self {
+            Self::Bearer { data, .. }
+            | Self::Token { data, .. }
+            | Self::Hold { data, .. }
+            | Self::Kept { data, .. }
+            | Self::Node { data, .. } => data.dir.clone(),
+            // The flag of a rescue is about the master's folder only.
+            Self::Rescue { .. }
+            | Self::Certs(_)
+            | Self::Gc { .. }
+            | Self::Limits { .. }
+            | Self::Inspect { .. } => None,
+        };
+        folder.into_iter().map(|folder| (DATA, folder)).collect()
+    }
 }
 
 #[derive(Debug, Subcommand)]

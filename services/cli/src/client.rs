@@ -9,6 +9,7 @@ mod transfer;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cstore_gateway::tokens::Token;
 use cstore_node::{Env, Source};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, Url};
@@ -27,6 +28,9 @@ use crate::probe::{self, Speaker};
 pub(crate) const URL: &str = "CSTORE_URL";
 /// Variable with the token that is sent to the gateway.
 pub(crate) const TOKEN: &str = "CSTORE_TOKEN";
+/// Form of a token, for messages about one that is malformed.
+pub(crate) const TOKEN_FORM: &str = "allowed is one whole token as `cstore admin token create` prints it: \
+     cst_<id>_<secret>, with a secret of 43 characters";
 /// Characters that are percent-encoded in the path of a name: all but letters, digits and `/-._~`.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
@@ -63,9 +67,7 @@ impl Gateway {
         let token = Some(token).filter(|token| !token.is_empty());
         if token.as_deref().is_some_and(|token| !is_token(token)) {
             // Not even a part of it is shown.
-            return Err(Failure::Usage(format!(
-                "{TOKEN}: allowed is one token, of printable ASCII characters without spaces"
-            )));
+            return Err(Failure::Usage(format!("{TOKEN}: {TOKEN_FORM}")));
         }
         match url {
             Some(url) => Self::new("--url", url, token, timeout),
@@ -238,6 +240,11 @@ impl Gateway {
         .await
     }
 
+    /// Asks for the counters of the store.
+    pub(crate) async fn stats(&self) -> Result<Answer, Lost> {
+        self.call(Method::GET, "api/stats", |request| request).await
+    }
+
     /// Asks for the space that a removal would free.
     pub(crate) async fn explain(&self, name: &str) -> Result<Answer, Lost> {
         self.call(
@@ -374,9 +381,9 @@ fn base(from: &str, url: &str) -> Result<Url, Failure> {
     Ok(base)
 }
 
-/// Returns true if a text can stand in a header as a token.
+/// Returns true if a text has the form of an API token.
 pub(crate) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
+    Token::parse(text).is_some()
 }
 
 fn encode(text: &str) -> impl std::fmt::Display {

@@ -3,7 +3,7 @@
 //!
 //! | | `serve` | `dev` |
 //! |---|---|---|
-//! | requests without a token | refused; the first start makes a token | served, on loopback only |
+//! | requests without a token | refused; the first start makes a token | served, on loopback only, unless CSTORE_API_TOKENS_FILE is set |
 //! | capacity of the disk | the size of its file system | 10 GiB |
 //! | admin port | 9100 | 9100 if it is free |
 //!
@@ -31,7 +31,7 @@ use crate::args;
 use crate::exit::Failure;
 use crate::open_files;
 use crate::paths::{DATA, PickedPath};
-use crate::process::{self, Running};
+use crate::process::{self, Ports, Running};
 use crate::role::{Plan, Role};
 use crate::{secret, settings, tls, token};
 use layout::{HOST, Layout, Member, Nodes, Purpose};
@@ -98,15 +98,16 @@ fn run_all(
     process::run(purpose.name(), &telemetry, |shutdown| async move {
         process::log_configuration(&env);
         paths.iter().for_each(PickedPath::log);
-        let members = bind(&layout).await?;
-        let admin_listener = match process::bind_admin(admin_host, admin_port).await {
-            Ok(listener) => Some(listener),
-            Err(failure) if needs_admin_port => return Err(failure),
-            Err(failure) => {
-                tracing::info!(%failure, "no admin port is open");
-                None
-            }
+        let mut ports = Ports::default();
+        let members = bind(&layout, &mut ports).await?;
+        let admin_listener = if needs_admin_port {
+            ports
+                .bind(process::ADMIN_PORT, admin_host, admin_port)
+                .await
+        } else {
+            optional_admin_port(admin_host, admin_port).await
         };
+        ports.check()?;
         if purpose == Purpose::Serve && !layout.is_anonymous {
             token::print_first(&tokens_path, &mut std::io::stdout().lock())?;
         }
@@ -166,18 +167,28 @@ fn share(layout: &Layout, source: &dyn Source) -> Result<u64, Failure> {
     open_files::share(open_files::raise(), roles, shares)
 }
 
-/// Opens all ports before any role starts: roles need each other's, and a taken one should leave no
-/// trace.
-async fn bind(layout: &Layout) -> Result<Vec<(Member, TcpListener)>, Failure> {
+/// Opens the admin port if it is free.
+async fn optional_admin_port(host: &str, port: u16) -> Option<TcpListener> {
+    match listen::bind(process::ADMIN_PORT, host, port).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            let failure = Failure::usage(error);
+            tracing::info!(%failure, "no admin port is open");
+            None
+        }
+    }
+}
+
+/// Opens the ports of all members before any role starts: roles need each other's, and a taken one
+/// should leave no trace. Ports that cannot be opened stay as mistakes in `ports`.
+async fn bind(layout: &Layout, ports: &mut Ports) -> Result<Vec<(Member, TcpListener)>, Failure> {
     let mut bound = Vec::new();
     for mut member in layout.members() {
-        let listener = listen::bind(
-            member.role.port().0,
-            layout.host_of(member.role),
-            member.port,
-        )
-        .await
-        .map_err(Failure::usage)?;
+        let variable = member.role.port().0;
+        let host = layout.host_of(member.role);
+        let Some(listener) = ports.bind(variable, host, member.port).await else {
+            continue;
+        };
         member.port = listener.local_addr().map_err(Failure::failed)?.port();
         bound.push((member, listener));
     }

@@ -190,6 +190,13 @@ impl Failure {
         Self::Client(Box::new(trouble))
     }
 
+    /// Adds what to do to the message.
+    pub(crate) fn with_advice(self, advice: &str) -> Self {
+        let mut trouble = self.trouble();
+        trouble.message = format!("{}; {advice}", trouble.message);
+        Self::Client(Box::new(trouble))
+    }
+
     pub(crate) fn end(&self) -> End {
         match self {
             Self::Usage(_) => End::Usage,
@@ -283,6 +290,10 @@ pub(crate) fn printable(text: &str) -> String {
 /// `json` a mistake is a line of JSON, like others.
 pub(crate) fn arguments(mut error: clap::Error, json: bool) -> ExitCode {
     name_what_is_missing(&mut error);
+    if error.kind() == ErrorKind::UnknownArgument {
+        // The parser shows the nearest flag as if it were demanded; the tip names it already.
+        error.remove(ContextKind::Usage);
+    }
     if !error.use_stderr() {
         let _ = error.print();
         return ExitCode::SUCCESS;

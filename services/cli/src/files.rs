@@ -35,7 +35,7 @@ use self::names::{folder, name, prefix, target};
 use self::out::Out;
 use crate::args::Command;
 use crate::args::files::Door;
-use crate::client::{Again, Answer, Gateway, Lost, TOKEN, Wait, is_token};
+use crate::client::{Again, Answer, Gateway, Lost, TOKEN, TOKEN_FORM, Wait, is_token};
 use crate::exit::{End, Failure};
 use crate::limits::{ANSWER_TIMEOUT, FILE_THREADS_TIMEOUT, FIRST_BYTE_TIMEOUT, MAX_TOKEN_FILE};
 
@@ -130,6 +130,25 @@ impl Session {
         }
     }
 
+    /// Tells people that the store still frees removed files: until then their blocks count as
+    /// those of other files.
+    async fn note_pending_releases(&self) {
+        if !self.out.is_for_people() {
+            return;
+        }
+        // Asked once: it is only a note. Named tenants do not see the number.
+        let answer = self.gateway.stats().await.ok();
+        let stats = answer
+            .filter(Answer::is_success)
+            .map(|answer| answer.json());
+        if stats.is_some_and(|stats| stats["pending_releases"].as_u64() > Some(0)) {
+            self.out.note(
+                "the store still frees files that were removed or refused lately and counts their blocks as shared: \
+                 a minute later more may be free",
+            );
+        }
+    }
+
     /// Asks for the headers of a file.
     async fn head(&self, name: &str) -> Result<Answer, Failure> {
         self.ask(|| self.gateway.head(name))
@@ -208,7 +227,7 @@ fn token(path: &Path) -> Result<String, Failure> {
         .map_err(|error| wrong(error.to_string()))?;
     let token = text.trim();
     if !is_token(token) {
-        return Err(wrong("it must hold one token and nothing else".to_owned()));
+        return Err(wrong(format!("it has no such token; {TOKEN_FORM}")));
     }
     Ok(token.to_owned())
 }
@@ -227,18 +246,19 @@ mod tests {
     fn i13_a_token_file_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        std::fs::write(&path, "cst_0_secret\n").unwrap();
+        let good = format!("cst_0f_{}", "A".repeat(43));
+        std::fs::write(&path, format!("{good}\n")).unwrap();
         let mode =
             |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         mode(0o644);
         let refused = token(&path).unwrap_err().to_string();
         assert!(
-            refused.contains("chmod 600") && !refused.contains("secret"),
+            refused.contains("chmod 600") && !refused.contains("cst_0f"),
             "{refused}"
         );
         mode(0o600);
-        assert_eq!(token(&path).unwrap(), "cst_0_secret");
-        for bad in ["", " \n", "two words", "cst_ü"] {
+        assert_eq!(token(&path).unwrap(), good);
+        for bad in ["", " \n", "two words", "cst_ü", "cst_0f_short", &good[1..]] {
             std::fs::write(&path, bad).unwrap();
             assert!(token(&path).is_err(), "{bad:?}");
         }

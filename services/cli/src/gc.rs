@@ -166,11 +166,11 @@ impl std::fmt::Display for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "{}: {} in segments of {}, {} of them live, {} free at once",
+            "{}: {} in segments, {} of them live; capacity {}, {} free at once",
             self.node,
             human(self.allocated_bytes),
-            human(self.capacity_bytes),
             human(self.physical_bytes),
+            human(self.capacity_bytes),
             human(self.free_bytes),
         )?;
         writeln!(

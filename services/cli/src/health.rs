@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::admin_port;
 use crate::admin_port::{Answer, WANTED};
-use crate::exit::Failure;
+use crate::exit::{End, Failure};
 use crate::process::ADMIN_PORT;
 
 /// Fails with the reasons that the role gives.
@@ -33,7 +33,10 @@ fn judge(addr: &HostPort, answer: &Answer) -> Result<(), Failure> {
     let is_list = serde_json::from_str::<Vec<Value>>(&answer.body).is_ok();
     match answer.status {
         Some(200) if is_list => Ok(()),
-        Some(503) if is_list => Err(Failure::Failed(format!("not ready: {}", answer.body))),
+        Some(503) if is_list => Err(Failure::client(
+            End::Unavailable,
+            format!("not ready: {}", answer.body),
+        )),
         Some(status) => Err(Failure::Failed(format!(
             "{addr} is no admin port, with {status} to /ready: {}; {WANTED}",
             answer.speaker.what()

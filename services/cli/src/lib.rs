@@ -87,6 +87,20 @@ fn bound_the_heap(env: &dyn Source) {
 }
 
 fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
+    let is_role = matches!(
+        command,
+        Command::Serve(_)
+            | Command::Dev(_)
+            | Command::Gateway(_)
+            | Command::Master(_)
+            | Command::Worker(_)
+            | Command::Storage(_)
+    );
+    let is_help = matches!(command, Command::Completions { .. } | Command::Man { .. });
+    // A role reports unknown names together with its other mistakes.
+    if !is_role && !is_help {
+        settings::check_names(env)?;
+    }
     if let Some(door) = command.door() {
         return files::run(command, door, env);
     }
@@ -101,50 +115,7 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         Command::Man { command } => help::man(command),
         Command::Health { addr } => health::run(addr.as_deref(), env),
         Command::Smoke(options) => smoke::run(options, env),
-        Command::Admin {
-            command: Admin::Bearer { ttl },
-        } => admin::bearer(**ttl, env),
-        Command::Admin {
-            command: Admin::Token { command },
-        } => token::run(command, env),
-        Command::Admin {
-            command: Admin::Certs(options),
-        } => certs::run(options).map_err(Failure::usage),
-        Command::Admin {
-            command: Admin::Rescue { data, file, json },
-        } => rescue::run(data.as_deref(), file, *json, env),
-        Command::Admin {
-            command:
-                Admin::Inspect {
-                    dir,
-                    payloads,
-                    json,
-                },
-        } => inspect::run(dir, *payloads, *json),
-        Command::Admin {
-            command: Admin::Gc { addrs, json, watch },
-        } => gc::run(addrs, *json, *watch, env),
-        Command::Admin {
-            command: Admin::Node { command },
-        } => match command {
-            NodeCommand::Away { node } => node::away(node, env),
-            NodeCommand::Replace { node, lost } => node::replace(node, *lost, env),
-        },
-        Command::Admin {
-            command: Admin::Kept { command },
-        } => match command {
-            Kept::List { json } => kept::list(*json, env),
-            Kept::Drop { uploads, all } => kept::drop(uploads, *all, env),
-        },
-        Command::Admin {
-            command: Admin::Hold { command },
-        } => match command {
-            Hold::List { json } => hold::list(*json, env),
-            Hold::Accept { node, number } => hold::accept(node, *number, env),
-        },
-        Command::Admin {
-            command: Admin::Limits { json },
-        } => limit_table::print(*json),
+        Command::Admin { command } => run_admin(command, env),
         // They have a door, and are gone through it.
         Command::Put(_)
         | Command::Get(_)
@@ -154,5 +125,36 @@ fn run(command: &Command, env: &dyn Source) -> Result<(), Failure> {
         | Command::Cp(_)
         | Command::Mv(_)
         | Command::Du(_) => Ok(()),
+    }
+}
+
+/// Runs a command for operators.
+fn run_admin(command: &Admin, env: &dyn Source) -> Result<(), Failure> {
+    let given = command.data_folder();
+    let env = &settings::lay(&given, env);
+    match command {
+        Admin::Bearer { ttl, .. } => admin::bearer(**ttl, env),
+        Admin::Token { command, .. } => token::run(command, env),
+        Admin::Certs(options) => certs::run(options).map_err(Failure::usage),
+        Admin::Rescue { data, file, json } => rescue::run(data.as_deref(), file, *json, env),
+        Admin::Inspect {
+            dir,
+            payloads,
+            json,
+        } => inspect::run(dir, *payloads, *json),
+        Admin::Gc { addrs, json, watch } => gc::run(addrs, *json, *watch, env),
+        Admin::Node { command, .. } => match command {
+            NodeCommand::Away { node } => node::away(node, env),
+            NodeCommand::Replace { node, lost } => node::replace(node, *lost, env),
+        },
+        Admin::Kept { command, .. } => match command {
+            Kept::List { json } => kept::list(*json, env),
+            Kept::Drop { uploads, all } => kept::drop(uploads, *all, env),
+        },
+        Admin::Hold { command, .. } => match command {
+            Hold::List { json } => hold::list(*json, env),
+            Hold::Accept { node, number } => hold::accept(node, *number, env),
+        },
+        Admin::Limits { json } => limit_table::print(*json),
     }
 }

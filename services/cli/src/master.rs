@@ -63,7 +63,7 @@ fn door(source: &dyn Source) -> Result<Door, Failure> {
     let tls = tls::read(&mut env);
     env.finish().map_err(Failure::usage)?;
 
-    PickedPath::secret(&path, "", source).tell();
+    PickedPath::secret(&path, "--data", source).tell();
     let secret = secret::read(&path).map_err(Failure::usage)?;
     let signer = Signer::new(&secret, Caller::Operator);
     let options = ClientOptions::new("cli", signer, MeshMetrics::default());

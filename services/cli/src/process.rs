@@ -151,10 +151,45 @@ pub(crate) async fn supervise(
     outcome
 }
 
-/// Opens the admin port.
-pub(crate) async fn bind_admin(host: &str, port: u16) -> Result<TcpListener, Failure> {
-    let bound = listen::bind(ADMIN_PORT, host, port).await;
-    bound.map_err(Failure::usage)
+/// Ports of a start. Those that cannot be opened are reported together.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    mistakes: Vec<String>,
+}
+
+impl Ports {
+    /// Opens a port. If that fails, notes the mistake and returns `None`.
+    pub(crate) async fn bind(
+        &mut self,
+        variable: &str,
+        host: &str,
+        port: u16,
+    ) -> Option<TcpListener> {
+        match listen::bind(variable, host, port).await {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                self.mistakes.push(Failure::usage(error).to_string());
+                None
+            }
+        }
+    }
+
+    /// Checks that all ports are open.
+    ///
+    /// # Errors
+    /// All mistakes, one a line.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(self.failure())
+        }
+    }
+
+    /// Returns the failure with all mistakes, one a line.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure::mistakes(&self.mistakes.join("\n"))
+    }
 }
 
 /// Serves the admin port until `stop`, which comes last.

@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::limits::MASTER_PATIENCE;
 use crate::open_files::{self, GATEWAY_SHARES, GRPC_SHARES, STORAGE_SHARES, bound};
 use crate::paths::{DATA, PickedPath};
-use crate::process::{self, Running};
+use crate::process::{self, Ports, Running};
 use crate::{probe, secret, settings, tls};
 
 /// The parts of the system.
@@ -260,6 +260,24 @@ pub(crate) fn is_started_twice(error: &Error) -> bool {
         )
 }
 
+/// Opens the two ports of a role, each of which is a variable and a number.
+///
+/// # Errors
+/// If a port cannot be opened. Both mistakes are reported, and neither port stays open.
+async fn open_ports(
+    host: &str,
+    port: (&str, u16),
+    admin_port: (&str, u16),
+) -> Result<(TcpListener, TcpListener), Failure> {
+    let mut ports = Ports::default();
+    let listener = ports.bind(port.0, host, port.1).await;
+    let admin_listener = ports.bind(admin_port.0, host, admin_port.1).await;
+    match (listener, admin_listener) {
+        (Some(listener), Some(admin_listener)) => Ok((listener, admin_listener)),
+        _ => Err(ports.failure()),
+    }
+}
+
 /// Runs one role until a signal.
 pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
     let mut env = Env::new(source);
@@ -294,10 +312,8 @@ pub(crate) fn run(role: Role, source: &dyn Source) -> Result<(), Failure> {
         if let Some(warning) = bounded {
             tracing::warn!("{warning}");
         }
-        let listener = listen::bind(variable, &host, port)
-            .await
-            .map_err(Failure::usage)?;
-        let admin_listener = process::bind_admin(&host, admin_port).await?;
+        let (listener, admin_listener) =
+            open_ports(&host, (variable, port), (process::ADMIN_PORT, admin_port)).await?;
         let addr = listener.local_addr().map_err(Failure::failed)?;
         tracing::info!(role = role.name(), %addr, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = Readiness::new(&[]);

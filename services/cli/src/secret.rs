@@ -27,7 +27,8 @@ pub(crate) fn path(env: &mut Env<'_>) -> PathBuf {
 pub(crate) fn read(path: &Path) -> Result<ClusterSecret> {
     let file = File::open(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => anyhow::anyhow!(
-            "there is no cluster secret at {}; set {VARIABLE} to a file that all nodes of the cluster share",
+            "there is no cluster secret at {}; set CSTORE_DATA_DIR or --data to the folder that has it, or {VARIABLE} to \
+             the file that all nodes of the cluster share (`openssl rand -hex 32` makes its content; mode 0600)",
             path.display()
         ),
         _ => {

@@ -10,8 +10,9 @@ use std::marker::PhantomData;
 use clap::{Arg, ArgMatches, Command};
 use cstore_node::{Env, Source};
 
+use crate::exit::Failure;
 use crate::role::Role;
-use table::{EVERY_ROLE, OTHERS, Readers, SETTINGS};
+use table::{EVERY_ROLE, OF_CLIENTS, OTHERS, Readers, SETTINGS};
 
 /// A setting of at least one role.
 #[derive(Debug)]
@@ -159,8 +160,25 @@ pub(crate) fn refuse_unknown(env: &mut Env<'_>, source: &dyn Source) {
     }
 }
 
+/// Refuses variables that begin with `CSTORE_` and are unknown, for commands that run no role.
+///
+/// # Errors
+/// If there is such a variable: a misspelt `CSTORE_URL` would lead a command to another gateway.
+pub(crate) fn check_names(source: &dyn Source) -> Result<(), Failure> {
+    let mut env = Env::new(source);
+    for name in source.names() {
+        let is_ours = name.starts_with("CSTORE_");
+        if is_ours && !is_known(&name) && !is_service_link(&name, source) {
+            env.refuse_unknown(&name, nearest(&name));
+        }
+    }
+    env.finish().map_err(Failure::usage)
+}
+
 fn is_known(name: &str) -> bool {
-    SETTINGS.iter().any(|setting| setting.variable == name) || OTHERS.contains(&name)
+    SETTINGS.iter().any(|setting| setting.variable == name)
+        || OF_CLIENTS.contains(&name)
+        || OTHERS.contains(&name)
 }
 
 /// Returns true for a variable that Kubernetes or Docker sets for a service whose name begins like
@@ -179,7 +197,9 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// Returns the known name that is nearest to `name`, if it is near.
 fn nearest(name: &str) -> Option<&'static str> {
+    let of_clients = OF_CLIENTS.iter().copied();
     let known = SETTINGS.iter().map(|setting| setting.variable);
+    let known = known.chain(of_clients);
     let (near, found) = known
         .map(|known| (distance(name, known), known))
         .min_by_key(|(distance, _)| *distance)?;
@@ -242,6 +262,54 @@ mod tests {
             ("CSTORE_MASTER_PORT_4100_TCP_ADDR", "10.0.0.1"),
         ]);
         assert_eq!(told, "");
+    }
+
+    #[test]
+    fn a_client_refuses_misspelt_names_of_ours_and_no_others() {
+        let told = |name: &str| {
+            let source = std::collections::BTreeMap::from([(name.to_owned(), "x".to_owned())]);
+            check_names(&source).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(
+            told("CSTORE_TOKN").unwrap_err(),
+            "CSTORE_TOKN: there is no such setting; the nearest is CSTORE_TOKEN"
+        );
+        for fine in OF_CLIENTS.iter().chain(OTHERS) {
+            told(fine).unwrap();
+        }
+        for fine in [
+            "CSTORE_NODE_ID",
+            "GATEWAY_PROT",
+            "CSTORE_MASTER_SERVICE_HOST",
+            "PATH",
+        ] {
+            told(fine).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_variable_of_our_own_scripts_is_known() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut names = std::collections::BTreeSet::new();
+        let scripts = [
+            "Makefile",
+            ".env",
+            "deploy/compose.sh",
+            "deploy/compose.yaml",
+            "deploy/Dockerfile",
+        ];
+        for script in scripts {
+            let text = std::fs::read_to_string(root.join(script)).unwrap();
+            let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+            names.extend(
+                words
+                    .filter(|word| word.starts_with("CSTORE_"))
+                    .map(str::to_owned),
+            );
+        }
+        assert!(names.len() > 20, "{names:?}");
+        names.retain(|name| !is_known(name));
+        assert!(names.is_empty(), "clients refuse them: {names:?}");
     }
 
     #[test]

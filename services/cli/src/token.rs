@@ -47,6 +47,7 @@ fn path(given: Option<&Path>, source: &dyn Source) -> Result<PathBuf, Failure> {
 }
 
 fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
+    let is_new = !path.try_exists().map_err(Failure::usage)?;
     let (token, entry) = add(options, path).map_err(Failure::usage)?;
     writeln!(std::io::stdout().lock(), "{}", token.expose()).map_err(Failure::output)?;
     let until = entry
@@ -57,8 +58,18 @@ fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
         "token {id} of tenant {tenant} may {rights} {until}; it is shown this once, its hash is in {}",
         path.display()
     );
+    let mut stderr = std::io::stderr().lock();
     // The token is out: a closed stderr changes nothing.
-    let _ = writeln!(std::io::stderr().lock(), "{told}");
+    let _ = writeln!(stderr, "{told}");
+    if is_new {
+        // Made in the wrong folder, the file would be one that no gateway reads.
+        let _ = writeln!(
+            stderr,
+            "{} is a new token file; only a gateway with this data folder (CSTORE_DATA_DIR, --data) or this file \
+             (CSTORE_API_TOKENS_FILE) takes its tokens",
+            path.display()
+        );
+    }
     Ok(())
 }
 

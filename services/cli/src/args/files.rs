@@ -74,7 +74,7 @@ pub(crate) struct Put {
     /// Content type [default: guessed from the extension]
     #[arg(long, value_name = "TYPE", value_parser = content_type)]
     pub(crate) content_type: Option<String>,
-    /// Metadata of the file; may be given several times
+    /// Metadata of the file; capital letters of a key become small ones; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) meta: Vec<(String, String)>,
     /// Reads each file twice and lets the gateway check its SHA-256, which it then keeps; not of

@@ -20,7 +20,7 @@ pub(super) const HOST: &str = "127.0.0.1";
 pub(super) enum Purpose {
     /// `cstore serve`: requests need a token.
     Serve,
-    /// `cstore dev`: requests need none, unless a token file is named.
+    /// `cstore dev`: requests need none, unless CSTORE_API_TOKENS_FILE is set.
     Dev,
 }
 
@@ -188,11 +188,21 @@ fn is_anonymous(purpose: Purpose, listen_host: &str, env: &mut Env<'_>) -> bool 
     let default = purpose == Purpose::Dev && !has_token_file;
     let is_anonymous = env.boolean("CSTORE_ANONYMOUS", default);
     if is_anonymous && !is_loopback(listen_host) {
-        env.refuse(
-            "CSTORE_LISTEN_HOST",
-            "an address of this machine only, such as 127.0.0.1, while requests need no token; \
-             `cstore serve` demands tokens, and so does CSTORE_ANONYMOUS=FALSE",
-        );
+        match purpose {
+            // Only somebody who has set it runs `serve` without tokens.
+            Purpose::Serve => env.refuse(
+                "CSTORE_ANONYMOUS",
+                &format!(
+                    "FALSE, the default, while other machines reach the address to listen on, {listen_host} \
+                     (--listen, --listen-host or CSTORE_LISTEN_HOST)"
+                ),
+            ),
+            Purpose::Dev => env.refuse(
+                "CSTORE_LISTEN_HOST",
+                "an address of this machine only, such as 127.0.0.1, while requests need no token; \
+                 `cstore serve` demands tokens, and so does CSTORE_ANONYMOUS=FALSE",
+            ),
+        }
     }
     is_anonymous
 }

@@ -242,7 +242,11 @@ async fn in_the_way(
     };
     let taken = |why: &str| Failure::client(End::Conflict, format!("{} {why}", path.display()));
     if found.is_dir() {
-        return Err(taken("is a folder"));
+        // Of a folder of the store the same name here says nothing: --recursive takes it.
+        Known::ask(session, name).await?;
+        return Err(taken(
+            "is a folder of this machine and is in the way; name another DEST, or remove it",
+        ));
     }
     // A device or a pipe is there for others, also through a link such as /dev/stdout: not even
     // --force makes a file of it.

@@ -2,6 +2,8 @@
 //! on stderr.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -16,15 +18,23 @@ pub(super) struct Out {
     json: bool,
     quiet: bool,
     bar: ProgressBar,
+    /// True if the bar is to be drawn as soon as there are bytes to move: without any it would look
+    /// full.
+    is_pending: Arc<AtomicBool>,
 }
 
 impl Out {
     pub(super) fn new(json: bool, quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-        Self { json, quiet, bar }
+        Self {
+            json,
+            quiet,
+            bar,
+            is_pending: Arc::default(),
+        }
     }
 
-    /// Shows a bar from now on, where somebody can see it.
+    /// Shows a bar as soon as there are bytes to move, where somebody can see it.
     pub(super) fn progress(&self) {
         if self.json || self.quiet || !std::io::stderr().is_terminal() {
             return;
@@ -32,13 +42,15 @@ impl Out {
         if let Ok(style) = ProgressStyle::with_template(BAR) {
             self.bar.set_style(style);
         }
-        self.bar
-            .set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        self.is_pending.store(true, Ordering::Relaxed);
     }
 
     /// Adds bytes that are to be moved.
     pub(super) fn expect(&self, bytes: u64) {
         self.bar.inc_length(bytes);
+        if bytes > 0 {
+            reveal(&self.bar, &self.is_pending);
+        }
     }
 
     pub(super) fn moved(&self, bytes: u64) {
@@ -54,10 +66,11 @@ impl Out {
 
     /// Counts what a body moves; one of unknown length is awaited only when it is there.
     pub(super) fn mover(&self, unknown: bool) -> impl Fn(u64) + Send + Sync + 'static {
-        let bar = self.bar.clone();
+        let (bar, is_pending) = (self.bar.clone(), self.is_pending.clone());
         move |bytes| {
             if unknown {
                 bar.inc_length(bytes);
+                reveal(&bar, &is_pending);
             }
             bar.inc(bytes);
         }
@@ -65,7 +78,7 @@ impl Out {
 
     /// Shows the name of the current file.
     pub(super) fn at(&self, name: &str) {
-        if !self.bar.is_hidden() {
+        if !self.bar.is_hidden() || self.is_pending.load(Ordering::Relaxed) {
             self.bar.set_message(printable(name));
         }
     }
@@ -128,13 +141,21 @@ impl Out {
         })
     }
 
-    fn is_for_people(&self) -> bool {
+    /// Returns true if notes beside the results are printed.
+    pub(super) fn is_for_people(&self) -> bool {
         !self.json && !self.quiet
     }
 
     /// Prints a failure while the command goes on with other files.
     pub(super) fn tell(&self, failure: &Failure) {
         self.bar.suspend(|| failure.tell(self.json));
+    }
+}
+
+/// Draws the bar from now on, if it is pending.
+fn reveal(bar: &ProgressBar, is_pending: &AtomicBool) {
+    if is_pending.swap(false, Ordering::Relaxed) {
+        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     }
 }
 
@@ -171,6 +192,17 @@ pub(crate) fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bar_waits_for_bytes_and_is_revealed_once() {
+        let out = Out::new(false, false);
+        // What `progress` does on a terminal.
+        out.is_pending.store(true, Ordering::Relaxed);
+        out.expect(0);
+        assert!(out.is_pending.load(Ordering::Relaxed), "an empty file");
+        out.expect(7);
+        assert!(!out.is_pending.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn sizes_for_people() {

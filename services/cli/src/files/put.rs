@@ -15,6 +15,7 @@
 mod body;
 mod walk;
 
+use std::cell::Cell;
 use std::path::Path;
 
 use cstore_types::UserMetadata;
@@ -73,6 +74,8 @@ pub(super) async fn run(session: &Session, options: &Put) -> Result<(), Failure>
             session,
             options,
             item: &item,
+            may_be_stored: Cell::new(false),
+            is_lost: Cell::new(false),
         }
         .run()
         .await
@@ -137,6 +140,10 @@ struct Task<'a> {
     session: &'a Session,
     options: &'a Put,
     item: &'a Item,
+    /// True after a try that sent the file whole and lost the answer.
+    may_be_stored: Cell<bool>,
+    /// True if the last try had no response.
+    is_lost: Cell<bool>,
 }
 
 /// Outcome of a try.
@@ -183,7 +190,7 @@ impl Task<'_> {
                 Tried::Stored(stored) => return Ok(stored),
                 Tried::Again(failure, wait) => {
                     if !self.session.pause(&mut again, &failure, wait).await {
-                        return Err(failure);
+                        return Err(self.advised(failure));
                     }
                 }
             }
@@ -222,20 +229,51 @@ impl Task<'_> {
                 self.taken(answer.failure()).await.map(Tried::Stored)
             }
             Ok(answer) if answer.is_busy() && self.repeats() => {
+                // A proxy may say so, which does not know what the gateway behind it has done.
+                self.is_lost.set(false);
                 Ok(Tried::Again(answer.failure(), answer.wait()))
             }
             Ok(answer) => Err(answer.failure()),
             Err(lost) if lost.never_left() => {
+                self.is_lost.set(true);
                 Ok(Tried::Again(self.session.lost(lost), lost.wait()))
             }
             // A body that was sent without its end is never stored. A whole file may have been
             // stored, and then a second try could replace what somebody else has written since.
-            Err(lost) if self.repeats() && !(self.options.overwrite && ended.is_whole()) => {
-                Ok(Tried::Again(self.session.lost(lost), lost.wait()))
+            Err(lost) => {
+                self.is_lost.set(true);
+                if ended.is_whole() {
+                    self.may_be_stored.set(true);
+                }
+                let failure = self.session.lost(lost);
+                if self.repeats() && !(self.options.overwrite && ended.is_whole()) {
+                    Ok(Tried::Again(failure, lost.wait()))
+                } else {
+                    Err(self.advised(failure))
+                }
             }
-            Err(lost) if ended.is_whole() => Err(self.session.unknown(lost)),
-            Err(lost) => Err(self.session.lost(lost)),
         }
+    }
+
+    /// Adds to the failure of an unreachable gateway whether the file may have been stored, and what
+    /// to do then.
+    fn advised(&self, failure: Failure) -> Failure {
+        let is_known = !self.is_lost.get() && !self.may_be_stored.get();
+        if is_known || failure.end() != End::Unavailable {
+            return failure;
+        }
+        let (is_new, is_file) = (self.must_be_new(), self.repeats());
+        let advice = match (self.may_be_stored.get(), is_new && is_file) {
+            (true, true) => {
+                "the file may have been stored; it is safe to run the command again, because the same bytes \
+                 count as unchanged"
+            }
+            (true, false) => {
+                "whether the file was stored is unknown: look with `cstore stat` before you run the command again"
+            }
+            (false, _) => "the file was not stored; it is safe to run the command again",
+        };
+        failure.with_advice(advice)
     }
 
     /// Returns true if the source can be read twice, which a file can.

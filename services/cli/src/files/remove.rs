@@ -15,9 +15,9 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
-use super::du::Usage;
+use super::du::{SPACE_IS_HIDDEN, Usage};
 use super::many::each;
-use super::out::human;
+use super::out::{human, number};
 use super::select::{Selection, glob, nothing_below};
 use super::summary::{FileTotals, Summary};
 use super::{Session, folder, name, prefix};
@@ -68,7 +68,11 @@ pub(super) async fn run(session: &Session, options: &Rm) -> Result<(), Failure> 
         let work = |item: Item| explained(session, item, &summary);
         let ended = each(session, &summary, jobs, items.boxed(), work).await;
         let is_one = wanted.len() == 1 && !matches!(wanted[0], Selection::Pattern { .. });
-        return summary.close(session, is_one, ended).map(drop);
+        let ended = summary.close(session, is_one, ended);
+        if ended.is_ok() {
+            session.note_pending_releases().await;
+        }
+        return ended.map(drop);
     }
 
     if !is_of_names && !options.yes {
@@ -286,7 +290,7 @@ async fn would(
 ) -> Result<(), Failure> {
     let (files, logical_bytes, freed_bytes) = if is_folder {
         let usage = Usage::ask(session, name).await?;
-        (usage.files, usage.logical_bytes, Some(usage.freed_bytes))
+        (usage.files, usage.logical_bytes, usage.freed_bytes)
     } else {
         match session.ask(|| session.gateway.explain(name)).await {
             Ok(answer) => {
@@ -301,7 +305,7 @@ async fn would(
         }
     };
     if files == 0 {
-        return Err(nothing_below(shown(name)));
+        return Err(nothing_below(session, shown(name)).await);
     }
     summary.add_many(files, logical_bytes);
     let would = Would {
@@ -312,14 +316,17 @@ async fn would(
         freed_bytes,
     };
     session.out.show(&would, || {
-        let freed = freed_bytes.map_or_else(|| "it is not told how much".to_owned(), human);
+        let freed = match freed_bytes {
+            Some(freed) => format!("would free {}", human(freed)),
+            None => SPACE_IS_HIDDEN.to_owned(),
+        };
         let what = if is_folder {
-            format!("{files} files, ")
+            format!("{}, ", number(files, "file"))
         } else {
             String::new()
         };
         format!(
-            "{}  {what}{}, would free {freed}",
+            "{}  {what}{}, {freed}",
             printable(shown(name)),
             human(logical_bytes)
         )

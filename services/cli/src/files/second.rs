@@ -36,9 +36,15 @@ pub(super) async fn run(
     let from = name(&options.src)?.to_string();
     let last = from.rsplit('/').next().unwrap_or(&from);
     let to = target(&options.dest, last)?.to_string();
-    let answer = ask(session, verb, options, &from, &to)
-        .await
-        .map_err(|failure| failure.of(&from))?;
+    let answer = match ask(session, verb, options, &from, &to).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            let of_folder =
+                "it is a folder, and `cp` and `mv` take one file; `ls -r` lists the files in it";
+            let failure = session.hint_at_folder(&from, failure, of_folder).await;
+            return Err(failure.of(&from));
+        }
+    };
     let Said { size, etag } = answer.parse()?;
     let status = if verb == "copy" { "copied" } else { "renamed" };
     let done = Done {

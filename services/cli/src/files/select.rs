@@ -108,6 +108,7 @@ impl Selection {
             Names::below(session, prefix)
         };
         let listing = Listing {
+            session,
             selection: self,
             names,
             is_any: false,
@@ -123,6 +124,7 @@ impl Selection {
 
 /// Names of a folder or of a pattern, as they come.
 struct Listing<'a> {
+    session: &'a Session,
     selection: &'a Selection,
     names: Names<'a>,
     /// True after a name, or a failure.
@@ -154,7 +156,7 @@ impl Listing<'_> {
                 None if self.is_any => return None,
                 None => {
                     self.is_any = true;
-                    return Some(Err(self.nothing()));
+                    return Some(Err(self.nothing().boxed().await));
                 }
             }
         }
@@ -170,16 +172,28 @@ impl Listing<'_> {
         matches!(self.selection, Selection::Pattern { glob, .. } if glob.is_folder_match(folder))
     }
 
-    fn nothing(&self) -> Failure {
+    async fn nothing(&self) -> Failure {
         match self.selection {
             Selection::Pattern { glob, .. } => no_match(glob, self.is_any_folder),
-            selection => nothing_below(selection.text()),
+            selection => nothing_below(self.session, selection.text()).await,
         }
     }
 }
 
-/// Returns the failure of a folder without a file.
-pub(super) fn nothing_below(shown: &str) -> Failure {
+/// Returns the failure of a folder without a file, with a hint if the name is that of a file.
+pub(super) async fn nothing_below(session: &Session, shown: &str) -> Failure {
+    let name = shown.trim_end_matches('/');
+    // Asked once: it is only a hint.
+    if !name.is_empty()
+        && session
+            .gateway
+            .head(name)
+            .await
+            .is_ok_and(|answer| answer.is_success())
+    {
+        let why = "it is a file, and --recursive takes folders: leave --recursive away";
+        return Failure::client(End::NotFound, why).of(name);
+    }
     Failure::client(End::NotFound, "there is no file below it").of(shown)
 }
 

@@ -42,7 +42,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("CSTORE_CLUSTER_SECRET_FILE", "cluster-secret-file", "cluster-secret in the data folder", ALL, "File with the secret of the cluster, mode 0600"),
     setting("CSTORE_TLS_DIR", "tls-dir", "", ALL, "Folder with ca.pem, cert.pem and key.pem, for TLS on the inner ports"),
     setting("CSTORE_TLS_CLIENT_AUTH", "tls-client-auth", "TRUE", ALL, "With TLS, whether callers need a certificate of the same CA"),
-    setting("CSTORE_ANONYMOUS", "anonymous", "FALSE, but TRUE for dev without a token file", GATEWAY, "Whether requests without a token are served, as the default tenant"),
+    setting("CSTORE_ANONYMOUS", "anonymous", "FALSE, but TRUE for dev unless CSTORE_API_TOKENS_FILE is set", GATEWAY, "Whether requests without a token are served, as the default tenant"),
     setting("CSTORE_API_TOKENS_FILE", "api-tokens-file", "api-tokens in the data folder", GATEWAY, "File with the hashes of API tokens; must not be readable by all users"),
     setting("CSTORE_MAX_CONNECTIONS", "max-connections", "1024", ALL, "Most connections at a time, as far as the limit of open files allows"),
     setting("CSTORE_MAX_CONNECTIONS_PER_ADDRESS", "max-connections-per-address", "512", GATEWAY, "Most connections of one client address; behind a proxy all clients have its address"),
@@ -73,11 +73,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("OTEL_TRACES_SAMPLER_ARG", "otel-traces-sampler-arg", "", ALL, "Argument of the sampler"),
 ];
 
-/// Variables of clients, of Docker Compose and of the tests, which may be set beside those of the
-/// roles.
+/// Variables of clients, which may be set beside those of the roles.
+pub(super) const OF_CLIENTS: &[&str] = &["CSTORE_URL", "CSTORE_TOKEN"];
+
+/// Variables of Docker Compose, of the Makefile and of the tests, which may be set beside those of
+/// the roles.
 pub(super) const OTHERS: &[&str] = &[
-    "CSTORE_URL",
-    "CSTORE_TOKEN",
     "CSTORE_IMAGE",
     "CSTORE_MEM_LIMIT",
     "CSTORE_SECRETS_DIR",
@@ -90,6 +91,7 @@ pub(super) const OTHERS: &[&str] = &[
     "CSTORE_KILLS",
     "CSTORE_DAMAGE",
     "CSTORE_FULL_FS",
+    "CSTORE_AXE",
     "CSTORE_BROWSER",
     "CSTORE_BROWSER_BYTES",
     "CSTORE_WRITE_FIXTURES",

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
+use super::round::refused;
 use super::{content, say};
 use crate::args::Smoke;
 use crate::client::Gateway;
-use crate::exit::Failure;
+use crate::exit::{End, Failure};
 use crate::limits::SMOKE_PAUSE;
 
 /// Result of reading a file back.
@@ -81,11 +82,18 @@ pub(super) async fn list(
                 }
                 continue;
             }
+            // Time does not change a missing token or right.
+            Ok(answer) if answer.failure().end() == End::Denied => {
+                return Err(refused("list", &answer));
+            }
             Ok(answer) => format!("{} {}", answer.status.as_u16(), answer.told()),
             Err(lost) => lost.to_string(),
         };
         if Instant::now() >= deadline {
-            return Err(Failure::Failed(format!("the list cannot be read: {why}")));
+            return Err(Failure::client(
+                End::Unavailable,
+                format!("the list cannot be read: {why}"),
+            ));
         }
         sleep(SMOKE_PAUSE).await;
     }

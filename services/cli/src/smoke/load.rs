@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::check::{self, Found};
+use super::round::refused;
 use super::tally::{Line, Tally, Verb};
 use super::{content, say};
 use crate::args::Smoke;
@@ -56,6 +57,12 @@ pub(super) async fn run(
     options: &Smoke,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
+    // Without a token every request would fail. A gateway that is away may come while the load runs.
+    if let Ok(answer) = gateway.list(prefix, "").await
+        && answer.status.as_u16() == 401
+    {
+        return Err(refused("list", &answer));
+    }
     let begun = Instant::now();
     let book = Arc::new(Mutex::new(Book::default()));
     let end = begun + *options.duration;

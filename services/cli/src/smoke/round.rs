@@ -7,15 +7,19 @@ use tokio::time::{Instant, sleep};
 
 use super::{content, say};
 use crate::client::{Answer, Gateway, Lost};
-use crate::exit::Failure;
+use crate::exit::{End, Failure};
 use crate::limits::SMOKE_PAUSE;
 
 const BLOCK: usize = 64 << 10;
 /// Around the edges of a block, nothing, and more than one frame.
 const SIZES: [usize; 7] = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 1 << 20, 5 << 20];
 
-/// A step that did not go as it must.
-type Wrong = String;
+/// A step that did not go as it must, with the status that the command ends with.
+type Wrong = Failure;
+
+fn wrong(message: String) -> Wrong {
+    Failure::Failed(message)
+}
 
 pub(super) async fn run(
     gateway: &Gateway,
@@ -26,7 +30,7 @@ pub(super) async fn run(
     let round = Round { gateway, prefix };
     let ended = match round.wait(patience).await {
         Ok(()) => round.all().await,
-        Err(wrong) => return Err(Failure::Failed(wrong)),
+        Err(wrong) => return Err(wrong),
     };
     // Also after a failure, as far as it can be done.
     let swept = round.sweep().await;
@@ -39,7 +43,10 @@ pub(super) async fn run(
             ));
             Ok(())
         }
-        Err(wrong) => Err(Failure::Failed(format!("smoke: {wrong}"))),
+        Err(wrong) => {
+            let message = format!("smoke: {wrong}");
+            Err(wrong.saying(message))
+        }
     }
 }
 
@@ -56,12 +63,13 @@ impl Round<'_> {
             let found = self.gateway.list(self.prefix, "").await;
             let why = match &found {
                 Ok(answer) if answer.status.is_success() => return Ok(()),
-                Ok(answer) if answer.status.as_u16() != 503 => return Err(told("list", answer)),
+                Ok(answer) if answer.status.as_u16() != 503 => return Err(refused("list", answer)),
                 Ok(answer) => told("list", answer),
                 Err(lost) => format!("{}: {lost}", self.gateway.url()),
             };
             if Instant::now() >= end {
-                return Err(format!("not there after {patience:?}: {why}"));
+                let message = format!("not there after {patience:?}: {why}");
+                return Err(Failure::client(End::Unavailable, message));
             }
             sleep(SMOKE_PAUSE).await;
         }
@@ -95,9 +103,9 @@ impl Round<'_> {
         let found = answer.await?.content_range.unwrap_or_default();
         let wanted = format!("bytes {first}-{last}/{}", bytes.len());
         if found != wanted {
-            return Err(format!(
+            return Err(wrong(format!(
                 "range over a block's edge: content-range is {found:?} and not {wanted:?}"
-            ));
+            )));
         }
         self.again(&bytes).await?;
         let (copy, listed) = (
@@ -117,7 +125,7 @@ impl Round<'_> {
             .await?;
         let found = list.json()["files"].as_array().map_or(0, Vec::len);
         if found != listed {
-            return Err(format!("list: {found} files, and not {listed}"));
+            return Err(wrong(format!("list: {found} files, and not {listed}")));
         }
         self.expect("delete", 204, self.gateway.delete(&name))
             .await?;
@@ -145,7 +153,7 @@ impl Round<'_> {
             .await?;
         match put.json()["new_blocks"].as_u64() {
             None | Some(0) => Ok(()),
-            Some(new) => Err(format!("upload of the same bytes: {new} new blocks")),
+            Some(new) => Err(wrong(format!("upload of the same bytes: {new} new blocks"))),
         }
     }
 
@@ -187,8 +195,14 @@ impl Round<'_> {
     ) -> Result<Answer, Wrong> {
         match call.await {
             Ok(answer) if answer.status.as_u16() == status => Ok(answer),
-            Ok(answer) => Err(format!("{}, and not {status}", told(step, &answer))),
-            Err(lost) => Err(format!("{step}: {lost}")),
+            Ok(answer) => {
+                let message = format!("{}, and not {status}", told(step, &answer));
+                Err(refused(step, &answer).saying(message))
+            }
+            Err(lost) => {
+                let failure = lost.failure(self.gateway.url());
+                Err(failure.saying(format!("{step}: {lost}")))
+            }
         }
     }
 
@@ -204,12 +218,26 @@ impl Round<'_> {
             return Ok(answer);
         }
         let (found, wanted) = (blake3::hash(&answer.body), blake3::hash(bytes));
-        Err(format!(
+        Err(wrong(format!(
             "{step}: WRONG BYTES: {} of {found}, and not {} of {wanted} (trace {})",
             answer.body.len(),
             bytes.len(),
             answer.trace_id
-        ))
+        )))
+    }
+}
+
+/// Returns the failure of a step that the gateway refuses. Its status is that of a refusal for want
+/// of a right, of room or of a node; any other answer is a wrong one.
+pub(super) fn refused(step: &str, answer: &Answer) -> Failure {
+    let hint = match answer.status.as_u16() {
+        401 => "; CSTORE_TOKEN takes the token",
+        _ => "",
+    };
+    let message = format!("{}{hint}", told(step, answer));
+    match answer.failure().end() {
+        end @ (End::Denied | End::Unavailable | End::Full) => Failure::client(end, message),
+        _ => wrong(message),
     }
 }
 

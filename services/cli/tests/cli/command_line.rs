@@ -150,11 +150,11 @@ fn the_bearer_is_derived_from_the_secret_and_is_not_the_secret() {
 }
 
 #[test]
-fn health_of_a_role_that_is_not_there_is_1() {
+fn health_of_a_role_that_is_not_there_is_6() {
     let (free, _held) = nobody();
     assert_eq!(
         cstore(&["health", "--addr", &free], &[]).status.code(),
-        Some(1)
+        Some(6)
     );
     assert_eq!(
         cstore(&["health", "--addr", "nowhere"], &[]).status.code(),
@@ -322,7 +322,7 @@ fn a_storage_node_that_is_away_does_not_hide_the_others() {
     let alone = cstore(&["admin", "gc", "--addr", &free], &[]);
     assert_eq!(
         (alone.status.code(), stderr(&alone).lines().count()),
-        (Some(1), 1)
+        (Some(6), 1)
     );
     let wrong = cstore(&["admin", "gc", "--addr", "nowhere"], &[]);
     assert!(
@@ -380,7 +380,7 @@ fn an_admin_port_that_is_not_there_is_told_with_the_reason_of_dev() {
         &["admin", "gc", "--addr", &addr],
     ] {
         let output = cstore(args, &[]);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert_eq!(output.status.code(), Some(6), "{args:?}");
         let hint = "`cstore dev` goes without an admin port if 9100 is taken";
         assert!(
             stderr(&output).contains(hint),

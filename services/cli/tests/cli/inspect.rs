@@ -114,6 +114,19 @@ fn a_folder_of_all_parts_is_inspected_as_one_and_the_worst_outcome_counts() {
             .starts_with("yes")
     );
 
+    let mut relative = program(&["admin", "inspect", "data", "--json", "--payloads", "none"]);
+    let output = relative.current_dir(dir.path()).output().unwrap();
+    let paths: Vec<_> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].clone())
+        .collect();
+    assert_eq!(
+        paths,
+        ["data/master", "data/storage-1"],
+        "as the user wrote them"
+    );
+
     std::fs::remove_file(data.join("storage-1/superblock.bin")).unwrap();
     let held = inspect(&data, &["--payloads", "sample"]);
     assert_eq!(held.status.code(), Some(9));

@@ -301,7 +301,7 @@ fn of_addresses(served: &Served, free: &str) -> Vec<Mistake> {
         ),
         mistake(
             format!("cstore health --addr {free}"),
-            1,
+            6,
             "connection refused; is the role running",
         ),
         mistake(
@@ -341,6 +341,27 @@ fn of_starts(served: &Served, data: &Path) -> Vec<Mistake> {
             "GATEWAY_PORT",
         ),
         mistake("CSTORE_DATADIR=x cstore serve", 64, "CSTORE_DATA_DIR"),
+        mistake(
+            "CSTORE_URLL=x cstore ls",
+            64,
+            "CSTORE_URLL: there is no such setting; the nearest is CSTORE_URL",
+        ),
+        mistake(
+            "CSTORE_DATADIR=x cstore admin bearer",
+            64,
+            "CSTORE_DATA_DIR",
+        ),
+        mistake("CSTORE_TOKEN=wrong cstore ls", 64, "CSTORE_TOKEN: allowed"),
+        mistake(
+            "cstore serve --listen 0.0.0.0:8000 --anonymous TRUE",
+            64,
+            "CSTORE_ANONYMOUS: found \"TRUE\", allowed is FALSE",
+        ),
+        mistake(
+            "cstore admin hold list --data empty",
+            64,
+            "there is no cluster secret at empty/cluster-secret",
+        ),
         mistake("GATEWAY_PROT=1 cstore serve", 64, "GATEWAY_PORT"),
         mistake("BLOCK_SIZE=1 cstore serve", 64, "BLOCK_SIZE: found \"1\""),
         mistake("cstore serve --listen 8000", 64, "host:port"),
@@ -379,9 +400,84 @@ fn of_starts(served: &Served, data: &Path) -> Vec<Mistake> {
         mistake(
             "CSTORE_DATA_DIR=empty cstore admin bearer",
             64,
-            "there is no cluster secret at empty/cluster-secret; set CSTORE_CLUSTER_SECRET_FILE",
+            "there is no cluster secret at empty/cluster-secret; set CSTORE_DATA_DIR or --data",
         ),
     ]
+}
+
+#[test]
+fn all_taken_ports_of_a_start_are_reported_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("cluster-secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let taken: Vec<TcpListener> = (0..5)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let port_of = |at: usize| taken[at].local_addr().unwrap().port().to_string();
+    let variables = [
+        "GATEWAY_PORT",
+        "WORKER_PORT",
+        "MASTER_PORT",
+        "STORAGE_PORT",
+        "CSTORE_ADMIN_PORT",
+    ];
+    for (command, expected) in [
+        ("serve", &variables[..]),
+        ("dev", &variables),
+        ("storage", &variables[3..]),
+    ] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_cstore"));
+        process
+            .arg(command)
+            .env_clear()
+            .env("CSTORE_DATA_DIR", dir.path());
+        for (at, variable) in variables.iter().enumerate() {
+            process.env(variable, port_of(at));
+        }
+        let output = process.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{command}: {said}");
+        for variable in expected {
+            let line = format!("or set {variable} to another port");
+            assert_eq!(
+                said.matches(&line).count(),
+                1,
+                "{command} {variable}: {said}"
+            );
+        }
+        let count = said.matches("is taken").count();
+        assert_eq!(count, expected.len(), "{command}: {said}");
+    }
+}
+
+#[test]
+fn operators_name_the_data_folder_and_hear_of_a_new_token_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let create = |line: &str| {
+        let output = run(line, dir.path());
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let first = create("cstore admin token create --tenant a --data store");
+    assert!(
+        first
+            .contains("store/api-tokens is a new token file; only a gateway with this data folder"),
+        "{first}"
+    );
+    let second = create("cstore admin token --data-dir store create --tenant a");
+    assert!(!second.contains("new token file"), "{second}");
+    let listed = run("cstore admin token list --data store", dir.path());
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    let secret = dir.path().join("store/cluster-secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(
+        create("cstore admin bearer --data store"),
+        "",
+        "no path was picked"
+    );
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Files to upload, and their names: found one after the other, never all at once.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::Path;
+use std::rc::Rc;
 
 use cstore_types::FileName;
 use walkdir::{DirEntry, WalkDir};
@@ -110,15 +112,25 @@ fn below<'a>(
     let walk = WalkDir::new(root)
         .follow_links(options.follow)
         .sort_by_file_name();
+    // Depth of the last entry that was left out since the last one that was not.
+    let left_out = Rc::new(Cell::new(None));
+    let leaves_out = left_out.clone();
     let walk = walk.into_iter().filter_entry(move |entry| {
         let relative = entry
             .path()
             .strip_prefix(root)
             .unwrap_or_else(|_| entry.path());
-        entry.depth() == 0 || !is_excluded(&options.exclude, relative, entry.file_type().is_dir())
+        let is_taken = entry.depth() == 0
+            || !is_excluded(&options.exclude, relative, entry.file_type().is_dir());
+        if !is_taken {
+            // The first is the one that may be in the last folder.
+            leaves_out.set(leaves_out.get().or_else(|| Some(entry.depth())));
+        }
+        is_taken
     });
 
-    // A folder is followed by its entries, which are deeper; an empty one by something else.
+    // A folder is followed by its entries, which are deeper; an empty one by something else. A folder
+    // all of whose entries are left out is not empty.
     let mut last_folder = None;
     let entries = walk.map(Some).chain(std::iter::once(None));
     Ok(entries.filter_map(move |found| {
@@ -128,7 +140,9 @@ fn below<'a>(
             Some(Err(_)) => usize::MAX,
             None => 0,
         };
-        if last_folder.take().is_some_and(|folder| depth <= folder) {
+        let first_left_out = left_out.take();
+        let is_empty = |folder| depth <= folder && first_left_out.is_none_or(|out| out <= folder);
+        if last_folder.take().is_some_and(is_empty) {
             summary.add_empty_folder();
         }
         match found? {
@@ -247,6 +261,31 @@ mod tests {
                 .to_string())
         })
         .collect()
+    }
+
+    #[test]
+    fn a_folder_whose_files_are_excluded_is_not_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["a", "b", "c/d"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        for file in ["a/x.log", "a/y.log", "c/z.log", "b.log"] {
+            std::fs::write(dir.path().join(file), "x").unwrap();
+        }
+        let options = put(&[
+            "-r",
+            dir.path().to_str().unwrap(),
+            "x/",
+            "--exclude",
+            "*.log",
+        ]);
+        let summary = Summary::begin("put");
+        assert_eq!(items(&options, &summary).unwrap().count(), 0);
+        assert_eq!(
+            summary.lines(false),
+            ["2 empty folders are not kept"],
+            "b and c/d are empty, a is not"
+        );
     }
 
     #[test]

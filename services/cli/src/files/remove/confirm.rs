@@ -76,14 +76,14 @@ async fn count(session: &Session, wanted: &[Selection]) -> Result<Loss, Failure>
         let known = match selection {
             // The gateway computes freed space for a bounded number of files only, and not for every
             // tenant. A list of names has no such bounds.
-            Selection::Folder(prefix) => Usage::ask(session, prefix).await.ok(),
+            Selection::Folder(prefix) => Usage::of_store(session, prefix).await.ok(),
             _ => None,
         };
         let loss = match known {
             Some(usage) => Loss {
                 files: usage.files,
                 bytes: usage.logical_bytes,
-                freed: Some(usage.freed_bytes),
+                freed: usage.freed_bytes,
             },
             None => listed(session, selection).await?,
         };

@@ -253,7 +253,7 @@ fn rm_removes_what_a_pattern_matches_and_nothing_else() {
         let output = cstore(&fake, &[&["rm"], args].concat());
         assert!(said(&output).contains(told), "{args:?}: {}", said(&output));
     }
-    let output = cstore(&fake, &["rm", "-n", "many/*.jpg"]);
+    let output = cstore(&fake, &["rm", "-n", "many/*.jpg", "-j1"]);
     assert_eq!(
         stdout(&output),
         [

@@ -339,3 +339,202 @@ fn a_folder_comes_back_without_what_is_excluded() {
     assert_eq!(files_in(&dest), ["a", "sub"]);
     assert_eq!(files_in(&dest.join("sub")), ["e"]);
 }
+
+#[test]
+fn a_named_tenant_sees_files_and_sizes_but_no_space() {
+    let fake = Fake::start(|request| {
+        let path = request.path.as_str();
+        if path.starts_with("/api/usage?") || path.ends_with("?explain=freed") {
+            return Reply::problem(403, "permission_denied");
+        }
+        two_files(request)
+    });
+    let note = "space is shown to the default tenant only";
+    let output = cstore(&fake, &["rm", "-r", "-n", "a"]);
+    let told = format!("a/  1 file, 1 B, {note}\n");
+    assert!(
+        status(&output) == 0 && said(&output).contains(&told),
+        "{}",
+        said(&output)
+    );
+    let output = cstore(&fake, &["rm", "-r", "-n", "a", "--json"]);
+    let would = &lines(&output.stdout)[0];
+    assert!(
+        would["files"] == 1 && would["freed_bytes"].is_null(),
+        "{would}"
+    );
+    let output = cstore(&fake, &["du"]);
+    let told = said(&output);
+    assert!(status(&output) == 0 && told.contains(note), "{told}");
+    assert!(
+        told.contains("      2       -       -      -      2  "),
+        "{told}"
+    );
+    let output = cstore(&fake, &["du", "a/", "--json"]);
+    assert_eq!(
+        lines(&output.stdout)[0],
+        serde_json::json!({
+            "prefix": "a/", "files": 1, "logical_bytes": 1, "unique_bytes": null, "shared_bytes": null,
+            "freed_bytes": null
+        })
+    );
+    // Without a valid token nothing is shown, and the failure names the argument.
+    let denied = Fake::start(|_| Reply::problem(401, "unauthenticated"));
+    let output = cstore(&denied, &["du"]);
+    assert!(
+        status(&output) == 5 && said(&output).starts_with("cstore: /: "),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn space_that_comes_back_later_is_told_with_the_figures() {
+    let fake = Fake::start(|request| match request.path.as_str() {
+        "/api/stats" => Reply::new(200, r#"{"files":2,"logical_bytes":2,"pending_releases":1}"#),
+        _ => two_files(request),
+    });
+    for args in [&["du"][..], &["rm", "-r", "-n", "a"]] {
+        let output = cstore(&fake, args);
+        let told = String::from_utf8(output.stderr.clone()).unwrap();
+        assert!(
+            status(&output) == 0 && told.contains("the store still frees files"),
+            "{args:?}: {told}"
+        );
+        let output = cstore(&fake, &[args, &["--json"]].concat());
+        assert_eq!((status(&output), output.stderr.len()), (0, 0), "{args:?}");
+    }
+}
+
+#[test]
+fn a_file_where_a_folder_is_meant_is_told_and_the_other_way_round() {
+    let fake = Fake::start(|request| match request.method.as_str() {
+        "HEAD" if request.path == "/api/files/b" => Reply::new(200, "x").with("etag", "\"e\""),
+        _ => two_files(request),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("b")).unwrap();
+    std::fs::create_dir(dir.path().join("a")).unwrap();
+    for (args, expected, told) in [
+        (
+            &["rm", "-r", "b"][..],
+            3,
+            "cstore: b: it is a file, and --recursive takes",
+        ),
+        (&["rm", "-r", "-n", "c"], 3, "it is a file"),
+        (&["get", "-r", "b"], 3, "leave --recursive away"),
+        (
+            &["cp", "a", "c"],
+            3,
+            "it is a folder, and `cp` and `mv` take one file",
+        ),
+        (&["mv", "a", "c"], 3, "it is a folder"),
+        (
+            &["get", "b"],
+            4,
+            "b is a folder of this machine and is in the way",
+        ),
+        (&["get", "a"], 3, "it is a folder, which --recursive takes"),
+    ] {
+        let args: Vec<&str> = args.to_vec();
+        // A usage without files is that of no folder.
+        let none = Fake::start(|request| match request.path.as_str() {
+            path if path.starts_with("/api/usage?") => Reply::new(
+                200,
+                r#"{"prefix":"c/","files":0,"logical_bytes":0,"unique_bytes":0,"shared_bytes":0,"freed_bytes":0}"#,
+            ),
+            _ => Reply::new(200, "x").with("etag", "\"e\""),
+        });
+        let url = if args.contains(&"-n") {
+            &none.url
+        } else {
+            &fake.url
+        };
+        let output = command(url, &args)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(
+            status(&output) == expected && said(&output).contains(told),
+            "{args:?}: {} {}",
+            status(&output),
+            said(&output)
+        );
+    }
+    assert_eq!(fake.count("DELETE"), 0);
+}
+
+#[test]
+fn a_lost_upload_says_whether_the_file_may_be_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f");
+    std::fs::write(&file, "x").unwrap();
+    let put = |url: &str, more: &[&str]| {
+        let args = [&["put", text(&file), "f", "--retries", "0"], more].concat();
+        let output = command(url, &args).output().unwrap();
+        assert_eq!(status(&output), 6);
+        said(&output)
+    };
+    let lost = Fake::start(|_| Reply::lost());
+    let told = put(&lost.url, &[]);
+    assert!(
+        told.contains("may have been stored; it is safe to run the command again"),
+        "{told}"
+    );
+    let told = put(&lost.url, &["--overwrite"]);
+    assert!(
+        told.contains("whether the file was stored is unknown"),
+        "{told}"
+    );
+    // A proxy in front of a gateway says this, and knows nothing.
+    let busy = Fake::start(|_| Reply::problem(502, "unavailable"));
+    let told = put(&busy.url, &[]);
+    assert!(!told.contains("stored"), "{told}");
+    let (free, _held) = nobody();
+    let told = put(&format!("http://{free}"), &[]);
+    assert!(
+        told.contains("the file was not stored; it is safe"),
+        "{told}"
+    );
+}
+
+#[test]
+fn smoke_and_health_end_with_the_status_of_the_reason() {
+    for (http, code, expected) in [
+        (401, "unauthenticated", 5),
+        (403, "permission_denied", 5),
+        (507, "resource_exhausted", 7),
+        (503, "unavailable", 6),
+        (500, "internal", 1),
+    ] {
+        let fake = Fake::start(move |_| Reply::problem(http, code));
+        let output = cstore(&fake, &["smoke", "--wait", "0s"]);
+        assert_eq!(status(&output), expected, "{http}: {}", said(&output));
+    }
+    let fake = Fake::start(|_| Reply::problem(401, "unauthenticated"));
+    for args in [
+        &["smoke"][..],
+        &["smoke", "--load", "--for", "1s"],
+        &["smoke", "--check", "--prefix", "p", "--settle", "0s"],
+    ] {
+        let output = cstore(&fake, args);
+        assert!(
+            status(&output) == 5 && said(&output).contains("CSTORE_TOKEN"),
+            "{args:?}: {}",
+            said(&output)
+        );
+    }
+    let (free, _held) = nobody();
+    for args in [
+        &["smoke", "--wait", "0s"][..],
+        &["health", "--addr", &free],
+        &["admin", "gc", "--addr", &format!("{free},{free}")],
+    ] {
+        let output = command(&format!("http://{free}"), args).output().unwrap();
+        assert_eq!(status(&output), 6, "{args:?}: {}", said(&output));
+    }
+    let starting = Fake::start(|_| Reply::new(503, r#"[{"part":"master","reason":"no"}]"#));
+    let addr = starting.url.trim_start_matches("http://");
+    let output = cstore(&starting, &["health", "--addr", addr]);
+    assert_eq!(status(&output), 6, "{}", said(&output));
+}

@@ -140,7 +140,7 @@ fn stdin_is_sent_once() {
     let lost = put();
     assert_eq!((status(&lost), fake.count("PUT")), (6, 2));
     assert!(
-        said(&lost).contains("whether it was done is unknown"),
+        said(&lost).contains("whether the file was stored is unknown"),
         "{}",
         said(&lost)
     );

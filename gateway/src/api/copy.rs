@@ -71,6 +71,7 @@ pub(crate) async fn copy_or_rename(
         (status = 409, description = "The new name is taken", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The file has another ETag", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
+        (status = 411, description = "Over HTTP/1.0 without Content-Length", body = Problem, content_type = "application/problem+json"),
         Refused,
     )
 )]
@@ -110,6 +111,7 @@ async fn copy(
         (status = 409, description = "The new name is taken", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The file has another ETag", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
+        (status = 411, description = "Over HTTP/1.0 without Content-Length", body = Problem, content_type = "application/problem+json"),
         Refused,
     )
 )]

@@ -45,6 +45,7 @@ use crate::transfer::upload::{self, Write};
         (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "If-Match or If-None-Match does not hold", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "The disks are full", body = Problem, content_type = "application/problem+json"),
+        (status = 411, description = "Over HTTP/1.0 without Content-Length", body = Problem, content_type = "application/problem+json"),
         Refused,
     )
 )]

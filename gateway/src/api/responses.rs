@@ -23,6 +23,9 @@ pub(crate) enum Refused {
     /// The token lacks a right, or is of a tenant that may not ask this.
     #[response(status = 403, content_type = "application/problem+json")]
     Denied(#[to_schema] Problem),
+    /// The client's address has its share of running requests; try again after Retry-After.
+    #[response(status = 429, content_type = "application/problem+json")]
+    RateLimited(#[to_schema] Problem),
     /// A defect of the store, or stored bytes that are damaged.
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(#[to_schema] Problem),

@@ -53,6 +53,7 @@ struct Form {
         (status = 412, description = "If-Match or If-None-Match does not hold", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The form has too much beside the file", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "The disks are full", body = Problem, content_type = "application/problem+json"),
+        (status = 411, description = "Over HTTP/1.0 without Content-Length", body = Problem, content_type = "application/problem+json"),
         Refused,
     )
 )]

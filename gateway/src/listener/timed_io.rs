@@ -94,10 +94,12 @@ impl TimedIo {
         }
     }
 
-    /// Returns the bytes that may be read now; 0 if the head of an HTTP/1.1 request is too long.
+    /// Returns the bytes that may be read now, and whether they may be of the head of an HTTP/1.1
+    /// request. 0 bytes if that head is too long.
     ///
-    /// hyper would collect as much of a head as its read buffer holds, which is made for bodies.
-    fn allowance(&mut self) -> usize {
+    /// hyper would collect as much of a head as its read buffer holds, which is made for bodies. The
+    /// first read is not limited: it usually has the whole head, and a small body in one piece.
+    fn allowance(&mut self) -> (usize, bool) {
         let is_h2 = self.start.starts_with(H2_START);
         let (is_busy, begun) = self.slot.progress();
         if begun != self.begun || is_busy {
@@ -106,13 +108,19 @@ impl TimedIo {
             self.head = 0;
         }
         if is_h2 || is_busy {
-            return usize::MAX;
+            return (usize::MAX, false);
         }
-        MAX_HEAD_BYTES.saturating_sub(self.head)
+        let allowance = match self.head {
+            0 => usize::MAX,
+            head => MAX_HEAD_BYTES.saturating_sub(head),
+        };
+        (allowance, true)
     }
 
-    fn note_read(&mut self, bytes: &[u8]) {
-        self.head = self.head.saturating_add(bytes.len());
+    fn note_read(&mut self, bytes: &[u8], is_head: bool) {
+        if is_head {
+            self.head = self.head.saturating_add(bytes.len());
+        }
         let missing = H2_START.len().saturating_sub(self.start.len());
         self.start.extend(bytes.iter().take(missing));
     }
@@ -156,7 +164,7 @@ impl AsyncRead for TimedIo {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let allowance = self.allowance();
+        let (allowance, is_head) = self.allowance();
         if allowance == 0 {
             let _ = self.stream()?.try_write(HEAD_TOO_LONG);
             let text = "the head of a request is too long";
@@ -175,7 +183,7 @@ impl AsyncRead for TimedIo {
         };
         let read = buffer.filled().get(before..).unwrap_or_default();
         let n_read = read.len();
-        self.note_read(read);
+        self.note_read(read, is_head);
         if attempt.is_ready() {
             self.preface = self.preface.saturating_sub(n_read);
         } else if self.preface > 0 && self.first.as_mut().poll(context).is_ready() {

@@ -207,4 +207,13 @@ async fn the_heads_of_a_kept_connection_are_counted_one_by_one() {
             "request {n}"
         );
     }
+    // Nor do bodies count.
+    for n in 0..5 {
+        let head =
+            "PUT /api/files/b?overwrite=true HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![n; 300_000]).await.unwrap();
+        let status = http::read(&mut stream, false).await.status;
+        assert!(matches!(status, 200 | 201), "{status}");
+    }
 }

@@ -1,13 +1,14 @@
 //! Keeps the connection of a call busy until its answer is sent, so that it is not evicted.
 
+use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use cstore_node::connections::{NotBegun, RequestInFlight};
 use cstore_proto::{ErrorCode, status, status_with_retry};
-use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::limits::SHED_PAUSE;
@@ -30,11 +31,10 @@ pub(crate) struct BusyService<S>(S);
 impl<S, Req, Res> Service<Request<Req>> for BusyService<S>
 where
     S: Service<Request<Req>, Response = Response<Res>>,
-    S::Future: Send + 'static,
 {
     type Response = Response<BusyBody<Res>>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
+    type Future = BusyFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
@@ -43,26 +43,56 @@ where
     fn call(&mut self, request: Request<Req>) -> Self::Future {
         let slot = request.extensions().get::<CallerSlot>();
         let begun = slot.and_then(|slot| slot.0.as_ref().map(|slot| slot.begin()));
-        let guard = match begun.transpose() {
-            Ok(guard) => guard,
-            Err(why) => {
-                let refusal = refusal(why).into_http();
-                return Box::pin(async move {
-                    Ok(refusal.map(|()| BusyBody {
-                        body: None,
-                        _guard: None,
-                    }))
-                });
-            }
+        match begun.transpose() {
+            Ok(guard) => BusyFuture {
+                answer: Some(self.0.call(request)),
+                guard,
+                refusal: None,
+            },
+            Err(why) => BusyFuture {
+                answer: None,
+                guard: None,
+                refusal: Some(why),
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// A call whose connection is busy, or its refusal.
+    pub(crate) struct BusyFuture<F> {
+        // `None` for a refusal.
+        #[pin]
+        answer: Option<F>,
+        guard: Option<RequestInFlight>,
+        refusal: Option<NotBegun>,
+    }
+}
+
+impl<F, Res, E> Future for BusyFuture<F>
+where
+    F: Future<Output = Result<Response<Res>, E>>,
+{
+    type Output = Result<Response<BusyBody<Res>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(why) = this.refusal.take() {
+            let refused = refusal(why).into_http();
+            return Poll::Ready(Ok(refused.map(|()| BusyBody {
+                body: None,
+                _guard: None,
+            })));
+        }
+        let Some(answer) = this.answer.as_pin_mut() else {
+            return Poll::Pending;
         };
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            Ok(answer.map(|body| BusyBody {
-                body: Some(body),
-                _guard: guard,
-            }))
-        })
+        let answer = ready!(answer.poll(cx))?;
+        let guard = this.guard.take();
+        Poll::Ready(Ok(answer.map(|body| BusyBody {
+            body: Some(body),
+            _guard: guard,
+        })))
     }
 }
 

@@ -126,8 +126,7 @@ async fn the_bound_of_a_head_is_the_same_whatever_follows_it() {
 
     let setup = start().await;
     let head_of = |length: usize| {
-        let head =
-            "PUT /api/files/a?overwrite=true HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n";
+        let head = "PUT /api/files/a?overwrite=true HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100000\r\n";
         let mut head = head.to_owned();
         // Headers of 1 KiB each, then one that fills up.
         while head.len() + 1_100 < length {

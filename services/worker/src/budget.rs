@@ -4,12 +4,14 @@
 //! | part | for | when there is no more |
 //! |---|---|---|
 //! | a half | blocks of uploads on their way to storage | the upload waits, and its client with it |
-//! | three eighths | what a download holds for as long as it is open | refused as overloaded |
+//! | five sixteenths | what a download holds for as long as it is open | refused as overloaded |
+//! | a sixteenth | the same, for downloads that hold less than [`OPEN_BYTES`] | taken from the part above, or refused |
 //! | a sixteenth | the first window of blocks of each download | the download waits; buffers behind it take a first window at once |
 //! | a sixteenth | the windows after it | the download waits for others, which send or give up theirs |
 //!
 //! A download whose reader pauses gives its window up and fetches it again later, so readers that
-//! take nothing cannot keep the windows from those that do, and small files never wait for them.
+//! take nothing cannot keep the windows from those that do, and small files never wait for them. Nor
+//! can large downloads to slow readers take the last places: small ones have a part of their own.
 
 use std::sync::Arc;
 
@@ -40,12 +42,22 @@ impl Share {
         }
     }
 
+    fn units_for(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(BUDGET_UNIT))
+            .unwrap_or(u32::MAX)
+            .min(self.all)
+    }
+
+    /// Takes `bytes` if they are free now.
+    fn try_take(&self, bytes: u64) -> Option<Hold> {
+        let units = self.units_for(bytes);
+        self.units.clone().try_acquire_many_owned(units).ok()
+    }
+
     /// Waits for `bytes`, in order of the calls. A caller that wants more than the whole gets the
     /// whole.
     async fn take(&self, bytes: u64) -> Result<Hold, Fault> {
-        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT))
-            .unwrap_or(u32::MAX)
-            .min(self.all);
+        let units = self.units_for(bytes);
         let held = self.units.clone().acquire_many_owned(units).await;
         held.map_err(|error| Fault::from_error(ErrorCode::Unavailable, error))
     }
@@ -56,6 +68,7 @@ impl Share {
 pub(crate) struct Budget {
     uploads: Share,
     open: Share,
+    open_small: Share,
     first: Share,
     next: Share,
 }
@@ -64,7 +77,8 @@ impl Budget {
     pub(crate) fn new(bytes: u64) -> Self {
         Self {
             uploads: Share::of(bytes / 2),
-            open: Share::of(bytes / 8 * 3),
+            open: Share::of(bytes / 16 * 5),
+            open_small: Share::of(bytes / 16),
             first: Share::of(bytes / 16),
             next: Share::of(bytes / 16),
         }
@@ -90,7 +104,21 @@ impl Budget {
     /// # Errors
     /// `Overloaded` when there were too many for too long.
     pub(crate) async fn open(&self, bytes: u64) -> Result<Hold, Fault> {
-        let taken = timeout(DOWNLOAD_PATIENCE, self.open.take(bytes.min(OPEN_BYTES))).await;
+        let is_small = bytes < OPEN_BYTES;
+        let taking = async {
+            if !is_small {
+                return self.open.take(OPEN_BYTES).await;
+            }
+            // The small ones are first in their own part, and use what large ones leave.
+            let free = [&self.open_small, &self.open]
+                .into_iter()
+                .find_map(|share| share.try_take(bytes));
+            match free {
+                Some(held) => Ok(held),
+                None => self.open_small.take(bytes).await,
+            }
+        };
+        let taken = timeout(DOWNLOAD_PATIENCE, taking).await;
         taken.unwrap_or_else(|_| {
             Err(Fault::new(
                 ErrorCode::Overloaded,
@@ -108,7 +136,13 @@ impl Budget {
     /// Returns the bytes that are held at the moment, in whole units.
     #[cfg(test)]
     pub(crate) fn held(&self) -> u64 {
-        let shares = [&self.uploads, &self.open, &self.first, &self.next];
+        let shares = [
+            &self.uploads,
+            &self.open,
+            &self.open_small,
+            &self.first,
+            &self.next,
+        ];
         let held = |share: &Share| {
             (share.all as usize - share.units.available_permits()) as u64 * BUDGET_UNIT
         };
@@ -134,16 +168,26 @@ mod tests {
         while let Some(Ok(held)) = budget.open(u64::MAX).now_or_never() {
             open.push(held);
         }
-        assert_eq!(open.len() as u64, (6 << 20) / OPEN_BYTES);
+        assert_eq!(open.len() as u64, (5 << 20) / OPEN_BYTES);
         assert_eq!(
             budget.open(u64::MAX).await.unwrap_err().code,
             ErrorCode::Overloaded
         );
+        // Small ones have places of their own, and then those that large ones leave.
+        let open_small = |n: usize| {
+            (0..n).all(|_| match budget.open(4_096).now_or_never() {
+                Some(Ok(held)) => {
+                    std::mem::forget(held);
+                    true
+                }
+                _ => false,
+            })
+        };
+        assert!(open_small((1 << 20) / 4_096));
+        let left = (5 << 20) % OPEN_BYTES / 4_096;
+        assert!(open_small(left as usize) && !open_small(1));
         open.pop();
-        let small: Vec<_> = (0..90)
-            .map(|_| budget.open(4_096).now_or_never().unwrap().unwrap())
-            .collect();
-        assert_eq!(small.len(), 90);
+        assert!(open_small(90));
     }
 
     #[tokio::test]

@@ -453,11 +453,11 @@ pub(crate) struct NewToken {
 fn life(text: &str) -> Result<humantime::Duration, String> {
     let life: humantime::Duration =
         text.parse()
-            .map_err(|error: humantime::DurationError| match text {
+            .map_err(|_: humantime::DurationError| match text {
                 "never" | "none" | "0" => {
                     "leave --expires away: a token without it lives for ever".to_owned()
                 }
-                _ => format!("{error}; allowed are times such as 12h or 30d"),
+                _ => "allowed are times with a unit, such as 12h or 30d".to_owned(),
             })?;
     if *life > MAX_TOKEN_LIFE {
         return Err("allowed is at most 100y; without --expires a token lives for ever".to_owned());

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use cstore_gateway::tokens::{self, Entry, Token, TokenFileError, TokenSet};
 use cstore_node::{Env, Source};
 
@@ -19,7 +19,7 @@ use cstore_gateway::tokens::Rights;
 use cstore_types::Tenant;
 
 use crate::args;
-use crate::exit::Failure;
+use crate::exit::{End, Failure};
 use crate::paths::PickedPath;
 
 const HEADER: &str =
@@ -30,9 +30,7 @@ pub(crate) fn run(command: &args::Token, source: &dyn Source) -> Result<(), Fail
     match command {
         args::Token::Create { options, file } => create(options, &path(file.as_deref(), source)?),
         args::Token::List { file } => list(&path(file.as_deref(), source)?),
-        args::Token::Revoke { id, file } => {
-            revoke(id, &path(file.as_deref(), source)?).map_err(Failure::usage)
-        }
+        args::Token::Revoke { id, file } => revoke(id, &path(file.as_deref(), source)?),
     }
 }
 
@@ -55,7 +53,7 @@ fn create(options: &args::NewToken, path: &Path) -> Result<(), Failure> {
         .map_or_else(|| "for ever".to_owned(), |when| format!("until {when}"));
     let (id, tenant, rights) = (entry.id(), entry.tenant(), entry.rights());
     let told = format!(
-        "token {id} of tenant {tenant} may {rights} {until}; it is shown this once, its hash is in {}",
+        "token {id} of tenant {tenant} may {rights} {until}; it is shown this once, its hash is in {}; a running gateway takes it within a second",
         path.display()
     );
     let mut stderr = std::io::stderr().lock();
@@ -126,7 +124,22 @@ fn add(options: &args::NewToken, path: &Path) -> Result<(Token, Entry)> {
     Ok((token, entry))
 }
 
+/// Checks that there is a token file. In a wrong folder a list would be empty, and look right.
+fn must_exist(path: &Path) -> Result<(), Failure> {
+    if path.try_exists().map_err(Failure::usage)? {
+        return Ok(());
+    }
+    Err(Failure::client(
+        End::NotFound,
+        format!(
+            "there is no token file {}; set CSTORE_DATA_DIR (--data) to the data folder of the gateway, or --file",
+            path.display()
+        ),
+    ))
+}
+
 fn list(path: &Path) -> Result<(), Failure> {
+    must_exist(path)?;
     let set = load(path)
         .and_then(|text| parse(path, &text))
         .map_err(Failure::usage)?;
@@ -145,17 +158,26 @@ fn list(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn revoke(id: &str, path: &Path) -> Result<()> {
-    edit(path, |text| {
+fn revoke(id: &str, path: &Path) -> Result<(), Failure> {
+    must_exist(path)?;
+    let mut is_known = true;
+    let revoked = edit(path, |text| {
         let is_it =
             |line: &&str| matches!(Entry::of_line(line), Ok(Some(entry)) if entry.id() == id);
         let (gone, kept): (Vec<&str>, Vec<&str>) = text.lines().partition(is_it);
         if gone.is_empty() {
-            bail!("there is no token {id} in {}", path.display());
+            is_known = false;
+            return Ok(None);
         }
         let kept = kept.into_iter().map(|line| format!("{line}\n"));
         Ok(Some(kept.collect()))
-    })
+    });
+    revoked.map_err(Failure::usage)?;
+    if is_known {
+        return Ok(());
+    }
+    let text = format!("there is no token {id} in {}", path.display());
+    Err(Failure::client(End::NotFound, text))
 }
 
 /// The text of the file; that of a new one when there is none.

@@ -199,7 +199,18 @@ fn i13_a_token_is_printed_once_and_neither_kept_nor_listed() {
     }
     let revoke = ["admin", "token", "revoke", id];
     assert_eq!(cstore(&revoke, &variables).status.code(), Some(0));
-    assert!(stderr(&cstore(&revoke, &variables)).contains("there is no token"));
+    let again = cstore(&revoke, &variables);
+    assert_eq!(again.status.code(), Some(3));
+    assert!(stderr(&again).contains("there is no token"));
+    // In a wrong folder nothing is listed, revoked or made.
+    let nowhere = dir.path().join("nowhere");
+    let elsewhere = [("CSTORE_DATA_DIR", nowhere.to_str().unwrap())];
+    for command in [&["admin", "token", "list"][..], &revoke] {
+        let refused = cstore(command, &elsewhere);
+        assert_eq!(refused.status.code(), Some(3), "{command:?}");
+        assert!(stderr(&refused).contains("there is no token file"));
+    }
+    assert!(!nowhere.try_exists().unwrap());
     assert!(
         cstore(&["admin", "token", "list"], &variables)
             .stdout

@@ -167,7 +167,7 @@ impl Host {
         linger_briefly(stream).await;
     }
 
-    /// Answers a connection that is not admitted.
+    /// Sends 503 to a connection that is not admitted.
     fn refuse(&self, stream: &TcpStream, address: IpAddr, reached: LimitReached) {
         self.app.metrics.refused_address();
         tracing::debug!(%address, ?reached, "all connections are busy");
@@ -233,7 +233,7 @@ impl Host {
         }
     }
 
-    /// Answers one request. The connection is busy until the answer is sent or dropped.
+    /// Serves one request. The connection is busy until the response is sent or dropped.
     async fn answer(
         self,
         begun: Result<RequestInFlight, NotBegun>,

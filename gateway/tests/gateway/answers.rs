@@ -95,7 +95,7 @@ async fn a_malformed_head_is_answered_although_a_body_follows() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_beyond_the_share_of_its_address_reads_503() {
     let setup = start_with(|config| config.max_connections_per_address = 1).await;
-    // A request that never ends keeps the only connection busy. It runs once it is told to go on.
+    // A request that never ends keeps the only connection busy. It runs once 100 Continue comes.
     let mut busy = connect(setup.addr).await;
     let head = "PUT /api/files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\nExpect: 100-continue\r\n\r\n";
     busy.write_all(head.as_bytes()).await.unwrap();

@@ -21,7 +21,7 @@ pub(crate) struct Answer {
     /// HTTP status. `None` if the answer is not HTTP.
     pub(crate) status: Option<u16>,
     pub(crate) body: String,
-    /// What the port is.
+    /// Kind of server that listens at the port.
     pub(crate) speaker: Speaker,
 }
 

@@ -68,7 +68,7 @@ fn i13_only_the_header_is_in_sight_without_a_token_and_a_token_is_kept_if_the_us
     browser.until(&listed);
     let third = browser.switch(second);
 
-    // Who signs out in one tab is out in all that used that token, and its list is gone.
+    // A sign-out in one tab ends the session of all tabs that used its token, and clears their lists.
     browser.click("#signin");
     browser.until("!!document.querySelector('dialog[open] #token')");
     assert_eq!(browser.eval(KEPT), "0,0");
@@ -79,7 +79,7 @@ fn i13_only_the_header_is_in_sight_without_a_token_and_a_token_is_kept_if_the_us
         browser.eval("document.querySelectorAll('#list tr').length"),
         0
     );
-    // Who signs in for all tabs is in there, too.
+    // A sign-in for all tabs reaches the other tabs.
     sign_in(&mut browser, &token, true);
     browser.until(&listed);
     let third = browser.switch(second);

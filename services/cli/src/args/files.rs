@@ -36,7 +36,7 @@ pub(crate) struct Jobs {
     pub(crate) jobs: usize,
 }
 
-/// Whether names are patterns.
+/// Flag that switches the expansion of patterns off.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Expand {
     /// Takes names as they are written: * ? [ and { are ordinary characters

@@ -24,7 +24,7 @@ pub(crate) struct Answer {
     pub(crate) content_range: Option<String>,
     pub(crate) body: Bytes,
     pub(crate) took: Duration,
-    /// What the port is, if a server that is no gateway has sent the answer and was looked at.
+    /// Kind of server that sent the response, if it is no gateway and was probed.
     pub(super) speaker: Option<Speaker>,
 }
 

@@ -72,6 +72,11 @@ pub(super) async fn run(session: &Session, options: &Du) -> Result<(), Failure> 
         prefix => prefix,
     };
     let usage = usage.map_err(|failure| failure.of(shown))?;
+    if usage.files == 0 && !usage.prefix.is_empty() {
+        // Zeros for a misspelt prefix or a pattern would look like an empty folder.
+        let text = "no name begins with this; du takes prefixes and no patterns";
+        return Err(Failure::client(End::NotFound, text).of(shown));
+    }
     let people = options.human || (!options.bytes && std::io::stdout().is_terminal());
     session.out.show(&usage, || table(&usage, people))?;
     match usage.freed_bytes {

@@ -84,7 +84,7 @@ impl Part {
         let busy = || {
             Failure::client(
                 End::Conflict,
-                format!("{} is being written by another", path.display()),
+                format!("{} is being written by another download", path.display()),
             )
         };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -46,7 +46,7 @@ pub(super) fn below(root: &Path, prefix: &str, name: &str) -> Result<PathBuf, Fa
 pub(super) fn reserved() -> Failure {
     Failure::client(
         End::Conflict,
-        "unfinished downloads have such names; get it alone, under another one",
+        "unfinished downloads have such names on this machine; get it under another name: cstore get NAME DEST",
     )
 }
 

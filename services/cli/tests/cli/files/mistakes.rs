@@ -538,3 +538,18 @@ fn smoke_and_health_end_with_the_status_of_the_reason() {
     let output = cstore(&starting, &["health", "--addr", addr]);
     assert_eq!(status(&output), 6, "{}", said(&output));
 }
+
+#[test]
+fn the_space_of_nothing_is_no_row_of_zeros() {
+    let fake = Fake::start(|_| {
+        let usage = r#"{"prefix":"nope","files":0,"logical_bytes":0,"unique_bytes":0,"shared_bytes":0,"freed_bytes":0}"#;
+        Reply::new(200, usage)
+    });
+    let output = cstore(&fake, &["du", "nope"]);
+    assert!(
+        status(&output) == 3 && said(&output).contains("no name begins with this"),
+        "{}",
+        said(&output)
+    );
+    assert!(output.stdout.is_empty());
+}

@@ -34,8 +34,11 @@ cstore_types::limits! {
     pub(crate) bytes LINGER_BUFFER: usize = 16 << 10;
     /// Longest wait of a connection for a place while all are busy. Then it is answered 503.
     pub(crate) time ADMISSION_PATIENCE: Duration = Duration::from_secs(1);
-    /// Most connections at a time that wait for a place, or were answered 503 and are read on. More
-    /// are answered 503 and closed at once, so that they may lose the answer.
+    /// Longest time in which an evicted connection sends the rest of its last answer, and in which a
+    /// client is read on at a stop. Then the connection is closed.
+    pub(crate) time EVICTION_GRACE: Duration = Duration::from_secs(1);
+    /// Most connections at a time that wait for a place, and as many that were answered 503 and are
+    /// read on. More are answered 503 and closed at once, so that they may lose the answer.
     pub(crate) count MAX_WAITING: usize = 64;
     /// Longest body of a request that has no use for one, such as GET, that is read and dropped to
     /// keep the connection. A longer one is left, and the connection is closed after the answer.

@@ -95,7 +95,7 @@ pub(crate) enum Read {
 /// date counts only if the request has no condition by ETag, and a date that cannot be parsed is
 /// ignored. Malformed members of a list match nothing.
 pub(crate) fn read(headers: &HeaderMap, etag: &str, modified_ms: i64) -> Read {
-    let modified = date::moment(modified_ms);
+    let modified = date::shown_moment(modified_ms);
     let since = |name| single_date(headers, &name);
     let holds = match EtagList::from_headers(headers, &IF_MATCH) {
         Some(list) => list.matches_strongly(etag),

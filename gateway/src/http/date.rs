@@ -16,7 +16,13 @@ pub(crate) fn http_date(unix_ms: i64) -> String {
 /// Returns a `Last-Modified`, which is never later than now (RFC 9110 §8.8.2.1): the clock may have
 /// been set back since the file was written.
 pub(crate) fn last_modified(unix_ms: i64) -> String {
-    http_date(unix_ms.min(SystemClock.now_ms()))
+    httpdate::fmt_http_date(shown_moment(unix_ms))
+}
+
+/// Returns the moment that `Last-Modified` shows now. Conditions compare with it, so that a client can
+/// send back what it was shown.
+pub(crate) fn shown_moment(unix_ms: i64) -> SystemTime {
+    moment(unix_ms.min(SystemClock.now_ms()))
 }
 
 /// A date in one of the three forms that HTTP knows.

@@ -42,8 +42,9 @@ use crate::app::Shared;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::limits::{
-    ADMISSION_PATIENCE, DROPPED_BODY, DROPPED_BODY_TIME, H2_CONNECTION_WINDOW, H2_PING_INTERVAL,
-    H2_STREAM_WINDOW, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_WAITING, READ_BUFFER,
+    ADMISSION_PATIENCE, DROPPED_BODY, DROPPED_BODY_TIME, EVICTION_GRACE, H2_CONNECTION_WINDOW,
+    H2_PING_INTERVAL, H2_STREAM_WINDOW, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_WAITING,
+    READ_BUFFER,
 };
 
 use crate::listener::linger::{SocketReturn, linger, linger_briefly};
@@ -66,6 +67,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
     let host = Host {
         limiter: ConnectionLimiter::new(limits),
         waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+        refused: Arc::new(Semaphore::new(MAX_WAITING)),
         builder: builder(&app.config),
         router,
         app: app.clone(),
@@ -90,8 +92,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Shared, sh
 #[derive(Clone)]
 struct Host {
     limiter: ConnectionLimiter,
-    /// Bounds the connections that wait for a place, or were refused and are read on.
+    /// Bounds the connections that wait for a place.
     waiting: Arc<Semaphore>,
+    /// Bounds the connections that were refused and are read on.
+    refused: Arc<Semaphore>,
     builder: auto::Builder<Watched>,
     router: Router,
     app: Shared,
@@ -127,12 +131,13 @@ impl Host {
         let host = self.clone();
         match self.admit(address) {
             Ok(slot) => drop(group.spawn("connection", host.attend(stream, slot))),
-            Err(reached) => match self.waiting.clone().try_acquire_owned() {
+            Err(LimitReached::Address) => self.refuse(stream, address, LimitReached::Address),
+            Err(LimitReached::Total) => match self.waiting.clone().try_acquire_owned() {
                 Ok(place) => {
-                    let waiting = host.attend_later(stream, address, reached, place);
+                    let waiting = host.attend_later(stream, address, place);
                     drop(group.spawn("connection that waits", waiting));
                 }
-                Err(_) => self.refuse(&stream, address, reached),
+                Err(_) => self.refuse(stream, address, LimitReached::Total),
             },
         }
     }
@@ -144,34 +149,42 @@ impl Host {
     }
 
     /// Serves a connection as soon as another one ends or becomes idle, or refuses it after a while.
-    async fn attend_later(
-        self,
-        stream: TcpStream,
-        address: IpAddr,
-        reached: LimitReached,
-        place: OwnedSemaphorePermit,
-    ) {
+    async fn attend_later(self, stream: TcpStream, address: IpAddr, place: OwnedSemaphorePermit) {
         let admission = async {
             loop {
-                self.limiter.changed().await;
+                let changed = self.limiter.changed();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
                 if let Ok(slot) = self.admit(address) {
                     return slot;
                 }
+                changed.await;
             }
         };
-        if let Ok(slot) = tokio::time::timeout(ADMISSION_PATIENCE, admission).await {
-            drop(place);
-            return self.attend(stream, slot).await;
+        let admitted = tokio::time::timeout(ADMISSION_PATIENCE, admission).await;
+        drop(place);
+        match admitted {
+            Ok(slot) => self.attend(stream, slot).await,
+            Err(_) => self.refuse(stream, address, LimitReached::Total),
         }
-        self.refuse(&stream, address, reached);
-        linger_briefly(stream).await;
     }
 
-    /// Sends 503 to a connection that is not admitted.
-    fn refuse(&self, stream: &TcpStream, address: IpAddr, reached: LimitReached) {
+    /// Sends 503 to a connection that is not admitted, and reads on for a while, if few others are
+    /// read on.
+    fn refuse(&self, stream: TcpStream, address: IpAddr, reached: LimitReached) {
         self.app.metrics.refused_address();
         tracing::debug!(%address, ?reached, "all connections are busy");
         let _ = stream.try_write(NO_ROOM);
+        if let Ok(place) = self.refused.clone().try_acquire_owned() {
+            let lingering = async move {
+                linger_briefly(stream).await;
+                drop(place);
+            };
+            drop(cstore_node::shutdown::spawn(
+                "refused connection",
+                lingering,
+            ));
+        }
     }
 
     async fn attend(self, stream: TcpStream, slot: Arc<Slot>) {
@@ -181,9 +194,14 @@ impl Host {
         if self.serve_client(stream, &slot, &socket).await
             && let Some(stream) = socket.take()
         {
+            let stopped = async {
+                self.stop.triggered().await;
+                tokio::time::sleep(EVICTION_GRACE).await;
+            };
             tokio::select! {
                 () = linger(stream, min_rate) => {}
                 () = slot.evicted() => {}
+                () = stopped => {}
             }
         }
         drop(counted);
@@ -207,22 +225,25 @@ impl Host {
         let has_unread = Arc::<AtomicBool>::default();
         let connection = self.connection(io, slot, &has_unread);
         tokio::pin!(connection);
-        let mut ended = tokio::select! {
+        let ended = tokio::select! {
             ended = &mut connection => Some(ended),
             () = slot.evicted() => None,
         };
         if ended.is_none() {
             tracing::debug!("a connection without a request makes room for another");
-            // Its last answer may still be on the way to the socket, with the deadlines that hold
-            // there.
-            ended = tokio::select! {
-                biased;
-                () = slot.all_sent() => None,
-                ended = &mut connection => Some(ended),
+            // Its last answer may still be on the way to the socket, over HTTP/2 also from the stream
+            // to the connection: so the connection is polled BEFORE it is asked whether all is sent.
+            let sent = async {
+                tokio::select! {
+                    biased;
+                    _ = &mut connection => {}
+                    () = slot.all_sent() => {}
+                }
             };
+            let _: Result<(), _> = tokio::time::timeout(EVICTION_GRACE, sent).await;
         }
         match ended {
-            // An evicted connection makes room now.
+            // An evicted connection makes room now, and is not counted any more.
             None => false,
             Some(Ok(())) => has_unread.load(Ordering::Relaxed),
             Some(Err(error)) => {
@@ -246,6 +267,7 @@ impl Host {
             Err(NotBegun::Evicted) => return std::future::pending().await,
             Err(NotBegun::Share) => {
                 self.app.metrics.over_share();
+                has_unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
                 return Ok(over_share());
             }
         };

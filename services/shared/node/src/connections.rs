@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// Bounds of the connections of one listener.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +161,9 @@ impl ConnectionLimiter {
         if connections.total >= self.0.limits.total {
             let oldest = connections
                 .oldest_of_the_heaviest()
+                // Connections that only send, such as those of a caller that pings and reads nothing,
+                // must not keep out everybody.
+                .or_else(|| connections.oldest_that_sends())
                 .ok_or(LimitReached::Total)?;
             connections.evict(oldest);
             n_evicted += 1;
@@ -194,10 +198,11 @@ impl ConnectionLimiter {
         oldest.map(|oldest| connections.evict(oldest)).is_some()
     }
 
-    /// Returns when a connection has ended or may be evicted, so that [`Self::admit`] is worth
-    /// another try.
-    pub async fn changed(&self) {
-        self.0.changes.notified().await;
+    /// Returns a future that ends when a connection has ended or may be evicted, so that
+    /// [`Self::admit`] is worth another try. It MUST be enabled BEFORE a try that fails, otherwise a
+    /// change in between is missed. All who wait are notified: a change may help only some of them.
+    pub fn changed(&self) -> Notified<'_> {
+        self.0.changes.notified()
     }
 }
 
@@ -251,6 +256,15 @@ impl Connections {
             .max_by_key(|(_, count)| **count)
             .map(|(address, _)| *address)?;
         self.oldest_of(heaviest).or_else(|| self.oldest(|_| true))
+    }
+
+    /// Returns the longest idle connection of the heaviest address, although bytes of it wait for the
+    /// client.
+    fn oldest_that_sends(&self) -> Option<u64> {
+        let (heaviest, _) = self.by_address.iter().max_by_key(|(_, count)| **count)?;
+        let mut idle = self.idle.iter();
+        idle.find(|(_, idle)| idle.address == *heaviest)
+            .map(|(ticket, _)| *ticket)
     }
 
     fn oldest(&self, fits: impl Fn(&Idle) -> bool) -> Option<u64> {
@@ -329,7 +343,7 @@ impl Slot {
         if state.requests == 0 {
             connections.end_busy(self.address);
             state.ticket = connections.insert_idle(self.address, &self.eviction, &self.is_sending);
-            self.limiter.0.changes.notify_one();
+            self.limiter.0.changes.notify_waiters();
         }
     }
 
@@ -345,7 +359,7 @@ impl Slot {
         self.is_sending.store(is_sending, Ordering::Relaxed);
         if !is_sending {
             self.sent.notify_one();
-            self.limiter.0.changes.notify_one();
+            self.limiter.0.changes.notify_waiters();
         }
     }
 
@@ -372,7 +386,7 @@ impl Drop for Slot {
         // An evicted connection is not counted any more.
         if state.requests > 0 || connections.idle.remove(&state.ticket).is_some() {
             connections.release(self.address);
-            self.limiter.0.changes.notify_one();
+            self.limiter.0.changes.notify_waiters();
         }
     }
 }
@@ -468,18 +482,39 @@ mod tests {
         let limiter = limiter(1, 1);
         let (slot, _) = limiter.admit(from(1)).unwrap();
         let running = slot.begin().unwrap();
-        assert!(limiter.changed().now_or_never().is_none());
+        let enabled = || {
+            let mut changed = Box::pin(limiter.changed());
+            changed.as_mut().enable();
+            changed
+        };
+        let (mut first, second) = (enabled(), enabled());
+        assert!(first.as_mut().now_or_never().is_none());
         drop(running);
-        limiter.changed().await;
+        // Both are notified: the change may help only one of them.
+        first.await;
+        second.await;
         // The task of a request may outlive that of its connection.
         let running = slot.begin().unwrap();
+        let changed = enabled();
         drop(slot);
         drop(running);
-        limiter.changed().await;
+        changed.await;
         assert!(limiter.admit(from(1)).is_ok());
         let connections = limiter.0.connections.lock();
         assert!(connections.by_address.len() <= 1 && connections.total <= 1);
         assert!(connections.busy == 0 && connections.busy_by_address.is_empty());
+    }
+
+    #[test]
+    fn connections_that_send_without_a_request_do_not_keep_out_everybody() {
+        let limiter = limiter(4, 2);
+        let flood: Vec<_> = (0..4)
+            .map(|n| limiter.admit(from(1 + n / 2)).unwrap().0)
+            .collect();
+        flood.iter().for_each(|slot| slot.set_sending(true));
+        let (_other, n_evicted) = limiter.admit(from(9)).unwrap();
+        assert_eq!(n_evicted, 1);
+        assert_eq!(flood.iter().filter(|slot| is_evicted(slot)).count(), 1);
     }
 
     /// Makes connections of `address` busy until one is refused. Returns those that are.

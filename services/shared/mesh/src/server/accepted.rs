@@ -26,7 +26,10 @@ pub struct Accepted {
 
 struct Admitted {
     slot: Arc<Slot>,
-    evicted: Pin<Box<dyn Future<Output = ()> + Send>>,
+    eviction: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_evicted: bool,
+    /// Nothing was read since the eviction.
+    may_flush: bool,
     /// Bytes of the preface that have not come.
     preface: usize,
     deadline: Pin<Box<Sleep>>,
@@ -38,13 +41,15 @@ pub struct CallerSlot(pub(crate) Option<Arc<Slot>>);
 
 impl Accepted {
     pub(crate) fn admitted(io: BoxIo, slot: Arc<Slot>) -> Self {
-        let evicted = {
+        let eviction = {
             let slot = slot.clone();
             Box::pin(async move { slot.evicted().await })
         };
         let admitted = Admitted {
             slot,
-            evicted,
+            eviction,
+            is_evicted: false,
+            may_flush: true,
             preface: PREFACE,
             deadline: Box::pin(sleep(PREFACE_DEADLINE)),
         };
@@ -52,6 +57,13 @@ impl Accepted {
             io,
             admitted: Some(admitted),
         }
+    }
+}
+
+impl Admitted {
+    fn is_evicted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.is_evicted = self.is_evicted || self.eviction.as_mut().poll(cx).is_ready();
+        self.is_evicted
     }
 }
 
@@ -79,6 +91,24 @@ impl Connected for Accepted {
     }
 }
 
+impl Accepted {
+    /// Fails a write that has to wait for a caller whose connection was evicted. h2 reads nothing
+    /// while it waits, so reads alone would never end the connection of a caller that takes nothing.
+    fn unless_evicted<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Some(admitted) = &mut self.admitted
+            && attempt.is_pending()
+            && admitted.is_evicted(cx)
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        attempt
+    }
+}
+
 impl AsyncRead for Accepted {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -89,10 +119,15 @@ impl AsyncRead for Accepted {
         let Some(admitted) = admitted else {
             return Pin::new(io).poll_read(cx, buf);
         };
-        if admitted.evicted.as_mut().poll(cx).is_ready() {
-            // The future must not be polled again.
-            admitted.evicted = Box::pin(std::future::ready(()));
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        if admitted.is_evicted(cx) {
+            // Frames of an answer may still be on the way from h2 to the socket. h2 writes them after
+            // it has read what there is, so the first read after the eviction finds nothing.
+            if !admitted.may_flush {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            admitted.may_flush = false;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
 
         let before = buf.filled().len();
@@ -113,15 +148,18 @@ impl AsyncWrite for Accepted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let attempt = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.unless_evicted(cx, attempt)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let attempt = Pin::new(&mut self.io).poll_flush(cx);
+        self.unless_evicted(cx, attempt)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let attempt = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.unless_evicted(cx, attempt)
     }
 
     fn poll_write_vectored(
@@ -129,7 +167,8 @@ impl AsyncWrite for Accepted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let attempt = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.unless_evicted(cx, attempt)
     }
 
     fn is_write_vectored(&self) -> bool {

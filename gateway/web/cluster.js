@@ -73,9 +73,11 @@ function savings(stats) {
   if (isTenant) return [el("p", {}, el("strong", {}, bytes(stats.logical_bytes)), ` in ${count(stats.files, "file")}`)];
   // Blocks are shared by all tenants, so they are compared with what all of them have; the ratio tells that.
   const told = stats.dedup_ratio * stats.unique_bytes;
-  const own = Math.abs(told - stats.logical_bytes) <= told / 500;
+  // Less than this tenant has cannot be what all have: the disks report every second, and their figures are older.
+  const own = told <= stats.logical_bytes * 1.002;
   const logical = own ? stats.logical_bytes : told;
-  const saved = Math.max(0, logical - stats.unique_bytes);
+  const isOld = told < stats.logical_bytes * 0.998;
+  const saved = isOld ? 0 : Math.max(0, logical - stats.unique_bytes);
   const most = Math.max(logical, stats.unique_bytes, stats.physical_bytes);
   return [
     el("div", { class: "savings-head" }, ring(saved, logical, "saved"),
@@ -143,7 +145,7 @@ function row(node, state) {
     ...(node.capacity_bytes > 0 && node.allocated_bytes > 0 ? [
       bar(node.physical_bytes, node.capacity_bytes, kind, `${node.node_id}: ${fill}`, kept),
       el("p", { class: "hint" }, fill),
-      el("p", { class: "hint" }, `${bytes(kept)} kept for compaction. Its files take ${bytes(node.allocated_bytes)} of the file system, allocated in advance.`),
+      el("p", { class: "hint" }, `${bytes(kept)} are reserve and dead space. Its files take ${bytes(node.allocated_bytes)} of the file system, allocated in advance.`),
     ] : []));
 }
 

@@ -41,7 +41,7 @@ struct Node {
     in_map: bool,
     capacity_bytes: u64,
     free_bytes: u64,
-    /// Live blocks with their overhead. The rest of what is not free is kept for compaction.
+    /// Live blocks with their overhead. The rest of what is not free is reserve and dead space.
     physical_bytes: u64,
     /// Size of the files in which the blocks lie, with room that is allocated in advance; 0 if the
     /// node does not report it.

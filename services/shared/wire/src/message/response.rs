@@ -317,6 +317,8 @@ mod tests {
         for code in ErrorCode::ALL {
             let sent = match code {
                 ErrorCode::StorageHold | ErrorCode::MetadataOlder => ErrorCode::Unavailable,
+                ErrorCode::RateLimited => ErrorCode::Overloaded,
+                ErrorCode::LengthRequired => ErrorCode::InvalidArgument,
                 known => known,
             };
             let refused = Response::Error(Fault::new(code, "why"));

@@ -231,8 +231,8 @@ impl Host {
         };
         if ended.is_none() {
             tracing::debug!("a connection without a request makes room for another");
-            // Its last answer may still be on the way to the socket, over HTTP/2 also from the stream
-            // to the connection: so the connection is polled BEFORE it is asked whether all is sent.
+            // The last response may not have reached the socket yet; over HTTP/2 its frames may not
+            // even have reached the connection. The connection is therefore polled BEFORE `all_sent`.
             let sent = async {
                 tokio::select! {
                     biased;

@@ -170,7 +170,7 @@ impl Parts {
         let master = master.map(|folder| cstore_master::inspect(folder, payloads));
         let mut master = master.transpose().map_err(Failure::failed)?;
         if let (Some(found), Some(folder)) = (&mut master, &self.master) {
-            // As the user wrote it, like the paths of disks.
+            // The path as typed, like the paths of disks.
             found.inspection.path = folder.display().to_string();
         }
         let facts = master.as_ref().and_then(|master| master.facts.as_ref());

@@ -242,7 +242,7 @@ async fn in_the_way(
     };
     let taken = |why: &str| Failure::client(End::Conflict, format!("{} {why}", path.display()));
     if found.is_dir() {
-        // Of a folder of the store the same name here says nothing: --recursive takes it.
+        // If the name is a folder of the store, the failure is that `--recursive` is missing.
         Known::ask(session, name).await?;
         return Err(taken(
             "is a folder of this machine and is in the way; name another DEST, or remove it",

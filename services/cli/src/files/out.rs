@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn the_bar_waits_for_bytes_and_is_revealed_once() {
         let out = Out::new(false, false);
-        // What `progress` does on a terminal.
+        // Set by `progress` on a terminal.
         out.is_pending.store(true, Ordering::Relaxed);
         out.expect(0);
         assert!(out.is_pending.load(Ordering::Relaxed), "an empty file");

@@ -206,7 +206,7 @@ fn all_of<'a>(
 ) -> BoxStream<'a, Result<(String, Option<u64>), Failure>> {
     let names = wanted[at].names(session);
     let is_new = move |next: &Result<(String, Option<u64>), Failure>| match next {
-        // A name that was typed twice is a mistake that is told.
+        // A name that was typed twice is reported as a mistake.
         Ok((name, Some(_))) => !wanted[..at].iter().any(|before| before.takes(name)),
         Err(failure) => !(had_files && failure.end() == End::NotFound),
         Ok(_) => true,

@@ -98,7 +98,7 @@ pub enum LimitReached {
 pub enum NotBegun {
     /// The connection was evicted, and is about to be closed.
     Evicted,
-    /// Its address has its share of busy connections, see the module.
+    /// The address already has its share of busy connections, see the module.
     Share,
 }
 

@@ -97,7 +97,7 @@ impl OnTerminal {
     }
 }
 
-/// What a person does at the question.
+/// Reaction of a person to the question.
 #[derive(Debug, Clone, Copy)]
 enum Person {
     Types(&'static [u8]),

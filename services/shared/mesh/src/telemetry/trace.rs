@@ -146,8 +146,9 @@ impl Extractor for CarriedContext<'_> {
 }
 
 /// Joins the lines of `tracestate` (W3C Trace Context §3.3.1.1) and cuts whole members until at most
-/// [`MAX_TRACE_STATE`] bytes are left: long members first, then from the end (§3.3.1.5). A longer one
-/// would not fit the headers of a call to the master. `None` if there is none, or it is not ASCII.
+/// [`MAX_TRACE_STATE`] bytes are left: long members first, then from the end (§3.3.1.5). A longer
+/// trace state would not fit the headers of a call to the master. `None` if the request has no trace
+/// state, or one that is not ASCII.
 fn trace_state(headers: &HeaderMap) -> Option<String> {
     let mut members: Vec<&str> = Vec::new();
     for line in headers.get_all(TRACE_STATE) {

@@ -103,7 +103,8 @@ cstore_types::limits! {
     pub(crate) time PREFACE_DEADLINE: Duration = Duration::from_secs(5);
     /// Time of a TLS handshake. A slower caller is disconnected.
     pub(crate) time TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-    /// Most TLS handshakes at a time. More callers wait in the kernel's queue.
+    /// Most TLS handshakes at a time at the frame port of a storage node. More callers wait in the
+    /// kernel's queue. Those of gRPC ports are bounded as connections.
     pub(crate) count MAX_HANDSHAKES: usize = 64;
     /// Shortest time between two looks at the files of certificates. A renewed certificate is used
     /// after it.
